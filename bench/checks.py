@@ -13,10 +13,9 @@ from pathlib import Path
 
 from bench import keepalived, site
 from bench.rows import Measured
-from pylvs.config.building import build
-from pylvs.config.reading import read
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.engine import Engine
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
@@ -101,7 +100,9 @@ def _found(used_s: float, made: int, size: Size) -> Measured:
 
 async def _ours(configuration: Configuration, size: Size) -> Measured:
     """The engine with its real checkers, when each server has been checked once."""
-    engine = Engine(configuration, lambda check, service, server: probe_of(check, Context(server.destination.weight)))
+    engine = Engine(
+        configuration, lambda check, service, server: probe_of(check, CheckContext(server.destination.weight))
+    )
     garbage.settle()  # as the daemon does
     engine.start()
     try:

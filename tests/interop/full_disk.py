@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import kept
+from pylvs.daemon import persistence
 from pylvs.daemon.api.client import Client
 from pylvs.system import logs
 from tests.unit.daemon.daemons import World, address, run, server, service
@@ -60,13 +60,13 @@ async def reloading(world: World, disk: Disk, log: io.StringIO) -> None:
         assert f"not reloaded: {body['error']}" in log.getvalue()
         assert (world.state / "services.json").read_bytes() == before
         disk.empty()
-        assert (await daemon.reload()).settled is not None
+        assert (await daemon.reload()).table is not None
         assert world.servers() == {str(address(3))}
 
 
 async def editing(world: World, disk: Disk, log: io.StringIO) -> None:
     """The disk becomes full during the first edit of the table; the daemon continues."""
-    keep_own = kept.keep_own
+    keep_own = persistence.save_owned
     kept_before: list[int] = []
 
     def full_after_the_first(*arguments: Any) -> None:
@@ -75,7 +75,7 @@ async def editing(world: World, disk: Disk, log: io.StringIO) -> None:
         kept_before.append(1)
         keep_own(*arguments)
 
-    with mock.patch.object(kept, "keep_own", full_after_the_first):
+    with mock.patch.object(persistence, "save_owned", full_after_the_first):
         async with world.daemon():
             assert world.servers() == {str(address(1)), str(address(2))}
             assert len(kept_before) > 1

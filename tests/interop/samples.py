@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import in_order, understand
+from pylvs.config.compile.document import compile_document, sort_findings
 from pylvs.config.findings import Finding
-from pylvs.config.reading import read
+from pylvs.config.language.parser import read
 from tests.interop import keepalived
 from tests.interop.namespaces import DEVICES, on_four_devices
 
@@ -75,7 +75,7 @@ def judged() -> list[Judged]:
     with on_four_devices(), one_program():
         for path in sorted(FOLDER.glob(f"{PREFIX}*")):
             document, unread = read(str(path))
-            findings = in_order((*unread, *understand(document).findings), document)
+            findings = sort_findings((*unread, *compile_document(document).findings), document)
             name = path.name.removeprefix(PREFIX)
             found.append(Judged(name, keepalived.status_of(path), exit_status(findings), findings))
     return found
@@ -87,7 +87,7 @@ def page(samples: list[Judged]) -> str:
 
 
 def _row(sample: Judged) -> str:
-    words = [f"line {each.place.line}: {each.severity.value}: {each.text}" for each in sample.findings]
+    words = [f"line {each.location.line}: {each.severity.value}: {each.text}" for each in sample.findings]
     if sample.name in OTHERWISE:
         words.append(f"*{OTHERWISE[sample.name]}, which keepalived lets pass*")
     text = "<br>".join(words).replace("|", "\\|")

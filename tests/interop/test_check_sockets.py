@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.namespaces import inside
-from tests.unit.health.servers import undisturbed
+from tests.unit.health.fake_servers import undisturbed
 
 PATIENT = Pace(timeout_s=60.0)
 ABSENT = {4: Target(IPv4Address("10.0.0.9"), 53), 6: Target(IPv6Address("fd00::9"), 53)}
@@ -44,7 +43,7 @@ def link() -> Iterator[None]:
 
 def asked(*checks: Check) -> list[Outcome]:
     async def main() -> list[Outcome]:
-        return list(await asyncio.gather(*(probe_of(check, Context())() for check in checks)))
+        return list(await asyncio.gather(*(probe_of(check, CheckContext())() for check in checks)))
 
     return undisturbed(main)
 

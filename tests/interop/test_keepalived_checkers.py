@@ -21,15 +21,14 @@ import dns.rcode
 import pytest
 
 from bench import keepalived as real
-from pylvs.config.building import build
-from pylvs.config.reading import read
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived
 from tests.interop.namespaces import inside, server_tls
-from tests.unit.health import servers
+from tests.unit.health import fake_servers
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -52,7 +51,7 @@ class Case:
     up: bool
     ours: bool | None = None
     serve: Serve | None = None  # without either, no socket listens
-    reply: servers.Reply | None = None
+    reply: fake_servers.Reply | None = None
     tls: bool = False
     received: list[list[bytes]] = field(default_factory=list)  # of each connection
     port: int = 0
@@ -110,7 +109,7 @@ def smtp(name: str, lines: list[bytes], up: bool, top: str = "", ours: bool | No
     return Case(name, f"SMTP_CHECK {{\n{top}\n}}", up, ours, answers(*lines[1:], greeting=lines[0]))
 
 
-def udp(name: str, reply: servers.Reply | None, up: bool, top: str = "") -> Case:
+def udp(name: str, reply: fake_servers.Reply | None, up: bool, top: str = "") -> Case:
     return Case(name, f"UDP_CHECK {{\n{top}\n}}", up, reply=reply)
 
 
@@ -209,7 +208,7 @@ async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLConte
             case.received.append([])
             await serve(reader, writer, case.received[-1])
 
-        target = await stack.enter_async_context(servers.tcp(handler, tls=tls if case.tls else None))
+        target = await stack.enter_async_context(fake_servers.tcp(handler, tls=tls if case.tls else None))
         case.port = target.port
     elif reply is not None:
 
@@ -217,10 +216,10 @@ async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLConte
             case.received.append([data])
             return reply(data)
 
-        target, _ = await stack.enter_async_context(servers.udp(recorded))
+        target, _ = await stack.enter_async_context(fake_servers.udp(recorded))
         case.port = target.port
     else:
-        case.port = stack.enter_context(servers.closed()).port
+        case.port = stack.enter_context(fake_servers.closed()).port
 
 
 def verdicts(log: str) -> dict[str, bool]:
@@ -269,7 +268,7 @@ async def both(folder: Path, all_cases: list[Case]) -> dict[str, tuple[bool, Out
         }
         for case in all_cases:
             case.received.append([])  # from here on, the checks are ours
-        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], Context())() for case in all_cases))
+        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], CheckContext())() for case in all_cases))
         return {case.name: (found[case.server()], ours) for case, ours in zip(all_cases, outcomes, strict=True)}
 
 
@@ -308,14 +307,14 @@ def test_a_digest_is_that_of_genhash() -> None:
     body = b"<html>a page</html>\n" * 1000
 
     async def main() -> tuple[str, Outcome]:
-        handler = servers.says(b"HTTP/1.0 200 OK\r\n\r\n" + body)
-        async with servers.tcp(handler) as target:
+        handler = fake_servers.replies(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        async with fake_servers.tcp(handler) as target:
             words = ["genhash", "-s", "127.0.0.1", "-p", str(target.port), "-u", "/page"]
             process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             output, _ = await process.communicate()
             digest = output.decode().strip()
             check = HttpCheck(target=target, urls=(Url("/page", digest=digest),))
-            return digest, await probe_of(check, Context())()
+            return digest, await probe_of(check, CheckContext())()
 
     with inside("gh"):
         digest, outcome = asyncio.run(main())

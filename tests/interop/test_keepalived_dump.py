@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import understand
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from pylvs.model.routing import FOREVER, HeldAddress
 from pylvs.model.vrrp import Authentication, Track, VrrpConfiguration, VrrpInstance
 from tests.interop import keepalived
@@ -249,7 +249,7 @@ def test_each_virtual_router_is_keepalived_s(name: str, tmp_path: Path) -> None:
     file.write_text(configuration(GLOBALS[name]))
     with on_four_devices():
         document, unread = read(str(file))
-        found = understand(document).configuration.vrrp
+        found = compile_document(document).configuration.vrrp
         dumped = things(dump(file))
     assert unread == ()
     assert [each.name for each in found.instances] == [f"R{number}" for number in range(1, len(ROUTERS) + 1)]

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.config import building
-from pylvs.config.reading import read_text
+from pylvs.config.compile import document as building
+from pylvs.config.language.parser import read_text
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
 from pylvs.health.outcome import Outcome, Probe
@@ -281,18 +281,18 @@ class Ours:
             if step.conf and engine is None:
                 engine = Engine(configuration(step.conf), self.probe_of)
                 engine.on_event(self.events.append)
-                engine.addresses_here(set(map(ip_address, here)))
+                engine.set_host_addresses(set(map(ip_address, here)))
                 loop.call_soon(engine.start)
             elif step.conf and engine is not None:
                 engine.replace(configuration(step.conf))
             assert engine is not None
-            engine.addresses_here(set(map(ip_address, here)))
+            engine.set_host_addresses(set(map(ip_address, here)))
             if step.end:
-                engine.farewell()
+                engine.announce_stop()
             else:
                 loop.pass_(SETTLED_S)
             notes = [] if plan.silent else sorted(script_calls(self.events))
-            seen.append({"table": {} if step.end else written(engine.wanted()), "notes": notes})
+            seen.append({"table": {} if step.end else written(engine.desired_rows()), "notes": notes})
         assert engine is not None
         loop.run_until_complete(engine.close())
         loop.close()

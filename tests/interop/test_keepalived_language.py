@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.printing import printed
-from pylvs.config.reading import read, read_text
+from pylvs.config.language.parser import read, read_text
 from tests.interop.keepalived import PROGRAM, why_not
-from tests.unit.config.outlines import shapes
+from tests.unit.config.trees import printed, shapes
 
 SAMPLES = sorted(Path("/usr/share/doc/keepalived/samples").glob("keepalived.conf*"))
 

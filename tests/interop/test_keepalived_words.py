@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import understand
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from tests.interop import keepalived
 from tests.interop.namespaces import on_four_devices
 
@@ -100,7 +100,7 @@ def difference(name: str, text: str, file: Path) -> str:
     file.write_text(text)
     theirs = keepalived.status_of(file)
     document, unread = read(str(file))
-    findings = (*unread, *understand(document).findings)
+    findings = (*unread, *compile_document(document).findings)
     ours = exit_status(findings)
     same = ours == {0: 0, 6: 6}.get(theirs, 5)
     summary = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)

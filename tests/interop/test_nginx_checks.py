@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, HttpCheck, Pace, Target, TcpCheck, Url
 from tests.interop.namespaces import inside, server_tls
@@ -94,7 +93,7 @@ def until_up(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 def asked(check: Check) -> Outcome:
     async def main() -> Outcome:
-        return await probe_of(check, Context())()
+        return await probe_of(check, CheckContext())()
 
     return asyncio.run(main())
 

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import understand
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.packet import PROTOCOL
-from pylvs.vrrp.screening import Screen
-from pylvs.vrrp.seal import AH_PROTOCOL
-from pylvs.vrrp.sockets import Datagram, Ear, Mouth
-from pylvs.vrrp.speaking import Voice, device_of
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, socket_device
+from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL, Datagram
+from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop import keepalived
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.segment import Segment, address, segment
@@ -167,20 +165,20 @@ def test_frames_are_the_same_and_both_programs_accept_them(
     theirs.configuration.write_text(configuration(device, version, words, addresses))
     with inside_network(segment_of_three.path("a")):
         document, unread = read(str(theirs.configuration))
-        (one,) = understand(document).configuration.vrrp.instances
+        (one,) = compile_document(document).configuration.vrrp.instances
     assert unread == ()
-    voice = Voice(one, source_of(one), mtu)
+    voice = AdvertEncoder(one, source_of(one), mtu)
     there = ip_address(address("b", 0, one.family))
     other = replace(one, peers=(Peer(voice.source),)) if one.peers else one
-    screen = Screen(other, Voice(other, there, mtu))
+    screen = AdvertValidator(other, AdvertEncoder(other, there, mtu))
     peers = {str(peer.address) for peer in one.peers}
     hosts = [host for host in ("b", "client") if address(host, 0, one.family) in peers] or ["b"]
     with ExitStack() as stack:
         taps = {host: stack.enter_context(closing(Tap(segment_of_three, host, device))) for host in hosts}
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
         with inside_network(segment_of_three.path("b")):
-            receiver = Ear(
-                device_of(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
+            receiver = AdvertReceiver(
+                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
             )
         stack.callback(receiver.close)
 
@@ -198,12 +196,12 @@ def test_frames_are_the_same_and_both_programs_accept_them(
         while len(datagrams) < len(priorities):  # a tap receives a frame a moment before IP does
             assert time.monotonic() < deadline
             datagrams += receiver.receive()
-        screened = [screen.screen(datagram, 0.0) for datagram in datagrams]
+        screened = [screen.validate(datagram) for datagram in datagrams]
         assert [each.priority for each in screened if each] == priorities
         assert not screen.mismatches
 
         with inside_network(segment_of_three.path("a")):
-            sender = stack.enter_context(closing(Mouth(device_of(one, device), one.family)))
+            sender = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
         for priority in priorities:
             for out in voice.packets(priority):
                 sender.send(out.packet, out.source, out.destination, out.hops)
@@ -223,14 +221,16 @@ def test_keepalived_becomes_backup_if_sequence_numbers_continue_its_own(
     theirs = router("keepalived", segment_of_three, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration("eth0", 2, AH, V4).replace(f"priority {OWNER}", "priority 100"))
     with inside_network(segment_of_three.path("a")):
-        (one,) = understand(read(str(theirs.configuration))[0]).configuration.vrrp.instances
+        (one,) = compile_document(read(str(theirs.configuration))[0]).configuration.vrrp.instances
     here = ip_address(address("b"))
-    voice = Voice(one, here)
-    screen = Screen(one, voice)
+    voice = AdvertEncoder(one, here)
+    screen = AdvertValidator(one, voice)
     with ExitStack() as stack:
         with inside_network(segment_of_three.path("b")):
-            receiver = stack.enter_context(closing(Ear("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
-            sender = stack.enter_context(closing(Mouth("eth0", 4)))
+            receiver = stack.enter_context(
+                closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,)))
+            )
+            sender = stack.enter_context(closing(AdvertSender("eth0", 4)))
         tap = stack.enter_context(closing(Tap(segment_of_three, "b", "eth0")))
         stack.callback(theirs.kill)
         theirs.start()
@@ -242,7 +242,7 @@ def test_keepalived_becomes_backup_if_sequence_numbers_continue_its_own(
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
             assert time.monotonic() < deadline, theirs.log()
             for datagram in receiver.receive():
-                screen.screen(datagram, 0.0)
+                screen.validate(datagram)
             (packet,) = voice.packets(200)  # send again, because keepalived may have used this number
             sender.send(packet.packet, packet.source, packet.destination)
             time.sleep(0.1)

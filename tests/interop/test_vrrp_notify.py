@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from pylvs.config import building
-from pylvs.config.reading import read_text
-from pylvs.vrrp.aide.messages import Configure, Finish, LowerHeard, Moved, PriorityMoved
-from pylvs.vrrp.packet import PROTOCOL, Advertisement, encode
+from pylvs.config.compile import document as building
+from pylvs.config.language.parser import read_text
+from pylvs.vrrp.helper.link import Configure, Finish, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.protocol.packet import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
 from tests.interop.namespaces import inside
-from tests.unit.vrrp.aide.aides import aide
+from tests.unit.vrrp.helper.running_helper import run_helper
 
 pytestmark = pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 
@@ -244,7 +244,7 @@ def receive_lower_priority() -> None:
 
 
 def run_keepalived(notified: Notified, wanted: Notified) -> None:
-    """Run keepalived from start to end in the caller's network namespace, and wait for each transition.
+    """Run keepalived from its start to its end in the caller's network namespace, and wait for each transition.
 
     keepalived kills its scripts when it stops, and they may run for a while. So it stops only after all that is
     `wanted` before, and this returns after all that is wanted at the end.
@@ -309,8 +309,8 @@ def run_keepalived(notified: Notified, wanted: Notified) -> None:
             process.wait()
 
 
-def run_helper(notified: Notified) -> None:
-    """Send the same transitions to the helper process as messages."""
+def run_in_helper(notified: Notified) -> None:
+    """The same by messages."""
 
     def configure(outline: str) -> Configure:
         document, _ = read_text(text_of(outline, notified.folder, notified.port))
@@ -318,34 +318,34 @@ def run_helper(notified: Notified) -> None:
         return Configure(configuration.settings, configuration.vrrp)
 
     def all_to(state: str, before: str = "", names: Sequence[str] = ALL) -> list[Any]:
-        moved: list[Any] = [Moved("INSTANCE", name, state, PRIORITIES[name], before) for name in names]
-        return [*moved, Moved("GROUP", "G1", state, 0, before)]
+        moved: list[Any] = [StateChanged("INSTANCE", name, state, PRIORITIES[name], before) for name in names]
+        return [*moved, StateChanged("GROUP", "G1", state, 0, before)]
 
     messages = [
         configure(COMMON + GONE_LATER),
         *all_to("BACKUP"),
         *all_to("MASTER", "BACKUP"),
-        LowerHeard("VI_3", 90),
-        PriorityMoved("VI_3", "MASTER", 70),
-        PriorityMoved("VI_3", "MASTER", 90),
+        LowerPriorityReceived("VI_3", 90),
+        PriorityChanged("VI_3", "MASTER", 70),
+        PriorityChanged("VI_3", "MASTER", 90),
         *all_to("FAULT", "MASTER"),
         *all_to("BACKUP", "FAULT"),
         *all_to("MASTER", "BACKUP"),
         configure(COMMON),
-        Moved("INSTANCE", "VI_3", "DELETED", 90, "MASTER"),
-        Moved("INSTANCE", "VI_4", "DELETED", 80, "MASTER"),
-        Moved("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
+        StateChanged("INSTANCE", "VI_3", "DELETED", 90, "MASTER"),
+        StateChanged("INSTANCE", "VI_4", "DELETED", 80, "MASTER"),
+        StateChanged("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
         *all_to("STOP", "MASTER", GROUPED),
     ]
-    with aide(notified.folder) as one:
-        one.tell(*messages, Finish())
-        assert one.ended() == 0
+    with run_helper(notified.folder) as helper:
+        helper.send(*messages, Finish())
+        assert helper.ended() == 0
 
 
-def test_keepalived_and_the_helper_process_notify_alike(tmp_path: Path) -> None:
+def test_keepalived_and_the_helper_process_notify_the_same(tmp_path: Path) -> None:
     with inside("notify"):
         with outside(tmp_path / "a") as ours:
-            run_helper(ours)
+            run_in_helper(ours)
         with outside(tmp_path / "k") as theirs:
             run_keepalived(theirs, ours)
     assert theirs.calls()

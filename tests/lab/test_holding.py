@@ -13,18 +13,18 @@ import pytest
 from pylvs.model.routing import HeldAddress, RoutingRule
 from pylvs.netlink.addresses import hold, release
 from pylvs.netlink.routes import add_rules, key_of_rule
-from pylvs.vrrp.watching import (
-    AddressCame,
-    AddressGone,
+from pylvs.vrrp.netlink_monitor import (
+    AddressAdded,
+    AddressRemoved,
     Change,
-    LinkCame,
+    LinkAdded,
     LinkChanged,
     LinkDown,
-    LinkGone,
+    LinkRemoved,
     LinkUp,
-    RouteGone,
-    RuleGone,
-    Watch,
+    NetlinkMonitor,
+    RouteRemoved,
+    RuleRemoved,
 )
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
@@ -51,7 +51,7 @@ def address(text: str, **given: Any) -> HeldAddress:
     return HeldAddress(interface=ip_interface(text), **given)
 
 
-def until(watch: Watch, wanted: type[Change]) -> list[Change]:
+def until(watch: NetlinkMonitor, wanted: type[Change]) -> list[Change]:
     """Return all changes up to the first of that type."""
     found: list[Change] = []
     deadline = time.monotonic() + PATIENCE_S
@@ -117,7 +117,7 @@ def test_many_addresses_at_once() -> None:
 
 
 def test_every_change_of_a_device_is_seen() -> None:
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         ip("link set peer0 down")
         found = until(watch, LinkDown)
         while not any(isinstance(each, LinkDown) and each.link.name == "eth0" for each in found):
@@ -130,63 +130,63 @@ def test_every_change_of_a_device_is_seen() -> None:
         until(watch, LinkChanged)
         assert watch.links["eth1"].mac == bytes.fromhex("020000000007")
         ip("link add vip0 link eth0 type macvlan mode private")
-        until(watch, LinkCame)
+        until(watch, LinkAdded)
         assert watch.links["vip0"].below == watch.links["eth0"].index
         assert watch.links["vip0"].kind == "macvlan"
         ip("link del vip0")
-        until(watch, LinkGone)
+        until(watch, LinkRemoved)
         assert "vip0" not in watch.links
 
 
 def test_every_change_of_an_address_is_seen() -> None:
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         hold([(address("192.0.2.1/24"), "eth0"), (address("192.0.2.100"), "eth0")])
-        until(watch, AddressCame)
+        until(watch, AddressAdded)
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.1")
         assert watch.primary_address("eth0", 4, {ip_address("192.0.2.1")}) == ip_address("192.0.2.100")
         assert watch.primary_address("nowhere0", 4) is None
         ip("addr del 192.0.2.100/32 dev eth0")
-        assert AddressGone(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressGone)
+        assert AddressRemoved(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressRemoved)
 
 
 def test_a_link_local_address_counts_after_duplicate_address_detection() -> None:
     ip("link set eth1 addrgenmode none")
     ip("link set eth1 down")
     ip("link set eth1 up")
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         assert watch.primary_address("eth1", 6) is None
         ip("addr add fe80::7/64 dev eth1")
-        came = AddressCame(ip_address("fe80::7"), 64, "eth1", True)
-        while came not in until(watch, AddressCame):
+        came = AddressAdded(ip_address("fe80::7"), 64, "eth1", True)
+        while came not in until(watch, AddressAdded):
             pass
         assert watch.primary_address("eth1", 6) == ip_address("fe80::7")
 
 
 def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
-    with Watch(receive_buffer=1) as watch:
+    with NetlinkMonitor(receive_buffer=1) as watch:
         hold([(address("192.0.2.1"), "eth0"), (address("192.0.2.2"), "eth0")])
         for number in range(200):
             ip(f"addr add 10.0.0.{number + 1}/32 dev eth1")
         release([(address("192.0.2.1"), "eth0")])
-        came = {str(each.address) for each in until(watch, AddressCame) if isinstance(each, AddressCame)}
+        came = {str(each.address) for each in until(watch, AddressAdded) if isinstance(each, AddressAdded)}
         assert came >= {"192.0.2.2", *(f"10.0.0.{number + 1}" for number in range(200))}
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.2")
 
 
 def test_a_removed_route_is_seen_even_without_a_notification() -> None:
     ip("addr add 192.0.2.1/24 dev eth0")
-    with Watch(routes=True) as watch:
+    with NetlinkMonitor(routes=True) as watch:
         ip("route add 198.51.100.0/24 via 192.0.2.9 proto 18")
         ip("route add 198.51.101.0/24 via 192.0.2.9 proto 18")
         ip("route add 203.0.113.0/24 via 192.0.2.9 proto static")
         watch.read()
         ip("route del 203.0.113.0/24")
         ip("route del 198.51.101.0/24")
-        (gone,) = [each for each in until(watch, RouteGone) if isinstance(each, RouteGone)]
-        assert isinstance(gone, RouteGone)
+        (gone,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
+        assert isinstance(gone, RouteRemoved)
         assert (str(gone.key.destination), gone.key.table) == ("198.51.101.0/24", 254)
         ip("link set eth0 down")
-        (found,) = [each for each in until(watch, RouteGone) if isinstance(each, RouteGone)]
+        (found,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
         assert str(found.key.destination) == "198.51.100.0/24"
 
 
@@ -196,17 +196,17 @@ def test_a_removed_rule_is_seen() -> None:
         RoutingRule(family=6, preference=101, action="goto", goto=32766, destination=ip_network("fd00::/8")),
         RoutingRule(family=4, preference=102, action="blackhole", source=ip_network("198.51.100.0/24")),
     ]
-    with Watch(routes=True) as watch:
+    with NetlinkMonitor(routes=True) as watch:
         assert all(each.done for each in add_rules(rules))
         watch.read()
         ip("rule del preference 100")
-        assert RuleGone(key_of_rule(rules[0])) in until(watch, RuleGone)
+        assert RuleRemoved(key_of_rule(rules[0])) in until(watch, RuleRemoved)
         ip("-6 rule del preference 101")
-        assert RuleGone(key_of_rule(rules[1])) in until(watch, RuleGone)
-    with Watch(routes=True) as later:
+        assert RuleRemoved(key_of_rule(rules[1])) in until(watch, RuleRemoved)
+    with NetlinkMonitor(routes=True) as later:
         ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
         ip("rule del preference 103")
         ip("rule del preference 102")
-        assert [each for each in until(later, RuleGone) if isinstance(each, RuleGone)] == [
-            RuleGone(key_of_rule(rules[2]))
+        assert [each for each in until(later, RuleRemoved) if isinstance(each, RuleRemoved)] == [
+            RuleRemoved(key_of_rule(rules[2]))
         ]

@@ -15,8 +15,8 @@ from pylvs.netlink.addresses import Outcome, hold
 from pylvs.system import sysctl
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
+from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac_plan import VmacDevice
-from pylvs.vrrp.watching import Watch
 from tests.interop.namespaces import inside
 
 FOUR = VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)
@@ -33,7 +33,7 @@ def namespace() -> Iterator[None]:
 
 
 def made(device: VmacDevice) -> Outcome:
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         return vmac.make(device, watch.links)
 
 

@@ -21,9 +21,9 @@ from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
 from pylvs.netlink.addresses import hold
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp import vmac
+from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.packet_filter import Guard
 from pylvs.vrrp.vmac_plan import Plan, plan
-from pylvs.vrrp.watching import Watch
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
@@ -69,7 +69,7 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
 
 def held_by(instance: VrrpInstance, guard: Guard) -> Plan:
     """Return the plan of a master."""
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         found = plan([instance], VrrpSettings(), watch.links)
         for device in found.devices:
             assert vmac.make(device, watch.links).done
@@ -88,7 +88,7 @@ def test_without_accept_a_host_answers_arp_and_drops_packets() -> None:
     for address in (*addresses[:2], addresses[2] + "%eth0"):
         assert not answers(address, wait_s=1), address
         assert neighbour(address.partition("%")[0]), address
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         guard.set([], Plan(), watch.links)
     for address in (*addresses[:2], addresses[2] + "%eth0"):
         assert answers(address), address
@@ -109,7 +109,7 @@ def test_foreign_rules_stay() -> None:
     listed = subprocess.check_output(["nft", "list", "ruleset"], text=True)
     assert "table ip pylvs-vrrp" in listed
     assert '"vrrp.51" : "eth0"' in listed
-    with Watch() as watch:
+    with NetlinkMonitor() as watch:
         assert guard.set([], Plan(), watch.links) == []
     assert subprocess.check_output(["nft", "list", "ruleset"], text=True).split() == ["table", "ip", "mine", "{", "}"]
     assert len(found.devices) == 1

@@ -12,16 +12,16 @@ import click
 import pytest
 
 from pylvs.cli.main import pylvs
-from pylvs.config.building import build
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read_text
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import SCHEDULERS
 from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server
-from pylvs.vrrp.machine import Why
-from pylvs.vrrp.packet import Flaw
+from pylvs.vrrp.protocol.machine import TransitionReason
+from pylvs.vrrp.protocol.packet import AdvertError
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"
@@ -146,7 +146,7 @@ def test_every_setting_is_in_the_reference_with_its_default() -> None:
 
 def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() -> None:
     page = (ROOT / "docs" / "reference" / "vrrp.md").read_text()
-    for word in [*(flaw.value for flaw in Flaw), *(why.value for why in Why)]:
+    for word in [*(flaw.value for flaw in AdvertError), *(why.value for why in TransitionReason)]:
         assert f"\n| {word} |" in page, f"docs/reference/vrrp.md has no row for: {word}"
 
 

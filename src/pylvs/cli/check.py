@@ -12,12 +12,11 @@ from collections.abc import Iterable
 
 import click
 
-from pylvs.config.building import Understanding, in_order, understand
+from pylvs.config.compile.document import CompiledDocument, compile_document, sort_findings
 from pylvs.config.findings import Finding, Severity
-from pylvs.config.reading import read
-from pylvs.config.report import Report
+from pylvs.config.language.parser import read
+from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
-from pylvs.config.show import shown
 from pylvs.model.printing import one_line
 
 EXIT_FOUND = 5
@@ -36,8 +35,8 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
     Nothing is changed. Exit status: 0 nothing found, 5 something found, 6 scripts that are not secure.
     """
     document, unread = read(file, ids)
-    understanding = understand(document)
-    findings = in_order((*unread, *understanding.findings), document)
+    understanding = compile_document(document)
+    findings = sort_findings((*unread, *understanding.findings), document)
     if as_json:
         _print_json(file, understanding, findings, show)
     else:
@@ -59,7 +58,7 @@ def exit_status(findings: Iterable[Finding], strict: bool = False) -> int:
     return EXIT_FOUND if counted else 0
 
 
-def _summary(file: str, understanding: Understanding, findings: Iterable[Finding]) -> str:
+def _summary(file: str, understanding: CompiledDocument, findings: Iterable[Finding]) -> str:
     services = understanding.configuration.services
     servers = sum(len(service.servers) for service in services)
     routers = len(understanding.configuration.vrrp.instances)
@@ -77,7 +76,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _print_json(file: str, understanding: Understanding, findings: Iterable[Finding], show: bool) -> None:
+def _print_json(file: str, understanding: CompiledDocument, findings: Iterable[Finding], show: bool) -> None:
     found: dict[str, object] = {
         "file": file,
         "findings": [each.encoded() for each in findings],

@@ -10,10 +10,10 @@ import sys
 
 import click
 
-from pylvs.config.building import build
+from pylvs.config.compile.document import build
 from pylvs.config.diff import Affected, differences
 from pylvs.config.findings import Severity
-from pylvs.config.reading import read
+from pylvs.config.language.parser import read
 from pylvs.model.printing import one_line
 from pylvs.model.wanted import Configuration
 

@@ -41,7 +41,7 @@ def run(
     import asyncio
     import resource
 
-    from pylvs.daemon.outside import Machine
+    from pylvs.daemon.host_services import HostServices
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.system import logs
 
@@ -50,7 +50,7 @@ def run(
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
     options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log_format)
-    asyncio.run(Supervisor(options, Machine()).run())
+    asyncio.run(Supervisor(options, HostServices()).run())
 
 
 @click.command()

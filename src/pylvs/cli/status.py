@@ -149,14 +149,14 @@ def metrics(state_dir: Path | None) -> None:
 
 def _of_the_table() -> str:
     from pylvs import __version__
-    from pylvs.daemon.api.metrics import Facts, exposition
+    from pylvs.daemon.api.metrics import MetricsInput, exposition
     from pylvs.dataplane.director import open_director
 
     director = open_director()
     rows, packets = director.services(), director.packet_counts()
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
     return exposition(
-        Facts(
+        MetricsInput(
             __version__,
             rows,
             packets.reasons,

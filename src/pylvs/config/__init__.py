@@ -1,1 +1,1 @@
-"""keepalived.conf: text -> tree with positions -> typed configuration, with findings that name the place."""
+"""keepalived.conf: `language` parses text, `schema` reads values, `compile` makes model objects and findings."""

@@ -1,4 +1,4 @@
-"""What lies between two configurations, in words, and what it means for connections."""
+"""Compare two configurations: the changes as text, and their effect on connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
-from pylvs.config.wording import Difference, changes, compared, destination_words, listed, text_of
+from pylvs.config.describe import Difference, describe_destination, describe_value, differing, field_differences, joined
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
@@ -16,36 +16,34 @@ from pylvs.model.service import ServiceFlag, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
-Noun = TypeVar("Noun")
+Item = TypeVar("Item")
 
 
 class Kind(Enum):
-    """What happened to what a change is about."""
-
     ADDED = "added"
     REMOVED = "removed"
     CHANGED = "changed"
 
 
 class Effect(Enum):
-    """What a change does to established connections."""
+    """The effect of a change on established connections."""
 
-    STAY = "stay"  # nothing
-    FOLLOW = "follow"  # their next packet is sent otherwise
-    END = "end"  # are forwarded no more
+    STAY = "stay"  # none
+    FOLLOW = "follow"  # their next packet takes the new path
+    END = "end"  # pylvs no longer forwards them
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that differs. `path` leads to it: a service, one of its servers, one of its checks..."""
+    """One difference. `path` names its object: a service, one of its servers, one of its checks ..."""
 
     path: tuple[str, ...]
     kind: Kind
     differences: tuple[Difference, ...] = ()
-    details: str = ""  # of what was added
+    details: str = ""  # of an added object
     effect: Effect = Effect.STAY
-    note: str = ""  # what follows
-    service: str = ""  # the name of the service that it is about, if it is about one
+    note: str = ""  # the consequence
+    service: str = ""  # the name of its service, if any
 
     def __str__(self) -> str:
         text = ": ".join(self.path)
@@ -56,7 +54,7 @@ class Change:
         return f"{text}; {self.note}" if self.note else text
 
     def encoded(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the change as JSON types."""
         return {
             "path": list(self.path),
             "change": self.kind.value,
@@ -69,14 +67,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """Whose established connections the changes reach: services by name, removed ones too; and how many keep all."""
+    """The services, also removed ones, that lose or move established connections."""
 
     touched: tuple[str, ...]
     untouched: int  # services that are in both configurations
 
     @classmethod
     def by(cls, changes: Iterable[Change], old: Configuration, new: Configuration) -> Affected:
-        """By the changes between these two."""
+        """Return the services that these changes affect."""
         reached = dict.fromkeys(
             change.service for change in changes if change.service and change.effect is not Effect.STAY
         )
@@ -85,9 +83,9 @@ class Affected:
 
 
 def differences(old: Configuration, new: Configuration) -> tuple[Change, ...]:
-    """What would change, in the order of the new configuration; what is gone comes last.
+    """Return the changes in the order of the new configuration, removals last.
 
-    The order of services and of their servers is no difference: nothing in the table moves for it.
+    The order of services and servers does not matter, because it does not affect the table.
     """
     found = list(_whole(("global_defs",), old.settings, new.settings))
     pairs = _pairs(old.services, new.services)
@@ -105,7 +103,7 @@ def differences(old: Configuration, new: Configuration) -> tuple[Change, ...]:
 
 
 def _pairs(old: Sequence[WantedService], new: Sequence[WantedService]) -> list[tuple[WantedService, WantedService]]:
-    """Each new service with the one that it goes on from: of its name, or, where it was renamed, of its keys."""
+    """Pair each new service with the old one of the same name, or of the same keys if it was renamed."""
     names = {service.name: service for service in old}
     found = {service.name: names.pop(service.name) for service in new if service.name in names}
     left = {service.keys: service for service in names.values()}
@@ -114,8 +112,6 @@ def _pairs(old: Sequence[WantedService], new: Sequence[WantedService]) -> list[t
             found[service.name] = left.pop(service.keys)
     return [(found[service.name], service) for service in new if service.name in found]
 
-
-# Services
 
 _FLAGS = {
     ServiceFlag.ONE_PACKET: "ops",
@@ -127,33 +123,45 @@ _FLAGS_OF = {
     "sh": {ServiceFlag.SCHED_1: "sh-fallback", ServiceFlag.SCHED_2: "sh-port"},
     "mh": {ServiceFlag.SCHED_1: "mh-fallback", ServiceFlag.SCHED_2: "mh-port"},
 }
-_ELSEWHERE = ("name", "keys", "servers", "scheduler", "flags", "timeout_s", "netmask", "engine", "sorry_server")
+_REPORTED_ELSEWHERE = (
+    "name",
+    "keys",
+    "servers",
+    "scheduler",
+    "flags",
+    "timeout_s",
+    "netmask",
+    "engine",
+    "sorry_server",
+)
 
 
 def _path(service: WantedService) -> tuple[str]:
     return (f"virtual_server {service.name}",)
 
 
-def _service_words(service: WantedService) -> dict[str, str]:
-    """How a service is scheduled."""
-    words = {"scheduler": service.scheduler}
+def _describe_scheduling(service: WantedService) -> dict[str, str]:
+    """Describe the scheduling of a service by keyword."""
+    described = {"scheduler": service.scheduler}
     if service.flags & ServiceFlag.PERSISTENT:
-        words["persistence_timeout"] = f"{service.timeout_s} s"
+        described["persistence_timeout"] = f"{service.timeout_s} s"
     if service.netmask >= 0:
         v4 = not service.keys or service.keys[0].address.version == 4
-        words["persistence_granularity"] = str(IPv4Address(service.netmask)) if v4 else str(service.netmask)
+        described["persistence_granularity"] = str(IPv4Address(service.netmask)) if v4 else str(service.netmask)
     if service.engine:
-        words["persistence_engine"] = service.engine
+        described["persistence_engine"] = service.engine
     names = _FLAGS | _FLAGS_OF.get(service.scheduler, {})
     flags = [names[flag] for flag in service.flags & ~ServiceFlag.PERSISTENT]
     if flags:
-        words["flags"] = "+".join(flags)
-    return words
+        described["flags"] = "+".join(flags)
+    return described
 
 
 def _service_added(service: WantedService) -> Change:
     servers = [f"{each.destination.key}" for each in service.servers]
-    details = listed(_service_words(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
+    details = (
+        joined(_describe_scheduling(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
+    )
     return Change(_path(service), Kind.ADDED, details=details, service=service.name)
 
 
@@ -165,7 +173,7 @@ def _service_removed(service: WantedService, kept: Iterable[ServiceKey]) -> Chan
 
 
 def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
-    """What differs between a service and what it was."""
+    """Yield the changes of one service."""
     path, name = _path(new), new.name
     if old.name != new.name:
         yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),), service=name)
@@ -176,7 +184,10 @@ def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
         if key not in new.keys:
             note = "its connections are forwarded no more"
             yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=note, service=name)
-    found = (*changes(_service_words(old), _service_words(new)), *compared(old, new, _ELSEWHERE))
+    found = (
+        *differing(_describe_scheduling(old), _describe_scheduling(new)),
+        *field_differences(old, new, _REPORTED_ELSEWHERE),
+    )
     if found:
         yield Change(path, Kind.CHANGED, found, service=name)
     if old.sorry_server != new.sorry_server:
@@ -189,14 +200,13 @@ def _key(key: ServiceKey) -> str:
 
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
-    difference = Difference("sorry_server", text_of(old.sorry_server), text_of(new.sorry_server))
-    gone = old.sorry_server is not None and (new.sorry_server is None or new.sorry_server.key != old.sorry_server.key)
-    note = f"connections that {old.sorry_server.key} has are forwarded no more" if gone and old.sorry_server else ""
-    effect = Effect.END if gone else Effect.STAY
+    difference = Difference("sorry_server", describe_value(old.sorry_server), describe_value(new.sorry_server))
+    removed = old.sorry_server is not None and (
+        new.sorry_server is None or new.sorry_server.key != old.sorry_server.key
+    )
+    note = f"connections that {old.sorry_server.key} has are forwarded no more" if removed and old.sorry_server else ""
+    effect = Effect.END if removed else Effect.STAY
     return Change(_path(new), Kind.CHANGED, (difference,), effect=effect, note=note, service=new.name)
-
-
-# Real servers
 
 
 def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
@@ -205,7 +215,7 @@ def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
         path = (*_path(new), f"real server {key}")
         if key not in before:
             checks = ", ".join(_kind_of(check) for check in server.checks) or "no checks"
-            details = f"{listed(destination_words(server.destination))}, {checks}"
+            details = f"{joined(describe_destination(server.destination))}, {checks}"
             yield Change(path, Kind.ADDED, details=details, service=new.name)
         elif before[key] != server:
             for change in _server(path, before[key], server):
@@ -222,7 +232,7 @@ def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
 
 
 def _by_key(servers: Iterable[WantedServer]) -> dict[DestinationKey, WantedServer]:
-    """Of a server named twice the first counts."""
+    """Return the servers by key; of duplicates the first counts."""
     found: dict[DestinationKey, WantedServer] = {}
     for server in servers:
         found.setdefault(server.destination.key, server)
@@ -231,8 +241,8 @@ def _by_key(servers: Iterable[WantedServer]) -> dict[DestinationKey, WantedServe
 
 def _server(path: tuple[str, ...], old: WantedServer, new: WantedServer) -> Iterator[Change]:
     before, after = old.destination, new.destination
-    found = [*changes(destination_words(before), destination_words(after))]
-    found += compared(old, new, ("destination", "checks"))
+    found = [*differing(describe_destination(before), describe_destination(after))]
+    found += field_differences(old, new, ("destination", "checks"))
     if found:
         effect, notes = Effect.STAY, []
         if before.weight and not after.weight:
@@ -246,15 +256,12 @@ def _server(path: tuple[str, ...], old: WantedServer, new: WantedServer) -> Iter
     yield from _checks(path, old.checks, new.checks)
 
 
-# Checks
-
-
 def _kind_of(check: Check) -> str:
     return "SSL_GET" if isinstance(check, HttpCheck) and check.tls else check.word
 
 
 def _subject(check: Check) -> str:
-    """What a check asks: tells checks of one kind apart."""
+    """Return what distinguishes checks of one kind: their target, script or file."""
     if isinstance(check, MiscCheck):
         return str(check.script)
     if isinstance(check, FileCheck):
@@ -263,25 +270,25 @@ def _subject(check: Check) -> str:
 
 
 def _checks(path: tuple[str, ...], old: Sequence[Check], new: Sequence[Check]) -> Iterator[Change]:
-    """Checks that are there still under their kind and subject are compared, then those left of one kind, in order."""
-    gone = [check for check in old if check not in new]
-    come = [check for check in new if check not in old]
+    """Compare checks of the same kind and subject, then the remaining ones of the same kind in order."""
+    removed = [check for check in old if check not in new]
+    added = [check for check in new if check not in old]
     pairs: list[tuple[Check, Check]] = []
-    alike: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), _subject(check)), _kind_of)
-    for same in alike:
-        for check in list(come):
-            former = next((each for each in gone if same(each) == same(check)), None)
+    keys: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), _subject(check)), _kind_of)
+    for key_of in keys:
+        for check in list(added):
+            former = next((each for each in removed if key_of(each) == key_of(check)), None)
             if former is not None:
                 pairs.append((former, check))
-                gone.remove(former)
-                come.remove(check)
+                removed.remove(former)
+                added.remove(check)
     kinds = [_kind_of(check) for check in new]
     for former, check in pairs:
         name = f"check {_kind_of(check)}" + (f" {_subject(check)}" if kinds.count(_kind_of(check)) > 1 else "")
         yield from _check((*path, name), former, check)
-    for check in come:
+    for check in added:
         yield Change((*path, f"check {_kind_of(check)}"), Kind.ADDED, details=_subject(check))
-    for check in gone:
+    for check in removed:
         yield Change((*path, f"check {_kind_of(check)} {_subject(check)}".rstrip()), Kind.REMOVED)
 
 
@@ -293,28 +300,25 @@ def _check(path: tuple[str, ...], old: Check, new: Check) -> Iterator[Change]:
         yield from _whole(path, old, new)
 
 
-# The rest
-
-
 def _whole(path: tuple[str, ...], old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Change]:
-    """What differs between two nouns, as one change."""
-    found = tuple(compared(old, new, without))
+    """Yield the differences of two objects as one change."""
+    found = tuple(field_differences(old, new, without))
     if found:
         yield Change(path, Kind.CHANGED, found)
 
 
 def _named(
-    path: tuple[str, ...], word: str, old: Sequence[Noun], new: Sequence[Noun], name_of: Callable[[Noun], str]
+    path: tuple[str, ...], keyword: str, old: Sequence[Item], new: Sequence[Item], name_of: Callable[[Item], str]
 ) -> Iterator[Change]:
-    """What differs between two lists of nouns that have names."""
+    """Yield the changes between two lists of named objects."""
     before = {name_of(each): each for each in old}
     after = {name_of(each): each for each in new}
-    for name, noun in after.items():
+    for name, item in after.items():
         if name not in before:
-            yield Change((*path, f"{word} {name}"), Kind.ADDED)
-        elif before[name] != noun:
-            yield from _whole((*path, f"{word} {name}"), before[name], noun)
-    yield from (Change((*path, f"{word} {name}"), Kind.REMOVED) for name in before if name not in after)
+            yield Change((*path, f"{keyword} {name}"), Kind.ADDED)
+        elif before[name] != item:
+            yield from _whole((*path, f"{keyword} {name}"), before[name], item)
+    yield from (Change((*path, f"{keyword} {name}"), Kind.REMOVED) for name in before if name not in after)
 
 
 _VRRP: Mapping[str, str] = {
@@ -327,10 +331,10 @@ _VRRP: Mapping[str, str] = {
 
 
 def _vrrp(old: VrrpConfiguration, new: VrrpConfiguration) -> Iterator[Change]:
-    """Virtual routers and what they watch."""
+    """Yield the changes of virtual routers and tracked objects."""
     if old == new:
         return
     yield from _whole(("vrrp",), old, new, (*_VRRP, "settings"))
     yield from _whole(("global_defs",), old.settings, new.settings)
-    for field, word in _VRRP.items():
-        yield from _named((), word, getattr(old, field), getattr(new, field), lambda noun: str(noun.name))
+    for field, keyword in _VRRP.items():
+        yield from _named((), keyword, getattr(old, field), getattr(new, field), lambda item: str(item.name))

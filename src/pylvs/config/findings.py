@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, where, and what to do about it."""
+"""Findings: the problems of a configuration, with location and advice."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MOST_FINDINGS = 1000  # of one run; who has more repairs some and asks again
+MAX_FINDINGS = 1000  # of one run
 
 
 class Severity(Enum):
-    """How bad it is.
+    """How severe a finding is.
 
-    ERROR: a value, a check, a server or a service does not count as written; what is done instead is said. WARNING:
-    odd, and what keepalived does with it is done: a word that nobody knows is ignored. NOTE: of this machine, not of
-    the file; `pylvs check` prints it, and its exit status is as if it were not there.
+    ERROR: pylvs does not do what is written, and the text names what it does instead.
+    WARNING: pylvs does what keepalived does, which is probably unintended: it ignores unknown keywords.
+    NOTE: about this machine, not about the file. It does not change the exit status of `pylvs check`.
     """
 
     ERROR = "error"
@@ -23,8 +23,8 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A place in a file; line and column count from 1, the column in characters. `width` characters are meant."""
+class Location:
+    """A position in a file. Line and column count from 1, in characters; `width` is in characters too."""
 
     file: str
     line: int
@@ -37,26 +37,26 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: where, what, and what to do."""
+    """One problem: its location, a description, and advice."""
 
-    place: Place
+    location: Location
     severity: Severity
-    text: str  # what is wrong
-    advice: str = ""  # what to do, "did you mean ...?" included
-    security: bool = False  # of a script: `pylvs check` then exits with 6
-    fatal: bool = False  # no configuration can be made of it: unreadable, a brace or an include is missing
+    text: str
+    advice: str = ""  # includes "did you mean ...?"
+    security: bool = False  # about a script: `pylvs check` exits with 6
+    fatal: bool = False  # prevents a configuration: an unreadable file, a missing brace or include
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
-        return f"{self.place}: {self.severity.value}: {self.text}{advice}"
+        return f"{self.location}: {self.severity.value}: {self.text}{advice}"
 
     def encoded(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the finding as JSON types."""
         return {
-            "file": self.place.file,
-            "line": self.place.line,
-            "column": self.place.column,
-            "width": self.place.width,
+            "file": self.location.file,
+            "line": self.location.line,
+            "column": self.location.column,
+            "width": self.location.width,
             "severity": self.severity.value,
             "text": self.text,
             "advice": self.advice,
@@ -67,29 +67,31 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Findings as they are made: each once, however often a line is read again through a variable, and not endless."""
+    """Collects findings without duplicates, up to MAX_FINDINGS; one line may be read many times through a variable."""
 
-    _found: dict[tuple[Place, str], Finding] = field(default_factory=dict)
+    _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
 
-    def error(self, place: Place, text: str, advice: str = "", *, fatal: bool = False) -> None:
-        """Something will not happen as written; with `fatal`, no configuration can be made of the file."""
-        self.add(Finding(place, Severity.ERROR, text, advice, fatal=fatal))
+    def error(self, location: Location, text: str, advice: str = "", *, fatal: bool = False) -> None:
+        """Add an error; `fatal` prevents a configuration."""
+        self.add(Finding(location, Severity.ERROR, text, advice, fatal=fatal))
 
-    def warning(self, place: Place, text: str, advice: str = "") -> None:
-        """Something will happen as written, though it is odd."""
-        self.add(Finding(place, Severity.WARNING, text, advice))
+    def warning(self, location: Location, text: str, advice: str = "") -> None:
+        """Add a warning."""
+        self.add(Finding(location, Severity.WARNING, text, advice))
 
     def add(self, finding: Finding) -> None:
-        """One more; the last one that has room says so instead, unless it is fatal."""
-        key = finding.place, finding.text
+        """Add a finding. The last one that fits reports the limit instead; fatal findings ignore the limit."""
+        key = finding.location, finding.text
         if key in self._found:
             return
-        if len(self._found) < MOST_FINDINGS - 1 or finding.fatal:
+        if len(self._found) < MAX_FINDINGS - 1 or finding.fatal:
             self._found[key] = finding
-        elif len(self._found) == MOST_FINDINGS - 1:
-            text = f"more than {MOST_FINDINGS - 1} findings"
-            self._found[finding.place, text] = Finding(finding.place, finding.severity, text, "repair these first")
+        elif len(self._found) == MAX_FINDINGS - 1:
+            text = f"more than {MAX_FINDINGS - 1} findings"
+            self._found[finding.location, text] = Finding(
+                finding.location, finding.severity, text, "repair these first"
+            )
 
     def all(self) -> tuple[Finding, ...]:
-        """Those made so far, in the order in which they were made."""
+        """Return the findings in the order in which they were added."""
         return tuple(self._found.values())

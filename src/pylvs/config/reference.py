@@ -1,32 +1,32 @@
-"""The reference of every keyword, made of the schema: `python -m pylvs.config.reference` prints it."""
+"""Generate the reference of every keyword from the schema: `python -m pylvs.config.reference` prints it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import value_text
 
 HEAD = """\
-# The configuration's words
-Every keyword that pylvs knows of keepalived's language, and its own. The page is made from the tables that read the
-configuration (`src/pylvs/config/schema/`). Whatever else stands in a file is ignored, with a finding.
+# Configuration keywords
+Look up a keyword of keepalived's language, or one of pylvs's own, with its type, default and meaning. The page is
+generated from the tables that read the configuration (`src/pylvs/config/schema/`). pylvs ignores all other keywords,
+with a finding.
 
-A keyword *inherited* that is not given in its block counts as in the surrounding one: url, checker, real_server,
-virtual_server. A keyword *list* may be given often. Where the state is not "supported": *later* is known and does not
-happen yet, *never* will not happen, *dead* does nothing in keepalived either; each is a finding.
+*Inherited* keywords take their value from the surrounding block (url, checker, real_server, virtual_server) if their
+own block has none. *List* keywords may occur repeatedly. Keywords that pylvs does not support are findings: *later* is
+not implemented yet, *never* will not be implemented, *dead* has no effect in keepalived either.
 """
 
 
 def reference() -> str:
-    """The whole page."""
     tables = [table for block in _distinct(ROOT, "") for table in _table(*block)]
     return "\n".join([HEAD, *tables])
 
 
 def _distinct(block: Block, path: str) -> Iterator[tuple[str, Block]]:
-    """Each block with the names of those around it."""
+    """Yield each block with its path of block names."""
     yield path, block
     for entry in block.entries:
         if isinstance(entry, Block):
@@ -36,16 +36,16 @@ def _distinct(block: Block, path: str) -> Iterator[tuple[str, Block]]:
 def _table(path: str, block: Block) -> Iterator[str]:
     head = f" `{_cell(str(block.head))}`" if block.head else ""
     yield f"## {path or 'The top of the file'}"
-    yield f"{_sentence(block.doc)}{_state(block)}" + (f" Written with{head}." if head else "")
+    yield f"{_sentence(block.doc)}{_state(block)}" + (f" Syntax:{head}." if head else "")
     if block.lines:
         yield f"Each line: `{_cell(str(block.lines))}`."
-    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.NEEDLESS]
-    needless = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.NEEDLESS]
+    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.IGNORED]
+    ignored = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.IGNORED]
     blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
     if blocks:
-        yield "Blocks in it: " + ", ".join(f"`{name}`" for name in blocks) + "."
-    if needless:
-        yield "Taken, without a meaning in pylvs: " + ", ".join(f"`{name}`" for name in needless) + "."
+        yield "Blocks: " + ", ".join(f"`{name}`" for name in blocks) + "."
+    if ignored:
+        yield "Accepted and ignored: " + ", ".join(f"`{name}`" for name in ignored) + "."
     yield ""
     if keywords:
         yield "| keyword | value | default | |"
@@ -75,7 +75,7 @@ def _notes(keyword: Keyword) -> str:
     if keyword.twice is Twice.MANY:
         notes.append("*list*")
     if keyword.is_now:
-        notes.append(f"*the old word for* `{keyword.is_now}`")
+        notes.append(f"*deprecated, write* `{keyword.is_now}`")
     if keyword.state is not State.SUPPORTED:
         instead = f": {_cell(keyword.instead)}" if keyword.instead and keyword.instead != keyword.doc else ""
         notes.append(f"*{keyword.state.value}*{instead}")

@@ -1,27 +1,35 @@
-"""The effective configuration as text that can be read again, with the origin of each value behind it; and as JSON."""
+"""What `pylvs check` prints: findings, and the effective configuration as JSON or as text that pylvs parses again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pylvs.config.effective import Effective, EffectiveBlock, How
-from pylvs.config.schema.servers import Server
+from pylvs.config.compile.effective import EffectiveBlock, EffectiveValue, OriginKind
+from pylvs.config.findings import Finding, Severity
+from pylvs.config.language.lexer import format_arguments, format_statement, format_word
+from pylvs.config.language.tree import Document
 from pylvs.config.schema.types import plain
-from pylvs.config.words import written, written_arguments, written_word
+from pylvs.config.schema.virtual_server import Server
 from pylvs.model.checks import LoadSource
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.printing import visible
 
 INDENT = "    "
-COLUMN = 48  # of the origins
+COLUMN = 48  # where the comment with a value's origin begins
+MAX_WIDTH = 100  # characters of a source line that a report shows
+
+_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
+_PLAIN = "\x1b[0m"
 
 
 def shown(effective: EffectiveBlock) -> str:
-    """The text of the whole configuration."""
+    """Return the whole configuration as text, with the origin of each value in a comment."""
     return "".join(f"{line}\n" for each in effective.blocks for line in _block(each, ""))
 
 
 def as_json(block: EffectiveBlock) -> dict[str, Any]:
-    """The same for programs: blocks with their values, and of each the text and the origin."""
+    """Return blocks with their values; each value has its text and origin."""
     return {
         "block": block.block.name,
         "head": _head(block),
@@ -35,21 +43,21 @@ def as_json(block: EffectiveBlock) -> dict[str, Any]:
     }
 
 
-def is_shown(setting: Effective) -> bool:
-    """Whether there is anything to show: a keyword that has neither a value nor a default is not there."""
+def is_shown(setting: EffectiveValue) -> bool:
+    """Return whether a keyword has a value or a default."""
     return setting.value is not None or bool(setting.origin.note)
 
 
-def text_of(setting: Effective) -> str:
-    """A value as it may be written; "" where the keyword alone says it, or where its default has only a description."""
-    if setting.words and setting.origin.how is not How.ADJUSTED:
-        return " ".join(written_arguments(setting.words))
+def text_of(setting: EffectiveValue) -> str:
+    """Return a value in keepalived's syntax; "" for a flag, and for a default that has only a description."""
+    if setting.words and setting.origin.how is not OriginKind.ADJUSTED:
+        return " ".join(format_arguments(setting.words))
     text = value_text(setting.value)
-    return written_word(setting.keyword.name, text) if text and isinstance(setting.value, str) else text
+    return format_word(setting.keyword.name, text) if text and isinstance(setting.value, str) else text
 
 
 def value_text(value: object) -> str:
-    """A value that nobody wrote, in the words of the configuration."""
+    """Return a default or adjusted value in keepalived's syntax."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -64,7 +72,7 @@ def value_text(value: object) -> str:
         return " ".join(f"{first}-{last}" for first, last in value)
     if isinstance(value, tuple):
         return " ".join(filter(None, map(value_text, value)))
-    name = getattr(value, "name", None)  # of an enumeration: its word
+    name = getattr(value, "name", None)  # of an enumeration
     return name if isinstance(name, str) else str(value)
 
 
@@ -72,36 +80,77 @@ def _head(block: EffectiveBlock) -> str:
     node = block.section.node
     if isinstance(block.head, Server):
         return value_text(block.head)
-    return " ".join(written_arguments(node.words)) if node else ""
+    return " ".join(format_arguments(node.words)) if node else ""
 
 
 def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
-    place = block.section.node.place if block.section.node else None
+    location = block.section.node.location if block.section.node else None
     opening = " ".join(filter(None, (block.block.name, _head(block), "{")))
-    yield _with_origin(indent + opening, f"{place.file}:{place.line}" if place else "default")
+    yield _with_origin(indent + opening, f"{location.file}:{location.line}" if location else "default")
     for setting in block.all():
         if is_shown(setting):
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:
         if line.keyword is None:
-            text = indent + INDENT + written(line.words)
-            yield _with_origin(text, f"{line.node.place.file}:{line.node.place.line}")
+            text = indent + INDENT + format_statement(line.words)
+            yield _with_origin(text, f"{line.node.location.file}:{line.node.location.line}")
     for each in block.blocks:
         yield from _block(each, indent + INDENT)
     yield indent + "}"
 
 
-def _setting(setting: Effective, indent: str) -> str:
-    """One line; a comment where it could not be read again: no value, or a flag that is not set and knows no "off"."""
+def _setting(setting: EffectiveValue, indent: str) -> str:
+    """Return one line, commented out where the parser would reject it: no value, or an unset flag without "off"."""
     name, text = setting.keyword.name, text_of(setting)
     if str(setting.keyword.type) == "":  # the keyword alone is its value
         text = ""
         absent = not setting.value
     else:
-        absent = setting.value is None or (setting.origin.how is How.DEFAULT and text == "" and setting.value != "")
+        absent = setting.value is None or (
+            setting.origin.how is OriginKind.DEFAULT and text == "" and setting.value != ""
+        )
     line = " ".join(filter(None, (name, text if setting.value != "" else '""')))
     return _with_origin(f"{indent}{'# ' if absent or setting.value == '' else ''}{line}", str(setting.origin))
 
 
 def _with_origin(text: str, origin: str) -> str:
     return f"{text:{COLUMN}} # {origin}" if origin else text
+
+
+@dataclass(slots=True)
+class Report:
+    """Formats findings; with `pictures`, the source line and a caret follow each."""
+
+    document: Document
+    pictures: bool = False
+    colours: bool = False
+    _lines: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def text(self, findings: Iterable[Finding]) -> str:
+        return "".join(f"{line}\n" for finding in findings for line in self.lines(finding))
+
+    def lines(self, finding: Finding) -> list[str]:
+        """Return `file:line:column: severity: text; advice`, and the picture."""
+        text = visible(str(finding))
+        if self.colours:
+            label = f"{finding.severity.value}:"
+            text = text.replace(f" {label} ", f" {_COLOURS[finding.severity]}{label}{_PLAIN} ", 1)
+        return [text, *(self._picture(finding) if self.pictures else ())]
+
+    def _picture(self, finding: Finding) -> list[str]:
+        """Return the source line and carets below the location; nothing if the line is unknown or empty."""
+        location = finding.location
+        if location.file not in self._lines:
+            self._lines[location.file] = self.document.texts.get(location.file, "").split("\n")
+        lines = self._lines[location.file]
+        line = lines[location.line - 1].rstrip() if location.line <= len(lines) else ""
+        if not line:
+            return []
+        first = max(0, location.column - 1 - MAX_WIDTH // 2) if len(line) > MAX_WIDTH else 0
+        shown = line[first : first + MAX_WIDTH]
+        before = location.column - 1 - first
+        blanks = "".join("\t" if character == "\t" else " " for character in shown[:before])
+        carets = "^" + "~" * (min(location.width, max(1, len(shown) - before)) - 1)
+        if self.colours:
+            carets = f"{_COLOURS[finding.severity]}{carets}{_PLAIN}"
+        return [f"    {visible(shown)}", f"    {blanks}{carets}"]

@@ -1,1 +1,1 @@
-"""`pylvs run`: keeps the table as the configuration and the health checks want it, and answers the operator."""
+"""`pylvs run`: checks real servers, reconciles the table with the configuration, and serves the API."""

@@ -1,67 +1,66 @@
-"""Drains: a server gets nothing new, and leaves the table when what was connected has ended.
+"""Drain servers: give them no new connections, and delete them from the table when their connections have ended.
 
-They survive a reload and a crash: what is under way is kept with the operator's other words.
+Drains survive reloads and crashes: the state directory has those that are not over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from pylvs.daemon.api.news import News
+from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
-from pylvs.health.history import ServerName
-from pylvs.health.overrides import Standing
+from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
-from pylvs.model.director import ServiceRow
+from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.system.logs import get_logger
 
-LOOK_EVERY_S = 0.5
-LOOKS_ACTIVE_ONLY = 2  # a connection in its handshake is inactive: at the second look it is active, or given up
+POLL_S = 0.5
+POLLS_ACTIVE_ONLY = 2  # a connection in its handshake counts as inactive; by the second poll it is active or gone
 REMEMBERED = 100  # drains that are over
-KEPT = "drains"
+DRAINS_FILE = "drains"
 
 Rows = Callable[[], Awaitable[Sequence[ServiceRow]]]
 
 
 class Stage(Enum):
-    """How far a drain is."""
+    """The progress of a drain."""
 
     WAITING = "waiting"
-    REMOVED = "removed"  # nothing is connected any more: out of the table
-    FORCED = "forced"  # out of the table at the deadline, connected or not
-    LATE = "late"  # the deadline passed with connections: weight stays 0
-    CALLED_OFF = "called off"  # the operator, or a reload that took the server away, was there first
+    REMOVED = "removed"  # deleted from the table without connections
+    FORCED = "forced"  # deleted from the table at the deadline
+    LATE = "late"  # the deadline passed with connections; the weight stays 0
+    CALLED_OFF = "called off"  # the operator enabled the server, or a reload removed it
 
 
 @dataclass(slots=True)
 class Drain:
-    """One order to drain. Times: wall clock, seconds; `deadline_at` None waits for ever."""
+    """One drain of one or several servers. `began_at` and `deadline_at` are Unix times; None means no deadline."""
 
     number: int
     servers: tuple[ServerName, ...]
     began_at: float
     deadline_at: float | None = None
     force: bool = False
-    active_only: bool = False  # does not wait for inactive connections
+    active_only: bool = False  # do not wait for inactive connections
     stage: Stage = Stage.WAITING
     active: int = 0
     inactive: int = 0
     persistent: int = 0  # templates: their clients come back to this server
-    most: int = field(default=0, compare=False)  # connections that it began with, for a progress bar
-    unused: int = field(default=0, compare=False)  # looks in a row that found no connection to wait for
+    most: int = field(default=0, compare=False)  # highest number of connections, for a progress bar
+    idle_polls: int = field(default=0, compare=False)  # consecutive polls without connections to wait for
     ends_at: float | None = field(default=None, compare=False)  # the deadline by the monotonic clock
 
     def encoded(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the drain as JSON types, for the API."""
         return {
             "number": self.number,
             "servers": [{"service": service, "server": str(server)} for service, server in self.servers],
@@ -76,15 +75,27 @@ class Drain:
             "most": self.most,
         }
 
+    def count(self, destinations: Iterable[DestinationRow]) -> None:
+        """Update the counts from the table, and note whether there is a connection to wait for."""
+        found = tuple(destinations)
+        self.active = sum(each.active for each in found)
+        self.inactive = sum(each.inactive for each in found)
+        self.persistent = sum(each.persistent for each in found)
+        connections = self.active + self.inactive
+        self.most = max(self.most, connections)
+        waits = self.active if self.active_only else connections
+        gets_new = any(each.destination.weight for each in found)  # the table has not followed yet
+        self.idle_polls = 0 if waits or gets_new else self.idle_polls + 1
+
 
 class Drains:
     """All drains of one daemon."""
 
-    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, news: News) -> None:
+    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, events: EventBus) -> None:
         self._engine = engine
         self._rows = rows
         self._state = state
-        self._news = news
+        self._events = events
         self._drains: dict[int, Drain] = {}
         self._log = get_logger()
 
@@ -96,7 +107,7 @@ class Drains:
         force: bool,
         active_only: bool = False,
     ) -> Drain:
-        """Weight 0 now, and out of the table when nothing is connected. Raises as the engine's `drain`."""
+        """Set weight 0 now; delete the server when it has no connections. Raises what `Engine.drain` raises."""
         names = self._engine.drain(server, service)
         for other in self._waiting():
             rest = tuple(name for name in other.servers if name not in names)
@@ -108,72 +119,62 @@ class Drains:
         drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force, active_only)
         drain.ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._drains[number] = drain
-        self._forget()
-        self._keep()
-        self._news.tell("drain_began", **drain.encoded())
+        self._forget_old()
+        self._save()
+        self._events.publish("drain_began", **drain.encoded())
         return drain
 
     def all(self) -> tuple[Drain, ...]:
-        """Those under way, and the last that are over."""
+        """Return the drains that wait, and the last that are over."""
         return tuple(self._drains.values())
 
     def resume(self) -> None:
-        """At the start: go on with what an earlier daemon had begun. Raises Unsupported."""
+        """At the start, continue the drains of the last daemon. Raises Unsupported."""
         try:
-            for row in self._state.read(KEPT) or ():
+            for row in self._state.read(DRAINS_FILE) or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
-                drain.active_only = row.get("active_only", False)  # older ones did not have it
+                drain.active_only = row.get("active_only", False)  # absent in files of older versions
                 if drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
         except (ValueError, TypeError, KeyError) as error:
-            raise Unsupported(f"{self._state.file(KEPT)}: damaged ({error}); remove it") from None
+            raise Unsupported(f"{self._state.file(DRAINS_FILE)}: damaged ({error}); remove it") from None
 
     async def run(self) -> None:
-        """Look without an end."""
+        """Poll until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await self.poll()
+            await asyncio.sleep(POLL_S)
 
-    async def look(self) -> None:
-        """Once: count what is connected, and end what is over."""
+    async def poll(self) -> None:
+        """Count connections once, and end the drains that are over."""
         waiting = self._waiting()
         if not waiting:
             return
         rows = await self._rows()
         for drain in waiting:
             if drain.stage is Stage.WAITING:
-                self._look_at(drain, rows)
+                self._poll(drain, rows)
 
-    def _look_at(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
+    def _poll(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
         overrides = self._engine.overrides()
-        still = [name for name in drain.servers if self._standing(overrides, name) is Standing.DRAINED]
-        if not still:
+        drained = [name for name in drain.servers if _standing(overrides, name) is Standing.DRAINED]
+        if not drained:
             self._end(drain, Stage.CALLED_OFF)
             return
         services = self._engine.configuration.by_name()
-        keys = {(key, server) for service, server in still for key in services[service].keys}
-        found = [each for row in rows for each in row.destinations if (row.service.key, each.destination.key) in keys]
-        drain.active = sum(each.active for each in found)
-        drain.inactive = sum(each.inactive for each in found)
-        drain.persistent = sum(each.persistent for each in found)
-        connected = drain.active + drain.inactive
-        drain.most = max(drain.most, connected)
-        seen = any(each.destination.weight for each in found)  # its weight is not 0 yet: more may come
+        keys = {(key, server) for service, server in drained for key in services[service].keys}
+        drain.count(
+            each for row in rows for each in row.destinations if (row.service.key, each.destination.key) in keys
+        )
         late = drain.ends_at is not None and time.monotonic() >= drain.ends_at
-        waits = drain.active if drain.active_only else connected
-        drain.unused = 0 if waits or seen else drain.unused + 1
-        if drain.unused >= (LOOKS_ACTIVE_ONLY if drain.active_only else 1):
-            self._remove(drain, still, Stage.REMOVED)
+        if drain.idle_polls >= (POLLS_ACTIVE_ONLY if drain.active_only else 1):
+            self._remove(drain, drained, Stage.REMOVED)
         elif late and drain.force:
-            self._remove(drain, still, Stage.FORCED)
+            self._remove(drain, drained, Stage.FORCED)
         elif late:
             self._end(drain, Stage.LATE)
-
-    @staticmethod
-    def _standing(overrides: Any, name: ServerName) -> Standing:
-        return overrides[name].standing if name in overrides else Standing.ENABLED
 
     def _remove(self, drain: Drain, names: Iterable[ServerName], stage: Stage) -> None:
         for service, server in names:
@@ -182,21 +183,21 @@ class Drains:
 
     def _end(self, drain: Drain, stage: Stage) -> None:
         drain.stage = stage
-        self._keep()
-        self._news.tell("drain_ended", **drain.encoded())
+        self._save()
+        self._events.publish("drain_ended", **drain.encoded())
         servers = ", ".join(sorted({str(server) for _, server in drain.servers}))
-        tell = self._log.warning if stage in (Stage.LATE, Stage.FORCED) else self._log.info
-        tell(f"drain {stage.value}", servers=servers, active=drain.active, inactive=drain.inactive)
+        log = self._log.warning if stage in (Stage.LATE, Stage.FORCED) else self._log.info
+        log(f"drain {stage.value}", servers=servers, active=drain.active, inactive=drain.inactive)
 
     def _waiting(self) -> list[Drain]:
         return [drain for drain in self._drains.values() if drain.stage is Stage.WAITING]
 
-    def _forget(self) -> None:
+    def _forget_old(self) -> None:
         over = [number for number, drain in self._drains.items() if drain.stage is not Stage.WAITING]
         for number in over[:-REMEMBERED]:
             del self._drains[number]
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         rows = [
             {
                 "number": drain.number,
@@ -209,6 +210,10 @@ class Drains:
             for drain in self._waiting()
         ]
         try:
-            self._state.keep(KEPT, rows)
+            self._state.write(DRAINS_FILE, rows)
         except PylvsError as error:
             self._log.error(str(error))
+
+
+def _standing(overrides: Mapping[ServerName, Override], name: ServerName) -> Standing:
+    return overrides[name].standing if name in overrides else Standing.ENABLED

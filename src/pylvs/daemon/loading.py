@@ -1,41 +1,43 @@
-"""A configuration from its file, and whether the daemon may run it."""
+"""Read the configuration, and decide whether the daemon may run it.
+
+Reading a large file takes long and would delay checks. Such a file is read in a process of its own:
+`python -m pylvs.daemon.loading`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.compile.document import build
+from pylvs.config.findings import Finding, Location, Severity
+from pylvs.config.language.parser import read
 from pylvs.daemon.options import Options
-from pylvs.daemon.table.keeper import Settled
-from pylvs.daemon.virtual_routers import Told
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.self_exec import command
+
+SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a file came to; `empty` if it says nothing at all."""
+    """What was read from the configuration file."""
 
     configuration: Configuration
     findings: tuple[Finding, ...] = ()
-    empty: bool = False
-    files: tuple[str, ...] = ()  # that it was read from
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What a reload came to; `settled` is None where nothing was to be done, `routers` how virtual routers took it."""
-
-    findings: tuple[Finding, ...]
-    differences: tuple[str, ...]
-    settled: Settled | None = None
-    routers: Told = field(default_factory=Told)
+    empty: bool = False  # no keyword in it
+    files: tuple[str, ...] = ()  # the file and those that it includes
 
 
 class Refused(PylvsError):
-    """A file that is not run; the table stays as it is."""
+    """The daemon does not run this file; the table stays as it is."""
 
     def __init__(self, text: str, findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(text)
@@ -43,7 +45,7 @@ class Refused(PylvsError):
 
 
 def without_checks(configuration: Configuration) -> Configuration:
-    """The same, every server being up."""
+    """Return the configuration with every server up and unchecked."""
     services = tuple(
         replace(service, servers=tuple(replace(server, checks=(), alpha=False) for server in service.servers))
         for service in configuration.services
@@ -51,19 +53,19 @@ def without_checks(configuration: Configuration) -> Configuration:
     return replace(configuration, services=services)
 
 
-def as_asked(configuration: Configuration, options: Options) -> Configuration:
-    """What of it the command line wants."""
+def apply_options(configuration: Configuration, options: Options) -> Configuration:
+    """Remove checks and virtual routers where the command line switches them off."""
     found = configuration if options.checks else without_checks(configuration)
     return found if options.vrrp else replace(found, vrrp=VrrpConfiguration())
 
 
 def errors(loaded: Loaded) -> list[Finding]:
-    """The findings because of which the file does not do what it says."""
+    """Return the findings because of which a part of the file has no effect."""
     return [finding for finding in loaded.findings if finding.severity is Severity.ERROR]
 
 
-def accepted(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
-    """The configuration, if it may be run; with errors only by `force`. Raises Refused."""
+def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
+    """Return the configuration if the daemon may run it; with errors only by `force`. Raises Refused."""
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
         raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
@@ -77,3 +79,61 @@ def accepted(loaded: Loaded, options: Options, allow_empty: bool, force: bool = 
     if loaded.empty and not allow_empty:
         raise Refused(f"{options.file}: says nothing; to empty the table, reload with --allow-empty", loaded.findings)
     return loaded.configuration
+
+
+def load(options: Options) -> Loaded:
+    """Read the file in this process. Errors are findings."""
+    document, findings = read(options.file, options.ids)
+    built, more = build(document)
+    return Loaded(apply_options(built, options), (*findings, *more), not document.nodes, document.files)
+
+
+class ConfigurationLoader:
+    """Reads in this process, or in another if the last read was slow."""
+
+    def __init__(self, slow_s: float = SLOW_S) -> None:
+        self._slow_s = slow_s
+        self._took_s = 0.0
+
+    def load(self, options: Options) -> Loaded:
+        """Read the file. For a thread."""
+        if self._took_s >= self._slow_s:
+            return load_in_subprocess(options)
+        begin = time.thread_time()
+        found = load(options)
+        self._took_s = time.thread_time() - begin
+        return found
+
+
+def load_in_subprocess(options: Options) -> Loaded:
+    """Read the file in a process of its own. Errors are findings."""
+    try:
+        done = subprocess.run(
+            command("pylvs.daemon.loading"),
+            input=pickle.dumps(options),
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal is for the daemon
+            check=False,
+        )
+    except OSError as error:
+        return _unread(options, f"no process could be made to read it: {error.strerror}")
+    if done.returncode:
+        how = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
+        return _unread(options, f"the process that reads it failed ({how})")
+    found = pickle.loads(done.stdout)
+    assert isinstance(found, Loaded)
+    return found
+
+
+def _unread(options: Options, text: str) -> Loaded:
+    return Loaded(Configuration(), (Finding(Location(options.file, 1, 1), Severity.ERROR, text, fatal=True),))
+
+
+def main() -> None:
+    """Read pickled Options from stdin, and write the pickled Loaded to stdout."""
+    pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+
+
+if __name__ == "__main__":
+    # Not this copy's main: its Loaded would be pickled as `__main__.Loaded`, which the daemon does not have.
+    importlib.import_module("pylvs.daemon.loading").main()

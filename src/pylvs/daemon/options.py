@@ -1,4 +1,4 @@
-"""How a daemon was told to run."""
+"""Options of `pylvs run`. This module is small because every `pylvs` command imports it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says; the rest is in the configuration."""
+    """The command line of the daemon."""
 
     file: str = DEFAULT_FILE
-    ids: tuple[str, ...] = ()  # of lines that begin with @
-    strict: bool = False  # no configuration with a finding is run
-    checks: bool = True  # without, every server counts as up
-    vrrp: bool = True  # without, there are no virtual routers
-    keep_table: bool = False  # at the end the services stay
-    state_dir: Path | None = None  # None: that of this network namespace
+    ids: tuple[str, ...] = ()  # lines that begin with @ID are read for these only
+    strict: bool = False  # refuse a configuration with any finding
+    checks: bool = True  # False: every server counts as up
+    vrrp: bool = True  # False: virtual routers are not run
+    keep_table: bool = False  # leave the services in the table at the end
+    state_dir: Path | None = None  # None: the directory of this network namespace
     log_format: Format = "text"

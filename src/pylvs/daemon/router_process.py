@@ -1,4 +1,4 @@
-"""`python -m pylvs.daemon.router_process STATE_DIR text|json`: the process of the virtual routers."""
+"""`python -m pylvs.daemon.router_process STATE_DIR text|json`: pylvs-vrrp, the process of the virtual routers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
 from pylvs.system.logs import Format
-from pylvs.vrrp import core
+from pylvs.vrrp import router_service
 
-NAME = b"pylvs-vrrp"  # as ps and top have it
+NAME = b"pylvs-vrrp"  # shown by ps and top
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _PR_SET_NAME = 15  # prctl(2)
 
 
-class PacketPath:
-    """The word that it obeys (`pylvs.model.roles.Roles`). Virtual routers run where there is none, too."""
+class LazyStandby:
+    """`pylvs.model.roles.Roles` of the packet path. It is opened late: virtual routers also run without BPF."""
 
     def __init__(self) -> None:
         self._standby: Standby | None = None
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """See the protocol."""
+        """See `Roles`."""
         try:
             if self._standby is None:
                 self._standby = Standby()
@@ -39,23 +39,23 @@ class PacketPath:
             raise PylvsError(str(error)) from None
 
     def close(self) -> None:
-        """At the end in good order nothing is left of it."""
+        """Remove all roles at an orderly stop."""
         if self._standby is not None:
             with contextlib.suppress(PylvsError, OSError):
                 self._standby.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run virtual routers until told to stop; the exit status."""
+    """Run virtual routers until the daemon requests `stop`; return the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     if len(given) != 2 or given[1] not in get_args(Format) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
-    path = PacketPath()
+    roles = LazyStandby()
     try:
-        core.run(Path(given[0]), given[1], path)
-        path.close()
+        router_service.run(Path(given[0]), given[1], roles)
+        roles.close()
     except KeyboardInterrupt:
         return 0
     except PylvsError as error:

@@ -1,12 +1,12 @@
-"""What a running daemon keeps on disk: who runs, where it is asked, and what must survive a crash.
+"""The state directory of a running daemon: its lock, its sockets, and what must survive a crash.
 
-One directory for each daemon, by default one for each network namespace, gone with the machine's runtime files:
+Each daemon has one directory, by default one for each network namespace, below /run:
 
-    pid            the daemon's process, locked as long as it lives, however it ends
-    control        the socket of its API
-    vrrp           the socket of the process of the virtual routers, which outlives the daemon
-    services.json  the services that it keeps in the table, with the servers configured
-    overrides.json what the operator said of single servers
+    pid            the process number; the daemon holds a lock on this file
+    control        the socket of the API
+    vrrp           the socket of pylvs-vrrp, which outlives the daemon
+    services.json  the services that the daemon owns, with their configured servers
+    overrides.json the operator's overrides
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import pid_files
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.unix_sockets import address_of
-from pylvs.vrrp.control import NAME as ROUTERS_SOCKET
+from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
 
 
 def default_path() -> Path:
-    """The directory of the daemon of this network namespace."""
+    """Return the directory of the daemon of this network namespace."""
     return ROOT / f"net{network_cookie()}"
 
 
@@ -41,23 +41,18 @@ class StateDirectory:
 
     @property
     def pid_path(self) -> Path:
-        """Holds the daemon's process number."""
         return self.path / "pid"
 
     @property
     def socket_path(self) -> Path:
-        """Where the daemon is asked."""
         return self.path / "control"
 
     @property
     def routers_path(self) -> Path:
-        """Where the process of the virtual routers is asked."""
         return self.path / ROUTERS_SOCKET
 
-    # --- one daemon ---
-
-    def take(self) -> None:
-        """Make the directory and be its daemon. Raises Busy naming the one there is, NotPermitted, Unsupported."""
+    def acquire(self) -> None:
+        """Make the directory and lock it. Raises Busy naming the daemon that has it, NotPermitted, Unsupported."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
@@ -66,10 +61,10 @@ class StateDirectory:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
         except OSError as error:
             raise Unsupported(f"{error.filename or self.path}: {error.strerror}; choose another --state-dir") from None
-        self.socket_path.unlink(missing_ok=True)  # of one that was killed
+        self.socket_path.unlink(missing_ok=True)  # left by a daemon that was killed
 
     def _make(self) -> None:
-        """The directory; one that is there stays as it is. Raises Unsupported where others could put files into it."""
+        """Make the directory, or keep the one there is. Raises Unsupported if other users may write to it."""
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
         if self.path.is_dir() and self.path.stat().st_mode & 0o022:
@@ -81,11 +76,11 @@ class StateDirectory:
         except pid_files.Held as other:
             raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
 
-    def give_back(self) -> None:
-        """End being its daemon; what need not survive is removed, and the directory if that is all."""
+    def release(self) -> None:
+        """Remove the socket and the lock; remove the directory if nothing else is in it."""
         self.socket_path.unlink(missing_ok=True)
         self.pid_path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody's files are in it
+        with contextlib.suppress(OSError):  # other files are in it
             self.path.rmdir()
             if self.path.parent == ROOT:
                 ROOT.rmdir()
@@ -94,17 +89,14 @@ class StateDirectory:
             self._lock = -1
 
     def socket_address(self) -> AbstractContextManager[str]:
-        """A path of `socket_path` that fits into a socket's address, valid within."""
+        """Return an alias of `socket_path` that is short enough for sockaddr_un, valid within the block."""
         return address_of(self.socket_path)
 
-    # --- what survives ---
-
     def file(self, name: str) -> Path:
-        """Where something is kept."""
         return self.path / f"{name}.json"
 
     def read(self, name: str) -> Any:
-        """What was kept under a name, None if nothing was. Raises Unsupported for a file that nobody could write so."""
+        """Return the content of a file, None if there is none. Raises Unsupported if it cannot be read as JSON."""
         path = self.file(name)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -113,8 +105,8 @@ class StateDirectory:
         except (OSError, ValueError, RecursionError) as error:
             raise Unsupported(f"{path}: damaged ({error}); remove it") from None
 
-    def keep(self, name: str, content: Any) -> None:
-        """Replace what is kept under a name at one stroke; nothing (None, empty) removes it. Raises PylvsError."""
+    def write(self, name: str, content: Any) -> None:
+        """Replace a file atomically; remove it if the content is empty or None. Raises PylvsError."""
         path = self.file(name)
         try:
             if not content:

@@ -1,12 +1,12 @@
-"""The daemon's life: start, reload, end.
+"""The daemon from start to stop: load, check, reconcile, reload.
 
-    configuration ── engine (checks) ── wish ── keeper ── editor's thread ── Director
-                        │ events
-                        └── logs, scripts, mail, the API
-                  ── routers ── the process of the virtual routers, which outlives this one
+    configuration -> engine (checks) -> desired table -> reconciler -> table thread -> Director
+                        | events
+                        +-> logs, scripts, mails, FIFOs, the API
+                  -> virtual routers -> pylvs-vrrp, which outlives the daemon
 
-One event loop; whatever reads or edits the tables runs in the editor's thread. Killed at any moment, the daemon leaves
-the table as it is, and the next one goes on from there.
+One event loop runs all of it; the table thread reads and edits the tables. A daemon that is killed leaves the table as
+it is, and the next one continues from there.
 """
 
 from __future__ import annotations
@@ -18,25 +18,21 @@ import time
 from collections import Counter
 from functools import partial
 
-from pylvs.daemon import kept
-from pylvs.daemon.api.control import Control
-from pylvs.daemon.api.news import News
-from pylvs.daemon.background import Background
-from pylvs.daemon.data_plane import DataPlane
+from pylvs.daemon import persistence
+from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
-from pylvs.daemon.dump import write_dump
-from pylvs.daemon.loading import Loaded, Refused, Reloaded, accepted
-from pylvs.daemon.needs import Outside
+from pylvs.daemon.event_bus import EventBus
+from pylvs.daemon.host_monitor import ForwardingMonitor, HostMonitor
+from pylvs.daemon.loading import Loaded, Refused, accept
+from pylvs.daemon.notifications import log_event, log_findings
 from pylvs.daemon.options import Options
-from pylvs.daemon.ownership import Ownership
-from pylvs.daemon.signals import handled
+from pylvs.daemon.persistence import Ownership
+from pylvs.daemon.ports import HostPort, Reloaded
+from pylvs.daemon.process import BackgroundTasks, signal_handlers
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.surroundings import Surroundings
-from pylvs.daemon.table.editor import Editor
-from pylvs.daemon.table.keeper import Keeper, Settled
-from pylvs.daemon.table.known import Table, Wish
-from pylvs.daemon.telling.lines import log_event, log_findings
-from pylvs.daemon.virtual_routers import Told, VirtualRouters
+from pylvs.daemon.table.cache import DesiredTable, TableCache
+from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
@@ -46,311 +42,315 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import garbage
 from pylvs.system.logs import get_logger
 
-LOOK_AROUND_S = 30.0  # at devices and addresses, though the kernel told of no change
-RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
-LAST_EDITS_S = 15.0  # in which it must be possible to take the services out of the table at the end
+HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
+RETRY_S = 1.0  # for the first table and the last edits
+LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 
 
 class Supervisor:
-    """One daemon. `engine`, `keeper`, `drains` and `loaded` are there from the moment at which it can be asked."""
+    """One daemon. `engine`, `reconciler`, `drains` and `loaded` are there before the API serves its first request."""
 
     engine: Engine
     drains: Drains
-    keeper: Keeper
+    reconciler: Reconciler
     loaded: Loaded
 
-    def __init__(self, options: Options, outside: Outside) -> None:
+    def __init__(self, options: Options, host: HostPort) -> None:
         self.options = options
         self.state = StateDirectory(options.state_dir)
-        self.editor = Editor("pylvs-editor")
-        self.news = News()
-        self.started_at = 0.0  # wall clock, of the first complete table; 0 before
+        self.table_thread = TableThread("pylvs-editor")
+        self.events = EventBus()
+        self.started_at = 0.0  # Unix time of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
-        self.routers = VirtualRouters(
-            self.state, self.news, partial(outside.start_routers, self.state, options.log_format)
-        )
+        start = partial(host.start_routers, self.state, options.log_format)
+        self.routers = VirtualRouters(self.state, self.events, start)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
-        self._outside = outside
-        self._own = Ownership(self.state)
-        self._unowned = asyncio.Event()  # the note of what is its own waits for a complete table
-        self._flushing = False  # services of others go, too
-        self._last_wish: Wish | None = None
-        self._reload_waits = False  # that a signal asked for
-        self._unfollowed = ""  # why addresses and devices could not be followed
-        self._unattached: list[str] = []  # devices that were refused, in words
-        self._unkept = False  # what the operator said just now
-        self._ending = asyncio.Event()
-        self._reloading = asyncio.Lock()  # held until the first table is there
+        self._host = host
+        self._ownership = Ownership(self.state)
+        self._ownership_pending = asyncio.Event()  # to be saved once the table is complete
+        self._flushing = False  # lvs_flush: the first table has no other services
+        self._final_table: DesiredTable | None = None
+        self._reload_pending = False  # by a signal
+        self._host_error = ""  # why addresses and devices could not be followed
+        self._unattached: list[str] = []  # devices that were refused, as text
+        self._overrides_pending = False  # to be saved
+        self._stopping = asyncio.Event()
+        self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
 
-    # --- life ---
+    # --- start and stop ---
 
     async def run(self) -> None:
-        """From the start to the end that a signal asks for. Raises PylvsError where it cannot start."""
-        async with Background() as background:
+        """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
+        async with BackgroundTasks() as tasks:
             actions = {
-                signal.SIGTERM: self.end,
-                signal.SIGINT: self.end,
-                signal.SIGHUP: lambda: background.start(self._reload_by_signal()),
-                signal.SIGUSR1: lambda: background.start(self._write_down()),
-                signal.SIGUSR2: lambda: background.start(self._write_down()),
+                signal.SIGTERM: self.stop,
+                signal.SIGINT: self.stop,
+                signal.SIGHUP: lambda: tasks.start(self._reload_by_signal()),
+                signal.SIGUSR1: lambda: tasks.start(self._dump()),
+                signal.SIGUSR2: lambda: tasks.start(self._dump()),
             }
-            with handled(actions):
-                await self._run(background)
+            with signal_handlers(actions):
+                await self._run(tasks)
 
-    def end(self) -> None:
-        """Let `run` come to its end, in good order."""
-        self._ending.set()
+    def stop(self) -> None:
+        """Let `run` stop in good order."""
+        self._stopping.set()
 
-    async def _run(self, background: Background) -> None:
+    async def _run(self, tasks: BackgroundTasks) -> None:
         await self._reloading.acquire()
-        loaded = await asyncio.to_thread(self._outside.load, self.options)
+        loaded = await asyncio.to_thread(self._host.load, self.options)
         log_findings(loaded.findings)
-        self.state.take()
+        self.state.acquire()
         try:
             await self._prepare(loaded)
             try:
-                await self._serve(background)
-            finally:  # even when cancelled: a timetable that goes on would start tasks in a loop that is being closed
+                await self._serve(tasks)
+            finally:  # also when cancelled: a running scheduler would start tasks in a loop that is being closed
                 await self.engine.close()
         finally:
             self.routers.close()
-            await self._outside.close()
-            self.editor.close()
-            self.state.give_back()
+            await self._host.close()
+            self.table_thread.close()
+            self.state.release()
 
-    async def _serve(self, background: Background) -> None:
-        """Check servers and keep the table until the end that a signal asks for."""
-        self._control = Control(self)
-        background.keep(self.routers.run, "running virtual routers")
-        background.keep(DataPlane(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
-        async with self._control.serving():
-            there, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
-            if there:
-                self._begin(background)
+    async def _serve(self, tasks: BackgroundTasks) -> None:
+        """Check servers, keep the table and serve the API until `stop`."""
+        self._api = ApiServer(self)
+        tasks.keep_running(self.routers.run, "running virtual routers")
+        monitor = ForwardingMonitor(self._forwarding_error, self.routers.report_forwarding)
+        tasks.keep_running(monitor.run, "monitoring forwarding")
+        async with self._api.serving():
+            complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
+            if complete:
+                self._begin(tasks)
             self._reloading.release()
-            await self._ending.wait()
-            await self._end()
-            background.cancel()
+            await self._stopping.wait()
+            await self._stop()
+            tasks.cancel()
 
     async def _prepare(self, loaded: Loaded) -> None:
-        """All that there is to know, before anything is changed."""
-        own = self._own.former()
-        said = kept.kept_overrides(self.state)
-        configuration = accepted(loaded, self.options, allow_empty=not own)
-        table = Table(await self.editor.do(self._outside.director))
-        self.keeper = Keeper(table, self.editor, self._wish)
-        self._outside.configure(configuration)
-        await self._outside.begin(configuration)
-        self.engine = Engine(configuration, self._outside.probe_of)
-        self.engine.restore_overrides(said)
-        self.drains = Drains(self.engine, partial(self.editor.do, table.rows), self.state, self.news)
+        """Read everything that the daemon needs before it changes anything."""
+        owned = self._ownership.load()
+        overrides = persistence.load_overrides(self.state)
+        configuration = accept(loaded, self.options, allow_empty=not owned)
+        table = TableCache(await self.table_thread.run(self._host.director))
+        self.reconciler = Reconciler(table, self.table_thread, self._desired)
+        self._host.configure(configuration)
+        await self._host.run_startup_script(configuration)
+        self.engine = Engine(configuration, self._host.probe_of)
+        self.engine.restore_overrides(overrides)
+        self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
         self.drains.resume()
-        self.engine.adopt(kept.left_behind(await self.editor.do(table.rows), own, configuration))
-        self.engine.on_event(self._heard)
-        self.engine.on_event(self.news.tell_event)
-        self.engine.on_change(self.keeper.wake)
+        rows = await self.table_thread.run(table.rows)
+        self.engine.adopt(persistence.adoptable_rows(rows, owned, configuration))
+        self.engine.on_event(self._on_event)
+        self.engine.on_event(self.events.publish_health)
+        self.engine.on_change(self.reconciler.wake)
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
-        await self._own.before(self._own_of(configuration))
-        await self.editor.do(self._outside.adapt, self.state)
+        await self._ownership.before_edits(self._owned_services(configuration))
+        await self.table_thread.run(self._host.adapt_host, self.state)
 
     async def _first_table(self) -> bool:
-        """Until the table is as it should be, but for edits that are refused. False if the end comes first."""
-        while (await self.keeper.settle()).trouble and not self._ending.is_set():
+        """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""
+        while (await self.reconciler.reconcile()).error and not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), RETRY_S)
+                await asyncio.wait_for(self._stopping.wait(), RETRY_S)
         self._flushing = False
-        await self._owned(self.keeper.last)
-        return not self._ending.is_set()
+        await self._save_ownership(self.reconciler.last)
+        return not self._stopping.is_set()
 
-    def _begin(self, background: Background) -> None:
+    def _begin(self, tasks: BackgroundTasks) -> None:
         self.started_at = time.time()
         garbage.settle()
         self.engine.start()
-        background.keep(self.keeper.run, "keeping the table")
-        background.keep(self.drains.run, "draining")
-        background.keep(self._own_later, "noting its own services")
-        background.keep(Surroundings(self._look_around).run, "following addresses and devices")
-        if self._outside.manager.watchdog_s:
-            background.keep(self._prove_alive, "telling the service manager")
-        self._outside.manager.ready(self.status())
+        tasks.keep_running(self.reconciler.run, "reconciling the table")
+        tasks.keep_running(self.drains.run, "draining")
+        tasks.keep_running(self._save_pending_ownership, "saving the owned services")
+        tasks.keep_running(HostMonitor(self._follow_host).run, "following addresses and devices")
+        if self._host.manager.watchdog_s:
+            tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
+        self._host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
 
-    async def _end(self) -> None:
-        self._outside.manager.stopping()
+    async def _stop(self) -> None:
+        self._host.manager.stopping()
         self._log.info("stopping")
         async with self._reloading:
             await self.routers.stop()  # while services are still in the table: another director takes over now
             if self.started_at:
-                self.engine.farewell()
+                self.engine.announce_stop()
             self.engine.stop()
             if not self.options.keep_table:
-                await self._leave()
-            await self.editor.do(self._outside.restore, self.state)
+                await self._delete_services()
+            await self.table_thread.run(self._host.restore_host, self.state)
 
-    async def _leave(self) -> None:
-        """Take the services out of the table; all of them if the configuration says so."""
+    async def _delete_services(self) -> None:
+        """Delete the daemon's services, or with lvs_flush_on_stop all services."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._last_wish = Wish((), self._own.keys, exclusive=flush)
-        deadline = time.monotonic() + LAST_EDITS_S
-        while (await self.keeper.settle()).trouble and time.monotonic() < deadline:
+        self._final_table = DesiredTable((), self._ownership.keys, exclusive=flush)
+        deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
+        while (await self.reconciler.reconcile()).error and time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
-        if self.keeper.last.complete:
+        if self.reconciler.last.complete:
             try:
-                await self._own.after({})
-            except PylvsError as error:  # the end goes on: the next daemon finds them gone
+                await self._ownership.after_edits({})
+            except PylvsError as error:  # the next daemon finds the services gone
                 self._log.error(str(error))
 
     # --- reload ---
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
-        """Read the file again and run it, as a whole or not at all. Raises Refused; then nothing has changed.
+        """Read the file again and run all of it. Raises Refused; then nothing has changed.
 
-        Several at once are done one after the other.
+        Concurrent reloads run one after another.
         """
         async with self._reloading:
             return await self._reload(dry_run, allow_empty, force)
 
     async def _reload(self, dry_run: bool, allow_empty: bool, force: bool) -> Reloaded:
-        if self._ending.is_set():
+        if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
-        loaded = await asyncio.to_thread(self._outside.load, self.options)
+        loaded = await asyncio.to_thread(self._host.load, self.options)
         try:
-            configuration = accepted(loaded, self.options, allow_empty, force)
+            configuration = accept(loaded, self.options, allow_empty, force)
         except Refused as refused:
             if not dry_run:
                 log_findings(refused.findings)
-                self._tell_refused(refused)
+                self._publish_refused(refused)
             raise
         old = self.engine.configuration
-        differences = tuple(await asyncio.to_thread(self._outside.differences, old, configuration))
+        differences = tuple(await asyncio.to_thread(self._host.differences, old, configuration))
         if dry_run:
             return Reloaded(loaded.findings, differences)
         log_findings(loaded.findings)
-        self._outside.manager.reloading()
+        self._host.manager.reloading()
         try:
-            settled, told = await self._change(loaded, configuration)
+            table, routers = await self._change(loaded, configuration)
         except (PylvsError, OSError) as error:
-            self._tell_refused(error)
+            self._publish_refused(error)
             raise
         finally:
-            self._outside.manager.ready(self.status())
+            self._host.manager.ready(self.status())
         self.reloads["done"] += 1
-        self._log.info("reloaded", edits=settled.edits, status=self.status())
-        self.news.tell("reloaded", edits=settled.edits, differences=list(differences))
-        return Reloaded(loaded.findings, differences, settled, told)
+        self._log.info("reloaded", edits=table.edits, status=self.status())
+        self.events.publish("reloaded", edits=table.edits, differences=list(differences))
+        return Reloaded(loaded.findings, differences, table, routers)
 
-    def _tell_refused(self, why: Exception) -> None:
+    def _publish_refused(self, error: Exception) -> None:
         self.reloads["refused"] += 1
-        self._log.error(f"not reloaded: {why}")
-        self.news.tell("reload_refused", reason=str(why))
+        self._log.error(f"not reloaded: {error}")
+        self.events.publish("reload_refused", reason=str(error))
 
-    async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[Settled, Told]:
+    async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
         old = self.engine.configuration
-        self._outside.configure(configuration)
+        self._host.configure(configuration)
         try:
-            await self._own.before(self._own_of(configuration))
-            await self.editor.do(self._outside.adapt, self.state)
-            told = await self.routers.configure(configuration)
+            await self._ownership.before_edits(self._owned_services(configuration))
+            await self.table_thread.run(self._host.adapt_host, self.state)
+            routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
         except BaseException:
-            self._outside.configure(old)
+            self._host.configure(old)
             with contextlib.suppress(PylvsError):
                 await self.routers.configure(old)
             raise
-        self._keep_overrides()  # under the new names, before the edits, which may take long
+        self._save_overrides()  # under the new service names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
-        settled = await self.keeper.settle()
-        await self._owned(settled)
-        await self._control.follow(configuration.settings)
+        table = await self.reconciler.reconcile()
+        await self._save_ownership(table)
+        await self._api.follow(configuration.settings)
         garbage.settle()
-        return settled, told
+        return table, routers
 
     async def _reload_by_signal(self) -> None:
-        if self._reload_waits:  # and will read what the file says by then
+        if self._reload_pending:  # that reload has not read the file yet
             return
-        self._reload_waits = True
+        self._reload_pending = True
         async with self._reloading:
-            self._reload_waits = False
-            with contextlib.suppress(PylvsError, OSError):  # which is in the log
+            self._reload_pending = False
+            with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
 
-    # --- what goes on ---
-
-    def _no_forwarding(self) -> str | None:
-        """Why services may not be forwarded here, if so; None while nobody knows."""
-        last = self.keeper.last
-        unfollowed = self._unfollowed or "; ".join(unattached(self.keeper.table.director))
-        trouble = unfollowed if last.waits else last.trouble or unfollowed
-        return trouble if trouble or self.started_at else None
-
-    def _own_of(self, configuration: Configuration) -> kept.Own:
-        checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._outside.rows()}
-        return checks | dict(kept.own_of(configuration))
-
-    async def _owned(self, settled: Settled) -> None:
-        if not settled.complete:  # there is something left to be added or removed
-            self._unowned.set()
-            return
-        self._unowned.clear()
-        try:
-            await self._own.after(self._own_of(self.engine.configuration))
-        except PylvsError as error:  # what was noted before the edits holds, too
-            self._log.error(str(error))
-
-    async def _own_later(self) -> None:
-        """Without the note the next daemon would take servers that are absent, being down, for new ones."""
-        while True:
-            await self._unowned.wait()
-            async with self._reloading:
-                await self._owned(self.keeper.last)
-            await asyncio.sleep(RETRY_S)
+    # --- while it runs ---
 
     def status(self) -> str:
-        """In a few words."""
+        """Return one line for the log and the service manager."""
         services, servers, down = self.engine.tally()
         routers = len(self.engine.configuration.vrrp.instances)
         more = f", {routers} virtual routers" if routers else ""
         return f"{services} services, {servers} real servers, {down} of them down{more}"
 
-    def _wish(self) -> Wish:
-        if self._last_wish is not None:
-            return self._last_wish
+    def _desired(self) -> DesiredTable:
+        if self._final_table is not None:
+            return self._final_table
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        return Wish((*self.engine.wanted(), *self._outside.rows()), self._own.keys, exclusive, settings.lvs_timeouts)
+        rows = (*self.engine.desired_rows(), *self._host.check_rows())
+        return DesiredTable(rows, self._ownership.keys, exclusive, settings.lvs_timeouts)
 
-    def _heard(self, event: Event) -> None:
-        log_event(event)
-        self._outside.heard(event)
-        if isinstance(event, Overridden) and not self._unkept:  # one word may be about thousands of servers
-            self._unkept = True
-            asyncio.get_running_loop().call_soon(self._keep_overrides)
+    def _forwarding_error(self) -> str | None:
+        """Return why services may not be forwarded, "" if they are; None before the first table."""
+        last = self.reconciler.last
+        host_error = self._host_error or "; ".join(unattached(self.reconciler.table.director))
+        error = host_error if last.busy else last.error or host_error
+        return error if error or self.started_at else None
 
-    def _keep_overrides(self) -> None:
-        self._unkept = False
+    def _owned_services(self, configuration: Configuration) -> persistence.OwnedServices:
+        rows = self._host.check_rows()
+        checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
+        return checks | dict(persistence.owned_services(configuration))
+
+    async def _save_ownership(self, result: ReconcileResult) -> None:
+        """Own the services in force, once the table is complete: until then there are old ones to delete."""
+        if not result.complete:
+            self._ownership_pending.set()
+            return
+        self._ownership_pending.clear()
         try:
-            kept.keep_overrides(self.state, self.engine.overrides())
+            await self._ownership.after_edits(self._owned_services(self.engine.configuration))
+        except PylvsError as error:  # what was saved before the edits is still true
+            self._log.error(str(error))
+
+    async def _save_pending_ownership(self) -> None:
+        """Without it the next daemon would take servers that are absent because they are down for new ones."""
+        while True:
+            await self._ownership_pending.wait()
+            async with self._reloading:
+                await self._save_ownership(self.reconciler.last)
+            await asyncio.sleep(RETRY_S)
+
+    def _on_event(self, event: Event) -> None:
+        log_event(event)
+        self._host.notify(event)
+        if isinstance(event, Overridden) and not self._overrides_pending:  # one override may be for many servers
+            self._overrides_pending = True
+            asyncio.get_running_loop().call_soon(self._save_overrides)
+
+    def _save_overrides(self) -> None:
+        self._overrides_pending = False
+        try:
+            persistence.save_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
             self._log.error(str(error))
 
-    async def _look_around(self) -> float:
-        addresses = await self.editor.do(self._outside.addresses)
-        await self.editor.do(self._outside.adapt, self.state)
-        director = self.keeper.table.director
+    async def _follow_host(self) -> float:
+        addresses = await self.table_thread.run(self._host.addresses)
+        await self.table_thread.run(self._host.adapt_host, self.state)
+        director = self.reconciler.table.director
         try:
-            await self.editor.do(director.follow_host)
+            await self.table_thread.run(director.follow_host)
         except Exception as error:
-            self._unfollowed = str(error)
+            self._host_error = str(error)
             raise
-        self._unfollowed = ""
-        self._tell_unattached(warnings(director))
-        self.engine.addresses_here(frozenset(addresses))
-        return watch.RETRY_S if director.troubles() else LOOK_AROUND_S
+        self._host_error = ""
+        self._log_unattached(warnings(director))
+        self.engine.set_host_addresses(frozenset(addresses))
+        return watch.RETRY_S if director.troubles() else HOST_POLL_S
 
-    def _tell_unattached(self, lines: list[str]) -> None:
-        """Devices that are refused: told once, and again when it is over."""
+    def _log_unattached(self, lines: list[str]) -> None:
+        """Log devices that are refused once, and that all are attached again."""
         for line in lines:
             if line not in self._unattached:
                 self._log.error(line)
@@ -358,14 +358,14 @@ class Supervisor:
             self._log.info("all devices are attached again")
         self._unattached = lines
 
-    async def _prove_alive(self) -> None:
+    async def _feed_watchdog(self) -> None:
         while True:
-            self._outside.manager.alive()
-            await asyncio.sleep(self._outside.manager.watchdog_s / 2)
+            self._host.manager.alive()
+            await asyncio.sleep(self._host.manager.watchdog_s / 2)
 
-    async def _write_down(self) -> None:
-        """How everything stands, into a file beside the others: what SIGUSR1 and SIGUSR2 are for in keepalived."""
+    async def _dump(self) -> None:
+        """Write everything to a file: keepalived does so at SIGUSR1 and SIGUSR2."""
         async with self._reloading:
-            rows = await self.editor.do(self.keeper.table.rows)
-            path = await asyncio.to_thread(write_dump, self.state, self.engine.snapshot(), rows)
+            rows = await self.table_thread.run(self.reconciler.table.rows)
+            path = await asyncio.to_thread(persistence.write_dump, self.state, self.engine.snapshot(), rows)
             self._log.info("written", file=str(path))

@@ -1,9 +1,8 @@
-"""Checks that go to the virtual address and are forwarded, by the same packet path as clients, to one real server each.
+"""Checks that reach one real server through the virtual address, by the same packet path as clients.
 
-What such a check finds out no check of the real server's own address can: that the server holds the virtual address,
-that its application listens there, and that tunnelled packets are unwrapped. Each server gets a firewall mark
-(`model.probe_marks`) and a service of that mark with this server alone; the check's socket has the mark. None of it is
-seen by clients, and their services' counts know nothing of it.
+Such a check shows that the server holds the virtual address, that its application listens there, and that it
+decapsulates tunnelled packets. Each server gets a firewall mark (`model.probe_marks`) and a service of that mark with
+this server only. The check's socket has the mark. Clients' services and their counters are not affected.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of
@@ -27,36 +25,36 @@ from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.system.logs import get_logger
 
-KEPT = "via_vip"  # in the state directory, while the host is changed: the devices whose accept_local was off
+DEVICES_FILE = "via_vip"  # the devices whose accept_local this daemon, or one before it, switched on
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a packet to a virtual address of this family is forwarded to one real server."""
+class ForwardingPath:
+    """How packets to a virtual address of this family are forwarded to one real server."""
 
     family: int
     destination: Destination
 
 
-class ViaVip:
-    """The marks of one daemon, their services, and what the host must allow for them."""
+class VipChecks:
+    """The firewall marks of these checks, their services, and the host settings that they need."""
 
     def __init__(self) -> None:
-        self.rows: tuple[WantedRow, ...] = ()  # that the table should have beside the configured ones
-        self._marks: dict[Way, int] = {}
+        self.rows: tuple[WantedRow, ...] = ()  # for the table, besides the configured services
+        self._marks: dict[ForwardingPath, int] = {}
         self._vips: frozenset[Address] = frozenset()
         self._last = -1
         self._log = get_logger()
 
     def configure(self, configuration: Configuration) -> None:
-        """Marks for what this configuration checks so; a server that stays keeps its own."""
-        ways = dict.fromkeys(_ways(configuration))
-        marks = {way: mark for way, mark in self._marks.items() if way in ways}
-        for way in ways:
-            if way not in marks and (mark := self._free(set(marks.values()))):
-                marks[way] = mark
-        self._marks = marks  # as a whole: the editor's thread may be reading them
-        rows = tuple(_row(way, mark) for way, mark in marks.items())
+        """Allocate a mark for each path that this configuration checks; a path that stays keeps its mark."""
+        paths = dict.fromkeys(_paths(configuration))
+        marks = {path: mark for path, mark in self._marks.items() if path in paths}
+        for path in paths:
+            if path not in marks and (mark := self._free(set(marks.values()))):
+                marks[path] = mark
+        self._marks = marks  # replaced as a whole: the table thread may be reading it
+        rows = tuple(_row(path, mark) for path, mark in marks.items())
         if rows != self.rows:
             self.rows = rows
         self._vips = frozenset(
@@ -64,132 +62,138 @@ class ViaVip:
         )
 
     def _free(self, taken: Collection[int]) -> int:
-        """A mark that nobody has, not soon again one that somebody had: a check may still be on its way. 0: none."""
+        """Return a free mark, 0 if there is none. A mark is reused late: packets of an old check may still arrive."""
         for _ in range(probe_marks.COUNT):
             self._last = (self._last + 1) % probe_marks.COUNT
             if probe_marks.FIRST + self._last not in taken:
                 return probe_marks.FIRST + self._last
         return 0
 
-    def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: Context) -> Probe:
-        """What makes such a check."""
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: CheckContext) -> Probe:
+        """Return the probe of a check through the virtual address."""
         vip = _vip(check, service)
         if vip is None:
             return _failing(f"{service.name} has no virtual address to check through")
-        mark = self._marks.get(_way(vip, server))
+        mark = self._marks.get(_path(vip, server))
         if mark is None:
             return _failing(f"more than {probe_marks.COUNT} servers are checked through virtual addresses")
         return self._through(check, vip, server.destination.key.address, mark, context)
 
-    def _through(self, check: Check, vip: Address, server: Address, mark: int, context: Context) -> Probe:
+    def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
         from pylvs.daemon.probe_routing import source_towards
 
-        made: tuple[Address, Probe] | None = None
+        made: tuple[Address, Probe] | None = None  # the probe, and the source address that it was made for
 
         async def ask() -> Outcome:
             nonlocal made
             try:
-                source = _named_source(check) or source_towards(server, vip.version, self._vips)
+                source = _configured_source(check) or source_towards(server, vip.version, self._vips)
             except (PylvsError, OSError) as error:
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
-                made = source, probe_of(_aimed(check, vip, source, mark), context)
+                made = source, probe_of(_redirected(check, vip, source, mark), context)
             outcome = await made[1]()
             return replace(outcome, reason=f"through {vip}: {outcome.reason}")
 
         return ask
 
-    # --- the host, in the thread that edits the tables ---
+    # --- host settings, in the table thread ---
 
-    def allow(self, state: StateDirectory) -> None:
-        """Let such checks pass on this host, as it is now; what changes is noted before, for `restore`."""
+    def adapt_host(self, state: StateDirectory) -> None:
+        """Set routing rules and accept_local for these checks. A change is saved before it is made, for `restore`."""
         from pylvs.daemon import probe_routing
 
-        kept = _kept_devices(state)
-        if not self._marks and kept is None:
+        saved = _saved_devices(state)
+        if not self._marks and saved is None:
             return
-        before = kept or set()
-        four = [way.destination.key.address for way in self._marks if way.family == socket.AF_INET]
-        six = len(self._marks) > len(four)
+        before = saved or set()
+        v4 = [path.destination.key.address for path in self._marks if path.family == socket.AF_INET]
+        v6 = len(self._marks) > len(v4)
         try:
-            wanted = probe_routing.devices_towards(four)
-            fresh = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
-            known = {"devices": sorted(before & wanted | fresh)} if self._marks else None
-            if known:
-                state.keep(KEPT, known)
-            probe_routing.route_marks({version for version, has in ((4, four), (6, six)) if has})
-            for device in sorted(fresh):
-                self._log.info("answers to checks through virtual addresses come in", device=device, accept_local=1)
+            wanted = probe_routing.devices_towards(v4)
+            added = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
+            devices = {"devices": sorted(before & wanted | added)} if self._marks else None
+            if devices:
+                state.write(DEVICES_FILE, devices)
+            probe_routing.route_marks({version for version, has in ((4, v4), (6, v6)) if has})
+            for device in sorted(added):
                 probe_routing.accept_own_sources(device, True)
+                self._log.info("switched on accept_local for checks through virtual addresses", device=device)
             for device in sorted(before - wanted):
                 probe_routing.accept_own_sources(device, False)
-            if not known:
-                state.keep(KEPT, None)
+            if not devices:
+                state.write(DEVICES_FILE, None)
         except (PylvsError, OSError) as error:
             self._log.error(f"checks through virtual addresses may fail: {error}")
 
     def restore(self, state: StateDirectory) -> None:
-        """Put back what `allow` changed."""
+        """Revert `adapt_host`."""
         self._marks, self.rows = {}, ()
-        self.allow(state)
+        self.adapt_host(state)
 
 
-def _kept_devices(state: StateDirectory) -> set[str] | None:
-    """Those that this daemon, or one before it, changed; None where nothing was. Raises Unsupported."""
-    kept = state.read(KEPT)
-    if kept is None:
+def _saved_devices(state: StateDirectory) -> set[str] | None:
+    """Return the devices that this daemon, or one before it, changed; None if none. Raises Unsupported."""
+    saved = state.read(DEVICES_FILE)
+    if saved is None:
         return None
-    devices = kept.get("devices") if isinstance(kept, dict) else None
+    devices = saved.get("devices") if isinstance(saved, dict) else None
     if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
-        raise Unsupported(f"{state.file(KEPT)}: damaged (no list of devices); remove it")
+        raise Unsupported(f"{state.file(DEVICES_FILE)}: damaged (no list of devices); remove it")
     return set(devices)
 
 
-def _ways(configuration: Configuration) -> Iterator[Way]:
+def _paths(configuration: Configuration) -> Iterator[ForwardingPath]:
     for service in configuration.services:
         for server in service.servers:
             for check in server.checks:
                 vip = _vip(check, service) if goes_via_vip(check) else None
                 if vip is not None:
-                    yield _way(vip, server)
+                    yield _path(vip, server)
 
 
-def _way(vip: Address, server: WantedServer) -> Way:
-    """Weight and thresholds are for clients; and where the port stays as it is, one mark does for all services."""
+def _path(vip: Address, server: WantedServer) -> ForwardingPath:
+    """Return the path without weight and thresholds, which are for clients.
+
+    Except for NAT the port is left out, because the packet keeps it: one mark is enough for all services.
+    """
     old = server.destination
     port = old.key.port if old.method is Method.MASQ else 0
     key = DestinationKey(old.key.address, port)
-    return Way(family_of(vip), Destination(key, old.method, tunnel=old.tunnel))
+    return ForwardingPath(family_of(vip), Destination(key, old.method, tunnel=old.tunnel))
 
 
-def _row(way: Way, mark: int) -> WantedRow:
-    """One packet at a time where there are no connections: ports are used again, for other servers."""
-    key = ServiceKey.of_mark(mark, way.family)
-    return WantedRow(VirtualService(key, "rr", ServiceFlag.ONE_PACKET), (way.destination,))
+def _row(path: ForwardingPath, mark: int) -> WantedRow:
+    """Return the service of a mark. It makes no connections, because checks of other servers reuse the ports."""
+    key = ServiceKey.of_mark(mark, path.family)
+    return WantedRow(VirtualService(key, "rr", ServiceFlag.ONE_PACKET), (path.destination,))
 
 
 def _vip(check: Check, service: WantedService) -> Address | None:
-    """The service's address that the check goes to: the one that it names, or the first that can be reached so."""
+    """Return the virtual address to check: the one that the check names, else the first of the service."""
     addresses = [key.address for key in service.keys if not key.mark]
     named = [target.address for target in targets_of(check) if target.address in addresses]
     return next(iter([*named, *addresses]), None)
 
 
-def _named_source(check: Check) -> Address | None:
+def _configured_source(check: Check) -> Address | None:
     return next((target.source for target in targets_of(check) if target.source is not None), None)
 
 
-def _aimed(check: Check, vip: Address, source: Address, mark: int) -> Check:
-    """The same check to the virtual address. Its packets come by lo, so no other device is theirs."""
+def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check:
+    """Return the check with the virtual address as target.
 
-    def aimed(target: Target) -> Target:
+    Its packets are routed through lo, so it is bound to no device.
+    """
+
+    def redirected(target: Target) -> Target:
         return replace(target, address=vip, source=source, mark=mark, device="", via_vip=False)
 
     fields: dict[str, Any] = {}
     if hasattr(check, "targets"):
-        fields["targets"] = tuple(map(aimed, check.targets))
+        fields["targets"] = tuple(map(redirected, check.targets))
     else:
-        fields["target"] = aimed(targets_of(check)[0])
+        fields["target"] = redirected(targets_of(check)[0])
     return replace(check, **fields)
 
 

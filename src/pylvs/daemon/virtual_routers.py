@@ -1,7 +1,7 @@
-"""The process of the virtual routers, as the daemon sees it: started, adopted, told the configuration, ended.
+"""Run pylvs-vrrp, the process of the virtual routers: start it, configure it, restart it, stop it.
 
-It outlives the daemon. Whoever runs `pylvs run` next connects to its socket in the state directory and goes on with
-it; one of another version is asked to end, and a new one started.
+pylvs-vrrp outlives the daemon. The next daemon connects to its socket in the state directory and continues with it. A
+process of another version is stopped, and a new one started.
 """
 
 from __future__ import annotations
@@ -11,77 +11,220 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from pylvs.daemon.api.news import News
-from pylvs.daemon.router_link import RouterLink, Unanswered
+from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.client import Message, NoRouters
+from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
-Start = Callable[[], "subprocess.Popen[bytes]"]
+REPLY_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 15.0  # until a process that was started replies
+STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
+STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
+POLL_S = 0.02  # while the process starts
+STEADY_S = 10.0  # a process that ran this long is restarted at once
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
 
-START_S = 15.0  # until a process that was started answers
-STOP_S = 22.0  # until it has told its scripts and ended
-LOOK_EVERY_S = 0.02  # while it starts
-STATUS_S = 2.0  # for a status; whoever asks the daemon waits for it
-STEADY_S = 10.0  # whoever ran so long is started again at once
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before one that does not run is started again
+StartProcess = Callable[[], "subprocess.Popen[bytes]"]
+
+
+class NoReply(PylvsError):
+    """The process did not reply: whether it carried the request out is unknown."""
+
+
+class _RetryLater(PylvsError):
+    """The process could not be started or configured; the next attempt may succeed."""
+
+
+class VrrpClient:
+    """One connection to pylvs-vrrp; `open` makes it.
+
+    `closed` is set when the connection has ended, or when the process sends what this version cannot read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pipe: MessageSocket,
+        on_event: Callable[[Message], None],
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pid = 0
+        self.closed = asyncio.Event()
+        self._path = path
+        self._pipe = pipe
+        self._on_event = on_event
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._greeted: asyncio.Future[Any] = self._loop.create_future()
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+        self._loop.add_reader(pipe.fileno(), self._read)
+
+    @classmethod
+    async def open(
+        cls, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]
+    ) -> tuple[VrrpClient, OtherVersion | None]:
+        """Connect. With the returned error the process understands `stop` only.
+
+        `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
+        NoRouters, PylvsError.
+        """
+        client = cls(path, connected(path), on_event, on_close)
+        try:
+            client._send(greeting())
+            client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
+        except OtherVersion as other:
+            return client, other
+        except BaseException:
+            client.close()
+            raise
+        return client, None
+
+    async def request(self, verb: str, timeout_s: float | None = None, **fields: Any) -> Any:
+        """Send a request and return the reply. Raises PylvsError with the process's error, NoReply without a reply."""
+        self._count += 1
+        number = self._count
+        reply = self._replies[number] = self._loop.create_future()
+        try:
+            self._send({"id": number, "verb": verb, **fields})
+            return answer_of(await self._wait_for(reply, REPLY_TIMEOUT_S if timeout_s is None else timeout_s))
+        finally:
+            del self._replies[number]
+
+    def close(self) -> None:
+        """End the connection; the process continues."""
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        self._loop.remove_reader(self._pipe.fileno())
+        self._loop.remove_writer(self._pipe.fileno())
+        self._pipe.close()
+        for each in (self._greeted, *self._replies.values()):
+            if not each.done():
+                each.cancel()
+        self._on_close()
+
+    async def _wait_for(self, reply: asyncio.Future[Any], timeout_s: float) -> Any:
+        await asyncio.wait([reply], timeout=timeout_s)
+        if not reply.done():
+            raise NoReply(f"{self._path}: the process of the virtual routers does not answer")
+        if reply.cancelled():
+            raise self._gone()
+        return reply.result()
+
+    def _gone(self) -> NoReply:
+        return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
+
+    def _send(self, message: Message) -> None:
+        if self.closed.is_set():
+            raise self._gone()
+        try:
+            self._pipe.send(message)
+        except ConnectionClosed:
+            self.close()
+            raise self._gone() from None
+        self._watch_writable()
+
+    def _watch_writable(self) -> None:
+        if self._pipe.unsent:
+            self._loop.add_writer(self._pipe.fileno(), self._flush)
+        else:
+            self._loop.remove_writer(self._pipe.fileno())
+
+    def _flush(self) -> None:
+        try:
+            self._pipe.flush()
+            self._watch_writable()
+        except ConnectionClosed:
+            self.close()
+
+    def _read(self) -> None:
+        try:
+            messages = self._pipe.receive()
+        except Exception:  # Closed, or any error of unpickling a message of another version
+            self.close()
+            return
+        for message in messages:
+            self._dispatch(message)
+
+    def _dispatch(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            return
+        if not self._greeted.done():
+            self._greeted.set_result(message)
+        elif "id" in message:
+            reply = self._replies.get(message["id"])
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+        else:
+            self._on_event(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureResult:
+    """The reply of pylvs-vrrp to a configuration, or in `error` why it does not have it yet."""
+
+    warnings: tuple[str, ...] = ()
+    error: str = ""
 
 
 class VirtualRouters:
-    """Keeps the process running while the configuration has virtual routers."""
+    """Keeps pylvs-vrrp running while the configuration has virtual routers."""
 
-    def __init__(self, state: StateDirectory, news: News, start: Start) -> None:
+    def __init__(self, state: StateDirectory, events: EventBus, start: StartProcess) -> None:
         self._state = state
-        self._news = news
+        self._events = events
         self._start = start
         self._wanted: Configuration | None = None
-        self._link: RouterLink | None = None
+        self._client: VrrpClient | None = None
         self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
-        self._began = 0.0  # of the link, monotonic
-        self._data_plane: tuple[bool, str] | None = None
+        self._connected_at = 0.0  # monotonic
+        self._forwarding: tuple[bool, str] | None = None
         self._over = False
-        self._trouble = ""  # why the process is not as it should be
+        self._error = ""  # why the process does not run as configured
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._log = get_logger()
 
-    # --- what the daemon says ---
+    # --- for the daemon and the API ---
 
-    async def configure(self, configuration: Configuration) -> Told:
-        """This holds from now on. Where the process cannot be told, that is said, and tried again.
+    async def configure(self, configuration: Configuration) -> ConfigureResult:
+        """Run these virtual routers from now on. If the process cannot be reached, `run` tries again.
 
-        Raises PylvsError where the process refuses it; then the one before still holds.
+        Raises PylvsError if the process refuses the configuration; it keeps the old one.
         """
         async with self._lock:
             before = self._wanted
-            self._wanted = configuration if needed(configuration.vrrp) else None
+            self._wanted = configuration if is_needed(configuration.vrrp) else None
             try:
                 warnings = await self._settle()
             except PylvsError as error:
-                if before is not None and not isinstance(error, _Trouble):
+                if before is not None and not isinstance(error, _RetryLater):
                     self._wanted = before
                     raise
-                self._say(str(error))
-                return Told(trouble=str(error))
+                self._retry(str(error))
+                return ConfigureResult(error=str(error))
         for warning in warnings:
             self._log.warning(warning)
-        return Told(warnings)
+        return ConfigureResult(warnings)
 
-    async def data_plane(self, well: bool, words: str) -> None:
-        """Whether services are forwarded here; said again to each new process."""
-        self._data_plane = (well, words)
-        if self._link is not None and not self._link.closed.is_set():
-            with contextlib.suppress(PylvsError):  # the link's end is seen elsewhere
-                await self._link.ask("data_plane", well=well, words=words)
+    async def report_forwarding(self, well: bool, words: str) -> None:
+        """Report whether services are forwarded here; a new process gets the last report."""
+        self._forwarding = (well, words)
+        if self._client is not None and not self._client.closed.is_set():
+            with contextlib.suppress(PylvsError):  # `run` handles the end of the connection
+                await self._client.request("data_plane", well=well, words=words)
 
     async def stop(self) -> None:
-        """Give up mastership and end the process, in bounded time."""
+        """Give up mastership and stop the process, in bounded time."""
         async with self._lock:
             self._wanted, self._over = None, True
             try:
@@ -89,37 +232,37 @@ class VirtualRouters:
             except PylvsError as error:
                 self._log.error(str(error))
 
-    async def ask(self, verb: str, **more: Any) -> Any:
-        """What the process answers. Raises PylvsError."""
-        if self._link is None or self._link.closed.is_set():
-            raise NoRouters(self._trouble or "no virtual routers run here: the configuration has no vrrp_instance")
-        return await self._link.ask(verb, **more)
+    async def request(self, verb: str, **fields: Any) -> Any:
+        """Return the process's reply to a request. Raises PylvsError."""
+        if self._client is None or self._client.closed.is_set():
+            raise NoRouters(self._error or "no virtual routers run here: the configuration has no vrrp_instance")
+        return await self._client.request(verb, **fields)
 
     async def status(self) -> Mapping[str, Any]:
-        """How they stand; `trouble` says why nothing is known, and is empty where there are none."""
+        """Return the process's status. `trouble` is the reason if there is none, "" without virtual routers."""
         none: Mapping[str, Any] = {"instances": [], "groups": [], "trouble": ""}
         if self._wanted is None:
             return none
         try:
-            found: Mapping[str, Any] = await self.ask("status", patience_s=STATUS_S)
+            found: Mapping[str, Any] = await self.request("status", timeout_s=STATUS_TIMEOUT_S)
         except PylvsError as error:
             return {**none, "trouble": str(error)}
-        return {**none, **found, "trouble": self._trouble}
+        return {**none, **found, "trouble": self._error}
 
     def close(self) -> None:
-        """End the connection; the process goes on."""
-        if self._link is not None:
-            self._link.close()
+        """End the connection; the process continues."""
+        if self._client is not None:
+            self._client.close()
 
     async def run(self) -> None:
-        """Without an end: start the process again when it has ended, and say again what it was not told."""
+        """Until cancelled: restart a process that ended, and configure one that could not be configured."""
         pause_s = 0.0
         while not self._over:
             await self._wake.wait()
-            if self._wanted is not None and self._link is not None and self._link.closed.is_set():
-                await self._tell_gone(self._link)
-                self._link = None
-                if time.monotonic() - self._began > STEADY_S:
+            if self._wanted is not None and self._client is not None and self._client.closed.is_set():
+                await self._log_end(self._client)
+                self._client = None
+                if time.monotonic() - self._connected_at > STEADY_S:
                     pause_s = 0.0
             await asyncio.sleep(pause_s)
             pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
@@ -129,156 +272,145 @@ class VirtualRouters:
                     try:
                         await self._settle()
                     except PylvsError as error:
-                        self._say(str(error))
-        await asyncio.Event().wait()  # there is nothing more to be done
+                        self._retry(str(error))
+        await asyncio.Event().wait()  # after `stop`: a return would be taken for a failure
 
-    # --- how ---
+    # --- inside ---
 
     async def _settle(self) -> tuple[str, ...]:
-        """The process is there and has the configuration; or there is none. Raises _Trouble, PylvsError."""
+        """Run and configure the process, or stop it, as wanted; return its warnings. Raises _RetryLater, PylvsError."""
         if self._wanted is None:
             try:
-                await self._end()
+                await self._stop_any()
             except PylvsError as error:
-                raise _Trouble(str(error)) from None
-            self._trouble = ""
+                raise _RetryLater(str(error)) from None
+            self._error = ""
             return ()
-        link = await self._linked()
+        client = await self._connect()
         try:
-            told = await link.ask("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
-            if self._data_plane is not None:
-                well, words = self._data_plane
-                await link.ask("data_plane", well=well, words=words)
-        except Unanswered as unanswered:
-            raise _Trouble(str(unanswered)) from None
-        if self._trouble:
+            reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
+            if self._forwarding is not None:
+                well, words = self._forwarding
+                await client.request("data_plane", well=well, words=words)
+        except NoReply as error:
+            raise _RetryLater(str(error)) from None
+        if self._error:
             self._log.info("the virtual routers are as configured again")
-        self._trouble = ""
-        return tuple(map(str, told.get("warnings", ())))
+        self._error = ""
+        return tuple(map(str, reply.get("warnings", ())))
 
-    async def _linked(self) -> RouterLink:
-        if self._link is not None and not self._link.closed.is_set():
-            return self._link
+    async def _connect(self) -> VrrpClient:
+        if self._client is not None and not self._client.closed.is_set():
+            return self._client
         try:
-            link = await self._opened()
-            self._log.info("goes on with the virtual routers' process", process=link.pid)
+            client = await self._open()
+            self._log.info("goes on with the virtual routers' process", process=client.pid)
         except NoRouters:
-            link = await self._started()
-            self._log.info("the virtual routers have a process", process=link.pid)
+            client = await self._start_process()
+            self._log.info("started the process of the virtual routers", process=client.pid)
         except PylvsError as error:
-            raise _Trouble(str(error)) from None
-        self._link, self._began = link, time.monotonic()
+            raise _RetryLater(str(error)) from None
+        self._client, self._connected_at = client, time.monotonic()
         try:
-            await link.ask("subscribe")
+            await client.request("subscribe")
         except PylvsError as error:
-            raise _Trouble(str(error)) from None
-        return link
+            raise _RetryLater(str(error)) from None
+        return client
 
-    async def _opened(self) -> RouterLink:
-        """To the process there is, if it is of this version. Raises NoRouters, PylvsError."""
-        link, other = await RouterLink.open(self._state.routers_path, self._heard, self._wake.set)
+    async def _open(self) -> VrrpClient:
+        """Connect to a running process; stop one of another version. Raises NoRouters, PylvsError."""
+        client, other = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
         if other is None:
-            return link
+            return client
         self._log.warning("the virtual routers' process is of another version; it is replaced", reason=str(other))
-        await self._ended(link)
+        await self._stop_process(client)
         raise NoRouters("it has ended")
 
-    async def _started(self) -> RouterLink:
+    async def _start_process(self) -> VrrpClient:
         try:
             self._process = await asyncio.to_thread(self._start)
         except OSError as error:
-            raise _Trouble(f"no process could be made for the virtual routers: {error.strerror}") from None
-        deadline = time.monotonic() + START_S
+            raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
-                return await self._opened()
+                return await self._open()
             except NoRouters:
                 pass
             except PylvsError as error:
-                raise _Trouble(str(error)) from None
+                raise _RetryLater(str(error)) from None
             if self._process.poll() is not None:
-                raise _Trouble(f"the virtual routers' process {_end_of(self._process)} at its start")
+                raise _RetryLater(f"the virtual routers' process {_exit_text(self._process)} at its start")
             if time.monotonic() > deadline:
-                raise _Trouble(f"the virtual routers' process {self._process.pid} does not answer")
-            await asyncio.sleep(LOOK_EVERY_S)
+                raise _RetryLater(f"the virtual routers' process {self._process.pid} does not answer")
+            await asyncio.sleep(POLL_S)
 
-    async def _end(self) -> None:
-        """Of the process that runs, this daemon's or one that was left behind, if there is any."""
-        link = self._link
-        if link is None or link.closed.is_set():
+    async def _stop_any(self) -> None:
+        """Stop the process that runs, if any: this daemon's child, or one that another daemon left."""
+        client = self._client
+        if client is None or client.closed.is_set():
             try:
-                link, _ = await RouterLink.open(self._state.routers_path, self._heard, self._wake.set)
+                client, _ = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
             except NoRouters:
                 return
-        self._log.info("the virtual routers give up their addresses", process=link.pid)
-        await self._ended(link)
+        self._log.info("the virtual routers give up their addresses", process=client.pid)
+        await self._stop_process(client)
 
-    async def _ended(self, link: RouterLink) -> None:
-        """After "stop", which is answered when begun; the end of the connection is the end. Raises PylvsError."""
-        who = f"the virtual routers' process {link.pid or ''}".rstrip()
+    async def _stop_process(self, client: VrrpClient) -> None:
+        """Request `stop`. The reply comes at once; the end of the connection is the end. Raises PylvsError."""
+        who = f"the virtual routers' process {client.pid or ''}".rstrip()
         try:
-            await link.ask("stop")
-            async with asyncio.timeout(STOP_S):
-                await link.closed.wait()
-        except Unanswered:
-            if not link.closed.is_set():
+            await client.request("stop")
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await client.closed.wait()
+        except NoReply:
+            if not client.closed.is_set():
                 raise PylvsError(f"{who} does not answer; it may still hold its addresses: kill it") from None
         except TimeoutError:
-            raise PylvsError(f"{who} does not end within {STOP_S:g} s: its scripts still run, or kill it") from None
+            text = f"{who} does not end within {STOP_TIMEOUT_S:g} s: its scripts still run, or kill it"
+            raise PylvsError(text) from None
         finally:
-            link.close()
+            client.close()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
 
-    async def _tell_gone(self, link: RouterLink) -> None:
+    async def _log_end(self, client: VrrpClient) -> None:
         ended = ""
-        if self._process is not None and self._process.pid == link.pid:
+        if self._process is not None and self._process.pid == client.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
-            ended = f" ({_end_of(self._process)})"
-        self._say(f"the virtual routers' process {link.pid} has gone{ended}; another is started")
+            ended = f" ({_exit_text(self._process)})"
+        self._retry(f"the virtual routers' process {client.pid} has gone{ended}; another is started")
 
-    def _say(self, trouble: str) -> None:
-        """Once; and try again."""
-        if trouble != self._trouble:
-            self._log.error(trouble)
-            self._news.tell("vrrp_trouble", reason=trouble)
-        self._trouble = trouble
+    def _retry(self, error: str) -> None:
+        """Let `run` try again; log and publish each error once."""
+        if error != self._error:
+            self._log.error(error)
+            self._events.publish("vrrp_trouble", reason=error)
+        self._error = error
         self._wake.set()
 
-    def _heard(self, message: Message) -> None:
+    def _on_event(self, message: Message) -> None:
         if "event" in message:
-            self._news.tell(f"vrrp_{message['event']}", **_told(message))
+            self._events.publish(f"vrrp_{message['event']}", **_event_fields(message))
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """How the process took a configuration: what it remarks, and why it could not be told."""
-
-    warnings: tuple[str, ...] = ()
-    trouble: str = ""
-
-
-class _Trouble(PylvsError):
-    """The process could not be made, or be told; it is tried again."""
-
-
-def _told(event: Message) -> dict[str, Any]:
-    """An event's words as those of all others: with a `reason`, and without what is empty."""
-    words = [str(event[name]) for name in ("words", "why", "detail") if event.get(name)]
-    more = {name: value for name, value in event.items() if value not in ("", None)}
+def _event_fields(event: Message) -> dict[str, Any]:
+    """Return the fields as in other events: the texts joined as `reason`, and nothing that is empty."""
+    texts = [str(event[name]) for name in ("words", "why", "detail") if event.get(name)]
+    fields = {name: value for name, value in event.items() if value not in ("", None)}
     for name in ("event", "time", "words", "why", "detail"):
-        more.pop(name, None)
-    return more | ({"reason": ": ".join(words)} if words else {})
+        fields.pop(name, None)
+    return fields | ({"reason": ": ".join(texts)} if texts else {})
 
 
-def needed(routers: VrrpConfiguration) -> bool:
-    """Whether there is anything to be held."""
+def is_needed(routers: VrrpConfiguration) -> bool:
+    """Return whether there are virtual routers, or static addresses, routes or rules."""
     return bool(routers.instances or routers.addresses or routers.routes or routers.rules)
 
 
-def _end_of(process: subprocess.Popen[bytes]) -> str:
+def _exit_text(process: subprocess.Popen[bytes]) -> str:
     status = process.poll()
     if status is None:
         return "runs on"

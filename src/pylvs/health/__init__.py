@@ -1,1 +1,1 @@
-"""Health checks: one file a checker, their timetable, and what their outcomes mean for servers and quorums."""
+"""Health checks: the checkers, their schedule, and what their results mean for servers and quorums."""

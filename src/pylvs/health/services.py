@@ -1,20 +1,56 @@
-"""One service: its servers, its quorum, its sorry server, and the rows that follow."""
+"""The state of one service: servers, quorum, sorry server, desired rows; and all services of a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, SorryServerIn, SorryServerOut
-from pylvs.health.quorum import Quorum
+from pylvs.health.events import (
+    Event,
+    Override,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerName,
+    SorryServerIn,
+    SorryServerOut,
+)
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.errors import NoSuchDestination, NoSuchService
 from pylvs.model.wanted import WantedRow, WantedService
 
 
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """The weight that a service needs, with hysteresis against flapping."""
+
+    needed: int = 1
+    hysteresis: int = 0
+
+    @property
+    def gained_at(self) -> int:
+        """The weight at which a lost quorum is regained."""
+        return self.needed + self.hysteresis
+
+    @property
+    def lost_below(self) -> int:
+        """The weight below which a quorum is lost."""
+        return self.needed - self.hysteresis
+
+    def after(self, had: bool, weight: int) -> bool:
+        """Return whether there is a quorum at this weight; `had`: there was one before."""
+        return weight >= (self.lost_below if had else self.gained_at)
+
+    def at_start(self, weight: int) -> bool:
+        """Return whether there is a quorum at the start. As in keepalived it must be gained."""
+        return self.after(False, weight)
+
+
 class ServiceState:
-    """A service's state; its rows are a function of it."""
+    """The state of a service; its rows are a function of it."""
 
     __slots__ = (
         "_rows",
@@ -23,7 +59,7 @@ class ServiceState:
         "has_quorum",
         "servers",
         "since",
-        "sorry_in",
+        "sorry_announced",
         "started",
         "suspended",
         "wanted",
@@ -33,42 +69,41 @@ class ServiceState:
     def __init__(self, wanted: WantedService, at: float) -> None:
         self.wanted = wanted
         self.servers: dict[DestinationKey, ServerState] = {}
-        self.weight_up = 0  # of the servers that are up, together
+        self.weight_up = 0  # sum over the servers that are up
         self.has_quorum = True
         self.started = False
         self.since = at
         self.suspended = False
-        self.sorry_in: DestinationKey | None = None  # as the last event said
+        self.sorry_announced: DestinationKey | None = None  # the sorry server by the last event
         self._rows: tuple[WantedRow, ...] = ()
-        self._rows_sorry = False  # whether the sorry server serves in them
-        self._stale = True  # whether they must be made anew
+        self._rows_sorry = False  # `sorry` when the rows were made
+        self._stale = True  # the rows must be made again
 
     @property
     def quorum(self) -> Quorum:
-        """What the configuration asks for."""
         return Quorum(self.wanted.quorum, self.wanted.hysteresis)
 
     @property
     def sorry(self) -> bool:
-        """Whether the sorry server serves."""
+        """Whether the sorry server gets the connections."""
         return not self.has_quorum and self.wanted.sorry_server is not None
 
     def destinations(self) -> tuple[Destination, ...]:
-        """What each row of the service should have, in the order of the configuration, the sorry server last."""
+        """Return the desired destinations in the order of the configuration, the sorry server last."""
         found: dict[DestinationKey, Destination] = {}
         for key, server in self.servers.items():
-            server.shown = server.destination(self.sorry)
-            if server.shown is not None:
-                found[key] = server.shown
+            server.row_destination = server.destination(self.sorry)
+            if server.row_destination is not None:
+                found[key] = server.row_destination
         sorry_server = self.wanted.sorry_server
         if sorry_server is not None and self.sorry:
-            found[sorry_server.key] = sorry_server  # also where it is one of the real servers
+            found[sorry_server.key] = sorry_server  # also if it is one of the real servers
         elif sorry_server is not None and self.wanted.sorry_server_inhibit:
             found.setdefault(sorry_server.key, replace(sorry_server, weight=0))
         return tuple(found.values())
 
     def rows(self) -> tuple[WantedRow, ...]:
-        """One row for each key, all with the same servers; the same objects as before where nothing changed."""
+        """Return a row for each key, all with the same destinations. Unchanged rows are the same objects as before."""
         if self._stale:
             self._stale = False
             destinations = self.destinations()
@@ -77,35 +112,35 @@ class ServiceState:
                 self._rows = rows
         return self._rows
 
-    def changed(self, server: ServerState | None = None) -> bool:
-        """Whether the rows changed; of `server` alone if it is given, and with it the quorum perhaps.
+    def rows_changed(self, server: ServerState | None = None) -> bool:
+        """Return whether the rows changed; with `server` only its state, and perhaps the quorum, may have changed.
 
-        One server's change is found without looking at the others: thousands may fail at once.
+        For one server the others are not looked at: thousands may fail at once.
         """
         if server is not None and self.sorry == self._rows_sorry:
-            shown, server.shown = server.shown, server.destination(self.sorry)
-            self._stale |= shown != server.shown
-            return shown != server.shown
-        before, self._stale, self._rows_sorry = self._rows, True, self.sorry
-        return self.rows() is not before
+            before, server.row_destination = server.row_destination, server.destination(self.sorry)
+            self._stale |= before != server.row_destination
+            return before != server.row_destination
+        rows, self._stale, self._rows_sorry = self._rows, True, self.sorry
+        return self.rows() is not rows
 
-    def prepare(self) -> None:
-        """The quorum before anything is known but what the servers presume."""
-        self.count(self.servers.values(), anew=True)
+    def presume_quorum(self) -> None:
+        """Set the quorum by what the servers presume, before the first outcome."""
+        self.count(self.servers.values(), reset=True)
         self.has_quorum = self.quorum.at_start(self.weight_up)
-        self.changed()
+        self.rows_changed()
 
-    def count(self, servers: Iterable[ServerState], anew: bool = False) -> None:
-        """Bring `weight_up` up to date with these servers; `anew`: with these alone."""
-        if anew:
+    def count(self, servers: Iterable[ServerState], reset: bool = False) -> None:
+        """Update `weight_up` after changes of these servers; with `reset`, these are all."""
+        if reset:
             self.weight_up = 0
         for server in servers:
             weight = server.weight_up()
-            self.weight_up += weight if anew else weight - server.counted_weight
+            self.weight_up += weight if reset else weight - server.counted_weight
             server.counted_weight = weight
 
-    def settle(self, reason: str, at: float) -> Iterator[Event]:
-        """Bring the quorum up to date with `weight_up`; what happened. The first time: how it starts."""
+    def update_quorum(self, reason: str, at: float) -> Iterator[Event]:
+        """Update the quorum after a change of `weight_up`, and yield events. The first call reports the start."""
         weight = self.weight_up
         had, initial = self.has_quorum, not self.started
         self.started = True
@@ -113,24 +148,24 @@ class ServiceState:
             self.has_quorum = self.quorum.after(had, weight)
         if initial or had != self.has_quorum:
             self.since = at
-            yield self._news(reason, at, initial)
-        serving = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
-        before, self.sorry_in = self.sorry_in, serving
-        if before != serving:
+            yield self._quorum_event(reason, at, initial)
+        sorry = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
+        before, self.sorry_announced = self.sorry_announced, sorry
+        if before != sorry:
             if before is not None:
                 yield SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
-            if serving is not None:
-                yield SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=serving)
+            if sorry is not None:
+                yield SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
 
-    def suspended_with(self, here: frozenset[Address] | None) -> bool:
-        """Whether ha_suspend stops the checks where these addresses are the machine's; None: they are not known."""
-        if here is None or not self.wanted.ha_suspend:
+    def suspended_with(self, addresses: frozenset[Address] | None) -> bool:
+        """Return whether ha_suspend stops the checks on a host with these addresses; None: they are unknown."""
+        if addresses is None or not self.wanted.ha_suspend:
             return False
-        addresses = {key.address for key in self.wanted.keys if not key.mark}
-        return bool(addresses) and not addresses & here
+        own = {key.address for key in self.wanted.keys if not key.mark}
+        return bool(own) and not own & addresses
 
-    def last_words(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
-        """What is to be told when the time of servers, and with `whole` of the service, is over: who was up is down."""
+    def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
+        """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
         name = self.wanted.name
         for server in servers:
             if server.up:
@@ -147,7 +182,7 @@ class ServiceState:
                 ending=True,
             )
 
-    def _news(self, reason: str, at: float, initial: bool) -> Event:
+    def _quorum_event(self, reason: str, at: float, initial: bool) -> Event:
         name, wanted, weight = self.wanted.name, self.wanted, self.weight_up
         needed, hysteresis = wanted.quorum, wanted.hysteresis
         if self.has_quorum:
@@ -164,3 +199,63 @@ class ServiceState:
             initial=initial,
             silent=initial and wanted.sorry_server is None,
         )
+
+
+class ServiceRegistry:
+    """The services of a configuration by name, in its order."""
+
+    def __init__(self, services: Mapping[str, ServiceState]) -> None:
+        self.services = services
+
+    def __iter__(self) -> Iterator[ServiceState]:
+        return iter(self.services.values())
+
+    def service(self, name: str) -> ServiceState:
+        """Return the service of this name. Raises NoSuchService."""
+        if name not in self.services:
+            raise NoSuchService(f"{name}: no such service in the configuration")
+        return self.services[name]
+
+    def servers(self) -> Iterator[ServerState]:
+        """Yield the servers of all services."""
+        for service in self:
+            yield from service.servers.values()
+
+    def named(self, server: DestinationKey | Address | None, service: str | None) -> tuple[ServerState, ...]:
+        """Return the servers with this key or address, or all; of one service or all.
+
+        Raises NoSuchService, NoSuchDestination.
+        """
+        services = tuple(self) if service is None else (self.service(service),)
+        found = tuple(
+            state
+            for each in services
+            for key, state in each.servers.items()
+            if server is None or key == server or key.address == server
+        )
+        if not found and server is not None:
+            where = "any service" if service is None else f"service {service}"
+            raise NoSuchDestination(f"{server}: no such real server in {where} of the configuration")
+        return found
+
+    def has(self, server: ServerState) -> bool:
+        """Return whether the server is still in the configuration."""
+        service = self.services.get(server.service)
+        return service is not None and service.servers.get(server.key) is server
+
+    def overrides(self) -> dict[ServerName, Override]:
+        """Return the overrides of all servers that have one."""
+        return {server.name: server.override for server in self.servers() if server.override}
+
+    def restore(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
+        """Set overrides of an earlier engine, and return the servers that still exist."""
+        known = []
+        for (service, key), override in overrides.items():
+            server = self.services[service].servers.get(key) if service in self.services else None
+            if server is not None:
+                server.override = override
+                server.reported_weight = server.weight()
+                known.append(server.name)
+        for service in {service for service, _ in known}:
+            self.services[service].presume_quorum()
+        return tuple(known)

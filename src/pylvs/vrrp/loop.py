@@ -1,7 +1,7 @@
-"""One thread's time: timers, and descriptors that are ready. Timers come first: nothing that is heard delays them.
+"""The event loop of the router process: timers run before I/O, so that a flood of packets does not delay them.
 
-Whatever is called must return at once; by how much a timer was late at most is measured. What goes wrong in one call
-is told, and the others go on.
+Callbacks must not block; `max_late_s` measures the result. An exception of one callback is reported and ends no other.
+asyncio would run I/O callbacks before timers within one iteration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MILLISECOND = 0.001
 
 
 class Timer:
-    """Something that is to be called at a time."""
+    """A callback at a time."""
 
     __slots__ = ("call", "when")
 
@@ -26,12 +26,11 @@ class Timer:
         self.call = call
 
     def cancel(self) -> None:
-        """It is not called any more."""
         self.call = None
 
 
 class Loop:
-    """Times are `time.monotonic()`'s. `failed` is told of what a call raised."""
+    """Times are those of `time.monotonic()`. `failed` receives the exceptions of callbacks."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -39,21 +38,20 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = False
-        self.latest_s = 0.0  # by which a timer was late at most
+        self.max_late_s = 0.0  # of all timers so far
 
     @property
     def now(self) -> float:
-        """Seconds."""
         return time.monotonic()
 
     def at(self, when: float, call: Call) -> Timer:
-        """Call once, not before that time."""
+        """Call once, not before `when`."""
         timer = Timer(when, call)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     def watch(self, descriptor: int, read: Call | None, write: Call | None = None) -> None:
-        """Call whenever there is something to be read, or room to write; replaces what was said before."""
+        """Call when the descriptor is readable or writable; replaces its former callbacks."""
         events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
         known = descriptor in self._selector.get_map()
         if not events:
@@ -65,57 +63,55 @@ class Loop:
             self._selector.register(descriptor, events, (read, write))
 
     def forget(self, descriptor: int) -> None:
-        """Before it is closed."""
+        """Stop watching; call it before closing the descriptor."""
         self.watch(descriptor, None)
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Run until `stop`."""
         self._running = True
-        while self._goes_on():
-            self._timers_due()
-            for key, ready in self._selector.select(self._patience()) if self._goes_on() else ():
+        while self._is_running():
+            self._run_timers()
+            for key, ready in self._selector.select(self._timeout()) if self._is_running() else ():
                 for event, which in ((selectors.EVENT_READ, 0), (selectors.EVENT_WRITE, 1)):
-                    known = self._selector.get_map().get(key.fd)  # one that was ready with it may have closed it
+                    known = self._selector.get_map().get(key.fd)  # another callback may have closed it
                     if ready & event and known is not None and known.data[which]:
-                        self._do(known.data[which])
+                        self._call(known.data[which])
                 if self._timers and self._timers[0][0] <= time.monotonic():
                     break
 
     def stop(self) -> None:
-        """Let `run` end."""
         self._running = False
 
-    def _goes_on(self) -> bool:
-        return self._running
+    def _is_running(self) -> bool:
+        return self._running  # which a type checker would narrow, though callbacks change it
 
     def close(self) -> None:
-        """Give back what it holds."""
         self._selector.close()
 
-    def _do(self, call: Call) -> None:
+    def _call(self, call: Call) -> None:
         try:
             call()
         except Exception as error:
             self._failed(error)
 
-    def _patience(self) -> float | None:
+    def _timeout(self) -> float | None:
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
         left = self._timers[0][0] - time.monotonic()
-        if left > MILLISECOND:  # epoll knows only whole ones, and rounds up
+        if left > MILLISECOND:  # epoll rounds up to whole milliseconds: wake before, sleep the rest
             return int(left / MILLISECOND) * MILLISECOND - MILLISECOND / 1000
         if left > 0:
             time.sleep(left)
         return 0.0
 
-    def _timers_due(self) -> None:
+    def _run_timers(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             when, _, timer = heapq.heappop(self._timers)
             call, timer.call = timer.call, None
             if call is not None:
-                self.latest_s = max(self.latest_s, now - when)
-                self._do(call)
+                self.max_late_s = max(self.max_late_s, now - when)
+                self._call(call)
                 now = time.monotonic()

@@ -1,4 +1,4 @@
-"""One virtual router at work: its machine's actions done, its timers kept, what it tracks turned into its priority."""
+"""One virtual router: carries out its machine's actions, keeps its timers, and derives its priority and faults."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from dataclasses import replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.announcing import Announcer
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.history import History
-from pylvs.vrrp.listening import family_of, protocol_of
+from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.machine import RELEASE, Action, Advertise, Become, Machine, Rules, State, Why
-from pylvs.vrrp.priority import Watched, effective, faults, reasons
-from pylvs.vrrp.screening import Grumbler, Screen
-from pylvs.vrrp.sending_limits import SendingLimits
-from pylvs.vrrp.sockets import Datagram
-from pylvs.vrrp.speaking import Voice
-from pylvs.vrrp.world import Here, World
+from pylvs.vrrp.ports import HostPort, ServicePort
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.machine import (
+    PRIORITY_STOP,
+    Advertise,
+    Become,
+    History,
+    Machine,
+    MachineSettings,
+    State,
+    Step,
+    TransitionReason,
+)
+from pylvs.vrrp.protocol.packet import Advertisement, Datagram
+from pylvs.vrrp.sockets import family_of, protocol_of
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
 
-Step = tuple[Machine, list[Action]]
-ENDS = {Why.STOP: "STOP", Why.REMOVED: "DELETED"}
-SETTLING_INTERVALS = 3  # after a take-over, in which the former master may not have heard of it
-LATE_S = 0.001  # a backup woken so much after its time was stalled: unread advertisements may wait in its socket
-READING_S = 0.01  # enough to read a whole socket buffer before the take-over
+END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
+SETTLING_INTERVALS = 3  # after a take-over, during which the former master may not have received an advertisement
+STALLED_S = 0.001  # a backup whose timer is later than this was stalled: its socket may hold unread advertisements
+DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
 
 
-def rules_of(instance: VrrpInstance) -> Rules:
-    """What the machine is told."""
-    return Rules(
+def machine_settings(instance: VrrpInstance) -> MachineSettings:
+    """Return the part of an instance that decides its states."""
+    return MachineSettings(
         priority=instance.priority,
         interval_s=instance.advert_interval_s,
         version=instance.version,
@@ -38,274 +44,278 @@ def rules_of(instance: VrrpInstance) -> Rules:
         down_after_adverts=instance.down_after_adverts,
         lower_priority_unanswered=instance.lower_priority_unanswered,
         higher_priority_answered=instance.higher_priority_answered,
-        starts_as_master=instance.starts_as_master,
     )
 
 
 class Router:
-    """One of them, from its instance's first word to its last."""
+    """A virtual router between its instance's first and last configuration."""
 
-    def __init__(self, instance: VrrpInstance, world: World, here: Here, limits: SendingLimits) -> None:
+    def __init__(self, instance: VrrpInstance, service: ServicePort, host: HostPort, limits: GarpRateLimit) -> None:
         self.instance = instance
         self.history = History()
-        self.screen: Screen | None = None  # both while it has an address to speak from
-        self.group: Group | None = None
-        self.watched: dict[tuple[str, str], Watched] = {}
-        self.wanting = False
+        self.validator: AdvertValidator | None = None  # None until the device has a source address
+        self.group: SyncGroup | None = None
+        self.tracked: dict[tuple[str, str], TrackedObject] = {}
+        self.waiting = False  # for the other members of its group to become master
         self.own_faults: list[str] = []
-        self.heard_from: Address | None = None  # the master that is followed
-        self.sent = self.heard = 0
-        self.machine = Machine(rules_of(instance), instance.multicast, priority=instance.priority)
-        self._world = world
-        self._here = here
+        self.master: Address | None = None  # that a backup follows
+        self.sent = self.received = 0
+        self.machine = Machine(machine_settings(instance), instance.multicast, priority=instance.priority)
+        self._service = service
+        self._host = host
         self._limits = limits
         self._running = False
         self._since = 0.0  # of its state
-        self._rival: tuple[float, str] | None = None  # who else was heard as master, and until when that counts
-        self._grumbler = Grumbler(most_kinds=16)  # anybody may send from any address
-        self._voice: Voice | None = None
-        self._mtu = 0  # that it speaks with
-        self._announcer = self._make_announcer()
+        self._rival: tuple[float, str] | None = None  # another master: until when that counts, and a message
+        self._log_limiter = LogRateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
+        self._encoder: AdvertEncoder | None = None
+        self._mtu = 0
+        self._garp = self._make_garp_scheduler()
         self._timer: Timer | None = None
-        self._announcing: Timer | None = None
-        self._put_off: float | None = None  # the time to take over that `_reads_first` set
+        self._garp_timer: Timer | None = None
+        self._deferred_until: float | None = None  # the take-over time that `_defer_if_stalled` set
 
     @property
     def name(self) -> str:
-        """Its instance's."""
+        """The name of the instance."""
         return self.instance.name
 
     @property
     def state(self) -> State:
-        """Where it is."""
+        """The state of the machine."""
         return self.machine.state
 
     @property
-    def ill(self) -> bool:
-        """Whether it has a fault of its own, and does not only wait for what it tracks to be known."""
-        unknown = [each.fault for each in self.watched.values() if not each.known]
+    def failed(self) -> bool:
+        """Whether one of its own faults is more than a tracked object without a result."""
+        unknown = [each.fault for each in self.tracked.values() if not each.known]
         return any(fault not in unknown for fault in self.own_faults)
 
-    # --- its life ---
+    @property
+    def rival(self) -> str:
+        """The other master that advertised lately, "" if there was none."""
+        until, text = self._rival or (0.0, "")
+        return text if self.state is State.MASTER and self._service.now < until else ""
+
+    # --- start, reload, stop ---
 
     def start(self) -> None:
-        """From now on it takes part; what a former process left on this machine is given up first."""
+        """Remove what a former process left on this host, and start the machine when no fault prevents it."""
         if self._running:
             return
-        self._here.give_up(self.instance)
+        self._host.remove_resources(self.instance)
         self._running = True
-        self.examine()
+        self.evaluate()
 
-    def stop(self, why: Why = Why.STOP) -> None:
-        """The end: the others are told."""
+    def stop(self, why: TransitionReason = TransitionReason.STOP) -> None:
+        """Enter FAULT for good, and notify."""
         was_running, self._running = self._running, False
         if self.state is not State.FAULT:
-            self._step(self.machine.follow(self._world.now, State.FAULT, why))
-        elif was_running and not (self.history.last and self.history.last.why in ENDS):  # its group may have told it
+            self._step(self.machine.follow(self._service.now, State.FAULT, why))
+        elif was_running and not (self.history.last and self.history.last.why in END_STATES):  # its group may have
             self._become(Become(State.FAULT, State.FAULT, why))
-        self._rest()
+        for timer in (self._timer, self._garp_timer):
+            if timer is not None:
+                timer.cancel()
 
-    def limit(self, limits: SendingLimits) -> None:
-        """Announce under these limits from now on."""
+    def set_limits(self, limits: GarpRateLimit) -> None:
+        """Announce under these limits; a master begins again."""
         self._limits = limits
-        self._announcer.stop()
-        self._announcer = self._make_announcer()
+        self._garp.stop()
+        self._garp = self._make_garp_scheduler()
         if self.state is State.MASTER:
-            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
-            self._announce()
+            self._announce_all()
 
-    def change(self, instance: VrrpInstance) -> None:
-        """Another word about the same virtual router; its state stays as it is."""
+    def reconfigure(self, instance: VrrpInstance) -> None:
+        """Apply a reload without a change of state."""
         old, self.instance = self.instance, instance
-        self.machine = replace(self.machine, rules=rules_of(instance))
+        self.machine = replace(self.machine, settings=machine_settings(instance))
         if old.priority == OWNER or instance.priority == OWNER:
             self.machine = replace(self.machine, priority=instance.priority)
-        if self._voice is not None:
-            self._speak_anew(self.machine.address)
+        if self._encoder is not None:
+            self._set_source(self.machine.address)
         if instance.advert_interval_s != old.advert_interval_s:
-            self._step(self.machine.change_pace(self._world.now))
+            self._step(self.machine.change_interval(self._service.now))
         if self.state is State.MASTER:
-            self._here.change(old, instance)
+            self._host.replace_resources(instance)
             if instance.announcements != old.announcements:
-                self._announcer.stop()
-                self._announcer = self._make_announcer()
-            self._announcer.change(self._world.now, self._here.targets_of(instance))
+                self._garp.stop()
+                self._garp = self._make_garp_scheduler()
+            self._garp.change(self._service.now, self._host.announced_addresses(instance))
             self._announce()
-        self.examine()
+        self.evaluate()
 
-    # --- what it tracks ---
+    # --- faults and priority ---
 
-    def track(self, wanted: dict[tuple[str, str], Watched]) -> None:
-        """Everything that it tracks, as it stands; what is not there any more does not count."""
-        self.watched = wanted
+    def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
+        """Replace the results of all tracked objects."""
+        self.tracked = tracked
         if self._running:
-            self.examine()
+            self.evaluate()
         else:
-            self.own_faults = self._find_faults()  # its group starts with them
+            self.own_faults = self._find_faults()  # a group that is created now reads them
 
-    def examine(self) -> None:
-        """Look again at everything that may be a fault, and at the priority."""
+    def evaluate(self) -> None:
+        """Derive faults, source address and priority anew."""
         if not self._running:
             return
-        before = bool(self.own_faults)
+        had_faults = bool(self.own_faults)
         self.own_faults = self._find_faults()
-        self._speak_as(self._here.source_of(self.instance), self._here.mtu_of(self.instance))
+        source, mtu = self._host.source_of(self.instance), self._host.mtu_of(self.instance)
+        if source is not None and (self._encoder is None or source != self.machine.address or mtu != self._mtu):
+            self._set_source(source)
         self._set_priority()
-        self._live_or_not()
-        if self.group is not None and before != bool(self.own_faults):
-            self.group.examine(self)
+        self._enter_or_leave_fault()
+        if self.group is not None and had_faults != bool(self.own_faults):
+            self.group.faults_changed(self)
 
-    def examine_group(self) -> None:
-        """Another member's fault came or went."""
+    def evaluate_group(self) -> None:
+        """Handle a change of another member's faults."""
         if self._running:
-            self._live_or_not()
+            self._enter_or_leave_fault()
 
     def _find_faults(self) -> list[str]:
         instance = self.instance
-        found = faults(self.watched.values())
-        if link := self._here.link_fault(instance):
-            found.insert(0, link)
-        elif self._here.source_of(instance) is None:
-            found.insert(0, f"{instance.interface} has no address to speak from")
+        faults = tracking_faults(self.tracked.values())
+        if link_fault := self._host.link_fault(instance):
+            faults.insert(0, link_fault)
+        elif self._host.source_of(instance) is None:
+            faults.insert(0, f"{instance.interface} has no address to send from")
         if instance.fault_without_peers and not instance.peers:
-            found.append("it has no peers")
-        return found
+            faults.append("it has no peers")
+        return faults
 
-    def _live_or_not(self) -> None:
-        now = self._world.now
-        found = self.own_faults or (self.group.faults_beside(self) if self.group else [])
-        if found and self.state is State.FAULT:
-            if self.history.last is None and (self.ill or (self.group is not None and self.group.ill_beside(self))):
-                self._become(Become(State.FAULT, State.FAULT, Why.FAULT, "; ".join(found)))
-        elif found:
-            self._step(self.machine.fail(now, "; ".join(found)))
+    def _enter_or_leave_fault(self) -> None:
+        now = self._service.now
+        faults = self.own_faults or (self.group.other_faults(self) if self.group else [])
+        if faults and self.state is State.FAULT:
+            failed = self.failed or (self.group is not None and self.group.another_failed(self))
+            if self.history.last is None and failed:  # the first notification, once there is more than no result
+                self._become(Become(State.FAULT, State.FAULT, TransitionReason.FAULT, "; ".join(faults)))
+        elif faults:
+            self._step(self.machine.fail(now, "; ".join(faults)))
         elif self.state is State.FAULT:
             self._step(self.machine.recover(now) if self.history.last else self.machine.start(now))
         else:
             self._set_timer()
 
-    def _speak_as(self, source: Address | None, mtu: int) -> None:
-        if source is not None and (self._voice is None or source != self.machine.address or mtu != self._mtu):
-            self._speak_anew(source)
-
-    def _speak_anew(self, source: Address) -> None:
-        self._mtu = self._here.mtu_of(self.instance)
-        self._voice = Voice(self.instance, source, self._mtu, int(time.time()), self._voice)
-        self.screen = Screen(self.instance, self._voice, self.screen)
+    def _set_source(self, source: Address) -> None:
+        self._mtu = self._host.mtu_of(self.instance)
+        self._encoder = AdvertEncoder(self.instance, source, self._mtu, int(time.time()), self._encoder)
+        self.validator = AdvertValidator(self.instance, self._encoder, self.validator)
         self.machine = replace(self.machine, address=source)
 
     def _set_priority(self) -> None:
-        wanted = effective(self.instance.priority, self.watched.values())
         before = self.machine.priority
-        self._step(self.machine.set_priority(self._world.now, wanted))
-        if self.machine.priority != before:
-            because = reasons(self.watched.values())
-            words = f"{self.name}: priority {before} is {self.machine.priority} now{': ' if because else ''}{because}"
-            self._world.log("info", words, state=self.state.value)
-            self._world.tell("priority", self.name, priority=self.machine.priority, before=before)
+        priority = effective_priority(self.instance.priority, self.tracked.values())
+        self._step(self.machine.set_priority(self._service.now, priority))
+        priority = self.machine.priority
+        if priority != before:
+            reasons = priority_reasons(self.tracked.values())
+            text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
+            self._service.log("info", text, state=self.state.value)
+            self._service.publish("priority", self.name, priority=priority, before=before)
             if self.state is not State.FAULT:
-                self._world.priority_moved(self.name, self.state.value, self.machine.priority)
+                self._service.notify_priority(self.name, self.state.value, priority)
 
-    # --- what happens ---
+    # --- events ---
 
-    def hear(self, datagram: Datagram) -> None:
-        """An advertisement came, perhaps. Raises Dropped where it is none that counts."""
-        if not self._running or self.screen is None:
+    def accepts(self, datagram: Datagram) -> bool:
+        """Return whether a datagram has the instance's family and protocol."""
+        return family_of(self.instance) == datagram.source.version and protocol_of(self.instance) == datagram.protocol
+
+    def receive(self, datagram: Datagram) -> None:
+        """Handle a datagram. Raises InvalidAdvert."""
+        if not self._running or self.validator is None:
             return
-        now = self._world.now
-        told = self.screen.screen(datagram, now)
-        if told is None:
+        advert = self.validator.validate(datagram)
+        if advert is None:
             return
-        for mismatch in self.screen.take_news():
-            if self._grumbler.may(("mismatch", mismatch.sender), now) is not None:
-                same = not mismatch.missing and not mismatch.surplus
-                self._world.log("info" if same else "warning", f"{self.name}: {mismatch}")
-                self._world.tell("mismatch", self.name, words=str(mismatch))
-        self.heard += 1
-        if self.state is State.MASTER and RELEASE < told.priority < self.machine.priority:
-            self._world.lower_heard(self.name, self.machine.priority)
+        self._report_mismatches(self.validator)
+        self.received += 1
+        if self.state is State.MASTER and PRIORITY_STOP < advert.priority < self.machine.priority:
+            self._service.notify_lower_priority(self.name, self.machine.priority)
         due = self.machine.due
-        self._step(self.machine.hear(now, told, datagram.source))
+        self._step(self.machine.receive(self._service.now, advert, datagram.source))
         if self.state is State.BACKUP:
-            self.heard_from = datagram.source
-            self.wanting = self.wanting and self.machine.due == due  # what is worse puts nothing off
-            worse = told.priority < self.machine.priority
-            if self.group is not None and not worse and self.group.held_back(self):
-                self._world.notify("GROUP", self.group.group.name, State.BACKUP.value, 0, "")
+            self._follow_master(advert, datagram.source, due)
+
+    def _follow_master(self, advert: Advertisement, source: Address, due: float | None) -> None:
+        self.master = source
+        # A lower priority does not postpone the take-over for which this member waits.
+        self.waiting = self.waiting and self.machine.due == due
+        if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
+            self._service.notify("GROUP", self.group.group.name, State.BACKUP.value, 0, "")
+
+    def _report_mismatches(self, validator: AdvertValidator) -> None:
+        for mismatch in validator.take_mismatches():
+            if self._log_limiter.allow(("mismatch", mismatch.sender), self._service.now) is not None:
+                resolved = not mismatch.missing and not mismatch.surplus
+                self._service.log("info" if resolved else "warning", f"{self.name}: {mismatch}")
+                self._service.publish("mismatch", self.name, words=str(mismatch))
 
     def yield_until(self, until: float) -> None:
-        """Give up, and do not take over before that time."""
-        self._step(self.machine.yield_until(self._world.now, until))
+        """Become backup, and do not take over before that time."""
+        self._step(self.machine.yield_until(self._service.now, until))
 
-    def take_part_again(self) -> None:
-        """What the operator said is over."""
+    def end_yield(self) -> None:
+        """Undo `yield_until`."""
         self.machine = replace(self.machine, held_until=None)
         self._set_timer()
 
-    def follow(self, state: State, why: Why, detail: str) -> None:
-        """Go where the group goes."""
+    def follow(self, state: State, why: TransitionReason, detail: str) -> None:
+        """Enter the state of the group."""
         if not self._running or (self.own_faults and state is not State.FAULT):
             return
-        self._step(self.machine.follow(self._world.now, state, why, detail))
-
-    def claimed(self, words: str) -> None:
-        """Somebody else just said that an address is his, which is told already."""
-        if self.state is State.MASTER:
-            self._announcer.again(self._world.now, words)
-            self._announce()
-
-    @property
-    def rival(self) -> str:
-        """Who else says that he is master, "" if nobody did lately."""
-        until, words = self._rival or (0.0, "")
-        return words if self.state is State.MASTER and self._world.now < until else ""
+        self._step(self.machine.follow(self._service.now, state, why, detail))
 
     def holds(self, address: Address) -> bool:
-        """Whether it is the master of an address."""
+        """Return whether it is master of an address."""
         instance = self.instance
         return self.state is State.MASTER and any(
             each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
         )
 
-    def restore(self) -> None:
-        """Hold what somebody removed, and say so to the neighbours."""
+    def answer_conflict(self) -> None:
+        """Announce again, because another host claims an address; the caller has logged it."""
         if self.state is State.MASTER:
-            self._here.take(self.instance)
-            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
+            self._garp.again(self._service.now)
             self._announce()
 
-    def speaks(self, datagram: Datagram) -> bool:
-        """Whether a datagram is in its own family and protocol."""
-        return family_of(self.instance) == datagram.source.version and protocol_of(self.instance) == datagram.protocol
+    def restore(self) -> None:
+        """Add and announce again what was removed from a master's host."""
+        if self.state is State.MASTER:
+            self._host.add_resources(self.instance)
+            self._announce_all()
 
     def _wake(self) -> None:
-        now = self._world.now
-        if self._reads_first(now):
+        now = self._service.now
+        if self._defer_if_stalled(now):
             return
         machine, actions = self.machine.wake(now)
         if machine.state is not self.state and machine.state is State.MASTER and self.group is not None:
-            self.wanting = True
+            self.waiting = True
             if not self.group.may_be_master(self):
                 self.machine = replace(self.machine, due=now + self.machine.interval_s)
                 self._set_timer()
                 return
         self._step((machine, actions))
 
-    def _reads_first(self, now: float) -> bool:
-        """Put a late take-over off, once: timers run before sockets are read.
+    def _defer_if_stalled(self, now: float) -> bool:
+        """Postpone a late take-over once, because timers run before sockets are read.
 
-        A process that the host stopped for seconds (a paused virtual machine) has the master's advertisements in its
-        socket. Without this it would take the addresses, and give them up a moment later.
+        When the host stopped this process for seconds (a paused virtual machine), the master's advertisements are
+        unread. Without the delay this router would add the addresses and remove them a moment later.
         """
         due = self.machine.due
-        if self.state is not State.BACKUP or due is None or due == self._put_off or now <= due + LATE_S:
+        if self.state is not State.BACKUP or due is None or due == self._deferred_until or now <= due + STALLED_S:
             return False
-        self._put_off = now + READING_S
-        self.machine = replace(self.machine, due=self._put_off)
+        self._deferred_until = now + DRAIN_S
+        self.machine = replace(self.machine, due=self._deferred_until)
         self._set_timer()
         return True
 
-    # --- what is done ---
+    # --- actions ---
 
     def _step(self, step: Step) -> None:
         self.machine, actions = step
@@ -315,65 +325,73 @@ class Router:
             elif isinstance(action, Become):
                 self._become(action)
             else:
-                self._again(action.detail)
+                self._reannounce(action.detail)
         self._set_timer()
 
     def _advertise(self, priority: int) -> None:
-        if self._voice is not None:
+        if self._encoder is not None:
             self.sent += 1
-            self._here.send(self.instance, self._voice.packets(priority))
+            self._host.send_adverts(self.instance, self._encoder.packets(priority))
 
     def _become(self, become: Become) -> None:
-        self.wanting = False
+        self.waiting = False
         self._rival = None
-        self._since = self._world.now
+        self._since = self._service.now
+        if become.state is not State.BACKUP:
+            self.master = None
         if become.state is State.MASTER:
-            self.heard_from = None
-            self._world.roles_changed()
-            self._here.take(self.instance)
-            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
-            self._announce()
+            self._service.roles_changed()
+            self._host.add_resources(self.instance)
+            self._announce_all()
         elif become.before is State.MASTER:
-            self._announcer.stop()
-            self._here.give_up(self.instance)
-            self._world.roles_changed()
-        if become.state is State.FAULT:
-            self.heard_from = None
-        if become.why is Why.HIGHER and (because := reasons(self.watched.values())):
-            become = replace(become, detail=f"{become.detail}; its own is {self.machine.priority}: {because}")
-        transition = self.history.note(time.time(), become, self.machine.priority)
-        state = ENDS.get(become.why, become.state.value)
-        way = state if become.before is become.state else f"{become.before.value} to {state}"
-        words = f"{self.name}: {way}: {transition.sentence()}"
-        self._world.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
-        self._world.tell("transition", self.name, **transition.told())
-        self._world.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
-        if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
-            self._world.notify("GROUP", self.group.group.name, state, 0, "")
+            self._garp.stop()
+            self._host.remove_resources(self.instance)
+            self._service.roles_changed()
+        self._report_transition(become)
 
-    def _again(self, words: str) -> None:
-        now = self._world.now
+    def _report_transition(self, become: Become) -> None:
+        reasons = priority_reasons(self.tracked.values())
+        if become.why is TransitionReason.HIGHER and reasons:
+            become = replace(become, detail=f"{become.detail}; its own is {self.machine.priority}: {reasons}")
+        transition = self.history.record(time.time(), become, self.machine.priority)
+        state = END_STATES.get(become.why, become.state.value)
+        change = state if become.before is become.state else f"{become.before.value} to {state}"
+        text = f"{self.name}: {change}: {transition.sentence()}"
+        self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
+        self._service.publish("transition", self.name, **transition.as_dict())
+        self._service.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
+        if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
+            self._service.notify("GROUP", self.group.group.name, state, 0, "")
+
+    def _reannounce(self, text: str) -> None:
+        now = self._service.now
         settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
-        self._rival = now + self.machine.down_s, words
-        again = "; its addresses are announced again" if self._announcer.again(now, words) else ""
-        before = None if settling else self._grumbler.may("conflict", now)
-        if before is not None:
-            more = f" ({before} times more since this was last told)" if before else ""
-            self._world.log("warning", f"{self.name}: {words}{more}{again}")
-            self._world.tell("conflict", self.name, words=words)
+        self._rival = now + self.machine.down_s, text
+        announced = "; its addresses are announced again" if self._garp.again(now) else ""
+        suppressed = None if settling else self._log_limiter.allow("conflict", now)
+        if suppressed is not None:
+            more = f" ({suppressed} times more since the last line)" if suppressed else ""
+            self._service.log("warning", f"{self.name}: {text}{more}{announced}")
+            self._service.publish("conflict", self.name, words=text)
         self._announce()
 
-    def _make_announcer(self) -> Announcer:
-        device, vmacs = self._here.device_of(self.instance), self._here.bases()
-        return Announcer(self.instance.announcements, self._limits, device, vmacs)
+    # --- timers ---
+
+    def _make_garp_scheduler(self) -> GarpScheduler:
+        device, vmacs = self._host.device_of(self.instance), self._host.vmac_bases()
+        return GarpScheduler(self.instance.announcements, self._limits, device, vmacs)
+
+    def _announce_all(self) -> None:
+        self._garp.begin(self._service.now, self._host.announced_addresses(self.instance))
+        self._announce()
 
     def _announce(self) -> None:
-        for device, address in self._announcer.wake(self._world.now):
-            self._here.announce(self.instance, device, address)
-        if self._announcing is not None:
-            self._announcing.cancel()
-        due = self._announcer.due
-        self._announcing = None if due is None else self._world.at(due, self._announce)
+        for device, address in self._garp.wake(self._service.now):
+            self._host.send_garp(self.instance, device, address)
+        if self._garp_timer is not None:
+            self._garp_timer.cancel()
+        due = self._garp.due
+        self._garp_timer = None if due is None else self._service.at(due, self._announce)
 
     def _set_timer(self) -> None:
         due = self.machine.due if self._running else None
@@ -381,9 +399,4 @@ class Router:
             if self._timer.when == due and self._timer.call is not None:
                 return
             self._timer.cancel()
-        self._timer = None if due is None else self._world.at(due, self._wake)
-
-    def _rest(self) -> None:
-        for timer in (self._timer, self._announcing):
-            if timer is not None:
-                timer.cancel()
+        self._timer = None if due is None else self._service.at(due, self._wake)

@@ -1,8 +1,7 @@
-"""Raw sockets for advertisements: an ear for each device, family and protocol, and a mouth for each device and family.
+"""Raw sockets for advertisements, which never block.
 
-Multicast belongs to a device. Unicast goes where the routes lead, as keepalived's does: its device is "", all of them.
-
-The kernel throws away what is for other virtual routers where an ear names its own: a flood of it costs nothing then.
+Multicast is received and sent on a device. Unicast follows the routes, as in keepalived: its device is "", any device.
+A receiver with a set of VRIDs drops other virtual routers' advertisements in the kernel: a flood of them costs nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.vrrp import Authentication, VrrpInstance
 from pylvs.system.socket_filter import (
     DROP,
     EQUALS,
@@ -29,14 +30,14 @@ from pylvs.system.socket_filter import (
     attach,
     enlarge,
 )
-from pylvs.vrrp.packet import PROTOCOL, TRAFFIC_CLASS, TTL
-from pylvs.vrrp.seal import AH_BYTES, AH_PROTOCOL
+from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, TTL, Datagram
 
-_PRIORITY = 7  # TC_PRIO_CONTROL: before everything else in the device's queue
+_PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _MOST_BYTES = 1 << 16
 _IPV4_BYTES = 20
 
-# asm-generic/socket.h, linux/in.h, linux/in6.h: what Python does not name
+# linux/in.h, linux/in6.h: absent from Python's socket module
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
 _JOIN = socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP
@@ -46,26 +47,14 @@ _MREQ6 = struct.Struct("=16si")  # struct ipv6_mreq
 _PKTINFO6 = struct.Struct("=16si")  # struct in6_pktinfo
 _INT = struct.Struct("=i")
 
-_DESTINATION6_AT, _MULTICAST6 = 24, 0xFF  # its first byte
+_DESTINATION6_AT, _MULTICAST6 = 24, 0xFF  # the first byte of the address
 _VRID_AT = 1  # in an advertisement
 
-_addressed = lru_cache(maxsize=1024)(IPv6Address)
+_ipv6_address = lru_cache(maxsize=1024)(IPv6Address)
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """A packet as it came. Of IPv4 with its header; `payload` begins behind it, with AH's header if there is one."""
-
-    source: Address
-    destination: Address
-    ttl: int  # or hop limit
-    protocol: int  # packet.PROTOCOL or seal.AH_PROTOCOL
-    header: bytes  # b"" of IPv6
-    payload: bytes
-
-
-class Ear:
-    """Hears what comes in by one device, as long as that is there."""
+class AdvertReceiver:
+    """Receive on one device while it exists."""
 
     def __init__(
         self,
@@ -76,7 +65,7 @@ class Ear:
         vrids: Collection[int] | None,
         buffer_bytes: int = 0,
     ) -> None:
-        """`vrids` None hears all virtual routers. Raises OSError if this process may not; not for a missing device."""
+        """`vrids` None accepts all virtual routers. Raises OSError without privileges, but not for a missing device."""
         self.device = device
         self.family = family
         self.protocol = protocol
@@ -84,12 +73,12 @@ class Ear:
         self._vrids = vrids
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
-        self._open = False  # whether anything is let in
+        self._accepting = False
         self._socket = socket.socket(
             socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
         )
         try:
-            attach(self._socket, [DROP])  # it hears all devices until it is bound
+            attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
             if buffer_bytes:
                 enlarge(self._socket, buffer_bytes)
             if family == 4:
@@ -104,13 +93,12 @@ class Ear:
             raise
 
     def fileno(self) -> int:
-        """To be watched for reading."""
         return self._socket.fileno()
 
     def rejoin(self) -> bool:
-        """Look for the device again, after it came or its address changed: whether it is there and all is heard."""
+        """Bind and join the groups again, if the device was replaced; return whether everything is received."""
         if not self.device:
-            self._begin()
+            self._accept()
             return True
         try:
             index = socket.if_nametoindex(self.device)
@@ -118,34 +106,33 @@ class Ear:
             index = 0
         if index != self._index:
             self._leave()
-            self._open = False
+            self._accepting = False
             attach(self._socket, [DROP])
             if not index or not _bind(self._socket, self.device):
                 return False
             self._drain()
             self._index = index
-            self._begin()
+            self._accept()
         joined = [self._join(group) for group in self.groups]
         return index != 0 and all(joined)
 
     def admit(self, vrids: Collection[int] | None) -> None:
-        """From now on, hear these virtual routers."""
+        """Accept these virtual routers; None accepts all."""
         self._vrids = vrids
-        if self._open:
-            self._begin()
+        if self._accepting:
+            self._accept()
 
     def receive(self, most: int = 64) -> list[Datagram]:
-        """What has come. Never waits, and does not mind that the device is down or gone."""
-        found = []
-        with contextlib.suppress(OSError):  # nothing more; or ENETDOWN, which is told once
+        """Return the next datagrams; none if the device is down or gone."""
+        received = []
+        with contextlib.suppress(OSError):  # the queue is empty, or ENETDOWN, which the kernel reports once
             for _ in range(most):
                 datagram = self._receive4() if self.family == 4 else self._receive6()
                 if datagram is not None:
-                    found.append(datagram)
-        return found
+                    received.append(datagram)
+        return received
 
     def close(self) -> None:
-        """Hear no more."""
         self._socket.close()
 
     def _receive4(self) -> Datagram | None:
@@ -159,36 +146,36 @@ class Ear:
         return Datagram(source, destination, header[8], header[9], header, bytes(buffer[header_bytes:count]))
 
     def _receive6(self) -> Datagram | None:
-        count, words, _, source = self._socket.recvmsg_into([self._buffer], 128)
+        count, ancillary, _, source = self._socket.recvmsg_into([self._buffer], 128)
         destination, hops = None, None
-        for level, kind, data in words:
+        for level, kind, data in ancillary:
             if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
                 destination = IPv6Address(data[:16])
             elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_HOPLIMIT:
                 (hops,) = _INT.unpack(data)
         if destination is None or hops is None:
             return None
-        return Datagram(_addressed(source[0]), destination, hops, self.protocol, b"", bytes(self._buffer[:count]))
+        return Datagram(_ipv6_address(source[0]), destination, hops, self.protocol, b"", bytes(self._buffer[:count]))
 
     def _join(self, group: Address) -> bool:
         try:
-            self._member(_JOIN, group)
+            self._set_membership(_JOIN, group)
         except OSError as error:
-            return error.errno == errno.EADDRINUSE  # it is a member already
+            return error.errno == errno.EADDRINUSE  # already a member
         return True
 
-    def _begin(self) -> None:
+    def _accept(self) -> None:
         attach(self._socket, _filter(self.family, self.protocol, self._vrids, multicast=bool(self.device)))
-        self._open = True
+        self._accepting = True
 
     def _leave(self) -> None:
-        """Memberships outlive their device, and a socket has only twenty."""
+        """Leave all groups: memberships outlive their device, and a socket has at most twenty."""
         for group in self.groups:
             with contextlib.suppress(OSError):
-                self._member(_LEAVE, group)
+                self._set_membership(_LEAVE, group)
         self._index = 0
 
-    def _member(self, options: tuple[int, int], group: Address) -> None:
+    def _set_membership(self, options: tuple[int, int], group: Address) -> None:
         if group.version == 4:
             request = _MREQN.pack(group.packed, ANY_V4.packed, self._index)
             self._socket.setsockopt(socket.IPPROTO_IP, options[0], request)
@@ -201,11 +188,11 @@ class Ear:
                 self._socket.recv(1)
 
 
-class Mouth:
-    """Sends by one device; nothing of it comes back to this host."""
+class AdvertSender:
+    """Send on one device, without multicast loopback to this host."""
 
     def __init__(self, device: str, family: int) -> None:
-        """`device` "" goes by the routes. Raises OSError, also if the device is not there."""
+        """`device` "" follows the routes. Raises OSError, also for a missing device."""
         self.device = device
         self.family = family
         self._index = socket.if_nametoindex(device) if device else 0
@@ -214,9 +201,9 @@ class Mouth:
             if family == 4
             else socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, PROTOCOL)
         )
-        self._told: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
+        self._ancillary_data: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
         try:
-            attach(self._socket, [DROP])  # it does not listen
+            attach(self._socket, [DROP])  # it only sends
             if device:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
@@ -234,25 +221,24 @@ class Mouth:
             raise
 
     def send(self, packet: bytes, source: Address, destination: Address, hops: int = TTL) -> None:
-        """Of IPv4 `packet` has its header and says the hops itself. Raises OSError; never waits."""
+        """Send an IPv4 packet with its header, or an IPv6 payload with a hop limit. Raises OSError."""
         if self.family == 4:
             self._socket.sendto(packet, (str(destination), 0))
         else:
             self._socket.sendmsg([packet], self._ancillary(source, hops), 0, (str(destination), 0, 0, self._index))
 
     def close(self) -> None:
-        """Say no more."""
         self._socket.close()
 
     def _ancillary(self, source: Address, hops: int) -> list[tuple[int, int, bytes]]:
-        told = self._told.get((source, hops))
-        if told is None:
+        cached = self._ancillary_data.get((source, hops))
+        if cached is None:
             info = _PKTINFO6.pack(source.packed, self._index)
-            told = self._told[source, hops] = [
+            cached = self._ancillary_data[source, hops] = [
                 (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info),
                 (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.pack(hops)),
             ]
-        return told
+        return cached
 
 
 def _bind(bound: socket.socket, device: str) -> bool:
@@ -266,17 +252,101 @@ def _bind(bound: socket.socket, device: str) -> bool:
 
 
 def _filter(family: int, protocol: int, vrids: Collection[int] | None, multicast: bool) -> list[Instruction]:
-    """Lets these virtual routers in; the kernel shows it IPv4 with its header and IPv6 without."""
-    made: list[Instruction] = []
-    if family == 6 and not multicast:  # which of IPv6 a socket hears without membership; of IPv4 it does not
-        made += [(LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP]
+    """Return a filter that accepts these virtual routers; it sees IPv4 packets with their header, IPv6 without."""
+    program: list[Instruction] = []
+    if family == 6 and not multicast:  # IPv6 raw sockets receive multicast without membership, IPv4's do not
+        program += [(LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP]
     if vrids is None:
-        return [*made, TAKE]
+        return [*program, TAKE]
     at = _VRID_AT + (AH_BYTES if protocol == AH_PROTOCOL else 0)
     if family == 4:
-        made += [(LOAD_X_IP_HEADER, 0, 0, 0), (LOAD_1_BEHIND_X, 0, 0, at)]
+        program += [(LOAD_X_IP_HEADER, 0, 0, 0), (LOAD_1_BEHIND_X, 0, 0, at)]
     else:
-        made += [(LOAD_1, 0, 0, at)]
+        program += [(LOAD_1, 0, 0, at)]
     for vrid in sorted(vrids):
-        made += [(EQUALS, 0, 1, vrid), TAKE]
-    return [*made, DROP]
+        program += [(EQUALS, 0, 1, vrid), TAKE]
+    return [*program, DROP]
+
+
+# --- receivers ---
+
+SocketKey = tuple[str, int, int]  # device, family, protocol
+OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
+
+
+def family_of(instance: VrrpInstance) -> int:
+    """Return the address family of its packets."""
+    return (instance.peers[0].address if instance.peers else instance.multicast).version
+
+
+def protocol_of(instance: VrrpInstance) -> int:
+    """Return the IP protocol of its packets."""
+    return AH_PROTOCOL if instance.authentication is Authentication.AH else PROTOCOL
+
+
+def vrid_of(datagram: Datagram) -> int:
+    """Return the VRID, or -1 if the packet is truncated."""
+    at = _VRID_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
+    return datagram.payload[at] if len(datagram.payload) > at else -1
+
+
+@dataclass(slots=True)
+class ReceiverSettings:
+    """What the instances that share a socket need of it."""
+
+    groups: set[Address] = field(default_factory=set)
+    buffer: int = 0
+
+
+class AdvertReceivers:
+    """One AdvertReceiver for each device, family and protocol, shared by all virtual routers."""
+
+    def __init__(self, loop: Loop, on_advert: OnAdvert) -> None:
+        self._loop = loop
+        self._on_advert = on_advert
+        self._open: dict[SocketKey, tuple[AdvertReceiver, ReceiverSettings]] = {}
+
+    def configure(self, instances: Iterable[tuple[VrrpInstance, str]]) -> list[str]:
+        """Receive for these instances, each on its device; return error messages."""
+        wanted: dict[SocketKey, ReceiverSettings] = defaultdict(ReceiverSettings)
+        for instance, device in instances:
+            settings = wanted[device, family_of(instance), protocol_of(instance)]
+            settings.buffer = max(settings.buffer, instance.receive_buffer)
+            if not instance.peers:
+                settings.groups.add(instance.multicast)
+        for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
+            self._close(key)
+        errors = []
+        for key, settings in wanted.items():
+            if key not in self._open:
+                try:
+                    self._start(key, settings)
+                except OSError as error:
+                    errors.append(f"advertisements cannot be received on {key[0]}: {error.strerror}")
+        return errors
+
+    def rejoin(self, device: str) -> None:
+        """Join the groups again after a device was replaced or got another index."""
+        for (name, _, _), (receiver, _) in self._open.items():
+            if name == device:
+                receiver.rejoin()
+
+    def close(self) -> None:
+        for key in list(self._open):
+            self._close(key)
+
+    def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
+        device, family, protocol = key
+        # Unknown VRIDs are accepted, too, because status counts them.
+        receiver = AdvertReceiver(device, family, protocol, settings.groups, None, settings.buffer)
+        self._open[key] = receiver, settings
+        self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
+
+    def _close(self, key: SocketKey) -> None:
+        receiver, _ = self._open.pop(key)
+        self._loop.forget(receiver.fileno())
+        receiver.close()
+
+    def _receive(self, device: str, receiver: AdvertReceiver) -> None:
+        for datagram in receiver.receive():
+            self._on_advert(device, vrid_of(datagram), datagram)

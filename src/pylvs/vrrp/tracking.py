@@ -1,60 +1,142 @@
-"""What was last said of everything that virtual routers track, and what of it each of them tracks: pure."""
+"""Tracked objects: their last results, and what these make of a virtual router's priority. Pure.
+
+An object is well, ill, or has no result yet. With weight 0 it decides whether the virtual router may run. A positive
+weight counts while the object is well, a negative one while it is ill; `reverse` changes the sign, as in keepalived.
+A file has a number instead, by which the weight is multiplied.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance
-from pylvs.vrrp.aide.messages import FileNumber, ProcessesWell, ScriptWell
-from pylvs.vrrp.priority import Watched
+from pylvs.model.dataclass import dataclass
+from pylvs.model.vrrp import OWNER, Track, Tracks, VrrpConfiguration, VrrpInstance
+from pylvs.vrrp.helper.link import FileValue, ProcessResult, ScriptResult
 
+MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1
+FILE_FAULT_POINTS = -254  # a file's number times its weight, up to which it is a fault
 Key = tuple[str, str]  # kind and name
 
 
-class Tracking:
-    """`up` says whether a device can carry packets."""
+@dataclass(frozen=True, slots=True)
+class TrackedObject:
+    """One tracked object and its last result; `well` is None before the first."""
 
-    def __init__(self, up: Callable[[str], bool]) -> None:
-        self.data_plane = True, ""  # well, and in words
-        self._up = up
+    kind: str  # interface, script, file, process, data plane
+    track: Track
+    well: bool | None = None
+    number: int | None = None  # of a file
+    detail: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a result."""
+        return self.number is not None if self.kind == "file" else self.well is not None
+
+    @property
+    def fault(self) -> str:
+        """Why the virtual router must not run, "" if it may. A missing result keeps it from starting."""
+        if self.kind == "file":
+            return self._file_fault()
+        if self.track.weight or (self.well is not None and self.well != self.track.reverse):
+            return ""
+        return self.description
+
+    @property
+    def bad(self) -> bool:
+        """Whether there is a result, and it counts against the virtual router."""
+        return bool(self.points) if self.kind == "file" else self.well is not None and self.well == self.track.reverse
+
+    @property
+    def description(self) -> str:
+        """The object and its result as text."""
+        if self.kind == "file" and self.number is not None:
+            return f"{self} is {self.number}"
+        state = "not known yet" if self.well is None else "well" if self.well else "ill"
+        return f"{self} is {state}{f' ({self.detail})' if self.detail else ''}"
+
+    @property
+    def points(self) -> int:
+        """What it adds to the priority."""
+        weight = self.track.weight
+        signed = -weight if self.track.reverse else weight
+        if self.kind == "file":
+            return (self.number or 0) * signed
+        if self.well is None or not weight:
+            return 0
+        return signed if self.well == (weight > 0) else 0
+
+    def _file_fault(self) -> str:
+        if self.number is None:
+            return "" if self.track.weight else f"{self} is not read yet"
+        bad = bool(self.number) != self.track.reverse if not self.track.weight else self.points <= FILE_FAULT_POINTS
+        return self.description if bad else ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.track.name}"
+
+
+def effective_priority(base: int, tracked: Iterable[TrackedObject]) -> int:
+    """Return the priority with all tracked objects; an owner's never changes."""
+    if base == OWNER:
+        return OWNER
+    return max(MIN_PRIORITY, min(MAX_PRIORITY, base + sum(each.points for each in tracked)))
+
+
+def priority_reasons(tracked: Iterable[TrackedObject]) -> str:
+    """Return which objects change the priority, as text."""
+    return "; ".join(each.description for each in tracked if each.track.weight and each.bad)
+
+
+def tracking_faults(tracked: Iterable[TrackedObject]) -> list[str]:
+    """Return why a virtual router must not run."""
+    return [fault for each in tracked if (fault := each.fault)]
+
+
+class Tracking:
+    """The last results of all tracked objects. `is_up` tells whether a device can carry packets."""
+
+    def __init__(self, is_up: Callable[[str], bool]) -> None:
+        self.data_plane = True, ""  # whether it works, and a message
+        self._is_up = is_up
         self._configuration = VrrpConfiguration()
-        self._known: dict[Key, Watched] = {}  # the last that the aide said
+        self._results: dict[Key, TrackedObject] = {}
 
     def configure(self, configuration: VrrpConfiguration) -> None:
-        """What is not tracked any more is forgotten."""
+        """Forget the results of objects that are not configured any more."""
         self._configuration = configuration
         names = {("script", each.name) for each in configuration.scripts}
         names |= {("file", each.name) for each in configuration.files}
         names |= {("process", each.name) for each in configuration.processes}
-        self._known = {key: known for key, known in self._known.items() if key in names}
+        self._results = {key: result for key, result in self._results.items() if key in names}
 
-    def hear(self, message: Any) -> Watched | None:
-        """What the aide found; None if it speaks of something else."""
-        if isinstance(message, ScriptWell):
-            watched = Watched("script", Track(message.name), message.well, None, message.words)
-        elif isinstance(message, FileNumber):
-            watched = Watched("file", Track(message.name), None, message.number)
-        elif isinstance(message, ProcessesWell):
-            watched = Watched("process", Track(message.name), message.well, None, f"{message.count} of them")
+    def update(self, message: Any) -> TrackedObject | None:
+        """Store a result from the helper process; None for another message."""
+        if isinstance(message, ScriptResult):
+            tracked = TrackedObject("script", Track(message.name), message.well, None, message.detail)
+        elif isinstance(message, FileValue):
+            tracked = TrackedObject("file", Track(message.name), None, message.number)
+        elif isinstance(message, ProcessResult):
+            tracked = TrackedObject("process", Track(message.name), message.well, None, f"{message.count} of them")
         else:
             return None
-        self._known[watched.kind, watched.track.name] = watched
-        return watched
+        self._results[tracked.kind, tracked.track.name] = tracked
+        return tracked
 
-    def of(self, instance: VrrpInstance) -> dict[Key, Watched]:
-        """Everything that an instance tracks, or its group, as it stands."""
-        found: dict[Key, Watched] = {}
+    def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
+        """Return what an instance or its group tracks."""
+        found: dict[Key, TrackedObject] = {}
         for tracks in self._tracks_of(instance):
             for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
                 for track in several:
-                    known = self._known.get((kind, track.name), Watched(kind, track))
-                    found[kind, track.name] = Watched(kind, track, known.well, known.number, known.words)
+                    known = self._results.get((kind, track.name), TrackedObject(kind, track))
+                    found[kind, track.name] = TrackedObject(kind, track, known.well, known.number, known.detail)
             for track in tracks.interfaces:
-                found["interface", track.name] = Watched("interface", track, self._up(track.name))
+                found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
         if instance.track_data_plane is not None:
-            well, words = self.data_plane
-            found["data plane", ""] = Watched("data plane", instance.track_data_plane, well, None, words)
+            well, detail = self.data_plane
+            found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, detail)
         return found
 
     def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:

@@ -72,7 +72,7 @@ def test_somebody_who_may_not_is_told_so(tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # to all but root, whatever the machine's /run allows
     closed.mkdir(mode=0o700)
     code = (
-        "import os, sys, pylvs.cli.run, pylvs.system.logs, pylvs.daemon.outside, pylvs.daemon.supervisor;"
+        "import os, sys, pylvs.cli.run, pylvs.system.logs, pylvs.daemon.host_services, pylvs.daemon.supervisor;"
         "import pylvs.cli.main as m;"
         "os.setresuid(*[65534] * 3); m.main()"
     )

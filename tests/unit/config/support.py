@@ -1,11 +1,11 @@
-"""What tests of the configuration's meaning share: a text in, the configuration and the findings' texts out."""
+"""Helpers for tests of compiled services: a text, its configuration, and the texts of its findings."""
 
 from __future__ import annotations
 
 from textwrap import dedent
 
-from pylvs.config.building import Understanding, understand
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import CompiledDocument, compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.model.wanted import WantedService
 
 SERVICE = """\
@@ -20,7 +20,7 @@ virtual_server 192.0.2.1 80 {{
 }}
 """
 
-# As hundreds of tutorials write it, with a word that does nothing.
+# A common tutorial, with a keyword that has no effect.
 TUTORIAL = """\
 virtual_server 192.0.2.100 80 {
     delay_loop 10
@@ -50,32 +50,32 @@ virtual_server 192.0.2.100 80 {
 """
 
 
-def meaning(text: str) -> Understanding:
-    """What a text means; it must be well-formed."""
+def compiled(text: str) -> CompiledDocument:
+    """Compile a well-formed text."""
     document, findings = read_text(dedent(text), "test.conf")
     assert findings == ()
-    return understand(document)
+    return compile_document(document)
 
 
-def said(understanding: Understanding) -> list[str]:
-    """The findings as "LINE: severity: text; advice"."""
+def messages(document: CompiledDocument) -> list[str]:
+    """Return the findings as "LINE: severity: text; advice"."""
     return [
-        f"{each.place.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
-        for each in understanding.findings
+        f"{each.location.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
+        for each in document.findings
     ]
 
 
-def only(understanding: Understanding) -> WantedService:
-    """The one service."""
-    (service,) = understanding.configuration.services
+def single(document: CompiledDocument) -> WantedService:
+    """Return the single service."""
+    (service,) = document.configuration.services
     return service
 
 
-def one(service: str = "", server: str = "") -> Understanding:
-    """The meaning of one service with these lines in it (from line 5 on) and in its real server."""
-    return meaning(SERVICE.format(service=service, server=server))
+def with_service(service: str = "", server: str = "") -> CompiledDocument:
+    """Compile one service with these lines in it (from line 5 on) and in its real server."""
+    return compiled(SERVICE.format(service=service, server=server))
 
 
-def checked(checker: str) -> Understanding:
-    """The meaning of a service whose real server has this checker, from line 7 on."""
-    return one(server=checker)
+def with_checker(checker: str) -> CompiledDocument:
+    """Compile a service with this checker in its real server, from line 7 on."""
+    return with_service(server=checker)

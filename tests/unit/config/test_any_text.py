@@ -1,4 +1,4 @@
-"""Whatever stands in a configuration: it is read without an exception, in bounded work, and printing loses nothing."""
+"""Any text parses without an exception and in bounded work, and printing preserves it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import tempfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.printing import printed
-from pylvs.config.reading import read, read_text
-from pylvs.config.tree import Document
-from tests.unit.config.outlines import shapes
+from pylvs.config.language.parser import read, read_text
+from pylvs.config.language.tree import Document
+from tests.unit.config.trees import printed, shapes, walk
 
-MOST_TEXT = 5_000  # so that what grows without end ends soon
+MAX_TEXT = 5_000  # so that endless growth ends soon
 
 PIECES = st.sampled_from(
     [
@@ -70,7 +69,7 @@ TEXTS = st.one_of(st.lists(PIECES, max_size=60).map("".join), st.text(max_size=1
 
 def reread(document: Document) -> Document:
     """The document, printed and read."""
-    return read_text(printed(document), most_text=1_000_000)[0]
+    return read_text(printed(document), max_text=1_000_000)[0]
 
 
 @settings(max_examples=400, deadline=None)
@@ -80,7 +79,7 @@ def reread(document: Document) -> Document:
 @example("script \\x24{_PWD} '${_PWD}' \"a\nb\"")
 @example("$A=$\n${A}{_PWD}")
 def test_a_document_is_printed_and_read_as_the_same(text: str) -> None:
-    document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
+    document, _ = read_text(text, ids=("a",), max_text=MAX_TEXT)
     again = reread(document)
     assert shapes(again) == shapes(document)
     assert printed(again) == printed(document)
@@ -88,29 +87,29 @@ def test_a_document_is_printed_and_read_as_the_same(text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
-def test_findings_stand_in_the_text(text: str) -> None:
-    _, findings = read_text(text, "name.conf", ids=("a",), most_text=MOST_TEXT)
+def test_findings_are_located_in_the_text(text: str) -> None:
+    _, findings = read_text(text, "name.conf", ids=("a",), max_text=MAX_TEXT)
     lines = text.split("\n")
     for finding in findings:
-        place = finding.place
-        assert place.file == "name.conf"
-        assert 1 <= place.line <= len(lines)
-        assert 1 <= place.column <= len(lines[place.line - 1]) + 1
-        assert place.width >= 1
+        location = finding.location
+        assert location.file == "name.conf"
+        assert 1 <= location.line <= len(lines)
+        assert 1 <= location.column <= len(lines[location.line - 1]) + 1
+        assert location.width >= 1
         assert finding.text
         assert finding.advice
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
-def test_words_without_variables_stand_where_their_place_says(text: str) -> None:
+def test_words_without_variables_are_at_their_location(text: str) -> None:
     text = text.replace("$", "").replace("~", "")
-    document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
+    document, _ = read_text(text, ids=("a",), max_text=MAX_TEXT)
     lines = text.translate({0: "\ufffd", 0xFDD0: "\ufffd", 0xD800: "\ufffd"}).split("\n")
-    for node in document.walk():
+    for node in walk(document.nodes):
         for word in node.words:
-            line, start = lines[word.place.line - 1], word.place.column - 1
-            written = line[start : start + word.place.width]
+            line, start = lines[word.location.line - 1], word.location.column - 1
+            written = line[start : start + word.location.width]
             if "\\" not in written and not {'"', "'"} & set(written):
                 assert written == word.text
 

@@ -1,17 +1,17 @@
-"""Whatever a file says, its meaning is findings and a configuration, and never a traceback."""
+"""Any tree compiles to a configuration and findings, without an exception."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import understand
-from pylvs.config.findings import Place
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import compile_document
+from pylvs.config.findings import Location
+from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Document, Node, Word
 from pylvs.config.schema import checkers as schema
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import as_json, shown
-from pylvs.config.tree import Document, Node, Word
 
 NAMES = sorted({name for block in ROOT.blocks() for name in block.names()})
 VALUES = (
@@ -31,14 +31,14 @@ READABLE = tuple(each for each in VALUES if each not in ("\0", "\ud800"))  # wha
 words = st.builds(
     Word,
     st.one_of(st.sampled_from(NAMES), st.sampled_from(VALUES), st.text(max_size=8)),
-    st.builds(Place, st.just("x.conf"), st.integers(1, 99), st.integers(1, 99)),
+    st.builds(Location, st.just("x.conf"), st.integers(1, 99), st.integers(1, 99)),
     st.booleans(),
 )
 
 
 def statement(name: str, *values: str) -> Node:
     """A statement of these words."""
-    return Node(tuple(Word(each, Place("x.conf", 1, 1)) for each in (name, *values)))
+    return Node(tuple(Word(each, Location("x.conf", 1, 1)) for each in (name, *values)))
 
 
 lines = st.builds(lambda first, rest: Node((first, *rest)), words, st.lists(words, max_size=4))
@@ -53,7 +53,7 @@ nodes = st.recursive(
     max_leaves=12,
 )
 
-# Trees that are nearly right reach what is behind the first mistake.
+# Nearly valid trees reach the code after the first mistake.
 HEADS = st.sampled_from(
     (("192.0.2.1", "80"), ("192.0.2.1",), ("2001:db8::1", "80"), ("fwmark", "3"), ("group", "web"), ("group", "none"))
 )
@@ -93,19 +93,19 @@ nearly = st.one_of(services, services, groups, blocks("global_defs", nothing, wo
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(nodes, max_size=6))
-def test_no_tree_of_words_makes_anything_but_findings(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)))
-    shown(understanding.effective)
-    as_json(understanding.effective)
-    assert all(each.text for each in understanding.findings)
+def test_any_tree_of_words_compiles(tree: list[Node]) -> None:
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)))
+    shown(compiled.effective)
+    as_json(compiled.effective)
+    assert all(each.text for each in compiled.findings)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(nearly, max_size=4))
-def test_what_is_made_of_a_nearly_right_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)))
-    names = [service.name for service in understanding.configuration.services]
+def test_a_nearly_valid_tree_survives_printing_and_parsing(tree: list[Node]) -> None:
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)))
+    names = [service.name for service in compiled.configuration.services]
     assert len(set(names)) == len(names)
-    document, unread = read_text(shown(understanding.effective), "x.conf")
+    document, unread = read_text(shown(compiled.effective), "x.conf")
     assert unread == ()
-    assert understand(document).configuration.services == understanding.configuration.services
+    assert compile_document(document).configuration.services == compiled.configuration.services

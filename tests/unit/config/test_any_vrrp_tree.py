@@ -1,17 +1,17 @@
-"""Whatever a file says of virtual routers, it becomes findings and a configuration, and never a traceback."""
+"""Any tree of VRRP blocks compiles to a configuration and findings, without an exception."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import understand
-from pylvs.config.findings import Place
-from pylvs.config.reading import read_text
-from pylvs.config.schema.nouns import Block
+from pylvs.config.compile.document import compile_document
+from pylvs.config.findings import Location
+from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Document, Node, Word
+from pylvs.config.schema.grammar import Block
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import as_json, shown
-from pylvs.config.tree import Document, Node, Word
 from tests.unit.config.vrrp_support import MTUS
 
 NAMES = ("A", "B", "C")
@@ -24,13 +24,13 @@ VALUES = (
     "vip0", "/run/number", "</dev/null", "overwrite", "initial", "partial", "nop", "goto", "blackhole", "fwmark",
     "0x10/12", "uidrange", "1-9", "l3mdev", "inet6", *NAMES,
 )  # fmt: skip
-PLACE = Place("x.conf", 1, 1)
+LOCATION = Location("x.conf", 1, 1)
 values = st.lists(st.sampled_from(VALUES), max_size=5)
 
 
 def node(words: tuple[str, ...], below: tuple[Node, ...] | None = None) -> Node:
     """A statement of these words, and perhaps a block of others."""
-    return Node(tuple(Word(each, PLACE) for each in words), below)
+    return Node(tuple(Word(each, LOCATION) for each in words), below)
 
 
 def line_of(block: Block) -> st.SearchStrategy[Node]:
@@ -39,7 +39,7 @@ def line_of(block: Block) -> st.SearchStrategy[Node]:
 
 
 def inside(block: Block) -> st.SearchStrategy[Node]:
-    """A statement that a block knows, with some words behind it."""
+    """A statement that a block knows, with some arguments."""
     choices = []
     for entry in block.entries:
         for name in (entry.name, *entry.aliases):
@@ -80,11 +80,11 @@ nearly = st.one_of(instances, instances, *(whole(BLOCKS[name], name) for name in
 @settings(max_examples=60, deadline=None)
 @given(st.lists(nearly, max_size=6))
 def test_what_is_made_of_a_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)), MTUS)
-    as_json(understanding.effective)
-    found = understanding.configuration.vrrp
-    assert all(each.text for each in understanding.findings)
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)), MTUS)
+    as_json(compiled.effective)
+    found = compiled.configuration.vrrp
+    assert all(each.text for each in compiled.findings)
     assert len({each.name for each in found.instances}) == len(found.instances)
-    document, unread = read_text(shown(understanding.effective), "x.conf")
+    document, unread = read_text(shown(compiled.effective), "x.conf")
     assert unread == ()
-    assert understand(document, MTUS).configuration.vrrp == found
+    assert compile_document(document, MTUS).configuration.vrrp == found

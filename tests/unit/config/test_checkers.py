@@ -1,4 +1,4 @@
-"""From checker blocks to checks, with keepalived's defaults; what cannot be checked is said."""
+"""Compiling checker blocks: checks with keepalived's defaults, and findings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.checkers import MAKERS
+from pylvs.config.compile.checkers import MAKERS
 from pylvs.config.schema.checkers import CHECKERS
-from pylvs.config.schema.nouns import State
+from pylvs.config.schema.grammar import State
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -28,17 +28,17 @@ from pylvs.model.checks import (
     Url,
 )
 from pylvs.model.scripts import Script
-from tests.unit.config.support import checked, meaning, one, only, said
+from tests.unit.config.support import compiled, messages, single, with_checker, with_service
 
 RIP = ip_address("10.0.0.2")
 PROGRAM = "/bin/sh"
 
 
 def checks(text: str) -> tuple[Check, ...]:
-    """The checks of a real server with this in it; nothing may be wrong."""
-    understanding = checked(text)
-    assert said(understanding) == []
-    return only(understanding).servers[0].checks
+    """Return the checks of a real server without findings."""
+    document = with_checker(text)
+    assert messages(document) == []
+    return single(document).servers[0].checks
 
 
 def check(text: str) -> Check:
@@ -50,7 +50,7 @@ def test_every_checker_that_is_supported_is_made() -> None:
     assert set(MAKERS) == {each.name for each in CHECKERS if each.state is State.SUPPORTED}
 
 
-def test_without_a_word_a_check_goes_to_the_real_server_at_keepaliveds_pace() -> None:
+def test_a_check_defaults_to_the_real_server_and_keepaliveds_timing() -> None:
     found = check("TCP_CHECK {\n}")
     assert isinstance(found, TcpCheck)
     assert found.target == Target(RIP, 80)
@@ -59,7 +59,7 @@ def test_without_a_word_a_check_goes_to_the_real_server_at_keepaliveds_pace() ->
     assert (pace.warmup_s, pace.alpha, pace.log_all_failures, pace.shared) == (60.0, False, False, False)
 
 
-def test_a_check_goes_where_and_comes_from_where_it_is_told() -> None:
+def test_a_check_uses_the_configured_target_and_source() -> None:
     found = check(
         "TCP_CHECK {\n connect_ip 10.0.0.9\n connect_port 81\n bindto 10.0.0.1\n bind_port 1024\n "
         "bind_if eth0\n fwmark 7\n}"
@@ -68,12 +68,12 @@ def test_a_check_goes_where_and_comes_from_where_it_is_told() -> None:
     assert found.target == Target(ip_address("10.0.0.9"), 81, ip_address("10.0.0.1"), 1024, "eth0", 7)
 
 
-def test_what_the_virtual_server_says_is_every_checks_default_and_the_real_servers_word_comes_first() -> None:
-    understanding = one(
+def test_checks_inherit_from_the_real_server_and_then_the_virtual_server() -> None:
+    document = with_service(
         "delay_loop 7\n retry 4\n connect_timeout 3\n warmup 0\n delay_before_retry 2.5",
         "retry 5\n TCP_CHECK {\n connect_timeout 4\n}",
     )
-    (found,) = only(understanding).servers[0].checks
+    (found,) = single(document).servers[0].checks
     pace = found.pace
     assert (pace.delay_loop_s, pace.timeout_s, pace.retry, pace.delay_before_retry_s) == (7.0, 4.0, 5, 2.5)
     assert pace.warmup_s == 0.0
@@ -101,12 +101,12 @@ def test_http() -> None:
     assert found.pace.delay_before_retry_s == 3.0
 
 
-def test_the_old_word_for_retry_counts_where_it_does_in_keepalived() -> None:
-    understanding = checked("SSL_GET {\n nb_get_retry 4\n url {\n path /\n }\n}")
-    (found,) = only(understanding).servers[0].checks
+def test_nb_get_retry_counts_where_it_does_in_keepalived() -> None:
+    document = with_checker("SSL_GET {\n nb_get_retry 4\n url {\n path /\n }\n}")
+    (found,) = single(document).servers[0].checks
     assert isinstance(found, HttpCheck)
     assert (found.tls, found.pace.retry) == (True, 4)
-    assert said(understanding) == ["8: warning: nb_get_retry is an old word for retry; write retry"]
+    assert messages(document) == ["8: warning: nb_get_retry is an old word for retry; write retry"]
 
 
 def test_dns_waits_as_long_before_a_retry_as_between_checks() -> None:
@@ -147,32 +147,32 @@ def test_a_pattern_compares_the_digits_that_count(data: bytes, matches: bool) ->
 
 
 def test_misc_has_its_own_defaults() -> None:
-    understanding = meaning(
+    document = compiled(
         f"global_defs {{\n enable_script_security\n script_user root\n}}\n"
         f"virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n delay_loop 8\n"
         f" real_server 10.0.0.2 80 {{\n MISC_CHECK {{\n misc_path \"{PROGRAM} -c 'exit 3'\"\n misc_dynamic\n"
         f" user root daemon\n }}\n }}\n}}\n"
     )
-    assert said(understanding) == []
-    (found,) = only(understanding).servers[0].checks
+    assert messages(document) == []
+    (found,) = single(document).servers[0].checks
     assert isinstance(found, MiscCheck)
     assert found.script == Script((PROGRAM, "-c", "exit 3"), "root", "daemon")
     assert (found.dynamic, found.pace.retry, found.pace.timeout_s) == (True, 0, 8.0)
 
 
 def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:
-    understanding = checked("FILE_CHECK {\n track_file load\n}")
-    assert said(understanding) == [
+    document = with_checker("FILE_CHECK {\n track_file load\n}")
+    assert messages(document) == [
         (
             "7: error: there is no track_file load with a file; the check is left out; "
             "write a block track_file load with its file"
         )
     ]
-    assert only(understanding).servers[0].checks == ()
+    assert single(document).servers[0].checks == ()
 
 
 def test_an_unknown_session_is_reported_at_its_own_line() -> None:
-    _, found = said(checked("BFD_CHECK {\n name peer2\n}"))
+    _, found = messages(with_checker("BFD_CHECK {\n name peer2\n}"))
     assert found == "8: error: there is no bfd_instance peer2; write a block bfd_instance peer2"
 
 
@@ -190,14 +190,14 @@ def test_a_files_check_takes_a_track_file_by_either_name(keyword: str, own: str,
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
         f" real_server 10.0.0.2 80 {{\n FILE_CHECK {{\n track_file load\n{own}\n }}\n }}\n}}\n"
     )
-    understanding = meaning(track + router + service)
-    assert said(understanding) == []
-    (found,) = only(understanding).servers[0].checks
+    document = compiled(track + router + service)
+    assert messages(document) == []
+    (found,) = single(document).servers[0].checks
     assert isinstance(found, FileCheck)
     assert (found.path, (found.weight, found.reverse)) == ("/run/load", weight)
 
 
-def test_the_words_of_our_own() -> None:
+def test_keywords_of_pylvs() -> None:
     agent = check('AGENT_CHECK {\n connect_port 5555\n send "hello there"\n}')
     assert isinstance(agent, AgentCheck)
     assert (agent.target, agent.send) == (Target(RIP, 5555), b"hello there\n")
@@ -212,23 +212,23 @@ def test_the_words_of_our_own() -> None:
     assert via.target == Target(RIP, 80, via_vip=True)
 
 
-def test_a_check_through_the_vip_goes_to_the_services_port() -> None:
-    understanding = meaning(
+def test_a_check_through_the_vip_uses_the_services_port() -> None:
+    document = compiled(
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
         " real_server 10.0.0.2 8080 {\n TCP_CHECK {\n via_vip\n }\n }\n}\n"
     )
-    (found,) = only(understanding).servers[0].checks
+    (found,) = single(document).servers[0].checks
     assert isinstance(found, TcpCheck)
     assert found.target == Target(RIP, 80, via_vip=True)
 
 
-def test_probes_are_shared_if_it_is_said() -> None:
-    understanding = meaning(
+def test_probes_are_shared_on_request() -> None:
+    document = compiled(
         "global_defs {\n shared_probes\n checker_log_all_failures\n}\n"
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
         " real_server 10.0.0.2 80 {\n TCP_CHECK {\n }\n }\n}\n"
     )
-    (found,) = only(understanding).servers[0].checks
+    (found,) = single(document).servers[0].checks
     assert found.pace.shared
     assert found.pace.log_all_failures
 
@@ -330,5 +330,5 @@ def test_probes_are_shared_if_it_is_said() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_check_is_said(checker: str, finding: str) -> None:
-    assert finding in said(checked(checker))
+def test_problems_of_checks_are_findings(checker: str, finding: str) -> None:
+    assert finding in messages(with_checker(checker))

@@ -1,4 +1,4 @@
-"""What lies between two configurations, in words; and which connections it touches."""
+"""Differences of two configurations as text, and the connections that they affect."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.building import build
+from pylvs.config.compile.document import build
+from pylvs.config.describe import field_differences
 from pylvs.config.diff import Affected, Change, differences
-from pylvs.config.reading import read_text
-from pylvs.config.wording import compared
+from pylvs.config.language.parser import read_text
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -86,7 +86,7 @@ def meant(text: str) -> Configuration:
     return configuration
 
 
-def said(old: str, new: str) -> list[str]:
+def messages(old: str, new: str) -> list[str]:
     return [str(change) for change in differences(meant(old), meant(new))]
 
 
@@ -176,8 +176,8 @@ ANOTHER = "real_server 10.0.0.3 80 {\n weight 2\n PING_CHECK {\n }\n TCP_CHECK {
         ),
     ],
 )
-def test_what_differs_is_said_in_words(old: str, new: str, lines: list[str]) -> None:
-    assert said(old, new) == lines
+def test_differences_are_described(old: str, new: str, lines: list[str]) -> None:
+    assert messages(old, new) == lines
 
 
 def test_order_is_no_difference() -> None:
@@ -186,30 +186,30 @@ def test_order_is_no_difference() -> None:
         "real_server 10.0.0.2 80 {\n        \n        TCP_CHECK {\n            \n        }\n    }\n", ANOTHER + "\n"
     )
     assert swapped.index("10.0.0.3") < swapped.index("10.0.0.2")
-    assert said("".join(two), "".join((two[1], swapped))) == []
+    assert messages("".join(two), "".join((two[1], swapped))) == []
 
 
-def test_checks_that_changed_places_are_told_apart() -> None:
+def test_reordered_checks_are_distinguished() -> None:
     old = service(more="real_server 10.0.0.3 80 {\nTCP_CHECK {\nconnect_port 1\n}\nTCP_CHECK {\nconnect_port 2\n}\n}")
     new = service(
         more="real_server 10.0.0.3 80 {\nTCP_CHECK {\nconnect_port 2\nretry 5\n}\nTCP_CHECK {\nconnect_port 1\n}\n"
         "MISC_CHECK {\nmisc_path /bin/true\n}\n}"
     )
     server = "virtual_server 192.0.2.1:80 tcp: real server 10.0.0.3:80"
-    assert said(old, new) == [
+    assert messages(old, new) == [
         f"{server}: check TCP_CHECK 10.0.0.3:2: retry 1 -> 5",
         f"{server}: check MISC_CHECK added (/bin/true)",
     ]
-    assert said(new, old)[1] == f"{server}: check MISC_CHECK /bin/true removed"
+    assert messages(new, old)[1] == f"{server}: check MISC_CHECK /bin/true removed"
 
 
-def test_pages_are_told_apart_by_their_paths() -> None:
+def test_urls_are_distinguished_by_their_paths() -> None:
     def pages(*lines: str) -> str:
         urls = "".join(f"url {{\npath {line}\n}}\n" for line in lines)
         return service(more=f"real_server 10.0.0.3 80 {{\nHTTP_GET {{\n{urls}}}\n}}")
 
     check = "virtual_server 192.0.2.1:80 tcp: real server 10.0.0.3:80: check HTTP_GET"
-    assert said(pages("/a", "/b"), pages("/b\nstatus_code 200 300-301", "/c")) == [
+    assert messages(pages("/a", "/b"), pages("/b\nstatus_code 200 300-301", "/c")) == [
         f"{check}: url /b: status_code 200-299 -> 200 300-301",
         f"{check}: url /c added",
         f"{check}: url /a removed",
@@ -224,16 +224,16 @@ GROUP = (
 
 def test_a_group_may_grow_shrink_and_be_renamed() -> None:
     old = GROUP.format(name="web", keys="192.0.2.1 80\n192.0.2.2 80")
-    assert said(old, GROUP.format(name="web", keys="192.0.2.2 80\nfwmark 3")) == [
+    assert messages(old, GROUP.format(name="web", keys="192.0.2.2 80\nfwmark 3")) == [
         "virtual_server group web tcp: address fwmark 3 added",
         "virtual_server group web tcp: address 192.0.2.1:80 tcp removed; its connections are forwarded no more",
     ]
-    assert said(old, GROUP.format(name="www", keys="192.0.2.1 80\n192.0.2.2 80")) == [
+    assert messages(old, GROUP.format(name="www", keys="192.0.2.1 80\n192.0.2.2 80")) == [
         "virtual_server group www tcp: name group web tcp -> group www tcp"
     ]
 
 
-def test_services_whose_connections_are_touched_are_named() -> None:
+def test_services_with_affected_connections_are_named() -> None:
     first, second = service(more=ANOTHER), service().replace("192.0.2.1 80", "192.0.2.1 81")
     third = service().replace("192.0.2.1 80", "192.0.2.1 82")
     old = meant(first + second + third)
@@ -270,16 +270,16 @@ def test_virtual_routers() -> None:
     new = vrrp(
         "priority 90", "authentication {\nauth_type PASS\nauth_pass other\n}", "virtual_ipaddress {\n10.1.0.2\n}"
     )
-    (line,) = said(old, new)
+    (line,) = messages(old, new)
     assert line == (
         "vrrp_instance V: priority 100 -> 90, virtual_ipaddress 10.1.0.1/32 removed, "
         "virtual_ipaddress 10.1.0.2/32 added, password changed"
     )
-    assert said(old, "") == ["vrrp_instance V removed"]
-    assert said("", old) == ["vrrp_instance V added"]
+    assert messages(old, "") == ["vrrp_instance V removed"]
+    assert messages("", old) == ["vrrp_instance V added"]
 
 
-# Nouns with something in each of their fields, so that nothing that is added to them later can be forgotten here.
+# Objects with a value in each field, so that the test fails for a new field that is not compared.
 
 RUN = Script(("/bin/a", "b"), "user", "group")
 TARGET = Target(A, 80, B, 81, "eth0", 7, True)
@@ -387,7 +387,7 @@ def others(value: Any, where: str = "") -> list[tuple[str, Any]]:
             for field in fields(value)
             for w, other in others(getattr(value, field.name), f"{type(value).__name__}.{field.name}")
         ]
-    return []  # None: what could be there is there in the nouns above
+    return []  # None: the objects above have a value there
 
 
 @pytest.mark.parametrize(("where", "other"), others(FULL), ids=lambda value: value if isinstance(value, str) else "")
@@ -401,8 +401,11 @@ def test_nothing_that_differs_is_passed_over(where: str, other: Configuration) -
     assert not differences(other, other)
 
 
-def test_what_is_not_there_is_said() -> None:
-    assert [str(each) for each in compared(Pace(), Pace(retry=3, alpha=True))] == ["retry 1 -> 3", "alpha off -> on"]
-    assert [str(each) for each in compared(SETTINGS, replace(SETTINGS, lvs_timeouts=None))] == [
+def test_missing_files_are_findings() -> None:
+    assert [str(each) for each in field_differences(Pace(), Pace(retry=3, alpha=True))] == [
+        "retry 1 -> 3",
+        "alpha off -> on",
+    ]
+    assert [str(each) for each in field_differences(SETTINGS, replace(SETTINGS, lvs_timeouts=None))] == [
         "lvs_timeouts on -> none"
     ]

@@ -1,4 +1,4 @@
-"""Every value says where it comes from, and what is shown can be read again."""
+"""The origin of effective values; the text that `pylvs check --show` prints parses again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from pylvs.config.building import Understanding
-from pylvs.config.effective import EffectiveBlock
+from pylvs.config.compile.document import CompiledDocument
+from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.show import as_json, shown
-from tests.unit.config.support import meaning, said
+from tests.unit.config.support import compiled, messages
 
 FULL = """\
 global_defs {
@@ -90,9 +90,9 @@ virtual_server 2001:db8::1 53 {
 """
 
 
-def block(understanding: Understanding, *names: str) -> EffectiveBlock:
+def block(document: CompiledDocument, *names: str) -> EffectiveBlock:
     """The first block of these names, one in the other."""
-    found = understanding.effective
+    found = document.effective
     for name in names:
         found = next(found.below(name))
     return found
@@ -114,41 +114,41 @@ def block(understanding: Understanding, *names: str) -> EffectiveBlock:
         (("virtual_server", "real_server", "HTTP_GET"), "connect_port", "default: the real server's"),
     ],
 )
-def test_each_value_says_where_it_comes_from(names: tuple[str, ...], keyword: str, origin: str) -> None:
-    assert str(block(meaning(FULL), *names).effective(keyword).origin) == origin
+def test_each_value_has_its_origin(names: tuple[str, ...], keyword: str, origin: str) -> None:
+    assert str(block(compiled(FULL), *names).effective(keyword).origin) == origin
 
 
 def test_what_is_shown_is_read_again_as_the_same_configuration() -> None:
-    first = meaning(FULL)
-    assert said(first) == [
+    first = compiled(FULL)
+    assert messages(first) == [
         (
             "26: warning: quorum 9 is more than all real servers weigh; it is 3; "
             "write quorum 3 or less, or larger weights"
         )
     ]
     text = shown(first.effective)
-    again = meaning(text)
-    assert said(again) == []
+    again = compiled(text)
+    assert messages(again) == []
     assert again.configuration == first.configuration
-    assert meaning(shown(again.effective)).configuration == first.configuration
+    assert compiled(shown(again.effective)).configuration == first.configuration
 
 
 def test_defaults_are_shown_where_nothing_is_written() -> None:
-    text = shown(meaning("").effective)
+    text = shown(compiled("").effective)
     assert "    smtp_connect_timeout 30                      # default\n" in text
     assert "    # router_id                                  # default: the host's name\n" in text
 
 
 @pytest.mark.parametrize("written", ['"{"', '"a b"', r"a\#b", r"a\!", '"}"'])
 def test_a_value_that_follows_another_is_quoted_like_it(written: str) -> None:
-    first = meaning(f"global_defs {{\nvmac_prefix {written}\n}}")
+    first = compiled(f"global_defs {{\nvmac_prefix {written}\n}}")
     text = shown(first.effective)
     assert f"    vmac_addr_prefix {written} " in text
-    assert meaning(text).configuration == first.configuration
+    assert compiled(text).configuration == first.configuration
 
 
 def test_programs_get_the_same_as_people() -> None:
-    found = json.loads(json.dumps(as_json(meaning(FULL).effective)))
+    found = json.loads(json.dumps(as_json(compiled(FULL).effective)))
     service = next(each for each in found["blocks"] if each["block"] == "virtual_server")
     assert service["head"] == "group web"
     assert {"name": "delay_loop", "value": "7.5", "how": "given", "from": "test.conf:25"} in service["values"]
@@ -156,5 +156,5 @@ def test_programs_get_the_same_as_people() -> None:
 
 
 def test_a_service_that_is_left_out_is_not_shown() -> None:
-    understanding = meaning("virtual_server 192.0.2.1 80 {\n    protocol TCP\n    lvs_sched rr\n}\n")
-    assert "virtual_server" not in shown(understanding.effective)
+    document = compiled("virtual_server 192.0.2.1 80 {\n    protocol TCP\n    lvs_sched rr\n}\n")
+    assert "virtual_server" not in shown(document.effective)

@@ -1,4 +1,4 @@
-"""Includes: which files are read, and what is said of those that are not."""
+"""Includes: the files that are read, and findings about the others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.reading import read
-from tests.unit.config.outlines import outline
+from pylvs.config.language.parser import read
+from tests.unit.config.trees import outline
 
 
 def made(folder: Path, **texts: str) -> str:
@@ -21,12 +21,12 @@ def made(folder: Path, **texts: str) -> str:
 
 
 def found(path: str) -> list[str]:
-    """What is wrong, without the folder's name."""
+    """Return the findings without the directory."""
     folder = os.path.dirname(path) + "/"
     return [str(finding).replace(folder, "") for finding in read(path)[1]]
 
 
-def test_includes_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None:
+def test_includes_are_relative_to_their_file(tmp_path: Path) -> None:
     path = made(
         tmp_path,
         main_conf="a {\n include sub/one.conf # here\n}\n$F=two\ninclude sub/${F}.conf",
@@ -38,7 +38,7 @@ def test_includes_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None
     folder = tmp_path.resolve() / "sub"
     assert outline(document) == ["a {", "  in_one", f"  in_two|{folder}", "}", f"in_two|{folder}"]
     assert document.files == (path, str(tmp_path / "sub/one.conf"), str(tmp_path / "sub/two.conf"))
-    assert document.nodes[1].place.file == str(tmp_path / "sub/two.conf")
+    assert document.nodes[1].location.file == str(tmp_path / "sub/two.conf")
 
 
 def test_wildcards_and_braces(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_what_is_not_there(line: str, finding: str, tmp_path: Path) -> None:
         assert texts == []
 
 
-def test_a_missing_file_is_fatal_whatever_includes_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_fatal_for_every_kind_of_include(tmp_path: Path) -> None:
     (finding,) = read(made(tmp_path, main_conf="include no.conf"))[1]
     assert finding.fatal
 
 
 def test_files_that_include_each_other_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pylvs.config.reading.MOST_FILES", 500)
+    monkeypatch.setattr("pylvs.config.language.parser.MAX_FILES", 500)
     texts = {f"f{n}_conf": f"x\ninclude f{n + 1}.conf\ninclude f{n + 1}.conf" for n in range(60)}
     document, findings = read(made(tmp_path, main_conf="include f0.conf", f60_conf="x", **texts))
     assert any("too many files include each other" in finding.text for finding in findings)

@@ -1,4 +1,4 @@
-"""The page of every keyword is what the schema says now."""
+"""The reference page is up to date with the schema."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pylvs.config.reference import reference
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 
 
-def test_the_page_is_what_the_schema_says() -> None:
+def test_the_page_is_generated_from_the_schema() -> None:
     text = reference()
     assert PAGE.read_text() == text, "run: python -m pylvs.config.reference > docs/reference/configuration.md"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pylvs.config.findings import MOST_FINDINGS, Findings, Place
-from pylvs.config.reading import read_text
-from pylvs.config.report import Report
+from pylvs.config.findings import MAX_FINDINGS, Findings, Location
+from pylvs.config.language.parser import read_text
+from pylvs.config.show import Report
 
 
 def report(text: str, pictures: bool = False, colours: bool = False) -> str:
@@ -38,7 +38,7 @@ def test_colours_are_around_the_severity_and_the_caret() -> None:
     ]
 
 
-def test_of_a_long_line_the_part_around_the_place_is_shown() -> None:
+def test_a_long_line_is_cut_around_the_location() -> None:
     _, line, caret = report("x" * 1000 + " } " + "y" * 1000, pictures=True).splitlines()
     assert len(line) < 120
     assert line[caret.index("^")] == "}"
@@ -50,17 +50,17 @@ def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
     assert "\ufffd[2J" in text
 
 
-def test_a_place_without_text_has_no_picture() -> None:
+def test_a_location_without_text_has_no_picture() -> None:
     document, _ = read_text("a {", "x.conf")
     findings = Findings()
-    findings.error(Place("other.conf", 7, 1), "wrong", "repair it")
+    findings.error(Location("other.conf", 7, 1), "wrong", "repair it")
     assert Report(document, pictures=True).text(findings.all()) == "other.conf:7:1: error: wrong; repair it\n"
 
 
-def test_the_same_is_said_once_and_not_without_end() -> None:
+def test_findings_are_unique_and_limited() -> None:
     _, findings = read_text("$A= \\\n}\n~SEQ(N,1,50) $A")
     assert len(findings) == 1
-    _, findings = read_text("}\n" * (MOST_FINDINGS + 500) + "a {")
-    assert len(findings) == MOST_FINDINGS + 1  # what is fatal is said in any case
-    assert findings[-2].text == f"more than {MOST_FINDINGS - 1} findings"
+    _, findings = read_text("}\n" * (MAX_FINDINGS + 500) + "a {")
+    assert len(findings) == MAX_FINDINGS + 1  # fatal findings ignore the limit
+    assert findings[-2].text == f"more than {MAX_FINDINGS - 1} findings"
     assert findings[-1].fatal

@@ -1,4 +1,4 @@
-"""Which scripts run: keepalived's rules, and what is said of the others."""
+"""Which scripts may run by keepalived's rules, and findings about the others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config import script_rules
-from pylvs.config.building import Understanding
+from pylvs.config.compile import scripts
+from pylvs.config.compile.document import CompiledDocument
 from pylvs.model.scripts import Script
 from pylvs.system.processes.accounts import Account
-from tests.unit.config.support import meaning, only, said
+from tests.unit.config.support import compiled, messages, single
 
 UNSET = "scripts run, and enable_script_security is not set"
 SAFE = "/bin/sh"
@@ -26,9 +26,9 @@ def program(tmp_path: Path) -> Path:
     return made
 
 
-def notified(script: str, *settings: str) -> Understanding:
-    """The meaning of a service that is told of its quorum by this script."""
-    return meaning(
+def notified(script: str, *settings: str) -> CompiledDocument:
+    """Compile a service with this quorum_up script."""
+    return compiled(
         "global_defs {\n    router_id here\n"
         + "".join(f"    {line}\n" for line in settings)
         + "}\nvirtual_server 192.0.2.1 80 {\n    protocol TCP\n    lvs_sched rr\n    lvs_method NAT\n"
@@ -37,44 +37,44 @@ def notified(script: str, *settings: str) -> Understanding:
 
 
 def test_a_script_runs_as_it_is_written() -> None:
-    understanding = notified(f"\"{SAFE} -c 'echo up' x\" root daemon", "enable_script_security")
-    assert said(understanding) == []
-    assert only(understanding).quorum_up == Script((SAFE, "-c", "echo up", "x"), "root", "daemon")
+    document = notified(f"\"{SAFE} -c 'echo up' x\" root daemon", "enable_script_security")
+    assert messages(document) == []
+    assert single(document).quorum_up == Script((SAFE, "-c", "echo up", "x"), "root", "daemon")
 
 
 def test_scripts_without_script_security_are_one_finding() -> None:
-    understanding = notified(f"{SAFE} root\n    quorum_down {SAFE} root")
-    assert [each.text for each in understanding.findings] == [UNSET]
-    assert [each.security for each in understanding.findings] == [True]
-    assert only(understanding).quorum_up is not None
+    document = notified(f"{SAFE} root\n    quorum_down {SAFE} root")
+    assert [each.text for each in document.findings] == [UNSET]
+    assert [each.security for each in document.findings] == [True]
+    assert single(document).quorum_up is not None
 
 
-def test_with_script_security_somebody_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script_rules, "script_account", lambda: Account("root", 0, 0))
-    understanding = notified(SAFE, "enable_script_security")
-    assert only(understanding).quorum_up is None
-    assert said(understanding) == [
+def test_script_security_needs_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "script_account", lambda: Account("root", 0, 0))
+    document = notified(SAFE, "enable_script_security")
+    assert single(document).quorum_up is None
+    assert messages(document) == [
         (
             "9: error: /bin/sh is not run: with enable_script_security it needs a script_user, or a user "
             "keepalived_script on this machine; name a user that this machine has"
         )
     ]
-    monkeypatch.setattr(script_rules, "script_account", lambda: Account("keepalived_script", 4711, 4711))
-    assert said(notified(SAFE, "enable_script_security")) == []
-    assert said(notified(SAFE, "enable_script_security", "script_user daemon")) == []
+    monkeypatch.setattr(scripts, "script_account", lambda: Account("keepalived_script", 4711, 4711))
+    assert messages(notified(SAFE, "enable_script_security")) == []
+    assert messages(notified(SAFE, "enable_script_security", "script_user daemon")) == []
 
 
-def test_a_user_that_is_not_there_is_said_and_the_script_does_not_run() -> None:
-    understanding = notified(f"{SAFE} no-such-user", "enable_script_security")
-    assert only(understanding).quorum_up is None
-    assert said(understanding) == [
+def test_a_script_of_an_unknown_user_is_rejected() -> None:
+    document = notified(f"{SAFE} no-such-user", "enable_script_security")
+    assert single(document).quorum_up is None
+    assert messages(document) == [
         (
             "9: error: /bin/sh is not run: user no-such-user: this machine has none of that name; "
             "name a user that this machine has"
         )
     ]
-    settings = meaning("global_defs {\n    script_user no-such-user\n}\n")
-    assert said(settings) == [
+    settings = compiled("global_defs {\n    script_user no-such-user\n}\n")
+    assert messages(settings) == [
         "2: error: user no-such-user: this machine has none of that name; name a user that this machine has"
     ]
 
@@ -83,27 +83,27 @@ def test_a_user_that_is_not_there_is_said_and_the_script_does_not_run() -> None:
 def test_what_others_can_change_does_not_run_as_root_with_script_security(program: Path) -> None:
     program.parent.chmod(0o777)
     refused = notified(f"{program} root", "enable_script_security")
-    assert only(refused).quorum_up is None
+    assert single(refused).quorum_up is None
     assert [(each.severity.value, each.security) for each in refused.findings] == [("error", True)]
-    assert f"{program} is not run: {program.parent} is writable by everybody" in said(refused)[0]
+    assert f"{program} is not run: {program.parent} is writable by everybody" in messages(refused)[0]
     warned = notified(f"{program} root")
-    assert only(warned).quorum_up == Script((str(program),), "root")
+    assert single(warned).quorum_up == Script((str(program),), "root")
     assert [(each.severity.value, each.security) for each in warned.findings] == [("warning", True)] * 2
 
 
 def test_a_program_that_is_not_there_is_a_note_and_does_not_run() -> None:
-    understanding = notified("/no/such/program root")
-    assert only(understanding).quorum_up is None
-    assert said(understanding) == [
+    document = notified("/no/such/program root")
+    assert single(document).quorum_up is None
+    assert messages(document) == [
         "8: note: /no/such/program is not run: no such file or directory; install it before pylvs starts"
     ]
 
 
 def test_a_file_that_is_no_program_is_an_error(program: Path) -> None:
     program.chmod(0o644)
-    understanding = notified(f"{program} root", "enable_script_security")
-    assert only(understanding).quorum_up is None
-    assert said(understanding)[0].startswith(f"9: error: {program} is not run: not executable for user root")
+    document = notified(f"{program} root", "enable_script_security")
+    assert single(document).quorum_up is None
+    assert messages(document)[0].startswith(f"9: error: {program} is not run: not executable for user root")
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_a_file_that_is_no_program_is_an_error(program: Path) -> None:
         ("/bin/sh root root more", "8: warning: surplus 'more' behind quorum_up is ignored"),
     ],
 )
-def test_words_that_are_no_script_are_said(script: str, finding: str) -> None:
-    assert finding in said(notified(script))
+def test_words_that_are_no_script_are_findings(script: str, finding: str) -> None:
+    assert finding in messages(notified(script))
 
 
 def test_of_two_scripts_the_first_counts_as_in_keepalived() -> None:
-    understanding = notified(f"{SAFE} root\n    quorum_up '{SAFE} 2' root", "enable_script_security")
-    assert only(understanding).quorum_up == Script((SAFE,), "root")
-    assert said(understanding) == [
+    document = notified(f"{SAFE} root\n    quorum_up '{SAFE} 2' root", "enable_script_security")
+    assert single(document).quorum_up == Script((SAFE,), "root")
+    assert messages(document) == [
         "10: warning: quorum_up was given already in line 9; the first one counts; remove one of them"
     ]

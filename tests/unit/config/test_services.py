@@ -1,4 +1,4 @@
-"""From virtual_server blocks to services: what keepalived would do, and everything odd is said."""
+"""Compiling virtual_server blocks: services as in keepalived, and findings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from pylvs.model.checks import TcpCheck
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
-from tests.unit.config.support import TUTORIAL, meaning, one, only, said
+from tests.unit.config.support import TUTORIAL, compiled, messages, single, with_service
 
 
 def key(address: str, port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
     return ServiceKey(protocol, ip_address(address), port)
 
 
-def test_the_usual_tutorial_runs_with_its_dead_word_named() -> None:
-    understanding = meaning(TUTORIAL)
-    assert said(understanding) == [
+def test_the_usual_tutorial_compiles_with_a_finding_for_its_dead_keyword() -> None:
+    document = compiled(TUTORIAL)
+    assert messages(document) == [
         "11: warning: nb_get_retry has no effect; write retry",
         "20: warning: nb_get_retry has no effect; write retry",
     ]
-    service = only(understanding)
+    service = single(document)
     assert service.name == "192.0.2.100:80 tcp"
     assert service.keys == (key("192.0.2.100", 80),)
     assert (service.scheduler, service.flags, service.timeout_s) == ("wlc", ServiceFlag.PERSISTENT, 60)
@@ -52,10 +52,10 @@ def test_the_usual_tutorial_runs_with_its_dead_word_named() -> None:
         ("weight 5\n quorum 5\n hysteresis 4", "hysteresis", 4),
     ],
 )
-def test_a_services_words_reach_the_configuration(line: str, attribute: str, value: object) -> None:
-    understanding = one(line)
-    assert [each for each in said(understanding) if "given already" not in each] == []
-    assert getattr(only(understanding), attribute) == value
+def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, value: object) -> None:
+    document = with_service(line)
+    assert [each for each in messages(document) if "given already" not in each] == []
+    assert getattr(single(document), attribute) == value
 
 
 @pytest.mark.parametrize(
@@ -164,31 +164,31 @@ def test_a_services_words_reach_the_configuration(line: str, attribute: str, val
         ),
     ],
 )
-def test_what_cannot_be_is_said_and_replaced_as_keepalived_does(
+def test_impossible_values_are_replaced_as_in_keepalived(
     line: str, finding: str, attribute: str, value: object
 ) -> None:
-    understanding = one(line)
-    assert said(understanding) == [finding]
-    assert getattr(only(understanding), attribute) == value
+    document = with_service(line)
+    assert messages(document) == [finding]
+    assert getattr(single(document), attribute) == value
 
 
-def test_what_is_missing_is_said_with_what_it_becomes() -> None:
-    understanding = meaning("virtual_server 192.0.2.1 80 {\n real_server 10.0.0.2 80 {\n }\n}\n")
-    assert said(understanding) == [
+def test_missing_values_are_findings_with_their_default() -> None:
+    document = compiled("virtual_server 192.0.2.1 80 {\n real_server 10.0.0.2 80 {\n }\n}\n")
+    assert messages(document) == [
         "1: warning: no protocol is given; it is UDP; write protocol TCP, or protocol UDP",
         "1: warning: no forwarding method is given; it is NAT; write lvs_method DR, or NAT",
         "1: warning: no scheduler is given; it is wlc; write lvs_sched wlc",
     ]
-    service = only(understanding)
+    service = single(document)
     assert service.keys == (key("192.0.2.1", 80, Protocol.UDP),)
     assert service.servers[0].destination.method is Method.MASQ
 
 
 def test_a_method_in_lower_case_is_refused() -> None:
-    understanding = meaning(
+    document = compiled(
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lb_algo rr\n lb_kind dr\n real_server 10.0.0.2 80 {\n }\n}\n"
     )
-    assert said(understanding) == [
+    assert messages(document) == [
         "1: warning: no forwarding method is given; it is NAT; write lvs_method DR, or NAT",
         "4: error: there is no forwarding method 'dr'; did you mean 'DR'?",
     ]
@@ -205,9 +205,9 @@ def test_a_method_in_lower_case_is_refused() -> None:
     ],
 )
 def test_a_real_server_may_have_a_method_of_its_own(words: str, destination: tuple[Method, Tunnel]) -> None:
-    understanding = one(server=f"lvs_method {words}")
-    found = only(understanding).servers[0].destination
-    assert said(understanding) == []
+    document = with_service(server=f"lvs_method {words}")
+    found = single(document).servers[0].destination
+    assert messages(document) == []
     assert (found.method, found.tunnel) == destination
 
 
@@ -221,11 +221,11 @@ def test_a_real_server_may_have_a_method_of_its_own(words: str, destination: tup
     ],
 )
 def test_tunnels_that_there_are_not_are_refused(words: str, text: str) -> None:
-    assert said(one(server=f"lvs_method {words}")) == [f"7: error: {text}"]
+    assert messages(with_service(server=f"lvs_method {words}")) == [f"7: error: {text}"]
 
 
 def test_a_dr_servers_other_port_is_reset_but_checked() -> None:
-    understanding = meaning(
+    document = compiled(
         """\
         virtual_server 192.0.2.1 80 {
             protocol TCP
@@ -239,8 +239,8 @@ def test_a_dr_servers_other_port_is_reset_but_checked() -> None:
         }
         """
     )
-    service = only(understanding)
-    assert said(understanding) == [
+    service = single(document)
+    assert messages(document) == [
         (
             "5: warning: port 81 of the sorry server is not the service's; it is 80 in the table; "
             "DR and TUN change no port; checks still go to the written one"
@@ -258,7 +258,7 @@ def test_a_dr_servers_other_port_is_reset_but_checked() -> None:
 
 
 def test_a_mark_has_no_protocol_and_its_dr_servers_no_port() -> None:
-    understanding = meaning(
+    document = compiled(
         """\
         virtual_server fwmark 7 {
             protocol TCP
@@ -271,8 +271,8 @@ def test_a_mark_has_no_protocol_and_its_dr_servers_no_port() -> None:
         }
         """
     )
-    service = only(understanding)
-    assert said(understanding) == [
+    service = single(document)
+    assert messages(document) == [
         "2: warning: a firewall mark's service has no protocol; it is ignored; remove it",
         (
             "5: warning: a firewall mark's service has no port; that of 10.0.0.2 is ignored; "
@@ -297,18 +297,18 @@ def test_a_mark_has_no_protocol_and_its_dr_servers_no_port() -> None:
         ("fwmark 7", "lvs_method TUN\n real_server 10.0.0.2 {\n }\n real_server 2001:db8::2 {\n }", socket.AF_INET),
     ],
 )
-def test_a_marks_family_is_the_servers_unless_it_is_said(head: str, lines: str, family: int) -> None:
-    service = only(meaning(f"virtual_server {head} {{\n lvs_sched rr\n {lines}\n}}\n"))
+def test_a_marks_family_is_by_default_that_of_its_servers(head: str, lines: str, family: int) -> None:
+    service = single(compiled(f"virtual_server {head} {{\n lvs_sched rr\n {lines}\n}}\n"))
     assert service.keys == (ServiceKey.of_mark(7, family),)
     assert service.name == ("fwmark 7 inet6" if family == socket.AF_INET6 else "fwmark 7")
 
 
 def test_a_service_without_a_port_becomes_persistent() -> None:
-    understanding = meaning(
+    document = compiled(
         "virtual_server 192.0.2.1 {\n protocol TCP\n lvs_sched rr\n lvs_method DR\n real_server 10.0.0.2 {\n }\n}\n"
     )
-    assert only(understanding).timeout_s == 360
-    assert said(understanding) == [
+    assert single(document).timeout_s == 360
+    assert messages(document) == [
         (
             "1: warning: a service without a port must be persistent; persistence_timeout is 360; "
             "write a port, or persistence_timeout"
@@ -358,9 +358,9 @@ def test_a_service_without_a_port_becomes_persistent() -> None:
     ],
 )
 def test_a_service_that_cannot_be_is_left_out(text: str, finding: str) -> None:
-    understanding = meaning(text)
-    assert finding in said(understanding)
-    assert understanding.configuration.services == ()
+    document = compiled(text)
+    assert finding in messages(document)
+    assert document.configuration.services == ()
 
 
 @pytest.mark.parametrize(
@@ -384,9 +384,9 @@ def test_a_service_that_cannot_be_is_left_out(text: str, finding: str) -> None:
     ],
 )
 def test_a_real_server_that_cannot_be_is_left_out(line: str, finding: str) -> None:
-    understanding = one(line)
-    assert said(understanding) == [finding]
-    assert len(only(understanding).servers) == 1
+    document = with_service(line)
+    assert messages(document) == [finding]
+    assert len(single(document).servers) == 1
 
 
 @pytest.mark.parametrize(
@@ -413,10 +413,10 @@ def test_a_real_server_that_cannot_be_is_left_out(line: str, finding: str) -> No
         ),
     ],
 )
-def test_a_real_servers_odd_numbers_are_said(line: str, finding: str, weight: int) -> None:
-    understanding = one(server=line)
-    assert said(understanding) == [finding]
-    assert only(understanding).servers[0].destination.weight == weight
+def test_unusual_numbers_of_real_servers_are_findings(line: str, finding: str, weight: int) -> None:
+    document = with_service(server=line)
+    assert messages(document) == [finding]
+    assert single(document).servers[0].destination.weight == weight
 
 
 def test_of_two_services_with_one_key_the_first_counts() -> None:
@@ -424,15 +424,15 @@ def test_of_two_services_with_one_key_the_first_counts() -> None:
         "virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched {}\n lvs_method NAT\n "
         "real_server 10.0.0.2 80 {{\n }}\n}}\n"
     )
-    understanding = meaning(text.format("rr") + text.format("wrr"))
-    assert said(understanding) == [
+    document = compiled(text.format("rr") + text.format("wrr"))
+    assert messages(document) == [
         "8: error: TCP 192.0.2.1:80 was given already, in line 1; this one is left out; remove one of them"
     ]
-    assert only(understanding).scheduler == "rr"
+    assert single(document).scheduler == "rr"
 
 
 def test_thresholds_weight_and_inhibition_reach_the_server() -> None:
-    (server,) = only(one("inhibit_on_failure\n weight 3", "uthreshold 10\n lthreshold 5\n alpha")).servers
+    (server,) = single(with_service("inhibit_on_failure\n weight 3", "uthreshold 10\n lthreshold 5\n alpha")).servers
     assert (server.destination.weight, server.destination.upper, server.destination.lower) == (3, 10, 5)
     assert server.inhibit_on_failure
     assert server.alpha

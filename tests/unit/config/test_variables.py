@@ -1,13 +1,13 @@
-"""Variables, conditions and sequences: what text they make, and what is said of those that make none."""
+"""Variables, conditions and sequences: the text that they produce, and findings."""
 
 from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Place
-from pylvs.config.reading import read, read_text
+from pylvs.config.findings import Location
+from pylvs.config.language.parser import read, read_text
 from tests.unit.calls import calls_of
-from tests.unit.config.outlines import findings_of, outline, understood
+from tests.unit.config.trees import findings_of, outline, parsed_outline
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_definition_may_have_several_lines() -> None:
         "$I= \\\nvs ${N} { \\\n  weight ${N} \\\n  # a comment\n  @x only \\\n  @y never \\\n}\n"
         "$N=1\n$I\n$N=2\na { $I\n}"
     )
-    assert understood(text, "x") == [
+    assert parsed_outline(text, "x") == [
         *("vs|1 {", "  weight|1", "  only", "}"),
         *("a {", "  vs|2 {", "    weight|2", "    only", "  }", "}"),
     ]
@@ -45,16 +45,16 @@ def test_definitions_of_several_lines_hold_each_other() -> None:
     assert outline(read_text(text)[0])[:6] == ["vs {", "  rs|1 {", "  }", "  rs|2 {", "  }", "}"]
 
 
-def test_a_words_place_is_where_it_or_its_variable_is_written() -> None:
+def test_a_words_location_is_where_it_or_its_variable_is_written() -> None:
     document, _ = read_text("$A=long value\n$L= \\\n  weight ${A} \\\n  b\nvs x${A}y\n$L\n")
-    assert [(word.text, word.place) for node in document.nodes for word in node.words] == [
-        ("vs", Place("-", 5, 1, 2)),
-        ("xlong", Place("-", 5, 4, 5)),
-        ("valuey", Place("-", 5, 5, 5)),
-        ("weight", Place("-", 3, 3, 6)),
-        ("long", Place("-", 3, 10, 4)),
-        ("value", Place("-", 3, 10, 4)),
-        ("b", Place("-", 4, 3, 1)),
+    assert [(word.text, word.location) for node in document.nodes for word in node.words] == [
+        ("vs", Location("-", 5, 1, 2)),
+        ("xlong", Location("-", 5, 4, 5)),
+        ("valuey", Location("-", 5, 5, 5)),
+        ("weight", Location("-", 3, 3, 6)),
+        ("long", Location("-", 3, 10, 4)),
+        ("value", Location("-", 3, 10, 4)),
+        ("b", Location("-", 4, 3, 1)),
     ]
 
 
@@ -110,7 +110,7 @@ def test_what_makes_no_text_is_named(text: str, finding: str) -> None:
 
 
 def test_a_dollar_sign_in_a_password_is_one() -> None:
-    assert understood("auth_pass $ecret") == ["auth_pass|$ecret"]
+    assert parsed_outline("auth_pass $ecret") == ["auth_pass|$ecret"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_conditions(ids: list[str], expected: list[str]) -> None:
 
 
 def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
-    assert understood("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
+    assert parsed_outline("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
     ],
 )
 def test_sequences(text: str, expected: list[str]) -> None:
-    assert understood(text, "yes") == expected
+    assert parsed_outline(text, "yes") == expected
 
 
 def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:
@@ -166,7 +166,7 @@ def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:
     ],
 )
 def test_growth_without_end_ends_with_a_finding(text: str) -> None:
-    _, findings = read_text(text, most_text=50_000)
+    _, findings = read_text(text, max_text=50_000)
     assert any(finding.fatal and "multiply each other" in finding.advice for finding in findings)
 
 

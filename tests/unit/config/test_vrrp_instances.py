@@ -13,8 +13,8 @@ from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, l
 
 
 def test_what_is_not_written_is_keepalived_s_default() -> None:
-    found, said = instance()
-    assert said == []
+    found, messages = instance()
+    assert messages == []
     assert found == VrrpInstance(name="VI_1", interface="eth0", vrid=51, addresses=found.addresses)
     assert (found.version, found.family, found.priority, found.advert_interval_s) == (2, 4, 100, 1.0)
     assert (found.starts_as_master, found.preempt, found.accept, found.track_primary) == (False, True, True, True)
@@ -48,13 +48,13 @@ def test_what_is_not_written_is_keepalived_s_default() -> None:
         ("use_vmac_addr", "vmac", Vmac(here=False, for_addresses=True)),
     ],
 )
-def test_each_word_is_understood(line: str, field: str, value: object) -> None:
-    found, said = instance(line)
-    assert said == []
+def test_each_keyword_is_compiled(line: str, field: str, value: object) -> None:
+    found, messages = instance(line)
+    assert messages == []
     assert getattr(found, field) == value
 
 
-def test_who_begins_as_master_without_a_word_of_priority_owns_the_addresses() -> None:
+def test_state_master_without_a_priority_owns_the_addresses() -> None:
     assert instance("state MASTER")[0].priority == 255
     assert instance("state MASTER", "priority 100")[0].priority == 100
     assert instance("state MASTER", "priority 300")[0].priority == 100, "keepalived's default for a wrong one"
@@ -62,24 +62,24 @@ def test_who_begins_as_master_without_a_word_of_priority_owns_the_addresses() ->
 
 def test_unicast() -> None:
     lines = "unicast_src_ip 192.0.2.9", "unicast_ttl 3", "old_unicast_checksum never", "unicast_peer {"
-    found, said = instance(*lines, "192.0.2.8", "192.0.2.7 min_ttl 254 max_ttl 254", "}")
-    assert said == []
+    found, messages = instance(*lines, "192.0.2.8", "192.0.2.7 min_ttl 254 max_ttl 254", "}")
+    assert messages == []
     assert found.peers == (Peer(ip_address("192.0.2.8")), Peer(ip_address("192.0.2.7"), 254, 254))
     assert found.check_source, "a peer with a limit of its TTL turns the check on"
     assert (found.unicast_ttl, found.old_checksum) == (3, OldChecksum.NEVER)
 
 
 def test_authentication_of_version_2() -> None:
-    found, said = instance("authentication {", "auth_type PASS", "auth_pass 1111", "}")
-    assert said == []
+    found, messages = instance("authentication {", "auth_type PASS", "auth_pass 1111", "}")
+    assert messages == []
     assert (found.authentication, found.password) == (Authentication.PASS, b"1111")
 
 
-def test_whom_it_tells() -> None:
-    found, said = instance(
+def test_notifications() -> None:
+    found, messages = instance(
         "notify_master '/nonexistent/up a'", "notify_deleted", "smtp_alert", "notify_priority_changes yes"
     )
-    assert said == ["7: note: /nonexistent/up is not run: no such file or directory"]
+    assert messages == ["7: note: /nonexistent/up is not run: no such file or directory"]
     assert found.notify.master is None
     assert (found.notify.say_deleted, found.notify.smtp_alert, found.notify.priority_changes) == (True, True, True)
 
@@ -153,9 +153,9 @@ def test_a_program_runs_with_its_arguments_as_the_user_that_is_named() -> None:
 def test_what_cannot_be_as_written_is_named_and_done_as_keepalived_does_it(
     lines: list[str], finding: str, field: str, value: Any
 ) -> None:
-    found, said = instance(*lines)
-    assert len(said) == 1, said
-    assert finding in said[0]
+    found, messages = instance(*lines)
+    assert len(messages) == 1, messages
+    assert finding in messages[0]
     got = getattr(found, field)
     assert (str(got) if isinstance(value, str) else got) == value
 
@@ -170,56 +170,56 @@ def test_what_cannot_be_as_written_is_named_and_done_as_keepalived_does_it(
     ],
 )
 def test_authentication_that_cannot_be(authentication: list[str], more: str, finding: str) -> None:
-    found, said = instance("authentication {", *authentication, "}", more)
+    found, messages = instance("authentication {", *authentication, "}", more)
     assert found.authentication is None
     assert found.password == b""
-    assert [finding in each for each in said] == [True]
+    assert [finding in each for each in messages] == [True]
 
 
 def test_a_long_password_is_cut_to_what_version_2_carries() -> None:
-    found, said = instance("authentication {", "auth_type PASS", "auth_pass 123456789", "}")
+    found, messages = instance("authentication {", "auth_type PASS", "auth_pass 123456789", "}")
     assert found.password == b"12345678"
-    assert said == ["9: warning: the password is longer than 8 octets; the rest is cut"]
+    assert messages == ["9: warning: the password is longer than 8 octets; the rest is cut"]
 
 
 def test_with_an_authentication_header_no_router_begins_as_master() -> None:
-    found, said = instance("state MASTER", "priority 9", "authentication {", "auth_type AH", "auth_pass 1", "}")
+    found, messages = instance("state MASTER", "priority 9", "authentication {", "auth_type AH", "auth_pass 1", "}")
     assert not found.starts_as_master
-    assert said == ["7: error: with auth_type AH a router cannot begin as master; it begins as backup"]
+    assert messages == ["7: error: with auth_type AH a router cannot begin as master; it begins as backup"]
 
 
 def test_a_vmac_with_peers_sends_from_the_device_below() -> None:
-    found, said = instance("use_vmac", "unicast_peer { 192.0.2.9 }")
+    found, messages = instance("use_vmac", "unicast_peer { 192.0.2.9 }")
     assert found.vmac == Vmac(send_from_base=True)
-    assert said == ["7: warning: with unicast peers a VMAC sends from the device below (vmac_xmit_base)"]
+    assert messages == ["7: warning: with unicast peers a VMAC sends from the device below (vmac_xmit_base)"]
 
 
-def test_ipv6_is_version_3_and_says_so_only_where_2_was_written() -> None:
-    found, said = instance(addresses="2001:db8::1/64")
-    assert said == []
+def test_ipv6_is_version_3_with_a_finding_only_for_a_written_2() -> None:
+    found, messages = instance(addresses="2001:db8::1/64")
+    assert messages == []
     assert (found.family, found.version, str(found.multicast)) == (6, 3, "ff02::12")
-    found, said = instance("version 2", addresses="2001:db8::1/64")
+    found, messages = instance("version 2", addresses="2001:db8::1/64")
     assert found.version == 3
-    assert said == ["7: warning: version 2 has no IPv6; version 3 counts"]
+    assert messages == ["7: warning: version 2 has no IPv6; version 3 counts"]
 
 
-def test_the_first_address_in_the_text_says_the_family() -> None:
-    found, said = instance("unicast_peer {", "2001:db8::1", "192.0.2.9", "}")
+def test_the_first_address_in_the_text_decides_the_family() -> None:
+    found, messages = instance("unicast_peer {", "2001:db8::1", "192.0.2.9", "}")
     assert [str(peer.address) for peer in found.peers] == ["192.0.2.9"]
-    assert said == ["8: error: peer 2001:db8::1 is not IPv4, as the virtual router is; it is left out"]
-    found, said = instance(addresses="2001:db8::1\n192.0.2.1")
+    assert messages == ["8: error: peer 2001:db8::1 is not IPv4, as the virtual router is; it is left out"]
+    found, messages = instance(addresses="2001:db8::1\n192.0.2.1")
     assert [str(each.interface) for each in found.addresses] == ["2001:db8::1/128"]
-    assert said == ["6: error: 192.0.2.1 is not IPv6, as the virtual router is; it is left out"]
+    assert messages == ["6: error: 192.0.2.1 is not IPv6, as the virtual router is; it is left out"]
 
 
-def test_strict_mode_takes_away_what_the_standard_has_not() -> None:
-    found, said = instance(
+def test_strict_mode_removes_what_the_rfc_does_not_have() -> None:
+    found, messages = instance(
         *("strict_mode", "accept", "preempt_delay 3", "higher_prio_send_advert", "lower_prio_no_advert off"),
         *("garp_lower_prio_repeat 3", "down_timer_adverts 9", "use_vmac", "vmac_xmit_base"),
     )
-    assert len(said) == 7, said
+    assert len(messages) == 7, messages
     assert found.down_after_adverts == 3
-    assert all("strict_mode has" in each for each in said)
+    assert all("strict_mode has" in each for each in messages)
     assert (found.accept, found.preempt_delay_s, found.higher_priority_answered) == (False, 0.0, False)
     assert found.lower_priority_unanswered
     assert (found.announcements.lower_priority_repeat, found.announcements.lower_priority_delay_s) == (0, 0)
@@ -229,35 +229,38 @@ def test_strict_mode_takes_away_what_the_standard_has_not() -> None:
 def test_in_strict_mode_only_the_owner_begins_as_master() -> None:
     assert instance("strict_mode", "priority 255")[1] == []
     for lines in (["strict_mode", "state MASTER", "priority 9"], ["strict_mode", "priority 255", "state BACKUP"]):
-        _, said = instance(*lines)
-        assert ["begins as master if and only if its priority is 255" in each for each in said] == [True]
+        _, messages = instance(*lines)
+        assert ["begins as master if and only if its priority is 255" in each for each in messages] == [True]
 
 
 def test_an_owner_accepts_and_its_priority_does_not_change() -> None:
     lines = "priority 255", "no_accept", "track_interface {", "eth1", "eth2 weight 3", "}"
-    found, said = instance(*lines)
+    found, messages = instance(*lines)
     assert found.owner
     assert found.accept
     assert found.tracks == Tracks(interfaces=(Track("eth1"),))
     text = "priority 255 does not change, so the weight 3 of eth2 does not count: it is not watched"
-    assert said == [f"11: error: {text}"]
+    assert messages == [f"11: error: {text}"]
 
 
 @pytest.mark.parametrize(
-    ("device", "version", "most"), [("eth2", "version 2", 137), ("eth2", "version 3", 139), ("eth0", "version 2", 255)]
+    ("device", "version", "maximum"),
+    [("eth2", "version 2", 137), ("eth2", "version 3", 139), ("eth0", "version 2", 255)],
 )
-def test_more_addresses_than_an_advertisement_holds_are_not_in_it(device: str, version: str, most: int) -> None:
+def test_more_addresses_than_an_advertisement_holds_are_not_in_it(device: str, version: str, maximum: int) -> None:
     addresses = "\n".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(300))
-    found, said = instance(f"interface {device}", version, addresses=addresses)
-    assert (len(found.addresses), len(found.excluded)) == (most, 300 - most)
-    text = f"an advertisement has room for {most} addresses; from here on they are not in it"
-    assert f"{5 + most}: warning: {text}" in said
+    found, messages = instance(f"interface {device}", version, addresses=addresses)
+    assert (len(found.addresses), len(found.excluded)) == (maximum, 300 - maximum)
+    text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
+    assert f"{5 + maximum}: warning: {text}" in messages
 
 
 def test_an_address_that_is_given_twice_is_named() -> None:
-    found, said = instance("virtual_ipaddress_excluded {", ADDRESS, "}", addresses="192.0.2.1\n192.0.2.1 label eth0:1")
+    found, messages = instance(
+        "virtual_ipaddress_excluded {", ADDRESS, "}", addresses="192.0.2.1\n192.0.2.1 label eth0:1"
+    )
     assert len(found.addresses) == 2
-    assert said == [
+    assert messages == [
         "6: warning: 192.0.2.1 is given already in line 5",
         "9: warning: 192.0.2.1 is given already in line 5",
     ]
@@ -272,17 +275,17 @@ def test_an_address_that_is_given_twice_is_named() -> None:
     ],
 )
 def test_without_interface_or_number_there_is_no_router(lines: list[str], findings: list[str]) -> None:
-    said = left_out("\n".join(["vrrp_instance V {", *lines, "virtual_ipaddress { 192.0.2.1 }", "}"]))
-    assert len(said) == len(findings), said
+    messages = left_out("\n".join(["vrrp_instance V {", *lines, "virtual_ipaddress { 192.0.2.1 }", "}"]))
+    assert len(messages) == len(findings), messages
     for finding in findings:
-        assert any(finding in each for each in said), said
+        assert any(finding in each for each in messages), messages
 
 
 def test_without_an_address_only_version_2_runs() -> None:
     text = "vrrp_instance V {\ninterface eth0\nvirtual_router_id 5\n%s\n}"
-    found, said = vrrp(text % "")
+    found, messages = vrrp(text % "")
     assert len(found.instances) == 1
-    assert said == ["1: warning: the virtual router has no virtual address: nothing moves with it"]
+    assert messages == ["1: warning: the virtual router has no virtual address: nothing moves with it"]
     for line in ("version 3", "strict_mode"):
         assert ["need one; it is left out" in each for each in left_out(text % line)] == [True]
 
@@ -318,14 +321,14 @@ def test_global_defs_say_the_defaults() -> None:
     assert found.announcements == expected
 
 
-def test_min_garp_counts_where_nothing_else_is_said() -> None:
+def test_vrrp_min_garp_changes_only_defaults() -> None:
     text = "global_defs {\nvrrp_min_garp\n}\n" + INSTANCE.format(addresses=ADDRESS, lines="garp_master_repeat 9")
     found = clean(text).instances[0].announcements
     assert found == Announcements(repeat=9, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=0)
 
 
 def two(first: str, second: str) -> tuple[list[str], list[str]]:
-    """The names of the instances that are left of two, and what is wrong; each has a line of its own."""
+    """Return the names of the accepted ones of two instances, and the findings; each has a line of its own."""
     text = (
         "vrrp_instance {name} {{\ninterface eth0\nvirtual_router_id 51\nvirtual_ipaddress {{ {address} }}\n{line}\n}}\n"
     )
@@ -333,14 +336,14 @@ def two(first: str, second: str) -> tuple[list[str], list[str]]:
         text.format(name=name, address=f"192.0.2.{at}", line=line)
         for at, (name, line) in enumerate((("A", first), ("B", second)), 1)
     )
-    found, said = vrrp(one + other)
-    return [each.name for each in found.instances], said
+    found, messages = vrrp(one + other)
+    return [each.name for each in found.instances], messages
 
 
 def test_one_number_on_one_link_is_one_router() -> None:
-    names, said = two("", "")
+    names, messages = two("", "")
     assert names == ["A"]
-    assert said == ["9: error: B and A both have VRID 51 with IPv4 on eth0; B is left out"]
+    assert messages == ["9: error: B and A both have VRID 51 with IPv4 on eth0; B is left out"]
 
 
 @pytest.mark.parametrize(
@@ -352,30 +355,30 @@ def test_one_number_on_one_link_is_one_router() -> None:
         ("unicast_peer { 192.0.2.9 }", "unicast_peer { 192.0.2.9 }", ["A"]),
     ],
 )
-def test_unless_nobody_takes_one_for_the_other(first: str, second: str, left: list[str]) -> None:
-    names, said = two(first, second)
+def test_unless_neither_accepts_the_others_advertisements(first: str, second: str, left: list[str]) -> None:
+    names, messages = two(first, second)
     assert names == left
-    assert len(said) == 2 - len(left)
+    assert len(messages) == 2 - len(left)
 
 
 def test_one_address_of_two_routers_is_named() -> None:
-    found, said = vrrp(
+    found, messages = vrrp(
         INSTANCE.format(addresses=ADDRESS, lines="")
         + INSTANCE.format(addresses=ADDRESS, lines="").replace("VI_1", "VI_2").replace("51", "52")
     )
     assert len(found.instances) == 2
-    assert said == ["13: warning: 192.0.2.1 belongs to VI_1 too: both can hold it at once"]
+    assert messages == ["13: warning: 192.0.2.1 belongs to VI_1 too: both can hold it at once"]
 
 
-def test_a_name_is_taken_once() -> None:
-    found, said = vrrp(2 * INSTANCE.format(addresses=ADDRESS, lines=""))
+def test_a_name_is_unique() -> None:
+    found, messages = vrrp(2 * INSTANCE.format(addresses=ADDRESS, lines=""))
     assert len(found.instances) == 1
-    assert said == ["9: error: the name 'VI_1' is taken; this vrrp_instance is left out"]
+    assert messages == ["9: error: the name 'VI_1' is taken; this vrrp_instance is left out"]
 
 
 def test_a_device_that_is_not_here_is_named_unless_it_may_come_later() -> None:
     text = INSTANCE.format(addresses="192.0.2.1 dev eth8", lines="interface eth9\ntrack_interface { eth7 }")
-    _, said = vrrp(text.replace("    interface eth0\n", "\n"))
-    missing = [each.partition(": ")[2] for each in said]
+    _, messages = vrrp(text.replace("    interface eth0\n", "\n"))
+    missing = [each.partition(": ")[2] for each in messages]
     assert missing == [f"warning: this machine has no device 'eth{number}'" for number in (8, 9, 7)]
     assert vrrp("global_defs {\ndynamic_interfaces\n}\n" + text.replace("    interface eth0\n", "\n"))[1] == []

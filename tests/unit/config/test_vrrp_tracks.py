@@ -45,9 +45,9 @@ def opened(path: str) -> Script:
 
 
 def watching(definitions: str, *lines: str) -> tuple[Tracks, list[str]]:
-    """What one instance watches, and what is wrong."""
-    found, said = vrrp(definitions + INSTANCE.format(addresses="192.0.2.1", lines="\n".join(lines)))
-    return found.instances[0].tracks, said
+    """Return what one instance tracks, and the findings."""
+    found, messages = vrrp(definitions + INSTANCE.format(addresses="192.0.2.1", lines="\n".join(lines)))
+    return found.instances[0].tracks, messages
 
 
 def test_what_is_defined() -> None:
@@ -72,8 +72,8 @@ def test_what_is_defined() -> None:
 
 def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
     lines = "track_script {", "plain weight 10", "heavy", "}", "track_file { number weight 0 }"
-    found, said = watching(SCRIPTS + FILE, *lines)
-    assert said == []
+    found, messages = watching(SCRIPTS + FILE, *lines)
+    assert messages == []
     assert found.scripts == (Track("plain", 10), Track("heavy", -20, reverse=True))
     assert found.files == (Track("number"),)
     found, _ = watching(SCRIPTS, "track_script {", "heavy weight 30", "}")
@@ -98,16 +98,16 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
     ],
 )
 def test_what_cannot_be_watched_is_named(lines: list[str], finding: str, left: tuple[int, ...]) -> None:
-    found, said = instance(*lines)
-    assert [finding in each for each in said] == [True], said
+    found, messages = instance(*lines)
+    assert [finding in each for each in messages] == [True], messages
     assert tuple(track.weight for track in found.tracks.interfaces) == left
 
 
 def test_keepalived_does_not_look_ahead() -> None:
     text = INSTANCE.format(addresses="192.0.2.1", lines="track_script { plain }") + SCRIPTS
-    found, said = vrrp(text)
+    found, messages = vrrp(text)
     assert found.instances[0].tracks == Tracks()
-    assert said == ["7: error: vrrp_script 'plain' is defined only in line 9, so it is not watched"]
+    assert messages == ["7: error: vrrp_script 'plain' is defined only in line 9, so it is not watched"]
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_keepalived_does_not_look_ahead() -> None:
     ],
 )
 def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
-    _, said = vrrp(text)
-    assert len(said) == 1, said
-    assert said[0].startswith(finding)
+    _, messages = vrrp(text)
+    assert len(messages) == 1, messages
+    assert messages[0].startswith(finding)
 
 
-def test_a_script_whose_program_is_not_there_is_not_watched() -> None:
+def test_a_script_without_its_program_is_not_tracked() -> None:
     script = 'vrrp_script s {\nscript "/nonexistent/program -x"\n}\n'
-    found, said = watching(script, "track_script { s }")
+    found, messages = watching(script, "track_script { s }")
     assert found == Tracks()
-    assert said == [
+    assert messages == [
         "1: error: vrrp_script s watches nothing, for its program cannot run",
         "2: note: /nonexistent/program is not run: no such file or directory",
     ]
@@ -199,19 +199,19 @@ def test_a_group() -> None:
     ],
 )
 def test_a_group_that_cannot_be_as_written(group: str, left: tuple[str, ...], findings: list[str]) -> None:
-    found, said = vrrp(members() + group)
+    found, messages = vrrp(members() + group)
     assert tuple(member for each in found.groups for member in each.members) == left
-    assert len(said) == len(findings), said
+    assert len(messages) == len(findings), messages
     for finding in findings:
-        assert any(finding in each for each in said), said
+        assert any(finding in each for each in messages), messages
 
 
 def test_weights_belong_to_the_group() -> None:
     lines = "track_interface { eth2 weight 3 }\ntrack_script { heavy }\ntrack_file { number }"
     text = SCRIPTS + FILE + members(first=lines) + "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\n}\n"
-    found, said = vrrp(text)
+    found, messages = vrrp(text)
     assert found.instances[0].tracks == Tracks(interfaces=(Track("eth2"),), files=(Track("number"),))
-    assert [each.partition(": error: ")[2] for each in said] == [
+    assert [each.partition(": error: ")[2] for each in messages] == [
         "VI_0 is in group G, so the weight 3 of eth2 does not count: a fault if it is down",
         "VI_0 is in group G, so the weight -20 of heavy does not count: it is not watched",
         "VI_0 is in group G, so the weight 2 of number does not count: a fault unless its number is 0",
@@ -223,8 +223,8 @@ def test_weights_belong_to_the_group() -> None:
 
 def test_what_a_member_and_its_group_both_watch_is_named() -> None:
     group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\ntrack_interface { eth2 }\n}\n"
-    _, said = vrrp(members(first="track_interface { eth2 }") + group)
-    assert said == ["1: warning: eth2 in track_interface is watched by its group too"]
+    _, messages = vrrp(members(first="track_interface { eth2 }") + group)
+    assert messages == ["1: warning: eth2 in track_interface is watched by its group too"]
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_what_a_member_and_its_group_both_watch_is_named() -> None:
         ("track_data_plane weight 20", Track("data plane", 20)),
     ],
 )
-def test_the_data_plane_counts_where_the_configuration_says_so(line: str, expected: Track | None) -> None:
-    found, said = instance(line)
-    assert (found.track_data_plane, said) == (expected, [])
+def test_the_data_plane_counts_where_configured(line: str, expected: Track | None) -> None:
+    found, messages = instance(line)
+    assert (found.track_data_plane, messages) == (expected, [])
 
 
 @pytest.mark.parametrize(
@@ -252,25 +252,25 @@ def test_the_data_plane_counts_where_the_configuration_says_so(line: str, expect
     ],
 )
 def test_a_weight_of_the_data_plane_that_cannot_be_is_named(line: str, text: str) -> None:
-    _, said = instance(line)
-    (complaint,) = said
-    assert complaint.startswith("7: ")
-    assert text in complaint
+    _, messages = instance(line)
+    (message,) = messages
+    assert message.startswith("7: ")
+    assert text in message
 
 
 def test_an_owner_and_a_member_of_a_group_have_no_weight_for_the_data_plane() -> None:
-    found, said = instance("priority 255", "track_data_plane weight -50")
+    found, messages = instance("priority 255", "track_data_plane weight -50")
     assert found.track_data_plane is None
     why = "priority 255 does not change"
-    assert said == [f"8: error: {why}, so the weight -50 of track_data_plane does not count: it is not watched"]
-    found, said = instance("priority 255", "track_data_plane")
-    assert (found.track_data_plane, said) == (Track("data plane"), [])
+    assert messages == [f"8: error: {why}, so the weight -50 of track_data_plane does not count: it is not watched"]
+    found, messages = instance("priority 255", "track_data_plane")
+    assert (found.track_data_plane, messages) == (Track("data plane"), [])
     both = INSTANCE.format(addresses=ADDRESS, lines="track_data_plane weight -50")
     other = both.replace("VI_1", "VI_2").replace("51", "52").replace("192.0.2.1", "192.0.2.2")
     group = "vrrp_sync_group G {{ group {{ VI_1\nVI_2 }} {more} }}".replace("{{", "{").replace("}}", "}")
-    alone, said = vrrp(both + other + group.replace("{more}", ""))
+    alone, messages = vrrp(both + other + group.replace("{more}", ""))
     assert [each.track_data_plane for each in alone.instances] == [None, None]
-    assert len(said) == 2
-    weighed, said = vrrp(both + other + group.replace("{more}", "\nsync_group_tracking_weight\n"))
+    assert len(messages) == 2
+    weighed, messages = vrrp(both + other + group.replace("{more}", "\nsync_group_tracking_weight\n"))
     assert [each.track_data_plane for each in weighed.instances] == [Track("data plane", -50)] * 2
-    assert said == []
+    assert messages == []

@@ -1,4 +1,4 @@
-"""Daemons of tests log in memory: what they say must not come between a command's lines."""
+"""Daemons of tests log to memory: their lines must not mix with the output of commands."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the daemon gives others a few seconds for: here the machine may be slower than that."""
+    """Raise the daemon's timeouts: the machine of a test may be slow."""
     for name in (
-        "daemon.router_link.PATIENCE_S",
-        "daemon.virtual_routers.START_S",
-        "daemon.virtual_routers.STATUS_S",
-        "host.fifo_readers.FINISH_S",
-        "host.fifos.FINISH_S",
-        "host.in_turn.FINISH_S",
-        "host.mail.FINISH_S",
+        "daemon.virtual_routers.REPLY_TIMEOUT_S",
+        "daemon.virtual_routers.START_TIMEOUT_S",
+        "daemon.virtual_routers.STATUS_TIMEOUT_S",
+        "notify.fifos.READER_FINISH_S",
+        "notify.fifos.FINISH_S",
+        "notify.serial_scripts.FINISH_S",
+        "notify.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One for each time that a daemon settled its garbage: all that pytest holds would be looked through each time."""
+    """Replace garbage.settle, which would scan all objects of pytest; return a list with an item for each call."""
     times: list[int] = []
     monkeypatch.setattr(garbage, "settle", lambda: times.append(1))
     return times
 
 
 @pytest.fixture(autouse=True)
-def said() -> Iterator[io.StringIO]:
-    """The lines that were logged."""
+def log_output() -> Iterator[io.StringIO]:
+    """Return the log."""
     out = io.StringIO()
     handlers, level = logging.root.handlers[:], logging.root.level
     former = logs.write_with(lambda *_: None)

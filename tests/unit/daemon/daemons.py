@@ -1,4 +1,4 @@
-"""A daemon whose outside is imagined: tables in memory, a file that is a value, servers that are as the test says."""
+"""A daemon with a fake host: tables in memory, the configuration as a value, real servers with states set by a test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
-from pylvs.daemon.loading import Loaded, as_asked
+from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.systemd import Manager
 from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
@@ -27,7 +27,7 @@ from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
-from tests.unit.daemon.imagined_routers import start_imagined
+from tests.unit.daemon.fake_routers import start_fake_routers
 from tests.waiting import PATIENCE_S, until_async
 
 VIP = ip_address("192.0.2.1")
@@ -57,61 +57,57 @@ def configuration(*services: WantedService, **settings: Any) -> Configuration:
 
 
 def vrrp(*names: str) -> VrrpConfiguration:
-    """Virtual routers of these names."""
+    """Return virtual routers with these names."""
     return VrrpConfiguration(
         instances=tuple(VrrpInstance(name=name, interface="eth0", vrid=at) for at, name in enumerate(names, 1))
     )
 
 
 class World:
-    """What a daemon meets. `state` and `director` outlive it, as after a crash."""
+    """The host of a daemon (`pylvs.daemon.ports.HostPort`). `state` and `tables` outlive it, as after a crash."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self.tables = MemoryDirector()
-        self.manager = Manager({})
+        self.manager = ServiceManager({})
         self.file = Loaded(configuration(service(server(1), server(2))))
         self.dead: set[Address] = set()
         self.probes: dict[Address, int] = {}
         self.loads = 0
-        self.check_rows: tuple[WantedRow, ...] = ()
-        self.told: list[Event] = []
+        self.extra_rows: tuple[WantedRow, ...] = ()
+        self.notified: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def write(
         self, *services: WantedService, findings: Iterable[Finding] = (), routers: Iterable[str] = (), **settings: Any
     ) -> None:
-        """The file from now on; `routers` are the names of virtual routers."""
+        """Write the configuration; `routers` are the names of virtual routers."""
         found = replace(configuration(*services, **settings), vrrp=vrrp(*routers))
         self.file = Loaded(found, tuple(findings), not services)
 
     def end_processes(self) -> None:
-        """Those of virtual routers that are left."""
+        """Kill the processes of virtual routers that are left."""
         for process in self.processes:
             process.kill()
             process.wait()
 
-    # --- what the daemon meets: see `pylvs.daemon.supervisor.Outside` ---
+    # --- what the daemon meets: see `pylvs.daemon.ports.HostPort` ---
 
     def load(self, options: Options) -> Loaded:
-        """The file as it is, with or without checks."""
         self.loads += 1
-        return replace(self.file, configuration=as_asked(self.file.configuration, options))
+        return replace(self.file, configuration=apply_options(self.file.configuration, options))
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
-        """Numbers do."""
         return [] if old == new else [f"{len(old.services)} -> {len(new.services)} services"]
 
     def director(self) -> MemoryDirector:
-        """The tables."""
         return self.tables
 
     def addresses(self) -> Iterable[Address]:
-        """The VIP alone."""
         return [VIP]
 
     def probe_of(self, _check: Check, _service: WantedService, wanted: WantedServer) -> Probe:
-        """Whether the server is not dead."""
+        """Return a probe that fails for the servers in `dead`."""
         where = wanted.destination.key.address
 
         async def probe() -> Outcome:
@@ -121,38 +117,37 @@ class World:
         return probe
 
     def configure(self, configuration: Configuration) -> None:
-        """Nobody runs scripts here."""
+        """Run no scripts."""
 
-    async def begin(self, configuration: Configuration) -> None:
-        """Nothing comes first."""
+    async def run_startup_script(self, configuration: Configuration) -> None:
+        """Run no script."""
 
-    def rows(self) -> tuple[WantedRow, ...]:
-        """What the test says that checks need."""
-        return self.check_rows
+    def check_rows(self) -> tuple[WantedRow, ...]:
+        return self.extra_rows
 
-    def adapt(self, state: StateDirectory) -> None:
-        """Nothing is to be changed here."""
+    def adapt_host(self, state: StateDirectory) -> None:
+        """Change nothing."""
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
-        """A process that speaks like the one of virtual routers, and holds no address."""
-        self.processes.append(start_imagined(state.path))
+        """Start a fake pylvs-vrrp, which holds no address."""
+        self.processes.append(start_fake_routers(state.path))
         return self.processes[-1]
 
-    def restore(self, state: StateDirectory) -> None:
-        """Nothing was changed."""
+    def restore_host(self, state: StateDirectory) -> None:
+        """Change nothing."""
 
-    def heard(self, event: Event) -> None:
-        """Nobody else is told."""
-        self.told.append(event)
+    def notify(self, event: Event) -> None:
+        """Remember the event."""
+        self.notified.append(event)
 
     async def close(self) -> None:
-        """Nothing was begun."""
+        """Do nothing."""
 
     # --- daemons ---
 
     @contextlib.asynccontextmanager
     async def daemon(self, kill: bool = False, **options: Any) -> AsyncIterator[Supervisor]:
-        """One that has its first table; ended in good order, or killed."""
+        """Run a daemon after its first table is complete; then stop or kill it."""
         supervisor = Supervisor(Options("test.conf", state_dir=self.state, **options), self)
         running = asyncio.create_task(supervisor.run())
         try:
@@ -161,7 +156,7 @@ class World:
                 running.result()
             yield supervisor
             if not kill:
-                supervisor.end()
+                supervisor.stop()
                 await asyncio.wait_for(running, PATIENCE_S)
         finally:
             running.cancel()
@@ -169,7 +164,7 @@ class World:
                 await running
 
     def table(self) -> dict[str, dict[str, int]]:
-        """Weights by server and service."""
+        """Return weights by service and server."""
         return {
             str(row.service.key): {
                 str(each.destination.key.address): each.destination.weight for each in reversed(row.destinations)
@@ -178,7 +173,7 @@ class World:
         }
 
     def servers(self, key: ServiceKey = WEB) -> set[str]:
-        """Those in the table."""
+        """Return the servers of a service in the table."""
         try:
             return {str(each.destination.key.address) for each in self.tables.service(key).destinations}
         except NoSuchService:
@@ -186,7 +181,7 @@ class World:
 
 
 def run(scenario: Awaitable[None]) -> None:
-    """A scenario in an event loop of its own."""
+    """Run a scenario in a new event loop, with a timeout."""
 
     async def bounded() -> None:
         async with asyncio.timeout(4 * PATIENCE_S):

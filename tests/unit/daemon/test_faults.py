@@ -1,4 +1,4 @@
-"""What goes wrong around a daemon, or is asked of it in great numbers, stays where it is."""
+"""Faults around the daemon, and large numbers of requests, have no further effects."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import kept
-from pylvs.daemon.api import application
+from pylvs.daemon import persistence
+from pylvs.daemon.api import application, status_routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
-from pylvs.daemon.api.routes import events, metrics, status
-from pylvs.daemon.background import Background
-from pylvs.daemon.loader import load_elsewhere
+from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.via_vip import ViaVip
+from pylvs.daemon.via_vip import VipChecks
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
 from tests.unit.daemon.daemons import OTHER, World, run, server, service, until
@@ -37,17 +36,17 @@ def world(tmp_path: Path) -> World:
 
 
 def ask(world: World, method: str, path: str, content: Any = None) -> Any:
-    answered, told = Client(world.state).ask(method, path, content)
-    assert answered == 200, told
-    return told
+    answered, reply = Client(world.state).ask(method, path, content)
+    assert answered == 200, reply
+    return reply
 
 
 def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     state = StateDirectory(tmp_path)
-    state.take()
+    state.acquire()
     assert tmp_path.stat().st_mode & 0o777 == 0o755
-    state.give_back()
+    state.release()
 
 
 def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
@@ -55,7 +54,7 @@ def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_
     shared.mkdir()
     shared.chmod(0o1777)
     with pytest.raises(Unsupported, match="others may write to it"):
-        StateDirectory(shared).take()
+        StateDirectory(shared).acquire()
     assert shared.stat().st_mode & 0o7777 == 0o1777
     assert not list(shared.iterdir())
 
@@ -65,24 +64,24 @@ def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: 
     state = StateDirectory(tmp_path)
     state.file("via_vip").write_text(content)
     with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
-        ViaVip().allow(state)
+        VipChecks().adapt_host(state)
 
 
-def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_of_many_services_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = kept.keep_overrides
+    keep = persistence.save_overrides
 
     def counted(state: StateDirectory, overrides: Any) -> None:
         kept_now.append(len(overrides))
         keep(state, overrides)
 
-    monkeypatch.setattr(kept, "keep_overrides", counted)
+    monkeypatch.setattr(persistence, "save_overrides", counted)
     world.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
         async with world.daemon():
-            told = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
-            assert len(told["servers"]) == 200
+            reply = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
+            assert len(reply["servers"]) == 200
             assert len(json.loads((world.state / "overrides.json").read_text())) == 200
 
     run(scenario())
@@ -112,13 +111,13 @@ def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(world: Wor
 
 def test_the_status_of_many_services_counts_the_table_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    counts_of = status.counts_of
+    counts_of = status_routes.counts_of
 
-    def noted(rows: Sequence[ServiceRow]) -> status.Counts:
+    def noted(rows: Sequence[ServiceRow]) -> status_routes.Counts:
         calls.append(1)
         return counts_of(rows)
 
-    monkeypatch.setattr(status, "counts_of", noted)
+    monkeypatch.setattr(status_routes, "counts_of", noted)
     world.write(service(server(1)), service(server(2), key=OTHER))
 
     async def scenario() -> None:
@@ -136,11 +135,11 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
         threads.append(threading.current_thread())
         return exposition(facts)
 
-    monkeypatch.setattr("pylvs.daemon.api.routes.metrics.exposition", noted)
+    monkeypatch.setattr("pylvs.daemon.api.status_routes.exposition", noted)
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            assert "pylvs_info" in await metrics.page_of(daemon)
+            assert "pylvs_info" in await status_routes.metrics_page(daemon)
 
     run(scenario())
     assert threads
@@ -148,11 +147,9 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
 
 
 @pytest.mark.parametrize("service", ["\udcff", "ä"])
-def test_words_that_are_no_text_are_answered_in_words(
-    world: World, service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
-    monkeypatch.setattr(sys, "stderr", said)
+def test_arguments_that_are_not_text_get_a_reason(world: World, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_output = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
+    monkeypatch.setattr(sys, "stderr", log_output)
     verbs = ["drain", "enable", "history", "check-now"]
 
     async def scenario() -> None:
@@ -162,8 +159,8 @@ def test_words_that_are_no_text_are_answered_in_words(
                 assert await asyncio.to_thread(main.run, [verb, "10.0.0.1", *where]) == 1
 
     run(scenario())
-    said.seek(0)
-    lines = said.read().splitlines()
+    log_output.seek(0)
+    lines = log_output.read().splitlines()
     assert len(lines) == len(verbs)
     assert all("no such service" in line for line in lines), lines
 
@@ -185,59 +182,59 @@ def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, ki
 
     async def scenario() -> None:
         async with world.daemon():
-            answered, told = await asyncio.to_thread(asked)
+            answered, reply = await asyncio.to_thread(asked)
             assert answered == 400
-            assert "no JSON" in json.loads(told)["error"]
+            assert "no JSON" in json.loads(reply)["error"]
 
     run(scenario())
 
 
-def test_nobody_is_answered_whose_name_nobody_can_tell() -> None:
+def test_a_client_of_unknown_user_is_refused() -> None:
     async def never(_: Any) -> Any:
         raise AssertionError("it was done")
 
     async def scenario() -> None:
         request = make_mocked_request("POST", "/v1/reload")
         request._protocol.transport = None
-        assert (await application._root_alone(request, never)).status == 403
+        assert (await application._root_only(request, never)).status == 403
 
     run(scenario())
 
 
 def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(status_routes, "CLIENT_POLL_S", 0.05)
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
             _, writer = await asyncio.open_unix_connection(str(world.state / "control"))
             writer.write(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: pylvs\r\n\r\n")
-            await until(lambda: len(daemon.news._followers) == 1)
+            await until(lambda: len(daemon.events._subscribers) == 1)
             writer.close()
-            await until(lambda: not daemon.news._followers)
+            await until(lambda: not daemon.events._subscribers)
 
     run(scenario())
 
 
 def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     def full(*_: object) -> None:
         raise PylvsError("no space left")
 
     restored: list[StateDirectory] = []
-    monkeypatch.setattr(world, "restore", restored.append)
+    monkeypatch.setattr(world, "restore_host", restored.append)
 
     async def scenario() -> None:
         async with world.daemon():
-            monkeypatch.setattr(kept, "keep_own", full)
+            monkeypatch.setattr(persistence, "save_owned", full)
 
     run(scenario())
     assert restored
     assert world.servers() == set()
-    assert "no space left" in said.getvalue()
+    assert "no space left" in log_output.getvalue()
 
 
-def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.StringIO) -> None:
+def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(log_output: io.StringIO) -> None:
     tries: list[int] = []
 
     async def scenario() -> None:
@@ -247,13 +244,13 @@ def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.Strin
                 raise OSError("busy")
             await asyncio.Event().wait()
 
-        async with Background() as background:
-            background.keep(work, "draining")
+        async with BackgroundTasks() as background:
+            background.keep_running(work, "draining")
             await until(lambda: len(tries) == 2)
 
     run(scenario())
-    assert "draining failed and begins again: busy" in said.getvalue()
-    assert "bug" not in said.getvalue()
+    assert "draining failed and begins again: busy" in log_output.getvalue()
+    assert "bug" not in log_output.getvalue()
 
 
 def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,23 +258,23 @@ def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.Monk
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "run", none)
-    (finding,) = load_elsewhere(Options("test.conf")).findings
+    (finding,) = load_in_subprocess(Options("test.conf")).findings
     assert finding.fatal
     assert finding.text == "no process could be made to read it: Resource temporarily unavailable"
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "text"),
     [
         (["weight", "10.0.0.1", "9" * 5000], 2, "the weight must be a number from 0 to 2147483647 or auto"),
         (["status", "--state-dir", "/dev/null/x"], 1, "no pylvs run answers at /dev/null/x/control"),
     ],
 )
-def test_wrong_words_of_commands_are_one_short_line(
-    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_of_commands_are_one_short_line(
+    arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.run(words) == code
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
-    assert len(said) < 200
+    assert main.run(arguments) == code
+    log_output = capsys.readouterr().err
+    assert text in log_output
+    assert log_output.count("\n") == 1
+    assert len(log_output) < 200

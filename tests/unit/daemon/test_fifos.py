@@ -1,4 +1,4 @@
-"""Named pipes that are told of services and servers."""
+"""FIFOs get lines about services and servers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.telling.fifos import Fifos, line_of
+from pylvs.daemon.notifications import FifoNotifier, fifo_line
 from pylvs.health.events import Event
 from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
-from tests.unit.daemon.test_notify import down, gained, lost, service, up
+from tests.unit.daemon.test_notify_scripts import down, gained, lost, service, up
 from tests.waiting import until_async
 
 
@@ -31,7 +31,7 @@ from tests.waiting import until_async
     ],
 )
 def test_the_lines_are_keepaliveds(event: Event, about: WantedService, line: str) -> None:
-    assert line_of(event, about) == line
+    assert fifo_line(event, about) == line
 
 
 def configuration(shared: Path, own: Path, reader: Script | None = None) -> Configuration:
@@ -44,18 +44,18 @@ def read(descriptor: int) -> list[str]:
     return os.read(descriptor, 1 << 16).decode().splitlines()
 
 
-def test_the_shared_pipe_and_its_own_are_told(tmp_path: Path) -> None:
+def test_the_shared_fifo_and_its_own_get_lines(tmp_path: Path) -> None:
     paths = tmp_path / "shared", tmp_path / "own"
 
     async def main() -> None:
-        fifos = Fifos()
+        fifos = FifoNotifier()
         fifos.configure(configuration(*paths), routers=False)
         pipes = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
-        fifos.heard(up(1))
+        fifos.notify(up(1))
         for pipe in pipes:
             assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 UP"]
         fifos.configure(replace(configuration(*paths), services=()), routers=False)
-        fifos.heard(down(1, ending=True))
+        fifos.notify(down(1, ending=True))
         for pipe in pipes:
             assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 DOWN"]
         await fifos.finish()
@@ -72,7 +72,7 @@ def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tm
     reader = Script(("/bin/sh", "-c", f'touch {ran}; cat "$0"'))
 
     async def main(routers: bool) -> None:
-        fifos = Fifos()
+        fifos = FifoNotifier()
         fifos.configure(configuration(*paths, reader), routers=routers)
         if not routers:
             await until_async(ran.exists)

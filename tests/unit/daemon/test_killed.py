@@ -1,4 +1,4 @@
-"""A daemon that is killed after any of its edits: the next one brings about what the file says, and nothing is left."""
+"""A daemon is killed after any of its edits; the next one makes the configured table, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, World, address
 
 
 class Killed(BaseException):
-    """As SIGKILL, but it can be told."""
+    """Stands for SIGKILL."""
 
 
 class Mortal(MemoryDirector):
-    """Whoever edits it dies after so many edits."""
+    """Kills the daemon after so many edits."""
 
     left = 1 << 30
 
@@ -84,7 +84,7 @@ def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tm
     async def scenario() -> None:
         async with world.daemon(kill=True) as daemon:
             await until(lambda: world.servers() == {"10.0.0.1"})
-            assert not daemon.keeper.last.complete
+            assert not daemon.reconciler.last.complete
             world.tables._schedulers = (*world.tables._schedulers, "not-yet")
             await until(lambda: '"10.0.0.2"' in (world.state / "services.json").read_text())
         slow = replace(QUICK, warmup_s=3600)
@@ -134,7 +134,7 @@ def test_killed_while_it_reloads(tmp_path: Path, edits: int) -> None:
                 await daemon.reload()
         tables.left = 1 << 30
         async with world.daemon():
-            # Server 3 is down as it was; the servers that had not come yet are up, for nobody has found them down.
+            # Server 3 is down as it was; the servers that were not added yet are up, because no check found them down.
             first = {name: dict(servers) for name, servers in world.table().items()}
             del first["TCP 192.0.2.1:80"]["10.0.0.1"]
             wanted = {name: dict(servers) for name, servers in WANTED.items()}

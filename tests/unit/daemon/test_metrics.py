@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them."""
+"""Metrics as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pylvs.daemon.api.metrics import Facts, exposition
-from pylvs.health.overrides import Override
+from pylvs.daemon.api.metrics import MetricsInput, exposition
+from pylvs.health.events import Override
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
@@ -25,8 +25,8 @@ MARK = ServiceKey.of_mark(0x1F)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def samples(facts: Facts) -> Samples:
-    """Every sample of the page, by its name and its labels."""
+def samples(facts: MetricsInput) -> Samples:
+    """Return every sample of the page by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(exposition(facts))
@@ -35,12 +35,12 @@ def samples(facts: Facts) -> Samples:
 
 
 def labels(**each: str) -> tuple[tuple[str, str], ...]:
-    """As `samples` has them."""
+    """Return labels as `samples` does."""
     return tuple(sorted(each.items()))
 
 
 def row(key: ServiceKey, *, weight: int, active: int, counters: Counters) -> ServiceRow:
-    """A service with one destination."""
+    """Return a service with one destination."""
     destination = DestinationRow(Destination(SERVER, weight=weight), active, 7, 2, counters)
     return ServiceRow(VirtualService(key), (destination,), counters)
 
@@ -51,7 +51,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
         row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
         row(ServiceKey.of_mark(FIRST), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
     ]
-    found = samples(Facts("1", rows, totals=Counters(11, 22, 33, 44, 55)))
+    found = samples(MetricsInput("1", rows, totals=Counters(11, 22, 33, 44, 55)))
     assert found["node_ipvs_connections_total", ()] == 11
     assert found["node_ipvs_incoming_packets_total", ()] == 22
     assert found["node_ipvs_outgoing_packets_total", ()] == 33
@@ -68,13 +68,13 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
 
 
 def test_what_happened_to_packets_is_counted_by_name() -> None:
-    found = samples(Facts("1", reasons={"table full dropped": 3, "no route": 0}))
+    found = samples(MetricsInput("1", reasons={"table full dropped": 3, "no route": 0}))
     assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
 
 
-def test_what_ending_connections_costs_is_told() -> None:
-    found = samples(Facts("1", expiry=Expiry(7, 3, 0.5, 0.25)))
+def test_the_cost_of_expiry_is_a_metric() -> None:
+    found = samples(MetricsInput("1", expiry=Expiry(7, 3, 0.5, 0.25)))
     assert found["pylvs_expired_total", ()] == 7
     assert found["pylvs_expiry_seconds_total", ()] == 0.5
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
@@ -87,7 +87,7 @@ def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
     server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
     service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
     reloads = {"done": 2, "refused": 1}
-    found = samples(Facts("1", services=[service], reloads=reloads, errors=3, edits={"restored": 5}))
+    found = samples(MetricsInput("1", services=[service], reloads=reloads, errors=3, edits={"restored": 5}))
     assert found["pylvs_configuration_errors", labels()] == 3
     assert found["pylvs_quorum_up", labels(service="web")] == 0
     is_ = {"service": "web", "server": "10.0.0.2:80"}
@@ -110,7 +110,7 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
-    there = {name for name, _ in samples(Facts("1", rows, {"no route": 1}, 1, 2, [service]))}
+    there = {name for name, _ in samples(MetricsInput("1", rows, {"no route": 1}, 1, 2, [service]))}
     board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
     asked = {
         name
@@ -123,6 +123,6 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
 
 
 def test_an_empty_table_is_a_page_as_well() -> None:
-    found = samples(Facts("1.2.3"))
+    found = samples(MetricsInput("1.2.3"))
     assert found["pylvs_info", labels(version="1.2.3")] == 1
     assert found["node_ipvs_connections_total", ()] == 0

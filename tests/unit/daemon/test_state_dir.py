@@ -1,4 +1,4 @@
-"""One daemon at a time in a state directory, and what it keeps there survives."""
+"""A state directory has one daemon at a time, and its files survive the daemon."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.kept import (
-    keep_overrides,
-    keep_own,
-    kept_overrides,
-    kept_own,
-    left_behind,
-    own_of,
+from pylvs.daemon.persistence import (
+    adoptable_rows,
+    load_overrides,
+    load_owned,
+    owned_services,
+    save_overrides,
+    save_owned,
 )
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.overrides import Override, Standing
+from pylvs.health.events import Override, Standing
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported
@@ -38,7 +38,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from pylvs.daemon.state_dir import StateDirectory
-StateDirectory(Path(sys.argv[1])).take()
+StateDirectory(Path(sys.argv[1])).acquire()
 print("taken", flush=True)
 sys.stdin.read()
 """
@@ -55,19 +55,19 @@ def configuration(*servers: int, keys: tuple[ServiceKey, ...] = (WEB,)) -> Confi
 
 def test_a_second_daemon_is_refused_in_one_line_with_the_first_ones_number(tmp_path: Path) -> None:
     first = StateDirectory(tmp_path / "state")
-    first.take()
+    first.acquire()
     with pytest.raises(Busy) as refused:
-        StateDirectory(tmp_path / "state").take()
+        StateDirectory(tmp_path / "state").acquire()
     assert str(refused.value) == (
         f"pylvs run is there already, process {os.getpid()}, with {tmp_path}/state; stop it first"
     )
     assert first.pid_path.read_text() == f"{os.getpid()}\n"
     assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
-    first.give_back()
+    first.release()
     assert not first.path.exists()
     second = StateDirectory(tmp_path / "state")
-    second.take()
-    second.give_back()
+    second.acquire()
+    second.release()
 
 
 def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) -> None:
@@ -77,44 +77,44 @@ def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) ->
         assert holder.stdout is not None
         assert holder.stdout.readline() == "taken\n"
         with pytest.raises(Busy, match=f"process {holder.pid}"):
-            StateDirectory(tmp_path).take()
+            StateDirectory(tmp_path).acquire()
         (tmp_path / "control").touch()
         holder.send_signal(signal.SIGKILL)
     mine = StateDirectory(tmp_path)
-    mine.keep("something", [1])
-    mine.take()
+    mine.write("something", [1])
+    mine.acquire()
     assert mine.read("something") == [1]
     assert not mine.socket_path.exists()
     assert mine.pid_path.read_text() == f"{os.getpid()}\n"
-    mine.give_back()
+    mine.release()
     assert [path.name for path in tmp_path.iterdir()] == ["something.json"]
 
 
-def test_a_place_that_cannot_be_one_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unsupported, match="choose another --state-dir"):
-        StateDirectory(tmp_path / "file" / "state").take()
+        StateDirectory(tmp_path / "file" / "state").acquire()
 
 
 def test_what_is_kept_is_replaced_at_one_stroke_and_nothing_is_no_file(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert state.read("name") is None
-    state.keep("name", {"a": 1})
-    state.keep("name", {"a": 2})
+    state.write("name", {"a": 1})
+    state.write("name", {"a": 2})
     assert json.loads((tmp_path / "name.json").read_text()) == {"a": 2}
-    state.keep("name", {})
+    state.write("name", {})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "name.json").write_text("{")
     with pytest.raises(Unsupported, match=r"name\.json: damaged .*; remove it"):
         state.read("name")
     with pytest.raises(PylvsError, match="not kept"):
-        StateDirectory(tmp_path / "gone").keep("name", [1])
+        StateDirectory(tmp_path / "gone").write("name", [1])
 
 
 def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
     for length in (3, 200):
         state = StateDirectory(tmp_path / ("x" * length))
-        state.take()
+        state.acquire()
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
             with state.socket_address() as address:
                 listener.bind(address)
@@ -122,24 +122,24 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
             with state.socket_address() as address:
                 client.connect(address)
         assert state.socket_path.exists()
-        state.give_back()
+        state.release()
 
 
 def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    assert kept_own(state) == {}
-    assert kept_overrides(state) == {}
-    own = own_of(configuration(1, 2, keys=(WEB, SIX, MARK)))
-    keep_own(state, own)
-    assert kept_own(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
-    said = {
+    assert load_owned(state) == {}
+    assert load_overrides(state) == {}
+    own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
+    save_owned(state, own)
+    assert load_owned(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
+    log_output = {
         ("web", server(1)): Override(Standing.DRAINED),
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
     }
-    keep_overrides(state, said)
-    assert kept_overrides(state) == said
-    keep_overrides(state, {})
-    assert kept_overrides(state) == {}
+    save_overrides(state, log_output)
+    assert load_overrides(state) == log_output
+    save_overrides(state, {})
+    assert load_overrides(state) == {}
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])
@@ -148,19 +148,19 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
     for name in "services", "overrides":
         state.file(name).write_text(content)
     with pytest.raises(Unsupported, match="remove it"):
-        kept_own(state)
+        load_owned(state)
     with pytest.raises(Unsupported, match="remove it"):
-        kept_overrides(state)
+        load_overrides(state)
 
 
-def test_what_a_table_says_of_servers_is_said_of_known_ones_alone() -> None:
-    own = own_of(configuration(1, 2, 3))
+def test_only_known_servers_are_adopted_from_the_table() -> None:
+    own = owned_services(configuration(1, 2, 3))
     rows = [
         ServiceRow(VirtualService(WEB), (DestinationRow(Destination(server(1))),)),
         ServiceRow(VirtualService(MARK)),
         ServiceRow(VirtualService(SIX)),
     ]
     fresh = configuration(1, 2, 4, keys=(WEB, MARK))
-    (row,) = left_behind(rows, own, fresh)
+    (row,) = adoptable_rows(rows, own, fresh)
     assert [each.destination.key for each in row.destinations] == [server(1), server(4)]
-    assert left_behind(rows, {}, fresh) == []
+    assert adoptable_rows(rows, {}, fresh) == []

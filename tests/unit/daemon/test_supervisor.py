@@ -1,4 +1,4 @@
-"""The daemon's life: what it does to the table at its start, at reloads, at its end, and after a crash."""
+"""What the daemon does to the table at its start, at reloads, at its stop, and after a crash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli.status import lines as status_lines
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.options import Options
@@ -20,7 +20,7 @@ from pylvs.model.errors import Busy
 from pylvs.model.service import Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
 
-PLACE = Place("test.conf", 3, 5)
+PLACE = Location("test.conf", 3, 5)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "state")
 
 
-def test_the_table_comes_and_goes_with_the_daemon_and_leaves_others_alone(world: World) -> None:
+def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones(world: World) -> None:
     world.tables.add_service(VirtualService(FOREIGN))
     world.write(service(server(1), server(2, weight=3)), service(server(1), key=OTHER), lvs_timeouts=Timeouts(9, 8, 7))
 
@@ -80,7 +80,7 @@ def test_lvs_flush_empties_the_table_but_not_what_is_wanted(world: World) -> Non
             assert set(world.table()) == {"TCP 192.0.2.1:80"}
             assert world.tables.edition() == before + 1
             world.tables.add_service(VirtualService(FOREIGN))
-            await daemon.keeper.settle()
+            await daemon.reconciler.reconcile()
             assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
 
     run(scenario())
@@ -97,8 +97,8 @@ def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
     run(scenario())
 
 
-def test_what_happens_is_told_outside_in_order(world: World) -> None:
-    """From the start to omega's last words."""
+def test_the_host_gets_events_in_order(world: World) -> None:
+    """The events from the start to the stop, with omega."""
     world.write(service(server(1), omega=True))
 
     async def scenario() -> None:
@@ -109,25 +109,25 @@ def test_what_happens_is_told_outside_in_order(world: World) -> None:
             await until(lambda: bool(world.servers()))
 
     run(scenario())
-    told = [event.name for event in world.told if not event.name.startswith("check_")]
-    assert told == [
+    reported = [event.name for event in world.notified if not event.name.startswith("check_")]
+    assert reported == [
         "quorum_gained",
         *("server_down", "quorum_lost"),
         *("server_up", "quorum_gained"),
         *("server_down", "quorum_lost"),
     ]
-    assert [getattr(event, "ending", False) for event in world.told[-2:]] == [True, True]
+    assert [getattr(event, "ending", False) for event in world.notified[-2:]] == [True, True]
 
 
-def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, said: io.StringIO) -> None:
+def test_foreign_edits_are_reverted_and_logged(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             world.tables.delete_service(WEB)
             await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
-            await until(lambda: daemon.keeper.counts["restored"] == 3)
+            await until(lambda: daemon.reconciler.edit_counts["restored"] == 3)
 
     run(scenario())
-    lines = [line.partition(" warning: ")[2] for line in said.getvalue().splitlines() if "restored" in line]
+    lines = [line.partition(" warning: ")[2] for line in log_output.getvalue().splitlines() if "restored" in line]
     assert lines == [
         "restored: TCP 192.0.2.1:80 was removed",
         "restored: TCP 192.0.2.1:80 -> 10.0.0.1:80 was removed",
@@ -147,7 +147,7 @@ def test_without_checks_every_server_is_up(world: World) -> None:
     run(scenario())
 
 
-def test_a_killed_daemon_leaves_the_table_and_the_next_one_goes_on_from_there(world: World) -> None:
+def test_a_killed_daemon_leaves_the_table_and_the_next_one_continues(world: World) -> None:
     world.tables.add_service(VirtualService(FOREIGN))
     world.write(service(server(1), server(2)), service(server(1), key=OTHER))
 
@@ -157,7 +157,7 @@ def test_a_killed_daemon_leaves_the_table_and_the_next_one_goes_on_from_there(wo
             await until(lambda: world.servers() == {"10.0.0.2"} and not world.servers(OTHER))
         assert world.servers() == {"10.0.0.2"}
         before = world.tables.edition()
-        # What was down stays down until it is checked, what is new is up at once, what is not wanted any more goes.
+        # What was down stays down until it is checked. What is new is up at once. What is no longer desired is deleted.
         world.dead.clear()
         slow = server(1)
         world.write(service(slow, server(2), server(3)))
@@ -187,15 +187,15 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: p
     run(scenario())
 
 
-def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, said: io.StringIO) -> None:
+def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            assert "server added" not in said.getvalue()
+            assert "server added" not in log_output.getvalue()
             world.write(service(server(1), server(2), server(3, weight=5)))
             await daemon.reload()
 
     run(scenario())
-    (line,) = [line.split(" ", 1)[1] for line in said.getvalue().splitlines() if "server added" in line]
+    (line,) = [line.split(" ", 1)[1] for line in log_output.getvalue().splitlines() if "server added" in line]
     assert line == (
         f"info: server added (service={WEB}, weight=5, up=True, server=10.0.0.3:80, reason=new in the configuration)"
     )
@@ -219,11 +219,11 @@ def test_a_reload_touches_only_what_changed(world: World) -> None:
             before = world.tables.edition()
             world.write(service(server(1), server(2, weight=5)), service(server(1), key=OTHER))
             dry = await daemon.reload(dry_run=True)
-            assert (dry.settled, dry.differences) == (None, ("2 -> 2 services",))
+            assert (dry.table, dry.differences) == (None, ("2 -> 2 services",))
             assert world.tables.edition() == before
             done = await daemon.reload()
-            assert done.settled is not None
-            assert (done.settled.edits, world.tables.edition()) == (1, before + 1)
+            assert done.table is not None
+            assert (done.table.edits, world.tables.edition()) == (1, before + 1)
             assert world.table()["TCP 192.0.2.1:80"]["10.0.0.2"] == 5
             again = await daemon.reload()
             assert (again.differences, world.tables.edition()) == ((), before + 1)
@@ -272,9 +272,9 @@ def test_a_start_with_errors_is_a_start_and_they_stay_visible(world: World) -> N
         async with world.daemon():
             assert world.servers() == {"10.0.0.1"}
             client = Client(world.state)
-            _, told = await asyncio.to_thread(client.ask, "GET", "/v1/status")
-            assert told["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
-            assert "left out of the file:" in list(status_lines(told))
+            _, reported = await asyncio.to_thread(client.ask, "GET", "/v1/status")
+            assert reported["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
+            assert "left out of the file:" in list(status_lines(reported))
 
     run(scenario())
 
@@ -312,13 +312,13 @@ def test_reloads_at_once_are_done_one_after_the_other(world: World, monkeypatch:
 
             monkeypatch.setattr(world, "load", one_at_a_time)
             done = await asyncio.gather(*(daemon.reload() for _ in range(5)))
-            assert [each.settled.edits for each in done if each.settled] == [2, 1, 1, 1, 1]
+            assert [each.table.edits for each in done if each.table] == [2, 1, 1, 1, 1]
             assert world.table() == {"TCP 192.0.2.1:80": {"10.0.0.1": 6}}
 
     run(scenario())
 
 
-def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
+def test_a_second_daemon_is_refused_and_the_first_continues(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon():
             with pytest.raises(Busy, match="pylvs run is there already"):
@@ -330,7 +330,7 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
     run(scenario())
 
 
-def test_what_the_operator_said_survives_reload_crash_and_restart(world: World) -> None:
+def test_overrides_survive_reload_crash_and_restart(world: World) -> None:
     wanted = (service(server(1), server(2)),)
 
     async def scenario() -> None:

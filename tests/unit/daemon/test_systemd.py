@@ -1,4 +1,4 @@
-"""What the service manager is told."""
+"""Messages to the service manager."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import re
 import socket
 from pathlib import Path
 
-from pylvs.daemon.systemd import Manager
+from pylvs.daemon.process import ServiceManager
 from tests.waiting import PATIENCE_S
 
 
-def told(path: str, bound: str | bytes) -> list[str]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
-        ear.bind(bound)
-        manager = Manager({"NOTIFY_SOCKET": path})
+def sent(path: str, bound: str | bytes) -> list[str]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(bound)
+        manager = ServiceManager({"NOTIFY_SOCKET": path})
         manager.ready("all is well")
         manager.reloading()
         manager.alive()
         manager.stopping()
-        ear.settimeout(PATIENCE_S)
-        return [ear.recv(1000).decode() for _ in range(4)]
+        receiver.settimeout(PATIENCE_S)
+        return [receiver.recv(1000).decode() for _ in range(4)]
 
 
-def test_each_state_is_told_at_the_socket_named_or_abstract(tmp_path: Path) -> None:
+def test_each_state_is_sent_to_a_named_or_abstract_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     name = f"pylvs-test-{os.getpid()}"
-    for words in told(path, path), told(f"@{name}", b"\0" + name.encode()):
-        assert words[0] == "READY=1\nSTATUS=all is well"
-        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", words[1])
-        assert words[2:] == ["WATCHDOG=1", "STOPPING=1"]
+    for states in sent(path, path), sent(f"@{name}", b"\0" + name.encode()):
+        assert states[0] == "READY=1\nSTATUS=all is well"
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", states[1])
+        assert states[2:] == ["WATCHDOG=1", "STOPPING=1"]
 
 
 def test_without_a_manager_or_with_one_that_went_nothing_happens(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}, {"NOTIFY_SOCKET": "vsock:2:1"}):
-        Manager(environment).ready("")
+        ServiceManager(environment).ready("")
 
 
 def test_the_watchdog_is_for_the_process_that_it_names() -> None:
-    assert Manager({"WATCHDOG_USEC": "2000000"}).watchdog_s == 2.0
-    assert Manager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_s == 2.0
-    assert Manager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).watchdog_s == 0.0
-    assert Manager({"WATCHDOG_USEC": "soon"}).watchdog_s == 0.0
-    assert Manager({}).watchdog_s == 0.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000"}).watchdog_s == 2.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_s == 2.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).watchdog_s == 0.0
+    assert ServiceManager({"WATCHDOG_USEC": "soon"}).watchdog_s == 0.0
+    assert ServiceManager({}).watchdog_s == 0.0

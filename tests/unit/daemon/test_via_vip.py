@@ -1,4 +1,4 @@
-"""Checks through virtual addresses: their marks, what those forward, and what the host is changed for."""
+"""Checks through virtual addresses: marks, services of marks, and host settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from pylvs.daemon import probe_routing, via_vip
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.via_vip import KEPT, ViaVip
-from pylvs.health.assembly import Assembly
-from pylvs.health.checkers.context import Context
+from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
+from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.state_builder import StateBuilder
 from pylvs.model import checks
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
@@ -38,14 +38,14 @@ def service(*servers: WantedServer, vip: Address = VIP, port: int = 80) -> Wante
     return WantedService(str(key), (key,), servers=servers)
 
 
-def configured(*services: WantedService) -> ViaVip:
-    made = ViaVip()
+def configured(*services: WantedService) -> VipChecks:
+    made = VipChecks()
     made.configure(Configuration(services))
     return made
 
 
-def servers_of(made: ViaVip) -> dict[str, int]:
-    """The mark of each server."""
+def servers_of(made: VipChecks) -> dict[str, int]:
+    """Return the mark of each server."""
     return {str(row.destinations[0].key.address): row.service.key.mark for row in made.rows}
 
 
@@ -102,7 +102,7 @@ def test_where_there_is_no_virtual_address_the_check_says_so() -> None:
     marked = WantedService("fwmark 7", (ServiceKey.of_mark(7),), servers=(server(11),))
     made = configured(marked)
     assert made.rows == ()
-    probe = made.probe_of(marked.servers[0].checks[0], marked, marked.servers[0], Context())
+    probe = made.probe_of(marked.servers[0].checks[0], marked, marked.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "fwmark 7 has no virtual address to check through")
 
 
@@ -112,10 +112,10 @@ async def _once(probe: Probe) -> Outcome:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
-    """The checks that are made in the end, instead of making them."""
+    """Replace the checkers; return the checks that they would get."""
     made: list[Check] = []
 
-    def probe_of(check: Check, context: Context) -> Probe:
+    def probe_of(check: Check, context: CheckContext) -> Probe:
         made.append(check)
 
         async def ask() -> Outcome:
@@ -128,10 +128,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     return made
 
 
-def test_the_check_goes_to_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
+def test_the_target_is_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
     wanted = service(replace(server(11), checks=(_check(device="eth0", mark=9, port=8080),)), server(12))
     made = configured(wanted)
-    probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     for _ in range(3):
         assert asyncio.run(_once(probe)) == Outcome(True, f"through {VIP}: connected", 5)
     (check,) = asked  # made once, as long as its source is the same
@@ -151,7 +151,7 @@ def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list
         keys=tuple(ServiceKey(Protocol.TCP, address, 25) for address in (VIP, other)),
     )
     made = configured(wanted)
-    asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], Context())))
+    asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], CheckContext())))
     (found,) = asked
     assert isinstance(found, SmtpCheck)
     assert found.targets == (Target(other, 25, source=named, mark=FIRST),)
@@ -165,12 +165,12 @@ def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
 
     monkeypatch.setattr(probe_routing, "source_towards", nothing)
     wanted = service(server(11))
-    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
 
 
 def test_such_checks_are_never_shared_between_services() -> None:
-    """They ask the same server, each for another virtual address."""
+    """They check the same server, each with another virtual address."""
     check = replace(_check(), pace=Pace(shared=True))
     first, second = (service(replace(server(11), checks=(check,)), vip=ip_address(f"192.0.2.{n}")) for n in (1, 2))
     asked: list[str] = []
@@ -179,13 +179,13 @@ def test_such_checks_are_never_shared_between_services() -> None:
         asked.append(service.name)
         return lambda: _once(probe_of(check, service, server))
 
-    Assembly(probe_of, lambda state, outcome: 0.0).build({}, Configuration((first, second)), False, 0.0)
+    StateBuilder(probe_of, lambda state, outcome: 0.0).build({}, Configuration((first, second)), False, 0.0)
     assert asked == [first.name, second.name]
     assert checks.goes_via_vip(check)
 
 
 class Machine:
-    """The settings of a host that `probe_routing` would change."""
+    """Fake host settings for `probe_routing`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, devices: dict[str, bool]) -> None:
         self.accept = dict(devices)
@@ -210,44 +210,44 @@ class Machine:
 def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False, "eth1": True}), StateDirectory(tmp_path)
     made = configured(service(server(11, via=False)))
-    made.allow(state)
+    made.adapt_host(state)
     assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
     made.configure(Configuration((service(server(11)), service(server(12), vip=VIP6))))
     for _ in range(2):
-        made.allow(state)
+        made.adapt_host(state)
         assert (machine.accept, machine.versions) == ({"eth0": True, "eth1": True}, {4, 6})
     machine.towards = {"eth1"}  # routes changed
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": False, "eth1": True}
     made.restore(state)
     assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
-    assert state.read(KEPT) is None
+    assert state.read(DEVICES_FILE) is None
     assert made.rows == ()
 
 
 def test_ipv6_alone_changes_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch, {"eth0": False})
-    configured(service(server(11), vip=VIP6)).allow(StateDirectory(tmp_path))
+    configured(service(server(11), vip=VIP6)).adapt_host(StateDirectory(tmp_path))
     assert (machine.accept, machine.versions) == ({"eth0": False}, {6})
 
 
 def test_what_a_killed_daemon_changed_the_next_one_puts_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
-    configured(service(server(11))).allow(state)
+    configured(service(server(11))).adapt_host(state)
     assert machine.accept == {"eth0": True}
-    configured(service(server(11, via=False))).allow(state)
+    configured(service(server(11, via=False))).adapt_host(state)
     assert (machine.accept, machine.versions) == ({"eth0": False}, set())
-    assert state.read(KEPT) is None
+    assert state.read(DEVICES_FILE) is None
 
 
 def test_a_host_that_refuses_does_not_stop_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
     machine.fails = True
     made = configured(service(server(11)))
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": False}
     machine.fails = False
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": True}
     made.restore(state)
     assert machine.accept == {"eth0": False}

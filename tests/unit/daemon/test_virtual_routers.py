@@ -1,4 +1,4 @@
-"""The process of the virtual routers as the daemon keeps it: started, adopted, told, replaced, ended."""
+"""How the daemon starts, adopts, configures, replaces and stops pylvs-vrrp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import router_link
+from pylvs.daemon import virtual_routers
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
@@ -21,31 +21,31 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.testing import MemoryDirector
 from pylvs.vrrp.client import Client, NoRouters
 from tests.unit.daemon.daemons import World, run, server, service, until
-from tests.unit.daemon.imagined_routers import record, set_mood
+from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """With one virtual router; whatever process is left at the end is ended."""
+    """Return a host with one virtual router; at the end kill processes that are left."""
     found = World(tmp_path / "state")
     found.write(service(server(1)), routers=["VI_1"])
     yield found
     found.end_processes()
 
 
-def heard(world: World, verb: str) -> list[dict[str, Any]]:
-    """What the process was told with this verb."""
+def requests_of(world: World, verb: str) -> list[dict[str, Any]]:
+    """Return the requests with this verb."""
     return [each for each in record(world.state) if each["verb"] == verb]
 
 
 def events(daemon: Supervisor, name: str) -> list[dict[str, Any]]:
-    """What was told to whoever follows."""
-    return [dict(each) for each in daemon.news.last() if each["event"] == name]
+    """Return the events of this name."""
+    return [dict(each) for each in daemon.events.recent() if each["event"] == name]
 
 
 async def status_when(daemon: Supervisor, holds: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
-    """The first status that is so."""
+    """Wait for a status."""
     async with asyncio.timeout(PATIENCE_S):
         while not holds(found := await daemon.routers.status()):
             await asyncio.sleep(0.01)
@@ -53,11 +53,11 @@ async def status_when(daemon: Supervisor, holds: Callable[[Mapping[str, Any]], o
 
 
 async def states(daemon: Supervisor) -> dict[str, str]:
-    """By name."""
+    """Return the states by name."""
     return {each["name"]: each["state"] for each in (await daemon.routers.status())["instances"]}
 
 
-def test_the_process_is_told_the_configuration_and_ends_with_the_daemon(world: World) -> None:
+def test_the_process_gets_the_configuration_and_stops_with_the_daemon(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             assert await states(daemon) == {"VI_1": "MASTER"}
@@ -65,13 +65,13 @@ def test_the_process_is_told_the_configuration_and_ends_with_the_daemon(world: W
 
     run(scenario())
     assert [each["verb"] for each in record(world.state)][:2] == ["subscribe", "configure"]
-    assert heard(world, "configure")[0]["names"] == ["VI_1"]
-    assert len(heard(world, "stop")) == 1
+    assert requests_of(world, "configure")[0]["names"] == ["VI_1"]
+    assert len(requests_of(world, "stop")) == 1
     with pytest.raises(NoRouters):
         Client(world.state / "vrrp")
 
 
-def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(world: World, said: io.StringIO) -> None:
+def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(world: World, log_output: io.StringIO) -> None:
     pids = []
 
     async def scenario() -> None:
@@ -84,8 +84,8 @@ def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(world: Wo
 
     run(scenario())
     assert len(set(pids)) == 1
-    assert len(heard(world, "stop")) == 1
-    assert said.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
+    assert len(requests_of(world, "stop")) == 1
+    assert log_output.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
 
 
 def test_no_process_runs_where_none_is_wanted(world: World) -> None:
@@ -109,7 +109,7 @@ def test_a_process_that_is_left_behind_ends_where_no_virtual_router_is_wanted(wo
                 Client(world.state / "vrrp")
 
     run(scenario())
-    assert len(heard(world, "stop")) == 1
+    assert len(requests_of(world, "stop")) == 1
 
 
 def test_without_checks_there_are_virtual_routers_as_well(world: World) -> None:
@@ -124,14 +124,14 @@ def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(world:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
-            set_mood(world.state, warnings=["VI_2: eth0 is down"])
+            set_behaviour(world.state, warnings=["VI_2: eth0 is down"])
             world.write(service(server(1)), routers=["VI_1", "VI_2"], router_id="one")
             done = await daemon.reload()
-            assert (done.routers.warnings, done.routers.trouble) == (("VI_2: eth0 is down",), "")
+            assert (done.routers.warnings, done.routers.error) == (("VI_2: eth0 is down",), "")
             status = await daemon.routers.status()
             assert status["process"]["pid"] == first
             assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
-            assert heard(world, "configure")[-1]["router_id"] == "one"
+            assert requests_of(world, "configure")[-1]["router_id"] == "one"
             world.write(service(server(1)))
             await daemon.reload()
             assert (await daemon.routers.status())["instances"] == []
@@ -147,17 +147,17 @@ def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(world:
 def test_what_the_process_refuses_changes_nothing(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            set_mood(world.state, refuses="VI_1: eth0 has no room")
+            set_behaviour(world.state, refuses="VI_1: eth0 has no room")
             world.write(service(server(1), server(2)), routers=["VI_1", "VI_2"])
             with pytest.raises(PylvsError, match="VI_1: eth0 has no room"):
                 await daemon.reload()
             assert world.servers() == {"10.0.0.1"}
             assert daemon.reloads == {"refused": 1}
             assert daemon.engine.configuration.vrrp.instances[1:] == ()
-            set_mood(world.state)
+            set_behaviour(world.state)
             await daemon.reload()
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-            assert heard(world, "configure")[-1]["names"] == ["VI_1", "VI_2"]
+            assert requests_of(world, "configure")[-1]["names"] == ["VI_1", "VI_2"]
 
     run(scenario())
 
@@ -165,47 +165,47 @@ def test_what_the_process_refuses_changes_nothing(world: World) -> None:
 def test_a_file_that_is_refused_never_reaches_the_process(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            world.write(routers=["VI_2"])  # which counts as a file that says nothing
+            world.write(routers=["VI_2"])  # which counts as an empty file
             with pytest.raises(Refused):
                 await daemon.reload()
 
     run(scenario())
-    assert [each["names"] for each in heard(world, "configure")] == [["VI_1"]]
+    assert [each["names"] for each in requests_of(world, "configure")] == [["VI_1"]]
 
 
-def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, said: io.StringIO) -> None:
+def test_a_process_that_dies_is_restarted_and_that_is_reported(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
             os.kill(first, signal.SIGKILL)
-            await until(lambda: "was ended by signal 9" in said.getvalue())
+            await until(lambda: "was ended by signal 9" in log_output.getvalue())
             status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
             assert status["process"]["pid"] != first
-            (told,) = events(daemon, "vrrp_trouble")
+            (event,) = events(daemon, "vrrp_trouble")
             assert (
-                told["reason"]
+                event["reason"]
                 == f"the virtual routers' process {first} has gone (was ended by signal 9); another is started"
             )
             assert world.servers() == {"10.0.0.1"}
 
     run(scenario())
-    assert [each["names"] for each in heard(world, "configure")] == [["VI_1"]] * 2
-    assert "the virtual routers are as configured again" in said.getvalue()
+    assert [each["names"] for each in requests_of(world, "configure")] == [["VI_1"]] * 2
+    assert "the virtual routers are as configured again" in log_output.getvalue()
 
 
-def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
+def test_a_process_without_replies_is_reported_and_a_reload_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            set_mood(world.state, silent=["configure", "status"])
-            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
+            set_behaviour(world.state, silent=["configure", "status"])
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
             world.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
-            assert "does not answer" in done.routers.trouble
+            assert "does not answer" in done.routers.error
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-            set_mood(world.state)
-            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            set_behaviour(world.state)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
             assert await states(daemon) == {"VI_2": "MASTER"}
 
@@ -213,18 +213,21 @@ def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
 
 
 def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     async def scenario() -> None:
         async with world.daemon():
             os.kill(world.processes[-1].pid, signal.SIGSTOP)
-            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
-        assert f"process {world.processes[-1].pid} does not answer; it may still hold its addresses" in said.getvalue()
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+        assert (
+            f"process {world.processes[-1].pid} does not answer; it may still hold its addresses"
+            in log_output.getvalue()
+        )
         async with world.daemon() as daemon:
             assert world.servers() == {"10.0.0.1"}
             assert "does not answer" in (await daemon.routers.status())["trouble"]
             os.kill(world.processes[-1].pid, signal.SIGCONT)
-            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
         assert len(world.processes) <= 2, "no second one beside one that hangs"
 
@@ -232,7 +235,7 @@ def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
 
 
 def test_a_process_of_another_version_is_replaced(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO, tmp_path: Path
+    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO, tmp_path: Path
 ) -> None:
     ended = tmp_path / "ended"
     there: list[bool] = []
@@ -247,7 +250,7 @@ def test_a_process_of_another_version_is_replaced(
     async def scenario() -> None:
         async with world.daemon(kill=True):
             pass
-        set_mood(world.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
+        set_behaviour(world.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
         with Client(world.state / "vrrp"):
             pass
 
@@ -255,11 +258,11 @@ def test_a_process_of_another_version_is_replaced(
         run(scenario())
 
     async def next_one() -> None:
-        (first,) = {each["pid"] for each in heard(world, "configure")}
+        (first,) = {each["pid"] for each in requests_of(world, "configure")}
 
         async def soon() -> None:
-            await until(lambda: bool(heard(world, "stop")))
-            set_mood(world.state)
+            await until(lambda: bool(requests_of(world, "stop")))
+            set_behaviour(world.state)
 
         answering = asyncio.create_task(soon())
         async with world.daemon() as daemon:
@@ -268,7 +271,7 @@ def test_a_process_of_another_version_is_replaced(
 
     run(next_one())
     assert there == [False, True], "the old one has ended before the new one begins"
-    assert "of another version; it is replaced" in said.getvalue()
+    assert "of another version; it is replaced" in log_output.getvalue()
 
 
 def test_a_process_that_cannot_be_made_harms_no_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,10 +292,10 @@ def test_a_process_that_cannot_be_made_harms_no_service(world: World, monkeypatc
 def test_events_of_the_process_are_the_daemons_news(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            await daemon.routers.ask("yield", names=[], seconds=60.0)
+            await daemon.routers.request("yield", names=[], seconds=60.0)
             await until(lambda: bool(events(daemon, "vrrp_transition")))
-            (told,) = events(daemon, "vrrp_transition")
-            assert {name: told[name] for name in told if name != "at"} == {
+            (event,) = events(daemon, "vrrp_transition")
+            assert {name: event[name] for name in event if name != "at"} == {
                 "event": "vrrp_transition",
                 "instance": "VI_1",
                 "before": "MASTER",
@@ -304,51 +307,50 @@ def test_events_of_the_process_are_the_daemons_news(world: World) -> None:
 
 
 class Broken(MemoryDirector):
-    """Tables that nobody can read, as long as `words` say why; or that others just edit."""
+    """Tables that cannot be read while `error` has a reason, or that are busy."""
 
-    words = ""
+    error = ""
     busy = False
 
     def edition(self) -> int:
-        """Of the tables."""
         if self.busy:
             raise Busy("the tables are locked by process 4711")
-        if self.words:
-            raise Unsupported(self.words)
+        if self.error:
+            raise Unsupported(self.error)
         return super().edition()
 
 
-def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
+def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.data_plane.TROUBLE_S", 0.0)
-    for name in ("data_plane.LOOK_EVERY_S", "table.keeper.LOOK_EVERY_S"):
+    monkeypatch.setattr("pylvs.daemon.host_monitor.FAULT_AFTER_S", 0.0)
+    for name in ("host_monitor.POLL_S", "table.reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = world.tables = Broken()
     looks: list[str | None] = []
-    look = Supervisor._no_forwarding
+    look = Supervisor._forwarding_error
 
     def noted(daemon: Supervisor) -> str | None:
         looks.append(look(daemon))
         return looks[-1]
 
-    monkeypatch.setattr(Supervisor, "_no_forwarding", noted)
+    monkeypatch.setattr(Supervisor, "_forwarding_error", noted)
 
-    def words() -> list[tuple[bool, str]]:
-        return [(each["well"], each["words"]) for each in heard(world, "data_plane")]
+    def reports() -> list[tuple[bool, str]]:
+        return [(each["well"], each["words"]) for each in requests_of(world, "data_plane")]
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            await until(lambda: words() == [(True, "")])
+            await until(lambda: reports() == [(True, "")])
             tables.busy = True
-            await until(lambda: daemon.keeper.last.waits)
+            await until(lambda: daemon.reconciler.last.busy)
             seen = len(looks)
             await until(lambda: len(looks) > seen + 3)
-            tables.words, tables.busy = "no BPF here any more", False
-            await until(lambda: len(words()) == 2)
+            tables.error, tables.busy = "no BPF here any more", False
+            await until(lambda: len(reports()) == 2)
             assert (await daemon.routers.status())["data_plane"] == {"well": False, "words": "no BPF here any more"}
-            tables.words = ""
-            await until(lambda: len(words()) == 3)
+            tables.error = ""
+            await until(lambda: len(reports()) == 3)
 
     run(scenario())
-    assert words() == [(True, ""), (False, "no BPF here any more"), (True, "")]
+    assert reports() == [(True, ""), (False, "no BPF here any more"), (True, "")]

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nothing is left to do: an hour of checks in a moment, always alike."""
+"""An event loop with simulated time: an hour of checks takes a moment, and is the same each time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ START_S = 1000.0  # what the clock shows at first
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waiting for nothing is the passing of time; what is ready on a socket comes first."""
+    """A selector that advances the time instead of waiting, if no socket is ready."""
 
     now = START_S
 
@@ -23,7 +23,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class FakeTimeLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop with a clock of its own."""
+    """asyncio's loop with a simulated clock."""
 
     def __init__(self) -> None:
         self.selector = _Selector()
@@ -33,7 +33,7 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
         return self.selector.now
 
     def close(self) -> None:
-        """Cancel what still runs and wait for it: a task that outlives its loop fails whichever test runs later."""
+        """Cancel all tasks and wait for them: a task that outlives its loop would fail a later test."""
         if not self.is_closed():
             left = asyncio.all_tasks(self)
             for task in left:
@@ -44,5 +44,5 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
         super().close()
 
     def pass_(self, seconds: float) -> None:
-        """Run everything that is due in the next so many seconds."""
+        """Let so many seconds pass, and run everything that is due."""
         self.run_until_complete(asyncio.sleep(seconds))

@@ -1,4 +1,4 @@
-"""AGENT_CHECK: the words of HAProxy's agents, one at a time and together."""
+"""AGENT_CHECK: the keywords of HAProxy's agents, alone and combined."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.agent import Standing
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.registry import probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.checkers.agent import AgentState
+from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.outcome import Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Pace, Target
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
 
 
 def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:
@@ -22,7 +20,7 @@ def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:
 
 
 def agent(*lines: bytes, hold: bool = False) -> Handler:
-    """Says the next line to each connection."""
+    """Return a handler that sends each connection the next line."""
     left = list(lines)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,8 +32,8 @@ def agent(*lines: bytes, hold: bool = False) -> Handler:
     return handler
 
 
-def of(weight: int) -> Context:
-    return Context(weight=weight)
+def of(weight: int) -> CheckContext:
+    return CheckContext(weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +59,9 @@ def of(weight: int) -> Context:
         ("up\r75%", Outcome(True, "the agent says up")),
     ],
 )
-def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
-    standing = Standing()
-    standing.hear(line)
+def test_the_meaning_of_keywords(line: str, outcome: Outcome) -> None:
+    standing = AgentState()
+    standing.update(line)
     assert standing.outcome(20) == outcome
 
 
@@ -77,8 +75,8 @@ def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
     ],
 )
 def test_what_it_may_not_say(line: str, reason: str) -> None:
-    with pytest.raises(CheckFailed, match=f"^{reason}$"):
-        Standing().hear(line)
+    with pytest.raises(ProbeFailed, match=f"^{reason}$"):
+        AgentState().update(line)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +84,12 @@ def test_what_it_may_not_say(line: str, reason: str) -> None:
     [(1, 75, 1), (1, 1, 1), (3, 50, 2), (100, 33, 33), (0, 50, 0), (2**31 - 1, 999_999_999, 2**31 - 1)],
 )
 def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: int, weight: int) -> None:
-    standing = Standing()
-    standing.hear(f"{percent}%")
+    standing = AgentState()
+    standing.update(f"{percent}%")
     assert standing.outcome(configured).weight == weight
 
 
-def test_what_is_not_mentioned_stays_as_it_was_said_last() -> None:
+def test_what_is_not_mentioned_stays_as_last_reported() -> None:
     lines = [
         b"75%\n",
         b"drain\n",
@@ -122,15 +120,15 @@ def test_a_line_is_read_with_or_without_its_end() -> None:
 
 
 def test_what_it_wants_to_hear_is_sent() -> None:
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readline())
+        requests.append(await reader.readline())
         writer.write(b"up\n")
 
     check = lambda target: AgentCheck(target=target, pace=PATIENT, send=b"state\n")  # noqa: E731
     assert asked(check, handler).ok
-    assert heard == [b"state\n"]
+    assert requests == [b"state\n"]
 
 
 async def agent_that_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,11 +144,11 @@ def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
 
 
 @given(st.text(max_size=60), st.integers(0, 2**31 - 1))
-def test_no_words_make_the_checker_fail(line: str, configured: int) -> None:
-    standing = Standing()
+def test_no_line_makes_the_checker_raise(line: str, configured: int) -> None:
+    standing = AgentState()
     try:
-        standing.hear(line)
-    except CheckFailed:
+        standing.update(line)
+    except ProbeFailed:
         return
     outcome = standing.outcome(configured)
     assert outcome.weight is None or 0 <= outcome.weight < 2**31

@@ -1,4 +1,4 @@
-"""UDP_CHECK and DNS_CHECK, against servers that answer, lie, are silent or are not there."""
+"""UDP_CHECK and DNS_CHECK of servers that answer, answer wrongly, do not answer, or do not exist."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.dns import judged as judged_dns
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.dns import judge_response as judged_dns
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
-from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
 
 
 def asked(check: Callable[[Target], Check], reply: Reply, host: str = V4) -> tuple[Outcome, Datagrams]:
-    """What one probe says about a server that answers so, and the server."""
+    """Return the outcome of one probe of a server with these answers, and the server."""
 
     async def main() -> tuple[Outcome, Datagrams]:
         async with udp(reply, host) as (target, server):
-            return await probe_of(check(target), Context())(), server
+            return await probe_of(check(target), CheckContext())(), server
 
     return undisturbed(main)
 
 
 def nothing(data: bytes) -> list[bytes]:
-    """For as long as a check waits."""
+    """Answer nothing until the check has timed out."""
     lapse()
     return []
 
 
 def echo(data: bytes) -> list[bytes]:
-    """What was asked, and nothing more for as long as a check waits."""
+    """Echo the query, and then nothing until the check has timed out."""
     return [data, *nothing(data)]
 
 
@@ -51,11 +50,11 @@ def udp_check(pace: Pace = PATIENT, **options: Any) -> Callable[[Target], Check]
 def test_a_datagram_that_is_not_refused_is_good(host: str) -> None:
     outcome, server = asked(udp_check(payload=b"\1\2"), nothing, host)
     assert outcome == Outcome(True, "no ICMP error within 60 s")
-    assert server.heard == [b"\1\2"]
+    assert server.requests == [b"\1\2"]
 
 
 def test_without_a_payload_something_is_sent() -> None:
-    assert len(asked(udp_check(), lambda data: [b"x"])[1].heard[0]) == 32
+    assert len(asked(udp_check(), lambda data: [b"x"])[1].requests[0]) == 32
 
 
 @pytest.mark.parametrize("host", [V4, V6])
@@ -67,7 +66,7 @@ def test_a_closed_port_is_refused_by_icmp(kind: type[UdpCheck | DnsCheck], host:
 
 
 async def ask(check: Check) -> Outcome:
-    return await probe_of(check, Context())()
+    return await probe_of(check, CheckContext())()
 
 
 WILD = Pattern(b"\x61\x60", b"\xff\xf0")
@@ -120,19 +119,19 @@ def answering(rcode: int = 0) -> Reply:
 def test_a_name_server_is_asked_as_keepalived_asks(host: str) -> None:
     outcome, server = asked(dns_check(), answering(), host)
     assert outcome == Outcome(True, "NOERROR for . SOA")
-    assert server.heard[0][2:] == bytes.fromhex("01000001 000000000000 00 0006 0001")
+    assert server.requests[0][2:] == bytes.fromhex("01000001 000000000000 00 0006 0001")
     outcome, server = asked(dns_check(type="A", name="www.example.com"), answering())
     assert outcome == Outcome(True, "NOERROR for www.example.com A")
-    question = dns.message.from_wire(server.heard[0])
+    question = dns.message.from_wire(server.requests[0])
     assert [str(each) for each in question.question] == ["www.example.com. IN A"]
     assert question.flags == dns.flags.RD
 
 
 @pytest.mark.parametrize(
-    ("rcode", "word"), [(1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED"), (9, "NOTAUTH")]
+    ("rcode", "name"), [(1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED"), (9, "NOTAUTH")]
 )
-def test_an_error_is_named(rcode: int, word: str) -> None:
-    assert asked(dns_check(), answering(rcode))[0] == Outcome(False, f"{word} for . SOA")
+def test_an_error_is_named(rcode: int, name: str) -> None:
+    assert asked(dns_check(), answering(rcode))[0] == Outcome(False, f"{name} for . SOA")
 
 
 def test_answers_to_other_questions_are_passed_over() -> None:
@@ -155,7 +154,7 @@ def test_an_answer_that_is_none_is_named() -> None:
     assert outcome.reason.startswith("the answer cannot be read: ")
 
 
-def test_records_that_nobody_can_read_do_not_matter() -> None:
+def test_unreadable_records_do_not_matter() -> None:
     def reply(data: bytes) -> list[bytes]:
         return [data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + data[12:] + b"\xff" * 30]
 

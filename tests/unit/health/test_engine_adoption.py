@@ -1,138 +1,142 @@
-"""After a crash: what the table found says about servers holds until they are checked."""
+"""After a crash the table's state of servers counts until they are checked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from pylvs.health.events import Override, Standing
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override, Standing
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
-from tests.unit.health.stage import PACE, Stage, found, key, server, service, unchecked, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, unchecked, vip
 
 LATE = replace(PACE, warmup_s=20)  # the first probe comes after ten seconds
 ALPHA = replace(LATE, alpha=True)
 
 
 def test_who_is_absent_stays_down_until_checked() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE), unchecked(3))) as stage:
-        stage.engine.adopt([found(vip(), (1, 1))])
-        assert stage.table() == {1: 1, 3: 1}
-        stage.start(5)
-        assert stage.table() == {1: 1, 3: 1}
-        assert stage.names() == ["quorum_gained"]
-        stage.pass_(10)
-        assert stage.table() == {1: 1, 2: 1, 3: 1}
-        assert stage.names() == ["server_up 2"]
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), unchecked(3))) as harness:
+        harness.engine.adopt([found(vip(), (1, 1))])
+        assert harness.table() == {1: 1, 3: 1}
+        harness.start(5)
+        assert harness.table() == {1: 1, 3: 1}
+        assert harness.names() == ["quorum_gained"]
+        harness.pass_(10)
+        assert harness.table() == {1: 1, 2: 1, 3: 1}
+        assert harness.names() == ["server_up 2"]
 
 
 def test_who_is_dead_as_before_is_no_news() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
-        stage.engine.adopt([found(vip(), (1, 1))])
-        stage.kill(2)
-        stage.start(60)
-        assert stage.names() == ["quorum_gained"]
-        assert stage.table() == {1: 1}
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as harness:
+        harness.engine.adopt([found(vip(), (1, 1))])
+        harness.kill(2)
+        harness.start(60)
+        assert harness.names() == ["quorum_gained"]
+        assert harness.table() == {1: 1}
 
 
 def test_who_is_there_is_up_even_with_alpha_and_is_believed_with_retries() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA))) as stage:
-        stage.engine.adopt([found(vip(), (1, 1), (2, 1))])
-        assert stage.table() == {1: 1, 2: 1}
-        stage.kill(2)
-        stage.start(10.5)  # its first probe failed
-        assert stage.table() == {1: 1, 2: 1}
-        stage.pass_(1)
-        assert stage.table() == {1: 1}
+    with EngineHarness(service(server(1, pace=ALPHA), server(2, pace=ALPHA))) as harness:
+        harness.engine.adopt([found(vip(), (1, 1), (2, 1))])
+        assert harness.table() == {1: 1, 2: 1}
+        harness.kill(2)
+        harness.start(10.5)  # its first probe failed
+        assert harness.table() == {1: 1, 2: 1}
+        harness.pass_(1)
+        assert harness.table() == {1: 1}
 
 
 def test_weight_0_means_down_only_where_failure_inhibits() -> None:
     inhibiting = server(1, pace=LATE, inhibit_on_failure=True)
-    with Stage(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as stage:
-        stage.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
-        assert [each.up for each in stage.engine.service_snapshot("web").servers] == [False, True, True]
-        assert stage.table() == {1: 0, 2: 1, 3: 0}
+    with EngineHarness(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as harness:
+        harness.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
+        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True, True]
+        assert harness.table() == {1: 0, 2: 1, 3: 0}
 
 
 def test_a_service_that_is_not_there_begins_as_ever() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
-        stage.engine.adopt([found(vip(9), (1, 1))])
-        assert stage.table() == {1: 1, 2: 1}
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as harness:
+        harness.engine.adopt([found(vip(9), (1, 1))])
+        assert harness.table() == {1: 1, 2: 1}
 
 
 def test_any_key_of_a_group_will_do() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE), keys=(vip(1), vip(2)))) as stage:
-        stage.engine.adopt([found(vip(2), (1, 1))])
-        assert stage.table(vip(1)) == stage.table(vip(2)) == {1: 1}
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), keys=(vip(1), vip(2)))) as harness:
+        harness.engine.adopt([found(vip(2), (1, 1))])
+        assert harness.table(vip(1)) == harness.table(vip(2)) == {1: 1}
 
 
 def test_a_sorry_server_that_serves_serves_on() -> None:
     servers = (server(1, pace=LATE), server(2, pace=LATE, inhibit_on_failure=True), server(3, pace=LATE))
-    with Stage(service(*servers, quorum=2, sorry=99)) as stage:
-        stage.engine.adopt([found(vip(), (2, 0), (99, 1))])
-        assert stage.table() == {2: 0, 99: 1}
-        stage.kill(3)
-        stage.start(30)
-        assert stage.table() == {1: 1, 2: 1}
+    with EngineHarness(service(*servers, quorum=2, sorry=99)) as harness:
+        harness.engine.adopt([found(vip(), (2, 0), (99, 1))])
+        assert harness.table() == {2: 0, 99: 1}
+        harness.kill(3)
+        harness.start(30)
+        assert harness.table() == {1: 1, 2: 1}
 
 
 def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
-    with Stage(service(unchecked(1, weight=2), quorum=2, sorry=99)) as stage:
-        stage.engine.adopt([found(vip(), (1, 2), (99, 1))])
-        assert stage.table() == {1: 2}
-        stage.start(60)
-        assert stage.names() == ["quorum_gained"]
+    with EngineHarness(service(unchecked(1, weight=2), quorum=2, sorry=99)) as harness:
+        harness.engine.adopt([found(vip(), (1, 2), (99, 1))])
+        assert harness.table() == {1: 2}
+        harness.start(60)
+        assert harness.names() == ["quorum_gained"]
 
 
 def test_a_quorum_within_its_hysteresis_is_as_the_table_has_it() -> None:
     servers = [server(number, pace=LATE) for number in (1, 2, 3)]
-    with Stage(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as stage:
-        stage.engine.adopt([found(vip(), (1, 1), (2, 1), (99, 0))])
-        assert stage.table() == {1: 1, 2: 1, 99: 0}
+    with EngineHarness(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as harness:
+        harness.engine.adopt([found(vip(), (1, 1), (2, 1), (99, 0))])
+        assert harness.table() == {1: 1, 2: 1, 99: 0}
 
 
 def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
     script = MiscCheck(script=Script(("load",)), dynamic=True, pace=LATE)
-    with Stage(service(server(1, script, weight=10), server(2, pace=LATE, weight=10))) as stage:
-        stage.engine.adopt([found(vip(), (1, 3), (2, 4))])
-        assert stage.table() == {1: 3, 2: 10}  # nothing but its operator can have set the second's
-        stage.say(script, Outcome(True, "weight 5", 5))
-        stage.start(15)
-        assert stage.table() == {1: 5, 2: 10}
-        assert stage.names() == ["quorum_gained", "weight_changed 1"]
+    with EngineHarness(service(server(1, script, weight=10), server(2, pace=LATE, weight=10))) as harness:
+        harness.engine.adopt([found(vip(), (1, 3), (2, 4))])
+        assert harness.table() == {1: 3, 2: 10}  # nothing but its operator can have set the second's
+        harness.set_outcome(script, Outcome(True, "weight 5", 5))
+        harness.start(15)
+        assert harness.table() == {1: 5, 2: 10}
+        assert harness.names() == ["quorum_gained", "weight_changed 1"]
 
 
 def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> None:
-    with Stage(service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))) as stage:
-        stage.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
-        stage.engine.adopt([found(vip(), (1, 0), (2, 0))])
-        assert [each.up for each in stage.engine.service_snapshot("web").servers] == [False, True]
-        assert stage.table() == {1: 0, 2: 0}
+    with EngineHarness(
+        service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))
+    ) as harness:
+        harness.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
+        harness.engine.adopt([found(vip(), (1, 0), (2, 0))])
+        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True]
+        assert harness.table() == {1: 0, 2: 0}
 
 
 def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> None:
     first, second = (MiscCheck(script=Script((name,)), dynamic=True, pace=LATE) for name in ("load", "other"))
-    with Stage(service(server(1, first, weight=10))) as stage:
-        stage.engine.adopt([found(vip(), (1, 3))])
-        stage.say(first, Outcome(True, "weight 5", 5))
-        stage.start(15)
-        assert stage.table() == {1: 5}
-        stage.replace(service(server(1, second, weight=20)))
-        assert stage.table() == {1: 20}
+    with EngineHarness(service(server(1, first, weight=10))) as harness:
+        harness.engine.adopt([found(vip(), (1, 3))])
+        harness.set_outcome(first, Outcome(True, "weight 5", 5))
+        harness.start(15)
+        assert harness.table() == {1: 5}
+        harness.replace(service(server(1, second, weight=20)))
+        assert harness.table() == {1: 20}
 
 
-def test_what_the_operator_said_is_no_sign_of_health() -> None:
-    with Stage(service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))) as stage:
+def test_an_override_is_no_sign_of_health() -> None:
+    with EngineHarness(
+        service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))
+    ) as harness:
         said = {
             ("web", key(1)): Override(Standing.DRAINED),
             ("web", key(2)): Override(Standing.DISABLED),
             ("web", key(7)): Override(Standing.DRAINED),
             ("shop", key(1)): Override(Standing.DRAINED),
         }
-        assert stage.engine.restore_overrides(said) == (("web", key(1)), ("web", key(2)))
-        stage.engine.adopt([found(vip(), (1, 0), (3, 1))])
-        assert stage.table() == {1: 0, 3: 1}
-        stage.start(1)
-        stage.engine.enable(key(1))
-        stage.engine.enable(key(2))
-        assert stage.table() == {1: 1, 2: 1, 3: 1}
+        assert harness.engine.restore_overrides(said) == (("web", key(1)), ("web", key(2)))
+        harness.engine.adopt([found(vip(), (1, 0), (3, 1))])
+        assert harness.table() == {1: 0, 3: 1}
+        harness.start(1)
+        harness.engine.enable(key(1))
+        harness.engine.enable(key(2))
+        assert harness.table() == {1: 1, 2: 1, 3: 1}

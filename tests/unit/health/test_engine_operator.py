@@ -1,4 +1,4 @@
-"""The operator's words: what they do to the table, and what they leave to the checks."""
+"""Operator overrides: their effect on the table, and on checks."""
 
 from __future__ import annotations
 
@@ -7,135 +7,134 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.health.events import Overridden, WeightChanged
-from pylvs.health.overrides import Override, Standing
+from pylvs.health.events import Overridden, Override, Standing, WeightChanged
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
-from tests.unit.health.stage import PACE, Stage, key, server, service, tcp, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, key, server, service, tcp, vip
 
 
-def two_services() -> Stage:
-    """Servers 1 and 2 in two services."""
-    stage = Stage(service(server(1), server(2)), service(server(1), server(2), name="shop", keys=(vip(2),)))
-    stage.start()
-    stage.names()
-    return stage
+def two_services() -> EngineHarness:
+    """Return an engine with servers 1 and 2 in two services."""
+    harness = EngineHarness(service(server(1), server(2)), service(server(1), server(2), name="shop", keys=(vip(2),)))
+    harness.start()
+    harness.names()
+    return harness
 
 
 def test_drain_keeps_the_place_and_takes_the_weight() -> None:
-    with two_services() as stage:
-        assert stage.engine.drain(key(1), "web") == (("web", key(1)),)
-        assert stage.table() == {1: 0, 2: 1}
-        assert stage.table(vip(2)) == {1: 1, 2: 1}
-        assert stage.names() == ["overridden 1", "weight_changed 1"]
-        assert stage.engine.enable(key(1)) == (("web", key(1)), ("shop", key(1)))
-        assert stage.table() == {1: 1, 2: 1}
-        assert stage.names() == ["overridden 1", "weight_changed 1"]
+    with two_services() as harness:
+        assert harness.engine.drain(key(1), "web") == (("web", key(1)),)
+        assert harness.table() == {1: 0, 2: 1}
+        assert harness.table(vip(2)) == {1: 1, 2: 1}
+        assert harness.names() == ["overridden 1", "weight_changed 1"]
+        assert harness.engine.enable(key(1)) == (("web", key(1)), ("shop", key(1)))
+        assert harness.table() == {1: 1, 2: 1}
+        assert harness.names() == ["overridden 1", "weight_changed 1"]
 
 
 def test_disable_takes_out_of_the_table_and_checks_go_on() -> None:
-    with two_services() as stage:
-        stage.engine.disable(ip_address("10.0.0.1"))
-        assert stage.table() == stage.table(vip(2)) == {2: 1}
-        stage.kill(1)
-        stage.pass_(25)
-        stage.engine.enable(key(1))
-        assert stage.table() == {2: 1}
-        stage.revive(1)
-        stage.pass_(10)
-        assert stage.table() == {1: 1, 2: 1}
+    with two_services() as harness:
+        harness.engine.disable(ip_address("10.0.0.1"))
+        assert harness.table() == harness.table(vip(2)) == {2: 1}
+        harness.kill(1)
+        harness.pass_(25)
+        harness.engine.enable(key(1))
+        assert harness.table() == {2: 1}
+        harness.revive(1)
+        harness.pass_(10)
+        assert harness.table() == {1: 1, 2: 1}
 
 
 def test_a_weight_holds_until_it_is_taken_back() -> None:
-    with two_services() as stage:
-        stage.engine.set_weight(key(2), 9, "web")
-        assert stage.table() == {1: 1, 2: 9}
-        stage.engine.drain(key(2), "web")
-        stage.engine.enable(key(2), "web")
-        assert stage.table() == {1: 1, 2: 9}
-        stage.engine.set_weight(key(2), None)
-        assert stage.table() == {1: 1, 2: 1}
-        changes = stage.take(WeightChanged)
+    with two_services() as harness:
+        harness.engine.set_weight(key(2), 9, "web")
+        assert harness.table() == {1: 1, 2: 9}
+        harness.engine.drain(key(2), "web")
+        harness.engine.enable(key(2), "web")
+        assert harness.table() == {1: 1, 2: 9}
+        harness.engine.set_weight(key(2), None)
+        assert harness.table() == {1: 1, 2: 1}
+        changes = harness.take(WeightChanged)
         assert [(each.before, each.weight) for each in changes] == [(1, 9), (9, 0), (0, 9), (9, 1)]
         assert changes[0].reason == "the operator: weight 9"
 
 
 def test_to_say_the_same_again_is_no_event() -> None:
-    with two_services() as stage:
-        stage.engine.drain(key(1))
-        stage.names()
-        stage.engine.drain(key(1))
-        assert stage.names() == []
+    with two_services() as harness:
+        harness.engine.drain(key(1))
+        harness.names()
+        harness.engine.drain(key(1))
+        assert harness.names() == []
 
 
 def test_a_drained_server_keeps_its_connections_while_the_sorry_server_serves() -> None:
-    with Stage(service(server(1), server(2), quorum=2, sorry=99)) as stage:
-        stage.start()
-        stage.engine.drain(key(1))
-        assert stage.table() == {1: 0, 99: 1}
-        stage.kill(1)
-        stage.pass_(25)
-        assert stage.table() == {99: 1}
+    with EngineHarness(service(server(1), server(2), quorum=2, sorry=99)) as harness:
+        harness.start()
+        harness.engine.drain(key(1))
+        assert harness.table() == {1: 0, 99: 1}
+        harness.kill(1)
+        harness.pass_(25)
+        assert harness.table() == {99: 1}
 
 
 def test_a_dead_server_stays_out_whatever_weight_it_is_given() -> None:
-    with two_services() as stage:
-        stage.kill(1)
-        stage.pass_(25)
-        stage.names()
-        stage.engine.set_weight(key(1), 50)
-        assert stage.table() == {2: 1}
-        assert stage.names() == ["overridden 1", "overridden 1"]
-        stage.revive(1)
-        stage.pass_(10)
-        assert stage.table() == {1: 50, 2: 1}
+    with two_services() as harness:
+        harness.kill(1)
+        harness.pass_(25)
+        harness.names()
+        harness.engine.set_weight(key(1), 50)
+        assert harness.table() == {2: 1}
+        assert harness.names() == ["overridden 1", "overridden 1"]
+        harness.revive(1)
+        harness.pass_(10)
+        assert harness.table() == {1: 50, 2: 1}
 
 
 def test_overrides_are_known() -> None:
-    with two_services() as stage:
-        stage.engine.drain(key(1), "web")
-        stage.engine.set_weight(key(1), 3, "web")
-        assert stage.engine.overrides() == {("web", key(1)): Override(Standing.DRAINED, 3)}
-        (first, last) = stage.take(Overridden)
+    with two_services() as harness:
+        harness.engine.drain(key(1), "web")
+        harness.engine.set_weight(key(1), 3, "web")
+        assert harness.engine.overrides() == {("web", key(1)): Override(Standing.DRAINED, 3)}
+        (first, last) = harness.take(Overridden)
         assert (first.override, last.override) == (Override(Standing.DRAINED), Override(Standing.DRAINED, 3))
-        stage.engine.enable(key(1))
-        stage.engine.set_weight(key(1), None)
-        assert stage.engine.overrides() == {}
+        harness.engine.enable(key(1))
+        harness.engine.set_weight(key(1), None)
+        assert harness.engine.overrides() == {}
 
 
 def test_who_is_not_there_is_named() -> None:
-    with two_services() as stage:
+    with two_services() as harness:
         with pytest.raises(NoSuchDestination, match=r"10\.0\.0\.7:80: no such real server in any service"):
-            stage.engine.drain(key(7))
+            harness.engine.drain(key(7))
         with pytest.raises(NoSuchDestination, match="in service web"):
-            stage.engine.disable(key(1, 81), "web")
+            harness.engine.disable(key(1, 81), "web")
         with pytest.raises(NoSuchService, match="shoq: no such service"):
-            stage.engine.enable(key(1), "shoq")
+            harness.engine.enable(key(1), "shoq")
         with pytest.raises(OutOfRange, match="weight -1: must be from 0 to"):
-            stage.engine.set_weight(key(1), -1)
-        assert stage.names() == []
+            harness.engine.set_weight(key(1), -1)
+        assert harness.names() == []
 
 
 def test_check_now_does_not_wait_for_the_clock() -> None:
     slow = replace(PACE, delay_loop_s=3600)
-    with Stage(service(server(1, tcp(1, slow), tcp(1, slow, port=443)), server(2, pace=slow))) as stage:
-        stage.start()
-        stage.probe_s = 0.25
-        stage.kill(1)
-        (snapshot,) = stage.wait(stage.engine.check_now(key(1)))
+    with EngineHarness(service(server(1, tcp(1, slow), tcp(1, slow, port=443)), server(2, pace=slow))) as harness:
+        harness.start()
+        harness.probe_s = 0.25
+        harness.kill(1)
+        (snapshot,) = harness.wait(harness.engine.check_now(key(1)))
         assert [check.failures for check in snapshot.checks] == [1, 1]
         assert [check.next_in_s for check in snapshot.checks] == [1, 1]  # retries as usual
-        assert len(stage.times(2)) == 1
-        assert len(stage.wait(stage.engine.check_now())) == 2
-        assert len(stage.times(2)) == 2
-        assert stage.wait(stage.engine.check_now(key(2), "web"))[0].up
+        assert len(harness.times(2)) == 1
+        assert len(harness.wait(harness.engine.check_now())) == 2
+        assert len(harness.times(2)) == 2
+        assert harness.wait(harness.engine.check_now(key(2), "web"))[0].up
 
 
-def test_check_now_of_a_check_that_goes_away_ends() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.probe_s = 3
-        waiting = stage.loop.create_task(stage.engine.check_now())
-        stage.pass_(1)
-        stage.replace(service(server(1)))
-        (left,) = stage.wait(waiting)
+def test_check_now_of_a_check_that_is_removed_ends() -> None:
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.probe_s = 3
+        waiting = harness.loop.create_task(harness.engine.check_now())
+        harness.pass_(1)
+        harness.replace(service(server(1)))
+        (left,) = harness.wait(waiting)
         assert left.server == key(1)

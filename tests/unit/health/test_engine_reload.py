@@ -1,4 +1,4 @@
-"""Reloads: what did not change keeps its state, what changed begins anew, and nobody else notices."""
+"""Reloads: what did not change keeps its state, and what changed begins again."""
 
 from __future__ import annotations
 
@@ -6,194 +6,194 @@ from dataclasses import replace
 
 from pylvs.health.events import ServerDown
 from pylvs.model.wanted import GlobalSettings
-from tests.unit.health.stage import DEAD, PACE, Stage, key, server, service, tcp, unchecked, vip
+from tests.unit.health.engine_harness import DEAD, PACE, EngineHarness, key, server, service, tcp, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True)
 SLOW = replace(PACE, delay_loop_s=20)
 
 
 def test_the_same_configuration_changes_nothing() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.kill(2)
-        stage.pass_(25)
-        stage.names()
-        rows, before = stage.engine.wanted(), stage.engine.snapshot()
-        replacement = stage.replace(service(server(1), server(2)))
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.kill(2)
+        harness.pass_(25)
+        harness.names()
+        rows, before = harness.engine.desired_rows(), harness.engine.snapshot()
+        replacement = harness.replace(service(server(1), server(2)))
         assert (replacement.unchanged, replacement.changed, replacement.checks_started) == (1, [], 0)
-        assert stage.engine.snapshot() == before  # timers too
-        assert all(now is then for now, then in zip(stage.engine.wanted(), rows, strict=True))
-        assert stage.names() == []
+        assert harness.engine.snapshot() == before  # timers too
+        assert all(now is then for now, then in zip(harness.engine.desired_rows(), rows, strict=True))
+        assert harness.names() == []
 
 
 def test_a_change_beside_leaves_servers_as_they_were() -> None:
-    with Stage(service(server(1), server(2), server(3))) as stage:
-        stage.start()
-        stage.kill(2)
-        stage.pass_(25)
-        before = stage.engine.service_snapshot("web").servers
-        stage.names()
-        replacement = stage.replace(service(server(1), server(2), server(4), scheduler="rr"))
+    with EngineHarness(service(server(1), server(2), server(3))) as harness:
+        harness.start()
+        harness.kill(2)
+        harness.pass_(25)
+        before = harness.engine.service_snapshot("web").servers
+        harness.names()
+        replacement = harness.replace(service(server(1), server(2), server(4), scheduler="rr"))
         assert (replacement.servers_added, replacement.servers_removed) == (1, 1)
         assert (replacement.checks_started, replacement.checks_ended) == (1, 1)
-        assert stage.table() == {1: 1, 4: 1}
-        assert stage.engine.service_snapshot("web").servers[:2] == before[:2]
-        assert [event.name for event in stage.engine.history(key(2))][-1] == "server_down"
-        assert stage.names() == ["server_added 4", "server_down 3"]
-        assert stage.engine.wanted()[0].service.scheduler == "rr"
+        assert harness.table() == {1: 1, 4: 1}
+        assert harness.engine.service_snapshot("web").servers[:2] == before[:2]
+        assert [event.name for event in harness.engine.history(key(2))][-1] == "server_down"
+        assert harness.names() == ["server_added 4", "server_down 3"]
+        assert harness.engine.desired_rows()[0].service.scheduler == "rr"
 
 
-def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
-    """As recorded, with omega and without."""
+def test_a_removed_server_that_was_up_has_a_down_event() -> None:
+    """As recorded, with and without omega."""
     other = service(server(4), server(5), name="other", keys=(vip(2),))
-    with Stage(service(server(1), server(2), server(3)), other) as stage:
-        stage.start()
-        stage.kill(2, 5)
-        stage.pass_(25)
-        stage.take(ServerDown)
-        stage.names()
-        stage.replace(service(server(1)))
-        events = stage.events
-        assert stage.names() == ["server_down 3", "server_down 4", "quorum_lost"]
+    with EngineHarness(service(server(1), server(2), server(3)), other) as harness:
+        harness.start()
+        harness.kill(2, 5)
+        harness.pass_(25)
+        harness.take(ServerDown)
+        harness.names()
+        harness.replace(service(server(1)))
+        events = harness.events
+        assert harness.names() == ["server_down 3", "server_down 4", "quorum_lost"]
         assert all(getattr(event, "ending", False) for event in events)
-        assert len(stage.engine.wanted()) == 1
-        probes = len(stage.times(4))
-        stage.pass_(60)
-        assert len(stage.times(4)) == probes
+        assert len(harness.engine.desired_rows()) == 1
+        probes = len(harness.times(4))
+        harness.pass_(60)
+        assert len(harness.times(4)) == probes
 
 
 def test_a_server_that_is_down_stays_down_when_its_check_changes() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.kill(2)
-        stage.pass_(25)
-        stage.names()
-        stage.replace(service(server(1), server(2, tcp(2, SLOW))))
-        assert stage.table() == {1: 1}
-        stage.pass_(60)
-        assert stage.table() == {1: 1}
-        assert stage.names() == []  # and nobody is told twice
-        stage.revive(2)
-        stage.pass_(25)
-        assert stage.names() == ["server_up 2"]
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.kill(2)
+        harness.pass_(25)
+        harness.names()
+        harness.replace(service(server(1), server(2, tcp(2, SLOW))))
+        assert harness.table() == {1: 1}
+        harness.pass_(60)
+        assert harness.table() == {1: 1}
+        assert harness.names() == []  # and no event is repeated
+        harness.revive(2)
+        harness.pass_(25)
+        assert harness.names() == ["server_up 2"]
 
 
 def test_a_server_that_is_up_stays_up_when_its_check_changes_even_to_alpha() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.names()
-        stage.kill(2)
-        stage.replace(service(server(1), server(2, tcp(2, ALPHA), tcp(2, ALPHA, port=443))))
-        assert stage.table() == {1: 1, 2: 1}
-        stage.pass_(0.5)  # the first probe after a reload needs its retries
-        assert stage.table() == {1: 1, 2: 1}
-        stage.pass_(2)
-        assert stage.table() == {1: 1}
-        assert stage.names() == ["server_down 2"]
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.names()
+        harness.kill(2)
+        harness.replace(service(server(1), server(2, tcp(2, ALPHA), tcp(2, ALPHA, port=443))))
+        assert harness.table() == {1: 1, 2: 1}
+        harness.pass_(0.5)  # the first probe after a reload needs its retries
+        assert harness.table() == {1: 1, 2: 1}
+        harness.pass_(2)
+        assert harness.table() == {1: 1}
+        assert harness.names() == ["server_down 2"]
 
 
 def test_new_servers_begin_as_at_the_start() -> None:
-    with Stage(service(server(1))) as stage:
-        stage.start()
-        stage.kill(3)
-        stage.replace(service(server(1), server(2, pace=ALPHA), server(3)))
-        assert stage.table() == {1: 1, 3: 1}
-        stage.pass_(5)
-        assert stage.table() == {1: 1, 2: 1}
+    with EngineHarness(service(server(1))) as harness:
+        harness.start()
+        harness.kill(3)
+        harness.replace(service(server(1), server(2, pace=ALPHA), server(3)))
+        assert harness.table() == {1: 1, 3: 1}
+        harness.pass_(5)
+        assert harness.table() == {1: 1, 2: 1}
 
 
 def test_a_check_taken_away_has_no_say_any_more() -> None:
     both = (tcp(1), tcp(1, port=443))
-    with Stage(service(server(1, *both))) as stage:
-        stage.start()
-        stage.say(both[1], DEAD)
-        stage.pass_(25)
-        assert stage.table() == {}
-        stage.names()
-        stage.replace(service(server(1, both[0])))
-        assert stage.table() == {1: 1}
-        assert stage.names() == ["server_up 1", "quorum_gained"]
+    with EngineHarness(service(server(1, *both))) as harness:
+        harness.start()
+        harness.set_outcome(both[1], DEAD)
+        harness.pass_(25)
+        assert harness.table() == {}
+        harness.names()
+        harness.replace(service(server(1, both[0])))
+        assert harness.table() == {1: 1}
+        assert harness.names() == ["server_up 1", "quorum_gained"]
 
 
 def test_a_changed_weight_quorum_and_sorry_server_count_at_once() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.names()
-        probes = len(stage.probes)
-        stage.replace(service(server(1, weight=5), server(2), quorum=3))
-        assert stage.table() == {1: 5, 2: 1}
-        assert stage.names() == ["weight_changed 1"]
-        stage.replace(service(server(1), server(2), quorum=3, sorry=98))
-        assert stage.table() == {98: 1}
-        assert stage.names() == ["weight_changed 1", "quorum_lost", "sorry_server_in 98"]
-        stage.replace(service(server(1), server(2), quorum=3, sorry=99))
-        assert stage.table() == {99: 1}
-        assert stage.names() == ["sorry_server_out 98", "sorry_server_in 99"]
-        stage.replace(service(server(1), server(2), quorum=2))
-        assert stage.table() == {1: 1, 2: 1}
-        assert stage.names() == ["quorum_gained", "sorry_server_out 99"]
-        stage.pass_(5)
-        assert len(stage.probes) == probes  # no check began anew
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.names()
+        probes = len(harness.probes)
+        harness.replace(service(server(1, weight=5), server(2), quorum=3))
+        assert harness.table() == {1: 5, 2: 1}
+        assert harness.names() == ["weight_changed 1"]
+        harness.replace(service(server(1), server(2), quorum=3, sorry=98))
+        assert harness.table() == {98: 1}
+        assert harness.names() == ["weight_changed 1", "quorum_lost", "sorry_server_in 98"]
+        harness.replace(service(server(1), server(2), quorum=3, sorry=99))
+        assert harness.table() == {99: 1}
+        assert harness.names() == ["sorry_server_out 98", "sorry_server_in 99"]
+        harness.replace(service(server(1), server(2), quorum=2))
+        assert harness.table() == {1: 1, 2: 1}
+        assert harness.names() == ["quorum_gained", "sorry_server_out 99"]
+        harness.pass_(5)
+        assert len(harness.probes) == probes  # no check began anew
 
 
 def test_a_service_with_another_name_is_the_same_service() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.kill(2)
-        stage.pass_(25)
-        stage.names()
-        replacement = stage.replace(service(server(1), server(2), name="shop"))
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.kill(2)
+        harness.pass_(25)
+        harness.names()
+        replacement = harness.replace(service(server(1), server(2), name="shop"))
         assert (replacement.added, replacement.removed, replacement.changed) == ([], [], ["shop"])
-        assert stage.table() == {1: 1}
-        assert stage.names() == []
-        stage.revive(2)
-        stage.pass_(25)
-        assert stage.names() == ["server_up 2"]
+        assert harness.table() == {1: 1}
+        assert harness.names() == []
+        harness.revive(2)
+        harness.pass_(25)
+        assert harness.names() == ["server_up 2"]
 
 
 def test_overrides_stay_with_the_servers_that_stay() -> None:
-    with Stage(service(server(1), server(2), server(3))) as stage:
-        stage.start()
-        stage.engine.drain(key(1))
-        stage.engine.set_weight(key(2), 7)
-        stage.engine.disable(key(3))
-        stage.replace(service(server(1, tcp(1, SLOW)), server(2, weight=4)))
-        assert stage.table() == {1: 0, 2: 7}
-        stage.replace(service(server(1), server(2), server(3)))
-        assert stage.table() == {1: 0, 2: 7, 3: 1}  # the third went, and is a new one now
+    with EngineHarness(service(server(1), server(2), server(3))) as harness:
+        harness.start()
+        harness.engine.drain(key(1))
+        harness.engine.set_weight(key(2), 7)
+        harness.engine.disable(key(3))
+        harness.replace(service(server(1, tcp(1, SLOW)), server(2, weight=4)))
+        assert harness.table() == {1: 0, 2: 7}
+        harness.replace(service(server(1), server(2), server(3)))
+        assert harness.table() == {1: 0, 2: 7, 3: 1}  # the third went, and is a new one now
 
 
 def test_a_server_named_twice_counts_once() -> None:
-    with Stage(service(server(1), unchecked(1, 9))) as stage:
-        stage.start()
-        assert stage.table() == {1: 1}
-        assert stage.replace(service(server(1), unchecked(1, 8))).servers_removed == 0
-        assert stage.table() == {1: 1}
+    with EngineHarness(service(server(1), unchecked(1, 9))) as harness:
+        harness.start()
+        assert harness.table() == {1: 1}
+        assert harness.replace(service(server(1), unchecked(1, 8))).servers_removed == 0
+        assert harness.table() == {1: 1}
 
 
 def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        stage.names()
-        stage.probe_s = 5
-        stage.kill(1, 2)
-        stage.pass_(20)  # the second failing probes run
-        assert stage.engine.probes_running == 2
-        stage.replace(service(server(1), server(2, tcp(2, SLOW))))
-        assert stage.names() == []
-        stage.pass_(3)
-        assert stage.names() == ["server_down 1"]
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        harness.names()
+        harness.probe_s = 5
+        harness.kill(1, 2)
+        harness.pass_(20)  # the second failing probes run
+        assert harness.engine.probes_running == 2
+        harness.replace(service(server(1), server(2, tcp(2, SLOW))))
+        assert harness.names() == []
+        harness.pass_(3)
+        assert harness.names() == ["server_down 1"]
 
 
 def test_whom_scripts_run_as_makes_new_probes_and_keeps_states() -> None:
-    with Stage(service(server(1))) as stage:
-        stage.start()
-        stage.kill(1)
-        stage.pass_(25)
-        stage.made.clear()
-        stage.replace(service(server(1)))
-        assert stage.made == []
-        stage.replace(service(server(1)), settings=GlobalSettings(script_user="nobody"))
-        assert stage.made == [tcp(1)]
-        assert stage.table() == {}
-        assert stage.engine.service_snapshot("web").servers[0].checked
+    with EngineHarness(service(server(1))) as harness:
+        harness.start()
+        harness.kill(1)
+        harness.pass_(25)
+        harness.made.clear()
+        harness.replace(service(server(1)))
+        assert harness.made == []
+        harness.replace(service(server(1)), settings=GlobalSettings(script_user="nobody"))
+        assert harness.made == [tcp(1)]
+        assert harness.table() == {}
+        assert harness.engine.service_snapshot("web").servers[0].checked

@@ -1,79 +1,81 @@
-"""How services begin: the table before anything is checked, and who is told of it, as in keepalived 2.2.7."""
+"""The start of services: the table before the first check, and the events, as in keepalived 2.2.7."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from pylvs.health.events import QuorumGained, QuorumLost, ServerDown
-from tests.unit.health.stage import PACE, Stage, server, service, unchecked, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True, retry=3)
 PATIENT = replace(PACE, retry=3)
 
 
 def test_the_table_is_known_before_the_start_and_full() -> None:
-    with Stage(service(server(1, weight=3), server(2), unchecked(3))) as stage:
-        assert stage.table() == {1: 3, 2: 1, 3: 1}
-        assert stage.names() == []
+    with EngineHarness(service(server(1, weight=3), server(2), unchecked(3))) as harness:
+        assert harness.table() == {1: 3, 2: 1, 3: 1}
+        assert harness.names() == []
 
 
 def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
-    with Stage(service(server(1), server(2))) as stage:
-        stage.start()
-        (gained,) = stage.take(QuorumGained)
+    with EngineHarness(service(server(1), server(2))) as harness:
+        harness.start()
+        (gained,) = harness.take(QuorumGained)
         assert (gained.weight, gained.quorum, gained.initial) == (2, 1, True)
-        assert stage.names() == []
+        assert harness.names() == []
 
 
 def test_the_first_probe_of_all_is_believed_without_retries() -> None:
-    with Stage(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
-        stage.kill(2)
-        stage.start()
-        assert stage.table() == {1: 1}
-        assert stage.names() == ["quorum_gained", "server_down 2"]
+    with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as harness:
+        harness.kill(2)
+        harness.start()
+        assert harness.table() == {1: 1}
+        assert harness.names() == ["quorum_gained", "server_down 2"]
 
 
 def test_later_ones_need_their_retries() -> None:
-    with Stage(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
-        stage.start()
-        stage.kill(2)
-        stage.pass_(12.4)  # fails at 10, 11, 12, 13
-        assert stage.table() == {1: 1, 2: 1}
-        stage.pass_(1)
-        assert stage.table() == {1: 1}
-        assert stage.times(2) == [0, 10, 11, 12, 13]
+    with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as harness:
+        harness.start()
+        harness.kill(2)
+        harness.pass_(12.4)  # fails at 10, 11, 12, 13
+        assert harness.table() == {1: 1, 2: 1}
+        harness.pass_(1)
+        assert harness.table() == {1: 1}
+        assert harness.times(2) == [0, 10, 11, 12, 13]
 
 
 def test_alpha_servers_come_with_their_first_success() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(3))) as stage:
-        assert stage.table() == {3: 1}
-        stage.kill(2)
-        stage.start()
-        assert stage.table() == {1: 1, 3: 1}
-        down = [event for event in stage.events if isinstance(event, ServerDown)]
+    with EngineHarness(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(3))) as harness:
+        assert harness.table() == {3: 1}
+        harness.kill(2)
+        harness.start()
+        assert harness.table() == {1: 1, 3: 1}
+        down = [event for event in harness.events if isinstance(event, ServerDown)]
         assert [event.initial for event in down] == [True]
-        assert stage.names() == ["quorum_gained", "server_up 1", "server_down 2"]
-        stage.pass_(25)
-        assert stage.names() == []  # what was told is not told again
-        stage.revive(2)
-        stage.pass_(10)
-        assert stage.names() == ["server_up 2"]
+        assert harness.names() == ["quorum_gained", "server_up 1", "server_down 2"]
+        harness.pass_(25)
+        assert harness.names() == []  # events are not repeated
+        harness.revive(2)
+        harness.pass_(10)
+        assert harness.names() == ["server_up 2"]
 
 
 def test_an_alpha_server_that_inhibits_waits_in_the_table() -> None:
-    with Stage(service(server(1, pace=ALPHA, inhibit_on_failure=True))) as stage:
-        assert stage.table() == {1: 0}
-        stage.start()
-        assert stage.table() == {1: 1}
+    with EngineHarness(service(server(1, pace=ALPHA, inhibit_on_failure=True))) as harness:
+        assert harness.table() == {1: 0}
+        harness.start()
+        assert harness.table() == {1: 1}
 
 
 def test_without_a_quorum_the_start_is_the_sorry_servers() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(4), quorum=2, sorry=99)) as stage:
-        assert stage.table() == {99: 1}
-        stage.kill(2)
-        stage.start()
-        assert stage.table() == {1: 1, 4: 1}
-        assert stage.names() == [
+    with EngineHarness(
+        service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(4), quorum=2, sorry=99)
+    ) as harness:
+        assert harness.table() == {99: 1}
+        harness.kill(2)
+        harness.start()
+        assert harness.table() == {1: 1, 4: 1}
+        assert harness.names() == [
             "quorum_lost",
             "sorry_server_in 99",
             "server_up 1",
@@ -84,25 +86,25 @@ def test_without_a_quorum_the_start_is_the_sorry_servers() -> None:
 
 
 def test_a_start_without_a_quorum_and_a_sorry_server_is_silent() -> None:
-    with Stage(service(server(1, pace=ALPHA))) as stage:
-        stage.kill(1)
-        stage.start()
-        (lost,) = stage.take(QuorumLost)
+    with EngineHarness(service(server(1, pace=ALPHA))) as harness:
+        harness.kill(1)
+        harness.start()
+        (lost,) = harness.take(QuorumLost)
         assert lost.initial
         assert lost.silent
 
 
 def test_hysteresis_counts_at_the_start_too() -> None:
-    with Stage(service(server(1), server(2), server(3), quorum=3, hysteresis=1, sorry=99)) as stage:
-        stage.start()
-        (lost,) = stage.take(QuorumLost)
+    with EngineHarness(service(server(1), server(2), server(3), quorum=3, hysteresis=1, sorry=99)) as harness:
+        harness.start()
+        (lost,) = harness.take(QuorumLost)
         assert not lost.silent
-        assert stage.table() == {99: 1}
+        assert harness.table() == {99: 1}
 
 
 def test_all_services_of_a_configuration_start() -> None:
     services = [service(server(1), name=f"web {number}", keys=(vip(number),)) for number in range(1, 6)]
-    with Stage(*services) as stage:
-        stage.start()
-        assert [event.service for event in stage.take(QuorumGained)] == [f"web {number}" for number in range(1, 6)]
-        assert len(stage.times(1)) == 5  # one probe a service, unless they are shared
+    with EngineHarness(*services) as harness:
+        harness.start()
+        assert [event.service for event in harness.take(QuorumGained)] == [f"web {number}" for number in range(1, 6)]
+        assert len(harness.times(1)) == 5  # one probe a service, unless they are shared

@@ -1,4 +1,4 @@
-"""Any order of outcomes, reloads and the operator's words: the table follows from the states, and events tell them."""
+"""Any order of outcomes, reloads and overrides: the table follows from the states, and events report them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pylvs.health.events import QuorumGained, QuorumLost, ServerDown, ServerUp, SorryServerIn, SorryServerOut
+from pylvs.health.events import (
+    Override,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerUp,
+    SorryServerIn,
+    SorryServerOut,
+    Standing,
+)
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override, Standing
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck
 from pylvs.model.destination import Destination
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
-from tests.unit.health.stage import DEAD, OK, PACE, Stage, key, server, service, tcp, vip
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, key, server, service, tcp, vip
 
 NUMBERS = st.integers(1, 4)
 PACES = st.builds(
@@ -40,7 +48,7 @@ OUTCOMES = st.sampled_from(
 
 @st.composite
 def servers(draw: st.DrawFn) -> WantedServer:
-    """A server of few possible kinds, so that reloads meet old ones."""
+    """Draw a server of a few kinds; reloads then keep some."""
     number, pace = draw(NUMBERS), draw(PACES)
     kinds: list[Check] = [
         tcp(number, pace),
@@ -67,7 +75,7 @@ CONFIGURATIONS = st.lists(SERVICES, max_size=3, unique_by=lambda each: each.name
 
 
 def row_of(wanted: WantedService, now: ServiceSnapshot) -> tuple[Destination, ...]:
-    """The table that follows from the states, said another way: server by server, rule by rule."""
+    """Derive the table from the states independently, server by server and rule by rule."""
     rows: dict[Any, Destination] = {}
     sorry = wanted.sorry_server if not now.has_quorum else None
     for configured, state in zip(wanted.servers, now.servers, strict=True):
@@ -85,35 +93,35 @@ def row_of(wanted: WantedService, now: ServiceSnapshot) -> tuple[Destination, ..
 
 
 class States(RuleBasedStateMachine):
-    """The engine under everything that may happen to it."""
+    """The engine under every possible input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage()
+        self.harness = EngineHarness()
         self.wanted: dict[str, WantedService] = {}
-        self.rows: tuple[WantedRow, ...] = ()  # as somebody knows them who asks only when they have changed
+        self.rows: tuple[WantedRow, ...] = ()  # as read after changes only
         self.changes = 0
-        self.up: dict[tuple[str, Any], bool] = {}  # as somebody knows it who hears events only
+        self.up: dict[tuple[str, Any], bool] = {}  # by events only
         self.quorums: dict[str, bool] = {}
         self.sorry: dict[str, Any] = {}
 
     @initialize(services=CONFIGURATIONS)
     def begin(self, services: list[WantedService]) -> None:
-        self.stage.replace(*services)
+        self.harness.replace(*services)
         self.wanted = {each.name: each for each in services}
         self.up = {(name, each.server): each.up for name in self.wanted for each in self.now(name).servers}
-        self.stage.start(0)
-        self.rows = self.stage.engine.wanted()
+        self.harness.start(0)
+        self.rows = self.harness.engine.desired_rows()
         self.listen()
         assert self.quorums.keys() == self.wanted.keys()
 
     @rule(number=NUMBERS, outcome=OUTCOMES)
     def a_server_answers_so(self, number: int, outcome: Outcome) -> None:
-        self.stage.say(number, outcome)
+        self.harness.set_outcome(number, outcome)
 
     @rule(seconds=st.sampled_from([0.5, 1, 3, 10, 30]))
     def time_passes(self, seconds: float) -> None:
-        self.stage.pass_(seconds)
+        self.harness.pass_(seconds)
         self.listen()
 
     @rule(services=CONFIGURATIONS)
@@ -131,21 +139,21 @@ class States(RuleBasedStateMachine):
     @rule(number=NUMBERS, what=st.sampled_from(["drain", "disable", "enable"]))
     def the_operator_speaks(self, number: int, what: str) -> None:
         if any(key(number) == each.destination.key for wanted in self.wanted.values() for each in wanted.servers):
-            getattr(self.stage.engine, what)(key(number))
+            getattr(self.harness.engine, what)(key(number))
         self.listen()
 
     @rule(number=NUMBERS, weight=st.sampled_from([None, 0, 3]))
     def the_operator_weighs(self, number: int, weight: int | None) -> None:
         if any(key(number) == each.destination.key for wanted in self.wanted.values() for each in wanted.servers):
-            self.stage.engine.set_weight(key(number), weight)
+            self.harness.engine.set_weight(key(number), weight)
         self.listen()
 
     def reload(self, services: list[WantedService]) -> None:
-        """Servers that stay as they are know nothing of it."""
+        """Servers that stay keep their state."""
         before = {name: {each.server: each for each in self.now(name).servers} for name in self.wanted}
         old, self.wanted = self.wanted, {each.name: each for each in services}
         known = set(self.up)
-        self.stage.replace(*services)
+        self.harness.replace(*services)
         there = {(name, each.server) for name in self.wanted for each in self.now(name).servers}
         for name, wanted in self.wanted.items():
             for configured, now in zip(wanted.servers, self.now(name).servers, strict=True):
@@ -167,12 +175,11 @@ class States(RuleBasedStateMachine):
             self.sorry.pop(name, None)
 
     def now(self, name: str) -> ServiceSnapshot:
-        """How the service stands."""
-        return self.stage.engine.service_snapshot(name)
+        return self.harness.engine.service_snapshot(name)
 
     def listen(self) -> None:
-        """Hear what happened: of each thing in turn, one way and the other."""
-        for event in self.stage.events:
+        """Check that events of one subject alternate."""
+        for event in self.harness.events:
             match event:
                 case ServerUp():
                     assert not self.up[event.service, event.server]
@@ -191,10 +198,10 @@ class States(RuleBasedStateMachine):
                 case SorryServerOut():
                     assert self.sorry[event.service] == event.server
                     self.sorry[event.service] = None
-        self.stage.events.clear()
-        if self.stage.changes != self.changes:
-            self.changes = self.stage.changes
-            self.rows = self.stage.engine.wanted()
+        self.harness.events.clear()
+        if self.harness.changes != self.changes:
+            self.changes = self.harness.changes
+            self.rows = self.harness.engine.desired_rows()
 
     @invariant()
     def the_table_follows_from_the_states(self) -> None:
@@ -202,11 +209,11 @@ class States(RuleBasedStateMachine):
         for name, wanted in self.wanted.items():
             (virtual,) = wanted.services()
             expected.append(WantedRow(virtual, row_of(wanted, self.now(name))))
-        assert self.stage.engine.wanted() == tuple(expected)
+        assert self.harness.engine.desired_rows() == tuple(expected)
 
     @invariant()
     def who_hears_of_changes_knows_the_table(self) -> None:
-        assert self.stage.engine.wanted() == self.rows
+        assert self.harness.engine.desired_rows() == self.rows
 
     @invariant()
     def who_hears_events_knows_the_states(self) -> None:
@@ -234,23 +241,23 @@ class States(RuleBasedStateMachine):
     @rule()
     def in_the_end_all_is_well(self) -> None:
         for number in range(1, 5):
-            self.stage.say(number, OK)
-        self.stage.pass_(60)
+            self.harness.set_outcome(number, OK)
+        self.harness.pass_(60)
         self.listen()
         for name in self.wanted:
             assert all(each.up and each.checked for each in self.now(name).servers)
 
     def teardown(self) -> None:
-        self.stage.__exit__()
+        self.harness.__exit__()
 
 
 def kept(state: ServerSnapshot) -> tuple[object, ...]:
-    """What a reload that does not concern a server leaves as it is."""
+    """Return what a reload must keep of a server that does not change."""
     return replace(state, weight=0, in_table=True, checks=()), [replace(each, shared_by=0) for each in state.checks]
 
 
 def weight_of(configured: WantedServer, state: ServerSnapshot) -> int:
-    """The effective weight by the rules, from what the checks and the operator say."""
+    """Derive the effective weight from checks and override."""
     if state.override != Override():
         if state.override.standing is not Standing.ENABLED:
             return 0

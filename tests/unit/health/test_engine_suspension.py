@@ -1,4 +1,4 @@
-"""ha_suspend: no checks while the service's address is not here."""
+"""ha_suspend: no checks while this host does not have the service's address."""
 
 from __future__ import annotations
 
@@ -6,89 +6,92 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from pylvs.model.service import ServiceKey
-from tests.unit.health.stage import PACE, Stage, server, service, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, vip
 
 HERE = [ip_address("192.0.2.1"), ip_address("198.51.100.9")]
 ELSEWHERE = [ip_address("198.51.100.9")]
 
 
 def test_checks_run_only_while_the_address_is_here() -> None:
-    with Stage(service(server(1), ha_suspend=True), service(server(2), name="b", keys=(vip(2),))) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.start()
-        assert stage.names() == ["checks_suspended", "quorum_gained", "quorum_gained"]
-        stage.pass_(30)
-        assert (len(stage.times(1)), len(stage.times(2))) == (0, 4)
-        assert stage.engine.service_snapshot("web").suspended
-        stage.kill(1)
-        stage.engine.addresses_here(HERE)
-        assert stage.names() == ["checks_resumed"]
-        stage.pass_(5)
-        assert len(stage.times(1)) == 1
-        assert stage.table() == {}
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.revive(1)
-        stage.pass_(60)
-        assert stage.table() == {}  # what was known stays
-        assert len(stage.times(1)) == 1
+    with EngineHarness(service(server(1), ha_suspend=True), service(server(2), name="b", keys=(vip(2),))) as harness:
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.start()
+        assert harness.names() == ["checks_suspended", "quorum_gained", "quorum_gained"]
+        harness.pass_(30)
+        assert (len(harness.times(1)), len(harness.times(2))) == (0, 4)
+        assert harness.engine.service_snapshot("web").suspended
+        harness.kill(1)
+        harness.engine.set_host_addresses(HERE)
+        assert harness.names() == ["checks_resumed"]
+        harness.pass_(5)
+        assert len(harness.times(1)) == 1
+        assert harness.table() == {}
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.revive(1)
+        harness.pass_(60)
+        assert harness.table() == {}  # what was known stays
+        assert len(harness.times(1)) == 1
 
 
-def test_a_probe_that_runs_when_the_address_goes_counts_and_is_the_last() -> None:
-    with Stage(service(server(1), ha_suspend=True)) as stage:
-        stage.engine.addresses_here(HERE)
-        stage.probe_s = 3
-        stage.start()
-        stage.kill(1)
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.pass_(60)
-        assert stage.table() == {}
-        assert len(stage.times(1)) == 1
-        assert stage.wait(stage.engine.check_now())  # does not wait for what will not come
+def test_a_probe_that_runs_when_the_address_is_removed_counts_and_is_the_last() -> None:
+    with EngineHarness(service(server(1), ha_suspend=True)) as harness:
+        harness.engine.set_host_addresses(HERE)
+        harness.probe_s = 3
+        harness.start()
+        harness.kill(1)
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.pass_(60)
+        assert harness.table() == {}
+        assert len(harness.times(1)) == 1
+        assert harness.wait(harness.engine.check_now())  # does not wait for what will not come
 
 
 def test_marks_have_no_address_and_a_group_needs_one() -> None:
     marked = service(server(1), name="mark", keys=(ServiceKey.of_mark(7),), ha_suspend=True)
     group = service(server(2), name="group", keys=(vip(1), vip(5)), ha_suspend=True)
-    with Stage(marked, group) as stage:
-        stage.engine.addresses_here(HERE)
-        stage.start()
-        assert [len(stage.times(1)), len(stage.times(2))] == [1, 1]
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.pass_(20)
-        assert [len(stage.times(1)), len(stage.times(2))] == [3, 1]
+    with EngineHarness(marked, group) as harness:
+        harness.engine.set_host_addresses(HERE)
+        harness.start()
+        assert [len(harness.times(1)), len(harness.times(2))] == [1, 1]
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.pass_(20)
+        assert [len(harness.times(1)), len(harness.times(2))] == [3, 1]
 
 
-def test_nobody_who_does_not_say_where_the_addresses_are_suspends_anything() -> None:
-    with Stage(service(server(1), ha_suspend=True)) as stage:
-        stage.start()
-        assert len(stage.times(1)) == 1
+def test_with_unknown_addresses_nothing_is_suspended() -> None:
+    with EngineHarness(service(server(1), ha_suspend=True)) as harness:
+        harness.start()
+        assert len(harness.times(1)) == 1
 
 
 def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
     pace = replace(PACE, shared=True)
     first = service(server(1, pace=pace), ha_suspend=True)
     second = service(server(1, pace=pace), name="b", keys=(vip(2),))
-    with Stage(first, second) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.start()
-        assert len(stage.times(1)) == 1
-        stage.replace(first, replace(second, ha_suspend=True))
-        stage.pass_(30)
-        assert len(stage.times(1)) == 1
-        stage.engine.addresses_here([*ELSEWHERE, ip_address("192.0.2.2")])
-        stage.pass_(0.5)
-        assert len(stage.times(1)) == 2
+    with EngineHarness(first, second) as harness:
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.start()
+        assert len(harness.times(1)) == 1
+        harness.replace(first, replace(second, ha_suspend=True))
+        harness.pass_(30)
+        assert len(harness.times(1)) == 1
+        harness.engine.set_host_addresses([*ELSEWHERE, ip_address("192.0.2.2")])
+        harness.pass_(0.5)
+        assert len(harness.times(1)) == 2
 
 
 def test_what_a_reload_brings_into_a_suspended_service_is_suspended_too() -> None:
     pace = replace(PACE, shared=True)
-    with Stage(service(server(1, pace=pace), ha_suspend=True)) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
-        stage.start()
+    with EngineHarness(service(server(1, pace=pace), ha_suspend=True)) as harness:
+        harness.engine.set_host_addresses(ELSEWHERE)
+        harness.start()
         suspended = service(server(1, pace=pace), server(2), ha_suspend=True)
-        stage.replace(suspended)
-        stage.pass_(30)
-        assert stage.probes == []
-        stage.replace(suspended, service(server(1, pace=pace), name="b", keys=(vip(2),)))
-        stage.pass_(5)
-        assert (len(stage.times(1)), len(stage.times(2))) == (1, 0)  # the new service wants the check that it shares
+        harness.replace(suspended)
+        harness.pass_(30)
+        assert harness.probes == []
+        harness.replace(suspended, service(server(1, pace=pace), name="b", keys=(vip(2),)))
+        harness.pass_(5)
+        assert (len(harness.times(1)), len(harness.times(2))) == (
+            1,
+            0,
+        )  # the new service wants the check that it shares

@@ -1,4 +1,4 @@
-"""Weights that checks set: how several come together, and that none outlives what it was said by."""
+"""Weights set by checks: how several combine, and that none outlives its check."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pylvs.health.events import WeightChanged
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
-from tests.unit.health.stage import DEAD, OK, PACE, Stage, server, service, unchecked
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, unchecked
 
 
 def script(name: str) -> MiscCheck:
-    """A script that may set the weight."""
+    """Return a check that may set the weight."""
     return MiscCheck(script=Script((name,)), dynamic=True, pace=PACE)
 
 
@@ -22,9 +22,9 @@ def weighing(weight: int) -> Outcome:
 
 
 def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
-    """As recorded from 2.2.7: configured weight 10, quorum 8, exit statuses of two scripts one after the other."""
-    with Stage(service(server(1, A, B, weight=10), quorum=8)) as stage:
-        stage.start()
+    """As recorded from 2.2.7: configured weight 10, quorum 8, and the exit statuses of two scripts."""
+    with EngineHarness(service(server(1, A, B, weight=10), quorum=8)) as harness:
+        harness.start()
         for check, outcome, expected in (
             (A, weighing(20), {1: 20}),
             (B, weighing(5), {1: 15}),
@@ -33,10 +33,10 @@ def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
             (A, OK, {1: 5}),
             (B, weighing(0), {1: 0}),
         ):
-            stage.say(check, outcome)
-            stage.pass_(25)
-            assert stage.table() == expected
-        assert stage.names() == [
+            harness.set_outcome(check, outcome)
+            harness.pass_(25)
+            assert harness.table() == expected
+        assert harness.names() == [
             "quorum_gained",
             "weight_changed 1",
             "weight_changed 1",
@@ -49,51 +49,51 @@ def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
 
 
 def test_a_weight_is_gone_with_the_outcome_that_says_none() -> None:
-    with Stage(service(server(1, A, weight=10))) as stage:
-        stage.start()
-        stage.say(A, weighing(3))
-        stage.pass_(10)
-        assert stage.table() == {1: 3}
-        stage.say(A, OK)
-        stage.pass_(10)
-        assert stage.table() == {1: 10}
-        changes = stage.take(WeightChanged)
+    with EngineHarness(service(server(1, A, weight=10))) as harness:
+        harness.start()
+        harness.set_outcome(A, weighing(3))
+        harness.pass_(10)
+        assert harness.table() == {1: 3}
+        harness.set_outcome(A, OK)
+        harness.pass_(10)
+        assert harness.table() == {1: 10}
+        changes = harness.take(WeightChanged)
         assert [(each.before, each.weight) for each in changes] == [(10, 3), (3, 10)]
 
 
 def test_a_weight_does_not_outlive_a_failure() -> None:
-    with Stage(service(server(1, A, weight=10))) as stage:
-        stage.start()
-        stage.say(A, weighing(3))
-        stage.pass_(10)
-        stage.say(A, DEAD)
-        stage.pass_(10)  # a first failure: not down yet, and the weight as it was
-        assert stage.table() == {1: 3}
-        stage.pass_(15)
-        assert stage.table() == {}
-        (down,) = stage.engine.service_snapshot("web").servers
+    with EngineHarness(service(server(1, A, weight=10))) as harness:
+        harness.start()
+        harness.set_outcome(A, weighing(3))
+        harness.pass_(10)
+        harness.set_outcome(A, DEAD)
+        harness.pass_(10)  # a first failure: not down yet, and the weight as it was
+        assert harness.table() == {1: 3}
+        harness.pass_(15)
+        assert harness.table() == {}
+        (down,) = harness.engine.service_snapshot("web").servers
         assert (down.weight, down.checks[0].weight) == (10, None)
-        stage.say(A, OK)
-        stage.pass_(10)
-        assert stage.table() == {1: 10}
+        harness.set_outcome(A, OK)
+        harness.pass_(10)
+        assert harness.table() == {1: 10}
 
 
 def test_weights_count_for_the_quorum() -> None:
-    with Stage(service(server(1, A, weight=10), unchecked(2, 10), quorum=15, sorry=99)) as stage:
-        stage.start()
-        stage.say(A, weighing(4))
-        stage.pass_(10)
-        assert stage.table() == {99: 1}
-        stage.say(A, weighing(5))
-        stage.pass_(10)
-        assert stage.table() == {1: 5, 2: 10}
+    with EngineHarness(service(server(1, A, weight=10), unchecked(2, 10), quorum=15, sorry=99)) as harness:
+        harness.start()
+        harness.set_outcome(A, weighing(4))
+        harness.pass_(10)
+        assert harness.table() == {99: 1}
+        harness.set_outcome(A, weighing(5))
+        harness.pass_(10)
+        assert harness.table() == {1: 5, 2: 10}
 
 
 def test_a_weight_of_0_drains() -> None:
-    with Stage(service(server(1, A), server(2))) as stage:
-        stage.start()
-        stage.say(A, weighing(0))
-        stage.pass_(10)
-        assert stage.table() == {1: 0, 2: 1}
-        snapshot = stage.engine.service_snapshot("web").servers[0]
+    with EngineHarness(service(server(1, A), server(2))) as harness:
+        harness.start()
+        harness.set_outcome(A, weighing(0))
+        harness.pass_(10)
+        assert harness.table() == {1: 0, 2: 1}
+        snapshot = harness.engine.service_snapshot("web").servers[0]
         assert (snapshot.up, snapshot.weight, snapshot.configured_weight) == (True, 0, 1)

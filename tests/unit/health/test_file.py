@@ -1,4 +1,4 @@
-"""FILE_CHECK: what numbers mean, as measured of keepalived 2.2.7."""
+"""FILE_CHECK: the meaning of numbers, as measured with keepalived 2.2.7."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.file import judged, number_in
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.file import judge_number, number_in
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import FileCheck
-from tests.unit.health.servers import undisturbed
+from tests.unit.health.fake_servers import undisturbed
 
 
 def read(path: Path, weight: int = 1, reverse: bool = False, configured: int = 10) -> Outcome:
     async def main() -> Outcome:
-        return await probe_of(FileCheck(path=str(path), weight=weight, reverse=reverse), Context(weight=configured))()
+        return await probe_of(
+            FileCheck(path=str(path), weight=weight, reverse=reverse), CheckContext(weight=configured)
+        )()
 
     return undisturbed(main)
 
@@ -76,7 +77,7 @@ def test_a_number_is_read_as_keepalived_reads_it(tmp_path: Path, text: str, numb
     ],
 )
 def test_what_a_number_does(number: int, weight: int, reverse: bool, ok: bool, becomes: int | None) -> None:
-    outcome = judged(number, FileCheck(path="/f", weight=weight, reverse=reverse), 10)
+    outcome = judge_number(number, FileCheck(path="/f", weight=weight, reverse=reverse), 10)
     assert (outcome.ok, outcome.weight) == (ok, becomes)
 
 
@@ -103,5 +104,5 @@ def test_a_number_beyond_all_is_ignored(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=100), st.integers(-(2**31), 2**31), st.booleans(), st.integers(0, 2**31 - 1))
 def test_no_content_makes_the_checker_fail(text: bytes, weight: int, reverse: bool, configured: int) -> None:
-    outcome = judged(number_in(text), FileCheck(path="/f", weight=weight, reverse=reverse), configured)
+    outcome = judge_number(number_in(text), FileCheck(path="/f", weight=weight, reverse=reverse), configured)
     assert outcome.weight is None or 0 <= outcome.weight < 2**31

@@ -1,4 +1,4 @@
-"""HTTP_GET and SSL_GET, against servers that answer well, badly, slowly, without end or not at all."""
+"""HTTP_GET and SSL_GET of servers that answer correctly, wrongly, slowly, without end or not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.http import request
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
-from tests.unit.health.servers import (
+from tests.unit.health.fake_servers import (
     HASTY,
     PATIENT,
     TIMED_OUT,
@@ -25,7 +24,7 @@ from tests.unit.health.servers import (
     hangs,
     lapse,
     received,
-    says,
+    replies,
     silent,
     tcp,
     undisturbed,
@@ -44,7 +43,7 @@ def md5(data: bytes) -> str:
 
 
 def got(handler: Handler, url: Url = ROOT, pace: Pace = PATIENT, **options: object) -> Outcome:
-    """What a check of one page says about a server."""
+    """Return the outcome of a check of one page."""
     return asked(lambda target: HttpCheck(target=target, urls=(url,), pace=pace, **options), handler)  # type: ignore[arg-type]
 
 
@@ -78,19 +77,19 @@ def test_what_is_sent_is_what_keepalived_sends() -> None:
     ],
 )
 def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surroundings: str, name: str) -> None:
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(HELLO)
 
     outcome = asked(
         lambda target: HttpCheck(target=target, urls=(Url("/", virtualhost=url),), virtualhost=check, pace=PATIENT),
         handler,
-        context=Context(virtualhost=surroundings),
+        context=CheckContext(virtualhost=surroundings),
     )
     assert outcome.ok
-    assert f"\r\nHost: {name}\r\n".encode() in heard[0]
+    assert f"\r\nHost: {name}\r\n".encode() in requests[0]
 
 
 GOOD = "status 200"
@@ -131,7 +130,7 @@ GOOD = "status 200"
         (HELLO, Url("/", regex="hello", regex_min_offset=4), Outcome(True, GOOD)),
         (HELLO, Url("/", regex="hello", regex_min_offset=99), Outcome(False, "the text does not match 'hello'")),
         (CHUNKED + CHUNKS, Url("/", regex="say hello"), Outcome(True, GOOD)),
-        # A length that is not true is told, but as under keepalived it is no failure.
+        # A wrong length is reported, but as in keepalived it is no failure.
         (
             b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhi",
             Url("/", digest=md5(b"hi")),
@@ -172,15 +171,15 @@ GOOD = "status 200"
     ],
 )
 def test_what_an_answer_means(answer: bytes, url: Url, outcome: Outcome) -> None:
-    assert got(says(answer), url) == outcome
+    assert got(replies(answer), url) == outcome
     if len(answer) < 200:
-        assert got(says(*(bytes([each]) for each in answer)), url).ok is outcome.ok
+        assert got(replies(*(bytes([each]) for each in answer)), url).ok is outcome.ok
 
 
 def test_a_known_length_ends_the_wait() -> None:
-    assert got(says(HELLO, hold=True)) == Outcome(True, GOOD)
-    assert got(says(CHUNKED + CHUNKS, hold=True)) == Outcome(True, GOOD)
-    assert got(says(b"HTTP/1.1 204 No\r\n\r\n", hold=True)) == Outcome(True, "status 204")
+    assert got(replies(HELLO, hold=True)) == Outcome(True, GOOD)
+    assert got(replies(CHUNKED + CHUNKS, hold=True)) == Outcome(True, GOOD)
+    assert got(replies(b"HTTP/1.1 204 No\r\n\r\n", hold=True)) == Outcome(True, "status 204")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +213,18 @@ MANY = [b"\0" * (1 << 20)] * 100
 
 
 def test_a_hundred_megabytes_are_not_read() -> None:
-    endless = says(b"HTTP/1.0 200 OK\r\n\r\n", *MANY)
+    endless = replies(b"HTTP/1.0 200 OK\r\n\r\n", *MANY)
     assert got(endless) == Outcome(True, "status 200 (a body of more than 16 MiB, not read on)")
     assert got(endless, Url("/", digest="0" * 32)) == Outcome(False, "a body of more than 16 MiB")
     assert got(endless, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
-    announced = says(b"HTTP/1.0 200 OK\r\nContent-Length: 104857600\r\n\r\n", hold=True)
+    announced = replies(b"HTTP/1.0 200 OK\r\nContent-Length: 104857600\r\n\r\n", hold=True)
     assert got(announced, Url("/", digest="0" * 32)) == Outcome(False, "a body of more than 16 MiB")
-    in_chunks = says(CHUNKED, *[b"100000\r\n" + each + b"\r\n" for each in MANY])
+    in_chunks = replies(CHUNKED, *[b"100000\r\n" + each + b"\r\n" for each in MANY])
     assert got(in_chunks, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
 
 
 def test_small_chunks_without_end_are_not_read() -> None:
-    """Twice the check's time ends it, although there is always something to be read."""
+    """The check ends after twice its timeout, although data never stops."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -242,15 +241,15 @@ def test_small_chunks_without_end_are_not_read() -> None:
 
 
 def test_a_huge_header_is_not_read() -> None:
-    assert got(says(b"HTTP/1.0 200 OK\r\n", *MANY)) == Outcome(False, "a header of more than 65536 bytes")
-    assert got(says(*MANY)) == Outcome(False, "a header of more than 65536 bytes")
+    assert got(replies(b"HTTP/1.0 200 OK\r\n", *MANY)) == Outcome(False, "a header of more than 65536 bytes")
+    assert got(replies(*MANY)) == Outcome(False, "a header of more than 65536 bytes")
     large = b"HTTP/1.0 200 OK\r\n" + b"X: " + b"v" * 30_000 + b"\r\n\r\n"
-    assert got(says(large)) == Outcome(True, GOOD)
+    assert got(replies(large)) == Outcome(True, GOOD)
 
 
 def test_a_reset_is_named_wherever_it_comes() -> None:
-    assert got(says(reset=True)).reason == "connection reset waiting for the answer"
-    in_body = got(says(b"HTTP/1.0 200 OK\r\n\r\nhi", pause_s=0.2, reset=True))
+    assert got(replies(reset=True)).reason == "connection reset waiting for the answer"
+    in_body = got(replies(b"HTTP/1.0 200 OK\r\n\r\nhi", pause_s=0.2, reset=True))
     assert in_body == Outcome(False, "connection reset reading the body, 2 bytes so far")
 
 
@@ -261,7 +260,7 @@ def test_a_closed_port_is_refused() -> None:
 
 
 async def probe_now(check: HttpCheck) -> Outcome:
-    return await probe_of(check, Context())()
+    return await probe_of(check, CheckContext())()
 
 
 def test_an_impossible_expression_is_named() -> None:
@@ -270,13 +269,13 @@ def test_an_impossible_expression_is_named() -> None:
 
 
 def test_an_expression_that_never_ends_is_given_up() -> None:
-    outcome = got(says(b"HTTP/1.0 200 OK\r\n\r\n" + b"a" * 40 + b"b"), Url("/", regex="^(a+)+$"))
+    outcome = got(replies(b"HTTP/1.0 200 OK\r\n\r\n" + b"a" * 40 + b"b"), Url("/", regex="^(a+)+$"))
     assert outcome == Outcome(False, "'^(a+)+$': the match was given up: match limit exceeded")
 
 
 def test_a_large_body_is_searched() -> None:
     large = b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 3_000_000 + b"needle"
-    assert got(says(large), Url("/", regex="needle$")) == Outcome(True, GOOD)
+    assert got(replies(large), Url("/", regex="needle$")) == Outcome(True, GOOD)
 
 
 def test_all_pages_must_be_good() -> None:
@@ -298,7 +297,7 @@ def test_all_pages_must_be_good() -> None:
 
 def test_slow_servers_do_not_hold_up_others() -> None:
     async def main() -> list[Outcome]:
-        async with tcp(silent) as slow, tcp(says(HELLO), V6) as quick:
+        async with tcp(silent) as slow, tcp(replies(HELLO), V6) as quick:
             checks = [HttpCheck(target=slow, urls=(Url("/"),), pace=HASTY) for _ in range(30)]
             checks += [HttpCheck(target=quick, urls=(Url("/"),), pace=PATIENT) for _ in range(30)]
             return list(await asyncio.gather(*map(probe_now, checks)))

@@ -1,4 +1,4 @@
-"""SSL_GET: certificates that nobody knows, old servers, names, and ends of every kind."""
+"""SSL_GET: unknown certificates, old servers, server names, and all ways to end a connection."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
-from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, says, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed
 from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5
 
 
@@ -29,9 +28,9 @@ def got_over_tls(handler: Handler, tls: ssl.SSLContext, url: Url = ROOT, **optio
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_an_unknown_certificate_is_accepted(tls: ssl.SSLContext, version: str) -> None:
     tls.minimum_version = tls.maximum_version = ssl.TLSVersion[version]
-    assert got_over_tls(says(HELLO), tls, Url("/", digest=md5(b"say hello"))) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls, Url("/", digest=md5(b"say hello"))) == Outcome(True, GOOD)
     large = b"x" * 1_000_000
-    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\n", large), tls, Url("/", digest=md5(large))) == Outcome(
+    assert got_over_tls(replies(b"HTTP/1.0 200 OK\r\n\r\n", large), tls, Url("/", digest=md5(large))) == Outcome(
         True, GOOD
     )
 
@@ -40,7 +39,7 @@ def test_an_unknown_certificate_is_accepted(tls: ssl.SSLContext, version: str) -
 def test_an_old_server_with_weak_ciphers_is_accepted(tls: ssl.SSLContext) -> None:
     tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1
     tls.set_ciphers("AES128-SHA:@SECLEVEL=0")
-    assert got_over_tls(says(HELLO), tls) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls) == Outcome(True, GOOD)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +53,17 @@ def test_an_old_server_with_weak_ciphers_is_accepted(tls: ssl.SSLContext) -> Non
         ({"sni_name": "other.example"}, Url("/", virtualhost="www.example.com"), "other.example"),
     ],
 )
-def test_the_name_is_sent_if_it_is_wished(
+def test_the_name_is_sent_if_configured(
     tls: ssl.SSLContext, options: dict[str, object], url: Url, name: str | None
 ) -> None:
     names: list[str | None] = []
     tls.sni_callback = lambda connection, said, context: names.append(said)
-    assert got_over_tls(says(HELLO), tls, url, **options) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls, url, **options) == Outcome(True, GOOD)
     assert names == [name]
 
 
 def test_a_name_that_cannot_be_one_is_named(tls: ssl.SSLContext) -> None:
-    outcome = got_over_tls(says(HELLO), tls, sni_name="a..b")
+    outcome = got_over_tls(replies(HELLO), tls, sni_name="a..b")
     assert not outcome.ok
     assert outcome.reason.startswith("TLS failed: server name 'a..b'")
 
@@ -74,9 +73,9 @@ def check_of(target: Target, pace: Pace = PATIENT) -> HttpCheck:
 
 
 def test_tls_to_a_server_without_it_is_named() -> None:
-    assert asked(check_of, says(HELLO)) == Outcome(False, "TLS failed: wrong version number")
-    assert asked(check_of, says()) == Outcome(False, "connection closed in the TLS handshake")
-    assert asked(check_of, says(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
+    assert asked(check_of, replies(HELLO)) == Outcome(False, "TLS failed: wrong version number")
+    assert asked(check_of, replies()) == Outcome(False, "connection closed in the TLS handshake")
+    assert asked(check_of, replies(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
 
 
 def test_tls_that_never_begins_times_out() -> None:
@@ -84,7 +83,7 @@ def test_tls_that_never_begins_times_out() -> None:
 
 
 def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
-    """A server that ends without close_notify; the outcome, and how it saw the client end."""
+    """Run a server that ends without close_notify; return the outcome, and how the client ended."""
     ends: list[str] = []
 
     def serve() -> None:
@@ -92,7 +91,7 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
         with tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as served:
             served.recv(4096)
             served.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-            with socket.socket(fileno=os.dup(served.fileno())) as bare:  # ssl's word for it depends on the version
+            with socket.socket(fileno=os.dup(served.fileno())) as bare:  # ssl's error for it depends on the version
                 ends.append("close_notify" if bare.recv(1) else "")
 
     with socket.create_server((V4, 0)) as listener:
@@ -101,17 +100,17 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
 
         async def main() -> Outcome:
             serving = asyncio.get_running_loop().run_in_executor(None, serve)
-            outcome = await probe_of(HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT), Context())()
+            outcome = await probe_of(HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT), CheckContext())()
             await serving
             return outcome
 
         return undisturbed(main), ends[0]
 
 
-def test_close_notify_is_sent_if_it_is_wished(tls: ssl.SSLContext) -> None:
+def test_close_notify_is_sent_if_configured(tls: ssl.SSLContext) -> None:
     assert raw_tls_end(tls, True) == (Outcome(True, GOOD), "close_notify")
     assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "")
 
 
 def test_an_end_without_close_notify_is_an_end(tls: ssl.SSLContext) -> None:
-    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok
+    assert got_over_tls(replies(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok

@@ -1,4 +1,4 @@
-"""LOAD_CHECK as a probe: pages over HTTP, weights out of them, and servers that misbehave."""
+"""LOAD_CHECK as a probe: pages over HTTP, their weights, and servers with errors."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import replace
 import pytest
 
 from pylvs.health.checkers import load
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, replies, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page
 
-WEIGHT = Context(weight=100)
+WEIGHT = CheckContext(weight=100)
 
 
 def pages(*bodies: bytes) -> Handler:
-    """The next page at each request."""
+    """Return a handler that sends the next page at each request."""
     left = list(bodies)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,7 +31,7 @@ def pages(*bodies: bytes) -> Handler:
 
 
 def outcomes(handler: Handler, times: int, **fields: object) -> list[Outcome]:
-    """Of so many probes in a row."""
+    """Return the outcomes of so many probes."""
 
     async def main() -> list[Outcome]:
         async with tcp(handler) as target:
@@ -51,12 +50,12 @@ def test_the_weight_follows_the_load() -> None:
     assert found[1].reason == "load 0.5: weight 50"
 
 
-def test_the_smoothed_load_is_told_too() -> None:
+def test_the_reason_has_the_smoothed_load() -> None:
     assert outcomes(pages(page(0), page(2)), 2, smoothing=0.5)[-1].reason == "load 0.5, smoothed 0.25: weight 75"
 
 
 def test_busy_processors_are_known_after_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "BETWEEN_S", 0.0)
+    monkeypatch.setattr(load, "SECOND_PAGE_AFTER_S", 0.0)
     handler = pages(
         page(idle=100, other=10), page(idle=107, other=11), page(idle=107, other=11), page(idle=114, other=11)
     )
@@ -71,7 +70,7 @@ def test_a_metric_of_ones_own_and_a_lone_number() -> None:
     assert [each.weight for each in found] == [50, 80]
 
 
-def test_an_unreadable_page_keeps_the_weight_for_a_while_and_takes_nobody_out() -> None:
+def test_an_unreadable_page_keeps_the_weight_for_a_while_and_the_server_up() -> None:
     handler = pages(page(2.0), b"", b"<html>", b"node_load1 x", page(2.0))
     found = outcomes(handler, 5, patience=2)
     assert [(each.ok, each.weight) for each in found] == [(True, 50), (True, 50), (True, 50), (True, None), (True, 50)]
@@ -80,19 +79,19 @@ def test_an_unreadable_page_keeps_the_weight_for_a_while_and_takes_nobody_out() 
 
 
 @pytest.mark.parametrize(
-    ("handler", "words"),
+    ("handler", "text"),
     [
-        (says(b"HTTP/1.0 404 Not Found\r\n\r\nnode_load1 1"), "status 404"),
-        (says(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n0.5"), "3 bytes for a Content-Length of 100"),
-        (says(b"hello\n"), "not an HTTP answer"),
-        (says(b"HTTP/1.0 200 OK\r\n\r\n", b"node_load1 1\n" * (1 << 21)), "a body of more than 16 MiB"),
-        (says(), "connection closed without an answer"),
+        (replies(b"HTTP/1.0 404 Not Found\r\n\r\nnode_load1 1"), "status 404"),
+        (replies(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n0.5"), "3 bytes for a Content-Length of 100"),
+        (replies(b"hello\n"), "not an HTTP answer"),
+        (replies(b"HTTP/1.0 200 OK\r\n\r\n", b"node_load1 1\n" * (1 << 21)), "a body of more than 16 MiB"),
+        (replies(), "connection closed without an answer"),
     ],
 )
-def test_whatever_the_server_does_the_reason_is_named(handler: Handler, words: str) -> None:
+def test_whatever_the_server_does_the_reason_is_named(handler: Handler, text: str) -> None:
     (found,) = outcomes(handler, 1)
     assert (found.ok, found.weight) == (True, None)
-    assert words in found.reason
+    assert text in found.reason
 
 
 @pytest.mark.parametrize("handler", [hangs(), hangs(b"HTTP/1.0 200 OK\r\n\r\n")])
@@ -102,7 +101,7 @@ def test_a_server_that_hangs_is_left_at_the_timeout(handler: Handler) -> None:
     assert TIMED_OUT in found.reason
 
 
-def test_nobody_there() -> None:
+def test_no_server_there() -> None:
     async def main() -> Outcome:
         with closed() as target:
             return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()

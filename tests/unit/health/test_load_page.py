@@ -1,4 +1,4 @@
-"""A load out of a page: node_exporter's, a metric of one's own, or one number."""
+"""The load of a page: node_exporter's, an own metric, or one number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.load_page import CpuTimes, Selector, Unreadable, reading
+from pylvs.health.checkers.load import CpuTimes, Selector, Unreadable, parse_page
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 
 LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))
@@ -20,7 +20,7 @@ MODES = ("idle", "iowait", "irq", "nice", "softirq", "steal", "system", "user")
 
 
 def page(load1: float = 1.5, cores: int = 4, idle: float = 100.0, other: float = 10.0) -> bytes:
-    """As node_exporter writes it, with some of what is not asked for."""
+    """Return a page of node_exporter, with other metrics."""
     lines = ["# HELP go_gc_duration_seconds A summary.", "# TYPE go_gc_duration_seconds summary"]
     lines += ['go_gc_duration_seconds{quantile="0"} 1.1e-05', "# TYPE node_cpu_seconds_total counter"]
     for cpu in range(cores):
@@ -33,15 +33,15 @@ def page(load1: float = 1.5, cores: int = 4, idle: float = 100.0, other: float =
 
 
 def busy(before: bytes, after: bytes) -> float | None:
-    one, other = (reading(each, BUSY, None) for each in (before, after))
+    one, other = (parse_page(each, BUSY, None) for each in (before, after))
     assert isinstance(one, CpuTimes)
     assert isinstance(other, CpuTimes)
     return other.busy_since(one)
 
 
 def test_load1_is_shared_among_the_processors() -> None:
-    assert reading(page(1.5, 4), LOAD1, None) == 0.375
-    assert reading(page(1.5, 1), LOAD1, None) == 1.5
+    assert parse_page(page(1.5, 4), LOAD1, None) == 0.375
+    assert parse_page(page(1.5, 1), LOAD1, None) == 1.5
 
 
 def test_busy_is_what_was_not_idle_between_two_pages() -> None:
@@ -51,13 +51,13 @@ def test_busy_is_what_was_not_idle_between_two_pages() -> None:
 
 
 @pytest.mark.parametrize("after", [page(), page(idle=1, other=0.5), page(cores=3), page(cores=5, idle=200)])
-def test_of_no_time_a_new_start_or_other_processors_nothing_can_be_told(after: bytes) -> None:
+def test_no_time_a_restart_or_other_processors_give_no_load(after: bytes) -> None:
     assert busy(page(), after) is None
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), min_size=2, max_size=6))
 def test_a_busy_share_is_a_share(times: list[tuple[float, float]]) -> None:
-    """Also where the kernel's idle time steps back."""
+    """Also if the kernel's idle time decreases."""
     found = busy(page(idle=times[0][0], other=times[0][1]), page(idle=times[1][0], other=times[1][1]))
     assert found is None or 0 <= found <= 1
 
@@ -84,18 +84,18 @@ jobs_waiting 3
 requests_total 12
 odd{text="a \\"quoted\\" {word}"} 1
 """
-    assert reading(text, METRIC, Selector.of(metric)) == value
+    assert parse_page(text, METRIC, Selector.of(metric)) == value
 
 
 @pytest.mark.parametrize("check", [LOAD1, BUSY, METRIC])
 @pytest.mark.parametrize(("text", "value"), [(b"0.73\n", 0.73), (b"12", 12), (b" 1e2 \r\n", 100), (b"0", 0)])
 def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, value: float) -> None:
     selector = Selector.of("jobs_waiting") if check is METRIC else None
-    assert reading(text, check, selector) == value
+    assert parse_page(text, check, selector) == value
 
 
 @pytest.mark.parametrize(
-    ("check", "text", "words"),
+    ("check", "text", "message"),
     [
         (LOAD1, b"", "node_cpu_seconds_total"),
         (LOAD1, b"<html>Not Found</html>", "node_cpu_seconds_total"),
@@ -112,16 +112,16 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
         (METRIC, b'jobs{pool="web"} 1\n' * 20001, "20001 lines"),
     ],
 )
-def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, words: str) -> None:
-    with pytest.raises(Unreadable, match=words.replace("{", r"\{")):
-        reading(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
+def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, message: str) -> None:
+    with pytest.raises(Unreadable, match=message.replace("{", r"\{")):
+        parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
 def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
-    """There is a reason on one line, or the load that is the page's one number, or times that add up."""
+    """The result is a reason of one line, the page's one number, or consistent times."""
     for check in (LOAD1, BUSY):
-        found = told(begin + noise, check)
+        found = parsed(begin + noise, check)
         if isinstance(found, str):
             assert found.strip()
             assert "\n" not in found
@@ -134,10 +134,10 @@ def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
             assert 0 <= found < math.inf
 
 
-def told(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
-    """What is read, or why it is not."""
+def parsed(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
+    """Return what was read, or why it was not."""
     try:
-        return reading(page, check, None)
+        return parse_page(page, check, None)
     except Unreadable as unreadable:
         return str(unreadable)
 

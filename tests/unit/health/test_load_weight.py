@@ -1,4 +1,4 @@
-"""From a load to a weight: never out of bounds, never restless, and back when the load has gone."""
+"""From load to weight: never out of bounds, without flapping, and back when the load has ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.load_weight import LoadRule, LoadState
+from pylvs.health.checkers.load import LoadRule, LoadState
 from pylvs.model.destination import MAX_WEIGHT
 
 rules = st.builds(
@@ -24,42 +24,42 @@ loads = st.floats(0, 1e9)
 readings = st.lists(st.none() | loads, max_size=40)
 
 
-def play(rule: LoadRule, told: Sequence[float | None], state: LoadState | None = None) -> list[LoadState]:
-    """The states after each reading; None is a page that could not be read."""
+def play(rule: LoadRule, loads: Sequence[float | None], state: LoadState | None = None) -> list[LoadState]:
+    """Return the states after each reading; None is a page that could not be read."""
     state = state or LoadState()
     states = []
-    for load in told:
+    for load in loads:
         state = state.without(rule) if load is None else state.after(load, rule)
         states.append(state)
     return states
 
 
-def weights(rule: LoadRule, told: Sequence[float | None]) -> list[int]:
-    return [rule.configured if state.weight is None else state.weight for state in play(rule, told)]
+def weights(rule: LoadRule, loads: Sequence[float | None]) -> list[int]:
+    return [rule.configured if state.weight is None else state.weight for state in play(rule, loads)]
 
 
 @given(rules, readings)
-def test_the_weight_stays_between_floor_and_configured(rule: LoadRule, told: Sequence[float | None]) -> None:
-    for weight in weights(rule, told):
+def test_the_weight_stays_between_floor_and_configured(rule: LoadRule, loads: Sequence[float | None]) -> None:
+    for weight in weights(rule, loads):
         assert rule.floor * rule.configured <= weight <= rule.configured
         assert weight > 0 or rule.configured == 0
 
 
 @given(rules, readings)
-def test_when_the_load_goes_away_the_configured_weight_is_back(rule: LoadRule, told: Sequence[float | None]) -> None:
-    assert weights(rule, [*told, *[0.0] * 3000])[-1] == rule.configured
+def test_without_load_the_configured_weight_is_back(rule: LoadRule, loads: Sequence[float | None]) -> None:
+    assert weights(rule, [*loads, *[0.0] * 3000])[-1] == rule.configured
 
 
 @given(rules, readings)
-def test_at_a_load_beyond_full_the_floor_is_reached(rule: LoadRule, told: Sequence[float | None]) -> None:
-    assert weights(rule, [*told, *[2 * rule.full] * 3000])[-1] == rule.least
+def test_at_a_load_beyond_full_the_floor_is_reached(rule: LoadRule, loads: Sequence[float | None]) -> None:
+    assert weights(rule, [*loads, *[2 * rule.full] * 3000])[-1] == rule.least
 
 
 @given(rules, st.data())
 def test_loads_that_differ_by_less_than_the_hysteresis_move_the_weight_once_or_twice(
     rule: LoadRule, data: st.DataObject
 ) -> None:
-    """Once to come near them, and once more where an end is near."""
+    """The weight changes once to the value, and once more to an end that is near."""
     low = data.draw(st.floats(0, rule.full))
     high = data.draw(st.floats(low, rule.full))
     from_end_to_end = rule.aim(low) == rule.configured and rule.aim(high) == rule.least
@@ -75,8 +75,8 @@ def test_more_load_is_never_more_weight(rule: LoadRule, one: float, other: float
 
 
 @given(rules, st.lists(loads, min_size=1), st.integers(0, 8))
-def test_unreadable_pages_change_nothing_until_patience_ends(rule: LoadRule, told: list[float], missed: int) -> None:
-    last = play(rule, [*told])[-1]
+def test_unreadable_pages_change_nothing_until_patience_ends(rule: LoadRule, loads: list[float], missed: int) -> None:
+    last = play(rule, [*loads])[-1]
     state = play(rule, [None] * missed, last)[-1] if missed else last
     if missed <= rule.patience:
         assert (state.weight, state.load) == (last.weight, last.load)
@@ -85,10 +85,10 @@ def test_unreadable_pages_change_nothing_until_patience_ends(rule: LoadRule, tol
 
 
 def test_an_example() -> None:
-    """Weight 100 by load1 per core, as in the how-to; the last step is made where it is an end."""
-    told = [0.0, 0.02, 0.5, 0.5, 0.5, 0.5, 1.5, 1.5, 1.5, *[0.0] * 9]
+    """Weight 100 by load1 per core, as in the how-to; the last step reaches an end."""
+    loads = [0.0, 0.02, 0.5, 0.5, 0.5, 0.5, 1.5, 1.5, 1.5, *[0.0] * 9]
     expected = [100, 100, 74, 62, 56, 56, 10, 10, 10, 31, 66, 83, 91, 96, 96, 96, 96, 100]
-    assert weights(LoadRule(100), told) == expected
+    assert weights(LoadRule(100), loads) == expected
 
 
 def test_after_an_enormous_load_the_way_back_is_not_longer() -> None:

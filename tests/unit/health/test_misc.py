@@ -1,4 +1,4 @@
-"""MISC_CHECK: what a program's end means."""
+"""MISC_CHECK: the meaning of a program's exit status."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.misc import outcome
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck, Pace
 from pylvs.model.scripts import Script
@@ -46,12 +45,12 @@ def test_a_machine_without_a_process_for_it_learns_nothing_of_the_server() -> No
 
 
 def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) -> list[Outcome]:
-    """The outcomes of a check's probe, asked so often."""
+    """Return the outcomes of so many probes."""
 
     async def whole() -> list[Outcome]:
         runner = processes or Processes()
         try:
-            ask = probe_of(check, Context(processes=runner))
+            ask = probe_of(check, CheckContext(processes=runner))
             return [await ask() for _ in range(times)]
         finally:
             await runner.close()
@@ -59,8 +58,8 @@ def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) 
     return asyncio.run(whole())
 
 
-class Imagined(Processes):
-    """Whose programs end like this, one after the other."""
+class FakeProcesses(Processes):
+    """A script runner whose programs end like this, one after another."""
 
     def __init__(self, *ends: Ended) -> None:
         super().__init__()
@@ -71,8 +70,8 @@ class Imagined(Processes):
 
 
 def test_a_weight_does_not_outlive_a_timeout() -> None:
-    """10, then nothing in time, then 0: the configured weight holds again."""
-    processes = Imagined(Ended(12), Ended(None, signal=15, timed_out=True, seconds=8), Ended(0))
+    """10, then a timeout, then 0: the configured weight counts again."""
+    processes = FakeProcesses(Ended(12), Ended(None, signal=15, timed_out=True, seconds=8), Ended(0))
     check = MiscCheck(script=Script(("/bin/true",)), dynamic=True)
     found = asked(check, 3, processes)
     assert [(each.ok, each.weight) for each in found] == [(True, 10), (False, None), (True, None)]
@@ -83,6 +82,6 @@ def test_a_program_that_hangs_is_down_at_its_timeout() -> None:
     assert asked(check) == [Outcome(False, "timed out after 0.2 s")]
 
 
-def test_the_reason_says_what_the_program_said() -> None:
+def test_the_reason_has_the_output_of_the_program() -> None:
     check = MiscCheck(script=Script(("/bin/sh", "-c", "echo replication is late; exit 1")), pace=Pace(timeout_s=60))
     assert asked(check) == [Outcome(False, "exit status 1: replication is late")]

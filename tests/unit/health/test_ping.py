@@ -1,4 +1,4 @@
-"""PING_CHECK: echoes by raw and by ping sockets, many at a time."""
+"""PING_CHECK: echoes with raw and ping sockets, many at a time."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.ping import EchoKind, is_reply, summed
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Pace, PingCheck, Target
-from tests.unit.health.servers import PATIENT, V4, V6, undisturbed
+from tests.unit.health.fake_servers import PATIENT, V4, V6, undisturbed
 
 HERE: list[Address] = [IPv4Address(V4), IPv6Address(V6)]
 
 
 def pinged(*targets: Target, pace: Pace = PATIENT) -> list[Outcome]:
     async def main() -> list[Outcome]:
-        probes = [probe_of(PingCheck(target=target, pace=pace), Context()) for target in targets]
+        probes = [probe_of(PingCheck(target=target, pace=pace), CheckContext()) for target in targets]
         return list(await asyncio.gather(*(probe() for probe in probes)))
 
     return undisturbed(main)
@@ -37,7 +36,7 @@ def test_a_host_that_is_there_answers(address: Address) -> None:
 
 
 def test_many_at_once_do_not_take_each_others_answers() -> None:
-    """A raw socket hears everybody's: each must wait for its own, and the dead must not live on others' answers."""
+    """A raw socket receives all replies of its peer; each probe must wait for its own."""
     living = [Target(address) for address in HERE * 100]
     outcomes = pinged(*living)
     if outcomes[0].inconclusive:

@@ -1,4 +1,4 @@
-"""When a service has its quorum: as keepalived 2.2.7 decides, and never both ways at one weight."""
+"""When a service has its quorum: as in keepalived 2.2.7."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.quorum import Quorum
+from pylvs.health.services import Quorum
 
 QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
 

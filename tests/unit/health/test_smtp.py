@@ -1,4 +1,4 @@
-"""SMTP_CHECK: the conversation, and everything that a mail server may say instead."""
+"""SMTP_CHECK: the dialogue, and wrong replies of mail servers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import pytest
 
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Pace, SmtpCheck, Target
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
 
 
 def smtp_check(target: Target, pace: Pace = PATIENT) -> SmtpCheck:
     return SmtpCheck(targets=(target,), pace=pace)
 
 
-def server(*says: bytes, hang: bool = False, heard: list[bytes] | None = None) -> Handler:
-    """A mail server that says these, the first at once and each other when it has heard a line."""
+def server(*replies: bytes, hang: bool = False, requests: list[bytes] | None = None) -> Handler:
+    """Return a handler that sends these replies: the first at once, each other after a line."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for number, words in enumerate(says):
+        for number, reply in enumerate(replies):
             if number:
                 line = await reader.readline()
-                if heard is not None:
-                    heard.append(line)
-            writer.write(words)
+                if requests is not None:
+                    requests.append(line)
+            writer.write(reply)
             await writer.drain()
         if hang:
             await received(writer)
             lapse()
-        if hang or len(says) < 3:
+        if hang or len(replies) < 3:
             await reader.read()
 
     return handler
@@ -41,17 +41,17 @@ GREETED = Outcome(True, "greeted: '220 mx ready'")
 
 
 def test_it_says_what_keepalived_says() -> None:
-    heard: list[bytes] = []
-    assert asked(smtp_check, server(HELLO, DONE, BYE, heard=heard)) == GREETED
-    assert heard == [b"HELO smtpchecker.keepalived.org\r\n", b"QUIT\r\n"]
-    heard.clear()
+    requests: list[bytes] = []
+    assert asked(smtp_check, server(HELLO, DONE, BYE, requests=requests)) == GREETED
+    assert requests == [b"HELO smtpchecker.keepalived.org\r\n", b"QUIT\r\n"]
+    requests.clear()
     check = lambda target: replace(smtp_check(target), helo_name="me.example")  # noqa: E731
-    assert asked(check, server(HELLO, DONE, BYE, heard=heard)) == GREETED
-    assert heard[0] == b"HELO me.example\r\n"
+    assert asked(check, server(HELLO, DONE, BYE, requests=requests)) == GREETED
+    assert requests[0] == b"HELO me.example\r\n"
 
 
 @pytest.mark.parametrize(
-    ("says", "outcome"),
+    ("replies", "outcome"),
     [
         ((b"220 mx ready\n", b"250 mx\n", b"221 bye\n"), GREETED),
         ((b"220-one\r\n220-two\r\n220 mx ready\r\n", b"250-mx\r\n250 HELP\r\n", BYE), GREETED),
@@ -68,12 +68,12 @@ def test_it_says_what_keepalived_says() -> None:
         ((HELLO, DONE, b""), Outcome(False, "connection closed waiting for the answer to QUIT")),
     ],
 )
-def test_what_a_server_may_say(says: tuple[bytes, ...], outcome: Outcome) -> None:
-    assert asked(smtp_check, server(*says)) == outcome
+def test_what_a_server_may_say(replies: tuple[bytes, ...], outcome: Outcome) -> None:
+    assert asked(smtp_check, server(*replies)) == outcome
 
 
 @pytest.mark.parametrize(
-    ("says", "what"),
+    ("replies", "what"),
     [
         ((b"",), "the greeting"),
         ((b"220-one\r\n",), "the greeting"),
@@ -81,8 +81,8 @@ def test_what_a_server_may_say(says: tuple[bytes, ...], outcome: Outcome) -> Non
         ((HELLO, DONE, b""), "the answer to QUIT"),
     ],
 )
-def test_a_server_that_falls_silent_times_out(says: tuple[bytes, ...], what: str) -> None:
-    assert asked(smtp_check, server(*says, hang=True)) == Outcome(False, f"{TIMED_OUT} waiting for {what}")
+def test_a_server_that_falls_silent_times_out(replies: tuple[bytes, ...], what: str) -> None:
+    assert asked(smtp_check, server(*replies, hang=True)) == Outcome(False, f"{TIMED_OUT} waiting for {what}")
 
 
 def test_all_addresses_must_answer() -> None:

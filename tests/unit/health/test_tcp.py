@@ -13,12 +13,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import failure, quoted, words_of
-from pylvs.health.checkers.registry import probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.outcome import Outcome, errno_failure, errno_text, quoted
 from pylvs.model.checks import Pace, Target, TcpCheck
-from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
 
 def tcp_check(target: Target, pace: Pace = PATIENT) -> TcpCheck:
@@ -30,7 +28,7 @@ def outcome_at(target: Target, pace: Pace = PATIENT) -> Outcome:
 
 
 async def probe_once(target: Target, pace: Pace = PATIENT) -> Outcome:
-    return await probe_of(tcp_check(target, pace), Context())()
+    return await probe_of(tcp_check(target, pace), CheckContext())()
 
 
 @pytest.mark.parametrize("host", [V4, V6])
@@ -73,7 +71,7 @@ def test_a_connection_ends_in_the_ordinary_way() -> None:
 
 
 def full_listener() -> tuple[socket.socket, list[socket.socket]]:
-    """A listener whose queue is full: what comes now is neither accepted nor refused."""
+    """Run a listener with a full backlog: further connections are neither accepted nor refused."""
     listener = socket.create_server((V4, 0), backlog=0)
     waiting = []
     for _ in range(4):
@@ -121,23 +119,23 @@ def test_a_fixed_port_can_be_used_again_at_once() -> None:
     assert undisturbed(main) == [Outcome(True, "connected")] * 5
 
 
-def test_it_comes_from_where_it_is_told() -> None:
+def test_it_comes_from_the_configured_source() -> None:
     seen: list[tuple[str, int]] = []
 
     async def main(port: int) -> None:
-        heard = asyncio.Event()
+        requests = asyncio.Event()
 
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             seen.append(writer.get_extra_info("peername"))
-            heard.set()
+            requests.set()
             await reader.read()
 
         async with tcp(handler) as target:
             for source, source_port in ((IPv4Address("127.0.0.9"), 0), (IPv4Address("127.0.0.8"), port), (None, port)):
-                heard.clear()
+                requests.clear()
                 outcome = await probe_once(replace(target, source=source, source_port=source_port, device="lo"))
                 assert outcome == Outcome(True, "connected")
-                await asyncio.wait_for(heard.wait(), PATIENT.timeout_s)
+                await asyncio.wait_for(requests.wait(), PATIENT.timeout_s)
 
     with closed() as ours:
         port = ours.port
@@ -212,11 +210,11 @@ def test_open_files_notices_what_is_left_open() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
-def test_every_errno_has_words(code: int) -> None:
-    words = words_of(code)
-    assert words
-    assert "\n" not in words
-    assert str(failure(code, "while sending")) == f"{words} while sending"
+def test_every_errno_has_a_text(code: int) -> None:
+    text = errno_text(code)
+    assert text
+    assert "\n" not in text
+    assert str(errno_failure(code, "while sending")) == f"{text} while sending"
 
 
 def test_what_a_server_sent_is_quoted_on_one_line() -> None:

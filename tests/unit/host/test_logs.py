@@ -9,7 +9,7 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 
-from pylvs.daemon.telling.lines import log_event
+from pylvs.daemon.notifications import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
 from pylvs.model.destination import DestinationKey
 from pylvs.system import logs

@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.model.errors import Busy
 from pylvs.system import pid_files
-from pylvs.vrrp.process import alone
+from pylvs.vrrp.realtime import single_instance
 
 
 def give_back(path: Path, descriptor: int) -> None:
@@ -46,10 +46,10 @@ def test_the_lock_of_an_unlinked_file_holds_nothing(
 
     monkeypatch.setattr(fcntl, "flock", late)
     if claims_again:
-        with pytest.raises(Busy), alone(str(path)):
+        with pytest.raises(Busy), single_instance(str(path)):
             pytest.fail("two processes hold the file")
         give_back(path, held.pop())
     else:
-        with alone(str(path)):
+        with single_instance(str(path)):
             assert path.read_text() == f"{os.getpid()}\n"
     assert not path.exists()

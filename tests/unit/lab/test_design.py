@@ -7,8 +7,8 @@ from ipaddress import ip_interface
 
 import pytest
 
-from pylvs.config.building import understand
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.lab.diagram import commands, draw
 from pylvs.lab.files import files_of
 from pylvs.lab.ip_commands import wires
@@ -129,7 +129,7 @@ def test_two_directors_have_the_same_configuration_but_for_their_role(servers: i
     texts = [host.files["/etc/keepalived/keepalived.conf"] for host in (first, second)]
     for text in texts:
         document, unread = read_text(text)
-        assert (unread, understand(document, {"eth0": 1500}).findings) == ((), ())
+        assert (unread, compile_document(document, {"eth0": 1500}).findings) == ((), ())
     different = [pair for pair in zip(*(text.splitlines() for text in texts), strict=True) if pair[0] != pair[1]]
     assert [[line.strip() for line in pair] for pair in different] == [
         ["state MASTER", "state BACKUP"],

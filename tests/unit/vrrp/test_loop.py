@@ -1,4 +1,4 @@
-"""One thread's time: what comes first, and what is not called any more."""
+"""The event loop: order of callbacks, and callbacks that are not called any more."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from pylvs.vrrp.loop import Loop
 
 
 @pytest.fixture
-def wrong() -> list[Exception]:
+def errors() -> list[Exception]:
     return []
 
 
 @pytest.fixture
-def loop(wrong: list[Exception]) -> Iterator[Loop]:
-    made = Loop(wrong.append)
-    yield made
-    made.close()
+def loop(errors: list[Exception]) -> Iterator[Loop]:
+    loop = Loop(errors.append)
+    yield loop
+    loop.close()
 
 
-def test_what_goes_wrong_is_told_and_the_others_go_on(loop: Loop, wrong: list[Exception]) -> None:
+def test_an_exception_is_reported_and_other_callbacks_run(loop: Loop, errors: list[Exception]) -> None:
     seen: list[int] = []
     loop.at(loop.now, lambda: seen.append(1 // 0))
     loop.at(loop.now, lambda: seen.append(2))
     loop.at(loop.now + 0.01, loop.stop)
     loop.run()
-    assert (seen, [type(each) for each in wrong]) == ([2], [ZeroDivisionError])
+    assert (seen, [type(each) for each in errors]) == ([2], [ZeroDivisionError])
 
 
-def test_one_that_was_closed_by_another_that_was_ready_with_it_is_not_called(loop: Loop) -> None:
+def test_a_descriptor_closed_by_another_callback_is_not_called(loop: Loop) -> None:
     pairs = [socket.socketpair() for _ in range(2)]
     seen: list[int] = []
 
-    def hear(number: int) -> None:
+    def read(number: int) -> None:
         seen.append(number)
         for ours, _ in pairs:
             loop.forget(ours.fileno())
-        loop.stop()  # both were ready in one round, and a round is not broken off
+        loop.stop()  # both were ready in one iteration, which continues
 
     for number, (ours, its) in enumerate(pairs):
         its.send(b"x")
-        loop.watch(ours.fileno(), lambda number=number: hear(number))  # type: ignore[misc]
+        loop.watch(ours.fileno(), lambda number=number: read(number))  # type: ignore[misc]
     loop.run()
     assert len(seen) == 1
     for each in (end for pair in pairs for end in pair):
         each.close()
 
 
-def test_a_timer_that_is_due_comes_before_what_is_heard(loop: Loop) -> None:
+def test_a_due_timer_runs_before_io(loop: Loop) -> None:
     ours, its = socket.socketpair()
     seen: list[str] = []
 
-    def hear() -> None:
-        seen.append("heard")
+    def read() -> None:
+        seen.append("read")
         loop.stop()
 
     with ours, its:
         its.send(b"x")
-        loop.watch(ours.fileno(), hear)
+        loop.watch(ours.fileno(), read)
         loop.at(loop.now, lambda: seen.append("due"))
         loop.run()
-    assert seen == ["due", "heard"]
+    assert seen == ["due", "read"]
 
 
 def test_a_cancelled_timer_is_not_called(loop: Loop) -> None:

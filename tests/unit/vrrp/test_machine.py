@@ -1,4 +1,4 @@
-"""The state machine, by the tables of RFC 9568, section 6.4, and what keepalived adds to them."""
+"""The state machine of RFC 9568, section 6.4, and keepalived's additions."""
 
 from __future__ import annotations
 
@@ -9,28 +9,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.vrrp.machine import Action, Advertise, Announce, Become, Machine, Rules, State, Why
-from pylvs.vrrp.packet import Advertisement
+from pylvs.vrrp.protocol.machine import (
+    Action,
+    Advertise,
+    Become,
+    Machine,
+    MachineSettings,
+    Reannounce,
+    State,
+    TransitionReason,
+)
+from pylvs.vrrp.protocol.packet import Advertisement
 
 OWN, LESS, GREATER = (ip_address(f"192.0.2.{number}") for number in (5, 4, 6))
 VIP = ip_address("192.0.2.100")
 
 
-def told(priority: int, interval_s: float = 1.0, version: int = 2) -> Advertisement:
-    """Another router's."""
+def advert(priority: int, interval_s: float = 1.0, version: int = 2) -> Advertisement:
+    """An advertisement of another router."""
     return Advertisement(version, 51, priority, interval_s, (VIP,))
 
 
-def backup(priority: int = 100, **rules: float | bool) -> Machine:
-    """One that has started at 0."""
-    machine, actions = Machine(Rules(priority=priority, **rules), OWN, priority=priority).start(0.0)  # type: ignore[arg-type]
-    assert actions == [Become(State.BACKUP, State.FAULT, Why.START)]
+def backup(priority: int = 100, **settings: float | bool) -> Machine:
+    """A machine that started at 0."""
+    machine, actions = Machine(MachineSettings(priority=priority, **settings), OWN, priority=priority).start(0.0)  # type: ignore[arg-type]
+    assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.START)]
     return machine
 
 
-def master(priority: int = 100, **rules: float | bool) -> Machine:
-    """One that took over as its time came."""
-    machine = backup(priority, **rules)
+def master(priority: int = 100, **settings: float | bool) -> Machine:
+    """A machine that took over at the first timer."""
+    machine = backup(priority, **settings)
     assert machine.due is not None
     changed, actions = machine.wake(machine.due)
     assert actions[0] == Advertise(priority)
@@ -49,24 +58,24 @@ def test_a_backup_waits_three_adverts_and_its_skew() -> None:
     assert backup(100, down_after_adverts=5).due == pytest.approx(5 + 156 / 256)
 
 
-def test_an_owner_is_master_at_once() -> None:
-    machine, actions = Machine(Rules(priority=255), OWN, priority=255).start(7.0)
-    assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, Why.OWNER)]
+def test_an_owner_starts_as_master() -> None:
+    machine, actions = Machine(MachineSettings(priority=255), OWN, priority=255).start(7.0)
+    assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, TransitionReason.OWNER)]
     assert (machine.state, machine.due) == (State.MASTER, 8.0)
 
 
-def test_nothing_happens_before_its_time() -> None:
+def test_wake_before_due_has_no_effect() -> None:
     machine = backup()
     assert machine.due is not None
     assert machine.wake(machine.due - 0.001) == (machine, [])
 
 
-def test_the_first_advertisement_goes_out_with_the_take_over() -> None:
+def test_a_take_over_sends_an_advertisement() -> None:
     machine = backup()
     changed, actions = machine.wake(4.0)
     assert actions[0] == Advertise(100)
     assert isinstance(actions[1], Become)
-    assert actions[1].why is Why.TIMER
+    assert actions[1].why is TransitionReason.TIMER
     assert changed.due == 5.0
     assert changed.wake(5.0) == (replace(changed, due=6.0), [Advertise(100)])
 
@@ -74,34 +83,34 @@ def test_the_first_advertisement_goes_out_with_the_take_over() -> None:
 @pytest.mark.parametrize(
     ("priority", "preempt", "kept"), [(100, True, True), (150, True, True), (50, False, True), (50, True, False)]
 )
-def test_a_backup_follows_a_master_as_good_as_itself(priority: int, preempt: bool, kept: bool) -> None:
+def test_a_backup_follows_a_master_of_at_least_its_priority(priority: int, preempt: bool, kept: bool) -> None:
     machine = backup(preempt=preempt)
-    changed, actions = machine.hear(3.0, told(priority), GREATER)
+    changed, actions = machine.receive(3.0, advert(priority), GREATER)
     assert actions == []
     assert changed.due == (pytest.approx(3.0 + 3 + 156 / 256) if kept else machine.due)
 
 
-def test_a_master_that_gives_up_is_followed_after_the_skew_alone() -> None:
-    changed, actions = backup().hear(2.0, told(0), GREATER)
+def test_priority_0_leads_to_a_take_over_after_the_skew_time() -> None:
+    changed, actions = backup().receive(2.0, advert(0), GREATER)
     assert actions == []
     assert changed.due == pytest.approx(2.0 + 156 / 256)
 
 
-def test_version_3_takes_over_the_masters_interval() -> None:
-    changed, _ = backup(version=3, interval_s=1.0).hear(0.0, told(150, 0.5, 3), GREATER)
+def test_version_3_adopts_the_master_s_interval() -> None:
+    changed, _ = backup(version=3, interval_s=1.0).receive(0.0, advert(150, 0.5, 3), GREATER)
     assert changed.due == pytest.approx(1.5 + 0.5 * 156 / 256)
 
 
 @pytest.mark.parametrize(
     ("priority", "source", "why"),
     [
-        (101, LESS, Why.HIGHER),
-        (255, LESS, Why.HIGHER),
-        (100, GREATER, Why.GREATER_ADDRESS),
+        (101, LESS, TransitionReason.HIGHER),
+        (255, LESS, TransitionReason.HIGHER),
+        (100, GREATER, TransitionReason.GREATER_ADDRESS),
     ],
 )
-def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: Why) -> None:
-    changed, (become,) = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
+def test_a_master_becomes_backup_of_a_better_one(priority: int, source: object, why: TransitionReason) -> None:
+    changed, (become,) = master().receive(10.0, advert(priority), source)  # type: ignore[arg-type]
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
     assert str(source) in become.detail
@@ -109,46 +118,46 @@ def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: 
 
 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])
-def test_a_master_answers_a_worse_one_and_says_again_where_the_addresses_are(priority: int, source: object) -> None:
-    changed, actions = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
-    assert kinds(actions) == [Advertise, Announce]
+def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source: object) -> None:
+    changed, actions = master().receive(10.0, advert(priority), source)  # type: ignore[arg-type]
+    assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)
-    quiet = replace(master(), rules=Rules(lower_priority_unanswered=True))
-    assert kinds(quiet.hear(10.0, told(priority), source)[1]) == [Announce]  # type: ignore[arg-type]
+    quiet = replace(master(), settings=MachineSettings(lower_priority_unanswered=True))
+    assert kinds(quiet.receive(10.0, advert(priority), source)[1]) == [Reannounce]  # type: ignore[arg-type]
 
 
-def test_a_master_answers_one_that_gives_up() -> None:
-    changed, actions = master().hear(10.0, told(0), GREATER)
+def test_a_master_answers_priority_0() -> None:
+    changed, actions = master().receive(10.0, advert(0), GREATER)
     assert actions == [Advertise(100)]
     assert changed.due == 11.0
 
 
-def test_with_a_delay_a_better_backup_waits_before_it_takes_over() -> None:
+def test_preempt_delay_postpones_the_take_over() -> None:
     machine = backup(preempt_delay_s=10.0)
     for second in range(10):
-        machine, actions = machine.hear(float(second), told(50), LESS)
+        machine, actions = machine.receive(float(second), advert(50), LESS)
         assert actions == []
         assert machine.wake(second + 0.99)[0].state is State.BACKUP
-    changed, _ = machine.hear(10.0, told(50), LESS)
+    changed, _ = machine.receive(10.0, advert(50), LESS)
     assert changed.due is not None
     assert changed.wake(changed.due)[0].state is State.MASTER
 
 
-def test_at_its_end_and_at_a_fault_a_master_says_so() -> None:
-    stopped, actions = master().stop(9.0)
-    assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, Why.STOP)]
+def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
+    stopped, actions = master().fail(9.0, why=TransitionReason.STOP)
+    assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, TransitionReason.STOP)]
     assert stopped.due is None
     failed, actions = backup().fail(9.0, "eth0 is down")
-    assert actions == [Become(State.FAULT, State.BACKUP, Why.FAULT, "eth0 is down")]
-    assert failed.hear(9.5, told(50), LESS) == (failed, [])
+    assert actions == [Become(State.FAULT, State.BACKUP, TransitionReason.FAULT, "eth0 is down")]
+    assert failed.receive(9.5, advert(50), LESS) == (failed, [])
     again, actions = failed.recover(12.0)
-    assert actions == [Become(State.BACKUP, State.FAULT, Why.RECOVERED)]
+    assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
 
 
-def test_on_the_operators_word_it_gives_up_and_stays_passive_for_a_while() -> None:
+def test_yield_makes_a_master_backup_for_a_time() -> None:
     machine, actions = master(150).yield_until(10.0, 60.0)
-    assert actions == [Advertise(0), Become(State.BACKUP, State.MASTER, Why.YIELD)]
+    assert actions == [Advertise(0), Become(State.BACKUP, State.MASTER, TransitionReason.YIELD)]
     now = 10.0
     while now < 60.0:
         assert machine.due is not None
@@ -159,16 +168,16 @@ def test_on_the_operators_word_it_gives_up_and_stays_passive_for_a_while() -> No
     assert machine.wake(now)[0].state is State.MASTER
 
 
-def test_an_effective_priority_stays_within_bounds_and_an_owners_as_it_is() -> None:
+def test_an_effective_priority_is_bounded_and_an_owner_s_never_changes() -> None:
     assert backup(100).set_priority(0.0, -50)[0].priority == 1
     assert backup(100).set_priority(0.0, 300)[0].priority == 254
-    owner = Machine(Rules(priority=255), OWN, priority=255)
+    owner = Machine(MachineSettings(priority=255), OWN, priority=255)
     assert owner.set_priority(0.0, 10) == (owner, [])
 
 
 events = st.one_of(
     st.tuples(st.just("wait"), st.floats(0.0, 5.0)),
-    st.tuples(st.just("hear"), st.tuples(st.integers(0, 255), st.sampled_from((LESS, GREATER)))),
+    st.tuples(st.just("receive"), st.tuples(st.integers(0, 255), st.sampled_from((LESS, GREATER)))),
     st.tuples(st.just("fail"), st.none()),
     st.tuples(st.just("recover"), st.none()),
     st.tuples(st.just("priority"), st.integers(0, 255)),
@@ -178,19 +187,21 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=40), st.booleans(), st.sampled_from((0.0, 3.0)), st.sampled_from((2, 3)))
-def test_whatever_happens_the_actions_tell_the_states(
-    happened: list[tuple[str, object]], preempt: bool, delay_s: float, version: int
+def test_actions_match_the_states(
+    history: list[tuple[str, object]], preempt: bool, delay_s: float, version: int
 ) -> None:
     now = 0.0
-    machine, actions = Machine(Rules(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(now)
-    for what, given_ in happened:
+    machine, actions = Machine(MachineSettings(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(
+        now
+    )
+    for what, given_ in history:
         before = machine.state
         match what, given_:
             case "wait", float(seconds):
                 now += seconds
                 machine, actions = machine.wake(now)
-            case "hear", (int(priority), IPv4Address() as source):
-                machine, actions = machine.hear(now, told(priority, 1.0, version), source)
+            case "receive", (int(priority), IPv4Address() as source):
+                machine, actions = machine.receive(now, advert(priority, 1.0, version), source)
             case "fail", _:
                 machine, actions = machine.fail(now)
             case "recover", _:
@@ -201,17 +212,17 @@ def test_whatever_happens_the_actions_tell_the_states(
                 machine, actions = machine.yield_until(now, now + seconds)
             case "follow", State() as state:
                 machine, actions = machine.follow(now, state)
-        moves = [action for action in actions if isinstance(action, Become)]
-        assert [(move.before, move.state) for move in moves] == (
+        transitions = [action for action in actions if isinstance(action, Become)]
+        assert [(transition.before, transition.state) for transition in transitions] == (
             [(before, machine.state)] if before is not machine.state else []
         )
         assert (machine.due is None) == (machine.state is State.FAULT)
         if (
             before is State.MASTER
             and machine.state is not State.MASTER
-            and moves[0].why not in (Why.HIGHER, Why.GREATER_ADDRESS)
+            and transitions[0].why not in (TransitionReason.HIGHER, TransitionReason.GREATER_ADDRESS)
         ):
-            assert actions[0] == Advertise(0), "who gives up by himself says so"
+            assert actions[0] == Advertise(0), "a master that leaves by itself advertises priority 0"
         if machine.state is State.MASTER and before is not State.MASTER:
             assert isinstance(actions[0], Advertise)
             assert actions[0].priority

@@ -1,4 +1,4 @@
-"""Virtual routers on an imagined switch: who holds the address, when, and why."""
+"""Virtual routers on a fake network: who is master, when, and why."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.machine import State, Why
-from pylvs.vrrp.priority import Watched
-from pylvs.vrrp.sockets import Datagram
-from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states, watch
+from pylvs.vrrp.protocol.machine import State, TransitionReason
+from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.tracking import TrackedObject
+from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, set_tracked, states
 
 
-def machines(*told: VrrpInstance) -> tuple[Switch, list[ImaginedMachine]]:
-    """One machine for each instance, all of them started."""
+def start_hosts(*instances: VrrpInstance) -> tuple[Switch, list[FakeHost]]:
+    """Start one host for each instance."""
     switch = Switch()
-    made = []
-    for number, each in enumerate(told, 1):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
-        made.append(machine)
-        machine.add(each)
-    for machine in made:
-        machine.routers[0].start()
-    return switch, made
+    hosts = []
+    for number, each in enumerate(instances, 1):
+        host = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        hosts.append(host)
+        host.add(each)
+    for host in hosts:
+        host.routers[0].start()
+    return switch, hosts
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_the_better_one_is_master_and_announces_its_address_twice(version: int) -> None:
-    switch, (one, two) = machines(instance(100, version=version), instance(90, version=version))
+def test_the_higher_priority_becomes_master_and_announces_in_two_rounds(version: int) -> None:
+    switch, (one, two) = start_hosts(instance(100, version=version), instance(90, version=version))
     switch.run(3.5)
     assert switch.masters() == []
     switch.run(0.2)
@@ -43,8 +43,8 @@ def test_the_better_one_is_master_and_announces_its_address_twice(version: int) 
     assert one.announced[9][0] - one.announced[0][0] == pytest.approx(5.0, abs=0.1)
 
 
-def test_one_that_is_stopped_says_so() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_stopped_master_advertises_priority_0() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     one.routers[0].stop()
     assert switch.masters() == []
@@ -52,126 +52,126 @@ def test_one_that_is_stopped_says_so() -> None:
     assert switch.masters() == ["m2"]
     last = two.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (Why.RELEASED, "10.0.0.1")
+    assert (last.why, last.detail) == (TransitionReason.RELEASED, "10.0.0.1")
     assert ("INSTANCE", "VI_1", "STOP") in one.notified
 
 
-def test_one_that_is_killed_is_missed_after_three_adverts() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_killed_master_is_replaced_after_three_intervals() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     one.kill()
     switch.run(2.6)
     assert switch.masters() == []
     switch.run(1.1)
     assert switch.masters() == ["m2"]
-    assert two.routers[0].history.transitions[-1].why is Why.TIMER
+    assert two.routers[0].history.transitions[-1].why is TransitionReason.TIMER
 
 
 def test_a_split_heals_and_the_winner_announces_again() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)
-    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    two.receive = lambda datagram: None  # type: ignore[method-assign]
     switch.run(5)
     assert switch.masters() == ["m1", "m2"]
     before = len(one.announced)
-    del two.hear
+    del two.receive
     switch.run(3)
     assert switch.masters() == ["m1"]
     assert len(one.announced) > before
     assert any("holds the addresses as well" in line for line in one.lines)
 
 
-def test_a_split_that_lasts_is_named_as_long_and_told_once_a_minute() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_lasting_split_is_logged_once_a_minute() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)
-    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    two.receive = lambda datagram: None  # type: ignore[method-assign]
     switch.run(90)
-    words = "10.0.0.2 with priority 90 holds the addresses as well"
-    assert (one.routers[0].rival, two.routers[0].rival) == (words, "")
+    text = "10.0.0.2 with priority 90 holds the addresses as well"
+    assert (one.routers[0].rival, two.routers[0].rival) == (text, "")
     first, second = [line for line in one.lines if "as well" in line]
-    assert first == f"VI_1: {words}; its addresses are announced again"
-    assert second.startswith(f"VI_1: {words} (5")
-    assert len({round(at) for at, _ in one.announced if at > 20}) > 80  # while the former is said again and again
-    del two.hear
+    assert first == f"VI_1: {text}; its addresses are announced again"
+    assert second.startswith(f"VI_1: {text} (5")
+    assert len({round(at) for at, _ in one.announced if at > 20}) > 80  # every advertisement is answered
+    del two.receive
     switch.run(10)
-    assert [machine.routers[0].rival for machine in (one, two)] == ["", ""]
+    assert [host.routers[0].rival for host in (one, two)] == ["", ""]
 
 
-def test_who_never_answers_lower_priorities_still_tells_of_them() -> None:
+def test_lower_priorities_are_logged_even_if_they_are_not_answered() -> None:
     silent = Announcements(lower_priority_repeat=0)
-    switch, (one, two) = machines(instance(100, announcements=silent), instance(90))
+    switch, (one, two) = start_hosts(instance(100, announcements=silent), instance(90))
     switch.run(15)
     count = len(one.announced)
-    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    two.receive = lambda datagram: None  # type: ignore[method-assign]
     switch.run(10)
     assert len(one.announced) == count
     assert "VI_1: 10.0.0.2 with priority 90 holds the addresses as well" in one.lines
 
 
-def test_a_claim_is_answered_by_who_is_master_alone() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_only_a_master_answers_a_conflict() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)
     before = len(one.announced), len(two.announced)
-    for machine in (one, two):
-        machine.routers[0].claimed("somebody says so")
+    for host in (one, two):
+        host.routers[0].answer_conflict()
     switch.run(0)
     assert (len(one.announced) - before[0], len(two.announced) - before[1]) == (5, 0)
 
 
-def test_a_group_moves_as_one() -> None:
+def test_the_members_of_a_group_change_state_together() -> None:
     switch = Switch()
-    made = []
+    hosts = []
     for number, priority in ((1, 100), (2, 90)):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
-        outer = machine.add(instance(priority))
-        inner = machine.add(
+        host = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        outer = host.add(instance(priority))
+        inner = host.add(
             instance(priority, name="VI_2", vrid=52, addresses=(held(ip_address("10.0.0.200")),), interface="eth1")
         )
-        group = Group(VrrpGroup(name="VG", members=("VI_1", "VI_2")), [outer, inner])
+        group = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), [outer, inner])
         outer.group = inner.group = group
-        made.append(machine)
-    for machine in made:
-        for router in machine.routers:
+        hosts.append(host)
+    for host in hosts:
+        for router in host.routers:
             router.start()
     switch.run(5)
-    assert [[router.state for router in machine.routers] for machine in made] == [
+    assert [[router.state for router in host.routers] for host in hosts] == [
         [State.MASTER, State.MASTER],
         [State.BACKUP, State.BACKUP],
     ]
-    watch(made[0].routers[1], Watched("script", Track("chk"), False))
-    assert [router.state for router in made[0].routers] == [State.FAULT, State.FAULT]
+    set_tracked(hosts[0].routers[1], TrackedObject("script", Track("chk"), False))
+    assert [router.state for router in hosts[0].routers] == [State.FAULT, State.FAULT]
     switch.run(1)
-    assert [router.state for router in made[1].routers] == [State.MASTER, State.MASTER]
-    watch(made[0].routers[1], Watched("script", Track("chk"), True))
+    assert [router.state for router in hosts[1].routers] == [State.MASTER, State.MASTER]
+    set_tracked(hosts[0].routers[1], TrackedObject("script", Track("chk"), True))
     switch.run(5)
-    assert [router.state for router in made[0].routers] == [State.MASTER, State.MASTER]
-    assert [router.state for router in made[1].routers] == [State.BACKUP, State.BACKUP]
-    assert [each for each in made[0].notified if each[0] == "GROUP"] == [
+    assert [router.state for router in hosts[0].routers] == [State.MASTER, State.MASTER]
+    assert [router.state for router in hosts[1].routers] == [State.BACKUP, State.BACKUP]
+    assert [each for each in hosts[0].notified if each[0] == "GROUP"] == [
         ("GROUP", "VG", state) for state in ("BACKUP", "MASTER", "FAULT", "BACKUP", "MASTER")
     ]
 
 
 def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
-    switch, (one, _) = machines(instance(100), instance(90))
-    watch(one.routers[0], Watched("script", Track("chk", -20), True))
+    switch, (one, _) = start_hosts(instance(100), instance(90))
+    set_tracked(one.routers[0], TrackedObject("script", Track("chk", -20), True))
     switch.run(5)
-    watch(one.routers[0], Watched("script", Track("chk", -20), False, None, "exit status 3"))
+    set_tracked(one.routers[0], TrackedObject("script", Track("chk", -20), False, None, "exit status 3"))
     assert ("PRIORITY", "VI_1", "80") in one.notified
     assert one.lines[-1] == "VI_1: priority 100 is 80 now: script chk is ill (exit status 3)"
     switch.run(5)
     assert switch.masters() == ["m2"]
     last = one.routers[0].history.transitions[-1]
     assert (last.why, last.detail) == (
-        Why.HIGHER,
+        TransitionReason.HIGHER,
         "10.0.0.2 with priority 90; its own is 80: script chk is ill (exit status 3)",
     )
-    watch(one.routers[0], Watched("script", Track("chk", -20), True))
+    set_tracked(one.routers[0], TrackedObject("script", Track("chk", -20), True))
     switch.run(5)
     assert switch.masters() == ["m1"]
 
 
-def test_one_that_is_better_says_than_whom() -> None:
-    switch, (one, _) = machines(instance(100), instance(90))
+def test_preemption_names_the_former_master() -> None:
+    switch, (one, _) = start_hosts(instance(100), instance(90))
     switch.run(5)
     one.routers[0].stop()
     switch.run(5)
@@ -179,11 +179,11 @@ def test_one_that_is_better_says_than_whom() -> None:
     switch.run(5)
     last = one.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (Why.BETTER, "10.0.0.2 with priority 90")
+    assert (last.why, last.detail) == (TransitionReason.BETTER, "10.0.0.2 with priority 90")
 
 
-def test_yielding_lasts_as_long_as_was_said() -> None:
-    switch, (one, _) = machines(instance(100), instance(90))
+def test_a_yield_lasts_as_long_as_requested() -> None:
+    switch, (one, _) = start_hosts(instance(100), instance(90))
     switch.run(5)
     one.routers[0].yield_until(switch.now + 60)
     switch.run(2)
@@ -194,8 +194,8 @@ def test_yielding_lasts_as_long_as_was_said() -> None:
     assert switch.masters() == ["m1"]
 
 
-def test_yielding_to_nobody_ends_when_nobody_is_there() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_yield_ends_even_without_another_router() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     one.routers[0].yield_until(switch.now + 30)
     switch.run(2)
@@ -207,25 +207,25 @@ def test_yielding_to_nobody_ends_when_nobody_is_there() -> None:
 
 
 def test_a_reload_changes_addresses_without_a_transition() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     other = ip_address("10.0.0.101")
     count = len(one.routers[0].history.transitions)
-    one.routers[0].change(instance(100, addresses=(held(VIP), held(other))))
-    two.routers[0].change(instance(90, addresses=(held(VIP), held(other))))
+    one.routers[0].reconfigure(instance(100, addresses=(held(VIP), held(other))))
+    two.routers[0].reconfigure(instance(90, addresses=(held(VIP), held(other))))
     switch.run(5)
     assert one.addresses == {VIP, other}
     assert len(one.routers[0].history.transitions) == count
     assert states([one, two]) == [State.MASTER, State.BACKUP]
 
 
-def test_a_shorter_interval_is_kept_at_once() -> None:
-    told = [instance(priority, version=3, advert_interval_s=10.0) for priority in (100, 90)]
-    switch, (one, two) = machines(*told)
+def test_a_shorter_interval_applies_immediately() -> None:
+    instances = [instance(priority, version=3, advert_interval_s=10.0) for priority in (100, 90)]
+    switch, (one, two) = start_hosts(*instances)
     switch.run(45)
     assert switch.masters() == ["m1"]
-    for machine, each in ((one, told[0]), (two, told[1])):
-        machine.routers[0].change(replace(each, advert_interval_s=0.1))
+    for host, each in ((one, instances[0]), (two, instances[1])):
+        host.routers[0].reconfigure(replace(each, advert_interval_s=0.1))
     before = one.routers[0].sent
     switch.run(0.25)
     assert one.routers[0].sent == before + 3
@@ -233,115 +233,115 @@ def test_a_shorter_interval_is_kept_at_once() -> None:
     assert (states([one, two]), len(two.routers[0].history.transitions)) == ([State.MASTER, State.BACKUP], 1)
 
 
-def test_another_mtu_changes_what_is_said() -> None:
+def test_another_mtu_changes_the_number_of_advertised_addresses() -> None:
     many = tuple(held(ip_address(f"10.0.1.{number}")) for number in range(100))
-    _, (one,) = machines(instance(100, addresses=many))
+    _, (one,) = start_hosts(instance(100, addresses=many))
     assert one.routers[0].machine.state is State.BACKUP
     one.mtu_of = lambda instance: 300  # type: ignore[method-assign]
-    one.routers[0].examine()
-    assert one.routers[0].screen is not None
-    assert len(one.routers[0].screen._voice.advertised) == (300 - 20 - 8 - 16 - 8) // 4
+    one.routers[0].evaluate()
+    assert one.routers[0].validator is not None
+    assert len(one.routers[0].validator._encoder.advertised) == (300 - 20 - 8 - 16 - 8) // 4
 
 
-def test_a_fault_at_the_start_is_told_and_so_is_the_end() -> None:
+def test_a_fault_at_the_start_and_the_end_are_notified() -> None:
     switch = Switch()
-    machine = ImaginedMachine(switch, ip_address("10.0.0.1"), cable=False)
-    router = machine.add(instance(100))
+    host = FakeHost(switch, ip_address("10.0.0.1"), cable=False)
+    router = host.add(instance(100))
     router.start()
-    router.examine()
-    assert machine.notified == [("INSTANCE", "VI_1", "FAULT")]
-    router.stop(Why.REMOVED)
-    assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "DELETED")]
+    router.evaluate()
+    assert host.notified == [("INSTANCE", "VI_1", "FAULT")]
+    router.stop(TransitionReason.REMOVED)
+    assert host.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "DELETED")]
 
 
-def test_one_that_waits_for_its_scripts_tells_no_fault_until_one_fails() -> None:
+def test_missing_script_results_are_no_fault() -> None:
     switch = Switch()
-    machine = ImaginedMachine(switch, ip_address("10.0.0.1"))
-    router = machine.add(instance(100))
-    router.track({("script", "chk"): Watched("script", Track("chk"))})
+    host = FakeHost(switch, ip_address("10.0.0.1"))
+    router = host.add(instance(100))
+    router.track({("script", "chk"): TrackedObject("script", Track("chk"))})
     router.start()
     switch.run(5)
-    assert (machine.notified, router.state) == ([], State.FAULT)
-    watch(router, Watched("script", Track("chk"), False))
-    watch(router, Watched("script", Track("chk"), True))
-    assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
+    assert (host.notified, router.state) == ([], State.FAULT)
+    set_tracked(router, TrackedObject("script", Track("chk"), False))
+    set_tracked(router, TrackedObject("script", Track("chk"), True))
+    assert host.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
 
 
-def test_a_second_start_changes_nothing() -> None:
-    switch, (one,) = machines(instance(100))
+def test_a_second_start_has_no_effect() -> None:
+    switch, (one,) = start_hosts(instance(100))
     switch.run(5)
     one.routers[0].start()
     assert switch.masters() == ["m1"]
 
 
-def test_a_group_preempts_although_its_members_time_is_up_at_different_times() -> None:
+def test_a_group_preempts_although_its_members_timers_differ() -> None:
     switch = Switch()
-    made = []
+    hosts = []
     for number, priority in ((1, 90), (2, 100)):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
-        routers = [machine.add(instance(priority, name=f"VI_{vrid}", vrid=vrid)) for vrid in (51, 52)]
-        group = Group(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
+        host = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        routers = [host.add(instance(priority, name=f"VI_{vrid}", vrid=vrid)) for vrid in (51, 52)]
+        group = SyncGroup(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
         for router in routers:
             router.group = group
-        made.append(routers)
+        hosts.append(routers)
     for member, after in ((0, 0.5), (1, 10.0)):
-        made[0][member].start()
+        hosts[0][member].start()
         switch.run(after)
-    assert [router.state for router in made[0]] == [State.MASTER] * 2
-    for router in made[1]:
+    assert [router.state for router in hosts[0]] == [State.MASTER] * 2
+    for router in hosts[1]:
         router.start()
-    for router, after in zip((*made[0], *made[1]), (0.7, 0.2, 3.6, 4.1), strict=True):  # each half a second apart
+    for router, after in zip((*hosts[0], *hosts[1]), (0.7, 0.2, 3.6, 4.1), strict=True):  # each half a second apart
         router.machine = replace(router.machine, due=switch.now + after)
         router._set_timer()
     switch.run(10)
-    assert [router.state for router in made[1]] == [State.MASTER] * 2
-    assert [router.state for router in made[0]] == [State.BACKUP] * 2
+    assert [router.state for router in hosts[1]] == [State.MASTER] * 2
+    assert [router.state for router in hosts[0]] == [State.BACKUP] * 2
 
 
-def test_the_same_conflict_is_said_once_in_a_while() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_the_same_conflict_is_logged_once_in_a_minute() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)
-    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    two.receive = lambda datagram: None  # type: ignore[method-assign]
     switch.run(40)
     assert switch.masters() == ["m1", "m2"]
     assert len([line for line in one.lines if "holds the addresses as well" in line]) == 1
 
 
-def test_a_router_that_changes_its_mind_about_addresses_fills_no_log() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_sender_whose_addresses_alternate_is_logged_once() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     both = instance(100), instance(100, addresses=(held(VIP), held(ip_address("10.0.0.101"))))
     for number in range(20):
-        one.routers[0].change(both[number % 2])
+        one.routers[0].reconfigure(both[number % 2])
         switch.run(1)
     assert len([line for line in two.lines if "other virtual addresses" in line]) == 1
 
 
-def test_a_backup_that_was_stalled_reads_its_socket_before_it_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    switch, (_, two) = machines(instance(100), instance(90))
+def test_a_stalled_backup_reads_its_socket_before_it_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, (_, two) = start_hosts(instance(100), instance(90))
     switch.run(10)
     router = two.routers[0]
     unread: list[Datagram] = []
-    monkeypatch.setattr(two, "hear", unread.append)
+    monkeypatch.setattr(two, "receive", unread.append)
     switch.run(1)
     assert router.machine.due is not None
-    switch.now = router.machine.due + 5.0  # nothing of this process ran for so long
+    switch.now = router.machine.due + 5.0  # the process was stalled
     router._wake()
     assert router.state is State.BACKUP
-    router.hear(unread[0])
+    router.receive(unread[0])
     switch.run(0.5)
     assert router.state is State.BACKUP
 
 
-def test_a_backup_that_was_stalled_takes_over_if_nothing_waits_in_its_socket() -> None:
-    switch, (one, two) = machines(instance(100), instance(90))
+def test_a_stalled_backup_takes_over_if_its_socket_is_empty() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(10)
     one.kill()
     router = two.routers[0]
     assert router.machine.due is not None
     switch.now = router.machine.due + 5.0
     router._wake()
-    switch.now += 1.0  # a flood delays it once, and not again
+    switch.now += 1.0  # the delay happens once
     router._wake()
     assert router.state is State.MASTER
 
@@ -352,35 +352,35 @@ def test_a_backup_that_was_stalled_takes_over_if_nothing_waits_in_its_socket() -
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["stop", "start", "kill", "pull", "plug"]), st.floats(0, 9))),
     st.sampled_from([(2, 1.0), (3, 0.1), (3, 0.01)]),
 )
-def test_whatever_happens_the_best_of_those_that_live_ends_as_the_only_master(
-    priorities: list[int], happenings: list[tuple[int, str, float]], pace: tuple[int, float]
+def test_after_any_events_the_highest_live_priority_is_the_only_master(
+    priorities: list[int], events: list[tuple[int, str, float]], version_and_interval: tuple[int, float]
 ) -> None:
-    version, interval_s = pace
-    told = [instance(priority, version=version, advert_interval_s=interval_s) for priority in priorities]
-    switch, made = machines(*told)
+    version, interval_s = version_and_interval
+    instances = [instance(priority, version=version, advert_interval_s=interval_s) for priority in priorities]
+    switch, hosts = start_hosts(*instances)
     stopped: set[str] = set()
-    for number, what, after in happenings:
-        machine = made[number % len(made)]
-        router = machine.routers[0]
-        if machine.dead:
+    for number, what, after in events:
+        host = hosts[number % len(hosts)]
+        router = host.routers[0]
+        if host.dead:
             continue
-        if what == "stop" and machine.name not in stopped:
+        if what == "stop" and host.name not in stopped:
             router.stop()
-            stopped.add(machine.name)
-        elif what == "start" and machine.name in stopped:
+            stopped.add(host.name)
+        elif what == "start" and host.name in stopped:
             router.start()
-            stopped.discard(machine.name)
+            stopped.discard(host.name)
         elif what == "kill":
-            machine.kill()
+            host.kill()
         elif what in ("pull", "plug"):
-            machine.cable = what == "plug"
-            router.examine()
+            host.cable = what == "plug"
+            router.evaluate()
         switch.run(after * interval_s)
-    for machine in made:
-        if not machine.dead:
-            machine.cable = True
-            machine.routers[0].examine()
+    for host in hosts:
+        if not host.dead:
+            host.cable = True
+            host.routers[0].evaluate()
     switch.run(12 * interval_s)
-    living = [machine for machine in made if not machine.dead and machine.name not in stopped]
-    best = max(living, key=lambda machine: machine.routers[0].instance.priority, default=None)
+    living = [host for host in hosts if not host.dead and host.name not in stopped]
+    best = max(living, key=lambda host: host.routers[0].instance.priority, default=None)
     assert switch.masters() == ([best.name] if best else [])

@@ -1,1 +1,1 @@
-"""keepalived's language as data: every block and keyword with its type, default and state; and how they are read."""
+"""keepalived's keywords as data: every block and keyword with its type, default and state."""

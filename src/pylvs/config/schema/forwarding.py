@@ -1,32 +1,31 @@
-"""The types of how a service forwards: scheduler, method, protocol, persistence."""
+"""Types of scheduler, forwarding method, protocol and persistence."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address
 
 from pylvs.config.findings import Severity
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.config.schema.types import did_you_mean, number_of, port_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
 
 METHODS = {"NAT": Method.MASQ, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
-PERSISTENCE_S = 360  # of persistence_timeout without a number
-LONGEST_PERSISTENCE_S = 2678400  # 31 days
+PERSISTENCE_S = 360  # persistence_timeout without a number
+MAX_PERSISTENCE_S = 2678400  # 31 days
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerType(Type[str]):
-    """One of the schedulers; another name is a warning, and the default is used, as in keepalived."""
+    """A scheduler. An unknown name is a warning and the default counts, as in keepalived."""
 
     def parse(self, words: Words) -> str:
-        """The scheduler's name."""
         word = words.take("a scheduler")
         if word.text not in SCHEDULERS:
             near = did_you_mean(word.text, SCHEDULERS) or f"one of {str(self).replace('|', ', ')}"
             text = f"there is no scheduler '{word.text}'; {DEFAULT_SCHEDULER} is used"
-            raise Wrong(text, near, word, Severity.WARNING)
+            raise BadValue(text, near, word, Severity.WARNING)
         return word.text
 
     def __str__(self) -> str:
@@ -35,7 +34,7 @@ class SchedulerType(Type[str]):
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """How packets get to a real server."""
+    """A forwarding method, with its tunnel."""
 
     method: Method
     tunnel: Tunnel = Tunnel()
@@ -51,14 +50,13 @@ class Forwarding:
 
 @dataclass(frozen=True, slots=True)
 class ForwardingType(Type[Forwarding]):
-    """NAT, DR, or TUN with the kind of tunnel. Upper case counts, as it does to keepalived."""
+    """NAT, DR, or TUN with the kind of tunnel; case is significant, as in keepalived."""
 
     def parse(self, words: Words) -> Forwarding:
-        """Method and tunnel."""
         word = words.take("a forwarding method")
         if word.text not in METHODS:
             near = did_you_mean(word.text, list(METHODS)) or "NAT, DR or TUN"
-            raise Wrong(f"there is no forwarding method '{word.text}'", near, word)
+            raise BadValue(f"there is no forwarding method '{word.text}'", near, word)
         method = METHODS[word.text]
         return Forwarding(method, _tunnel(words) if method is Method.TUNNEL else Tunnel())
 
@@ -67,7 +65,7 @@ class ForwardingType(Type[Forwarding]):
 
 
 def _tunnel(words: Words) -> Tunnel:
-    """`type ipip|gue port N|gre` and a checksum; raises Wrong for what does not go together."""
+    """Parse `type ipip|gue port N|gre` and a checksum; raises BadValue for options that exclude each other."""
     kind, port, flags = TunnelKind.IPIP, 0, TunnelFlag(0)
     kinds = {kind.name.lower(): kind for kind in TunnelKind}
     first = words.peek()
@@ -76,32 +74,31 @@ def _tunnel(words: Words) -> Tunnel:
         if word.text == "type":
             name = words.take("a kind of tunnel")
             if name.text not in kinds:
-                raise Wrong(f"there is no tunnel of type '{name.text}'", "one of ipip, gue, gre", name)
+                raise BadValue(f"there is no tunnel of type '{name.text}'", "one of ipip, gue, gre", name)
             kind = kinds[name.text]
         elif word.text == "port":
             port = port_of(words.take("a port"))
         elif word.text in ("nocsum", "csum", "remcsum"):
             flags = {"nocsum": TunnelFlag(0), "csum": TunnelFlag.CSUM, "remcsum": TunnelFlag.REMCSUM}[word.text]
         else:
-            raise Wrong(f"a tunnel has no option '{word.text}'", "type, port, nocsum, csum or remcsum", word)
+            raise BadValue(f"a tunnel has no option '{word.text}'", "type, port, nocsum, csum or remcsum", word)
     if (kind is TunnelKind.GUE) != bool(port):
-        raise Wrong("a gue tunnel needs a port, no other has one", "write TUN type gue port PORT", first)
+        raise BadValue("a gue tunnel needs a port, no other has one", "write TUN type gue port PORT", first)
     if kind is TunnelKind.IPIP and flags:
-        raise Wrong("an ipip tunnel has no checksums", "leave csum and remcsum out", first)
+        raise BadValue("an ipip tunnel has no checksums", "leave csum and remcsum out", first)
     if kind is TunnelKind.GRE and flags & TunnelFlag.REMCSUM:
-        raise Wrong("a gre tunnel has no remote checksum", "leave remcsum out, or take gue", first)
+        raise BadValue("a gre tunnel has no remote checksum", "leave remcsum out, or take gue", first)
     return Tunnel(kind, port, flags)
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolType(Type[Protocol]):
-    """A transport protocol, in any case."""
+    """A transport protocol in upper or lower case."""
 
     def parse(self, words: Words) -> Protocol:
-        """The protocol."""
         word = words.take("a protocol")
         if word.text.upper() not in Protocol.__members__:
-            raise Wrong(f"there is no protocol '{word.text}'", "TCP, UDP or SCTP", word)
+            raise BadValue(f"there is no protocol '{word.text}'", "TCP, UDP or SCTP", word)
         return Protocol[word.text.upper()]
 
     def __str__(self) -> str:
@@ -110,27 +107,26 @@ class ProtocolType(Type[Protocol]):
 
 @dataclass(frozen=True, slots=True)
 class PersistenceType(Type[int]):
-    """Seconds; without a number six minutes. 0 is no persistence, which keepalived complains of."""
+    """Seconds, by default six minutes. 0 disables persistence with a warning, as in keepalived."""
 
     def parse(self, words: Words) -> int:
-        """The seconds; 0 for none."""
         if not words:
             return PERSISTENCE_S
         word = words.take("")
         seconds = number_of(word)
         if seconds == 0:
             words.warn(word, "0 is no time; the service is not persistent", f"remove {words.node.keyword}")
-        elif not 1 <= seconds <= LONGEST_PERSISTENCE_S:
-            raise Wrong(f"{word.text} is not between 1 and {LONGEST_PERSISTENCE_S} seconds", word=word)
+        elif not 1 <= seconds <= MAX_PERSISTENCE_S:
+            raise BadValue(f"{word.text} is not between 1 and {MAX_PERSISTENCE_S} seconds", word=word)
         return seconds
 
     def __str__(self) -> str:
-        return f"[seconds, 1 to {LONGEST_PERSISTENCE_S}]"
+        return f"[seconds, 1 to {MAX_PERSISTENCE_S}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Granularity:
-    """How many of a client's address bits persistence looks at: IPv4 as a mask, IPv6 as a length."""
+    """The bits of a client's address that persistence compares: a mask for IPv4, a prefix length for IPv6."""
 
     version: int
     netmask: int
@@ -141,22 +137,23 @@ class Granularity:
 
 @dataclass(frozen=True, slots=True)
 class GranularityType(Type[Granularity]):
-    """A netmask such as 255.255.255.0, or for IPv6 a prefix length of 1 to 128."""
+    """An IPv4 netmask with contiguous ones, or an IPv6 prefix length."""
 
     def parse(self, words: Words) -> Granularity:
-        """The mask; Wrong if its ones are not all in front."""
         word = words.take("a netmask")
         if word.text.isdigit():
             if not 1 <= number_of(word) <= 128:
-                raise Wrong(f"prefix length {word.text} is not between 1 and 128", word=word)
+                raise BadValue(f"prefix length {word.text} is not between 1 and 128", word=word)
             return Granularity(6, number_of(word))
         try:
             mask = int(IPv4Address(word.text))
         except ValueError:
-            raise Wrong(f"'{word.text}' is not a netmask", "for instance 255.255.255.0, or 64 for IPv6", word) from None
+            raise BadValue(
+                f"'{word.text}' is not a netmask", "for instance 255.255.255.0, or 64 for IPv6", word
+            ) from None
         holes = ~mask & 0xFFFFFFFF
         if not mask or holes & (holes + 1):
-            raise Wrong(f"'{word.text}' is not a netmask: its ones are not all in front", "255.255.255.0", word)
+            raise BadValue(f"'{word.text}' is not a netmask: its ones are not all in front", "255.255.255.0", word)
         return Granularity(4, mask)
 
     def __str__(self) -> str:

@@ -1,40 +1,147 @@
-"""What virtual routers and groups watch and whom they tell; and the blocks that define what is watched."""
+"""Tracking and notification of virtual routers and groups, and the blocks that define tracked objects."""
 
 from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
-from pylvs.config.schema.scripts import SCRIPT, SCRIPT_ALONE, USER, WrittenScript
-from pylvs.config.schema.tracking import Watching, WeightOf
-from pylvs.config.schema.types import BARE, FLAG, Integer, Seconds, Text, choice, number_of
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.types import (
+    BARE,
+    FLAG,
+    SCRIPT,
+    SCRIPT_ALONE,
+    USER,
+    Integer,
+    Seconds,
+    Text,
+    WrittenScript,
+    choice,
+    number_of,
+)
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
-LONGEST_S = 4294
-LONGEST_DELAY_S = 3600.0
-SENSIBLE = 254
+MAX_WEIGHT = 253  # the distance of priorities 1 and 254
+
+
+@dataclass(frozen=True, slots=True)
+class TrackWeight:
+    """A tracking weight; None stands for that of the definition."""
+
+    value: int | None = None
+    reverse: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTrack:
+    """One line of a track block; findings refer to `word`."""
+
+    name: str
+    weight: TrackWeight
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class TrackWeightType(Type[TrackWeight]):
+    """A weight, optionally with `reverse`."""
+
+    maximum: int = MAX_WEIGHT
+
+    def parse(self, words: Words) -> TrackWeight:
+        word = words.take("a weight")
+        value = number_of(word)
+        if not -self.maximum <= value <= self.maximum:
+            raise BadValue(
+                f"weight {word.text} is not between -{self.maximum} and {self.maximum}; it is ignored", word=word
+            )
+        return TrackWeight(value, True if words.take_if("reverse") else None)
+
+    def __str__(self) -> str:
+        return f"a whole number, -{self.maximum} to {self.maximum} [reverse]"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalWeightType(Type[TrackWeight]):
+    """The keyword alone, which is weight 0, or `weight` and a number."""
+
+    def parse(self, words: Words) -> TrackWeight:
+        if not words.take_if("weight"):
+            return TrackWeight(0)
+        word = words.take("a weight")
+        value = number_of(word)
+        if not -MAX_WEIGHT <= value <= MAX_WEIGHT:
+            raise BadValue(
+                f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}", "write one that is", word
+            )
+        return TrackWeight(value)
+
+    def __str__(self) -> str:
+        return f"[weight N], -{MAX_WEIGHT} to {MAX_WEIGHT}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackLine(Type[WrittenTrack]):
+    """A name, and an optional weight in this block."""
+
+    what: str
+    maximum: int = MAX_WEIGHT
+
+    def parse(self, words: Words) -> WrittenTrack:
+        """Parse the line; raises BadValue for a surplus word, because keepalived then ignores the line."""
+        word = words.take(f"the name of {self.what}")
+        given = words.take_if("weight")
+        weight = self._weight(words) if given else TrackWeight()
+        extra = words.peek()
+        if extra is not None:
+            raise BadValue(
+                f"'{extra.text}' is not known here, so {word.text} is not watched",
+                "write one name a line, and no more than 'weight N [reverse]' behind it",
+                extra,
+            )
+        return WrittenTrack(word.text, weight, word)
+
+    def _weight(self, words: Words) -> TrackWeight:
+        word = words.take("a weight")
+        value = number_of(word)
+        kept: int | None = value
+        if abs(value) == MAX_WEIGHT + 1 and self.maximum == MAX_WEIGHT:
+            kept = MAX_WEIGHT if value > 0 else -MAX_WEIGHT
+            words.warn(word, f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}; it counts as {kept}")
+        elif abs(value) > self.maximum:
+            kept = None
+            words.warn(word, f"weight {word.text} is not between -{self.maximum} and {self.maximum}; it is ignored")
+        direction = words.take_if("reverse", "noreverse")
+        return TrackWeight(kept, direction.text == "reverse" if direction else None)
+
+    def __str__(self) -> str:
+        return f"the name of {self.what} [weight -{self.maximum} to {self.maximum} [reverse|noreverse]]"
+
+
+MAX_SCRIPT_S = 4294
+MAX_DELAY_S = 3600.0
+MAX_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
 
 TRACKS = (
     Block(
         "track_interface",
-        "devices; with weight 0 one that is down is a fault",
-        lines=Watching("a device"),
+        "tracked devices; with weight 0, a device that is down is a fault",
+        lines=TrackLine("a device"),
         twice=Twice.MANY,
     ),
-    Block("track_script", "vrrp_scripts that count", lines=Watching("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "track_files that count", lines=Watching("a track_file", SENSIBLE), twice=Twice.MANY),
+    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
+    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT), twice=Twice.MANY),
     Block(
         "track_process",
-        "vrrp_track_processes that count",
-        lines=Watching("a vrrp_track_process", SENSIBLE),
+        "tracked processes",
+        lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT),
         twice=Twice.MANY,
     ),
     Block(
         "track_bfd",
-        "bfd_instances that count",
-        lines=Watching("a bfd_instance"),
+        "tracked BFD sessions",
+        lines=TrackLine("a bfd_instance"),
         state=State.LATER,
         instead="nothing is watched; use track_script",
     ),
@@ -43,40 +150,39 @@ TRACKS = (
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is done when a reload removes a virtual router: DELETED is said, and perhaps a program is run."""
+    """notify_deleted: report DELETED when a reload removes a virtual router, and perhaps run a script."""
 
     script: WrittenScript | None
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedType(Type[Deleted]):
-    """A program, or nothing: then only the state's name changes."""
+    """A script, or nothing: then only the reported state changes."""
 
     def parse(self, words: Words) -> Deleted:
-        """The program."""
         return Deleted(SCRIPT.parse(words) if words else None)
 
     def __str__(self) -> str:
         return f"[{SCRIPT}]"
 
 
-def _told(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
     return Keyword(name, kind, doc, twice=Twice.FIRST)
 
 
 NOTIFIES = (
-    _told("notify_master", "run when it becomes master"),
-    _told("notify_backup", "run when it becomes backup"),
-    _told("notify_fault", "run when it goes to fault"),
-    _told("notify_stop", "run when it ends"),
-    _told(
-        "notify_deleted", "DELETED instead of FAULT when a reload removed it; the program is run then", DeletedType()
+    _script("notify_master", "run at the transition to master"),
+    _script("notify_backup", "run at the transition to backup"),
+    _script("notify_fault", "run at the transition to fault"),
+    _script("notify_stop", "run when pylvs stops it"),
+    _script(
+        "notify_deleted", "report DELETED instead of FAULT when a reload removes it, and run the program", DeletedType()
     ),
-    _told("notify", "run at every transition, after the others, with INSTANCE or GROUP, name, state, priority"),
+    _script("notify", "run at every transition, after the others; arguments: INSTANCE or GROUP, name, state, priority"),
     Keyword(
         "notify_priority_changes",
         FLAG,
-        "changes of priority go to the FIFOs",
+        "write changes of priority into the FIFOs",
         default=False,
         global_names=("vrrp_notify_priority_changes",),
     ),
@@ -91,16 +197,16 @@ NOTIFIES = (
 
 VRRP_SCRIPT = Block(
     "vrrp_script",
-    "a program that is run again and again; exit status 0 is well",
+    "a program that runs periodically; exit status 0 is success",
     (
-        Keyword("script", SCRIPT_ALONE, "the program", twice=Twice.LAST),
-        Keyword("interval", AtLeastOne(LONGEST_S), "seconds between two runs", default=1),
-        Keyword("timeout", AtLeastOne(LONGEST_S), "seconds after which it is killed", default_of="interval"),
-        Keyword("weight", WeightOf(), "how it counts where a virtual router does not say otherwise", default=0),
-        Keyword("rise", Integer(1), "successes in a row until it is well", default=1),
-        Keyword("fall", Integer(1), "failures in a row until it is ill", default=1),
-        Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
-        Keyword("init_fail", BARE, "ill until it succeeds", default=False),
+        Keyword("script", SCRIPT_ALONE, "the program and its arguments", twice=Twice.LAST),
+        Keyword("interval", AtLeastOne(MAX_SCRIPT_S), "seconds between two runs", default=1),
+        Keyword("timeout", AtLeastOne(MAX_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
+        Keyword("weight", TrackWeightType(), "default weight where a virtual router gives none", default=0),
+        Keyword("rise", Integer(1), "consecutive successes until the state is up", default=1),
+        Keyword("fall", Integer(1), "consecutive failures until the state is down", default=1),
+        Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
+        Keyword("init_fail", BARE, "start in state down", default=False),
     ),
     head=NAME,
     twice=Twice.MANY,
@@ -109,20 +215,22 @@ VRRP_SCRIPT = Block(
 
 @dataclass(frozen=True, slots=True)
 class InitType(Type[tuple[int, bool]]):
-    """The number to begin with, and whether what is there is overwritten."""
+    """The initial number of a track_file, and whether to overwrite an existing one; in any order."""
 
     def parse(self, words: Words) -> tuple[int, bool]:
-        """Number and `overwrite`, in any order."""
         number, overwrite = 0, False
         for word in words.rest():
             if word.text == "overwrite":
                 overwrite = True
             elif not NUMBER.match(word.text):
-                raise Wrong(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
+                raise BadValue(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
             else:
                 number = number_of(word)
-                if abs(number) > SENSIBLE:
-                    words.warn(word, f"{word.text} is not between -{SENSIBLE} and {SENSIBLE}, where it would count")
+                if abs(number) > MAX_FILE_WEIGHT:
+                    words.warn(
+                        word,
+                        f"{word.text} is not between -{MAX_FILE_WEIGHT} and {MAX_FILE_WEIGHT}, where it would count",
+                    )
         return number, overwrite
 
     def __str__(self) -> str:
@@ -131,11 +239,16 @@ class InitType(Type[tuple[int, bool]]):
 
 TRACK_FILE = Block(
     "track_file",
-    "a file whose number, times a weight, changes priorities",
+    "a file with a number that, times a weight, changes priorities",
     (
-        Keyword("file", Text("a path"), "the file"),
-        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=1),
-        Keyword("init_file", InitType(), "write a number (0) into it at the start if it is not there"),
+        Keyword("file", Text("a path"), "path of the file"),
+        Keyword(
+            "weight",
+            TrackWeightType(MAX_FILE_WEIGHT),
+            "default weight where a virtual router gives none",
+            default=1,
+        ),
+        Keyword("init_file", InitType(), "create the file at startup with this number, by default 0"),
     ),
     aliases=("vrrp_track_file",),
     head=NAME,
@@ -148,7 +261,6 @@ class ProcessType(Type[tuple[str, ...]]):
     """A command and its arguments."""
 
     def parse(self, words: Words) -> tuple[str, ...]:
-        """Command and arguments."""
         return words.take("a command").text, *(word.text for word in words.rest())
 
     def __str__(self) -> str:
@@ -156,21 +268,30 @@ class ProcessType(Type[tuple[str, ...]]):
 
 
 def _delay(name: str, doc: str) -> Keyword:
-    return Keyword(name, Seconds(0.000001, LONGEST_DELAY_S), doc)
+    return Keyword(name, Seconds(0.000001, MAX_DELAY_S), doc)
 
 
 VRRP_TRACK_PROCESS = Block(
     "vrrp_track_process",
-    "processes that should run",
+    "a number of processes that must run",
     (
-        Keyword("process", ProcessType(), "the process's name; with arguments, its command line"),
-        Keyword("param_match", choice("initial", "partial"), "the last argument may be longer; or more may follow"),
-        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=0),
-        Keyword("quorum", Integer(1, 65535), "least number that is well", default=1),
-        Keyword("quorum_max", Integer(0, 65535), "greatest number that is well", default_doc="any"),
-        _delay("fork_delay", "seconds that enough of them must run until that counts"),
-        _delay("terminate_delay", "seconds that too few of them must run until that counts"),
-        _delay("delay", "both of these"),
+        Keyword("process", ProcessType(), "name of the process; with arguments, its command line"),
+        Keyword(
+            "param_match",
+            choice("initial", "partial"),
+            "initial: the last argument may be longer; partial: more arguments may follow",
+        ),
+        Keyword(
+            "weight",
+            TrackWeightType(MAX_FILE_WEIGHT),
+            "default weight where a virtual router gives none",
+            default=0,
+        ),
+        Keyword("quorum", Integer(1, 65535), "minimum number of processes", default=1),
+        Keyword("quorum_max", Integer(0, 65535), "maximum number of processes", default_doc="any"),
+        _delay("fork_delay", "seconds that enough processes must run before the state is up"),
+        _delay("terminate_delay", "seconds that too few processes must run before the state is down"),
+        _delay("delay", "both delays"),
         Keyword("full_command", BARE, "compare with the whole command line", default=False),
     ),
     head=NAME,
@@ -179,7 +300,7 @@ VRRP_TRACK_PROCESS = Block(
 
 
 def _bfd(name: str, *aliases: str) -> Keyword:
-    return Keyword(name, Text(), "of the session", aliases=aliases)
+    return Keyword(name, Text(), "property of the session", aliases=aliases)
 
 
 BFD_INSTANCE = Block(
@@ -188,12 +309,12 @@ BFD_INSTANCE = Block(
     (
         _bfd("neighbor_ip", "neighbour_ip"),
         *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
-        Keyword("weight", WeightOf(), "how it counts"),
-        *(Keyword(name, BARE, "of the session") for name in ("passive", "vrrp", "checker")),
+        Keyword("weight", TrackWeightType(), "default weight"),
+        *(Keyword(name, BARE, "property of the session") for name in ("passive", "vrrp", "checker")),
     ),
     head=NAME,
     state=State.LATER,
-    instead="no session is held; use track_script",
+    instead="there are no BFD sessions; use track_script",
     twice=Twice.MANY,
 )
-ALL = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
+TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)

@@ -1,41 +1,180 @@
-"""The types of values that only virtual routers have."""
+"""Types of values that only virtual routers have: addresses with options, devices, peers, VMACs, passwords."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address, ip_interface
+from typing import Any
 
-from pylvs.config.schema.addresses import short_name
-from pylvs.config.schema.nouns import Type, Words, Wrong
-from pylvs.config.schema.types import address_of, number_of
-from pylvs.config.tree import Word
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.grammar import BadValue, Type, Words
+from pylvs.config.schema.types import address_of, did_you_mean, number_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
+from pylvs.model.routing import FOREVER, HeldAddress, Interface
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
+from pylvs.netlink.iproute2 import Names, named
+
+MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
+ADDRESS_FLAGS = {
+    "home": "home",
+    "-nodad": "no_dad",
+    "mngtmpaddr": "manage_temporary",
+    "noprefixroute": "no_prefix_route",
+    "autojoin": "join_group",
+    "no_track": "tracked",
+    "use_vmac": "own_vmac",
+}
+ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
+MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAddress:
+    """An address, and the words that findings about it, its devices and its group refer to."""
+
+    address: HeldAddress
+    word: Word
+    devices: tuple[Word, ...] = ()
+    group: Word | None = None
+
+
+def interface_of(word: Word, words: Words | None = None) -> Interface:
+    """Parse an address with a prefix length, by default the longest; raises BadValue.
+
+    With `words`, an invalid length is only a warning and the longest counts, as in keepalived.
+    """
+    text, slash, length = word.text.partition("/")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise BadValue(f"'{word.text}' is not an IP address", "", word) from None
+    if slash and not (length.isascii() and length.isdigit() and int(length) <= address.max_prefixlen):
+        text = f"'{length}' is not a prefix length of 0 to {address.max_prefixlen}"
+        if words is None:
+            raise BadValue(text, "", word)
+        words.warn(word, f"{text}; /{address.max_prefixlen} counts")
+        slash = ""
+    return ip_interface(f"{address}/{int(length)}" if slash else f"{address}/{address.max_prefixlen}")
+
+
+def short_name(word: Word, what: str) -> str:
+    """Return a name that fits into IFNAMSIZ; raises BadValue."""
+    if len(word.text) > MAX_DEVICE_NAME:
+        raise BadValue(f"{what} '{word.text}' is longer than {MAX_DEVICE_NAME} characters", "shorten it", word)
+    return word.text
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLine(Type[WrittenAddress]):
+    """An address with `ip address`'s options; `static` if it does not depend on VRRP's state."""
+
+    static: bool = False
+
+    def parse(self, words: Words) -> WrittenAddress:
+        first = words.take("an IP address")
+        interface = interface_of(first, words)
+        given: dict[str, Any] = {"interface": interface}
+        if interface.version == 6 and interface.network.prefixlen == 128:
+            given["preferred_lft_s"] = 0
+        given["no_dad"] = interface.version == 6  # `-nodad` resets it
+        device: Word | None = None
+        group: Word | None = None
+        for word in words.rest():
+            option = word.text
+            if option in ADDRESS_FLAGS and option in self._options():
+                given[ADDRESS_FLAGS[option]] = ADDRESS_FLAGS[option] not in ("tracked", "no_dad")
+            elif option not in self._options():
+                near = did_you_mean(option, self._options())
+                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
+            elif option == "dev":
+                if device is not None:
+                    raise BadValue("a second device for one address", "write the address once for each", word)
+                device = words.take("a device behind dev")
+                given["device"] = device.text
+            elif option == "track_group":
+                group = words.take("the name of a track_group")
+                given["track_group"] = group.text
+            else:
+                self._value(given, interface, option, words)
+        return WrittenAddress(HeldAddress(**given), first, (device,) if device else (), group)
+
+    def _options(self) -> list[str]:
+        flags = [flag for flag in ADDRESS_FLAGS if not (self.static and flag == "use_vmac")]
+        return [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if self.static else [])]
+
+    @staticmethod
+    def _value(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
+        value = words.take(f"a value behind {option}")
+        if option == "label":
+            given["label"] = short_name(value, "label")
+        elif option == "scope":
+            scope = named(Names.SCOPES, value.text, 255)
+            if scope is None:
+                words.warn(value, f"scope '{value.text}' is not known; global counts")
+            given["scope"] = scope or 0
+        elif option in ("brd", "broadcast"):
+            given["broadcast"] = _broadcast(interface, value)
+        elif option == "peer":
+            try:
+                peer = address_of(value)
+            except BadValue as problem:
+                words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
+            else:
+                if peer.version != interface.version:
+                    raise BadValue(f"peer {peer} is not of the address's family", "", value)
+                given["peer"] = peer
+        elif value.text == "forever":
+            given["preferred_lft_s"] = FOREVER
+        elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
+            given["preferred_lft_s"] = int(value.text)
+        else:
+            words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
+
+    def __str__(self) -> str:
+        last = "track_group NAME" if self.static else "use_vmac"
+        return (
+            "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
+            f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
+        )
+
+
+def _broadcast(interface: Interface, word: Word) -> Address | None:
+    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
+    if word.text in ("+", "-"):
+        if interface.network.prefixlen >= interface.max_prefixlen - 1:
+            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
+        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
+    address = address_of(word)
+    if address.version != 4 or interface.version != 4:
+        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
+    return address
+
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
-LONGEST_EXTRA_S = 86400
+MAX_EXTRA_S = 86400
+MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device's name and where it is written."""
+    """A device's name."""
 
     name: str
     word: Word
 
     @property
     def devices(self) -> tuple[Word, ...]:
-        """What must exist on this machine."""
+        """The devices that must exist on this machine."""
         return (self.word,)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceType(Type[Device]):
-    """The name of a network device."""
+    """The name of a network device. Whether it exists is checked after all blocks are read."""
 
     def parse(self, words: Words) -> Device:
-        """The name; whether this machine has it is looked at when everything has been read."""
         word = words.take("a device")
         return Device(short_name(word, "device"), word)
 
@@ -45,11 +184,10 @@ class DeviceType(Type[Device]):
 
 @dataclass(frozen=True, slots=True)
 class PeerLine(Type[Peer]):
-    """One unicast peer; `limited` TTLs turn the check of senders on."""
+    """One unicast peer, and the TTLs that its packets may have."""
 
     def parse(self, words: Words) -> Peer:
-        """The address and between which TTLs its packets are taken."""
-        address = own_address(words, "an IP address")
+        address = address_without_length(words, "an IP address")
         limits = {"min_ttl": 0, "max_ttl": 255}
         word = words.peek()
         for word in words.rest():
@@ -63,31 +201,32 @@ class PeerLine(Type[Peer]):
             else:
                 limits[word.text] = number
         if word is not None and limits["min_ttl"] > limits["max_ttl"]:
-            least, most = limits.values()
-            words.warn(word, f"min_ttl {least} is more than max_ttl {most}: every packet of {address} is discarded")
+            minimum, maximum = limits.values()
+            words.warn(
+                word, f"min_ttl {minimum} is more than max_ttl {maximum}: every packet of {address} is discarded"
+            )
         return Peer(address, limits["min_ttl"], limits["max_ttl"])
 
     def __str__(self) -> str:
         return "ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]"
 
 
-def own_address(words: Words, what: str) -> Address:
-    """An address; a prefix length behind it is ignored, as keepalived does, but not silently. Raises Wrong."""
+def address_without_length(words: Words, what: str) -> Address:
+    """Take an address; ignore a prefix length with a warning. Raises BadValue."""
     word = words.take(what)
     host, slash, length = word.text.partition("/")
     if slash and length.isdigit():
         words.warn(word, f"the prefix length /{length} has no meaning here and is ignored", f"write {host}")
-        return address_of(Word(host, word.place, word.quoted))
+        return address_of(Word(host, word.location, word.quoted))
     return address_of(word)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceType(Type[Address]):
-    """An address of this machine."""
+    """The source address of advertisements."""
 
     def parse(self, words: Words) -> Address:
-        """The address."""
-        return own_address(words, "an IP address")
+        return address_without_length(words, "an IP address")
 
     def __str__(self) -> str:
         return "an IP address"
@@ -95,18 +234,17 @@ class SourceType(Type[Address]):
 
 @dataclass(frozen=True, slots=True)
 class MulticastType(Type[Address]):
-    """A multicast address, of one family or of any."""
+    """A multicast address, of one family if `version` is 4 or 6."""
 
     version: int = 0
 
     def parse(self, words: Words) -> Address:
-        """The address."""
         word = words.take(str(self))
         address = address_of(word)
         if self.version not in (0, address.version):
-            raise Wrong(f"'{word.text}' is not an IPv{self.version} address", "", word)
+            raise BadValue(f"'{word.text}' is not an IPv{self.version} address", "", word)
         if not address.is_multicast:
-            raise Wrong(f"{word.text} is no multicast address", "write one of 224.0.0.0/4 or ff00::/8", word)
+            raise BadValue(f"{word.text} is no multicast address", "write one of 224.0.0.0/4 or ff00::/8", word)
         return address
 
     def __str__(self) -> str:
@@ -115,10 +253,9 @@ class MulticastType(Type[Address]):
 
 @dataclass(frozen=True, slots=True)
 class VmacType(Type[Vmac]):
-    """A device's name and a MAC address, both optional."""
+    """The optional name and MAC address of a VMAC; invalid ones are ignored with a warning."""
 
     def parse(self, words: Words) -> Vmac:
-        """Name and address; what cannot be taken is left to keepalived's rule."""
         name, mac = "", None
         for word in words.rest():
             if MAC.match(word.text):
@@ -132,8 +269,8 @@ class VmacType(Type[Vmac]):
             else:
                 try:
                     name = short_name(word, "device")
-                except Wrong as wrong:
-                    words.warn(word, f"{wrong.text}; it is ignored", wrong.advice)
+                except BadValue as problem:
+                    words.warn(word, f"{problem.text}; it is ignored", problem.advice)
         return Vmac(name, mac)
 
     def __str__(self) -> str:
@@ -142,32 +279,30 @@ class VmacType(Type[Vmac]):
 
 @dataclass(frozen=True, slots=True)
 class ExtraType(Type[tuple[bool, int]]):
-    """Seconds, and whether devices other than VMACs count too."""
+    """The interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
 
     def parse(self, words: Words) -> tuple[bool, int]:
-        """Whether `all` was written, and the seconds."""
-        everywhere = words.take_if("all") is not None
+        all_devices = words.take_if("all") is not None
         word = words.take("seconds")
         seconds = number_of(word)
-        if not 0 <= seconds <= LONGEST_EXTRA_S:
-            raise Wrong(f"{word.text} is not between 0 and {LONGEST_EXTRA_S}", "", word)
-        return everywhere, seconds
+        if not 0 <= seconds <= MAX_EXTRA_S:
+            raise BadValue(f"{word.text} is not between 0 and {MAX_EXTRA_S}", "", word)
+        return all_devices, seconds
 
     def __str__(self) -> str:
-        return f"[all] a whole number, 0 to {LONGEST_EXTRA_S}"
+        return f"[all] a whole number, 0 to {MAX_EXTRA_S}"
 
 
 @dataclass(frozen=True, slots=True)
 class ChecksumType(Type[OldChecksum]):
-    """The keyword alone, or `never`."""
+    """When to use keepalived's old checksum: always, or `never`."""
 
     def parse(self, words: Words) -> OldChecksum:
-        """When the old checksum is used."""
         word = words.peek()
         if word is None:
             return OldChecksum.ALWAYS
         if words.take_if("never") is None:
-            raise Wrong(f"'{word.text}' is not known here", "write never, or nothing", word)
+            raise BadValue(f"'{word.text}' is not known here", "write never, or nothing", word)
         return OldChecksum.NEVER
 
     def __str__(self) -> str:
@@ -176,50 +311,47 @@ class ChecksumType(Type[OldChecksum]):
 
 @dataclass(frozen=True, slots=True)
 class PasswordType(Type[bytes]):
-    """A password, of which VRRP carries 8 octets."""
+    """A password, cut to the 8 octets that VRRP carries."""
 
-    most: int = 8
+    maximum: int = 8
 
     def parse(self, words: Words) -> bytes:
-        """Its octets."""
         word = words.take("a password")
         octets = word.text.encode(errors="surrogateescape")
-        if len(octets) > self.most:
-            words.warn(word, f"the password is longer than {self.most} octets; the rest is cut", "shorten it")
-        return octets[: self.most]
+        if len(octets) > self.maximum:
+            words.warn(word, f"the password is longer than {self.maximum} octets; the rest is cut", "shorten it")
+        return octets[: self.maximum]
 
     def __str__(self) -> str:
-        return f"a password of at most {self.most} octets"
+        return f"a password of at most {self.maximum} octets"
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeastOne(Type[int]):
-    """A whole number from 1 on; 0 counts as 1."""
+    """A positive whole number; 0 counts as 1, with a warning."""
 
-    most: int = 0xFFFFFFFF
+    maximum: int = 0xFFFFFFFF
 
     def parse(self, words: Words) -> int:
-        """The number."""
         word = words.take(str(self))
         value = number_of(word)
-        if not 0 <= value <= self.most:
-            raise Wrong(f"{word.text} is not between 1 and {self.most}", "", word)
+        if not 0 <= value <= self.maximum:
+            raise BadValue(f"{word.text} is not between 1 and {self.maximum}", "", word)
         if value == 0:
             words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
         return max(1, value)
 
     def __str__(self) -> str:
-        return f"a whole number, 1 to {self.most}"
+        return f"a whole number, 1 to {self.maximum}"
 
 
 @dataclass(frozen=True, slots=True)
-class EveryWord(Type[tuple[Word, ...]]):
-    """All words of a line, each a name."""
+class NameList(Type[tuple[Word, ...]]):
+    """One or more names on a line."""
 
     what: str
 
     def parse(self, words: Words) -> tuple[Word, ...]:
-        """The words, at least one."""
         return words.take(self.what), *words.rest()
 
     def __str__(self) -> str:
@@ -228,7 +360,7 @@ class EveryWord(Type[tuple[Word, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A name and where it is written."""
+    """The name of a block."""
 
     name: str
     word: Word
@@ -236,10 +368,9 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class NameType(Type[Named]):
-    """The name of a block, by which others refer to it."""
+    """The name of a block, by which other blocks refer to it."""
 
     def parse(self, words: Words) -> Named:
-        """The name."""
         word = words.take("a name")
         return Named(word.text, word)
 

@@ -1,1 +1,1 @@
-"""The daemon's API: HTTP with JSON on a socket of root's; what it tells, and who asks it."""
+"""The daemon's API: HTTP with JSON on a UNIX socket for root. The client is here, too."""

@@ -1,6 +1,6 @@
-"""The API as an application of aiohttp: who may ask, and what an error becomes.
+"""The API as an aiohttp application: who may use it, how errors become responses; and the metrics over TCP.
 
-A handler answers with `answer`, and raises a PylvsError for what cannot be done: its text becomes `{"error": "..."}`.
+`server` imports this module when it needs it, because aiohttp is large.
 """
 
 from __future__ import annotations
@@ -10,22 +10,33 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from pylvs.daemon.api import routes
-from pylvs.daemon.api.desk import Desk
-from pylvs.daemon.api.operations import answer
+from pylvs.daemon.api.control_routes import reload_operations, server_operations, vrrp_operations
+from pylvs.daemon.api.metrics import CONTENT_TYPE
+from pylvs.daemon.api.operations import Operation, json_response
+from pylvs.daemon.api.status_routes import (
+    event_operations,
+    metrics_operations,
+    metrics_page,
+    openapi_operation,
+    status_operations,
+)
+from pylvs.daemon.ports import ApiContext
+from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Endpoint = tuple[Address, int]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_SHUTDOWN_S = 1.0  # for requests that are under way at the end
-_MOST_BYTES = 1 << 20  # of a request
-_LONGEST_REASON = 200  # characters, in the log
+_SHUTDOWN_S = 1.0  # for requests that run at the stop
+_MAX_REQUEST_BYTES = 1 << 20
+_MAX_REASON_LENGTH = 200  # characters, in the log
 _STATUSES: dict[type[PylvsError], HTTPStatus] = {
     NoSuchService: HTTPStatus.NOT_FOUND,
     NoSuchDestination: HTTPStatus.NOT_FOUND,
@@ -35,10 +46,23 @@ _STATUSES: dict[type[PylvsError], HTTPStatus] = {
 }
 
 
-async def begin(desk: Desk, listener: socket.socket) -> web.AppRunner:
-    """Answer requests on this socket until the runner is cleaned up, which closes the socket."""
-    application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
-    application.add_routes(each.route() for each in routes.all_operations(desk))
+def all_operations(daemon: ApiContext) -> tuple[Operation, ...]:
+    """Return every operation, and the one that describes them all."""
+    made = [
+        *status_operations(daemon),
+        *server_operations(daemon),
+        *vrrp_operations(daemon),
+        *event_operations(daemon),
+        *reload_operations(daemon),
+        *metrics_operations(daemon),
+    ]
+    return (*made, openapi_operation(made))
+
+
+async def serve(daemon: ApiContext, listener: socket.socket) -> web.AppRunner:
+    """Serve requests on this socket until the runner is cleaned up, which closes the socket."""
+    application = web.Application(middlewares=[_root_only, _errors_as_json], client_max_size=_MAX_REQUEST_BYTES)
+    application.add_routes(each.route() for each in all_operations(daemon))
     logging.getLogger("aiohttp.server").addFilter(_one_line)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
@@ -47,43 +71,87 @@ async def begin(desk: Desk, listener: socket.socket) -> web.AppRunner:
 
 
 @web.middleware
-async def _root_alone(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Whoever gets at the socket in spite of its mode is refused, unless it is root or the daemon's own user."""
+async def _root_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse other users than root and the daemon's own, even if the socket's mode let them connect."""
     peer = request.transport.get_extra_info("socket") if request.transport else None
-    if peer is None:  # gone already, and nobody knows who it was
-        return answer({"error": "who asks must wait for the answer"}, HTTPStatus.FORBIDDEN)
+    if peer is None:  # the client has disconnected, so its user is unknown
+        return json_response({"error": "the client disconnected before its user was known"}, HTTPStatus.FORBIDDEN)
     if peer.family == socket.AF_UNIX:
         _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()):
-            return answer({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
+            return json_response({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
     return await handler(request)
 
 
 @web.middleware
-async def _errors_in_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn exceptions of handlers into `{"error": TEXT}`."""
     try:
         return await handler(request)
     except web.HTTPException as error:
-        refusal = answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+        refusal = json_response({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
         if "Allow" in error.headers:  # RFC 9110, 15.5.6
             refusal.headers["Allow"] = error.headers["Allow"]
         return refusal
     except PylvsError as error:
-        return answer({"error": str(error)}, _status(error))
+        status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
+        return json_response({"error": str(error)}, status)
     except Exception:
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
-        return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return json_response(
+            {"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR
+        )
 
 
 def _one_line(record: logging.LogRecord) -> bool:
-    """A malformed request is its sender's fault: aiohttp's trace of it would only hide other lines."""
+    """Log a malformed request as one line: it is the client's error, and aiohttp's trace would hide other lines."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
-        reason = " ".join(error.message.split())[:_LONGEST_REASON]
+        reason = " ".join(error.message.split())[:_MAX_REASON_LENGTH]
         record.msg, record.args = "malformed request refused: %s", (reason,)
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True
 
 
-def _status(error: PylvsError) -> HTTPStatus:
-    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
+class MetricsServer:
+    """Serves `/metrics` over TCP at the configuration's metrics_address."""
+
+    def __init__(self, page: Callable[[], Awaitable[str]]) -> None:
+        self._page = page
+        self._runner: web.AppRunner | None = None
+        self._at: Endpoint | None = None
+        self._log = get_logger()
+
+    async def follow(self, at: Endpoint | None) -> None:
+        """Listen there from now on, or nowhere. An error is logged only: nothing else depends on this server."""
+        if at == self._at:
+            return
+        await self.close()
+        if at is None:
+            return
+        application = web.Application()
+        application.add_routes([web.get("/metrics", self._respond)])
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, str(at[0]), at[1]).start()
+        except OSError as error:
+            self._log.error(f"metrics_address {endpoint(*at)}: {error.strerror}")
+            await runner.cleanup()
+            return
+        self._runner, self._at = runner, at
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._runner = self._at = None
+
+    async def _respond(self, _: web.Request) -> web.Response:
+        page = await self._page()
+        return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def metrics_server(daemon: ApiContext) -> MetricsServer:
+    """Return the metrics server of a daemon."""
+    return MetricsServer(partial(metrics_page, daemon))

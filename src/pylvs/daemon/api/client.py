@@ -1,4 +1,4 @@
-"""Asking a running daemon, without an event loop: for commands."""
+"""A client of the API for commands, without an event loop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
 
-PATIENCE_S = 600.0  # a reload waits for those before it
+REPLY_TIMEOUT_S = 600.0  # a reload waits for the reloads before it
 
 
 class NoDaemon(PylvsError):
-    """Nobody answers at the socket."""
+    """No daemon listens at the socket."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -35,28 +35,28 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    """One daemon: that of this network namespace, or of a state directory. Raises PylvsError where there is none."""
+    """A client of the daemon of this network namespace, or of a state directory."""
 
     def __init__(self, state_dir: Path | None = None) -> None:
         self.state = StateDirectory(state_dir)
 
     def ask(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
-        """The answer's status and its JSON, whatever the status is. Raises NoDaemon, NotPermitted, PylvsError."""
+        """Return the status and the JSON of the response. Raises NoDaemon, NotPermitted, PylvsError."""
         try:
             with self.stream(method, path, content) as response:
                 text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+            raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
         try:
             return response.status, json.loads(text)
         except ValueError:
-            raise PylvsError(f"{self.state.socket_path}: this is no answer of pylvs: {text[:80]!r}") from None
+            raise PylvsError(f"{self.state.socket_path}: not a response of pylvs: {text[:80]!r}") from None
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, path: str, content: Any = None, timeout_s: float | None = PATIENCE_S
+        self, method: str, path: str, content: Any = None, timeout_s: float | None = REPLY_TIMEOUT_S
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer, to be read as it comes; `timeout_s` None waits for ever. Raises as `ask`."""
+        """Return the response before its body has come; `timeout_s` None waits without end. Raises as `ask`."""
         connection = _Connection(self.state, timeout_s)
         body = None if content is None else json.dumps(content).encode()
         try:
@@ -72,7 +72,7 @@ class Client:
             except TimeoutError:
                 raise PylvsError(f"{self.state.socket_path}: no answer within {timeout_s:g} s") from None
             except (OSError, http.client.HTTPException) as error:
-                raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+                raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
         finally:
             connection.close()

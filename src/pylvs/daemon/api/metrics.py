@@ -1,29 +1,33 @@
-"""The numbers in Prometheus's text format.
+"""Metrics in Prometheus's text format.
 
-The table's carry the names and labels of node_exporter's ipvs collector, so that boards made for it keep working;
-what it has no name for begins with `pylvs_`.
+Metrics of the table have the names and labels of node_exporter's ipvs collector, because dashboards use them. All
+others begin with `pylvs_`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pylvs.daemon.api import router_metrics
-from pylvs.daemon.api.families import counter, gauge
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.director import ServiceRow
 from pylvs.model.rows import Counters, Expiry
 from pylvs.model.service import ServiceKey, is_probe_mark
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
+    from pylvs.health.snapshots import ServiceSnapshot
 
-# field of Counters -> word in node_exporter's names, what it counts
+
+Labelled = Sequence[tuple[Sequence[str], Any]]  # label values, with a number or with the object that has it
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # the numbers of keepalived's exporters
+# field of Counters: its name in node_exporter's metrics, and what it counts
 _COUNTED = {
     "connections": ("connections", "connections"),
     "in_packets": ("incoming_packets", "packets to real servers"),
@@ -36,8 +40,8 @@ _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Everything that metrics are made of, as it was at one moment; what is not there has no metrics."""
+class MetricsInput:
+    """All that the metrics are computed from; what is absent has no metrics."""
 
     version: str
     rows: Sequence[ServiceRow] = ()
@@ -46,139 +50,196 @@ class Facts:
     connections_limit: int | None = None
     services: Sequence[ServiceSnapshot] = ()
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
-    reloaded_at: float | None = None  # the last time that one succeeded, wall clock
+    reloaded_at: float | None = None  # Unix time of the last reload that was done
     errors: int | None = None  # in the file that was read then
-    edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by why
-    routers: Mapping[str, Any] = field(default_factory=dict)  # virtual routers' status
+    edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by reason
+    routers: Mapping[str, Any] = field(default_factory=dict)  # status of the virtual routers
     expiry: Expiry | None = None
     totals: Counters = Counters()
 
 
-def exposition(facts: Facts) -> str:
-    """The page."""
+def exposition(given: MetricsInput) -> str:
+    """Return the page of metrics."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(facts))
+    registry.register(_InputCollector(given))
     return generate_latest(registry).decode()
 
 
-class _Given(Collector):
-    """A collector that was given what there is."""
+class _InputCollector(Collector):
+    """Yields all metrics of one input."""
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, given: MetricsInput) -> None:
+        self._given = given
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics."""
-        rows = [row for row in self._facts.rows if not is_probe_mark(row.service.key.mark)]
-        yield from _table(rows, self._facts.totals)
-        yield from _counts(self._facts)
-        yield from _checks(self._facts.services)
-        yield from _daemon(self._facts)
-        yield from router_metrics.of(self._facts.routers)
+        rows = [row for row in self._given.rows if not is_probe_mark(row.service.key.mark)]
+        yield from _table_metrics(rows, self._given.totals)
+        yield from _packet_metrics(self._given)
+        yield from _health_metrics(self._given.services)
+        yield from _daemon_metrics(self._given)
+        yield from vrrp_metrics(self._given.routers)
 
 
-def _labels(key: ServiceKey) -> list[str]:
-    """A service as node_exporter labels it: an address, or a mark in eight hexadecimal digits."""
+def _gauge(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counter(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
+    """Return a counter; prometheus_client appends `_total` to its name."""
+    family = CounterMetricFamily(name, help_, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _of(objects: Labelled, attribute: str) -> Labelled:
+    """Replace each object by an attribute; leave out None."""
+    get = attrgetter(attribute)
+    values = ((labels, get(each)) for labels, each in objects)
+    return [(labels, float(value)) for labels, value in values if value is not None]
+
+
+def _one(value: float) -> Labelled:
+    return [((), value)]
+
+
+def _by_label(counts: Mapping[str, float]) -> Labelled:
+    return [((label.replace(" ", "_"),), count) for label, count in sorted(counts.items())]
+
+
+def _service_labels(key: ServiceKey) -> list[str]:
+    """Return node_exporter's labels: an address, or a mark in eight hexadecimal digits."""
     if key.mark:
         return ["", "0", f"{key.mark:08X}", "FWM"]
     return [str(key.address), str(key.port), "", key.protocol.name]
 
 
-def _backends(rows: Sequence[ServiceRow]) -> list[tuple[list[str], DestinationRow]]:
-    return [
-        ([*_labels(row.service.key), str(each.destination.key.address), str(each.destination.key.port)], each)
-        for row in rows
+def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Metric]:
+    services = [(_service_labels(row.service.key), row) for row in rows]
+    backends = [
+        ([*labels, str(each.destination.key.address), str(each.destination.key.port)], each)
+        for labels, row in services
         for each in row.destinations
     ]
-
-
-def _table(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Metric]:
-    backends = _backends(rows)
-    for name, (word, help_) in _COUNTED.items():
+    for attribute, (suffix, help_) in _COUNTED.items():
         text = f"All {help_}, of the services that there are and were."
-        yield counter(f"node_ipvs_{word}", text, [], [([], getattr(totals, name))])
-    gauges = {"connections_active": "active", "connections_inactive": "inactive"}
-    for word, attribute in gauges.items():
-        text = f"The {attribute} connections of a destination."
-        yield gauge(
-            f"node_ipvs_backend_{word}", text, _BACKEND, [(is_, getattr(row, attribute)) for is_, row in backends]
-        )
-    weights = [(is_, row.destination.weight) for is_, row in backends]
-    yield gauge("node_ipvs_backend_weight", "The weight of a destination in the table.", _BACKEND, weights)
-    persistent = [(is_, row.persistent) for is_, row in backends]
-    yield gauge(
-        "pylvs_backend_connections_persistent", "The persistence templates of a destination.", _BACKEND, persistent
-    )
-    for name, (word, help_) in _COUNTED.items():
-        of_services = [(_labels(row.service.key), getattr(row.counters, name)) for row in rows]
-        yield counter(f"pylvs_service_{word}", f"A service's {help_}.", _SERVICE, of_services)
-        of_backends = [(is_, getattr(row.counters, name)) for is_, row in backends]
-        yield counter(f"pylvs_backend_{word}", f"A destination's {help_}.", _BACKEND, of_backends)
+        yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
+    for attribute in ("active", "inactive"):
+        name, text = f"node_ipvs_backend_connections_{attribute}", f"The {attribute} connections of a destination."
+        yield _gauge(name, text, _BACKEND, _of(backends, attribute))
+    text = "The weight of a destination in the table."
+    yield _gauge("node_ipvs_backend_weight", text, _BACKEND, _of(backends, "destination.weight"))
+    text = "The persistence templates of a destination."
+    yield _gauge("pylvs_backend_connections_persistent", text, _BACKEND, _of(backends, "persistent"))
+    for attribute, (suffix, help_) in _COUNTED.items():
+        of_services = _of(services, f"counters.{attribute}")
+        yield _counter(f"pylvs_service_{suffix}", f"A service's {help_}.", _SERVICE, of_services)
+        of_backends = _of(backends, f"counters.{attribute}")
+        yield _counter(f"pylvs_backend_{suffix}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
-def _counts(facts: Facts) -> Iterator[Metric]:
-    reasons = [([name.replace(" ", "_")], count) for name, count in sorted(facts.reasons.items())]
-    yield counter("pylvs_packets_by_reason", "What happened to packets beyond being forwarded.", ["reason"], reasons)
-    if facts.connections is not None:
-        yield gauge("pylvs_connections", "Connections in the table.", [], [([], facts.connections)])
-    if facts.connections_limit is not None:
-        yield gauge("pylvs_connections_limit", "Connections that the table holds.", [], [([], facts.connections_limit)])
-    if facts.expiry:
-        expiry, one = facts.expiry, "The longest time that ending connections held a processor in one go."
-        yield counter("pylvs_expired", "Connections whose time was up.", [], [([], expiry.connections)])
-        yield counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], [([], expiry.spent_s)])
-        yield gauge("pylvs_expiry_longest_seconds", one, [], [([], expiry.longest_s)])
+def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
+    text = "What happened to packets beyond being forwarded."
+    yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(given.reasons))
+    if given.connections is not None:
+        yield _gauge("pylvs_connections", "Connections in the table.", [], _one(given.connections))
+    if given.connections_limit is not None:
+        text = "Connections that the table holds."
+        yield _gauge("pylvs_connections_limit", text, [], _one(given.connections_limit))
+    if given.expiry:
+        expiry = given.expiry
+        yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
+        yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))
+        text = "The longest time that ending connections held a processor in one go."
+        yield _gauge("pylvs_expiry_longest_seconds", text, [], _one(expiry.longest_s))
 
 
-def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
-    def of_services(name: str, help_: str, attribute: str) -> Metric:
-        return gauge(name, help_, ["service"], [([each.name], float(getattr(each, attribute))) for each in services])
+def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
+    label = ["service"]
+    quorums = [([each.name], each) for each in services]
+    yield _gauge("pylvs_quorum_up", "Whether a virtual server has its quorum.", label, _of(quorums, "has_quorum"))
+    yield _gauge("pylvs_quorum_weight", "The weight that the quorum asks for.", label, _of(quorums, "quorum"))
+    yield _gauge("pylvs_weight_up", "The weights of the real servers that are up.", label, _of(quorums, "weight_up"))
+    yield _gauge("pylvs_sorry_server_in", "Whether the sorry server serves.", label, _of(quorums, "sorry_server_in"))
 
-    yield of_services("pylvs_quorum_up", "Whether a virtual server has its quorum.", "has_quorum")
-    yield of_services("pylvs_quorum_weight", "The weight that the quorum asks for.", "quorum")
-    yield of_services("pylvs_weight_up", "The weights of the real servers that are up.", "weight_up")
-    yield of_services("pylvs_sorry_server_in", "Whether the sorry server serves.", "sorry_server_in")
+    labels = ["service", "server"]
+    servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
+    yield _gauge("pylvs_server_up", "Whether a real server counts as up.", labels, _of(servers, "up"))
+    yield _gauge("pylvs_server_in_table", "Whether a real server is in the table.", labels, _of(servers, "in_table"))
+    text = "The weight that a real server should have now."
+    yield _gauge("pylvs_server_weight", text, labels, _of(servers, "weight"))
+    text = "The weight of the configuration."
+    yield _gauge("pylvs_server_configured_weight", text, labels, _of(servers, "configured_weight"))
+    text = "Since when it is up or down, seconds since 1970."
+    yield _gauge("pylvs_server_since_seconds", text, labels, _of(servers, "since"))
 
-    servers: list[tuple[list[str], ServerSnapshot]] = [
-        ([each.service, str(each.server)], each) for service in services for each in service.servers
-    ]
-
-    def of_servers(name: str, help_: str, attribute: str) -> Metric:
-        values = [(is_, float(getattr(each, attribute))) for is_, each in servers]
-        return gauge(name, help_, ["service", "server"], values)
-
-    yield of_servers("pylvs_server_up", "Whether a real server counts as up.", "up")
-    yield of_servers("pylvs_server_in_table", "Whether a real server is in the table.", "in_table")
-    yield of_servers("pylvs_server_weight", "The weight that a real server should have now.", "weight")
-    yield of_servers("pylvs_server_configured_weight", "The weight of the configuration.", "configured_weight")
-    yield of_servers("pylvs_server_since_seconds", "Since when it is up or down, seconds since 1970.", "since")
-
-    # Two checks of one kind on one server are told apart by their number.
+    # The number distinguishes checks of one type on one server.
+    labels = ["service", "server", "check", "number"]
     checks = [
-        ([*is_, each.check.word, str(number)], each)
-        for is_, server in servers
+        ([*server_labels, each.check.word, str(number)], each)
+        for server_labels, server in servers
         for number, each in enumerate(server.checks)
     ]
-    labels = ["service", "server", "check", "number"]
-    good = [(is_, float(each.good)) for is_, each in checks if each.good is not None]
-    yield gauge("pylvs_check_up", "Whether a check counts as good; absent before it was made.", labels, good)
-    took = [(is_, each.took_s) for is_, each in checks if each.took_s is not None]
-    yield gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, took)
-    probes = [(is_, each.probes) for is_, each in checks]
-    yield counter("pylvs_check_probes", "Probes made.", labels, probes)
-    failed = [(is_, each.failed_probes) for is_, each in checks]
-    yield counter("pylvs_check_failed_probes", "Probes that failed.", labels, failed)
+    text = "Whether a check counts as good; absent before it was made."
+    yield _gauge("pylvs_check_up", text, labels, _of(checks, "good"))
+    yield _gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, _of(checks, "took_s"))
+    yield _counter("pylvs_check_probes", "Probes made.", labels, _of(checks, "probes"))
+    yield _counter("pylvs_check_failed_probes", "Probes that failed.", labels, _of(checks, "failed_probes"))
 
 
-def _daemon(facts: Facts) -> Iterator[Metric]:
-    yield gauge("pylvs_info", "The version that answers.", ["version"], [([facts.version], 1)])
-    reloads = [([result], count) for result, count in sorted(facts.reloads.items())]
-    yield counter("pylvs_reloads", "Reloads of the configuration.", ["result"], reloads)
-    if facts.reloaded_at is not None:
+def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
+    yield _gauge("pylvs_info", "The version that answers.", ["version"], [([given.version], 1)])
+    yield _counter("pylvs_reloads", "Reloads of the configuration.", ["result"], _by_label(given.reloads))
+    if given.reloaded_at is not None:
         text = "When a configuration was last put in force, seconds since 1970."
-        yield gauge("pylvs_configuration_since_seconds", text, [], [([], facts.reloaded_at)])
-    if facts.errors is not None:
+        yield _gauge("pylvs_configuration_since_seconds", text, [], _one(given.reloaded_at))
+    if given.errors is not None:
         text = "Errors in the configuration in force: it does not do all that it says."
-        yield gauge("pylvs_configuration_errors", text, [], [([], facts.errors)])
-    edits = [([why], count) for why, count in sorted(facts.edits.items())]
-    yield counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], edits)
+        yield _gauge("pylvs_configuration_errors", text, [], _one(given.errors))
+    yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], _by_label(given.edits))
+
+
+def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the metrics of virtual routers, none without any.
+
+    The label is `router`, because Prometheus itself adds a label `instance`.
+    """
+    instances = status.get("instances", ())
+    failed = bool(status.get("trouble"))
+    if not instances and not failed:
+        return
+    yield _gauge("pylvs_vrrp_up", "Whether virtual routers run as configured.", [], _one(float(not failed)))
+    process = status.get("process")
+    if process:
+        text, late_s = "By how much anything was late at most.", process["longest_gap_ms"] / 1000
+        yield _gauge("pylvs_vrrp_latest_seconds", text, [], _one(late_s))
+    if not instances:
+        return
+    routers = [([each["name"]], each) for each in instances]
+    label = ["router"]
+
+    states = [(name, VRRP_STATES.get(each["state"], 0)) for name, each in routers]
+    yield _gauge("pylvs_vrrp_state", "1 backup, 2 master, 3 fault.", label, states)
+    priorities = [(name, each["priority"]) for name, each in routers]
+    yield _gauge("pylvs_vrrp_priority", "The priority now, with what is tracked.", label, priorities)
+    since = [(name, each["since"]) for name, each in routers if each["since"]]
+    yield _gauge("pylvs_vrrp_since_seconds", "Since when it is in its state, seconds since 1970.", label, since)
+
+    counts = [(name, each["counters"]) for name, each in routers]
+    entered = [
+        ([*name, state], count[f"became_{state}"]) for name, count in counts for state in ("backup", "master", "fault")
+    ]
+    yield _counter("pylvs_vrrp_transitions", "How often a state was entered.", ["router", "state"], entered)
+    sent = [(name, count["sent"]) for name, count in counts]
+    yield _counter("pylvs_vrrp_adverts_sent", "Advertisements sent.", label, sent)
+    received = [(name, count["received"]) for name, count in counts]
+    yield _counter("pylvs_vrrp_adverts_received", "Advertisements that counted.", label, received)
+    dropped = [
+        ([*name, reason.replace(" ", "_")], number)
+        for name, count in counts
+        for reason, number in count["dropped"].items()
+    ]
+    yield _counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)

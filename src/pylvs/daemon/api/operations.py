@@ -1,5 +1,7 @@
-"""One thing that the API can be asked: its path, what it takes, what it does. Requests are held against this, and the
-OpenAPI document is made of it, so that the two cannot differ."""
+"""One operation of the API: path, parameters, handler.
+
+Requests are validated against it and the OpenAPI document is generated from it, so the two cannot differ.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,18 @@ from typing import Any
 
 from aiohttp import web
 
-from pylvs.daemon.api.news import json_line
+from pylvs.daemon.event_bus import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 
 Handler = Callable[[web.Request, Mapping[str, Any]], Awaitable[web.StreamResponse]]
-_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value that an operation takes; `nullable` takes null as well, `pattern` tells which strings it takes."""
+    """A parameter; `pattern` is a regular expression of JSON Schema, for the document only."""
 
     kind: type
     help: str
@@ -31,29 +33,28 @@ class Field:
     pattern: str = ""
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value, if it is one of this field. Raises InvalidOperation."""
+        """Return the value. Raises InvalidOperation if it has another type."""
         if value is None and self.nullable:
             return None
         kinds = (int, float) if self.kind is float else self.kind
         fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            raise InvalidOperation(f"{name}: must be {_WORDS[self.kind]}{' or null' if self.nullable else ''}")
+            raise InvalidOperation(f"{name}: must be {_TYPE_NAMES[self.kind]}{' or null' if self.nullable else ''}")
         return value
 
     def schema(self) -> dict[str, Any]:
-        """As JSON Schema."""
         return {**self.type_schema(), "description": self.help}
 
     def type_schema(self) -> dict[str, Any]:
-        """The same without its description."""
-        word = _SCHEMAS[self.kind]
+        """Return the JSON Schema without a description."""
+        name = _SCHEMAS[self.kind]
         pattern = {"pattern": self.pattern} if self.pattern else {}
-        return {"type": [word, "null"] if self.nullable else word, **pattern}
+        return {"type": [name, "null"] if self.nullable else name, **pattern}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A method and a path with what they do; `takes` is the body of a POST and the query of a GET."""
+    """A method and a path with their handler; `takes` are fields of a POST's body or of a GET's query."""
 
     method: str
     path: str
@@ -63,8 +64,6 @@ class Operation:
     answers: str = "application/json"
 
     def route(self) -> web.RouteDef:
-        """For the application."""
-
         async def handle(request: web.Request) -> web.StreamResponse:
             given = await _body(request) if self.method == "POST" else self._query(request)
             return await self.handler(request, self._checked(given))
@@ -72,10 +71,10 @@ class Operation:
         return web.route(self.method, self.path, handle)
 
     def _query(self, request: web.Request) -> dict[str, Any]:
-        """The query's words; those of a field that is true or false as such."""
-        words = {"true": True, "false": False}
+        """Return the query, with booleans converted."""
+        booleans = {"true": True, "false": False}
         flags = {name for name, each in self.takes.items() if each.kind is bool}
-        return {name: words.get(text, text) if name in flags else text for name, text in request.query.items()}
+        return {name: booleans.get(text, text) if name in flags else text for name, text in request.query.items()}
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         for name in given:
@@ -88,7 +87,7 @@ class Operation:
         return {name: self.takes[name].checked(name, value) for name, value in given.items()}
 
     def described(self) -> dict[str, Any]:
-        """As an OpenAPI operation."""
+        """Return the OpenAPI operation."""
         made: dict[str, Any] = {
             "summary": self.help,
             "responses": {
@@ -116,7 +115,7 @@ class Operation:
                     "in": "query",
                     "required": each.required,
                     "description": each.help,
-                    "schema": each.type_schema() | {"type": _SCHEMAS[each.kind]},  # no query has null
+                    "schema": each.type_schema() | {"type": _SCHEMAS[each.kind]},  # a query cannot have null
                 }
                 for name, each in self.takes.items()
             ]
@@ -124,7 +123,7 @@ class Operation:
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object; none is an empty one. Raises InvalidOperation."""
+    """Return the request's JSON object; an empty body is an empty object. Raises InvalidOperation."""
     raw = await request.read()
     try:
         found = json.loads(raw) if raw.strip() else {}
@@ -135,6 +134,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return found
 
 
-def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
-    """JSON, with a newline at its end."""
+def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
+    """Return a response of JSON with a newline at its end."""
     return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

@@ -1,1 +1,1 @@
-"""The table: what is wanted, what is found, the fewest edits between the two, and who makes them."""
+"""Reconcile the table with the desired state."""

@@ -1,1 +1,1 @@
-"""One file a checker: each asks one real server one question."""
+"""The checkers, one file each, and the sockets that they share."""

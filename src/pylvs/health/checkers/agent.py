@@ -1,63 +1,63 @@
-"""AGENT_CHECK: the server itself says how much it can take, in the protocol of HAProxy's agents.
+"""AGENT_CHECK: an agent on the server reports its state and weight, in the protocol of HAProxy's agents.
 
-One line of words. "75%" is a share of the configured weight; "drain" and "maint" take the server out of use until
-"ready"; "down", "fail" and "stopped", with a description after #, say that it does not work until "up". What an answer
-does not mention stays as it was said last (HAProxy's configuration manual, "agent-check"). Unlike there, an agent that
-cannot be asked is a failed check, as of every other checker: it may be the only one that a server has.
+It sends one line. "75%" is a share of the configured weight. "drain" and "maint" take the server out of use until
+"ready". "down", "fail" and "stopped", with a description after #, mean failed until "up". What a line does not mention
+stays as reported before (HAProxy's configuration manual, "agent-check"). Unlike there, an agent that does not answer is
+a failed check, because it may be the only check of a server.
 """
 
 from __future__ import annotations
 
 import re
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import AgentCheck
 from pylvs.model.destination import MAX_WEIGHT
 
-_LONGEST_LINE = 1024
+_MAX_LINE = 1024
 _SEPARATORS = re.compile(r"[ \t,]+")
 _PERCENT = re.compile(r"([0-9]{1,9})%")
-_DOWN_WORDS = ("down", "fail", "stopped")
+_DOWN_KEYWORDS = ("down", "fail", "stopped")
 
 
-class Standing:
-    """All that an agent has said so far."""
+class AgentState:
+    """Everything that an agent has reported so far."""
 
     def __init__(self) -> None:
         self.admin = "ready"  # or drain, maint
-        self.down = ""  # in its own words
+        self.down = ""  # the keyword and description of a failed server
         self.percent: int | None = None
-        self.ignored: list[str] = []  # words of the last answer
+        self.ignored: list[str] = []  # keywords of the last line
 
-    def hear(self, line: str) -> None:
-        """Take an answer in. Raises CheckFailed for one that says nothing."""
-        said, _, description = line.partition("\r")[0].partition("#")
-        words = [word for word in _SEPARATORS.split(said.strip()) if word]
-        if not words:
-            raise CheckFailed("the agent said nothing")
-        self.ignored = [word for word in words if not self._take(word.lower(), description.strip())]
-        if len(self.ignored) == len(words) and not all(word.lower().startswith("maxconn:") for word in words):
-            raise CheckFailed(f"the agent said {quoted(line.encode())}, which is none of its words")
+    def update(self, line: str) -> None:
+        """Apply a line. Raises ProbeFailed if it has no known keyword."""
+        report, _, description = line.partition("\r")[0].partition("#")
+        keywords = [keyword for keyword in _SEPARATORS.split(report.strip()) if keyword]
+        if not keywords:
+            raise ProbeFailed("the agent said nothing")
+        self.ignored = [keyword for keyword in keywords if not self._apply(keyword.lower(), description.strip())]
+        harmless = all(keyword.lower().startswith("maxconn:") for keyword in keywords)
+        if len(self.ignored) == len(keywords) and not harmless:
+            raise ProbeFailed(f"the agent said {quoted(line.encode())}, which is none of its words")
 
-    def _take(self, word: str, description: str) -> bool:
-        if word in ("ready", "drain", "maint"):
-            self.admin = word
-        elif word == "up":
+    def _apply(self, keyword: str, description: str) -> bool:
+        if keyword in ("ready", "drain", "maint"):
+            self.admin = keyword
+        elif keyword == "up":
             self.down = ""
-        elif word in _DOWN_WORDS:
-            self.down = f"{word}: {quoted(description.encode())}" if description else word
-        elif found := _PERCENT.fullmatch(word):
+        elif keyword in _DOWN_KEYWORDS:
+            self.down = f"{keyword}: {quoted(description.encode())}" if description else keyword
+        elif found := _PERCENT.fullmatch(keyword):
             self.percent = int(found[1])
         else:
             return False
         return True
 
     def outcome(self, configured: int) -> Outcome:
-        """What it comes to for a server of this configured weight."""
+        """Return the outcome for a server of this configured weight."""
         note = f" (ignored: {quoted(' '.join(self.ignored).encode())})" if self.ignored else ""
         if self.down:
             return Outcome(False, f"the agent says {self.down}{note}")
@@ -72,24 +72,24 @@ class Standing:
 
 
 def _share(configured: int, percent: int) -> int:
-    """Rounded, but not down to nothing: of weight 1, "75%" must not be a drain."""
+    """Return the rounded weight, but not 0 for more than 0%: of weight 1, "75%" must not drain the server."""
     return max((configured * percent + 50) // 100, 1) if configured and percent else 0
 
 
-def probe(check: AgentCheck, context: Context) -> Probe:
-    """Asks, and remembers what was said."""
+def probe(check: AgentCheck, context: CheckContext) -> Probe:
+    """Return a probe that keeps the agent's state between calls."""
     endpoint = Endpoint(check.target)
-    standing = Standing()
+    state = AgentState()
 
     async def ask() -> Outcome:
         try:
-            with await Conversation.open(endpoint, Limit(check.pace.timeout_s)) as conversation:
+            with await TcpStream.open(endpoint, Deadline(check.pace.timeout_s)) as stream:
                 if check.send:
-                    await conversation.send(check.send)
-                line = await conversation.line(_LONGEST_LINE, "waiting for the agent's words")
-            standing.hear(line.decode("ascii", "replace"))
-        except CheckFailed as error:
+                    await stream.send(check.send)
+                line = await stream.line(_MAX_LINE, "waiting for the agent's words")
+            state.update(line.decode("ascii", "replace"))
+        except ProbeFailed as error:
             return error.outcome()
-        return standing.outcome(context.weight)
+        return state.outcome(context.weight)
 
     return ask

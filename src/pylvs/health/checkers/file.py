@@ -1,36 +1,35 @@
-"""FILE_CHECK: a number in a file moves the weight, or with weight 0 says up or down."""
+"""FILE_CHECK: a number in a file changes the weight, or with weight 0 means up or down."""
 
 from __future__ import annotations
 
 import os
 import re
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import words_of
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.outcome import Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
 from pylvs.model.destination import MAX_WEIGHT
 
-_NUMBER = re.compile(rb"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")  # as strtol(3) reads them with base 0
-_LONGEST = 64  # bytes that are read
+_NUMBER = re.compile(rb"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")  # strtol(3) with base 0
+_READ_BYTES = 64
 _LOWEST, _HIGHEST = -(1 << 31), (1 << 31) - 1
 
 
-def probe(check: FileCheck, context: Context) -> Probe:
-    """Reads the file; a file in memory or on a disk, for what blocks blocks all checks."""
+def probe(check: FileCheck, context: CheckContext) -> Probe:
+    """Return a probe that reads the file. It blocks the event loop, so the file must be on a local disk."""
 
     async def ask() -> Outcome:
         try:
             text = _read(check.path)
         except OSError as error:
-            text, trouble = b"", f"{words_of(error.errno or 0)}: {check.path} counts as 0"
+            text, read_error = b"", f"{errno_text(error.errno or 0)}: {check.path} counts as 0"
         else:
-            trouble = ""
+            read_error = ""
         number = number_in(text)
         if not _LOWEST <= number <= _HIGHEST:
             return Outcome(False, f"{number} in {check.path} is beyond all numbers and is ignored", inconclusive=True)
-        outcome = judged(number, check, context.weight)
-        return Outcome(outcome.ok, trouble, outcome.weight) if trouble else outcome
+        outcome = judge_number(number, check, context.weight)
+        return Outcome(outcome.ok, read_error, outcome.weight) if read_error else outcome
 
     return ask
 
@@ -38,13 +37,13 @@ def probe(check: FileCheck, context: Context) -> Probe:
 def _read(path: str) -> bytes:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(number, _LONGEST)
+        return os.read(number, _READ_BYTES)
     finally:
         os.close(number)
 
 
 def number_in(text: bytes) -> int:
-    """The number at the beginning; 0 where there is none."""
+    """Return the number at the beginning, 0 if there is none."""
     found = _NUMBER.match(text)
     if not found:
         return 0
@@ -53,8 +52,8 @@ def number_in(text: bytes) -> int:
     return int(found[1].decode() + digits, 8 if octal else 0)
 
 
-def judged(number: int, check: FileCheck, configured: int) -> Outcome:
-    """What a number means for a server of this configured weight."""
+def judge_number(number: int, check: FileCheck, configured: int) -> Outcome:
+    """Return the outcome of a number for a server of this configured weight."""
     if not check.weight:
         good = (number == 0) is not check.reverse
         return Outcome(good, f"{number} in {check.path}")

@@ -1,30 +1,29 @@
-"""HTTP_GET and SSL_GET: every page answers with a status, a digest and a text as it should.
+"""HTTP_GET and SSL_GET: every page has the expected status, digest and text.
 
-The request is keepalived's, byte for byte, as servers' logs and rules may know it. Redirects are not followed. Each
-page has a connection and the check's whole timeout to itself, as each connection of keepalived has.
+The request is keepalived's, byte for byte, because servers' rules may depend on it. Redirects are not followed. As in
+keepalived each page has its own connection and the whole timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.http_answer import Answer, Reader, TooLong, read_body
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.http_response import BodyTooLong, HttpResponse, ResponseReader, read_body
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.errors import PylvsError
 from pylvs.system.pcre2 import MatchFailed, Regex
 
-_AT_ONCE = 1 << 16  # bytes in which an expression is searched without leaving the event loop's thread
+_SEARCH_IN_LOOP = 1 << 16  # bytes; longer texts are searched in a thread
 _CONNECTION = {"C": "close", "K": "keep-alive"}
 
 
-def probe(check: HttpCheck, context: Context) -> Probe:
-    """Asks for the pages one after another, as far as all is well."""
+def probe(check: HttpCheck, context: CheckContext) -> Probe:
+    """Return a probe that gets the pages one after another, until one fails."""
     endpoint = Endpoint(check.target)
     try:
         pages = [_Page(check, url, endpoint, context.virtualhost) for url in check.urls]
@@ -36,7 +35,7 @@ def probe(check: HttpCheck, context: Context) -> Probe:
         for page in pages:
             try:
                 reasons.append(await page.good())
-            except CheckFailed as error:
+            except ProbeFailed as error:
                 path = f"{page.path}: " if len(pages) > 1 else ""
                 return Outcome(False, f"{path}{error}", inconclusive=error.inconclusive)
         return Outcome(True, "; ".join(dict.fromkeys(reasons)))
@@ -52,7 +51,7 @@ def _always(outcome: Outcome) -> Probe:
 
 
 def request(check: HttpCheck, url: Url, virtualhost: str) -> bytes:
-    """What is sent. An HTTP version's letter chooses the Connection field: C close, K keep-alive; 1.1 alone closes."""
+    """Return the request. A letter after the version sets Connection: C is close, K keep-alive; 1.1 alone means C."""
     version, letter = check.protocol[:3], check.protocol[3:].upper()
     connection = _CONNECTION.get(letter or ("C" if version == "1.1" else ""))
     lines = [f"GET {url.path} HTTP/{version}", "User-Agent: KeepAliveClient"]
@@ -63,7 +62,7 @@ def request(check: HttpCheck, url: Url, virtualhost: str) -> bytes:
 
 
 class _Page:
-    """One page of a check, with all that is the same each time. Raises PylvsError for an impossible expression."""
+    """One page of a check. Raises PylvsError for an invalid regular expression."""
 
     def __init__(self, check: HttpCheck, url: Url, endpoint: Endpoint, virtualhost: str) -> None:
         self._endpoint, self._timeout_s = endpoint, check.pace.timeout_s
@@ -76,61 +75,61 @@ class _Page:
         self.path = url.path
 
     async def good(self) -> str:
-        """Why the page is good. Raises CheckFailed if it is not."""
-        limit = Limit(self._timeout_s)
-        with await Conversation.open(self._endpoint, limit) as conversation:
-            conversation.close_notify = self._url.tls_compliant
+        """Get the page, and return why it is good. Raises ProbeFailed."""
+        deadline = Deadline(self._timeout_s)
+        with await TcpStream.open(self._endpoint, deadline) as stream:
+            stream.close_notify = self._url.tls_compliant
             if self._tls:
-                await conversation.start_tls(self._server_name)
-            await conversation.send(self._request)
-            reader = Reader(conversation)
-            answer = await reader.head()
-            self._judge_status(answer)
+                await stream.start_tls(self._server_name)
+            await stream.send(self._request)
+            reader = ResponseReader(stream)
+            response = await reader.head()
+            self._judge_status(response)
             try:
-                await read_body(reader, answer, bool(self._digest), self._regex is not None)
-            except TooLong as error:
+                await read_body(reader, response, bool(self._digest), self._regex is not None)
+            except BodyTooLong as error:
                 if self._digest or self._regex:
                     raise
-                answer.remark = f"{error}, not read on"
-        self._judge_digest(answer)
-        await self._judge_text(answer)
-        return f"status {answer.status}" + (f" ({answer.remark})" if answer.remark else "")
+                response.remark = f"{error}, not read on"
+        self._judge_digest(response)
+        await self._judge_text(response)
+        return f"status {response.status}" + (f" ({response.remark})" if response.remark else "")
 
-    def _judge_status(self, answer: Answer) -> None:
-        if not any(first <= answer.status <= last for first, last in self._url.statuses):
+    def _judge_status(self, response: HttpResponse) -> None:
+        if not any(first <= response.status <= last for first, last in self._url.statuses):
             good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self._url.statuses)
-            raise CheckFailed(f"status {answer.status}, not {good}")
+            raise ProbeFailed(f"status {response.status}, not {good}")
 
-    def _judge_digest(self, answer: Answer) -> None:
-        if self._digest and self._digest not in answer.digests:
-            remark = f" ({answer.remark})" if answer.remark else ""
-            raise CheckFailed(f"digest {answer.digests[0]}, not {self._digest}{remark}")
+    def _judge_digest(self, response: HttpResponse) -> None:
+        if self._digest and self._digest not in response.digests:
+            remark = f" ({response.remark})" if response.remark else ""
+            raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
 
-    async def _judge_text(self, answer: Answer) -> None:
-        """The expression must be found in the body, or in head and body together; or, told so, not in the body.
+    async def _judge_text(self, response: HttpResponse) -> None:
+        """Search the regular expression in the body, and then in header and body; with regex_no_match in the body only.
 
-        keepalived searches head and body together where they came in one packet, else the body alone.
+        keepalived searches header and body if they arrive in one packet, else the body only.
         """
         if self._regex is None:
             return
-        found = await self._found(answer.body)
+        found = await self._found(response.body)
         if not found and not self._url.regex_no_match:
-            found = await self._found(answer.head + answer.body)
+            found = await self._found(response.head + response.body)
         if found is self._url.regex_no_match:
-            raise CheckFailed(f"the text {'matches' if found else 'does not match'} '{self._url.regex}'")
+            raise ProbeFailed(f"the text {'matches' if found else 'does not match'} '{self._url.regex}'")
 
     async def _found(self, text: bytes) -> bool:
         assert self._regex is not None
         arguments = (text, self._url.regex_min_offset, self._url.regex_max_offset or None)
         try:
-            if len(text) <= _AT_ONCE:
+            if len(text) <= _SEARCH_IN_LOOP:
                 return self._regex.matches(*arguments)
             return await asyncio.get_running_loop().run_in_executor(None, self._regex.matches, *arguments)
         except MatchFailed as error:
-            raise CheckFailed(f"'{self._url.regex}': {error}") from None
+            raise ProbeFailed(f"'{self._url.regex}': {error}") from None
 
 
 def _without_port(host: str) -> str:
-    """The name of a Host field."""
+    """Return the name in a Host header."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() and ":" not in name else host

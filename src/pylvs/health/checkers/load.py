@@ -1,28 +1,223 @@
-"""LOAD_CHECK: the server says how busy it is, and its weight follows. It never takes a server out.
+"""LOAD_CHECK: set the weight by the load that the server reports. It never takes a server out.
 
-It reads what Prometheus would: node_exporter's page, or one of the operator's own.
+The server has node_exporter's page of metrics, a page of the operator's own, or a page with one number.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.http_answer import Reader, read_body
-from pylvs.health.checkers.load_page import CpuTimes, Selector, Unreadable, reading
-from pylvs.health.checkers.load_weight import LoadRule, LoadState
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.http_response import ResponseReader, read_body
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource
+from pylvs.model.dataclass import dataclass, field
 
-BETWEEN_S = 1.0  # the first two pages, where it takes two to tell a load
+# --- the page of metrics ---
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+LOAD1, CPU_SECONDS = "node_load1", "node_cpu_seconds_total"
+_MAX_NUMBER = 64  # bytes
+_MAX_LINES = 20_000  # of one metric: 2048 processors with 8 modes each have fewer
+_METRICS = {LoadSource.LOAD1_PER_CORE: (LOAD1, CPU_SECONDS), LoadSource.CPU_BUSY: (CPU_SECONDS,)}
 
 
-def probe(check: LoadCheck, context: Context) -> Probe:
-    """Reads the page, and remembers what it said."""
+class Unreadable(Exception):
+    """The page has no usable load."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """Seconds since the server's start for each processor: in total, and idle."""
+
+    total: Mapping[str, float]
+    idle: Mapping[str, float]
+
+    def busy_since(self, before: CpuTimes) -> float | None:
+        """Return the busy share since an earlier page, 0 to 1; waiting for disks is busy.
+
+        None if no time passed, the server was restarted, or its number of processors changed.
+        """
+        if self.total.keys() != before.total.keys():
+            return None
+        spent = [self.total[cpu] - before.total[cpu] for cpu in self.total]
+        if min(spent, default=0.0) < 0 or sum(spent) <= 0:
+            return None
+        idle = sum(self.idle.values()) - sum(before.idle.values())
+        return min(max(1 - idle / sum(spent), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A metric by name and some of its labels, as in Prometheus: `queue{pool="web"}`."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str) -> Selector:
+        """Parse a selector. Raises Unreadable."""
+        samples = list(_samples(f"{text} 0\n", f"'{text}'"))
+        if len(samples) != 1:
+            raise Unreadable(f"'{text}' names no metric")
+        return cls(samples[0].name, samples[0].labels)
+
+    def value(self, samples: Iterable[Sample]) -> float:
+        """Return the sum of all samples with the name and labels. Raises Unreadable if there are none."""
+        found = [
+            sample.value
+            for sample in samples
+            if sample.name == self.name and self.labels.items() <= sample.labels.items()
+        ]
+        if not found:
+            labels = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
+            raise Unreadable(f"the page has no {self.name}" + (f"{{{labels}}}" if labels else ""))
+        return _finite(sum(found), self.name)
+
+
+def parse_page(page: bytes, check: LoadCheck, selector: Selector | None) -> float | CpuTimes:
+    """Return the load of a page, or CPU times to be compared with those of a second page. Raises Unreadable.
+
+    A page with one number is the load itself, for every source.
+    """
+    number = _single_number(page)
+    if number is not None:
+        return number
+    names = (selector.name,) if selector else _METRICS[check.source]
+    samples = list(_samples(_lines_of(page, names), "the page"))
+    if selector:
+        return selector.value(samples)
+    times = _cpu_times(samples)
+    if check.source is LoadSource.CPU_BUSY:
+        return times
+    return Selector(LOAD1).value(samples) / len(times.total)
+
+
+def _single_number(page: bytes) -> float | None:
+    text = page.strip()
+    if not text or len(text) > _MAX_NUMBER:
+        return None
+    try:
+        return _finite(float(text), "the page")
+    except ValueError:
+        return None
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value) or value < 0:
+        raise Unreadable(f"{what} is {value:g}, which is not a load")
+    return value
+
+
+def _lines_of(page: bytes, names: Iterable[str]) -> str:
+    """Return the lines of these metrics: parsing all of a page's thousands of lines takes long."""
+    prefixes = tuple(name.encode() + sign for name in names for sign in (b" ", b"{", b"\t"))
+    lines = [line for line in page.split(b"\n") if line.startswith(prefixes)]
+    if len(lines) > _MAX_LINES:
+        raise Unreadable(f"the page has {len(lines)} lines of {' and '.join(names)}")
+    return b"\n".join([*lines, b""]).decode(errors="replace")
+
+
+def _samples(text: str, what: str) -> list[Sample]:
+    """Parse lines. Raises Unreadable."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except Exception as error:  # the parser documents none
+        raise Unreadable(f"{what} is not in Prometheus's text format: {error}") from None
+
+
+def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
+    total: dict[str, float] = {}
+    idle: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == CPU_SECONDS and "cpu" in sample.labels:
+            cpu = sample.labels["cpu"]
+            seconds = _finite(sample.value, CPU_SECONDS)
+            total[cpu] = total.get(cpu, 0.0) + seconds
+            if sample.labels.get("mode") == "idle":
+                idle[cpu] = seconds
+    if not total or total.keys() != idle.keys():
+        raise Unreadable(f'the page has no {CPU_SECONDS}{{mode="idle"}} of each processor')
+    return CpuTimes(total, idle)
+
+
+# --- from load to weight ---
+
+_MAX_LOAD = 2.0  # times `full`: a higher load counts as this, or the smoothed load would fall late
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """How a load becomes a weight; the fields are those of `LoadCheck`."""
+
+    configured: int
+    full: float = 1.0
+    floor: float = 0.1
+    smoothing: float = 0.5
+    hysteresis: float = 0.05
+    patience: int = 3
+
+    @classmethod
+    def of(cls, check: LoadCheck, configured: int) -> LoadRule:
+        """Return the rule of a check for a server of this configured weight."""
+        return cls(configured, check.full, check.floor, check.smoothing, check.hysteresis, check.patience)
+
+    @property
+    def least(self) -> int:
+        """The lowest weight: the floor, and at least 1 if the configured weight is not 0."""
+        return min(max(math.ceil(self.configured * self.floor), 1), self.configured)
+
+    def aim(self, load: float) -> int:
+        """Return the weight for this load, without history."""
+        share = 1 - load / self.full
+        return min(max(round(self.configured * max(share, 0.0)), self.least), self.configured)
+
+    @property
+    def step(self) -> int:
+        """The smallest change, except for the last one to either end."""
+        return max(math.ceil(self.configured * self.hysteresis), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """What is kept between readings; without a weight the configured one counts."""
+
+    load: float | None = None  # smoothed
+    weight: int | None = None
+    missed: int = 0  # readings in a row
+
+    def after(self, load: float, rule: LoadRule) -> LoadState:
+        """Return the state after a reading. Both ends are reached exactly: a server must return to full weight."""
+        load = min(load, _MAX_LOAD * rule.full)
+        smoothed = load if self.load is None else rule.smoothing * self.load + (1 - rule.smoothing) * load
+        aim = rule.aim(smoothed)
+        now = rule.configured if self.weight is None else self.weight
+        small = abs(aim - now) < rule.step and aim not in (rule.least, rule.configured)
+        return LoadState(smoothed, now if small else aim)
+
+    def without(self, rule: LoadRule) -> LoadState:
+        """Return the state after a failed reading: as before, until `patience` readings have failed."""
+        missed = self.missed + 1
+        return LoadState(missed=missed) if missed > rule.patience else LoadState(self.load, self.weight, missed)
+
+
+# --- the checker ---
+
+SECOND_PAGE_AFTER_S = 1.0  # at the first probe, if the load is a difference between two pages
+
+
+def probe(check: LoadCheck, context: CheckContext) -> Probe:
+    """Return a probe that keeps the load between calls."""
     try:
         selector = Selector.of(check.metric) if check.source is LoadSource.METRIC else None
     except Unreadable as error:
@@ -38,15 +233,15 @@ def _always(outcome: Outcome) -> Probe:
 
 
 class _Load:
-    """One server's load from page to page."""
+    """The load of one server."""
 
-    def __init__(self, check: LoadCheck, context: Context, selector: Selector | None) -> None:
+    def __init__(self, check: LoadCheck, context: CheckContext, selector: Selector | None) -> None:
         self._check = check
         self._selector = selector
         self._endpoint = Endpoint(check.target)
         self._rule = LoadRule.of(check, context.weight)
         self._state = LoadState()
-        self._times: CpuTimes | None = None  # of the page before
+        self._times: CpuTimes | None = None  # of the last page
         host = written(check.target.address, check.target.port)
         self._request = (
             f"GET {check.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: pylvs\r\n"
@@ -54,12 +249,12 @@ class _Load:
         ).encode(errors="surrogateescape")
 
     async def ask(self) -> Outcome:
-        """The weight that the load comes to."""
-        limit = Limit(self._check.pace.timeout_s)
+        """Get the page, and return the weight."""
+        deadline = Deadline(self._check.pace.timeout_s)
         try:
-            load = await self._load(limit)
-        except (CheckFailed, Unreadable) as error:
-            if isinstance(error, CheckFailed) and error.inconclusive:
+            load = await self._load(deadline)
+        except (ProbeFailed, Unreadable) as error:
+            if isinstance(error, ProbeFailed) and error.inconclusive:
                 return error.outcome()
             self._state = self._state.without(self._rule)
             kept = "as it was" if self._state.weight is not None else "as configured"
@@ -70,27 +265,27 @@ class _Load:
         smoothed = f", smoothed {self._state.load:.3g}" if self._check.smoothing else ""
         return Outcome(True, f"load {load:.3g}{smoothed}: weight {self._state.weight}", self._state.weight)
 
-    async def _load(self, limit: Limit) -> float | None:
-        found = reading(await self._page(limit), self._check, self._selector)
+    async def _load(self, deadline: Deadline) -> float | None:
+        found = parse_page(await self._page(deadline), self._check, self._selector)
         if not isinstance(found, CpuTimes):
             return found
         if self._times is None:
             self._times = found
-            await asyncio.sleep(min(BETWEEN_S, self._check.pace.timeout_s / 2))
-            return await self._load(limit)
+            await asyncio.sleep(min(SECOND_PAGE_AFTER_S, self._check.pace.timeout_s / 2))
+            return await self._load(deadline)
         before, self._times = self._times, found
         return found.busy_since(before)
 
-    async def _page(self, limit: Limit) -> bytes:
-        with await Conversation.open(self._endpoint, limit) as conversation:
+    async def _page(self, deadline: Deadline) -> bytes:
+        with await TcpStream.open(self._endpoint, deadline) as stream:
             if self._check.tls:
-                await conversation.start_tls()
-            await conversation.send(self._request)
-            reader = Reader(conversation)
-            answer = await reader.head()
-            if not 200 <= answer.status <= 299:
-                raise CheckFailed(f"status {answer.status}")
-            await read_body(reader, answer, digest=False, keep=True)
-            if answer.remark:
-                raise CheckFailed(answer.remark)
-            return answer.body
+                await stream.start_tls()
+            await stream.send(self._request)
+            reader = ResponseReader(stream)
+            response = await reader.head()
+            if not 200 <= response.status <= 299:
+                raise ProbeFailed(f"status {response.status}")
+            await read_body(reader, response, digest=False, keep=True)
+            if response.remark:
+                raise ProbeFailed(response.remark)
+            return response.body

@@ -1,24 +1,24 @@
-"""MISC_CHECK: a program of the operator's own says how a real server is."""
+"""MISC_CHECK: run a program. Its exit status is the outcome."""
 
 from __future__ import annotations
 
 import logging
 
-from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.checks import MiscCheck
 from pylvs.system.processes.scripts import Ended
 
 log = logging.getLogger(__name__)
-_LOWEST_DYNAMIC = 2  # exit statuses from here on are weights, this one weight 0
+_LOWEST_DYNAMIC = 2  # this exit status is weight 0, the next weight 1 ...
 
 
-def probe(check: MiscCheck, context: Context) -> Probe:
-    """Runs the program. What it prints goes to the log, its first line into the reason where it fails."""
+def probe(check: MiscCheck, context: CheckContext) -> Probe:
+    """Return a probe that runs the program and logs its output; a failure's reason has the first line."""
 
     async def ask() -> Outcome:
         if context.processes is None:
-            return Outcome(False, "no scripts are run here")
+            return Outcome(False, "scripts are not run")
         ended = await context.processes.run(check.script, check.pace.timeout_s)
         for line in ended.lines():
             log.debug("%s: %s", check.script, line)
@@ -28,10 +28,10 @@ def probe(check: MiscCheck, context: Context) -> Probe:
 
 
 def outcome(ended: Ended, dynamic: bool) -> Outcome:
-    """What an end means: with `dynamic` the statuses 2 to 255 are weights, which hold for as long as they are said.
+    """Return the outcome of a program. With `dynamic`, exit statuses from 2 to 255 are weights.
 
-    Every other end, a timeout too, leaves the weight as configured. A machine that has no process for the program, or
-    whose process that runs programs was killed, learns nothing of the real server.
+    Any other end keeps the configured weight. If this host could not start the program, or its script runner was
+    killed, the outcome is inconclusive.
     """
     if ended.unable:
         return Outcome(False, str(ended), inconclusive=True)

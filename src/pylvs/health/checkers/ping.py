@@ -10,21 +10,19 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.datagrams import answer, send
-from pylvs.health.checkers.failures import CheckFailed, NoSocket
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
 
-_TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that no echo is taken for another's
-_ICMP_FILTER, _ICMP6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h: a set bit keeps that type away
+_TOKEN_BYTES = 20  # identifier, sequence number and data; random: a reply matches one request only
+_ICMP_FILTER, _ICMP6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h: a set bit drops that type
 _SOL_RAW = 255
-_MAY_NOT = (errno.EACCES, errno.EPERM)
+_NOT_PERMITTED = (errno.EACCES, errno.EPERM)
 
 
 class EchoKind:
-    """What differs between the families."""
+    """The protocol and ICMP types of a family."""
 
     def __init__(self, family: int) -> None:
         if family == socket.AF_INET:
@@ -34,51 +32,54 @@ class EchoKind:
         self.v4 = family == socket.AF_INET
 
     def only_replies(self, raw: socket.socket) -> None:
-        """Without this a raw socket would be woken by every ICMP message from its peer."""
+        """Let a raw socket receive echo replies only; otherwise every ICMP message of the peer would wake it."""
         if self.v4:
             raw.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF & ~(1 << self.reply)))
         else:
-            words = [0xFFFFFFFF] * 8
-            words[self.reply >> 5] &= ~(1 << (self.reply & 31))
-            raw.setsockopt(self.protocol, _ICMP6_FILTER, struct.pack("=8I", *words))
+            mask = [0xFFFFFFFF] * 8
+            mask[self.reply >> 5] &= ~(1 << (self.reply & 31))
+            raw.setsockopt(self.protocol, _ICMP6_FILTER, struct.pack("=8I", *mask))
 
 
-def probe(check: PingCheck, context: Context) -> Probe:
-    """Sends one echo; by a ping socket where net.ipv4.ping_group_range allows, else by a raw one."""
+def probe(check: PingCheck, context: CheckContext) -> Probe:
+    """Return a probe that sends one echo request.
+
+    It uses a ping socket if net.ipv4.ping_group_range allows that, else a raw socket.
+    """
     endpoint = Endpoint(replace(check.target, port=0, source_port=0))
     kind = EchoKind(endpoint.family)
 
     async def ask() -> Outcome:
-        limit = Limit(check.pace.timeout_s)
+        deadline = Deadline(check.pace.timeout_s)
         clock = asyncio.get_running_loop().time
         try:
             sock, raw = _socket(endpoint, kind)
             with sock:
                 message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
                 sent = clock()
-                send(sock, summed(message) if raw and kind.v4 else message)
-                if await answer(sock, limit, is_reply(message, kind, raw)) is None:
-                    return limit.expired("waiting for the echo").outcome()
+                send_datagram(sock, summed(message) if raw and kind.v4 else message)
+                if await receive_datagram(sock, deadline, is_reply(message, kind, raw)) is None:
+                    return deadline.expired("waiting for the echo").outcome()
                 return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
-        except CheckFailed as error:
+        except ProbeFailed as error:
             return error.outcome()
 
     return ask
 
 
 def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
-    """A socket for echoes, and whether it is a raw one. Raises CheckFailed."""
+    """Return a socket, and whether it is raw. Raises ProbeFailed."""
     try:
-        return endpoint.correspondence(socket.SOCK_DGRAM, kind.protocol), False
+        return endpoint.connected_datagram(socket.SOCK_DGRAM, kind.protocol), False
     except NoSocket as error:
-        if error.code not in (*_MAY_NOT, errno.EPROTONOSUPPORT):
+        if error.code not in (*_NOT_PERMITTED, errno.EPROTONOSUPPORT):
             raise
     try:
-        raw = endpoint.correspondence(socket.SOCK_RAW, kind.protocol)
+        raw = endpoint.connected_datagram(socket.SOCK_RAW, kind.protocol)
     except NoSocket as error:
-        if error.code in _MAY_NOT:
+        if error.code in _NOT_PERMITTED:
             text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
-            raise CheckFailed(text, inconclusive=True) from None
+            raise ProbeFailed(text, inconclusive=True) from None
         raise
     try:
         kind.only_replies(raw)
@@ -89,19 +90,19 @@ def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
 
 
 def is_reply(message: bytes, kind: EchoKind, raw: bool) -> Callable[[bytes], bool]:
-    """Whether a packet is the answer to this message. The identifier is the kernel's where it owns the socket."""
+    """Return whether a packet is the reply to this message. On a ping socket the kernel sets the identifier."""
 
-    def mine(packet: bytes) -> bool:
+    def matches(packet: bytes) -> bool:
         if raw and kind.v4 and packet:
-            packet = packet[(packet[0] & 15) * 4 :]  # behind the IP header
-        own = slice(4 if raw else 6, None)
-        return packet[:1] == bytes([kind.reply]) and packet[own] == message[own]
+            packet = packet[(packet[0] & 15) * 4 :]  # after the IP header
+        token = slice(4 if raw else 6, None)
+        return packet[:1] == bytes([kind.reply]) and packet[token] == message[token]
 
-    return mine
+    return matches
 
 
 def summed(message: bytes) -> bytes:
-    """With the checksum of RFC 1071, which the kernel adds to everything but raw ICMP for IPv4."""
+    """Return the message with its checksum (RFC 1071), which the kernel sets except on raw sockets for IPv4."""
     total: int = sum(struct.unpack(f"!{len(message) // 2}H", message))
     total = (total & 0xFFFF) + (total >> 16)
     total = ~(total + (total >> 16)) & 0xFFFF

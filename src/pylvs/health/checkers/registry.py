@@ -1,14 +1,27 @@
-"""Which checker makes which check; a checker's module is imported when the first check of its kind is made."""
+"""Make the probe of a check. A checker's module is imported when the first check of its type is made."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Probe
 from pylvs.model import checks
+from pylvs.model.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from pylvs.system.processes.scripts import Processes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What a checker needs besides its check: settings of the server and service, and the script runner."""
+
+    weight: int = 1  # configured for the real server; relative weights ("75%", "5 more") start here
+    virtualhost: str = ""  # of the real server, else of the service; the check's own counts first
+    processes: Processes | None = None  # None: scripts are not run
+
 
 _MODULES: dict[type[checks.Check], str] = {
     checks.TcpCheck: "tcp",
@@ -24,8 +37,8 @@ _MODULES: dict[type[checks.Check], str] = {
 }
 
 
-def probe_of(check: checks.Check, context: Context) -> Probe:
-    """What makes this check each time it is called."""
+def probe_of(check: checks.Check, context: CheckContext) -> Probe:
+    """Return the probe of a check, made by `probe` of its checker's module."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
-    maker = cast("Callable[[checks.Check, Context], Probe]", module.probe)
+    maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
     return maker(check, context)

@@ -1,60 +1,59 @@
-"""SMTP_CHECK: a mail server greets, and answers HELO and QUIT (RFC 5321)."""
+"""SMTP_CHECK: a mail server sends its greeting, and answers HELO and QUIT (RFC 5321)."""
 
 from __future__ import annotations
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import SmtpCheck, Target
 
-_LONGEST_LINE = 4096  # RFC 5321 allows 512; what greets at length may still serve well
-_MOST_LINES = 100
+_MAX_LINE = 4096  # RFC 5321 allows 512; a server with longer lines is good, too
+_MAX_LINES = 100
 _READY, _DONE = 220, 250
 
 
-def probe(check: SmtpCheck, context: Context) -> Probe:
-    """Talks to each address in turn; each has the whole timeout to itself."""
-    places = [(target, Endpoint(target)) for target in check.targets]
-    hello = f"HELO {check.helo_name}\r\n".encode(errors="surrogateescape")
+def probe(check: SmtpCheck, context: CheckContext) -> Probe:
+    """Return a probe of each host in turn; each has the whole timeout."""
+    hosts = [(target, Endpoint(target)) for target in check.targets]
+    helo = f"HELO {check.helo_name}\r\n".encode(errors="surrogateescape")
 
     async def ask() -> Outcome:
         greeting = ""
-        for target, endpoint in places:
+        for target, endpoint in hosts:
             try:
-                greeting = await _greeted(endpoint, Limit(check.pace.timeout_s), hello)
-            except CheckFailed as error:
-                return Outcome(False, _said_of(target, str(error), len(places)), inconclusive=error.inconclusive)
+                greeting = await _greeted(endpoint, Deadline(check.pace.timeout_s), helo)
+            except ProbeFailed as error:
+                return Outcome(False, _reason(target, str(error), len(hosts)), inconclusive=error.inconclusive)
         return Outcome(True, greeting)
 
     return ask
 
 
-def _said_of(target: Target, reason: str, places: int) -> str:
-    return f"{target}: {reason}" if places > 1 else reason
+def _reason(target: Target, reason: str, hosts: int) -> str:
+    return f"{target}: {reason}" if hosts > 1 else reason
 
 
-async def _greeted(endpoint: Endpoint, limit: Limit, hello: bytes) -> str:
-    """How it greeted. What it answers to QUIT does not matter, as long as it does."""
-    with await Conversation.open(endpoint, limit) as conversation:
-        greeting = await _answer(conversation, "the greeting", _READY)
-        await conversation.send(hello)
-        await _answer(conversation, "the answer to HELO", _DONE)
-        await conversation.send(b"QUIT\r\n")
-        await _answer(conversation, "the answer to QUIT", None)
+async def _greeted(endpoint: Endpoint, deadline: Deadline, helo: bytes) -> str:
+    """Return the greeting. The server must answer QUIT, with any code. Raises ProbeFailed."""
+    with await TcpStream.open(endpoint, deadline) as stream:
+        greeting = await _reply(stream, "the greeting", _READY)
+        await stream.send(helo)
+        await _reply(stream, "the answer to HELO", _DONE)
+        await stream.send(b"QUIT\r\n")
+        await _reply(stream, "the answer to QUIT", None)
     return f"greeted: {quoted(greeting)}"
 
 
-async def _answer(conversation: Conversation, what: str, wanted: int | None) -> bytes:
-    """The last line of an answer of one or more lines, which must begin with this code. Raises CheckFailed."""
-    for _ in range(_MOST_LINES):
-        line = await conversation.line(_LONGEST_LINE, f"waiting for {what}")
+async def _reply(stream: TcpStream, what: str, wanted: int | None) -> bytes:
+    """Return the last line of a reply, which must have this code. Raises ProbeFailed."""
+    for _ in range(_MAX_LINES):
+        line = await stream.line(_MAX_LINE, f"waiting for {what}")
         code, mark = line[:3], line[3:4]
         if not code.isdigit() or len(code) < 3 or mark not in (b"", b" ", b"-"):
-            raise CheckFailed(f"{what} is {quoted(line)}, which is no SMTP")
+            raise ProbeFailed(f"{what} is {quoted(line)}, which is no SMTP")
         if wanted is not None and int(code) != wanted:
-            raise CheckFailed(f"{what} is {quoted(line)}, not {wanted}")
+            raise ProbeFailed(f"{what} is {quoted(line)}, not {wanted}")
         if mark != b"-":
             return line
-    raise CheckFailed(f"{what} has more than {_MOST_LINES} lines")
+    raise ProbeFailed(f"{what} has more than {_MAX_LINES} lines")

@@ -1,24 +1,22 @@
-"""TCP_CHECK: a connection can be made, and is closed again."""
+"""TCP_CHECK: a TCP connection to the server succeeds."""
 
 from __future__ import annotations
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.model.checks import TcpCheck
 
 _CONNECTED = Outcome(True, "connected")
 
 
-def probe(check: TcpCheck, context: Context) -> Probe:
-    """Connects."""
+def probe(check: TcpCheck, context: CheckContext) -> Probe:
     endpoint, timeout_s = Endpoint(check.target), check.pace.timeout_s
 
     async def ask() -> Outcome:
         try:
-            (await endpoint.connected(Limit(timeout_s))).close()
-        except CheckFailed as error:
+            (await endpoint.connected(Deadline(timeout_s))).close()
+        except ProbeFailed as error:
             return error.outcome()
         return _CONNECTED
 

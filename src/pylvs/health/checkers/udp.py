@@ -1,45 +1,44 @@
-"""UDP_CHECK: no ICMP error comes back; with `require_reply`, an answer does."""
+"""UDP_CHECK: no ICMP error answers a datagram; with `require_reply`, a datagram does."""
 
 from __future__ import annotations
 
 import os
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.datagrams import answer, send
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import UdpCheck
 
 _RANDOM_BYTES = 32
-_USUAL_MOST = 255  # max_reply_length where nobody set it
+_DEFAULT_MAX_REPLY = 255  # max_reply_length
 
 
-def probe(check: UdpCheck, context: Context) -> Probe:
-    """Sends once, and hears until the answer, an error or the timeout."""
+def probe(check: UdpCheck, context: CheckContext) -> Probe:
+    """Return a probe that sends one datagram, and waits for an answer or an error."""
     endpoint = Endpoint(check.target)
 
     async def ask() -> Outcome:
-        limit = Limit(check.pace.timeout_s)
+        deadline = Deadline(check.pace.timeout_s)
         try:
-            with endpoint.correspondence() as sock:
-                send(sock, check.payload or os.urandom(_RANDOM_BYTES))
-                return _outcome(check, await answer(sock, limit, lambda data: True), limit)
-        except CheckFailed as error:
+            with endpoint.connected_datagram() as sock:
+                send_datagram(sock, check.payload or os.urandom(_RANDOM_BYTES))
+                return _outcome(check, await receive_datagram(sock, deadline), deadline)
+        except ProbeFailed as error:
             return error.outcome()
 
     return ask
 
 
-def _outcome(check: UdpCheck, data: bytes | None, limit: Limit) -> Outcome:
+def _outcome(check: UdpCheck, data: bytes | None, deadline: Deadline) -> Outcome:
     if data is None and check.require_reply:
-        return limit.expired("waiting for the answer").outcome()
+        return deadline.expired("waiting for the answer").outcome()
     if data is None:
-        return Outcome(True, f"no ICMP error within {limit.seconds:g} s")
+        return Outcome(True, f"no ICMP error within {deadline.seconds:g} s")
     if not check.require_reply:
         return Outcome(True, f"answered with {len(data)} bytes")
-    # keepalived looks at lengths only where it compares the bytes, so its usual bound of 255 must not count before.
-    most = check.max_reply_length if check.reply.value or check.max_reply_length != _USUAL_MOST else len(data)
+    # keepalived checks the length only if it compares the bytes, so without a pattern the default of 255 is no limit.
+    limited = check.reply.value or check.max_reply_length != _DEFAULT_MAX_REPLY
+    most = check.max_reply_length if limited else len(data)
     if not check.min_reply_length <= len(data) <= most:
         return Outcome(False, f"an answer of {len(data)} bytes, not {check.min_reply_length} to {most}")
     if not check.reply.matches(data):

@@ -1,4 +1,4 @@
-"""`python -m tests.unit.daemon.simulation`: many seeds, or one with its trace."""
+"""`python -m tests.unit.daemon.simulation`: play many seeds, or one with its trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 200  # seeds for one process at a time
 
 
 def played(first: int, number: int) -> list[Result]:
-    """The failures of so many seeds."""
+    """Play so many seeds, and return the failures."""
     results = (simulate(seed) for seed in range(first, first + number))
     return [
         Result(each.seed, AssertionError(str(each.violation)), each.trace, 0, 0.0) for each in results if each.violation
@@ -23,7 +23,6 @@ def played(first: int, number: int) -> list[Result]:
 
 
 def main() -> int:
-    """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.unit.daemon.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
@@ -35,7 +34,7 @@ def main() -> int:
     if given.seed is not None:
         result = simulate(given.seed, trace=given.trace)
         print(*result.trace, sep="\n")
-        print(result.words.splitlines()[0] if result.violation else f"seed {given.seed}: everything holds")
+        print(result.report.splitlines()[0] if result.violation else f"seed {given.seed}: everything holds")
         return bool(result.violation)
     begin, failures = time.monotonic(), 0
     chunks = [
@@ -48,7 +47,7 @@ def main() -> int:
         for number, results in zip(count(1), found, strict=False):
             for each in results:
                 failures += 1
-                print(each.words, end="\n\n")
+                print(each.report, end="\n\n")
             print(f"{number * CHUNK} seeds, {time.monotonic() - begin:.0f} s", file=sys.stderr)
             if failures >= given.failures:
                 if pool:

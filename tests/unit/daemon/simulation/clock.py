@@ -25,7 +25,7 @@ EPOCH_S = 1.7e9  # the wall clock at the loop's time 0
 
 
 class Clock:
-    """The time that everything in one simulation sees. `ahead_s` is what the work in a thread has cost so far."""
+    """The time of one simulation. `ahead_s` is the time that the work in a thread has taken so far."""
 
     def __init__(self) -> None:
         self.loop = SimLoop(self)
@@ -33,7 +33,7 @@ class Clock:
         self.in_thread = False
 
     def now(self) -> float:
-        """The monotonic clock of whoever asks."""
+        """The monotonic clock of the running thread."""
         return self.loop.selector.now + self.ahead_s
 
     def wall(self) -> float:
@@ -41,14 +41,14 @@ class Clock:
         return EPOCH_S + self.now()
 
     def spend(self, seconds: float) -> None:
-        """Let work take so long: in a thread nobody waits for it; in the loop everybody does."""
+        """Let work take so long: in a thread nothing waits for it; in the loop everything does."""
         if self.in_thread:
             self.ahead_s += seconds
         else:
             self.loop.selector.now += seconds
 
     def in_a_thread(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None, float]:
-        """Run it as a thread would: its result, what it raised, and the seconds that it cost."""
+        """Run work as a thread would; return its result, its exception, and the seconds that it took."""
         self.in_thread, self.ahead_s = True, 0.0
         try:
             return work(), None, self.ahead_s
@@ -59,13 +59,13 @@ class Clock:
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """Within, this is the time of the process."""
+        """Within the block, this is the time of the process."""
         with patch.multiple(time, monotonic=self.now, time=self.wall):
             yield
 
 
 class SimLoop(FakeTimeLoop):
-    """The fake loop, without threads and without signals of the kernel."""
+    """The simulated loop, without threads and without signals of the kernel."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -79,24 +79,24 @@ class SimLoop(FakeTimeLoop):
         self.contexts: WeakKeyDictionary[asyncio.Task[Any], contextvars.Context] = WeakKeyDictionary()
 
     def _pass_time(self, timeout: float | None = None) -> list[Any]:
-        """There are no files to wait for."""
+        """Advance the time: there are no files to wait for."""
         assert timeout is not None, "the loop waits for something that never comes"
         if timeout > 0:
             self.selector.now += timeout
         return []
 
     def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
-        """Whose it is, is remembered: Python 3.11 does not tell a task's context."""
+        """Remember the context of each task, which Python 3.11 does not tell."""
         task = super().create_task(coro, name=name, context=context)
         self.contexts[task] = contextvars.copy_context() if context is None else context
         return task
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
-        """There are no threads."""
+        """Call it as `call_soon` does: there are no threads."""
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """Each piece of work has a thread of its own, as in a pool that is large enough."""
+        """Run each call in a simulated thread of its own, as in a pool that is large enough."""
         future = self.create_future()
 
         def begin() -> None:
@@ -117,15 +117,15 @@ class SimLoop(FakeTimeLoop):
         return future
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
-        """For `signal_`."""
+        """Set the handler for `signal_`."""
         self.handlers[sig] = partial(contextvars.copy_context().run, callback, *args)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """No more."""
+        """Remove the handler."""
         return self.handlers.pop(sig, None) is not None
 
     def signal_(self, number: signal.Signals) -> bool:
-        """Send the process a signal; False if nobody handles it now."""
+        """Send the process a signal; return False if it has no handler now."""
         handler = self.handlers.get(number)
         if handler is not None:
             handler()
@@ -133,7 +133,7 @@ class SimLoop(FakeTimeLoop):
 
 
 class SimPool:
-    """In place of a ThreadPoolExecutor with one thread: one piece of work after the other, in simulated time."""
+    """Replaces a ThreadPoolExecutor with one thread: one call after another, in simulated time."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -176,7 +176,7 @@ class SimPool:
         self._loop.call_later(cost_s, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`: what was begun is done to its end."""
+        """As `Executor.shutdown`: calls that have begun end."""
         self._over = True
         if self._ending is not None:
             self._ending()

@@ -1,6 +1,6 @@
 """Random configurations, and random changes of them for reloads.
 
-Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both say which one it is. A subject of
+Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both have its number. A subject of
 notifications has scripts in every configuration of a simulation or in none: which ones, their own names say.
 """
 
@@ -23,27 +23,27 @@ SORRY = 200  # the sorry server of service N is 10.0.0.(200 + N)
 
 
 def vip(number: int) -> Address:
-    """Of service number N."""
+    """Return the name of service number N."""
     return ip_address(f"192.0.2.{number}")
 
 
 def number_of(name: str) -> int:
-    """The service's number in its name."""
+    """Return the number in a service's name."""
     return int(name.rpartition("-")[2])
 
 
 def real(number: int) -> DestinationKey:
-    """Real server number N."""
+    """Return the key of real server number N."""
     return DestinationKey(ip_address(f"10.0.0.{number}"), 80)
 
 
 def last_octet(key: DestinationKey) -> int:
-    """The number of a real server."""
+    """Return the number of a real server."""
     return key.address.packed[-1]
 
 
 class Drawn:
-    """Configurations of one seed."""
+    """Draws the configurations of one seed."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -57,13 +57,13 @@ class Drawn:
         self.hands_off = not (self.exclusive or self.flush)  # services of others are let be
 
     def first(self) -> Configuration:
-        """To begin with."""
+        """Draw the first configuration."""
         rng = self.rng
         numbers = rng.sample(range(1, SERVICES + 1), rng.choice((1, 1, 2, 2, 3)))
         return Configuration(tuple(self.service(number) for number in numbers), self.settings())
 
     def settings(self) -> GlobalSettings:
-        """What holds for all services."""
+        """Draw global settings."""
         rng = self.rng
         return GlobalSettings(
             exclusive=self.exclusive and rng.random() < 0.5,
@@ -74,7 +74,7 @@ class Drawn:
         )
 
     def service(self, number: int) -> WantedService:
-        """One `virtual_server`."""
+        """Draw a `virtual_server`."""
         rng = self.rng
         alpha = rng.random() < 0.25
         chosen = rng.sample(range(1, SERVERS + 1), rng.choice((1, 1, 2, 2, 3, 4)))
@@ -104,14 +104,14 @@ class Drawn:
         )
 
     def keys(self, number: int) -> tuple[ServiceKey, ...]:
-        """One key, or those of a group."""
+        """Draw one key, or those of a group."""
         first = ServiceKey(Protocol.TCP, vip(number), 80)
         second = ServiceKey(Protocol.TCP, vip(number), 443)
         third = ServiceKey.of_mark(100 + number)
         return self.rng.choice(((first,), (first,), (first,), (first, second), (second,), (first, third)))
 
     def server(self, service: int, number: int, alpha: bool) -> WantedServer:
-        """One `real_server`."""
+        """Draw a `real_server`."""
         rng = self.rng
         alpha = alpha or rng.random() < 0.1
         checks: list[Check] = []
@@ -129,7 +129,7 @@ class Drawn:
         )
 
     def check(self, service: int, number: int, alpha: bool) -> Check:
-        """One checker of a real server."""
+        """Draw a checker of a real server."""
         rng = self.rng
         shared = self.shared and rng.random() < 0.7
         pace = Pace(
@@ -154,13 +154,13 @@ class Drawn:
         return TcpCheck(pace=pace, target=target)
 
     def script(self, kind: str, service: str, server: str, direction: str) -> Script | None:
-        """The same one whenever it is asked for."""
+        """Return a script, the same for the same arguments."""
         if not self.notified or (number_of(service) + len(kind) + len(direction)) % 5 == 0:
             return None
         return Script(("notify", kind, service, server, direction))
 
     def _named(self, service: WantedService, name: str) -> WantedService:
-        """With another name, and the scripts that tell it."""
+        """Return the service with another name, and with the scripts of that name."""
         servers = (
             replace(
                 each,
@@ -180,7 +180,7 @@ class Drawn:
     # --- reloads ---
 
     def changed(self, before: Configuration) -> Configuration:
-        """Another configuration: some changes of this one."""
+        """Draw a configuration that differs from this one."""
         configuration = before
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             kinds: tuple[Callable[[Configuration], Configuration], ...] = (

@@ -50,12 +50,12 @@ ERRNOS = (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM, errno.EIO, errno.EPERM)
 
 
 class Killed(BaseException):
-    """The daemon was killed in the middle of what it did."""
+    """The daemon was killed."""
 
 
 @dataclass
 class Faults:
-    """Those in force. Shares are probabilities."""
+    """The faults in force. Shares are probabilities."""
 
     refuse: float = 0.0  # an edit raises a PylvsError
     refuse_key: ServiceKey | None = None  # only edits of this service; None: of any
@@ -63,7 +63,7 @@ class Faults:
     locked: float = 0.0  # the lock of the table is held by others
     locked_s: float = 0.0  # how long the daemon waits for it in vain
     unreadable: float = 0.0  # the table cannot be read
-    most: int | None = None  # destinations that there is room for
+    most: int | None = None  # highest number of destinations
     edit_s: float = 0.0  # that each edit takes
     lock_s: float = 0.0  # that each batch takes
     meddling: float = 0.0  # others edit between a plan and its batch
@@ -73,11 +73,11 @@ class Faults:
     scripts: float = 0.0  # scripts hang until their timeout
 
 
-CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)  # the daemon that runs; None: everybody else
+CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)  # the daemon that runs; None: other programs
 
 
 class Table(MemoryDirector):
-    """The tables of the machine, which outlive daemons."""
+    """The tables of the host, which outlive daemons."""
 
     def __init__(self, world: World) -> None:
         super().__init__(clock=world.clock.now)
@@ -106,13 +106,13 @@ class Table(MemoryDirector):
             faults.kill_in -= 1
             if faults.kill_in < 0:
                 faults.kill_in = None
-                world.tell("killed before: {} {}", what, key)
+                world.note("killed before: {} {}", what, key)
                 daemon.kill()
                 raise Killed
         if faults.edit_s:
-            world.trouble()
+            world.disturbed()
             world.clock.spend(faults.edit_s)
-            world.trouble()
+            world.disturbed()
         if faults.refuse and faults.refuse_key in (None, key) and world.rng.random() < faults.refuse:
             self._refused(key, world.rng.choice(REFUSALS), what)
         if adds and faults.most is not None and self._count() >= faults.most:
@@ -121,19 +121,19 @@ class Table(MemoryDirector):
         if not broken or world.rng.random() < 0.5:
             edit()
             self.edits_by_daemon += 1
-            world.tell("edit: {} {}", what, key)
+            world.note("edit: {} {}", what, key)
             world.invariants.after_edit(key)
         if broken:
-            world.trouble()
+            world.disturbed()
             self.daemon_refused = True
             code = world.rng.choice(ERRNOS)
-            world.tell("edit breaks: {} {} errno {}", what, key, code)
+            world.note("edit breaks: {} {} errno {}", what, key, code)
             raise OSError(code, "simulated")
 
     def _refused(self, key: ServiceKey, error: type[PylvsError], what: str) -> None:
-        self.world.trouble(key)
+        self.world.disturbed(key)
         self.daemon_refused = True
-        self.world.tell("edit refused: {} {} {}", what, key, error.__name__)
+        self.world.note("edit refused: {} {} {}", what, key, error.__name__)
         raise error(f"{key}: simulated")
 
     def _count(self) -> int:
@@ -144,15 +144,14 @@ class Table(MemoryDirector):
             return
         world, faults = self.world, self.world.faults
         if faults.unreadable and world.rng.random() < faults.unreadable:
-            world.trouble()
+            world.disturbed()
             if world.rng.random() < 0.5:
                 raise OSError(world.rng.choice(ERRNOS), "simulated")
             raise world.rng.choice((Busy, Unsupported, NotPermitted))("simulated: cannot be read")
 
-    # --- what a Holder does ---
+    # --- LongLivedDirector ---
 
     def batch(self) -> AbstractContextManager[None]:
-        """Under the lock."""
         return self._locked()
 
     @contextlib.contextmanager
@@ -164,13 +163,13 @@ class Table(MemoryDirector):
         if faults.meddling and world.rng.random() < faults.meddling:
             world.meddle()
         if faults.lock_s:
-            world.trouble()
+            world.disturbed()
             world.clock.spend(faults.lock_s)
-            world.trouble()
+            world.disturbed()
         if faults.locked and world.rng.random() < faults.locked:
-            world.trouble()
+            world.disturbed()
             world.clock.spend(faults.locked_s)
-            world.trouble()
+            world.disturbed()
             raise Busy("the tables are locked by process 4711; try again later")
         if self.gone:
             self.gone = False
@@ -186,53 +185,44 @@ class Table(MemoryDirector):
         self.gone = True
 
     def edition(self) -> int:
-        """See Holder."""
         self._reads()
         return 0 if self.gone else super().edition()
 
     def services(self) -> list[ServiceRow]:
-        """See Director."""
         self._reads()
         return super().services()
 
     def rows(self) -> list[ServiceRow]:
-        """The table as it is, whatever goes wrong."""
+        """Return the table without faults."""
         return super().services()
 
     def timeouts(self) -> Timeouts:
-        """See Director."""
         self._reads()
         return super().timeouts()
 
     def add_service(self, service: VirtualService) -> None:
-        """See Director."""
         self._edit("add", service.key, lambda: super(Table, self).add_service(service))
 
     def edit_service(self, service: VirtualService) -> None:
-        """See Director."""
         self._edit("edit", service.key, lambda: super(Table, self).edit_service(service))
 
     def delete_service(self, key: ServiceKey) -> None:
-        """See Director."""
         self._edit("delete", key, lambda: super(Table, self).delete_service(key))
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """See Director."""
         what = f"add {destination.key} weight {destination.weight} to"
         self._edit(what, key, lambda: super(Table, self).add_destination(key, destination), adds=True)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """See Director."""
         what = f"edit {destination.key} weight {destination.weight} of"
         self._edit(what, key, lambda: super(Table, self).edit_destination(key, destination))
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
-        """See Director."""
         self._edit(f"delete {destination} of", key, lambda: super(Table, self).delete_destination(key, destination))
 
 
 class Disk(StateDirectory):
-    """A state directory that lives in memory; `content` outlives daemons. Of one that was killed nothing is heard."""
+    """A state directory in memory, which outlives daemons. Writes of a killed daemon have no effect."""
 
     def __init__(self, world: World) -> None:
         super().__init__(Path("/nonexistent/pylvs-simulation"))
@@ -243,29 +233,26 @@ class Disk(StateDirectory):
     def _dead(self) -> bool:
         return bool(self._daemon is not None and self._daemon.killed)
 
-    def take(self) -> None:
-        """Be the daemon."""
+    def acquire(self) -> None:
         owner = self.world.disk_owner
         assert owner is None or owner.killed, "two daemons with one state directory"
         self.world.disk_owner = self._daemon
 
-    def give_back(self) -> None:
-        """End being it."""
+    def release(self) -> None:
         if self.world.disk_owner is self._daemon:
             self.world.disk_owner = None
 
     def read(self, name: str) -> Any:
-        """What was kept."""
         text = self.world.disk.get(name)
         return None if text is None else json.loads(text)
 
-    def keep(self, name: str, content: Any) -> None:
-        """Replace what is kept, if there is room."""
+    def write(self, name: str, content: Any) -> None:
+        """Write a file, unless the disk is full."""
         if self._dead:
             return
         world = self.world
         if world.faults.disk and world.rng.random() < world.faults.disk:
-            world.trouble()
+            world.disturbed()
             world.disk_failed.add(name)
             raise PylvsError(f"{name}: No space left on device: what must survive a crash is not kept")
         world.disk_failed.discard(name)
@@ -276,7 +263,7 @@ class Disk(StateDirectory):
 
 
 class ScriptProcess:
-    """In place of `_Channel`: the process that runs scripts, which can be killed, stopped, or not come to life."""
+    """Replaces `_Channel`: the helper process, which can be killed, stopped, or fail to start."""
 
     world: World  # set by the world, for the time of one simulation
 
@@ -286,11 +273,11 @@ class ScriptProcess:
         self.daemon = CURRENT.get()
         self._settle, self._bereft = settle, bereft
         self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
-        self._held: list[Callable[[], None]] = []  # what it does when it goes on
+        self._held: list[Callable[[], None]] = []  # calls for SIGCONT
 
     @classmethod
     async def open(cls, settle: Any, bereft: Any) -> ScriptProcess:
-        """Start it."""
+        """Start the process."""
         world = cls.world
         await world.sleep(world.rng.uniform(0.001, 0.05))
         if world.faults.no_process and world.rng.random() < world.faults.no_process:
@@ -300,13 +287,13 @@ class ScriptProcess:
         return made
 
     async def send(self, request: dict[str, Any]) -> None:
-        """A script to be run."""
+        """Send a request to run a script."""
         if self.over:
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         self.send_soon(request)
 
     def send_soon(self, request: Mapping[str, Any]) -> None:
-        """Without waiting."""
+        """Send a request without waiting."""
         if self.over:
             return
         loop = self.world.loop
@@ -358,7 +345,7 @@ class ScriptProcess:
             self._settle(answer)
 
     def calm(self) -> None:
-        """It goes on, and no script hangs any longer."""
+        """End hanging scripts, and continue."""
         self.go_on()
         for number in list(self._running):
             self._answer(number)
@@ -367,7 +354,7 @@ class ScriptProcess:
         self._running.pop(number, None)
 
     def kill(self) -> None:
-        """SIGKILL: all its scripts die with it."""
+        """SIGKILL: all its scripts end, too."""
         if self.over:
             return
         self.over = True
@@ -386,12 +373,12 @@ class ScriptProcess:
             self._later(each)()
 
     async def close(self) -> None:
-        """The daemon needs it no more."""
+        """End the process: the daemon has closed it."""
         self.kill()
 
     @property
     def running(self) -> int:
-        """Scripts that run."""
+        """Return the scripts that run."""
         return len(self._running)
 
 
@@ -400,4 +387,4 @@ class Run:
     """One run of a script."""
 
     arguments: tuple[str, ...]
-    ended: bool = False  # and the daemon was told
+    ended: bool = False  # and the daemon got the result

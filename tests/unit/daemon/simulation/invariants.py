@@ -1,28 +1,28 @@
 """What must hold in every simulation, whatever fails.
 
-"Trouble" is a fault in force that met the daemon, an edit by others, or the daemon's absence; it is of one service
-alone where only its edits were refused. The desired state is that of `model.py`, not of the engine.
+A disturbance is a fault that affected the daemon, an edit by another program, or the daemon's absence. If only edits
+of one service were refused, only this service is disturbed. The desired state is that of `model.py`, not the engine's.
 
-1. **Desired state.** After each probe result, operator's word, reload and change of addresses, the engine's desired
-   state equals the model's: servers up and down after `retry` failures in a row, weights, quorum with hysteresis, sorry
-   server only while the quorum is lost, overrides kept through reloads and restarts.
-2. **Convergence.** `LAG_S` after a change, and `RETRY_S` after the last trouble, each service of the table equals the
-   desired one. So a server that is down has no weight above 0 for longer, and an edit that was refused is tried again;
-   a service whose edits are refused does not hold up another. After the last fault the whole table equals the desired
-   one within `bound_s` of simulated time, which follows from the paces of the checks; from then on there is no edit.
-3. **Whole edits.** While the daemon carries out a plan, a service that has a server with a weight before it, and shall
-   have one after it, has one at every moment; unless an edit of the plan was refused.
+1. **Desired state.** After each outcome, override, reload and change of addresses, the engine's desired state is the
+   model's: servers up, and down after `retry` failures in a row; weights; quorum with hysteresis; sorry server only
+   while the quorum is lost; overrides kept through reloads and restarts.
+2. **Convergence.** `LAG_S` after a change, and `RETRY_S` after the last disturbance, each service of the table is as
+   desired. So a server that is down has no weight above 0 for longer, and refused edits are tried again. A service
+   with refused edits does not delay another. After the last fault the whole table is as desired within `bound_s`
+   of simulated time, which follows from the timing of the checks. From then on there is no edit.
+3. **Whole edits.** A plan must not leave a service without a server: if it has one with a weight before and after the
+   plan, it has one at every moment. This does not apply if an edit of the plan was refused.
 4. **Notifications.** Of each quorum and each server the events alternate, and match the model's state. Each script runs
-   once for each transition, in order, or the log says why it did not.
-5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay that the model gives, or
-   within its warm-up where it is new; neither edits nor scripts nor other probes delay it. A check is never forgotten,
-   and none runs while all its services are suspended. The death of a helper process never counts against a server.
-6. **Others' services** are never edited, unless a configuration of the seed says `exclusive` or flushes the table.
-7. **No leaks.** After the end there is no task, script, signal handler or service left, and nobody complained: no event
-   loop, no "this is a bug", no listener's exception.
-8. **Restart.** A daemon that starts again with the same configuration, and finds the table right because the one before
-   was killed or left it, makes no edit before its first probes. Its overrides are those that were said, unless they
-   could not be kept. (Not so where a sorry server is one of the real servers: the table cannot tell them apart.)
+   once for each transition, in order, or the log has the reason why not.
+5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model; a new one
+   begins within its warm-up. Neither edits nor scripts nor other probes delay it. A check is never forgotten, and none
+   runs while all its services are suspended. The death of a helper process never counts against a server.
+6. **Others' services** are never edited, unless a configuration of the seed has `exclusive` or flushes the table.
+7. **No leaks.** After the stop no task, script, signal handler or service is left. The log has no error of the event
+   loop, no "this is a bug" and no listener's exception.
+8. **Restart.** A daemon that starts with the configuration of the one before, and with a table that is right, makes no
+   edit before its first probes. Its overrides are those of the operator, unless they could not be saved. This does not
+   apply if a sorry server is one of the real servers, because the table does not distinguish them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from tests.unit.daemon.simulation.daemon import Daemon
     from tests.unit.daemon.simulation.world import World
 
-LAG_S = 0.6  # from a change of the desired state to the table, without trouble
-RETRY_S = 3.5  # from the end of trouble to the table
+LAG_S = 0.6  # from a change of the desired state to the table, without disturbance
+RETRY_S = 3.5  # from the end of a disturbance to the table
 STEADY_S = 5.0  # without any edit, at the end
 STOP_S = 45.0  # for an orderly end
 TINY_S = 1e-6
@@ -63,11 +63,11 @@ Subject = tuple[str, ...]  # ("quorum", "web-1", "") or ("server", "web-1", "2")
 
 
 class Violation(AssertionError):
-    """An invariant does not hold."""
+    """An invariant is violated."""
 
 
 def bound_s(configuration: Configuration) -> float:
-    """From the last fault to the desired state: probes that come to a result, a restart, and edits."""
+    """Return the time from the last fault to the desired state: probes, a restart, and edits."""
     checks = [check for service in configuration.services for each in service.servers for check in each.checks]
     slowest = 0.0
     for check in checks:
@@ -79,8 +79,8 @@ def bound_s(configuration: Configuration) -> float:
     return slowest + 10.0
 
 
-class Told:
-    """What a listener knows of one daemon, from events alone."""
+class Listener:
+    """The state of one daemon, as derived from its events."""
 
     def __init__(self) -> None:
         self.up: dict[tuple[int, DestinationKey], bool] = {}
@@ -93,7 +93,7 @@ class Told:
 
 
 class Invariants:
-    """Those of one simulation."""
+    """The invariants of one simulation."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -104,7 +104,7 @@ class Invariants:
         self._serving: set[ServiceKey] = set()
 
     def holds(self, condition: object, text: str, *arguments: Any) -> None:
-        """Raise a Violation unless it does."""
+        """Raise a Violation unless it holds."""
         self.checked += 1
         if not condition:
             violation = Violation(text.format(*arguments))
@@ -114,14 +114,14 @@ class Invariants:
     # --- 1 and 4: the engine ---
 
     def daemon_begins(self) -> None:
-        """Another one: the desired state before it is of no importance."""
+        """Begin with a new daemon, without an earlier desired state."""
         self._changed_at.clear()
         self._desired = {}
 
     def after_engine(
         self, daemon: Daemon, wanted: Sequence[WantedRow], events: Sequence[Event], reloaded: bool = False
     ) -> None:
-        """The engine did something, and told these events."""
+        """Check the engine after an action with these events."""
         model = daemon.model
         self._hear(daemon, model, events, reloaded)
         found = {row.service.key: (row.service, {each.key: each for each in row.destinations}) for row in wanted}
@@ -132,98 +132,100 @@ class Invariants:
             if desired.get(key) != self._desired.get(key):
                 self._changed_at[key] = now
         self._desired = desired
-        told = daemon.told
+        listener = daemon.listener
         if not model.started:
             return
         for service in model.services.values():
             number = service.number
-            self.holds(told.quorum.get(number) == service.has_quorum, "quorum of {}: told otherwise", number)
+            self.holds(listener.quorum.get(number) == service.has_quorum, "quorum of {}: told otherwise", number)
             sorry = service.wanted.sorry_server if service.sorry else None
-            self.holds(told.sorry.get(number) == (sorry and sorry.key), "sorry server of {}: told otherwise", number)
+            self.holds(
+                listener.sorry.get(number) == (sorry and sorry.key), "sorry server of {}: told otherwise", number
+            )
             for name, server in service.servers.items():
-                known = told.up.get((number, name))
+                known = listener.up.get((number, name))
                 self.holds(known == server.up, "{} of {}: told {}, is {}", name, number, known, server.up)
                 if server.up:
-                    weight = told.weight.get((number, name))
+                    weight = listener.weight.get((number, name))
                     self.holds(
                         weight == server.weight, "{} of {}: weight told {}, is {}", name, number, weight, server.weight
                     )
 
     @staticmethod
-    def _presume(told: Told, model: HealthModel) -> None:
-        """What needs no event: how new servers and services begin."""
+    def _presume(listener: Listener, model: HealthModel) -> None:
+        """Note the first state of new servers and services, which has no event."""
         for number, key in model.new_servers:
             service = model.services.get(number)
             if service is not None and key in service.servers:
                 server = service.servers[key]
-                told.up[number, key] = server.up
-                told.weight[number, key] = server.weight
+                listener.up[number, key] = server.up
+                listener.weight[number, key] = server.weight
         model.new_servers.clear()
         model.new_services.clear()
 
     def _hear(self, daemon: Daemon, model: HealthModel, events: Sequence[Event], reloaded: bool) -> None:
-        told = daemon.told
+        listener = daemon.listener
         presumed = set(model.new_servers)
         ending = [event for event in events if getattr(event, "ending", False)]
         for event in ending:
             self._hear_end(daemon, event)
         if reloaded:
-            self._forget(told, model)
-        self._presume(told, model)
+            self._forget(listener, model)
+        self._presume(listener, model)
         for event in events:
             if event in ending:
                 continue
             number = number_of(event.service)
             if isinstance(event, ServerUp):
-                self.holds(told.up.get((number, event.server)) is False, "{} comes up twice", event)
-                told.up[number, event.server] = True
-                told.weight[number, event.server] = event.weight
+                self.holds(listener.up.get((number, event.server)) is False, "{} comes up twice", event)
+                listener.up[number, event.server] = True
+                listener.weight[number, event.server] = event.weight
                 daemon.expect(event)
             elif isinstance(event, ServerDown):
-                was = told.up.get((number, event.server))
+                was = listener.up.get((number, event.server))
                 self.holds(was is (not event.initial), "{} goes down twice", event)
-                told.up[number, event.server] = False
+                listener.up[number, event.server] = False
                 daemon.expect(event)
             elif isinstance(event, WeightChanged):
                 new = (number, event.server) in presumed
-                before = told.weight.get((number, event.server))
+                before = listener.weight.get((number, event.server))
                 self.holds(new or before == event.before, "{}: weight before was {}", event, before)
-                told.weight[number, event.server] = event.weight
+                listener.weight[number, event.server] = event.weight
             elif isinstance(event, QuorumGained | QuorumLost):
                 gained = isinstance(event, QuorumGained)
-                was = told.quorum.get(number)
+                was = listener.quorum.get(number)
                 self.holds(was is None if event.initial else was is not gained, "{} follows {}", event, was)
-                told.quorum[number] = gained
+                listener.quorum[number] = gained
                 daemon.expect(event)
             elif isinstance(event, SorryServerIn):
-                self.holds(number not in told.sorry, "{}: serves already", event)
-                self.holds(not told.quorum.get(number), "{}: there is a quorum", event)
-                told.sorry[number] = event.server
+                self.holds(number not in listener.sorry, "{}: serves already", event)
+                self.holds(not listener.quorum.get(number), "{}: there is a quorum", event)
+                listener.sorry[number] = event.server
             elif isinstance(event, SorryServerOut):
-                self.holds(told.sorry.pop(number, None) == event.server, "{}: does not serve", event)
+                self.holds(listener.sorry.pop(number, None) == event.server, "{}: does not serve", event)
 
     def _hear_end(self, daemon: Daemon, event: Event) -> None:
-        told, number = daemon.told, number_of(event.service)
+        listener, number = daemon.listener, number_of(event.service)
         daemon.expect(event)
         if isinstance(event, ServerDown):
-            self.holds(told.up.pop((number, event.server), None), "{}: was not up", event)
+            self.holds(listener.up.pop((number, event.server), None), "{}: was not up", event)
         else:
-            self.holds(told.quorum.pop(number, None), "{}: was lost already", event)
+            self.holds(listener.quorum.pop(number, None), "{}: was lost already", event)
 
     @staticmethod
-    def _forget(told: Told, model: HealthModel) -> None:
-        """Services and servers that the configuration has no more."""
+    def _forget(listener: Listener, model: HealthModel) -> None:
+        """Forget services and servers that the configuration does not have."""
         servers = {(number, key) for number, each in model.services.items() for key in each.servers}
         servers -= model.new_servers
         services = set(model.services) - model.new_services
-        told.up = {name: up for name, up in told.up.items() if name in servers}
-        told.quorum = {number: up for number, up in told.quorum.items() if number in services}
-        told.sorry = {number: key for number, key in told.sorry.items() if number in services}
+        listener.up = {name: up for name, up in listener.up.items() if name in servers}
+        listener.quorum = {number: up for number, up in listener.quorum.items() if number in services}
+        listener.sorry = {number: key for number, key in listener.sorry.items() if number in services}
 
     # --- 5: probes ---
 
     def probe_begins(self, check: CheckModel | None, name: str) -> None:
-        """A probe begins now."""
+        """Check the time of a probe that begins."""
         self.holds(check is not None, "{}: a probe of a check that is not there", name)
         assert check is not None
         now, window = self.world.clock.now(), check.window
@@ -247,22 +249,22 @@ class Invariants:
     # --- 3 and 6: edits ---
 
     def daemon_edits(self, key: ServiceKey) -> None:
-        """Before an edit by the daemon."""
+        """Check an edit before the daemon makes it."""
         if self.world.drawn.hands_off and key in self.foreign:
             self.holds(False, "the daemon edits {}, which belongs to others", key)
 
     def edits_begin(self) -> None:
-        """The daemon has the lock, for the first edits of a plan."""
+        """Note the services with a server, before the first edit of a plan."""
         desired = self.world.daemon.desired_rows()
         self._serving = {key for key, rows in self._weights().items() if rows and desired.get(key)}
 
     def after_edit(self, key: ServiceKey) -> None:
-        """The daemon edited a service."""
+        """Check a service after an edit."""
         if key in self._serving and not self.world.table.daemon_refused:
             self.holds(self._weights().get(key), "{} has no server in the middle of an edit", key)
 
     def _weights(self) -> dict[ServiceKey, int]:
-        """Servers with a weight, by service."""
+        """Return the number of servers with a weight by service."""
         return {
             row.service.key: sum(each.destination.weight > 0 for each in row.destinations)
             for row in self.world.table.rows()
@@ -271,20 +273,20 @@ class Invariants:
     # --- 2: the table ---
 
     def tick(self) -> None:
-        """From time to time."""
+        """Check the table, regularly."""
         world, daemon = self.world, self.world.daemon
         self._foreign_as_left()
         if not daemon.steady:
-            world.trouble()
+            world.disturbed()
             return
         self._none_forgotten(daemon.model)
         if daemon.reloads_under_way:
-            world.trouble()
+            world.disturbed()
         now = world.clock.now()
         table = self.table()
         for key in self._desired.keys() | table.keys():
-            trouble = max(world.troubled_at, world.troubles.get(key, 0.0), daemon.ready_at)
-            if now - self._changed_at.get(key, 0.0) > LAG_S and now - trouble > RETRY_S:
+            disturbed = max(world.disturbed_at, world.disturbances.get(key, 0.0), daemon.ready_at)
+            if now - self._changed_at.get(key, 0.0) > LAG_S and now - disturbed > RETRY_S:
                 self._same(key, table)
 
     def _foreign_as_left(self) -> None:
@@ -295,7 +297,7 @@ class Invariants:
             self.holds(found.get(key) == row, "{}: others left it as {}, it is {}", key, row, found.get(key))
 
     def table(self) -> Rows:
-        """The actual state, without services of others and of checks through virtual addresses."""
+        """Return the actual state, without other programs' services and services of marks."""
         return {
             row.service.key: (
                 row.service,
@@ -306,7 +308,7 @@ class Invariants:
         }
 
     def right(self) -> bool:
-        """Whether the table is as desired."""
+        """Return whether the table is as desired."""
         return self.table() == self._desired
 
     def _same(self, key: ServiceKey, table: Rows) -> None:
@@ -319,15 +321,15 @@ class Invariants:
         )
 
     def converged(self, daemon: Daemon) -> None:
-        """After the bound."""
+        """Check the table after the bound."""
         self.holds(daemon.steady, "the daemon does not run")
         table = self.table()
         for key in self._desired.keys() | table.keys():
             self._same(key, table)
         probes = {row.service.key for row in self.world.table.rows() if is_probe_mark(row.service.key.mark)}
-        through = {row.service.key for row in daemon.outside.rows()}
+        through = {row.service.key for row in daemon.host.check_rows()}
         self.holds(probes == through, "services of checks: {}, desired {}", probes, through)
-        self.holds(daemon.supervisor.keeper.last.complete, "the keeper still has trouble")
+        self.holds(daemon.supervisor.reconciler.last.complete, "the reconciler still has an error")
         for service in daemon.model.services.values():
             for name, server in service.servers.items():
                 good = self.world.is_good(last_octet(name))
@@ -337,15 +339,15 @@ class Invariants:
     # --- 4: scripts ---
 
     def scripts(self, daemon: Daemon, complete: bool) -> None:
-        """Each ran once, in order, or the log says why not; with `complete` all have ended."""
-        told = daemon.told
-        for subject in sorted(told.due.keys() | told.logged.keys() | told.runs.keys()):
-            due = told.due.get(subject, [])
-            logged = told.logged.get(subject, [])
-            runs = deque(told.runs.get(subject, ()))
+        """Check that each script ran once, in order, or the log has the reason; with `complete` all have ended."""
+        listener = daemon.listener
+        for subject in sorted(listener.due.keys() | listener.logged.keys() | listener.runs.keys()):
+            due = listener.due.get(subject, [])
+            logged = listener.logged.get(subject, [])
+            runs = deque(listener.runs.get(subject, ()))
             names = [direction for direction, _ in logged]
             if any(ended == "lost" for _, ended in logged):
-                continue  # too many waited, and the log says so
+                continue  # too many waited, and the log has that
             wanted = due if complete else due[: len(names)]
             self.holds(names == wanted, "scripts of {}: due {}, logged {}", subject, due, logged)
             for direction, ended in logged:
@@ -367,7 +369,7 @@ class Invariants:
     # --- 7: the end ---
 
     def after_end(self, daemon: Daemon) -> None:
-        """An orderly end."""
+        """Check everything after an orderly stop."""
         world = self.world
         left = sorted(task.get_name() for task in world.tasks_of(daemon))
         self.holds(not left, "tasks are left: {}", left)
@@ -382,7 +384,7 @@ class Invariants:
 
 
 class _Rows:
-    """For messages: written only where they are needed."""
+    """Rows for messages, formatted only if needed."""
 
     def __init__(self, rows: Mapping[ServiceKey, Any]) -> None:
         self._rows = rows

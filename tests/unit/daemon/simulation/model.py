@@ -1,4 +1,4 @@
-"""What the health engine promises, said a second time and differently: from outcomes of probes to the desired state.
+"""An independent model of the health engine: from outcomes of probes to the desired state.
 
 The engine changes states when something happens; this model derives everything anew from what each check last counted
 as. It knows nothing of the engine but, at a start, what the engine took over from the table that it found.
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pylvs.health.events import NO_OVERRIDE, Override, Standing
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import NOTHING_SAID, Override, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, goes_via_vip
 from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
@@ -24,7 +24,7 @@ Window = tuple[float, float]  # in which the next probe must begin
 
 
 def brings_weight(check: Check) -> bool:
-    """Whether its outcomes may set a weight."""
+    """Return whether outcomes may set a weight."""
     return isinstance(check, AgentCheck) or (isinstance(check, MiscCheck) and check.dynamic)
 
 
@@ -44,7 +44,7 @@ class CheckModel:
     suspended: bool = False
 
     def take(self, outcome: Outcome) -> float:
-        """An outcome; the seconds until the next probe."""
+        """Apply an outcome; return the seconds until the next probe."""
         pace = self.check.pace
         if outcome.inconclusive:
             return pace.delay_loop_s
@@ -71,22 +71,21 @@ class ServerModel:
     service: int
     wanted: WantedServer
     checks: list[tuple[CheckModel, bool]] = field(default_factory=list)  # with what holds until the first outcome
-    override: Override = NOTHING_SAID
+    override: Override = NO_OVERRIDE
     held: int | None = None
 
     @property
     def key(self) -> DestinationKey:
-        """Within the service."""
         return self.wanted.destination.key
 
     @property
     def up(self) -> bool:
-        """Whether no check speaks against it."""
+        """Return whether all checks are good."""
         return all(presumed if check.good is None else check.good for check, presumed in self.checks)
 
     @property
     def checked_weight(self) -> int:
-        """By configuration and checks."""
+        """Return the weight by configuration and checks."""
         configured = self.wanted.destination.weight
         silent = any(check.good is None and brings_weight(check.check) for check, _ in self.checks)
         if silent and self.held is not None:
@@ -96,13 +95,13 @@ class ServerModel:
 
     @property
     def weight(self) -> int:
-        """With the operator's override."""
+        """Return the weight with the operator's override."""
         if self.override.standing is not Standing.ENABLED:
             return 0
         return self.checked_weight if self.override.weight is None else self.override.weight
 
     def destination(self, sorry: bool) -> Destination | None:
-        """In the table."""
+        """Return what the table should have."""
         if self.override.standing is Standing.DISABLED:
             return None
         serves = self.up and (not sorry or self.override.standing is Standing.DRAINED)
@@ -123,26 +122,25 @@ class ServiceModel:
 
     @property
     def number(self) -> int:
-        """Which one it is."""
         return number_of(self.wanted.name)
 
     @property
     def weight_up(self) -> int:
-        """Of the servers that are up."""
+        """Return the weight of the servers that are up."""
         return sum(each.weight for each in self.servers.values() if each.up)
 
     def judge(self, had: bool) -> None:
-        """The quorum, if it was there or not before."""
+        """Update the quorum."""
         bound = self.wanted.quorum + (-self.wanted.hysteresis if had else self.wanted.hysteresis)
         self.has_quorum = self.weight_up >= bound
 
     @property
     def sorry(self) -> bool:
-        """Whether the sorry server serves."""
+        """Whether the sorry server gets the connections."""
         return not self.has_quorum and self.wanted.sorry_server is not None
 
     def destinations(self) -> dict[DestinationKey, Destination]:
-        """In the table."""
+        """Return what the table should have."""
         found = {key: row for key, each in self.servers.items() if (row := each.destination(self.sorry)) is not None}
         sorry = self.wanted.sorry_server
         if sorry is not None and self.sorry:
@@ -166,17 +164,17 @@ class HealthModel:
         self.new_servers: set[tuple[int, DestinationKey]] = set()
 
     def checks(self) -> Iterator[CheckModel]:
-        """Each once."""
+        """Return each check once."""
         found = (check for each in self.servers() for check, _ in each.checks)
         return iter(dict.fromkeys(found))
 
     def servers(self) -> Iterator[ServerModel]:
-        """Of all services."""
+        """Return the servers of all services."""
         for service in self.services.values():
             yield from service.servers.values()
 
     def desired(self) -> Rows:
-        """The table."""
+        """Return the desired table."""
         return {
             row.key: (row, destinations)
             for service in self.services.values()
@@ -187,7 +185,7 @@ class HealthModel:
     # --- what happens ---
 
     def replace(self, configuration: Configuration) -> None:
-        """A configuration takes the place of another."""
+        """Replace the configuration."""
         self._alive = set(self.checks())
         before, self.services = self.services, {}
         old_by_name = {each.wanted.name: each for each in before.values()}
@@ -254,7 +252,7 @@ class HealthModel:
     def _check(self, check: Check, shared: Any) -> CheckModel:
         known = self._shared.get(shared) if shared else None
         if known is not None and (known.servers or known in self._alive):
-            return known  # also where the server that had it goes in the same reload
+            return known  # also if the same reload removes the server that had it
         model = CheckModel(check, at_start=not self.started)
         if self.started:
             model.window = self._now(), self._now() + check.pace.warmup_s
@@ -276,7 +274,7 @@ class HealthModel:
                 check.servers.remove(server)
 
     def start(self) -> None:
-        """Checks run from now on."""
+        """Run checks from now on."""
         self.started = True
         for service in self.services.values():
             service.has_quorum = service.has_quorum
@@ -285,7 +283,7 @@ class HealthModel:
         self._suspend()
 
     def addresses_here(self, here: Iterable[Address]) -> None:
-        """The machine's addresses."""
+        """Set the host's addresses."""
         self._here = frozenset(here)
         self._suspend()
 
@@ -304,13 +302,13 @@ class HealthModel:
                 check.window = self._now(), self._now() + check.check.pace.warmup_s
 
     def override(self, number: int, key: DestinationKey, change: Callable[[Override], Override]) -> None:
-        """The operator's word."""
+        """Set the operator's override."""
         server = self.services[number].servers[key]
         server.override = change(server.override)
         self._moved(self.services[number])
 
     def find(self, number: int, key: DestinationKey, check: Check) -> CheckModel | None:
-        """A check of a server of a service, or of another one that shares it."""
+        """Return a check of a server, or the one that shares it."""
         service = self.services.get(number)
         server = service.servers.get(key) if service else None
         for model, _ in server.checks if server else ():
@@ -320,7 +318,7 @@ class HealthModel:
         return next((model for model in shared if any(each.key == key for each in model.servers)), None)
 
     def outcome(self, check: CheckModel, outcome: Outcome) -> float:
-        """A probe answered; the seconds until the next."""
+        """Apply the outcome of a probe; return the seconds until the next."""
         before = check.good, check.weight
         delay_s = check.take(outcome)
         check.running = False

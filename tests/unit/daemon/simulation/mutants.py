@@ -11,22 +11,20 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import kept
-from pylvs.daemon.background import Background
-from pylvs.daemon.table import reconcile
-from pylvs.daemon.table.editor import Editor
+from pylvs.daemon import persistence
+from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.table import edits as reconcile
+from pylvs.daemon.table.cache import TableCache
 from pylvs.daemon.table.edits import DeleteDestination
-from pylvs.daemon.table.keeper import Keeper
-from pylvs.daemon.table.known import Table
-from pylvs.health.assembly import Assembly
-from pylvs.health.check_state import CheckState
+from pylvs.daemon.table.reconciler import Reconciler, TableThread
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
+from pylvs.health.events import NO_OVERRIDE
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import NOTHING_SAID
-from pylvs.health.quorum import Quorum
-from pylvs.health.services import ServiceState
-from pylvs.health.timetable import Timetable
+from pylvs.health.probe_scheduler import ProbeScheduler
+from pylvs.health.servers import CheckState
+from pylvs.health.services import Quorum, ServiceState
+from pylvs.health.state_builder import StateBuilder
 from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.processes.scripts import Processes
 
@@ -34,13 +32,13 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 
 
 def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
-    came_true = Table.came_true
+    plan_applied = TableCache.plan_applied
 
-    def mutated(self: Table, wish: Any) -> None:
-        self._failed.clear()
-        came_true(self, wish)
+    def mutated(self: TableCache, wish: Any) -> None:
+        self._refused.clear()
+        plan_applied(self, wish)
 
-    return patch.object(Table, "came_true", mutated)
+    return patch.object(TableCache, "plan_applied", mutated)
 
 
 def _no_hysteresis_on_the_way_down() -> AbstractContextManager[Any]:
@@ -61,10 +59,10 @@ def _helper_death_counts_against_servers() -> AbstractContextManager[Any]:
 
 
 def _edits_run_in_the_event_loop() -> AbstractContextManager[Any]:
-    async def mutated(self: Editor, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    async def mutated(self: TableThread, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return work(*arguments, **named)
 
-    return patch.object(Editor, "do", mutated)
+    return patch.object(TableThread, "run", mutated)
 
 
 def _one_retry_too_few() -> AbstractContextManager[Any]:
@@ -79,18 +77,18 @@ def _one_retry_too_few() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
-    server = Assembly._server
+    server = StateBuilder._server
 
-    def mutated(self: Assembly, *arguments: Any) -> Any:
+    def mutated(self: StateBuilder, *arguments: Any) -> Any:
         made = server(self, *arguments)
-        made.override = NOTHING_SAID
+        made.override = NO_OVERRIDE
         return made
 
-    return patch.object(Assembly, "_server", mutated)
+    return patch.object(StateBuilder, "_server", mutated)
 
 
 def _overrides_are_not_kept() -> AbstractContextManager[Any]:
-    return patch.object(kept, "keep_overrides", lambda *_: None)
+    return patch.object(persistence, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
@@ -103,35 +101,35 @@ def _removals_come_first() -> AbstractContextManager[Any]:
 
 
 def _services_of_others_are_removed() -> AbstractContextManager[Any]:
-    edits = reconcile.edits
+    edits = reconcile.required_edits
 
     def mutated(found: Any, wanted: Any, ours: Any = (), exclusive: bool = False) -> Any:
         return edits(found, wanted, ours, exclusive or bool(ours))
 
-    return patch.object(reconcile, "edits", mutated)
+    return patch.object(reconcile, "required_edits", mutated)
 
 
 def _edits_of_others_go_unnoticed() -> AbstractContextManager[Any]:
-    def mutated(self: Table) -> None:
+    def mutated(self: TableCache) -> None:
         self._edition = self.director.edition()
 
-    return patch.object(Table, "_check", mutated)
+    return patch.object(TableCache, "_check_unchanged", mutated)
 
 
 def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
-    return patch.object(Keeper, "wake", lambda self: None)
+    return patch.object(Reconciler, "wake", lambda self: None)
 
 
 def _the_keeper_ends_at_trouble() -> AbstractContextManager[Any]:
-    settle = Keeper.settle
+    settle = Reconciler.reconcile
 
-    async def mutated(self: Keeper) -> Any:
+    async def mutated(self: Reconciler) -> Any:
         settled = await settle(self)
-        if settled.trouble:
+        if settled.error:
             await asyncio.sleep(600)
         return settled
 
-    return patch.object(Keeper, "settle", mutated)
+    return patch.object(Reconciler, "reconcile", mutated)
 
 
 def _scripts_of_one_subject_run_side_by_side() -> AbstractContextManager[Any]:
@@ -157,19 +155,19 @@ def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
 
 
 def _probes_wait_for_each_other() -> AbstractContextManager[Any]:
-    made = Timetable.__init__
-    return patch.object(Timetable, "__init__", lambda self, at_once: made(self, 1))
+    made = ProbeScheduler.__init__
+    return patch.object(ProbeScheduler, "__init__", lambda self, at_once: made(self, 1))
 
 
 def _suspended_checks_run_on() -> AbstractContextManager[Any]:
-    return patch.object(Timetable, "pause", lambda self, slot: None)
+    return patch.object(ProbeScheduler, "pause", lambda self, slot: None)
 
 
 def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
-    async def mutated(self: Background, *_: object) -> None:
-        """Nothing is cancelled."""
+    async def mutated(self: BackgroundTasks, *_: object) -> None:
+        """Cancel nothing."""
 
-    return patch.multiple(Background, __aexit__=mutated, cancel=lambda self: None)
+    return patch.multiple(BackgroundTasks, __aexit__=mutated, cancel=lambda self: None)
 
 
 def _the_sorry_server_never_serves() -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""What happens in a simulation, and when: drawn from the seed before it begins, but for the details."""
+"""The events of a simulation: what and when is drawn from the seed before it begins, details later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.loading import Loaded
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
@@ -30,7 +30,7 @@ MODES = ("good", "good", "good", "dead", "dead", "flapping", "slow", "odd")
 
 
 class Schedule:
-    """The events of one seed; `calm` ends everything that goes wrong."""
+    """The events of one seed; `calm` ends all faults."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -40,7 +40,7 @@ class Schedule:
         self._faults: list[Callable[[Faults], None]] = []
 
     def set(self) -> None:
-        """Before the daemon starts, and from then on."""
+        """Schedule events before the start of the daemon, and after it."""
         rng, world = self.rng, self.world
         for _ in range(rng.choice((0, 0, 1, 2))):
             world.meddle()
@@ -68,11 +68,11 @@ class Schedule:
             call()
 
     def calm(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """End all faults."""
         world, rng = self.world, self.rng
         world.quiet = True
         world.faults = Faults()
-        world.trouble()
+        world.disturbed()
         for truth in world.truth.values():
             truth.mode = rng.choice(("good", "good", "dead"))
         for process in world.script_processes:
@@ -94,18 +94,18 @@ class Schedule:
     def _server_changes(self, number: int) -> None:
         truth = self.world.truth[number]
         truth.mode, truth.weight = self.rng.choice(MODES), self.rng.choice((0, 1, 2, 4))
-        self.world.tell("server {} is {}, weight {}", number, truth.mode, truth.weight)
+        self.world.note("server {} is {}, weight {}", number, truth.mode, truth.weight)
 
     def _addresses(self) -> None:
         every = [vip(number) for number in range(1, SERVICES + 1)]
         self.world.here = self.rng.sample(every, self.rng.randint(0, len(every)))
-        self.world.tell("addresses here: {}", [str(each) for each in self.world.here])
+        self.world.note("addresses here: {}", [str(each) for each in self.world.here])
         self._addresses_changed()
 
     def _addresses_changed(self) -> None:
-        surroundings = self.world.daemon.surroundings
-        if surroundings is not None:
-            self.world.daemon.run(surroundings.change)
+        host_monitor = self.world.daemon.host_monitor
+        if host_monitor is not None:
+            self.world.daemon.run(host_monitor.change)
 
     # --- faults ---
 
@@ -133,28 +133,28 @@ class Schedule:
         fields = kinds[name]
         for field, value in fields.items():
             setattr(faults, field, value)
-        world.trouble()
-        world.tell("fault begins: {} {}", name, fields)
+        world.disturbed()
+        world.note("fault begins: {} {}", name, fields)
 
         def lift() -> None:
             if world.quiet:
                 return
             for field in fields:
                 setattr(world.faults, field, getattr(Faults(), field))
-            world.trouble()
-            world.tell("fault ends: {}", name)
+            world.disturbed()
+            world.note("fault ends: {}", name)
 
         world.loop.call_later(rng.uniform(0.1, 12.0), lift)
 
     def _script_process(self) -> None:
-        """Kill it, or stop it for a while, or stop and then kill it."""
+        """Kill a helper process, or stop it for a while, or both."""
         world, rng = self.world, self.rng
         alive = [each for each in world.script_processes if not each.over]
         if not alive:
             return
         process = rng.choice(alive)
         kind = rng.random()
-        world.tell("the process that runs scripts is {}", "killed" if kind < 0.6 else "stopped")
+        world.note("the process that runs scripts is {}", "killed" if kind < 0.6 else "stopped")
         if kind < 0.6:
             process.daemon.run(process.kill)
             return
@@ -165,13 +165,13 @@ class Schedule:
     def _kill(self) -> None:
         world = self.world
         if not world.daemon.task.done():
-            world.tell("kill -9")
+            world.note("kill -9")
             world.daemon.kill()
-            world.trouble()
+            world.disturbed()
 
     def _restart(self) -> None:
         """systemctl restart."""
-        self.world.trouble()
+        self.world.disturbed()
         self.world.terminate()
 
     # --- operators ---
@@ -179,20 +179,20 @@ class Schedule:
     def _reload(self) -> None:
         world, rng = self.world, self.rng
         fatal = rng.random() < 0.15
-        place = Place("test.conf", 1, 1)
+        place = Location("test.conf", 1, 1)
         findings = (Finding(place, Severity.ERROR, "not a word", fatal=True),) if fatal else ()
         world.file = Loaded(self.drawn_change(), findings)
         if not world.daemon.steady:
             return
         if rng.random() < 0.3:
-            world.trouble()
-            world.tell("SIGHUP")
+            world.disturbed()
+            world.note("SIGHUP")
             world.loop.signal_(signal.SIGHUP)
         else:
             self._ask_reload(dry_run=rng.random() < 0.1)
 
     def drawn_change(self) -> Any:
-        """Of the file."""
+        """Draw a changed configuration."""
         return self.world.drawn.changed(self.world.file.configuration)
 
     def _ask_reload(self, dry_run: bool = False) -> None:
@@ -200,18 +200,18 @@ class Schedule:
 
         async def reload() -> None:
             daemon.reloads_under_way += 1
-            world.trouble()
+            world.disturbed()
             try:
                 await daemon.supervisor.reload(dry_run)
             finally:
                 daemon.reloads_under_way -= 1
-                world.trouble()
+                world.disturbed()
 
-        world.tell("reload is asked for{}", " (dry run)" if dry_run else "")
+        world.note("reload is asked for{}", " (dry run)" if dry_run else "")
         daemon.ask(reload, "reload")
 
     def _operator(self) -> None:
-        """One word about one server."""
+        """Make one operator command about a server."""
         world, rng, daemon = self.world, self.rng, self.world.daemon
         engine = daemon.engine
         if not daemon.steady or engine is None:
@@ -224,7 +224,7 @@ class Schedule:
         of = service if rng.random() < 0.6 else None
         weight = rng.choice((None, 0, 1, 7))
         deadline_s, force = rng.choice((None, 0.0, 2.0, 10.0)), rng.random() < 0.5
-        words: dict[str, Callable[[], Any]] = {
+        commands: dict[str, Callable[[], Any]] = {
             "drain": lambda: engine.drain(where, of),
             "disable": lambda: engine.disable(where, of),
             "enable": lambda: engine.enable(where, of),
@@ -233,21 +233,21 @@ class Schedule:
                 where, of, deadline_s, force
             ),
         }
-        word = rng.choice([*words, "check-now"])
-        world.tell("operator: {} {} {}", word, where, of)
-        if word == "check-now":
+        command = rng.choice([*commands, "check-now"])
+        world.note("operator: {} {} {}", command, where, of)
+        if command == "check-now":
             engine.asked_now(where, of)
-            daemon.ask(lambda: engine.check_now(where, of), word)
+            daemon.ask(lambda: engine.check_now(where, of), command)
             return
-        if word.startswith("drain,"):
+        if command.startswith("drain,"):
             self._connections(rng.randint(0, 3))
-        daemon.run(words[word])
-        daemon.ask(daemon.settle, word)
-        if word.startswith("drain,"):
+        daemon.run(commands[command])
+        daemon.ask(daemon.settle, command)
+        if command.startswith("drain,"):
             world.loop.call_later(rng.uniform(0.5, 8.0), self._connections, 0)
 
     def _connections(self, active: int) -> None:
-        """Of all servers."""
+        """Set the active connections of all servers."""
         table = self.world.table
         for row in table.rows():
             for each in row.destinations:
@@ -265,7 +265,7 @@ class Schedule:
         world.meddle()
 
     def meddle(self) -> None:
-        """One command of somebody else."""
+        """Make one edit by another program."""
         self.world.forget_table()
         with contextlib.suppress(PylvsError):
             self._meddle()
@@ -282,8 +282,8 @@ class Schedule:
         row = rng.choice(own)
         key = row.service.key
         kind = rng.choice(("delete", "destination", "weight", "stranger", "scheduler", "flush", "down"))
-        world.tell("others: {} {}", kind, key)
-        world.trouble()
+        world.note("others: {} {}", kind, key)
+        world.disturbed()
         if kind == "delete":
             table.delete_service(key)
         elif kind == "stranger":
@@ -303,10 +303,10 @@ class Schedule:
 
     def _edit_foreign(self, key: ServiceKey) -> None:
         table, rng = self.world.table, self.rng
-        self.world.tell("others edit {}", key)
+        self.world.note("others edit {}", key)
         table.gone = False
         here = {row.service.key: row for row in table.rows()}
-        self.world.trouble()
+        self.world.disturbed()
         if key not in here:
             table.add_service(VirtualService(key, rng.choice(("rr", "wlc"))))
         elif rng.random() < 0.3:

@@ -12,18 +12,18 @@ from unittest.mock import patch
 
 from pylvs.system import logs
 from pylvs.system.processes.accounts import Account
-from tests.unit.daemon.simulation.daemon import Daemon, SimControl, SimEngine, SimSurroundings
+from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, SimHostMonitor
 from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
 from tests.unit.daemon.simulation.invariants import Violation
 from tests.unit.daemon.simulation.world import World
 
 LAST_EVENTS = 40  # that a failure shows
-BUG_WORDS = ("this is a bug", "a listener to")  # of logs: nothing of the kind may happen
+BUG_WORDS = ("this is a bug", "a listener to")  # log texts that must not occur
 
 
 @dataclass
 class Result:
-    """What a simulation came to."""
+    """The result of a simulation."""
 
     seed: int
     violation: BaseException | None
@@ -32,15 +32,15 @@ class Result:
     seconds: float  # simulated
 
     @property
-    def words(self) -> str:
-        """For a failed test."""
+    def report(self) -> str:
+        """The message of a failed test."""
         last = "\n".join(self.trace[-LAST_EVENTS:])
         again = f"python -m tests.unit.daemon.simulation --seed {self.seed} --trace"
         return f"seed {self.seed}: {self.violation}\n{last}\nplay it again: {again}"
 
 
 class _Logger:
-    """Takes what daemons of one world log."""
+    """Receives the log of the daemons of one world."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -49,7 +49,7 @@ class _Logger:
         daemon = CURRENT.get()
         if daemon is not None and daemon.killed:
             return
-        self.world.tell("log {}: {}", level, dict(fields))
+        self.world.note("log {}: {}", level, dict(fields))
         if isinstance(daemon, Daemon):
             daemon.logged(fields)
         text = str(fields["event"])
@@ -58,7 +58,7 @@ class _Logger:
 
 
 class _Handler(logging.Handler):
-    """What libraries and the engine log."""
+    """Receives the log of libraries and of the engine."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.WARNING)
@@ -66,7 +66,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        self.world.tell("log {}: {}", record.levelname, text)
+        self.world.note("log {}: {}", record.levelname, text)
         daemon = CURRENT.get()
         if daemon is not None and daemon.killed:
             return
@@ -77,37 +77,37 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def _replaced(world: World) -> Iterator[None]:
-    """Within, daemons meet this world."""
+    """Within the block, daemons run in this world."""
     handler, root = _Handler(world), logging.root
     former, level = root.handlers[:], root.level
     root.handlers[:] = [handler]
     ScriptProcess.world = world
-    said = logs.write_with(_Logger(world))
+    former_write = logs.write_with(_Logger(world))
     supervisor = "pylvs.daemon.supervisor"
     nobody = Account("nobody", 65534, 65534)
     try:
         with (
             world.clock.in_force(),
             patch(f"{supervisor}.Engine", SimEngine),
-            patch(f"{supervisor}.Control", SimControl),
-            patch(f"{supervisor}.Surroundings", SimSurroundings),
+            patch(f"{supervisor}.ApiServer", SimApiServer),
+            patch(f"{supervisor}.HostMonitor", SimHostMonitor),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
             patch(f"{supervisor}.garbage.settle", lambda: None),
-            patch("pylvs.daemon.data_plane.LOOK_EVERY_S", 5.0),  # nobody is told of it: no virtual router runs
-            patch("pylvs.daemon.table.editor.ThreadPoolExecutor", world.pool),
+            patch("pylvs.daemon.host_monitor.POLL_S", 5.0),  # its reports go to no virtual router
+            patch("pylvs.daemon.table.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
             patch("pylvs.system.processes.scripts.script_account", lambda *_: nobody),
         ):
             yield
     finally:
-        logs.write_with(said)
+        logs.write_with(former_write)
         root.handlers[:] = former
         root.setLevel(level)
         del ScriptProcess.world
 
 
 def simulate(seed: int, trace: bool = False) -> Result:
-    """Play a seed. The trace is put into words where it is asked for, and of a failure."""
+    """Play a seed. The trace is formatted only if asked for, and for a failure."""
     world = World(seed)
     begin = world.clock.now()
     collecting = gc.isenabled()

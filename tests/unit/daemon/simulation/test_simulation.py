@@ -1,4 +1,4 @@
-"""Thousands of simulated daemons hold their promises; and the simulation can fail."""
+"""Thousands of simulated daemons keep the invariants, and the simulation finds planted bugs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNKS = 40  # at every change
 NIGHTLY = range(CHUNK * CHUNKS, 200_000, 2_000)  # at 19 ms a seed, an hour of CPU time; a million takes five
 FIND_WITHIN = 150  # seeds, for a planted bug, and for all that may happen
 
-# What must happen in the seeds of the gate, so that they are not empty: words of traces.
+# Texts of traces that must occur in the seeds of the gate, or these would test nothing.
 HAPPENS = (
     "edit refused",
     "edit breaks",
@@ -47,9 +47,9 @@ HAPPENS = (
 
 
 def violations(first: int, number: int) -> list[str]:
-    """In words, of so many seeds."""
+    """Play so many seeds, and return the reports of those that failed."""
     results = (simulate(seed) for seed in range(first, first + number))
-    return [result.words for result in results if result.violation]
+    return [result.report for result in results if result.violation]
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -74,7 +74,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
             if result.violation:
                 break
     assert result.violation, f"{FIND_WITHIN} seeds did not find that {name}"
-    assert f"--seed {result.seed} --trace" in result.words
+    assert f"--seed {result.seed} --trace" in result.report
     assert not simulate(result.seed).violation
 
 
@@ -82,7 +82,7 @@ def test_the_seeds_are_not_empty() -> None:
     missing = set(HAPPENS)
     for seed in range(FIND_WITHIN):
         text = "\n".join(simulate(seed, trace=True).trace)
-        missing = {words for words in missing if words not in text}
+        missing = {report for report in missing if report not in text}
         if not missing:
             return
     assert not missing

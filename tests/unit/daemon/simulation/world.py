@@ -1,7 +1,6 @@
 """The world of one simulation: real servers, tables, disk, other programs, a service manager, and a schedule of events.
 
-Everything random comes from one generator in the order in which the loop's time asks for it, so a seed gives the same
-trace each time.
+Everything random comes from one generator, in the order of the loop's time. So a seed gives the same trace each time.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from typing import Any
 
 from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
-from pylvs.health.history import ServerName
+from pylvs.health.events import Override, ServerName
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check
 from pylvs.model.destination import DestinationKey
@@ -37,7 +35,7 @@ LOOK_EVERY = 5  # seconds, at a desired state that nothing should have changed
 
 @dataclass
 class Truth:
-    """How a real server is."""
+    """The state of a real server."""
 
     mode: str = "good"  # good, dead, flapping, slow, odd
     weight: int = 1  # that it asks for
@@ -68,52 +66,51 @@ class World:
         self.here: list[Address] = [vip(number) for number in range(1, SERVICES + 1)]
         self.at_once = self.rng.choice((0, 0, 0, 0, 0, 0, 2, 5))
         self.expected = 0.0, False  # by the model: seconds to the next probe, and whether the check changed
-        self.troubled_at = 0.0
-        self.troubles: dict[ServiceKey, float] = {}
+        self.disturbed_at = 0.0
+        self.disturbances: dict[ServiceKey, float] = {}
         self.script_processes: list[ScriptProcess] = []
         self.recalled = 0  # daemons that found a table that was right
         self.quiet = False
         self.over = False
         self.unhung = asyncio.Event()
-        self._said: dict[ServerName, Override] | None = None  # what a killed daemon's successor must know
-        self._unchanged: tuple[Configuration, int] | None = None  # edits so far, if the table is right meanwhile
+        self._known_overrides: dict[ServerName, Override] | None = None  # what a killed daemon's successor must know
+        self._unchanged: tuple[Configuration, int] | None = None  # edits so far, if the table is right since then
 
-    # --- words ---
+    # --- the trace ---
 
-    def tell(self, text: str, *arguments: Any) -> None:
-        """Something for the trace; it is put into words only where somebody reads it."""
+    def note(self, text: str, *arguments: Any) -> None:
+        """Add to the trace; it is formatted only if needed."""
         self.trace.append((self.clock.now(), text, arguments))
 
     def lines(self) -> list[str]:
-        """The trace."""
+        """Return the trace."""
         begin = self.trace[0][0] if self.trace else 0.0
         return [f"{at - begin:11.6f} {text.format(*arguments)}" for at, text, arguments in self.trace]
 
     def failed(self, violation: BaseException) -> None:
-        """The first one counts: what follows from it may be anything."""
+        """Note the first violation; later ones may follow from it."""
         if self.violation is None:
             self.violation = violation
-            self.tell("VIOLATION: {}", violation)
+            self.note("VIOLATION: {}", violation)
 
-    def trouble(self, key: ServiceKey | None = None) -> None:
-        """Something stands in the daemon's way now: with one service, or at all."""
+    def disturbed(self, key: ServiceKey | None = None) -> None:
+        """Note a disturbance of the daemon now: of one service, or of all."""
         if key is None:
-            self.troubled_at = max(self.troubled_at, self.clock.now())
+            self.disturbed_at = max(self.disturbed_at, self.clock.now())
         else:
-            self.troubles[key] = max(self.troubles.get(key, 0.0), self.clock.now())
+            self.disturbances[key] = max(self.disturbances.get(key, 0.0), self.clock.now())
 
     # --- servers and scripts ---
 
     def is_good(self, server: int) -> bool:
-        """Whether a real server is well, at the end."""
+        """Return whether a real server is good, at the end."""
         return self.truth[server].mode == "good"
 
     async def sleep(self, seconds: float) -> None:
-        """Simulated."""
         await asyncio.sleep(seconds)
 
     async def probed(self, check: Check, key: DestinationKey) -> Outcome:
-        """What a probe of this real server comes to, within the check's timeout."""
+        """Return the outcome of a probe of this real server, within the check's timeout."""
         rng, truth = self.rng, self.truth[last_octet(key)]
         mode, timeout_s = truth.mode, check.pace.timeout_s
         quick = rng.uniform(0.001, 0.05)
@@ -138,11 +135,11 @@ class World:
         if draw < 0.6:
             raise asyncio.CancelledError
         if draw < 0.8 and not self.at_once:
-            await self.unhung.wait()  # it never ends, unless somebody cancels it
+            await self.unhung.wait()  # it ends only if it is cancelled
         return Outcome(draw < 0.95, "odd")
 
     def script_takes(self, arguments: tuple[str, ...]) -> tuple[float, int]:
-        """How long a script runs, and its exit status."""
+        """Return how long a script runs, and its exit status."""
         rng = self.rng
         hangs = bool(self.faults.scripts) and rng.random() < self.faults.scripts
         if arguments[0] == "notify":
@@ -152,16 +149,16 @@ class World:
         return 1000.0 if hangs else rng.uniform(0.005, 0.1), 0 if good else 1
 
     def ran(self, run: Run) -> None:
-        """A script has begun."""
-        self.tell("script: {}", " ".join(run.arguments))
+        """Note that a script has begun."""
+        self.note("script: {}", " ".join(run.arguments))
         daemon = CURRENT.get()
         if run.arguments[0] == "notify" and isinstance(daemon, Daemon):
-            daemon.told.runs.setdefault(run.arguments[1:4], deque()).append(run)
+            daemon.listener.runs.setdefault(run.arguments[1:4], deque()).append(run)
 
     # --- others ---
 
     def meddle(self) -> None:
-        """Somebody edits the table with ipvsadm, while nobody holds its lock."""
+        """Edit the table by ipvsadm, if it is not locked."""
         token = CURRENT.set(None)
         try:
             self.schedule.meddle()
@@ -171,49 +168,49 @@ class World:
     # --- daemons ---
 
     def pool(self, *_: Any, **__: Any) -> SimPool:
-        """In place of a ThreadPoolExecutor."""
+        """Replaces ThreadPoolExecutor."""
         made = SimPool(self.loop)
         daemon = CURRENT.get()
         daemon.pools.append(made)
         return made
 
     def tasks_of(self, daemon: Daemon) -> list[asyncio.Task[Any]]:
-        """Those that it began and that are not done, itself excepted."""
+        """Return the daemon's unfinished tasks, without its main one."""
         every = asyncio.all_tasks(self.loop) - {daemon.task}
         return [task for task in every if self.loop.contexts[task].get(CURRENT) is daemon]
 
     def remember(self, daemon: Daemon) -> None:
-        """It ends and leaves its table: what its successor must know."""
-        self._said = None
+        """Remember what the next daemon must know: this one ends and leaves its table."""
+        self._known_overrides = None
         self._unchanged = None
         if not daemon.supervisor.started_at:
             return
         if "overrides" not in self.disk_failed:
             model = daemon.model
-            self._said = {
+            self._known_overrides = {
                 (model.services[server.service].wanted.name, server.key): server.override
                 for server in model.servers()
                 if server.override
             }
-        trouble = max([self.troubled_at, *self.troubles.values()])
-        calm = trouble < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way
+        disturbed = max([self.disturbed_at, *self.disturbances.values()])
+        calm = disturbed < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way
         if calm and self.invariants.right():
             assert daemon.engine is not None
             self._unchanged = daemon.engine.configuration, self.table.edits_by_daemon
 
     def forget_table(self) -> None:
-        """It may not be right any more."""
+        """Note that the table may have changed."""
         self._unchanged = None
 
     def recall_overrides(self, daemon: Daemon) -> None:
-        """A daemon begins: what was said to the one before."""
-        said, self._said = self._said, None
-        if said is None:
+        """Check the overrides of a new daemon: they are those of the last one."""
+        known, self._known_overrides = self._known_overrides, None
+        if known is None:
             return
         model = daemon.model
         for service in model.services.values():
             for key, server in service.servers.items():
-                override = said.get((service.wanted.name, key))
+                override = known.get((service.wanted.name, key))
                 self.invariants.holds(
                     override is None or server.override == override,
                     "{} of {}: override {} was forgotten",
@@ -223,8 +220,8 @@ class World:
                 )
 
     def ready(self, daemon: Daemon) -> None:
-        """Its first table is there."""
-        self.tell("ready")
+        """Check the edits of a new daemon, whose first table is complete."""
+        self.note("ready")
         unchanged, self._unchanged = self._unchanged, None
         if unchanged is None or daemon.engine is None:
             return
@@ -241,16 +238,16 @@ class World:
             )
 
     async def _manage(self) -> None:
-        """A service manager: starts the daemon again when it has ended."""
+        """Act as service manager: restart a daemon that has ended."""
         while not self.over:
             self.invariants.daemon_begins()
-            self.trouble()
+            self.disturbed()
             options = Options("test.conf", keep_table=self.rng.random() < 0.3)
-            self.tell("the daemon starts")
+            self.note("the daemon starts")
             daemon = self.daemon = Daemon(self, options)
             await asyncio.wait({daemon.task})
             error = None if daemon.task.cancelled() else daemon.task.exception()
-            self.tell("the daemon ended: {}", "killed" if daemon.killed else repr(error))
+            self.note("the daemon ended: {}", "killed" if daemon.killed else repr(error))
             if daemon.killed:
                 await asyncio.sleep(self.rng.choice((0.05, 0.5, 3.0)))
                 continue
@@ -264,12 +261,12 @@ class World:
                 self.invariants.after_end(daemon)
                 self.invariants.scripts(daemon, complete=False)
             if error is not None:
-                self.file = replace(self.file, findings=())  # somebody looks into the log
+                self.file = replace(self.file, findings=())  # the operator repairs the file
             if not self.over:
                 await asyncio.sleep(1.0)
 
     async def play(self) -> None:
-        """The whole of it."""
+        """Play the simulation."""
         begin = self.clock.now()
         manager = asyncio.create_task(self._manage(), name="service manager")
         self.schedule = Schedule(self)
@@ -279,7 +276,7 @@ class World:
         try:
             await self._wait(both, self.schedule.length_s)
             self.schedule.calm()
-            self.tell("all faults have ended")
+            self.note("all faults have ended")
             await self._wait(both, 0.01)
             configuration = self.file.configuration
             running = self.daemon.engine.configuration if self.daemon.engine else configuration
@@ -291,7 +288,7 @@ class World:
             self.invariants.holds(edits == self.table.edits_by_daemon, "the table is edited on and on")
             self.invariants.scripts(self.daemon, complete=True)
             await self._end(manager)
-            self.tell("over after {:.3f} s", self.clock.now() - begin)
+            self.note("over after {:.3f} s", self.clock.now() - begin)
         finally:
             for task in both:
                 task.cancel()
@@ -316,10 +313,10 @@ class World:
         """SIGTERM."""
         if self.loop.signal_(signal.SIGTERM):
             self.daemon.ending = True
-            self.tell("SIGTERM")
+            self.note("SIGTERM")
 
     def end(self) -> None:
-        """Leave nothing behind, also of a daemon that a violation found in the middle of its work."""
+        """Clean up, also a daemon that a violation interrupted."""
         self.over = True
         daemon = getattr(self, "daemon", None)
         if daemon is not None:

@@ -1,4 +1,4 @@
-"""Simulates many seeds, or replays one: `python -m tests.unit.vrrp.simulation --help`."""
+"""Simulate many seeds, or replay one: `python -m tests.unit.vrrp.simulation --help`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--without", default="", help="with --seed: leave out these faults, by number: 0,2")
-    told = parser.parse_args()
-    if told.seed is not None:
-        return _replay(told.seed, told.trace, {int(each) for each in told.without.split(",") if each})
-    return _many(range(told.first, told.first + told.seeds), told.jobs, told.most)
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        return _replay(arguments.seed, arguments.trace, {int(each) for each in arguments.without.split(",") if each})
+    return _many(range(arguments.first, arguments.first + arguments.seeds), arguments.jobs, arguments.most)
 
 
 def _replay(seed: int, trace: bool, without: set[int]) -> int:
     with simulated():
         outcome = run(seed, print if trace else None, without)
-    if outcome.trouble and not trace:
+    if outcome.violation and not trace:
         print(explain(seed))
-    print(f"seed {seed}: {outcome.trouble or 'every invariant held'}")
-    return bool(outcome.trouble)
+    print(f"seed {seed}: {outcome.violation or 'every invariant held'}")
+    return bool(outcome.violation)
 
 
 def _many(seeds: range, jobs: int, most: int) -> int:
@@ -45,10 +45,10 @@ def _many(seeds: range, jobs: int, most: int) -> int:
     seen: Counter[str] = Counter()
     chunks = [range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK)]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        for number, (troubled, found) in enumerate(pool.imap_unordered(_chunk, chunks), 1):
-            failed += troubled
+        for number, (violated, found) in enumerate(pool.imap_unordered(_chunk, chunks), 1):
+            failed += violated
             seen += found
-            for seed in troubled[: max(0, most - len(failed) + len(troubled))]:
+            for seed in violated[: max(0, most - len(failed) + len(violated))]:
                 print(explain(seed), end="\n\n", flush=True)
             if sys.stderr.isatty():
                 print(f"\r{number} of {len(chunks)} chunks", end="", file=sys.stderr)
@@ -63,7 +63,7 @@ def _chunk(seeds: range) -> tuple[list[int], Counter[str]]:
         for seed in seeds:
             outcome = run(seed)
             seen.update(outcome.coverage)
-            if outcome.trouble:
+            if outcome.violation:
                 failed.append(seed)
     return failed, seen
 

@@ -1,4 +1,4 @@
-"""Defects planted into the product, to show that each invariant can fail."""
+"""Defects that are planted into the product, to show that each invariant can fail."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 from unittest import mock
 
 from pylvs.model.vrrp import VrrpInstance
-from pylvs.vrrp import machine as machines
-from pylvs.vrrp import router, speaking
-from pylvs.vrrp.announcing import Announcer
-from pylvs.vrrp.core import Core
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.machine import RELEASE, Advertise, Become, Machine, State
-from pylvs.vrrp.place import Place
+from pylvs.vrrp import router
+from pylvs.vrrp.garp import GarpScheduler
+from pylvs.vrrp.protocol import adverts
+from pylvs.vrrp.protocol import machine as machines
+from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, Machine, State
 from pylvs.vrrp.router import Router
+from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.vip_manager import VipManager
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """`make` gives the wrong function from the right one, which `owner` has by that name."""
+    """`make` returns the wrong function, from the right one that is `owner`'s attribute."""
 
     name: str
     owner: Any
@@ -34,7 +35,7 @@ class Defect:
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
-        """Inside, the product has it."""
+        """Plant the defect."""
         right = self.owner.__dict__[self.attribute]
         function = right.fget if isinstance(right, property) else right
         wrong = self.make(function)
@@ -61,18 +62,20 @@ def _endless(right: Any) -> Any:
     return lambda self, now: right(self, now) if self.state is State.MASTER else (self, [])
 
 
-def _deaf_to_release(right: Any) -> Any:
-    return lambda self, now, told, source: (self, []) if told.priority == RELEASE else right(self, now, told, source)
+def _ignores_priority_0(right: Any) -> Any:
+    return lambda self, now, told, source: (
+        (self, []) if told.priority == PRIORITY_STOP else right(self, now, told, source)
+    )
 
 
-def _beaten_by_anybody(right: Any) -> Any:
+def _yields_always(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
         return right(self, now, replace(told, priority=told.priority and 255), source)
 
     return heard
 
 
-def _beaten_by_nobody(right: Any) -> Any:
+def _yields_never(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
         return right(self, now, replace(told, priority=min(told.priority, 1)), source)
 
@@ -85,26 +88,26 @@ def _wrong_tie(right: Any) -> Any:
 
 def _always_preempts(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, rules=replace(self.rules, preempt=True)), now, told, source)
-        return replace(machine, rules=self.rules), actions
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=True)), now, told, source)
+        return replace(machine, settings=self.settings), actions
 
     return heard
 
 
 def _never_preempts(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, rules=replace(self.rules, preempt=False)), now, told, source)
-        return replace(machine, rules=self.rules), actions
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=False)), now, told, source)
+        return replace(machine, settings=self.settings), actions
 
     return heard
 
 
 def _own_interval(right: Any) -> Any:
-    return lambda self: self.rules.interval_s
+    return lambda self: self.settings.interval_s
 
 
-def _hasty(right: Any) -> Any:
-    return lambda self: 0.9 * self.rules.interval_s
+def _too_early(right: Any) -> Any:
+    return lambda self: 0.9 * self.settings.interval_s
 
 
 def _without_skew(right: Any) -> Any:
@@ -129,7 +132,7 @@ def _no_answer(right: Any) -> Any:
 
 
 def _first_only(right: Any) -> Any:
-    def take(self: Place, instance: VrrpInstance) -> None:
+    def take(self: VipManager, instance: VrrpInstance) -> None:
         right(self, replace(instance, addresses=instance.addresses[:1], excluded=()))
 
     return take
@@ -140,12 +143,12 @@ def _nothing(right: Any) -> Any:
 
 
 def _no_repeats(right: Any) -> Any:
-    return lambda self, targets, repeat: right(self, targets, min(1, repeat))
+    return lambda self, addresses, repeat: right(self, addresses, min(1, repeat))
 
 
 def _no_second_round(right: Any) -> Any:
-    def begin(self: Announcer, now: float, targets: Any) -> None:
-        right(self, now, targets)
+    def begin(self: GarpScheduler, now: float, addresses: Any) -> None:
+        right(self, now, addresses)
         self._rounds.clear()
 
     return begin
@@ -156,7 +159,7 @@ def _no_announcement(right: Any) -> Any:
 
 
 def _never_again(right: Any) -> Any:
-    return lambda self, now, reason: False
+    return lambda self, now: False
 
 
 def _at_once(right: Any) -> Any:
@@ -177,30 +180,32 @@ def _weightless(right: Any) -> Any:
 
 
 DEFECTS = (
-    Defect("a master that gives way to nobody", Machine, "_heard_as_master", _beaten_by_nobody, (1, 2)),
-    Defect("a master that gives way to everybody", Machine, "_heard_as_master", _beaten_by_anybody, (2,)),
-    Defect("a master that does not answer", Machine, "_heard_as_master", _no_answer, (2,)),
-    Defect("the smaller address wins", machines, "comparable", _wrong_tie, (2,)),
-    Defect("a wrong checksum", speaking, "encode", _wrong_checksum, (2, 8)),
+    Defect("a master that never becomes backup", Machine, "_receive_as_master", _yields_never, (1, 2)),
+    Defect("a master that becomes backup of any other", Machine, "_receive_as_master", _yields_always, (2,)),
+    Defect("a master that does not answer", Machine, "_receive_as_master", _no_answer, (2,)),
+    Defect("the smaller address wins", machines, "address_order", _wrong_tie, (2,)),
+    Defect("a wrong checksum", adverts, "encode", _wrong_checksum, (2, 8)),
     Defect("a backup that never takes over", Machine, "wake", _never_master, (3, 8)),
     Defect("a timer that is set to the past", Machine, "wake", _endless, (0,)),
-    Defect("priority 0 is ignored", Machine, "hear", _deaf_to_release, (2, 3)),
-    Defect("nopreempt is ignored", Machine, "_heard_as_backup", _always_preempts, (3,)),
-    Defect("preempt is ignored", Machine, "_heard_as_backup", _never_preempts, (3, 9)),
+    Defect("priority 0 is ignored", Machine, "receive", _ignores_priority_0, (2, 3)),
+    Defect("nopreempt is ignored", Machine, "_receive_as_backup", _always_preempts, (3,)),
+    Defect("preempt is ignored", Machine, "_receive_as_backup", _never_preempts, (3, 9)),
     Defect("the master's interval is ignored", Machine, "interval_s", _own_interval, (3,)),
     Defect("no skew", Machine, "skew_s", _without_skew, (3,)),
-    Defect("a backup that waits for less than one interval", Machine, "down_s", _hasty, (3, 10)),
-    Defect("a late backup takes over before it reads", Router, "_reads_first", _at_once, (3,)),
+    Defect("a backup that waits for less than one interval", Machine, "down_s", _too_early, (3, 10)),
+    Defect("a late backup takes over before it reads", Router, "_defer_if_stalled", _at_once, (3,)),
     Defect("a master that advertises once", Machine, "wake", _silent_master, (4, 8)),
     Defect("an end without priority 0", Machine, "fail", _quiet_end, (4,)),
-    Defect("addresses are not given up", Place, "give_up", _nothing, (5,)),
-    Defect("only the first address is taken", Place, "take", _first_only, (5,)),
-    Defect("an address that somebody removed is not put back", Core, "_lost", _nothing, (5,)),
-    Defect("the packet path is told nothing", Core, "roles_changed", _nothing, (5,)),
-    Defect("no announcement", Announcer, "wake", _no_announcement, (6,)),
-    Defect("each address is announced once", Announcer, "_round", _no_repeats, (6,)),
-    Defect("no second round of announcements", Announcer, "begin", _no_second_round, (6,)),
-    Defect("no announcement against a worse master", Announcer, "again", _never_again, (6,)),
-    Defect("a sync group does not move together", Group, "_lead", _nothing, (7,)),
-    Defect("what is tracked does not count", router, "effective", _weightless, (9,)),
+    Defect("addresses are not removed", VipManager, "remove_resources", _nothing, (5,)),
+    Defect("only the first address is added", VipManager, "add_resources", _first_only, (5,)),
+    Defect(
+        "an address removed by another program is not added again", RouterService, "_resources_lost", _nothing, (5,)
+    ),
+    Defect("roles are not published", RouterService, "roles_changed", _nothing, (5,)),
+    Defect("no announcement", GarpScheduler, "wake", _no_announcement, (6,)),
+    Defect("each address is announced once", GarpScheduler, "_enqueue", _no_repeats, (6,)),
+    Defect("no second round of announcements", GarpScheduler, "begin", _no_second_round, (6,)),
+    Defect("a worse master is not answered by announcements", GarpScheduler, "again", _never_again, (6,)),
+    Defect("the members of a sync group change state separately", SyncGroup, "_lead", _nothing, (7,)),
+    Defect("tracked objects have no effect", router, "effective_priority", _weightless, (9,)),
 )

@@ -1,7 +1,6 @@
-"""A simulated host: its devices and addresses, and the product's own `Core` on it, without sockets or clocks.
+"""A simulated host: devices, addresses, and the product's `RouterService` without sockets or clocks.
 
-Real are Core, Place, Ears, ClaimEars, Tracking, Router, Machine, Group, Announcer, SendingLimits, Screen, Voice and
-Serving, and the bytes of every packet. `system` replaces what they ask of the operating system.
+The product's own classes run, and the bytes of every packet are real. `system` replaces the operating system.
 """
 
 from __future__ import annotations
@@ -16,59 +15,59 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import AddressNews, LinkNews, News
-from pylvs.vrrp.aide.messages import ScriptWell
-from pylvs.vrrp.core import Core
+from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.router_service import RouterService
 from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
 
 if TYPE_CHECKING:
     from tests.unit.vrrp.simulation.system import (
-        SimulatedAide,
-        SimulatedClaimEar,
-        SimulatedEar,
+        SimulatedConflictSocket,
+        SimulatedHelper,
         SimulatedLoop,
-        SimulatedWatch,
+        SimulatedMonitor,
+        SimulatedReceiver,
     )
 
-MOST_QUEUED = 4096  # packets in a socket's buffer
+MAX_QUEUED = 4096  # packets in a socket's buffer
 
 
 class Storm(BaseException):
-    """The process goes round and round; no handler of the product's may catch this."""
+    """The process loops endlessly. Not an Exception, so that the product does not catch it."""
 
 
 class Network(Protocol):
-    """What a host asks of the simulation around it."""
+    """What a host needs of the simulation."""
 
     now: float  # seconds
 
     def transmit(self, host: Host, device: str, datagram: Datagram) -> None:
-        """An advertisement leaves."""
+        """Send an advertisement."""
 
     def announce(self, host: Host, device: str, frame: bytes) -> None:
-        """A gratuitous ARP or a neighbour advertisement leaves."""
+        """Send a gratuitous ARP or a neighbour advertisement."""
 
-    def told(self, host: Host, message: Any) -> None:
-        """The process said something to its helper: a transition, a line of the log."""
+    def message_sent(self, host: Host, message: Any) -> None:
+        """The process sent a message to its helper process."""
 
     def process(self, host: Host, datagram: Datagram, handle: Call) -> None:
-        """The process takes an advertisement from its socket; `handle` is what it does with it."""
+        """The process reads an advertisement; `handle` lets it continue."""
 
-    def held(self, host: Host, device: str, address: Address, there: bool) -> None:
-        """The process put an address on a device, or took it off."""
+    def held(self, host: Host, device: str, address: Address, added: bool) -> None:
+        """The process added an address to a device, or removed it."""
 
     def due(self, host: Host, when: float) -> None:
-        """The next timer of the process is due at this time of its own clock."""
+        """The process's next timer, by its own clock."""
 
     def stepped(self, host: Host) -> None:
-        """The process did all that it had to do at this time, and waits."""
+        """The process handled everything that is due."""
 
 
 @dataclass(slots=True)
 class Device:
-    """One network device; `addresses` outlive the process that put them there."""
+    """A network device; its addresses outlive the process that added them."""
 
     name: str
     index: int
@@ -80,16 +79,14 @@ class Device:
 
     @property
     def up(self) -> bool:
-        """Whether it carries packets."""
         return self.enabled and self.carrier
 
     def news(self) -> LinkNews:
-        """What rtnetlink says of it."""
         return LinkNews(self.index, self.name, self.mac, 1500, self.enabled, self.up)
 
 
 class Host:
-    """One of the routers."""
+    """A router."""
 
     def __init__(self, number: int, plan: HostPlan, network: Network) -> None:
         self.number = number
@@ -98,10 +95,10 @@ class Host:
         self.plan = plan
         self.configuration = plan.configuration
         self.now = plan.offset  # its own clock
-        self.core: Core | None = None
+        self.service: RouterService | None = None
         self.stalled_until = 0.0
         self.resumed_at = 0.0  # by its own clock: the end of the last stall
-        self.well = True  # what its track_script finds
+        self.well = True  # result of its track_script
         self.roles = Roles()
         self.devices: dict[str, Device] = {}
         for index, source in enumerate(plan.sources, 1):
@@ -112,63 +109,62 @@ class Host:
         self.boot()
 
     def boot(self) -> None:
-        """A process has no descriptors before it opens some."""
+        """Close all descriptors."""
         self._numbers = itertools.count(3)
-        self.ready: dict[int, None] = {}  # descriptors with something to be read
-        self.ears: list[SimulatedEar] = []
-        self.claim_ears: list[SimulatedClaimEar] = []
-        self.watch: SimulatedWatch | None = None
-        self.aide: SimulatedAide | None = None
+        self.ready: dict[int, None] = {}  # readable descriptors
+        self.receivers: list[SimulatedReceiver] = []
+        self.conflict_sockets: list[SimulatedConflictSocket] = []
+        self.monitor: SimulatedMonitor | None = None
+        self.helper: SimulatedHelper | None = None
         self.loop: SimulatedLoop | None = None
 
     def descriptor(self) -> int:
-        """The next number."""
         return next(self._numbers)
 
     # --- the process ---
 
     def start(self) -> None:
-        """A new process with this host's configuration, as `pylvs run` starts it."""
+        """Start a process with this host's configuration, as `pylvs run` does."""
         self.boot()
         running.host = self
-        self.core = Core("text", self.roles)
-        answer = self.core._configure({"configuration": self.configuration, "settings": None})
+        self.service = RouterService("text", self.roles)
+        answer = self.service._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
-        assert self.aide is not None
-        self.aide.find(ScriptWell(SCRIPT, self.well, ""))
+        assert self.helper is not None
+        self.helper.find(ScriptResult(SCRIPT, self.well, ""))
         self._turn()
 
     def stop(self) -> None:
         """SIGTERM."""
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core.stop()
+            self.service.stop()
             self._turn()
 
     def kill(self) -> None:
         """SIGKILL: its descriptors close, its addresses stay."""
-        self.core = None
+        self.service = None
         self.stalled_until = 0.0
         self.boot()
 
     def reload(self, configuration: VrrpConfiguration) -> None:
         """`pylvs reload`; a process that does not run will start with it."""
         self.configuration = configuration
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core._configure({"configuration": configuration, "settings": None})
+            self.service._configure({"configuration": configuration, "settings": None})
             self._turn()
 
-    def give_up(self, seconds: float) -> None:
+    def yield_for(self, seconds: float) -> None:
         """`pylvs vrrp yield`."""
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core._yield({"names": [], "seconds": seconds})
+            self.service._yield({"names": [], "seconds": seconds})
             self._turn()
 
     def step(self, local: float) -> None:
-        """The process is woken at this time of its own clock."""
-        if self.core is not None:
+        """Run the process at this time of its own clock."""
+        if self.service is not None:
             self.now = max(self.now, local)
             running.host = self
             self._turn()
@@ -187,24 +183,23 @@ class Host:
 
     @property
     def routers(self) -> dict[str, Router]:
-        """Of its process."""
-        return self.core.routers if self.core is not None else {}
+        return self.service.routers if self.service is not None else {}
 
-    # --- its kernel ---
+    # --- the kernel ---
 
     def find(self, well: bool) -> None:
-        """The track_script has another result."""
+        """Change the result of the track_script."""
         self.well = well
-        if self.aide is not None:
-            self.aide.find(ScriptWell(SCRIPT, well, ""))
+        if self.helper is not None:
+            self.helper.find(ScriptResult(SCRIPT, well, ""))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
-        """A cable is pulled or plugged, or an operator sets a link up or down."""
+        """Change the carrier, or set a link up or down."""
         device = self.devices[name]
         before = device.enabled
         device.enabled, device.carrier = enabled, carrier
         self._say(device.news())
-        if before and not enabled:  # which costs a device its IPv6 addresses
+        if before and not enabled:  # removes the device's IPv6 addresses
             for each in [each for each in device.addresses.values() if each.interface.version == 6]:
                 self.remove(name, each.interface.ip)
         if enabled and not before:
@@ -214,7 +209,7 @@ class Host:
                     self._say(each)
 
     def remove(self, name: str, address: Address) -> None:
-        """An address is taken off a device."""
+        """Remove an address from a device."""
         device = self.devices[name]
         for interface, each in list(device.addresses.items()):
             if interface.ip == address:
@@ -222,13 +217,13 @@ class Host:
                 self._say(AddressNews(each.index, each.interface, each.scope, each.flags, gone=True))
 
     def forget_everything(self) -> None:
-        """The power is off: only what the distribution configures comes back."""
+        """Lose the power: only the configured addresses return."""
         for device in self.devices.values():
             device.addresses = {each.interface: each for each in device.base}
         self.roles = Roles()
 
     def virtual(self) -> set[tuple[str, Address]]:
-        """Every address on its devices besides the distribution's."""
+        """Return all addresses but the configured ones."""
         return {
             (device.name, each.interface.ip)
             for device in self.devices.values()
@@ -254,37 +249,43 @@ class Host:
         return [Outcome(True)] * len(placed)
 
     def receive(self, device: str, family: int, datagram: Datagram) -> bool:
-        """A packet came by a device: into every socket that wants it. Whether one does."""
+        """Queue a packet in every socket that accepts it; return whether one does."""
         taken = False
-        for ear in self.ears:
-            if ear.family != family or ear.protocol != datagram.protocol or ear.device not in ("", device):
+        for receiver in self.receivers:
+            if (
+                receiver.family != family
+                or receiver.protocol != datagram.protocol
+                or receiver.device not in ("", device)
+            ):
                 continue
-            if datagram.destination.is_multicast and (not ear.device or datagram.destination not in ear.groups):
+            if datagram.destination.is_multicast and (
+                not receiver.device or datagram.destination not in receiver.groups
+            ):
                 continue
-            if len(ear.queue) < MOST_QUEUED:
-                ear.queue.append(datagram)
-                self.ready[ear.descriptor] = None
+            if len(receiver.queue) < MAX_QUEUED:
+                receiver.queue.append(datagram)
+                self.ready[receiver.descriptor] = None
                 taken = True
         return taken
 
-    def hear_claim(self, device: str, frame: bytes) -> bool:
-        """An announcement came by a device. Whether the process wants to know of it."""
+    def receive_frame(self, device: str, frame: bytes) -> bool:
+        """Queue a frame in every socket whose filter accepts it; return whether one does."""
         taken = False
-        for ear in self.claim_ears:
-            if ear.device == device and ear.passes(frame):
-                ear.queue.append(frame)
-                self.ready[ear.descriptor] = None
+        for receiver in self.conflict_sockets:
+            if receiver.device == device and receiver.passes(frame):
+                receiver.queue.append(frame)
+                self.ready[receiver.descriptor] = None
                 taken = True
         return taken
 
     def _say(self, news: News) -> None:
-        if self.watch is not None:
-            self.watch.queue.append(news)
-            self.ready[self.watch.descriptor] = None
+        if self.monitor is not None:
+            self.monitor.queue.append(news)
+            self.ready[self.monitor.descriptor] = None
 
 
 class Running:
-    """Whose process runs at this moment."""
+    """The host whose process runs now."""
 
     host: Host
 
@@ -293,11 +294,11 @@ running = Running()
 
 
 class Roles:
-    """What the packet path was told last; it outlives the process, as pinned maps do."""
+    """The published roles; they outlive the process, as pinned maps do."""
 
     def __init__(self) -> None:
-        self.here: frozenset[Address] = frozenset()
-        self.elsewhere: frozenset[Address] = frozenset()
+        self.active: frozenset[Address] = frozenset()
+        self.standby: frozenset[Address] = frozenset()
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        self.elsewhere, self.here = addresses, held
+        self.standby, self.active = addresses, held

@@ -1,46 +1,45 @@
-"""What must hold in every simulation, whatever the network, the processes and the clocks do.
+"""The invariants of every simulation, whatever the network, the processes and the clocks do.
 
-Sections are of RFC 9568; VRRP version 2 has the same ones in RFC 3768 unless noted. "Its time" is a host's own clock,
-which is up to 3 % fast or slow. An *adv* is the longest advertisement interval of a virtual router.
+Sections are of RFC 9568; those of VRRP version 2 in RFC 3768 are the same unless noted. Times are those of a host's own
+clock, which is up to 3 % fast or slow. An *adv* is the longest advertisement interval of a virtual router.
 
 At every event:
 
-0. **The product does what it does at all**: no exception, no endless round of timers, no storm of answers.
-1. **Two masters that hear each other** do not exist (6.4.3). Two masters may coexist until each has processed one
-   advertisement of the other: of its present term as master, with its present priority, while the other's term and
-   priority are the same too. How long that takes is what delay, loss, partition and stall make of it.
-2. **An advertisement decides as 6.4.2 and 6.4.3 say.** A master that processes a better one (a higher priority, or the
-   same from a greater address) is a backup afterwards. Of a worse one, or of priority 0, it stays master, and
-   advertises at once. A backup stays a backup. Every advertisement on the wire counts; only AH's protection against
-   replays drops late and duplicated ones.
-3. **A backup takes over in its time, and not before** (6.4.2). Each advertisement that counts for a backup puts off its
-   take-over to Active_Down_Interval from then; one of priority 0 puts it to Skew_Time from then (6.1; version 2 counts
-   Skew_Time in seconds, version 3 in the master's interval). After a stall, advertisements that wait in the socket come
-   before the take-over. The members of a sync group wait for each other.
-4. **A master advertises** once in each of its intervals (6.4.3), with its priority and all addresses; a router that is
-   not master does not. One that gives up without having processed a better advertisement says so with priority 0
-   (6.4.3, Shutdown), unless its device cannot send.
-5. **No address without a master, no master without its addresses** (6.4.2, 6.4.3). Between two events of a living
-   process its host holds exactly the addresses of the virtual routers that are master there, and the packet path was
-   told exactly these; it was told before the first of them came. A process that was killed leaves its addresses; the
-   next one takes them off as it starts.
-6. **Every take-over is announced** (6.4.2, 8.2): a gratuitous ARP or an unsolicited neighbour advertisement for each
-   address, `garp_master_repeat` times at once and again after `garp_master_delay`, each `garp_master_refresh`, and
-   within CONFLICT_GAP_S after a worse master was heard. Sending limits stretch this. Only a master announces, and with
-   the link address of the device.
-7. **The members of a sync group** are master together, or none of them is.
+0. **The product works**: no exception, no endless round of timers, no storm of answers.
+1. **Two masters that receive each other's advertisements** do not exist (6.4.3). They may coexist until each has
+   processed an advertisement of the other: of its present term as master and its present priority, while its own term
+   and priority are the same, too. Delay, loss, partition and stall decide how long that takes.
+2. **An advertisement has the effect of 6.4.2 and 6.4.3.** A master that processes a better one (a higher priority, or
+   the same from a greater address) becomes backup. After a worse one, or one of priority 0, it stays master and
+   advertises immediately. A backup stays backup. Every advertisement is valid; only AH's replay protection drops late
+   and duplicated ones.
+3. **A backup takes over at its time, and not before** (6.4.2). An advertisement that counts for a backup postpones the
+   take-over to Active_Down_Interval from then; one of priority 0 sets it to Skew_Time from then. Version 2 counts
+   Skew_Time in seconds, version 3 in the master's interval (6.1). After a stall, a backup reads its socket before the
+   take-over. The members of a sync group wait for each other.
+4. **A master advertises** once in each of its intervals (6.4.3), with its priority and all addresses; other routers do
+   not. A master that becomes backup without a better advertisement sends priority 0 (6.4.3, Shutdown), unless its
+   device cannot send.
+5. **No address without a master, no master without its addresses** (6.4.2, 6.4.3). Between two events of a running
+   process its host holds exactly the addresses of its masters. The published roles are the same, and are published
+   before the first address is added. A killed process leaves its addresses; the next one removes them when it starts.
+6. **Every take-over is announced** (6.4.2, 8.2): `garp_master_repeat` gratuitous ARPs or unsolicited neighbour
+   advertisements for each address, again after `garp_master_delay`, at each `garp_master_refresh`, and within
+   CONFLICT_INTERVAL_S after an advertisement of a worse master. Limits stretch this. Only a master announces, with the
+   link address of the device.
+7. **The members of a sync group** are all master, or none is.
 
 At the end, when the network is whole (no loss, no partition, no stall, delays below 0.2 adv, everything sent before has
 arrived), for each virtual router:
 
-8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays: an advertisement on
-   its way may put the take-over off, a worse router may be first by one delay, and its answer takes another. With
-   preempt_delay that time and one more Active_Down_Interval pass. A sync group looks again each interval whether all
-   of its members may be master. Where routers of version 3 have different intervals, the former master's last
-   advertisement may arrive after the new master's first one. A backup then counts by the former interval (6.4.2), and
-   may be master for one adv more. No router is in FAULT without a reason.
-9. **It is the best** of the routers that can be master, if all of them preempt. With equal priorities any of the best.
-10. **It stays** for two more Active_Down_Intervals: nobody changes state any more.
+8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays: a late advertisement
+   may postpone the take-over, a worse router may be first by one delay, and the answer takes another. preempt_delay
+   adds its time and one more Active_Down_Interval. A sync group evaluates once in each interval whether all members may
+   be master. Where routers of version 3 have different intervals, the former master's last advertisement may arrive
+   after the new master's first one. A backup then counts by the former interval (6.4.2), and may be master for one adv
+   more. No router is in FAULT without a reason.
+9. **It has the highest priority** of the routers that can be master, if all of them preempt; any of several equal ones.
+10. **It stays master** for two more Active_Down_Intervals: no router changes its state any more.
 """
 
 from __future__ import annotations
@@ -50,32 +49,32 @@ from typing import Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, Authentication
-from pylvs.vrrp.aide.messages import Moved
-from pylvs.vrrp.announcing import CONFLICT_GAP_S
+from pylvs.vrrp.garp import CONFLICT_INTERVAL_S
+from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.machine import State
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.protocol.packet import Datagram
 from tests.unit.vrrp.simulation.host import Host
 from tests.unit.vrrp.simulation.records import (
     AH_BYTES,
     EPSILON_S,
     LATE_S,
     NEVER,
+    DeviceAddress,
     Record,
     Sent,
-    Target,
     announced,
     priority_of,
 )
-from tests.unit.vrrp.simulation.schedule import MOST_DRIFT, Plan
+from tests.unit.vrrp.simulation.schedule import MAX_DRIFT, Plan
 
-PUNCTUAL_S = 0.001  # a process woken so soon after a backup's time need not ask whether it was stalled
-SLOWEST = 1 / (1 - MOST_DRIFT)
-LIMIT_PATIENCE_S = 0.01
+PUNCTUAL_S = 0.001  # a backup whose timer is at most this late was not stalled
+SLOWEST = 1 / (1 - MAX_DRIFT)
+TURN_TIMEOUT_S = 0.01
 
 
 class Simulated(Protocol):
-    """The simulation, as far as it is checked."""
+    """What the checker reads of the simulation."""
 
     plan: Plan
     hosts: list[Host]
@@ -86,11 +85,11 @@ class Simulated(Protocol):
 
 
 class Checker:
-    """Looks on; `trouble` is the first invariant that did not hold."""
+    """Observes the simulation; `violation` is the first invariant that did not hold."""
 
     def __init__(self, simulated: Simulated, only: int | None = None) -> None:
         """`only` is the number of the only invariant that is checked; None checks all."""
-        self.trouble = ""
+        self.violation = ""
         self._only = only
         self.coverage: set[str] = set()
         self._simulated = simulated
@@ -101,10 +100,10 @@ class Checker:
         self._dirty: set[int] = set()  # hosts whose addresses or states changed
         self._still = False
 
-    def fail(self, trouble: str) -> None:
-        """An invariant does not hold; `trouble` ends with its number in parentheses."""
-        if self._only is None or trouble.endswith(f"({self._only})"):
-            self.trouble = self.trouble or trouble
+    def fail(self, text: str) -> None:
+        """Record a violation; the text ends with the invariant's number in parentheses."""
+        if self._only is None or text.endswith(f"({self._only})"):
+            self.violation = self.violation or text
 
     def _of(self, host: Host) -> dict[str, Record]:
         configuration = host.configuration
@@ -117,35 +116,35 @@ class Checker:
             repeat = max(
                 max(i.announcements.repeat, i.announcements.lower_priority_repeat) for i in configuration.instances
             )
-            needed_s = 0.05 + 2 * sum(map(len, several)) * repeat * (limit.arp_s + LIMIT_PATIENCE_S)
+            needed_s = 0.05 + 2 * sum(map(len, several)) * repeat * (limit.arp_s + TURN_TIMEOUT_S)
         made = zip(configuration.instances, several, strict=True)
-        return {each.name: Record(host, each, targets, needed_s) for each, targets in made}
+        return {each.name: Record(host, each, addresses, needed_s) for each, addresses in made}
 
     def _all(self, vrid: int) -> list[Record]:
         return [records[vrid] for records in self._by_vrid]
 
-    # --- the life of a process ---
+    # --- start and end of a process ---
 
     def starts(self, host: Host) -> None:
-        """A new one begins."""
+        """A process starts."""
         self._dirty.add(host.number)
         for record in self._records[host.number].values():
             record.instance = next(i for i in host.configuration.instances if i.name == record.instance.name)
             record.held_until = record.excused_until = 0.0
 
     def ends(self, host: Host) -> None:
-        """It is no more."""
+        """A process ended."""
         for record in self._records[host.number].values():
             self._enter(record, State.FAULT)
 
     def touches(self, host: Host) -> None:
-        """Something else than the process changed the host's addresses."""
+        """The kernel or another program changed the host's addresses."""
         self._dirty.add(host.number)
 
     def yields(self, host: Host, until: float) -> None:
-        """An operator asked it to give up.
+        """An operator requested a yield.
 
-        A request that ends before a former one counts when the router looks again, once in Active_Down_Interval.
+        A request that ends before a former one takes effect at the next timer, within Active_Down_Interval.
         """
         for record in self._records[host.number].values():
             if record.state is State.BACKUP and until < record.held_until:
@@ -153,27 +152,27 @@ class Checker:
                 record.excused_until = min(record.held_until, again)
             record.held_until = until
 
-    def moved(self, host: Host, message: Moved) -> None:
-        """The process said that a virtual router, or a group, changed its state."""
+    def moved(self, host: Host, message: StateChanged) -> None:
+        """The process notified of a virtual router's or a group's new state."""
         if message.kind != "INSTANCE":
             return
         record = self._records[host.number][message.name]
         state = State(message.state) if message.state in ("MASTER", "BACKUP") else State.FAULT
         if self._still:
-            self.fail(f"{record} becomes {state.value} although nothing happens (10)")
+            self.fail(f"{record} becomes {state.value} although no event happened (10)")
         if state is State.MASTER and record.state is State.BACKUP:
             self._takes_over(record)
         elif state is not State.MASTER and record.state is State.MASTER:
             able = host.devices[record.instance.interface].enabled
             if able and record.now not in (record.released_at, record.beaten_at):
-                self.fail(f"{record} gives up and does not say so (4)")
+                self.fail(f"{record} becomes {state.value} without priority 0 (4)")
         self._enter(record, state)
 
     def _enter(self, record: Record, state: State) -> None:
         was, record.state = record.state, state
         record.term += 1
         record.since = record.now
-        record.heard.clear()
+        record.conflicts.clear()
         record.preempt_at = None
         self._dirty.add(record.host.number)
         if state is State.MASTER:
@@ -181,7 +180,7 @@ class Checker:
             record.armed = NEVER
             self._owe(record)
         elif was is State.MASTER or state is State.FAULT:
-            record.told.clear()
+            record.announced_at.clear()
             record.owed = []
             record.advertised_at = record.conflict_at = NEVER
         if state is State.BACKUP:
@@ -193,23 +192,23 @@ class Checker:
         if early > EPSILON_S:
             self.fail(f"{record} takes over {early:.6f} s before its time (3)")
         if len(self._records[record.host.number]) > 1 or record.now <= record.armed + PUNCTUAL_S + EPSILON_S:
-            return  # in a group, one member may go with another that reads first
+            return  # a member may follow another one that reads first
         machine = record.router.machine
-        for ear in record.host.ears:
-            for datagram in ear.queue:
+        for receiver in record.host.receivers:
+            for datagram in receiver.queue:
                 sent = self._sent[id(datagram)]
                 if sent.vrid == record.instance.vrid and self._counts(record, sent, machine.priority):
-                    self.fail(f"{record} takes over although an advertisement ({sent}) waits in its socket (3)")
+                    self.fail(f"{record} takes over although its socket holds an advertisement ({sent}) (3)")
 
     @staticmethod
     def _counts(record: Record, sent: Sent, priority: int) -> bool:
-        """Whether an advertisement puts off a backup's take-over (6.4.2)."""
+        """Return whether an advertisement postpones a backup's take-over (6.4.2)."""
         return sent.priority != 0 and (sent.priority >= priority or not record.instance.preempt)
 
-    # --- what is sent ---
+    # --- sent packets ---
 
     def sends(self, host: Host, device: str, datagram: Datagram) -> Sent:
-        """An advertisement leaves."""
+        """A process sends an advertisement."""
         payload = datagram.payload[AH_BYTES:] if datagram.protocol == 51 else datagram.payload
         version, vrid, priority, count = payload[0] >> 4, payload[1], payload[2], payload[3]
         interval_s = float(payload[5]) if version == 2 else ((payload[4] & 0xF) << 8 | payload[5]) / 100
@@ -237,57 +236,57 @@ class Checker:
         return sent
 
     def announces(self, host: Host, device: str, frame: bytes) -> Address:
-        """A gratuitous ARP or an unsolicited neighbour advertisement for this address leaves."""
+        """A process sends a gratuitous ARP or an unsolicited neighbour advertisement; return its address."""
         known = self._frames.get(frame)
         if known is None:
             known = self._frames[frame] = announced(frame)
         address, mac = known
-        target = device, address
+        held = device, address
         for record in self._records[host.number].values():
-            if target in record.targets:
+            if held in record.addresses:
                 break
         else:
-            self.fail(f"{host.name} announces {address} on {device}, which belongs to nobody (6)")
+            self.fail(f"{host.name} announces {address} on {device}, which no virtual router has (6)")
             return address
         if record.router.machine.state is not State.MASTER:
             self.fail(f"{record} announces {address}, but is not master (6)")
         if mac != host.devices[device].mac:
             self.fail(f"{record} announces {address} at {mac.hex(':')} (6)")
-        record.told.setdefault(target, []).append(record.now)
+        record.announced_at.setdefault(held, []).append(record.now)
         return address
 
-    def holds(self, host: Host, device: str, address: Address, there: bool) -> None:
-        """The process puts an address on a device, or takes it off."""
+    def holds(self, host: Host, device: str, address: Address, added: bool) -> None:
+        """The process adds an address to a device, or removes it."""
         self._dirty.add(host.number)
-        if there and address not in host.roles.here:
-            self.fail(f"{host.name} puts {address} on {device} before the packet path knows (5)")
+        if added and address not in host.roles.active:
+            self.fail(f"{host.name} adds {address} to {device} before the roles are published (5)")
         for record in self._records[host.number].values():
-            if there and record.state is State.MASTER and (device, address) in record.targets:
-                record.told.clear()  # it is put back, and announced as after a take-over
+            if added and record.state is State.MASTER and (device, address) in record.addresses:
+                record.announced_at.clear()  # an address that is added again is announced as after a take-over
                 self._owe(record)
 
     def _owe(self, record: Record) -> None:
-        told = record.instance.announcements
-        record.owed = [(record.now + record.needed_s, told.repeat)]
-        if told.delay_s > record.needed_s:
-            record.owed.append((record.now + record.needed_s + told.delay_s, 2 * told.repeat))
+        settings = record.instance.announcements
+        record.owed = [(record.now + record.needed_s, settings.repeat)]
+        if settings.delay_s > record.needed_s:
+            record.owed.append((record.now + record.needed_s + settings.delay_s, 2 * settings.repeat))
 
-    # --- what is heard ---
+    # --- received packets ---
 
     def processes(self, host: Host, datagram: Datagram, handle: Call) -> None:
-        """The process takes an advertisement from its socket."""
+        """The process reads an advertisement from its socket."""
         sent = self._sent[id(datagram)]
         record = self._by_vrid[host.number][sent.vrid]
         router = record.router
-        before, counted, answered = router.machine, router.heard, router.sent
+        before, counted, answered = router.machine, router.received, router.sent
         better = (sent.priority, int(datagram.source)) > (before.priority, int(before.address))
         if better:
             record.beaten_at = record.now
         handle()
         after = router.machine
-        if router.heard == counted:
-            if router.screen is not None and record.instance.authentication is not Authentication.AH:
-                self.fail(f"{record} drops an advertisement ({sent}): {router.screen.counters} (2)")
+        if router.received == counted:
+            if router.validator is not None and record.instance.authentication is not Authentication.AH:
+                self.fail(f"{record} drops an advertisement ({sent}): {router.validator.counters} (2)")
             return
         if before.state is State.MASTER:
             self.coverage.add("two masters")
@@ -300,7 +299,7 @@ class Checker:
         elif after.state is not before.state:
             self.fail(f"{record} goes from {before.state.value} to {after.state.value} because of {sent} (2)")
         elif before.state is State.BACKUP:
-            self._puts_off(record, sent, before.priority)
+            self._postpones(record, sent, before.priority)
 
     def _answers(self, record: Record, sent: Sent, answered: bool) -> None:
         if not answered and (sent.priority == 0 or not record.instance.lower_priority_unanswered):
@@ -309,20 +308,20 @@ class Checker:
             return
         other = sent.sender
         mine, theirs = record.router.machine.priority, sent.priority
-        record.heard[other.host.number] = sent.term, record.term, theirs, mine
+        record.conflicts[other.host.number] = sent.term, record.term, theirs, mine
         if record.instance.announcements.lower_priority_repeat:
             record.conflict_at = min(record.conflict_at, record.now)
-        if other.state is State.MASTER and other.term == sent.term and other.host.core is not None:
+        if other.state is State.MASTER and other.term == sent.term and other.host.service is not None:
             now = other.router.machine.priority
-            if now == theirs and other.heard.get(record.host.number) == (record.term, other.term, mine, theirs):
-                self.fail(f"{record} and {other} are both master and hear each other (1)")
+            if now == theirs and other.conflicts.get(record.host.number) == (record.term, other.term, mine, theirs):
+                self.fail(f"{record} and {other} are both master and receive each other's advertisements (1)")
 
     def _adopt(self, record: Record, sent: Sent, priority: int) -> None:
         self.coverage.add("gives way")
         record.arm(sent.interval_s if record.instance.version == 3 else record.interval_s, priority)
 
-    def _puts_off(self, record: Record, sent: Sent, priority: int) -> None:
-        """What 6.4.2 makes of the take-over, with preempt_delay and the operator's yield, which it does not know."""
+    def _postpones(self, record: Record, sent: Sent, priority: int) -> None:
+        """Set the time of the take-over by 6.4.2, with preempt_delay and yield in addition."""
         now, instance = record.now, record.instance
         if now > record.late_at and len(self._records[record.host.number]) == 1:
             self.fail(f"{record} should have taken over at {record.armed:.6f} of its clock (3)")
@@ -348,9 +347,9 @@ class Checker:
     # --- between two events ---
 
     def stepped(self, host: Host) -> None:
-        """The process waits for its next event."""
+        """The process has handled everything that is due."""
         records = self._records[host.number]
-        if host.core is not None:
+        if host.service is not None:
             for record in records.values():
                 if record.state is State.MASTER:
                     self._check_master(record)
@@ -365,8 +364,8 @@ class Checker:
     def _check_late(self, record: Record, records: dict[str, Record]) -> None:
         latest = max(each.late_at for each in records.values())
         grouped = bool(record.host.configuration.groups)
-        patience = max(each.interval_s for each in records.values()) if grouped else 0.0
-        if not grouped or record.now > latest + patience:
+        extra_s = max(each.interval_s for each in records.values()) if grouped else 0.0
+        if not grouped or record.now > latest + extra_s:
             self.fail(f"{record} should have taken over at {record.armed:.6f} of its clock (3)")
 
     def _check_master(self, record: Record) -> None:
@@ -374,53 +373,55 @@ class Checker:
         if now > record.advertised_at + instance.advert_interval_s + EPSILON_S:
             self.fail(f"{record} is master, and last advertised at {record.advertised_at:.6f} of its clock (4)")
         if record.needed_s and now < record.host.resumed_at + record.needed_s:
-            return  # after a stall, the sending limits hold up what is owed
+            return  # after a stall, limits delay the announcements
         while record.owed and now >= record.owed[0][0]:
             _, count = record.owed.pop(0)
             if record.needed_s and record.host.resumed_at > record.since:
                 count = instance.announcements.repeat  # a round that begins before the last one ended adds nothing
-            self._check_told(record, count)
+            self._check_announced(record, count)
         if instance.announcements.refresh_s and not record.owed:
-            oldest = min((record.told.get(target, [0.0])[-1] for target in record.targets), default=now)
+            oldest = min((record.announced_at.get(held, [0.0])[-1] for held in record.addresses), default=now)
             if now > oldest + instance.announcements.refresh_s + record.needed_s + EPSILON_S:
                 self.fail(f"{record} last announced an address at {oldest:.6f} of its clock (6)")
-        if now > record.conflict_at + CONFLICT_GAP_S + record.needed_s + EPSILON_S:
-            for target in record.targets:
-                if record.told.get(target, [-NEVER])[-1] < record.conflict_at:
-                    self.fail(f"{record} heard a worse master and did not announce {target[1]} again (6)")
+        if now > record.conflict_at + CONFLICT_INTERVAL_S + record.needed_s + EPSILON_S:
+            for held in record.addresses:
+                if record.announced_at.get(held, [-NEVER])[-1] < record.conflict_at:
+                    self.fail(
+                        f"{record} received a worse master's advertisement and did not announce {held[1]} again (6)"
+                    )
             record.conflict_at = NEVER
 
-    def _check_told(self, record: Record, count: int) -> None:
-        for target in record.targets:
-            told = len(record.told.get(target, ()))
-            if told < count:
-                self.fail(f"{record} announced {target[1]} {told} times instead of {count} (6)")
+    def _check_announced(self, record: Record, count: int) -> None:
+        for held in record.addresses:
+            announced_count = len(record.announced_at.get(held, ()))
+            if announced_count < count:
+                self.fail(f"{record} announced {held[1]} {announced_count} times instead of {count} (6)")
 
     def _check_addresses(self, host: Host, records: dict[str, Record]) -> None:
-        wanted: set[Target] = set()
+        wanted: set[DeviceAddress] = set()
         for record in records.values():
-            if host.core is not None and record.router.machine.state is not record.state:
-                self.fail(f"{record} is {record.router.machine.state.value} and said {record.state.value} (5)")
+            if host.service is not None and record.router.machine.state is not record.state:
+                self.fail(f"{record} is {record.router.machine.state.value}, but notified {record.state.value} (5)")
             if record.state is State.MASTER:
-                wanted.update(record.targets)
-        there = host.virtual()
-        for which, words in ((there - wanted, "holds {} and is not its master"), (wanted - there, "lacks {}")):
+                wanted.update(record.addresses)
+        present = host.virtual()
+        for which, template in ((present - wanted, "holds {} and is not its master"), (wanted - present, "lacks {}")):
             for device, address in sorted(which, key=str):
-                self.fail(f"{host.name} {words.format(f'{address} on {device}')} (5)")
-        if host.roles.here != {address for _, address in wanted}:
-            self.fail(f"{host.name}: the packet path serves {sorted(map(str, host.roles.here))} (5)")
+                self.fail(f"{host.name} {template.format(f'{address} on {device}')} (5)")
+        if host.roles.active != {address for _, address in wanted}:
+            self.fail(f"{host.name}: the published roles serve {sorted(map(str, host.roles.active))} (5)")
 
     # --- at the end ---
 
     def bound_s(self) -> float:
-        """From when the network is whole, until there is one master (8)."""
+        """Return how long it takes from a whole network to one master (8)."""
         several = list(self._every())
         adv = max(each.instance.advert_interval_s for each in several)
         skew = max(each.skew_s(adv, 1) for each in several)
         delay = sum(self._simulated.plan.delay_s)
         bound = (3 * adv + skew) * SLOWEST + 3 * delay + LATE_S
-        if patience := max(each.instance.preempt_delay_s for each in several):
-            bound += (patience + 3 * adv + skew) * SLOWEST + delay
+        if extra_s := max(each.instance.preempt_delay_s for each in several):
+            bound += (extra_s + 3 * adv + skew) * SLOWEST + delay
         if self._simulated.hosts[0].configuration.groups:
             bound += 2 * adv * SLOWEST
         if any(self._have_different_intervals(vrid) for vrid in self._by_vrid[0]):
@@ -432,7 +433,7 @@ class Checker:
         return instances[0].version == 3 and len({each.advert_interval_s for each in instances}) > 1
 
     def watch_s(self) -> float:
-        """For so long it must stay."""
+        """Return how long it must stay master (10)."""
         several = list(self._every())
         return 2 * max(each.down_s(each.instance.advert_interval_s, 1) for each in several) * SLOWEST
 
@@ -441,7 +442,7 @@ class Checker:
             yield from records.values()
 
     def settled(self) -> None:
-        """The network was whole for long enough."""
+        """Check invariants 8 and 9: the network was whole for long enough."""
         self._still = True
         for vrid in self._by_vrid[0]:
             able = []
@@ -456,7 +457,7 @@ class Checker:
                     self.fail(f"{record} is {record.state.value} and cannot be (8)")
             masters = [record for record in able if record.state is State.MASTER]
             if len(masters) != min(1, len(able)):
-                found = ", ".join(map(str, masters)) or "nobody"
+                found = ", ".join(map(str, masters)) or "no router"
                 self.fail(f"VRID {vrid}: {found} is master (8)")
             elif masters and all(record.instance.preempt for record in able):
                 best = max(map(priority_of, able))
@@ -464,9 +465,9 @@ class Checker:
                     self.fail(f"{masters[0]} is master with {priority_of(masters[0])}, there is one with {best} (9)")
 
     def _able(self, record: Record) -> bool:
-        """Whether nothing keeps a virtual router from being master; of a group, none of its members."""
+        """Return whether a virtual router, and each member of its group, can be master."""
         host = record.host
-        if host.core is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
+        if host.service is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
             return False
         grouped = bool(host.configuration.groups)
         mine = self._records[host.number].values() if grouped else (record,)

@@ -1,4 +1,4 @@
-"""What is known of each virtual router and each packet, independent of the product's own decoder and timers."""
+"""What the checker knows of each virtual router and packet, without the product's decoder and timers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.machine import State
+from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
-from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.host import Host
 
 EPSILON_S = 1e-6
-LATE_S = 0.02  # by which a take-over may wait for what is in the socket
+LATE_S = 0.02  # allowed delay of a take-over, to read the socket first
 NEVER = float("inf")
 AH_BYTES = 24
 
-Target = tuple[str, Address]
+DeviceAddress = tuple[str, Address]
 
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """An advertisement on the wire, read here without the product's decoder."""
+    """An advertisement on the wire."""
 
     datagram: Datagram
     sender: Record
@@ -33,7 +33,6 @@ class Sent:
 
     @property
     def family(self) -> int:
-        """Of its addresses."""
         return self.datagram.source.version
 
     def __str__(self) -> str:
@@ -42,44 +41,44 @@ class Sent:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What is known of one virtual router of one host."""
+    """One virtual router of one host."""
 
     host: Host
     instance: VrrpInstance
-    targets: tuple[Target, ...]
+    addresses: tuple[DeviceAddress, ...]
     needed_s: float  # for a round of announcements
     state: State = State.FAULT
-    term: int = 0  # counts the states it was in
-    heard: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # as master, by host
+    term: int = 0  # number of transitions
+    conflicts: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # as master, by host
     interval_s: float = 0.0  # of the master that it follows
-    armed: float = NEVER  # its time to take over
+    armed: float = NEVER  # time of its take-over
     since: float = 0.0  # of its state, by its clock
     held_until: float = 0.0  # by an operator
     excused_until: float = 0.0
     preempt_at: float | None = None
     advertised_at: float = NEVER
     released_at: float = -NEVER  # when it last advertised priority 0
-    beaten_at: float = -NEVER  # when it last took a better master's advertisement from its socket
-    told: dict[Target, list[float]] = field(default_factory=dict)  # announcements of this term
-    owed: list[tuple[float, int]] = field(default_factory=list)  # by then so many of each
-    conflict_at: float = NEVER  # when a worse master was heard whom no announcement answered yet
+    beaten_at: float = -NEVER  # when it last read a better master's advertisement
+    announced_at: dict[DeviceAddress, list[float]] = field(default_factory=dict)  # announcements of this term
+    owed: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # deadlines, and the number of announcements of each address
+    conflict_at: float = NEVER  # when it received a worse master's advertisement that is not answered yet
 
     def __str__(self) -> str:
         return f"{self.host.name} {self.instance.name}"
 
     @property
     def router(self) -> Router:
-        """The product's."""
         return self.host.routers[self.instance.name]
 
     @property
     def now(self) -> float:
-        """By its own clock."""
         return self.host.now
 
     @property
     def late_at(self) -> float:
-        """A backup has taken over by then."""
+        """The latest time of the take-over."""
         return max(self.armed, self.held_until, self.excused_until, self.host.resumed_at) + LATE_S
 
     def down_s(self, interval_s: float, priority: int) -> float:
@@ -91,13 +90,13 @@ class Record:
         return (256 - priority) / 256 * (interval_s if self.instance.version == 3 else 1.0)
 
     def arm(self, interval_s: float, priority: int) -> None:
-        """Not before Active_Down_Interval from now."""
+        """Set the take-over to Active_Down_Interval from now."""
         self.interval_s = interval_s
         self.armed = self.now + self.down_s(interval_s, priority)
 
 
 def priority_of(record: Record) -> int:
-    """The effective priority by keepalived.conf(5), from what is tracked."""
+    """Return the effective priority by keepalived.conf(5)."""
     host = record.host
     base = next(i.priority for i in host.configuration.instances if i.name == record.instance.name)
     track = host.configuration.scripts[0].track
@@ -110,7 +109,7 @@ def priority_of(record: Record) -> int:
 
 
 def announced(frame: bytes) -> tuple[Address, bytes]:
-    """Which address a frame announces at which link address; read here without the product's decoder."""
+    """Return the address and the link address of an announcement."""
     kind = int.from_bytes(frame[12:14])
     if kind == 0x0806:
         assert frame[28:32] == frame[38:42], "a gratuitous ARP has one address twice (RFC 5227, 3)"

@@ -1,7 +1,7 @@
-"""What one seed decides: the routers, their configuration, their clocks, and every fault with its time.
+"""What a seed decides: the routers, their configuration, their clocks, and every fault with its time.
 
 Times are seconds of the simulation. All lengths are multiples of the longest advertisement interval of the routers, so
-that a virtual router with an interval of 50 ms meets the same situations as one with 2 s.
+that a virtual router with an interval of 50 ms gets into the same situations as one with 2 s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pylvs.model.vrrp import (
 )
 
 FOREVER = math.inf
-MOST_DRIFT = 0.03  # by which a clock is fast or slow
+MAX_DRIFT = 0.03  # of a clock
 SCRIPT = "chk"
 DOWN_KINDS = ("kill", "stop", "off")  # faults during which no process runs on the host
 LINK_KINDS = ("cut", "loss", "delay")
@@ -58,7 +58,7 @@ Pairs = tuple[tuple[int, int], ...]  # sender and receiver
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that happens from `begin` to `end`; `host` or `pairs` say to whom, on network `lan`."""
+    """A fault from `begin` to `end`, of `host` or of the links `pairs`, on network `lan`."""
 
     kind: str
     begin: float
@@ -112,10 +112,10 @@ class Plan:
     heals_at: float
     delay_s: tuple[float, float] = (0.0, 0.0)  # of the whole network: least, and how much more at most
     unit_s: float = 1.0  # the longest advertisement interval
-    words: list[str] = field(default_factory=list)
+    description: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return "\n".join(self.words)
+        return "\n".join(self.description)
 
 
 def make(seed: int) -> Plan:
@@ -157,7 +157,7 @@ class _Maker:
         hosts = self._hosts()
         least = unit * draw.choice((0.0001, 0.001, 0.05))
         plan = Plan(self._seed, hosts, self._lans, faults, heals_at, (least, least * draw.choice((0, 0.5, 3))), unit)
-        plan.words = self._words(hosts)
+        plan.description = self._describe(hosts)
         return plan
 
     # --- routers ---
@@ -190,7 +190,7 @@ class _Maker:
                 tracks=Tracks() if self._shape == "group" else Tracks(scripts=(self._track,)),
             )
             starts_at = self._unit_s * (draw.uniform(0, 3) if draw.random() < 0.3 else draw.uniform(0, 0.1))
-            rate = 1 + draw.uniform(-MOST_DRIFT, MOST_DRIFT) * draw.choice((0, 0.01, 1))
+            rate = 1 + draw.uniform(-MAX_DRIFT, MAX_DRIFT) * draw.choice((0, 0.01, 1))
             configuration = self._configuration(common, number, sources)
             hosts.append(HostPlan(starts_at, rate, draw.uniform(0, 1000), configuration, tuple(sources[number])))
         return hosts
@@ -201,7 +201,7 @@ class _Maker:
             lan = index if self._shape == "group" else 0
             priority = common.priority
             if self._shape == "two" and index and priority != OWNER:
-                priority = 255 - priority  # so that the other router is better at the other one
+                priority = 255 - priority  # the other router has the higher priority for the second one
             peers = [each[lan] for at, each in enumerate(sources) if at != number] if self._unicast else []
             instances.append(
                 replace(
@@ -267,7 +267,7 @@ class _Maker:
     def _faults(self, heals_at: float) -> list[Fault]:
         draw = self._random
         faults = []
-        lost: set[int] = set()  # hosts that do not come back
+        lost: set[int] = set()  # hosts that do not return
         for _ in range(draw.choice((0, 1, 2, 3, 4, 5, 6, 8))):
             kind = draw.choice(KINDS)
             begin = draw.uniform(0, heals_at)
@@ -307,21 +307,21 @@ class _Maker:
             (a, b) for a, b in every if (a in side and b not in side) or (both and b in side and a not in side)
         )
 
-    def _words(self, hosts: list[HostPlan]) -> list[str]:
+    def _describe(self, hosts: list[HostPlan]) -> list[str]:
         first = hosts[0].configuration.instances[0]
         how = "unicast" if self._unicast else "multicast"
         proof = f", {self._authentication.value}" if self._authentication else ""
-        words = [f"VRRPv{self._version} over IPv{self._family}, {how}{proof}, {self._shape}: {first.announcements}"]
+        lines = [f"VRRPv{self._version} over IPv{self._family}, {how}{proof}, {self._shape}: {first.announcements}"]
         for number, host in enumerate(hosts):
             for instance in host.configuration.instances:
                 preempt = "preempt" if instance.preempt else "nopreempt"
                 if instance.preempt_delay_s:
                     preempt += f" after {instance.preempt_delay_s:g} s"
-                words.append(
+                lines.append(
                     f"r{number} {instance.name} on {instance.interface}: priority {instance.priority}, every "
                     f"{instance.advert_interval_s:g} s, {preempt}, {host.sources[int(instance.interface[-1])]}, starts "
                     f"at {host.starts_at:.4f}, clock x {host.rate:.4f}"
                 )
         weight = self._track.weight
-        words.append(f"track_script: weight {weight}{' reverse' if self._track.reverse else ''}")
-        return words
+        lines.append(f"track_script: weight {weight}{' reverse' if self._track.reverse else ''}")
+        return lines

@@ -14,9 +14,9 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER
-from pylvs.vrrp.aide.messages import Log, Moved
+from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.packet import Datagram
 from tests.unit.vrrp.simulation import schedule
 from tests.unit.vrrp.simulation.host import Host, Storm
 from tests.unit.vrrp.simulation.invariants import Checker
@@ -24,7 +24,7 @@ from tests.unit.vrrp.simulation.records import Sent
 from tests.unit.vrrp.simulation.schedule import DOWN_KINDS, FOREVER, LINK_KINDS, Fault, Plan
 from tests.unit.vrrp.simulation.system import simulated
 
-MOST_EVENTS = 20_000  # in one seed, of which most take some hundreds: more is a storm of answers
+MAX_EVENTS = 20_000  # in one seed; most take some hundreds, more is a storm of answers
 
 Trace = Callable[[str], None]
 
@@ -35,27 +35,27 @@ class Violated(Exception):
 
 @dataclass(slots=True)
 class Link:
-    """From one host to another on one network."""
+    """The connection from one host to another on one network."""
 
     cut: bool = False
     loss: float = 0.0
-    least_s: float = 0.0
-    more_s: float = 0.0
-    twice: float = 0.0
+    min_delay_s: float = 0.0
+    extra_delay_s: float = 0.0
+    duplication: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one seed: "" if every invariant held."""
+    """The result of one seed; `violation` is "" if every invariant held."""
 
     seed: int
-    trouble: str
+    violation: str
     faults: tuple[Fault, ...] = ()
     coverage: frozenset[str] = frozenset()  # what happened at least once
 
 
 def run(seed: int, trace: Trace | None = None, without: Collection[int] = (), only: int | None = None) -> Outcome:
-    """One seed, without the faults of these numbers; `only` one invariant is checked. Only inside `simulated()`."""
+    """Run one seed without the faults of these numbers; check `only` one invariant. Call it inside `simulated()`."""
     plan = schedule.make(seed)
     kept = [fault for number, fault in enumerate(plan.faults) if number not in without]
     simulation = Simulation(replace(plan, faults=kept), trace, only)
@@ -67,16 +67,16 @@ def run(seed: int, trace: Trace | None = None, without: Collection[int] = (), on
 
 
 def shorten(seed: int) -> set[int]:
-    """The numbers of faults without which the seed still fails, in any way."""
+    """Return the numbers of faults without which the seed still fails."""
     without: set[int] = set()
     for number in range(len(schedule.make(seed).faults)):
-        if run(seed, without=without | {number}).trouble:
+        if run(seed, without=without | {number}).violation:
             without.add(number)
     return without
 
 
 def explain(seed: int, last: int = 40) -> str:
-    """A seed that fails, in words: its plan, the faults that it takes, and the last events."""
+    """Describe a seed that fails: its plan, the faults that it needs, and the last events."""
     with simulated():
         without = shorten(seed)
         lines: list[str] = []
@@ -85,7 +85,7 @@ def explain(seed: int, last: int = 40) -> str:
     if without:
         replay += f" --without {','.join(map(str, sorted(without)))}"
     faults = [f"  {fault}" for fault in outcome.faults] or ["  none"]
-    head = [f"seed {seed}: {outcome.trouble}", str(schedule.make(seed)), "faults:", *faults]
+    head = [f"seed {seed}: {outcome.violation}", str(schedule.make(seed)), "faults:", *faults]
     return "\n".join([*head, "last events:", *lines[-last:], f"replay: {replay}"])
 
 
@@ -108,7 +108,7 @@ class Simulation:
         least, more = plan.delay_s
         self._links = [
             {
-                (a.number, b.number): Link(least_s=least, more_s=more)
+                (a.number, b.number): Link(min_delay_s=least, extra_delay_s=more)
                 for a in self.hosts
                 for b in self.hosts
                 if a is not b
@@ -119,11 +119,10 @@ class Simulation:
     # --- time ---
 
     def at(self, when: float, call: Call) -> None:
-        """Call at this time of the simulation."""
         heapq.heappush(self._events, (when, next(self._order), call))
 
     def run(self) -> None:
-        """From the start to the end. Raises Violated."""
+        """Run the simulation. Raises Violated."""
         plan = self.plan
         for host in self.hosts:
             self.at(host.plan.starts_at, lambda host=host: self._start(host))  # type: ignore[misc]
@@ -148,33 +147,32 @@ class Simulation:
         while events and events[0][0] <= end:
             self.now, _, call = heapq.heappop(events)
             call()
-            if checker.trouble:
+            if checker.violation:
                 self._check()
             self._count += 1
-            if self._count > MOST_EVENTS:
-                raise Storm(f"t={self.now:.6f}: more than {MOST_EVENTS} events (0)")
+            if self._count > MAX_EVENTS:
+                raise Storm(f"t={self.now:.6f}: more than {MAX_EVENTS} events (0)")
         self.now = end
 
     def _check(self) -> None:
-        if self.checker.trouble:
-            text = f"t={self.now:.6f}: {self.checker.trouble}"
+        if self.checker.violation:
+            text = f"t={self.now:.6f}: {self.checker.violation}"
             if self.trace is not None:
                 self.trace(f"VIOLATED: {text}")
             raise Violated(text)
 
     def say(self, who: str, text: str) -> None:
-        """A line of the trace."""
         if self.trace is not None:
             self.trace(f"{self.now:12.6f} {who:3} {text}")
 
     def local(self, host: Host, when: float | None = None) -> float:
-        """A host's clock at a time, now if none is given."""
+        """Return a host's clock at a time; None is now."""
         return host.plan.offset + (self.now if when is None else when) * host.plan.rate
 
     # --- the hosts' process ---
 
     def _start(self, host: Host) -> None:
-        if host.core is not None or self._down(host):
+        if host.service is not None or self._down(host):
             return
         host.stalled_until = 0.0
         host.now = max(host.now, self.local(host))
@@ -199,7 +197,7 @@ class Simulation:
 
     def _wake(self, host: Host, wake: tuple[float, float]) -> None:
         if self._wakes[host.number] is not wake:
-            return  # another timer is due before it, or it was cancelled
+            return  # an earlier timer is due, or the timer was cancelled
         self._wakes[host.number] = None
         if self.now >= host.stalled_until:
             host.step(max(wake[1], self.local(host)))
@@ -225,21 +223,21 @@ class Simulation:
                     if fates:
                         fates.append(f"{other.name} at {arrival:.6f}")
         if fates:
-            self.say(host.name, " ".join(fates) if len(fates) > 1 else f"{fates[0]} to nobody")
+            self.say(host.name, " ".join(fates) if len(fates) > 1 else f"{fates[0]} to no host")
 
     def _arrivals(self, lan: int, host: Host, other: Host) -> list[float]:
         link, draw = self._links[lan][host.number, other.number], self._random.random
         if link.cut or (link.loss and draw() < link.loss):
             return []
-        arrivals = [self.now + link.least_s + link.more_s * draw()]
-        if link.twice and draw() < link.twice:
-            arrivals.append(self.now + link.least_s + link.more_s * draw())
+        arrivals = [self.now + link.min_delay_s + link.extra_delay_s * draw()]
+        if link.duplication and draw() < link.duplication:
+            arrivals.append(self.now + link.min_delay_s + link.extra_delay_s * draw())
         if self.now <= self.plan.heals_at:
             self._latest_arrival = max(self._latest_arrival, *arrivals)
         return arrivals
 
     def _deliver(self, host: Host, device: str, sent: Sent) -> None:
-        if host.core is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
+        if host.service is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
             self._step(host)
 
     def announce(self, host: Host, device: str, frame: bytes) -> None:
@@ -252,28 +250,28 @@ class Simulation:
         for other in self.hosts:
             if other is not host:
                 for arrival in self._arrivals(lan, host, other):
-                    self.at(arrival, lambda other=other: self._deliver_claim(other, device, frame))  # type: ignore[misc]
+                    self.at(arrival, lambda other=other: self._deliver_frame(other, device, frame))  # type: ignore[misc]
 
-    def _deliver_claim(self, host: Host, device: str, frame: bytes) -> None:
-        if host.core is not None and host.devices[device].up and host.hear_claim(device, frame):
+    def _deliver_frame(self, host: Host, device: str, frame: bytes) -> None:
+        if host.service is not None and host.devices[device].up and host.receive_frame(device, frame):
             self._step(host)
 
     def process(self, host: Host, datagram: Datagram, handle: Call) -> None:
         self.checker.processes(host, datagram, handle)
 
-    def told(self, host: Host, message: Any) -> None:
-        if isinstance(message, Moved):
+    def message_sent(self, host: Host, message: Any) -> None:
+        if isinstance(message, StateChanged):
             self.checker.moved(host, message)
             self.say(host.name, f"{message.name}: {message.before or '-'} to {message.state}, {message.priority}")
-        elif isinstance(message, Log):
+        elif isinstance(message, LogLine):
             if "this is a bug" in message.text:
                 self.checker.fail(f"{host.name}: {message.text} (0)")
             self.say(host.name, f"log {message.level}: {message.text}")
 
-    def held(self, host: Host, device: str, address: Address, there: bool) -> None:
-        self.checker.holds(host, device, address, there)
+    def held(self, host: Host, device: str, address: Address, added: bool) -> None:
+        self.checker.holds(host, device, address, added)
         if self.trace is not None:
-            self.say(host.name, f"{'puts' if there else 'takes'} {address} {'on' if there else 'off'} {device}")
+            self.say(host.name, f"{'adds' if added else 'removes'} {address} {'to' if added else 'from'} {device}")
 
     # --- faults ---
 
@@ -308,12 +306,12 @@ class Simulation:
             mine = [fault for fault in self._active if fault.lan == lan and pair in fault.pairs]
             link.cut = any(fault.kind == "cut" for fault in mine)
             link.loss = max((fault.value for fault in mine if fault.kind == "loss"), default=0.0)
-            link.least_s = least
-            link.more_s = max((fault.value for fault in mine if fault.kind == "delay"), default=more)
-            link.twice = max((fault.second for fault in mine if fault.kind == "delay"), default=0.0)
+            link.min_delay_s = least
+            link.extra_delay_s = max((fault.value for fault in mine if fault.kind == "delay"), default=more)
+            link.duplication = max((fault.second for fault in mine if fault.kind == "delay"), default=0.0)
 
     def _set_device(self, host: Host, fault: Fault) -> None:
-        """A device as all faults of now leave it."""
+        """Set a device to the state that all active faults leave."""
         name = f"eth{fault.lan}"
         mine = [each for each in self._active if each.host == host.number]
         enabled = not any(each.kind == "admin" and each.lan == fault.lan for each in mine)
@@ -331,7 +329,7 @@ class Simulation:
         host.kill()
 
     def _stop(self, host: Host, _: Fault) -> None:
-        if host.core is not None and self.now >= host.stalled_until:
+        if host.service is not None and self.now >= host.stalled_until:
             host.now = max(host.now, self.local(host))
             host.stop()
         self.checker.ends(host)
@@ -343,7 +341,7 @@ class Simulation:
         host.forget_everything()
 
     def _stall(self, host: Host, fault: Fault) -> None:
-        if host.core is not None:
+        if host.service is not None:
             host.stalled_until = max(host.stalled_until, fault.end)
             host.resumed_at = self.local(host, host.stalled_until)
 
@@ -367,12 +365,12 @@ class Simulation:
 
     def _yield(self, host: Host, fault: Fault) -> None:
         """`pylvs vrrp yield`, for as long as the fault lasts at most by any clock."""
-        if host.core is None or self.now < host.stalled_until:
+        if host.service is None or self.now < host.stalled_until:
             return
         host.now = max(host.now, self.local(host))
-        seconds = (fault.end - fault.begin) * (1 - schedule.MOST_DRIFT)
+        seconds = (fault.end - fault.begin) * (1 - schedule.MAX_DRIFT)
         self.checker.yields(host, host.now + seconds)
-        host.give_up(seconds)
+        host.yield_for(seconds)
 
 
 _BEGIN: dict[str, Callable[[Simulation, Host, Fault], None]] = {

@@ -1,7 +1,4 @@
-"""What the product meets in a simulation instead of the operating system: time, descriptors, sockets and rtnetlink.
-
-Also the two other processes: the daemon behind the control socket, and the helper that runs scripts.
-"""
+"""Replacements for the operating system (time, descriptors, sockets, rtnetlink) and for the other processes."""
 
 from __future__ import annotations
 
@@ -15,21 +12,21 @@ from unittest import mock
 from pylvs.model.addresses import Address
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import News
-from pylvs.vrrp import claim_ears, core, holdings, link_socket, listening, loop, place, router
-from pylvs.vrrp.aide.messages import ScriptWell
-from pylvs.vrrp.frames import Claim, claim_of
+from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
+from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
-from pylvs.vrrp.process import Punctuality
-from pylvs.vrrp.sockets import Datagram
-from pylvs.vrrp.watching import Change, Picture, Watch
+from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
+from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
+from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.realtime import RealtimeStatus
 from tests.unit.vrrp.simulation.host import Storm, running
 
-WALL_S = 1.7e9  # the wall clock at the start; those of all hosts agree, as AH's sequence numbers need it
-MOST_TIMERS = 20_000  # that one process sets
+WALL_S = 1.7e9  # Unix time at the start, the same on all hosts, as AH's sequence numbers need it
+MAX_TIMERS = 20_000  # of one process
 
 
 class Time:
-    """The module `time`, as far as virtual routers use it."""
+    """The functions of module `time` that virtual routers use."""
 
     def monotonic(self) -> float:
         return running.host.now
@@ -39,14 +36,14 @@ class Time:
 
 
 class SimulatedLoop(Loop):
-    """The product's timers and its order of things (`Loop.run`); descriptors are numbers."""
+    """The product's timers and order of callbacks (`Loop.run`); descriptors are numbers."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
         self._timers = []
         self._order = itertools.count()
         self._running = True
-        self.latest_s = 0.0
+        self.max_late_s = 0.0
         self._reads: dict[int, Call] = {}
         self._host = running.host
         self._host.loop = self
@@ -58,8 +55,8 @@ class SimulatedLoop(Loop):
     def at(self, when: float, call: Call) -> Timer:
         timer = Timer(when, call)
         count = next(self._order)
-        if count > MOST_TIMERS:
-            raise Storm(f"{self._host.name} sets more than {MOST_TIMERS} timers (0)")
+        if count > MAX_TIMERS:
+            raise Storm(f"{self._host.name} sets more than {MAX_TIMERS} timers (0)")
         heapq.heappush(self._timers, (when, count, timer))
         return timer
 
@@ -70,30 +67,30 @@ class SimulatedLoop(Loop):
             self._reads[descriptor] = read
 
     def turn(self) -> None:
-        """Everything that is to be done at this time: timers first, then what is ready to be read."""
+        """Run everything that is due: timers first, then readable descriptors."""
         ready, timers = self._host.ready, self._timers
         if self._running:
-            self._timers_due()
+            self._run_timers()
         while ready and self._running:
             for descriptor in list(ready):
                 read = self._reads.get(descriptor)
                 if read is None:
                     ready.pop(descriptor, None)
                     continue
-                self._do(read)
+                self._call(read)
                 if timers and timers[0][0] <= self._host.now:
                     break
-            self._timers_due()
+            self._run_timers()
 
     def next_due(self) -> float | None:
-        """When the next timer is."""
+        """Return the time of the next timer."""
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
 
 class SimulatedSocket:
-    """Something with a descriptor that is ready while `queue` has anything."""
+    """A socket that is readable while `queue` is not empty."""
 
     def __init__(self) -> None:
         self.host = running.host
@@ -110,15 +107,15 @@ class SimulatedSocket:
         return taken
 
 
-class SimulatedEar(SimulatedSocket):
-    """`pylvs.vrrp.sockets.Ear`."""
+class SimulatedReceiver(SimulatedSocket):
+    """Replaces `pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
         self, device: str, family: int, protocol: int, groups: Iterable[Address], vrids: object, buffer_bytes: int = 0
     ) -> None:
         super().__init__()
         self.device, self.family, self.protocol, self.groups = device, family, protocol, tuple(groups)
-        self.host.ears.append(self)
+        self.host.receivers.append(self)
 
     def rejoin(self) -> bool:
         return True
@@ -127,13 +124,13 @@ class SimulatedEar(SimulatedSocket):
         return self.take(most)
 
     def close(self) -> None:
-        self.host.ears.remove(self)
+        self.host.receivers.remove(self)
 
 
-class SimulatedEars(listening.Ears):
-    """The product's, which shows each advertisement to the simulation as the process takes it."""
+class SimulatedReceivers(sockets.AdvertReceivers):
+    """The product's receivers; the simulation sees each advertisement that the process reads."""
 
-    def __init__(self, loop: Loop, hear: listening.Hear) -> None:
+    def __init__(self, loop: Loop, hear: sockets.OnAdvert) -> None:
         host = running.host
 
         def observed(device: str, vrid: int, datagram: Datagram) -> None:
@@ -142,8 +139,8 @@ class SimulatedEars(listening.Ears):
         super().__init__(loop, observed)
 
 
-class SimulatedMouth:
-    """`pylvs.vrrp.sockets.Mouth`."""
+class SimulatedAdvertSender:
+    """Replaces `pylvs.vrrp.sockets.AdvertSender`."""
 
     def __init__(self, device: str, family: int) -> None:
         self._host, self._device, self._family = running.host, device, family
@@ -154,12 +151,12 @@ class SimulatedMouth:
             datagram = Datagram(source, destination, header[8], header[9], header, payload)
         else:
             datagram = Datagram(source, destination, hops, 112, b"", packet)
-        device = self._device or self._way(destination)
+        device = self._device or self._route(destination)
         if not self._host.devices[device].enabled:
             raise OSError(100, "Network is down")
         self._host.network.transmit(self._host, device, datagram)
 
-    def _way(self, destination: Address) -> str:
+    def _route(self, destination: Address) -> str:
         for device in self._host.devices.values():
             if any(destination in each.interface.network for each in device.base):
                 return device.name
@@ -169,8 +166,8 @@ class SimulatedMouth:
         pass
 
 
-class SimulatedSender:
-    """`pylvs.vrrp.link_socket.Sender`."""
+class SimulatedFrameSender:
+    """Replaces `pylvs.vrrp.garp.FrameSender`."""
 
     def __init__(self) -> None:
         self._host = running.host
@@ -185,82 +182,80 @@ class SimulatedSender:
         pass
 
 
-class SimulatedClaimEar(SimulatedSocket):
-    """`pylvs.vrrp.link_socket.ClaimEar`."""
-
-    gone = False
+class SimulatedConflictSocket(SimulatedSocket):
+    """Replaces `pylvs.vrrp.conflicts.ConflictSocket`."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device
         self._addresses: frozenset[Address] = frozenset()
         self._own: frozenset[bytes] = frozenset()
-        self.host.claim_ears.append(self)
+        self.host.conflict_sockets.append(self)
 
     def watch(self, addresses: Collection[Address], own_macs: Collection[bytes]) -> None:
         self._addresses, self._own = frozenset(addresses), frozenset(own_macs)
 
     def passes(self, frame: bytes) -> bool:
-        """What the product's socket filter does in the kernel."""
-        claim = claim_of(frame, self.device)
+        """Apply the product's socket filter."""
+        claim = parse_binding(frame, self.device)
         return claim is not None and claim.address in self._addresses and claim.mac not in self._own
 
-    def receive(self, most: int = 64) -> list[Claim]:
-        claims = (claim_of(frame, self.device) for frame in self.take(most))
+    def receive(self, most: int = 64) -> list[AddressBinding]:
+        claims = (parse_binding(frame, self.device) for frame in self.take(most))
         return [claim for claim in claims if claim is not None]
 
     def close(self) -> None:
-        self.host.claim_ears.remove(self)
+        self.host.conflict_sockets.remove(self)
 
 
-class SimulatedWatch(Watch):
-    """The product's picture of links and addresses, told by a simulated kernel."""
+class SimulatedMonitor(NetlinkMonitor):
+    """The product's link state, with messages from the simulated kernel."""
 
     def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
         self.queue: list[News] = []
-        self._picture = Picture()
+        self._state = LinkState()
         for device in self._host.devices.values():
-            self._picture.tell(device.news())
+            self._state.update(device.news())
             for each in device.addresses.values():
-                self._picture.tell(each)
-        self._host.watch = self
+                self._state.update(each)
+        self._host.monitor = self
 
     def fileno(self) -> int:
         return self.descriptor
 
     def close(self) -> None:
-        self._host.watch = None
+        self._host.monitor = None
 
     def read(self) -> list[Change]:
         queue, self.queue = self.queue, []
         self._host.ready.pop(self.descriptor, None)
-        return [change for news in queue for change in self._picture.tell(news)]
+        return [change for news in queue for change in self._state.update(news)]
 
 
-class SimulatedAide(SimulatedSocket):
-    """`pylvs.vrrp.aide.link.AideLink`: the helper process that runs scripts."""
+class SimulatedHelper(SimulatedSocket):
+    """`pylvs.vrrp.helper.link.HelperLink`: the helper process that runs scripts."""
 
-    lives = True
+    connected = True
 
     def __init__(self, loop: Loop, log_format: str, hear: Callable[[Any], None]) -> None:
         super().__init__()
         self._hear = hear
-        self.host.aide = self
+        self.host.helper = self
         loop.watch(self.descriptor, self._read)
 
     def start(self) -> None:
         pass
 
-    def say(self, message: Any) -> None:
-        self.host.network.told(self.host, message)
+    def send(self, message: Any) -> None:
+        self.host.network.message_sent(self.host, message)
 
     def finish(self, message: Any, ended: Call) -> None:
         ended()
 
-    def find(self, result: ScriptWell) -> None:
-        """A script ended."""
+    def find(self, result: ScriptResult) -> None:
+        """Report a script's result."""
         self.queue.append(result)
         self.host.ready[self.descriptor] = None
 
@@ -270,17 +265,17 @@ class SimulatedAide(SimulatedSocket):
 
 
 class SimulatedControl:
-    """`pylvs.vrrp.control.Control`, with nobody at the other end."""
+    """`pylvs.vrrp.control.ControlServer` without a client."""
 
     def __init__(self, loop: Loop, verbs: object) -> None:
         pass
 
-    def tell(self, event: object) -> None:
+    def publish(self, event: object) -> None:
         pass
 
 
 class SimulatedGuard:
-    """`pylvs.vrrp.packet_filter.Guard`."""
+    """Replaces `pylvs.vrrp.packet_filter.Guard`."""
 
     def set(self, *_: object) -> list[str]:
         return []
@@ -296,38 +291,38 @@ class SimulatedHeld:
         return running.host.release(placed)
 
 
-class SimulatedProcess:
-    """The module `pylvs.vrrp.process`."""
+class SimulatedRealtime:
+    """The module `pylvs.vrrp.realtime`."""
 
-    def be_punctual(self, settings: object) -> Punctuality:
-        return Punctuality(0, False)
+    def enable_realtime(self, settings: object) -> RealtimeStatus:
+        return RealtimeStatus(0, False)
 
-    def stop_collecting(self) -> None:
+    def freeze_gc(self) -> None:
         pass
 
 
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
-    """Inside, the product's process meets this module instead of the operating system."""
+    """Replace the operating system by this module."""
     clock = Time()
     replaced: list[tuple[object, str, object]] = [
-        (core, "Loop", SimulatedLoop),
-        (core, "Ears", SimulatedEars),
-        (core, "AideLink", SimulatedAide),
-        (core, "Control", SimulatedControl),
-        (core, "process", SimulatedProcess()),
-        (core, "time", clock),
+        (router_service, "Loop", SimulatedLoop),
+        (router_service, "AdvertReceivers", SimulatedReceivers),
+        (router_service, "HelperLink", SimulatedHelper),
+        (router_service, "ControlServer", SimulatedControl),
+        (router_service, "realtime", SimulatedRealtime()),
+        (router_service, "time", clock),
         (router, "time", clock),
         (loop, "time", clock),
-        (place, "Watch", SimulatedWatch),
-        (place, "Guard", SimulatedGuard),
-        (place, "Sender", SimulatedSender),
-        (place, "Mouth", SimulatedMouth),
-        (listening, "Ear", SimulatedEar),
-        (claim_ears, "ClaimEar", SimulatedClaimEar),
-        (claim_ears, "known_as", lambda mac: ""),
-        (link_socket, "forwards", lambda device: False),
-        (holdings, "held", SimulatedHeld()),
+        (vip_manager, "NetlinkMonitor", SimulatedMonitor),
+        (vip_manager, "Guard", SimulatedGuard),
+        (vip_manager, "FrameSender", SimulatedFrameSender),
+        (vip_manager, "AdvertSender", SimulatedAdvertSender),
+        (sockets, "AdvertReceiver", SimulatedReceiver),
+        (conflicts, "ConflictSocket", SimulatedConflictSocket),
+        (conflicts, "neighbour_ip", lambda mac: ""),
+        (garp, "forwards_ipv6", lambda device: False),
+        (vip_manager, "addresses", SimulatedHeld()),
     ]
     with contextlib.ExitStack() as stack:
         for where, name, instead in replaced:

@@ -1,4 +1,4 @@
-"""Virtual routers in simulated networks, each out of one seed: `invariants` says what must hold in all of them."""
+"""Virtual routers in simulated networks, each made from one seed; `invariants` defines what must hold."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FIRST = random.randrange(10**12) if RANDOM in os.environ else 0
 CHUNK, CHUNKS = 100, 20
 LONG_CHUNK, LONG_CHUNKS = 5000, 200
 PLANTED_SEEDS = 100  # within which a planted defect is found
-ONCE_FAILED = (45051, 47226)  # the former master's last advertisement came late, with a shorter interval
+ONCE_FAILED = (45051, 47226)  # the former master's last advertisement was late, with a shorter interval
 
 
 def check(first: int, count: int) -> None:
     with simulated():
-        failed = [seed for seed in range(first, first + count) if run(seed).trouble]
+        failed = [seed for seed in range(first, first + count) if run(seed).violation]
     assert not failed, f"{len(failed)} of {count} seeds failed: {failed[:20]}\n{explain(failed[0])}"
 
 
@@ -50,24 +50,24 @@ def test_every_invariant_holds_a_million_times(chunk: int) -> None:
 def test_a_planted_defect_is_found(defect: Defect) -> None:
     with simulated(), defect.planted():
         for only in (None, *defect.found_by):
-            assert any(run(seed, only=only).trouble for seed in range(PLANTED_SEEDS)), f"not by invariant {only}"
+            assert any(run(seed, only=only).violation for seed in range(PLANTED_SEEDS)), f"not by invariant {only}"
 
 
 def test_every_invariant_can_fail() -> None:
     assert {number for defect in DEFECTS for number in defect.found_by} == set(range(11))
 
 
-def test_everything_happens_in_some_seed() -> None:
+def test_the_seeds_cover_every_fault() -> None:
     with simulated():
         seen = frozenset[str]().union(*(run(seed).coverage for seed in range(200)))
     assert seen == {*KINDS, "take-over", "two masters", "gives way", "priority 0", "preempt_delay"} - {*LINK_KINDS}
 
 
-def test_a_failure_tells_its_seed_the_faults_that_it_takes_and_the_last_events() -> None:
+def test_a_failure_shows_its_seed_the_necessary_faults_and_the_last_events() -> None:
     defect = next(each for each in DEFECTS if each.name == "a late backup takes over before it reads")
     with defect.planted():
         with simulated():
-            seed = next(seed for seed in range(PLANTED_SEEDS) if run(seed).trouble)
+            seed = next(seed for seed in range(PLANTED_SEEDS) if run(seed).violation)
         text = explain(seed)
     lines = text.splitlines()
     assert lines[0].startswith(f"seed {seed}: t=")

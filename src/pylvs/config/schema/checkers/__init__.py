@@ -1,18 +1,18 @@
-"""The checkers' words, one table a file. A new checker is its file and one line here."""
+"""The checkers' keywords. A new checker is a block in one of these files, or in its own, and one line here."""
 
 from __future__ import annotations
 
-from pylvs.config.schema.checkers.agent import AGENT_CHECK
-from pylvs.config.schema.checkers.bfd import BFD_CHECK
-from pylvs.config.schema.checkers.dns import DNS_CHECK
-from pylvs.config.schema.checkers.file import FILE_CHECK
-from pylvs.config.schema.checkers.http import HTTP_GET, SSL_GET
-from pylvs.config.schema.checkers.load import LOAD_CHECK
-from pylvs.config.schema.checkers.misc import MISC_CHECK
-from pylvs.config.schema.checkers.ping import PING_CHECK
-from pylvs.config.schema.checkers.smtp import SMTP_CHECK
-from pylvs.config.schema.checkers.tcp import TCP_CHECK
-from pylvs.config.schema.checkers.udp import UDP_CHECK
+from pylvs.config.schema.checkers.network import (
+    BFD_CHECK,
+    DNS_CHECK,
+    HTTP_GET,
+    PING_CHECK,
+    SMTP_CHECK,
+    SSL_GET,
+    TCP_CHECK,
+    UDP_CHECK,
+)
+from pylvs.config.schema.checkers.weighted import AGENT_CHECK, FILE_CHECK, LOAD_CHECK, MISC_CHECK
 
 CHECKERS = (
     TCP_CHECK,

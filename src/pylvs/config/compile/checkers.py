@@ -1,0 +1,279 @@
+"""Compile checker blocks to checks; None, and a finding, where there is nothing to check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.scripts import ScriptRules
+from pylvs.config.findings import Findings
+from pylvs.config.schema.checkers.weighted import NODE_EXPORTER_PORT
+from pylvs.config.schema.reader import Section
+from pylvs.config.schema.types import WrittenScript, did_you_mean
+from pylvs.config.schema.virtual_server import Server
+from pylvs.config.schema.vrrp_tracks import TrackWeight
+from pylvs.config.schema.vrrp_types import Named
+from pylvs.model.checks import (
+    AgentCheck,
+    Check,
+    DnsCheck,
+    FileCheck,
+    HttpCheck,
+    LoadCheck,
+    LoadSource,
+    MiscCheck,
+    Pace,
+    Pattern,
+    PingCheck,
+    SmtpCheck,
+    Target,
+    TcpCheck,
+    UdpCheck,
+    Url,
+)
+from pylvs.model.dataclass import dataclass
+from pylvs.system.pcre2 import BadRegex, Regex
+
+# keepalived uses inotify; polling each second is nearly as fast.
+FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
+LEFT_OUT = "the check is left out"
+
+
+@dataclass(slots=True)
+class CheckMaker:
+    """Makes the checks of one real server."""
+
+    findings: Findings
+    scripts: ScriptRules
+    document: Section  # has the track_file and bfd_instance blocks
+    server: Server
+    service_port: int  # of the virtual service; 0 for a mark
+    shared: bool = False  # shared_probes of global_defs
+    has_vip: bool = True  # False for a firewall mark
+
+    def make(self, block: EffectiveBlock) -> Check | None:
+        """Make the check of a block."""
+        return MAKERS[block.block.name](self, block)
+
+    def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
+        return Pace(
+            delay_loop_s=block.seconds("delay_loop"),
+            timeout_s=block.seconds(timeout),
+            retry=block.get("retry", int),
+            delay_before_retry_s=block.seconds("delay_before_retry"),
+            warmup_s=block.seconds("warmup"),
+            alpha=block.get("alpha", bool),
+            log_all_failures=block.get("log_all_failures", bool),
+            shared=self.shared,
+        )
+
+    def target(
+        self, block: EffectiveBlock, *, ports: bool = True, default_port: int = 0, via_vip: bool = False
+    ) -> Target:
+        """Return the target; the real server, and then the service, provide what is not written."""
+        address = block.address("connect_ip") or self.server.address
+        block.fill("connect_ip", address)
+        if ports and not block.is_written("connect_port"):
+            port = self.service_port if via_vip else default_port or self.server.port or self.service_port
+            if port:
+                block.fill("connect_port", port)
+            else:
+                text = f"{block.block.name} has no port to connect to; it will fail"
+                self.findings.error(block.word.location, text, "write connect_port")
+        source = block.address("bindto")
+        if source is not None and source.version != address.version:
+            text = f"bindto {source} is not of the IP version of {address}; it is ignored"
+            self.findings.error(block.location("bindto"), text, "write an address of the same IP version")
+            block.adjust("bindto", None, "another IP version")
+            source = None
+        return Target(
+            address=address,
+            port=block.maybe("connect_port", int, 0) if ports else 0,
+            source=source,
+            source_port=block.maybe("bind_port", int, 0) if ports else 0,
+            device=block.maybe("bind_if", str, ""),
+            mark=block.maybe("fwmark", int, 0),
+            via_vip=via_vip,
+        )
+
+    def target_or_vip(self, block: EffectiveBlock) -> Target:
+        """Return the target of a check that may go through the VIP."""
+        via_vip = block.get("via_vip", bool)
+        if via_vip and not self.has_vip:
+            text = "via_vip needs a virtual address; a firewall mark has none, so pylvs checks the real server"
+            self.findings.error(block.location("via_vip"), text, "remove it")
+            block.adjust("via_vip", False, "no virtual address")
+            via_vip = False
+        return self.target(block, via_vip=via_vip)
+
+    def report_left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
+        self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
+
+    def tcp(self, block: EffectiveBlock) -> Check | None:
+        return TcpCheck(target=self.target_or_vip(block), pace=self.timing(block))
+
+    def http(self, block: EffectiveBlock) -> Check | None:
+        urls = tuple(url for each in block.below("url") if (url := self.url(each)))
+        if not urls:
+            self.report_left_out(block, f"{block.block.name} has no url with a path", "add url { path / }")
+            return None
+        return HttpCheck(
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
+            urls=urls,
+            tls=block.block.name == "SSL_GET",
+            sni=block.get("enable_sni", bool),
+            sni_name=block.get("sni_name", str),
+            virtualhost=block.maybe("virtualhost", str, ""),
+            protocol=block.get("http_protocol", str),
+            fast_recovery=block.get("fast_recovery", bool),
+        )
+
+    def url(self, block: EffectiveBlock) -> Url | None:
+        """Make one URL; None, and a finding, without a path."""
+        path = block.maybe("path", str)
+        if not path:
+            self.findings.error(block.word.location, "url has no path; it is ignored", "write path /")
+            return None
+        regex = block.get("regex", str)
+        for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
+            if not regex and block.is_written(name):
+                self.findings.warning(block.location(name), f"{name} has no effect without regex", "write one")
+        minimum, maximum = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
+        if maximum and minimum > maximum:
+            text = f"regex_min_offset {minimum} is above regex_max_offset {maximum}: nothing can match"
+            self.findings.warning(block.location("regex_min_offset"), text, "write a smaller one")
+        options = block.get("regex_options", tuple)
+        if regex:
+            try:
+                Regex(regex.encode(errors="surrogateescape"), options)
+            except BadRegex as error:
+                text = f"'{regex}' is not a regular expression: {error}; it is ignored"
+                self.findings.error(block.location("regex"), text, "repair it")
+                block.adjust("regex", "", "not a regular expression")
+                regex = ""
+        return Url(
+            path=path,
+            digest=block.get("digest", str),
+            statuses=block.get("status_code", tuple),
+            virtualhost=block.maybe("virtualhost", str, ""),
+            regex=regex,
+            regex_no_match=block.get("regex_no_match", bool),
+            regex_options=options,
+            regex_min_offset=minimum,
+            regex_max_offset=maximum,
+            tls_compliant=block.get("tls_compliant", bool),
+        )
+
+    def smtp(self, block: EffectiveBlock) -> Check | None:
+        hosts = tuple(self.target(each) for each in block.below("host"))
+        targets = hosts or (self.target_or_vip(block),)
+        return SmtpCheck(targets=targets, pace=self.timing(block), helo_name=block.get("helo_name", str))
+
+    def dns(self, block: EffectiveBlock) -> Check | None:
+        return DnsCheck(
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
+            type=block.get("type", str),
+            name=block.get("name", str),
+        )
+
+    def udp(self, block: EffectiveBlock) -> Check | None:
+        minimum, maximum = block.get("min_reply_length", int), block.get("max_reply_length", int)
+        reply = block.maybe("require_reply", Pattern)
+        if minimum > maximum:
+            text = f"min_reply_length {minimum} is above max_reply_length {maximum}: the check will always fail"
+            self.findings.warning(block.location("min_reply_length"), text, "write a smaller one")
+        return UdpCheck(
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
+            payload=block.get("payload", Pattern).value,
+            require_reply=reply is not None,
+            reply=reply or Pattern(),
+            min_reply_length=minimum,
+            max_reply_length=maximum,
+        )
+
+    def ping(self, block: EffectiveBlock) -> Check | None:
+        return PingCheck(target=self.target(block, ports=False), pace=self.timing(block))
+
+    def misc(self, block: EffectiveBlock) -> Check | None:
+        written = block.maybe("misc_path", WrittenScript)
+        if written is None:
+            self.report_left_out(block, "MISC_CHECK has no misc_path", "write misc_path with a program")
+            return None
+        user, group = block.maybe("user", tuple, ("", ""))
+        script = self.scripts.usable(written, user, group)
+        if script is None:
+            return None
+        return MiscCheck(
+            script=script, pace=self.timing(block, "misc_timeout"), dynamic=block.get("misc_dynamic", bool)
+        )
+
+    def file(self, block: EffectiveBlock) -> Check | None:
+        """FILE_CHECK, whose path is in a track_file block."""
+        name = block.maybe("track_file", str)
+        if not name:
+            self.report_left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
+            return None
+        files = self._named("track_file")
+        path = files[name].value("file", str) if name in files else None
+        if not path:
+            near = did_you_mean(name, list(files)) or f"write a block track_file {name} with its file"
+            self.report_left_out(block, f"there is no track_file {name} with a file", near)
+            return None
+        of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
+        weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
+        return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_TIMING)
+
+    def bfd(self, section: Section) -> None:
+        """Report an unknown session of BFD_CHECK, which pylvs does not implement yet."""
+        setting, sessions = section.setting("name"), self._named("bfd_instance")
+        if setting is not None and setting.value not in sessions:
+            near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
+            self.findings.error(setting.words[0].location, f"there is no bfd_instance {setting.value}", near)
+
+    def _named(self, kind: str) -> dict[str, Section]:
+        """Return the top-level blocks of a kind by name."""
+        return {each.head.name: each for each in self.document.below(kind) if isinstance(each.head, Named)}
+
+    def agent(self, block: EffectiveBlock) -> Check | None:
+        if not block.is_written("connect_port"):
+            self.report_left_out(block, "AGENT_CHECK has no connect_port", "write the port that the agent listens on")
+            return None
+        send = block.get("send", str)
+        return AgentCheck(
+            target=self.target(block), pace=self.timing(block), send=f"{send}\n".encode() if send else b""
+        )
+
+    def load(self, block: EffectiveBlock) -> Check | None:
+        source, metric = block.get("source", tuple)
+        assert isinstance(source, LoadSource)
+        return LoadCheck(
+            target=self.target(block, default_port=NODE_EXPORTER_PORT),
+            pace=self.timing(block),
+            path=block.get("path", str),
+            source=source,
+            metric=metric,
+            full=block.get("full", float),
+            floor=block.get("floor", float),
+            smoothing=block.get("smoothing", float),
+            hysteresis=block.get("hysteresis", float),
+            patience=block.get("patience", int),
+            tls=block.get("tls", bool),
+        )
+
+
+MAKERS: Mapping[str, Callable[[CheckMaker, EffectiveBlock], Check | None]] = {
+    "TCP_CHECK": CheckMaker.tcp,
+    "HTTP_GET": CheckMaker.http,
+    "SSL_GET": CheckMaker.http,
+    "SMTP_CHECK": CheckMaker.smtp,
+    "DNS_CHECK": CheckMaker.dns,
+    "UDP_CHECK": CheckMaker.udp,
+    "PING_CHECK": CheckMaker.ping,
+    "MISC_CHECK": CheckMaker.misc,
+    "FILE_CHECK": CheckMaker.file,
+    "AGENT_CHECK": CheckMaker.agent,
+    "LOAD_CHECK": CheckMaker.load,
+}

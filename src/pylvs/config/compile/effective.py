@@ -1,0 +1,210 @@
+"""The effective configuration: the value of every keyword in each block, and its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar, overload
+
+from pylvs.config.findings import Location
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.global_defs import GLOBAL_DEFS
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.reader import Section, Setting
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
+
+T = TypeVar("T")
+
+
+class OriginKind(Enum):
+    """How a keyword gets its value."""
+
+    GIVEN = "given"
+    INHERITED = "inherited"
+    DEFAULT = "default"
+    ADJUSTED = "adjusted"  # by a rule, instead of the written value
+
+
+@dataclass(frozen=True, slots=True)
+class ValueOrigin:
+    """The origin of a value; a default has no location."""
+
+    how: OriginKind
+    location: Location | None = None
+    note: str = ""  # INHERITED: the block's name; DEFAULT: its description or the keyword it follows; ADJUSTED: why
+
+    def __str__(self) -> str:
+        where = f"{self.location.file}:{self.location.line}" if self.location else ""
+        match self.how:
+            case OriginKind.GIVEN:
+                return where
+            case OriginKind.INHERITED:
+                return f"from {self.note}, {where}"
+            case OriginKind.DEFAULT:
+                return f"default: {self.note}" if self.note else "default"
+            case OriginKind.ADJUSTED:
+                return ", ".join(filter(None, (self.note, where)))
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveValue:
+    """A keyword's value and its origin."""
+
+    keyword: Keyword
+    value: object
+    origin: ValueOrigin
+    words: tuple[Word, ...] = ()  # the keyword and its arguments; none for a default
+
+
+@dataclass(slots=True, eq=False)
+class EffectiveBlock:
+    """A block that computes the effective value of each keyword at its first use."""
+
+    block: Block
+    section: Section
+    outer: tuple[Section, ...]  # the surrounding blocks, the nearest first
+    settings: Section  # global_defs
+    head: object = None  # the value of the words before the brace
+    blocks: list[EffectiveBlock] = field(default_factory=list)
+    _values: dict[str, EffectiveValue] = field(default_factory=dict)
+
+    @property
+    def word(self) -> Word:
+        """The block's keyword."""
+        assert self.section.node is not None, "the whole file has no name"
+        return self.section.node.words[0]
+
+    def effective(self, name: str) -> EffectiveValue:
+        """Return a keyword's value with its origin; raises KeyError for a keyword that the block does not have."""
+        if name not in self._values:
+            entry = self.block.find(name)
+            if not isinstance(entry, Keyword) or entry.name != name or not _has_value(entry):
+                raise KeyError(name)
+            self._values[name] = self._value(entry)
+        return self._values[name]
+
+    def all(self) -> Iterator[EffectiveValue]:
+        """Yield the values of all keywords in the schema's order; of lists, each occurrence."""
+        for entry in self.block.entries:
+            if isinstance(entry, Keyword) and _has_value(entry):
+                if entry.twice is Twice.MANY:
+                    yield from (_given(entry, each) for each in self.section.settings if each.keyword is entry)
+                else:
+                    yield self.effective(entry.name)
+
+    def _value(self, entry: Keyword) -> EffectiveValue:
+        """Return the value of this block, or a surrounding one, or global_defs, or the default."""
+        given = self.section.setting(entry.name)
+        if given is not None:
+            return _given(entry, given)
+        if entry.inherited:
+            for source in self.outer:
+                setting = source.setting(entry.name)
+                if setting is not None:
+                    return _given(entry, setting, source.block.name)
+        for name in entry.global_names:
+            setting = self.settings.setting(name)
+            if setting is not None:
+                return _given(entry, setting, self.settings.block.name)
+        if entry.default_of:
+            return EffectiveValue(
+                entry, self.effective(entry.default_of).value, ValueOrigin(OriginKind.DEFAULT, note=entry.default_of)
+            )
+        return EffectiveValue(entry, entry.default, ValueOrigin(OriginKind.DEFAULT, note=entry.default_doc))
+
+    def get(self, name: str, kind: type[T]) -> T:
+        """Return the value of a keyword that always has one."""
+        value = self.effective(name).value
+        assert isinstance(value, kind), f"{name} of {self.block.name} is {value!r}"
+        return value
+
+    @overload
+    def maybe(self, name: str, kind: type[T]) -> T | None: ...
+    @overload
+    def maybe(self, name: str, kind: type[T], default: T) -> T: ...
+    def maybe(self, name: str, kind: type[T], default: T | None = None) -> T | None:
+        """Return a keyword's value; `default` if none is written and the schema has no default."""
+        value = self.effective(name).value
+        assert value is None or isinstance(value, kind), f"{name} of {self.block.name} is {value!r}"
+        return default if value is None else value
+
+    def seconds(self, name: str) -> float:
+        """Return an int or float value as seconds."""
+        value = self.effective(name).value
+        assert isinstance(value, int | float), f"{name} of {self.block.name} is {value!r}"
+        return float(value)
+
+    def address(self, name: str) -> Address | None:
+        """Return a keyword's address, or None."""
+        value = self.effective(name).value
+        assert value is None or isinstance(value, IPv4Address | IPv6Address)
+        return value
+
+    def is_written(self, name: str) -> bool:
+        """Return whether the value is written in this block or in one from which it is inherited."""
+        return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
+
+    def location(self, name: str) -> Location:
+        """Return where findings about a value belong: its first word, else the keyword, else the block."""
+        words = self.effective(name).words
+        return words[min(1, len(words) - 1)].location if words else self.word.location
+
+    def fill(self, name: str, value: object) -> None:
+        """Set a default that depends on other blocks."""
+        self._values[name] = replace(self.effective(name), value=value)
+
+    def adjust(self, name: str, value: object, note: str) -> None:
+        """Replace the written value, for a reason."""
+        each = self.effective(name)
+        self._values[name] = replace(
+            each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
+        )
+
+    def leave_out(self, block: EffectiveBlock) -> None:
+        """Remove a block, by identity because another may be equal."""
+        self.blocks = [each for each in self.blocks if each is not block]
+
+    def below(self, *names: str) -> Iterator[EffectiveBlock]:
+        """Yield the blocks of these names."""
+        return (each for each in self.blocks if each.block.name in names)
+
+    def lines(self, name: str, kind: type[T]) -> Iterator[T]:
+        """Yield the lines of all blocks of this name."""
+        return (line for each in self.below(name) for line in each.section.lines(kind))
+
+    def walk(self) -> Iterator[EffectiveBlock]:
+        """Yield this block and all below it."""
+        yield self
+        for each in self.blocks:
+            yield from each.walk()
+
+
+def resolve(document: Section) -> EffectiveBlock:
+    """Return the effective configuration, without broken blocks and always with global_defs."""
+    settings = document.first(GLOBAL_DEFS.name) or Section(GLOBAL_DEFS, None)
+    found = _resolve(document, (), settings)
+    if settings.node is None:
+        found.blocks.insert(0, _resolve(settings, (document,), settings))
+    return found
+
+
+def _resolve(section: Section, outer: tuple[Section, ...], settings: Section) -> EffectiveBlock:
+    found = EffectiveBlock(section.block, section, outer, settings, section.head)
+    outer = (section, *outer)
+    for below in section.sections:
+        if not below.broken and below.block.state is State.SUPPORTED:
+            found.blocks.append(_resolve(below, outer, settings))
+    return found
+
+
+def _has_value(entry: Keyword) -> bool:
+    return entry.state is State.SUPPORTED and not entry.is_now
+
+
+def _given(entry: Keyword, setting: Setting, inherited_from: str = "") -> EffectiveValue:
+    how = OriginKind.INHERITED if inherited_from else OriginKind.GIVEN
+    origin = ValueOrigin(how, setting.node.location, inherited_from)
+    return EffectiveValue(entry, setting.value, origin, (setting.node.words[0], *setting.words))

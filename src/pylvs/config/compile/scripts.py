@@ -1,0 +1,138 @@
+"""Check which scripts may run, by keepalived's rules, and compile the FIFOs with their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.findings import Finding, Findings, Location, Severity
+from pylvs.config.schema.types import OPENS, WrittenScript
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.errors import PylvsError
+from pylvs.model.scripts import Script
+from pylvs.model.vrrp import Fifo
+from pylvs.system.processes.accounts import (
+    SCRIPT_USER,
+    Account,
+    account,
+    insecurities,
+    located,
+    script_account,
+    unusable,
+)
+
+
+@dataclass(slots=True)
+class ScriptRules:
+    """Checks scripts; looks up each user, and each program of a user, once."""
+
+    findings: Findings
+    secure: bool = False  # enable_script_security
+    user: str = ""  # script_user
+    group: str = ""
+    _accounts: dict[tuple[str, str], Account | str] = field(default_factory=dict)
+    _checked: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    _warned: bool = False
+
+    def usable(self, written: WrittenScript | None, user: str = "", group: str = "") -> Script | None:
+        """Return the script as it will run; None, and a finding, if it must not run."""
+        if written is None:
+            return None
+        script = written.script if not user else replace(written.script, user=user, group=group)
+        location = written.word.location
+        account = self._account(script)
+        if isinstance(account, str):
+            self.findings.error(
+                location, f"{script.arguments[0]} is not run: {account}", "name a user that this machine has"
+            )
+            return None
+        if OPENS.match(written.word.text):
+            return script  # the shell opens a file or a port, and runs nothing
+        path = located(script.arguments[0])
+        if (path, account) not in self._checked:
+            self._checked[path, account] = (
+                unusable(path, account),
+                insecurities(path, account.uid) if "/" in path else (),
+            )
+        problem, insecure = self._checked[path, account]
+        if problem:
+            self._report_unusable(path, problem, location)
+            return None
+        return script if self._is_secure(path, insecure, location) else None
+
+    def check_user(self, location: Location) -> None:
+        """Report a script_user that this machine does not have."""
+        account = self._account(Script((), self.user, self.group))
+        if isinstance(account, str):
+            self.findings.error(location, account, "name a user that this machine has")
+
+    def _account(self, script: Script) -> Account | str:
+        """Return the account that the script runs as, or the reason why there is none."""
+        key = script.user or self.user, script.group if script.user else self.group
+        if key not in self._accounts:
+            try:
+                self._accounts[key] = account(*key) if key[0] else self._default_account()
+            except PylvsError as error:
+                self._accounts[key] = str(error)
+        return self._accounts[key]
+
+    def _default_account(self) -> Account | str:
+        """Return the account of scripts without a user; with script security, only the dedicated one."""
+        found = script_account()
+        if self.secure and found.name != SCRIPT_USER:
+            return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
+        return found
+
+    def _report_unusable(self, path: str, why: str, location: Location) -> None:
+        """Report an unusable program. A missing one is only a note: the target machine may have it."""
+        there = why.startswith("not ")
+        severity = Severity.ERROR if there else Severity.NOTE
+        advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
+        self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
+
+    def _is_secure(self, path: str, insecure: tuple[str, ...], location: Location) -> bool:
+        """Return whether a script is secure enough to run; report insecurities, and once if security is off."""
+        for each in insecure:
+            severity = Severity.ERROR if self.secure else Severity.WARNING
+            effect = "is not run" if self.secure else "runs as root, and others than root can change it"
+            advice = "make every part of its path writable by root alone"
+            self.findings.add(Finding(location, severity, f"{path} {effect}: {each}", advice, security=True))
+        if not self.secure and not self._warned:
+            self._warned = True
+            text = "scripts run, and enable_script_security is not set"
+            advice = "write enable_script_security and script_user into global_defs"
+            self.findings.add(Finding(location, Severity.WARNING, text, advice, security=True))
+        return not (insecure and self.secure)
+
+
+SHARED_FIFO = "notify_fifo"  # receives every event
+FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
+
+
+def fifos_of(
+    settings: EffectiveBlock, scripts: ScriptRules, findings: Findings, names: Sequence[str]
+) -> Iterator[Fifo]:
+    """Yield the FIFOs of these names; report readers without a FIFO and paths that are used twice."""
+    for name in names:
+        fifo = settings.maybe(name, Fifo)
+        reader = settings.maybe(f"{name}_script", WrittenScript)
+        if fifo is None:
+            if reader is not None:
+                location = settings.location(f"{name}_script")
+                findings.error(location, f"without {name} there is nothing to read", f"add {name}")
+            continue
+        if taken := _taken(settings, name, fifo):
+            findings.error(
+                settings.location(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own"
+            )
+            continue
+        yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED_FIFO)
+
+
+def _taken(settings: EffectiveBlock, name: str, fifo: Fifo) -> str:
+    for earlier in FIFO_NAMES[: FIFO_NAMES.index(name)]:
+        other = settings.maybe(earlier, Fifo)
+        if other is not None and other.path == fifo.path:
+            return earlier
+    return ""

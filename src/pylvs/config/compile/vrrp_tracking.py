@@ -1,0 +1,287 @@
+"""Compile tracking: definitions such as `vrrp_script`, and the track blocks that refer to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.scripts import ScriptRules
+from pylvs.config.findings import Findings
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.types import WrittenScript
+from pylvs.config.schema.vrrp_tracks import TrackWeight, WrittenTrack
+from pylvs.config.schema.vrrp_types import Named
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
+
+ETHERNET_MTU = 1500
+
+
+@dataclass(slots=True)
+class Symbols:
+    """What an instance or group may refer to: this machine's devices, and the definitions above it in the text."""
+
+    findings: Findings
+    mtus: Mapping[str, int]  # of this machine's devices
+    dynamic_interfaces: bool = False
+    scripts: dict[str, VrrpScript] = field(default_factory=dict)
+    files: dict[str, TrackFile] = field(default_factory=dict)
+    processes: dict[str, TrackProcess] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)  # names of rejected scripts
+    definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
+
+    def device(self, word: Word) -> bool:
+        """Return whether this machine has the device; report a missing one unless devices may appear later."""
+        if word.text in self.mtus or self.dynamic_interfaces:
+            return True
+        self.findings.warning(
+            word.location,
+            f"this machine has no device '{word.text}'",
+            "create it, correct its name, or write dynamic_interfaces into global_defs",
+        )
+        return False
+
+    def undefined(self, kind: str, word: Word) -> None:
+        """Report a name without a definition above it."""
+        where = self.definitions.get(f"{kind} {word.text}")
+        if where is None:
+            self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+        else:
+            line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
+            self.findings.error(
+                word.location,
+                f"{kind} '{word.text}' is defined only in {line}, so it is not watched",
+                f"move the {kind} before this block",
+            )
+
+    def mtu(self, device: str) -> int:
+        """Return a device's MTU, by default Ethernet's."""
+        return self.mtus.get(device, ETHERNET_MTU)
+
+
+T = TypeVar("T")
+MAX_PROCESSES = 0xFFFFFFFF
+
+
+def name_of(block: EffectiveBlock) -> Named:
+    """Return the name of a block."""
+    assert isinstance(block.head, Named)
+    return block.head
+
+
+def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols) -> None:
+    """Define a vrrp_script unless its program cannot run."""
+    name = name_of(block)
+    written = block.maybe("script", WrittenScript)
+    if written is None:
+        symbols.unusable.add(name.name)
+        symbols.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
+        return
+    user, group = block.maybe("user", tuple, ("", ""))
+    program = scripts.usable(written, user, group)
+    if program is None:
+        symbols.unusable.add(name.name)
+        text = f"vrrp_script {name.name} watches nothing, for its program cannot run"
+        symbols.findings.error(name.word.location, text, "see its script")
+        return
+    _define(
+        symbols,
+        symbols.scripts,
+        name,
+        VrrpScript(
+            name=name.name,
+            script=program,
+            interval_s=block.get("interval", int),
+            timeout_s=block.get("timeout", int),
+            track=_track(name, block.effective("weight").value),
+            rise=block.get("rise", int),
+            fall=block.get("fall", int),
+            ill_at_start=block.get("init_fail", bool),
+        ),
+    )
+
+
+def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
+    name = name_of(block)
+    path = block.maybe("file", str)
+    if path is None:
+        symbols.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
+        return
+    number, overwrite = block.maybe("init_file", tuple, (None, False))
+    track = _track(name, block.effective("weight").value)
+    found = TrackFile(name=name.name, path=path, track=track, initial=number, overwrite=overwrite)
+    _define(symbols, symbols.files, name, found)
+
+
+def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
+    name = name_of(block)
+    command = block.maybe("process", tuple)
+    if command is None:
+        symbols.findings.error(
+            block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME"
+        )
+        return
+    minimum, maximum = block.get("quorum", int), block.maybe("quorum_max", int)
+    if maximum == 0 and not block.is_written("quorum"):
+        minimum = 0
+        block.adjust("quorum", None, "none may run")
+    if maximum is not None and maximum < minimum:
+        text = f"quorum_max {maximum} is less than quorum {minimum} and is ignored"
+        symbols.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
+        maximum = None
+    match = block.maybe("param_match", str)
+    delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
+    for setting in block.section.settings:  # `delay` sets both, and the last line wins
+        if setting.keyword is not None and isinstance(setting.value, float):
+            names = delays if setting.keyword.name == "delay" else (setting.keyword.name,)
+            delays |= dict.fromkeys(names, setting.value)
+    if block.is_written("delay"):
+        block.adjust("delay", None, "fork_delay and terminate_delay replace it")
+        for each, seconds in delays.items():
+            block.adjust(each, seconds, "the last one in the text")
+    found = TrackProcess(
+        name=name.name,
+        command=command,
+        match_arguments=len(command) > 1 or match is not None,
+        arguments_begin=match == "initial",
+        arguments_partly=match == "partial",
+        full_command=block.get("full_command", bool) or len(command) > 1,
+        track=_track(name, block.effective("weight").value),
+        least=minimum,
+        most=MAX_PROCESSES if maximum is None else maximum,
+        fork_delay_s=delays["fork_delay"],
+        terminate_delay_s=delays["terminate_delay"],
+    )
+    _define(symbols, symbols.processes, name, found)
+
+
+def _track(name: Named, weight: object) -> Track:
+    """Return the track with its weight; defaults are plain numbers."""
+    if isinstance(weight, TrackWeight):
+        return Track(name.name, weight.value or 0, bool(weight.reverse))
+    assert isinstance(weight, int)
+    return Track(name.name, weight)
+
+
+def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> None:
+    """Add a definition under its name; the first one counts."""
+    if name.name in among:
+        text = f"the name '{name.name}' is taken; this one does not count"
+        symbols.findings.error(name.word.location, text, "give it another name")
+    else:
+        among[name.name] = found
+
+
+Definition = VrrpScript | TrackFile | TrackProcess
+DATA_PLANE = "track_data_plane"
+DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
+
+
+def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
+    """Return everything that a block tracks; report what it cannot track."""
+    tables: Mapping[str, Mapping[str, Definition]] = {
+        "track_script": symbols.scripts,
+        "track_file": symbols.files,
+        "track_process": symbols.processes,
+    }
+    found = {name: _defined(block, name, table, symbols) for name, table in tables.items()}
+    return Tracks(
+        interfaces=_each(block, "track_interface", symbols, lambda line: _interface(line, symbols, own_device)),
+        scripts=found["track_script"],
+        files=found["track_file"],
+        processes=found["track_process"],
+    )
+
+
+def data_plane_of(block: EffectiveBlock) -> Track | None:
+    """Return the track of the packet path, if track_data_plane is given."""
+    weight = block.maybe(DATA_PLANE, TrackWeight)
+    return None if weight is None else Track("data plane", weight.value or 0)
+
+
+def without_data_plane_weight(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
+    """Reject a weighted track_data_plane where weights cannot count, as for scripts."""
+    if track is None or not track.weight:
+        return track
+    text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
+    symbols.findings.error(block.location(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    return None
+
+
+def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], symbols: Symbols) -> tuple[Track, ...]:
+    def look_up(line: WrittenTrack) -> Track | None:
+        defined = table.get(line.name)
+        if defined is not None:
+            return _weighted(line, defined.track)
+        if not (name == "track_script" and line.name in symbols.unusable):
+            symbols.undefined(DEFINITION_KEYWORDS[name], line.word)
+        return None
+
+    return _each(block, name, symbols, look_up)
+
+
+def _each(
+    block: EffectiveBlock, name: str, symbols: Symbols, look_up: Callable[[WrittenTrack], Track | None]
+) -> tuple[Track, ...]:
+    """Return the tracks of the blocks of one name; the first line about an object counts."""
+    found: dict[str, Track] = {}
+    for line in block.lines(name, WrittenTrack):
+        if line.name in found:
+            symbols.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
+        elif (track := look_up(line)) is not None:
+            found[line.name] = track
+    return tuple(found.values())
+
+
+def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track | None:
+    if line.name == own_device:
+        text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
+        symbols.findings.warning(line.word.location, text, "remove it")
+        return None
+    symbols.device(line.word)
+    return _weighted(line, Track(line.name))
+
+
+def _weighted(line: WrittenTrack, default: Track) -> Track:
+    """Return the track with the weight of this line, or else of the definition."""
+    value, reverse = line.weight.value, line.weight.reverse
+    return Track(
+        line.name,
+        default.weight if value is None else value,
+        default.reverse if reverse is None else reverse,
+    )
+
+
+def without_weights(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
+    """Return the tracks without weights, and report those that had one.
+
+    As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if
+    `keep_interfaces`.
+    """
+    locations = {
+        (name, line.name): line.word.location
+        for name in ("track_interface", *DEFINITION_KEYWORDS)
+        for line in block.lines(name, WrittenTrack)
+    }
+
+    def report(kind: str, track: Track, effect: str) -> None:
+        text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
+        symbols.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
+
+    interfaces, scripts, files = [], [], []
+    for track in tracks.interfaces:
+        if track.weight:
+            report("track_interface", track, "a fault if it is down" if keep_interfaces else "it is not watched")
+        if not track.weight or keep_interfaces:
+            interfaces.append(Track(track.name))
+    for track in tracks.scripts:
+        if track.weight:
+            report("track_script", track, "it is not watched")
+        else:
+            scripts.append(track)
+    for track in tracks.files:
+        if track.weight:
+            report("track_file", track, "a fault unless its number is 0")
+        files.append(Track(track.name))
+    return Tracks(interfaces=tuple(interfaces), scripts=tuple(scripts), files=tuple(files), processes=tracks.processes)

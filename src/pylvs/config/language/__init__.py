@@ -1,0 +1,1 @@
+"""keepalived's configuration language: text to a tree whose words know their locations."""

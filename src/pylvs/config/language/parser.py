@@ -1,0 +1,440 @@
+"""Parse keepalived's configuration language into a tree, with findings.
+
+The parser is written by hand, not generated from a grammar. The words of a line depend on variables whose values hold
+braces, conditions, definitions or further lines. A statement's keyword decides how quotes are read. After an error the
+parser continues with the next line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+from pylvs.config.findings import Finding, Findings, Location
+from pylvs.config.gc_pause import gc_paused
+from pylvs.config.language.includes import (
+    INCLUDE,
+    NO_CHECKS,
+    IncludeChecks,
+    Source,
+    Unreadable,
+    included_sources,
+    read_source,
+)
+from pylvs.config.language.lexer import BANG, HASH, SPACE, SPACES, Brace, Lexer
+from pylvs.config.language.tree import Document, Line, Node, Word
+from pylvs.config.language.variables import (
+    DEFINITION,
+    MAX_LINE,
+    MAX_TEXT,
+    SEQUENCE,
+    Budget,
+    Repetition,
+    Variables,
+    parse_repetition,
+    strip_comment,
+)
+from pylvs.model.dataclass import dataclass, field
+
+MAX_DEPTH = 32  # nested blocks; keepalived's own go six deep
+
+
+def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
+    """Build the tree of statements; report braces that are missing or surplus.
+
+    A statement ends with its line or its block, or before the end of the block around it. Its block may open on a later
+    line, with only comments between.
+    """
+    builder = _Builder(findings)
+    for line in lines:
+        words = tuple(item for item in line if isinstance(item, Word))
+        if words:
+            builder.statement(words)
+        for item in line:
+            if not isinstance(item, Brace):
+                builder.before = item.location
+            elif item.opens:
+                builder.open(item.location)
+            else:
+                builder.close(item.location)
+    return builder.end()
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """An open block: its statement, its opening brace, and its statements so far."""
+
+    words: tuple[Word, ...]
+    brace: Location
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def column(self) -> int:
+        return self.words[0].location.column if self.words else self.brace.column
+
+    def __str__(self) -> str:
+        return f"the block of '{self.words[0]}'" if self.words else "the block"
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Builds the tree from statements and braces; `stack` holds the open blocks."""
+
+    findings: Findings
+    nodes: list[Node] = field(default_factory=list)
+    stack: list[_OpenBlock] = field(default_factory=list)
+    pending: tuple[Word, ...] = ()  # a statement whose block may still open
+    skipped: int = 0  # open blocks that are nested too deep
+    before: Location | None = None  # of the last word or brace
+    lacking: tuple[_OpenBlock, Location] | None = None  # by indentation, the block should end before this location
+    early: tuple[_OpenBlock, Location] | None = None  # by indentation, this brace should not end the block
+
+    def statement(self, words: tuple[Word, ...]) -> None:
+        """Begin a statement, with or without a block."""
+        self._finish()
+        self.pending = words
+
+    def open(self, brace: Location) -> None:
+        if self.skipped or len(self.stack) >= MAX_DEPTH:
+            if not self.skipped:
+                self.findings.error(
+                    brace, f"blocks within blocks, over {MAX_DEPTH} deep", "close those that should end", fatal=True
+                )
+            self.skipped += 1
+        else:
+            if not self.pending:
+                self.findings.error(brace, "'{' without a keyword before it", "write its keyword, or remove it")
+            self.stack.append(_OpenBlock(self.pending, brace))
+        self.pending, self.before = (), brace
+
+    def close(self, brace: Location) -> None:
+        self._finish()
+        if self.skipped:
+            self.skipped -= 1
+        elif not self.stack:
+            advice = "remove it"
+            if self.early:
+                block, location = self.early
+                advice = (
+                    f"remove it, or that at line {location.line}, indented unlike {block} at line {block.brace.line}"
+                )
+            self.findings.error(brace, "'}' closes nothing", advice)
+        else:
+            self._compare(brace)
+            self._close()
+        self.before = brace
+
+    def end(self) -> tuple[Node, ...]:
+        """Close the open blocks and return all statements."""
+        self._finish()
+        for block in reversed(self.stack):
+            advice = "write its '}'"
+            if self.lacking and self.lacking[0] is not block:
+                other, at = self.lacking
+                advice = (
+                    f"write its '}}'; by indentation, {other} at line {other.brace.line} lacks one at line {at.line}"
+                )
+            self.findings.error(block.brace, f"{block} is never closed", advice, fatal=True)
+        while self.stack:
+            self._close()
+        return tuple(self.nodes)
+
+    def _finish(self) -> None:
+        """Add the pending statement, which has no block."""
+        if self.pending and not self.skipped:
+            (self.stack[-1].nodes if self.stack else self.nodes).append(Node(self.pending))
+        self.pending = ()
+
+    def _close(self) -> None:
+        """Add the innermost block; the statements of a block without a keyword belong to the block around it."""
+        done = self.stack.pop()
+        around = self.stack[-1].nodes if self.stack else self.nodes
+        if done.words:
+            around.append(Node(done.words, tuple(done.nodes)))
+        else:
+            around += done.nodes
+
+    def _compare(self, brace: Location) -> None:
+        """Compare the indentation of a closing brace that begins its line with that of the innermost block."""
+        block = self.stack[-1]
+        begins = self.before is None or (self.before.file, self.before.line) != (brace.file, brace.line)
+        if not begins or block.brace.file != brace.file or brace.column == block.column:
+            return
+        if not self.lacking and any(other.column == brace.column for other in self.stack[:-1]):
+            self.lacking = block, brace
+        elif not self.early and brace.column > block.column:
+            self.early = block, brace
+
+
+MAX_INCLUDE_DEPTH = 32
+MAX_FILES = 10_000
+
+_CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
+_UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
+_BLANKS = " \t\v\f\r"
+
+
+def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding, ...]]:
+    """Parse a file ("-": standard input) and the files that it includes.
+
+    Lines that begin with @ID count if `ids` has the ID; the default is this machine's host name, as in keepalived.
+    Never raises: problems are findings, and the document holds what could be parsed.
+    """
+    findings = Findings()
+    try:
+        source = read_source(path, pipes=True)
+    except Unreadable as error:
+        findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
+        return Document((), (path,)), findings.all()
+    return _Parser(findings, ids, MAX_TEXT).document(source)
+
+
+def read_text(
+    text: str, file: str = "-", ids: Collection[str] = (), max_text: int = MAX_TEXT
+) -> tuple[Document, tuple[Finding, ...]]:
+    """Parse a text as that of `file`; `max_text` limits the characters that are read and produced."""
+    directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
+    return _Parser(Findings(), ids, max_text).document(Source(file, text, (-1, -1), directory))
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A source of lines: a file, a variable or a sequence."""
+
+    lines: Iterator[Line]
+    name: str = ""  # of the variable
+    source: Source | None = None
+    checks: IncludeChecks = NO_CHECKS  # what `include_check` asks for in this file
+
+
+@dataclass(slots=True)
+class _Parser:
+    """The state of parsing one configuration."""
+
+    findings: Findings
+    ids: Collection[str]
+    max_text: int
+    budget: Budget = field(init=False)
+    variables: Variables = field(init=False)
+    lexer: Lexer = field(init=False)
+    frames: list[_Frame] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    includes: int = 0  # files included so far, repeatedly included ones too
+
+    def __post_init__(self) -> None:
+        self.ids = [*self.ids] or [os.uname().nodename.partition(".")[0]]
+        self.budget = Budget(self.findings, self.max_text)
+        self.variables = Variables(self.findings, self.budget, self.ids[0])
+        self.lexer = Lexer(self.findings, self.variables.values)
+
+    def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
+        self._open(source, NO_CHECKS)
+        with gc_paused():
+            nodes = build_tree(self._statements(), self.findings)
+        return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
+
+    def _open(self, source: Source, checks: IncludeChecks) -> None:
+        """Push a frame of the file's lines."""
+        text = source.text.translate(_UNUSABLE) if not source.text.isascii() or "\0" in source.text else source.text
+        if source.marked:
+            self.findings.warning(
+                Location(source.path, 1, 1), "a byte order mark begins the file", "save it without one"
+            )
+        self.texts[source.path] = text
+        lines = (Line.of_file(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
+        self.frames.append(_Frame(lines, "", source, checks))
+
+    def _file_frame(self) -> _Frame:
+        """Return the frame of the current file."""
+        return next(frame for frame in reversed(self.frames) if frame.source)
+
+    def _next(self) -> Line | None:
+        """Return the next line of the innermost frame; None at the end, or when the budget is spent."""
+        while self.frames:
+            frame = self.frames[-1]
+            line = next(frame.lines, None)
+            if line is None:
+                self.frames.pop()
+            elif not self.budget.spend(len(line.text), line, 0 if frame.source else 1):
+                return None
+            elif len(line.text) <= MAX_LINE:
+                return line
+            else:
+                self.findings.error(
+                    line.location(MAX_LINE, MAX_LINE + 1),
+                    f"no line has more than {MAX_LINE} characters",
+                    "write shorter lines",
+                    fatal=True,
+                )
+        return None
+
+    def _statements(self) -> Iterator[list[Word | Brace]]:
+        """Yield the words of each statement, up to and including its brace."""
+        while (line := self._next()) is not None:
+            quick = self.lexer.quick_line(line)
+            if quick is not None:
+                yield quick
+                continue
+            at, replaced = 0, "$" not in line.text
+            while (at := self._blanks(line, at)) < len(line.text):
+                character = line.text[at]
+                if character == "@":
+                    at = self._condition(line, at)
+                elif character == "$" and (match := DEFINITION.match(line.text, at)):
+                    self._define(line, match)
+                    break
+                elif character == "~" and (match := SEQUENCE.match(line.text, at)):
+                    self._sequence(line, at, match)
+                    break
+                elif not replaced:
+                    line, at, replaced = self._replaced(line.part(at) if at else line), 0, True
+                elif match := INCLUDE.match(line.text, at):
+                    self._include(line, match)
+                    break
+                else:
+                    words, at = self.lexer.statement(line, at)
+                    self._apply_directive(words)
+                    yield words
+
+    def _blanks(self, line: Line, at: int) -> int:
+        """Return the end of the blanks at `at`."""
+        if line.text[at : at + 1] not in SPACE:
+            return at
+        match = SPACES.match(line.text, at)
+        return match.end() if match else at
+
+    def _replaced(self, line: Line) -> Line:
+        """Replace the variables of a line; push a frame for further lines of a value."""
+        source = self._file_frame().source
+        active = [frame.name for frame in self.frames if frame.name]
+        result = self.variables.replace(line, source.directory if source else "", active)
+        for name, lines in result.following:
+            self.frames.append(_Frame(iter(lines), name))
+        return result.line
+
+    def _condition(self, line: Line, at: int) -> int:
+        """Return where to continue after the condition at `at` and the text that it excludes."""
+        match = _CONDITION.match(line.text, at)
+        assert match is not None
+        if (match[2] in self.ids) != bool(match[1]):
+            return match.end()
+        if definition := DEFINITION.match(line.text, self._blanks(line, match.end())):
+            self._definition(line, definition)  # consume all its lines
+            return len(line.text)
+        end = self._scope(line, match.end())
+        if end < len(line.text):
+            self.findings.warning(
+                line.location(end, end + 1),
+                f"keepalived leaves out this brace too when {match[0]} does not hold",
+                "write it on a line of its own",
+            )
+        return end
+
+    def _scope(self, line: Line, at: int) -> int:
+        """Return where a condition or sequence ends: with the line, or before a brace that closes an outer block."""
+        lexer, depth = Lexer(Findings()), 0
+        while at < len(line.text):
+            words, end = lexer.statement(line, at)
+            if words and isinstance(words[-1], Brace):
+                depth += 1 if words[-1].opens else -1
+                if depth < 0:
+                    return end - 1
+            at = end
+        return at
+
+    def _definition(self, line: Line, match: re.Match[str]) -> tuple[bool, list[Line]]:
+        """Consume a definition; return whether it has several lines, and the lines without trailing backslashes."""
+        rest = line.part(match.end())
+        if not rest.text.rstrip(_BLANKS).endswith("\\"):
+            return False, [rest.part(0, len(strip_comment(rest.text)))]
+        lines = [rest]
+        for following in self.frames[-1].lines:
+            if not self.budget.spend(len(following.text), following):
+                break
+            text = following.text.strip(_BLANKS)
+            if text[:1] in ("#", "!"):  # a comment line neither belongs to a definition nor ends it
+                continue
+            if not text:
+                self.findings.warning(
+                    following.location(0, 1),
+                    f"the definition of '{match[1]}' ends at this blank line",
+                    "remove it, or the '\\' before",
+                )
+                break
+            lines.append(following)
+            if not text.endswith("\\"):
+                break
+        ends = [len(one.text.rstrip(_BLANKS)) - one.text.rstrip(_BLANKS).endswith("\\") for one in lines]
+        parts = [one.part(0, end) for one, end in zip(lines, ends, strict=True)]
+        return True, [part for part in parts if part.text.strip(_BLANKS)]
+
+    def _define(self, line: Line, match: re.Match[str]) -> None:
+        """Define a variable."""
+        several, lines = self._definition(line, match)
+        if several:
+            self.variables.define_lines(match[1], lines)
+        else:
+            self.variables.define(match[1], lines[0])
+
+    def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:
+        """Push a frame that repeats the rest of the line, or of its block, for each value."""
+        close = line.text.find(")", match.end())
+        head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
+        try:
+            repetition = parse_repetition(match[1], head.text)
+        except ValueError as error:
+            self.findings.error(line.location(at, match.end()), str(error), f"the line needs ~{match[1]}(...)")
+            return
+        location, start = line.location(at, close + 1), close + 1
+        end = self._scope(line, start)
+        if end < len(line.text):
+            self.findings.warning(
+                line.location(end, end + 1),
+                f"keepalived repeats this brace too, with ~{match[1]}",
+                "write it on a line of its own",
+            )
+            self.frames.append(_Frame(iter((line.part(end),))))
+        rest = line.part(start, end)
+        self.frames.append(_Frame(self._repeated(repetition, rest, location)))
+
+    def _repeated(self, repetition: Repetition, rest: Line, location: Location) -> Iterator[Line]:
+        """Yield the rest of a sequence's line for each value, after its variables are defined."""
+        for values in repetition.values():
+            for name, value in zip(repetition.names, values, strict=True):
+                self.variables.define(name, Line.of_file(value, "", 0).located_at(location))
+            yield rest
+
+    def _include(self, line: Line, match: re.Match[str]) -> None:
+        """Push a frame for each file that an include names."""
+        frame = self._file_frame()
+        assert frame.source is not None
+        start = self._blanks(line, match.end())
+        name = strip_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
+        location = line.location(start, start + len(name)) if name else line.location(match.start(), match.end())
+        active = {one.source.identity for one in self.frames if one.source}
+        files: list[Source] = []
+        for source in included_sources(name, match[1], frame.source, frame.checks, location, self.findings):
+            if source.identity in active:
+                self.findings.error(
+                    location, f"'{source.path}' includes itself", "remove one of the includes", fatal=True
+                )
+            elif len(active) >= MAX_INCLUDE_DEPTH or self.includes >= MAX_FILES:
+                self.findings.error(location, "too many files include each other", "include fewer", fatal=True)
+                break
+            elif not self.budget.spend(len(source.text), line):
+                break
+            else:
+                files.append(source)
+                self.includes += 1
+        for source in reversed(files):
+            self._open(source, frame.checks)
+
+    def _apply_directive(self, words: list[Word | Brace]) -> None:
+        """Apply the statements that control the parser itself."""
+        texts = [word.text for word in words if isinstance(word, Word)]
+        if texts[:1] == ["include_check"]:
+            frame = self._file_frame()
+            frame.checks = frame.checks.changed(texts[1:])
+        elif texts[:1] == ["random_seed"] and len(texts) > 1:
+            self.variables.random_numbers.seed(texts[1])

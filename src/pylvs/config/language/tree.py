@@ -1,0 +1,124 @@
+"""Lines, words and the tree of statements, each with its location in the files."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+
+from pylvs.config.findings import Location
+from pylvs.model.dataclass import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a line after quotes, escapes and variables are resolved."""
+
+    text: str
+    location: Location
+    quoted: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One statement: the keyword, its arguments, and its block; `block` is None without braces."""
+
+    words: tuple[Word, ...]
+    block: tuple[Node, ...] | None = None
+
+    @property
+    def keyword(self) -> str:
+        return self.words[0].text
+
+    @property
+    def arguments(self) -> tuple[Word, ...]:
+        return self.words[1:]
+
+    @property
+    def location(self) -> Location:
+        """Location of the keyword."""
+        return self.words[0].location
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The statements of a file and of the files that it includes, in the order of the text."""
+
+    nodes: tuple[Node, ...]
+    files: tuple[str, ...]  # in the order in which they were opened
+    texts: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # by file
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Location of the characters from `start` on.
+
+    With `width` 0, each character has its own column. Else all of them replace `width` characters: a variable's use.
+    """
+
+    start: int
+    file: str
+    line: int
+    column: int
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line without its newline. It knows the location of each character, also after variables are replaced."""
+
+    text: str
+    origins: tuple[Origin, ...]  # the first starts at 0
+
+    @classmethod
+    def of_file(cls, text: str, file: str, line: int) -> Line:
+        """Make a line of a file."""
+        return cls(text, (Origin(0, file, line, 1),))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Line]) -> Line:
+        """Concatenate one or more lines."""
+        texts: list[str] = []
+        origins: list[Origin] = []
+        length = 0
+        for part in parts:
+            if part.text or not texts:
+                texts.append(part.text)
+                origins += [Origin(length + o.start, o.file, o.line, o.column, o.width) for o in part.origins]
+                length += len(part.text)
+        return cls("".join(texts), tuple(origins))
+
+    def location(self, start: int, end: int) -> Location:
+        """Return the location of the characters from `start` to before `end`, at least one."""
+        origin = self._origin(start)
+        column = origin.column + (0 if origin.width else start - origin.start)
+        width = origin.width or end - start
+        if len(self.origins) > 1:
+            last = self._origin(max(start, end - 1))
+            if last is not origin and (last.file, last.line) == (origin.file, origin.line):
+                width = last.column + (last.width or end - last.start) - column
+        return Location(origin.file, origin.line, column, max(1, width))
+
+    def part(self, start: int, end: int | None = None) -> Line:
+        kept: list[Origin] = []
+        stop = len(self.text) if end is None else end
+        first = bisect_right(self.origins, start, key=attrgetter("start")) - 1
+        for origin in self.origins[first:]:
+            if origin.start >= stop and kept:
+                break
+            moved = 0 if origin.width else max(0, start - origin.start)
+            at = max(0, origin.start - start)
+            kept.append(Origin(at, origin.file, origin.line, origin.column + moved, origin.width))
+        return Line(self.text[start:stop], tuple(kept))
+
+    def located_at(self, location: Location) -> Line:
+        """Return the same characters, all of them located at `location`: what replaces a variable there."""
+        return Line(self.text, (Origin(0, location.file, location.line, location.column, location.width),))
+
+    def _origin(self, at: int) -> Origin:
+        if len(self.origins) == 1:
+            return self.origins[0]
+        return self.origins[bisect_right(self.origins, at, key=attrgetter("start")) - 1]

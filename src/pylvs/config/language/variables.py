@@ -1,0 +1,249 @@
+"""Variables and sequences, which replace and repeat text, and the budget that limits what they produce."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from pylvs.config.findings import Findings
+from pylvs.config.language.lexer import BANG, HASH, REFERENCE
+from pylvs.config.language.tree import Line
+from pylvs.model.dataclass import dataclass, field
+
+MAX_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
+MAX_LINE = 1 << 16  # characters, before and after variables are replaced in it
+MAX_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
+
+
+@dataclass(slots=True)
+class Budget:
+    """The characters that may still be read, and the lines that variables and sequences may still produce."""
+
+    findings: Findings
+    text: int = MAX_TEXT
+    made: int = MAX_LINES
+
+    def spend(self, characters: int, line: Line, made: int = 0) -> bool:
+        """Return whether the budget lasts; the first failure is a finding about this line."""
+        if self.text < 0 or self.made < 0:
+            return False
+        self.text -= characters + 1
+        self.made -= made
+        if self.text >= 0 and self.made >= 0:
+            return True
+        self.findings.error(
+            line.location(0, max(1, len(line.text))),
+            "the configuration grows without limit here",
+            "look for variables, sequences or includes that multiply each other",
+            fatal=True,
+        )
+        return False
+
+
+# Sequences: `~SEQ(var, start, step, end)`, `~SEQx`, `~LST(var, value...)` repeat the rest of a line for each value.
+SEQUENCE = re.compile(r"~(SEQx?|LST)[ \t]*(?=\()")
+
+# Possessive quantifiers keep a line of a million blanks linear.
+_SEQ = re.compile(r"\([ \t]*+([A-Za-z_]\w*+)[ \t]*+((?:,[ \t]*+[^,()\s]++[ \t]*+){1,3}+)\)", re.ASCII)
+_NAME = r"[ \t]*+[A-Za-z_]\w*+[ \t]*+"
+_VALUE = r"[ \t]*+[^,(){}\s\"]*+[ \t]*+"
+_NAMES = rf"{_NAME}|[ \t]*+\{{{_NAME}(?:,{_NAME})*+\}}[ \t]*+"
+_VALUES = rf"[ \t]*+\{{{_VALUE}(?:,{_VALUE})*+\}}[ \t]*+|{_VALUE}"
+_LST = re.compile(rf"\(({_NAMES})((?:,(?:{_VALUES}))++)\)", re.ASCII)
+_ITEM = re.compile(r",[ \t]*(?:\{([^{}]*)\}|([^,{}]*))")
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """The variables of a sequence and their values."""
+
+    names: tuple[str, ...]
+    numbers: range = range(0)
+    hexadecimal: bool = False
+    listed: tuple[tuple[str, ...], ...] = ()
+
+    def values(self) -> Iterator[tuple[str, ...]]:
+        """Yield the values of the variables, one tuple for each repetition."""
+        for number in self.numbers:
+            yield (f"{number:x}" if self.hexadecimal else str(number),)
+        yield from self.listed
+
+
+def parse_repetition(kind: str, text: str) -> Repetition:
+    """Parse the parentheses of a "SEQ", "SEQx" or "LST" at the beginning of `text`; raises ValueError."""
+    if kind == "LST":
+        match = _LST.match(text)
+        if match is None:
+            raise ValueError("~LST needs a variable and its values without blanks or quotes in them")
+        names = tuple(name.strip() for name in match[1].strip(" \t{}").split(","))
+        listed = tuple(
+            tuple(value.strip() for value in item[1].split(",")) if item[1] is not None else (item[2].strip(),)
+            for item in _ITEM.finditer(match[2])
+        )
+        wrong = next((values for values in listed if len(values) != len(names)), None)
+        if wrong is not None:
+            raise ValueError(f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}")
+        return Repetition(names, listed=listed)
+    match = _SEQ.match(text)
+    if match is None:
+        raise ValueError(f"~{kind} needs a variable and one to three numbers")
+    words = [word.strip() for word in match[2].split(",")[1:]]
+    numbers = [_number(word) for word in words]
+    end = numbers[-1]
+    start = numbers[0] if len(numbers) > 1 else (1 if end > 0 else -1)
+    step = numbers[1] if len(numbers) == 3 else (1 if end >= start else -1)
+    if not step or (end - start) * step < 0:
+        raise ValueError(f"no steps of {step} lead from {start} to {end}")
+    return Repetition((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx")
+
+
+def _number(word: str) -> int:
+    """Parse a 32-bit number as C's strtol() does: decimal, 0x hexadecimal, 0 octal; raises ValueError."""
+    match = re.fullmatch(
+        r"([+-]?)(?:0x([0-9a-f]{1,8})|0([0-7]{0,11})|([1-9][0-9]{0,9}))", word, re.ASCII | re.IGNORECASE
+    )
+    if match is None:
+        raise ValueError(f"'{word}' is no whole number")
+    sign, hexadecimal, octal, decimal = match.groups()
+    value = int(hexadecimal, 16) if hexadecimal else int(decimal) if decimal else int(octal or "0", 8)
+    return -value if sign == "-" else value
+
+
+# Variables: `$NAME=value` on one line or several, `${NAME}`, and keepalived's own.
+DEFINITION = re.compile(r"\$([A-Za-z_]\w*)=[ \t]*", re.ASCII)
+MAX_ROUNDS = 64  # of nested values
+
+_NOTHING_FOLLOWS = re.compile(r"[ \t\v\f\r]*(?:[#!]|$)")
+_COMMENT = re.compile(r"""\\[#!]|"[^"]*(?:"|$)|([#!])""")
+_RANDOM_MIN, _RANDOM_MAX = 0, 32767
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The lines of a variable. One that was defined on several lines may only end a line."""
+
+    lines: tuple[Line, ...]
+    several: bool = False
+
+
+@dataclass(slots=True)
+class Expansion:
+    """A line after variables are replaced, and the lines that follow it, by the variable's name."""
+
+    line: Line
+    following: list[tuple[str, tuple[Line, ...]]] = field(default_factory=list)  # the outermost first
+
+
+@dataclass(slots=True)
+class Variables:
+    """The variables defined so far. `instance` is the value of ${_INSTANCE}."""
+
+    findings: Findings
+    budget: Budget
+    instance: str = ""
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    values: dict[str, Value] = field(default_factory=dict)
+    random_numbers: random.Random = field(default_factory=random.Random)
+
+    def define(self, name: str, line: Line) -> None:
+        self.values[name] = Value((line,))
+
+    def define_lines(self, name: str, lines: Sequence[Line]) -> None:
+        """Define a variable of several lines; no line is the empty value."""
+        self.values[name] = Value(tuple(lines), several=True)
+
+    def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
+        """Replace variables, also within their values, until none is left.
+
+        `directory` is the file's. `active` are the variables whose lines contain this one.
+        """
+        result = Expansion(line)
+        for _ in range(MAX_ROUNDS):
+            if "$" not in result.line.text:
+                return result
+            before = result.line
+            self._once(result, directory, [*active, *(name for name, _ in result.following)])
+            if result.line is before:
+                return result
+            if not self.budget.spend(max(0, len(result.line.text) - len(before.text)), result.line):
+                return Expansion(line.part(0, 0))
+        match = REFERENCE.search(line.text)
+        location = line.location(match.start(), match.end()) if match else line.location(0, 1)
+        what = f"'{match[0]}'" if match else "a variable"
+        self.findings.error(
+            location,
+            f"{what} stands for itself, over {MAX_ROUNDS} values deep",
+            "define it without itself",
+            fatal=True,
+        )
+        return Expansion(line.part(0, 0))
+
+    def _once(self, result: Expansion, directory: str, active: Sequence[str]) -> None:
+        """Replace each variable of the line once; leave the same line if there is none."""
+        line, at, length = result.line, 0, 0
+        parts: list[Line] = []
+        for match in REFERENCE.finditer(line.text):
+            name, *words = match[0].strip("${}").split()
+            location = line.location(match.start(), match.end())
+            value = self.values.get(name) if not words else None
+            if value is None or not value.several:
+                text = value.lines[0] if value else self._predefined(name, words, directory)
+                if text is not None:
+                    known = Line(text, line.origins) if isinstance(text, str) else text
+                    length += match.start() - at + len(known.text)
+                    if length > MAX_LINE:
+                        self.findings.error(
+                            location,
+                            f"the line grows beyond {MAX_LINE} characters here",
+                            "look for variables that multiply each other",
+                            fatal=True,
+                        )
+                        self.budget.spend(length, line)
+                        result.line = line.part(0, 0)
+                        return
+                    parts += [line.part(at, match.start()), known.located_at(location)]
+                    at = match.end()
+            elif not _NOTHING_FOLLOWS.match(line.text, match.end()):
+                self.findings.error(
+                    location,
+                    f"'{name}' has several lines and can only end a line",
+                    "write what follows on the next line",
+                )
+            elif name in active:
+                self.findings.error(
+                    location, f"the lines of '{name}' hold '{name}'", "define it without itself", fatal=True
+                )
+                result.line = line.part(0, 0)
+                return
+            else:
+                first, *others = value.lines or (line.part(0, 0),)
+                parts += [line.part(at, match.start()), first]
+                if not line.text[: match.start()].strip(" \t\v\f\r"):
+                    parts = [first]
+                at = len(line.text)
+                result.following.append((name, tuple(others)))
+        if parts:
+            result.line = Line.joined([*parts, line.part(at)])
+
+    def _predefined(self, name: str, words: Sequence[str], directory: str) -> str | None:
+        """Return the value of one of keepalived's own variables, else None."""
+        if name == "_RANDOM" and len(words) <= 2 and all(word.isascii() and word.isdigit() for word in words):
+            minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
+            return str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
+        if name == "_ENV" and len(words) == 1:
+            return self.environment.get(words[0])
+        if words:
+            return None
+        simple = {"_PWD": directory, "_INSTANCE": self.instance, "_HASH": HASH, "_BANG": BANG}
+        return simple.get(name)
+
+
+def strip_comment(text: str) -> str:
+    """Return the text before a comment, without trailing blanks."""
+    for match in _COMMENT.finditer(text):
+        if match[1]:
+            text = text[: match.start()]
+            break
+    return text.rstrip(" \t\v\f\r")

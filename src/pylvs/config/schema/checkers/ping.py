@@ -1,9 +1,0 @@
-"""`PING_CHECK`: an ICMP echo is answered."""
-
-from __future__ import annotations
-
-from pylvs.config.schema.checkers.target import CONNECTION
-from pylvs.config.schema.nouns import Block, Twice
-from pylvs.config.schema.pace import pace
-
-PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *pace()), twice=Twice.MANY)

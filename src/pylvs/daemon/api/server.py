@@ -1,0 +1,90 @@
+"""The API's UNIX socket, which only root may use.
+
+aiohttp takes 17 MB and the CPU time of a hundred edits. So `application` is imported when the first client connects, or
+at once if the configuration has a metrics_address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from pylvs.daemon.process import BackgroundTasks
+from pylvs.model.errors import PylvsError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from pylvs.daemon.api.application import MetricsServer
+    from pylvs.daemon.ports import ApiContext
+    from pylvs.model.wanted import GlobalSettings
+
+_BACKLOG = 128
+
+
+class ApiServer:
+    """The socket, and the application behind it."""
+
+    def __init__(self, daemon: ApiContext) -> None:
+        self._daemon = daemon
+        self._runner: web.AppRunner | None = None
+        self._metrics: MetricsServer | None = None
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve requests within the block. Raises PylvsError if the socket cannot be made."""
+        listener = self._listener()
+        loop = asyncio.get_running_loop()
+        try:
+            async with BackgroundTasks() as tasks:
+
+                def first_client() -> None:
+                    loop.remove_reader(listener)
+                    tasks.start(self._serve(listener))
+
+                loop.add_reader(listener, first_client)
+                await self.follow(self._daemon.engine.configuration.settings)
+                yield
+        finally:
+            loop.remove_reader(listener)
+            if self._metrics is not None:
+                await self._metrics.close()
+            if self._runner is not None:
+                await self._runner.cleanup()
+            listener.close()
+
+    async def follow(self, settings: GlobalSettings) -> None:
+        """Serve the metrics at the metrics_address of these settings."""
+        if self._metrics is None and settings.metrics_address is not None:
+            self._metrics = (await _application()).metrics_server(self._daemon)
+        if self._metrics is not None:
+            await self._metrics.follow(settings.metrics_address)
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._runner = await (await _application()).serve(self._daemon, listener)
+
+    def _listener(self) -> socket.socket:
+        state = self._daemon.state
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            with state.socket_address() as address:
+                before = os.umask(0o177)
+                try:
+                    listener.bind(address)
+                finally:
+                    os.umask(before)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise PylvsError(f"{state.socket_path}: {error.strerror}") from None
+        return listener
+
+
+async def _application() -> Any:
+    """Import the application in a thread, for checks to continue."""
+    return await asyncio.to_thread(importlib.import_module, "pylvs.daemon.api.application")

@@ -1,0 +1,270 @@
+"""Notify the operator of events of servers and services: log lines, scripts, mails and FIFOs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+
+from pylvs.config.findings import Finding, Severity
+from pylvs.health.events import (
+    CheckFailed,
+    Event,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerEvent,
+    ServerUp,
+    SorryServerIn,
+)
+from pylvs.model.destination import DestinationKey
+from pylvs.model.scripts import Script
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.notify.fifos import FifoSet
+from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.serial_scripts import InTurn
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Processes
+
+_WARNINGS = (ServerDown, QuorumLost, SorryServerIn)
+_IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains
+MAX_SCRIPTS = 50  # at a time
+
+Subject = tuple[str, DestinationKey | None]  # the name of a service, with a server, or None for its quorum
+
+# --- logs ---
+
+
+def log_event(event: Event) -> None:
+    """Log an event as one line, except a quorum at the start and failures that do not count (log_all_failures)."""
+    if isinstance(event, CheckFailed) and not (event.counted or event.log_all):
+        return
+    if isinstance(event, QuorumGained) and event.initial:
+        return
+    more = {
+        field.name: getattr(event, field.name)
+        for field in fields(event)
+        if field.name not in _IN_REASON and getattr(event, field.name) is not False
+    }
+    if isinstance(event, ServerEvent):
+        more["server"] = str(event.server)
+    logger = get_logger()
+    log = logger.warning if isinstance(event, _WARNINGS) and not _is_ending(event) else logger.info
+    log(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
+
+
+def log_findings(findings: Iterable[Finding]) -> None:
+    """Log the findings of a configuration, one line each."""
+    logger = get_logger()
+    for finding in findings:
+        log = {Severity.ERROR: logger.error, Severity.NOTE: logger.info}.get(finding.severity, logger.warning)
+        advice = f"; {finding.advice}" if finding.advice else ""
+        log(f"{finding.location}: {finding.text}{advice}")
+
+
+# --- notify_up, notify_down, quorum_up, quorum_down ---
+
+
+class _Services:
+    """The services of this configuration and of the one before, which has those that a reload removed."""
+
+    def __init__(self) -> None:
+        self._now: Mapping[str, WantedService] = {}
+        self._before: Mapping[str, WantedService] = {}
+
+    def replace(self, configuration: Configuration) -> None:
+        self._before, self._now = self._now, configuration.by_name()
+
+    def of(self, event: Event) -> Iterator[WantedService]:
+        """Yield the definitions of the event's service, the one that counts first."""
+        both = (self._before, self._now) if _is_ending(event) else (self._now, self._before)
+        yield from (services[event.service] for services in both if event.service in services)
+
+
+class ScriptNotifier:
+    """Runs notify scripts with the configured arguments and nothing else, as keepalived does.
+
+    Scripts about one server, or about the quorum of one service, run one after another; keepalived runs them
+    concurrently. They have their own script runner, so checks do not wait for them.
+    """
+
+    def __init__(self, processes: Processes | None = None) -> None:
+        self.processes = processes or Processes(at_once=MAX_SCRIPTS)
+        self._turns: InTurn[Subject] = InTurn(self.processes)
+        self._services = _Services()
+
+    def configure(self, configuration: Configuration) -> None:
+        """Use this configuration from now on."""
+        settings = configuration.settings
+        self.processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._services.replace(configuration)
+
+    def notify(self, event: Event) -> None:
+        """Queue the script of the event, if it has one."""
+        for service in self._services.of(event):
+            found = script_of(event, service)
+            if found is not None:
+                server = event.server if isinstance(event, ServerEvent) else None
+                where = {"service": event.service} | ({"server": str(server)} if server else {})
+                self._turns.put((event.service, server), *found, where)
+                return
+
+    async def finish(self) -> None:
+        """Wait for queued scripts, in bounded time, and end those that still run."""
+        await self._turns.finish()
+        await self.processes.close()
+
+
+def script_of(event: Event, service: WantedService) -> tuple[str, Script] | None:
+    """Return keyword and script of an event, None if it has none.
+
+    As in keepalived, a server that is down from the start (alpha) runs notify_down. A quorum at the start runs
+    quorum_up; a missing one runs quorum_down only if a sorry server must serve.
+    """
+    found: tuple[str, Script | None] = ("", None)
+    if isinstance(event, QuorumGained):
+        found = "quorum_up", service.quorum_up
+    elif isinstance(event, QuorumLost) and not event.silent:
+        found = "quorum_down", service.quorum_down
+    elif isinstance(event, ServerUp | ServerDown) and (server := server_of(event, service)):
+        up = isinstance(event, ServerUp)
+        found = ("notify_up", server.notify_up) if up else ("notify_down", server.notify_down)
+    keyword, script = found
+    return (keyword, script) if script else None
+
+
+def server_of(event: ServerEvent, service: WantedService) -> WantedServer | None:
+    """Return the event's server as the service defines it."""
+    return next((each for each in service.servers if each.destination.key == event.server), None)
+
+
+# --- mail, with keepalived's subjects and bodies ---
+
+
+class MailAlerts:
+    """Sends the mails that the configuration asks for."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self._services: Mapping[str, WantedService] = {}
+        self._settings = GlobalSettings()
+
+    def configure(self, configuration: Configuration) -> None:
+        """Use this configuration from now on."""
+        self._services, self._settings = configuration.by_name(), configuration.settings
+        self.outbox.configure(configuration.settings.mail)
+
+    def notify(self, event: Event) -> None:
+        """Queue the mail of the event, if it has one."""
+        service = self._services.get(event.service)
+        if service is None or not self._settings.mail.recipients:
+            return
+        alert = alert_of(event, service, self._settings.router_id or socket.gethostname())
+        if alert is not None:
+            self.outbox.put(alert)
+
+    async def finish(self) -> None:
+        """Send queued mails, in bounded time."""
+        await self.outbox.finish()
+
+
+def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | None:
+    """Return the mail of an event, None if it has none.
+
+    As in keepalived, the end of a daemon sends none, and its start sends one for each quorum.
+    """
+    if _is_ending(event):
+        return None
+    if isinstance(event, QuorumGained | QuorumLost):
+        if not service.smtp_alert or (isinstance(event, QuorumLost) and event.silent):
+            return None
+        return Alert(
+            f"[{router_id}] Virtualserver {virtual_name(service)} - {state_of(event)}", _quorum_text(event), event.at
+        )
+    if isinstance(event, ServerUp | ServerDown):
+        server = server_of(event, service)
+        if server is None or not server.smtp_alert or (isinstance(event, ServerDown) and event.initial):
+            return None
+        subject = f"[{router_id}] Realserver {real_name(event, service)} of virtual server {virtual_name(service)}"
+        return Alert(f"{subject} - {state_of(event)}", event.reason, event.at)
+    return None
+
+
+def _quorum_text(event: QuorumGained | QuorumLost) -> str:
+    if isinstance(event, QuorumLost):
+        bound = event.quorum - event.hysteresis
+        return f"Lost quorum {event.quorum}-{event.hysteresis}={bound} > {event.weight}"
+    prefix = "Starting with quorum up" if event.initial else "Gained quorum"
+    return f"{prefix} {event.quorum}+{event.hysteresis}={event.quorum + event.hysteresis} <= {event.weight}"
+
+
+# --- FIFOs, with keepalived's lines: `RS [10.0.0.2]:tcp:80 [192.0.2.1]:tcp:80 DOWN` ---
+
+
+class FifoNotifier:
+    """Writes lines into the FIFOs of the configuration, for the events that have notify scripts."""
+
+    def __init__(self) -> None:
+        self._fifos = FifoSet()
+        self._services = _Services()
+
+    def configure(self, configuration: Configuration, routers: bool) -> None:
+        """Use this configuration from now on. With `routers`, pylvs-vrrp runs the reader of a shared FIFO."""
+        self._services.replace(configuration)
+        shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
+        own = [configuration.settings.fifo] if configuration.settings.fifo else []
+        foreign = [fifo.path for fifo in shared] if routers else []
+        self._fifos.configure([*shared, *own], configuration.settings, foreign)
+
+    def notify(self, event: Event) -> None:
+        """Write the line of the event, if it has one."""
+        for service in self._services.of(event):
+            line = fifo_line(event, service)
+            if line:
+                self._fifos.write(line)
+                return
+
+    async def finish(self) -> None:
+        """Wait for readers, in bounded time."""
+        await self._fifos.finish()
+
+
+def fifo_line(event: Event, service: WantedService) -> str:
+    """Return the line of an event, "" if it has none."""
+    if isinstance(event, QuorumGained | QuorumLost):
+        silent = isinstance(event, QuorumLost) and event.silent
+        return "" if silent else f"VS {virtual_name(service)} {state_of(event)}"
+    if isinstance(event, ServerUp | ServerDown) and server_of(event, service):
+        return f"RS {real_name(event, service)} {virtual_name(service)} {state_of(event)}"
+    return ""
+
+
+# --- keepalived's names ---
+
+
+def state_of(event: Event) -> str:
+    """Return UP or DOWN."""
+    return "UP" if isinstance(event, ServerUp | QuorumGained) else "DOWN"
+
+
+def virtual_name(service: WantedService) -> str:
+    """Return `[192.0.2.1]:tcp:80`, `FWM 7`, or `[web]:0` for a group."""
+    kind, _, name = service.name.partition(" ")
+    if kind == "group":
+        return f"[{name}]:0"
+    key = service.keys[0]
+    if key.mark:
+        return f"FWM {key.mark}"
+    return f"[{key.address}]:{key.protocol.name.lower()}:{key.port}"
+
+
+def real_name(event: ServerEvent, service: WantedService) -> str:
+    """Return `[10.0.0.2]:tcp:80`."""
+    key: DestinationKey = event.server
+    protocol = "none" if service.keys[0].mark else service.keys[0].protocol.name.lower()
+    return f"[{key.address}]:{protocol}:{key.port}"
+
+
+def _is_ending(event: Event) -> bool:
+    """Return whether the event is the end of a server or service, not a failure."""
+    return getattr(event, "ending", False)

@@ -1,0 +1,168 @@
+"""What the next daemon needs after a crash, as JSON files: the services that this one owns, and operator overrides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.health.events import Override, ServerName, Standing
+from pylvs.health.snapshots import ServiceSnapshot
+from pylvs.model.destination import DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.errors import Unsupported
+from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.wanted import Configuration
+
+SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"
+OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
+
+# --- owned services ---
+
+
+class Ownership:
+    """The services that this daemon may delete, and the next one if this one is killed.
+
+    The state directory has a service before the daemon's first edit of it, and until after the last.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._owned: OwnedServices = {}
+        self.keys: frozenset[ServiceKey] = frozenset()
+
+    def load(self) -> OwnedServices:
+        """Return the services of the last daemon, with the servers that it had. Raises Unsupported."""
+        self._owned = load_owned(self._state)
+        return self._owned
+
+    async def before_edits(self, owned: OwnedServices) -> None:
+        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
+
+        The new services have no servers yet: after a crash their absence from the table must not count as down.
+        """
+        added = {key: frozenset[DestinationKey]() for key in owned}
+        await self._save(added | dict(self._owned))
+
+    async def after_edits(self, owned: OwnedServices) -> None:
+        """Own exactly these services. Raises PylvsError."""
+        await self._save(owned)
+
+    async def _save(self, owned: OwnedServices) -> None:
+        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
+        self._owned, self.keys = owned, frozenset(owned)
+
+
+def owned_services(configuration: Configuration) -> OwnedServices:
+    """Return the services of a configuration."""
+    return {
+        key: frozenset(each.destination.key for each in service.servers)
+        for service in configuration.services
+        for key in service.keys
+    }
+
+
+def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
+    """Write the owned services. Raises PylvsError."""
+    rows = [
+        [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
+        for key, servers in owned.items()
+    ]
+    state.write(SERVICES_FILE, rows)
+
+
+def load_owned(state: StateDirectory) -> OwnedServices:
+    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
+    try:
+        return {
+            ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
+                DestinationKey(ip_address(rip), rport) for rip, rport in servers
+            )
+            for protocol, address, port, mark, servers in state.read(SERVICES_FILE) or ()
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(state, SERVICES_FILE, error) from None
+
+
+def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
+    """Return the table's rows of owned services, for the engine to adopt.
+
+    A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
+    """
+    configured = {
+        key: {each.destination.key: each.destination for each in service.servers}
+        for service in configuration.services
+        for key in service.keys
+    }
+    found = []
+    for row in rows:
+        key = row.service.key
+        if key in owned and key in configured:
+            present = {each.destination.key for each in row.destinations}
+            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
+            found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
+    return found
+
+
+# --- overrides ---
+
+
+def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
+    """Write the operator's overrides. Raises PylvsError."""
+    rows = [
+        {
+            "service": service,
+            "address": str(server.address),
+            "port": server.port,
+            "standing": override.standing.value,
+            "weight": override.weight,
+        }
+        for (service, server), override in overrides.items()
+    ]
+    state.write(OVERRIDES_FILE, rows)
+
+
+def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
+    """Return the overrides of the last daemon. Raises Unsupported."""
+    try:
+        return {
+            (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
+                Standing(row["standing"]), row["weight"]
+            )
+            for row in state.read(OVERRIDES_FILE) or ()
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(state, OVERRIDES_FILE, error) from None
+
+
+def _damaged(state: StateDirectory, name: str, error: Exception) -> Unsupported:
+    return Unsupported(f"{state.file(name)}: damaged ({error}); remove it")
+
+
+# --- the dump at SIGUSR1 and SIGUSR2 ---
+
+
+def write_dump(state: StateDirectory, services: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Path:
+    """Write everything that the daemon knows to a file, and return its path. Raises PylvsError."""
+    state.write(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
+    return state.file(DUMP_FILE)
+
+
+def to_json(value: Any) -> Any:
+    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return value.name.lower() if value.name else int(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(each) for key, each in value.items()}
+    return str(value)

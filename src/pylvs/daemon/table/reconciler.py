@@ -1,0 +1,158 @@
+"""Reconcile the table with the desired state: at every change of that state, and every few seconds.
+
+The second catches the edits of other programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Busy, PylvsError
+from pylvs.system.logs import get_logger
+
+POLL_S = 2.0  # for edits by other programs
+PAUSE_S = 0.02  # between two runs; it gathers further changes
+BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
+MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
+ATTEMPTS = 20  # of a plan that other programs' edits make void
+MAX_LOG_LINES = 20  # for the restored edits of one run
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class TableThread:
+    """The one thread that reads and edits the tables. Checks in the event loop need not wait for it.
+
+    It runs calls in the order in which they were submitted.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(
+        self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> Result:
+        """Return or raise what `work` does. Once begun it runs to its end, even if the caller is cancelled."""
+        return await asyncio.wrap_future(self._pool.submit(work, *arguments, **named))
+
+    def close(self) -> None:
+        """Wait for the call that runs, and drop those that wait."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileResult:
+    """The result of one run."""
+
+    edits: int = 0
+    restored: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # edits that the data plane refused
+    error: str = ""  # why the table could not be read or edited at all
+    busy: bool = False  # other programs hold the tables: the old entries still forward
+
+    @property
+    def complete(self) -> bool:
+        """Whether the table is as desired when the run began."""
+        return not self.error and not self.refused
+
+
+class Reconciler:
+    """Plans and applies edits, run after run."""
+
+    def __init__(self, table: TableCache, thread: TableThread, desired: Callable[[], DesiredTable]) -> None:
+        self.table = table
+        self.thread = thread
+        self.edit_counts: Counter[str] = Counter()  # by reason: wanted, restored, refused
+        self.last = ReconcileResult()
+        self._desired = desired
+        self._lock = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._logged: tuple[str, ...] = ()  # errors of the last run, to log each once
+        self._log = get_logger()
+
+    def wake(self) -> None:
+        """Run soon: the desired state may have changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), POLL_S)
+            await self.reconcile()
+            await asyncio.sleep(PAUSE_S)
+
+    async def reconcile(self) -> ReconcileResult:
+        """Run once, now. Errors are returned and logged once; the next run tries again."""
+        async with self._lock:
+            self._woken.clear()
+            try:
+                self.last = await self._reconcile()
+            except (PylvsError, OSError) as error:
+                self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
+            self._log_errors()
+            return self.last
+
+    async def _reconcile(self) -> ReconcileResult:
+        for _ in range(ATTEMPTS):
+            desired = self._desired()
+            plan = await self.thread.run(self.table.plan, desired)
+            if plan.tables_gone:
+                count = sum(isinstance(edit, AddService) for edit in plan.edits)
+                self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
+            else:
+                self._log_restored(plan)
+            with contextlib.suppress(TableChanged):
+                return await self._apply(plan, desired)
+        raise TableChanged("the tables are being edited by others all the time")
+
+    async def _apply(self, plan: EditPlan, desired: DesiredTable) -> ReconcileResult:
+        if plan.timeouts:
+            await self.thread.run(self.table.set_timeouts, plan.timeouts)
+        failures: list[RefusedEdit] = []
+        rest: Sequence[Edit] = plan.edits
+        budget_s = BATCH_S
+        while rest:
+            begin = time.monotonic()
+            count, refused = await self.thread.run(self.table.apply, rest, budget_s)
+            failures += refused
+            rest = rest[count:]
+            if rest:
+                overhead_s = time.monotonic() - begin - budget_s
+                budget_s = min(max(BATCH_S, 2 * overhead_s), MAX_BATCH_S)
+                await asyncio.sleep(PAUSE_S / 10)
+        if plan.changed:
+            await self.thread.run(self.table.plan_applied, desired)
+        if plan.tables_gone:
+            self._log.info("made the tables again", edits=len(plan.edits) - len(failures))
+        self.edit_counts["restored"] += len(plan.restored)
+        self.edit_counts["refused"] += len(failures)
+        self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
+        restored = tuple(str(edit) for edit in plan.edits if edit in plan.restored)
+        return ReconcileResult(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
+
+    def _log_restored(self, plan: EditPlan) -> None:
+        restored = [edit for edit in plan.edits if edit in plan.restored]
+        for edit in restored[:MAX_LOG_LINES]:
+            self._log.warning(f"restored: {edit.foreign_change}")
+        if len(restored) > MAX_LOG_LINES:
+            self._log.warning(f"restored: {len(restored) - MAX_LOG_LINES} more")
+
+    def _log_errors(self) -> None:
+        errors = (self.last.error,) if self.last.error else self.last.refused
+        for text in errors[:MAX_LOG_LINES]:
+            if text not in self._logged:
+                self._log.error(text, retry_in_s=POLL_S)
+        if self._logged and not errors:
+            self._log.info("the table is as it should be again")
+        self._logged = errors

@@ -1,0 +1,309 @@
+"""Detect address conflicts (RFC 5227; RFC 4862, 5.4): other hosts that announce an address which this host holds.
+
+Conflicts are logged and, at a limited rate, answered by announcing the address again. Two hosts that answered each
+other immediately would never stop (RFC 5227, 2.4).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
+from pylvs.vrrp.garp import DeviceAddress
+from pylvs.vrrp.loop import Loop, Timer
+from pylvs.vrrp.netlink_monitor import NetlinkMonitor
+from pylvs.vrrp.protocol.arp_ndp import (
+    ETH_P_ARP,
+    ETH_P_IPV6,
+    HOP_LIMIT,
+    ICMPV6,
+    NEIGHBOUR_ADVERTISEMENT,
+    AddressBinding,
+    parse_binding,
+)
+
+# --- log and answer, pure ---
+
+LOG_INTERVAL_S = 60.0  # of the same address and host
+DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
+MAX_LOGGED = 10  # hosts in LOG_INTERVAL_S
+MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictResponse:
+    """What to do about a conflict."""
+
+    text: str = ""  # for the log; "": nothing new
+    answer: bool = False  # announce the address again
+
+
+@dataclass(slots=True)
+class _Conflict:
+    logged_at: float
+    suppressed: int = 0  # frames since then
+
+
+class ConflictTracker:
+    """The conflicts of all held addresses. `ip_of` returns the usual address of a MAC address, or ""."""
+
+    def __init__(self, ip_of: Callable[[bytes], str] = lambda mac: "") -> None:
+        self._ip_of = ip_of
+        self._conflicts: dict[tuple[Address, bytes], _Conflict] = {}
+        self._answered: dict[Address, float] = {}
+        self._logged: list[float] = []
+        self._unlogged = 0  # frames of hosts beyond MAX_LOGGED
+
+    def respond(self, now: float, binding: AddressBinding) -> ConflictResponse:
+        """Handle a frame in which another host announces a held address."""
+        return ConflictResponse(self._text(now, binding), self._may_answer(now, binding.address))
+
+    def _may_answer(self, now: float, address: Address) -> bool:
+        if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
+            return False
+        self._answered.pop(address, None)
+        self._answered[address] = now
+        if len(self._answered) > MAX_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
+        return True
+
+    def _text(self, now: float, binding: AddressBinding) -> str:
+        key = (binding.address, binding.mac)
+        known = self._conflicts.get(key)
+        if known and now < known.logged_at + LOG_INTERVAL_S:
+            known.suppressed += 1
+            return ""
+        self._logged = [at for at in self._logged if now < at + LOG_INTERVAL_S]
+        if len(self._logged) >= MAX_LOGGED:
+            self._unlogged += 1
+            return ""
+        self._logged.append(now)
+        self._conflicts.pop(key, None)
+        self._conflicts[key] = _Conflict(now)
+        if len(self._conflicts) > MAX_REMEMBERED:
+            del self._conflicts[next(iter(self._conflicts))]
+        ip = self._ip_of(binding.mac)
+        name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
+        text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
+        if known and known.suppressed:
+            text += f", and was {known.suppressed} times since it was last told"
+        if self._unlogged:
+            text += f"; {self._unlogged} claims of others were not told"
+            self._unlogged = 0
+        return text
+
+
+def neighbour_ip(mac: bytes) -> str:
+    """Return the IPv4 address of a MAC address in the neighbour table, "" if there is none."""
+    try:
+        with open("/proc/thread-self/net/arp", encoding="ascii") as table:
+            rows = [line.split() for line in table]
+    except OSError:
+        return ""
+    return next((row[0] for row in rows if len(row) > 3 and row[3].lower() == mac.hex(":")), "")
+
+
+# --- the socket filter ---
+
+PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48
+OUTGOING = 4
+MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has at most 4096 instructions
+
+SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
+ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
+NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
+
+
+def conflict_filter(version: int, addresses: Collection[Address], own_macs: Collection[bytes]) -> list[Instruction]:
+    """Return a filter that accepts ARP (version 4) or neighbour advertisements (6) of other hosts for these addresses.
+
+    Of an IPv6 address it compares the last 32 bits. Too many addresses or MACs are not compared: the reader compares
+    again. Without addresses it drops everything.
+    """
+    watched = sorted({int(address) & 0xFFFFFFFF for address in addresses if address.version == version})
+    if not watched:
+        return [DROP]
+    program = [*_drop_if(LOAD_4, PACKET_TYPE, OUTGOING), *_drop_unless(LOAD_4, VLAN_TAGGED, 0)]
+    if version == 4:
+        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_ARP)
+        program += _drop_unless(LOAD_4, ARP_TYPES, 0x00010800)  # Ethernet, IPv4
+        program += _drop_unless(LOAD_2, ARP_LENGTHS, 0x0604)
+    else:
+        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_IPV6)
+        program += _drop_unless(LOAD_1, NEXT_HEADER_AT, ICMPV6)
+        program += _drop_unless(LOAD_1, HOP_LIMIT_AT, HOP_LIMIT)
+        program += _drop_unless(LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT)
+    if len(own_macs) <= MAX_FILTERED_MACS:
+        for mac in sorted(own_macs):
+            program += _drop_if_mac(mac, ARP_SENDER_MAC if version == 4 else SOURCE_MAC)
+    if len(watched) > MAX_FILTERED_ADDRESSES:
+        return [*program, TAKE]
+    program.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
+    for value in watched:
+        program += [(EQUALS, 0, 1, value), TAKE]
+    return [*program, DROP]
+
+
+def _drop_unless(load: int, at: int, value: int) -> Iterator[Instruction]:
+    yield from ((load, 0, 0, at), (EQUALS, 1, 0, value), DROP)
+
+
+def _drop_if(load: int, at: int, value: int) -> Iterator[Instruction]:
+    yield from ((load, 0, 0, at), (EQUALS, 0, 1, value), DROP)
+
+
+def _drop_if_mac(mac: bytes, at: int) -> Iterator[Instruction]:
+    first, last = struct.unpack("!IH", mac)
+    yield from ((LOAD_4, 0, 0, at), (EQUALS, 0, 3, first), (LOAD_2, 0, 0, at + 4), (EQUALS, 0, 1, last), DROP)
+
+
+# --- sockets ---
+
+MAX_FRAME = 2048
+RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
+LISTEN_DELAY_S = 0.005  # announcements leave first
+
+HeldAddresses = Callable[[], Iterable[DeviceAddress]]
+ReportError = Callable[[str, str], None]  # a device, and a message
+OnConflict = Callable[[Address, str, bool], None]  # an address, a message or "", whether to announce it again
+
+
+class ConflictSocket:
+    """Receive other hosts' frames about watched addresses on one device; nothing before `watch`. Raises OSError.
+
+    It consists of a packet(7) socket for ARP, and one for IPv6 only if such an address is watched. The kernel delivers
+    neither what this host sends nor what the data plane has already forwarded.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._addresses: frozenset[Address] = frozenset()
+        self._own_macs: frozenset[bytes] = frozenset()
+        self._sockets: dict[int, socket.socket] = {}
+        self._epoll = select.epoll()
+        try:
+            self._open(ETH_P_ARP)
+        except OSError:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def watch(self, addresses: Collection[Address], own_macs: Collection[bytes]) -> None:
+        """Replace the watched addresses and the MAC addresses that may hold them. Raises OSError."""
+        self._addresses, self._own_macs = frozenset(addresses), frozenset(own_macs)
+        if any(address.version == 6 for address in self._addresses):
+            self._open(ETH_P_IPV6)
+        elif ETH_P_IPV6 in self._sockets:
+            self._close(ETH_P_IPV6)
+        for protocol, opened in self._sockets.items():
+            version = 4 if protocol == ETH_P_ARP else 6
+            attach(opened, conflict_filter(version, self._addresses, self._own_macs))
+
+    def receive(self, most: int = 64) -> list[AddressBinding]:
+        """Return the conflicts among the next frames, at most so many of each protocol; call again for the rest."""
+        conflicts = []
+        for opened in self._sockets.values():
+            for _ in range(most):
+                try:
+                    frame, (device, *_) = opened.recvfrom(MAX_FRAME)
+                except OSError:
+                    break  # the queue is empty, or the device is down
+                binding = parse_binding(frame, device)
+                if binding is not None and device == self.device and self._conflicts_with(binding):
+                    conflicts.append(binding)
+        return conflicts
+
+    def close(self) -> None:
+        for protocol in list(self._sockets):
+            self._close(protocol)
+        self._epoll.close()
+
+    def _conflicts_with(self, binding: AddressBinding) -> bool:
+        return binding.address in self._addresses and binding.mac not in self._own_macs
+
+    def _open(self, protocol: int) -> None:
+        if protocol in self._sockets:
+            return
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        try:
+            attach(opened, conflict_filter(4, (), ()))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            opened.bind((self.device, protocol))
+            self._epoll.register(opened, select.EPOLLIN)
+        except OSError:
+            opened.close()
+            raise
+        self._sockets[protocol] = opened
+
+    def _close(self, protocol: int) -> None:
+        self._sockets.pop(protocol).close()
+
+
+class ConflictListener:
+    """One ConflictSocket on each device that holds a virtual address."""
+
+    def __init__(
+        self, loop: Loop, links: NetlinkMonitor, held: HeldAddresses, on_conflict: OnConflict, report: ReportError
+    ) -> None:
+        self._loop = loop
+        self._links = links
+        self._held = held
+        self._on_conflict = on_conflict
+        self._report = report
+        self._sockets: dict[str, ConflictSocket] = {}
+        self._tracker = ConflictTracker(neighbour_ip)
+        self._timer: Timer | None = None
+
+    def listen_soon(self) -> None:
+        """Watch, after a delay, the addresses that are held then."""
+        if self._timer is None or self._timer.call is None:
+            self._timer = self._loop.at(self._loop.now + LISTEN_DELAY_S, self._listen)
+
+    def forget(self, device: str) -> None:
+        """Close the socket of a device that is gone, or was replaced by another of its name."""
+        closing = self._sockets.pop(device, None)
+        if closing is not None:
+            self._loop.forget(closing.fileno())
+            closing.close()
+
+    def close(self) -> None:
+        for device in list(self._sockets):
+            self.forget(device)
+
+    def _listen(self) -> None:
+        wanted: dict[str, set[Address]] = {}
+        for device, address in self._held():
+            wanted.setdefault(device, set()).add(address)
+        for device in [device for device in self._sockets if device not in wanted]:
+            self.forget(device)
+        for device, addresses in wanted.items():
+            link = self._links.links.get(device)
+            if link is None:
+                continue
+            try:
+                self._socket(device).watch(addresses, {link.mac, *self._macs_above(link.index)})
+            except OSError as error:
+                self._report(device, f"address conflicts on {device} are not detected: {error.strerror}")
+
+    def _socket(self, device: str) -> ConflictSocket:
+        if device not in self._sockets:
+            opened = self._sockets[device] = ConflictSocket(device)
+            self._loop.watch(opened.fileno(), partial(self._receive, opened))
+        return self._sockets[device]
+
+    def _macs_above(self, index: int) -> set[bytes]:
+        return {link.mac for link in self._links.links.values() if link.below == index}
+
+    def _receive(self, receiving: ConflictSocket) -> None:
+        for binding in receiving.receive():
+            response = self._tracker.respond(self._loop.now, binding)
+            if response.text or response.answer:
+                self._on_conflict(binding.address, response.text, response.answer)

@@ -1,0 +1,294 @@
+"""Announce a master's addresses: schedule, rate-limit and send gratuitous ARP and neighbour advertisements.
+
+The scheduler and the limit are pure. A round announces each address a number of times: all addresses once, then all of
+them again, as keepalived does. A round that begins while another waits for a limit adds only what is not queued.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import Enum
+
+from pylvs.model.addresses import Address
+from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import Announcements, SendingLimit
+from pylvs.system import sysctl
+from pylvs.vrrp.protocol import arp_ndp
+
+DeviceAddress = tuple[str, Address]  # a device, and an address on it
+LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the limit of all others; and the family
+TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its owner missed
+CONFLICT_INTERVAL_S = 1.0  # between two rounds that other hosts provoke: their flood must not become ours
+BATCH_SIZE = 64  # announcements
+BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
+_ids = itertools.count()
+
+
+class GarpRateLimit:
+    """garp_interval and gna_interval, shared by devices and virtual routers; several that wait take turns.
+
+    `bases` names the device below each VMAC: limits belong to the real devices.
+    """
+
+    def __init__(self, limits: Iterable[SendingLimit] = (), bases: Mapping[str, str] | None = None) -> None:
+        self._limits = tuple(limits)
+        self._bases = bases or {}
+        self._by_device = {device: index for index, limit in enumerate(self._limits) for device in limit.devices}
+        self._default = next((limit for limit in self._limits if not limit.devices), None)
+        self._free_at: dict[LimitKey, float] = {}
+        self._waiting: dict[LimitKey, dict[int, None]] = {}  # scheduler IDs, longest waiting first
+
+    def key_of(self, device: str, address: Address) -> LimitKey | None:
+        """Return the limit that applies to an announcement; None: no limit."""
+        device = self._bases.get(device, device)
+        index = self._by_device.get(device)
+        limit = self._default if index is None else self._limits[index]
+        if limit is None or not (limit.arp_s if address.version == 4 else limit.neighbour_s):
+            return None
+        return (device if index is None else index, address.version)
+
+    def wait(self, key: LimitKey, scheduler: int) -> None:
+        """Append a scheduler to the queue."""
+        self._waiting.setdefault(key, {}).setdefault(scheduler)
+
+    def leave(self, key: LimitKey, scheduler: int) -> None:
+        """Remove a scheduler from the queue."""
+        self._waiting.get(key, {}).pop(scheduler, None)
+
+    def ready_at(self, key: LimitKey, scheduler: int) -> float:
+        """Return when a waiting scheduler may send."""
+        free_at = self._free_at.get(key, float("-inf"))
+        return free_at if next(iter(self._waiting[key])) == scheduler else free_at + TURN_TIMEOUT_S
+
+    def sent(self, key: LimitKey, scheduler: int, now: float) -> None:
+        """Start the interval and move the scheduler to the end of the queue."""
+        which, family = key
+        limit = self._default if isinstance(which, str) else self._limits[which]
+        assert limit is not None
+        self._free_at[key] = now + (limit.arp_s if family == 4 else limit.neighbour_s)
+        queue = self._waiting[key]
+        queue.pop(scheduler, None)
+        queue[scheduler] = None
+
+
+class _Round(Enum):
+    """Why a round begins."""
+
+    SECOND = "garp_master_delay after the take-over"
+    REFRESH = "garp_master_refresh"
+    EXTRA = "garp_extra_if"
+    DEFERRED = "another host claimed the addresses, too soon after the last such round"
+    CONFLICT = "garp_lower_prio_delay after another host claimed the addresses"
+
+
+class GarpScheduler:
+    """The announcements of one virtual router. Times are seconds of a monotonic clock; call `wake` at `due`.
+
+    `device` is where the virtual router sends advertisements. With garp_extra_if the addresses of `vmacs` are
+    announced periodically even where those of other devices are not.
+    """
+
+    def __init__(
+        self, settings: Announcements, limits: GarpRateLimit, device: str = "", vmacs: Collection[str] = ()
+    ) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._device = device
+        self._vmacs = frozenset(vmacs)
+        self._id = next(_ids)
+        self._addresses: tuple[DeviceAddress, ...] = ()
+        self._ready_at = 0.0  # nothing is sent before
+        self._quiet_until = float("-inf")  # other hosts provoke no round before
+        self._rounds: dict[_Round, float] = {}
+        self._remaining: dict[DeviceAddress, int] = {}  # announcements
+        self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
+
+    # --- events ---
+
+    def begin(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
+        """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
+        self.stop()
+        self._ready_at = now
+        self._addresses = tuple(addresses)
+        settings = self._settings
+        self._enqueue(self._addresses, settings.repeat)
+        if settings.delay_s:
+            self._rounds[_Round.SECOND] = now + settings.delay_s
+        if settings.refresh_s:
+            self._rounds[_Round.REFRESH] = now + settings.refresh_s
+        if settings.extra_interval_s and self._extra():
+            self._rounds[_Round.EXTRA] = now + settings.extra_interval_s
+
+    def change(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
+        """Replace the addresses after a reload; announce new ones as after a take-over."""
+        self._ready_at = max(self._ready_at, now)
+        before, self._addresses = set(self._addresses), tuple(addresses)
+        for each in before.difference(self._addresses):
+            self._forget(each)
+        new = [each for each in self._addresses if each not in before]
+        if new:
+            self._enqueue(new, self._settings.repeat)
+            if self._settings.delay_s:
+                self._rounds[_Round.SECOND] = now + self._settings.delay_s
+        if not (self._settings.extra_interval_s and self._extra()):
+            self._rounds.pop(_Round.EXTRA, None)
+        else:
+            self._rounds.setdefault(_Round.EXTRA, now + self._settings.extra_interval_s)
+
+    def again(self, now: float) -> bool:
+        """Announce now and after a delay, because another host claims the addresses.
+
+        False if this has no effect: there are no addresses, the configuration forbids it, or such a round waits.
+        """
+        settings = self._settings
+        if not self._addresses or not settings.lower_priority_repeat:
+            return False
+        if settings.lower_priority_delay_s:
+            self._rounds[_Round.CONFLICT] = now + settings.lower_priority_delay_s
+        if _Round.DEFERRED in self._rounds:
+            return False
+        self._ready_at = max(self._ready_at, now)
+        if now < self._quiet_until:
+            self._rounds[_Round.DEFERRED] = self._quiet_until
+            return True
+        self._answer(now)
+        return True
+
+    def stop(self) -> None:
+        """Forget everything: the virtual router is no longer master."""
+        for key in self._queues:
+            if key is not None:
+                self._limits.leave(key, self._id)
+        self._addresses = ()
+        self._rounds.clear()
+        self._remaining.clear()
+        self._queues.clear()
+        self._quiet_until = float("-inf")
+
+    # --- output ---
+
+    @property
+    def due(self) -> float | None:
+        """When to call `wake`; None: never. Other schedulers under the same limit change it."""
+        times = list(self._rounds.values())
+        for key in self._queues:
+            limited_until = 0.0 if key is None else self._limits.ready_at(key, self._id)
+            times.append(max(self._ready_at, limited_until))
+        return min(times, default=None)
+
+    def wake(self, now: float) -> list[DeviceAddress]:
+        """Return what to announce now, in this order; at most BATCH_SIZE."""
+        self._begin_rounds(now)
+        batch: list[DeviceAddress] = []
+        for key in list(self._queues):
+            while key in self._queues and len(batch) < BATCH_SIZE:
+                if key is not None:
+                    if now < self._limits.ready_at(key, self._id):
+                        break
+                    self._limits.sent(key, self._id, now)
+                batch.append(self._next(key))
+        self._ready_at = now + BATCH_PAUSE_S if len(batch) == BATCH_SIZE else now
+        return batch
+
+    # --- queues ---
+
+    def _begin_rounds(self, now: float) -> None:
+        settings = self._settings
+        for kind, at in list(self._rounds.items()):
+            if now < at:
+                continue
+            del self._rounds[kind]
+            if kind is _Round.SECOND:
+                self._enqueue(self._addresses, settings.repeat)
+            elif kind is _Round.REFRESH:
+                self._enqueue(self._addresses, settings.refresh_repeat)
+                self._rounds[kind] = _following(at, settings.refresh_s, now)
+            elif kind is _Round.EXTRA:
+                self._enqueue(self._extra(), 1)
+                self._rounds[kind] = _following(at, settings.extra_interval_s, now)
+            else:
+                self._answer(now)
+
+    def _answer(self, now: float) -> None:
+        self._quiet_until = now + CONFLICT_INTERVAL_S
+        self._enqueue(self._addresses, self._settings.lower_priority_repeat)
+
+    def _extra(self) -> list[DeviceAddress]:
+        """Return one address of each other device, which refreshes the MAC tables of the switches."""
+        first: dict[str, DeviceAddress] = {}
+        for each in self._addresses:
+            device = each[0]
+            if device != self._device and (self._settings.extra_everywhere or device in self._vmacs):
+                first.setdefault(device, each)
+        return list(first.values())
+
+    def _enqueue(self, addresses: Sequence[DeviceAddress], repeat: int) -> None:
+        for each in addresses if repeat > 0 else ():
+            if each not in self._remaining:
+                key = self._limits.key_of(*each)
+                self._queues.setdefault(key, deque()).append(each)
+                if key is not None:
+                    self._limits.wait(key, self._id)
+            self._remaining[each] = max(self._remaining.get(each, 0), repeat)
+
+    def _next(self, key: LimitKey | None) -> DeviceAddress:
+        queue = self._queues[key]
+        address = queue.popleft()
+        self._remaining[address] -= 1
+        if self._remaining[address]:
+            queue.append(address)
+        else:
+            del self._remaining[address]
+            self._drop_if_empty(key)
+        return address
+
+    def _forget(self, address: DeviceAddress) -> None:
+        if self._remaining.pop(address, 0):
+            key = self._limits.key_of(*address)
+            self._queues[key].remove(address)
+            self._drop_if_empty(key)
+
+    def _drop_if_empty(self, key: LimitKey | None) -> None:
+        if not self._queues[key]:
+            del self._queues[key]
+            if key is not None:
+                self._limits.leave(key, self._id)
+
+
+def _following(at: float, interval_s: float, now: float) -> float:
+    """Return the next periodic time; a late process skips those that have passed."""
+    return at + interval_s if at + interval_s > now else now + interval_s
+
+
+class FrameSender:
+    """Send frames on any device. Raises OSError if the socket cannot be created."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+
+    def send(self, device: str, frame: bytes) -> str:
+        """Return an error message, "" on success."""
+        try:
+            self._socket.sendto(frame, (device, 0))
+        except OSError as error:
+            return f"{device}: {error.strerror}"
+        return ""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def announcement_frame(device: str, address: Address, mac: bytes) -> bytes:
+    """Return the frame for an address; for IPv6 with the router flag if the device forwards."""
+    return arp_ndp.encode_announcement(address, mac, router=address.version == 6 and forwards_ipv6(device))
+
+
+def forwards_ipv6(device: str) -> bool:
+    """Return whether the host forwards IPv6 packets received on a device."""
+    try:
+        return sysctl.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
+    except (PylvsError, OSError, ValueError):
+        return False  # IPv6 is disabled, or the device is gone

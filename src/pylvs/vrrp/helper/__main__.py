@@ -1,0 +1,149 @@
+"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT`.
+
+The router process starts it with one end of a socket pair. It runs scripts, tracks files and processes, notifies, and
+writes the log; it exits on `Finish`, or when the router process has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any, cast
+
+from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
+from pylvs.system import logs
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Processes
+from pylvs.vrrp.helper.files import TrackFiles
+from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.helper.notifications import Notifier
+from pylvs.vrrp.helper.processes import TrackProcesses
+from pylvs.vrrp.helper.scripts import TrackScripts
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
+_LEVELS = {"debug", "info", "warning", "error", "critical"}
+
+
+def main(end: socket.socket) -> None:
+    """Serve the router process."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    reset_priority()
+    asyncio.run(HelperProcess(MessageSocket(end)).serve())
+
+
+def reset_priority() -> None:
+    """Drop the router process's priority, which scripts must not inherit."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+class HelperProcess:
+    """Handle messages inside a running asyncio loop."""
+
+    def __init__(self, connection: MessageSocket) -> None:
+        self._socket = connection
+        self._processes = Processes()
+        self._scripts = TrackScripts(self._processes, self._send)
+        self._files = TrackFiles(self._send)
+        self._tracked = TrackProcesses(self._send)
+        self._notifier = Notifier()
+        self._over = asyncio.Event()
+        self._finish = False
+        self._writing = False
+        self._log = get_logger()
+
+    async def serve(self) -> None:
+        """Run until `Finish` or the end of the connection."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket.fileno(), self._receive)
+        await self._over.wait()
+        loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
+        self._files.finish()
+        await asyncio.gather(self._scripts.finish(), self._tracked.finish())
+        await (self._notifier.finish() if self._finish else self._notifier.close())
+        await self._processes.close()
+        self._socket.close()
+
+    def _receive(self) -> None:
+        try:
+            messages = self._socket.receive()
+        except ConnectionClosed:
+            self._over.set()
+            return
+        for message in messages:
+            try:
+                self._handle(message)
+            except Exception:  # a failure must not lose the other messages
+                self._log.exception("the helper process of the virtual routers failed", at=type(message).__name__)
+
+    def _handle(self, message: Any) -> None:
+        match message:
+            case LogLine():
+                fields = {name if name != "event" else "event_": value for name, value in message.fields.items()}
+                getattr(self._log, message.level if message.level in _LEVELS else "info")(message.text, **fields)
+            case StateChanged():
+                self._notifier.state_changed(message)
+            case PriorityChanged():
+                self._notifier.priority_changed(message)
+            case LowerPriorityReceived():
+                self._notifier.lower_priority_received(message)
+            case Configure():
+                self._configure(message)
+            case Finish():
+                self._finish = True
+                self._over.set()
+
+    def _configure(self, message: Configure) -> None:
+        settings = message.settings
+        self._notifier.configure(settings, message.routers)
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._scripts.configure(tracked_scripts(message.routers))
+        self._files.configure(message.routers.files)
+        self._tracked.configure(message.routers.processes)
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._socket.send(message)
+            self._flush()
+        except ConnectionClosed:
+            self._over.set()
+
+    def _flush(self) -> None:
+        try:
+            self._socket.flush()
+        except ConnectionClosed:
+            self._over.set()
+            return
+        if self._socket.unsent != self._writing:
+            self._writing = self._socket.unsent
+            loop = asyncio.get_running_loop()
+            if self._writing:
+                loop.add_writer(self._socket.fileno(), self._flush)
+            else:
+                loop.remove_writer(self._socket.fileno())
+
+
+def tracked_scripts(routers: VrrpConfiguration) -> Iterable[VrrpScript]:
+    """Return the scripts that an instance or a group tracks; keepalived runs no others."""
+    tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
+    used = {track.name for each in tracks for track in each.scripts}
+    return [script for script in routers.scripts if script.name in used]
+
+
+if __name__ == "__main__":
+    logs.set_up(cast(logs.Format, sys.argv[2]))
+    with socket.socket(fileno=int(sys.argv[1])) as channel:
+        channel.set_inheritable(False)
+        main(channel)
+    os._exit(0)  # a thread may still wait for name resolution

@@ -1,0 +1,220 @@
+"""The router process's connection to its helper process: the messages, and the supervision of the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.printing import one_line
+from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.wanted import GlobalSettings
+from pylvs.system import self_exec
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.loop import Loop
+
+# --- messages to the helper process ---
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Apply a configuration, first and at each reload; unchanged scripts keep their counts and their timing."""
+
+    settings: GlobalSettings
+    routers: VrrpConfiguration
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """An instance or a group changed its state: run scripts, write to FIFOs, send mail."""
+
+    kind: str  # "INSTANCE" or "GROUP"
+    name: str
+    state: str  # "MASTER", "BACKUP", "FAULT", "STOP" or "DELETED"
+    priority: int  # the effective one; 0 for a group
+    before: str = ""  # the former state
+    at_reload: bool = False  # the state is the same; notify again if the configuration asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    """An instance's effective priority changed: write to the FIFOs if the configuration asks for it."""
+
+    name: str
+    state: str  # "MASTER" or "BACKUP"
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowerPriorityReceived:
+    """A master received an advertisement of lower priority."""
+
+    name: str
+    priority: int  # the master's own effective one
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A log line: `level` is a name of `pylvs.system.logs`."""
+
+    level: str
+    text: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Finish pending notifications in bounded time, and exit."""
+
+
+# --- messages from the helper process, sent for the first result and at each change ---
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptResult:
+    """Whether a track_script is well, after its rise and fall."""
+
+    name: str
+    well: bool
+    detail: str  # how its last run ended: "exit status 1", "timed out after 2 s"
+
+
+@dataclass(frozen=True, slots=True)
+class FileValue:
+    """The number in a track_file, 0 if there is none."""
+
+    name: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """Whether a track_process finds as many processes as configured."""
+
+    name: str
+    well: bool
+    count: int
+
+
+# --- supervision ---
+
+RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
+STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
+FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
+
+
+class HelperLink:
+    """Start the helper process, and again after each exit. Until then messages are lost, except the configuration."""
+
+    def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
+        self._loop = loop
+        self._format = log_format
+        self._on_message = on_message
+        self._socket: MessageSocket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._configuration: Configure | None = None
+        self._on_finished: Callable[[], None] | None = None
+        self._started_at = 0.0
+        self._restart_s = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the process runs."""
+        return self._socket is not None
+
+    def start(self) -> None:
+        """Start the process, which writes the log, too."""
+        self._started_at = self._loop.now
+        ours, its = socket.socketpair()
+        with its:
+            command = self_exec.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
+            try:
+                self._child = subprocess.Popen(
+                    command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                ours.close()
+                text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
+                os.write(2, text.encode())
+                self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
+                return
+        self._socket = MessageSocket(ours)
+        self._loop.watch(ours.fileno(), self._receive)
+        if self._configuration is not None:
+            self.send(self._configuration)
+
+    def send(self, message: Any) -> None:
+        """Send a message; without a process, write a log line to stderr and drop everything else."""
+        if isinstance(message, Configure):
+            self._configuration = message
+        if self._socket is None:
+            if isinstance(message, LogLine):
+                with contextlib.suppress(OSError):
+                    os.write(2, f"pylvs: {one_line(message.text)}\n".encode())
+            return
+        try:
+            self._socket.send(message)
+        except ConnectionClosed:
+            self._lost()
+            return
+        self._watch(self._socket)
+
+    def finish(self, message: Any, on_finished: Callable[[], None]) -> None:
+        """Send the last message; call `on_finished` when the process has ended, within FINISH_S."""
+        self._on_finished = on_finished
+        if self._socket is None:
+            on_finished()
+            return
+        self.send(message)
+        self._loop.at(self._loop.now + FINISH_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._socket is not None:  # a script that the process started may hold its end open
+            self._lost()
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        try:
+            messages = self._socket.receive()
+        except ConnectionClosed:
+            self._lost()
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def _watch(self, connection: MessageSocket) -> None:
+        """Watch for writing only while bytes are unsent."""
+        write = (lambda: self._flush(connection)) if connection.unsent else None
+        self._loop.watch(connection.fileno(), self._receive, write)
+
+    def _flush(self, connection: MessageSocket) -> None:
+        try:
+            connection.flush()
+        except ConnectionClosed:
+            self._lost()
+            return
+        self._watch(connection)
+
+    def _lost(self) -> None:
+        connection, child = self._socket, self._child
+        self._socket = self._child = None
+        if connection is not None:
+            self._loop.forget(connection.fileno())
+            connection.close()
+        if child is not None:
+            child.kill()
+            child.wait()
+        if self._on_finished is not None:
+            self._on_finished()
+            return
+        steady = self._loop.now - self._started_at >= STEADY_S
+        self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
+        self._loop.at(self._loop.now + self._restart_s, self._restart)
+
+    def _restart(self) -> None:
+        self.start()
+        self.send(LogLine("error", "the helper process of the virtual routers ended by itself and was started again"))

@@ -1,0 +1,142 @@
+"""Notify about transitions by scripts, FIFOs and mail, as keepalived does.
+
+The scripts of one instance or group run in order: that of the state, then that of every state. FIFOs get a line
+immediately. Only `finish` waits for any of them, for a limited time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pylvs.model.scripts import Script
+from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
+from pylvs.model.wanted import GlobalSettings
+from pylvs.notify.fifos import FifoSet
+from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.serial_scripts import InTurn
+from pylvs.system.processes.scripts import Processes
+from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
+
+MAX_SCRIPTS = 50
+LOWER_PRIORITY_INTERVAL_S = 1.0  # between notifications of one instance about lower priorities
+INSTANCE, GROUP = "INSTANCE", "GROUP"
+_TITLES = {INSTANCE: "VRRP Instance", GROUP: "VRRP Group"}
+Subject = tuple[str, str]
+
+
+class Notifier:
+    """Notify as the last configuration asks for."""
+
+    def __init__(self) -> None:
+        self._processes = Processes(at_once=MAX_SCRIPTS)
+        self._fifos = FifoSet()
+        self._scripts: InTurn[Subject] = InTurn(self._processes)
+        self._outbox = Outbox()
+        self._settings, self._routers = GlobalSettings(), VrrpSettings()
+        self._notify_now: Mapping[Subject, Notify] = {}
+        self._notify_before: Mapping[Subject, Notify] = {}
+        self._lower_priority_at: dict[str, float] = {}  # last notification, by instance
+
+    def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
+        """Apply a configuration; the former one still applies to instances that were removed."""
+        self._settings, self._routers = settings, routers.settings
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._outbox.configure(settings.mail)
+        self._notify_before, self._notify_now = self._notify_now, notify_of(routers)
+        self._fifos.configure(routers.settings.fifos, settings)
+
+    def state_changed(self, message: StateChanged) -> None:
+        notify = self._notify(message.kind, message.name)
+        if message.at_reload:
+            if self._routers.states_on_reload:
+                self._write_fifo(message.kind, message.name, message.state, message.priority)
+            return
+        state = message.state
+        if state == "DELETED" and not (notify.say_deleted or notify.deleted):
+            state = "FAULT"
+        fields = {"kind": message.kind.lower(), "name": message.name}
+        subject = message.kind, message.name
+        for keyword, script in scripts_of(message, notify, state):
+            self._scripts.put(subject, keyword, script, fields)
+        self._write_fifo(message.kind, message.name, state, message.priority)
+        if notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails):
+            alert = alert_of(message, state, self._settings.router_id or socket.gethostname())
+            if alert is not None:
+                self._outbox.put(alert)
+
+    def priority_changed(self, message: PriorityChanged) -> None:
+        if self._notify(INSTANCE, message.name).priority_changes:
+            self._write_fifo(INSTANCE, message.name, f"{message.state}_PRIORITY", message.priority)
+
+    def lower_priority_received(self, message: LowerPriorityReceived) -> None:
+        now = time.monotonic()
+        if now - self._lower_priority_at.get(message.name, -LOWER_PRIORITY_INTERVAL_S) < LOWER_PRIORITY_INTERVAL_S:
+            return
+        self._lower_priority_at[message.name] = now
+        script = self._notify(INSTANCE, message.name).lower_priority_heard
+        if script is not None:
+            fields = {"kind": "instance", "name": message.name}
+            self._scripts.put((INSTANCE, message.name), "notify_master_rx_lower_pri", script, fields)
+        self._write_fifo(INSTANCE, message.name, "MASTER_RX_LOWER_PRI", message.priority)
+
+    def _notify(self, kind: str, name: str) -> Notify:
+        subject = kind, name
+        return self._notify_now.get(subject) or self._notify_before.get(subject) or Notify()
+
+    def _write_fifo(self, kind: str, name: str, state: str, priority: int) -> None:
+        self._fifos.write(f'{kind} "{name}" {state} {priority}')
+
+    async def finish(self) -> None:
+        """Finish pending notifications, for a limited time, then kill the scripts that still run."""
+        await asyncio.gather(self._scripts.finish(), self._outbox.finish(), self._fifos.finish())
+        await self._processes.close()
+
+    async def close(self) -> None:
+        """Kill all scripts."""
+        await asyncio.gather(self._processes.close(), self._fifos.close())
+
+
+def notify_of(routers: VrrpConfiguration) -> Mapping[Subject, Notify]:
+    """Return the notifications of each instance and group."""
+    instances = {(INSTANCE, each.name): each.notify for each in routers.instances}
+    return instances | {(GROUP, each.name): each.notify for each in routers.groups}
+
+
+def scripts_of(message: StateChanged, notify: Notify, state: str) -> list[tuple[str, Script]]:
+    """Return what to run, in this order.
+
+    An instance that a reload removed does not run notify_fault, even where its state is reported as FAULT.
+    """
+    found: list[tuple[str, Script]] = []
+    special = {
+        "MASTER": ("notify_master", notify.master),
+        "BACKUP": ("notify_backup", notify.backup),
+        "FAULT": ("notify_fault", notify.fault),
+        "STOP": ("notify_stop", notify.stop),
+        "DELETED": ("notify_deleted", notify.deleted),
+    }
+    keyword, script = special.get(message.state, ("", None))
+    if script is not None:
+        found.append((keyword, script))
+    if notify.every is not None:
+        more = (message.kind, message.name, state, str(message.priority))
+        found.append(("notify", replace(notify.every, arguments=(*notify.every.arguments, *more))))
+    return found
+
+
+def alert_of(message: StateChanged, state: str, router_id: str) -> Alert | None:
+    """Return the mail about a state; there is none about STOP."""
+    if state == "STOP":
+        return None
+    subject, now = f"[{router_id}] {_TITLES[message.kind]} {message.name} - ", time.time()
+    if state == "DELETED":
+        return Alert(f"{subject}Deleted", "VRRP Deleted at reload", now)
+    subject += f"Entering {state} state"
+    if message.kind == GROUP:
+        return Alert(subject, f"All VRRP group instances are now in {state} state", now)
+    holds = "now" if state == "MASTER" else "no longer"
+    return Alert(subject, f"VRRP Instance is {holds} owning VRRP VIPs", now)

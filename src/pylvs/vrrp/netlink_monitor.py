@@ -1,0 +1,384 @@
+"""Monitor links, addresses, routes and rules of the network namespace through one rtnetlink socket.
+
+LinkState turns rtnetlink messages into changes and is pure.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
+from pylvs.netlink import monitor
+from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
+from pylvs.netlink.rtnl import RouteSocket, receive_all
+from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
+
+# Multicast groups of rtnetlink(7).
+LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
+IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
+ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
+RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A device."""
+
+    index: int
+    name: str
+    mac: bytes = b""
+    mtu: int = 0
+    enabled: bool = False  # IFF_UP
+    up: bool = False  # enabled, with carrier
+    below: int = 0  # index of the lower device
+    kind: str = ""
+    addresses: tuple[AddressNews, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAdded:
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRemoved:
+    """A device was removed or renamed."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A device has another MAC address or another MTU."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class AddressAdded:
+    """An address was added, or became usable."""
+
+    address: Address
+    prefix: int
+    device: str
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRemoved:
+    address: Address
+    prefix: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRemoved:
+    """A route of protocol keepalived was removed."""
+
+    key: RouteKey
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRemoved:
+    """A rule of protocol keepalived was removed."""
+
+    key: RuleKey
+
+
+Change = (
+    LinkAdded
+    | LinkRemoved
+    | LinkUp
+    | LinkDown
+    | LinkChanged
+    | AddressAdded
+    | AddressRemoved
+    | RouteRemoved
+    | RuleRemoved
+)
+
+
+def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
+    """Yield the changes between two states of the link with one index."""
+    if before is not None and (after is None or before.name != after.name):
+        yield from _removed(before)
+        before = None
+    if after is None:
+        return
+    if before is None:
+        yield LinkAdded(after)
+    else:
+        yield from _differences(before, after)
+    if after.up and (before is None or not before.up):
+        yield LinkUp(after)
+    had = {each.interface: each.usable for each in before.addresses} if before else {}
+    for each in after.addresses:
+        interface = each.interface
+        if interface not in had or (each.usable and not had[interface]):
+            yield AddressAdded(interface.ip, interface.network.prefixlen, after.name, each.usable)
+
+
+def _removed(link: Link) -> Iterator[Change]:
+    for each in link.addresses:
+        yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, link.name)
+    if link.up:
+        yield LinkDown(link)
+    yield LinkRemoved(link)
+
+
+def _differences(before: Link, after: Link) -> Iterator[Change]:
+    remaining = {each.interface for each in after.addresses}
+    for each in before.addresses:
+        if each.interface not in remaining:
+            yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, after.name)
+    if before.up and not after.up:
+        yield LinkDown(after)
+    if (before.mac, before.mtu) != (after.mac, after.mtu):
+        yield LinkChanged(after)
+
+
+Key = TypeVar("Key", RouteKey, RuleKey)
+
+
+class LinkState:
+    """Links with their addresses, and the routes and rules of protocol keepalived, by all messages so far."""
+
+    def __init__(self) -> None:
+        self.by_index: dict[int, Link] = {}
+        self.by_name: dict[str, Link] = {}
+        self.routes: set[RouteKey] = set()
+        self.rules: set[RuleKey] = set()
+
+    def update(self, message: News) -> list[Change]:
+        """Apply a message."""
+        if isinstance(message, RouteNews):
+            return [RouteRemoved(message.key)] if _was_removed(self.routes, message.key, message) else []
+        if isinstance(message, RuleNews):
+            return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
+        before = self.by_index.get(message.index)
+        after = _link(before, message) if isinstance(message, LinkNews) else _with_address(before, message)
+        self._set(before, after)
+        return list(link_changes(before, after))
+
+    def replace(self, messages: Iterable[News]) -> list[Change]:
+        """Apply a complete dump."""
+        fresh = LinkState()
+        for message in messages:
+            fresh.update(message)
+        changes: list[Change] = []
+        for index in self.by_index.keys() | fresh.by_index.keys():
+            changes += link_changes(self.by_index.get(index), fresh.by_index.get(index))
+        changes += [RouteRemoved(key) for key in self.routes - fresh.routes]
+        changes += [RuleRemoved(rule) for rule in self.rules - fresh.rules]
+        self.by_index, self.by_name = fresh.by_index, fresh.by_name
+        self.routes, self.rules = fresh.routes, fresh.rules
+        return changes
+
+    def replace_routes(self, messages: Iterable[News]) -> list[Change]:
+        """Apply a complete dump of routes."""
+        present = {
+            each.key for each in messages if isinstance(each, RouteNews) and each.protocol == PROTOCOL_KEEPALIVED
+        }
+        removed, self.routes = self.routes - present, present
+        return [RouteRemoved(key) for key in removed]
+
+    def _set(self, before: Link | None, after: Link | None) -> None:
+        if before is not None and self.by_name.get(before.name) is before:
+            del self.by_name[before.name]
+        if after is not None:
+            self.by_index[after.index] = self.by_name[after.name] = after
+        elif before is not None:
+            del self.by_index[before.index]
+
+
+def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bool:
+    """Update the known keys, which are those of protocol keepalived; return whether one was removed."""
+    if message.protocol != PROTOCOL_KEEPALIVED:
+        return False
+    if not message.gone:
+        known.add(key)
+        return False
+    was_known = key in known
+    known.discard(key)
+    return was_known
+
+
+def _link(before: Link | None, message: LinkNews) -> Link | None:
+    if message.gone:
+        return None
+    return Link(
+        message.index,
+        message.name,
+        message.mac,
+        message.mtu,
+        message.enabled,
+        message.running,
+        message.below,
+        message.kind,
+        before.addresses if before else (),
+    )
+
+
+def _with_address(before: Link | None, message: AddressNews) -> Link | None:
+    if before is None:
+        return None  # the link was removed, or a message with all its addresses follows
+    kept = [each for each in before.addresses if not _same_address(each, message)]
+    if message.gone:
+        return replace(before, addresses=tuple(kept))
+    at = next((at for at, each in enumerate(before.addresses) if _same_address(each, message)), len(kept))
+    kept.insert(at, message)
+    return replace(before, addresses=tuple(kept))
+
+
+def _same_address(one: AddressNews, other: AddressNews) -> bool:
+    """A link has an IPv6 address once, an IPv4 address once for each prefix."""
+    return one.interface.ip == other.interface.ip and (
+        one.interface.version == 6 or one.interface.network == other.interface.network
+    )
+
+
+class NetlinkMonitor:
+    """Links and addresses of the calling thread's network namespace.
+
+    With `routes`, also the routes and rules of protocol keepalived.
+    """
+
+    def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
+        groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (ROUTES_AND_RULES if routes else 0)
+        self._with_routes = routes
+        self._request_socket = RouteSocket()
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        enlarge(self._socket, receive_buffer)
+        if routes:
+            _drop_foreign_routes(self._socket)
+        self._socket.bind((0, groups))
+        self._state = LinkState()
+        self._state.replace(self._dump_all())
+
+    def __enter__(self) -> NetlinkMonitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._request_socket.close()
+
+    @property
+    def links(self) -> Mapping[str, Link]:
+        """The devices by name, as of the last `read`."""
+        return self._state.by_name
+
+    @property
+    def routes(self) -> Collection[RouteKey]:
+        """The routes of protocol keepalived, as of the last `read`."""
+        return self._state.routes
+
+    @property
+    def rules(self) -> Collection[RuleKey]:
+        """The rules of protocol keepalived, as of the last `read`."""
+        return self._state.rules
+
+    def read(self) -> list[Change]:
+        """Return the changes since the last call; after lost messages, by a complete dump."""
+        changes: list[Change] = []
+        stale = False
+        while True:
+            try:
+                for data in receive_all(self._socket):
+                    for message in monitor.read(data):
+                        changes += self._state.update(message)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                stale = True
+        if stale:
+            changes += self._state.replace(self._dump_all())
+        elif self._with_routes and self._state.routes and any(map(_removes_routes, changes)):
+            changes += self._state.replace_routes(self._dump_routes())
+        return changes
+
+    def primary_address(self, device: str, family: int, excluded: Collection[Address] = ()) -> Address | None:
+        """Return the source address for VRRP: the first IPv4 address (RFC 9568, 1.7), or IPv6's first link-local one.
+
+        `family` is 4 or 6; `excluded` are the virtual addresses.
+        """
+        link = self.links.get(device)
+        return select_primary(link.addresses, family, excluded) if link else None
+
+    def _dump_all(self) -> Iterator[News]:
+        yield from self._dump(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        if self._with_routes:
+            yield from self._dump_routes()
+            for family in (socket.AF_INET, socket.AF_INET6):
+                yield from self._dump(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+
+    def _dump_routes(self) -> Iterator[News]:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            yield from self._dump(
+                monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0)
+            )
+
+    def _dump(self, kind: int, body: bytes) -> Iterator[News]:
+        for answer, content in self._request_socket.dump(kind, body):
+            if (message := monitor.understood(answer, content)) is not None:
+                yield message
+
+
+def select_primary(addresses: Iterable[AddressNews], family: int, excluded: Collection[Address] = ()) -> Address | None:
+    """Return the first usable address; others rank before deprecated ones and IPv4 secondaries."""
+    wanted = [
+        each
+        for each in addresses
+        if each.interface.version == family and each.usable and each.interface.ip not in excluded
+    ]
+    if family == 6:
+        wanted = [each for each in wanted if each.interface.ip.is_link_local]
+        wanted.sort(key=lambda each: bool(each.flags & monitor.DEPRECATED))
+    else:
+        wanted = [each for each in wanted if each.scope < SCOPE_HOST]
+        wanted.sort(key=lambda each: (each.scope >= SCOPE_LINK, bool(each.flags & monitor.SECONDARY)))
+    return wanted[0].interface.ip if wanted else None
+
+
+def _removes_routes(change: Change) -> bool:
+    """Return whether the kernel removes IPv4 routes with it without a message."""
+    return isinstance(change, LinkDown | LinkRemoved | AddressRemoved)
+
+
+def _drop_foreign_routes(receiver: socket.socket) -> None:
+    """Drop routes of other protocols in the kernel: a routing daemon may have a million."""
+    type_offset, protocol_offset = 4, 16 + 5
+    program = (
+        (LOAD_2, 0, 0, type_offset),  # classic BPF loads in network byte order, the header is in host order
+        (EQUALS, 1, 0, socket.htons(monitor.NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(monitor.DELROUTE)),
+        (LOAD_1, 0, 0, protocol_offset),
+        (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
+        TAKE,
+        DROP,
+    )
+    attach(receiver, program)

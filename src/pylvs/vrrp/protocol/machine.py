@@ -1,0 +1,310 @@
+"""One virtual router's state machine (RFC 9568, 6.4), pure: events go in, the next state and actions come out.
+
+Times are seconds of a monotonic clock. The caller passes the time and calls `wake` at `due`. The machine holds no
+addresses, sends nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.vrrp import OWNER
+from pylvs.vrrp.protocol.packet import Advertisement, address_order
+
+PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
+HISTORY_LENGTH = 64  # transitions
+
+
+class State(Enum):
+    """The states of RFC 9568, with keepalived's FAULT for Initialize."""
+
+    FAULT = "FAULT"  # also before the start and after the end
+    BACKUP = "BACKUP"
+    MASTER = "MASTER"
+
+
+class TransitionReason(Enum):
+    """The values appear in status, events and the documentation."""
+
+    START = "start"
+    TIMER = "no advertisement came in time"
+    BETTER = "it is better than the master that was heard"
+    OWNER = "it owns the addresses"
+    RELEASED = "the master gave up"
+    HIGHER = "an advertisement of higher priority came"
+    GREATER_ADDRESS = "an advertisement of the same priority came from a greater address"
+    FAULT = "something that is tracked failed"
+    RECOVERED = "everything that is tracked is well again"
+    YIELD = "the operator's word"
+    GROUP = "its group"
+    REMOVED = "the configuration has it no more"
+    STOP = "the end"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """The part of a VrrpInstance that decides its states."""
+
+    priority: int = 100
+    interval_s: float = 1.0
+    version: int = 2
+    preempt: bool = True
+    preempt_delay_s: float = 0.0
+    down_after_adverts: int = 3
+    lower_priority_unanswered: bool = False  # a master does not answer a lower priority immediately
+    higher_priority_answered: bool = False  # a master advertises once more before it becomes backup
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Send an advertisement with this priority."""
+
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """Enter a state: MASTER adds the addresses, leaving it removes them."""
+
+    state: State
+    before: State
+    why: TransitionReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reannounce:
+    """Send gratuitous ARP or neighbour advertisements again, because another master advertises."""
+
+    detail: str = ""
+
+
+Action = Advertise | Become | Reannounce
+Step = tuple["Machine", list[Action]]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A virtual router at one moment; every method returns the next moment and the actions.
+
+    `priority` is the effective one. `due` is when to call `wake`; None is never.
+    """
+
+    settings: MachineSettings
+    address: Address  # the primary address, which breaks ties
+    state: State = State.FAULT
+    priority: int = 100
+    due: float | None = None
+    master_interval_s: float = 0.0  # advertised by the master; version 3 adopts it
+    preempt_at: float | None = None  # when this router may take over from a master of lower priority
+    held_until: float | None = None  # no take-over before this time, by `pylvs vrrp yield`
+    released_by: Address | None = None  # the last advertisement had priority 0
+    outranked: str = ""  # the last advertised master, where this router has the higher priority and may take over
+
+    @property
+    def interval_s(self) -> float:
+        """The advertisement interval of the master that this router follows."""
+        if self.settings.version == 3 and self.master_interval_s:
+            return self.master_interval_s
+        return self.settings.interval_s
+
+    @property
+    def skew_s(self) -> float:
+        """Skew_Time: of a second in RFC 3768, of the master's interval in RFC 9568 (6.1)."""
+        share = (256 - self.priority) / 256
+        return share * (self.interval_s if self.settings.version == 3 else 1.0)
+
+    @property
+    def down_s(self) -> float:
+        """Active_Down_Interval (RFC 9568, 6.1)."""
+        return self.settings.down_after_adverts * self.interval_s + self.skew_s
+
+    # --- events ---
+
+    def start(self, now: float) -> Step:
+        """Leave Initialize (RFC 9568, 6.4.1)."""
+        return self._enter(now, TransitionReason.START)
+
+    def recover(self, now: float) -> Step:
+        """Leave FAULT; without effect in another state."""
+        return self._enter(now, TransitionReason.RECOVERED) if self.state is State.FAULT else (self, [])
+
+    def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
+        """Enter FAULT; a master advertises priority 0."""
+        if self.state is State.FAULT:
+            return self, []
+        actions: list[Action] = [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else []
+        changed, become = self._to(State.FAULT, why, detail)
+        return replace(changed, due=None, preempt_at=None), [*actions, become]
+
+    def wake(self, now: float) -> Step:
+        """Handle the timer `due`; without effect before it."""
+        if self.due is None or now < self.due:
+            return self, []
+        if self.state is State.MASTER:
+            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+        if self.held_until is not None and now < self.held_until:
+            return replace(self, due=min(self.held_until, now + self.down_s)), []
+        if self.released_by is not None:
+            return self._master(now, TransitionReason.RELEASED, str(self.released_by))
+        if self.outranked:
+            return self._master(now, TransitionReason.BETTER, self.outranked)
+        return self._master(now, TransitionReason.TIMER, f"for {self.down_s:.3g} s")
+
+    def receive(self, now: float, advert: Advertisement, source: Address) -> Step:
+        """Handle a valid advertisement (RFC 9568, 6.4.2 and 6.4.3)."""
+        if self.state is State.BACKUP:
+            return self._receive_as_backup(now, advert, source)
+        if self.state is State.MASTER:
+            return self._receive_as_master(now, advert, source)
+        return self, []
+
+    def set_priority(self, now: float, priority: int) -> Step:
+        """Change the effective priority; an owner's never changes."""
+        if self.settings.priority == OWNER or priority == self.priority:
+            return self, []
+        return replace(self, priority=max(1, min(OWNER - 1, priority))), []
+
+    def change_interval(self, now: float) -> Step:
+        """Restart the timer after a reload changed the interval; a master advertises immediately."""
+        if self.state is State.MASTER:
+            return replace(self, due=now), []
+        return (self if self.due is None else replace(self, due=now + self.down_s)), []
+
+    def yield_until(self, now: float, until: float) -> Step:
+        """Become backup, and do not take over before that time."""
+        held = replace(self, held_until=until)
+        if self.state is not State.MASTER:
+            return held, []
+        return held._backup(now, TransitionReason.YIELD, "", [Advertise(PRIORITY_STOP)])
+
+    def follow(
+        self, now: float, state: State, why: TransitionReason = TransitionReason.GROUP, detail: str = ""
+    ) -> Step:
+        """Enter the state of the sync group."""
+        if state is self.state:
+            return self, []
+        if state is State.MASTER:
+            return self._master(now, why, detail)
+        if state is State.FAULT:
+            return self.fail(now, detail, why)
+        return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
+
+    # --- transitions ---
+
+    def _enter(self, now: float, why: TransitionReason) -> Step:
+        if self.settings.priority == OWNER:
+            return self._master(now, TransitionReason.OWNER)
+        changed, become = self._to(State.BACKUP, why)
+        fresh = replace(changed, master_interval_s=0.0, preempt_at=None)
+        return replace(fresh, due=now + fresh.down_s), [become]
+
+    def _to(self, state: State, why: TransitionReason, detail: str = "") -> tuple[Machine, Become]:
+        return replace(self, state=state), Become(state, self.state, why, detail)
+
+    def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
+        changed, become = self._to(State.MASTER, why, detail)
+        fresh = replace(
+            changed,
+            due=now + self.settings.interval_s,
+            master_interval_s=0.0,
+            preempt_at=None,
+            held_until=None,
+            released_by=None,
+            outranked="",
+        )
+        return fresh, [Advertise(self.priority), become]
+
+    def _backup(
+        self,
+        now: float,
+        why: TransitionReason,
+        detail: str,
+        before: Iterable[Action] = (),
+        master_interval_s: float = 0.0,
+    ) -> Step:
+        changed, become = self._to(State.BACKUP, why, detail)
+        fresh = replace(changed, master_interval_s=master_interval_s, preempt_at=None, outranked="")
+        return replace(fresh, due=now + fresh.down_s), [*before, become]
+
+    def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
+        followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
+        if advert.priority == PRIORITY_STOP:
+            return replace(followed, due=now + followed.skew_s, preempt_at=None, released_by=source), []
+        if advert.priority >= self.priority or not self.settings.preempt:
+            return replace(followed, due=now + followed.down_s, preempt_at=None), []
+        if self.held_until is not None and now < self.held_until:
+            return replace(followed, due=now + followed.down_s), []
+        outranked = f"{source} with priority {advert.priority}"
+        if not self.settings.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
+            return replace(self, preempt_at=None, released_by=None, outranked=outranked), []
+        preempt_at = now + self.settings.preempt_delay_s if self.preempt_at is None else self.preempt_at
+        if now >= preempt_at:
+            return replace(self, preempt_at=preempt_at, outranked=outranked), []
+        return replace(followed, preempt_at=preempt_at, due=now + followed.down_s), []
+
+    def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
+        if advert.priority == PRIORITY_STOP:
+            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+        equal = advert.priority == self.priority
+        if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
+            why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
+            last: list[Action] = [Advertise(self.priority)] if self.settings.higher_priority_answered else []
+            return self._backup(now, why, f"{source} with priority {advert.priority}", last, advert.interval_s)
+        conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
+        if self.settings.lower_priority_unanswered:
+            return self, [conflict]
+        return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority), conflict]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A state change that happened."""
+
+    at: float  # Unix time
+    before: State
+    state: State
+    why: TransitionReason
+    detail: str
+    priority: int
+
+    def sentence(self) -> str:
+        """Return the reason as text."""
+        return f"{self.why.value}: {self.detail}" if self.detail else self.why.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of status and events."""
+        return {
+            "time": self.at,
+            "before": self.before.value,
+            "state": self.state.value,
+            "why": self.why.value,
+            "detail": self.detail,
+            "priority": self.priority,
+        }
+
+
+class History:
+    """The last transitions of one virtual router, and how often it entered each state."""
+
+    def __init__(self) -> None:
+        self.transitions: deque[Transition] = deque(maxlen=HISTORY_LENGTH)
+        self.entered: Counter[State] = Counter()
+
+    def record(self, at: float, become: Become, priority: int) -> Transition:
+        """Append a transition."""
+        transition = Transition(at, become.before, become.state, become.why, become.detail, priority)
+        self.transitions.append(transition)
+        self.entered[become.state] += 1
+        return transition
+
+    @property
+    def last(self) -> Transition | None:
+        """The newest transition."""
+        return self.transitions[-1] if self.transitions else None

@@ -1,0 +1,430 @@
+"""The router process: one thread and one event loop run all virtual routers of a network namespace.
+
+    NetlinkMonitor (links, addresses) ─┐                  ┌─ VipManager (advertisements, ARP, addresses, routes, rules)
+    AdvertReceivers (advertisements) ──┼─ Router for each ┼─ RolePublisher (the data plane)
+    ControlServer (pylvs run, CLI) ────┤  vrrp_instance   └─ helper process (scripts, FIFOs, mail, log)
+    helper process (tracked objects) ──┘
+
+It reads no configuration file and starts no program but its helper process. `pylvs run` sends the configuration; the
+router process outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pylvs.model.addresses import Address
+from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.roles import Roles
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.vrrp import control, realtime
+from pylvs.vrrp.control import ControlServer
+from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.helper.link import (
+    Configure,
+    Finish,
+    HelperLink,
+    LogLine,
+    LowerPriorityReceived,
+    PriorityChanged,
+    StateChanged,
+)
+from pylvs.vrrp.loop import Call, Loop, Timer
+from pylvs.vrrp.protocol.adverts import LogRateLimiter
+from pylvs.vrrp.protocol.machine import State, TransitionReason
+from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
+from pylvs.vrrp.realtime import RealtimeStatus
+from pylvs.vrrp.router import Router
+from pylvs.vrrp.sockets import AdvertReceivers
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.tracking import Tracking
+from pylvs.vrrp.vip_manager import VipManager
+
+# A reload that changes one of these ends the virtual router and starts another.
+IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
+PUBLISH_RETRY_S = 1.0
+
+WriteLog = Callable[[str, str], None]
+CallLater = Callable[[float, Call], Timer]
+RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
+
+
+def run(state_dir: Path, log_format: str, roles: Roles) -> None:
+    """Run until SIGTERM or a request to stop. The state directory must exist. Raises Busy, PylvsError."""
+    os.chdir(state_dir)
+    with realtime.single_instance("vrrp.pid"):
+        RouterService(log_format, roles).run()
+
+
+class RouterService:
+    """All virtual routers of a network namespace; their `ServicePort`."""
+
+    def __init__(self, log_format: str, roles: Roles) -> None:
+        self.loop = Loop(self._callback_failed)
+        self.routers: dict[str, Router] = {}
+        self.groups: list[SyncGroup] = []
+        self.realtime_status = RealtimeStatus(0, False)
+        self.unknown: Counter[tuple[str, int]] = Counter()  # advertisements of VRIDs that are not configured, by device
+        self._by_vrid: dict[tuple[str, int], list[Router]] = {}
+        self._roles = RolePublisher(roles, self._role_sets, self.log, lambda s, call: self.at(self.now + s, call))
+        self._configuration = VrrpConfiguration()
+        self._log_limiter = LogRateLimiter()
+        self._stopping = False
+        self._configured = False
+        self._start_at = 0.0  # vrrp_startup_delay
+        self.helper = HelperLink(self.loop, log_format, self._helper_message)
+        self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
+        self._tracking = Tracking(self.host.is_up)
+        self._receivers = AdvertReceivers(self.loop, self._receive)
+        self._limits = GarpRateLimit(())
+        verbs = {
+            "configure": self._configure,
+            "status": lambda _: control.service_status(self),
+            "why": lambda request: control.transitions_of(self, request.get("name")),
+            "yield": self._yield,
+            "unyield": self._unyield,
+            "data_plane": self._set_data_plane,
+            "stop": lambda _: self.stop(),
+        }
+        self._control = ControlServer(self.loop, verbs)
+
+    # --- lifecycle ---
+
+    def run(self) -> None:
+        """Run the loop until `stop` has finished."""
+        readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.loop.watch(readable, lambda: self._signalled(os.read(readable, 64)))
+        self.helper.start()
+        self._control.open()
+        try:
+            self.loop.run()
+        finally:
+            self._control.close()
+            self._receivers.close()
+            self.host.close()
+
+    def _callback_failed(self, error: Exception) -> None:
+        """Log an unexpected exception; the virtual routers continue."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"{Path(last.filename).name}:{last.lineno}"
+        if self._log_limiter.allow(line, self.now) is not None:
+            self.log("error", f"{type(error).__name__}: {error} ({line}): this is a bug")
+
+    def _try(self, name: str, call: Call) -> list[str]:
+        """Call, and return error messages: a bug in one virtual router must not stop the others."""
+        try:
+            call()
+        except Exception as error:
+            self._callback_failed(error)
+            return [f"{name}: {type(error).__name__}: {error}: this is a bug"]
+        return []
+
+    def _signalled(self, numbers: bytes) -> None:
+        if {signal.SIGTERM, signal.SIGINT} & set(numbers):
+            self.stop()
+
+    def stop(self) -> dict[str, Any]:
+        """Stop all virtual routers, restore the host, and end the loop once the helper process has ended."""
+        if not self._stopping:
+            self._stopping = True
+            for router in self.routers.values():
+                self._try(router.name, router.stop)
+            for call in (self._receivers.close, self.host.reset, self._roles.reset):
+                self._try("the end", call)
+            self.helper.finish(Finish(), self.loop.stop)
+        return {}
+
+    # --- configuration ---
+
+    def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Apply a configuration; what is the same in the last one is not touched. Return error messages."""
+        new: VrrpConfiguration = request["configuration"]
+        if self._stopping:
+            raise InvalidOperation("the virtual routers are stopping")
+        first, self._configured = not self._configured, True
+        self.helper.send(Configure(request["settings"], new))
+        before, self._configuration = self._configuration, new
+        if first or new.settings != before.settings:
+            self._enable_realtime()
+        self._tracking.configure(new)
+        warnings = self._stop_removed()
+        warnings += self._configure_host(before)
+        warnings += self._configure_routers()
+        if first and new.settings.startup_delay_s:
+            self._start_at = self.now + new.settings.startup_delay_s
+            self.loop.at(self._start_at, partial(self._start, []))
+        self._start(warnings)
+        if first:
+            realtime.freeze_gc()
+        return {"warnings": warnings}
+
+    def _enable_realtime(self) -> None:
+        self.realtime_status = realtime.enable_realtime(self._configuration.settings)
+        for warning in self.realtime_status.warnings:
+            self.log("warning", warning)
+
+    def _stop_removed(self) -> list[str]:
+        """Stop the virtual routers that are not configured any more, or with another identity."""
+        wanted = {each.name: each for each in self._configuration.instances}
+        errors = []
+        for name, router in list(self.routers.items()):
+            if not _same_identity(router.instance, wanted.get(name)):
+                del self.routers[name]
+                router.group = None  # the other members keep their state
+                why = TransitionReason.STOP if name in wanted else TransitionReason.REMOVED
+                errors += self._try(name, partial(router.stop, why))
+        return errors
+
+    def _configure_host(self, before: VrrpConfiguration) -> list[str]:
+        """Apply VMACs, static resources and the limits, which belong to the devices below VMACs."""
+        new = self._configuration
+        bases = self.host.vmac_bases()
+        warnings: list[str] = []
+        errors = self._try("devices", lambda: warnings.extend(self.host.configure(new)))
+        warnings += errors
+        if new.settings.limits != before.settings.limits or self.host.vmac_bases() != bases:
+            self._limits = GarpRateLimit(new.settings.limits, self.host.vmac_bases())
+            for router in self.routers.values():
+                warnings += self._try(router.name, partial(router.set_limits, self._limits))
+        return warnings
+
+    def _configure_routers(self) -> list[str]:
+        """Create and change virtual routers, their groups and their sockets, and publish the roles."""
+        instances = self._configuration.instances
+        for each in instances:
+            if each.name not in self.routers:
+                self.routers[each.name] = Router(each, self, self.host, self._limits)
+        self._by_vrid = defaultdict(list)
+        for router in self.routers.values():
+            self._by_vrid[self.host.receive_device_of(router.instance), router.instance.vrid].append(router)
+        self._create_groups()
+        errors = self._receivers.configure((each, self.host.receive_device_of(each)) for each in instances)
+        self._roles.publish()
+        for each in instances:
+            errors += self._try(each.name, partial(self._reconfigure, each))
+        return errors
+
+    def _reconfigure(self, instance: VrrpInstance) -> None:
+        router = self.routers[instance.name]
+        router.track(self._tracking.of(instance))
+        if router.instance != instance:
+            router.reconfigure(instance)
+
+    def _start(self, errors: list[str]) -> None:
+        """Start the virtual routers that do not run yet; append error messages."""
+        for router in () if self._stopping or self.now < self._start_at else self.routers.values():
+            errors += self._try(router.name, router.start)
+
+    def _create_groups(self) -> None:
+        self.groups = []
+        for router in self.routers.values():
+            router.group = None
+        for each in self._configuration.groups:
+            members = [self.routers[name] for name in each.members if name in self.routers]
+            group = SyncGroup(each, members)
+            self.groups.append(group)
+            for member in members:
+                member.group = group
+
+    # --- tracked objects ---
+
+    def _helper_message(self, message: Any) -> None:
+        tracked = self._tracking.update(message)
+        if tracked is not None:
+            fields = {"kind": tracked.kind, "name": tracked.track.name, "well": tracked.well, "number": tracked.number}
+            self.publish("track", "", **fields)
+            self._track_all()
+
+    def _track_all(self) -> None:
+        for router in self.routers.values():
+            router.track(self._tracking.of(router.instance))
+
+    def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
+        before, self._tracking.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
+        if before != self.data_plane:
+            well, detail = self.data_plane
+            self.log(
+                "info" if well else "error",
+                "the packet path works again" if well else f"the packet path is lost: {detail}",
+            )
+            self.publish("data_plane", "", well=well, words=detail)
+            self._track_all()
+        return {}
+
+    @property
+    def data_plane(self) -> tuple[bool, str]:
+        """Whether the data plane works, and a message."""
+        return self._tracking.data_plane
+
+    # --- requests of the operator ---
+
+    def _with_groups(self, names: list[str]) -> list[Router]:
+        """Return the named routers, all if there are no names, with the other members of their groups."""
+        for name in names:
+            if name not in self.routers:
+                raise control.unknown_router(name, self.routers)
+        found = {name: self.routers[name] for name in names or self.routers}
+        for router in list(found.values()):
+            if router.group is not None:
+                found |= {member.name: self.routers[member.name] for member in router.group.members}
+        return list(found.values())
+
+    def _yield(self, request: dict[str, Any]) -> dict[str, Any]:
+        routers = self._with_groups(request.get("names") or [])
+        for router in routers:
+            router.yield_until(self.now + float(request["seconds"]))
+        return {"names": [router.name for router in routers]}
+
+    def _unyield(self, request: dict[str, Any]) -> dict[str, Any]:
+        routers = self._with_groups(request.get("names") or [])
+        for router in routers:
+            router.end_yield()
+        return {"names": [router.name for router in routers]}
+
+    # --- network events ---
+
+    def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
+        routers = [router for router in self._by_vrid.get((device, vrid), ()) if router.accepts(datagram)]
+        if not routers:
+            self._receive_unknown(device, vrid, datagram)
+            return
+        router = next((each for each in routers if each.machine.address == datagram.destination), routers[0])
+        try:
+            router.receive(datagram)
+        except InvalidAdvert as invalid:
+            self._report_invalid(router, invalid, datagram)
+
+    def _receive_unknown(self, device: str, vrid: int, datagram: Datagram) -> None:
+        if device and not datagram.destination.is_multicast and ("", vrid) in self._by_vrid:
+            return  # the unicast socket receives it, too
+        self.unknown[device, vrid] += 1
+        enabled = self._configuration.settings.log_unknown_vrids
+        if enabled and self._log_limiter.allow((device, vrid), self.now) is not None:
+            sender = f"{device or 'unicast'}: {datagram.source}"
+            self.log("info", f"{sender} advertises virtual router {vrid}, which is not configured here")
+
+    def _report_invalid(self, router: Router, invalid: InvalidAdvert, datagram: Datagram) -> None:
+        suppressed = self._log_limiter.allow((router.name, invalid.error), self.now)
+        if suppressed is None:
+            return
+        more = f"; {suppressed} more like it since the last line" if suppressed else ""
+        self.log("warning", f"{router.name}: an advertisement from {datagram.source} is dropped: {invalid}{more}")
+        self.publish("dropped", router.name, flaw=invalid.error.value, source=str(datagram.source))
+
+    def _resources_lost(self, name: str, lost: set[str]) -> None:
+        text = ", ".join(sorted(lost))
+        if not lost:
+            self.log("info", f"{name}: a device returned without its virtual addresses; they are added again")
+        elif self._log_limiter.allow((name, text), self.now) is not None:
+            self.log("warning", f"{name}: another program removed {text}; it is added again")
+        self.publish("restored", name, things=sorted(lost))
+        self.routers[name].restore()
+
+    def _conflict(self, address: Address, text: str, answer: bool) -> None:
+        for router in self.routers.values():
+            if router.holds(address):  # not after it became backup: the other host is the new master
+                if text:
+                    self.log("warning", f"{router.name}: {text}{'; it is announced again' if answer else ''}")
+                    self.publish("claim", router.name, address=str(address), words=text)
+                if answer:
+                    router.answer_conflict()
+
+    def _links_changed(self, replaced: set[str]) -> None:
+        for device in replaced:
+            self._receivers.rejoin(device)
+        self._track_all()
+
+    # --- ServicePort ---
+
+    @property
+    def now(self) -> float:
+        return self.loop.now
+
+    def at(self, when: float, call: Call) -> Timer:
+        return self.loop.at(when, call)
+
+    def roles_changed(self) -> None:
+        self._roles.publish()
+
+    def _role_sets(self) -> RoleSets:
+        """Return the addresses of other masters, and those whose master is here."""
+        standby: set[Address] = set()
+        active: set[Address] = set()
+        for instance in self._configuration.instances:  # a router may still have its former instance
+            router = self.routers.get(instance.name)
+            addresses = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
+            (active if router and router.state is State.MASTER else standby).update(addresses)
+        return frozenset(standby - active), frozenset(active)
+
+    def log(self, level: str, text: str, **fields: Any) -> None:
+        self.helper.send(LogLine(level, text, fields))
+
+    def publish(self, event: str, instance: str, **fields: Any) -> None:
+        self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
+
+    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
+        self.helper.send(StateChanged(kind, name, state, priority, before))
+
+    def notify_priority(self, name: str, state: str, priority: int) -> None:
+        self.helper.send(PriorityChanged(name, state, priority))
+
+    def notify_lower_priority(self, name: str, priority: int) -> None:
+        self.helper.send(LowerPriorityReceived(name, priority))
+
+
+def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
+    return new is not None and all(getattr(old, name) == getattr(new, name) for name in IDENTITY)
+
+
+class RolePublisher:
+    """Publish to the data plane which addresses are standby and which are active; retry after errors."""
+
+    def __init__(self, roles: Roles, current: Callable[[], RoleSets], log: WriteLog, call_later: CallLater) -> None:
+        self._roles = roles
+        self._current = current
+        self._log = log
+        self._call_later = call_later
+        self._published: RoleSets | None = None
+        self._last_error = ""
+        self._retry_timer: Timer | None = None
+        self._closed = False
+
+    def publish(self) -> None:
+        """Publish the current roles if they differ from the last published ones."""
+        if not self._closed:
+            self._publish(self._current())
+
+    def reset(self) -> None:
+        """Publish that no address is standby, and publish nothing else."""
+        self._closed = True
+        self._publish((frozenset(), frozenset()))
+
+    def _publish(self, role_sets: RoleSets) -> None:
+        if role_sets == self._published:
+            return
+        try:
+            self._roles.stand_by(*role_sets)
+        except PylvsError as error:
+            if str(error) != self._last_error:
+                self._log("error", f"the roles of virtual addresses are not published to the packet path: {error}")
+            self._last_error = str(error)
+            if self._retry_timer is None and not self._closed:
+                self._retry_timer = self._call_later(PUBLISH_RETRY_S, self._retry)
+            return
+        self._published, self._last_error = role_sets, ""
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self.publish()

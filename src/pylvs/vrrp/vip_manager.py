@@ -1,0 +1,408 @@
+"""What virtual routers have on this host: virtual addresses, routes, rules, VMACs, and the sockets that send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import PylvsError
+from pylvs.model.routing import Route, RoutingRule
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.netlink import addresses, routes
+from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.monitor import RouteKey, RuleKey
+from pylvs.system.undo_log import Memory, load
+from pylvs.vrrp import vmac
+from pylvs.vrrp.conflicts import ConflictListener, OnConflict
+from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
+from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.netlink_monitor import (
+    AddressAdded,
+    AddressRemoved,
+    Change,
+    LinkAdded,
+    LinkChanged,
+    LinkRemoved,
+    LinkUp,
+    NetlinkMonitor,
+    RouteRemoved,
+    RuleRemoved,
+)
+from pylvs.vrrp.packet_filter import Guard
+from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
+from pylvs.vrrp.sockets import AdvertSender, family_of
+from pylvs.vrrp.vmac_plan import Plan, VmacDevice, plan
+
+SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
+DEFAULT_MTU = 1500
+STATIC = ""  # the name, among those of instances, of static addresses, routes and rules
+WriteLog = Callable[[str, str], None]  # level, text
+
+
+# --- addresses, routes and rules ---
+
+
+@dataclass(frozen=True, slots=True)
+class HeldResources:
+    """Addresses, routes and rules that a host adds and removes together."""
+
+    placed: tuple[Placed, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[RoutingRule, ...] = ()
+
+    def possible(self, is_up: Callable[[str], bool]) -> HeldResources:
+        """Return them without routes through a device that is down, which the kernel removes."""
+        routes_up = (each for each in self.routes if all(not hop.device or is_up(hop.device) for hop in each.next_hops))
+        return replace(self, routes=tuple(routes_up))
+
+    def without(self, others: HeldResources) -> HeldResources:
+        """Return what is not in the others."""
+        return HeldResources(
+            tuple(each for each in self.placed if each not in others.placed),
+            tuple(each for each in self.routes if each not in others.routes),
+            tuple(each for each in self.rules if each not in others.rules),
+        )
+
+
+def resources_of(instance: VrrpInstance, plan: Plan) -> HeldResources:
+    """Return what a virtual router holds as master."""
+    return HeldResources(tuple(plan.placed(instance)), instance.routes, instance.rules)
+
+
+def static_resources(configuration: VrrpConfiguration) -> HeldResources:
+    """Return what the host holds in every state."""
+    default = configuration.settings.default_interface
+    placed = tuple((each, each.device or default) for each in configuration.addresses)
+    return HeldResources(placed, configuration.routes, configuration.rules)
+
+
+def add_resources(wanted: HeldResources) -> list[str]:
+    """Add addresses, then routes, then rules; existing ones are no error. Return error messages."""
+    errors = _errors(addresses.hold(wanted.placed))
+    if wanted.routes:
+        errors += _errors(routes.add(wanted.routes))
+    if wanted.rules:
+        errors += _errors(routes.add_rules(wanted.rules))
+    return errors
+
+
+def remove_resources(resources: HeldResources) -> list[str]:
+    """Remove rules, then routes, then addresses; missing ones are no error. Return error messages."""
+    errors = _errors(routes.remove_rules(resources.rules)) if resources.rules else []
+    if resources.routes:
+        errors += _errors(routes.remove(resources.routes))
+    return errors + _errors(addresses.release(resources.placed))
+
+
+def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
+    """Remove and add what differs. Return error messages."""
+    return remove_resources(before.without(after)) + add_resources(after.without(before))
+
+
+def lost_resources(
+    resources: HeldResources,
+    changes: Iterable[Change],
+    present_routes: Collection[RouteKey],
+    present_rules: Collection[RuleKey],
+) -> set[str]:
+    """Return descriptions of tracked routes and rules that these changes removed and nothing added again."""
+    lost_routes = {each.key for each in changes if isinstance(each, RouteRemoved)} - set(present_routes)
+    lost_rules = {each.key for each in changes if isinstance(each, RuleRemoved)} - set(present_rules)
+    lost = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost_routes}
+    tracked = [each for each in resources.rules if each.tracked]
+    return lost | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost_rules}
+
+
+def _errors(outcomes: Iterable[Outcome]) -> list[str]:
+    return [outcome.trouble for outcome in outcomes if not outcome.done]
+
+
+# --- VMACs ---
+
+
+class VmacManager:
+    """The VMACs of all virtual routers: created with the configuration, so that a take-over does not wait for them."""
+
+    def __init__(self, links: NetlinkMonitor) -> None:
+        self.plan = Plan()
+        self._links = links
+        self._memory: Memory | None = None
+
+    def configure(self, configuration: VrrpConfiguration) -> tuple[list[str], list[Change]]:
+        """Create and remove VMACs. Return error messages, and the changes of links."""
+        before = self.plan
+        self.plan = plan(configuration.instances, configuration.settings, self._links.links)
+        errors = self._remove(device for device in before.devices if device not in self.plan.devices)
+        promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
+        if self.plan.devices or promoting:
+            errors += self._set_sysctls(self.plan.devices, promoting)
+        elif self._memory is not None:
+            vmac.restore(self._memory)
+        more, changes = self.create_missing()
+        return errors + more, changes
+
+    def create_missing(self) -> tuple[list[str], list[Change]]:
+        """Create VMACs whose base devices exist. Return error messages, and the changes of links."""
+        if not self.plan.devices:
+            return [], []
+        errors = []
+        for device in self.plan.devices:
+            existing = self._links.links.get(device.name)
+            if device.base in self._links.links and (existing is None or not existing.enabled):
+                outcome = vmac.make(device, self._links.links)
+                errors += [outcome.trouble] if outcome.trouble else []
+        changes = self._links.read()
+        self._add_link_local()
+        return errors, changes + self._links.read()
+
+    def close(self) -> list[str]:
+        """Remove all VMACs and restore the sysctls. Return error messages."""
+        errors = self._remove(self.plan.devices)
+        self.plan = Plan()
+        if self._memory is not None:
+            vmac.restore(self._memory)
+        return errors
+
+    def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
+        try:
+            memory = self._memory = self._memory or load(SAVED_SETTINGS)
+        except PylvsError as error:
+            return [str(error)]
+        errors = []
+        for device in devices:
+            errors += vmac.prepare(memory, device)
+        for name in promoting:
+            errors += vmac.promote(memory, name)
+        return errors
+
+    def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
+        return [outcome.trouble for device in devices if (outcome := vmac.unmake(device)).trouble]
+
+    def _add_link_local(self) -> None:
+        """Add the base device's link-local address, from which VRRP over IPv6 sends."""
+        for device in self.plan.devices:
+            if device.family == 6 and device.name in self._links.links:
+                link_local = self._links.primary_address(device.base, 6)
+                present = {each.interface.ip for each in self._links.links[device.name].addresses}
+                if link_local is not None and link_local not in present:
+                    addresses.hold([(vmac.source_on(device, link_local), device.name)])
+
+
+# --- the host of all virtual routers ---
+
+
+class VipManager:
+    """The `HostPort` of all virtual routers.
+
+    `on_change` receives the replaced devices. `on_loss` receives an instance's name and what was removed from it:
+    nothing, if a device returned without its addresses. `on_conflict` receives address conflicts.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: WriteLog,
+        on_change: Callable[[set[str]], None],
+        on_loss: Callable[[str, set[str]], None],
+        on_conflict: OnConflict,
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._on_change = on_change
+        self._on_loss = on_loss
+        self._links = NetlinkMonitor(routes=True)
+        self._vmacs = VmacManager(self._links)
+        self._guard = Guard()
+        self._frame_sender = FrameSender()
+        self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
+        self._held: dict[str, HeldResources] = {}  # by instance
+        self._configuration = VrrpConfiguration()
+        self._virtual: frozenset[Address] = frozenset()  # addresses of all instances, held or not
+        self._last_warning: dict[str, str] = {}  # by device or instance
+        self._conflicts = ConflictListener(loop, self._links, self._held_addresses, on_conflict, self._warn)
+        loop.watch(self._links.fileno(), self._links_changed)
+
+    def close(self) -> None:
+        self._loop.forget(self._links.fileno())
+        self._links.close()
+        self._frame_sender.close()
+        self._conflicts.close()
+        for sender in self._advert_senders.values():
+            sender.close()
+
+    def configure(self, configuration: VrrpConfiguration) -> list[str]:
+        """Apply VMACs, filter rules and static resources. Return error messages."""
+        self._configuration = configuration
+        self._virtual = frozenset(
+            each.interface.ip
+            for instance in configuration.instances
+            for each in (*instance.addresses, *instance.excluded)
+        )
+        errors, changes = self._vmacs.configure(configuration)
+        errors += self._set_guard() + self._set_static(static_resources(configuration))
+        self._apply(changes)
+        return errors
+
+    def reset(self) -> None:
+        """Restore the host as it was before the first configuration."""
+        self._configuration = VrrpConfiguration()
+        errors = self._vmacs.close() + self._set_guard() + self._set_static(HeldResources())
+        for error in errors:
+            self._log("error", error)
+
+    def _set_guard(self) -> list[str]:
+        return self._guard.set(self._configuration.instances, self._vmacs.plan, self._links.links)
+
+    def _set_static(self, wanted: HeldResources) -> list[str]:
+        before = self._held.pop(STATIC, HeldResources())
+        if wanted != HeldResources():
+            self._held[STATIC] = wanted
+        return replace_resources(before, wanted)
+
+    # --- links ---
+
+    def is_up(self, device: str) -> bool:
+        """Return whether a device exists and can carry packets."""
+        link = self._links.links.get(device)
+        return link is not None and link.up
+
+    def link_fault(self, instance: VrrpInstance) -> str:
+        link = self._links.links.get(instance.interface)
+        if link is None:
+            return f"there is no device {instance.interface}"
+        if instance.track_primary and not link.up:
+            return f"{instance.interface} is down"
+        return ""
+
+    def source_of(self, instance: VrrpInstance) -> Address | None:
+        if instance.source is not None:
+            if not instance.track_source:
+                return instance.source
+            present = {each.interface.ip for link in self._links.links.values() for each in link.addresses}
+            return instance.source if instance.source in present else None
+        return self._links.primary_address(instance.interface, family_of(instance), self._virtual)
+
+    def mtu_of(self, instance: VrrpInstance) -> int:
+        link = self._links.links.get(instance.interface)
+        return link.mtu if link else DEFAULT_MTU
+
+    def device_of(self, instance: VrrpInstance) -> str:
+        return self._vmacs.plan.device_of(instance)
+
+    def receive_device_of(self, instance: VrrpInstance) -> str:
+        """Return the device that receives advertisements.
+
+        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "".
+        """
+        return socket_device(instance, instance.interface) if instance.peers else self.device_of(instance)
+
+    def vmac_bases(self) -> dict[str, str]:
+        return {each.name: each.base for each in self._vmacs.plan.devices}
+
+    def _links_changed(self) -> None:
+        self._apply(self._links.read())
+
+    def _apply(self, changes: list[Change]) -> None:
+        replaced = _replaced_devices(changes)
+        for device in replaced:
+            for key in [key for key in self._advert_senders if key[0] == device]:
+                self._advert_senders.pop(key).close()
+            self._conflicts.forget(device)
+        if replaced or any(isinstance(change, AddressAdded) for change in changes):
+            errors, more = self._vmacs.create_missing()
+            for error in errors + (self._set_guard() if replaced else []):
+                self._warn("", error)
+            changes = changes + more
+            replaced |= _replaced_devices(more)
+        self._restore(changes)
+        if changes:
+            self._on_change(replaced)
+        if replaced:
+            self._conflicts.listen_soon()
+
+    # --- held resources ---
+
+    def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
+        return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
+
+    def add_resources(self, instance: VrrpInstance) -> None:
+        wanted = self._held[instance.name] = self._resources_of(instance)
+        self._finish(instance, add_resources(wanted))
+
+    def remove_resources(self, instance: VrrpInstance) -> None:
+        self._finish(instance, remove_resources(self._held.pop(instance.name, self._resources_of(instance))))
+
+    def replace_resources(self, instance: VrrpInstance) -> None:
+        before = self._held.get(instance.name, HeldResources())
+        wanted = self._held[instance.name] = self._resources_of(instance)
+        self._finish(instance, replace_resources(before, wanted))
+
+    def _resources_of(self, instance: VrrpInstance) -> HeldResources:
+        return resources_of(instance, self._vmacs.plan)
+
+    def _held_addresses(self) -> Iterator[DeviceAddress]:
+        for name, resources in self._held.items():
+            if name != STATIC:
+                yield from ((device, each.interface.ip) for each, device in resources.placed)
+
+    def _finish(self, instance: VrrpInstance, errors: Sequence[str]) -> None:
+        for error in errors:
+            self._log("error", f"{instance.name}: {error}")
+        self._conflicts.listen_soon()
+
+    def _restore(self, changes: Sequence[Change]) -> None:
+        """Add again what another program removed, and what the kernel removed while a device was down or gone."""
+        removed = {(each.address, each.device) for each in changes if isinstance(each, AddressRemoved)}
+        came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
+        for name, resources in list(self._held.items()):
+            lost = lost_resources(resources.possible(self.is_up), changes, self._links.routes, self._links.rules)
+            absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
+            for each, device in absent:
+                if each.tracked and (each.interface.ip, device) in removed and self.is_up(device):
+                    lost.add(str(each.interface.ip))
+            returned = any(device in came_up for _, device in absent)
+            if name != STATIC and (lost or returned):
+                self._on_loss(name, lost)
+            elif lost or returned or any(hop.device in came_up for each in resources.routes for hop in each.next_hops):
+                add_resources(resources)
+
+    def _is_present(self, device: str, address: Address) -> bool:
+        link = self._links.links.get(device)
+        return link is not None and any(each.interface.ip == address for each in link.addresses)
+
+    # --- sending ---
+
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+        from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
+        device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
+        key = socket_device(instance, device), family_of(instance)
+        try:
+            if key not in self._advert_senders:
+                self._advert_senders[key] = AdvertSender(*key)
+            for each in packets:
+                self._advert_senders[key].send(each.packet, each.source, each.destination, each.hops)
+        except OSError as error:
+            self._warn(instance.name, f"{instance.name}: {device}: {error.strerror}")
+            return
+        self._last_warning.pop(instance.name, None)
+
+    def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
+        link = self._links.links.get(device)
+        if link is None:
+            return
+        if error := self._frame_sender.send(device, announcement_frame(device, address, link.mac)):
+            self._warn(device, f"{instance.name}: {address} is not announced: {error}")
+
+    def _warn(self, key: str, text: str) -> None:
+        """Log a warning unless it is the last one of this device or instance."""
+        if self._last_warning.get(key) != text:
+            self._last_warning[key] = text
+            self._log("warning", text)
+
+
+def _replaced_devices(changes: Sequence[Change]) -> set[str]:
+    """Return the devices that were added, removed, or have another link address or MTU."""
+    return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}

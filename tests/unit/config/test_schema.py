@@ -1,0 +1,181 @@
+"""Reading blocks by a schema: accepted values, and findings about the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylvs.config.findings import Severity
+from pylvs.config.language.parser import read_text
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.reader import Reader, Section
+from pylvs.config.schema.types import (
+    BARE,
+    BOOLEAN,
+    FLAG,
+    PORT,
+    SECONDS,
+    Endpoint,
+    Integer,
+    IpAddress,
+    OptionalText,
+    Real,
+    Text,
+    Texts,
+    choice,
+)
+
+INNER = Block(
+    "inner",
+    "a block in a block",
+    (Keyword("path", Text("a path"), ""), Keyword("mark", Integer(1, 9), "", twice=Twice.MANY)),
+    twice=Twice.MANY,
+)
+OUTER = Block(
+    "outer",
+    "a block",
+    (
+        Keyword("weight", Integer(0, 100), "", aliases=("heaviness",)),
+        Keyword("delay", SECONDS, ""),
+        Keyword("share", Real(0, 1), ""),
+        Keyword("on_fire", BOOLEAN, ""),
+        Keyword("quick", FLAG, ""),
+        Keyword("alone", BARE, ""),
+        Keyword("method", choice("NAT", "DR"), ""),
+        Keyword("address", IpAddress(4), ""),
+        Keyword("port", PORT, ""),
+        Keyword("note", OptionalText(), ""),
+        Keyword("once", Text(maximum=3), "", twice=Twice.FIRST),
+        Keyword("dead", Texts(), "", state=State.DEAD, instead="use weight"),
+        Keyword("soon", Texts(), "", state=State.LATER, instead="nothing is sent"),
+        Keyword("silent", Texts(), "", state=State.IGNORED),
+        INNER,
+        Block("list", "lines", lines=Endpoint()),
+    ),
+    head=Text("a name"),
+)
+ROOT = Block("", "", (OUTER,))
+
+
+def read(text: str) -> tuple[Section, list[str]]:
+    """The document's section and its findings without the locations."""
+    reader = Reader(ROOT)
+    section = reader.read(read_text(text)[0].nodes)
+    return section, [
+        f"{each.severity.value}: {each.text}; {each.advice}".rstrip("; ") for each in reader.findings.all()
+    ]
+
+
+def outer(*lines: str) -> tuple[Section, list[str]]:
+    """The section and the findings of one block `outer`."""
+    section, findings = read("\n".join(["outer one {", *lines, "}"]))
+    return section.sections[0], findings
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("weight 7", "weight", 7),
+        ("weight 0x10", "weight", 16),
+        ("heaviness 7", "weight", 7),
+        ("delay 0.25", "delay", 0.25),
+        ("share .5", "share", 0.5),
+        ("on_fire No", "on_fire", False),
+        ("quick", "quick", True),
+        ("quick off", "quick", False),
+        ("alone", "alone", True),
+        ("method DR", "method", "DR"),
+        ("port 80", "port", 80),
+        ("note", "note", ""),
+    ],
+)
+def test_values_are_read_by_their_types(line: str, name: str, value: object) -> None:
+    section, findings = outer(line)
+    assert findings == []
+    assert section.value(name, object) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("weight", "error: weight lacks a whole number, 0 to 100; write 'weight ...' with a whole number, 0 to 100"),
+        ("weight 1.5", "error: '1.5' is not a whole number"),
+        ("weight 101", "error: 101 is not between 0 and 100"),
+        ("delay -1", "error: -1 seconds is not between 0 and 4294"),
+        ("delay soon", "error: 'soon' is not a number of seconds"),
+        ("share 2", "error: 2 is not between 0 and 1"),
+        ("on_fire maybe", "error: 'maybe' is neither yes nor no; write one of on, true, yes, off, false, no"),
+        ("method dr", "error: 'dr' is not one of NAT, DR; did you mean 'DR'?"),
+        ("address 10.0.0.1/24", "error: '10.0.0.1/24' is not an IP address; write it without a prefix length"),
+        ("address 10.0.0.1%eth0", "error: '10.0.0.1%eth0' is not an IP address; write it without a device"),
+        ("weight " + "9" * 5000, "error: a number of 5000 digits is too large"),
+        ("address ::1", "error: '::1' is not an IPv4 address"),
+        ("port 0", "error: 0 is not between 1 and 65535"),
+    ],
+)
+def test_a_wrong_value_is_named_and_left_out(line: str, finding: str) -> None:
+    section, findings = outer(line)
+    assert findings == [finding]
+    assert section.settings == []
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("wieght 5", "warning: wieght is not known in outer and is ignored; did you mean 'weight'?"),
+        ("path /", "warning: path is not known in outer and is ignored; it belongs into inner"),
+        ("xyzzy", "warning: xyzzy is not known in outer and is ignored; remove it"),
+        ("weight 5 6 7", "warning: surplus '6 7' behind weight is ignored"),
+        ("alone yes", "warning: surplus 'yes' behind alone is ignored"),
+        ("dead 4", "warning: dead has no effect; use weight"),
+        ("soon 4", "warning: soon is known but does not happen yet; nothing is sent"),
+        ("inner", "error: inner has no block; add { ... }"),
+    ],
+)
+def test_every_problem_is_a_finding(line: str, finding: str) -> None:
+    assert outer(line)[1] == [finding]
+
+
+def test_ignored_keywords_are_no_findings() -> None:
+    assert outer("silent 1 2 3")[1] == []
+
+
+def test_of_two_the_last_counts_unless_the_first_does() -> None:
+    section, findings = outer("weight 1", "heaviness 2", "once a", "once b")
+    assert section.value("weight", int) == 2
+    assert section.value("once", str) == "a"
+    assert findings == [
+        "warning: heaviness was given already in line 2; the last one counts; remove one of them",
+        "warning: once was given already in line 4; the first one counts; remove one of them",
+    ]
+
+
+def test_what_may_come_often_is_a_list() -> None:
+    section, findings = outer("inner {", "mark 1", "mark 2", "}", "inner {", "path /", "}")
+    assert findings == []
+    assert [list(each.values("mark", int)) for each in section.below("inner")] == [[1, 2], []]
+
+
+def test_lines_of_a_block_are_values() -> None:
+    section, findings = outer("list {", "10.0.0.1 80", "::1", "nonsense", "}")
+    assert [str(address) for address, _ in section.sections[0].lines(tuple)] == ["10.0.0.1", "::1"]
+    assert findings == ["error: 'nonsense' is not an IP address"]
+
+
+def test_a_block_without_its_head_does_not_count() -> None:
+    section, findings = read("outer {\nweight 101\n}")
+    assert list(section.below("outer")) == []
+    assert findings[0] == "error: outer lacks a name; write 'outer ...' with a name"
+    assert len(findings) == 2  # its statements are checked nevertheless
+
+
+def test_a_finding_is_located_at_its_word() -> None:
+    reader = Reader(ROOT)
+    reader.read(read_text("outer one {\n    weight 5 6\n    delay x\n}")[0].nodes)
+    assert [(each.location.line, each.location.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
+    assert [each.severity for each in reader.findings.all()] == [Severity.WARNING, Severity.ERROR]
+
+
+def test_a_long_word_is_cut_where_keepalived_cuts_it() -> None:
+    section, findings = outer("once abcd")
+    assert section.value("once", str) == "abc"
+    assert findings == ["warning: 'abcd' is longer than 3 characters; the rest is cut"]

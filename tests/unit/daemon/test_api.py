@@ -1,0 +1,191 @@
+"""The API's socket: its permissions, its responses, and the commands that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pylvs.cli.run import reload as reload_command
+from pylvs.config.findings import Finding, Location, Severity
+from pylvs.daemon.api import application
+from pylvs.daemon.api.client import Client, NoDaemon
+from pylvs.model.errors import PylvsError
+from tests.unit.daemon.daemons import World, run, server, service
+
+ODD = Finding(Location("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
+BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "state")
+
+
+def asked(world: World, *questions: Callable[[], Any]) -> list[Any]:
+    """Ask in another thread, one question after another, and return the responses."""
+    answers: list[Any] = []
+
+    async def scenario() -> None:
+        async with world.daemon():
+            answers.extend([await asyncio.to_thread(question) for question in questions])
+
+    run(scenario())
+    return answers
+
+
+def test_the_socket_is_for_root_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(world.state)
+    (mode,) = asked(world, lambda: stat.S_IMODE((world.state / "control").stat().st_mode))
+    assert mode == 0o600
+    monkeypatch.setattr(application, "_CREDENTIALS", _Stranger())
+    ((status, content),) = asked(world, lambda: client.ask("POST", "/v1/reload"))
+    assert (status, content) == (403, {"error": "root alone may ask this daemon"})
+
+
+class _Stranger:
+    """Returns the credentials of another user."""
+
+    size = 12
+
+    def unpack(self, _raw: bytes) -> tuple[int, int, int]:
+        return os.getpid(), 4711, 4711
+
+
+def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> None:
+    client = Client(world.state)
+
+    def change() -> None:
+        world.write(service(server(1, weight=3), server(2)), findings=[ODD])
+
+    answers = asked(
+        world,
+        change,
+        lambda: client.ask("POST", "/v1/reload", {"dry_run": True}),
+        lambda: client.ask("POST", "/v1/reload"),
+        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        lambda: client.ask("POST", "/v1/reload", {}),
+    )
+    finding = {
+        "file": "test.conf",
+        "line": 3,
+        "column": 5,
+        "width": 1,
+        "severity": "warning",
+        "text": "odd",
+        "advice": "think again",
+        "security": False,
+        "fatal": False,
+    }
+    reply: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
+    reply |= {"virtual_routers": {"warnings": [], "trouble": ""}}
+    assert answers[1] == (200, {**reply, "table": None})
+    assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "trouble": ""}})
+    status, content = answers[4]
+    assert status == 409
+    assert content["error"] == "test.conf: cannot be run: test.conf:9:1: error: a } is missing"
+    assert [each["fatal"] for each in content["findings"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "text"),
+    [
+        ("POST", "/v1/reload", {"dry_run": 1}, 400, "dry_run: must be true or false"),
+        ("POST", "/v1/reload", {"colour": True}, 400, "it takes dry_run, allow_empty, force"),
+        ("POST", "/v1/reload", [], 400, "must be a JSON object"),
+        ("GET", "/v1/reload", None, 405, "GET /v1/reload: Method Not Allowed"),
+        ("GET", "/v1/nothing", None, 404, "GET /v1/nothing: Not Found"),
+    ],
+)
+def test_a_wrong_request_gets_a_reason(
+    world: World, method: str, path: str, content: Any, status: int, text: str
+) -> None:
+    ((got, reply),) = asked(world, lambda: Client(world.state).ask(method, path, content))
+    assert got == status
+    assert text in reply["error"]
+
+
+def test_a_wrong_method_gets_the_allowed_ones(world: World) -> None:
+    def allowed() -> str | None:
+        with Client(world.state).stream("TRACE", "/v1/reload") as response:
+            assert response.status == 405
+            return response.headers["Allow"]
+
+    assert asked(world, allowed) == ["POST"]
+
+
+def test_a_malformed_request_is_one_line_in_the_log(world: World, log_output: io.StringIO) -> None:
+    def malformed() -> bytes:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(str(world.state / "control"))
+            stream.sendall(b"GET /v1/status HTTP/1.1\r\nHost: pylvs\r\nX: a\0b\r\n\r\n")
+            return stream.recv(100)
+
+    before, (answer, good) = (
+        len(log_output.getvalue()),
+        asked(world, malformed, lambda: Client(world.state).ask("GET", "/v1/status")[0]),
+    )
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert good == 200
+    lines = log_output.getvalue()[before:].splitlines()
+    about = [line for line in lines if "malformed request refused" in line]
+    assert len(about) == 1
+    assert "warning" in about[0]
+    assert "Invalid header value" in about[0]
+    assert not [line for line in lines if "Traceback" in line]
+
+
+def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoDaemon, match=re.escape(f"no pylvs run answers at {tmp_path}/none/control; start it")):
+        Client(tmp_path / "none").ask("POST", "/v1/reload")
+
+
+def test_the_command_prints_what_changes_and_fails_when_the_reload_does(world: World) -> None:
+    def command(*text: str) -> Callable[[], tuple[int, str, str, str]]:
+        def call() -> tuple[int, str, str, str]:
+            done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(world.state)])
+            error = str(done.exception) if isinstance(done.exception, PylvsError) else ""
+            return done.exit_code, done.stdout, done.stderr, error
+
+        return call
+
+    answers = asked(
+        world,
+        command(),
+        lambda: world.write(service(server(1, weight=3)), findings=[ODD]),
+        command("--dry-run"),
+        command(),
+        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        command(),
+        world.write,
+        command(),
+        command("--allow-empty"),
+    )
+    assert answers[0] == (0, "nothing has changed\n", "", "")
+    assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{ODD}\n", "")
+    assert answers[5] == (1, "", f"{BROKEN}\n", "test.conf: cannot be run: test.conf:9:1: error: a } is missing")
+    assert answers[7][3].startswith("test.conf: says nothing;")
+    assert answers[8][:2] == (0, "1 -> 0 services\n")
+
+
+def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(world: World) -> None:
+    def refuse() -> None:
+        world.write(service(server(1), server(2), scheduler="nobody-knows"))
+
+    def command() -> tuple[int, str, str]:
+        done = CliRunner().invoke(reload_command, ["--state-dir", str(world.state)])
+        return done.exit_code, done.stderr, str(done.exception)
+
+    _, (status, stderr, error) = asked(world, refuse, command)
+    assert status == 1
+    assert "scheduler wlc -> nobody-knows: refused: " in stderr
+    assert error == "the configuration is in force, but the table did not take 1 edits"

@@ -1,0 +1,94 @@
+"""Reading a configuration in this process or in another gives the same; refusals have a reason."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.daemon import loading
+from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
+from pylvs.daemon.options import Options
+
+TEXT = """
+virtual_server 192.0.2.1 80 {
+    lb_algo wlc
+    lb_kind DR
+    protocol TCP
+    colour red
+    real_server 10.0.0.1 80 {
+        weight 3
+        TCP_CHECK {
+            connect_timeout 3
+        }
+    }
+@extra real_server 10.0.0.2 80 {
+@extra }
+}
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    path = tmp_path / "keepalived.conf"
+    path.write_text(TEXT)
+    return Options(str(path), ("extra",))
+
+
+def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
+    here = load(options)
+    servers = [str(each.destination.key) for each in here.configuration.services[0].servers]
+    assert servers == ["10.0.0.1:80", "10.0.0.2:80"]
+    assert [finding.text for finding in here.findings if "colour" in finding.text]
+    assert load_in_subprocess(options) == here
+    gone = Options(options.file + ".gone")
+    assert load_in_subprocess(gone) == load(gone)
+
+
+def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere: list[Options] = []
+
+    def noted(options: Options) -> Loaded:
+        elsewhere.append(options)
+        return load(options)
+
+    monkeypatch.setattr(loading, "load_in_subprocess", noted)
+    quick, slow = ConfigurationLoader(slow_s=1000), ConfigurationLoader(slow_s=0)
+    slow.load(options)
+    assert elsewhere == [options], "nothing took less than no time"
+    quick.load(options)
+    quick.load(options)
+    assert elsewhere == [options]
+
+
+def test_a_process_that_fails_is_a_finding_that_stops_everything(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_words: Any, **_named: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess([], -9, b"")
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(Refused, match=r"the process that reads it failed \(ended by signal 9\)"):
+        accept(load_in_subprocess(options), options, allow_empty=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
+        ("include /nowhere/at/all.conf\n", "cannot be run"),
+        ("# nothing\n! at all\n", "says nothing; to empty the table, reload with --allow-empty"),
+        ("", "says nothing"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:
+    Path(options.file).write_text(text)
+    with pytest.raises(Refused, match=message):
+        accept(load(options), options, allow_empty=False)
+
+
+def test_without_checks_none_are_left(options: Options) -> None:
+    found = load(Options(options.file, checks=False))
+    assert [server.checks for server in found.configuration.services[0].servers] == [()]

@@ -1,0 +1,271 @@
+"""Mail at events: keepalived's subjects, a queue that never blocks, and mail servers with errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email
+import email.policy
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.daemon.notifications import MailAlerts, alert_of
+from pylvs.health.events import Event, ServerDown, ServerUp
+from pylvs.model.service import ServiceKey
+from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
+from pylvs.notify import mail as mails
+from pylvs.notify.mail import Alert, Refused, deliver, message
+from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
+from tests.unit.health.fake_servers import Loop, closed, lapse
+
+LONG_S = 60.0
+MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
+Dialogue = Callable[["Mailbox", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def web_service(name: str = "web", **fields: object) -> WantedService:
+    """Return a service with all alerts."""
+    made = replace(service(name, smtp_alert=True), **fields)  # type: ignore[arg-type]
+    return replace(made, servers=tuple(replace(each, smtp_alert=True) for each in made.servers))
+
+
+@pytest.mark.parametrize(
+    ("event", "about", "subject", "body"),
+    [
+        (up(1), web_service(), "Realserver [10.0.0.1]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - UP", ""),
+        (down(2), web_service(), "Realserver [10.0.0.2]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - DOWN", ""),
+        (
+            down(2),
+            web_service(keys=(ServiceKey.of_mark(7),)),
+            "Realserver [10.0.0.2]:none:80 of virtual server FWM 7 - DOWN",
+            "",
+        ),
+        (gained(), web_service("group shop"), "Virtualserver [shop]:0 - UP", "Gained quorum 1+0=1 <= 1"),
+        (
+            gained(initial=True),
+            web_service(),
+            "Virtualserver [192.0.2.1]:tcp:80 - UP",
+            "Starting with quorum up 1+0=1 <= 1",
+        ),
+        (lost(), web_service(), "Virtualserver [192.0.2.1]:tcp:80 - DOWN", "Lost quorum 1-0=1 > 0"),
+    ],
+)
+def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject: str, body: str) -> None:
+    assert alert_of(event, about, "LVS_1") == Alert(f"[LVS_1] {subject}", body, 0)
+
+
+@pytest.mark.parametrize(
+    "event", [down(1, initial=True), down(1, ending=True), lost(initial=True, silent=True), lost(ending=True), up(9)]
+)
+def test_of_these_keepalived_mails_nothing(event: Event) -> None:
+    assert alert_of(event, web_service(), "LVS_1") is None
+
+
+def test_who_wants_no_alerts_gets_none() -> None:
+    quiet = service()
+    assert [alert_of(event, quiet, "x") for event in (up(1), down(1), gained(), lost())] == [None] * 4
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_whatever_a_reason_says_the_message_stays_one(subject: str, body: str) -> None:
+    wire = message(Alert(subject, body, 0), MAIL)
+    found = email.message_from_bytes(wire, policy=email.policy.default)
+    assert {name.lower() for name in found} >= {"date", "from", "subject", "to", "x-mailer"}
+    assert found["To"] == "a@example.com, Bee <b@example.com>"
+    assert found["Subject"].split() == subject.encode(errors="replace").decode().split() or not subject.isprintable()
+    assert re.fullmatch(rb"(?:[^\r\n]{0,998}\r\n)*", wire)
+
+
+@dataclass
+class Mailbox:
+    """A mail server, and what it received."""
+
+    port: int = 0
+    commands: list[str] = field(default_factory=list)
+    messages: list[list[str]] = field(default_factory=list)
+    refuse: tuple[str, ...] = ()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Speak RFC 5321, with replies of several lines."""
+        writer.write(b"220-mail.example\r\n220 ready\r\n")
+        while line := (await reader.readline()).decode().rstrip("\r\n"):
+            self.commands.append(line)
+            if any(word in line for word in self.refuse):
+                writer.write(b"550 5.1.1 no such user\r\n")
+            elif line == "DATA":
+                writer.write(b"354 go on\r\n")
+                lines = []
+                while (text := (await reader.readline()).decode().rstrip("\r\n")) != ".":
+                    lines.append(text)
+                self.messages.append(lines)
+                writer.write(b"250 taken\r\n")
+            elif line == "QUIT":
+                writer.write(b"221 bye\r\n")
+                return
+            else:
+                writer.write(b"250-so\r\n250 be it\r\n")
+
+
+@contextlib.asynccontextmanager
+async def mail_server(dialogue: Dialogue = Mailbox.serve, refuse: tuple[str, ...] = ()) -> AsyncIterator[Mailbox]:
+    """Return a dialogue that sends these pieces."""
+    box = Mailbox(refuse=refuse)
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await dialogue(box, reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    box.port = server.sockets[0].getsockname()[1]
+    try:
+        yield box
+    finally:
+        server.close()
+
+
+def test_a_message_is_handed_over_in_keepaliveds_way() -> None:
+    async def main() -> Mailbox:
+        async with mail_server() as box:
+            wire = message(Alert("[L] Realserver x - UP", "a\n.dot", 0), MAIL)
+            assert await deliver(wire + b".\r\n.\r\n", replace(MAIL, port=box.port)) == {}
+            return box
+
+    box = asyncio.run(main())
+    assert box.commands == [
+        "HELO here",
+        "MAIL FROM:<lvs@example.com>",
+        "RCPT TO:<a@example.com>",
+        "RCPT TO:<b@example.com>",
+        "DATA",
+        "QUIT",
+    ]
+    (lines,) = box.messages
+    assert "Subject: [L] Realserver x - UP" in lines
+    assert lines[lines.index("") + 1 :] == ["=> a .dot <=", "..", ".."]
+
+
+def test_one_recipient_who_is_refused_does_not_cost_the_other_his_mail() -> None:
+    async def main() -> None:
+        async with mail_server(refuse=("<b@",)) as box:
+            refused = await deliver(b"x", replace(MAIL, port=box.port))
+            assert refused == {"Bee <b@example.com>": "550 5.1.1 no such user"}
+            assert box.messages == [["x"]]
+        async with mail_server(refuse=("RCPT",)) as box:
+            with pytest.raises(Refused, match=f"127.0.0.1 port {box.port}: 550 5.1.1 no such user"):
+                await deliver(b"x", replace(MAIL, port=box.port))
+            assert box.messages == []
+
+    asyncio.run(main())
+
+
+def saying(*pieces: bytes, hold: bool = False) -> Dialogue:
+    async def dialogue(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+        await writer.drain()
+        if hold:
+            await reader.read()
+
+    return dialogue
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "text"),
+    [
+        (saying(), "after the greeting: the connection was closed"),
+        (saying(b"554 go away\r\n"), "after the greeting: 554 go away"),
+        (saying(b"SSH-2.0-OpenSSH\r\n"), "not a reply of a mail server: SSH-2.0-OpenSSH"),
+        (saying(b"220-more\r\n" * 500), "a reply without an end"),
+        (saying(b"2" * 10000), "limit"),
+        (saying(b"220 hi\r\n"), "after HELO: the connection was closed"),
+    ],
+)
+def test_a_server_that_talks_nonsense_is_left_with_a_reason(dialogue: Dialogue, text: str) -> None:
+    async def main() -> None:
+        async with mail_server(dialogue) as box:
+            with pytest.raises(Refused, match=text):
+                await deliver(b"x", replace(MAIL, port=box.port))
+
+    asyncio.run(main())
+
+
+async def hanging(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send nothing."""
+    for _turn in range(20):  # the other side is connected, and waits for the greeting
+        await asyncio.sleep(0)
+    lapse(LONG_S)
+    await reader.read()
+
+
+def test_a_server_that_says_nothing_is_left_in_time() -> None:
+    async def main() -> None:
+        async with mail_server(hanging) as box:
+            with pytest.raises(Refused, match=r"after the greeting: no answer in 60 s"):
+                await deliver(b"x", replace(MAIL, port=box.port))
+        with closed() as target, pytest.raises(Refused, match="refused"):
+            await deliver(b"x", replace(MAIL, port=target.port))
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
+def sending(mail: Mail, *services: WantedService) -> MailAlerts:
+    made = MailAlerts()
+    made.configure(Configuration(services or (web_service(),), GlobalSettings(router_id="LVS_1", mail=mail)))
+    return made
+
+
+def event(number: int, at: float) -> Event:
+    kind = ServerUp if number % 2 else ServerDown
+    more = {"weight": 1} if number % 2 else {}
+    return kind(at=at, service="web", reason=f"event {number}", server=server_key(1), **more)  # type: ignore[arg-type]
+
+
+def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mails, "MOST_WAITING", 5)
+    monkeypatch.setattr(mails, "FINISH_S", LONG_S)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+
+    async def main() -> Mailbox:
+        async with mail_server() as box:
+            sender = sending(replace(MAIL, port=box.port))
+            for number in range(9):
+                sender.notify(event(number, 1000.0))
+            await sender.finish()
+            sender.notify(event(9, 1000.0))
+            sender.notify(event(10, 100.0))  # too old by now
+            await sender.finish()
+            return box
+
+    bodies = [lines[-1] for lines in asyncio.run(main()).messages]
+    assert bodies == [f"=> event {number} <=" for number in (0, 1, 2, 3, 4, 9)]
+
+
+def test_a_mail_server_that_is_down_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mails, "FINISH_S", 0.1)
+
+    async def main() -> None:
+        async with mail_server(saying(hold=True)) as box:
+            sender = sending(replace(MAIL, port=box.port))
+            sender.notify(event(1, time.time()))
+            sender.notify(event(2, time.time()))
+            await asyncio.wait_for(sender.finish(), LONG_S)
+
+    asyncio.run(main())
+
+
+def test_without_recipients_nothing_is_sent() -> None:
+    async def main() -> None:
+        sender = sending(replace(MAIL, recipients=()))
+        sender.notify(event(1, 0))
+        sender.notify(gained())
+        assert not sender.outbox.busy
+
+    asyncio.run(main())

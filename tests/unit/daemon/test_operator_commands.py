@@ -1,0 +1,309 @@
+"""Operator commands over the API: drain, enable, disable, weight, check-now, history, status, events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pylvs.cli import servers as verbs
+from pylvs.cli import status as views
+from pylvs.daemon import drains
+from pylvs.daemon.api.client import Client
+from pylvs.model.destination import SERVER_PATTERN, DestinationKey
+from tests.unit.daemon.daemons import OTHER, WEB, World, address, run, server, service, until
+from tests.waiting import PATIENCE_S
+
+FIRST, SECOND = str(DestinationKey(address(1), 80)), str(DestinationKey(address(2), 80))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path / "state")
+    made.write(service(server(1, weight=4), server(2, weight=4)))
+    return made
+
+
+def ask(world: World, method: str, path: str, content: Any = None) -> Any:
+    """Return the response to a request that succeeds."""
+    status, reply = Client(world.state).ask(method, path, content)
+    assert status == 200, reply
+    return reply
+
+
+def invoked(world: World, command: Any, *words: str) -> Result:
+    """Run a command."""
+    return CliRunner().invoke(command, [*words, "--state-dir", str(world.state)])
+
+
+def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
+    """Run steps one after another in another thread while a daemon runs; return their results."""
+    answers: list[Any] = []
+
+    async def scenario() -> None:
+        async with world.daemon(kill=kill):
+            answers.extend([await asyncio.to_thread(step) for step in steps])
+
+    run(scenario())
+    return answers
+
+
+def weight_of(world: World, number: int) -> int | None:
+    """Return the weight in the table, None if the server is not there."""
+    return world.table().get(str(WEB), {}).get(str(address(number)))
+
+
+def test_a_drained_server_leaves_the_table_when_nothing_is_connected(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon():
+            key = DestinationKey(address(1), 80)
+            world.tables.count(WEB, key, active=2, inactive=1)
+            begun = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": FIRST})
+            assert begun["stage"] == "waiting"
+            assert begun["servers"] == [{"service": str(WEB), "server": FIRST}]
+            assert (weight_of(world, 1), weight_of(world, 2)) == (0, 4)
+            (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+            async with asyncio.timeout(PATIENCE_S):
+                while seen["active"] != 2:
+                    await asyncio.sleep(0.05)
+                    (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+            assert (seen["stage"], seen["inactive"], seen["most"]) == ("waiting", 1, 3)
+            world.tables.count(WEB, key, active=0, inactive=0)
+            await until(lambda: world.servers() == {str(address(2))})
+            (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+            assert seen["stage"] == "removed"
+
+    run(scenario())
+
+
+def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
+    key = DestinationKey(address(1), 80)
+
+    def connected() -> None:
+        world.tables.count(WEB, key, active=1)
+
+    late, table, forced, after = during(
+        world,
+        connected,
+        lambda: invoked(world, verbs.drain, FIRST, "--deadline", "0.2"),
+        lambda: weight_of(world, 1),
+        lambda: invoked(world, verbs.drain, FIRST, "--deadline", "0.2s", "--force"),
+        world.servers,
+    )[1:]
+    assert late.exit_code == 1
+    assert "1 active and 0 inactive connections are left at the deadline" in str(late.exception)
+    assert table == 0
+    assert forced.exit_code == 0
+    assert "out of the table with 1 active and 0 inactive connections" in forced.output
+    assert after == {str(address(2))}
+
+
+def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection in its handshake is inactive; it has until the next poll to become active."""
+    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+
+            async def look(active: int, inactive: int) -> str:
+                world.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
+                await daemon.drains.poll()
+                return daemon.drains.all()[0].stage.value
+
+            words = (verbs.drain, FIRST, "--active-only")
+            drain = asyncio.create_task(asyncio.to_thread(invoked, world, *words))
+            await until(lambda: daemon.drains.all() and weight_of(world, 1) == 0)
+            assert await look(active=0, inactive=1) == "waiting"
+            assert await look(active=1, inactive=7) == "waiting"
+            assert await look(active=0, inactive=8) == "waiting"
+            assert await look(active=0, inactive=8) == "removed"
+            done = await drain
+            assert (done.exit_code, weight_of(world, 1)) == (0, None)
+            assert done.output.endswith("drained: out of the table with 8 inactive connections\n")
+
+    run(scenario())
+
+
+def test_a_drain_is_called_off_by_enable(world: World) -> None:
+    key = DestinationKey(address(1), 80)
+    answers = during(
+        world,
+        lambda: world.tables.count(WEB, key, active=1),
+        lambda: invoked(world, verbs.drain, FIRST, "--no-wait"),
+        lambda: invoked(world, verbs.enable, FIRST),
+        lambda: weight_of(world, 1),
+    )
+    assert answers[1].exit_code == 0
+    assert "weight 0, draining" in answers[1].output
+    assert answers[2].output == f"{FIRST} of {WEB}: enabled\n"
+    assert answers[3] == 4
+
+
+def test_a_drain_survives_a_daemon_that_is_killed(world: World) -> None:
+    key = DestinationKey(address(1), 80)
+    during(
+        world,
+        lambda: world.tables.count(WEB, key, active=1),
+        lambda: ask(world, "POST", "/v1/drain", {"server": FIRST}),
+        kill=True,
+    )
+
+    async def later() -> None:
+        async with world.daemon():
+            assert weight_of(world, 1) == 0
+            world.tables.count(WEB, key, active=0)
+            await until(lambda: world.servers() == {str(address(2))})
+
+    run(later())
+
+
+def test_overrides_survive_a_reload_and_status_shows_what_differs(world: World) -> None:
+    def change() -> None:
+        world.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))
+
+    answers = during(
+        world,
+        lambda: invoked(world, verbs.weight, FIRST, "9"),
+        lambda: invoked(world, verbs.disable, str(address(2))),
+        change,
+        lambda: ask(world, "POST", "/v1/reload"),
+        lambda: (weight_of(world, 1), weight_of(world, 2)),
+        lambda: ask(world, "GET", "/v1/status")["differs"],
+        lambda: invoked(world, views.status).output,
+        lambda: invoked(world, verbs.weight, FIRST, "auto"),
+        lambda: invoked(world, verbs.enable, str(address(2))),
+        lambda: (weight_of(world, 1), weight_of(world, 2)),
+        lambda: ask(world, "GET", "/v1/status")["differs"],
+    )
+    assert answers[4] == (9, None)
+    words = [f"{FIRST} of {WEB}: weight 9 instead of 7 by the operator", f"{SECOND} of {WEB}: disabled by the operator"]
+    assert answers[5] == words
+    assert all(line in answers[6] for line in [*words, "differs from the file:", "weight 9 (configured 7)"])
+    assert answers[9] == (7, 4)
+    assert answers[10] == []
+
+
+def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(world: World) -> None:
+    def die() -> None:
+        world.dead.add(address(1))
+
+    async def scenario() -> None:
+        async with world.daemon():
+            await asyncio.to_thread(invoked, world, verbs.check_now)
+            die()
+            await until(lambda: world.servers() == {str(address(2))})
+            checked = await asyncio.to_thread(invoked, world, verbs.check_now, FIRST)
+            assert checked.output == f"{FIRST} of {WEB}: down (TCP_CHECK: refused)\n"
+            reply = await asyncio.to_thread(ask, world, "GET", f"/v1/history?server={FIRST}")
+            assert "server_down" in [event["event"] for event in reply["events"]]
+            text = (await asyncio.to_thread(invoked, world, verbs.history, FIRST)).output
+            assert "server down" in text
+            assert "refused" in text
+
+    run(scenario())
+
+
+def test_events_are_streamed_and_remembered(world: World) -> None:
+    def followed() -> dict[str, Any]:
+        with Client(world.state).stream("GET", "/v1/events?follow=true") as response:
+            assert response.status == 200
+            ask(world, "POST", "/v1/weight", {"server": FIRST, "weight": 2})
+            for line in response:
+                event: dict[str, Any] = json.loads(line)
+                if event["event"] == "weight_changed":
+                    return event
+        raise AssertionError("the stream ended")
+
+    event, listed = during(world, followed, lambda: invoked(world, views.events))
+    assert (event["server"], event["before"], event["weight"]) == (FIRST, 4, 2)
+    assert "weight changed" in listed.output
+
+
+def test_the_page_of_metrics_is_served(world: World) -> None:
+    (page,) = during(world, lambda: invoked(world, views.metrics).output)
+    assert 'pylvs_server_configured_weight{server="10.0.0.1:80"' in page
+    assert "node_ipvs_backend_weight{" in page
+
+
+def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: World) -> None:
+    host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
+    place = (ip_address(host), port)
+
+    def fetched(path: str = "/metrics") -> str:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=PATIENCE_S) as response:
+            return str(response.read().decode())
+
+    def refused(path: str = "/metrics") -> str:
+        with pytest.raises(urllib.error.URLError) as error:
+            fetched(path)
+        if isinstance(error.value, urllib.error.HTTPError):
+            error.value.close()
+        return str(error.value)
+
+    answers = during(
+        world,
+        refused,
+        lambda: world.write(service(server(1)), metrics_address=place),
+        lambda: ask(world, "POST", "/v1/reload"),
+        fetched,
+        lambda: refused("/v1/status"),
+        lambda: world.write(service(server(1))),
+        lambda: ask(world, "POST", "/v1/reload"),
+        refused,
+    )
+    assert "refused" in answers[0]
+    assert "pylvs_info" in answers[3]
+    assert "404" in answers[4]
+    assert "refused" in answers[7]
+
+
+def test_the_api_is_described(world: World) -> None:
+    document, known = during(
+        world,
+        lambda: ask(world, "GET", "/v1/openapi.json"),
+        lambda: Client(world.state).ask("POST", "/v1/weight", {"server": FIRST}),
+    )
+    assert document["openapi"].startswith("3.")
+    body = document["paths"]["/v1/weight"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["server", "weight"]
+    assert body["properties"]["server"]["pattern"] == SERVER_PATTERN
+    (one, *_) = document["paths"]["/v1/history"]["get"]["parameters"]
+    assert one["schema"] == {"type": "string", "pattern": SERVER_PATTERN}
+    assert known == (400, {"error": "weight: is missing: 0 to 2147483647; null clears the override"})
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "words"),
+    [
+        ("/v1/drain", {"server": "10.0.0.9"}, 404, "10.0.0.9: no such real server"),
+        ("/v1/drain", {"server": "web"}, 400, "web: must be ADDRESS or ADDRESS:PORT"),
+        ("/v1/drain", {"server": "10.0.0.1:99999"}, 400, "must be ADDRESS"),
+        ("/v1/drain", {"server": FIRST, "deadline_s": -1}, 400, "deadline_s: must be from 0"),
+        ("/v1/drain", {"server": FIRST, "service": "mail"}, 404, "mail: no such service"),
+        ("/v1/weight", {"server": FIRST, "weight": -1}, 400, "weight -1: must be from 0"),
+        ("/v1/weight", {"server": FIRST, "weight": "2"}, 400, "weight: must be a whole number or null"),
+        ("/v1/enable", {}, 400, "server: is missing"),
+        ("/v1/enable", {"server": 3}, 400, "server: must be a string"),
+    ],
+)
+def test_a_wrong_command_changes_nothing(
+    world: World, path: str, content: dict[str, Any], status: int, words: str
+) -> None:
+    before, (got, reply), after = during(
+        world,
+        world.tables.edition,
+        lambda: Client(world.state).ask("POST", path, content),
+        world.tables.edition,
+    )
+    assert got == status
+    assert words in reply["error"]
+    assert after == before

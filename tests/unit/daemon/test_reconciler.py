@@ -1,0 +1,161 @@
+"""The reconciler logs an error once and tries again, and copes with the edits of other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.table import reconciler
+from pylvs.model.errors import Busy
+from pylvs.model.service import VirtualService
+from pylvs.testing import MemoryDirector
+from tests.unit.daemon.daemons import OTHER, WEB, World, run, server, service, until
+
+
+class Stubborn(MemoryDirector):
+    """Raises Busy so many times, and is edited by another program before an edit so many times."""
+
+    locked = 0
+    meddled = 0
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        if self.locked:
+            self.locked -= 1
+            raise Busy("the tables are locked by process 4711 for more than 10 s; try again later")
+        if self.meddled:
+            self.meddled -= 1
+            with contextlib.suppress(Exception):
+                self.delete_service(OTHER)
+            self.add_service(VirtualService(OTHER))
+        yield
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    for name in ("POLL_S", "PAUSE_S"):
+        monkeypatch.setattr(reconciler, name, 0.01)
+    monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 0.01)
+    made = World(tmp_path / "state")
+    made.tables = Stubborn()
+    return made
+
+
+def errors(log_output: io.StringIO) -> list[str]:
+    """Return the log's errors without their times."""
+    return [line.partition(" ")[2] for line in log_output.getvalue().splitlines() if " error: " in line]
+
+
+def test_a_locked_table_is_waited_for_and_logged_once(world: World, log_output: io.StringIO) -> None:
+    assert isinstance(world.tables, Stubborn)
+    world.tables.locked = 5
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert isinstance(world.tables, Stubborn)
+            world.tables.locked = 5
+            world.write(service(server(1)))
+            result = (await daemon.reload()).table
+            assert result is not None
+            assert result.error.startswith("the tables are locked by process 4711")
+            await until(lambda: world.servers() == {"10.0.0.1"})
+            await until(lambda: "as it should be again" in log_output.getvalue().partition("reloaded")[2])
+
+    run(scenario())
+    line = "error: the tables are locked by process 4711 for more than 10 s; try again later (retry_in_s=0.01)"
+    assert errors(log_output) == [line, line]
+
+
+def test_edits_of_others_in_the_last_moment_are_seen(world: World) -> None:
+    assert isinstance(world.tables, Stubborn)
+    world.tables.meddled = 3
+
+    async def scenario() -> None:
+        async with world.daemon():
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert world.servers(OTHER) == set()
+            world.tables.service(OTHER)
+
+    run(scenario())
+
+
+def test_a_table_that_is_edited_all_the_time_is_an_error_and_no_endless_run(
+    world: World, log_output: io.StringIO
+) -> None:
+    assert isinstance(world.tables, Stubborn)
+    world.tables.meddled = reconciler.ATTEMPTS
+
+    async def scenario() -> None:
+        async with world.daemon():
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+
+    run(scenario())
+    assert "error: the tables are being edited by others all the time" in log_output.getvalue()
+
+
+def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(world: World, log_output: io.StringIO) -> None:
+    world.write(service(server(1), scheduler="nobody-knows"), service(server(2), key=OTHER))
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert world.servers(OTHER) == {"10.0.0.2"}
+            refused = daemon.reconciler.edit_counts["refused"]
+            await until(lambda: daemon.reconciler.edit_counts["refused"] > refused + 3)
+            world.write(service(server(1)), service(server(2), key=OTHER))
+            await daemon.reload()
+            assert world.servers(WEB) == {"10.0.0.1"}
+
+    run(scenario())
+    (line,) = errors(log_output)
+    assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler nobody-knows: refused: ")
+
+
+def test_signals_reload_write_down_and_end(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            world.write(service(server(1)))
+            for _ in range(10):
+                os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: world.servers() == {"10.0.0.1"})
+            await until(lambda: daemon.reloads["done"] > 0)
+            world.write()
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: daemon.reloads["refused"] > 0)
+            assert daemon.reloads.total() <= 3, "signals that come while one waits are that one"
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await until((world.state / "dump.json").exists)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: world.table() == {})
+
+    run(scenario())
+    dump = (world.state / "dump.json").read_text()
+    assert '"address":"10.0.0.1"' in dump
+
+
+def test_work_in_the_background_begins_again_after_a_fault(
+    monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.process.RESTART_PAUSE_S", 0.001)
+    begun: list[int] = []
+
+    async def faulty() -> None:
+        begun.append(1)
+        raise ValueError("why")
+
+    async def scenario() -> None:
+        async with BackgroundTasks() as background:
+            background.keep_running(faulty, "being faulty")
+            background.start(faulty())
+            await until(lambda: len(begun) > 3)
+
+    run(scenario())
+    assert "error: being faulty failed and begins again: this is a bug\n" in log_output.getvalue()
+    assert "ValueError: why" in log_output.getvalue()

@@ -1,0 +1,66 @@
+"""startup_script before everything, shutdown_script after it, each in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read_text
+from pylvs.daemon.host_services import HostServices
+from pylvs.model.scripts import Script
+from pylvs.model.wanted import Configuration, GlobalSettings
+
+
+def script_writing(file: Path, text: str) -> Script:
+    return Script(("/bin/sh", "-c", f"echo {text} >>{file}"))
+
+
+def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> None:
+    async def main() -> None:
+        services = HostServices()
+        services.configure(Configuration(settings=first))
+        if begin:
+            await services.run_startup_script(Configuration(settings=first))
+        for settings in later:
+            services.configure(Configuration(settings=settings))
+        await services.close()
+
+    asyncio.run(main())
+
+
+def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    settings = [
+        GlobalSettings(
+            startup_script=script_writing(file, f"start{at}"), shutdown_script=script_writing(file, f"stop{at}")
+        )
+        for at in (1, 2)
+    ]
+    run(*settings)
+    assert file.read_text().split() == ["start1", "stop2"]
+
+
+def test_what_never_began_has_no_end(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    run(GlobalSettings(shutdown_script=script_writing(file, "stop")), begin=False)
+    assert not file.exists()
+
+
+def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    run(GlobalSettings(startup_script=Script(("/bin/sleep", "600")), startup_script_timeout_s=0.2))
+    assert time.monotonic() - begin < 600  # for which it would run
+
+
+@pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])
+def test_the_keywords(more: str, timeout_s: float) -> None:
+    text = f"global_defs {{\nstartup_script '/bin/true a'\nshutdown_script /bin/false\n{more}}}\n"
+    document, _ = read_text(text)
+    settings = compile_document(document).configuration.settings
+    assert settings.startup_script == Script(("/bin/true", "a"))
+    assert settings.shutdown_script == Script(("/bin/false",))
+    assert (settings.startup_script_timeout_s, settings.shutdown_script_timeout_s) == (timeout_s, 10.0)

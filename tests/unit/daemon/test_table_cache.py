@@ -1,0 +1,222 @@
+"""The cache reads the table after foreign edits only, and edits only what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import Busy
+from pylvs.model.service import FIRST, Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.wanted import WantedRow
+from pylvs.testing import MemoryDirector
+
+WEB, DNS, MARK = (
+    ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80),
+    ServiceKey(Protocol.UDP, ip_address("192.0.2.1"), 53),
+    ServiceKey.of_mark(7),
+)
+LONG_S = 60.0
+
+
+def server(number: int, weight: int = 1) -> Destination:
+    return Destination(DestinationKey(ip_address(f"10.0.0.{number}"), 80), weight=weight)
+
+
+def row(key: ServiceKey, *servers: Destination) -> WantedRow:
+    return WantedRow(VirtualService(key), servers)
+
+
+class Watched(MemoryDirector):
+    """Counts how often the whole table is read; can be without tables."""
+
+    reads = 0
+    down = False
+
+    def services(self) -> list[ServiceRow]:
+        self.reads += 1
+        return super().services()
+
+    def edition(self) -> int:
+        return 0 if self.down else super().edition()
+
+
+def carry_out(table: TableCache, desired: DesiredTable) -> EditPlan:
+    plan = table.plan(desired)
+    if plan.timeouts:
+        table.set_timeouts(plan.timeouts)
+    rest: Sequence[object] = plan.edits
+    while rest:
+        count, _ = table.apply(plan.edits[-len(rest) :], LONG_S)
+        rest = rest[count:]
+    table.plan_applied(desired)
+    return plan
+
+
+@pytest.fixture
+def director() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def table(director: Watched) -> TableCache:
+    return TableCache(director)
+
+
+def texts(plan: EditPlan) -> list[str]:
+    return [str(edit) for edit in plan.edits]
+
+
+def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: TableCache) -> None:
+    rows = [row(WEB, server(1), server(2)), row(DNS, server(1))]
+    assert len(carry_out(table, DesiredTable(rows)).edits) == 5
+    assert not carry_out(table, DesiredTable(rows))
+    rows[0] = row(WEB, server(1), server(2, weight=5))
+    assert texts(carry_out(table, DesiredTable(rows))) == ["TCP 192.0.2.1:80 -> 10.0.0.2:80: weight 1 -> 5"]
+    assert director.reads == 1
+    assert {each.destination.weight for each in director.service(WEB).destinations} == {1, 5}
+
+
+def test_foreign_edits_are_reverted_and_reported(director: Watched, table: TableCache) -> None:
+    desired = DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(1))], owned=frozenset({WEB, DNS}))
+    carry_out(table, desired)
+    director.delete_destination(WEB, server(1).key)
+    director.edit_destination(WEB, server(2, weight=0))
+    director.add_destination(WEB, server(9))
+    director.delete_service(DNS)
+    director.add_service(VirtualService(MARK))
+    plan = carry_out(table, desired)
+    assert texts(plan) == [
+        "TCP 192.0.2.1:80 -> 10.0.0.1:80: added, weight 1, method DR",
+        "TCP 192.0.2.1:80 -> 10.0.0.2:80: weight 0 -> 1",
+        "TCP 192.0.2.1:80 -> 10.0.0.9:80: removed",
+        "UDP 192.0.2.1:53: added, scheduler wlc",
+        "UDP 192.0.2.1:53 -> 10.0.0.1:80: added, weight 1, method DR",
+    ]
+    assert plan.restored == frozenset(plan.edits)
+    assert {each.service.key for each in director.services()} == {WEB, DNS, MARK}
+    assert not carry_out(table, desired)
+
+
+def test_of_edits_in_one_moment_only_the_others_are_restored(director: Watched, table: TableCache) -> None:
+    carry_out(table, DesiredTable([row(WEB, server(1), server(2))]))
+    director.edit_destination(WEB, server(1, weight=9))
+    plan = carry_out(table, DesiredTable([row(WEB, server(1))]))
+    assert [str(edit) for edit in plan.restored] == ["TCP 192.0.2.1:80 -> 10.0.0.1:80: weight 9 -> 1"]
+    assert "TCP 192.0.2.1:80 -> 10.0.0.2:80: removed" in texts(plan)
+
+
+def test_owned_services_are_deleted_when_they_are_not_desired(director: Watched, table: TableCache) -> None:
+    director.add_service(VirtualService(MARK))
+    both = frozenset({WEB, DNS})
+    web = row(WEB)
+    carry_out(table, DesiredTable([web, row(DNS)], both))
+    assert texts(carry_out(table, DesiredTable([web], both))) == ["UDP 192.0.2.1:53: removed"]
+    assert {each.service.key for each in director.services()} == {WEB, MARK}
+    assert texts(carry_out(table, DesiredTable([web], both, exclusive=True))) == ["FWM 7: removed"]
+
+
+def test_lost_tables_are_reported_and_made_again(director: Watched, table: TableCache) -> None:
+    desired = DesiredTable([row(WEB, server(1))], timeouts=Timeouts(100, 20, 30))
+    carry_out(table, desired)
+    director.flush()
+    director.set_timeouts(Timeouts())
+    director.down = True
+    plan = table.plan(desired)
+    assert plan.tables_gone
+    director.down = False  # as the first edit does it
+    table.set_timeouts(Timeouts(100, 20, 30))
+    assert table.apply(plan.edits, LONG_S) == (2, [])
+    table.plan_applied(desired)
+    assert director.service(WEB).destinations[0].destination == server(1)
+    assert director.timeouts() == Timeouts(100, 20, 30)
+    assert not table.plan(desired)
+
+
+def test_an_edit_that_comes_between_plan_and_edits_makes_the_plan_void(director: Watched, table: TableCache) -> None:
+    director.add_service(VirtualService(MARK))
+    desired = DesiredTable([row(WEB, server(1))])
+    plan = table.plan(desired)
+    director.add_service(VirtualService(WEB, "rr"))
+    with pytest.raises(TableChanged):
+        table.apply(plan.edits, LONG_S)
+    assert texts(carry_out(table, desired)) == [
+        "TCP 192.0.2.1:80: scheduler rr -> wlc",
+        "TCP 192.0.2.1:80 -> 10.0.0.1:80: added, weight 1, method DR",
+    ]
+
+
+def test_a_refused_edit_is_reported_and_tried_again_and_stops_no_other(director: Watched, table: TableCache) -> None:
+    bad = WantedRow(VirtualService(WEB, "nobody-knows"), (server(1), server(2)))
+    desired = DesiredTable([bad, row(DNS, server(1, weight=-1), server(2))])
+    for _ in range(2):
+        plan = table.plan(desired)
+        count, failures = table.apply(plan.edits, LONG_S)
+        table.plan_applied(desired)
+        assert count == len(plan.edits)
+        assert [str(failure.edit) for failure in failures] == [
+            "TCP 192.0.2.1:80: added, scheduler nobody-knows",
+            "UDP 192.0.2.1:53 -> 10.0.0.1:80: added, weight -1, method DR",
+        ]
+        assert "no scheduler 'nobody-knows'" in str(failures[0])
+    assert [each.destination for each in director.service(DNS).destinations] == [server(2)]
+    better = DesiredTable([row(WEB, server(1)), replace(desired.rows[1], destinations=(server(2),))])
+    carry_out(table, better)
+    assert director.service(WEB).destinations[0].destination == server(1)
+    assert director.reads == 1
+
+
+def test_a_refused_removal_of_a_service_is_tried_again(
+    director: Watched, table: TableCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, web = frozenset({WEB, DNS}), row(WEB)
+    carry_out(table, DesiredTable([web, row(DNS)], both))
+
+    def refused(_: ServiceKey) -> None:
+        raise Busy("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(director, "delete_service", refused)
+        for _ in range(2):
+            assert texts(carry_out(table, DesiredTable([web], both))) == ["UDP 192.0.2.1:53: removed"]
+    assert texts(carry_out(table, DesiredTable([web], both))) == ["UDP 192.0.2.1:53: removed"]
+    assert {each.service.key for each in director.services()} == {WEB}
+    assert not carry_out(table, DesiredTable([web], both))
+
+
+def test_a_service_in_the_place_of_another_leaves_nothing_of_that_one(director: Watched, table: TableCache) -> None:
+    """Also if the daemon owns as many services as before, as after an incomplete reload."""
+    ours, web = frozenset({WEB, DNS, MARK}), row(WEB)
+    carry_out(table, DesiredTable([web, row(DNS)], ours))
+    assert texts(carry_out(table, DesiredTable([web, row(MARK)], ours))) == [
+        "FWM 7: added, scheduler wlc",
+        "UDP 192.0.2.1:53: removed",
+    ]
+    assert {each.service.key for each in director.services()} == {WEB, MARK}
+
+
+def test_edits_come_in_slices(director: Watched, table: TableCache) -> None:
+    plan = table.plan(DesiredTable([row(WEB, server(1), server(2))]))
+    assert table.apply(plan.edits, 0) == (1, [])
+    assert [len(each.destinations) for each in director.services()] == [0]
+    assert table.apply(plan.edits[1:], LONG_S) == (2, [])
+    assert [len(each.destinations) for each in director.services()] == [2]
+
+
+def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(
+    director: Watched, table: TableCache
+) -> None:
+    kept, left = ServiceKey.of_mark(FIRST), ServiceKey.of_mark(FIRST + 1)
+    director.add_service(VirtualService(left))
+    desired = DesiredTable([row(WEB, server(1)), row(kept, server(1))])
+    carry_out(table, desired)
+    for _ in range(2):  # by a plan that looks at the whole table, and by one that does not
+        assert {each.service.key for each in director.services()} == {WEB, kept}
+        assert not carry_out(table, desired)
+    carry_out(table, DesiredTable([], owned=[WEB]))
+    assert director.services() == []

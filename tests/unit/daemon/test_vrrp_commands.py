@@ -1,0 +1,289 @@
+"""`pylvs vrrp`, its API, and virtual routers in status, events and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pylvs.cli import status as views
+from pylvs.cli import vrrp as commands
+from pylvs.cli.run import reload
+from pylvs.daemon.api.client import Client
+from pylvs.daemon.api.metrics import vrrp_metrics
+from pylvs.model.errors import PylvsError
+from pylvs.vrrp import client as pipe_client
+from tests.unit.daemon.daemons import World, run, server, service
+from tests.unit.daemon.fake_routers import set_behaviour
+from tests.waiting import PATIENCE_S
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Return a host with two virtual routers, of which the first is master."""
+    found = World(tmp_path / "state")
+    found.write(service(server(1)), routers=["VI_1", "VI_2"])
+    set_behaviour(found.state, age_s=3 * 86400)  # which "3 d" stands for, however long a test takes
+    yield found
+    found.end_processes()
+
+
+def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
+    """Run steps one after another in another thread while a daemon runs; return their results."""
+    answers: list[Any] = []
+
+    async def scenario() -> None:
+        async with world.daemon(kill=kill):
+            answers.extend([await asyncio.to_thread(step) for step in steps])
+
+    run(scenario())
+    return answers
+
+
+def invoked(world: World, command: Any, *text: str) -> Result:
+    """Run a command."""
+    return CliRunner().invoke(command, [*text, "--state-dir", str(world.state)])
+
+
+def ask(world: World, method: str, path: str, content: Any = None) -> Any:
+    """Return the response to a request that succeeds."""
+    status, reply = Client(world.state).ask(method, path, content)
+    assert status == 200, reply
+    return reply
+
+
+def test_status_says_who_is_master_since_when_and_why(world: World) -> None:
+    page, numbers = during(
+        world, lambda: invoked(world, commands.status), lambda: invoked(world, commands.status, "--json")
+    )
+    assert page.exit_code == 0
+    lines = page.output.splitlines()
+    assert re.fullmatch(
+        r"virtual routers: process \d+, real-time priority 1, memory locked, at most 0\.25 ms late", lines[0]
+    )
+    assert lines[2] == "VI_1  MASTER since 3 d, priority 98 (configured 100)"
+    assert lines[3:9] == [
+        "  because    no advertisement came in time: for 3.61 s",
+        "  addresses  192.0.2.1/24",
+        "  speaks     eth0, VRID 51, version 2, every 1 s",
+        "  tracks     script web is ill (exit status 1), weight -2",
+        "  adverts    7 sent, 3 heard, dropped: 2 wrong password; 1 times master",
+        "",
+    ]
+    assert lines[9].startswith("VI_2  BACKUP since ")
+    assert lines[11] == "  master     10.0.0.9; this one takes over after 3.61 s without a word from it"
+    assert lines[-1] == "group G  MASTER: VI_1, VI_2"
+    assert [each["name"] for each in json.loads(numbers.output)["instances"]] == ["VI_1", "VI_2"]
+
+
+def test_the_page_says_what_is_wrong(world: World) -> None:
+    (reply,) = during(world, lambda: ask(world, "GET", "/v1/vrrp"))
+    first = reply["instances"][0]
+    first |= {"state": "FAULT", "faults": ["eth0 is down", "script web failed"], "mismatches": ["other addresses"]}
+    first |= {"held_until": 1e9, "since": None, "master": ""}
+    first["tracks"] = [
+        {"kind": "file", "name": "load", "well": None, "number": 3, "weight": 1, "words": ""},
+        {"kind": "process", "name": "nginx", "well": None, "number": None, "weight": 0, "words": ""},
+        {"kind": "interface", "name": "eth1", "well": True, "number": None, "weight": 0, "words": ""},
+    ]
+    second = reply["instances"][1]
+    reply["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
+    reply["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
+    reply["process"] |= {"realtime": 0, "locked": False, "aide": False}
+    reply["data_plane"] = {"well": False, "words": "no BPF here"}
+    page = "\n".join(commands.lines(reply, time.time()))
+    for text in (
+        "no real-time priority, memory not locked",
+        "no script is run and no mail is sent",
+        "services may not be forwarded here: no BPF here",
+        "VI_1  FAULT, priority 98",
+        "  fault      eth0 is down\n             script web failed\n",
+        "  holds back until 2001-09-09",
+        "  tracks     file load is 3, weight 1\n             process nginx is not known yet\n",
+        "             interface eth1 is well\n",
+        "  differs    other addresses\n",
+        " without a word from it\n             not before, whatever its priority (nopreempt)\n",
+        " without a word from it\n             or, being better, not before 2001-09-09",
+        "  conflict   10.0.0.7 holds them as well\n",
+    ):
+        assert text in page
+
+
+def test_why_explains_each_transition(world: World) -> None:
+    both, one, numbers, none = during(
+        world,
+        lambda: invoked(world, commands.why),
+        lambda: invoked(world, commands.why, "VI_2"),
+        lambda: invoked(world, commands.why, "VI_2", "--json"),
+        lambda: invoked(world, commands.why, "VI_3"),
+    )
+    assert [line.partition(" ")[2].partition(" ")[2] for line in both.output.splitlines()] == [
+        "VI_1: FAULT -> BACKUP, because start",
+        "VI_1: BACKUP -> MASTER, because no advertisement came in time: for 3.61 s",
+        "VI_2: FAULT -> BACKUP, because start",
+    ]
+    assert one.output.count("\n") == 1
+    assert json.loads(numbers.output)["VI_2"][0]["state"] == "BACKUP"
+    assert none.exit_code == 1
+    assert str(none.exception) == "VI_3: no such virtual router; there are: VI_1, VI_2"
+
+
+def test_yield_and_resume(world: World) -> None:
+    one, status, back, every, wrong, unknown = during(
+        world,
+        lambda: invoked(world, commands.yield_, "VI_1", "--for", "90s"),
+        lambda: invoked(world, commands.status),
+        lambda: invoked(world, commands.resume, "VI_1"),
+        lambda: invoked(world, commands.yield_),
+        lambda: invoked(world, commands.yield_, "--for", "soon"),
+        lambda: invoked(world, commands.yield_, "VI_9"),
+    )
+    assert re.fullmatch(r"VI_1: does not take over before [\d-]+ [\d:]+, or pylvs vrrp resume\n", one.output)
+    assert "VI_1  BACKUP" in status.output
+    assert "  holds back until " in status.output
+    assert back.output == "VI_1: takes part again\n"
+    assert [line.partition(":")[0] for line in every.output.splitlines()] == ["VI_1", "VI_2"]
+    assert (wrong.exit_code, "is no length of time" in wrong.output) == (2, True)
+    assert str(unknown.exception) == "VI_9: no such virtual router; there are: VI_1, VI_2"
+
+
+def test_the_commands_work_without_the_daemon(world: World) -> None:
+    during(world, lambda: None, kill=True)
+    done = invoked(world, commands.status)
+    assert done.exit_code == 0
+    assert "VI_1  MASTER" in done.output
+
+
+def test_where_none_run_one_line_says_so(world: World, tmp_path: Path) -> None:
+    for command in (commands.status, commands.why, commands.yield_, commands.resume):
+        done = invoked(world, command)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, PylvsError)
+        assert str(done.exception) == (
+            f"no virtual routers run at {world.state}/vrrp; start pylvs run with a vrrp_instance, "
+            "or name its --state-dir"
+        )
+
+
+def test_status_events_and_metrics_of_the_daemon_name_them(world: World) -> None:
+    page, _, events, metrics = during(
+        world,
+        lambda: invoked(world, views.status),
+        lambda: invoked(world, commands.yield_, "VI_1"),
+        lambda: invoked(world, views.events),
+        lambda: invoked(world, views.metrics),
+    )
+    assert "\nvirtual routers: VI_1 MASTER since 3 d, VI_2 BACKUP since 3 d (pylvs vrrp" in page.output
+    assert "vrrp transition VI_1 MASTER -> BACKUP: the operator's word\n" in events.output
+    for line in (
+        "pylvs_vrrp_up 1.0",
+        'pylvs_vrrp_state{router="VI_1"} 1.0',
+        'pylvs_vrrp_priority{router="VI_2"} 98.0',
+        'pylvs_vrrp_transitions_total{router="VI_1",state="master"} 1.0',
+        'pylvs_vrrp_adverts_sent_total{router="VI_1"} 7.0',
+        'pylvs_vrrp_adverts_received_total{router="VI_1"} 3.0',
+        'pylvs_vrrp_adverts_dropped_total{reason="wrong_password",router="VI_1"} 2.0',
+        "pylvs_vrrp_latest_seconds 0.00025",
+    ):
+        assert line in metrics.output.splitlines()
+
+
+def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
+    assert list(vrrp_metrics({"instances": [], "groups": [], "trouble": ""})) == []
+    (down,) = vrrp_metrics({"instances": [], "groups": [], "trouble": "they are gone"})
+    assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
+
+
+def test_the_api_has_the_same_commands(world: World) -> None:
+    status, why, yielded, resumed, wrong, described = during(
+        world,
+        lambda: ask(world, "GET", "/v1/vrrp"),
+        lambda: ask(world, "GET", "/v1/vrrp/why?name=VI_1"),
+        lambda: ask(world, "POST", "/v1/vrrp/yield", {"name": "VI_1", "seconds": 60}),
+        lambda: ask(world, "POST", "/v1/vrrp/resume"),
+        lambda: Client(world.state).ask("POST", "/v1/vrrp/yield", {"name": "VI_1"}),
+        lambda: ask(world, "GET", "/v1/openapi.json"),
+    )
+    assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
+    assert status["trouble"] == ""
+    assert [each["state"] for each in why["VI_1"]] == ["BACKUP", "MASTER"]
+    assert (yielded, resumed) == ({"names": ["VI_1"]}, {"names": ["VI_1", "VI_2"]})
+    assert wrong[0] == 400
+    assert {"/v1/vrrp", "/v1/vrrp/why", "/v1/vrrp/yield", "/v1/vrrp/resume"} <= set(described["paths"])
+
+
+def test_without_virtual_routers_the_api_says_so(world: World) -> None:
+    world.write(service(server(1)))
+    status, refused = during(
+        world,
+        lambda: ask(world, "GET", "/v1/vrrp"),
+        lambda: Client(world.state).ask("POST", "/v1/vrrp/yield", {"seconds": 60}),
+    )
+    assert status == {"instances": [], "groups": [], "trouble": ""}
+    assert refused == (409, {"error": "no virtual routers run here: the configuration has no vrrp_instance"})
+
+
+def test_a_reload_prints_what_virtual_routers_remark(world: World) -> None:
+    set_behaviour(world.state, warnings=["VI_2: eth0 is down"])
+    (done,) = during(world, lambda: invoked(world, reload))
+    assert done.exit_code == 0
+    assert "pylvs: VI_2: eth0 is down\n" in done.output
+
+
+class Speaker:
+    """Answers a greeting with these bytes, and then sends nothing."""
+
+    def __init__(self, path: Path, answer: bytes) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._answer = answer
+        self._thread = threading.Thread(target=self._speak)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+    def _speak(self) -> None:
+        with self._listener.accept()[0] as end:
+            end.recv(1 << 16)
+            end.sendall(self._answer)
+            end.recv(1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("answer", "patience_s", "text"),
+    [
+        (b"", 0.2, "no answer within 0.2 s"),
+        (b"\0\0\0\x04nope", PATIENCE_S, "does not speak this language"),
+        (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "this is no process of pylvs"),
+    ],
+)
+def test_strangers_at_the_socket_are_named_in_one_line(
+    tmp_path: Path, answer: bytes, patience_s: float, text: str
+) -> None:
+    path = tmp_path / "vrrp"
+    with Speaker(path, answer), pytest.raises(PylvsError, match=text):
+        pipe_client.Client(path, patience_s)
+
+
+def test_a_socket_of_another_user_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vrrp"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    monkeypatch.setattr(pipe_client, "peer_of", lambda _: (1, 4711))
+    with listener, pytest.raises(PylvsError, match="belongs to user 4711"):
+        pipe_client.Client(path)

@@ -1,0 +1,127 @@
+"""A helper process under test: start it, send messages, wait for results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pylvs
+from pylvs.model.scripts import Script
+from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
+from pylvs.model.wanted import GlobalSettings
+from pylvs.vrrp.helper.link import Configure
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from tests.waiting import PATIENCE_S, until
+
+# Timeouts that a busy machine needs, and short delays for tests.
+PATIENT = {
+    "notify.fifos.FINISH_S": PATIENCE_S,
+    "notify.fifos.READER_FINISH_S": PATIENCE_S,
+    "notify.fifos.FIRST_S": 0.05,
+    "notify.serial_scripts.FINISH_S": PATIENCE_S,
+    "notify.mail.FINISH_S": PATIENCE_S,
+    "vrrp.helper.files.POLL_S": 0.05,
+}
+
+
+@dataclass
+class Started:
+    """A running helper process."""
+
+    process: subprocess.Popen[bytes]
+    socket: MessageSocket
+    log: Path
+    received: list[Any] = field(default_factory=list)
+
+    def send(self, *messages: Any) -> None:
+        for message in messages:
+            self.socket.send(message)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_WRITE)
+            while self.socket.unsent:
+                assert selector.select(PATIENCE_S)
+                self.socket.flush()
+
+    def receive(self, patience_s: float = 0.05) -> None:
+        """Receive for a moment. Raises ConnectionClosed."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            if selector.select(patience_s):
+                self.received += self.socket.receive()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Receive until `holds`."""
+
+        def receive() -> bool:
+            with contextlib.suppress(ConnectionClosed):
+                self.receive()
+            return holds()
+
+        until(lambda: holds() or receive(), lambda: f"{self.received}\n{self.log.read_text()}")
+
+    def last(self, name: str) -> Any:
+        """The last message about a name."""
+        return next((each for each in reversed(self.received) if each.name == name), None)
+
+    def ended(self) -> int:
+        """Wait for its end and return the exit status."""
+        return self.process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def run_helper(
+    folder: Path, log_format: str = "text", stderr_closed: bool = False, constants: Mapping[str, float] | None = None
+) -> Iterator[Started]:
+    """Run a helper process with these values of pylvs's constants, and kill it at the end."""
+    ours, its = socket.socketpair()
+    log = folder / "log"
+    code = "from importlib import import_module; import runpy\n"
+    for name, value in (PATIENT | dict(constants or {})).items():
+        module, _, constant = name.rpartition(".")
+        code += f"import_module('pylvs.{module}').{constant} = {value}\n"
+    code += "runpy.run_module('pylvs.vrrp.helper', run_name='__main__', alter_sys=True)"
+    command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-'] if stderr_closed else []
+    with its, open(log, "wb") as out:
+        process = subprocess.Popen(
+            [*command, sys.executable, "-c", code, str(its.fileno()), log_format],
+            pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=out,
+            env={**os.environ, "PYTHONPATH": str(Path(pylvs.__file__).parents[1])},
+        )
+    started = Started(process, MessageSocket(ours), log)
+    try:
+        yield started
+    finally:
+        started.socket.close()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def instance(name: str = "VI", **fields: Any) -> VrrpInstance:
+    return VrrpInstance(name=name, vrid=1, **fields)
+
+
+def shell(command_line: str) -> Script:
+    return Script(("/bin/sh", "-c", command_line))
+
+
+def tracked(name: str, command_line: str, **fields: Any) -> VrrpScript:
+    return VrrpScript(name=name, script=shell(command_line), track=Track(name), **fields)
+
+
+def scripts(*those: VrrpScript) -> Configure:
+    """A configuration that tracks these scripts."""
+    tracks = Tracks(scripts=tuple(each.track for each in those))
+    return Configure(GlobalSettings(), VrrpConfiguration(instances=(instance(tracks=tracks),), scripts=those))

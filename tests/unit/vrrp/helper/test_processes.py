@@ -1,0 +1,139 @@
+"""track_process: which processes match, by keepalived's rules, and when a change is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
+from pylvs.model.wanted import GlobalSettings
+from pylvs.vrrp.helper.link import Configure, ProcessResult
+from pylvs.vrrp.helper.processes import ProcessInfo, ProcessWatch, matches, running_processes
+from tests.unit.health.clock import START_S, FakeTimeLoop
+from tests.unit.vrrp.helper.running_helper import run_helper
+
+
+def wanted(*command: str, **fields: Any) -> TrackProcess:
+    return TrackProcess(name="p", command=command, track=Track("p"), **fields)
+
+
+NAME = wanted("daemon")
+PATH = wanted("/bin/daemon", full_command=True)
+PATH_AS_NAME = wanted("/bin/daemon")
+COMMAND = wanted("daemon", full_command=True)
+EXACT = wanted("daemon", "100", full_command=True, match_arguments=True)
+PARTIAL = wanted("daemon", "100", full_command=True, match_arguments=True, arguments_partly=True)
+INITIAL = wanted("daemon", "10", full_command=True, match_arguments=True, arguments_begin=True)
+ALL_PARTIAL = wanted("daemon", match_arguments=True, arguments_partly=True)
+ALL_INITIAL = wanted("daemon", match_arguments=True, arguments_begin=True)
+EVERY = (NAME, PATH, PATH_AS_NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [  # by keepalived 2.2.7
+        ("daemon", "./daemon 100", (NAME,)),
+        ("daemon", "daemon 100", (NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
+        ("daemon", "daemon 100 0", (NAME, COMMAND, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
+        ("daemon", "daemon 1000", (NAME, COMMAND, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
+        ("daemon", "/bin/daemon 100", (NAME, PATH)),
+        ("sleep", "daemon 100", (COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
+        ("daemonxyz", "daemonxyz 100", ()),
+        ("daemon", "", (NAME,)),
+    ],
+)
+def test_matches(name: str, line: str, expected: tuple[TrackProcess, ...]) -> None:
+    process = ProcessInfo(name, tuple(line.split()))
+    assert [each for each in EVERY if matches(process, each)] == list(expected)
+
+
+def test_a_long_name_is_truncated_as_in_the_kernel() -> None:
+    assert matches(ProcessInfo("a-long-name-for", ()), wanted("a-long-name-for-a-daemon"))
+
+
+def test_a_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["/bin/true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert child.pid not in dict(running_processes())
+    assert os.getpid() in dict(running_processes())
+    child.wait()
+
+
+@contextlib.contextmanager
+def daemon(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process with a unique name."""
+    program = directory / f"pd{os.getpid()}"
+    if not program.exists():
+        shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([program, "600"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_processes_that_start_and_end_are_reported(tmp_path: Path) -> None:
+    name = f"pd{os.getpid()}"
+    one_of = TrackProcess(name="one", command=(name,), track=Track("one"), most=1)
+    two_of = TrackProcess(name="two", command=(name,), track=Track("two"), least=2)
+    routers = VrrpConfiguration(processes=(one_of, two_of))
+    with run_helper(tmp_path) as helper, daemon(tmp_path) as first:
+        helper.send(Configure(GlobalSettings(), routers))
+        helper.until(lambda: helper.received == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+        with daemon(tmp_path):
+            helper.until(lambda: helper.received[2:] == [ProcessResult("one", False, 2), ProcessResult("two", True, 2)])
+        helper.until(lambda: helper.received[4:] == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+        first.kill()
+        helper.until(lambda: helper.received[6:] == [ProcessResult("one", False, 0)])
+
+
+@pytest.mark.parametrize(
+    ("counts", "reported"),
+    [  # seconds, and the number of processes
+        ([(5, 0), (1.9, 1), (9, 0)], [(0, False)]),
+        ([(5, 0), (9, 1)], [(0, False), (7, True)]),
+        ([(5, 0), (1.9, 1), (1, 0), (9, 1)], [(0, False), (9.9, True)]),
+        ([(5, 1), (599, 0), (5, 1)], [(0, True)]),
+        ([(5, 1), (700, 0)], [(0, True), (605, False)]),
+        ([(5, 1), (1, 0), (1, 2), (700, 0)], [(0, True), (607, False)]),
+    ],
+)
+def test_a_change_is_reported_after_its_delay(
+    counts: list[tuple[float, int]], reported: list[tuple[float, bool]]
+) -> None:
+    loop = FakeTimeLoop()
+    changes: list[tuple[float, bool]] = []
+    process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
+    watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.well)))
+
+    async def scenario() -> None:
+        for seconds, count in counts:
+            watch.update(count)
+            await asyncio.sleep(seconds)
+
+    loop.run_until_complete(scenario())
+    watch.cancel_delayed()
+    loop.close()
+    assert changes == reported
+
+
+def test_a_real_change_is_reported_after_its_delay(tmp_path: Path) -> None:
+    name = f"pd{os.getpid()}"
+    slow = TrackProcess(name="p", command=(name,), track=Track("p"), fork_delay_s=0.3)
+    with run_helper(tmp_path) as helper:
+        helper.send(Configure(GlobalSettings(), VrrpConfiguration(processes=(slow,))))
+        helper.until(lambda: helper.received == [ProcessResult("p", False, 0)])
+        begin = time.monotonic()
+        with daemon(tmp_path):
+            helper.until(lambda: helper.received[1:] == [ProcessResult("p", True, 1)])
+            assert time.monotonic() - begin >= 0.3

@@ -1,0 +1,50 @@
+"""Messages between processes: complete, in order, and errors for anything else."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.vrrp.ipc import MAX_UNSENT, ConnectionClosed, MessageSocket
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[MessageSocket, socket.socket]]:
+    ours, its = socket.socketpair()
+    with ours, its:
+        yield MessageSocket(ours), its
+
+
+def test_messages_are_complete_and_in_order(ends: tuple[MessageSocket, socket.socket]) -> None:
+    connection, its = ends
+    data = pickle.dumps({"one": 1})
+    its.send(struct.pack("!I", len(data)) + data[:3])
+    assert connection.receive() == []
+    its.send(data[3:] + struct.pack("!I", len(data)) + data)
+    assert connection.receive() == [{"one": 1}, {"one": 1}]
+
+
+@pytest.mark.parametrize("data", [struct.pack("!I", 4) + b"GET ", struct.pack("!I", MAX_UNSENT + 1), b"GET / HTTP/1.1"])
+def test_other_data_closes_the_connection(ends: tuple[MessageSocket, socket.socket], data: bytes) -> None:
+    connection, its = ends
+    its.send(data)
+    with pytest.raises(ConnectionClosed):
+        connection.receive()
+
+
+def test_a_peer_that_does_not_read_loses_the_connection(ends: tuple[MessageSocket, socket.socket]) -> None:
+    connection, _ = ends
+    for _ in range(7):
+        connection.send(b"x" * (MAX_UNSENT // 8))
+    with pytest.raises(ConnectionClosed):
+        connection.send(b"x" * (MAX_UNSENT // 4))
+
+
+def test_the_limit_of_unsent_bytes_is_a_parameter() -> None:
+    ours, its = socket.socketpair()
+    with ours, its, pytest.raises(ConnectionClosed):
+        MessageSocket(ours, 1 << 20).send(b"x" * (1 << 21))

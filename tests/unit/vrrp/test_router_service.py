@@ -1,0 +1,233 @@
+"""All virtual routers of one process on a fake host: what a reload changes, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from pylvs.model.addresses import Address
+from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
+from pylvs.vrrp import realtime, router_service
+from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.router_service import RouterService
+from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
+
+OTHER = ip_address("10.0.0.101")
+FIRST = instance(name="VI_1")
+SECOND = instance(name="VI_2", vrid=52, addresses=(held(ip_address("10.0.0.200")),))
+
+
+class Roles:
+    """Records the published roles."""
+
+    def __init__(self) -> None:
+        self.standby: list[Address] = []
+        self.active: list[Address] = []
+
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        self.standby, self.active = sorted(addresses, key=int), sorted(held, key=int)
+
+
+class FailingRoles(Roles):
+    """Raises an error while `fails`."""
+
+    fails = True
+
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        if self.fails:
+            raise PylvsError("not now")
+        super().stand_by(addresses, held)
+
+
+class FakeVipManager(FakeHost):
+    """A fake host with the methods that the service calls."""
+
+    def configure(self, configuration: VrrpConfiguration) -> list[str]:
+        return []
+
+    def receive_device_of(self, told: VrrpInstance) -> str:
+        return told.interface
+
+    def is_up(self, device: str) -> bool:
+        return self.cable
+
+    def reset(self) -> None:
+        pass
+
+
+class FakeHelper:
+    """Records messages."""
+
+    connected = True
+
+    def __init__(self, *_: Any) -> None:
+        self.told: list[Any] = []
+        self.over = False
+
+    def send(self, message: Any) -> None:
+        self.told.append(message)
+
+    def finish(self, message: Any, ended: Any) -> None:
+        self.over = True
+
+
+class FakeReceivers:
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def configure(self, instances: Any) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def roles() -> Roles:
+    return Roles()
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterService]:
+    switch = Switch()
+    monkeypatch.setattr(router_service, "VipManager", lambda *_: FakeVipManager(switch, ip_address("10.0.0.1")))
+    monkeypatch.setattr(router_service, "AdvertReceivers", FakeReceivers)
+    monkeypatch.setattr(router_service, "HelperLink", FakeHelper)
+    monkeypatch.setattr(realtime, "enable_realtime", lambda settings: realtime.RealtimeStatus(0, False))
+    monkeypatch.setattr(realtime, "freeze_gc", lambda: None)
+    monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
+    monkeypatch.setattr(RouterService, "at", lambda self, when, call: switch.at(when, call))
+    service = RouterService("text", roles)
+    monkeypatch.setattr(service.loop, "at", switch.at)
+    yield service
+    service._control.close()
+
+
+def configure(service: RouterService, *instances: VrrpInstance, **more: Any) -> list[str]:
+    answer = service._configure({"configuration": VrrpConfiguration(instances=instances, **more), "settings": None})
+    return list(answer["warnings"])
+
+
+def run(service: RouterService, seconds: float) -> None:
+    host: Any = service.host
+    host.switch.run(seconds)
+
+
+def states(service: RouterService) -> dict[str, State]:
+    return {name: router.state for name, router in service.routers.items()}
+
+
+def notified(service: RouterService, name: str) -> list[str]:
+    helper: Any = service.helper
+    return [each.state for each in helper.told if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
+
+
+def test_the_roles_of_addresses_that_a_reload_adds_are_published(service: RouterService, roles: Roles) -> None:
+    configure(service, FIRST)
+    assert (roles.standby, roles.active) == ([VIP], [])
+    run(service, 5)
+    assert (roles.standby, roles.active) == ([], [VIP])
+    configure(service, replace(FIRST, addresses=(held(VIP), held(OTHER))))
+    assert (roles.standby, roles.active) == ([], [VIP, OTHER])
+    configure(service, replace(FIRST, addresses=(held(OTHER),)))
+    assert (roles.standby, roles.active) == ([], [OTHER])
+    configure(service)
+    assert (roles.standby, roles.active) == ([], [])
+
+
+def test_a_bug_in_one_virtual_router_is_reported_and_stops_no_other(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(service, FIRST, SECOND)
+    run(service, 5)
+    monkeypatch.setattr(service.routers["VI_1"], "reconfigure", lambda instance: 1 / 0)
+    errors = configure(service, replace(FIRST, priority=50), replace(SECOND, priority=50), replace(FIRST, name="VI_3"))
+    assert [each.partition(":")[0] for each in errors] == ["VI_1"]
+    assert service.routers["VI_2"].machine.priority == 50
+    run(service, 5)
+    assert set(states(service).values()) == {State.MASTER}
+    monkeypatch.setattr(service.routers["VI_1"], "stop", lambda why=None: 1 / 0)
+    service.stop()
+    assert (states(service)["VI_2"], service.helper.over) == (State.FAULT, True)  # type: ignore[attr-defined]
+
+
+def test_the_members_of_a_group_keep_their_state_when_one_is_removed(service: RouterService) -> None:
+    group = VrrpGroup(name="VG", members=("VI_1", "VI_2"))
+    configure(service, FIRST, SECOND, groups=(group,))
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
+    configure(service, FIRST, groups=(replace(group, members=("VI_1",)),))
+    assert states(service) == {"VI_1": State.MASTER}
+    assert notified(service, "VI_2")[-1] == "DELETED"
+
+
+def test_a_member_added_to_masters_becomes_master_later(service: RouterService) -> None:
+    group = VrrpGroup(name="VG", members=("VI_1",))
+    configure(service, FIRST, groups=(group,))
+    run(service, 5)
+    configure(service, FIRST, SECOND, groups=(replace(group, members=("VI_1", "VI_2")),))
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.BACKUP}
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
+    assert notified(service, "VI_1") == ["BACKUP", "MASTER"]
+
+
+def test_no_member_of_a_group_starts_while_another_has_a_fault(service: RouterService) -> None:
+    lonely = replace(SECOND, fault_without_peers=True)
+    configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(service, 5)
+    assert (notified(service, "VI_1"), notified(service, "VI_2")) == (["FAULT"], ["FAULT"])
+
+
+def test_a_reload_during_the_startup_delay_keeps_the_delay(service: RouterService) -> None:
+    settings = VrrpSettings(startup_delay_s=10.0)
+    configure(service, FIRST, settings=settings)
+    run(service, 5)
+    configure(service, replace(FIRST, version=3), SECOND, settings=settings)
+    run(service, 4.9)
+    assert set(states(service).values()) == {State.FAULT}
+    run(service, 5)
+    assert set(states(service).values()) == {State.MASTER}
+
+
+def test_a_reload_applies_limits_to_running_routers(service: RouterService) -> None:
+    addresses = tuple(held(ip_address(f"10.0.1.{number}")) for number in range(4))
+    many = replace(FIRST, addresses=addresses)
+    configure(service, many)
+    run(service, 20)
+    host: Any = service.host
+    host.announced.clear()
+    configure(service, many, settings=VrrpSettings(limits=(SendingLimit(devices=(), arp_s=0.5),)))
+    run(service, 1.1)
+    assert len(host.announced) == 3
+
+
+def test_roles_are_published_again_after_an_error(service: RouterService) -> None:
+    service._roles._roles = failing = FailingRoles()
+    configure(service, FIRST)
+    run(service, 20)
+    assert failing.active == []
+    helper: Any = service.helper
+    assert len([each for each in helper.told if "packet path" in getattr(each, "text", "")]) == 1
+    failing.fails = False
+    run(service, 1.1)
+    assert failing.active == [VIP]
+
+
+def test_the_members_of_a_group_name_the_reason(service: RouterService) -> None:
+    configure(service, FIRST, SECOND, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(service, 5)
+    configure(
+        service,
+        FIRST,
+        replace(SECOND, fault_without_peers=True),
+        groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
+    )
+    last = service.routers["VI_1"].history.last
+    assert last is not None
+    assert last.sentence() == "its group: VI_2 went before: something that is tracked failed: it has no peers"
