@@ -1,4 +1,4 @@
-"""What all tests share: which tests need root, and what happens without it."""
+"""Settings of all tests: which tests need root, and what happens without it."""
 
 from __future__ import annotations
 

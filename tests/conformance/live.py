@@ -44,7 +44,7 @@ Wired = Edit | bytes | Group
 
 @dataclass
 class Report:
-    """What was compared, and the shortest sequences that differ."""
+    """The numbers of compared packets and scenarios, and the shortest sequences that differ."""
 
     scenarios: int = 0
     packets: int = 0

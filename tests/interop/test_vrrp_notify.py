@@ -123,7 +123,7 @@ def text_of(outline: str, folder: Path, port: int) -> str:
 
 @dataclass
 class Notified:
-    """What reached scripts, FIFOs and the mailbox."""
+    """Script calls, lines in FIFOs, and mail."""
 
     folder: Path
     port: int = 0

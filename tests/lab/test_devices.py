@@ -1,4 +1,4 @@
-"""As with IPVS, packets may come by any device of the director, and connections survive changes of the table."""
+"""Packets may come by any device of the director, as with IPVS, and connections survive changes of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many findings each directory may have. Their sum only falls."""
+"""The number of findings that each directory may have. Their sum only falls."""
 
 from __future__ import annotations
 

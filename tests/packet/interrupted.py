@@ -17,7 +17,7 @@ PATIENCE_S = 200
 
 
 class Interrupted(NamedTuple):
-    """How a program ended."""
+    """The end of a program."""
 
     status: int
     errors: str  # what it printed on standard error after the signal

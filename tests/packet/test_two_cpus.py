@@ -41,7 +41,7 @@ class Both(NamedTuple):
 
 
 class Child:
-    """What a process shares with the test."""
+    """Memory that a process shares with the test."""
 
     def __init__(self, frames: int) -> None:
         self.step, self.verdicts, self.begun, self.done = (

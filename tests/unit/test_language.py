@@ -14,6 +14,7 @@ from tests.language.rules import (
     GLOSSARY,
     HEADING,
     PHRASES,
+    UNCOUNTED,
     Rules,
     count_words,
     find,
@@ -26,10 +27,11 @@ NUMBERS = "One two three four five six seven eight nine ten eleven twelve thirte
 LONG = f"{NUMBERS} eighteen nineteen twenty a b c d e f."
 
 
-def findings(path: str, text: str) -> list[str]:
+def findings(path: str, text: str, *, uncounted: bool = False) -> list[str]:
     """Return line, column, rule and start of what the project's rules find in a file."""
     rules = project_rules()
     found = [finding for piece in pieces(Path(path), text) for finding in rules.check(piece)]
+    found = [finding for finding in found if (finding.rule in UNCOUNTED) == uncounted]
     return [f"{each.line}:{each.column}: {each.rule}: {each.text.partition(';')[0]}" for each in found]
 
 
@@ -182,6 +184,16 @@ def test_a_docstring_that_adds_nothing_is_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["Close the socket.", "Raise OSError.", "Close `it`."])
 def test_a_docstring_that_adds_something_is_not_found(text: str) -> None:
     assert findings("src/pylvs/a.py", f'class File:\n    def close(self):\n        """{text}"""\n') == []
+
+
+@pytest.mark.parametrize(
+    "text", ["What it does.", "whether it holds", "Of the table.", "As before.", "\n    How many."]
+)
+def test_a_docstring_without_a_verb_or_noun_at_its_start_is_found(text: str) -> None:
+    assert len(findings("src/pylvs/a.py", f'def f():\n    """{text}"""\n', uncounted=True)) == 1
+    assert findings("src/pylvs/a.py", f'def f():\n    """{text}"""\n') == []
+    assert findings("tests/a.py", f'def test_f():\n    """{text}"""\n', uncounted=True) == []
+    assert findings("src/pylvs/a.py", 'def f():\n    """Return what it does. What else."""\n', uncounted=True) == []
 
 
 def test_a_plural_of_one_is_found() -> None:

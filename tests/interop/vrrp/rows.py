@@ -14,7 +14,7 @@ DELAY_S = 3.0
 
 
 class Event(Enum):
-    """What happens to the master besides stop and kill; it is undone afterwards."""
+    """An event of the master besides stop and kill; it is undone afterwards."""
 
     SCRIPT = "script"
     CABLE = "cable"

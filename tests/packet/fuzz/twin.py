@@ -63,7 +63,7 @@ class Difference(AssertionError):
 
 
 class Done(NamedTuple):
-    """What the program did: a verdict, frames out, or the frame that the stack gets."""
+    """The result of the program: a verdict, and frames out or the frame that the stack gets."""
 
     verdict: Verdict
     sent: tuple[bytes, ...] = ()
