@@ -13,8 +13,7 @@ from pylvs.model.addresses import endpoint
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.reference.checksum import checksum
-from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
+from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, checksum, parse
 from pylvs.reference.path import Decision, Verdict
 from pylvs.reference.tables import FTP
 from tests import ledger

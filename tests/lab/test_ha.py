@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pylvs.lab import power
-from pylvs.lab.connections import long_connections
+from pylvs.lab import lab as power
+from pylvs.lab.demo import long_connections
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.outage import Outage, watched

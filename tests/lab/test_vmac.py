@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pylvs.netlink.addresses import Outcome, hold
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
@@ -44,7 +44,7 @@ def shown(name: str) -> dict[str, Any]:
 
 
 def setting(device: str, name: str) -> int:
-    return sysctl.read_number(f"net/ipv4/conf/{device}/{name}")
+    return proc.read_number(f"net/ipv4/conf/{device}/{name}")
 
 
 def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_addresses() -> None:
@@ -58,7 +58,7 @@ def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_address
     assert "UP" in found["flags"]
     assert found["addr_info"] == []
     assert [setting("vrrp.51", name) for name in ("arp_ignore", "accept_local", "rp_filter")] == [1, 1, 0]
-    assert sysctl.read_number("net/ipv6/conf/vrrp.51/disable_ipv6") == 1
+    assert proc.read_number("net/ipv6/conf/vrrp.51/disable_ipv6") == 1
 
 
 def test_an_ipv6_vmac_has_only_the_addresses_that_pylvs_adds() -> None:
@@ -96,8 +96,8 @@ def test_removing_one_twice_is_fine() -> None:
 
 
 def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> None:
-    sysctl.write("net/ipv4/conf/all/rp_filter", "1")
-    sysctl.write("net/ipv4/conf/peer0/rp_filter", "2")
+    proc.write("net/ipv4/conf/all/rp_filter", "1")
+    proc.write("net/ipv4/conf/peer0/rp_filter", "2")
     memory = Memory(tmp_path / "settings")
     assert vmac.prepare(memory, FOUR) == []
     made(FOUR)
@@ -117,7 +117,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
 def test_a_setting_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
     vmac.prepare(memory, FOUR)
-    sysctl.write("net/ipv4/conf/eth0/arp_ignore", "2")
+    proc.write("net/ipv4/conf/eth0/arp_ignore", "2")
     assert vmac.restore(memory) == ["net.ipv4.conf.eth0.arp_ignore"]
     assert (setting("eth0", "arp_ignore"), setting("eth0", "arp_filter")) == (2, 0)
 

@@ -24,7 +24,7 @@ from pylvs.dataplane.state import State
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.netlink import codec, links, tc, xdp
 from pylvs.netlink.codec import Netlink
-from pylvs.system.interfaces import mtus
+from pylvs.system.proc import mtus
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000

@@ -14,7 +14,7 @@ from scapy.utils import checksum
 
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
-from pylvs.dataplane import lblc_cache, load
+from pylvs.dataplane import load, scheduler_tables
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import udp
@@ -87,7 +87,7 @@ def test_the_cache_of_a_service_is_cleared_in_several_runs_and_other_caches_stay
     ask_for(host, 1, 0, MOST + 100)
     ask_for(host, 2, 40, 60)
     assert (len(table), remembered(host, large), remembered(host, small)) == (MOST + 100, MOST, 100)
-    with mock.patch.object(lblc_cache, "sweep"):
+    with mock.patch.object(scheduler_tables, "sweep"):
         host.director.delete_service(large)
     left = [len(table)]
     with sweep_program(host) as program:
@@ -134,6 +134,6 @@ def test_only_expired_entries_are_removed(director_host: Host) -> None:
         struct.pack_into(
             "<I", tables.services.array.memory, offset, load.clock(host.director.state) - 3 * hour & 0xFFFFFFFF
         )
-    lblc_cache.sweep(host.director.state)
+    scheduler_tables.sweep(host.director.state)
     assert {key for key, _ in tables.cache.items()} == kept
     assert remembered(host, service) == len(kept)

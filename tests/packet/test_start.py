@@ -17,7 +17,7 @@ OF_EDITS = {
     "pylvs.ipvsadm.rules",
 }
 OF_OTHERS = {
-    "pylvs.dataplane.lblc_cache",
+    "pylvs.dataplane.scheduler_tables",
     "pylvs.dataplane.connections",
     "pylvs.dataplane.marks",
     "pylvs.dataplane.bulk_add",

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bpf import libbpf
+from pylvs.bpf import libbpf, mounts
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane import mounts
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
 from tests.waiting import until

@@ -2,7 +2,7 @@
  * mh, Maglev hashing (IPVS-SEMANTICS 3.14): 4093 slots, distributed by weight so that few slots change when a
  * destination is added or removed. A hash of the packet's saddr (and sport, with flag mh-port) selects the slot.
  *
- * An edit fills the table that is not in force (src/pylvs/dataplane/maglev.py).
+ * An edit fills the table that is not in force (src/pylvs/dataplane/scheduler_tables.py).
  */
 #pragma once
 #include "lb/schedule.h"

@@ -154,7 +154,7 @@ def shell(name: str, host: str | None) -> None:
 @click.argument("state", type=click.Choice(["off", "on"]))
 def power(name: str, host: str, state: str) -> None:
     """Take the power from a director, at once and without a word, or give it back: it starts as a machine does."""
-    from pylvs.lab import power as switch
+    from pylvs.lab import lab as switch
 
     opened = labs.open_lab(checked_name(name))
     directors = [each.name for each in opened.network.role(DIRECTOR)]

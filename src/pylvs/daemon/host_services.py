@@ -20,8 +20,7 @@ from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, goes_via_vip
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Check, Script, goes_via_vip
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger

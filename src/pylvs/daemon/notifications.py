@@ -17,8 +17,8 @@ from pylvs.health.events import (
     ServerUp,
     SorryServerIn,
 )
+from pylvs.model.checks import Script
 from pylvs.model.destination import DestinationKey
-from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import Alert, Outbox

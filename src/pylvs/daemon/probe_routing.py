@@ -22,7 +22,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.service import FIRST, MASK
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.realserver.addresses import explained, netlink
-from pylvs.system import sysctl
+from pylvs.system import proc
 
 TABLE = FIRST >> 16  # of policy routing: 20566
 PRIORITY = 100
@@ -69,14 +69,14 @@ def devices_towards(servers: Iterable[Address]) -> set[str]:
 def accepts_own_sources(device: str) -> bool:
     """Whether IPv4 takes packets from outside there whose source is this host's own. A device that went says yes."""
     everywhere, there = (f"net/ipv4/conf/{name}/accept_local" for name in ("all", device))
-    return not sysctl.exists(there) or bool(sysctl.read_number(everywhere) or sysctl.read_number(there))
+    return not proc.exists(there) or bool(proc.read_number(everywhere) or proc.read_number(there))
 
 
 def accept_own_sources(device: str, on: bool) -> None:
     """Let it take them, or no more; nothing where the device has gone. Raises PylvsError."""
     name = f"net/ipv4/conf/{device}/accept_local"
-    if sysctl.exists(name):
-        sysctl.write(name, "1" if on else "0")
+    if proc.exists(name):
+        proc.write(name, "1" if on else "0")
 
 
 def source_towards(server: Address, version: int, avoiding: Collection[Address]) -> Address:

@@ -24,7 +24,7 @@ _PR_SET_NAME = 15  # prctl(2)
 
 
 class LazyStandby:
-    """`pylvs.model.roles.Roles` of the packet path. It is opened late: virtual routers also run without BPF."""
+    """`pylvs.model.vrrp.Roles` of the packet path. It is opened late: virtual routers also run without BPF."""
 
     def __init__(self) -> None:
         self._standby: Standby | None = None

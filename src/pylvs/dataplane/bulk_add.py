@@ -10,12 +10,12 @@ import struct
 from contextlib import ExitStack
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode, lblc_cache, load, server_lists
+from pylvs.dataplane import encode, load, scheduler_tables, server_lists
 from pylvs.dataplane.destination_slots import DestinationSlots
 from pylvs.dataplane.encode import set_all_bits, set_bit
-from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.recovery import recover
+from pylvs.dataplane.scheduler_tables import MaglevTables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
@@ -83,7 +83,7 @@ class Newcomers:
         self.whole = False
         edit.new_service(slot, edit.generation)
         fields = encode.version_fields(service, load.ticks_per_second())
-        fields |= lblc_cache.began(edit, fields)
+        fields |= scheduler_tables.began(edit, fields)
         fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)

@@ -122,9 +122,7 @@ class Editor:
         """Run this pylvs's program where that of an older one runs, and end what a killed process began."""
         begun = load.interrupted(self.state)
         if begun:
-            from pylvs.dataplane import resize  # late: only a killed process leaves this
-
-            resize.go_on(self.reader, begun)
+            policy.go_on(self.reader, begun)
         elif begun is not None or upgrade.is_due(self.state):
             policy.swap_programs(self.tables)
         else:
@@ -150,7 +148,7 @@ class Editor:
     def _forget_tables(self, slots: set[int]) -> None:
         if not slots:
             return
-        from pylvs.dataplane.maglev import MaglevTables
+        from pylvs.dataplane.scheduler_tables import MaglevTables
 
         maglev, versions = MaglevTables(self.tables), self.reader.versions
         done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
@@ -198,8 +196,8 @@ class Editor:
 
     def edit_service(self, service: VirtualService) -> None:
         """See the protocol."""
-        from pylvs.dataplane import lblc_cache  # late: edits of destinations do without
-        from pylvs.dataplane.maglev import MaglevTables
+        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do without
+        from pylvs.dataplane.scheduler_tables import MaglevTables
 
         self._known(service.key)
         rules.check_service(service, SCHEDULERS)
@@ -216,8 +214,8 @@ class Editor:
                 edit.commit()
             if maglev.uses(version):
                 self._left_mh.add(slot)
-            if changed and lblc_cache.remembers(version):
-                lblc_cache.sweep(self.state)
+            if changed and scheduler_tables.remembers(version):
+                scheduler_tables.sweep(self.state)
 
     def delete_service(self, key: ServiceKey) -> None:
         """See the protocol."""
@@ -234,8 +232,8 @@ class Editor:
             self._delete_services(edit, self.reader.service_slots(edit.live))
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
-        from pylvs.dataplane import lblc_cache  # late: edits of destinations do without
-        from pylvs.dataplane.maglev import MaglevTables
+        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do without
+        from pylvs.dataplane.scheduler_tables import MaglevTables
 
         maglev = MaglevTables(self.tables)
         going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]
@@ -254,8 +252,8 @@ class Editor:
             edit.book.let_service_go(slot)
             if maglev.uses(version):
                 self._left_mh.add(slot)
-        if any(lblc_cache.remembers(version) for _, version, _ in going):
-            lblc_cache.sweep(self.state)
+        if any(scheduler_tables.remembers(version) for _, version, _ in going):
+            scheduler_tables.sweep(self.state)
         if any(listed for _, _, listed in going):
             self.slots.end_orphans(edit)
         self.slots.sweep(edit)
@@ -398,7 +396,5 @@ class Editor:
                 self.tables.root.set(0, f"settings.{setting.name}", value)
                 return
 
-            from pylvs.dataplane import resize
-
-            resize.resize(self.reader, value, drop)
+            policy.resize(self.reader, value, drop)
             self._opened.renew()

@@ -7,7 +7,7 @@ import struct
 from pylvs.bpf import abi
 from pylvs.dataplane import encode
 from pylvs.dataplane.encode import write_bitmaps
-from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.scheduler_tables import MaglevTables
 from pylvs.dataplane.slot_allocator import Book, chunks, gaps, list_of, now_s
 from pylvs.dataplane.tables import Tables, Versions
 

@@ -141,10 +141,10 @@ def _gcd(weights: list[int]) -> int:
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
     """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
-    from pylvs.dataplane import lblc_cache
+    from pylvs.dataplane import scheduler_tables
 
     change_list(edit, slot, version, fields, "LIST_INIT")
-    fields.update(lblc_cache.began(edit, fields))
+    fields.update(scheduler_tables.began(edit, fields))
     fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
 
 
@@ -160,7 +160,7 @@ def fill_table(
     """Put what mh looks choices up in beside what is in force."""
     if fields["scheduler"] != abi.constant("SCHED_MH"):
         return
-    from pylvs.dataplane.maglev import MaglevTables  # late: most services use another scheduler
+    from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most services use another scheduler
 
     maglev = MaglevTables(edit.tables)
     if maglev.uses(fields):

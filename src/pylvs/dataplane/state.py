@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from pylvs.bpf import kernel, libbpf
-from pylvs.dataplane import mounts
+from pylvs.bpf import kernel, libbpf, mounts
 from pylvs.model import sockets as socket
 from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock

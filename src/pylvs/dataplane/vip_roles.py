@@ -25,7 +25,7 @@ _WAIT_S = 0.001
 
 
 class Standby:
-    """The roles of this network namespace's virtual routers (`pylvs.model.roles.Roles`); for one process at a time."""
+    """The roles of this network namespace's virtual routers (`pylvs.model.vrrp.Roles`); for one process at a time."""
 
     def __init__(self) -> None:
         """Nothing is said before the first call. Raises Busy where another process does, NotPermitted, Unsupported."""

@@ -16,8 +16,9 @@ from typing import Any
 
 from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
+from pylvs.lab.ip_commands import port_name
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.processes import end_all, identity, living_in
+from pylvs.lab.processes import end_all, identity, kill_all, living_in
 from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
@@ -402,3 +403,37 @@ def busy_hosts(lab: Lab) -> dict[str, int]:
         namespace = identity(lab.host(host.name).network)
         counts[host.name] = len(living_in([namespace])) if namespace else 0
     return counts
+
+
+# --- power -----------------------------------------------------------------------------------------------------------
+# Switch a host's power off and on, without a clean shutdown.
+
+
+def off(lab: Lab, host: str) -> None:
+    """Cut the links, then kill the processes. What they configured stays until `on`."""
+    namespace = identity(lab.host(host).network)
+    spec = lab.network.host(host)
+    assert spec
+    assert namespace
+    _set_links(lab, spec, "down")
+    kill_all(namespace)
+
+
+def on(lab: Lab, host: str) -> None:
+    """Restore the host as after a boot: its addresses, no tables, its commands. Raises Unsupported."""
+    spec = lab.network.host(host)
+    assert spec
+    if spec.shared_vip_device:
+        lab.sh(host, f"ip addr flush to {lab.network.vip}")
+    lab.sh(host, "pylvs down")
+    _set_links(lab, spec, "up")
+    for command in spec.commands:
+        lab.sh(host, command)
+
+
+def _set_links(lab: Lab, host: Host, state: str) -> None:
+    lines = "".join(f"link set {port_name(host, number)} {state}\n" for number in range(len(host.interfaces)))
+    with inside_network(lab.wire):
+        done = subprocess.run(["ip", "-batch", "-"], input=lines, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unsupported(f"{host.name}: its links: {done.stderr.strip()}")

@@ -11,7 +11,24 @@ from typing import ClassVar
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.scripts import Script
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+# Programs that an operator's configuration names: run as a check, or told of an event.
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A program with its arguments and whom it runs as; an empty user is the configuration's script user."""
+
+    arguments: tuple[str, ...]
+    user: str = ""
+    group: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(self.arguments)
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

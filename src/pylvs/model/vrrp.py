@@ -9,9 +9,11 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
-from pylvs.model.scripts import Script
+
+TYPE_CHECKING = False  # without importing typing
 
 OWNER = 255  # the priority of a router that owns the virtual addresses
 MULTICAST_V4 = IPv4Address("224.0.0.18")
@@ -271,3 +273,24 @@ class VrrpConfiguration:
     rules: tuple[RoutingRule, ...] = ()
     track_groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # each with the names of its instances
     settings: VrrpSettings = field(default_factory=VrrpSettings)
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+# Which virtual addresses another director serves: the word that the packet path obeys.
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
+
+
+class Roles(Protocol):
+    """Who tells the packet path."""
+
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        """Packets to exactly these addresses pass untouched from now on. At one stroke; twice is harmless.
+
+        `held` are the other addresses of this host's virtual routers, whose master it is: they are served from now on,
+        even a moment before a device has them. Raises PylvsError; what could be done is done.
+        """

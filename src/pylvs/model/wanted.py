@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check
+from pylvs.model.checks import Check, Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination
-from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
 

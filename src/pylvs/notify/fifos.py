@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from pylvs.model.checks import Script
 from pylvs.model.errors import PylvsError
-from pylvs.model.scripts import Script
 from pylvs.model.vrrp import Fifo
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system.logs import get_logger

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
 

@@ -18,7 +18,7 @@ from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
 from pylvs.realserver import ingress
 from pylvs.realserver.addresses import Device, device, devices, set_up
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.system.undo_log import Memory
 
 if TYPE_CHECKING:
@@ -146,11 +146,11 @@ def _let_in(memory: Memory, route: IPRoute, name: str) -> list[str]:
     The higher of a device's value and that of "all" counts: a filter in "all" moves to every other device.
     """
     done = []
-    everywhere = sysctl.read_number("net/ipv4/conf/all/rp_filter")
+    everywhere = proc.read_number("net/ipv4/conf/all/rp_filter")
     if everywhere:
         for each in devices(route):
             path = f"net/ipv4/conf/{each.name}/rp_filter"
-            if each.kind not in TUNNEL_KINDS and sysctl.read_number(path) < everywhere:
+            if each.kind not in TUNNEL_KINDS and proc.read_number(path) < everywhere:
                 memory.set(path, str(everywhere))
         memory.set("net/ipv4/conf/all/rp_filter", "0")
         done.append("net.ipv4.conf.all.rp_filter = 0, and its former value on each device")

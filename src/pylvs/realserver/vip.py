@@ -32,7 +32,7 @@ from pylvs.realserver.addresses import (
     remove_address,
     set_up,
 )
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.undo_log import Memory, changing, load
 
@@ -208,8 +208,8 @@ def _be_silent(memory: Memory, names: Sequence[str]) -> list[str]:
     for name in dict.fromkeys(names):
         for setting, silent in SILENT.items():
             path = f"net/ipv4/conf/{name}/{setting}"
-            if sysctl.exists(path) and sysctl.read_number(path) not in silent and memory.set(path, str(silent[0])):
-                done.append(f"{sysctl.dotted(path)} = {silent[0]}")
+            if proc.exists(path) and proc.read_number(path) not in silent and memory.set(path, str(silent[0])):
+                done.append(f"{proc.dotted(path)} = {silent[0]}")
     return done
 
 
@@ -218,7 +218,7 @@ def _silence(name: str) -> Finding:
     words = []
     good = True
     for setting, silent in SILENT.items():
-        value = max(sysctl.read_number(f"net/ipv4/conf/{each}/{setting}") for each in ("all", name))
+        value = max(proc.read_number(f"net/ipv4/conf/{each}/{setting}") for each in ("all", name))
         good = good and value in silent
         words.append(f"{setting} {value}")
     return Finding(name, good, ", ".join(words) + ("" if good else ": it answers ARP for the VIP, or asks with it"))
@@ -226,8 +226,8 @@ def _silence(name: str) -> Finding:
 
 def _restore(memory: Memory, route: IPRoute) -> list[str]:
     """Settings and devices as they were."""
-    names = [sysctl.dotted(name) for name in memory.sysctls]
-    left = [sysctl.dotted(name) for name in memory.restore_sysctls()]
+    names = [proc.dotted(name) for name in memory.sysctls]
+    left = [proc.dotted(name) for name in memory.restore_sysctls()]
     done = [f"{name} is as before" for name in names if name not in left]
     done += [f"{name} was changed since, and stays" for name in left]
     for name in memory.devices_up:

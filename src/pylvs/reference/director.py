@@ -81,7 +81,7 @@ class ReferenceDirector:
         )
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """Set the standby addresses (`pylvs.model.roles.Roles`); `held` is ignored, because the network has it."""
+        """Set the standby addresses (`pylvs.model.vrrp.Roles`); `held` is ignored, because the network has it."""
         self._path.standby = frozenset(each.packed for each in addresses)
 
     def connection(self, key: Key) -> Connection | None:

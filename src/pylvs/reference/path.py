@@ -7,9 +7,10 @@ from enum import Enum
 from typing import NamedTuple
 
 from pylvs.model.destination import Method
-from pylvs.reference import icmp, persistence, sctp
+from pylvs.reference import forwarding, persistence, sctp
 from pylvs.reference.connections import Connection, ConnectionTable
 from pylvs.reference.forwarding import (
+    Error,
     add_link_header,
     decrement_ttl,
     encapsulate,
@@ -17,7 +18,6 @@ from pylvs.reference.forwarding import (
     fragment,
     translate,
 )
-from pylvs.reference.icmp import Error
 from pylvs.reference.network import Network, NextHop
 from pylvs.reference.packet import IPSEC, SCTP, TCP, UDP, Packet, parse
 from pylvs.reference.schedulers import Flow
@@ -250,7 +250,7 @@ class Path:
         """Handle a packet of a service that has no server for it (2.6)."""
         if service.port == FTP and packet.dport != FTP:
             return to_stack(frame, "not FTP's control connection")
-        return self._send_error(packet, icmp.PORT_UNREACHABLE)
+        return self._send_error(packet, forwarding.PORT_UNREACHABLE)
 
     # --- forwarding ---
 
@@ -293,9 +293,9 @@ class Path:
             return self._to_local_server(frame, packet, connection)
         hop = self.network.next_hop(server.address)
         if hop is None:
-            return self._send_error(packet, icmp.HOST_UNREACHABLE, connection)
+            return self._send_error(packet, forwarding.HOST_UNREACHABLE, connection)
         if packet.ttl <= 1:
-            return self._send_error(packet, icmp.TIME_EXCEEDED, connection)
+            return self._send_error(packet, forwarding.TIME_EXCEEDED, connection)
         pmtu_disc = bool(self.settings["pmtu_disc"])
         mtu, free = hop.mtu, not packet.df
         if method == Method.TUNNEL:
@@ -305,7 +305,7 @@ class Path:
                 return drop("the MTU inside the tunnel is too small")
             free = free or (not pmtu_disc and packet.family == 4)
         if packet.length > mtu and not free:
-            return self._send_error(packet, icmp.TOO_BIG, connection, rest=mtu, ip=bytes(decrement_ttl(packet)))
+            return self._send_error(packet, forwarding.TOO_BIG, connection, rest=mtu, ip=bytes(decrement_ttl(packet)))
         if method == Method.MASQ:
             if not packet.whole:
                 return drop("a transport header cut short")
@@ -342,7 +342,7 @@ class Path:
 
         About a packet of DR or TUN it counts as a packet from the service (8.2).
         """
-        message = icmp.error_about(packet, error, rest, ip)
+        message = forwarding.error_about(packet, error, rest, ip)
         if connection is not None and connection.method != Method.MASQ:
             self._count_output(connection, len(message))
         if packet.saddr in self.network.local:  # IPv6 accepts its own addresses as a source from outside

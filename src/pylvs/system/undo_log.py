@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.system.lock import Lock
 
 
@@ -39,13 +39,13 @@ class Memory:
 
     def set(self, name: str, value: str) -> bool:
         """Set a sysctl and remember its former value; whether it was different. Raises PylvsError."""
-        former = sysctl.read(name)
+        former = proc.read(name)
         if former == value:
             return False
         before, _ = self.sysctls.get(name, (former, value))
         self.sysctls[name] = (before, value)
         self.save()
-        sysctl.write(name, value)
+        proc.write(name, value)
         return True
 
     def restore_sysctls(self, keep: Collection[str] = ()) -> list[str]:
@@ -54,9 +54,9 @@ class Memory:
         for name, (former, ours) in reversed(list(self.sysctls.items())):
             if name in keep:
                 continue
-            if sysctl.exists(name):
-                if sysctl.read(name) in (ours, former):
-                    sysctl.write(name, former)
+            if proc.exists(name):
+                if proc.read(name) in (ours, former):
+                    proc.write(name, former)
                 else:
                     left.append(name)
             del self.sysctls[name]

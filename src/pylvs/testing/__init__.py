@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pylvs.testing.memory import MemoryDirector
-from pylvs.testing.roles import MemoryRoles
+from pylvs.testing.memory import MemoryDirector, MemoryRoles
 
 __all__ = ["MemoryDirector", "MemoryRoles"]

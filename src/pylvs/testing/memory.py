@@ -13,7 +13,7 @@ from pylvs.model.connection import Connection
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
-from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists
+from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
 from pylvs.model.rows import Counters, PacketCounts, Rates
@@ -281,3 +281,34 @@ class MemoryDirector:
 
 def _service_row(entry: _Entry) -> ServiceRow:
     return ServiceRow(entry.service, tuple(reversed(entry.rows.values())), entry.counters, entry.rates)
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+# VRRP roles in memory, for tests of code that publishes roles.
+
+
+_NONE: frozenset[Address] = frozenset()
+
+
+class MemoryRoles:
+    """`pylvs.model.vrrp.Roles` without a data plane; records every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[frozenset[Address], frozenset[Address]]] = []  # standby and held of each call
+        self.error: PylvsError | None = None  # every call raises it, if set
+
+    @property
+    def standby(self) -> frozenset[Address]:
+        """Return the standby addresses."""
+        return self.calls[-1][0] if self.calls else _NONE
+
+    @property
+    def held(self) -> frozenset[Address]:
+        """Return the addresses whose master is this host."""
+        return self.calls[-1][1] if self.calls else _NONE
+
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = _NONE) -> None:
+        """Record the call, or raise `error`."""
+        if self.error is not None:
+            raise self.error
+        self.calls.append((addresses, held - addresses))

@@ -15,7 +15,7 @@ from enum import Enum
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Announcements, SendingLimit
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.vrrp.protocol import arp_ndp
 
 DeviceAddress = tuple[str, Address]  # a device, and an address on it
@@ -289,6 +289,6 @@ def announcement_frame(device: str, address: Address, mac: bytes) -> bytes:
 def forwards_ipv6(device: str) -> bool:
     """Return whether the host forwards IPv6 packets received on a device."""
     try:
-        return sysctl.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
+        return proc.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
     except (PylvsError, OSError, ValueError):
         return False  # IPv6 is disabled, or the device is gone

@@ -23,8 +23,7 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import InvalidOperation, PylvsError
-from pylvs.model.roles import Roles
-from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import control, realtime
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit

@@ -23,7 +23,7 @@ from pylvs.model.routing import SCOPE_LINK, HeldAddress
 from pylvs.netlink.addresses import Outcome, in_words, index_of
 from pylvs.netlink.monitor import DELLINK, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, LINK, NEWLINK, UP
 from pylvs.netlink.rtnl import CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
-from pylvs.system import sysctl
+from pylvs.system import proc
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp.vmac_plan import KIND, Existing, VmacDevice
 
@@ -90,10 +90,10 @@ def _settle(device: VmacDevice) -> str:
     if device.family == 4:
         wanted |= {f"net/ipv4/conf/{device.name}/{name}": value for name, value in ON_VMAC.items()}
     for name, value in wanted.items():
-        if not sysctl.exists(name):
+        if not proc.exists(name):
             continue  # a kernel without IPv6
         try:
-            sysctl.write(name, value)
+            proc.write(name, value)
         except PylvsError as error:
             return str(error)
     return ""
@@ -130,7 +130,7 @@ def restore(memory: Memory) -> list[str]:
     """Every setting as it was before; the names of those that somebody changed since, and that are left so."""
     left = memory.restore_sysctls()
     memory.save()
-    return [sysctl.dotted(name) for name in left]
+    return [proc.dotted(name) for name in left]
 
 
 def _looser(memory: Memory) -> list[str]:
@@ -139,14 +139,14 @@ def _looser(memory: Memory) -> list[str]:
     So a VMAC can go without, and whatever else there is or comes is filtered as before.
     """
     common = "net/ipv4/conf/all/rp_filter"
-    everywhere = sysctl.read_number(common) if sysctl.exists(common) else 0
+    everywhere = proc.read_number(common) if proc.exists(common) else 0
     if not everywhere:
         return []
     troubles = []
-    for name in sorted(os.listdir(sysctl.ROOT / "net/ipv4/conf")):
+    for name in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
         path = f"net/ipv4/conf/{name}/rp_filter"
         with contextlib.suppress(PylvsError):  # it has gone since
-            if sysctl.read_number(path) < everywhere:
+            if proc.read_number(path) < everywhere:
                 troubles += _set(memory, path, str(everywhere))
     return troubles + _set(memory, common, "0")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import Director
-from pylvs.model.roles import Roles
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.vrrp import Roles
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
 from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
-from pylvs.reference.checksum import checksum, pseudo_header
+from pylvs.reference.packet import checksum, pseudo_header
 from tests.packet.fuzz.site import METHODS, PERSISTENCE_S, SERVER_PORTS, SETTINGS, WEIGHTS
 from tests.packet.fuzz.steps import (
     AddServer,

@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.daemon.notifications import FifoNotifier, fifo_line
 from pylvs.health.events import Event
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService

@@ -13,8 +13,8 @@ import pytest
 
 from pylvs.daemon.notifications import ScriptNotifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
+from pylvs.model.checks import Script
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.notify import serial_scripts

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane import encode
-from pylvs.dataplane.maglev import fold, places, siphash13
+from pylvs.dataplane.scheduler_tables import fold, places, siphash13
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.reference.schedulers.hashing import MaglevHashing
 from pylvs.reference.server import Server

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from pylvs.health.events import Override, Standing
 from pylvs.health.outcome import Outcome
-from pylvs.model.checks import MiscCheck
-from pylvs.model.scripts import Script
+from pylvs.model.checks import MiscCheck, Script
 from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, unchecked, vip
 
 LATE = replace(PACE, warmup_s=20)  # the first probe comes after ten seconds

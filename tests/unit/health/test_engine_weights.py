@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pylvs.health.events import WeightChanged
 from pylvs.health.outcome import Outcome
-from pylvs.model.checks import MiscCheck
-from pylvs.model.scripts import Script
+from pylvs.model.checks import MiscCheck, Script
 from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, unchecked
 
 

@@ -10,8 +10,7 @@ import pytest
 from pylvs.health.checkers.misc import outcome
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
-from pylvs.model.checks import MiscCheck, Pace
-from pylvs.model.scripts import Script
+from pylvs.model.checks import MiscCheck, Pace, Script
 from pylvs.system.processes.scripts import Ended, Processes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from pylvs.system.interfaces import mtus
+from pylvs.system.proc import mtus
 
 
 def test_every_device_has_an_mtu() -> None:

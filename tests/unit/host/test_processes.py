@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.system.processes import runner
 from pylvs.system.processes import tree as process_tree
 from pylvs.system.processes.scripts import Ended, Processes
@@ -280,7 +280,7 @@ def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
     code = f"""
 import asyncio
 from pylvs.system.processes.scripts import Processes
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from tests.waiting import PATIENCE_S, until, until_async
 script = Script(("/bin/sh", "-c", "(setsid sleep 600 & echo $! >>{pids}); echo $$ $PPID >>{pids}; sleep 600"))
 asyncio.run(Processes().run(script, 600))

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.errors import Busy
-from pylvs.model.roles import Roles
+from pylvs.model.vrrp import Roles
 from pylvs.testing import MemoryRoles
 
 ONE, OTHER = ip_address("192.0.2.1"), ip_address("2001:db8::1")

@@ -15,6 +15,7 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.errors import Busy
 from pylvs.model.rows import Trouble
 from pylvs.netlink import links
 
@@ -173,6 +174,44 @@ def take_down(state: State) -> list[str]:
     state.remove()
     role_notes.forget(state.cookie)
     return gone
+
+
+# --- resize ----------------------------------------------------------------------------------------------------------
+# `conn_max`: maps do not grow, so another size is another table of connections and another copy of the program.
+
+
+def resize(reader: Reader, connections: int, drop: bool) -> None:
+    """Give the table another size. Raises Busy while connections live, unless they may be dropped.
+
+    The caller holds the lock. Packets see the old table until the new program takes over on their device.
+    """
+    if connections == reader.tables.pool.get(0, "capacity"):
+        return
+    from pylvs.dataplane.connections import ConnectionReader  # late: no other edit lists connections
+
+    living = sum(1 for _ in ConnectionReader(reader.tables).connections())
+    if living and not drop:
+        raise Busy(
+            f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
+        )
+    go_on(reader, connections)
+
+
+def go_on(reader: Reader, connections: int) -> None:
+    """Put a table of this size in place of what is there, or of what a killed process left half done."""
+    fresh = swap_programs(reader.tables, connections, prepare=_forget_counts)
+    _forget_counts(fresh.tables, 1 << 31)  # what the old program took away meanwhile wrapped around
+
+
+def _forget_counts(tables: Tables, least: int = 0) -> None:
+    """Set counts of destinations to 0 that are no less than this."""
+    destinations = tables.destinations
+    for slot in range(tables.book.get(0, "destination_top")):
+        for name in "active", "inactive", "persistent":
+            if destinations.get(slot, name) >= least:
+                destinations.set(slot, name, 0)
+        if not least:
+            destinations.set(slot, "overloaded", 0)
 
 
 __all__ = [

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pylvs
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.model.scripts import Script
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files

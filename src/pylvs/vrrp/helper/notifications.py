@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet

@@ -12,9 +12,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from pylvs.model.addresses import Address
-from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, Pace, Target, TcpCheck, Url
+from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, Pace, Script, Target, TcpCheck, Url
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 

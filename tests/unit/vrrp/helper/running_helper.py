@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pylvs
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure

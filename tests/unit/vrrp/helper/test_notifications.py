@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.vrrp import Fifo, Notify, VrrpConfiguration, VrrpGroup, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged

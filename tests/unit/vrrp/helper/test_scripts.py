@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.system.processes import tree
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.helper.link import Configure, ScriptResult

@@ -13,8 +13,8 @@ from ipaddress import ip_address, ip_interface
 from itertools import permutations
 
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.routing import HeldAddress
-from pylvs.model.scripts import Script
 from pylvs.model.vrrp import (
     MULTICAST_V4,
     MULTICAST_V6,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import socket
+import struct
 from pathlib import Path
 
 from pylvs.model.errors import NotPermitted, Unsupported
@@ -44,3 +49,22 @@ def write(name: str, value: str) -> None:
 def dotted(name: str) -> str:
     """The name as sysctl(8) writes it: dots for slashes, and slashes for dots."""
     return name.translate(str.maketrans("/.", "./"))
+
+
+# --- interfaces ------------------------------------------------------------------------------------------------------
+# The devices of this network namespace, asked without netlink: names and MTUs, and no more.
+
+
+SIOCGIFMTU = 0x8921  # netdevice(7)
+IFREQ = struct.Struct("=16si20x")
+
+
+def mtus() -> dict[str, int]:
+    """The MTU of each device by its name."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has gone since
+                answer = fcntl.ioctl(asking, SIOCGIFMTU, IFREQ.pack(os.fsencode(name), 0))
+                found[name] = int(IFREQ.unpack(answer)[1])
+    return found

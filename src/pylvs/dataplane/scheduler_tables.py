@@ -1,25 +1,58 @@
-"""The tables of mh, Maglev hashing (IPVS-SEMANTICS 3.14): which destination each of 4093 slots belongs to.
-
-A service has two tables, one of them in force; an edit that changes what a table depends on fills the other and names
-it in the service's next version. Services of other schedulers have none.
-"""
+"""What lblc and lblcr remember of targets (IPVS-SEMANTICS 3.9, 3.10): packets fill it, a timer empties it."""
 
 from __future__ import annotations
 
 import math
+import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, kernel
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import load
 from pylvs.dataplane.slot_allocator import WAIT_MS
+from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import Transaction
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from array import array
     from typing import Any
+
+
+def remembers(version: dict[str, Any]) -> bool:
+    """Whether a service's scheduler remembers targets."""
+    names = "SCHED_LBLC", "SCHED_LBLCR"
+    return bool(version["present"]) and version["scheduler"] in [abi.constant(name) for name in names]
+
+
+def began(edit: Transaction, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a version whose scheduler begins with this edit: nothing that was remembered before is its own."""
+    if not remembers(fields):
+        return {}
+    return {"epoch": edit.generation, "epoch_tick": load.clock(edit.tables.state)}
+
+
+def sweep(state: State) -> None:
+    """Forget what services remembered that are there no more, or have another scheduler."""
+    program = open_pin(state.pin_path(load.CACHE_SWEEP))
+    if program is not None:
+        try:
+            while kernel.run_program(program, bytes(64)).verdict:
+                pass
+        finally:
+            os.close(program)
+
+
+# --- maglev ----------------------------------------------------------------------------------------------------------
+# The tables of mh, Maglev hashing (IPVS-SEMANTICS 3.14): which destination each of 4093 slots belongs to.
+#
+# A service has two tables, one of them in force; an edit that changes what a table depends on fills the other and names
+# it in the service's next version. Services of other schedulers have none.
+
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about so many bits
