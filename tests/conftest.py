@@ -1,4 +1,4 @@
-"""What all tests share: which of them need root, and what then happens without it."""
+"""Settings of all tests: which tests need root, and what happens without it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from hypothesis import settings
 from tests.running import register
 from tests.termination import unwind_on_sigterm
 
-RANDOM = "PYLVS_TESTS_RANDOM"  # whoever sets it gets other examples each time
+RANDOM = "PYLVS_TESTS_RANDOM"  # with it, examples are different each time
 
-# Examples take as long as the machine lets them: what they find counts, not when. They are the same each time, so that
-# a failure tells of a change.
+# Examples have no deadline, because the machine may be busy. They are the same each time, so that a failure means a
+# change.
 settings.register_profile("pylvs", deadline=None, derandomize=RANDOM not in os.environ)
 settings.load_profile("pylvs")
 
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
-SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which has installed everything
+SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which installs everything
 EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
 
 
 def pytest_configure() -> None:
-    """A run that is ended by `timeout` leaves no namespaces; xdist's workers come by here, too.
+    """Remove namespaces when `timeout` ends the run; the workers of xdist run this, too.
 
-    What a run that was killed leaves is removed by tests/sweep.py, which asks who has registered.
+    tests/sweep.py removes what a killed run left, by the records of test runs.
     """
     unwind_on_sigterm()
     register()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `./dev test-all` runs, and skip tests that need root where there is none."""
+    """Leave out what only `./dev test-all` runs, and skip tests that need root without it."""
     if EVERYTHING not in os.environ:
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         if nightly:
@@ -60,9 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where nothing may be skipped, a skip is a failure that says what is missing.
+    """If nothing may be skipped, turn a skip into a failure with the missing requirement.
 
-    A test marked `may_be_skipped` may still be skipped on a developer's machine, and never by continuous integration.
+    A test marked `may_be_skipped` may still be skipped on a developer's machine, but not in continuous integration.
     """
     report = yield
     lenient = item.get_closest_marker("may_be_skipped") and not os.environ.get("CI")
@@ -75,5 +75,5 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The root of the source tree."""
+    """Return the root of the source tree."""
     return HERE.parent

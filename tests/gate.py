@@ -2,10 +2,10 @@
 
     python -m tests.gate [--everything] [--only PHASE,...]
 
-A phase that fails does not stop the next one. Tests marked `real_clock` run alone, after all others; those of them that
-failed run once more in a fresh process. The run fails if one fails again, if more than MOST_REPEATED needed a second
-attempt, or if the kernel became tainted meanwhile. Nothing else is ever repeated here. What other code repeats (a boot
-of a guest, a replay that was too slow to be compared) stands in the same ledger.
+A phase that fails does not stop the next one. Tests marked `real_clock` run alone, after all others. Those that fail
+run once more in a new process. The run fails if one fails again, if more than MOST_REPEATED needed a second attempt,
+or if the kernel became tainted. The gate repeats nothing else. Other code may repeat a boot of a guest, or a replay
+that was too slow to be compared. The same ledger lists these repetitions.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from tests.termination import unwind_on_sigterm
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".cache" / "dev" / "gate"
 TAINTED = Path("/proc/sys/kernel/tainted")
-ISOLATED = "tests/isolated-python"  # each worker has its own processes, mounts and /run: names of hosts do not collide
+ISOLATED = (
+    "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
+)
 MOST_REPEATED = 2
-PHASE_LIMIT_S = 4 * 3600  # a phase of the run of everything may take hours; pytest limits each test
-NO_TESTS = 5  # pytest's status where it collected nothing
-CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in the run of everything
+PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
+NO_TESTS = 5  # pytest's status if it collects nothing
+CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in test-all
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One command.
+    """A command.
 
-    `pytest`: it is one of pytest, whose results are counted. `beside_load`: every CPU is kept busy meanwhile.
-    `may_be_empty`: pytest may find no test; then its output is not shown, because CI takes pytest's "no tests ran" for
-    the end of a run that tested nothing.
+    `pytest`: it runs pytest, whose results are counted. `beside_load`: every CPU is busy at the same time.
+    `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no tests ran" for
+    the end of a run without tests.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Phase:
 
 @dataclass(slots=True)
 class Result:
-    """What became of a phase."""
+    """The result of a phase."""
 
     phase: Phase
     status: int
@@ -70,7 +72,7 @@ class Result:
 
     @property
     def may_be_repaired(self) -> bool:
-        """Whether every reason for which the phase failed is a test that may run once more."""
+        """Return whether only tests failed that may run once more."""
         return self.status == 1 and bool(self.failed) and all(failure.nodeid for failure in self.failed)
 
 
@@ -94,7 +96,7 @@ def _real_clocks(name: str, beside_load: bool = False) -> Phase:
 
 
 def phases() -> list[Phase]:
-    """The gate, in its order: cheap phases first. Tests that wait share a phase with tests that compute."""
+    """Return the phases of the gate, cheap ones first. Tests that wait share a phase with tests that compute."""
     isolated = ["--tx", f"3*popen//python={ISOLATED}", "--dist", "loadfile"]
     return [
         Phase("lint", ["./dev", "lint"]),
@@ -106,7 +108,7 @@ def phases() -> list[Phase]:
 
 
 def nightly_phases() -> list[Phase]:
-    """What `./dev test-all` runs after the gate's own phases."""
+    """Return the phases that `./dev test-all` adds."""
     return [
         Phase(
             "random examples",
@@ -124,7 +126,7 @@ def nightly_phases() -> list[Phase]:
 
 
 def run(phase: Phase) -> Result:
-    """Run a phase to its end and count what it did."""
+    """Run a phase to its end, and count its tests."""
     say(f"{phase.name}: {' '.join(phase.command)}")
     report = FOLDER / f"{phase.name.replace(' ', '-')}.xml"
     report.unlink(missing_ok=True)
@@ -167,7 +169,7 @@ def _wait(command: Sequence[str], environment: Mapping[str, str], output: IO[byt
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    """Keep every CPU busy meanwhile."""
+    """Keep every CPU busy until the block ends."""
     burners = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"], stdin=subprocess.DEVNULL)
         for _ in range(os.cpu_count() or 1)
@@ -186,7 +188,7 @@ def _cpu_s() -> float:
 
 
 def _count(report: Path, result: Result) -> None:
-    """Read what pytest wrote; a report that is missing or says nothing of tests is a failure."""
+    """Read pytest's report; a missing report, or one without tests, is a failure."""
     try:
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     except (OSError, ElementTree.ParseError) as error:
@@ -212,7 +214,10 @@ def _property(case: ElementTree.Element, name: str) -> str:
 
 
 def repeat(results: Sequence[Result]) -> bool:
-    """Run failed tests of real clocks once more, alone; whether each passed and not too many needed it."""
+    """Run failed tests of real clocks once more, alone.
+
+    Return whether each passed and not too many needed it.
+    """
     failures = [failure for result in results for failure in result.failed if failure.nodeid]
     if not failures:
         return True
@@ -231,7 +236,7 @@ def repeat(results: Sequence[Result]) -> bool:
 
 
 def say(text: str) -> None:
-    """A line of the gate's own, in order with what the phases print."""
+    """Print a line of the gate, in order with the phases' output."""
     print(f"gate: {text}", flush=True)
 
 
@@ -276,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _nothing_is_marked(results: Sequence[Result]) -> bool:
-    """Whether the phase of the tests of real clocks has run without finding one."""
+    """Return whether the phase of real_clock tests ran without finding one."""
     return any(each.phase.may_be_empty and not (each.passed or each.failed or each.status) for each in results)
 
 

@@ -1,7 +1,7 @@
-"""The ledger of a test run: everything that was done twice, and why.
+"""The ledger of a test run: every repetition, and its reason.
 
 `./dev test` sets PYLVS_TESTS_LEDGER to a file, collects the lines of all processes there, and prints them at its end.
-Without the variable, entries go to stderr. Nothing may be repeated without an entry.
+Without the variable, entries appear on stderr. Code that repeats something must add an entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One repetition: the test, the first line of its error, both durations, and how busy the machine was."""
+    """A repetition: the test, the first line of its error, both durations, and the load of the machine."""
 
     test: str
     reason: str
@@ -35,26 +35,26 @@ class Entry:
 
 
 def steal_s() -> float:
-    """Seconds that the hypervisor took from this machine's CPUs since boot."""
+    """Return the seconds since boot that the hypervisor took from this machine's CPUs."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return int(fields[_STEAL]) / _TICKS if len(fields) > _STEAL else 0.0
 
 
 def record(test: str, reason: str, first_s: float, second_s: float | None = None) -> Entry:
-    """Note that something was repeated. `reason` is cut to its first line."""
+    """Add a repetition. The ledger keeps the first line of `reason`."""
     line = (reason.strip().splitlines() or ["no reason given"])[0][:300]
     entry = Entry(test, line, first_s, second_s, os.getloadavg()[0], steal_s())
     path = os.environ.get(LEDGER)
     if path:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(entry)) + "\n")  # one write of one line: processes may share the file
+            file.write(json.dumps(asdict(entry)) + "\n")  # one write for each line, because processes share the file
     else:
         print(f"repeated: {entry}", file=sys.stderr)
     return entry
 
 
 def read(path: Path) -> list[Entry]:
-    """All entries of a run."""
+    """Return all entries of a run."""
     if not path.exists():
         return []
     return [Entry(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

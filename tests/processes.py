@@ -1,4 +1,4 @@
-"""How tests find the commands of this tree."""
+"""The PATH with the commands of this tree."""
 
 from __future__ import annotations
 
@@ -7,5 +7,8 @@ import sysconfig
 
 
 def tools_first() -> str:
-    """PATH with the environment's own `pylvs` and `ipvsadm` before the machine's, and the places of `ip` and `tc`."""
+    """Return a PATH with the environment's `pylvs` and `ipvsadm` first.
+
+    It also has the directories of `ip` and `tc`.
+    """
     return os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], "/usr/sbin", "/sbin"])

@@ -1,4 +1,4 @@
-"""Which processes are test runs: what they leave when they are killed can be told from what belongs to others."""
+"""Records of test runs, which show what killed runs left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _held: dict[int, int] = {}  # process -> its lock; a forked child is another pro
 
 
 def register() -> None:
-    """Say that this process is a test run: it holds a lock until it ends, however it ends. Only root leaves things."""
+    """Register this process as a test run: it holds a lock until it ends. Only root needs it."""
     if os.geteuid() or os.getpid() in _held:
         return
     RECORDS.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """Remove what killed test runs left on this machine: `python -m tests.sweep`.
 
-A test process registers (tests/running.py). It then holds a lock on a file until it ends, however it ends. The names of
-labs and network namespaces that tests make contain the number of their process. So whatever carries the number of a
-process that once registered, and whose lock is free, belongs to nobody. Labs and directors of users have no record.
+A test process registers (tests/running.py), and then holds a lock on a file until it ends. The names of labs and
+network namespaces of tests contain the PID of their process. If that process once registered and its lock is free,
+they are left over. Labs and directors of users have no record.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pylvs.system.namespaces import NAMED, unmount
 from tests.running import RECORDS
 
 FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))
-# Folders have no record: guests and tests make them. One is left over if no process uses it, and if it is older than
-# any test run; a process in another PID namespace cannot be seen from here.
+# Directories of guests and tests have no record. One is left over if no process uses it, and if it is older than any
+# test run. A process in another PID namespace is not visible here.
 PREFIXES = (
     *("oracle.", "pylvs-conformance.", "pylvs-keepalived.", "pylvs-open-", "pylvs-ld-", "pylvs-cli-", "pylvs-times-"),
     *("pylvs-vrrp-", "pylvs-traffic-", "pylvs dev.", "pylvs-commands-", "pylvs-guest.", "oracle-vm.", "oracle-record."),
@@ -40,7 +40,7 @@ NAMESPACE = r"pylvs-(?:(?:cli-|[a-z]+){0}[a-z]?|(?:pk|td){0}-(?:\d+|br)|v{0}x\d+
 
 
 def sweep() -> list[str]:
-    """Remove what is left over; its names."""
+    """Remove what is left over; return its names."""
     with _ended_runs() as numbers:
         removed = [name for number in numbers for name in (*_labs(number), *_namespaces(number))]
     removed += [f"tables of network namespace {cookie}" for cookie in collect_dead_states()]
@@ -49,7 +49,7 @@ def sweep() -> list[str]:
 
 @contextlib.contextmanager
 def _ended_runs() -> Iterator[list[int]]:
-    """The numbers of registered processes that have ended. Their records go afterwards."""
+    """Yield the PIDs of registered processes that have ended, and remove their records afterwards."""
     ended: dict[Path, int] = {}
     living = set()
     with contextlib.ExitStack() as locks:
@@ -81,7 +81,7 @@ def _namespaces(number: int) -> Iterator[str]:
             yield f"network namespace {path.name}"
 
 
-# --- folders -------------------------------------------------------------------------------------------------------
+# --- directories -----------------------------------------------------------------------------------------------------
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -97,7 +97,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _old(path: Path) -> bool:
-    """Whether it is an own folder that was made before any run that may still be going on."""
+    """Return whether it is a directory of this user, made before any run that may still be active."""
     try:
         found = path.lstat()
     except OSError:
@@ -106,7 +106,7 @@ def _old(path: Path) -> bool:
 
 
 def _used(folders: list[Path]) -> set[Path]:
-    """Those that a process is in, has open, or was given as an argument."""
+    """Return the directories that a process is in, has open, or got as an argument."""
     used: set[Path] = set()
     for process in Path("/proc").glob("[0-9]*") if folders else ():
         words = [_read(process / "cmdline")]
@@ -133,13 +133,13 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _mounts(folder: Path) -> list[Path]:
-    """Mounts at a folder and below, the innermost first."""
+    """Return mounts at a directory and below, the innermost first."""
     points = [Path(line.split()[4]) for line in _read(Path("/proc/self/mountinfo")).splitlines()]
     return sorted((point for point in points if point.is_relative_to(folder)), reverse=True)
 
 
 def main() -> None:
-    """Sweep, and say what went. Leftovers must not keep tests from running."""
+    """Sweep, and print what was removed. Leftovers must not keep tests from running."""
     try:
         for name in sweep():
             print(f"removed what a killed test run left: {name}")

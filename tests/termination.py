@@ -1,4 +1,4 @@
-"""SIGTERM, which `timeout` sends, unwinds like Ctrl-C: what a test has made is removed again."""
+"""Handle SIGTERM, which `timeout` sends, like Ctrl-C, so that tests remove what they made."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def unwind_on_sigterm() -> None:
-    """From now on the first SIGTERM raises KeyboardInterrupt in the main thread; later ones do not disturb the end."""
+    """Raise KeyboardInterrupt in the main thread at the first SIGTERM; ignore later ones."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
 def unwind_with_parent() -> None:
-    """For a worker process: likewise, and it gets SIGTERM when the process that started it dies."""
+    """Do so in a worker process, which also gets SIGTERM when its parent dies."""
     unwind_on_sigterm()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -26,4 +26,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Not SIG_IGN: the commands that clean up would inherit that."""
+    """Do nothing. SIG_IGN would be inherited by the commands that clean up."""

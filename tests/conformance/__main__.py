@@ -1,7 +1,7 @@
-"""`python -m tests.conformance`: random scenarios, live in the real IPVS and in the reference. Needs root.
+"""`python -m tests.conformance`: run random scenarios live in the real IPVS and in the reference. Needs root.
 
-Exit status 1 if they ever differ; the shortest sequence that shows it is printed. Interrupted or terminated, it
-ends its guest and removes its files.
+Exit status 1 if they differ; prints the shortest sequence that shows it. Ends its guest and removes its files when it
+is interrupted or terminated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAMES = 300  # of a scenario
 
 
 def drawn(count: int, seed: int, frames: int) -> list[list[Wired]]:
-    """Scenarios: hypothesis draws tables, a seed the traffic."""
+    """Return scenarios: hypothesis draws tables, a seed draws traffic."""
     found: list[list[Wired]] = []
 
     @seeded(seed)
@@ -50,7 +50,7 @@ def drawn(count: int, seed: int, frames: int) -> list[list[Wired]]:
 
 
 def main() -> int:
-    """Every scheduler, then random tables."""
+    """Test every scheduler, then random tables."""
     parser = argparse.ArgumentParser(prog="conformance", description="Random scenarios beside the real IPVS.")
     parser.add_argument("--seed", type=int, help="of an earlier run, to repeat it")
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="for each scheduler (10000)")

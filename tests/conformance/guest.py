@@ -1,10 +1,10 @@
-"""Inside the guest that has the real IPVS: plays examples on a wire, and notes what leaves.
+"""Play examples on a wire inside the guest that has the real IPVS, and record what leaves.
 
     guest.py INPUT OUTPUT
 
-INPUT: a JSON array of examples; an example is an array of steps: ["ipvsadm", LINE], ["sysctl", NAME, VALUE],
-["frame", HEX] or ["frames", [HEX, ...]]. OUTPUT: for each example the seconds and the frames of each step, the tables
-at its end, and when they were read. Runs with the oracle's modules alone.
+INPUT is a JSON array of examples; an example is an array of steps: ["ipvsadm", LINE], ["sysctl", NAME, VALUE],
+["frame", HEX] or ["frames", [HEX, ...]]. OUTPUT has for each example the seconds and the frames of each step, the
+tables at its end, and the time of reading them. This program uses only the oracle's modules.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from plan import Addresses, Plan
 from wire import Hooks, Wire
 
-TICK_S = 0.03  # what IPVS does "a moment later" is done after a tick of a hundredth of a second
+TICK_S = 0.03  # IPVS defers some work to the next tick, a hundredth of a second later
 IDLE_S = 0.013
-TOGETHER = 200  # frames that are sent in one go
+TOGETHER = 200  # frames that are sent at once
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Here(Addresses):
 
 
 def play(wire: Wire, steps: list[Any]) -> dict[str, Any]:
-    """One example, from a fresh director."""
+    """Play an example with a new director."""
     plan = Plan(Here(4, "", ""), Here(6, "", ""))
     wire.fresh(plan=plan, ip_forward=1, vips=1, loose=False, extra=["addr change fd77::100/128 dev d0 preferred_lft 0"])
-    for name, value in (("ipv4/icmp_ratemask", "0"), ("ipv6/icmp/ratemask", "0")):  # errors are not held back
+    for name, value in (("ipv4/icmp_ratemask", "0"), ("ipv6/icmp/ratemask", "0")):  # without a rate limit of errors
         Path("/proc/sys/net", name).write_text(value)
     began = time.monotonic()
     done = []
@@ -81,7 +81,9 @@ def play(wire: Wire, steps: list[Any]) -> dict[str, Any]:
 
 def main() -> int:
     """Play all examples."""
-    subprocess.run(["rmmod", "ip_vs_ftp"], check=False)  # it checks sums on port 21, and rewrites: another subject
+    subprocess.run(
+        ["rmmod", "ip_vs_ftp"], check=False
+    )  # without the FTP helper, which checks checksums on port 21 and rewrites packets
     examples = json.loads(Path(sys.argv[1]).read_text())
     with Wire(Hooks(idle=IDLE_S)) as wire:
         Path(sys.argv[2]).write_text(json.dumps([play(wire, steps) for steps in examples]))

@@ -1,4 +1,4 @@
-"""Random examples, live in the real IPVS and in the reference on the guest's clock: what leaves must be the same."""
+"""Run random examples live in the real IPVS, and in the reference on the guest's clock; compare what leaves."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, checksum, parse
-from pylvs.reference.path import Outcome, Verdict
+from pylvs.reference.path import Decision, Verdict
 from pylvs.reference.tables import FTP
 from tests import ledger
 from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
-from tests.packet.fuzz.shrink import told
+from tests.packet.fuzz.shrink import describe
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, StandBy, Step
 from tests.packet.fuzz.traffic import OWN, ROUTER, Traffic, framed, tcp
 from tests.packet.fuzz.twin import comparable, the_network
 from tests.packet.host import SERVERS, VIP4, VIP6, server4, server_mac
 
-LONGEST_FRAME = 1514  # that goes over the wire
+LONGEST_FRAME = 1514  # of the wire
 SLACK_S = 3.0  # of timers
 SERVER_MACS = frozenset(bytes.fromhex(server_mac(number).replace(":", "")) for number in range(1, SERVERS + 1))
 LINK = {
     4: ip_address(VIP4).packed[:3],
     6: ip_address(VIP6).packed[:8],
-}  # what all addresses of the director's link begin with
+}  # the prefixes of the director's link
 SYN, ACK, FIN = 2, 16, 1
-BOOTS = 40  # that looking for a shorter sequence may take
-AGAIN = 3  # times that a difference must be seen anew
+BOOTS = 40  # limit of the search for a shorter sequence
+AGAIN = 3  # how often a difference must reappear
 BATCH = 100  # connections between edits
 
 Group = tuple[bytes, ...]  # frames that are sent together: each from another client
@@ -43,7 +43,7 @@ Wired = Edit | bytes | Group
 
 @dataclass
 class Report:
-    """What was compared, and the shortest sequences that differ."""
+    """The numbers of compared packets and scenarios, and the shortest sequences that differ."""
 
     scenarios: int = 0
     packets: int = 0
@@ -51,7 +51,7 @@ class Report:
 
 
 def scripted(steps: Sequence[Wired]) -> list[list[Any]]:
-    """The guest's steps."""
+    """Return the guest's steps."""
     found: list[list[Any]] = []
     for step in steps:
         if isinstance(step, bytes):
@@ -64,10 +64,10 @@ def scripted(steps: Sequence[Wired]) -> list[list[Any]]:
 
 
 def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
-    """Tables, and traffic that fits on the wire.
+    """Return tables, and traffic that fits on the wire.
 
-    Left out are options, what only the host's stack answers, and (docs/differences.md) packets from port 0 and NAT for
-    FTP, which switches netfilter's tracking on.
+    Options and what only the host's stack answers are left out. So are packets from port 0 and NAT for FTP, which
+    enables netfilter's tracking (docs/differences.md).
     """
     traffic = Traffic(tables, seed, options=False)
     steps: list[Step] = [*tables, *traffic.steps(frames, edits=0.03)]
@@ -79,7 +79,7 @@ def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
 
 
 def _untracked(step: Edit | bytes) -> Edit | bytes:
-    """With direct routing, and thus no port of the server's own, where it would be FTP by NAT."""
+    """Replace NAT of FTP by direct routing, with the service's port."""
     if not isinstance(step, AddServer | EditServer) or step.key.port != FTP or step.destination.method != Method.MASQ:
         return step
     key = replace(step.destination.key, port=FTP)
@@ -93,7 +93,7 @@ def _fits(frame: bytes) -> bool:
 
 
 def scheduler_example(scheduler: str, seed: int, connections: int) -> list[Wired]:
-    """So many connections with a service of this scheduler, its servers edited and loads changed on the way."""
+    """Return connections with a service of this scheduler, and edits of its servers and loads."""
     chance = random.Random(f"{scheduler} {seed}")
     key = ServiceKey(Protocol.TCP, ip_address(VIP4), 80)
     flags = ServiceFlag(0)
@@ -156,10 +156,10 @@ def _segment(client: bytes, port: int, flags: int) -> bytes:
 
 
 def difference(steps: Sequence[Wired], made: dict[str, Any]) -> tuple[int, str] | None:
-    """The first step at which the guest and the reference differ, and how; len(steps): the tables at the end."""
+    """Return the first step at which guest and reference differ, and how; len(steps): the tables at the end."""
     network = the_network()
     director = OneRouteDirector(network)
-    for place, (step, (at, out)) in enumerate(zip(steps, made["steps"], strict=True)):
+    for number, (step, (at, out)) in enumerate(zip(steps, made["steps"], strict=True)):
         director.advance(max(at - director.now, 0))
         got = [bytes.fromhex(frame) for frame in out if frame != "refused"]
         if isinstance(step, tuple):
@@ -169,7 +169,7 @@ def difference(steps: Sequence[Wired], made: dict[str, Any]) -> tuple[int, str] 
         else:
             wrong = _edit(director, step, "refused" in out)
         if wrong:
-            return place, f"after {at:.2f} s: {wrong}"
+            return number, f"after {at:.2f} s: {wrong}"
     director.advance(max(made["at"] - director.now, 0))
     wrong = _tables(director, made)
     return (len(steps), wrong) if wrong else None
@@ -184,7 +184,7 @@ def _edit(director: OneRouteDirector, step: Edit, refused: bool) -> str:
 
 
 def _batch(director: OneRouteDirector, frames: Group, got: list[bytes]) -> str:
-    """Who got each client's frame: told by the link address; refusals by what they quote."""
+    """Compare which server got each client's frame, by link address; compare refusals by what they quote."""
     where = {}
     for frame in got:
         quoted = frame[14:34][9] == 1
@@ -195,60 +195,65 @@ def _batch(director: OneRouteDirector, frames: Group, got: list[bytes]) -> str:
         )
         where[ends] = "refused" if quoted else frame[:6].hex(":")
     for number, frame in enumerate(frames):
-        outcome = director.receive(frame)
+        decision = director.receive(frame)
         expected = "nobody"
-        if outcome.verdict is Verdict.SENT:
-            sent = outcome.sent[0][1]
+        if decision.verdict is Verdict.SENT:
+            sent = decision.sent[0][1]
             expected = "refused" if sent[23] == 1 else sent[:6].hex(":")
         actual = where.get(frame[26:30] + frame[34:36], "nobody")
-        if outcome.verdict is not Verdict.STACK and actual != expected:
-            return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({outcome.why})"
+        if decision.verdict is not Verdict.STACK and actual != expected:
+            return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({decision.reason})"
     return ""
 
 
-def _one(outcome: Outcome, frame: bytes, got: list[bytes], local: frozenset[bytes]) -> str:
-    if outcome.verdict is Verdict.STACK:
+def _one(decision: Decision, frame: bytes, got: list[bytes], local: frozenset[bytes]) -> str:
+    if decision.verdict is Verdict.STACK:
         ends = slice(26, 34) if frame[12:14] == b"\x08\x00" else slice(22, 54)
         half = (ends.stop - ends.start) // 2
         routed = frame[ends][half:] not in local
         astray = [out for out in got if out[:6] in SERVER_MACS and out[ends][:half] == frame[ends][:half]]
-        return "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({outcome.why})"
-    wanted = [out for _, out in outcome.sent]
+        return (
+            "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({decision.reason})"
+        )
+    wanted = [out for _, out in decision.sent]
     got = [_unlabelled(out, local) for out in got if not _is_late(out)]
     seen = [_routed(comparable(out, want, local), want) for out, want in zip(got, wanted, strict=False)]
     if len(got) == len(wanted) and seen == wanted:
         return ""
     if not got and all(map(_is_to_a_neighbour_not_known, wanted)):
-        return ""  # the guest has none either, and looks for it on the link in vain
+        return ""  # the guest has no such neighbour either
     lines = [
         f"IPVS sends {len(got)} frames:",
         *(out.hex() for out in seen or got),
-        f"the reference {len(wanted)} ({outcome.why}):",
+        f"the reference {len(wanted)} ({decision.reason}):",
     ]
     return "\n  ".join([*lines, *(out.hex() for out in wanted)])
 
 
 def _routed(out: bytes, wanted: bytes) -> bytes:
-    """To a neighbour whom only the guest has: the reference's network has the servers alone, the rest is routed."""
+    """Return whether a frame is for a neighbour that only the guest has.
+
+    The network of the reference has only the servers.
+    """
     return wanted[:6] + out[6:] if _is_to_a_neighbour_not_known(wanted) and out[12:14] == wanted[12:14] else out
 
 
 def _is_to_a_neighbour_not_known(wanted: bytes) -> bool:
-    """What the reference routes, though its address is on the link."""
+    """Return whether the reference routes a packet whose address is on the link."""
     six = wanted[12:14] == b"\x86\xdd"
     target, link = (wanted[38:54], LINK[6]) if six else (wanted[30:34], LINK[4])
     return wanted[:6] == ROUTER and target.startswith(link)
 
 
 def _is_late(out: bytes) -> bool:
-    """What the stack says, seconds later, of a neighbour that it looked for in vain."""
+    """Return whether it is the stack's delayed error about an unknown neighbour."""
     if out[12:14] == b"\x08\x00":
         return out[23] == ICMP and out[26:30] == OWN[4]
     return out[20] == ICMP6 and out[22:38] == OWN[6]
 
 
 def _unlabelled(out: bytes, local: frozenset[bytes]) -> bytes:
-    """The kernel draws a flow label for its ICMPv6 errors."""
+    """Remove the random flow label of ICMPv6 errors."""
     if out[12:14] == b"\x86\xdd" and out[20] == ICMP6 and out[22:38] in local:
         return out[:14] + bytes((out[14], out[15] & 0xF0, 0, 0)) + out[18:]
     return out
@@ -283,18 +288,18 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
     listed = {
         (row["state"], row["client"], row["virtual"], row["dest"]): row["expire_s"] for row in made["connections"]
     }
-    odd = [
+    different = [
         name for name in expected.keys() ^ listed.keys() if max(expected.get(name, 0), listed.get(name, 0)) > slack_s
     ]
-    if odd:
-        one = sorted(odd)[0]
-        return f"{len(odd)} connections differ: {one} {'in IPVS' if one in listed else 'in the reference'} alone"
+    if different:
+        one = sorted(different)[0]
+        return f"{len(different)} connections differ: {one} {'in IPVS' if one in listed else 'in the reference'} alone"
     late = [name for name in expected if name in listed and abs(expected[name] - listed[name]) > slack_s]
     return f"{late[0]} ends in {listed[late[0]]} s, expected {expected[late[0]]} s" if late else ""
 
 
 def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> list[dict[str, Any]]:
-    """Play all in one guest, and shorten what differs; give what the guest made of each."""
+    """Play all in one guest, and shorten what differs; return the results of the guest."""
     begin = time.monotonic()
     played = guest.play([scripted(steps) for steps in examples])
     took = time.monotonic() - begin
@@ -302,7 +307,7 @@ def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -
         report.scenarios += 1
         report.packets += sum(len(step) if isinstance(step, tuple) else isinstance(step, bytes) for step in steps)
         found = difference(steps, played[number])
-        # On a busy machine a frame may come after its step was over: what is no accident happens again and again.
+        # On a busy machine a frame may come after the end of its step. A real difference reappears.
         for _ in range(AGAIN):
             if found is None:
                 break
@@ -317,7 +322,7 @@ def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -
 
 
 def _shortened(guest: Guest, steps: list[Wired], found: tuple[int, str]) -> str:
-    """Leave out what can be left out, many attempts to a boot."""
+    """Remove steps that are not needed, with many attempts in one boot."""
     kept, words = steps[: found[0] + 1], found[1]
     size = max(len(kept) // 2, 1)
     enough = guest.boots + BOOTS
@@ -340,4 +345,4 @@ def _shortened(guest: Guest, steps: list[Wired], found: tuple[int, str]) -> str:
     flat: list[Step] = []
     for step in kept:
         flat += step if isinstance(step, tuple) else [step]
-    return f"after\n{told(flat)}\n{words}"
+    return f"after\n{describe(flat)}\n{words}"

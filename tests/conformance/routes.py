@@ -1,4 +1,4 @@
-"""The reference, and one thing more that IPVS does and pylvs does not (docs/differences.md)."""
+"""The reference with a property of IPVS that pylvs does not have (docs/differences.md)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.network import Network
 from pylvs.reference.packet import Packet
-from pylvs.reference.path import Outcome, Path, Verdict, drop
+from pylvs.reference.path import Decision, Path, Verdict, drop
 from pylvs.reference.server import Server
 
 SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
 
 
 class OneRoutePath(Path):
-    """A server has one route, made by the method of whichever connection sends first.
+    """A server has one route, made by the method of the connection that sends first.
 
-    Only DR asks for one that leads to the server whatever address a packet has. By a route that NAT or a tunnel made,
-    DR's packets look on the link for whom they are addressed to: the virtual address, which nobody answers for there.
+    Only the route of DR reaches the server for any destination address. With a route of NAT or a tunnel, the kernel
+    looks on the link for the destination of DR's packets. That is the virtual address, for which no host there
+    answers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,18 +28,18 @@ class OneRoutePath(Path):
         )
         self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
 
-    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:
         is_dr = connection.method == Method.ROUTE
         leads_there = self.made_by_dr.setdefault(connection.server, is_dr) or not is_dr
-        outcome = super()._transmit(frame, packet, connection)
-        if leads_there or outcome.verdict is not Verdict.SENT:
-            return outcome
-        is_error = outcome.sent[0][1][SOURCE[packet.family]] != packet.saddr
-        return outcome if is_error else drop("another method made its server's route")
+        decision = super()._transmit(frame, packet, connection)
+        if leads_there or decision.verdict is not Verdict.SENT:
+            return decision
+        is_error = decision.sent[0][1][SOURCE[packet.family]] != packet.saddr
+        return decision if is_error else drop("another method made its server's route")
 
 
 class OneRouteDirector(ReferenceDirector):
-    """Adding and editing a server forgets its route."""
+    """Remove the route of a server when it is added or edited."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)

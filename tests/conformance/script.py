@@ -1,4 +1,4 @@
-"""Steps as the guest takes them, and the guest itself."""
+"""Steps for the guest, and the guest itself."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from tests.packet.fuzz.steps import (
 __all__ = ["Guest", "NoGuest", "in_guest", "ipvsadm", "line"]
 ORACLE = Path(__file__).parents[1] / "oracle"
 UML = Path(__file__).parents[1] / "oracle_support" / "uml"
-ATTEMPTS = 4  # user-mode Linux now and then dies on a busy machine
+ATTEMPTS = 4  # user-mode Linux sometimes dies on a busy machine
 METHODS = {Method.ROUTE: "-g", Method.MASQ: "-m", Method.TUNNEL: "-i"}
 OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 
 
 class NoGuest(Exception):
-    """The guest could not be run; the text is its last words."""
+    """The guest could not run; the text has its last lines."""
 
 
 def _service(key: ServiceKey) -> str:
@@ -82,7 +82,7 @@ def _server(given: Destination) -> str:
 
 
 def line(edit: Edit) -> list[Any]:
-    """The guest's step for an edit."""
+    """Return the guest's step for an edit."""
     if isinstance(edit, Set):
         return ["sysctl", edit.name, edit.value]
     if isinstance(edit, SetTimeouts):
@@ -100,7 +100,7 @@ def line(edit: Edit) -> list[Any]:
 
 
 def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A command to its end; interrupted, what it has started ends before it, so that it can clean up."""
+    """Run a command. When interrupted, its processes end first, so that they can clean up."""
     with subprocess.Popen(
         words,
         cwd=folder,
@@ -123,14 +123,14 @@ def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) 
 
 
 def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: int = 800) -> Any:
-    """Run a script in user-mode Linux with IPVS: it reads one file of JSON and writes another. Raises NoGuest.
+    """Run a script in user-mode Linux with IPVS: it reads a JSON file and writes another. Raises NoGuest.
 
-    A guest that died is booted again, and the ledger has a line for each.
+    A guest that died boots again, and the ledger records it.
     """
-    said, before_s = "", 0.0
+    output, before_s = "", 0.0
     for attempt in range(ATTEMPTS):
         begin = time.monotonic()
-        # The guest has a /tmp of its own: what it runs must lie elsewhere, wherever this clone is.
+        # The guest has its own /tmp, so its program must be in another directory.
         with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-guest.") as folder:
             for module in (script, *modules):
                 shutil.copy(module, folder)
@@ -149,15 +149,15 @@ def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: 
             )
             took_s = time.monotonic() - begin
             if attempt:
-                ledger.record(_test(script), f"user-mode Linux died: {_last_line(said)}", before_s, took_s)
+                ledger.record(_test(script), f"user-mode Linux died: {_last_line(output)}", before_s, took_s)
             if not done.returncode and made.exists():
                 return json.loads(made.read_text())
-        said, before_s = (done.stdout + done.stderr)[-2000:], took_s
-    raise NoGuest(f"the guest with the real IPVS did not finish in {ATTEMPTS} attempts:\n{said}")
+        output, before_s = (done.stdout + done.stderr)[-2000:], took_s
+    raise NoGuest(f"the guest with the real IPVS did not finish in {ATTEMPTS} attempts:\n{output}")
 
 
 def _test(script: Path) -> str:
-    """Return the name of the running test, or of the script where no test runs."""
+    """Return the name of the running test, or of the script."""
     return os.environ.get("PYTEST_CURRENT_TEST", str(script.relative_to(Path(__file__).parents[2]))).split(" (")[0]
 
 
@@ -173,7 +173,7 @@ class Guest:
         self.boots = 0
 
     def play(self, examples: Sequence[Sequence[list[Any]]]) -> list[dict[str, Any]]:
-        """What the real IPVS makes of these. Raises NoGuest."""
+        """Return the results of the real IPVS. Raises NoGuest."""
         self.boots += 1
         found: list[dict[str, Any]] = in_guest(
             Path(__file__).with_name("guest.py"), examples, [*ORACLE.glob("*.py")], self.timeout_s

@@ -1,6 +1,6 @@
-"""`./dev bench-ipvs`, as root: pylvs beside routing, nftables and the real IPVS, in Debian's kernels and on this one.
+"""`./dev bench-ipvs`, as root: compare pylvs with routing, nftables and the real IPVS, here and in Debian's kernels.
 
-The guests count instructions instead of time, so they are measured side by side; this machine afterwards, in peace.
+Guests run in parallel, because they count instructions instead of time; this machine runs afterwards, alone.
 Exit status: 0, 1 if something could not be measured, 2 usage, 130 ctrl-C.
 """
 
@@ -42,12 +42,12 @@ def _progress(text: str) -> None:
 
 
 def words(program: Path, *options: str) -> tuple[str, ...]:
-    """What is run in a guest."""
+    """Return the command that runs in a guest."""
     return (*BESIDE, "--instructions", "--traffic", str(program), *options)
 
 
 def read(kernel: str, done: subprocess.CompletedProcess[str]) -> measure.Found:
-    """What it found there. Raises Lost with what it said."""
+    """Return the results of a guest. Raises Lost with its output."""
     if done.returncode:
         raise traffic.Lost(f"Linux {kernel}: {(done.stderr or done.stdout).strip()}")
     return measure.read(json.loads(done.stdout.splitlines()[-1]))
@@ -81,7 +81,7 @@ def _measure(given: argparse.Namespace) -> list[measure.Found]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     unwind_on_sigterm()
     given = _arguments(arguments)
     try:

@@ -1,9 +1,9 @@
-"""Forwards real frames on the kernel it runs on, and compares every byte: a part of `kernel_in_guest`.
+"""Forward real frames on this kernel, and compare every byte: a part of `kernel_in_guest`.
 
-The caller is on the director's host, which has its tables; the far ends of the wires lie in another network namespace,
-where this plays the clients and the real servers. One wire is a veth (TC, generic XDP), two are virtio-net cards joined
-by a cable (native XDP, on one card and from card to card; and a VLAN above it). Commands of pylvs run in this process:
-every start of the interpreter takes long on an emulated processor.
+The caller is on the director's host. The far ends of the wires are in another network namespace, where this module
+acts as clients and real servers. One wire is a veth (TC, generic XDP). Two are virtio-net cards joined by a cable
+(native XDP on one card, from card to card, and under a VLAN). Commands of pylvs run in this process, because a start
+of the interpreter takes long on an emulated processor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pylvs.model.errors import PylvsError
 
 FAR = "pylvs-far"
 CLONE_NEWNET, ETH_P_ALL, SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE = 0x40000000, 3, 263, 23, 33
-ANSWER_S = 60.0  # the longest that a frame takes: these processors are emulated, on a machine that may be busy
+ANSWER_S = 60.0  # the longest delay of a frame: the processors are emulated, and the machine may be busy
 HERE, CLIENT, SERVER = "02:00:00:00:00:aa", "02:00:00:00:00:c1", "02:00:00:00:00:51"
 METHODS = {0: ("dr", "-g"), 1: ("nat", "-m"), 2: ("tun", "-i")}  # by the last digit of a virtual service's port
 DIRECT, NAT, TUNNEL = METHODS
@@ -46,19 +46,22 @@ MTU = 1500
 
 
 class Wrong(Exception):
-    """What did not go as it must, in one line."""
+    """A result differs; the text is one line."""
 
 
 @dataclass(frozen=True)
 class Wire:
-    """A wire between the director's device and the far end, with a plan of addresses of its own."""
+    """A wire between the director's device and the far end, with its own addresses."""
 
     device: str
     far: str
     number: int
 
     def address(self, six: bool, host: int) -> str:
-        """1: the director; 2: the client; 3: the real server; 100: the virtual address, on no device's network."""
+        """Return an address by number.
+
+        1: the director; 2: the client; 3: the real server; 100: the virtual address, on no device's network.
+        """
         if six:
             return f"fd0{self.number}::{host}" if host < 100 else f"fd0{self.number}:1::{host}"
         return f"10.{self.number}.0.{host}" if host < 100 else f"10.{self.number}.1.{host}"
@@ -76,7 +79,7 @@ WAYS = {  # in by, out by, first port
 
 
 def run(*command: str, stdin: str = "") -> str:
-    """What a command prints. Raises Wrong with its errors."""
+    """Return a command's output. Raises Wrong with its errors."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Wrong(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
@@ -84,7 +87,7 @@ def run(*command: str, stdin: str = "") -> str:
 
 
 def command(*words: str) -> str:
-    """Return what a command of `pylvs` prints. Raises Wrong with that."""
+    """Return the output of a command of `pylvs`. Raises Wrong with its errors."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         status = pylvs(words)
@@ -99,7 +102,7 @@ def write(path: str, value: str) -> None:
 
 
 def packets_of(device: str, namespace: str = "") -> socket.socket:
-    """A packet socket on a device, of this namespace or of another."""
+    """Return a packet socket on a device, in this or another namespace."""
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     libc = ctypes.CDLL(None, use_errno=True)
     if namespace:
@@ -118,7 +121,7 @@ def packets_of(device: str, namespace: str = "") -> socket.socket:
 
 
 def make_wires(director: Director) -> None:
-    """The wires with their addresses, and the director's tables."""
+    """Make the wires with their addresses, and the director's tables."""
     write("/proc/sys/net/ipv4/ip_forward", "1")  # answers of NAT are routed
     write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
     commands = [f"netns add {FAR}", f"link add {VETH.device} type veth peer name w0 netns {FAR}"]
@@ -129,7 +132,7 @@ def make_wires(director: Director) -> None:
         for six, own, all_bits, at_once in (False, 24, 32, ""), (True, 64, 128, " nodad"):
             commands.append(f"addr add {wire.address(six, 1)}/{own} dev {wire.device}{at_once}")
             commands.append(f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}{at_once}")
-        for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are asked for
+        for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are found by ARP
             commands.append(f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent")
     run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in commands))
     far = f"link add link {CABLE.far} name {VLAN.far} type vlan id 5\n"
@@ -142,7 +145,7 @@ def make_wires(director: Director) -> None:
 
 
 def table() -> Iterator[str]:
-    """Every service, in the words of ipvsadm."""
+    """Return every service as lines for ipvsadm."""
     for wire, out, first in WAYS.values():
         for six in False, True:
             vip, server = wire.address(six, 100), out.address(six, 3)
@@ -154,7 +157,7 @@ def table() -> Iterator[str]:
 
 
 class Exchange:
-    """What the far end sends into one wire, and gets out of the same or another one."""
+    """The frames that the far end sends into a wire, and receives from the same or another one."""
 
     def __init__(self, wire: Wire, out: Wire) -> None:
         self.wire, self.out = wire, out
@@ -174,12 +177,12 @@ class Exchange:
             each.close()
 
     def send(self, packet: bytes, by_server: bool = False) -> None:
-        """Hand an IP packet to the director, as the client or as the real server."""
+        """Send an IP packet to the director, as the client or as the real server."""
         end = self.ends[self.out if by_server else self.wire]
         end.send(frames.ethernet(HERE, SERVER if by_server else CLIENT, packet))
 
     def receive(self, what: str, to_client: bool) -> bytes:
-        """The next IP frame to the client or the real server; questions for their addresses are answered meanwhile."""
+        """Return the next IP frame to the client or the real server; answer ARP and neighbour solicitations."""
         end = self.ends[self.wire if to_client else self.out]
         until = time.monotonic() + ANSWER_S
         while (left := until - time.monotonic()) > 0 and select.select([end], [], [], left)[0]:
@@ -199,7 +202,7 @@ class Exchange:
             end.send(question[6:12] + own + b"\x08\x06" + reply)
 
     def expect(self, what: str, packet: bytes, to_client: bool = False) -> None:
-        """The next frame is this packet, and the link addresses are right."""
+        """Assert that the next frame is this packet with the right link addresses."""
         wanted = frames.ethernet(CLIENT if to_client else SERVER, HERE, packet)
         got = self.receive(what, to_client)
         if got != wanted:
@@ -207,7 +210,7 @@ class Exchange:
             raise Wrong(f"{what}: expected {wanted[:12].hex()} {facts}, got {got[:12].hex()} {other}")
 
     def past_xdp(self) -> int:
-        """How many IP frames to the director got past XDP since this was asked last."""
+        """Return how many IP frames to the director XDP passed since the last call."""
         seen = 0
         for tap in self.stack:
             while select.select([tap], [], [], 0)[0]:
@@ -217,7 +220,7 @@ class Exchange:
 
 
 def requests(line: Exchange, port: int, six: bool, client_port: int) -> Iterator[tuple[str, bytes, bytes]]:
-    """The packets of a connection to a service: (name, what the client sends, what the real server shall get)."""
+    """Return the packets of a connection: (name, what the client sends, what the real server must receive)."""
     client, vip, server = line.wire.address(six, 2), line.wire.address(six, 100), line.out.address(six, 3)
     own = line.out.address(six, 1)
     fields = {} if six else {"df": True}
@@ -237,7 +240,7 @@ def requests(line: Exchange, port: int, six: bool, client_port: int) -> Iterator
 
 
 def converse(line: Exchange, port: int, six: bool, client_port: int, title: str) -> int:
-    """One connection to one service, each packet compared, with NAT its answers too; how many there were."""
+    """Run a connection to a service, and compare each packet, with NAT also the replies; return their number."""
     count = 0
     client, vip, server = line.wire.address(six, 2), line.wire.address(six, 100), line.out.address(six, 3)
     for name, sent, wanted in requests(line, port, six, client_port):
@@ -257,19 +260,19 @@ def converse(line: Exchange, port: int, six: bool, client_port: int, title: str)
 
 
 def too_long(line: Exchange, port: int, client_port: int, title: str) -> None:
-    """A packet that does not fit into the tunnel: the client is told, whichever hook it came to first."""
+    """Send a packet that does not fit into the tunnel: at both hooks the client must get an error."""
     client, vip = line.wire.address(False, 2), line.wire.address(False, 100)
     segment = frames.tcp(client, vip, client_port, port, "PA", seq=1, ack=1, data=bytes(MTU - 40))
     line.send(frames.ip(client, vip, frames.TCP, segment, df=True))
     what = f"{title} a packet too long for the tunnel"
-    told = frames.describe(line.receive(what, to_client=True)[14:])
+    error = frames.describe(line.receive(what, to_client=True)[14:])
     wanted = {"src": vip, "dst": client, "proto": "icmp", "type": 3, "code": 4, "rest": MTU - 20}
-    if any(told.get(key) != value for key, value in wanted.items()):
-        raise Wrong(f"{what}: expected {wanted}, got {told}")
+    if any(error.get(key) != value for key, value in wanted.items()):
+        raise Wrong(f"{what}: expected {wanted}, got {error}")
 
 
 def shown(device: str) -> dict[str, str]:
-    """What `pylvs show` says of a device."""
+    """Return what `pylvs show` prints for a device."""
     for each in json.loads(command("show", "--json"))["devices"]:
         if each["device"] == device:
             return dict(each)
@@ -277,7 +280,7 @@ def shown(device: str) -> dict[str, str]:
 
 
 def forward(way: tuple[Wire, Wire, int], mode: str, client_port: int, title: str, xdp_sends: bool) -> str:
-    """Everything in by one device and out by one, in the mode they are in; a line that says what was done."""
+    """Send all traffic in by one device and out by one, in their modes; return a line about it."""
     wire, out, first = way
     found = shown(wire.device)
     if found["mode"] != mode:
@@ -297,8 +300,8 @@ def forward(way: tuple[Wire, Wire, int], mode: str, client_port: int, title: str
     return f"{title}: {count} frames forwarded, {past} of them at TC ({found['reason']})"
 
 
-def load_unwrapping() -> str:
-    """Load the real server's program, which a kernel with tunnel devices would not have to."""
+def load_decapsulation() -> str:
+    """Load the real server's program, even if the kernel has tunnel devices."""
     try:
         with BpfObject(abi.shipped().path("realserver")) as opened:
             opened.load()
@@ -308,16 +311,16 @@ def load_unwrapping() -> str:
 
 
 def play(director: Director) -> Iterator[str]:
-    """A line for each mode that works. Raises Wrong."""
+    """Return a line for each mode that works. Raises Wrong."""
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     make_wires(director)
     yield forward(WAYS["veth"], "tc", 20000, "tc", xdp_sends=False)
     command("attach", VETH.device, "--mode", "generic")
     yield forward(WAYS["veth"], "generic", 21000, "generic", xdp_sends=True)
-    yield forward(WAYS["card"], "native", 22000, "native", xdp_sends=True)  # as auto has chosen
-    # Which device can transmit for XDP is told since 6.3; before, TC sends from card to card.
-    told = release >= (6, 3)
-    yield forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=told)
+    yield forward(WAYS["card"], "native", 22000, "native", xdp_sends=True)  # the choice of auto
+    # Before 6.3 the kernel does not report which device can transmit for XDP, so TC sends from card to card.
+    error = release >= (6, 3)
+    yield forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=error)
     yield forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False)  # tags pass native XDP below
     command("down")
-    yield load_unwrapping()
+    yield load_decapsulation()

@@ -1,6 +1,6 @@
-"""A daemon whose disk is full, in a mount namespace of its own: `python -m tests.interop.full_disk SCENARIO FOLDER`.
+"""Run a daemon with a full disk, in its own mount namespace: `python -m tests.interop.full_disk SCENARIO DIRECTORY`.
 
-The state directory is on a tmpfs of a few pages, which is filled to its last byte, so that the kernel says ENOSPC.
+The state directory is on a tmpfs of a few pages. It is filled to its last byte, so that the kernel returns ENOSPC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIZE = 64 * 1024
 
 
 class Disk:
-    """A small one, mounted on this folder as long as this process's mount namespace lives."""
+    """A small disk, mounted on this directory in this process's mount namespace."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -35,13 +35,13 @@ class Disk:
         self._filler = folder / "filler"
 
     def fill(self) -> None:
-        """Until nothing more can be written."""
+        """Write until the disk is full."""
         with open(self._filler, "ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(512))
 
     def empty(self) -> None:
-        """Everything can be written again."""
+        """Delete what `fill` wrote."""
         self._filler.unlink()
 
 
@@ -80,7 +80,7 @@ async def editing(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
             assert host.servers() == {str(address(1)), str(address(2))}
             assert len(kept_before) > 1
             disk.empty()
-    assert NO_SPACE in said.getvalue()
+    assert NO_SPACE in log.getvalue()
 
 
 SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
@@ -89,14 +89,14 @@ SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] =
 
 
 def main(scenario: str, folder: Path) -> None:
-    """Raises what is not as it should be."""
-    said = io.StringIO()
-    logs.set_up("text", said, {})
+    """Run a scenario; raise for a wrong result."""
+    log = io.StringIO()
+    logs.set_up("text", log, {})
     disk = Disk(folder / "disk")
     try:
         run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, said))
     finally:
-        print(said.getvalue())
+        print(log.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands inside Debian's kernels, booted by `tests/oracle/vm` with this machine's files and this tree."""
+"""Run commands in Debian's kernels, which `tests/oracle/vm` boots with this machine's files and this tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VM = Path(__file__).parents[1] / "oracle" / "vm"
 KERNELS = ("6.1", "6.12")
 UNAVAILABLE = 69  # the exit status of `vm` for what is missing; its line says what
 FETCHING_S = 300  # of a kernel, by apt
-# The guest has a /tmp of its own over this machine's; a clone or an environment in there is seen without it.
+# The guest mounts its own /tmp. A clone or an environment in /tmp is visible without it.
 IN_GUEST = f"umount /tmp; cd {shlex.quote(str(VM.parents[2]))} && exec "
 
 
@@ -25,7 +25,7 @@ class NoKernel(Exception):
 
 
 def start(kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int) -> subprocess.Popen[str]:
-    """A command in a guest, which ends after so many seconds. Raises NoKernel; see `finish`."""
+    """Start a command in a guest, which ends after this many seconds. Raises NoKernel; see `finish`."""
     if platform.machine() != "x86_64":
         raise NoKernel("the kernels to boot are those of x86-64")
     environment = os.environ | {
@@ -45,11 +45,14 @@ def start(kernel: str, *command: str, options: tuple[str, ...] = (), seconds: in
 
 
 def finish(guest: subprocess.Popen[str], seconds: int) -> subprocess.CompletedProcess[str]:
-    """What became of it. Raises NoKernel where it could not boot, TimeoutExpired; the guest has ended in any case."""
+    """Return the result; the guest has ended in any case.
+
+    Raises NoKernel if the guest could not boot, and TimeoutExpired.
+    """
     try:
         output, errors = guest.communicate(timeout=seconds + FETCHING_S)
     finally:
-        guest.terminate()  # `vm` takes its machine with it
+        guest.terminate()  # `vm` ends its machine
         guest.wait()
     if guest.returncode == UNAVAILABLE:
         raise NoKernel(errors.strip().splitlines()[-1])
@@ -59,7 +62,10 @@ def finish(guest: subprocess.Popen[str], seconds: int) -> subprocess.CompletedPr
 def run_or_skip(
     kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int
 ) -> subprocess.CompletedProcess[str]:
-    """A test's command in a guest. Without such a kernel the test is skipped; `./dev test` makes a failure of that."""
+    """Run a test's command in a guest.
+
+    Without such a kernel the test is skipped; `./dev test` makes a failure of that.
+    """
     try:
         return finish(start(kernel, *command, options=options, seconds=seconds), seconds)
     except NoKernel as error:

@@ -1,4 +1,4 @@
-"""The real `keepalived -t`, in a session of its own: it is known to send signals to whoever started it."""
+"""Run the real `keepalived -t` in its own session, because it may send signals to its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURED = "2.2."  # the versions whose findings the tests know
 
 
 def version() -> str:
-    """Which keepalived is installed; "" if none, or one that does not say so."""
+    """Return the installed version of keepalived; "" if there is none."""
     if shutil.which(PROGRAM) is None:
         return ""
     found = subprocess.run([PROGRAM, "-v"], capture_output=True, text=True)
@@ -25,7 +25,7 @@ def version() -> str:
 
 
 def why_not() -> str:
-    """Why keepalived cannot be asked here; "" if it can."""
+    """Return why keepalived cannot run; "" if it can."""
     if shutil.which(PROGRAM) is None:
         return "keepalived is not installed"
     here = version()
@@ -35,7 +35,7 @@ def why_not() -> str:
 
 
 def status_of(file: Path) -> int:
-    """The exit status of `keepalived -t`; negative if a signal ended it."""
+    """Return the exit status of `keepalived -t`; negative if a signal ended it."""
     done = subprocess.run(
         [PROGRAM, "-t", "-l", "-n", "-f", str(file)], capture_output=True, start_new_session=True, timeout=120
     )
@@ -44,21 +44,21 @@ def status_of(file: Path) -> int:
 
 @contextmanager
 def running(file: Path, log: str, ready: Callable[[str], bool], patience_s: float) -> Iterator[Path]:
-    """Its virtual routers alone, once their log is `ready`; `log` says how much they tell. Gives the log's file."""
+    """Run keepalived's virtual routers until the block ends; return the log file, once `ready` holds for it."""
     pids = file.parent / "pid", file.parent / "vrrp.pid"
     command = [PROGRAM, "-n", "-l", log, "-P", "-f", str(file), "-p", str(pids[0]), "-r", str(pids[1])]
-    said = file.parent / "log"
+    log_file = file.parent / "log"
     with (
-        said.open("w") as out,
+        log_file.open("w") as out,
         subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
         try:
             deadline = time.monotonic() + patience_s
-            while not ready(said.read_text()):
-                assert process.poll() is None, said.read_text()
-                assert time.monotonic() < deadline, said.read_text()
+            while not ready(log_file.read_text()):
+                assert process.poll() is None, log_file.read_text()
+                assert time.monotonic() < deadline, log_file.read_text()
                 time.sleep(0.05)
-            yield said
+            yield log_file
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(patience_s)

@@ -1,8 +1,8 @@
-"""The real keepalived on the real IPVS: the guest's half of `test_keepalived_health`.
+"""Run the real keepalived on the real IPVS: the guest's half of `test_keepalived_health`.
 
-Each case has a thread, a network namespace and a keepalived of its own, whose real servers are sockets of the thread
-that listen or do not. After each step it waits until the table and the notifications are the expected ones, or until
-its patience ends, and writes down what they are then. Nothing but the standard library: every import takes long here.
+Each case has a thread, a network namespace and a keepalived. Its real servers are sockets of the thread that listen or
+do not. After each step the thread waits for the expected table and notifications, and records them. It uses only the
+standard library, because imports take long here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 CLONE_NEWNET = 0x40000000
 PATIENCE_S = 180.0
-STEADY_S = 1.5  # the longest that keepalived takes between two edits that belong together
-QUIET_S = 6.0  # how long nothing must happen where nothing should
+STEADY_S = 1.5  # the longest time between two edits of keepalived for one event
+QUIET_S = 6.0  # how long nothing must change
 
 
 def readable(endpoint: str) -> str:
-    """`0A000001:0050` or `[2001:...]:0050` as people write it; a mark as a number."""
+    """Return `0A000001:0050` or `[2001:...]:0050` in the usual notation; a mark as a number."""
     host, colon, port = endpoint.rpartition(":")
     if not colon:
         return str(int(endpoint, 16))
@@ -35,7 +35,7 @@ def readable(endpoint: str) -> str:
 
 
 def table() -> dict[str, dict[str, int]]:
-    """The table of this thread's namespace: services with the weights of their servers."""
+    """Return the table of this thread's namespace: services with the weights of their servers."""
     found: dict[str, dict[str, int]] = {}
     service = ""
     for line in Path("/proc/thread-self/net/ip_vs").read_text().splitlines()[3:]:
@@ -49,7 +49,7 @@ def table() -> dict[str, dict[str, int]]:
 
 
 class Case(threading.Thread):
-    """One configuration and what happens to it."""
+    """A configuration and its steps."""
 
     def __init__(self, number: int, case: dict[str, Any]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Case(threading.Thread):
         keepalived: subprocess.Popen[bytes] | None = None
         log = (self.folder / "log").open("wb")
         for step in self.case["steps"]:
-            told = len(self.notes())
+            calls = len(self.notes())
             for name in step["down"]:
                 gone = self.listening.pop(name)
                 gone.shutdown(socket.SHUT_RDWR)
@@ -95,7 +95,7 @@ class Case(threading.Thread):
                     keepalived.send_signal(signal.SIGHUP)
             if step["end"] and keepalived is not None:
                 keepalived.terminate()
-            self.seen.append(self.settled(step, told))
+            self.seen.append(self.settled(step, calls))
         if keepalived is not None:
             keepalived.kill()
             keepalived.wait()
@@ -131,14 +131,14 @@ class Case(threading.Thread):
     def notes(self) -> list[str]:
         return (self.folder / "notes").read_text().splitlines()
 
-    def settled(self, step: dict[str, Any], told: int) -> dict[str, Any]:
-        """The table and the notifications, once they are as expected and stay so; or in the end."""
+    def settled(self, step: dict[str, Any], calls: int) -> dict[str, Any]:
+        """Return the table and the notifications once they are as expected and stay so, or at the end of the wait."""
         end = time.monotonic() + PATIENCE_S
         steady = QUIET_S if step["quiet"] else STEADY_S
         since = time.monotonic()
         last: dict[str, Any] = {}
         while True:
-            now = {"table": table(), "notes": sorted(self.notes()[told:])}
+            now = {"table": table(), "notes": sorted(self.notes()[calls:])}
             if now != last:
                 last, since = now, time.monotonic()
             right = now["table"] == step["table"] and (step["end"] or now["notes"] == step["notes"])
@@ -148,7 +148,7 @@ class Case(threading.Thread):
 
 
 def main(given: str, made: str) -> None:
-    """Play all cases at once."""
+    """Run all cases in parallel."""
     cases = [Case(number, case) for number, case in enumerate(json.loads(Path(given).read_text()))]
     for case in cases:
         case.start()

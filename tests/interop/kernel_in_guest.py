@@ -1,8 +1,7 @@
-"""What must work on every kernel, in one process in a guest: the guest's half of `test_kernels`.
+"""Test every scheduler and every forwarding method on a kernel: the guest's half of `test_kernels`.
 
-One boot, one interpreter, and one load of the objects, which the kernel's verifier takes longest for, serve all of it:
-every scheduler, then every forwarding method at every hook. It prints a line for each that works, and one for the first
-that does not, and then exits 1.
+One boot, one interpreter, and one load of the objects, whose verification takes longest, serve all tests. It prints a
+line for each that works, and for the first that does not, and then exits with 1.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from tests.packet.host import new_host
 
 
 def main() -> int:
-    """0, or 1 with what went wrong on stderr."""
+    """Return 0, or 1 with the difference on stderr."""
     try:
         with new_host() as host:
             for line in scheduling.play(host):
                 print(line, flush=True)
-            for device in sorted(Path("/sys/class/net").glob("nic*")):  # as mounted in the first namespace
+            for device in sorted(Path("/sys/class/net").glob("nic*")):  # the mount of the first namespace
                 move = f"nsenter --net=/proc/1/ns/net ip link set {device.name} netns {host.name}"
                 subprocess.run(move.split(), check=True)
             for line in forwarding.play(host.director):

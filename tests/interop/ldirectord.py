@@ -1,4 +1,4 @@
-"""The real ldirectord on a director of ours: nine real servers in five services, on two hosts and one link.
+"""Run the real ldirectord on a director of pylvs: nine real servers in five services, on two hosts and one link.
 
 `python -m tests.interop.ldirectord`, as root, measures its start: the time until the last real server is in the table,
 and the ipvsadm calls.
@@ -30,7 +30,7 @@ from tests.lab.support import until
 from tests.termination import unwind_on_sigterm
 
 PROGRAM = "/usr/sbin/ldirectord"
-CALLED = "/sbin/ipvsadm"  # where it looks, whatever PATH says
+CALLED = "/sbin/ipvsadm"  # ldirectord does not use PATH
 VIP, VIP6 = "192.0.2.100", "2001:db8::100"
 DIRECTOR, DIRECTOR6, CLIENT = "192.0.2.1", "2001:db8::1", "192.0.2.5"
 NAME = "pylvs.cf"
@@ -93,14 +93,14 @@ virtual=192.0.2.100:53
 IPV4 = tuple(f"192.0.2.{number}" for number in range(11, 18))
 IPV6 = ("2001:db8::11", "2001:db8::12")
 SERVERS = frozenset(IPV4 + IPV6)
-WEB = SERVERS - {IPV4[-1]}  # the last one answers pings alone
+WEB = SERVERS - {IPV4[-1]}  # the last one answers only pings
 MAPPED = {"192.0.2.14": 8081}  # NAT
 FALLBACK = "127.0.0.1"
-LOOK_EVERY_S = 0.1  # at the table
+LOOK_EVERY_S = 0.1  # of the table
 
 
 def why_not() -> str:
-    """Why it cannot be run here; "" if it can."""
+    """Return why it cannot run; "" if it can."""
     return "" if shutil.which(PROGRAM) else "ldirectord is not installed"
 
 
@@ -130,7 +130,7 @@ class _WebServer(http.server.ThreadingHTTPServer):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Seconds from `start` until the last real server was in the table, and the ipvsadm calls until then."""
+    """Seconds from `start` until the last real server was in the table, and the ipvsadm calls."""
 
     seconds: float
     calls: int
@@ -144,7 +144,7 @@ class Start:
 
 @dataclass
 class Site:
-    """A director and a host with all real servers and a client; ldirectord's files are in `folder`."""
+    """A director, and a host with all real servers and a client; ldirectord's files are in `folder`."""
 
     director: Path
     servers: Path
@@ -152,49 +152,48 @@ class Site:
     _running: dict[str, _WebServer] = field(default_factory=dict)
 
     def begin(self, address: str) -> None:
-        """Let a real server answer."""
+        """Start a real server."""
         with inside_network(self.servers):
             self._running[address] = _WebServer(address, MAPPED.get(address, 80))
 
     def die(self, address: str) -> None:
-        """No real server answers there any more."""
+        """Stop a real server."""
         self._running.pop(address).die()
 
     def close(self) -> None:
-        """No real server answers any more."""
+        """Stop all real servers."""
         for address in list(self._running):
             self.die(address)
 
     def ldirectord(self, word: str) -> None:
-        """`ldirectord FILE WORD` on the director, where our ipvsadm, counting its calls, is what it calls."""
+        """Run `ldirectord FILE WORD` on the director, with our ipvsadm, which counts its calls."""
         words = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && exec "$3" "$4" "$5"', "sh"]
         words += [str(self.folder / "ipvsadm"), CALLED, PROGRAM, str(self.folder / NAME), word]
         with inside_network(self.director):
             subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=120)
 
     def services(self) -> Sequence[ServiceRow]:
-        """The table."""
         with inside_network(self.director):
             return BpfDirector(State.open()).services()
 
     def weights(self) -> dict[str, int]:
-        """Weights in the table, by the addresses of real servers, each of which has one service."""
+        """Return weights by the addresses of real servers, each of which has one service."""
         every = [each.destination for row in self.services() for each in row.destinations]
         return {str(each.key.address): each.weight for each in every}
 
     def serves_all(self) -> bool:
-        """Whether every real server gets new connections, and the fallback none."""
+        """Return whether every real server gets new connections, and the fallback none."""
         weights = self.weights()
         return weights.keys() == SERVERS and all(weights.values())
 
     def calls(self) -> list[str]:
-        """Every ipvsadm call so far that has ended: its status, and its words."""
+        """Return status and arguments of every finished ipvsadm call."""
         with suppress(FileNotFoundError):
             return (self.folder / "calls").read_text().splitlines()
         return []
 
     def log(self) -> str:
-        """What ldirectord said."""
+        """Return ldirectord's log."""
         with suppress(FileNotFoundError):
             return (self.folder / "log").read_text()
         return "it has said nothing"
@@ -205,7 +204,7 @@ class Site:
 
     @property
     def pid_file(self) -> Path:
-        """Where ldirectord notes its process."""
+        """Return the file with ldirectord's PID."""
         return Path("/var/run", f"ldirectord.{NAME}.pid")
 
 
@@ -215,7 +214,7 @@ def _ip(batch: str, *options: str) -> None:
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """Both hosts, every real server answering; nothing is left of them afterwards."""
+    """Make both hosts with all real servers up; remove them afterwards."""
     near, far = (f"pylvs-ld{side}{os.getpid()}" for side in "ds")
     made = Site(Path("/run/netns", near), Path("/run/netns", far), folder)
     with ExitStack() as undo:
@@ -240,7 +239,7 @@ def site(folder: Path) -> Iterator[Site]:
 
 @contextmanager
 def started(where: Site) -> Iterator[Start]:
-    """ldirectord runs, and every real server is in the table; started and stopped as by its init script."""
+    """Run ldirectord as its init script does, and wait until every real server is in the table."""
     begin = time.monotonic()
     where.ldirectord("start")
     try:

@@ -1,6 +1,6 @@
-"""keepalived's sample configurations: what `keepalived -t` and `pylvs check` say of each, as a page of the reference.
+"""Compare `keepalived -t` and `pylvs check` on keepalived's sample configurations, for a page of the reference.
 
-`python -m tests.interop.samples`, as root, prints the page. The samples are read where keepalived's package puts them.
+`python -m tests.interop.samples`, as root, prints the page. The samples are those of keepalived's package.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pylvs.config.compile.document import compile_document, sort_findings
 from pylvs.config.findings import Finding
 from pylvs.config.language.parser import read
 from tests.interop import keepalived
-from tests.interop.machine import DEVICES, on_it
+from tests.interop.namespaces import DEVICES, on_four_devices
 
 FOLDER = Path("/usr/share/doc/keepalived/samples")
 PREFIX = "keepalived.conf."
 
-# Where pylvs has another exit status on purpose.
+# Samples for which pylvs has another exit status on purpose.
 OTHERWISE = {"vrrp": "an address that stands twice in one virtual router is named"}
 
 HEAD = f"""\
@@ -40,7 +40,7 @@ Made by `python -m tests.interop.samples > docs/reference/keepalived-samples.md`
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A sample, both exit statuses, and what pylvs found in it."""
+    """A sample, both exit statuses, and the findings of pylvs."""
 
     name: str
     theirs: int
@@ -49,13 +49,13 @@ class Judged:
 
     @property
     def agreed(self) -> bool:
-        """Whether the statuses are the same, or differ for a reason that still holds."""
+        """Return whether the statuses are the same, or differ for a reason that still holds."""
         return (self.theirs != self.ours) == (self.name in OTHERWISE)
 
 
 @contextmanager
 def one_program() -> Iterator[None]:
-    """Of the programs that the samples name, this machine has `killall`, wherever it is a machine without it."""
+    """Provide `killall`, which the samples name, on a machine without it."""
     path = os.environ.get("PATH", "")
     with TemporaryDirectory() as folder:
         program = Path(folder, "killall")
@@ -70,9 +70,9 @@ def one_program() -> Iterator[None]:
 
 
 def judged() -> list[Judged]:
-    """Every sample, in the order of their names."""
+    """Return every sample in the order of their names."""
     found = []
-    with on_it(), one_program():
+    with on_four_devices(), one_program():
         for path in sorted(FOLDER.glob(f"{PREFIX}*")):
             document, unread = read(str(path))
             findings = sort_findings((*unread, *compile_document(document).findings), document)
@@ -82,7 +82,7 @@ def judged() -> list[Judged]:
 
 
 def page(samples: list[Judged]) -> str:
-    """The table with what stands above it."""
+    """Return the page with its table."""
     return HEAD.format(count=len(samples)) + "".join(f"{_row(each)}\n" for each in samples)
 
 
@@ -90,8 +90,8 @@ def _row(sample: Judged) -> str:
     words = [f"line {each.location.line}: {each.severity.value}: {each.text}" for each in sample.findings]
     if sample.name in OTHERWISE:
         words.append(f"*{OTHERWISE[sample.name]}, which keepalived lets pass*")
-    said = "<br>".join(words).replace("|", "\\|")
-    return f"| {sample.name} | {sample.theirs} | {sample.ours} | {said} |"
+    text = "<br>".join(words).replace("|", "\\|")
+    return f"| {sample.name} | {sample.theirs} | {sample.ours} | {text} |"
 
 
 if __name__ == "__main__":

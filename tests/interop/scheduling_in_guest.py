@@ -1,7 +1,7 @@
-"""Every scheduler beside its reference, in a guest: a part of `kernel_in_guest`.
+"""Compare every scheduler with its reference in a guest: a part of `kernel_in_guest`.
 
-A kernel's verifier may leave out of a program what it takes for unreachable, and that shows in the choices. Frames are
-made without scapy: on an emulated processor its import takes longer than all connections here.
+A kernel's verifier may remove code that it considers unreachable, which would change choices. Frames are made without
+scapy, because its import on an emulated processor takes longer than all connections here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ BY_MAC = {frames.mac_bytes(server_mac(number)): number for number in range(1, le
 
 
 class Wrong(Exception):
-    """A choice is not the reference's; the text says which."""
+    """A choice differs from the reference's; the text names it."""
 
 
 class Service:
-    """A service in the tables, and its scheduler in the reference: each edit is made to both."""
+    """A service in the tables, and its scheduler in the reference; each edit is made in both."""
 
     def __init__(self, host: Host, scheduler: str) -> None:
         self.host = host
@@ -54,17 +54,17 @@ class Service:
         self.model.added(server)
 
     def segment(self, client: int, flags: str) -> bytes:
-        """A segment of the client's connection."""
+        """Return a segment of the client's connection."""
         source, port = str(ip_address(0xC6120000 + client)), 1024 + client
         packet = frames.tcp(source, VIP4, port, self.key.port, flags, seq=1000)
         return bytes(frames.ethernet(MAC, ROUTER_MAC, frames.ip(source, VIP4, frames.TCP, packet)))
 
     def connect(self, client: int) -> tuple[int | None, int | None]:
-        """The server that gets a new connection, and the one that the reference chooses."""
+        """Return the server that gets a new connection, and the choice of the reference."""
         for server in self.servers:
-            place = self.host.director.slots.find(self.key, server.key)
-            assert place is not None
-            row = self.host.director.tables.destinations.read(place)
+            slot = self.host.director.slots.find(self.key, server.key)
+            assert slot is not None
+            row = self.host.director.tables.destinations.read(slot)
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(0xC6120000 + client).packed
         wanted = self.model.choose(reference.Flow(source, 1024 + client, ip_address(VIP4).packed), 0)
@@ -80,12 +80,12 @@ class Service:
         return BY_MAC[self.host.forwarded(frame)[:6]]
 
     def finish(self, client: int) -> None:
-        """The client ends its connection, which goes on as inactive."""
+        """End the connection from the client, so that it becomes inactive."""
         self.host.run(self.segment(client, "FA"), "tc")
 
 
 def play(host: Host) -> Iterator[str]:
-    """A line for each scheduler. Raises Wrong."""
+    """Return a line for each scheduler. Raises Wrong."""
     for scheduler in SCHEDULERS:
         service = Service(host, scheduler)
         made = []

@@ -1,4 +1,4 @@
-"""The measurement beside the real IPVS forwards every packet, in a kernel that has IPVS. Its figures are not judged."""
+"""The comparison with the real IPVS forwards every packet, in a kernel that has IPVS. The test asserts no speed."""
 
 from __future__ import annotations
 

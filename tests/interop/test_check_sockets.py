@@ -1,4 +1,4 @@
-"""Checks and the Linux network stack: echoes by both kinds of socket, hosts that are not there, marks, devices."""
+"""Checks and the Linux network stack: echoes by both kinds of socket, absent hosts, marks, devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
-from tests.interop.places import inside
+from tests.interop.namespaces import inside
 from tests.unit.health.fake_servers import undisturbed
 
 PATIENT = Pace(timeout_s=60.0)
@@ -22,8 +22,8 @@ ABSENT = {4: Target(IPv4Address("10.0.0.9"), 53), 6: Target(IPv6Address("fd00::9
 
 
 @pytest.fixture(scope="module", autouse=True)
-def place() -> Iterator[None]:
-    """A link to a network with nobody else on it; neighbours are soon given up, and ICMP errors not held back."""
+def link() -> Iterator[None]:
+    """Make a link without other hosts. Neighbour discovery gives up early, and ICMP errors are not rate-limited."""
     with inside("cs"):
         Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")  # addresses can be used at once
         for words in (
@@ -49,8 +49,11 @@ def asked(*checks: Check) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("who_may", ["1 0", "0 2147483647"], ids=["raw sockets", "ping sockets"])
-def test_many_echoes_at_once_are_not_mixed_up(who_may: str) -> None:
-    """The absent are asked beside the present: each socket must hear its own answers, and errors, alone."""
+def test_parallel_echoes_are_not_mixed_up(who_may: str) -> None:
+    """Absent and present hosts are checked at the same time.
+
+    Each socket must receive only its own answers and errors.
+    """
     Path("/proc/sys/net/ipv4/ping_group_range").write_text(who_may)
     here = [Target(IPv4Address("10.0.0.1")), Target(IPv6Address("fd00::1")), Target(IPv4Address("127.0.0.1"))]
     outcomes = asked(*(PingCheck(target=target, pace=PATIENT) for target in [*here, *ABSENT.values()] * 20))
@@ -59,7 +62,7 @@ def test_many_echoes_at_once_are_not_mixed_up(who_may: str) -> None:
 
 
 @pytest.mark.parametrize("target", ABSENT.values(), ids=["IPv4", "IPv6"])
-def test_a_host_that_is_not_there_is_named(target: Target) -> None:
+def test_an_absent_host_is_named(target: Target) -> None:
     tcp, udp, dns = asked(*(check(target=target, pace=PATIENT) for check in (TcpCheck, UdpCheck, DnsCheck)))
     assert tcp == Outcome(False, "no route to host")
     assert udp == dns == Outcome(False, "no route to host (ICMP: host unreachable)")
@@ -78,7 +81,7 @@ def test_the_mark_is_on_the_packets(check: type[Check]) -> None:
     assert {outcome.reason for outcome in outcomes} == {"refused by this machine's routes or firewall"}
 
 
-def test_a_link_local_address_is_found_on_its_device() -> None:
+def test_a_link_local_address_is_checked_on_its_device() -> None:
     words = ["ip", "-6", "-o", "addr", "show", "dev", "d1", "scope", "link"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     address = IPv6Address(shown.split("inet6 ")[1].split("/")[0])

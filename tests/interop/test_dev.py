@@ -1,7 +1,6 @@
-"""`./dev` on machines that are not tidy: other processes hold apt's locks, runs were killed, a clone was copied.
+"""`./dev` on unusual machines: other processes hold apt's locks, runs were killed, a clone was copied.
 
-Python, pip and apt-get are small stand-ins here, so that each case takes no time; that the real ones do their part is
-what every run of `./dev test` shows.
+Python, pip and apt-get are small stand-ins, so that each case is fast. Every run of `./dev test` tests the real ones.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ TOOLS = [
     "setpriv",
 ]
 
-# Makes .venv like python3 -m venv, answers what `dev` asks of it, and notes each call of pip.
+# Makes .venv like python3 -m venv, prints what `dev` reads, and logs each call of pip.
 PYTHON = """\
 #!/bin/sh
 version=$(cat "$STAGE/version")
@@ -82,7 +81,7 @@ esac
 
 
 OWN_SBIN = '/bin/mount --bind "$STAGE/sbin" /usr/sbin; exec "$@"'
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 class Clone:
@@ -90,7 +89,7 @@ class Clone:
 
     def __init__(self, stage: Path, folder: Path) -> None:
         self.stage, self.folder = stage, folder
-        self.policy = stage / "sbin" / "policy-rc.d"  # /usr/sbin/policy-rc.d to what runs here, and to nobody else
+        self.policy = stage / "sbin" / "policy-rc.d"  # the clone sees this file as /usr/sbin/policy-rc.d
 
     def begin(self, *arguments: str, uid: int = 0) -> subprocess.Popen[str]:
         """Start ./dev."""
@@ -117,13 +116,13 @@ class Clone:
         )
 
     def dev(self, *arguments: str, uid: int = 0) -> tuple[int, str, list[str]]:
-        """Run ./dev to its end: status, output, and the lines of its errors."""
+        """Run ./dev to its end; return status, output, and the lines of its errors."""
         process = self.begin(*arguments, uid=uid)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err.splitlines()
 
     def log(self, word: str) -> list[str]:
-        """The notes of the stand-ins in which a word is; they are forgotten then."""
+        """Return the lines of the stand-ins that contain a word, and delete all lines."""
         lines = (self.stage / "log").read_text().splitlines()
         (self.stage / "log").write_text("")
         return [line for line in lines if word in line]
@@ -131,7 +130,7 @@ class Clone:
 
 @pytest.fixture
 def clone() -> Iterator[Clone]:
-    """A fresh clone, in a folder whose name has a blank."""
+    """Return a new clone in a directory whose name has a blank."""
     with tempfile.TemporaryDirectory(prefix="pylvs dev.") as name:
         stage = Path(name)
         stage.chmod(0o755)
@@ -165,7 +164,7 @@ def clone() -> Iterator[Clone]:
 
 
 @pytest.mark.parametrize("former", [None, "#!/bin/sh\nexit 0\n"])
-def test_a_run_that_was_killed_leaves_no_policy_behind_for_good(clone: Clone, former: str | None) -> None:
+def test_the_next_run_removes_the_policy_of_a_killed_run(clone: Clone, former: str | None) -> None:
     if former:
         clone.policy.write_text(former)
     (clone.stage / "apt-hangs").touch()
@@ -181,7 +180,7 @@ def test_a_run_that_was_killed_leaves_no_policy_behind_for_good(clone: Clone, fo
     assert [path.name for path in clone.policy.parent.iterdir()] == ([clone.policy.name] if former else [])
 
 
-def test_a_run_that_is_interrupted_puts_the_policy_back(clone: Clone) -> None:
+def test_an_interrupted_run_restores_the_policy(clone: Clone) -> None:
     clone.policy.write_text("#!/bin/sh\nexit 0\n")
     (clone.stage / "apt-hangs").touch()
     process = clone.begin("demo")
@@ -192,7 +191,7 @@ def test_a_run_that_is_interrupted_puts_the_policy_back(clone: Clone) -> None:
     assert clone.policy.read_text() == "#!/bin/sh\nexit 0\n"
 
 
-def test_other_users_of_apt_are_waited_for(clone: Clone) -> None:
+def test_dev_waits_for_other_users_of_apt(clone: Clone) -> None:
     (clone.stage / "locks").write_text("2\n")
     status, _, errors = clone.dev("demo")
     assert status == 0
@@ -204,11 +203,11 @@ def test_other_users_of_apt_are_waited_for(clone: Clone) -> None:
     assert "Acquire::Retries=3" in calls[3]
 
 
-def test_a_copied_clone_makes_a_venv_of_its_own(clone: Clone) -> None:
+def test_a_copied_clone_makes_its_own_venv(clone: Clone) -> None:
     assert clone.dev("run", "pylvs")[0] == 0
     assert len(clone.log("venv of")) == 1
     assert clone.dev("run", "pylvs")[0] == 0
-    assert clone.log("") == []  # nothing is done twice
+    assert clone.log("") == []  # no step runs twice
     other = Clone(clone.stage, clone.folder.with_name("the copy"))
     shutil.copytree(clone.folder, other.folder, symlinks=True)
     assert other.dev("run", "pylvs")[0] == 0
@@ -225,7 +224,7 @@ def test_another_python_makes_another_venv(clone: Clone) -> None:
     assert clone.log("venv of") == ["venv of 3 13 1 25.0"]
 
 
-def test_an_interrupted_installation_is_done_again(clone: Clone) -> None:
+def test_an_interrupted_installation_is_repeated(clone: Clone) -> None:
     (clone.stage / "venv-breaks").touch()
     assert clone.dev("run", "pylvs")[0] == 1
     (clone.stage / "venv-breaks").unlink()
@@ -241,7 +240,7 @@ def test_packages_are_installed_in_the_pinned_versions(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("command", ["lint", "docs", "test"])
-def test_nothing_goes_on_after_a_step_that_failed(clone: Clone, command: str) -> None:
+def test_a_failed_step_ends_the_run(clone: Clone, command: str) -> None:
     assert clone.dev("lint")[0] == 0
     (clone.stage / "build-breaks").touch()
     (clone.folder / "bpf/a.c").write_text("changed")
@@ -250,22 +249,22 @@ def test_nothing_goes_on_after_a_step_that_failed(clone: Clone, command: str) ->
     assert errors[-1] == "dev: bpf/ does not compile"
 
 
-def test_a_user_without_root_uses_what_root_has_made(clone: Clone) -> None:
+def test_a_user_without_root_uses_the_environment_of_root(clone: Clone) -> None:
     assert clone.dev("run", "pylvs")[0] == 0
-    assert clone.dev("run", "pylvs", uid=NOBODY)[:2] == (0, "ran \n")
+    assert clone.dev("run", "pylvs", uid=OTHER_USER)[:2] == (0, "ran \n")
     (clone.folder / "bpf/a.c").write_text("changed")
-    status, out, errors = clone.dev("run", "pylvs", uid=NOBODY)
+    status, out, errors = clone.dev("run", "pylvs", uid=OTHER_USER)
     assert (status, out) == (1, "")
     advice = f"run sudo ./dev lint, or sudo chown -R nobody '{clone.folder}'"
     problem = "root owns .cache and .venv of this clone, and they are out of date or out of this user's reach"
     assert errors == [f"dev: {problem}; {advice}"]
 
 
-def test_what_root_makes_in_the_clone_of_a_user_is_that_users(clone: Clone) -> None:
+def test_what_root_makes_in_a_clone_belongs_to_the_owner_of_the_clone(clone: Clone) -> None:
     for path in [clone.folder, *clone.folder.rglob("*")]:
-        os.chown(path, NOBODY, NOBODY)
+        os.chown(path, OTHER_USER, OTHER_USER)
     assert clone.dev("run", "pylvs")[0] == 0
-    assert {path.stat().st_uid for path in clone.folder.rglob("*")} == {NOBODY}
+    assert {path.stat().st_uid for path in clone.folder.rglob("*")} == {OTHER_USER}
     (clone.folder / "bpf/a.c").write_text("changed")
-    assert clone.dev("run", "pylvs", uid=NOBODY)[0] == 0
+    assert clone.dev("run", "pylvs", uid=OTHER_USER)[0] == 0
     assert clone.log("compiled") == ["compiled"]

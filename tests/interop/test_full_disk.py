@@ -1,4 +1,4 @@
-"""The daemon on a disk that is full: nothing ends, nothing is half done, and the operator is told why."""
+"""With a full disk the daemon continues, finishes or refuses each change, and reports the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.interop.full_disk import SCENARIOS
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_full_disk_is_no_bug(scenario: str, tmp_path: Path, repository: Path) -> None:
+def test_the_daemon_survives_a_full_disk(scenario: str, tmp_path: Path, repository: Path) -> None:
     command = ["unshare", "--mount", "--propagation", "private", sys.executable]
     command += ["-W", "error", "-m", "tests.interop.full_disk", scenario, str(tmp_path)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)

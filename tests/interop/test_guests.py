@@ -1,4 +1,4 @@
-"""How guests start, with stand-ins for them: what runs a kernel, and that the ledger names those that died."""
+"""The start of guests, with stand-ins for qemu: the choice of KVM or TCG, and the ledger of guests that died."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import ledger
 from tests.conformance import script
 from tests.interop import guests
 
-# Stands in for qemu: KVM does as $WITH_KVM says, TCG comes up and ends with status 5.
+# Stands in for qemu: KVM runs $WITH_KVM, TCG boots and ends with status 5.
 QEMU = """\
 #!/bin/sh
 share=$(printf '%s\\n' "$@" | sed -n 's/^local,id=job,path=\\([^,]*\\),.*/\\1/p')
@@ -24,7 +24,7 @@ esac
 
 
 def booted(folder: Path, with_kvm: str, **environment: str) -> tuple[int, str]:
-    """The exit status of `vm` with that qemu, and the line that says what ran the kernel."""
+    """Return the exit status of `vm` with that qemu, and the line about what ran the kernel."""
     (folder / "qemu-system-x86_64").write_text(QEMU)
     (folder / "qemu-system-x86_64").chmod(0o755)
     path = f"{folder}:{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -41,26 +41,26 @@ def booted(folder: Path, with_kvm: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(guests.FETCHING_S)
-def test_a_kernel_that_comes_up_with_kvm_stays_there(tmp_path: Path) -> None:
-    status, told = booted(tmp_path, 'mkdir "$share/taken" && echo 7 >"$share/rc"')
-    assert (status, told.endswith(" runs on KVM")) == (7, True), told
+def test_a_kernel_that_boots_with_kvm_keeps_it(tmp_path: Path) -> None:
+    status, line = booted(tmp_path, 'mkdir "$share/taken" && echo 7 >"$share/rc"')
+    assert (status, line.endswith(" runs on KVM")) == (7, True), line
 
 
 @pytest.mark.timeout(guests.FETCHING_S)
 @pytest.mark.parametrize("how", ["echo no such thing; exit 1", "kill -ABRT $$"])
-def test_a_kernel_that_does_not_come_up_with_kvm_runs_on_tcg(tmp_path: Path, how: str) -> None:
-    status, told = booted(tmp_path, how)
-    assert (status, " runs on TCG: with KVM it did not come up" in told) == (5, True), told
+def test_a_kernel_that_does_not_boot_with_kvm_runs_on_tcg(tmp_path: Path, how: str) -> None:
+    status, line = booted(tmp_path, how)
+    assert (status, " runs on TCG: with KVM it did not come up" in line) == (5, True), line
 
 
 @pytest.mark.timeout(guests.FETCHING_S)
-def test_kvm_is_not_tried_where_it_is_not_wanted(tmp_path: Path) -> None:
-    status, told = booted(tmp_path, "exit 1", ORACLE_ACCEL="tcg")
-    assert (status, told.endswith(" runs on TCG: ORACLE_ACCEL says so")) == (5, True), told
+def test_kvm_can_be_disabled(tmp_path: Path) -> None:
+    status, line = booted(tmp_path, "exit 1", ORACLE_ACCEL="tcg")
+    assert (status, line.endswith(" runs on TCG: ORACLE_ACCEL says so")) == (5, True), line
 
 
 def test_a_guest_that_died_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stand-in dies twice, then gives back what it was given."""
+    """The stand-in dies twice, then returns its input."""
     run = tmp_path / "run"
     run.write_text(f'#!/bin/sh\necho x >>{tmp_path}/boots\n[ $(wc -l <{tmp_path}/boots) -gt 2 ] && exec cp "$3" "$4"\n')
     run.write_text(run.read_text() + "echo Kernel panic; exit 70\n")

@@ -1,8 +1,7 @@
-"""The installed `ipvsadm`, on the real tables, beside recordings of the real one: every byte and exit status.
+"""The installed `ipvsadm` on real tables, compared with recordings of the real one: every byte and exit status.
 
-`tests/unit/ipvsadm` replays the same cases on a table in memory, all of them, in seconds. Here they meet the real
-tables and the programs as they are installed. Families that are only about how arguments are read, which both would
-repeat, run in `./dev test-all`.
+`tests/unit/ipvsadm` replays the same cases on a table in memory in seconds. Here they run on the real tables with the
+installed programs. Families that only test how arguments are read run in `./dev test-all`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ FAMILIES = {path.stem for path in (CASES / "cases").glob("*.txt")}
 _READ = "about how arguments are read: tests/unit/ipvsadm replays every case of it in memory"
 WORDS_ALONE = dict.fromkeys(("addresses", "help", "matrix", "names", "parsing", "tunnels"), _READ)
 WORDS_ALONE["daemons"] = "no synchronisation daemon starts: tests/unit/ipvsadm replays the refusals in memory"
-# Families that start a process for each command: what they are about is the start (the locale, the three programs'
-# files and their pipes), and so is the ordinary user's.
+# Families that start a process for each command. They test the start: the locale, the files and pipes of the three
+# programs, and an ordinary user.
 STARTED = {"environment", "wrappers"}
-ORDINARY_USER = "privileges"  # the family that runs the command as one
+ORDINARY_USER = "privileges"  # the family of an ordinary user
 
-# Cases that differ, and why. Each must differ: one that no longer does is taken off the list.
+# Cases that must differ, and why. Remove a case that no longer differs.
 DAEMON = "starts a synchronisation daemon; there is none"
 DIFFERENT: dict[str, dict[str, str]] = {
     "daemons": {
@@ -49,13 +48,13 @@ DIFFERENT: dict[str, dict[str, str]] = {
 
 
 def open_to_all(path: Path) -> bool:
-    """Whether every user can reach a file."""
+    """Return whether every user can reach a file."""
     return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
 @pytest.fixture
 def open_command() -> Iterator[Path]:
-    """The `ipvsadm` of this tree where an ordinary user can run it, wherever the tree itself is."""
+    """Return an `ipvsadm` of this tree that an ordinary user can run, in any directory of the tree."""
     pythons = [Path(sys.executable).resolve(), Path("/usr/bin/python3")]
     python = next((path for path in pythons if path.exists() and open_to_all(path)), None)
     assert python, "no Python that an ordinary user can run"
@@ -74,7 +73,7 @@ def open_command() -> Iterator[Path]:
 
 
 def check(family: str, command: Path, commands: dict[str, str] | None = None) -> None:
-    """Compare one family, and hold what differs against the list."""
+    """Compare one family, and compare its differences with the list."""
     done = subprocess.run(
         [sys.executable, CASES / "compare", "--command", command, family],
         env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"} | (commands or {}),
@@ -94,7 +93,7 @@ def test_the_lists_name_families() -> None:
 
 @pytest.fixture(scope="module")
 def commands() -> Iterator[dict[str, str]]:
-    """The environment in which `ipvsadm` runs without an interpreter's start of its own."""
+    """Return an environment in which `ipvsadm` runs without a start of the interpreter."""
     with command_server() as environment:
         yield environment
 
@@ -113,5 +112,5 @@ def test_ipvsadm_does_what_the_real_one_did(family: str, request: pytest.Fixture
     check(family, Path(found), {} if family in STARTED else request.getfixturevalue("commands"))
 
 
-def test_an_ordinary_user_is_told_what_the_real_one_tells(open_command: Path) -> None:
+def test_an_ordinary_user_gets_the_messages_of_the_real_one(open_command: Path) -> None:
     check(ORDINARY_USER, open_command)

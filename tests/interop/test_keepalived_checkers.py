@@ -1,6 +1,6 @@
-"""Checks beside the real keepalived's: the same file, the same servers, the same bytes on the wire, the same verdicts.
+"""Checks compared with the real keepalived's: the same file, servers, bytes on the wire, and results.
 
-Where ours is another on purpose, the case says so.
+If pylvs has another result on purpose, the case has it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived
-from tests.interop.places import inside, server_tls
+from tests.interop.namespaces import inside, server_tls
 from tests.unit.health import fake_servers
 
 REASON = keepalived.why_not()
@@ -44,32 +44,32 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, list[bytes]], Awai
 
 @dataclass
 class Case:
-    """A checker, the server that it asks, and what keepalived makes of it; `ours` where pylvs says something else."""
+    """A checker, its server, and keepalived's result; `ours` if pylvs has another."""
 
     name: str
     block: str
     up: bool
     ours: bool | None = None
-    serve: Serve | None = None  # neither of these: nobody listens
+    serve: Serve | None = None  # without either, no socket listens
     reply: fake_servers.Reply | None = None
     tls: bool = False
-    heard: list[list[bytes]] = field(default_factory=list)  # of each connection
+    received: list[list[bytes]] = field(default_factory=list)  # of each connection
     port: int = 0
 
     def protocol(self) -> str:
         return "UDP" if self.block.startswith(("UDP", "DNS")) else "TCP"
 
     def timeout_s(self) -> int:
-        """Return a short one only where a server that is too slow does not change the verdict.
+        """Return a short timeout only if a slow server does not change the result.
 
-        Without require_reply, UDP is up once that is over.
+        Without require_reply, UDP is up when the timeout ends.
         """
         if not self.up:
             return 5 if self.ours else 2
         return 2 if self.block.startswith("UDP") and "require_reply" not in self.block else 60
 
     def server(self) -> str:
-        """Return its protocol and port, as keepalived's log names them: TCP and UDP may have the same port."""
+        """Return protocol and port as in keepalived's log, because TCP and UDP may have the same port."""
         return f"{self.protocol().lower()}:{self.port}"
 
     def wanted(self) -> bool:
@@ -77,12 +77,12 @@ class Case:
 
 
 def answers(*replies: bytes, hold: bool = False, greeting: bytes = b"") -> Serve:
-    """Says each of these when it has heard something, and closes, or waits for the other side to close."""
+    """Return a server that sends one of these after each request, and closes or waits for the other side to close."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: list[bytes]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: list[bytes]) -> None:
         writer.write(greeting)
         for reply in replies:
-            heard.append(await reader.read(4096))
+            received.append(await reader.read(4096))
             writer.write(reply)
             await writer.drain()
         if hold:
@@ -127,7 +127,7 @@ def md5(data: bytes) -> str:
 
 
 def cases() -> list[Case]:
-    """All of them, anew."""
+    """Return new cases."""
     return [
         *(http(f"http {each}", HELLO, True, top=f"http_protocol {each}") for each in ("1.0", "1.0C", "1.0c", "1.1")),
         http("virtual host", HELLO, True, url="virtualhost www.example.com", top="virtualhost other.example"),
@@ -200,20 +200,20 @@ virtual_server 192.0.2.{number} {port} {{
 
 
 async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLContext) -> None:
-    """Have the case's server listen on a port of its own, which the case then knows."""
+    """Let the case's server listen on its own port, and store the port in the case."""
     serve, reply = case.serve, case.reply
     if serve is not None:
 
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            case.heard.append([])
-            await serve(reader, writer, case.heard[-1])
+            case.received.append([])
+            await serve(reader, writer, case.received[-1])
 
         target = await stack.enter_async_context(fake_servers.tcp(handler, tls=tls if case.tls else None))
         case.port = target.port
     elif reply is not None:
 
         def recorded(data: bytes) -> list[bytes]:
-            case.heard.append([data])
+            case.received.append([data])
             return reply(data)
 
         target, _ = await stack.enter_async_context(fake_servers.udp(recorded))
@@ -223,7 +223,7 @@ async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLConte
 
 
 def verdicts(log: str) -> dict[str, bool]:
-    """Which real servers keepalived has found to be up or down so far; of DNS it tells no success."""
+    """Return which real servers keepalived found up or down so far; it does not log success of DNS."""
     found: dict[str, bool] = {}
     for line in log.splitlines():
         if at := re.search(r"\[127\.0\.0\.1\]:((?:tcp|udp):\d+)", line):
@@ -234,31 +234,31 @@ def verdicts(log: str) -> dict[str, bool]:
     return found
 
 
-async def both(folder: Path, told: list[Case]) -> dict[str, tuple[bool, Outcome]]:
-    """keepalived's verdict and ours for each case; what each said is in the cases, keepalived first."""
+async def both(folder: Path, all_cases: list[Case]) -> dict[str, tuple[bool, Outcome]]:
+    """Return keepalived's result and ours for each case. The cases have the bytes, keepalived's first."""
     tls = server_tls(folder)
     file = folder / "keepalived.conf"
     async with contextlib.AsyncExitStack() as stack:
-        for case in told:
+        for case in all_cases:
             await listen(case, stack, tls)
         text = "".join(
             SERVICE.format(
                 number=number, port=case.port, block=case.block, protocol=case.protocol(), timeout_s=case.timeout_s()
             )
-            for number, case in enumerate(told, 1)
+            for number, case in enumerate(all_cases, 1)
         )
         file.write_text(text)
         log = file.with_suffix(".log")
         with real.running(file, real.preload(folder)):
-            silent = {case.server() for case in told if case.block.startswith("DNS") and case.up}
+            silent = {case.server() for case in all_cases if case.block.startswith("DNS") and case.up}
             deadline = time.monotonic() + PATIENCE_S
             while time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
                 found = verdicts(log.read_text(errors="replace"))
-                if all(case.server() in found or (case.server() in silent and case.heard) for case in told):
+                if all(case.server() in found or (case.server() in silent and case.received) for case in all_cases):
                     break
         found = verdicts(log.read_text(errors="replace")) | dict.fromkeys(silent - found.keys(), True)
-        missing = [case.name for case in told if case.server() not in found]
+        missing = [case.name for case in all_cases if case.server() not in found]
         assert not missing, f"keepalived did not say: {missing}\n{log.read_text(errors='replace')}"
         configuration, findings = build(read(str(file))[0])
         assert not [finding for finding in findings if finding.fatal], findings
@@ -266,26 +266,26 @@ async def both(folder: Path, told: list[Case]) -> dict[str, tuple[bool, Outcome]
             f"{key.protocol.name.lower()}:{server.destination.key.port}": server.checks[0]
             for key, server in ((service.keys[0], service.servers[0]) for service in configuration.services)
         }
-        for case in told:
-            case.heard.append([])  # from here on it is us
-        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], CheckContext())() for case in told))
-        return {case.name: (found[case.server()], ours) for case, ours in zip(told, outcomes, strict=True)}
+        for case in all_cases:
+            case.received.append([])  # from here on, the checks are ours
+        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], CheckContext())() for case in all_cases))
+        return {case.name: (found[case.server()], ours) for case, ours in zip(all_cases, outcomes, strict=True)}
 
 
-def test_servers_are_up_and_down_as_keepalived_says(tmp_path: Path) -> None:
-    told = cases()
+def test_results_are_those_of_keepalived(tmp_path: Path) -> None:
+    all_cases = cases()
     with inside("kc"):
-        found = asyncio.run(both(tmp_path, told))
-    assert {name: theirs for name, (theirs, _) in found.items()} == {case.name: case.up for case in told}
-    wrong = [f"{case.name}: {found[case.name][1]}" for case in told if found[case.name][1].ok is not case.wanted()]
+        found = asyncio.run(both(tmp_path, all_cases))
+    assert {name: theirs for name, (theirs, _) in found.items()} == {case.name: case.up for case in all_cases}
+    wrong = [f"{case.name}: {found[case.name][1]}" for case in all_cases if found[case.name][1].ok is not case.wanted()]
     assert not wrong, "\n".join(wrong)
-    for case in told:
-        if case.ours is None and case.name != "tls to plain":  # greetings of TLS are full of chance
-            assert said_by_us(case) == said_by_keepalived(case), case.name
+    for case in all_cases:
+        if case.ours is None and case.name != "tls to plain":  # TLS handshakes are random
+            assert sent_by_us(case) == sent_by_keepalived(case), case.name
 
 
 def without_chance(case: Case, connection: list[bytes]) -> list[bytes]:
-    """What was said, but for what is random: a question's number, a datagram without a payload."""
+    """Return the bytes without random parts: a DNS query ID, a datagram without a payload."""
     if case.block.startswith("DNS"):
         return [data[2:] for data in connection]
     if case.block.startswith("UDP") and "payload" not in case.block:
@@ -293,17 +293,17 @@ def without_chance(case: Case, connection: list[bytes]) -> list[bytes]:
     return [data for data in connection if data]
 
 
-def said_by_keepalived(case: Case) -> list[bytes]:
-    return without_chance(case, case.heard[0])
+def sent_by_keepalived(case: Case) -> list[bytes]:
+    return without_chance(case, case.received[0])
 
 
-def said_by_us(case: Case) -> list[bytes]:
-    """The same, of the first connection after the mark that was left between."""
-    mark = case.heard.index([], 1 if case.serve or case.reply else 0)
-    return without_chance(case, case.heard[mark + 1] if case.heard[mark + 1 :] else [])
+def sent_by_us(case: Case) -> list[bytes]:
+    """Return the bytes of our first connection, without random parts."""
+    mark = case.received.index([], 1 if case.serve or case.reply else 0)
+    return without_chance(case, case.received[mark + 1] if case.received[mark + 1 :] else [])
 
 
-def test_a_digest_is_what_genhash_says() -> None:
+def test_a_digest_is_that_of_genhash() -> None:
     body = b"<html>a page</html>\n" * 1000
 
     async def main() -> tuple[str, Outcome]:

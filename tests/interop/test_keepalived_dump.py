@@ -1,4 +1,4 @@
-"""What pylvs makes of a virtual router is what keepalived makes of it: compared with keepalived's own dump (-d)."""
+"""pylvs reads virtual routers as keepalived does: compared with keepalived's own dump (-d)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pylvs.config.language.parser import read
 from pylvs.model.routing import FOREVER, HeldAddress
 from pylvs.model.vrrp import Authentication, Track, VrrpConfiguration, VrrpInstance
 from tests.interop import keepalived
-from tests.interop.machine import on_it
+from tests.interop.namespaces import on_four_devices
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -55,7 +55,7 @@ vrrp_track_process many {
 }
 """
 
-# What stands in one virtual router, and the words of its addresses; each file has them with other defaults.
+# The lines of a virtual router and its addresses; each file has them with other defaults.
 ROUTERS: list[tuple[str, str]] = [
     ("", "192.168.200.16"),
     ("state MASTER", "192.168.200.17/24 dev eth1\n192.168.200.18 scope link brd 192.168.200.255 label eth0:7"),
@@ -102,13 +102,13 @@ GLOBALS = {
     "the fewest gratuitous ARPs": "vrrp_min_garp",
 }
 IGNORED = {
-    # keepalived sends none of a refresh that somebody asks for beside vrrp_min_garp; pylvs sends one
+    # with vrrp_min_garp and a refresh interval keepalived sends none at a refresh; pylvs sends one
     "the fewest gratuitous ARPs": {"Gratuitous ARP refresh repeat"},
 }
 
 
 def configuration(defaults: str) -> str:
-    """A whole file."""
+    """Return a whole file."""
     routers = [
         f"vrrp_instance R{number} {{\ninterface eth0\nvirtual_router_id {number}\n"
         f"virtual_ipaddress {{\n{addresses}\n}}\n{lines}\n}}\n"
@@ -121,21 +121,21 @@ def configuration(defaults: str) -> str:
 
 @dataclass(slots=True)
 class Dumped:
-    """One thing of keepalived's dump: what stands behind each `=`, and the lines below each `:`."""
+    """An object of keepalived's dump: the value of each `=`, and the lines below each `:`."""
 
     values: dict[str, str] = field(default_factory=dict)
     lists: dict[str, list[str]] = field(default_factory=dict)
 
 
 def dump(file: Path) -> list[str]:
-    """keepalived's dump of its virtual routers, as lines; it runs no longer than that takes."""
-    with keepalived.running(file, "-d", lambda said: "< Interfaces >" in said, PATIENCE_S) as log:
+    """Return keepalived's dump of its virtual routers as lines; keepalived then ends."""
+    with keepalived.running(file, "-d", lambda text: "< Interfaces >" in text, PATIENCE_S) as log:
         pass
     return [STAMP.sub("", line) for line in log.read_text().splitlines()]
 
 
 def things(lines: list[str]) -> dict[str, Dumped]:
-    """Each virtual router, script, file and process of a dump, by "KIND NAME"."""
+    """Return each virtual router, script, file and process of a dump, by "KIND NAME"."""
     found: dict[str, Dumped] = {}
     current, items = Dumped(), [""]
     for line in lines:
@@ -154,12 +154,12 @@ def things(lines: list[str]) -> dict[str, Dumped]:
 
 
 def on(value: bool) -> str:
-    """As keepalived has it."""
+    """Return a flag as in the dump."""
     return "enabled" if value else "disabled"
 
 
 def values_of(router: VrrpInstance) -> Iterator[tuple[str, str]]:
-    """A virtual router in the words of the dump."""
+    """Return a virtual router in the format of the dump."""
     garp = router.announcements
     yield "VRRP Version", str(router.version)
     yield "Interface", router.interface
@@ -188,8 +188,8 @@ def values_of(router: VrrpInstance) -> Iterator[tuple[str, str]]:
         yield "Unicast TTL", str(router.unicast_ttl)
 
 
-def held(address: HeldAddress, device: str) -> str:
-    """An address in the words of the dump."""
+def address_line(address: HeldAddress, device: str) -> str:
+    """Return an address in the format of the dump."""
     prefix = address.interface.network.prefixlen
     words = [str(address.interface) if prefix < address.interface.max_prefixlen else str(address.interface.ip)]
     words += ["brd", str(address.broadcast)] if address.broadcast else []
@@ -202,14 +202,14 @@ def held(address: HeldAddress, device: str) -> str:
 
 
 def tracked(track: Track, comma: str) -> str:
-    """What is watched in the words of the dump."""
+    """Return what is tracked, in the format of the dump."""
     return f"{track.name}{comma} weight {track.weight}{' reverse' if track.reverse else ''}"
 
 
 def lists_of(router: VrrpInstance) -> Iterator[tuple[str, list[str]]]:
-    """What stands in lists, likewise."""
+    """Return the lists, in the format of the dump."""
     tracks = router.tracks
-    yield "Virtual IP", [held(address, router.interface) for address in router.addresses]
+    yield "Virtual IP", [address_line(address, router.interface) for address in router.addresses]
     yield "Tracked interfaces", [tracked(each, "") for each in tracks.interfaces]
     yield "Tracked scripts", [tracked(each, "") for each in tracks.scripts]
     yield "Tracked files", [tracked(each, ",") for each in tracks.files]
@@ -220,7 +220,7 @@ def lists_of(router: VrrpInstance) -> Iterator[tuple[str, list[str]]]:
 
 
 def differences(found: VrrpConfiguration, dumped: dict[str, Dumped], ignored: set[str]) -> Iterator[str]:
-    """Where the two are not the same."""
+    """Return what differs between both."""
     for router in found.instances:
         theirs = dumped[f"VRRP Instance {router.name}"]
         for name, value in values_of(router):
@@ -247,7 +247,7 @@ def differences(found: VrrpConfiguration, dumped: dict[str, Dumped], ignored: se
 def test_each_virtual_router_is_keepalived_s(name: str, tmp_path: Path) -> None:
     file = tmp_path / "keepalived.conf"
     file.write_text(configuration(GLOBALS[name]))
-    with on_it():
+    with on_four_devices():
         document, unread = read(str(file))
         found = compile_document(document).configuration.vrrp
         dumped = things(dump(file))

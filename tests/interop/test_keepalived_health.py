@@ -1,7 +1,7 @@
-"""The health engine beside the real keepalived on the real IPVS: the same tables, and the same scripts told.
+"""The health engine compared with the real keepalived on the real IPVS: the same tables and the same script calls.
 
-Both read the same configuration, and the same happens to the same real servers. The engine plays it in fake time, and
-its checks find what the plan says; keepalived plays it in user-mode Linux with sockets that listen or do not.
+Both read the same configuration, and the same happens to the same real servers. The engine runs in simulated time with
+planned results of checks. keepalived runs in user-mode Linux with sockets that listen or do not.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.unit.health.clock import FakeTimeLoop
 
 SCRIPT = Path(__file__).with_name("keepalived_in_guest.py")
 SEED = Path(__file__).parents[1] / "lab/seeds/keepalived/keepalived.conf"
-SETTLED_S = 120  # of fake time after each step
-WEIGHT_0 = 2  # the exit status of a dynamic script that means so
+SETTLED_S = 120  # of simulated time after each step
+WEIGHT_0 = 2  # the exit status of a dynamic script for this weight
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happens: servers that begin and end to listen, what scripts answer, a new configuration, the end.
+    """An event: servers start or stop to listen, scripts return other values, a new configuration, the end.
 
     `come` and `go` are addresses of the machine.
     """
@@ -54,7 +54,7 @@ class Step:
 class Plan:
     """A case: addresses of the machine, and steps, of which the first has the configuration.
 
-    Where it is `silent`, the configuration names no scripts.
+    If it is `silent`, the configuration names no scripts.
     """
 
     addresses: Sequence[str]
@@ -63,7 +63,7 @@ class Plan:
 
 
 def server(number: int, weight: int = 1, more: str = "") -> str:
-    """A real server with a TCP check whose scripts tell its number."""
+    """Return a real server with a TCP check whose scripts record its number."""
     return f"""
     real_server 10.0.0.{number} 80 {{
         weight {weight}
@@ -77,7 +77,7 @@ def server(number: int, weight: int = 1, more: str = "") -> str:
 
 
 def scripted(number: int, weight: int, *scripts: str) -> str:
-    """A real server whose weight two scripts set."""
+    """Return a real server whose weight two scripts set."""
     checks = "".join(
         f'MISC_CHECK {{\n misc_path "FOLDER/answer {each}"\n misc_timeout 30\n misc_dynamic\n user root\n }}\n'
         for each in scripts
@@ -86,7 +86,7 @@ def scripted(number: int, weight: int, *scripts: str) -> str:
 
 
 def service(body: str, *servers: str, head: str = "10.9.0.1 80") -> str:
-    """A whole file with one service."""
+    """Return a whole file with one service."""
     return f"""\
 virtual_server {head} {{
     delay_loop 2
@@ -103,7 +103,7 @@ virtual_server {head} {{
 
 
 def here(*numbers: int) -> list[str]:
-    """Real servers by number, as they listen."""
+    """Return real servers by number."""
     return [f"10.0.0.{number}:80" for number in numbers]
 
 
@@ -236,7 +236,7 @@ PLANS = {
 
 
 def written(rows: Sequence[WantedRow]) -> dict[str, dict[str, int]]:
-    """The table as the guest writes it."""
+    """Return the table in the format of the guest."""
     found = {}
     for row in rows:
         name = str(row.service.key)
@@ -245,8 +245,8 @@ def written(rows: Sequence[WantedRow]) -> dict[str, dict[str, int]]:
     return found
 
 
-def told(events: Sequence[Event]) -> Iterator[str]:
-    """What the scripts of these events say."""
+def script_calls(events: Sequence[Event]) -> Iterator[str]:
+    """Return the script calls of these events."""
     for event in events:
         match event:
             case ServerUp():
@@ -260,15 +260,15 @@ def told(events: Sequence[Event]) -> Iterator[str]:
 
 
 class Ours:
-    """The engine, with servers that listen and scripts that answer as the plan says."""
+    """The engine, with planned servers and scripts."""
 
     def __init__(self) -> None:
         self.listening: set[str] = set()
-        self.said: dict[str, int] = {}
+        self.script_values: dict[str, int] = {}
         self.events: list[Event] = []
 
     def play(self, plan: Plan) -> list[dict[str, Any]]:
-        """The table and the notifications after each step."""
+        """Return the table and the notifications after each step."""
         loop = FakeTimeLoop()
         engine: Engine | None = None
         seen = []
@@ -276,7 +276,7 @@ class Ours:
         for step in plan.steps:
             here = here - set(step.go) | set(step.come)
             self.listening = self.listening - set(step.down) | set(step.up)
-            self.said |= step.say
+            self.script_values |= step.say
             self.events.clear()
             if step.conf and engine is None:
                 engine = Engine(configuration(step.conf), self.probe_of)
@@ -291,7 +291,7 @@ class Ours:
                 engine.announce_stop()
             else:
                 loop.pass_(SETTLED_S)
-            notes = [] if plan.silent else sorted(told(self.events))
+            notes = [] if plan.silent else sorted(script_calls(self.events))
             seen.append({"table": {} if step.end else written(engine.desired_rows()), "notes": notes})
         assert engine is not None
         loop.run_until_complete(engine.close())
@@ -302,7 +302,7 @@ class Ours:
         async def probe() -> Outcome:
             await asyncio.sleep(0.001)
             if isinstance(check, MiscCheck):
-                status = self.said[check.script.arguments[-1]]
+                status = self.script_values[check.script.arguments[-1]]
                 return Outcome(status != 1, str(status), status - WEIGHT_0 if status >= WEIGHT_0 else None)
             assert isinstance(check, TcpCheck)
             return Outcome(str(check.target) in self.listening, "listens or not")
@@ -311,7 +311,7 @@ class Ours:
 
 
 def configuration(text: str) -> Configuration:
-    """What the file comes to, with scripts that are there."""
+    """Return the parsed file, with existing scripts."""
     with tempfile.TemporaryDirectory(prefix="pylvs-keepalived.") as folder:
         for name in ("note", "answer"):
             Path(folder, name).write_text("#!/bin/sh\n")
@@ -322,7 +322,7 @@ def configuration(text: str) -> Configuration:
 
 
 def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The plan as the guest takes it."""
+    """Return the plan for the guest."""
     steps = []
     before: dict[str, Any] | None = None
     for step, after in zip(plan.steps, expected, strict=True):
@@ -335,12 +335,12 @@ def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 @pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs Debian's user-mode-linux")
 @pytest.mark.timeout(3600)  # four boots of 800 s, if each of them dies
-def test_the_tables_and_the_scripts_told_are_keepalived_s() -> None:
+def test_tables_and_script_calls_are_those_of_keepalived() -> None:
     ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
     theirs = in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()])
     for (name, expected), found in zip(ours.items(), theirs, strict=True):
         steps = enumerate(zip(PLANS[name].steps, expected, found["seen"], strict=True), 1)
         for number, (step, one, other) in steps:
             if step.end and set(other["notes"]) <= set(one["notes"]):
-                other["notes"] = one["notes"]  # keepalived ends scripts that run when it ends
+                other["notes"] = one["notes"]  # keepalived kills running scripts when it stops
             assert one == other, f"{name}, step {number}: keepalived's log:\n{found['log']}"

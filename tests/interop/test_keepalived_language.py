@@ -1,4 +1,4 @@
-"""keepalived's own samples, and small texts that the real `keepalived -t` shows how it reads."""
+"""keepalived's own samples, and short texts that show how the real `keepalived -t` reads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.unit.config.trees import printed, shapes
 
 SAMPLES = sorted(Path("/usr/share/doc/keepalived/samples").glob("keepalived.conf*"))
 
-# Words at the top of a file that keepalived does not know; it names each that it reads, unless a comment, a quote, a
-# condition, a variable or a sequence has taken it away.
+# Unknown words at the top level of a file. keepalived reports each that it reads. Comments, quotes, conditions,
+# variables and sequences hide words.
 TEXTS = {
     "comments": "a1 x\na2#b\n#a3\na4!a5\n!a6\n a7 # a8\n",
     "variables": "$A=a1\n$A\nb$A c\n${A}c\n$A=\n$A a2\nd${A}e\n$1A=f\n$A$A a3\n",
@@ -47,13 +47,13 @@ def test_every_sample_is_read_and_its_print_is_the_same() -> None:
 
 
 def unknown_words(text: str, path: Path) -> list[str]:
-    """The words at the top of the file that the real keepalived does not know, in their order."""
+    """Return the words that the real keepalived reports as unknown, in their order."""
     path.write_text(text)
     done = subprocess.run(
         [PROGRAM, "-t", "-l", "-n", "-i", "me", "-f", str(path)],
         capture_output=True,
         text=True,
-        start_new_session=True,  # it is known to send signals to whoever started it
+        start_new_session=True,  # it may send signals to its parent
         timeout=120,
     )
     return re.findall(r"^\(Line \d+\) Unknown keyword '(.*)'$", done.stdout + done.stderr, re.MULTILINE)

@@ -1,6 +1,6 @@
-"""`pylvs check` beside `keepalived -t`, on what services and checks can say: the same exit status, or a better one.
+"""`pylvs check` has the exit status of `keepalived -t`, or a better one, for services and checks.
 
-Each case says what keepalived answers, so that a case which holds no more is seen on either side.
+Each case has keepalived's status, so that a change on either side is found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CRASHED = (-11, 139)  # a fault of keepalived's own
 
 
 def file_of(kind: str, text: str) -> str:
-    """A whole configuration with this text in it: as the head, in the service, the server, or a TCP_CHECK."""
+    """Return a configuration with this text: at the top, in the service, the server, or a TCP_CHECK."""
     parts = {"head": "192.0.2.1 80", "service": "", "server": ""}
     if kind == "file":
         return text
@@ -43,7 +43,7 @@ def file_of(kind: str, text: str) -> str:
 
 
 def both(kind: str, text: str, folder: Path) -> tuple[int, int]:
-    """The exit statuses: keepalived's and ours."""
+    """Return keepalived's exit status and ours."""
     file = folder / "keepalived.conf"
     file.write_text(file_of(kind, text))
     return keepalived.status_of(file), run(["check", str(file)])
@@ -149,14 +149,14 @@ SCRIPTS = [
     ("global", ("script_user root\n}\nvirtual_server 192.0.2.9 80 {\n protocol TCP\n lb_algo rr\n lb_kind NAT\n"
         " omega\n real_server 10.0.0.9 80 {\n notify_down '/bin/true now'\n }")),
 ]  # fmt: skip
-MISSING = [  # keepalived stops reading there, with a status of its own
+MISSING = [  # keepalived stops reading there, with another status
     ("service", "lb_algo"),
     ("service", "delay_loop"),
     ("server", "weight"),
     ("server", "notify_up"),
     ("global", "smtp_server"),
 ]
-BETTER = [  # keepalived says nothing of these
+BETTER = [  # keepalived does not report these
     ("server", "weight 70000"),
     ("server", "weight 3 4"),
     ("service", "alpha maybe"),
@@ -180,12 +180,12 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("kind", "text"), GOOD)
-def test_what_keepalived_takes_is_taken(kind: str, text: str, tmp_path: Path) -> None:
+def test_what_keepalived_accepts_is_accepted(kind: str, text: str, tmp_path: Path) -> None:
     assert both(kind, text, tmp_path) == (0, 0)
 
 
 @pytest.mark.parametrize(("kind", "text"), FOUND)
-def test_what_keepalived_finds_is_found(kind: str, text: str, tmp_path: Path) -> None:
+def test_what_keepalived_reports_is_reported(kind: str, text: str, tmp_path: Path) -> None:
     assert both(kind, text, tmp_path) == (5, 5)
 
 
@@ -200,12 +200,12 @@ def test_a_missing_value_is_a_finding_like_any_other(kind: str, text: str, tmp_p
 
 
 @pytest.mark.parametrize(("kind", "text"), BETTER)
-def test_what_keepalived_lets_pass_is_found(kind: str, text: str, tmp_path: Path) -> None:
+def test_what_keepalived_misses_is_reported(kind: str, text: str, tmp_path: Path) -> None:
     assert both(kind, text, tmp_path) == (0, 5)
 
 
 @pytest.mark.parametrize(("kind", "text"), CRASHES)
-def test_what_ends_keepalived_is_found(kind: str, text: str, tmp_path: Path) -> None:
+def test_what_crashes_keepalived_is_reported(kind: str, text: str, tmp_path: Path) -> None:
     theirs, ours = both(kind, text, tmp_path)
     assert theirs in CRASHED
     assert ours == 5

@@ -1,7 +1,7 @@
-"""`pylvs check` beside `keepalived -t` on everything that is not a virtual server: hundreds of lines, good and bad.
+"""`pylvs check` compared with `keepalived -t` on hundreds of lines, good and bad, of all but virtual servers.
 
-The exit status is the same, except where keepalived lets a mistake pass that pylvs names, or where pylvs takes what
-keepalived cannot; each of these exceptions has its reason here, and must still be one.
+The exit status is the same, except if pylvs reports an error that keepalived misses, or accepts what keepalived cannot.
+Each exception has a reason, and must still be an exception.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pylvs.cli.check import exit_status
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
 from tests.interop import keepalived
-from tests.interop.machine import on_it
+from tests.interop.namespaces import on_four_devices
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -42,7 +42,7 @@ WHERE = {
     "bfd_instance": "bfd_instance B {\n %s\n}\n" + ROUTER % "track_bfd { B }",
 }
 
-# What pylvs says where keepalived says nothing.
+# What pylvs reports and keepalived does not.
 LET_PASS = {
     "surplus words": r"surplus '|is no part of|'foo' is neither yes nor no",
     "what is given twice": r"(was|is) given already|given a second time|is taken|belongs to VI_1 too|is watched by its",
@@ -60,7 +60,7 @@ LET_PASS = {
 }
 SILENCE = re.compile("|".join(LET_PASS.values()))
 
-# Where keepalived complains, and pylvs has another answer.
+# Where keepalived reports an error, and pylvs does not.
 OTHERWISE = {
     "inet6 default via fe80::1 dev eth0": (0, "keepalived forgets the word behind inet6"),
     "inet6 table 5 preference 39": (0, "keepalived forgets the word behind inet6"),
@@ -79,12 +79,12 @@ OTHERWISE = {
 
 
 def router(lines: str) -> str:
-    """A virtual router with these lines."""
+    """Return a virtual router with these lines."""
     return ROUTER % lines.replace(";", "\n ")
 
 
 def cases(name: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each case of a file."""
+    """Return name and text of each case of a file."""
     if name != "blocks":
         for line in (WORDS / f"{name}.txt").read_text().splitlines():
             yield line, WHERE[name] % line.replace(";", "\n ")
@@ -96,26 +96,26 @@ def cases(name: str) -> Iterator[tuple[str, str]]:
 
 
 def difference(name: str, text: str, file: Path) -> str:
-    """What is wrong with a case, "" if nothing is."""
+    """Return what is wrong with a case; "" if nothing is."""
     file.write_text(text)
     theirs = keepalived.status_of(file)
     document, unread = read(str(file))
     findings = (*unread, *compile_document(document).findings)
     ours = exit_status(findings)
     same = ours == {0: 0, 6: 6}.get(theirs, 5)
-    said = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)
+    summary = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)
     if name in OTHERWISE:
         wanted, _ = OTHERWISE[name]
-        return said if same or ours != wanted else ""
+        return summary if same or ours != wanted else ""
     if same or theirs < 0:  # below 0 a signal ended it
         return ""
     silent = theirs == 0 and all(SILENCE.search(each.text) for each in findings)
-    return "" if silent else said
+    return "" if silent else summary
 
 
 @pytest.mark.parametrize("name", [*WHERE, "blocks"])
 def test_the_exit_status_is_keepalived_s_or_has_a_reason(name: str, tmp_path: Path) -> None:
-    with on_it():
+    with on_four_devices():
         found = [difference(title, text, tmp_path / "keepalived.conf") for title, text in cases(name)]
     assert len(found) > 5
     assert [each for each in found if each] == []

@@ -1,7 +1,7 @@
-"""The oldest kernel that must do, and a newer one: the objects load there, and real frames go through.
+"""The objects load on the oldest supported kernel and on a newer one, and forward real frames.
 
-Each boots in qemu (tests/oracle/vm) with this machine's files, this Python and this tree; what happens in it is in
-`kernel_in_guest.py`. Distribution kernels come by apt, so this needs Debian's package sources once.
+Each boots in qemu (tests/oracle/vm) with this machine's files, this Python and this tree. It runs
+`kernel_in_guest.py`. Distribution kernels come from apt, so this needs Debian's package sources once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The real ldirectord keeps our table by our ipvsadm: servers come, go and come back, and its end empties the table.
+"""The real ldirectord edits our table through our ipvsadm: servers fail and return, and its end clears the table.
 
-How our ipvsadm comes to the place where ldirectord looks for it is a page of the documents, which is tried as well.
+The test also follows the page that puts our ipvsadm where ldirectord looks for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 BY_ROUTE, BY_NAT, OF_IPV6 = "192.0.2.12", "192.0.2.14", "2001:db8::11"
 
 
-def test_servers_that_die_leave_and_come_back_and_the_end_empties_the_table(tmp_path: Path) -> None:
+def test_failed_servers_leave_and_return_and_the_end_clears_the_table(tmp_path: Path) -> None:
     with ldirectord.site(tmp_path) as site:
         with ldirectord.started(site) as start:
             print(start)
@@ -49,7 +49,7 @@ def test_servers_that_die_leave_and_come_back_and_the_end_empties_the_table(tmp_
         assert {call.split()[0] for call in site.calls()} == {"0"}, "no ipvsadm call was refused"
 
 
-# Whatever is written to where the package keeps its programs, and to dpkg's notes, is written elsewhere.
+# The package's programs and dpkg's database are on an overlay.
 ASIDE = """
 set -e
 mount -t tmpfs aside "$ASIDE"
@@ -61,7 +61,7 @@ looks() { for each in ipvsadm ipvsadm-save ipvsadm-restore; do readlink "/sbin/$
 """
 
 
-def test_the_documents_put_our_ipvsadm_where_others_call_it_and_back(tmp_path: Path, repository: Path) -> None:
+def test_the_documented_commands_replace_ipvsadm_and_restore_it(tmp_path: Path, repository: Path) -> None:
     there, back = re.findall(r"```sh\n(.*?)```", (repository / "docs/how-to/replace-ipvsadm.md").read_text(), re.DOTALL)
     ours = Path(sys.executable).parent
     script = f"{ASIDE}\nlooks\n{there}\nlooks\nls /sbin/ipvsadm*.kernel | grep -c .\n{back}\nlooks\n"
@@ -73,6 +73,6 @@ def test_the_documents_put_our_ipvsadm_where_others_call_it_and_back(tmp_path: P
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if "divers" not in line]
+    lines = [line for line in done.stdout.splitlines() if "divers" not in line]
     linked = [f"{ours}/ipvsadm", f"{ours}/ipvsadm-save", f"{ours}/ipvsadm-restore"]
-    assert said == ["its own"] * 3 + linked + ["3"] + ["its own"] * 3
+    assert lines == ["its own"] * 3 + linked + ["3"] + ["its own"] * 3

@@ -1,4 +1,4 @@
-"""Random scenarios, live in the real IPVS and in the reference: a bounded form of `./dev conformance`."""
+"""Random scenarios run live in the real IPVS and in the reference: a bounded form of `./dev conformance`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _needs_the_real_ipvs() -> None:
         pytest.skip("needs Debian's user-mode-linux and ipvsadm")
 
 
-def test_the_reference_does_live_what_ipvs_does() -> None:
+def test_the_reference_decides_as_ipvs() -> None:
     size = ["--connections", "200", "--scenarios", "5", "--frames", "120"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.conformance", "--seed", str(SEED), *size],
@@ -59,7 +59,7 @@ def _segment(client: int, flags: int, version: int) -> bytes:
 
 
 def _edited(before: Method, after: Method, version: int) -> Iterator[Wired]:
-    """Connections of two methods with one server; after each edit another one of them is the first to send."""
+    """Make connections of two methods with one server; after each edit another one sends first."""
     key = ServiceKey(Protocol.TCP, ip_address(VIP4 if version == 4 else VIP6), 80)
     server = DestinationKey(ip_address(server4(1) if version == 4 else server6(1)), 80)
     yield AddService(VirtualService(key, "rr"))
@@ -77,7 +77,7 @@ def _edited(before: Method, after: Method, version: int) -> Iterator[Wired]:
         yield _segment(client, ACK, version)
 
 
-def test_after_an_edit_of_its_method_a_server_gets_what_the_one_route_of_ipvs_leads_to_it() -> None:
+def test_after_an_edit_of_its_method_a_server_gets_what_the_route_of_ipvs_allows() -> None:
     edits = [(before, after, version) for version in (4, 6) for before, after in permutations(METHODS, 2)]
     examples = [list(_edited(*edit)) for edit in edits]
     report = Report()
@@ -87,15 +87,15 @@ def test_after_an_edit_of_its_method_a_server_gets_what_the_one_route_of_ipvs_le
     # In IPVS, packets of DR find no server by a route that NAT made.
     at = edits.index((Method.ROUTE, Method.MASQ, 4))
     steps, made = examples[at], played[at]
-    silent = [place for place, (_, out) in enumerate(made["steps"]) if isinstance(steps[place], bytes) and not out]
+    silent = [number for number, (_, out) in enumerate(made["steps"]) if isinstance(steps[number], bytes) and not out]
     assert silent == [6, 14]
     assert steps[6] == steps[14] == _segment(OLD, ACK, 4)
 
 
-# --- netfilter's connection tracking, which a service of FTP by NAT switches on ---
+# --- netfilter's connection tracking, which a service of FTP by NAT enables ---
 
 
-def test_in_ipvs_a_syn_that_opens_anew_is_dropped_where_ftp_by_nat_lets_the_stack_track_its_ports() -> None:
+def test_ipvs_drops_a_syn_that_reopens_a_connection_if_ftp_by_nat_enables_tracking() -> None:
     key = ServiceKey(Protocol.TCP, ip_address(VIP6), 21)
     source, target = ip_address("2001:db8::1").packed, key.address.packed
 
@@ -107,7 +107,7 @@ def test_in_ipvs_a_syn_that_opens_anew_is_dropped_where_ftp_by_nat_lets_the_stac
     steps: list[Wired] = [
         AddService(VirtualService(key, "rr")),
         AddServer(key, Destination(DestinationKey(ip_address(server6(1)), 21), Method.MASQ)),
-        packet(ACK, misplaced, DESTINATION_OPTIONS),  # left to the stack, which refuses it without closing anything
+        packet(ACK, misplaced, DESTINATION_OPTIONS),  # passed to the stack, which refuses it without closing anything
         packet(SYN),
         packet(0),  # closes it
         packet(SYN),

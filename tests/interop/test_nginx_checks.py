@@ -1,4 +1,4 @@
-"""Checks of a real nginx: its files, listings, redirects, names and certificates, and what it logs of them."""
+"""Checks of a real nginx: its files, listings, redirects, names and certificates, and its log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, HttpCheck, Pace, Target, TcpCheck, Url
-from tests.interop.places import inside, server_tls
+from tests.interop.namespaces import inside, server_tls
 
 PAGE = b"<html>This is rs1 server!</html>\n"
 DIGEST = hashlib.md5(PAGE, usedforsecurity=False).hexdigest()
@@ -63,7 +63,7 @@ http {{
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[Path]:
-    """Running, in a namespace of its own, where the caller is too; the folder with its logs."""
+    """Run nginx and the caller in their own namespace; return the directory with its logs."""
     files = folder / "files"
     (files / "list").mkdir(parents=True)
     (files / "index.html").write_bytes(PAGE)
@@ -99,7 +99,7 @@ def asked(check: Check) -> Outcome:
 
 
 def page(path: str, port: int = PLAIN, timeout_s: float = PATIENCE_S, **options: str | bool) -> Outcome:
-    """What a check of one page says; options of the check and of the url by their names."""
+    """Return the result of a check of one page; options of check and url by their names."""
     of_url = {name: options.pop(name) for name in ("digest", "regex", "virtualhost") if name in options}
     url = Url(path, **of_url)  # type: ignore[arg-type]
     pace = Pace(timeout_s=timeout_s)
@@ -110,7 +110,7 @@ def page(path: str, port: int = PLAIN, timeout_s: float = PATIENCE_S, **options:
 GOOD = Outcome(True, "status 200")
 
 
-def test_what_a_real_web_server_answers(tmp_path: Path) -> None:
+def test_results_of_a_real_web_server(tmp_path: Path) -> None:
     with nginx(tmp_path) as folder:
         for protocol in ("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K"):
             assert page("/", digest=DIGEST, protocol=protocol) == GOOD
@@ -137,13 +137,13 @@ def test_what_a_real_web_server_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [TcpCheck, HttpCheck])
-def test_a_good_check_is_no_trouble_in_the_servers_log(tmp_path: Path, check: type[Check]) -> None:
+def test_a_good_check_causes_no_error_in_the_servers_log(tmp_path: Path, check: type[Check]) -> None:
     target = Target(HERE, PLAIN)
     made: Check = TcpCheck(target=target) if check is TcpCheck else HttpCheck(target=target, urls=(Url("/"),))
     with nginx(tmp_path) as folder:
         for _ in range(20):
             assert asked(made).ok
-        assert page("/absent").reason == "status 404, not 200-299"  # logged after all that came before
+        assert page("/absent").reason == "status 404, not 200-299"  # its log line follows all others
         log = (folder / "error.log").read_text()
         deadline = time.monotonic() + PATIENCE_S
         while "absent" not in log and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Announcements on a real link: neighbours accept them, conflicts are detected, keepalived sends the same frames."""
+"""Announcements on a real link: neighbours accept them, conflicts are detected, and keepalived's are the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pylvs.vrrp.conflicts import MAX_FILTERED_ADDRESSES, ConflictSocket, Conflic
 from pylvs.vrrp.garp import FrameSender, GarpRateLimit, GarpScheduler, announcement_frame, forwards_ipv6
 from pylvs.vrrp.protocol.arp_ndp import AddressBinding, gratuitous_arp, parse_binding
 from tests.interop import keepalived
-from tests.interop.places import ip
+from tests.interop.namespaces import ip
 
 PATIENCE_S = 60.0
 HERE, THERE = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
@@ -34,7 +34,7 @@ BOTH = pytest.mark.parametrize("vip", VIPS, ids=["IPv4", "IPv6"])
 
 @pytest.fixture
 def link() -> Iterator[tuple[str, str]]:
-    """Names of two network namespaces, each with `eth0` on one switch; the first also has a VMAC, vrrp.51."""
+    """Make two network namespaces, each with `eth0` on one switch; the first also has a VMAC, vrrp.51."""
     switch, here, there = (f"pylvs-an{os.getpid()}{end}" for end in "sab")
     made = []
     try:
@@ -92,7 +92,7 @@ def next_conflicts(conflicts: ConflictSocket, most: int = 64) -> list[AddressBin
 
 @contextmanager
 def sender_of(name: str) -> Iterator[Callable[[bytes], None]]:
-    """Sends frames on a host's eth0."""
+    """Return a function that sends frames on a host's eth0."""
     with host(name):
         sender = FrameSender()
 

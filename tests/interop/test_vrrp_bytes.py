@@ -1,4 +1,4 @@
-"""The same virtual router, once keepalived's and once pylvs's: the same frames on the wire, and tcpdump reads them."""
+"""keepalived and pylvs send the same frames for the same virtual router, and tcpdump reads them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CASES = {
 
 
 def configuration(device: str, version: int, words: str, addresses: str) -> str:
-    """An owner's: it takes over at once."""
+    """Return the configuration of an address owner, which takes over at once."""
     return f"""\
 vrrp_instance ONE {{
     state MASTER
@@ -132,21 +132,21 @@ def is_advertisement(frame: bytes) -> bool:
 
 
 def priority_of(frame: bytes) -> int:
-    """Of the advertisement in it."""
+    """Return the priority of the advertisement."""
     (kind,) = struct.unpack_from("!H", frame, 12)
     behind = 40 if kind == _IPV6 else 20 + (24 if frame[23] == AH_PROTOCOL else 0)
     return frame[_ETHERNET_BYTES + behind + 2]
 
 
 def source_of(one: VrrpInstance) -> Address:
-    """As keepalived finds it: what is written, or the device's own."""
+    """Return the configured source address, or else the device's own."""
     if one.source is not None:
         return one.source
     return ip_address(address("a", int(one.interface[-1]))) if one.family == 4 else ip_address("fe80::66:ff:fe00:1")
 
 
 def tcpdump(frames: list[bytes], file: Path) -> str:
-    """What it says of them."""
+    """Return the output of tcpdump about a frame."""
     records = [struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame for frame in frames]
     file.write_bytes(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + b"".join(records))
     done = subprocess.run(["tcpdump", "-nn", "-vvv", "-e", "-r", file], check=True, capture_output=True, text=True)

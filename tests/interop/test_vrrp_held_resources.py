@@ -1,4 +1,4 @@
-"""What a master has on its devices is what keepalived has there for the same file: seen with `ip`, word by word."""
+"""A master's devices have the same addresses, routes and rules with pylvs as with keepalived, as `ip` shows them."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def by_keepalived(file: Path) -> Iterator[None]:
 
 
 def without_doubt() -> dict[str, list[str]]:
-    """What there is once duplicate address detection is over (RFC 4862 5.4)."""
+    """Return the result once duplicate address detection has ended (RFC 4862 5.4)."""
     deadline = time.monotonic() + PATIENCE_S
     while "tentative" in str(found := seen()) or _addresses_without_route(found):
         assert time.monotonic() < deadline, found
@@ -270,14 +270,14 @@ def without_doubt() -> dict[str, list[str]]:
 
 
 def _addresses_without_route(found: dict[str, list[str]]) -> set[str]:
-    """IPv6 addresses that lack their route in the table `local`: the kernel adds it after it clears `tentative`."""
+    """Return IPv6 addresses without a route in the table `local`: the kernel adds it after it clears `tentative`."""
     addresses = [json.loads(line) for name, lines in found.items() if name.startswith("address on ") for line in lines]
     routes = {json.loads(line)["dst"] for line in found.get("-6 route show table all", ())}
     return {each["local"] for each in addresses if each["family"] == "inet6"} - routes
 
 
 def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:
-    """What only one of them has."""
+    """Return what only one of them has."""
     found: list[str] = []
     for name in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(name, []), theirs.get(name, [])
@@ -287,7 +287,7 @@ def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> lis
 
 
 @pytest.mark.parametrize("text", [ADDRESSES, VMACS, ROUTES], ids=["addresses", "vmacs", "routes and rules"])
-def test_a_master_holds_what_keepalived_holds_and_leaves_nothing(text: str, tmp_path: Path) -> None:
+def test_a_master_has_what_keepalived_has_and_removes_it(text: str, tmp_path: Path) -> None:
     file = tmp_path / "keepalived.conf"
     file.write_text(SECURE + text)
     document, unread = read(str(file))

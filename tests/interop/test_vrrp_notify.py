@@ -1,6 +1,6 @@
-"""The helper process beside the real keepalived: the same scripts, arguments, FIFO lines and mail.
+"""The helper process compared with the real keepalived: the same script calls, lines in FIFOs, and mail.
 
-keepalived runs in a network namespace; the helper process gets messages about the same transitions.
+keepalived runs in a network namespace; the helper process receives the same transitions as messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pylvs.config.language.parser import read_text
 from pylvs.vrrp.helper.link import Configure, Finish, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.protocol.packet import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
-from tests.interop.places import inside
+from tests.interop.namespaces import inside
 from tests.unit.vrrp.helper.running_helper import run_helper
 
 pytestmark = pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
@@ -113,7 +113,7 @@ GROUPED, ALL = ("VI_1", "VI_2"), tuple(PRIORITIES)
 
 
 def text_of(outline: str, folder: Path, port: int) -> str:
-    """A configuration; each block's scripts say whose they are."""
+    """Return a configuration; the arguments of each block's scripts name the block."""
     pieces = []
     for block in outline.split("\n}\n"):
         words = block.split()
@@ -137,11 +137,11 @@ class Notifications:
         return sorted(file.read_text().splitlines()) if file.exists() else []
 
     def calls_in(self, folder: Path) -> Sequence[str]:
-        """Return the calls as they would be with another folder."""
+        """Return the calls with another directory."""
         return sorted(line.replace(str(self.folder), str(folder)) for line in self.calls())
 
     def per_subject(self, pipe: str) -> Mapping[str, Sequence[str]]:
-        """The lines of a pipe under the instance or group that they are about."""
+        """Return the lines of a FIFO by instance or group."""
         found = defaultdict(list)
         for line in self.lines[pipe]:
             _, name, word, priority = line.split()
@@ -149,7 +149,7 @@ class Notifications:
         return found
 
     def read(self, name: str) -> None:
-        """Follow a pipe, which a reload may replace by another."""
+        """Read a FIFO, which a reload may replace by another."""
         rest = b""
         while not self.over.is_set():
             with contextlib.suppress(FileNotFoundError):
@@ -247,8 +247,8 @@ def send_lower_priority() -> None:
 def keepalived_lives(notifications: Notifications, wanted: Notifications) -> None:
     """Run keepalived in the caller's network namespace, and wait for each transition.
 
-    keepalived kills its scripts when it stops, and they run for as long as the machine takes. So it is stopped only
-    after all that is `wanted` before, and this returns after all that is wanted at the end.
+    keepalived kills its scripts when it stops, and they may run for a while. So it stops only after all that is
+    `wanted` before, and this returns after all that is wanted at the end.
     """
     folder, lines = notifications.folder, notifications.lines["all"]
     file = folder / "keepalived.conf"
@@ -353,7 +353,7 @@ def test_keepalived_and_the_helper_process_notify_the_same(tmp_path: Path) -> No
         with outside(tmp_path / "a") as ours:
             run_in_helper(ours)
         with outside(tmp_path / "k") as theirs:
-            keepalived_lives(theirs, ours)
+            run_keepalived(theirs, ours)
     assert theirs.calls()
     assert ours.calls_in(theirs.folder) == theirs.calls()
     for pipe in ("all", "vrrp"):

@@ -1,4 +1,4 @@
-"""Sockets for advertisements on real links: what they receive, what they drop, and devices that are removed."""
+"""Sockets for advertisements on real links: which senders are received, and the end of a device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def protocol_of(router: VrrpInstance) -> int:
 
 
 def own(router: VrrpInstance, host: str = "a") -> Address:
-    """Return the source address."""
+    """Return the address that it sends from."""
     return ip_address(address(host)) if router.family == 4 else LINK_LOCAL[host]
 
 

@@ -1,4 +1,4 @@
-"""Labs for tests, removed afterwards whatever happens."""
+"""Labs for tests, which remove them in any case."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _numbers = itertools.count(1)
 
 
 def new_name() -> str:
-    """For a lab of these tests alone."""
+    """Return a name for a lab of these tests."""
     return unique(next(_numbers))
 
 
 @pytest.fixture
 def lab_name() -> Iterator[str]:
-    """A name; a lab that was made under it is removed, and must then be gone without a trace."""
+    """Return a name. Remove a lab with this name, and assert that nothing remains."""
     name = new_name()
     yield name
     take_down(name)
@@ -33,7 +33,7 @@ def lab_name() -> Iterator[str]:
 
 @pytest.fixture
 def make_lab(lab_name: str) -> MakeLab:
-    """Makes a lab out of topology, servers, version, and fields of a plan; bare or blank as told."""
+    """Return a function that makes a lab from topology, servers, version, and fields of a plan."""
 
     def make(
         topology: str,

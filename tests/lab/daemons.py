@@ -1,4 +1,4 @@
-"""`pylvs run` in a lab's director, and clients that notice every connection that breaks."""
+"""Run `pylvs run` in a lab's director, and clients that record every lost connection."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Daemon:
 
     @property
     def configuration(self) -> Path:
-        """The file that it runs."""
+        """Return its file."""
         return self.folder / "keepalived.conf"
 
     @property
     def client(self) -> Client:
-        """For asking it."""
+        """Return a client of its API."""
         return Client(self.folder / "state")
 
     def log(self) -> str:
-        """Everything that all runs said."""
+        """Return the log of all runs."""
         return (self.folder / "log").read_text()
 
     def start(self) -> None:
-        """Until it says that it is ready."""
+        """Start it, and wait until it is ready."""
         path = str(self.folder / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(self.folder / "log", "ab") as log:
             with suppress(FileNotFoundError):
@@ -69,35 +69,35 @@ class Daemon:
                         return
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it; its exit status."""
+        """Stop it; return its exit status."""
         assert self.process is not None
         process, self.process = self.process, None
         process.send_signal(number)
         return process.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """Nothing of it is left."""
+        """Stop it in any case."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def edition(self) -> int:
-        """How often the tables were edited so far, by whomever."""
+        """Return the number of edits of the tables, by any process."""
         with inside_network(self.lab.host("director").network):
             return BpfDirector(State.open()).edition() & 0xFFFFFFFF
 
     def listing(self) -> list[str]:
-        """`ipvsadm -ln` in the director."""
+        """Return `ipvsadm -ln` of the director."""
         return self.lab.sh("director", "ipvsadm -ln").splitlines()
 
     def servers(self) -> set[str]:
-        """Addresses and ports of all real servers in the table."""
+        """Return addresses and ports of all real servers in the table."""
         return {line.split()[1] for line in self.listing() if line.startswith("  -> ") and "Remote" not in line}
 
 
 @contextmanager
 def daemon(lab: Lab, folder: Path, text: str, *words: str) -> Iterator[Daemon]:
-    """One that is ready, with this configuration; gone afterwards, whatever happened."""
+    """Start a daemon with this configuration; stop it afterwards in any case."""
     made = Daemon(lab, folder, words)
     made.configuration.write_text(text)
     try:
@@ -109,8 +109,8 @@ def daemon(lab: Lab, folder: Path, text: str, *words: str) -> Iterator[Daemon]:
         made.close()
 
 
-# Run in a client: connections that stay, each asking again and again, and each time a new one beside them. Written as
-# one text, because a lab's host has nothing of this tree. It ends, and says what happened, when its input does.
+# Runs in a client: long-lived connections that repeat requests, and a new connection each time. It is one text, because
+# a lab's host has nothing of this tree. At the end of its input it prints the results.
 STEADY = """
 import http.client, json, select, sys, time
 host, count, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -154,16 +154,16 @@ json.dump({"asked": asked, "wrong": wrong, "servers": len(set(servers))}, sys.st
 
 @dataclass
 class Traffic:
-    """What came of it; known when the block has ended."""
+    """The results, when the block has ended."""
 
     asked: int = 0
     wrong: tuple[str, ...] = ()
-    servers: int = 0  # that the long_connections connections had
+    servers: int = 0  # of the long-lived connections
 
 
 @contextmanager
 def traffic(lab: Lab, host: str, connections: int = 8, pause_s: float = 0.01) -> Iterator[Traffic]:
-    """Requests from a lab's client to a web server, over connections that stay and over new ones."""
+    """Send requests from a lab's client to a web server, over long-lived and new connections."""
     seen = Traffic()
     command = [*lab.host("client").inside(), sys.executable, "-c", STEADY, host, str(connections), str(pause_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -171,7 +171,7 @@ def traffic(lab: Lab, host: str, connections: int = 8, pause_s: float = 0.01) ->
         try:
             assert process.stdout.readline() == "ready\n"
             yield seen
-            said = json.loads(process.communicate("", timeout=PATIENCE_S)[0])
+            output = json.loads(process.communicate("", timeout=PATIENCE_S)[0])
         finally:
             process.kill()
-    seen.asked, seen.wrong, seen.servers = said["asked"], tuple(said["wrong"]), said["servers"]
+    seen.asked, seen.wrong, seen.servers = output["asked"], tuple(output["wrong"]), output["servers"]

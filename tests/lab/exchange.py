@@ -1,4 +1,4 @@
-"""Frames from a lab's client to its first real server, and the echo replies that come back."""
+"""Send frames from a lab's client to its first real server, and receive echo replies."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ ETH_P_ALL = 3
 
 
 def exchange(lab: Lab, packets: Sequence[Packet | bytes]) -> list[Packet]:
-    """Send packets one after the other; the echo replies to them, in order.
+    """Send packets one after the other; return the echo replies to them, in order.
 
-    One CPU carries every frame to the real server and its answer back, in order. So when a last echo request, to the
-    real server itself, is answered, no reply to an earlier one can come any more.
+    One CPU carries every frame to the real server and its reply back, in order. So after the reply to a last echo
+    request to the real server itself, no reply to an earlier one can come.
     """
     with inside_network(lab.host("client").network):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     with cable, one_cpu():
         cable.bind(("eth0", ETH_P_ALL))
         cable.settimeout(PATIENCE_S)
-        _replies(cable)  # the real server knows the client's link address from here on
+        _replies(cable)  # the real server has learnt the client's link address
         for packet in packets:
             cable.send(_frame(packet))
         return _replies(cable)
@@ -40,7 +40,7 @@ def exchange(lab: Lab, packets: Sequence[Packet | bytes]) -> list[Packet]:
 
 @contextmanager
 def one_cpu() -> Iterator[None]:
-    """The caller stays on one CPU."""
+    """Bind the caller to one CPU."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -56,7 +56,7 @@ def _frame(packet: Packet | bytes) -> bytes:
 
 
 def _replies(cable: socket.socket) -> list[Packet]:
-    """The replies up to those to an own echo request of either family."""
+    """Return the replies up to those to our own echo request of either family."""
     found = []
     for request in (
         IP(src="10.0.0.5", dst="10.0.0.21") / ICMP(id=MARK),
@@ -76,5 +76,5 @@ def _next_reply(cable: socket.socket) -> Packet:
 
 
 def identifier(reply: Packet) -> int:
-    """The id of an echo reply: that of the request."""
+    """Return the id of an echo reply, which is that of the request."""
     return int(reply[ICMP].id if ICMP in reply else reply[ICMPv6EchoReply].id)

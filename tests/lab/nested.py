@@ -13,7 +13,7 @@ from pylvs.system.namespaces import ID_BATCH, Kind, Mount, mount, unshare
 
 
 def main() -> None:
-    """As above. Each CPU numbers its namespaces; the first CPU here begins a batch younger than that of any other."""
+    """Run the command. Each CPU numbers its namespaces; the first CPU begins a newer batch than all others."""
     made_on, used_on, *command = sys.argv[1:]
     os.sched_setaffinity(0, {int(made_on)})
     for _ in range(ID_BATCH):

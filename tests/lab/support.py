@@ -1,4 +1,4 @@
-"""What the tests of the lab share: the command, names, and what a machine must be free of afterwards."""
+"""Shared parts of the lab tests: the command, names, and what a lab must remove."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 120  # the machine may be busy with other tests
 def until(
     holds: Callable[[], object], what: str | Callable[[], str], seconds: float = PATIENCE_S, pause_s: float = 0.05
 ) -> float:
-    """Wait; the seconds that it took. The test fails when it takes very long."""
+    """Wait; return the seconds that it took. The test fails after a very long time."""
     begin = time.monotonic()
     while not holds():
         if time.monotonic() > begin + seconds:
@@ -32,12 +32,12 @@ def until(
 
 
 def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it."""
+    """Run the command as a user does."""
     return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def parts(name: str) -> list[str]:
-    """The files of a lab: there are more and more while it is made, and fewer while it is removed."""
+    """Return the files of a lab: their number grows while it is made, and falls while it is removed."""
     found = [str(path) for path in (*listed(NAMED, f"pylvs-{name}-"), *listed(PINS, f"{name}-"))]
     if (STATE / name).exists():
         found.append(str(STATE / name))
@@ -45,7 +45,7 @@ def parts(name: str) -> list[str]:
 
 
 def remains(name: str) -> list[str]:
-    """Everything of a lab that is still on this machine."""
+    """Return everything of a lab that is still on this machine."""
     found = parts(name)
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
     for process in Path("/proc").glob("[0-9]*"):
@@ -60,24 +60,24 @@ def remains(name: str) -> list[str]:
 
 
 def answers(lab: Lab, count: int = 6, host: str = "client", url: str = "http://VIP/") -> list[str]:
-    """What so many requests were answered with, in order."""
+    """Return the answers to this many requests, in order."""
     script = f'for each in $(seq {count}); do curl -s --max-time 30 "{url}" || echo "curl failed: $?"; done'
     return lab.sh(host, script).splitlines()
 
 
-def shared_evenly(said: list[str], servers: int) -> bool:
-    """Whether every server answered as often as every other, and each time another than before."""
-    tally = Counter(said)
-    wanted = {f"This is rs{number} server!": len(said) // servers for number in range(1, servers + 1)}
-    return tally == wanted and all(first != second for first, second in pairwise(said))
+def shared_evenly(answers_seen: list[str], servers: int) -> bool:
+    """Return whether every server answered equally often, and never twice in a row."""
+    tally = Counter(answers_seen)
+    wanted = {f"This is rs{number} server!": len(answers_seen) // servers for number in range(1, servers + 1)}
+    return tally == wanted and all(first != second for first, second in pairwise(answers_seen))
 
 
 def neighbours(lab: Lab, host: str) -> dict[str, str]:
-    """Address -> MAC, as a host has learnt them."""
+    """Return address -> MAC as a host has learnt them."""
     lines = [line.split() for line in lab.sh(host, "ip neigh show").splitlines()]
     return {words[0]: words[words.index("lladdr") + 1] for words in lines if "lladdr" in words}
 
 
 def unique(number: int) -> str:
-    """A name that no other run of the tests uses."""
+    """Return a name that no other test run uses."""
     return f"t{os.getpid()}x{number}"

@@ -1,4 +1,4 @@
-"""What people ask about direct routing, and the usual answers: each is tried.
+"""Questions about direct routing and the usual answers, each verified.
 
 The questions are those of a well-known text about the principle of LVS/DR.
 """
@@ -18,7 +18,7 @@ RS1_MAC, DIRECTOR_MAC = "02:00:00:01:01:00", "02:00:00:00:0d:00"
 
 
 def through_the_director(lab: Lab) -> list[Frame]:
-    """All frames of one request on the director's cable."""
+    """Return all frames of one request on the director's link."""
     director = lab.network.host(DIRECTOR)
     assert director is not None
     with Capture(lab, director) as capture:
@@ -26,7 +26,7 @@ def through_the_director(lab: Lab) -> list[Frame]:
         frames: list[Frame] = []
 
         def complete() -> bool:
-            """The client's FIN, and its last ACK behind it, came and went on; curl does not wait for that."""
+            """Return whether the client's FIN and the ACK after it were forwarded; curl does not wait for that."""
             frames.extend(frame for frame in capture.frames() if frame.flags)
             came, left = ([frame.flags for frame in frames if frame.to_host is way] for way in (True, False))
             return came == left and any("FIN" in flags for flags in came[:-1])
@@ -37,7 +37,7 @@ def through_the_director(lab: Lab) -> list[Frame]:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_lab: MakeLab) -> None:
-    """Byte for byte, in every frame of a connection."""
+    """Compare every byte in every frame of a connection."""
     lab = make_lab("dr", servers=1, version=version)
     answers(lab, 1)
     frames = through_the_director(lab)
@@ -56,13 +56,16 @@ def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_
             assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
 
 
-def test_answers_do_not_pass_the_director(make_lab: MakeLab) -> None:
+def test_replies_do_not_pass_the_director(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1)
     assert {frame.headers[0].source for frame in through_the_director(lab)} == {"10.0.0.5"}
 
 
-def test_a_vip_on_the_real_server_s_card_would_be_answered_for(make_lab: MakeLab) -> None:
-    """Why on lo: with the same settings, an address of the card itself is told to whoever asks."""
+def test_a_real_server_answers_arp_for_a_vip_on_its_interface(make_lab: MakeLab) -> None:
+    """This is why the VIP is on lo.
+
+    With the same settings the host answers ARP for an address of the interface itself.
+    """
     lab = make_lab("dr", servers=1, bare=True)
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore; echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce")
     lab.sh("rs1", "ip addr add 10.0.0.100/32 dev eth0")
@@ -72,7 +75,7 @@ def test_a_vip_on_the_real_server_s_card_would_be_answered_for(make_lab: MakeLab
 
 @pytest.mark.parametrize(("devices", "silent"), [(["lo"], False), (["all"], True), (["eth0"], True)])
 def test_which_of_the_four_lines_matter(devices: list[str], silent: bool, make_lab: MakeLab) -> None:
-    """Those about lo can be left out; those about all, or about the card, cannot."""
+    """Those about lo can be left out; those about all, or about the interface, cannot."""
     lab = make_lab("dr", servers=1, bare=True)
     for device in devices:
         lab.sh("rs1", f"cd /proc/sys/net/ipv4/conf/{device}; echo 1 >arp_ignore; echo 2 >arp_announce")
@@ -83,7 +86,7 @@ def test_which_of_the_four_lines_matter(devices: list[str], silent: bool, make_l
 
 
 def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
-    """Behind a router a real server never gets a packet for the VIP: the router sends it back, until its TTL is 0."""
+    """Behind a router a real server never gets a packet for the VIP: the router returns it until its TTL is 0."""
     lab = make_lab("tun", servers=1)
     assert answers(lab, 1) == ["This is rs1 server!"]
     lab.sh("director", "ipvsadm -C; ipvsadm -A -t 10.0.0.100:80 -s rr; ipvsadm -a -t 10.0.0.100:80 -r 10.0.11.21 -g")
@@ -101,8 +104,10 @@ def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
 
 
 def test_what_a_director_needs_its_own_address_for(make_lab: MakeLab) -> None:
-    """Not for health checks alone: a question by ARP that comes "from the VIP" seems to a real server its own, and it
-    does not answer. With link addresses told by hand the VIP is enough; it may have the subnet's own mask.
+    """The director needs it for more than health checks.
+
+    A real server takes an ARP request from the VIP for its own, and does not answer. With static neighbours the VIP is
+    enough, even with the mask of the subnet.
     """
     lab = make_lab("dr")
     lab.sh("director", "ip addr flush dev eth0; ip addr add 10.0.0.100/24 dev eth0")
@@ -119,7 +124,7 @@ def test_forwarding_may_be_on_as_well(make_lab: MakeLab) -> None:
 
 
 def test_direct_routing_does_not_change_ports(make_lab: MakeLab) -> None:
-    """A destination's port is shown as it was given and counts for nothing: the packet keeps its own."""
+    """A destination's port is shown as configured and has no effect: the packet keeps its own."""
     lab = make_lab("dr", servers=1)
     lab.sh("director", "ipvsadm -d -t 10.0.0.100:80 -r 10.0.0.21; ipvsadm -a -t 10.0.0.100:80 -r 10.0.0.21:8080 -g")
     before, after = first_of_connection(through_the_director(lab))

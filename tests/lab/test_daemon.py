@@ -1,4 +1,4 @@
-"""`pylvs run` under traffic: dead servers leave and come back, reloads and kills harm nobody.
+"""`pylvs run` under traffic: failed servers leave and return, and reloads and kills break no connection.
 
 seeds/keepalived is a tutorial's keepalived.conf, as printed.
 """
@@ -47,7 +47,7 @@ virtual_server VIP 80 {
 
 
 def web_lab(make_lab: MakeLab) -> tuple[Lab, str]:
-    """A lab without a table, and CHECKED for its addresses."""
+    """Make a lab without a table, and return CHECKED for its addresses."""
     lab = make_lab("dr", 3)
     lab.sh("director", "ipvsadm -C")
     text = CHECKED.replace("VIP", lab.network.vip)
@@ -57,7 +57,7 @@ def web_lab(make_lab: MakeLab) -> tuple[Lab, str]:
 
 
 def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
-    """A web server that stops leaves the table, no request fails then, and it comes back when it runs again."""
+    """A web server that stops leaves the table, no request fails afterwards, and it returns when it runs again."""
     lab = machines(make_lab)
     both = {"192.168.67.129:80", "192.168.67.130:80"}
     with daemon(lab, tmp_path, KEEPALIVED.read_text()) as running:
@@ -84,7 +84,7 @@ def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(7200 if EVERYTHING else 300)
 def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_path: Path) -> None:
-    """Each reload changes one server of many; every connection lives, and the table sees one edit a time."""
+    """Each reload changes one server of many. Every connection survives, and each reload is one edit."""
     lab, text = web_lab(make_lab)
     weights = [1] * (SERVERS - 3)
 
@@ -107,10 +107,10 @@ def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_pa
             for number in range(RELOADS):
                 weights[number * 7 % len(weights)] += 1
                 running.configuration.write_text(configuration())
-                status, told = running.client.ask("POST", "/v1/reload")
-                assert (status, told["findings"]) == (200, [])
-                assert told["differences"]
-                edits += told["table"]["edits"]
+                status, body = running.client.ask("POST", "/v1/reload")
+                assert (status, body["findings"]) == (200, [])
+                assert body["differences"]
+                edits += body["table"]["edits"]
             written = running.edition() - before
         print(
             f"{RELOADS} reloads, each of one server of {SERVERS}: {edits} edits, {written} generations of the tables;"
@@ -122,7 +122,9 @@ def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_pa
         assert edits == written == RELOADS
 
 
-def test_a_killed_daemon_harms_nobody_and_the_next_one_knows_who_is_down(make_lab: MakeLab, tmp_path: Path) -> None:
+def test_a_killed_daemon_breaks_no_connection_and_the_next_one_knows_which_servers_are_down(
+    make_lab: MakeLab, tmp_path: Path
+) -> None:
     lab, text = web_lab(make_lab)
     lab.sh("rs3", "service nginx stop")
     with daemon(lab, tmp_path, text) as running:
@@ -141,9 +143,7 @@ def test_a_killed_daemon_harms_nobody_and_the_next_one_knows_who_is_down(make_la
         assert seen.asked > 0
 
 
-def test_a_restart_as_by_the_unit_file_breaks_no_connection(
-    make_lab: MakeLab, tmp_path: Path, repository: Path
-) -> None:
+def test_a_restart_by_the_unit_file_breaks_no_connection(make_lab: MakeLab, tmp_path: Path, repository: Path) -> None:
     unit = (repository / "packaging/pylvs.service").read_text()
     (start,) = re.findall(r"^ExecStart=\S+ run (.*)", unit, re.MULTILINE)
     words = start.replace("-f /etc/keepalived/keepalived.conf", "").split()
@@ -158,7 +158,7 @@ def test_a_restart_as_by_the_unit_file_breaks_no_connection(
         assert len(running.servers()) == 3
 
 
-def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path) -> None:
+def test_foreign_edits_of_the_table_are_undone(make_lab: MakeLab, tmp_path: Path) -> None:
     lab, text = web_lab(make_lab)
     with daemon(lab, tmp_path, text) as running:
         there = running.servers()
@@ -173,7 +173,7 @@ def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path
         assert len(set(answers(lab, 6))) == 3
 
 
-def test_a_program_that_others_take_off_comes_back(make_lab: MakeLab, tmp_path: Path) -> None:
+def test_a_program_that_another_tool_removes_is_restored(make_lab: MakeLab, tmp_path: Path) -> None:
     """A shaping script removes clsact; then another tool's ingress qdisc occupies the hook until it is removed."""
     lab, text = web_lab(make_lab)
     url = f"http://{lab.network.vip}/"

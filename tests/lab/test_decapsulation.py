@@ -1,4 +1,4 @@
-"""GRE and GUE on a real server: unwrapped with each choice of checksum, which is looked at, between all families."""
+"""GRE and GUE on a real server: decapsulated with each choice of checksum, which is verified, in all families."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ GUE_PORT = 6080
 
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
-    """A real server without a VIP yet, and a client, both with addresses of both families."""
+    """Make a real server without a VIP, and a client, both with addresses of both families."""
     made = make_lab("dr", servers=1, bare=True)
     made.sh("rs1", "ip addr add fd00:10::21/64 dev eth0 nodad")
     made.sh("client", "ip addr add fd00:10::5/64 dev eth0 nodad")
     return made
 
 
-# An echo request to the VIP in every kind of tunnel; a name tells what is between the headers. "-bad" has a bit flipped
-# on the way. Of "remcsum" the checksum inside is left to the receiver: its place holds the pseudo header's sum.
+# An echo request to the VIP in every kind of tunnel, by the headers in between. "-bad" has a flipped bit. With
+# "remcsum" the receiver completes the inner checksum, whose field has the pseudo header's sum.
 BETWEEN = (
     *("gre", "gre+csum", "gre+csum-bad", "gue", "gue+csum", "gue+csum-bad", "gue+remcsum", "gue+remcsum-bad"),
     *("gue-other-port", "gue-control", "gre+key"),
@@ -38,7 +38,7 @@ KINDS = list(product(BETWEEN, (4, 6), (4, 6)))
 
 
 def inner(number: int, name: str, inside: int) -> bytes:
-    """The echo request, whose id tells its kind."""
+    """Return the echo request, whose id is its kind."""
     body = b"hello" * 150
     if inside == 4:
         packet = bytes(IP(src="10.0.0.5", dst="10.0.0.100") / ICMP(id=number + 1) / body)
@@ -53,8 +53,8 @@ def inner(number: int, name: str, inside: int) -> bytes:
     return packet[:at] + pseudo + packet[at + 2 :]
 
 
-def wrapped(number: int, name: str, out: int, inside: int) -> bytes:
-    """The whole packet."""
+def encapsulated(number: int, name: str, out: int, inside: int) -> bytes:
+    """Return the whole packet."""
     packet = inner(number, name, inside)
     ends = IP(src="10.0.0.10", dst="10.0.0.21") if out == 4 else IPv6(src="fd00:10::10", dst="fd00:10::21")
     if name.startswith("gre"):
@@ -78,8 +78,8 @@ def wrapped(number: int, name: str, out: int, inside: int) -> bytes:
 
 
 def answered(lab: Lab) -> list[str]:
-    """The kinds that were answered, sorted."""
-    replies = exchange(lab, [wrapped(number, *kind) for number, kind in enumerate(KINDS)])
+    """Return the kinds that were answered, sorted."""
+    replies = exchange(lab, [encapsulated(number, *kind) for number, kind in enumerate(KINDS)])
     return sorted(" ".join(map(str, (*KINDS[identifier(each) - 1], each.src))) for each in replies)
 
 
@@ -97,7 +97,7 @@ def status(lab: Lab) -> str:
     return str(next(each["text"] for each in found if "by a program" in each["text"]))
 
 
-def test_gre_and_gue_are_unwrapped_and_their_checksums_looked_at(lab: Lab) -> None:
+def test_gre_and_gue_are_decapsulated_and_their_checksums_verified(lab: Lab) -> None:
     words = f"pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre --tun-type gue --tun-port {GUE_PORT}"
     lab.sh("rs1", words)
     assert lab.sh("rs1", words) == "all was so already\n"
@@ -115,7 +115,7 @@ def test_one_kind_alone_and_more_later(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("words", ["up 10.0.0.100 fd00:10::100 --tun-type gre", "down fd00:10::100"])
-def test_a_device_that_went_is_no_hindrance(lab: Lab, words: str) -> None:
+def test_a_removed_device_does_not_matter(lab: Lab, words: str) -> None:
     lab.sh("rs1", "ip link add e0 type veth peer name e1; ip link set e0 up")
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
     gone = "the program at e0 has gone"
@@ -130,12 +130,12 @@ def test_a_device_that_went_is_no_hindrance(lab: Lab, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--tun-type gue", "--tun-type gue: needs the port that the director was told; add --tun-port PORT"),
         ("--tun-type gre --tun-port 7", "--tun-port 7: only GUE has a port; add --tun-type gue"),
     ],
 )
-def test_a_port_goes_with_gue_alone(lab: Lab, words: str, said: str) -> None:
+def test_a_port_is_valid_for_gue_alone(lab: Lab, words: str, message: str) -> None:
     done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", *words.split()])
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {said}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {message}\n")

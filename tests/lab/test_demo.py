@@ -1,4 +1,4 @@
-"""The guided tour, as it is for somebody without a terminal, and for somebody who has seen enough."""
+"""The guided tour without a terminal, and its interruption."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.lab.support import PATIENCE_S, PYLVS, parts, remains, until
 
 
 def tour(*words: str) -> subprocess.Popen[str]:
-    """A tour under way. Its lab is called after the process."""
+    """Start a tour. The name of its lab has the PID."""
     return subprocess.Popen([*PYLVS, "lab", "demo", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("words", [["dr"], ["nat"], ["tun"], ["dr", "--ipv6"], ["tun", "--ipv6"]])
-def test_the_tour_shows_what_it_says(words: list[str]) -> None:
+def test_the_tour_shows_what_it_explains(words: list[str]) -> None:
     with tour(*words) as process:
-        shown, complaint = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, complaint) == (0, "")
+        shown, error = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, error) == (0, "")
     assert f"lab demo{process.pid}: " in shown
-    said = re.findall(r"This is (rs\d) server!", shown)
-    assert sorted(said[:6]) == ["rs1", "rs1", "rs2", "rs2", "rs3", "rs3"]
+    output = re.findall(r"This is (rs\d) server!", shown)
+    assert sorted(output[:6]) == ["rs1", "rs1", "rs2", "rs2", "rs3", "rs3"]
     if words == ["dr"]:
         assert "Changed: destination MAC, source MAC, TTL, header checksum." in shown
     if words == ["dr", "--ipv6"]:
@@ -33,7 +33,7 @@ def test_the_tour_shows_what_it_says(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 4, 6])
-def test_an_interrupted_tour_leaves_nothing_behind(step: int) -> None:
+def test_an_interrupted_tour_removes_its_lab(step: int) -> None:
     """Interrupted while the lab is made, and at the beginning of a step."""
     with tour("dr") as process:
         assert process.stdout is not None
@@ -42,7 +42,7 @@ def test_an_interrupted_tour_leaves_nothing_behind(step: int) -> None:
         else:
             until(lambda: parts(f"demo{process.pid}"), "it is begun")
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=PATIENCE_S)
+        _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert "Traceback" not in complaint
+    assert "Traceback" not in error
     assert remains(f"demo{process.pid}") == []

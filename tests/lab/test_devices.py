@@ -1,4 +1,4 @@
-"""As with IPVS, packets may come by any device of the director, and connections outlive what happens to the table."""
+"""Packets may come by any device of the director, as with IPVS, and connections survive changes of the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NARROW = 1400
 UPLOADED = 900_000
 UPLOAD = f"head -c {UPLOADED} /dev/zero | curl -s --max-time 50 --data-binary @- http://VIP/upload"
 PORT, PIECES, PIECE = 8099, 60, 50_000
-# A server that sends a piece twenty times a second, and says to its tester how many.
+# A server that sends a piece twenty times a second, and prints the number.
 SLOW = f"""
 import socket, time
 listener = socket.create_server(("", {PORT}))
@@ -32,7 +32,7 @@ for number in range({PIECES}):
 
 
 def cable(lab: Lab, one: str, other: str, device: str, addresses: tuple[str, str]) -> None:
-    """A further link between two hosts of the lab."""
+    """Make another link between two hosts of the lab."""
     near, far = (lab.host(host).network.name for host in (one, other))
     words = f"ip link add {device} netns {near} type veth peer name {device} netns {far}"
     subprocess.run(words.split(), check=True)
@@ -42,11 +42,11 @@ def cable(lab: Lab, one: str, other: str, device: str, addresses: tuple[str, str
 
 
 def serve(lab: Lab, server: str, port: int = 80) -> None:
-    """A table of one service with one real server."""
+    """Make a table of one service with one real server."""
     lab.sh("director", f"ipvsadm -C; ipvsadm -A -t VIP:{port} -s rr; ipvsadm -a -t VIP:{port} -r {server}")
 
 
-def test_answers_of_nat_come_in_by_any_device(make_lab: MakeLab) -> None:
+def test_replies_of_nat_come_in_by_any_device(make_lab: MakeLab) -> None:
     lab = make_lab("nat", 1)
     cable(lab, "director", "rs1", "eth7", ("10.7.0.1", "10.7.0.21"))
     lab.sh("rs1", "ip route replace default via 10.7.0.1")
@@ -55,7 +55,7 @@ def test_answers_of_nat_come_in_by_any_device(make_lab: MakeLab) -> None:
 
 
 def test_a_tunnels_path_mtu_is_learnt_by_any_device(make_lab: MakeLab) -> None:
-    """Client, director, rs2 as a router, a narrow link, rs1, which answers the client by a link of its own."""
+    """The path: client, director, rs2 as a router, a narrow link, rs1, which answers the client by another link."""
     lab = make_lab("nat", 2)
     cable(lab, "rs2", "rs1", "eth8", ("10.9.0.1", TUNNELLED))
     cable(lab, "rs1", "client", "eth9", ("10.8.0.21", "10.8.0.5"))
@@ -70,7 +70,7 @@ def test_a_tunnels_path_mtu_is_learnt_by_any_device(make_lab: MakeLab) -> None:
 
 @contextmanager
 def slow_server(lab: Lab) -> Iterator[subprocess.Popen[str]]:
-    """On rs1; its lines are numbers of pieces."""
+    """Run on rs1; its lines are numbers of pieces."""
     words = [*lab.host("rs1").inside(), sys.executable, "-c", SLOW]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -81,10 +81,10 @@ def slow_server(lab: Lab) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_download_by_nat_outlives_a_moment_without_its_server(make_lab: MakeLab) -> None:
+def test_a_download_by_nat_survives_a_moment_without_its_server(make_lab: MakeLab) -> None:
     lab = make_lab("nat", 1)
     serve(lab, f"{SERVER} -m", PORT)
-    lab.sh("client", "ip route replace default via 172.16.0.10")  # by which a reset would find the server
+    lab.sh("client", "ip route replace default via 172.16.0.10")  # the device to which a reset would be sent
     received = f"curl -s --http0.9 --max-time {PATIENCE_S} http://VIP:{PORT}/ | wc -c"
     with slow_server(lab) as server:
         assert server.stdout is not None

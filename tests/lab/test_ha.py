@@ -1,6 +1,6 @@
-"""Two directors and one VIP: a tutorial's keepalived.conf as printed on the one, its backup on the other.
+"""Two directors and one VIP: a tutorial's keepalived.conf as printed on one, its backup on the other.
 
-seeds/keepalived is that configuration; its text says what the backup's is: state BACKUP, priority 90.
+seeds/keepalived is that configuration. By its text the backup has state BACKUP and priority 90.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ ETH_P_ALL, IPPROTO_VRRP = 3, 112
 
 
 def holds(lab: Lab, host: str) -> bool:
-    """Whether a director has the VIP."""
+    """Return whether a director has the VIP."""
     return bool(lab.sh(host, f"ip -o addr show to {lab.network.vip}"))
 
 
 @contextmanager
-def pause(lab: Lab) -> Iterator[list[Outage]]:
-    """How long a client of the VIP waited meanwhile; in the list afterwards."""
+def outage(lab: Lab) -> Iterator[list[Outage]]:
+    """Measure how long a client of the VIP waits in the block; the list has it afterwards."""
     seen: list[Outage] = []
     with watched(lab.host("client").inside(), lab.network.vip) as watch:
         begin = time.time()
@@ -53,14 +53,14 @@ def pause(lab: Lab) -> Iterator[list[Outage]]:
 
 @contextmanager
 def advertisements(lab: Lab) -> Iterator[Callable[[], list[float]]]:
-    """When advertisements of director1 came to director2 so far (seconds since 1970)."""
+    """Record when advertisements of director1 came to director2 (seconds since 1970)."""
     times: list[float] = []
     second = lab.network.host("director2")
     assert second is not None
     with inside_network(lab.wire):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
 
-    def heard() -> list[float]:
+    def received() -> list[float]:
         with suppress(BlockingIOError):
             while True:
                 frame, more, _, _ = cable.recvmsg(2000, 100)
@@ -73,11 +73,11 @@ def advertisements(lab: Lab) -> Iterator[Callable[[], list[float]]]:
         cable.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         cable.setblocking(False)
         cable.bind((port_name(second, 0), ETH_P_ALL))
-        yield heard
+        yield received
 
 
 def tutorial(make_lab: MakeLab, master: str, backup: str) -> Lab:
-    """The tutorial's machines and a second director; each runs its file with the program that is named."""
+    """Make the tutorial's machines and a second director; each runs its file with this program."""
     lab = machines(make_lab, "ha", dip2="192.168.67.128/24")
     printed = KEEPALIVED.read_text()
     assert "state MASTER" in printed
@@ -92,40 +92,40 @@ def tutorial(make_lab: MakeLab, master: str, backup: str) -> Lab:
 
 
 def is_master(lab: Lab, host: str) -> None:
-    """It alone holds the VIP, and the client is served by it."""
+    """Return whether it alone has the VIP, and serves the client."""
     other = "director2" if host == "director1" else "director1"
     until(lambda: holds(lab, host) and not holds(lab, other), f"{host} alone holds the VIP")
-    # An address that keepalived puts on is heard of a moment later; until then this host itself refuses connections.
+    # pylvs learns of an address of keepalived a moment later. Until then this host itself refuses connections.
     until(lambda: served(lab, 1) and neighbours(lab, "client")[VIP] == MAC[host], f"{host} serves")
     assert served(lab, 4)
 
 
 def served(lab: Lab, requests: int) -> bool:
-    """Whether the client gets the servers' pages."""
+    """Return whether the client gets the servers' pages."""
     return set(answers(lab, requests, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
 
 
 @pytest.mark.parametrize(("master", "backup"), [("pylvs", "pylvs"), ("pylvs", "keepalived"), ("keepalived", "pylvs")])
 def test_the_tutorials_pair(make_lab: MakeLab, master: str, backup: str) -> None:
-    """The VIP moves when the master is killed, and returns with it; the client waits as long as the timers imply."""
+    """The VIP moves when the master is killed, and returns with it. The client waits as long as the timers imply."""
     lab = tutorial(make_lab, master, backup)
     until(lambda: holds(lab, "director1"), "the master holds the VIP")
     is_master(lab, "director1")
     with long_connections(lab) as connections:
-        with advertisements(lab) as heard, pause(lab) as died:
-            until(heard, "an advertisement")
+        with advertisements(lab) as times, outage(lab) as died:
+            until(times, "an advertisement")
             power.off(lab, "director1")
             until(lambda: holds(lab, "director2"), "the backup has taken over")
-            last = heard()[-1]
+            last = times()[-1]
         assert set(answers(lab, 4, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
         assert neighbours(lab, "client")[VIP] == MAC["director2"]
         fates = sorted(connections.ask())
-    with pause(lab) as returned:
+    with outage(lab) as returned:
         power.on(lab, "director1")
         lab.sh("director1", f"service {master} start")
         until(lambda: holds(lab, "director1"), "the master is back")
     is_master(lab, "director1")
-    with pause(lab) as stopped:
+    with outage(lab) as stopped:
         lab.sh("director1", f"service {master} stop")
         until(lambda: holds(lab, "director2"), "the backup has taken over")
     print(
@@ -140,8 +140,8 @@ def test_the_tutorials_pair(make_lab: MakeLab, master: str, backup: str) -> None
     assert fates == ["lost: reset"] * 3
 
 
-def test_a_master_that_only_its_process_left_keeps_its_connections(make_lab: MakeLab) -> None:
-    """Stopped and started again: the tables are where they were, and so are the connections."""
+def test_a_restarted_master_keeps_its_connections(make_lab: MakeLab) -> None:
+    """After stop and start, the tables and the connections are the same."""
     lab = tutorial(make_lab, "pylvs", "pylvs")
     is_master(lab, "director1")
     with long_connections(lab) as connections:
@@ -159,11 +159,11 @@ def test_a_master_that_only_its_process_left_keeps_its_connections(make_lab: Mak
 def test_the_tour_kills_the_master(words: list[str]) -> None:
     command = [*PYLVS, "lab", "demo", "ha", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        shown, complaint = process.communicate(timeout=2 * PATIENCE_S)
-    assert (process.returncode, complaint) == (0, "")
+        shown, error = process.communicate(timeout=2 * PATIENCE_S)
+    assert (process.returncode, error) == (0, "")
     pauses = [float(found) for found in re.findall(r"had no answer for ([\d.]+) s", shown)]
     assert len(pauses) == 3
-    assert 0 < pauses[0] < DOWN_S + SLACK_S  # the test above knows when the last advertisement came
+    assert 0 < pauses[0] < DOWN_S + SLACK_S  # the test above has the time of the last advertisement
     assert max(pauses[1:]) < SKEW_S + SLACK_S
     assert re.findall(r"Connections that were open: (.*)\.", shown) == ["3 lost: reset"]
     assert len(re.findall(r"This is rs\d server!", shown)) == 5
@@ -184,7 +184,7 @@ def test_the_lab_serves_when_it_is_up(version: int, make_lab: MakeLab) -> None:
     assert remains(lab.name) == []
 
 
-def test_a_directors_services_say_how_they_are(make_lab: MakeLab) -> None:
+def test_a_directors_services_report_their_status(make_lab: MakeLab) -> None:
     lab = make_lab("ha", servers=1, bare=True)
 
     def service(words: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Addresses, seen with `ip` on real devices of a network namespace, and every change of them."""
+"""Add addresses to real devices, compare with `ip`, and receive every change of them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pylvs.vrrp.netlink_monitor import (
     RouteRemoved,
     RuleRemoved,
 )
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0 and eth1, whose other ends are peer0 and peer1."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0 and eth1, whose other ends are peer0 and peer1."""
     with inside("holding"):
         for number in (0, 1):
             ip(f"link add eth{number} type veth peer name peer{number}")
@@ -42,7 +42,7 @@ def place() -> Iterator[None]:
 
 
 def shown(device: str, family: int = 4) -> dict[str, dict[str, Any]]:
-    """Each address that `ip` finds on a device."""
+    """Return each address that `ip` prints for a device."""
     (found,) = json.loads(ip(f"-j -{family} addr show dev {device}")) or [{"addr_info": []}]
     return {f"{each['local']}/{each['prefixlen']}": each for each in found["addr_info"] if each["scope"] != "link"}
 
@@ -52,7 +52,7 @@ def address(text: str, **given: Any) -> HeldAddress:
 
 
 def until(watch: NetlinkMonitor, wanted: type[Change]) -> list[Change]:
-    """All changes up to the first of that type, and with it."""
+    """Return all changes up to the first of that type."""
     found: list[Change] = []
     deadline = time.monotonic() + PATIENCE_S
     while not any(isinstance(each, wanted) for each in found):
@@ -62,7 +62,7 @@ def until(watch: NetlinkMonitor, wanted: type[Change]) -> list[Change]:
     return found
 
 
-def test_addresses_are_put_on_and_taken_off_as_often_as_one_likes() -> None:
+def test_addresses_are_added_and_removed_repeatedly() -> None:
     placed = [(address("192.0.2.1"), "eth0"), (address("192.0.2.2/24"), "eth1"), (address("fd00::1"), "eth0")]
     for _ in range(2):
         assert all(each.done for each in hold(placed))
@@ -73,7 +73,7 @@ def test_addresses_are_put_on_and_taken_off_as_often_as_one_likes() -> None:
         assert (shown("eth0"), shown("eth1"), shown("eth0", 6)) == ({}, {}, {})
 
 
-def test_an_address_is_all_that_it_was_asked_to_be() -> None:
+def test_an_address_has_all_its_options() -> None:
     first = address("192.0.2.1/24", label="eth0:vip", scope=200, broadcast=ip_address("192.0.2.255"))
     others = [
         *(first, address("192.0.2.3", peer=ip_address("192.0.2.4"), no_prefix_route=True)),
@@ -91,14 +91,14 @@ def test_an_address_is_all_that_it_was_asked_to_be() -> None:
     assert (shown("eth0"), shown("eth0", 6)) == ({}, {})
 
 
-def test_an_address_that_was_left_by_others_is_made_what_it_should_be() -> None:
+def test_an_existing_address_gets_its_options() -> None:
     ip("addr add fd00::1/128 dev eth0")
     assert "deprecated" not in shown("eth0", 6)["fd00::1/128"]
     assert hold([(address("fd00::1", preferred_lft_s=0, no_dad=True), "eth0")])[0].done
     assert shown("eth0", 6)["fd00::1/128"]["deprecated"] is True
 
 
-def test_one_that_is_refused_says_why_and_keeps_no_other_from_it() -> None:
+def test_a_refused_address_is_reported_and_the_others_are_added() -> None:
     placed = [(address("192.0.2.1"), "eth0"), (address("192.0.2.2", scope=253), "nowhere0"), (address("fd00::1"), "lo")]
     wrong = (address("fd00::9", manage_temporary=True), "eth0")  # only a /64 can have temporary addresses
     outcomes = hold([*placed, wrong])
@@ -149,7 +149,7 @@ def test_every_change_of_an_address_is_seen() -> None:
         assert AddressRemoved(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressRemoved)
 
 
-def test_a_link_local_address_counts_once_it_is_known_to_be_nobody_else_s() -> None:
+def test_a_link_local_address_counts_after_duplicate_address_detection() -> None:
     ip("link set eth1 addrgenmode none")
     ip("link set eth1 down")
     ip("link set eth1 up")
@@ -162,7 +162,7 @@ def test_a_link_local_address_counts_once_it_is_known_to_be_nobody_else_s() -> N
         assert watch.primary_address("eth1", 6) == ip_address("fe80::7")
 
 
-def test_nothing_is_missed_when_the_kernel_could_not_tell_everything() -> None:
+def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
     with NetlinkMonitor(receive_buffer=1) as watch:
         hold([(address("192.0.2.1"), "eth0"), (address("192.0.2.2"), "eth0")])
         for number in range(200):
@@ -173,7 +173,7 @@ def test_nothing_is_missed_when_the_kernel_could_not_tell_everything() -> None:
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.2")
 
 
-def test_a_route_that_goes_is_seen_even_when_it_goes_without_a_word() -> None:
+def test_a_removed_route_is_seen_even_without_a_notification() -> None:
     ip("addr add 192.0.2.1/24 dev eth0")
     with NetlinkMonitor(routes=True) as watch:
         ip("route add 198.51.100.0/24 via 192.0.2.9 proto 18")
@@ -190,7 +190,7 @@ def test_a_route_that_goes_is_seen_even_when_it_goes_without_a_word() -> None:
         assert str(found.key.destination) == "198.51.100.0/24"
 
 
-def test_a_rule_that_goes_is_seen() -> None:
+def test_a_removed_rule_is_seen() -> None:
     rules = [
         RoutingRule(family=4, preference=100, table=5000, source=ip_network("192.0.2.0/24"), iif="eth0"),
         RoutingRule(family=6, preference=101, action="goto", goto=32766, destination=ip_network("fd00::/8")),

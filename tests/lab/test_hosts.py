@@ -17,18 +17,18 @@ DIRECTOR_MAC = "02:00:00:00:0d:00"
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("topology", list(TOPOLOGIES))
-def test_everybody_reaches_everybody_by_name(topology: str, version: int, make_lab: MakeLab) -> None:
-    """Without a virtual service the network itself must work: each server's page, asked for by each other host."""
+def test_all_hosts_reach_each_other_by_name(topology: str, version: int, make_lab: MakeLab) -> None:
+    """The network works without a virtual service: each host gets each server's page."""
     lab = make_lab(topology, servers=2, version=version, bare=True)
     asking = [host.name for host in lab.network.hosts if (topology, host.name) != ("nat", "client")]
     for host in asking:
-        said = lab.sh(host, "curl -s --max-time 30 http://rs1/; curl -s --max-time 30 http://rs2/")
-        assert said == "This is rs1 server!\nThis is rs2 server!\n", host
+        output = lab.sh(host, "curl -s --max-time 30 http://rs1/; curl -s --max-time 30 http://rs2/")
+        assert output == "This is rs1 server!\nThis is rs2 server!\n", host
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_only_the_director_answers_for_the_vip(version: int, make_lab: MakeLab) -> None:
-    """Asked a hundred times on the switch where three real servers hold the VIP too."""
+    """A hundred requests on the switch where three real servers have the VIP, too."""
     lab = make_lab("dr", version=version)
     vip = lab.network.vip
     for _ in range(100):
@@ -36,15 +36,15 @@ def test_only_the_director_answers_for_the_vip(version: int, make_lab: MakeLab) 
         assert neighbours(lab, "client")[vip] == DIRECTOR_MAC
 
 
-def test_without_silence_a_real_server_would_answer(make_lab: MakeLab) -> None:
-    """What the settings are for: the test above could not fail otherwise."""
+def test_without_the_arp_settings_a_real_server_answers(make_lab: MakeLab) -> None:
+    """Without the settings the test above must fail."""
     lab = make_lab("dr", servers=1, bare=True)
     lab.sh("rs1", "ip addr add 10.0.0.100/32 dev lo")
     lab.sh("client", "ping -c 1 -W 30 10.0.0.100")
     assert neighbours(lab, "client")["10.0.0.100"] == "02:00:00:01:01:00"
 
 
-def test_an_ipv6_address_on_lo_is_silent_by_itself(make_lab: MakeLab) -> None:
+def test_a_real_server_does_not_answer_for_an_ipv6_address_on_lo(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1, version=6, bare=True)
     lab.sh("rs1", "ip addr add fd00:10::100/128 dev lo")
     assert lab.run("client", ["ping", "-c", "1", "-W", "1", "fd00:10::100"]).returncode == 1
@@ -73,8 +73,8 @@ def test_the_machine_keeps_its_own_ipvsadm(make_lab: MakeLab) -> None:
     assert "pylvs.ipvsadm" in lab.sh("director", "cat /usr/sbin/ipvsadm")
     assert (path.read_bytes() if path.exists() else None) == before
     names = ["ipvsadm", "ipvsadm-save", "ipvsadm-restore", "pylvs"]
-    said = lab.sh("director", f"for name in {' '.join(names)}; do command -v $name; done").splitlines()
-    assert said == [f"/usr/sbin/{name}" for name in names]
+    output = lab.sh("director", f"for name in {' '.join(names)}; do command -v $name; done").splitlines()
+    assert output == [f"/usr/sbin/{name}" for name in names]
     assert lab.sh("director", "/usr/sbin/ipvsadm --version 2>&1").startswith("ipvsadm v1.31")
 
 
@@ -98,7 +98,7 @@ def _state(lab: Lab, host: str) -> str:
     return lab.sh(host, "ip -br addr; ip route; ip -6 route | sort")
 
 
-def test_tools_of_the_field_are_there(make_lab: MakeLab) -> None:
+def test_the_usual_tools_are_installed(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1, bare=True)
     lab.sh("director", "ifconfig eth0:1 10.0.0.99 netmask 255.255.255.255 up; route add -host 10.0.0.99 dev eth0:1")
     assert "eth0:1" in lab.sh("director", "ip addr show eth0")

@@ -1,4 +1,4 @@
-"""Labs come and go: twice, half-made, killed, interrupted; and bad input changes nothing."""
+"""Labs are made and removed: twice, half-made, killed, interrupted; and bad input changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, 
 INTERRUPTIONS = 6
 
 
-def test_up_twice_says_so_and_harms_nothing(lab_name: str) -> None:
+def test_a_second_up_is_refused_and_changes_nothing(lab_name: str) -> None:
     first = pylvs("lab", "up", "dr", "--name", lab_name, "--servers", "1", "--bare")
     assert (first.returncode, first.stderr) == (0, "")
     second = pylvs("lab", "up", "nat", "--name", lab_name)
@@ -38,7 +38,7 @@ def test_up_twice_says_so_and_harms_nothing(lab_name: str) -> None:
     assert (again.returncode, again.stderr) == (1, f"pylvs: there is no lab {lab_name}\n")
 
 
-def test_the_description_is_there_for_programs(lab_name: str) -> None:
+def test_programs_can_read_the_description(lab_name: str) -> None:
     build(lab_name, design("nat", 2), bare=True)
     description = json.loads((STATE / lab_name / "lab.json").read_text())
     assert description["state"] == "up"
@@ -47,7 +47,7 @@ def test_the_description_is_there_for_programs(lab_name: str) -> None:
     assert open_lab(lab_name).network.role("realserver")[1].interfaces[0].addresses == ("10.0.0.22/24",)
 
 
-def test_exec_gives_the_command_its_words_its_place_and_its_status(lab_name: str, tmp_path: Path) -> None:
+def test_exec_passes_arguments_directory_and_status(lab_name: str, tmp_path: Path) -> None:
     build(lab_name, design("dr", 1), bare=True)
     done = pylvs(
         "lab", "exec", lab_name, "rs1", "--", "sh", "-c", 'echo "$0|$1"; pwd; cat; exit 7', "-x", "a b", text="in"
@@ -60,7 +60,7 @@ def test_exec_gives_the_command_its_words_its_place_and_its_status(lab_name: str
     assert (shell.returncode, shell.stdout) == (3, "client\n")
 
 
-def test_power_goes_at_once_and_comes_back_as_after_a_start(lab_name: str) -> None:
+def test_power_off_is_immediate_and_power_on_is_like_a_boot(lab_name: str) -> None:
     lab = build(lab_name, design("dr", 1))
     lab.sh("director", "sleep 100 </dev/null >/dev/null 2>&1 & ipvsadm -A -t 10.0.0.100:81")
     assert pylvs("lab", "power", lab_name, "director", "off").returncode == 0
@@ -97,13 +97,13 @@ def test_labs_are_not_made_or_removed_from_within_one(lab_name: str) -> None:
 
 
 def start_up(name: str) -> subprocess.Popen[bytes]:
-    """`pylvs lab up`, under way."""
+    """Start `pylvs lab up`."""
     words = ["lab", "up", "dr-behind-router", "--name", name]
     return subprocess.Popen([*PYLVS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def reaches(name: str, process: subprocess.Popen[bytes], wanted: int) -> None:
-    """Wait until so many parts of the lab are there, or it is made."""
+    """Wait until this many parts of the lab exist, or it is made."""
     until(lambda: len(parts(name)) >= wanted or process.poll() is not None, f"{wanted} parts", pause_s=0.002)
 
 
@@ -122,8 +122,8 @@ def test_a_half_made_lab_can_be_removed_or_made_again(lab_name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_up_leaves_nothing_behind(number: signal.Signals) -> None:
-    """At moments over all the time that it takes: either all is undone, or the lab is whole."""
+def test_an_interrupted_up_removes_what_it_made(number: signal.Signals) -> None:
+    """Interrupted at any moment, all is removed, or the lab is complete."""
     chance = random.Random(int(number))
     undone = 0
     for count in range(INTERRUPTIONS):
@@ -146,7 +146,7 @@ def test_an_interrupted_up_leaves_nothing_behind(number: signal.Signals) -> None
 
 
 def falls_to(name: str, process: subprocess.Popen[bytes], left: int) -> None:
-    """Wait until so few parts of the lab are left, or it is removed."""
+    """Wait until this few parts of the lab are left, or it is removed."""
     until(lambda: len(parts(name)) <= left or process.poll() is not None, f"{left} parts are left", pause_s=0.002)
 
 
@@ -183,8 +183,8 @@ def test_a_bad_plan_is_one_line(text: str, tmp_path: Path) -> None:
     assert remains(name) == []
 
 
-def test_bad_words_are_one_line() -> None:
-    for words, complaint in (
+def test_bad_arguments_are_one_line() -> None:
+    for words, error in (
         (["up", "ring"], "'ring' is not one of"),
         (["up", "dr", "--name", "a-b"], "'a-b': not a name for a lab"),
         (["up", "dr", "--servers", "0"], "0 servers: must be from 1 to 60"),
@@ -194,20 +194,20 @@ def test_bad_words_are_one_line() -> None:
     ):
         done = pylvs("lab", *words)
         assert done.returncode != 0
-        assert complaint in done.stderr
+        assert error in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_lab_that_cannot_be_made_leaves_nothing() -> None:
     name = unique(801)
-    network = design("dr", 1, overrides={"device": "lo"})  # a name that every host has already
+    network = design("dr", 1, overrides={"device": "lo"})  # a device name that exists in every host
     with pytest.raises(Exception, match="the lab could not be made"):
         build(name, network)
     assert remains(name) == []
 
 
-def test_a_stranger_is_told_what_is_missing() -> None:
-    # Everything is imported as root: the tree may be closed to others.
+def test_a_user_without_root_gets_an_error() -> None:
+    # Import everything as root, because other users may not read the tree.
     code = "import os, pylvs.cli.lab, pylvs.cli.main as m; os.setresuid(*[65534] * 3); m.main()"
     for words in (["up", "dr"], ["down", "d1"], ["exec", "d1", "client", "true"]):
         done = subprocess.run([PYLVS[0], "-c", code, "lab", *words], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The scheduler asks the real servers for their load: a busy one gets less, and its share back when it is idle."""
+"""LOAD_CHECK reads the load of real servers: a busy one gets a lower weight, and its weight back when it is idle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ virtual_server VIP 80 {
 
 
 def be_busy(lab: Lab, host: str, share: float, cores: int = 4) -> None:
-    """The host's page of metrics, as node_exporter would write it."""
+    """Write the host's page of metrics like node_exporter."""
     lines = [f"node_load1 {share * cores}"]
     lines += [f'node_cpu_seconds_total{{cpu="{cpu}",mode="idle"}} 100' for cpu in range(cores)]
     page = "\\n".join(lines)
@@ -44,7 +44,7 @@ def be_busy(lab: Lab, host: str, share: float, cores: int = 4) -> None:
 
 
 def weights(running: Daemon) -> list[int]:
-    """Of the servers in the table, in order."""
+    """Return the weights in the table, in order."""
     rows = [line.split() for line in running.listing() if line.startswith("  -> ") and "Remote" not in line]
     return [int(row[3]) for row in sorted(rows, key=lambda row: row[1])]
 

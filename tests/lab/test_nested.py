@@ -1,4 +1,4 @@
-"""Labs inside a mount namespace: Linux 6.18 compares the ids of both, and each CPU gives out its own ids."""
+"""Labs inside a mount namespace: Linux 6.18 compares the ids of both, and each CPU allocates its own ids."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def nested(made_on: int, used_on: int, *command: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize(("made_on", "used_on"), PAIRINGS)
-def test_a_mount_namespace_is_bound_whatever_cpu_the_outer_one_was_made_on(made_on: int, used_on: int) -> None:
+def test_a_mount_namespace_is_bound_inside_one_of_any_cpu(made_on: int, used_on: int) -> None:
     done = nested(made_on, used_on, sys.executable, "-c", BIND)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("made_on", "used_on"), PAIRINGS)
-def test_a_lab_is_made_whatever_cpu_the_outer_namespace_was_made_on(made_on: int, used_on: int) -> None:
+def test_a_lab_is_made_inside_a_namespace_of_any_cpu(made_on: int, used_on: int) -> None:
     done = nested(made_on, used_on, "sh", "-c", LAB, *PYLVS)
     assert (done.returncode, done.stderr) == (0, "")
     assert "This is rs2 server!\n" in done.stdout

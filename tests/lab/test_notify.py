@@ -1,4 +1,4 @@
-"""Scripts and mail about servers and quorums: keepalived's words, its order, and an unprivileged user."""
+"""Scripts and mail about servers and quorums: keepalived's arguments, its order, and an unprivileged user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon
 from tests.lab.support import until
 
-# A mail server that writes what it is told into a file.
+# A mail server that writes messages to a file.
 SINK = """
 import socket, sys
 server = socket.create_server(("127.0.0.1", 2525))
@@ -70,16 +70,16 @@ virtual_server VIP 80 {
 """
 
 
-def test_events_are_told_to_scripts_and_by_mail(make_lab: MakeLab, tmp_path: Path) -> None:
+def test_events_run_scripts_and_send_mail(make_lab: MakeLab, tmp_path: Path) -> None:
     lab = make_lab("dr", 1)
     lab.sh("director", "ipvsadm -C")
-    told, mail, teller = tmp_path / "told", tmp_path / "mail", tmp_path / "teller"
+    calls, mail, teller = tmp_path / "told", tmp_path / "mail", tmp_path / "teller"
     for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest-of-" in str(parent))):
         folder.chmod(folder.stat().st_mode | 0o055)
-    told.touch()
-    told.chmod(0o666)
+    calls.touch()
+    calls.chmod(0o666)
     mail.touch()
-    teller.write_text(TELLER.replace("TOLD", str(told)))
+    teller.write_text(TELLER.replace("TOLD", str(calls)))
     teller.chmod(0o755)
     text = CONFIGURATION.replace("TELLER", str(teller)).replace("VIP", lab.network.vip)
     sink = subprocess.Popen(
@@ -93,20 +93,20 @@ def test_events_are_told_to_scripts_and_by_mail(make_lab: MakeLab, tmp_path: Pat
         with daemon(lab, tmp_path, text.replace("RIP", lab.network.names()["rs1"])) as running:
 
             def state() -> str:
-                return f"{told.read_text()}{mail.read_text()}{running.log()}"
+                return f"{calls.read_text()}{mail.read_text()}{running.log()}"
 
-            until(lambda: told.read_text() == "daemon quorum up $HOME\n", lambda: f"the quorum is up: {state()}")
+            until(lambda: calls.read_text() == "daemon quorum up $HOME\n", lambda: f"the quorum is up: {state()}")
             lab.sh("rs1", "service nginx stop")
-            until(lambda: len(told.read_text().splitlines()) == 3, lambda: f"the server is down: {state()}")
+            until(lambda: len(calls.read_text().splitlines()) == 3, lambda: f"the server is down: {state()}")
             lab.sh("rs1", "service nginx start")
-            until(lambda: len(told.read_text().splitlines()) == 5, lambda: f"the server is up: {state()}")
+            until(lambda: len(calls.read_text().splitlines()) == 5, lambda: f"the server is up: {state()}")
             until(lambda: mail.read_text().count("QUIT") == 5, lambda: f"all mails: {state()}")
             assert running.stop() == 0
         server, virtual = f"[{lab.network.names()['rs1']}]:tcp:80", f"[{lab.network.vip}]:tcp:80"
     finally:
         sink.kill()
         sink.communicate()
-    lines = told.read_text().splitlines()
+    lines = calls.read_text().splitlines()
     assert lines[0] == "daemon quorum up $HOME"
     assert set(lines[1:3]) == {"daemon server down", "nobody quorum down"}
     assert set(lines[3:5]) == {"daemon server up", "daemon quorum up $HOME"}

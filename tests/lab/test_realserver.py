@@ -1,4 +1,4 @@
-"""`pylvs realserver`: what it changes it remembers and restores, and it unwraps every kind of tunnel."""
+"""`pylvs realserver` records and restores what it changes, and decapsulates every kind of tunnel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ true
 
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
-    """A real server without a VIP yet, and a client, both with addresses of both families."""
+    """Make a real server without a VIP, and a client, both with addresses of both families."""
     made = make_lab("dr", servers=1, bare=True)
     made.sh("rs1", "ip addr add fd00:10::21/64 dev eth0 nodad")
     made.sh("client", "ip addr add fd00:10::5/64 dev eth0 nodad")
@@ -37,7 +37,7 @@ def lab(make_lab: MakeLab) -> Lab:
 
 
 def remembered(lab: Lab) -> bool:
-    """Whether anything is remembered of this real server's namespace."""
+    """Return whether anything is recorded about this real server's namespace."""
     with inside_network(lab.host("rs1").network):
         return memory_path(network_cookie()).exists()
 
@@ -45,7 +45,7 @@ def remembered(lab: Lab) -> bool:
 @pytest.mark.parametrize("tunnel", [[], ["--tunnel"]])
 def test_down_restores_exactly_what_up_changed(lab: Lab, tunnel: list[str]) -> None:
     lab.sh("rs1", "echo 3 >/proc/sys/net/ipv4/conf/eth0/arp_ignore; echo 1 >/proc/sys/net/ipv4/conf/lo/arp_announce")
-    lab.sh("rs1", "ip addr add 10.0.0.101/32 dev lo")  # there before: it stays
+    lab.sh("rs1", "ip addr add 10.0.0.101/32 dev lo")  # it existed before, and stays
     before = lab.sh("rs1", SNAPSHOT)
     words = " ".join(["pylvs realserver up 10.0.0.100 10.0.0.101 fd00:10::100", *tunnel])
     assert "10.0.0.100/32 is on lo" in lab.sh("rs1", words)
@@ -63,7 +63,7 @@ def test_down_restores_exactly_what_up_changed(lab: Lab, tunnel: list[str]) -> N
     assert lab.sh("rs1", "pylvs realserver down") == "there was nothing to restore\n"
 
 
-def test_addresses_go_one_by_one(lab: Lab) -> None:
+def test_addresses_are_removed_one_by_one(lab: Lab) -> None:
     before = lab.sh("rs1", SNAPSHOT)
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel; pylvs realserver up 10.0.0.101")
     assert lab.sh("rs1", "pylvs realserver down 10.0.0.100") == "10.0.0.100 is off lo\n"
@@ -75,23 +75,23 @@ def test_addresses_go_one_by_one(lab: Lab) -> None:
     assert lab.sh("rs1", SNAPSHOT).split() == before.split()
 
 
-def test_what_somebody_else_changed_meanwhile_stays(lab: Lab) -> None:
+def test_changes_of_other_programs_stay(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100")
     lab.sh("rs1", "echo 8 >/proc/sys/net/ipv4/conf/all/arp_ignore")
-    said = lab.sh("rs1", "pylvs realserver down")
-    assert "net.ipv4.conf.all.arp_ignore was changed since, and stays" in said
+    output = lab.sh("rs1", "pylvs realserver down")
+    assert "net.ipv4.conf.all.arp_ignore was changed since, and stays" in output
     assert (
         lab.sh("rs1", "cat /proc/sys/net/ipv4/conf/all/arp_ignore /proc/sys/net/ipv4/conf/all/arp_announce") == "8\n0\n"
     )
 
 
-def test_values_that_keep_silent_already_are_left(lab: Lab) -> None:
+def test_settings_that_are_right_already_stay(lab: Lab) -> None:
     lab.sh("rs1", "echo 2 >/proc/sys/net/ipv4/conf/all/arp_ignore")
     lab.sh("rs1", "pylvs realserver up 10.0.0.100")
     assert lab.sh("rs1", "cat /proc/sys/net/ipv4/conf/all/arp_ignore") == "2\n"
 
 
-def test_status_tells_what_is_not_so_any_more(lab: Lab) -> None:
+def test_status_reports_what_has_changed(lab: Lab) -> None:
     assert lab.sh("rs1", "pylvs realserver status").startswith("not a real server")
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
     good = json.loads(lab.sh("rs1", "pylvs realserver status --json"))
@@ -121,8 +121,8 @@ def test_bad_input_is_one_line_and_changes_nothing(lab: Lab, words: str) -> None
     assert lab.sh("rs1", SNAPSHOT) == before
 
 
-def test_what_cannot_be_done_as_a_whole_is_not_done(lab: Lab) -> None:
-    """Here the second address fails; a real server that was there before stays as it was."""
+def test_up_is_undone_if_a_part_fails(lab: Lab) -> None:
+    """Here the second address fails. An existing real server stays as it was."""
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6")
     for earlier in ("true", "pylvs realserver up 10.0.0.101"):
         lab.sh("rs1", earlier)
@@ -134,13 +134,13 @@ def test_what_cannot_be_done_as_a_whole_is_not_done(lab: Lab) -> None:
         assert lab.sh("rs1", SNAPSHOT) == before
 
 
-# An echo request to the VIP in every kind of tunnel, with each mark of congestion outside; the answer's own mark tells
-# what arrived inside (RFC 6040: congestion outside becomes congestion inside).
+# An echo request to the VIP in every kind of tunnel, with each ECN codepoint in the outer header. The answer has the
+# codepoint that arrived inside (RFC 6040: congestion outside becomes congestion inside).
 KINDS = list(product((4, 6), (4, 6), (0, 2, 3)))
 
 
-def wrapped(number: int, ends: Packet, inside: int) -> Packet:
-    """One of them; its id tells its kind."""
+def encapsulated(number: int, ends: Packet, inside: int) -> Packet:
+    """Return one of them; its id is its kind."""
     if inside == 4:
         return ends / IP(src="10.0.0.5", dst="10.0.0.100", tos=2) / ICMP(id=number + 1) / b"hello"
     echo = ICMPv6EchoRequest(id=number + 1, data=b"hello")
@@ -148,19 +148,19 @@ def wrapped(number: int, ends: Packet, inside: int) -> Packet:
 
 
 def tunnelled(lab: Lab, outer4: str = "10.0.0.21", outer6: str = "fd00:10::21") -> list[str]:
-    """Send one of each kind from the client; the answers that came."""
+    """Send one of each kind from the client; return the answers."""
     packets = []
     for number, (out, inside, ecn) in enumerate(KINDS):
         four, six = IP(src="10.0.0.10", dst=outer4, tos=ecn), IPv6(src="fd00:10::10", dst=outer6, tc=ecn)
-        packets.append(wrapped(number, four if out == 4 else six, inside))
-    said = []
+        packets.append(encapsulated(number, four if out == 4 else six, inside))
+    output = []
     for reply in exchange(lab, packets):
         mark = (reply.tos if reply.version == 4 else reply.tc) & 3
-        said.append(f"{KINDS[identifier(reply) - 1]} {reply.src} {mark}")
-    return sorted(said)
+        output.append(f"{KINDS[identifier(reply) - 1]} {reply.src} {mark}")
+    return sorted(output)
 
 
-def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
+def test_every_kind_of_tunnel_is_decapsulated(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
     wanted = [
         f"({out}, {inside}, {ecn}) {'10.0.0.100' if inside == 4 else 'fd00:10::100'} {3 if ecn == 3 else 2}"
@@ -169,21 +169,21 @@ def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
         for ecn in (0, 2, 3)
     ]
     assert tunnelled(lab) == wanted
-    # The kernel's own tunnel devices count for themselves, where it has them.
-    said = lab.sh("rs1", "pylvs realserver status")
-    assert "by a program at eth0: 12 unwrapped\n" in said or "unwrapped by tunl0" in said
+    # The kernel's own tunnel devices, if there are any, have their own counters.
+    output = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0: 12 unwrapped\n" in output or "unwrapped by tunl0" in output
 
 
-def test_fragments_of_outer_packets_are_left_alone_and_counted(lab: Lab) -> None:
+def test_fragments_of_outer_packets_pass_and_are_counted(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
     inner = IP(src="10.0.0.5", dst="10.0.0.100") / ICMP(id=1) / bytes(1400)
     exchange(lab, (IP(src="10.0.0.10", dst="10.0.0.21") / inner).fragment(1000))  # type: ignore[no-untyped-call]
-    said = lab.sh("rs1", "pylvs realserver status")
-    assert "by a program at eth0: 0 unwrapped, 2 fragments\n" in said or "unwrapped by tunl0" in said
+    output = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0: 0 unwrapped, 2 fragments\n" in output or "unwrapped by tunl0" in output
 
 
-def test_tunnels_to_other_addresses_are_not_unwrapped(lab: Lab) -> None:
-    """Nothing for a VIP of which nobody told; and nothing after `down`."""
+def test_tunnels_to_other_addresses_are_not_decapsulated(lab: Lab) -> None:
+    """Not for an unknown VIP, and not after `down`."""
     lab.sh("rs1", "pylvs realserver up 10.0.0.101 fd00:10::101 --tunnel; ip addr add 10.0.0.100/32 dev lo")
     assert tunnelled(lab) == []
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100")
@@ -192,7 +192,7 @@ def test_tunnels_to_other_addresses_are_not_unwrapped(lab: Lab) -> None:
     assert tunnelled(lab) == []
 
 
-def test_a_router_does_not_unwrap_what_goes_to_others(lab: Lab) -> None:
+def test_a_router_does_not_decapsulate_packets_of_other_hosts(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
     assert tunnelled(lab, "10.0.0.10", "fd00:10::10") == []

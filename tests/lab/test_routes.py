@@ -1,4 +1,4 @@
-"""Routes and rules of a real kernel, in a network namespace: added, removed, refused."""
+"""Routes and rules of a real kernel in a network namespace: added, removed, refused."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from pylvs.model.routing import NextHop, Route, RoutingRule
 from pylvs.netlink import routes
-from tests.interop.places import ip, on_a_link
+from tests.interop.namespaces import ip, on_a_link
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0, which holds 192.0.2.1/24."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0, which has 192.0.2.1/24."""
     with on_a_link("routes"):
         yield
 
@@ -29,7 +29,7 @@ def route(to: str, via: str = "192.0.2.9", device: str = "eth0", **given: Any) -
     return Route(destination=ip_network(to), next_hops=(hop,), **given)
 
 
-def test_routes_and_rules_come_and_go_as_often_as_one_likes() -> None:
+def test_routes_and_rules_are_added_and_removed_repeatedly() -> None:
     ways = [route("10.0.0.0/8"), route("fd00::/64", ""), Route(destination=ip_network("10.1.0.0/16"), kind="prohibit")]
     rules = [RoutingRule(family=each, table=7, preference=100, iif="eth0") for each in (4, 6)]
     for _ in range(2):
@@ -43,20 +43,20 @@ def test_routes_and_rules_come_and_go_as_often_as_one_likes() -> None:
         assert "eth0" not in ip("rule") + ip("-6 rule")
 
 
-def test_only_the_own_route_is_removed() -> None:
+def test_only_our_route_is_removed() -> None:
     ip("route add 10.0.0.0/8 via 192.0.2.8 proto static metric 5")
     ip("route add 10.0.0.0/8 via 192.0.2.7 proto keepalived metric 6")
     assert all(each.done for each in routes.remove([route("10.0.0.0/8"), route("10.0.0.0/8", metric=5)]))
     assert len(ip("route show 10.0.0.0/8").splitlines()) == 2
 
 
-def test_an_appended_route_is_behind_the_one_that_is_there() -> None:
+def test_an_appended_route_is_behind_the_existing_one() -> None:
     ip("route add 10.0.0.0/8 via 192.0.2.8")
     assert routes.add([route("10.0.0.0/8", append=True)])[0].done
     assert [line.split()[2] for line in ip("route show 10.0.0.0/8").splitlines()] == ["192.0.2.8", "192.0.2.9"]
 
 
-def test_one_that_is_refused_says_why_and_keeps_no_other_from_it() -> None:
+def test_a_refused_route_is_reported_and_the_others_are_added() -> None:
     ways = [route("10.0.0.0/8", "203.0.113.1"), route("10.1.0.0/16", device="eth9"), route("10.2.0.0/16")]
     outcomes = routes.add(ways)
     assert [each.done for each in outcomes] == [False, False, True]

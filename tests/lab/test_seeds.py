@@ -1,9 +1,9 @@
-"""What tutorials of the field say, done to the letter in a lab: their commands and scripts are in seeds/, unchanged.
+"""Tutorials of the field, followed to the letter in a lab: their commands and scripts are in seeds/, unchanged.
 
-one_card     all servers have one card, a router maps a public address to the VIP
-nat          NAT, with a public VIP; its part for real servers has misprints
-one_address  one public address; director and real servers in another subnet (the copy at hand had lost its addresses)
-two_scripts  lvs_dr.sh and lvs_rs.sh, as they are found on half the machines of the world
+- one_card: all servers have one network card, a router maps a public address to the VIP
+- nat: NAT with a public VIP; its part for real servers has misprints
+- one_address: one public address; director and real servers in another subnet (the copy had lost its addresses)
+- two_scripts: lvs_dr.sh and lvs_rs.sh, which are widely used
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ HEAD = [
 
 
 def listing(service: str, method: str, servers: list[tuple[str, int, int]]) -> list[str]:
-    """What `ipvsadm -ln` prints for one service: columns as the documents show them."""
+    """Return the part of `ipvsadm -ln` for one service, in the columns of the documents."""
     rows = [f"  -> {server:<28} {method:<7} 1      {active:<10} {inactive:<10}" for server, active, inactive in servers]
     return [*HEAD, service, *rows]
 
 
 def counted(lab: Lab) -> list[str]:
-    """`ipvsadm -ln`, once all connections are closed."""
+    """Return `ipvsadm -ln` once all connections are closed."""
     return lab.sh("director", "ipvsadm -ln").splitlines()
 
 
@@ -58,7 +58,7 @@ def test_one_card_behind_a_router(make_lab: MakeLab) -> None:
 
 
 def nat_lab(make_lab: MakeLab) -> Lab:
-    """VIP 8.8.8.8, real servers 192.168.10.2 and .3."""
+    """Make a lab with VIP 8.8.8.8 and real servers 192.168.10.2 and .3."""
     return make_lab(
         "nat",
         bare=True,
@@ -80,7 +80,7 @@ def test_nat_with_a_public_address(make_lab: MakeLab) -> None:
 
 
 def test_the_misprints_of_the_nat_document_are_misprints(make_lab: MakeLab) -> None:
-    """/proc/sysy is no place, and a VIP put on eth0 itself takes the real server's own address away."""
+    """/proc/sysy does not exist, and a VIP on eth0 itself removes the real server's own address."""
     lab = nat_lab(make_lab)
     done = lab.run("rs1", ["bash"], text=(SEEDS / "nat/realserver.sh").read_text())
     wrong = [line for line in done.stderr.splitlines() if "/proc/sysy/" in line]
@@ -89,7 +89,7 @@ def test_the_misprints_of_the_nat_document_are_misprints(make_lab: MakeLab) -> N
     assert lab.run("director", ["curl", "-s", "--max-time", "1", "http://192.168.10.2/"]).returncode != 0
 
 
-# What the document evidently means by its part about real servers, which only tunnelling and direct routing need.
+# The apparent meaning of the part about real servers, which only tunnelling and direct routing need.
 MEANT = {
     "/proc/sysy/": "/proc/sys/",
     "ifconfig eth0 8.8.8.8": "ifconfig lo:0 8.8.8.8",
@@ -99,7 +99,7 @@ MEANT = {
 
 @pytest.mark.parametrize("scheduler", ["rr", "wrr", "lc", "wlc"])
 def test_tunnels_as_the_nat_document_explains_them(scheduler: str, make_lab: MakeLab) -> None:
-    """Its table with -i, by each scheduler it describes that there is; real servers in one distant subnet."""
+    """Its table with -i, with each scheduler that it describes and that exists; real servers in one distant subnet."""
     lab = make_lab(
         "tun",
         bare=True,
@@ -126,7 +126,7 @@ def test_tunnels_as_the_nat_document_explains_them(scheduler: str, make_lab: Mak
 
 
 def test_one_public_address(make_lab: MakeLab) -> None:
-    """The client is the gateway, with an address in either subnet; the wire is looked at, as the document does."""
+    """The client is the gateway with an address in both subnets; the test captures frames as the document does."""
     lab = make_lab(
         "dr-routed",
         blank=True,
@@ -154,7 +154,7 @@ def test_one_public_address(make_lab: MakeLab) -> None:
 
 
 def two_scripts_lab(make_lab: MakeLab) -> Lab:
-    """The tutorial's machines, and its script on the director too."""
+    """Make the tutorial's machines, with its script on the director, too."""
     lab = machines(make_lab)
     lab.sh("director", install(lab, "director", "two_scripts/lvs_dr.sh"))
     return lab
@@ -162,8 +162,8 @@ def two_scripts_lab(make_lab: MakeLab) -> Lab:
 
 def test_the_two_scripts(make_lab: MakeLab) -> None:
     lab = two_scripts_lab(make_lab)
-    said = answers(lab, 8, url="192.168.67.100")
-    assert shared_evenly(said, 2)
+    output = answers(lab, 8, url="192.168.67.100")
+    assert shared_evenly(output, 2)
     rows = [("192.168.67.129:80", 0, 4), ("192.168.67.130:80", 0, 4)]
     assert sorted(counted(lab)) == sorted(listing("TCP  192.168.67.100:80 wrr", "Route", rows))
     assert "192.168.67.100" in lab.sh("director", "ifconfig ens32:2")
@@ -171,8 +171,8 @@ def test_the_two_scripts(make_lab: MakeLab) -> None:
     assert neighbours(lab, "client")["192.168.67.100"] == "02:00:00:00:0d:00"
 
 
-def test_the_two_scripts_again_and_again(make_lab: MakeLab) -> None:
-    """ifdown and ifup take devices away under the data plane; afterwards all is as after the first time."""
+def test_the_two_scripts_repeatedly(make_lab: MakeLab) -> None:
+    """ifdown and ifup remove devices; afterwards the result is that of the first run."""
     lab = two_scripts_lab(make_lab)
     assert shared_evenly(answers(lab, 2, url="192.168.67.100"), 2)
     for _ in range(2):
@@ -180,6 +180,6 @@ def test_the_two_scripts_again_and_again(make_lab: MakeLab) -> None:
         for host in ("rs1", "rs2"):
             lab.sh(host, "/usr/local/sbin/lvs_rs.sh")
         assert shared_evenly(answers(lab, 4, url="192.168.67.100"), 2)
-    # The script empties the table and fills it again; a server that comes back has its connections back (IPVS's trash).
+    # The script clears the table and fills it again. A server that is added again has its connections (IPVS's trash).
     rows = [("192.168.67.129:80", 0, 5), ("192.168.67.130:80", 0, 5)]
     assert sorted(counted(lab)) == sorted(listing("TCP  192.168.67.100:80 wrr", "Route", rows))

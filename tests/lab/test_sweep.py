@@ -1,4 +1,4 @@
-"""What a killed test run left goes; what belongs to a living one, or to a user, stays."""
+"""The sweep removes what a killed test run left, and nothing of a live run or of a user."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ sys.stdin.read()
 
 @contextmanager
 def a_run() -> Iterator[subprocess.Popen[str]]:
-    """One that has made everything; killed afterwards."""
+    """Start a test run that makes everything; kill it afterwards."""
     repository = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository
@@ -49,7 +49,7 @@ def a_run() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_what_a_killed_run_left_goes_and_all_else_stays(lab_name: str) -> None:
+def test_only_what_a_killed_run_left_is_removed(lab_name: str) -> None:
     build(lab_name, design("dr", 1), bare=True)
     before = labs()
     with a_run() as process:
@@ -75,7 +75,7 @@ def test_names_of_users_are_not_names_of_tests() -> None:
 
 
 def test_every_folder_that_tests_make_can_be_swept() -> None:
-    """Their names stand in the calls that make them, in Python and in shell."""
+    """The names are in the calls that make them, in Python and in shell."""
     made = re.compile(r"""(?:TemporaryDirectory|mkdtemp)\([^)\n]*prefix="([^"]+)"|mktemp -d /var/tmp/([\w-]+\.)""")
     texts = [
         path.read_bytes().decode(errors="replace") for path in Path(sweep.__file__).parent.rglob("*") if path.is_file()
@@ -85,7 +85,7 @@ def test_every_folder_that_tests_make_can_be_swept() -> None:
     assert not [name for name in found if not name.startswith(sweep.PREFIXES)]
 
 
-def test_a_folder_goes_when_it_is_old_and_nobody_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_unused_directory_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "FOLDERS", (tmp_path,))
     names = ("oracle.left", "oracle.used", "oracle.new", "pylvs-conformance.left", "others")
     left, used, new, mounted, others = folders = [tmp_path / name for name in names]

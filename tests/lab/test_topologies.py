@@ -1,4 +1,4 @@
-"""Every topology, in both families: requests to the VIP reach all real servers in turn, and nothing is left behind."""
+"""In every topology and family, requests to the VIP reach all real servers in turn, and labs are removed completely."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = {"-g": "Route", "-m": "Masq", "-i": "Tunnel"}
     scope="module", params=[(topology, version) for topology in ONE_DIRECTOR for version in (4, 6)], ids=str
 )
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """One of each, gone without a trace afterwards."""
+    """Make one of each, and remove it without a trace."""
     topology, version = request.param
     name = new_name()
     try:
@@ -31,7 +31,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def connections(lab: Lab) -> list[int]:
-    """How many each server has."""
+    """Return the number of connections of each server."""
     listing = lab.sh("director", "ipvsadm -Ln").splitlines()
     rows = sorted(line.split() for line in listing if line.startswith("  ->") and "RemoteAddress" not in line)
     assert [row[2] for row in rows] == [METHODS[lab.network.method]] * 3
@@ -43,19 +43,19 @@ def test_requests_reach_all_real_servers_in_turn(lab: Lab) -> None:
     before = connections(lab)
     nat = lab.network.method == "-m"
     assert lab.sh("director", "cat /proc/sys/net/ipv4/ip_forward") == f"{int(nat)}\n"
-    said = answers(lab, 6)
-    assert shared_evenly(said, 3), said
+    output = answers(lab, 6)
+    assert shared_evenly(output, 3), output
     assert [after - count for after, count in zip(connections(lab), before, strict=True)] == [2, 2, 2]
 
 
-def test_large_answers_arrive_whole(lab: Lab) -> None:
+def test_large_replies_arrive_complete(lab: Lab) -> None:
     for _ in range(2):
-        said = lab.sh("client", "curl -s --max-time 60 -o /dev/null -w '%{size_download}' http://VIP/big")
-        assert said == str(10 << 20)
+        output = lab.sh("client", "curl -s --max-time 60 -o /dev/null -w '%{size_download}' http://VIP/big")
+        assert output == str(10 << 20)
 
 
-def test_large_requests_arrive_whole(lab: Lab) -> None:
-    """A megabyte from the client goes through the director in segments as large as its cards can cut."""
+def test_large_requests_arrive_complete(lab: Lab) -> None:
+    """The client sends a megabyte through the director in the largest segments that its devices can split."""
     script = (
         "head -c 1000000 /dev/zero >/var/tmp/body; "
         "curl -s --max-time 60 --data-binary @/var/tmp/body http://VIP/upload; "

@@ -1,4 +1,4 @@
-"""Traffic goes on whatever happens to the commands: no process is needed, and edits are whole or not at all."""
+"""Traffic continues during any command: forwarding needs no process, and edits are atomic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONNECTIONS, REQUESTS = 8, 200
 
 
 def load(lab: Lab) -> subprocess.Popen[str]:
-    """New connections to the VIP, one after the other on each of several, until it is interrupted."""
+    """Open new connections to the VIP, one after the other on each of several, until interrupted."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d1h", "--timeout=60s", "-H", "Connection: close", "http://VIP/"]
     return subprocess.Popen(
         [*lab.host("client").inside(), *command], stdout=subprocess.PIPE, text=True, env=environment()
@@ -28,14 +28,14 @@ def load(lab: Lab) -> subprocess.Popen[str]:
 
 
 def connections(lab: Lab) -> int:
-    """How many the director has forwarded so far."""
+    """Return how many connections the director has forwarded."""
     (row,) = [line.split() for line in lab.sh("director", "ipvsadm -Ln --stats --exact").splitlines() if "TCP" in line]
     return int(row[2])
 
 
-def failures(said: str) -> list[str]:
-    """Lines of wrk that tell of requests that failed; it prints them only if there are some."""
-    return [line for line in said.splitlines() if "Socket errors" in line or "Non-2xx" in line]
+def failures(output: str) -> list[str]:
+    """Return the lines of wrk about failed requests; it prints them only if there are some."""
+    return [line for line in output.splitlines() if "Socket errors" in line or "Non-2xx" in line]
 
 
 @pytest.mark.parametrize("topology", ["dr", "nat", "tun"])
@@ -67,19 +67,19 @@ def test_killed_edits_lose_no_request(topology: str, make_lab: MakeLab) -> None:
         until(lambda: connections(lab) > REQUESTS, "there was much traffic")
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
-        said = process.stdout.read()
-    assert failures(said) == []
-    requests = re.search(r"(\d+) requests in", said)
+        output = process.stdout.read()
+    assert failures(output) == []
+    requests = re.search(r"(\d+) requests in", output)
     assert requests
     assert int(requests[1]) >= REQUESTS - CONNECTIONS
     rows = [line for line in lab.sh("director", "ipvsadm -Ln").splitlines() if "->" in line and "Remote" not in line]
     assert len(rows) == 3
 
 
-def test_no_process_of_pylvs_is_there_at_all(make_lab: MakeLab) -> None:
+def test_forwarding_needs_no_process_of_pylvs(make_lab: MakeLab) -> None:
     lab = make_lab("dr")
     living = lab.sh(
         "director", "for each in /proc/[0-9]*/ns/net; do [ $each -ef /proc/self/ns/net ] && echo $each; done; true"
     )
-    assert len(living.splitlines()) <= 1  # the shell that looked
+    assert len(living.splitlines()) <= 1  # the shell of this test
     assert shared_evenly(answers(lab, 6), 3)

@@ -1,4 +1,4 @@
-"""Whole connections through GRE and GUE: small, large, in super-packets, with each choice of checksum."""
+"""Connections through GRE and GUE: small, large, with segmentation offload, with each choice of checksum."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def choose(lab: Lab, kind: str, choice: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", CHOICES)
-def test_requests_small_and_large_go_through(kind: str, version: int, make_lab: MakeLab) -> None:
+def test_small_and_large_requests_are_forwarded(kind: str, version: int, make_lab: MakeLab) -> None:
     lab = make_lab("tun", servers=2, version=version, tunnel=kind)
     for choice in CHOICES[kind]:
         choose(lab, kind, choice)
-        said = answers(lab, 4)
-        assert shared_evenly(said, 2), said
+        output = answers(lab, 4)
+        assert shared_evenly(output, 2), output
         for _ in range(2):
             assert lab.sh("client", UPLOAD) == "3000000 bytes\n", choice
     shown = lab.sh("director", "pylvs show")

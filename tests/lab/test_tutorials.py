@@ -1,4 +1,4 @@
-"""The tutorials, typed as they stand: every command works, and prints what the text says it prints."""
+"""The tutorials work as printed: every command succeeds, and its output is that of the page."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LAB = re.compile(r"lab up \S+ --name (\w+)")
 PATIENCE_S = 180
 CAPTURE = "-- tcpdump "
-ANYTHING = "..."  # in the printed output: what follows may be anything
-# Printed as it once was; now it may be another.
+ANYTHING = "..."  # in the printed output: the rest may be anything
+# The values on the page may differ from those of this run.
 VARIES = re.compile(r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ heard|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def steps(text: str) -> Iterator[tuple[str, list[str]]]:
-    """(command, lines that it is said to print) in the order of the text."""
+    """Yield (command, lines of its output on the page) in the order of the text."""
     for block in CONSOLE.findall(text):
         for part in re.split(r"^# ", block, flags=re.MULTILINE)[1:]:
             command, *printed = part.rstrip("\n").split("\n")
             yield command, printed
 
 
-def agree(printed: list[str], said: list[str]) -> bool:
-    """Whether the output is as printed, blanks at line ends and what varies apart."""
+def agree(printed: list[str], on_page: list[str]) -> bool:
+    """Return whether the output is as on the page, except for blanks at line ends and what varies."""
     if ANYTHING in printed:
         end = printed.index(ANYTHING)
-        return agree(printed[:end], said[:end])
-    return [VARIES.sub("", line).rstrip() for line in printed] == [VARIES.sub("", line).rstrip() for line in said]
+        return agree(printed[:end], on_page[:end])
+    return [VARIES.sub("", line).rstrip() for line in printed] == [VARIES.sub("", line).rstrip() for line in on_page]
 
 
 def run(command: str) -> subprocess.CompletedProcess[str]:
-    """A command as a shell runs it, with pylvs on PATH; a capture, which would go on, only starts."""
+    """Run a command as a shell does, with pylvs on PATH; a capture, which would not end, only starts."""
     environment = os.environ | {"PATH": tools_first()}
     if CAPTURE in command:
         return started(f"exec {command}", environment)
@@ -47,21 +47,21 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
 
 
 def started(command: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """A capture that is ended as soon as it listens."""
+    """Start a capture, wait until it listens, and end it afterwards."""
     with subprocess.Popen(
         command, shell=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        said = ""
+        on_page = ""
         for line in process.stderr:
-            said += line
+            on_page += line
             if "listening on" in line:
                 process.terminate()
-        return subprocess.CompletedProcess(command, process.wait(PATIENCE_S), "", said)
+        return subprocess.CompletedProcess(command, process.wait(PATIENCE_S), "", on_page)
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_does_what_it_says(tutorial: Path) -> None:
+def test_a_tutorial_works_as_printed(tutorial: Path) -> None:
     text = tutorial.read_text()
     found = LAB.search(text)
     assert found, f"{tutorial}: no lab is made"
@@ -72,10 +72,12 @@ def test_a_tutorial_does_what_it_says(tutorial: Path) -> None:
         for command, printed in steps(text):
             done = run(re.sub(rf"\b{printed_name}\b", name, command))
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-            said = done.stdout.replace(name, printed_name).splitlines()
+            on_page = done.stdout.replace(name, printed_name).splitlines()
             if printed:
                 shown += 1
-                assert agree(printed, said), f"{command}\nprinted:\n{chr(10).join(printed)}\nnow:\n{chr(10).join(said)}"
+                assert agree(printed, on_page), (
+                    f"{command}\nprinted:\n{chr(10).join(printed)}\nnow:\n{chr(10).join(on_page)}"
+                )
     finally:
         run(f"pylvs lab list | grep -q '^{name} ' && pylvs lab down {name}")
     assert shown >= 2

@@ -1,6 +1,6 @@
-"""Checks through the virtual address find a real server that does not accept it, which no check of its own address can.
+"""Checks through the virtual address find a real server that does not accept it, which direct checks cannot.
 
-As a VRRP backup does, the director also checks so while it does not hold the address.
+As on a VRRP backup, the director also runs these checks while it does not have the address.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ DIRECT = """
 
 
 def configuration(lab: Lab) -> str:
-    """For the lab's addresses."""
+    """Return the configuration for the lab's addresses."""
     names, servers = lab.network.names(), [host.name for host in lab.network.role("realserver")]
     return (
         SERVICES.replace("SERVERS", "".join(THROUGH.replace("RIP", names[server]) for server in servers))
@@ -73,7 +73,7 @@ def configuration(lab: Lab) -> str:
 
 
 def by_port(running: Daemon) -> dict[str, set[str]]:
-    """The servers of each service, by its port, as names."""
+    """Return the servers of each service by its port, as names."""
     names = {address: name for name, address in running.lab.network.names().items()}
     found: dict[str, set[str]] = {}
     for line in running.listing():
@@ -85,14 +85,14 @@ def by_port(running: Daemon) -> dict[str, set[str]]:
     return found
 
 
-def held(lab: Lab, host: str) -> tuple[str, str]:
-    """The virtual address with its prefix, and the device of a host that has it."""
+def vip_of(lab: Lab, host: str) -> tuple[str, str]:
+    """Return the virtual address with its prefix, and the device of a host that has it."""
     words = lab.sh(host, f"ip -o addr show to {lab.network.vip}").split()
     return words[3], words[1]
 
 
 def put(lab: Lab, host: str, where: tuple[str, str]) -> None:
-    """The virtual address back where it was; of IPv6 not as a source of the host's own."""
+    """Add the virtual address again; that of IPv6 not as a source address of the host."""
     more = "nodad preferred_lft 0" if lab.network.version == 6 else ""
     lab.sh(host, f"ip addr add {where[0]} dev {where[1]} {more}")
 
@@ -104,19 +104,19 @@ def test_a_server_that_does_not_accept_the_virtual_address_is_found(
 ) -> None:
     lab = make_lab(topology, 3, version)
     lab.sh("director", "ipvsadm -C")
-    everybody, others = {"rs1", "rs2", "rs3"}, {"rs1", "rs3"}
-    at_rs2, at_director = held(lab, "rs2"), held(lab, "director")
+    all_servers, others = {"rs1", "rs2", "rs3"}, {"rs1", "rs3"}
+    at_rs2, at_director = vip_of(lab, "rs2"), vip_of(lab, "director")
     lab.sh("director", f"ip addr del {at_director[0]} dev {at_director[1]}")
-    put(lab, "director", at_director)  # else IPv6's direct checks would come from it
+    put(lab, "director", at_director)  # otherwise it would be the source of IPv6's direct checks
     with daemon(lab, tmp_path, configuration(lab)) as running:
-        assert by_port(running) == {"80": everybody, "81": everybody}
+        assert by_port(running) == {"80": all_servers, "81": all_servers}
         for here in (True, False):
-            if not here:  # now as a backup
+            if not here:  # now like a backup
                 lab.sh("director", f"ip addr del {at_director[0]} dev {at_director[1]}")
             lab.sh("rs2", f"ip addr del {at_rs2[0]} dev {at_rs2[1]}")
-            until(lambda: by_port(running) == {"80": others, "81": everybody}, "rs2 is out where it is checked so")
+            until(lambda: by_port(running) == {"80": others, "81": all_servers}, "rs2 is out where it is checked so")
             put(lab, "rs2", at_rs2)
-            until(lambda: by_port(running) == {"80": everybody, "81": everybody}, "rs2 is back")
+            until(lambda: by_port(running) == {"80": all_servers, "81": all_servers}, "rs2 is back")
         put(lab, "director", at_director)
         assert f"through {lab.network.vip}: " in running.log()
         assert shared_evenly(answers(lab, 6), 3), "clients' connections are counted by themselves"

@@ -17,7 +17,7 @@ from pylvs.vrrp.protocol.adverts import AdvertEncoder
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"

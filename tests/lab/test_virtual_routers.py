@@ -1,4 +1,4 @@
-"""`pylvs run` with virtual routers, two of them on one link: what lives on when which process is killed."""
+"""Two `pylvs run` with virtual routers on one link: what continues when a process is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import Client
-from tests.interop.places import ip
+from tests.interop.namespaces import ip
 from tests.lab.support import PYLVS, until
 
 VIP = "10.66.0.100"
@@ -54,15 +54,15 @@ class Node:
         return self.folder / "state"
 
     def write(self, more: str = "", text: str = INSTANCE) -> None:
-        """The configuration from now on."""
+        """Replace the configuration."""
         self.file.write_text(text.format(priority=self.priority, more=more))
 
     def pylvs(self, *words: str) -> list[str]:
-        """A command in the namespace."""
+        """Return a command in the namespace."""
         return ["nsenter", f"--net=/run/netns/{self.name}", *PYLVS, *words, "--state-dir", str(self.state)]
 
     def start(self) -> None:
-        """Until it says that it is ready."""
+        """Start it, and wait until it is ready."""
         begun = len(re.findall(" info: ready ", self.log()))
         with open(self.folder / "log", "ab") as log:
             command = self.pylvs("run", "-f", str(self.file))
@@ -75,7 +75,7 @@ class Node:
         return self.daemon.poll() is not None
 
     def end(self, number: signal.Signals) -> int:
-        """The daemon's exit status."""
+        """Return the daemon's exit status."""
         assert self.daemon is not None
         self.daemon.send_signal(number)
         return self.daemon.wait(60)
@@ -85,7 +85,7 @@ class Node:
         return path.read_text() if path.exists() else ""
 
     def ask(self, verb: str = "status", **more: Any) -> Any:
-        """What its virtual routers' process says."""
+        """Return the answer of the process of its virtual routers."""
         with Client(self.state / "vrrp") as client:
             return client.ask(verb, **more)
 
@@ -95,7 +95,7 @@ class Node:
         return found
 
     def is_in(self, state: str) -> bool:
-        """Whether its virtual router is; False where nobody answers."""
+        """Return whether its virtual router is in this state; False without an answer."""
         try:
             return any(each["state"] == state for each in self.ask()["instances"])
         except PylvsError:
@@ -108,17 +108,17 @@ class Node:
         return VIP in ip(f"-n {self.name} addr show dev eth0")
 
     def run(self, *words: str) -> str:
-        """What a command prints."""
+        """Return a command's output."""
         done = subprocess.run(self.pylvs(*words), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def close(self) -> None:
-        """Nothing of it is left."""
+        """Stop everything."""
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()
-        for process in map(int, ip(f"netns pids {self.name}").split()):  # which all came from it
+        for process in map(int, ip(f"netns pids {self.name}").split()):  # all of them descend from it
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         until(lambda: not ip(f"netns pids {self.name}").split(), "nothing runs here any more")
@@ -126,7 +126,7 @@ class Node:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    """Two nodes, neither started; the first is the better one."""
+    """Make two nodes, both stopped; the first has the higher priority."""
     switch, *names = (f"pylvs-vr{os.getpid()}{end}" for end in "sab")
     nodes: list[Node] = []
     made: list[str] = []
@@ -153,7 +153,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
 
 @pytest.fixture
 def settled(pair: tuple[Node, Node]) -> tuple[Node, Node]:
-    """Both run, the first is master."""
+    """Start both, and wait until the first is master."""
     for node in pair:
         node.start()
     until(lambda: pair[0].is_in("MASTER") and pair[1].is_in("BACKUP"), "the first is master")
@@ -161,20 +161,20 @@ def settled(pair: tuple[Node, Node]) -> tuple[Node, Node]:
     return pair
 
 
-def heard_more(node: Node) -> Callable[[], bool]:
-    """Whether it has heard two advertisements more since now."""
+def received_more(node: Node) -> Callable[[], bool]:
+    """Return whether it has received two more advertisements."""
     before = node.router()["counters"]["received"]
     return lambda: node.router()["counters"]["received"] >= before + 2
 
 
-def test_a_killed_pylvs_run_leaves_address_and_advertisements_and_the_next_one_adopts_them(
+def test_a_killed_pylvs_run_keeps_address_and_advertisements_and_the_next_one_adopts_them(
     settled: tuple[Node, Node],
 ) -> None:
     first, second = settled
     process, since = first.process(), first.router()["since"]
     for number in (signal.SIGKILL, signal.SIGABRT, signal.SIGKILL):
         assert first.end(number) == -number
-        until(heard_more(second), "advertisements go on")
+        until(received_more(second), "advertisements go on")
         assert (first.holds(), second.holds()) == (True, False)
         assert "VI_1  MASTER since " in first.run("vrrp", "status"), "it answers without the daemon"
         first.start()
@@ -185,7 +185,7 @@ def test_a_killed_pylvs_run_leaves_address_and_advertisements_and_the_next_one_a
     assert [each["state"] for each in second.ask("why", name="VI_1")["VI_1"]] == ["BACKUP"]
 
 
-def test_a_pylvs_run_that_is_stopped_gives_the_address_up_first(settled: tuple[Node, Node]) -> None:
+def test_a_stopped_pylvs_run_removes_the_address_first(settled: tuple[Node, Node]) -> None:
     first, second = settled
     process = first.process()
     assert first.end(signal.SIGTERM) == 0
@@ -198,7 +198,7 @@ def test_a_pylvs_run_that_is_stopped_gives_the_address_up_first(settled: tuple[N
     until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "the better one is back")
 
 
-def test_a_process_of_virtual_routers_that_is_killed_is_started_again(settled: tuple[Node, Node]) -> None:
+def test_a_killed_process_of_virtual_routers_is_started_again(settled: tuple[Node, Node]) -> None:
     first, second = settled
     process = first.process()
     os.kill(process, signal.SIGKILL)
@@ -213,7 +213,7 @@ def test_yield_hands_over_and_resume_takes_back(settled: tuple[Node, Node]) -> N
     first, second = settled
     assert first.run("vrrp", "yield", "--for", "10m").startswith("VI_1: does not take over before ")
     until(lambda: second.holds() and not first.holds(), "the second holds the address")
-    until(heard_more(first), "and the first only listens")
+    until(received_more(first), "and the first only listens")
     assert "the operator's word" in first.run("vrrp", "why").splitlines()[-1]
     first.run("vrrp", "resume")
     until(lambda: first.holds() and not second.holds(), "the first holds the address")
@@ -222,7 +222,9 @@ def test_yield_hands_over_and_resume_takes_back(settled: tuple[Node, Node]) -> N
     assert "vrrp transition VI_1 BACKUP -> MASTER priority=150" in events
 
 
-def test_a_reload_changes_a_priority_in_place_and_removes_what_the_file_has_no_more(settled: tuple[Node, Node]) -> None:
+def test_a_reload_changes_a_priority_without_a_restart_and_removes_what_the_file_lacks(
+    settled: tuple[Node, Node],
+) -> None:
     first, second = settled
     process, since = first.process(), first.router()["since"]
     first.priority = 140
@@ -240,7 +242,7 @@ def test_a_reload_changes_a_priority_in_place_and_removes_what_the_file_has_no_m
     until(lambda: first.holds() and not second.holds(), "the first holds the address again")
 
 
-def test_a_lost_packet_path_is_only_said_unless_the_file_makes_it_a_fault(settled: tuple[Node, Node]) -> None:
+def test_a_lost_packet_path_is_a_warning_unless_the_file_makes_it_a_fault(settled: tuple[Node, Node]) -> None:
     first, second = settled
     first.ask("data_plane", well=False, words="no BPF here")
     assert first.router()["state"] == "MASTER"

@@ -1,4 +1,4 @@
-"""VMACs on real devices of a network namespace: made, taken over, removed, and nothing left of them."""
+"""VMACs on real devices of a network namespace: made, adopted, removed without a trace."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def setting(device: str, name: str) -> int:
     return proc.read_number(f"net/ipv4/conf/{device}/{name}")
 
 
-def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_for_its_own_addresses_alone() -> None:
+def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_addresses() -> None:
     assert made(FOUR) == Outcome(True)
     found = shown("vrrp.51")
     assert (found["link"], found["address"], found["linkinfo"]["info_data"]["mode"]) == (
@@ -61,7 +61,7 @@ def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_for_its_own_addresses_al
     assert proc.read_number("net/ipv6/conf/vrrp.51/disable_ipv6") == 1
 
 
-def test_an_ipv6_vmac_has_no_address_but_those_that_it_is_given() -> None:
+def test_an_ipv6_vmac_has_only_the_addresses_that_pylvs_adds() -> None:
     assert made(SIX) == Outcome(True)
     assert shown("vrrp6.51")["addr_info"] == []
     held = vmac.link_local_source(SIX, ip_address("fe80::7"))
@@ -71,7 +71,7 @@ def test_an_ipv6_vmac_has_no_address_but_those_that_it_is_given() -> None:
     assert (found["preferred_life_time"], found["nodad"]) == (0, True)
 
 
-def test_one_that_is_there_is_taken_over_with_its_addresses() -> None:
+def test_an_existing_vmac_is_adopted_with_its_addresses() -> None:
     made(FOUR)
     index = shown("vrrp.51")["ifindex"]
     subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "vrrp.51"], check=True)

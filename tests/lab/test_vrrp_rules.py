@@ -1,4 +1,4 @@
-"""Packets that must not reach a host that is only a virtual router, and reports that must not leave by a VMAC."""
+"""Packets that must not reach a host that only holds an address, and reports that must not leave by a VMAC."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def network() -> Iterator[None]:
 
 
 def answers(address: str, wait_s: int = PATIENCE_S) -> bool:
-    """Whether it answers an echo request of the other namespace."""
+    """Return whether it answers an echo request of the other namespace."""
     command = ["ip", "netns", "exec", OTHER, "ping", "-c", "1", "-W", str(wait_s), address]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def neighbour(address: str) -> list[Any]:
-    """What the other namespace knows of it."""
+    """Return the neighbour entry of the other namespace."""
     found = json.loads(ip(f"-j -n {OTHER} neigh show {address}") or "[]")
     return [each["lladdr"] for each in found if "lladdr" in each]
 
@@ -100,7 +100,7 @@ def test_who_accepts_has_no_rules() -> None:
     assert not shutil.which("nft") or "pylvs" not in subprocess.check_output(["nft", "list", "ruleset"], text=True)
 
 
-def test_rules_of_others_stay() -> None:
+def test_foreign_rules_stay() -> None:
     if not shutil.which("nft"):
         pytest.skip("nft is not installed")
     subprocess.run(["nft", "add", "table", "ip", "mine"], check=True)
@@ -138,7 +138,7 @@ def frames_received() -> Iterator[socket.socket]:
 def reporter(receiver: socket.socket, protocol: int, group: bytes) -> bytes:
     """The MAC address that the next report of a group comes from, by IGMP (0x800) or MLD (0x86dd).
 
-    Both ends of the link report other groups of their own, when they please.
+    Both ends of the link also report other groups at any time.
     """
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -150,7 +150,7 @@ def reporter(receiver: socket.socket, protocol: int, group: bytes) -> bytes:
     raise AssertionError("no report")
 
 
-def test_a_membership_is_reported_with_the_mac_address_of_the_device_below() -> None:
+def test_a_membership_is_reported_with_the_mac_address_of_the_base_device() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
     (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), PacketFilter()).devices
     index = socket.if_nametoindex(device.name)

@@ -1,4 +1,4 @@
-"""The machines of a tutorial of the field, and how its commands and scripts, which are in seeds/, get onto a host."""
+"""The machines of a tutorial, and how its commands and scripts in seeds/ get onto a host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEEPALIVED = SEEDS / "keepalived/keepalived.conf"
 
 
 def machines(make_lab: MakeLab, topology: str = "dr", **plan: Any) -> Lab:
-    """Device ens32, director .127, real servers .129 and .130, made by the tutorial's lvs_rs.sh."""
+    """Make director .127 and real servers .129 and .130 with device ens32, as the tutorial's lvs_rs.sh does."""
     lab = make_lab(
         topology,
         bare=True,
@@ -31,7 +31,7 @@ def machines(make_lab: MakeLab, topology: str = "dr", **plan: Any) -> Lab:
 
 
 def follow(lab: Lab, host: str, seed: str, shell: str = "sh -e") -> str:
-    """Carry out a document's commands in a host, as a script that stops at the first failure."""
+    """Run a document's commands in a host, as a script that stops at the first failure."""
     done = lab.run(host, shell.split(), text=(SEEDS / seed).read_text())
     assert (done.returncode, done.stderr) == (0, ""), f"{seed}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -11,20 +11,20 @@ from tests.language.rules import find
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print findings and counts; return 1 if a folder has more than it may have."""
+    """Print findings and counts; return 1 if a directory has more than it may have."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.language", description="check names and prose by docs/glossary.md"
     )
     parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="files and folders below the project's root (default: all)"
+        "paths", nargs="*", metavar="PATH", help="files and directories below the project's root (default: all)"
     )
     parser.add_argument("--counts", action="store_true", help="print the counts alone")
-    parser.add_argument("--rule", help="print the findings of one rule: words, length, docstring, plural")
+    parser.add_argument("--rule", help="apply one rule: words, length, docstring, plural, start")
     parser.add_argument("--write", action="store_true", help=f"lower {ALLOWED.relative_to(ROOT)} to what is found")
     options = parser.parse_args(arguments)
     if options.write and (options.paths or options.rule):
         parser.error("--write needs the whole tree: give it neither a path nor a rule")
-    findings = [finding for finding in find(options.paths) if options.rule in (None, finding.rule)]
+    findings = list(find(options.paths, options.rule or ""))
     if not options.counts and not options.write:
         for finding in findings:
             print(finding)

@@ -23,6 +23,7 @@ C_TOKEN = re.compile(
     r"""(/\*.*?\*/|//[^\n]*)|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?<=\n)\#\s*include[^\n]*|([A-Za-z_]\w*)""",
     re.DOTALL,
 )
+KERNEL_NAME = re.compile(r"bpf_|BPF_|XDP_|TC_ACT_|ETH_")  # names of the kernel and libbpf are not ours
 SHELL_COMMENT = re.compile(r"(?:^|(?<=\s))#(?!!)[^\n]*", re.MULTILINE)
 DIRECTIVE = re.compile(r"#\s*(?:type:|noqa|pragma|fmt:|mypy:|shellcheck)|SPDX-")
 CODE_SPAN = re.compile(r"`+[^`]+`+|\[[^\]]*\]\([^)]*\)|<!--.*?-->|https?://\S+", re.DOTALL)
@@ -42,6 +43,7 @@ class Piece:
     text: str
     prose: str = ""  # as long as the text, with code hidden and paragraphs ended
     about: frozenset[str] = field(default=frozenset())  # the words of the names that a docstring belongs to
+    is_test: bool = False  # the docstring of a test says what the test shows
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return line and column, counted from 1, of a character of the text."""
@@ -117,7 +119,8 @@ def _python(path: str, text: str) -> Iterator[Piece]:
             value = node.body[0].value if node.body and isinstance(node.body[0], ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 docstrings.add(value)
-                yield Piece(DOCSTRING, path, value.lineno, value.col_offset + 4, value.value, plain(value.value), about)
+                doc, of_test = value.value, getattr(node, "name", "").startswith("test_")
+                yield Piece(DOCSTRING, path, value.lineno, value.col_offset + 4, doc, plain(doc), about, of_test)
         name = _defined(node)
         if name and name not in seen:
             seen.add(name)
@@ -208,7 +211,7 @@ def _c(path: str, text: str) -> Iterator[Piece]:
                     yield _comment(path, block_line, block_column + 1, block)
                 block, block_line, block_column = comment, line, column
             last = line
-        elif name and name not in seen:
+        elif name and name not in seen and not KERNEL_NAME.match(name):
             seen.add(name)
             yield Piece(NAME, path, line, column + 1, name)
     if block:

@@ -52,6 +52,12 @@ EMPTY = frozenset(
     )
 )
 
+# First words with which a docstring neither says what a function does nor names what it is (PEP 257).
+STARTS = re.compile(
+    r"\s*(?:what|whose|who|whom|where|how|whether|why|of|as|by|until|its|likewise|so|those|that|not)\b", re.IGNORECASE
+)
+UNCOUNTED = ("start",)  # rules that only `--rule` applies, until the tree has none of their findings
+
 # Phrases in which a word of the table is right.
 PHRASES = (
     ("source route", "the name of an IP option"),
@@ -65,7 +71,9 @@ PHRASES = (
 )
 
 # Findings that shall stand: path, rule or word, reason. Keep this short.
-EXCEPTIONS: tuple[tuple[str, str, str], ...] = ()
+EXCEPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("bpf/abi/conntrack.h", "odd", "the seeds of the hash are odd numbers"),
+)
 
 
 RIGHT = re.compile(r"\b(?:" + "|".join(phrase.replace(" ", r"\s+") for phrase, _ in PHRASES) + r")\b", re.IGNORECASE)
@@ -138,6 +146,8 @@ class Rules:
             yield from _sentences(piece)
         if piece.kind == DOCSTRING:
             yield from _empty(piece)
+            if STARTS.match(piece.text) and not piece.is_test:
+                yield _finding(piece, 0, "start", f"{piece.text[:60]!r}: begin with a verb or a noun")
         if piece.kind == MESSAGE:
             for found in PLURAL.finditer(piece.text):
                 yield _finding(piece, found.start(), "plural", f"{found[0]!r} is wrong for one")
@@ -220,12 +230,14 @@ def _is_excepted(finding: Finding) -> bool:
     )
 
 
-def find(paths: list[str] | None = None) -> Iterator[Finding]:
-    """Yield what is wrong below the given paths, or in the whole tree."""
+def find(paths: list[str] | None = None, rule: str = "") -> Iterator[Finding]:
+    """Yield what is wrong below the given paths, or in the whole tree, by one rule or all that count."""
     rules = project_rules()
     for path in files(paths):
         for piece in pieces(path):
             if path == GLOSSARY:  # the table itself must hold the words
                 head, mark, _ = piece.prose.partition(HEADING)
                 piece = Piece(piece.kind, piece.path, 1, 1, piece.text, head + mark)
-            yield from (finding for finding in rules.check(piece) if not _is_excepted(finding))
+            for finding in rules.check(piece):
+                if (finding.rule == rule if rule else finding.rule not in UNCOUNTED) and not _is_excepted(finding):
+                    yield finding

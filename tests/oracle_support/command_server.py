@@ -1,12 +1,12 @@
-"""Runs the commands of this tree in forks of one process that has imported them and done nothing else.
+"""Run the commands of this tree in forks of one process that has only imported them.
 
     python command_server.py SOCKET
 
-Recordings are compared through thousands of commands of `ipvsadm` and `pylvs`. Nine tenths of their CPU time is the
-start of the interpreter and imports, which is the same each time: it is spent once. A command still has a process of
-its own, forked before any state is made, with the caller's arguments, environment, streams, namespaces and folder, and
-it ends as an interpreter does. tests/oracle/forked.py is the client. The server ends at the end of its standard input,
-and a command ends when its caller goes away.
+Comparisons with recordings run thousands of `ipvsadm` and `pylvs` commands. Nine tenths of their CPU time is the start
+of the interpreter and imports. The server spends it once. A command still has its own process, forked before any state
+is made, with the caller's arguments, environment, streams, namespaces and directory. It ends as an interpreter does.
+tests/oracle/forked.py is the client. The server ends at the end of its standard input, and a command ends with its
+caller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SOCKET = "PYLVS_TESTS_COMMANDS"
 STATUS = struct.Struct("!i")
 LENGTH = struct.Struct("!I")
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
-# What these commands import only when they need it. A module that is missing here costs each command its import.
+# Modules that these commands import late. Without a module here, each command imports it.
 LATE = (
     "pylvs.cli.director",
     "pylvs.cli.mark",
@@ -49,7 +49,7 @@ Program = Callable[[], "str | int | None"]  # its result is the interpreter's: s
 
 @dataclass(frozen=True)
 class Request:
-    """A command, with the descriptors of its streams and of where it runs."""
+    """A command, with the descriptors of its streams, namespaces and directory."""
 
     connection: socket.socket
     argv: list[str]
@@ -70,14 +70,14 @@ class Request:
         os.environ.clear()
         os.environ.update(self.env)
         sys.argv = [shutil.which(self.argv[0]) or self.argv[0], *self.argv[1:]]
-        # As the interpreter makes them at its start: they leave their descriptors open.
+        # As at a start of the interpreter: they leave their descriptors open.
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def programs() -> dict[str, Program]:
-    """The commands that are installed with pylvs."""
+    """Return the commands that are installed with pylvs."""
     found: dict[str, Program] = {}
     for script in distribution("pylvs").entry_points.select(group="console_scripts"):
         found[script.name] = script.load()
@@ -87,7 +87,7 @@ def programs() -> dict[str, Program]:
 
 
 def serve(listener: socket.socket, known: dict[str, Program]) -> Program | None:
-    """Fork for each request. Return None at the end, and in a fork what it is to run."""
+    """Fork for each request. Return None at the end, and in a fork the function to run."""
     while True:
         ready, _, _ = select.select([listener.fileno(), 0], [], [])
         if 0 in ready:
@@ -109,13 +109,13 @@ def serve(listener: socket.socket, known: dict[str, Program]) -> Program | None:
             try:
                 connection.sendall(STATUS.pack(status))
             except OSError:
-                continue  # the caller has gone
+                continue  # the caller has ended
 
 
 def _receive(connection: socket.socket) -> Request | None:
-    """Read a request; None from a caller that leaves before its end."""
-    room = socket.CMSG_SPACE(6 * array.array("i").itemsize)
-    head, ancillary, _, _ = connection.recvmsg(LENGTH.size, room)
+    """Read a request; return None if the caller ends first."""
+    ancillary_bytes = socket.CMSG_SPACE(6 * array.array("i").itemsize)
+    head, ancillary, _, _ = connection.recvmsg(LENGTH.size, ancillary_bytes)
     descriptors = array.array("i")
     for _, _, data in ancillary:
         descriptors.frombytes(data)
@@ -132,7 +132,7 @@ def _receive(connection: socket.socket) -> Request | None:
 
 
 def _wait(child: int, connection: socket.socket) -> int:
-    """Wait for the child's end, and end it if its caller goes away first."""
+    """Wait for the child, and end it if its caller ends first."""
     end = os.pidfd_open(child)
     try:
         ready, _, _ = select.select([end, connection.fileno()], [], [])
@@ -145,7 +145,7 @@ def _wait(child: int, connection: socket.socket) -> int:
 
 @contextmanager
 def command_server() -> Iterator[dict[str, str]]:
-    """Start a server; gives the environment in which tests/oracle/forked.py finds it."""
+    """Start a server; return the environment in which tests/oracle/forked.py finds it."""
     with tempfile.TemporaryDirectory(prefix="pylvs-commands-") as folder:
         path = Path(folder) / "socket"
         with subprocess.Popen(

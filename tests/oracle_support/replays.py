@@ -1,8 +1,8 @@
-"""Replays of the recordings, and the rule of pace.
+"""Replay recordings, and judge replays by their pace.
 
-What differs in a replay that kept the recording's pace is a failure, at once. A replay that came late may differ
-because timers ran on, so its differences prove nothing: it is void, goes into the ledger, and is replayed. So is a
-replay that came so late that its timers were hardly compared at all.
+A difference in a replay that kept the recording's pace is a failure. In a late replay timers ran on, so a difference
+proves nothing: the replay is void, is added to the ledger, and runs again. A replay that was so late that its timers
+were hardly compared is void, too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.processes import tools_first
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 REPLAYS = 3
-KEPT_PACE_S = 2.0  # the slack of compared timers: a step that came no later was seen as it was recorded
-LATEST_S = 30.0  # half of SYN_RECV's timeout: the later a step, the larger the slack of its timers
-# The oracle's namespaces have fixed names; in a mount namespace of its own, several can run at once.
+KEPT_PACE_S = 2.0  # the slack of compared timers: a step within it is like the recorded one
+LATEST_S = 30.0  # half of SYN_RECV's timeout: the slack of timers grows with the delay of a step
+# The oracle's namespaces have fixed names; in separate mount namespaces, several can run at once.
 OWN_NAMES = (
     "unshare",
     "--mount",
@@ -53,7 +53,10 @@ class Replay:
     too_slow: str = ""  # why the scenario gave up
 
     def void(self, different: set[str]) -> str:
-        """Why this replay proves nothing, if `different` are the steps that are known to differ; empty if it does."""
+        """Return why this replay proves nothing; empty if it does.
+
+        `different` are the steps that are known to differ.
+        """
         if self.too_slow:
             return self.too_slow
         if self.timed_delay_s > LATEST_S:
@@ -64,7 +67,7 @@ class Replay:
 
 
 def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[str, str]) -> Replay:
-    """Play a scenario on this machine, or every so many of its parts; `commands` as `command_server` gives it."""
+    """Play a scenario, or every Nth of its parts; `commands` is the environment of `command_server`."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
     began = time.monotonic()
@@ -110,7 +113,7 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
 
 
 def proof(play: Callable[[], Replay], different: set[str], test: str) -> Replay:
-    """The first replay that proves something, whatever it proves. Raises MachineTooSlow after three that do not."""
+    """Return the first replay that proves something. Raises MachineTooSlow after three that do not."""
     void, first_s = "", 0.0
     for _ in range(REPLAYS):
         made = play()

@@ -11,13 +11,13 @@ from tests.packet.host import Host, new_host
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    """One host for all tests of a file. Its connections stay: no test there is about their end."""
+    """Return one host for all tests of a file. Connections stay between tests."""
     with new_host(expires=False) as made:
         yield made
 
 
 @pytest.fixture
 def director_host(shared: Host) -> Iterator[Host]:
-    """The file's host with an empty table; connections of former tests may still be there."""
+    """Return the file's host with an empty table; connections of earlier tests may remain."""
     yield shared
     shared.director.flush()

@@ -1,4 +1,4 @@
-"""Frames, built by scapy, which is also the judge of those that come out."""
+"""Frames built by scapy, which also judges the frames that come out."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CLIENT4, CLIENT6 = "198.18.0.7", "2001:db8:7::7"
 
 
 def build(packet: Any) -> bytes:
-    """The bytes of a packet, its checksums computed."""
+    """Return the bytes of a packet with computed checksums."""
     return bytes(packet)
 
 
 def ether(target: str = MAC, source: str = ROUTER_MAC) -> Any:
-    """A link header to the host under test."""
+    """Return a link header to the host under test."""
     return Ether(dst=target, src=source)
 
 
 def network(source: str, target: str, **fields: Any) -> Any:
-    """An IP header of the addresses' family; `ttl` and `tos` are meant for either."""
+    """Return an IP header of the addresses' family; `ttl` and `tos` work for both."""
     if ip_address(target).version == 4:
         return IP(src=source, dst=target, **fields)
     for name, of_six in (("ttl", "hlim"), ("tos", "tc")):
@@ -50,7 +50,7 @@ def tcp(
     payload: bytes = b"",
     ttl: int = 64,
 ) -> bytes:
-    """A frame with a TCP segment."""
+    """Return a frame with a TCP segment."""
     return build(ether() / network(source, target, ttl=ttl) / TCP(sport=sport, dport=dport, flags=flags) / payload)
 
 
@@ -63,7 +63,7 @@ def udp(
     payload: bytes = b"?",
     ttl: int = 64,
 ) -> bytes:
-    """A frame with a UDP datagram."""
+    """Return a frame with a UDP datagram."""
     return build(ether() / network(source, target, ttl=ttl) / UDP(sport=sport, dport=dport) / payload)
 
 
@@ -74,7 +74,7 @@ def carrying(
     target: str = VIP4,
     ttl: int = 64,
 ) -> bytes:
-    """A frame with an IP packet of any protocol, its body as given."""
+    """Return a frame with an IP packet of any protocol and this body."""
     field = "proto" if ip_address(target).version == 4 else "nh"
     return build(ether() / network(source, target, ttl=ttl, **{field: protocol}) / Raw(body))
 
@@ -87,23 +87,22 @@ def sctp(
     target: str = VIP4,
     check: int | None = None,
 ) -> bytes:
-    """A frame with an SCTP packet of such chunks; `check` replaces the right CRC32c."""
+    """Return a frame with an SCTP packet of these chunks; `check` replaces the right CRC32c."""
     return carrying(SCTP_PROTOCOL, build(SCTP(sport=sport, dport=dport, tag=9, chksum=check) / chunks), source, target)
 
 
 def chunk(kind: int, body: bytes = b"", length: int | None = None) -> bytes:
-    """An SCTP chunk, filled up to four bytes; `length` replaces the true one."""
+    """Return an SCTP chunk, padded to four bytes; `length` replaces the true length."""
     size = 4 + len(body) if length is None else length
     return struct.pack("!BBH", kind, 0, size) + body + bytes(-len(body) % 4)
 
 
 def parsed(frame: bytes) -> Any:
-    """The frame taken apart."""
     return Ether(frame)
 
 
 def summed_anew(frame: bytes) -> bytes:
-    """The frame with every checksum computed afresh: the same bytes if they were right."""
+    """Return the frame with every checksum computed again: the same bytes if they were right."""
     packet = Ether(frame)
     layer: Packet | None = packet
     while layer is not None and not isinstance(layer, Raw):

@@ -1,7 +1,7 @@
-"""A host of one's own for tests of the packet path: a namespace, a Director in it, and frames run through its programs.
+"""A host for tests of the packet path: a namespace, a Director in it, and frames through its programs.
 
-Nothing goes over a wire: the kernel runs the loaded programs on a given frame (BPF_PROG_TEST_RUN) and tells the verdict
-and what became of the frame. Next hops are permanent neighbours, so nothing waits for an answer either.
+No frame crosses a wire: the kernel runs the loaded programs on a frame (BPF_PROG_TEST_RUN), and returns the verdict and
+the resulting frame. Next hops are permanent neighbours, so no packet waits for neighbour discovery.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
-from tests.packet.waiting import until
+from tests.waiting import until
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASS, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
@@ -47,33 +47,32 @@ _start_timers = load._start_timer
 
 
 def server4(number: int) -> str:
-    """A real server's address, counted from 1."""
+    """Return the address of a real server, counted from 1."""
     return f"10.77.0.{10 + number}"
 
 
 def server6(number: int) -> str:
-    """Likewise of IPv6."""
+    """Return the IPv6 address of a real server."""
     return f"fd77::{10 + number}"
 
 
 def server_mac(number: int) -> str:
-    """Where both of them are on the link."""
+    """Return the link address of a real server."""
     return f"02:00:00:00:01:{number:02x}"
 
 
 def key(port: int, protocol: Protocol = Protocol.TCP, vip: str = VIP4) -> ServiceKey:
-    """A service's key."""
     return ServiceKey(protocol, ip_address(vip), port)
 
 
 def ip(*words: str) -> None:
-    """Run ip(8); a failure raises with its words."""
+    """Run ip(8); raise with its error output if it fails."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
 class Host:
-    """The namespace that the test is in, and its Director."""
+    """The test's namespace and its Director."""
 
     def __init__(self, name: str, director: BpfDirector, expiry: ExpiryTimer) -> None:
         self.name = name
@@ -84,7 +83,7 @@ class Host:
         self._ports = itertools.count(1024)
 
     def program(self, name: str) -> int:
-        """The descriptor of an entry program, which stays this host's: "xdp", "tc", "tc_egress", "tc_bare"."""
+        """Return the descriptor of an entry program, which the host keeps: "xdp", "tc", "tc_egress", "tc_bare"."""
         if name not in self._programs:
             state, entry = self.director.state, f"pylvs_{name}"
             if not os.path.exists(state.pin_path(entry)):
@@ -94,7 +93,7 @@ class Host:
         return self._programs[name]
 
     def close_programs(self) -> None:
-        """Give them back; those that run now are opened when they are asked for."""
+        """Close the descriptors. The next use opens the programs that run then."""
         for descriptor in self._programs.values():
             os.close(descriptor)
         self._programs.clear()
@@ -102,7 +101,7 @@ class Host:
     # --- frames ---
 
     def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> kernel.Run:
-        """What one program makes of a frame that comes in by d0; at TC a filter before may have given it a mark."""
+        """Run one program on a frame that comes in by d0. At TC an earlier filter may have set a mark."""
         length = len(frame)
         if hook == "xdp":
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
@@ -111,7 +110,7 @@ class Host:
         return kernel.run_program(self.program(hook), frame, context)
 
     def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
-        """The frame's way through both hooks: XDP, and TC if XDP passes it up. The hook that decided, and how."""
+        """Run a frame through XDP, and through TC if XDP passes it. Return the hook that decided, and its verdict."""
         done = self.run(frame, "xdp")
         if done.verdict != XDP_PASS:
             return "xdp", done
@@ -119,10 +118,10 @@ class Host:
         return "tc", self.run(frame, "tc")
 
     def forwarded(self, frame: bytes, hook: str = "xdp") -> bytes:
-        """The frame as it leaves by a next hop that is known; the test fails if it does not.
+        """Return the frame as it leaves through a known next hop; fail the test if it does not leave.
 
-        Once a second a frame asks for the next hop; it goes up from XDP, and from TC through the kernel's neighbour
-        code, which nobody sees here. The same frame is then run again: give one that may come twice.
+        Once a second a frame asks for the next hop: XDP passes it, and TC sends it through the kernel's neighbour code.
+        The test cannot see it there. The same frame then runs again, so its repetition must be harmless.
         """
         for _ in range(4):
             done = self.run(frame, hook)
@@ -133,7 +132,7 @@ class Host:
     # --- the tables ---
 
     def new_key(self, protocol: Protocol = Protocol.TCP, vip: str = VIP4) -> ServiceKey:
-        """The key of a service that no test had before: nothing is left of it in any table."""
+        """Return the key of a service that no earlier test had, so that no table has a trace of it."""
         return key(next(self._ports), protocol, vip)
 
     def serve(
@@ -146,7 +145,7 @@ class Host:
         flags: ServiceFlag = ServiceFlag(0),
         family: int | None = None,
     ) -> list[DestinationKey]:
-        """Add a service with the first so many servers, in this order."""
+        """Add a service with the first real servers, in this order."""
         self.director.add_service(VirtualService(service, scheduler, flags))
         family = family or service.address.version
         keys = []
@@ -157,35 +156,35 @@ class Host:
         return keys
 
     def counts(self, service: ServiceKey) -> dict[str, tuple[int, int]]:
-        """Active and inactive connections by server."""
+        """Return active and inactive connections by server."""
         rows = self.director.service(service).destinations
         return {str(row.destination.key.address): (row.active, row.inactive) for row in rows}
 
     def reason(self, name: str) -> int:
-        """How often it happened."""
+        """Return the count of one reason."""
         return self.director.tables.reasons.sums(abi.constant(f"REASON_{name}"))[0]
 
     def reasons(self) -> dict[str, int]:
-        """What happened to packets beyond being forwarded."""
+        """Return the counts of all reasons."""
         names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
         found = {name.removeprefix("REASON_").lower(): self.reason(name.removeprefix("REASON_")) for name in names}
         return {name: count for name, count in found.items() if count}
 
     def pool(self, name: str) -> int:
-        """A number of the connection table's."""
+        """Return a number of the connection table."""
         return int(self.director.tables.pool.get(0, name))
 
     def wait_ticks(self, count: int = 2) -> None:
-        """Return after so many ticks of the packet path's clock.
+        """Return after this many ticks of the packet path's clock.
 
-        For as long as one tick, packets go by what they found of this host's addresses.
+        For one tick, packets use what they found about this host's addresses.
         """
         begin = load.clock(self.director.state)
         until(lambda: load.clock(self.director.state) - begin & 0xFFFFFFFF >= count, "the clock of the packet path")
 
 
 def stop_timer(director: BpfDirector, name: str) -> None:
-    """Stop a timer of the packet path: the kernel cancels it when the element that holds it is written."""
+    """Stop a timer of the packet path: the kernel cancels it when its map element is written."""
     with maps.ArrayMap.open(director.tables.path(name)) as timers:
         timers.put(0, timers.get(0) or b"")
 
@@ -193,7 +192,7 @@ def stop_timer(director: BpfDirector, name: str) -> None:
 class ExpiryTimer:
     """The timer in the kernel that ends connections, which a test may stop.
 
-    Without it no pause of the machine, however long, ends a connection between two steps of a test.
+    With a stopped timer, no pause of the machine ends a connection between two steps of a test.
     """
 
     def __init__(self) -> None:
@@ -206,25 +205,22 @@ class ExpiryTimer:
         _start_timers(opened)
 
     def close(self) -> None:
-        """Close the descriptor."""
         if self._start >= 0:
             os.close(self._start)
             self._start = -1
 
     def stop(self, director: BpfDirector) -> None:
-        """Stop the timer."""
         stop_timer(director, "sweepers")
 
     def start(self) -> None:
-        """Start the stopped timer."""
         until(lambda: not kernel.run_program(self._start, bytes(64)).verdict, "memory for a timer")
 
     def run(self, director: BpfDirector) -> None:
-        """Start the stopped timer, and stop it after it looked at each connection at least once."""
+        """Start the stopped timer, and stop it after it checked each connection at least once."""
         pool = director.tables.pool
         begin = pool.get(0, "sweeps")
         self.start()
-        try:  # the first of the two rounds may be the rest of one
+        try:  # the first of two rounds may have begun before
             until(lambda: pool.get(0, "sweeps") - begin & 0xFFFFFFFF >= 2, "two rounds of the expiry timer")
         finally:
             self.stop(director)
@@ -232,7 +228,7 @@ class ExpiryTimer:
 
 @contextmanager
 def on_cpu(cpu: int) -> Iterator[None]:
-    """This thread runs on one CPU."""
+    """Bind this thread to one CPU."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
@@ -242,14 +238,14 @@ def on_cpu(cpu: int) -> Iterator[None]:
 
 
 def _populate() -> None:
-    """The link d0 with its addresses, and who is on it."""
+    """Make the link d0 with its addresses and neighbours."""
     ip("link", "add", "d0", "address", MAC, "type", "veth", "peer", "name", "d1")
     for device in "lo", "d0", "d1":
         ip("link", "set", device, "up")
     ip("addr", "add", f"{OWN4}/24", "dev", "d0")
     ip("addr", "add", f"{VIP4}/32", "dev", "d0")
     ip("addr", "add", f"{OWN6}/64", "dev", "d0", "nodad")
-    ip("addr", "add", f"{VIP6}/128", "dev", "d0", "nodad", "preferred_lft", "0")  # never a source of one's own
+    ip("addr", "add", f"{VIP6}/128", "dev", "d0", "nodad", "preferred_lft", "0")  # this host never sends from it
     neighbours = {ROUTER4: ROUTER_MAC, ROUTER6: ROUTER_MAC}
     for number in range(1, SERVERS + 1):
         neighbours |= {server4(number): server_mac(number), server6(number): server_mac(number)}
@@ -263,7 +259,7 @@ def _populate() -> None:
 
 
 def _take_down(state: State) -> None:
-    """Others on this machine may be making their tables at this moment, one after the other."""
+    """Remove the tables, even if other processes make theirs at the moment."""
     for _ in range(5):
         with suppress(Busy):
             policy.take_down(state)
@@ -273,9 +269,9 @@ def _take_down(state: State) -> None:
 
 @contextmanager
 def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | None = "generic") -> Iterator[Host]:
-    """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends.
+    """Enter a new namespace with a Director whose table holds this many connections, until the block ends.
 
-    Without `expires` no connection ends by itself. `mode`: how d0 is attached by hand; None: it is not.
+    Without `expires` no connection ends by itself. `mode` attaches d0; None: it is not attached.
     """
     expiry = ExpiryTimer()
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
@@ -305,5 +301,5 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | 
                 _take_down(director.state)
     finally:
         expiry.close()
-        if os.path.exists(f"/run/netns/{name}"):  # else interrupted before
+        if os.path.exists(f"/run/netns/{name}"):  # otherwise it was interrupted before
             ip("netns", "del", name)

@@ -1,4 +1,4 @@
-"""Ctrl-C at a program that is in the middle of its work."""
+"""Send SIGINT to a program in the middle of its work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 200
 
 
 class Interrupted(NamedTuple):
-    """How a program ended."""
+    """The end of a program."""
 
     status: int
     errors: str  # what it printed on standard error after the signal
@@ -26,12 +26,12 @@ class Interrupted(NamedTuple):
 
 
 def namespaces_of(process: int) -> set[str]:
-    """The namespaces that a bench made: others may measure meanwhile."""
+    """Return the namespaces that a benchmark made; others may run at the same time."""
     return {path.name for path in Path("/run/netns").glob(f"{PREFIX}{process}-*")}
 
 
 def interrupted_at(marker: str, command: Sequence[str]) -> Interrupted:
-    """Send SIGINT as soon as the program has printed the marker on its standard error, which is a terminal."""
+    """Send SIGINT as soon as the program has printed the marker to its standard error, which is a terminal."""
     terminal, its_end = pty.openpty()
     running = subprocess.Popen(
         command,
@@ -58,8 +58,8 @@ def interrupted_at(marker: str, command: Sequence[str]) -> Interrupted:
 
 
 def _read(terminal: int) -> bytes:
-    """What the program printed meanwhile; nothing once it has ended."""
-    with suppress(OSError):  # EIO: nobody holds the other end
+    """Return what the program printed; nothing after its end."""
+    with suppress(OSError):  # EIO: the other end is closed
         return os.read(terminal, 4096)
     return b""
 

@@ -1,4 +1,4 @@
-"""A program of the packet path run on many frames, one by one."""
+"""Run a program of the packet path on many frames."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pylvs.bpf import kernel
 from pylvs.bpf.libbpf import library
 
 SHORTEST = 14 + 40
-ROOM = 8192  # bytes of the longest frame that comes out
+BUFFER_BYTES = 8192  # bytes of the longest resulting frame
 _TC_PASS = 0xFFFFFFFF
 
 
 class Runner:
-    """One loaded program at one device, run on frames one after the other: little work beside the program's own."""
+    """A loaded program at one device. It runs frames with little work besides the program."""
 
     def __init__(self, program: int, hook: str, ifindex: int) -> None:
         context = struct.pack("<6I", 0, 0, 0, ifindex, 0, 0) if hook == "xdp" else struct.pack("<40xI148x", ifindex)
         self._program = program
         self._run = library().bpf_prog_test_run_opts
-        self._out = ctypes.create_string_buffer(ROOM)
+        self._out = ctypes.create_string_buffer(BUFFER_BYTES)
         self._context = ctypes.create_string_buffer(context, len(context))
         self._is_xdp = hook == "xdp"
         self._options = kernel._TestOptions(sz=ctypes.sizeof(kernel._TestOptions), repeat=1)
@@ -32,11 +32,11 @@ class Runner:
         self._reference = ctypes.byref(self._options)
 
     def __call__(self, frame: bytes) -> tuple[int, bytes]:
-        """The verdict, and what became of the frame."""
+        """Return the verdict and the resulting frame."""
         options = self._options
         options.data_in = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
         options.data_size_in = len(frame)
-        options.data_size_out = ROOM
+        options.data_size_out = BUFFER_BYTES
         if self._is_xdp:
             struct.pack_into("<I", self._context, 4, len(frame))
         error = self._run(self._program, self._reference)

@@ -1,4 +1,4 @@
-"""The connection tables as packets see them: each tuple with its word, which a test may change."""
+"""The connection tables as packets see them. A test may change entries."""
 
 from __future__ import annotations
 
@@ -14,37 +14,36 @@ from pylvs.dataplane.tables import Tables
 
 Change = Callable[[int], None]
 
-TICKS = 0xFFFFFFFF  # the bits of a word that tell when its connection ends
+TICKS = 0xFFFFFFFF  # the bits of the tick at which the connection ends
 _TICK = struct.Struct("<I")
 
 
 class Entry(NamedTuple):
-    """A connection as the packet path keeps it."""
+    """A connection in the table of the packet path."""
 
     key: bytes  # its tuple
     slot: int
     word: int
-    change: Change  # puts another word in its place
+    change: Change  # replaces the state
 
     @property
     def client_port(self) -> int:
-        """The port of its client."""
         at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("source_port")
         return int.from_bytes(self.key[at : at + 2], "big")
 
     @property
     def is_template(self) -> bool:
-        """Whether it is one of persistence."""
+        """Return whether it is a persistence template."""
         at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("kind")
         return self.key[at] != abi.constant("TUPLE_CONNECTION")
 
     @property
     def expiry(self) -> int:
-        """The tick at which it ends."""
+        """Return the tick at which it ends."""
         return self.word & TICKS
 
     def end_at(self, tick: int) -> None:
-        """Let it end at another tick, which the expiry timer does not know of."""
+        """Set another tick for its end, of which the expiry timer has no record."""
         self.change(self.word & ~TICKS | tick & TICKS)
 
 
@@ -53,19 +52,19 @@ def _entries(tables: Tables) -> list[Entry]:
 
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
-    """Tuples, words, and how to put other words in their place."""
+    """Yield tuples, states, and functions that replace the state."""
     for key, _, word, change in _entries4(tables) if version == 4 else _entries6(tables):
         yield key, word, change
 
 
 def entry(tables: Tables, client_port: int) -> Entry:
-    """The only connection of a client port."""
+    """Return the only connection of a client port."""
     (found,) = [each for each in _entries(tables) if each.client_port == client_port]
     return found
 
 
 def shorten(tables: Tables, seconds: float) -> None:
-    """Let each connection end so soon. None of them may be about to end."""
+    """Let each connection end after this time. None of them may be about to end."""
     then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
     for each in _entries(tables):
         each.end_at(then)
@@ -73,20 +72,20 @@ def shorten(tables: Tables, seconds: float) -> None:
 
 
 def look_at(tables: Tables, slot: int, tick: int) -> None:
-    """Let the expiry timer look at a connection at that tick."""
+    """Set the tick at which the expiry timer checks a connection."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
         _TICK.pack_into(looks.memory, slot * _TICK.size, tick & TICKS or 1)
 
 
 def looked_at(tables: Tables, slot: int) -> int:
-    """The tick at which the expiry timer looks at a connection; 0 if there is none."""
+    """Return the tick at which the expiry timer checks a connection; 0: never."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
         return int(_TICK.unpack_from(looks.memory, slot * _TICK.size)[0])
 
 
 @contextmanager
 def only_templates(tables: Tables) -> Iterator[None]:
-    """Within this, the expiry timer looks at templates alone. It is stopped before and after."""
+    """Let the expiry timer check templates alone in the block. It is stopped before and after."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
         hidden = []
         for each in _entries(tables):
@@ -102,7 +101,7 @@ def only_templates(tables: Tables) -> Iterator[None]:
 
 
 def _taken4(tables: Tables) -> list[int]:
-    """The slots that somebody has."""
+    """Return the slots in use."""
     at = abi.struct("place4").offset("tuple.target")
     table = tables.connections4
     targets = table.memory.cast("I")[at // 4 :: table.stride // 4].tolist()
@@ -110,7 +109,10 @@ def _taken4(tables: Tables) -> list[int]:
 
 
 def entries4(tables: Tables) -> int:
-    """Entries of the index of IPv4 connections. Raises AssertionError unless those that are taken are in force."""
+    """Return the number of entries in the index of IPv4 connections.
+
+    Raises AssertionError unless exactly the slots in use are in force.
+    """
     entries, number = tables.path("index4"), abi.constant("ENTRIES")
     with maps.MmapArray.open(entries) as index, maps.MmapArray.open(tables.path("marks4")) as marks:
         taken, in_force = index.memory.cast("I").tolist(), marks.memory.cast("I").tolist()
@@ -139,25 +141,25 @@ def _entries6(tables: Tables) -> Iterator[Entry]:
     first = load.first_slot6(tables.pool.get(0, "capacity"))
     for key, value in list(table.items()):
         own, method, number = form.unpack_from(value)
-        place = number - first if method == abi.constant("METHOD_MASQ") else None
+        slot = number - first if method == abi.constant("METHOD_MASQ") else None
 
-        def change(word: int, key: bytes = key, value: bytes = value, place: int | None = place) -> None:
-            if place is None:
+        def change(word: int, key: bytes = key, value: bytes = value, slot: int | None = slot) -> None:
+            if slot is None:
                 table.put(key, word.to_bytes(8, "little") + value[8:])
             else:
-                tables.words6.words[place] = word
+                tables.words6.words[slot] = word
 
-        yield Entry(key, number, own if place is None else tables.words6.words[place], change)
+        yield Entry(key, number, own if slot is None else tables.words6.words[slot], change)
 
 
 def _without_slots4(magazine: bytes) -> bytes:
-    """A magazine that has no free slots of IPv4: their number is the first of what stands there."""
+    """Return a magazine without free slots of IPv4; the first field is their number."""
     at = abi.struct("magazine").offset("free")
     return magazine[:at] + bytes(4) + magazine[at + 4 :]
 
 
 def wipe4(tables: Tables) -> None:
-    """No IPv4 connection is there any more, and no slot was ever used; credits that CPUs keep stay theirs.
+    """Remove all IPv4 connections and reset the slots; credits that CPUs hold stay.
 
     The expiry timer is stopped.
     """

@@ -1,4 +1,4 @@
-"""Attaching changes only what is ours, tells why it chose what it chose, and leaves nothing behind."""
+"""Attaching changes only our own programs, reports its reasons, and can be undone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sh(*words: str) -> str:
 
 @dataclass
 class Host:
-    """The namespace this test runs in: `d0` and `d1` are the ends of a veth, `peer` another namespace with `d1`."""
+    """The test's namespace: `d0` and `d1` are the ends of a veth, `peer` is another namespace with `d1`."""
 
     name: str
     peer: str
@@ -106,7 +106,7 @@ def host(objects: Path) -> Iterator[Host]:
 
 
 def add_foreign_filter(host: Host, priority: int) -> None:
-    """A filter as somebody else's tool would add it."""
+    """Add a filter as another tool would."""
     body = struct.pack("=BxxxiIII", 0, links.device("d0").index, 0, tc.INGRESS, priority << 16 | 0x0300)
     options = codec.nested(2, codec.u32(6, host.fd("pylvs_tc")), codec.text(7, "theirs"), codec.u32(8, 1))
     with Netlink() as link:
@@ -118,7 +118,7 @@ def ping(host: Host) -> None:
 
 
 @pytest.mark.parametrize(("mode", "hook"), [("tc", AT_TC), ("generic", AT_XDP), ("native", AT_XDP)])
-def test_packets_pass_the_hook_that_was_asked_for_and_tc_behind_it(host: Host, mode: Mode, hook: int) -> None:
+def test_packets_pass_the_requested_hook_and_then_tc(host: Host, mode: Mode, hook: int) -> None:
     made = host.attach(mode)
     assert (made.device, made.mode, made.reason, bool(made.xdp)) == ("d0", mode, "on request", mode != "tc")
     ping(host)
@@ -130,7 +130,7 @@ def test_packets_pass_the_hook_that_was_asked_for_and_tc_behind_it(host: Host, m
     assert attached(host.state) == [made]
 
 
-def test_egress_is_attached_only_on_request_and_goes_when_it_is_not_asked_for_again(host: Host) -> None:
+def test_egress_is_attached_only_while_it_is_requested(host: Host) -> None:
     assert host.attach("tc", egress=True).egress
     ping(host)
     assert host.seen()[AT_EGRESS] >= 3
@@ -139,7 +139,7 @@ def test_egress_is_attached_only_on_request_and_goes_when_it_is_not_asked_for_ag
     assert host.filters("ingress") != ""
 
 
-def test_auto_takes_tc_on_a_veth_and_says_why(host: Host) -> None:
+def test_auto_chooses_tc_on_a_veth_and_reports_the_reason(host: Host) -> None:
     made = host.attach("auto")
     assert made.mode == "tc"
     assert "veth" in made.reason
@@ -148,7 +148,7 @@ def test_auto_takes_tc_on_a_veth_and_says_why(host: Host) -> None:
 
 @pytest.mark.parametrize("first", ["tc", "generic", "native"])
 @pytest.mark.parametrize("second", ["tc", "generic", "native"])
-def test_attaching_again_changes_the_mode_and_leaves_one_of_each(host: Host, first: Mode, second: Mode) -> None:
+def test_attaching_again_changes_the_mode_without_duplicates(host: Host, first: Mode, second: Mode) -> None:
     host.attach(first)
     made = host.attach(second)
     assert made.mode == second
@@ -169,7 +169,7 @@ def test_detaching_leaves_the_device_as_it_was(host: Host) -> None:
     assert host.state.notes() == {}
 
 
-def test_a_clsact_that_was_there_stays(host: Host) -> None:
+def test_an_existing_clsact_stays(host: Host) -> None:
     sh("tc", "qdisc", "add", "dev", "d0", "clsact")
     host.attach("tc")
     host.attach("generic")
@@ -177,7 +177,7 @@ def test_a_clsact_that_was_there_stays(host: Host) -> None:
     assert "clsact" in host.qdiscs()
 
 
-def test_filters_of_others_and_with_them_clsact_stay(host: Host) -> None:
+def test_foreign_filters_and_their_clsact_stay(host: Host) -> None:
     host.attach("tc")
     add_foreign_filter(host, 7)
     theirs = next(line for line in host.filters().splitlines() if "theirs" in line)
@@ -188,7 +188,7 @@ def test_filters_of_others_and_with_them_clsact_stay(host: Host) -> None:
     assert "pylvs-director" not in host.filters()
 
 
-def test_a_filter_of_somebody_else_at_our_priority_is_busy_and_nothing_changes(host: Host) -> None:
+def test_a_foreign_filter_at_our_priority_is_busy_and_nothing_changes(host: Host) -> None:
     sh("tc", "qdisc", "add", "dev", "d0", "clsact")
     add_foreign_filter(host, tc.PRIORITIES["director"])
     before = host.filters()
@@ -197,7 +197,7 @@ def test_a_filter_of_somebody_else_at_our_priority_is_busy_and_nothing_changes(h
     assert host.filters() == before
 
 
-def test_an_ingress_qdisc_of_somebody_else_is_busy_and_stays(host: Host) -> None:
+def test_a_foreign_ingress_qdisc_is_busy_and_stays(host: Host) -> None:
     sh("tc", "qdisc", "add", "dev", "d0", "ingress")
     before = host.qdiscs()
     with pytest.raises(Busy, match="d0: an ingress qdisc"):
@@ -225,7 +225,7 @@ def test_a_foreign_xdp_program_is_busy_named_and_never_replaced(host: Host, thei
     assert not links.device("d0").xdp_native
 
 
-def test_the_kernel_refuses_to_replace_a_program_it_was_not_told_of(host: Host) -> None:
+def test_the_kernel_refuses_to_replace_another_program_than_expected(host: Host) -> None:
     index = links.device("d0").index
     with Netlink() as link:
         xdp.set_program(link, index, "native", host.fd("foreign_xdp"))
@@ -233,7 +233,7 @@ def test_the_kernel_refuses_to_replace_a_program_it_was_not_told_of(host: Host) 
             xdp.set_program(link, index, "native", host.fd("pylvs_xdp"))
 
 
-def test_a_device_without_native_xdp_refuses_it_and_keeps_what_it_had(host: Host) -> None:
+def test_a_device_without_native_xdp_refuses_it_and_keeps_its_program(host: Host) -> None:
     sh("ip", "link", "add", "br0", "type", "bridge")
     with pytest.raises(PylvsError, match="br0: attaching native XDP"):
         host.attach("native", "br0")
@@ -244,9 +244,9 @@ def test_a_device_without_native_xdp_refuses_it_and_keeps_what_it_had(host: Host
     assert attached(host.state) == [before], "the failed attempt put back what ran before"
 
 
-def test_a_driver_that_refuses_although_auto_hoped_gives_tc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_tc_if_the_driver_refuses_native_xdp(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     sh("ip", "link", "add", "br0", "type", "bridge")
-    monkeypatch.setattr(links, "native_xdp", lambda _index: None)  # as before 6.3, where nothing tells
+    monkeypatch.setattr(links, "native_xdp", lambda _index: None)  # as before 6.3, which does not report it
     made = host.attach("auto", "br0")
     assert made.mode == "tc"
     assert "refuses native XDP" in made.reason
@@ -269,7 +269,7 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
 
 
-def test_the_kernel_tells_which_drivers_have_native_xdp(host: Host) -> None:
+def test_the_kernel_reports_which_drivers_have_native_xdp(host: Host) -> None:
     features = links.native_xdp(links.device("d0").index)
     if features is None:
         pytest.skip("needs Linux 6.3: netdev netlink")
@@ -287,7 +287,7 @@ def test_two_roles_share_a_device_and_the_last_takes_clsact_along(host: Host) ->
     assert "clsact" not in host.qdiscs()
 
 
-def test_detach_all_finds_what_is_attached_without_being_told(host: Host) -> None:
+def test_detach_all_finds_what_is_attached(host: Host) -> None:
     host.attach("generic")
     host.attach("tc", "lo", egress=True)
     assert [each.device for each in detach_all(host.state)] == ["lo", "d0"]
@@ -304,7 +304,7 @@ def test_unknown_devices_and_modes_are_named(host: Host) -> None:
         host.attach("best")  # type: ignore[arg-type]
 
 
-def test_a_device_may_have_a_name_that_is_no_text(host: Host) -> None:
+def test_a_device_name_may_be_any_bytes(host: Host) -> None:
     name = os.fsdecode(b"a\xffb")
     sh("ip", "link", "set", "d0", "down")
     sh("ip", "link", "set", "d0", "name", name)
@@ -318,11 +318,11 @@ def test_devices_agree_with_ip(host: Host) -> None:
     sh("ip", "link", "add", "br0", "type", "bridge")
     sh("ip", "link", "set", "d0", "master", "br0")
     sh("ip", "addr", "add", "fd77::1/64", "dev", "br0", "nodad")
-    told = {each["ifname"]: each for each in json.loads(sh("ip", "-j", "-d", "addr", "show"))}
+    reported = {each["ifname"]: each for each in json.loads(sh("ip", "-j", "-d", "addr", "show"))}
     found = {each.name: each for each in links.devices()}
-    assert set(found) == set(told)
+    assert set(found) == set(reported)
     for name, device in found.items():
-        other = told[name]
+        other = reported[name]
         assert device.index == other["ifindex"]
         assert device.mac.hex(":") == other["address"]
         assert device.kind == other.get("linkinfo", {}).get("info_kind", "")

@@ -1,4 +1,4 @@
-"""Attached devices are desired state: all by which packets come in, whoever came, went, or took a program off."""
+"""Attached devices are desired state: all that receive packets, after any change of devices or programs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4
-from tests.packet.waiting import until
+from tests.waiting import until
 
 SERVICE = key(80)
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """A host on which nothing was attached by hand; the far end of d0 is taken out."""
+    """Return a host without a device attached by hand; the far end of d0 is out of the namespace."""
     with new_host(expires=False, mode=None) as made:
         yield made
 
@@ -43,13 +43,13 @@ def missing(host: Host) -> list[Trouble]:
 
 
 def any_edit(host: Host) -> None:
-    """One that has nothing to do with devices."""
+    """Make an edit that has nothing to do with devices."""
     host.director.edit_service(VirtualService(SERVICE, "wlc"))
     host.director.edit_service(VirtualService(SERVICE, "rr"))
 
 
 def pair(near: str, far: str) -> None:
-    """A veth; its far end is not up, so that nothing comes by it."""
+    """Make a veth; its far end is down, so that no packet arrives."""
     ip("link", "add", near, "type", "veth", "peer", "name", far)
     ip("link", "set", near, "up")
 
@@ -58,7 +58,7 @@ def tc(*words: str) -> None:
     subprocess.run(["tc", *words], check=True, capture_output=True)
 
 
-def test_every_device_by_which_packets_come_in_is_attached(host: Host) -> None:
+def test_every_device_that_receives_packets_is_attached(host: Host) -> None:
     pair("e0", "e1")
     pair("b0", "b1")
     ip("link", "add", "br0", "type", "bridge")
@@ -75,7 +75,7 @@ def test_every_device_by_which_packets_come_in_is_attached(host: Host) -> None:
     assert there(host) == {}
 
 
-def test_answers_are_translated_while_connections_live(host: Host) -> None:
+def test_replies_are_translated_while_connections_live(host: Host) -> None:
     host.director.add_service(VirtualService(SERVICE))
     server = Destination(DestinationKey(ip_address(server4(1)), 80), Method.MASQ)
     host.director.add_destination(SERVICE, server)
@@ -90,7 +90,7 @@ def test_answers_are_translated_while_connections_live(host: Host) -> None:
     assert there(host).keys() == {"lo", "d0"}, "with the last service gone, while there is a connection"
 
 
-def test_an_edit_brings_back_what_somebody_took_off(host: Host) -> None:
+def test_an_edit_restores_a_removed_program(host: Host) -> None:
     host.serve(SERVICE, 1)
     tc("qdisc", "del", "dev", "d0", "clsact")
     assert there(host).keys() == {"lo"}
@@ -102,7 +102,7 @@ def test_an_edit_brings_back_what_somebody_took_off(host: Host) -> None:
     assert missing(host) == []
 
 
-def test_a_device_that_came_after_the_last_edit_is_told(host: Host) -> None:
+def test_a_device_that_came_after_the_last_edit_is_reported(host: Host) -> None:
     host.serve(SERVICE, 1)
     pair("e0", "e1")
     found = {each.device: (each.needed, each.reason) for each in missing(host)}
@@ -136,7 +136,7 @@ def test_a_renamed_device_keeps_its_reason(host: Host) -> None:
     assert there(host)["out7"] == replace(before, device="out7")
 
 
-def test_a_port_of_a_bridge_is_let_go(host: Host) -> None:
+def test_a_port_of_a_bridge_is_detached(host: Host) -> None:
     host.serve(SERVICE, 1)
     pair("e0", "e1")
     any_edit(host)
@@ -147,23 +147,23 @@ def test_a_port_of_a_bridge_is_let_go(host: Host) -> None:
     assert there(host).keys() == {"lo", "d0", "e1", "br0"}
 
 
-def test_an_edit_is_whole_though_a_device_is_refused_and_the_device_is_tried_again(host: Host) -> None:
+def test_an_edit_is_complete_if_a_device_is_refused_and_the_device_is_retried(host: Host) -> None:
     tc("qdisc", "add", "dev", "d0", "ingress")
     host.serve(SERVICE, 1)
     assert [row.service.key for row in host.director.services()] == [SERVICE]
-    (trouble,) = host.director.troubles()
-    assert (trouble.device, trouble.needed) == ("d0", True)
-    assert "an ingress qdisc of somebody else" in trouble.reason
-    assert missing(host) == [trouble]
+    (problem,) = host.director.troubles()
+    assert (problem.device, problem.needed) == ("d0", True)
+    assert "an ingress qdisc of somebody else" in problem.reason
+    assert missing(host) == [problem]
     any_edit(host)
-    assert host.director.troubles() == [trouble]
+    assert host.director.troubles() == [problem]
     tc("qdisc", "del", "dev", "d0", "ingress")
     any_edit(host)
     assert (list(host.director.troubles()), missing(host)) == ([], [])
     assert "d0" in there(host)
 
 
-def test_what_the_operator_took_out_is_said(host: Host) -> None:
+def test_a_device_that_the_operator_detached_is_reported(host: Host) -> None:
     host.serve(SERVICE, 1)
     with host.director.batch():
         attachments.release(host.director.reader, "d0")
@@ -188,7 +188,7 @@ def test_detaching_warns_that_connections_are_reset(host: Host) -> None:
 
 @pytest.fixture
 def watch(host: Host) -> Iterator[subprocess.Popen[str]]:
-    """`pylvs watch` beside the host's table."""
+    """Run `pylvs watch` beside the host's table."""
     script = "from pylvs.cli.main import main; import sys; sys.argv[:] = ['pylvs', 'watch']; sys.exit(main())"
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
         yield process
@@ -196,7 +196,7 @@ def watch(host: Host) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_watcher_attaches_what_comes_and_what_lost_its_program(host: Host, watch: subprocess.Popen[str]) -> None:
+def test_a_watcher_attaches_new_devices_and_restores_programs(host: Host, watch: subprocess.Popen[str]) -> None:
     host.serve(SERVICE, 1)
     tc("qdisc", "del", "dev", "d0", "clsact")
     until(lambda: "d0" in there(host), "the watcher mends a device that lost its program")
@@ -207,12 +207,12 @@ def test_a_watcher_attaches_what_comes_and_what_lost_its_program(host: Host, wat
     until(lambda: there(host).keys() == {"lo", "d0", "e0", "e1"}, "and those that are made again")
 
 
-def test_a_watcher_says_once_what_is_refused_and_tries_again(host: Host, watch: subprocess.Popen[str]) -> None:
+def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subprocess.Popen[str]) -> None:
     assert watch.stderr
     host.serve(SERVICE, 1)
     tc("qdisc", "del", "dev", "d0", "clsact")
     until(lambda: "d0" in there(host), "the watcher is there")
-    with host.director.batch():  # while which the watcher waits
+    with host.director.batch():  # the watcher waits so long
         tc("qdisc", "del", "dev", "d0", "clsact")
         tc("qdisc", "add", "dev", "d0", "ingress")
     assert "pylvs: d0 is not attached: an ingress qdisc of somebody else" in watch.stderr.readline()
@@ -225,7 +225,7 @@ def test_a_watcher_says_once_what_is_refused_and_tries_again(host: Host, watch: 
 
 
 def killed(when: str, host: Host, connections: int | None = None) -> None:
-    """A process that loads the programs anew is killed before it calls a function."""
+    """Kill a process that loads the programs again, before it calls a function."""
     child = os.fork()
     if not child:
         try:
@@ -241,7 +241,7 @@ def killed(when: str, host: Host, connections: int | None = None) -> None:
 
 @pytest.mark.parametrize("when", ["load._pin_maps", "load._pin_programs", "load._start_timer", "attachments.reconcile"])
 @pytest.mark.parametrize("connections", [None, 2048])
-def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, connections: int | None) -> None:
+def test_packets_are_served_after_a_killed_change_of_programs(when: str, connections: int | None) -> None:
     with new_host(expires=False) as host:
         host.serve(SERVICE, 1)
         before = there(host)["d0"]
@@ -262,7 +262,7 @@ def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, co
         assert VIP4 in str(host.director.services()[0].service.key)
 
 
-def test_everything_is_detached_though_a_device_goes_away_meanwhile(host: Host) -> None:
+def test_everything_is_detached_if_a_device_disappears_at_the_same_time(host: Host) -> None:
     pair("g0", "g1")
     host.serve(SERVICE, 1)
     found = attach.attached(host.director.state)

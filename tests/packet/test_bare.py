@@ -1,4 +1,4 @@
-"""Devices without link addresses: a client behind a tunnel or a VPN, here a tun device whose other end is the test."""
+"""Devices without link addresses: a client behind a tunnel or a VPN. The test is the other end of a tun device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation
 from tests.packet.host import MAC, VIP4, Host, ip, server4, server_mac
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 CLIENT = "10.99.0.2"
@@ -27,7 +27,7 @@ CLIENT = "10.99.0.2"
 
 @contextmanager
 def tun(name: str) -> Iterator[int]:
-    """The descriptor of a new tun device: what is written comes in by it, what leaves by it can be read."""
+    """Return the descriptor of a new tun device: the test writes packets that come in, and reads those that leave."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN | _IFF_NO_PI))
@@ -44,7 +44,7 @@ def host(director_host: Host) -> Host:
 
 
 def wire() -> socket.socket:
-    """The far end of d0."""
+    """Return a socket at the far end of d0."""
     end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
     end.bind(("d1", 0))
     return end
@@ -56,7 +56,7 @@ def attached(host: Host) -> None:
 
 
 def arriving(descriptor: int, wanted: type[TCP | UDP] = TCP) -> bytes:
-    """The next packet or frame of TCP, or UDP, that can be read there."""
+    """Return the next TCP or UDP packet that can be read there."""
     end = time.monotonic() + PATIENCE_S
     while select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
         data = os.read(descriptor, 4096)
@@ -78,7 +78,7 @@ def test_a_request_by_a_device_without_link_addresses_is_forwarded(host: Host) -
         assert (frame[IP].src, frame[IP].dst, frame[IP].ttl) == (CLIENT, VIP4, 63)
 
 
-def test_an_answer_of_a_nat_server_leaves_by_it(host: Host) -> None:
+def test_a_reply_of_a_nat_server_leaves_by_it(host: Host) -> None:
     with tun("t0") as client, wire() as far:
         attached(host)
         service = host.new_key()

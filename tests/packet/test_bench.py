@@ -1,4 +1,4 @@
-"""The bench runs, prints every row, and leaves nothing behind. How fast things are is measured, never asserted."""
+"""The benchmark runs, prints every row, and removes what it made. The test asserts no speed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _command(*words: str) -> list[str]:
 
 
 def _measured(path: Path, *words: str) -> tuple[str, dict[str, float], list[str]]:
-    """What a quick bench prints, its sizes, and the rows that it has measured."""
+    """Return the output of a quick run, its sizes, and the rows that it measured."""
     running = subprocess.Popen(
         _command("--quick", "--json", str(path), *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -53,7 +53,7 @@ def test_a_quick_bench_measures_every_row(tmp_path: Path) -> None:
     assert ElementTree.parse(tmp_path / "bench.svg").getroot().get("role") == "img"
 
 
-def test_an_interrupted_bench_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_bench_removes_what_it_made(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     ended = interrupted_at("bench: packets: making", _command("--only", "packets", "--json", str(path)))
     assert (ended.status, ended.errors) == (130, "")
@@ -62,7 +62,7 @@ def test_an_interrupted_bench_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly("measures three times, and whether one measurement is like the next depends on the machine")
-def test_the_guard_names_what_became_dearer(tmp_path: Path) -> None:
+def test_the_guard_names_what_became_slower(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     words = [sys.executable, "-m", "bench.guard", "--quick", "--baseline", str(path)]
 

@@ -1,4 +1,4 @@
-"""Every way to forward that this kernel has carries all that is sent, and nothing is left behind."""
+"""Every way of forwarding that this kernel has carries all packets, and the comparison removes what it made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 280
 
 
 @pytest.mark.nightly("is a measurement; that each way forwards each kind of traffic, the lab's tests prove")
-def test_all_that_is_sent_arrives_and_the_table_has_every_way(tmp_path: Path) -> None:
+def test_all_packets_arrive_and_the_table_has_every_way(tmp_path: Path) -> None:
     path = tmp_path / "beside.json"
     running = subprocess.Popen(
         [*COMMAND, "--quick", "--json", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -38,7 +38,7 @@ def test_all_that_is_sent_arrives_and_the_table_has_every_way(tmp_path: Path) ->
     assert namespaces_of(running.pid) == set()
 
 
-def test_an_interrupted_one_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_comparison_removes_what_it_made(tmp_path: Path) -> None:
     path = tmp_path / "beside.json"
     ended = interrupted_at("pass 1 of", [*COMMAND, "--json", str(path)])
     assert (ended.status, ended.errors, len(ended.before)) == (130, "", 4)

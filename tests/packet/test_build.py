@@ -1,4 +1,4 @@
-"""The build: the same sources give the same bytes, wherever they lie, and the description fits the objects."""
+"""The same sources give the same bytes in any directory, and the description fits the objects."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def _digests(paths: list[Path]) -> dict[str, str]:
 
 
 def _difference(one: Path, another: Path) -> str:
-    """Where two files begin to differ, and what is there: enough to find the cause of a rare difference."""
+    """Return where two files begin to differ, with the bytes there, to find the cause of a rare difference."""
     first, second = one.read_bytes(), another.read_bytes()
     if first == second:
         return f"{one.name}: the same"
     pairs = zip(first, second, strict=False)
-    at = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    at = next((offset for offset, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
     around = slice(max(0, at - 32), at + 64)
     return f"{one.name}: {len(first)} and {len(second)} octets, from {at} on: {first[around]!r}, {second[around]!r}"
 
 
 def _built_in(tree: Path) -> list[Path]:
-    """The objects of a copy of the tree, built by its own script in an environment without a home."""
+    """Return the objects of a copy of the tree, built by its own script without a home directory."""
     _copy(tree)
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     done = subprocess.run([sys.executable, "hatch_build.py"], cwd=tree, env=environment, capture_output=True, text=True)
@@ -101,7 +101,7 @@ def test_two_wheels_from_two_copies_are_the_same_bytes(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_a_source_that_does_not_compile_changes_nothing_and_says_where(tmp_path: Path) -> None:
+def test_a_source_that_does_not_compile_changes_nothing_and_is_reported_with_its_line(tmp_path: Path) -> None:
     tree = _copy(tmp_path / "tree")
     sources = tree / PROGRAMS
     objects = tmp_path / "objects"
@@ -120,7 +120,7 @@ def test_bit_fields_are_refused_by_name(tmp_path: Path) -> None:
         hatch_build.build(tree, source.parent, tmp_path / "objects")
 
 
-def test_the_description_holds_what_the_source_says(tmp_path: Path) -> None:
+def test_the_description_agrees_with_the_source(tmp_path: Path) -> None:
     hatch_build.build(ROOT, ROOT / PROGRAMS, tmp_path / "objects")
     abi = json.loads((tmp_path / "objects" / "abi.json").read_text())
     record = {field["name"]: field for field in abi["structs"]["record"]["fields"]}

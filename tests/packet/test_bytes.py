@@ -1,4 +1,4 @@
-"""What leaves, byte for byte: scapy says what a frame must have become."""
+"""Forwarded frames, byte for byte, compared with frames that scapy builds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PORT = 8080  # of NAT servers
 
 
 def expected_direct(frame: bytes, number: int = 1) -> bytes:
-    """Both MACs changed and the time to live one less; the header's checksum follows."""
+    """Return the frame with new MACs, a TTL less by one, and its header checksum."""
     packet = parsed(frame)
     packet.dst, packet.src = server_mac(number), MAC
     if IP in packet:
@@ -52,7 +52,7 @@ def expected_direct(frame: bytes, number: int = 1) -> bytes:
 
 
 def expected_nat(frame: bytes, server: str, port: int) -> bytes:
-    """Likewise, with another target; a UDP checksum of zero stays away only if the packet had none."""
+    """Return the frame with another destination as well. A UDP checksum of zero stays only if the packet had none."""
     packet = Ether(expected_direct(frame))
     packet.payload.dst = server
     transport = packet.payload.payload
@@ -75,13 +75,13 @@ def test_direct_routing_changes_only_the_macs_the_ttl_and_the_header_checksum(
         frame = make(dport=service.port, source=client, target=vip, payload=(bytes(range(256)) * 6)[:size])
         out = director_host.forwarded(frame, hook)
         assert out == expected_direct(frame)
-        changed = {place for place in range(len(frame)) if frame[place] != out[place]}
+        changed = {at for at in range(len(frame)) if frame[at] != out[at]}
         ttl = {14 + 8, 14 + 10, 14 + 11} if vip == VIP4 else {14 + 7}
         assert changed <= {*range(12), *ttl}
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_every_header_checksum_is_right_after_the_ttl_fell(director_host: Host, hook: str) -> None:
+def test_every_header_checksum_is_right_with_the_new_ttl(director_host: Host, hook: str) -> None:
     service = director_host.new_key()
     director_host.serve(service)
 
@@ -98,7 +98,7 @@ def test_every_header_checksum_is_right_after_the_ttl_fell(director_host: Host, 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("make", [tcp, udp])
 @pytest.mark.parametrize(("client", "vip", "server"), FAMILIES)
-def test_nat_requests_and_replies_carry_right_checksums(
+def test_nat_requests_and_replies_have_right_checksums(
     director_host: Host, hook: str, make: Any, client: str, vip: str, server: str
 ) -> None:
     service = director_host.new_key(Protocol.TCP if make is tcp else Protocol.UDP, vip)
@@ -125,10 +125,10 @@ def test_nat_requests_and_replies_carry_right_checksums(
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize(("client", "vip", "server"), FAMILIES)
-def test_connections_from_before_and_after_an_edit_of_the_method_both_go_on(
+def test_connections_before_and_after_an_edit_of_the_method_both_continue(
     director_host: Host, hook: str, client: str, vip: str, server: str
 ) -> None:
-    """Whichever of them sends first; in IPVS those of direct routing would vanish (docs/differences.md)."""
+    """In IPVS those of direct routing would be lost (docs/differences.md)."""
     service = director_host.new_key(vip=vip)
     [name] = director_host.serve(service)
     old, new = ([tcp(flags, port, service.port, client, vip) for flags in ("S", "A")] for port in (4000, 4001))
@@ -143,7 +143,7 @@ def test_connections_from_before_and_after_an_edit_of_the_method_both_go_on(
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize(("client", "vip", "server"), FAMILIES)
 def test_a_udp_checksum_never_becomes_zero(director_host: Host, hook: str, client: str, vip: str, server: str) -> None:
-    """Zero would mean "none": where the sum comes to zero it is written 0xffff (RFC 768)."""
+    """Zero would mean "none", so a computed zero is written as 0xffff (RFC 768)."""
     service = director_host.new_key(Protocol.UDP, vip)
     director_host.serve(service, 1, Method.MASQ, port=PORT)
     plain = expected_nat(udp(dport=service.port, source=client, target=vip, payload=bytes(2)), server, PORT)
@@ -166,7 +166,7 @@ def test_a_udp_packet_without_checksum_stays_so_by_direct_routing(director_host:
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"odd", b"even", bytes(511), bytes(range(256)) * 5], ids=len)
 def test_a_udp_packet_without_checksum_gets_one_by_nat(director_host: Host, payload: bytes) -> None:
-    """XDP leaves it to TC, which computes it (IPVS-SEMANTICS 7.3)."""
+    """XDP passes it to TC, which computes it (IPVS-SEMANTICS 7.3)."""
     service = director_host.new_key(Protocol.UDP)
     director_host.serve(service, 1, Method.MASQ, port=PORT)
     frame = build(ether() / IP(src=CLIENT4, dst=VIP4) / UDP(dport=service.port, chksum=0) / payload)
@@ -182,7 +182,7 @@ def test_a_udp_packet_without_checksum_gets_one_by_nat(director_host: Host, payl
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("outside", [4, 6])
 @pytest.mark.parametrize(("client", "vip"), [(CLIENT4, VIP4), (CLIENT6, VIP6)])
-def test_tunnels_put_one_header_in_front_and_nothing_else(
+def test_tunnels_add_one_header_and_nothing_else(
     director_host: Host, hook: str, outside: int, client: str, vip: str
 ) -> None:
     service = director_host.new_key(vip=vip)
@@ -214,7 +214,7 @@ def test_tunnels_put_one_header_in_front_and_nothing_else(
 
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
 @pytest.mark.parametrize(("client", "vip", "server"), FAMILIES)
-def test_a_packet_whose_ttl_is_used_up_passes_up_from_xdp_and_is_answered_at_tc(
+def test_xdp_passes_a_packet_whose_ttl_is_used_up_and_tc_sends_the_error(
     director_host: Host, method: Method, client: str, vip: str, server: str
 ) -> None:
     service = director_host.new_key(vip=vip)
@@ -238,14 +238,14 @@ def test_a_packet_whose_ttl_is_used_up_passes_up_from_xdp_and_is_answered_at_tc(
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_link_padding_is_cut_off_before_forwarding(director_host: Host, hook: str) -> None:
+def test_link_padding_is_removed_before_forwarding(director_host: Host, hook: str) -> None:
     service = director_host.new_key()
     director_host.serve(service)
     frame = tcp(dport=service.port)
     assert director_host.forwarded(frame + bytes(6), hook) == expected_direct(frame)
 
 
-def test_a_packet_longer_than_the_mtu_passes_up_from_xdp_untouched(director_host: Host) -> None:
+def test_xdp_passes_a_packet_longer_than_the_mtu_unmodified(director_host: Host) -> None:
     service = director_host.new_key()
     director_host.serve(service)
     director_host.forwarded(tcp(dport=service.port))
@@ -254,7 +254,7 @@ def test_a_packet_longer_than_the_mtu_passes_up_from_xdp_untouched(director_host
     assert (done.verdict, done.data) == (XDP_PASS, frame)
 
 
-def test_a_jumbo_frame_in_several_pieces_goes_through_xdp(director_host: Host) -> None:
+def test_xdp_forwards_a_jumbo_frame_in_several_buffers(director_host: Host) -> None:
     """The programs are loaded as xdp.frags."""
     for device in "d1", "d0":
         ip("link", "set", device, "mtu", "9000")
@@ -270,7 +270,7 @@ def test_a_jumbo_frame_in_several_pieces_goes_through_xdp(director_host: Host) -
 
 
 def test_native_xdp_takes_a_device_of_jumbo_frames(director_host: Host) -> None:
-    """Drivers refuse programs without frags where a frame does not fit into a page."""
+    """Drivers refuse programs without frags if a frame does not fit into a page."""
     ip("link", "add", "j0", "mtu", "9000", "type", "veth", "peer", "name", "j1", "mtu", "9000")
     try:
         for device in "j0", "j1":

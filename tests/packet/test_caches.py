@@ -1,4 +1,4 @@
-"""What lblc and lblcr remember is forgotten as a whole, however much it is: in goes, each of which ends soon."""
+"""The timer clears what lblc and lblcr remember in short runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.packet.host import PASSED, Host, ip, new_host, server4, stop_timer
 
 MOST = 24576  # entries of a service (IPVS-SEMANTICS 3.9)
 ADDRESSES = 0x0A800000
-MARKED = 0x10  # a bit of all marks here: such packets are this host's wherever they go
+MARKED = 0x10  # a bit of all marks here: policy routing delivers such packets to this host
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    """Its cache is swept by the tests alone: the timer would do so once a minute."""
+    """Return a host whose timer does not clear caches, which it would do once a minute; the tests do."""
     with new_host(expires=False) as made:
         stop_timer(made.director, "cache_sweepers")
         yield made
@@ -44,7 +44,7 @@ def _marked_is_local(director_host: Host) -> Iterator[None]:
 
 
 def serve_mark(host: Host, mark: int, scheduler: str, servers: int = 2) -> ServiceKey:
-    """A service of a mark, of one-packet connections."""
+    """Add a service of a mark for one-packet connections."""
     service = ServiceKey.of_mark(MARKED | mark)
     with host.director.batch():
         host.director.add_service(VirtualService(service, scheduler, ServiceFlag.ONE_PACKET))
@@ -54,7 +54,7 @@ def serve_mark(host: Host, mark: int, scheduler: str, servers: int = 2) -> Servi
 
 
 def ask_for(host: Host, mark: int, first: int, count: int) -> None:
-    """A marked packet to each of so many addresses."""
+    """Send a marked packet to each of this many addresses."""
     frame = bytearray(udp())
     frame[40:42] = bytes(2)  # without a checksum of UDP
     for address in range(ADDRESSES + first, ADDRESSES + first + count):
@@ -65,7 +65,7 @@ def ask_for(host: Host, mark: int, first: int, count: int) -> None:
 
 
 def remembered(host: Host, service: ServiceKey) -> int:
-    """How many places the service's servers have in caches, deleted ones among them."""
+    """Return how many cache entries refer to the service's servers, including deleted ones."""
     slots = [host.director.slots.find(service, DestinationKey(ip_address(server4(number)), 0)) for number in (1, 2)]
     return sum(host.director.tables.destinations.get(slot, "cached") for slot in slots if slot is not None)
 
@@ -80,7 +80,7 @@ def sweep_program(host: Host) -> Iterator[int]:
         os.close(program)
 
 
-def test_a_cache_of_a_whole_service_goes_in_several_goes_and_what_others_remember_stays(director_host: Host) -> None:
+def test_the_cache_of_a_service_is_cleared_in_several_runs_and_other_caches_stay(director_host: Host) -> None:
     host, table = director_host, director_host.director.tables.cache
     large, small = serve_mark(host, 1, "lblc"), serve_mark(host, 2, "lblcr")
     ask_for(host, 2, 0, 40)
@@ -103,7 +103,7 @@ def test_a_cache_of_a_whole_service_goes_in_several_goes_and_what_others_remembe
     assert (len(table), remembered(host, small)) == (0, 0)
 
 
-def test_another_scheduler_and_back_gives_a_service_room_for_as_many_again(director_host: Host) -> None:
+def test_a_change_of_scheduler_and_back_gives_a_service_all_its_entries_again(director_host: Host) -> None:
     host, table = director_host, director_host.director.tables.cache
     service = serve_mark(host, 3, "lblc")
     for first in range(0, 3 * MOST, MOST):
@@ -114,7 +114,7 @@ def test_another_scheduler_and_back_gives_a_service_room_for_as_many_again(direc
         assert (len(table), remembered(host, service)) == (0, 0)
 
 
-def test_of_what_outlived_its_expiration_only_that_goes(director_host: Host) -> None:
+def test_only_expired_entries_are_removed(director_host: Host) -> None:
     host, tables = director_host, director_host.director.tables
     service = serve_mark(host, 4, "lblc")
     host.director.change_setting("lblc_expiration", 3600)
@@ -130,9 +130,9 @@ def test_of_what_outlived_its_expiration_only_that_goes(director_host: Host) -> 
     assert slot is not None
     versions = host.director.reader.versions
     for half in 0, 1:  # its scheduler began three hours ago
-        place = versions._place(slot, half) + abi.struct("service_version").offset("epoch_tick")
+        offset = versions._place(slot, half) + abi.struct("service_version").offset("epoch_tick")
         struct.pack_into(
-            "<I", tables.services.array.memory, place, load.clock(host.director.state) - 3 * hour & 0xFFFFFFFF
+            "<I", tables.services.array.memory, offset, load.clock(host.director.state) - 3 * hour & 0xFFFFFFFF
         )
     scheduler_tables.sweep(host.director.state)
     assert {key for key, _ in tables.cache.items()} == kept

@@ -1,4 +1,4 @@
-"""The server that runs commands in forks: what they see and leave is what a process of their own would."""
+"""The server runs commands in forks, with the same input and results as separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.processes import tools_first
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 TIMEOUT_S = 60
-# Runs `forked.run` as the oracle's scripts do, and prints what came of it.
+# Runs `forked.run` as the oracle's scripts do, and prints the result.
 CALL = """
 import sys; sys.path.insert(0, sys.argv[1])
 import forked
@@ -33,7 +33,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def served(environment: dict[str, str], *argv: str, stdin: str = "", before: tuple[str, ...] = ()) -> str:
-    """The result of a command that the server runs for a process with this environment."""
+    """Return the result of a command that the server runs for a process with this environment."""
     return subprocess.run(
         [*before, sys.executable, "-c", CALL, ORACLE, *argv],
         env=environment,
@@ -45,7 +45,7 @@ def served(environment: dict[str, str], *argv: str, stdin: str = "", before: tup
 
 
 def started(environment: dict[str, str], *argv: str, stdin: str = "", before: tuple[str, ...] = ()) -> str:
-    """The result of the same command as a process of its own."""
+    """Return the result of the same command as a process of its own."""
     return served(
         {key: value for key, value in environment.items() if key != SOCKET}, *argv, stdin=stdin, before=before
     )
@@ -94,7 +94,7 @@ def test_a_command_edits_the_tables_of_its_callers_network_namespace(environment
 
 
 def children(environment: dict[str, str]) -> list[str]:
-    """The commands that the server has running."""
+    """Return the commands that the server is running."""
     with socket.socket(socket.AF_UNIX) as asked:
         asked.connect(environment[SOCKET])
         pid = int.from_bytes(asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
@@ -102,7 +102,7 @@ def children(environment: dict[str, str]) -> list[str]:
 
 
 def test_a_command_ends_when_its_caller_is_killed(environment: dict[str, str]) -> None:
-    endless = ["ipvsadm", "-R"]  # it reads on: the test keeps its input open
+    endless = ["ipvsadm", "-R"]  # it continues to read, because the test keeps its input open
     script = f"import sys; sys.path.insert(0, {str(ORACLE)!r}); import forked; forked.call({endless}, (0, 1, 2))"
     until = time.monotonic() + TIMEOUT_S
     with subprocess.Popen(

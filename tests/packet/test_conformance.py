@@ -1,4 +1,4 @@
-"""The data plane beside recordings of the real IPVS: every frame, count, state and timer, in both kinds of hook."""
+"""Recordings of the real IPVS, replayed at both hooks: every frame, count, state and timer must agree."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from tests.oracle_support.command_server import command_server
 from tests.oracle_support.replays import ORACLE, Replay, proof, replay
 
-# What depends on the hook: these are played in both.
+# Scenarios that depend on the hook: they run at both.
 METHODS = ("dr_basic", "dr_basic_v6", "nat_basic", "nat_basic_v6", "tun_basic", "tun_basic_v6")
-# What connections live through does not depend on the hook. The longest come first: workers end at about the same time.
+# States do not depend on the hook. The longest come first, so that workers end at about the same time.
 LIFE = (
     "reuse",
     "quiesce",
@@ -50,7 +50,7 @@ LIFE = (
     "sched_wlc",
     "sched_wrr",
 )
-# Each of these makes from 10 to 80 directors, and loads the programs for each: a sample of its parts is played always,
+# Each of these makes 10 to 80 directors, and loads the programs for each. A sample of its parts always runs,
 # all of it in `./dev test-all`.
 LONG = (
     "icmp_paths",
@@ -75,10 +75,10 @@ LONG = (
     "cache_bypass",
     "routes",
 )
-# Every so many parts of a long scenario are played. Its parts go round families, methods and kinds in twos, threes and
-# fives: a step of seven meets others each time.
+# Every seventh part of a long scenario runs. Families, methods and kinds repeat every two, three and five parts, so a
+# step of seven meets all combinations.
 SAMPLE = 7
-# Steps that differ, each for a reason that docs/differences.md gives; no other step may, and each of these must.
+# Steps that must differ, for reasons in docs/differences.md. All other steps must agree.
 DIFFERENT = {
     "conntrack": {
         f"conntrack 1 {family} {method}, tracking on: {step}"
@@ -95,11 +95,11 @@ DIFFERENT = {
         for packets in ("", "two packets later: ")
     },
 }
-# These start a process for each command, as an administrator does, in both hooks: `pylvs attach`, `down` and `sysctl`,
-# and ipvsadm's -A, -R, -Ln and -Lnc. Besides, `pylvs mark` is always started, and some of ipvsadm's own cases are
-# (tests/interop/test_ipvsadm.py). In all other scenarios commands are forks of one process that has imported them.
+# These start a process for each command, as an administrator does, at both hooks: `pylvs attach`, `down` and `sysctl`,
+# and ipvsadm's -A, -R, -Ln and -Lnc. All scenarios start `pylvs mark`, and tests/interop/test_ipvsadm.py starts some of
+# ipvsadm's own cases. In all other scenarios commands are forks of one process that has imported them.
 STARTED = ("nat_basic", "tcp_states_secure")
-# Recordings that need what the data plane does not have yet.
+# Recordings of features that the data plane does not have.
 NOT_YET: dict[str, str] = {}
 WHOLE = "long: a sample of it is played in every run"
 PLAYED = [
@@ -112,7 +112,7 @@ PLAYED = [
 
 @pytest.fixture(scope="module")
 def commands() -> Iterator[dict[str, str]]:
-    """The environment in which `ipvsadm` and `pylvs` run without an interpreter's start of their own."""
+    """Return an environment in which `ipvsadm` and `pylvs` run without a start of the interpreter."""
     with command_server() as environment:
         yield environment
 

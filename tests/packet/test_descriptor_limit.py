@@ -1,4 +1,4 @@
-"""A command that may not open enough files says so in one line, and changes nothing."""
+"""A command that may not open enough files reports it in one line, and changes nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def namespace() -> Iterator[str]:
 def ipvsadm(
     namespace: str, words: str, files: int = ENOUGH, most: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that may have so many files open, or raise the limit to `most`."""
+    """Run a command with this limit of open files; `most` is the hard limit."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files if most is None else most))

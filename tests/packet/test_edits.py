@@ -1,4 +1,4 @@
-"""Edits of any kind and number: the tables in BPF maps list, order and refuse exactly as those in memory do."""
+"""The tables in BPF maps list, order and refuse edits exactly as the tables in memory."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ edits = st.one_of(
 
 
 def result(director: Director, edit: Edit) -> str:
-    """How an edit ended."""
+    """Return how an edit ended."""
     try:
         edit(director)
     except PylvsError as error:
@@ -118,7 +118,7 @@ def result(director: Director, edit: Edit) -> str:
 
 
 def listed(director: Director) -> Any:
-    """Services and their destinations in order; counts and counters are about packets, of which there are none."""
+    """Return services and destinations in order, without counts and counters: there are no packets."""
     rows = {
         row.service.key: (
             replace(row.service, netmask=row.service.mask),
@@ -160,7 +160,7 @@ def test_any_sequence_of_edits_leaves_the_same_tables_and_errors_as_in_memory(di
 
 
 def test_the_tables_in_memory_are_those_of_the_reference_after_any_sequence_of_edits() -> None:
-    """Other tests judge by them, and the recordings of IPVS check them for ipvsadm's commands alone."""
+    """Other tests rely on them; recordings of IPVS check only ipvsadm's commands."""
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(edits, max_size=40))
@@ -175,14 +175,14 @@ def test_the_tables_in_memory_are_those_of_the_reference_after_any_sequence_of_e
 
 
 def many(director_host: Host, count: int) -> tuple[ServiceKey, list[Destination]]:
-    """A key and so many destinations for it."""
+    """Return a key and this many destinations."""
     service = director_host.new_key()
     first = int(ip_address("10.200.0.1"))
     return service, [Destination(DestinationKey(ip_address(first + n), service.port)) for n in range(count)]
 
 
-def test_a_service_takes_thousands_of_destinations_and_gives_them_back(director_host: Host) -> None:
-    """As many as ipvsadm-restore would bring at once, and one of them is edited and deleted like any other."""
+def test_a_service_has_thousands_of_destinations_and_releases_them(director_host: Host) -> None:
+    """Restore them at once; then edit and delete one like any other."""
     director = director_host.director
     service, wanted = many(director_host, 2000)
     with director.batch():
@@ -197,8 +197,8 @@ def test_a_service_takes_thousands_of_destinations_and_gives_them_back(director_
     assert [row.destination.weight for row in rows if row.destination.key == wanted[777].key] == [5]
 
 
-def test_a_service_takes_ten_thousand_destinations(director_host: Host) -> None:
-    """The list is put in place as ipvsadm sees it after so many additions; then one more comes, and one goes."""
+def test_a_service_has_ten_thousand_destinations(director_host: Host) -> None:
+    """The list is written as after as many additions; then one is added, and one is deleted."""
     director = director_host.director
     service, wanted = many(director_host, 10000)
     with director.batch():
@@ -214,7 +214,7 @@ def test_a_service_takes_ten_thousand_destinations(director_host: Host) -> None:
 
 
 def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host) -> None:
-    """Chunks that were let go are used again, so the part of the table in use stops growing."""
+    """Released chunks are used again, so the used part of the table stops growing."""
     director = director_host.director
     service, wanted = many(director_host, 65)
     director.add_service(VirtualService(service, "rr"))
@@ -230,12 +230,12 @@ def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host)
             director.delete_destination(service, each.key)
         time.sleep(2.5 * WAIT_MS / 1000)
         used.append(tops())
-    # on a busy machine a round may begin before all of the last one may be used again: then it takes a little more
+    # on a busy machine a round may begin before the slots of the last one are free, and need a few more
     for before, first, third, last in zip(used[0], used[1], used[3], used[-1], strict=True):
         assert last - third < max(first - before, 1), used
 
 
-def test_services_that_come_and_go_do_not_use_up_the_table(director_host: Host) -> None:
+def test_adding_and_deleting_services_does_not_use_up_the_table(director_host: Host) -> None:
     director, service = director_host.director, director_host.new_key()
     tops = []
     for _ in range(60):
@@ -244,7 +244,7 @@ def test_services_that_come_and_go_do_not_use_up_the_table(director_host: Host) 
         director.delete_service(service)
         time.sleep(WAIT_MS / 4000)
         tops.append(director.tables.book.get(0, "service_top"))
-    assert tops[-1] - tops[0] < 30, tops  # without any used again 60; how many wait at once depends on the clock
+    assert tops[-1] - tops[0] < 30, tops  # 60 without reuse; the clock decides how many wait at once
 
 
 def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
@@ -266,7 +266,7 @@ def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
     assert taken
 
 
-def test_a_full_table_refuses_one_more_and_goes_on(director_host: Host) -> None:
+def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Host) -> None:
     """The service that does not fit leaves no trace; after a deletion it fits."""
     director, book = director_host.director, director_host.director.tables.book
     first, second = director_host.new_key(), director_host.new_key()
@@ -290,8 +290,8 @@ def test_a_full_table_refuses_one_more_and_goes_on(director_host: Host) -> None:
     assert parsed(director_host.forwarded(tcp(dport=second.port))).dst == server_mac(1)
 
 
-def test_a_full_table_takes_a_service_as_soon_as_another_one_went(director_host: Host) -> None:
-    """Its slot is waited for, even where both happen within one batch."""
+def test_a_full_table_accepts_a_service_after_a_deletion(director_host: Host) -> None:
+    """The edit waits for its slot, even within one batch."""
     director, book = director_host.director, director_host.director.tables.book
     first, second = director_host.new_key(), director_host.new_key()
     director.add_service(VirtualService(first, "rr"))
@@ -308,8 +308,8 @@ def test_a_full_table_takes_a_service_as_soon_as_another_one_went(director_host:
     assert director.service(second).service.key == second
 
 
-def test_counters_begin_at_zero_in_a_service_that_takes_a_former_ones_place(director_host: Host) -> None:
-    """Its slot had another service, whose destinations are remembered for a while."""
+def test_counters_begin_at_zero_in_a_service_with_a_used_slot(director_host: Host) -> None:
+    """Its slot belonged to another service, whose destinations are remembered for a while."""
     director = director_host.director
     before = director.tables.book.get(0, "service_top")
     for _ in range(8):
@@ -326,7 +326,7 @@ def test_counters_begin_at_zero_in_a_service_that_takes_a_former_ones_place(dire
     assert director.tables.book.get(0, "service_top") - before < 8, "no slot was used twice"
 
 
-def test_totals_never_go_down_but_by_zeroing_everything(director_host: Host) -> None:
+def test_totals_decrease_only_when_everything_is_zeroed(director_host: Host) -> None:
     director, keys = director_host.director, [director_host.new_key() for _ in range(2)]
     director.zero()
 
@@ -342,7 +342,7 @@ def test_totals_never_go_down_but_by_zeroing_everything(director_host: Host) -> 
     assert total() == (2, 4)
     director.delete_service(keys[0])
     assert total() == (2, 4)
-    director_host.serve(keys[0], 1)  # in the place of the former
+    director_host.serve(keys[0], 1)  # in the slot of the former
     assert total() == (2, 4)
     director.zero(keys[1])
     assert total() == (2, 4)
@@ -354,7 +354,7 @@ def test_totals_never_go_down_but_by_zeroing_everything(director_host: Host) -> 
     assert total() == (0, 0)
 
 
-def test_a_destination_that_comes_back_keeps_what_it_counted_within_its_service(director_host: Host) -> None:
+def test_a_destination_that_is_added_again_keeps_its_counters_within_its_service(director_host: Host) -> None:
     director = director_host.director
     service = director_host.new_key()
     (key,) = director_host.serve(service, 1)

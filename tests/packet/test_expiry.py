@@ -1,4 +1,4 @@
-"""Connections end by themselves: no process watches them, and what they held is there for others."""
+"""Connections end without a process, and release what they held."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
 from tests.packet.table import entries4, entry, look_at, looked_at, shorten
-from tests.packet.waiting import until
+from tests.waiting import until
 
 CAPACITY = 1024
-LONG_S = 9000  # no connection ends before a test lets it
+LONG_S = 9000  # no connection ends by itself
 PORT = 8080
 KINDS = [
     (Protocol.TCP, VIP4, Method.ROUTE),
@@ -44,7 +44,7 @@ def services(director_host: Host) -> list[ServiceKey]:
 
 
 def connect(host: Host, service: ServiceKey, sport: int) -> bool:
-    """Whether a new connection of this client is forwarded; TCP ones get established."""
+    """Return whether a new connection of this client is forwarded; TCP connections become established."""
     vip = str(service.address)
     client = CLIENT4 if service.address.version == 4 else CLIENT6
     ends = {"sport": sport, "dport": service.port, "source": client, "target": vip}
@@ -55,23 +55,23 @@ def connect(host: Host, service: ServiceKey, sport: int) -> bool:
 
 
 def fill(host: Host, services: list[ServiceKey], each: int, first_port: int = 10000) -> None:
-    """So many connections to each service."""
+    """Open this many connections to each service."""
     for service in services:
         for sport in range(first_port, first_port + each):
             assert connect(host, service, sport), host.reasons()
 
 
 def await_empty(host: Host) -> None:
-    """Let all connections end in a second, and return after the expiry timer has ended the last one."""
+    """Let all connections end in a second; return after the expiry timer ended the last one."""
     shorten(host.director.tables, 1)
     until(lambda: not any(True for _ in host.director.connections()), "the end of all connections")
     pace = host.director.tables.pace
-    run = pace.get(0, "goes")  # noted at its end: the one that ended the last connection may still be under way
+    run = pace.get(0, "goes")  # written at its end: the run that ended the last connection may still continue
     until(lambda: pace.get(0, "goes") > run, "the expiry timer")
 
 
 def prolong(host: Host, service: ServiceKey, client_port: int) -> None:
-    """A packet of this connection is forwarded."""
+    """Forward a packet of this connection."""
     client, vip = (CLIENT4, VIP4) if service.address.version == 4 else (CLIENT6, VIP6)
     ends = {"sport": client_port, "dport": service.port, "source": client, "target": vip}
     frame = tcp("A", **ends) if service.protocol == Protocol.TCP else udp(**ends)
@@ -87,10 +87,8 @@ def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
         assert len(replies) == 0
 
 
-def test_everything_that_connections_held_is_given_back_again_and_again(
-    director_host: Host, services: list[ServiceKey]
-) -> None:
-    """Three times 850 connections in a table of 1024: they fit only into slots that were used before."""
+def test_connections_release_everything_repeatedly(director_host: Host, services: list[ServiceKey]) -> None:
+    """Three times 850 connections in a table of 1024 fit only into used slots."""
     for _ in range(3):
         fill(director_host, services, 170)
         listed = sum(1 for each in director_host.director.connections() if each.virtual_port)
@@ -102,7 +100,7 @@ def test_everything_that_connections_held_is_given_back_again_and_again(
 
 
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:
-    """Twice the expiry timer looks at connections whose end a packet has moved, beside some without packets."""
+    """The expiry timer twice checks connections whose end a packet has moved, beside some without packets."""
     director, tables = director_host.director, director_host.director.tables
     second = load.ticks_per_second()
     idle = range(30100, 30100 + len(services))
@@ -151,7 +149,7 @@ def test_a_shorter_timeout_counts_from_the_next_packet_on(director_host: Host, s
 
 
 def test_without_the_timer_connections_stay_until_it_runs(director_host: Host, services: list[ServiceKey]) -> None:
-    """What other tests rely on that stop it."""
+    """Tests that stop the timer rely on this."""
     director, expiry = director_host.director, director_host.expiry
     fill(director_host, services, 5, 32000)
     expiry.stop(director)
@@ -176,7 +174,7 @@ def test_connections_of_a_deleted_service_expire_as_well(director_host: Host, se
     assert_nothing_left(director_host, services)
 
 
-def test_with_expire_nodest_conn_any_deletion_ends_what_earlier_ones_left(director_host: Host) -> None:
+def test_with_expire_nodest_conn_any_deletion_ends_connections_of_earlier_ones(director_host: Host) -> None:
     first, second = director_host.new_key(), director_host.new_key()
     doomed, other = director_host.serve(first)[0], director_host.serve(second)[0]
     assert connect(director_host, first, 20000)

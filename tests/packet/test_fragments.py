@@ -1,4 +1,4 @@
-"""Fragments at TC: held until all are there, then one packet, which leaves in pieces as it came."""
+"""TC holds fragments until all have come, and forwards the packet in the same fragments."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def host(director_host: Host) -> Host:
 
 
 def sent_to_server(link: Wire) -> list[Any]:
-    """Clones that left for the real server."""
+    """Return the clones that left for the real server."""
     frames = [Ether(frame) for frame in link.came()]
     return [frame.payload for frame in frames if frame.dst == server_mac(1)]
 
 
-def pieces(family: int, sport: int, size: int, step: int) -> list[bytes]:
-    """A datagram in fragments whose payloads are so long."""
+def fragments(family: int, sport: int, size: int, step: int) -> list[bytes]:
+    """Return a datagram in fragments with these payload lengths."""
     data = UDP(sport=sport, dport=53) / Raw(bytes(n * 7 & 255 for n in range(size)))
     if family == 4:
         whole: Packet = IP(src=CLIENT4, dst=VIP4, id=sport) / data
@@ -47,7 +47,7 @@ def pieces(family: int, sport: int, size: int, step: int) -> list[bytes]:
 
 
 def packets_in(host: Host, family: int) -> tuple[int, int]:
-    """Packets and bytes that the service was sent, as `ipvsadm --stats` would show them at once."""
+    """Return packets and bytes that the service received, as `ipvsadm --stats` shows them."""
     row = host.director.service(SERVICES[family])
     return row.counters.in_packets, row.counters.in_bytes
 
@@ -58,7 +58,7 @@ def test_a_packet_leaves_when_all_its_fragments_are_there_and_counts_as_one(
     host: Host, family: int, order: str
 ) -> None:
     sport = 5000 + family + 10 * (order == "as sent")
-    frames = pieces(family, sport, 3000, 1000)
+    frames = fragments(family, sport, 3000, 1000)
     if order == "last first":
         frames.reverse()
     before, connections = packets_in(host, family), len(list(host.director.connections()))
@@ -75,13 +75,13 @@ def test_a_packet_leaves_when_all_its_fragments_are_there_and_counts_as_one(
     assert len(list(host.director.connections())) == connections + 1
     packets, octets = packets_in(host, family)
     assert (packets - before[0], octets - before[1]) == (1, 3000 + 8 + (20 if family == 4 else 40))
-    came = sorted((Ether(frame).payload for frame in frames), key=place)
-    assert [place(piece) for piece in left] == [place(piece) for piece in came]
+    came = sorted((Ether(frame).payload for frame in frames), key=offset_and_more)
+    assert [offset_and_more(piece) for piece in left] == [offset_and_more(piece) for piece in came]
     assert [bytes(body(piece)) for piece in left] == [bytes(body(piece)) for piece in came]
 
 
-def place(packet: Any) -> tuple[int, int]:
-    """Offset in units of 8 bytes, and whether others follow."""
+def offset_and_more(packet: Any) -> tuple[int, int]:
+    """Return the offset in units of 8 bytes, and whether more fragments follow."""
     if packet.version == 4:
         return packet.frag, int(packet.flags.MF)
     header = packet[IPv6ExtHdrFragment]
@@ -94,7 +94,7 @@ def body(packet: Any) -> Any:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
-    first, second, third = pieces(family, 5100 + family, 2500, 1000)
+    first, second, third = fragments(family, 5100 + family, 2500, 1000)
     spoilt = bytearray(second)  # 8 bytes earlier than it should be
     at = 14 + 6 if family == 4 else 14 + 40 + 2
     field = int.from_bytes(spoilt[at : at + 2], "big") - (1 if family == 4 else 8)
@@ -110,16 +110,16 @@ def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
     assert not [row for row in host.director.connections() if f":{5100 + family}" in str(row)]
 
 
-def test_xdp_passes_fragments_up_untouched(host: Host) -> None:
+def test_xdp_passes_fragments_unmodified(host: Host) -> None:
     for family in 4, 6:
-        for frame in pieces(family, 5200, 2500, 1000):
+        for frame in fragments(family, 5200, 2500, 1000):
             done = host.run(frame, "xdp")
             assert (done.verdict, done.data) == (PASSED["xdp"], frame)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_fragments_at_random_never_crash_and_open_nothing_unless_whole(host: Host, family: int) -> None:
-    """Offsets, lengths, ends and bytes by chance: a packet that has no last fragment is never one."""
+def test_random_fragments_never_crash_and_open_a_connection_only_when_complete(host: Host, family: int) -> None:
+    """Offsets, lengths, ends and bytes are random. A packet without a last fragment is never complete."""
     chance = random.Random(20261121 + family)
     before, connections = packets_in(host, family), len(list(host.director.connections()))
     for number in range(3000):

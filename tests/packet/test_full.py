@@ -1,4 +1,4 @@
-"""A full table of connections: nothing established suffers; what is new finds its way or is counted."""
+"""With a full connection table, established connections work, and new ones are forwarded without state, or counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    """Its table is full of connections to port 1000, of clients' ports from 10000 on."""
+    """Return a host whose table is full of connections to port 1000, from client port 10000 on."""
     with new_host(connections=CAPACITY, expires=False) as made:
         filler = ServiceKey(Protocol.TCP, ip_address(VIP4), 1000)
         made.serve(filler, 2)
@@ -57,7 +57,7 @@ def full(shared: Host) -> Host:
 
 
 def chosen(host: Host, frame: bytes, hook: str) -> int:
-    """The server that a frame goes to."""
+    """Return the server that gets a frame."""
     return BY_MAC[parsed(host.forwarded(frame, hook)).dst]
 
 
@@ -73,7 +73,7 @@ def reorder(host: Host, service: ServiceKey, method: Method, order: list[int]) -
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
 @pytest.mark.parametrize(("client", "vip"), FAMILIES)
-def test_new_connections_go_by_source_hash_whatever_the_order_of_the_list(
+def test_source_hashing_schedules_new_connections_in_any_order_of_the_list(
     full: Host, hook: str, method: Method, client: str, vip: str
 ) -> None:
     service = full.new_key(vip=vip)
@@ -103,7 +103,7 @@ def test_new_connections_go_by_source_hash_whatever_the_order_of_the_list(
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_udp_goes_by_source_hash_as_well(full: Host, hook: str) -> None:
+def test_source_hashing_schedules_udp_as_well(full: Host, hook: str) -> None:
     service = full.new_key(Protocol.UDP)
     full.serve(service, SERVERS)
     picks = [chosen(full, udp(sport=sport, dport=service.port), hook) for sport in range(2000, 2020)]
@@ -123,14 +123,14 @@ def test_new_connections_of_nat_are_dropped_and_counted(full: Host, hook: str) -
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_what_is_established_goes_on_to_its_own_server(full: Host, hook: str) -> None:
+def test_established_connections_keep_their_server(full: Host, hook: str) -> None:
     for each in list(full.director.connections())[:50]:
         assert each.state == "ESTABLISHED"
         frame = tcp("A", sport=each.client_port, dport=1000)
         assert server4(chosen(full, frame, hook)) == str(each.destination)
 
 
-def test_packets_of_no_connection_that_never_was_pass_where_nothing_stateless_began(full: Host) -> None:
+def test_packets_without_a_connection_pass_unless_one_began_without_state(full: Host) -> None:
     service = full.new_key()
     full.serve(service, SERVERS)
     frame = tcp("A", sport=2000, dport=service.port)
@@ -146,7 +146,7 @@ def test_the_counters_have_names_in_show(full: Host) -> None:
     assert f"{CAPACITY} of {CAPACITY} connections" in done.output
 
 
-def test_the_table_changes_its_size_only_when_it_is_empty_or_may_be_emptied() -> None:
+def test_the_table_changes_its_size_only_if_it_is_empty_or_may_be_cleared() -> None:
     with new_host(connections=CAPACITY) as host:
         service = host.new_key()
         host.serve(service, 1)
@@ -170,7 +170,7 @@ def test_the_table_changes_its_size_only_when_it_is_empty_or_may_be_emptied() ->
         assert host.counts(service) == {server4(1): (1200, 0)}
 
 
-def test_peers_that_were_open_before_see_a_table_of_another_size() -> None:
+def test_open_peers_see_a_table_of_another_size() -> None:
     with new_host(connections=CAPACITY) as host:
         service = host.new_key()
         host.serve(service, 1)
@@ -186,7 +186,7 @@ def test_peers_that_were_open_before_see_a_table_of_another_size() -> None:
             peer.change_setting("conn_max", 4096)
 
 
-def test_peers_that_were_open_before_edit_the_tables_that_came_after_a_down() -> None:
+def test_open_peers_edit_the_tables_that_came_after_a_down() -> None:
     with new_host(connections=CAPACITY) as host:
         first, second = host.new_key(), host.new_key()
         host.serve(first, 1)

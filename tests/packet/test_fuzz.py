@@ -1,4 +1,4 @@
-"""The loaded program decides as the reference does, about any frame, and every byte that leaves is the same.
+"""The loaded program and the reference decide alike about any frame, and send the same bytes.
 
 `./dev fuzz FRAMES` runs as many as you like.
 """
@@ -16,7 +16,7 @@ SEED, JOBS = 20261120, 2  # the same frames each time; `./dev fuzz` takes others
 
 
 @pytest.mark.timeout(600)
-def test_random_frames_fare_alike_in_the_program_and_in_the_reference() -> None:
+def test_the_program_and_the_reference_agree_about_random_frames() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.packet.fuzz", str(FRAMES), "--seed", str(SEED), "--jobs", str(JOBS)],
         cwd=Path(__file__).parents[2],

@@ -1,4 +1,4 @@
-"""ICMP errors about forwarded connections (IPVS-SEMANTICS 8), at TC: scapy says what has to leave, byte for byte."""
+"""ICMP errors about forwarded connections at TC (IPVS-SEMANTICS 8), compared with frames that scapy builds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Case:
         return ROUTER6 if self.six else ROUTER4
 
     def packet(self, source: tuple[str, int], target: tuple[str, int], size: int = 40, **fields: Any) -> Any:
-        """A segment of the connection, as one of the sides sees it; a quotation keeps the checksum it has."""
+        """Return a segment of the connection as one side sees it; a quotation keeps its checksum."""
         return (
             network(source[0], target[0], id=5, **fields)
             / TCP(sport=source[1], dport=target[1], flags="PA", chksum=0xBEEF)
@@ -57,33 +57,33 @@ class Case:
         )
 
     def reply(self, **fields: Any) -> Any:
-        """As the client saw it."""
+        """Return a reply as the client received it."""
         return self.packet((self.vip, self.service.port), (self.client, SPORT), **fields)
 
     def request(self, **fields: Any) -> Any:
-        """As it was sent to the real server."""
+        """Return a request as the real server received it."""
         if self.method != "nat":
             return self.packet((self.client, SPORT), (self.vip, self.service.port), **fields)
         return self.packet((self.client, SPORT), (self.server, self.real_port), **fields)
 
     def error(self, target: str, quote: bytes, ttl: int = 64, source: str = "", **fields: Any) -> bytes:
-        """A port unreachable about it, from the router."""
-        said = ICMPv6DestUnreach(code=4, **fields) if self.six else ICMP(type=3, code=3, **fields)
-        return build(ether() / network(source or self.router, target, ttl=ttl, id=6) / said / quote)
+        """Return a port unreachable about it, from the router."""
+        inner = ICMPv6DestUnreach(code=4, **fields) if self.six else ICMP(type=3, code=3, **fields)
+        return build(ether() / network(source or self.router, target, ttl=ttl, id=6) / inner / quote)
 
     def counters(self) -> tuple[int, int, int, int]:
-        """Packets and bytes, in and out."""
+        """Return packets and bytes, in and out."""
         found = self.host.director.service(self.service).counters
         return found.in_packets, found.in_bytes, found.out_packets, found.out_bytes
 
     def sent(self, frame: bytes) -> bytes:
-        """The IP packet that leaves for a frame."""
+        """Return the IP packet that leaves for a frame."""
         done = self.host.run(frame, "tc")
         assert done.verdict in SENT["tc"], f"verdict {done.verdict}, reasons {self.host.reasons()}"
         return done.data[14:]
 
     def ends(self, frame: bytes, verdict: dict[str, int]) -> None:
-        """The frame is left alone, or dropped, as it came."""
+        """Assert that the frame is passed unmodified, or dropped."""
         done = self.host.run(frame, "tc")
         assert (done.verdict, done.data) == (verdict["tc"], frame)
 
@@ -141,20 +141,20 @@ def test_an_error_about_a_request_reaches_the_client(case: Callable[..., Case], 
 
 
 def test_icmp6_errors_of_nat_servers_are_dropped_as_in_ipvs(case: Callable[..., Case]) -> None:
-    """It sums the message without the pseudo header, so none is right."""
+    """IPVS sums the message without the pseudo header, so every checksum is wrong."""
     it = case("nat", True)
     it.ends(it.error(it.client, build(it.request())), DROPPED)
 
 
 @each_way
 @each_method
-def test_what_concerns_no_connection_passes(case: Callable[..., Case], method: str, six: bool) -> None:
+def test_errors_about_no_connection_pass(case: Callable[..., Case], method: str, six: bool) -> None:
     it = case(method, six)
-    stranger = (it.client, SPORT + 1)
+    unknown = (it.client, SPORT + 1)
     for quote in (
-        it.packet((it.vip, it.service.port), stranger),
+        it.packet((it.vip, it.service.port), unknown),
         it.packet((it.vip, it.service.port + 1), (it.client, SPORT)),
-        it.packet(stranger, (it.server, it.real_port)),
+        it.packet(unknown, (it.server, it.real_port)),
         network(it.vip, it.client) / UDP(sport=it.service.port, dport=SPORT) / b"other protocol",
     ):
         it.ends(it.error(it.vip, build(quote)), PASSED)
@@ -174,7 +174,7 @@ def test_a_wrong_checksum_is_dropped(case: Callable[..., Case]) -> None:
 
 @each_way
 @each_method
-def test_a_quotation_may_be_cut_behind_the_ports(case: Callable[..., Case], method: str, six: bool) -> None:
+def test_a_quotation_may_end_behind_the_ports(case: Callable[..., Case], method: str, six: bool) -> None:
     it = case(method, six)
     whole, ports = build(it.reply()), (40 if six else 20) + 4
     for length in range(len(whole) + 1):
@@ -195,7 +195,7 @@ def test_an_error_itself_is_never_answered(case: Callable[..., Case], six: bool)
 
 
 def mutated(chance: random.Random, frame: bytes, six: bool) -> bytes:
-    """Some bytes changed, some cut off, lengths and outer checksums often made right again."""
+    """Change some bytes, remove some at the end, and often correct lengths and outer checksums."""
     head = 14 + (40 if six else 20)
     body = bytearray(frame[head:])
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
@@ -215,7 +215,7 @@ def mutated(chance: random.Random, frame: bytes, six: bool) -> bytes:
 
 
 def internet_sum(data: bytes) -> int:
-    """RFC 1071."""
+    """Return the checksum of RFC 1071."""
     total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -225,7 +225,7 @@ def internet_sum(data: bytes) -> int:
 @each_way
 @each_method
 def test_noise_never_leaves(case: Callable[..., Case], method: str, six: bool) -> None:
-    """Whatever a quotation says: what leaves is about the one connection, and whole."""
+    """For any quotation, only a complete error about the one connection leaves."""
     it = case(method, six)
     chance = random.Random(f"{method} {six} 20261120")
     kinds = [it.error(it.vip, build(it.reply())), it.error(it.client, build(it.request()))]
@@ -242,10 +242,10 @@ def test_noise_never_leaves(case: Callable[..., Case], method: str, six: bool) -
         sent += 1
         quoted = frame[14 + (40 if six else 20) + 8 :]
         mentioned = {ip_address(each).packed for each in (it.client, it.vip, it.server)}
-        places = (8, 24) if six else (12, 16)
+        positions = (8, 24) if six else (12, 16)
         size = 16 if six else 4
         if method != "tun" or number % len(kinds) != 2:
-            assert {quoted[at : at + size] for at in places} <= mentioned
+            assert {quoted[at : at + size] for at in positions} <= mentioned
         left = done.data[14:]
         if not six:
             assert internet_sum(left[: (left[0] & 15) * 4]) == 0
@@ -255,7 +255,7 @@ def test_noise_never_leaves(case: Callable[..., Case], method: str, six: bool) -
 
 
 def tunnelled(server: str, kind: str, packet: Any) -> bytes:
-    """A tunnel's packet as the director sent it."""
+    """Return a tunnel's packet as the director sent it."""
     outer: Any = IP(src=OWN4, dst=server, id=7, ttl=60)
     if kind == "gre":
         return build(outer / GRE() / packet)
@@ -265,37 +265,37 @@ def tunnelled(server: str, kind: str, packet: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["ipip", "gre", "gue"])
-def test_errors_about_a_tunnel_reach_the_client_and_teach_the_mtu(director_host: Host, kind: str) -> None:
+def test_errors_about_a_tunnel_reach_the_client_and_set_the_path_mtu(director_host: Host, kind: str) -> None:
     service = director_host.new_key()
     director_host.serve(service, 0)
-    place = DestinationKey(ip_address(server4({"ipip": 2, "gre": 3, "gue": 4}[kind])), service.port)
+    destination = DestinationKey(ip_address(server4({"ipip": 2, "gre": 3, "gue": 4}[kind])), service.port)
     tunnel = Tunnel(TunnelKind[kind.upper()], port=6080 if kind == "gue" else 0)
-    director_host.director.add_destination(service, Destination(place, Method.TUNNEL, tunnel=tunnel))
+    director_host.director.add_destination(service, Destination(destination, Method.TUNNEL, tunnel=tunnel))
     it = Case(director_host, service, "tun", False, service.port)
     director_host.run(tcp("S", SPORT, service.port), "tc")
     quote = it.request(flags="DF")
-    tunnel_packet = tunnelled(str(place.address), kind, quote)
+    tunnel_packet = tunnelled(str(destination.address), kind, quote)
 
-    def told(code: int, rest: int = 0) -> Any:
-        said = ICMP(type=3, code=code, nexthopmtu=rest)
-        return build(ether() / IP(src=ROUTER4, dst=OWN4) / said / tunnel_packet)
+    def icmp_error(code: int, rest: int = 0) -> Any:
+        inner = ICMP(type=3, code=code, nexthopmtu=rest)
+        return build(ether() / IP(src=ROUTER4, dst=OWN4) / inner / tunnel_packet)
 
     before = it.counters()
-    left = IP(it.sent(told(1)))
+    left = IP(it.sent(icmp_error(1)))
     assert (left.src, left.dst, left[ICMP].type, left[ICMP].code) == (VIP4, CLIENT4, 3, 1)
     assert bytes(left[ICMP].payload) == build(quote)
     assert it.counters()[2] - before[2] == 2, "the error taken in, and the one sent"
     bytes_between = {"ipip": 0, "gre": 4, "gue": 12}[kind]
-    assert IP(it.sent(told(4, 1200)))[ICMP].nexthopmtu == 1480, "as the packet was sent by"
+    assert IP(it.sent(icmp_error(4, 1200)))[ICMP].nexthopmtu == 1480, "as the packet was sent by"
     long = build(ether() / it.request(flags="DF", size=1300))
     answer = IP(it.sent(long))
     assert (answer[ICMP].type, answer[ICMP].code, answer[ICMP].nexthopmtu) == (3, 4, 1180 - bytes_between)
-    assert IP(it.sent(told(4, 1200)))[ICMP].nexthopmtu == 1180
-    assert IP(it.sent(told(4, 100)))[ICMP].nexthopmtu == 532, "no less than a route takes"
+    assert IP(it.sent(icmp_error(4, 1200)))[ICMP].nexthopmtu == 1180
+    assert IP(it.sent(icmp_error(4, 100)))[ICMP].nexthopmtu == 532, "no less than a route takes"
 
 
 def test_an_error_may_be_scheduled(director_host: Host) -> None:
-    """schedule_icmp: the connection lives for three seconds, without a state."""
+    """With schedule_icmp, the connection has no state and a timeout of three seconds."""
     it = Case(director_host, director_host.new_key(), "nat", False, REAL_PORT)
     director_host.serve(it.service, 1, Method.MASQ, port=REAL_PORT)
     frame = it.error(it.vip, build(it.reply()))
@@ -311,8 +311,8 @@ def test_an_error_may_be_scheduled(director_host: Host) -> None:
 
 
 @each_way
-def test_nobody_waits_for_an_answer(director_host: Host, six: bool) -> None:
-    """nat_icmp_send: the real server is told, but not about an RST, and nobody else is."""
+def test_a_server_without_a_connection_gets_an_icmp_error(director_host: Host, six: bool) -> None:
+    """With nat_icmp_send, the real server gets an ICMP error, except for an RST; the client gets none."""
     vip, client = (VIP6, CLIENT6) if six else (VIP4, CLIENT4)
     it = Case(director_host, director_host.new_key(vip=vip), "nat", six, REAL_PORT)
     director_host.serve(it.service, 1, Method.MASQ, port=REAL_PORT)
@@ -331,9 +331,9 @@ def test_nobody_waits_for_an_answer(director_host: Host, six: bool) -> None:
     finally:
         director_host.director.change_setting("nat_icmp_send", 0)
     assert left.dst == it.server
-    said = left[ICMPv6DestUnreach] if six else left[ICMP]
-    assert (said.type, said.code) == ((1, 4) if six else (3, 3))
-    quoted = bytes(said.payload)
+    error = left[ICMPv6DestUnreach] if six else left[ICMP]
+    assert (error.type, error.code) == ((1, 4) if six else (3, 3))
+    quoted = bytes(error.payload)
     head = 40 if six else 20
     assert quoted[head:] == answer[14 + head :]
-    assert quoted[7 if six else 8] == 63, "it had been routed by then"
+    assert quoted[7 if six else 8] == 63, "the host routed it first"

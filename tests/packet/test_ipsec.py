@@ -1,4 +1,4 @@
-"""AH and ESP go where IKE's connection goes, UDP from port 500 to port 500 (IPVS-SEMANTICS 4.7), and nowhere else."""
+"""AH and ESP follow IKE's connection, UDP from port 500 to port 500 (IPVS-SEMANTICS 4.7), and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _clients = itertools.count(1)
 
 
 def ends(version: int) -> tuple[str, str, str]:
-    """A client that no test had before, virtual address, real server."""
+    """Return a new client, the virtual address, and the real server."""
     number = next(_clients)
     if version == 4:
         return f"{CLIENT4.rpartition('.')[0]}.{number}", VIP4, server4(1)
@@ -27,7 +27,7 @@ def ends(version: int) -> tuple[str, str, str]:
 
 
 def sent(host: Host, frame: bytes) -> bytes:
-    """The frame as TC sent it; XDP leaves it alone."""
+    """Return the frame that TC sent; XDP passed it."""
     hook, done = host.receive(frame)
     assert hook == "tc"
     assert done.verdict in SENT["tc"], (done.verdict, host.reasons())
@@ -35,7 +35,7 @@ def sent(host: Host, frame: bytes) -> bytes:
 
 
 def passes(host: Host, frame: bytes) -> None:
-    """Both hooks leave it alone."""
+    """Assert that both hooks pass it."""
     hook, done = host.receive(frame)
     assert (hook, done.verdict, done.data) == ("tc", PASSED["tc"], frame)
 
@@ -63,7 +63,7 @@ def test_they_follow_ike(director_host: Host, version: int, protocol: int, metho
 
 
 @KINDS
-def test_answers_of_nat(director_host: Host, version: int, protocol: int) -> None:
+def test_replies_of_nat(director_host: Host, version: int, protocol: int) -> None:
     client, vip, server = ends(version)
     director_host.serve(key(500, Protocol.UDP, vip), 1, Method.MASQ)
     answer = carrying(protocol, BODY, server, client)
@@ -75,7 +75,7 @@ def test_answers_of_nat(director_host: Host, version: int, protocol: int) -> Non
 
 @KINDS
 @pytest.mark.parametrize(("sport", "port"), [(4500, 500), (500, 4500)])
-def test_other_ports_than_500_are_no_help(
+def test_connections_of_other_ports_do_not_count(
     director_host: Host, version: int, protocol: int, sport: int, port: int
 ) -> None:
     client, vip, server = ends(version)
@@ -100,7 +100,7 @@ def test_when_the_server_is_removed(director_host: Host, version: int, protocol:
         director_host.director.delete_destination(service, only)
         director_host.director.add_destination(service, Destination(other, Method.ROUTE))
         done = director_host.run(frame, "tc")
-        # it falls silent, or its connection ends: AH and ESP are never scheduled
+        # The packet is dropped, or its connection ends and it passes, because AH and ESP are never scheduled.
         assert (done.verdict, done.data) == ((PASSED if nodest else DROPPED)["tc"], frame)
     finally:
         director_host.director.change_setting("expire_nodest_conn", 0)

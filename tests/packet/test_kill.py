@@ -1,4 +1,4 @@
-"""Edits are atomic: whoever is killed, wherever, the table is the one before or the one after, and goes on working."""
+"""Edits are atomic: after a kill at any instant, the table is the one before or the one after, and usable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shared() -> Iterator[Host]:
 
 @pytest.fixture
 def host(shared: Host) -> Host:
-    """The file's host with an empty table; slots of former tests wait to be freed, as after any edits."""
+    """Return the file's host with an empty table; slots of earlier tests wait to be freed, as after any edits."""
     shared.director.flush()
     shared.director.set_timeouts(Timeouts())
     return shared
@@ -57,21 +57,21 @@ def host(shared: Host) -> Host:
 
 @pytest.fixture
 def fresh() -> Iterator[Host]:
-    """A host that no edit was made on: a recovery's work grows with all slots that were ever used."""
+    """Return a host without any edit, because the work of a recovery grows with all used slots."""
     with new_host(connections=1024, expires=False) as made:
         yield made
 
 
 def view(director: Director) -> View:
-    """What a listing shows beside what packets count."""
+    """Return a listing without what packets count."""
     rows = sorted(director.services(), key=lambda row: str(row.service.key))
     services = [replace(row.service, netmask=row.service.mask) for row in rows]
     lists = [tuple(each.destination for each in row.destinations) for row in rows]
     return tuple(zip(services, lists, strict=True)), director.timeouts()
 
 
-def views_on_the_way(start: View, edits: Sequence[Edit]) -> list[View]:
-    """The table before the first edit and after each, by a Director in memory that starts from this view."""
+def views_of_edits(start: View, edits: Sequence[Edit]) -> list[View]:
+    """Return the table before the first edit and after each, from a Director in memory that starts with this view."""
     memory = MemoryDirector()
     services, timeouts = start
     for service, destinations in services:
@@ -89,13 +89,12 @@ def views_on_the_way(start: View, edits: Sequence[Edit]) -> list[View]:
 
 
 def facts(director: BpfDirector) -> tuple[Any, ...]:
-    """What packets go by beyond the lists: counts of services, and thresholds as the destinations hold them."""
+    """Return what packets read besides the lists: counts of services, and thresholds of destinations."""
     found = director.reader.versions.facts()
     held = []
-    for slot, version in director.reader.service_slots(director.reader.versions.live):
-        del slot
-        for place, _, upper, lower, _, _ in director.reader.members(version):
-            destination = director.tables.destinations.read(place)
+    for _, version in director.reader.service_slots(director.reader.versions.live):
+        for slot, _, upper, lower, _, _ in director.reader.members(version):
+            destination = director.tables.destinations.read(slot)
             held.append((destination["upper"], destination["lower"]) == (upper, lower))
     rows = director.services()
     wanted = [sum(row.service.key.address.version == version for row in rows) for version in (4, 6)]
@@ -120,7 +119,7 @@ def a_destination(chance: random.Random, service: ServiceKey) -> Destination:
 
 
 def an_edit(chance: random.Random, director: Director) -> Edit:
-    """A random edit, most often one that can succeed."""
+    """Return a random edit that most often can succeed."""
     rows = director.services()
     missing = [service for service in SERVICES if service not in {row.service.key for row in rows}]
     kinds = ["-a", "-a", "-a", "-a", "-e", "-e", "-d", "-E", "--set", "-A", "-A", "-D", "-C"]
@@ -152,7 +151,7 @@ def an_edit(chance: random.Random, director: Director) -> Edit:
 
 
 def in_child(work: Callable[[], object], kill_after_s: float | None = None) -> bool:
-    """Do it in another process; whether it came to its end, an error of the table's included."""
+    """Run it in another process; return whether it finished, with or without an error of the table."""
     child = os.fork()
     if not child:
         status = 9
@@ -174,7 +173,7 @@ def in_child(work: Callable[[], object], kill_after_s: float | None = None) -> b
     return True
 
 
-# functions of the data plane that store something where packets or peers look
+# functions of the data plane that store what packets or peers read
 STORES = {
     "set",
     "write",
@@ -197,7 +196,7 @@ STORES = {
 
 
 def stores_of(work: Callable[[], object]) -> int:
-    """How many lines that may store something the work runs through, in another process."""
+    """Return how many lines that may store something the work runs, in another process."""
     reading, writing = os.pipe()
 
     def counted() -> None:
@@ -217,7 +216,7 @@ def stores_of(work: Callable[[], object]) -> int:
 
 
 def dying_at(store: int, work: Callable[[], object]) -> Callable[[], None]:
-    """The work, which ends with a SIGKILL just before the so-manieth line that may store something."""
+    """Run the work, with a SIGKILL before this line of those that may store something."""
     left = store
 
     def perhaps_die() -> None:
@@ -230,7 +229,7 @@ def dying_at(store: int, work: Callable[[], object]) -> Callable[[], None]:
 
 
 def watched(work: Callable[[], object], before_store: Callable[[], None]) -> Callable[[], None]:
-    """The work, with something done before each line that may store something."""
+    """Run the work, and a function before each line that may store something."""
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         if event == "call":
@@ -250,8 +249,8 @@ def watched(work: Callable[[], object], before_store: Callable[[], None]) -> Cal
     return traced
 
 
-def fresh_eyes(edits: Sequence[Edit]) -> Callable[[], None]:
-    """The edits by a process that has just started: one alone, or several under one lock as ipvsadm -R does them."""
+def in_new_process(edits: Sequence[Edit]) -> Callable[[], None]:
+    """Run the edits in a new process: one alone, or several under one lock as ipvsadm -R does."""
 
     def work() -> None:
         director = BpfDirector(State.open())
@@ -267,7 +266,7 @@ def fresh_eyes(edits: Sequence[Edit]) -> Callable[[], None]:
 
 
 def check(host: Host, allowed: Sequence[View]) -> View:
-    """The table as a newcomer reads it is one of these, it can be edited, and packets see the same."""
+    """Assert that the table is one of these for a new reader, that it can be edited, and that packets see the same."""
     fresh = BpfDirector(State.open())
     now = view(fresh)
     assert now in allowed
@@ -286,7 +285,10 @@ _ports = itertools.cycle(range(10000, 60000))
 
 
 def packets_see(host: Host, director: BpfDirector) -> None:
-    """A SYN to a service is sent to one of its servers, or refused if none is usable; without the service it passes."""
+    """Assert that a SYN to a service is sent to one of its servers, or refused if none is usable.
+
+    Without the service it passes.
+    """
     rows = {row.service.key: row for row in director.services()}
     for service in SERVICES[:3]:
         hook, done = host.receive(tcp(sport=next(_ports), dport=service.port))
@@ -304,7 +306,7 @@ def packets_see(host: Host, director: BpfDirector) -> None:
 
 
 def start_table(director: BpfDirector) -> None:
-    """Services of all kinds; one destination was deleted and can be revived."""
+    """Add services of all kinds; one destination was deleted and can be revived."""
     for number, service in enumerate(SERVICES[:5]):
         director.add_service(VirtualService(service, SCHEDULERS[number % 4]))
     for service in SERVICES[:3]:
@@ -317,7 +319,6 @@ def start_table(director: BpfDirector) -> None:
 
 
 def server(service: ServiceKey, number: int, **fields: Any) -> Destination:
-    """A destination of an IPv4 service."""
     return Destination(DestinationKey(ip_address(server4(number)), service.port), **fields)
 
 
@@ -330,8 +331,8 @@ def test_two_hundred_edits_killed_at_random_instants(host: Host) -> None:
     killed = 0
     for number in range(200):
         edits = [an_edit(chance, director) for _ in range(5 if number % 8 == 0 else 1)]
-        allowed = views_on_the_way(view(director), edits)
-        if in_child(fresh_eyes(edits), chance.uniform(0, took_s)):
+        allowed = views_of_edits(view(director), edits)
+        if in_child(in_new_process(edits), chance.uniform(0, took_s)):
             took_s = max(0.005, 0.8 * took_s)
         else:
             killed += 1
@@ -345,7 +346,7 @@ NEW, LATE = SERVICES[5], key(85)
 
 
 def restore(director: Director) -> None:
-    """What ipvsadm -R brings in together: services with their first servers, one of which was deleted before."""
+    """Add services with their first servers, one of which was deleted before, as ipvsadm -R does."""
     with director.batch():
         director.add_service(VirtualService(NEW, "wrr"))
         for number in 11, 12:
@@ -372,19 +373,19 @@ EDITS: dict[str, Edit] = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", EDITS)
 def test_an_edit_killed_before_any_of_its_stores(host: Host, kind: str) -> None:
-    """Forty of them, spread over the edit, then on to its end. Slots wait to be freed, which is work as well."""
+    """Kill at forty stores of the edit, then let it finish. Slots wait to be freed, which is work as well."""
     edit = EDITS[kind]
     start_table(host.director)
     begin = view(host.director)
-    _, end = views_on_the_way(begin, [edit])
-    stores = stores_of(fresh_eyes([edit]))
+    _, end = views_of_edits(begin, [edit])
+    stores = stores_of(in_new_process([edit]))
     restart(host, begin)
     seen = set()
     chance = random.Random(kind)
     sampled = sorted({0, stores - 1, *(chance.randrange(stores) for _ in range(40))})
-    # the work grows with the slots that wait, and they with the machine's pace: the first run's count is a guess
+    # the work grows with the slots that wait, which depend on the machine's speed: the first count is an estimate
     for store in itertools.chain(sampled, itertools.count(stores, 5)):
-        done = in_child(dying_at(store, fresh_eyes([edit])))
+        done = in_child(dying_at(store, in_new_process([edit])))
         now = check(host, [begin, end])
         seen.add(now == end)
         if done and store >= stores:
@@ -396,7 +397,7 @@ def test_an_edit_killed_before_any_of_its_stores(host: Host, kind: str) -> None:
 
 
 def restart(host: Host, begin: View) -> None:
-    """The table as it was at the beginning."""
+    """Restore the first table."""
     host.director.flush()
     host.director.set_timeouts(Timeouts())
     start_table(host.director)
@@ -408,11 +409,11 @@ def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(fresh: H
     host = fresh
     start_table(host.director)
     begin = view(host.director)
-    assert not in_child(dying_at(10, fresh_eyes([EDITS["-a"]])))
+    assert not in_child(dying_at(10, in_new_process([EDITS["-a"]])))
     store, done = 0, False
     while not done:
         host.director.tables.book.set(0, "pending", 1)
-        done = in_child(dying_at(store, fresh_eyes([EDITS["--set"]])))
+        done = in_child(dying_at(store, in_new_process([EDITS["--set"]])))
         now = view(BpfDirector(State.open()))
         assert now[0] == begin[0]
         store += 7

@@ -1,4 +1,4 @@
-"""`pylvs bench --live`: what it counts is what came, and it leaves the machine as it was. No speed is asserted."""
+"""`pylvs bench --live` counts the packets that came, and restores the machine. The test asserts no speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.errors import PylvsError
 from tests.packet.frames import tcp
 from tests.packet.host import Host
-from tests.packet.waiting import until
+from tests.waiting import until
 
 Capture = pytest.CaptureFixture[str]
 PORT = 80
@@ -30,7 +30,7 @@ FRAMES = 500
 
 @pytest.fixture
 def wire(director_host: Host) -> Iterator[socket.socket]:
-    """The far end of d0, where the kernel itself says nothing."""
+    """Return the far end of d0, where the kernel itself sends nothing."""
     with open("/proc/sys/net/ipv6/conf/d1/disable_ipv6", "w", encoding="ascii") as file:
         file.write("1")
     end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -40,7 +40,7 @@ def wire(director_host: Host) -> Iterator[socket.socket]:
 
 
 def statistics_kept() -> int:
-    """How many descriptors this process has that keep the kernel's statistics on."""
+    """Return how many descriptors of this process keep the kernel's statistics enabled."""
     found = 0
     for each in os.listdir("/proc/self/fd"):
         try:
@@ -56,7 +56,7 @@ def attach(host: Host, mode: Mode) -> None:
 
 
 def settled(meter: live.Meter, since: live.Reading, frames: int) -> live.Reading:
-    """A reading after so many frames came through."""
+    """Return a reading after this many frames."""
     until(lambda: meter.sample(since, meter.read()).packets >= frames, f"{frames} frames")
     return meter.read()
 
@@ -109,7 +109,7 @@ def test_programs_that_other_devices_share_are_named(director_host: Host) -> Non
             attachments.release(director_host.director.reader, "d1")
 
 
-def test_a_program_reads_numbers_and_a_person_a_table(director_host: Host, wire: socket.socket, capfd: Capture) -> None:
+def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket.socket, capfd: Capture) -> None:
     service = director_host.new_key()
     director_host.serve(service, 2)
     attach(director_host, "generic")
@@ -154,7 +154,7 @@ def test_a_program_reads_numbers_and_a_person_a_table(director_host: Host, wire:
         ("--live d0 --seconds 0", 2, "Invalid value for '--seconds'"),
     ],
 )
-def test_a_mistake_is_one_line(director_host: Host, capfd: Capture, words: str, status: int, says: str) -> None:
+def test_an_error_is_one_line(director_host: Host, capfd: Capture, words: str, status: int, says: str) -> None:
     attach(director_host, "tc")
     capfd.readouterr()
     assert run(["bench", *words.split()]) == status
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line(director_host: Host, capfd: Capture, words: str, 
     assert statistics_kept() == 0
 
 
-def test_without_the_right_it_says_so(director_host: Host) -> None:
+def test_a_missing_permission_is_reported(director_host: Host) -> None:
     attach(director_host, "tc")
     program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0']))"
     for lost, says in (("-all", "run it as root"), ("-sys_admin", "CAP_SYS_ADMIN missing: run it as root")):
@@ -178,7 +178,7 @@ def test_without_the_right_it_says_so(director_host: Host) -> None:
         assert done.stderr.count("\n") == 1
 
 
-def test_a_device_that_is_detached_meanwhile_ends_it(director_host: Host) -> None:
+def test_it_ends_when_the_device_is_detached(director_host: Host) -> None:
     attach(director_host, "tc")
     with live.meter("d0") as meter:
         meter.read()
@@ -189,7 +189,7 @@ def test_a_device_that_is_detached_meanwhile_ends_it(director_host: Host) -> Non
     attach(director_host, "generic")
 
 
-def test_ctrl_c_tells_what_was_counted_so_far(director_host: Host) -> None:
+def test_ctrl_c_prints_the_counts_so_far(director_host: Host) -> None:
     attach(director_host, "tc")
     program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0', '--seconds', '60']))"
     running = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a state loads: the programs of TC at first, each other entry once a device needs it; and what that costs."""
+"""A state loads the programs of TC first, and other entry programs when a device needs them. The cost is bounded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, XDP_TX, Host, key, new
 
 
 def held(host: Host) -> set[str]:
-    """The entry programs that are pinned."""
+    """Return the pinned entry programs."""
     return {name for name in load.ENTRIES if os.path.exists(host.director.state.pin_path(name))}
 
 
 def attached(host: Host) -> tuple[str, bool]:
-    """How d0 is attached, and whether at TC egress, too."""
+    """Return how d0 is attached, and whether at TC egress, too."""
     (found,) = (each for each in attach.attached(host.director.state) if each.device == "d0")
     return found.mode, bool(found.egress)
 
@@ -45,7 +45,7 @@ def test_a_program_is_loaded_when_a_device_first_needs_it() -> None:
 
 
 def verified(descriptor: int) -> int:
-    """The instructions that the verifier looked at for a program, each as often as it did (struct bpf_prog_info)."""
+    """Return how many instructions the verifier processed for a program (struct bpf_prog_info)."""
     info = ctypes.create_string_buffer(256)
     size = ctypes.c_uint32(len(info))
     libbpf.check(libbpf.library().bpf_obj_get_info_by_fd(descriptor, info, ctypes.byref(size)), "asking for a program")
@@ -53,14 +53,14 @@ def verified(descriptor: int) -> int:
 
 
 @pytest.mark.parametrize(("entry", "most"), [(load.TC, 260_000), (load.XDP, 125_000)])
-def test_the_first_edit_waits_for_no_more_of_the_verifier_than_this(entry: str, most: int) -> None:
+def test_the_verifier_processes_few_instructions_at_the_first_edit(entry: str, most: int) -> None:
     with new_host(mode="tc"), load._open_object(4096, (1, 1), (entry,)) as opened:
         opened.load()
         loaded = [name for name in opened.programs() if load._entry_of(name) == entry]
         assert sum(verified(opened.program_fd(name)) for name in loaded) < most
 
 
-def test_each_destination_counts_for_itself() -> None:
+def test_each_destination_has_its_own_counters() -> None:
     """Per-CPU memory of several destinations is one element of a map."""
     with new_host(mode="tc") as host:
         services = [key(port) for port in (80, 81, 82)]
@@ -77,7 +77,7 @@ def test_each_destination_counts_for_itself() -> None:
             assert found == wanted
 
 
-def test_a_new_program_brings_what_the_devices_need() -> None:
+def test_a_new_build_loads_what_the_devices_need() -> None:
     with new_host(mode="generic") as host:
         host.serve(key(80), 1)
         before = held(host)
@@ -98,7 +98,7 @@ def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.Mon
         assert held(host) == {load.TC}
 
 
-def test_a_state_without_its_programs_is_told() -> None:
+def test_a_state_without_its_programs_is_reported() -> None:
     with new_host(mode="tc") as host:
         libbpf.unpin(host.director.state.pin_path(load.TC))
         with pytest.raises(Unsupported, match="pylvs down"):

@@ -1,4 +1,4 @@
-"""`pylvs mark` on a director of its own: what is said, what is kept, what a mistake leaves as it was."""
+"""`pylvs mark` on its own director: output, stored rules, and errors that change nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def host(director_host: Host) -> Host:
-    """The file's host, without rules at the beginning."""
+    """Return the file's host without rules."""
     director_host.director.change_mark_rules(lambda _: [])
     return director_host
 
 
 def mark(capfd: Capture, words: str, status: int = 0) -> tuple[str, str]:
-    """What `pylvs mark` prints, and what it complains of."""
+    """Return the output and the error output of `pylvs mark`."""
     capfd.readouterr()
     assert run(["mark", *words.split()]) == status, capfd.readouterr()
     out, err = capfd.readouterr()
@@ -37,7 +37,7 @@ def lines(capfd: Capture) -> list[str]:
     return mark(capfd, "list")[0].splitlines()
 
 
-def test_rules_are_listed_in_the_words_in_which_they_are_added(host: Host, capfd: Capture) -> None:
+def test_rules_are_listed_as_they_are_added(host: Host, capfd: Capture) -> None:
     assert lines(capfd) == ["no mark rules in this network namespace: pylvs mark add makes one"]
     mark(capfd, "add --proto tcp --src 198.51.100.0/24 --dst 192.0.2.1 --dports 80,443,8000-8010 --in d0 1")
     mark(capfd, "add --dst 2001:db8::/64 --final 0x2/0xff")
@@ -64,7 +64,7 @@ def test_rules_are_listed_in_the_words_in_which_they_are_added(host: Host, capfd
     assert [each["then"] for each in described] == [2, 3, None]
 
 
-def test_a_rule_is_deleted_by_its_words_its_number_or_with_all(host: Host, capfd: Capture) -> None:
+def test_a_rule_is_deleted_by_its_options_its_number_or_with_all(host: Host, capfd: Capture) -> None:
     for number in 1, 2, 3, 4:
         mark(capfd, f"add --dst 192.0.2.{number} {number}")
     mark(capfd, "del --dst 192.0.2.2 2")
@@ -75,14 +75,14 @@ def test_a_rule_is_deleted_by_its_words_its_number_or_with_all(host: Host, capfd
     mark(capfd, "del --all")
 
 
-def test_added_twice_in_a_row_is_there_once(host: Host, capfd: Capture) -> None:
+def test_a_rule_added_twice_in_a_row_is_stored_once(host: Host, capfd: Capture) -> None:
     for words in "1", "1", "2", "1":
         mark(capfd, f"add --dst 192.0.2.1 {words}")
     assert [rule.value for rule in host.director.mark_rules()] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "complaint"),
+    ("words", "status", "error"),
     [
         ("add 5", 2, "--dst is missing"),
         ("add --dst 192.0.2.1", 2, "MARK"),
@@ -99,14 +99,14 @@ def test_added_twice_in_a_row_is_there_once(host: Host, capfd: Capture) -> None:
         ("import /nonexistent", 2, "/nonexistent"),
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(
-    host: Host, capfd: Capture, words: str, status: int, complaint: str
+def test_an_error_is_one_line_and_changes_nothing(
+    host: Host, capfd: Capture, words: str, status: int, error: str
 ) -> None:
     before = [checked(rule_of("9", dst="192.0.2.9"))]
     host.director.change_mark_rules(lambda _: before)
     out, err = mark(capfd, words, status)
     assert out == ""
-    assert complaint in err
+    assert error in err
     assert err.count("\n") == 1
     assert host.director.mark_rules() == before
 
@@ -120,7 +120,7 @@ COMMIT
 """
 
 
-def test_importing_names_what_it_leaves_out(host: Host, capfd: Capture, tmp_path: Path) -> None:
+def test_import_names_the_rules_that_it_skips(host: Host, capfd: Capture, tmp_path: Path) -> None:
     path = tmp_path / "saved"
     path.write_text(SAVED)
     mark(capfd, "add --dst 192.0.2.9 9")
@@ -140,7 +140,7 @@ def test_importing_names_what_it_leaves_out(host: Host, capfd: Capture, tmp_path
 
 
 @pytest.mark.skipif(not (shutil.which("nft") and shutil.which("iptables")), reason="needs iptables and nft")
-def test_without_a_file_the_tools_are_asked(host: Host, capfd: Capture) -> None:
+def test_import_without_a_file_runs_the_tools(host: Host, capfd: Capture) -> None:
     rule = ["-d", "192.0.2.3", "-j", "MARK", "--set-mark", "3"]
     subprocess.run(["iptables", "-t", "mangle", "-A", "PREROUTING", *rule], check=True)
     try:

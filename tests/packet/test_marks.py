@@ -1,4 +1,4 @@
-"""Firewall marks in the packet path: who gets which mark, what its service does with it, what passes."""
+"""Firewall marks in the packet path: which packets get a mark, and what the service of a mark does."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ V4, V6 = 2, 10  # AF_INET, AF_INET6
 
 @pytest.fixture
 def host(director_host: Host) -> Iterator[Host]:
-    """The file's host, without rules afterwards."""
+    """Return the file's host, and remove its rules afterwards."""
     yield director_host
     director_host.director.change_mark_rules(lambda _: [])
 
@@ -64,7 +64,7 @@ def rules(host: Host, *wanted: MarkRule) -> None:
 def serve_mark(
     host: Host, mark: int, server: int = 1, method: Method = Method.ROUTE, port: int = 0, **more: object
 ) -> ServiceKey:
-    """A service of a mark with one server, in the family that `more` names."""
+    """Add a service of a mark with one server, in the family that `more` names."""
     family = int(str(more.pop("family", V4)))
     service = ServiceKey.of_mark(mark, family)
     host.director.add_service(VirtualService(service, "rr", **more))  # type: ignore[arg-type]  # flags, timeout_s
@@ -74,7 +74,10 @@ def serve_mark(
 
 
 def receiver(host: Host, frame: bytes, hook: str, mark: int = 0) -> int:
-    """The number of the server that gets a frame; 0: the frame passed twice, for XDP leaves one to TC now and then."""
+    """Return the number of the server that gets a frame.
+
+    0: the frame passed twice, because XDP sometimes passes one to TC.
+    """
     passed = 0
     for _ in range(4):
         done = host.run(frame, hook, mark)
@@ -89,7 +92,7 @@ def receiver(host: Host, frame: bytes, hook: str, mark: int = 0) -> int:
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize(("family", "target"), [(V4, VIP4), (V6, VIP6)])
-def test_a_marked_packet_goes_to_the_service_of_its_mark(host: Host, hook: str, family: int, target: str) -> None:
+def test_the_service_of_its_mark_gets_a_marked_packet(host: Host, hook: str, family: int, target: str) -> None:
     serve_mark(host, 5, 2, family=family)
     rules(host, rule_of("5", proto="tcp", dst=target, dports="80,443"))
     source = frames.CLIENT4 if family == V4 else frames.CLIENT6
@@ -99,13 +102,13 @@ def test_a_marked_packet_goes_to_the_service_of_its_mark(host: Host, hook: str, 
     assert receiver(host, frames.udp(sport=4004, dport=80, target=target, source=source), hook) == 0
 
 
-def test_the_mark_wins_over_the_address(host: Host) -> None:
+def test_the_mark_precedes_the_address(host: Host) -> None:
     host.serve(ServiceKey(host.new_key().protocol, ip_address(VIP4), 80))
     serve_mark(host, 5, 2)
     rules(host, rule_of("5", dst=VIP4, src="198.18.0.0/16"))
     for hook in HOOKS:
         assert receiver(host, frames.tcp(sport=4100, source="198.18.0.7"), hook) == 2
-    # Without a rule that says for certain, XDP leaves it to TC, where a filter of tc may have marked the packet.
+    # Unless a rule decides, XDP passes the packet to TC, where an earlier filter may mark it.
     assert receiver(host, frames.tcp(sport=4101, source="198.19.0.7"), "xdp") == 0
     assert receiver(host, frames.tcp(sport=4101, source="198.19.0.7"), "tc") == 1
 
@@ -116,8 +119,8 @@ def test_a_mark_of_tc_counts_where_no_rule_changes_it(host: Host) -> None:
     rules(host, rule_of("6", dst=VIP4, dports="443", proto="tcp"), rule_of("0x2/0xf", dst=VIP4, if_mark="0x10/0xf0"))
     assert receiver(host, frames.tcp(sport=4200), "tc", mark=5) == 2
     assert receiver(host, frames.tcp(sport=4201, dport=443), "tc", mark=5) == 3
-    assert receiver(host, frames.tcp(sport=4202), "xdp") == 0  # XDP does not know what tc will set
-    assert receiver(host, frames.tcp(sport=4202, dport=443), "xdp") == 3  # whatever tc sets
+    assert receiver(host, frames.tcp(sport=4202), "xdp") == 0  # XDP does not know which mark a filter will set
+    assert receiver(host, frames.tcp(sport=4202, dport=443), "xdp") == 3  # with any mark of a filter
     serve_mark(host, 0x12, 4)
     assert receiver(host, frames.tcp(sport=4203), "tc", mark=0x1D) == 4
 
@@ -158,7 +161,7 @@ def test_one_template_for_all_protocols_ports_and_addresses_of_a_mark(host: Host
     assert (str(template.virtual), template.virtual_port, template.destination_port) == ("0.0.1.44", 0, 0)
 
 
-def test_a_template_of_port_0_stands_under_the_address(host: Host) -> None:
+def test_a_template_of_port_0_belongs_to_the_address(host: Host) -> None:
     serve_mark(host, 7, 1, Method.MASQ, port=8088, flags=ServiceFlag.PERSISTENT, timeout_s=60)
     rules(host, rule_of("7", dst=VIP4))
     host.forwarded(frames.udp(sport=4600, dport=0, source="198.18.8.8"), "tc")
@@ -169,7 +172,7 @@ def test_a_template_of_port_0_stands_under_the_address(host: Host) -> None:
     assert template.destination_port == 8088
 
 
-def test_what_no_service_takes_passes_untouched(host: Host) -> None:
+def test_packets_of_no_service_pass_unmodified(host: Host) -> None:
     serve_mark(host, 5)
     rules(host, rule_of("5", dst=VIP4, dports="80", proto="tcp"))
     short = frames.build(
@@ -181,14 +184,14 @@ def test_what_no_service_takes_passes_untouched(host: Host) -> None:
             assert (done.verdict, done.data) == (PASSED[hook], frame)
 
 
-def _look_again(host: Host) -> None:
-    """Before Linux 6.10 the packet path cannot ask about a mark's route: edits do."""
+def _refresh_routes(host: Host) -> None:
+    """Run an edit: before Linux 6.10 only edits can look up a mark's route."""
     if kernel.release() < (6, 10):
         with host.director.batch():
             pass
 
 
-def test_a_foreign_address_counts_once_policy_routing_calls_it_local(host: Host) -> None:
+def test_a_foreign_address_is_served_once_policy_routing_makes_it_local(host: Host) -> None:
     for family, far, source in ("-4", FAR4, frames.CLIENT4), ("-6", FAR6, frames.CLIENT6):
         serve_mark(host, 5, 2, family=V4 if family == "-4" else V6)
         rules(host, rule_of("5", dst=far, dports="80", proto="tcp"))
@@ -196,7 +199,7 @@ def test_a_foreign_address_counts_once_policy_routing_calls_it_local(host: Host)
         assert receiver(host, frame, "tc") == 0
         ip(family, "rule", "add", "fwmark", "5", "lookup", "100")
         ip(family, "route", "add", "local", "default", "dev", "lo", "table", "100")
-        _look_again(host)
+        _refresh_routes(host)
         try:
             assert receiver(host, frame, "tc") == 2
             other = frames.tcp(sport=4701, dport=81, target=far, source=source)
@@ -205,7 +208,7 @@ def test_a_foreign_address_counts_once_policy_routing_calls_it_local(host: Host)
         finally:
             ip(family, "rule", "del", "fwmark", "5", "lookup", "100")
             ip(family, "route", "flush", "table", "100")
-        _look_again(host)
+        _refresh_routes(host)
         assert receiver(host, frames.tcp(sport=4702, target=far, source=source), "tc") == 0
         host.director.flush()
 
@@ -218,7 +221,7 @@ def test_without_any_route_the_snapshot_of_policy_routing_decides(host: Host) ->
         assert receiver(host, frames.tcp(sport=4710, target=FAR4), "tc") == 0
         ip("rule", "add", "fwmark", "0x5/0x7", "lookup", "100")
         ip("route", "add", "local", "default", "dev", "lo", "table", "100")
-        rules(host, rule_of("5", dst=FAR4))  # every edit looks
+        rules(host, rule_of("5", dst=FAR4))  # every edit looks up the routes
         assert receiver(host, frames.tcp(sport=4711, target=FAR4), "tc") == 2
     finally:
         ip("route", "replace", "default", "via", "10.77.0.254")
@@ -226,20 +229,23 @@ def test_without_any_route_the_snapshot_of_policy_routing_decides(host: Host) ->
         ip("route", "flush", "table", "100")
 
 
-def test_bypass_sends_on_where_no_server_is(host: Host) -> None:
+def test_bypass_forwards_without_a_server(host: Host) -> None:
     service = ServiceKey.of_mark(9)
     host.director.add_service(VirtualService(service, "rr"))
     rules(host, rule_of("9", dst="0.0.0.0/0"))
     ip("rule", "add", "fwmark", "9", "lookup", "100")
     ip("route", "add", "local", "default", "dev", "lo", "table", "100")
-    host.director.change_setting("cache_bypass", 1)  # an edit: policy routing is looked at
+    host.director.change_setting("cache_bypass", 1)  # an edit looks up policy routing
     try:
         refused = host.reason("NO_DESTINATION")
         syn = frames.tcp(sport=4800, target=FAR4, ttl=9)
         sent = [host.run(syn, "tc") for _ in range(3)][-1]
         assert sent.verdict in SENT["tc"]
         assert frames.parsed(sent.data).ttl == 8
-        assert frames.parsed(sent.data).dst in (ROUTER_MAC, frames.parsed(syn).dst)  # the kernel may write it later
+        assert frames.parsed(sent.data).dst in (
+            ROUTER_MAC,
+            frames.parsed(syn).dst,
+        )  # the kernel may write it with a delay
         [entry] = [each for each in host.director.connections() if each.client_port == 4800]
         assert (entry.state, str(entry.virtual), str(entry.destination), entry.destination_port) == (
             "SYN_RECV",
@@ -252,7 +258,7 @@ def test_bypass_sends_on_where_no_server_is(host: Host) -> None:
         [entry] = [each for each in host.director.connections() if each.client_port == 4800]
         assert entry.state == "ESTABLISHED"
         assert host.reason("NO_DESTINATION") == refused
-        host.run(frames.tcp(sport=4801), "tc")  # to the virtual address, which is this host's: an error goes back
+        host.run(frames.tcp(sport=4801), "tc")  # the virtual address is this host's, so an error is the answer
         assert host.reason("NO_DESTINATION") == refused + 1
     finally:
         host.director.change_setting("cache_bypass", 0)
@@ -260,7 +266,7 @@ def test_bypass_sends_on_where_no_server_is(host: Host) -> None:
         ip("route", "flush", "table", "100")
 
 
-def test_one_packet_scheduling_leaves_nothing_behind(host: Host) -> None:
+def test_one_packet_scheduling_leaves_no_connection(host: Host) -> None:
     serve_mark(host, 5, 3, flags=ServiceFlag.ONE_PACKET)
     rules(host, rule_of("5", dst=VIP4))
     assert receiver(host, frames.udp(sport=4900), "tc") == 3
@@ -276,7 +282,7 @@ def test_a_list_too_long_changes_nothing(host: Host) -> None:
     assert [rule.value for rule in host.director.mark_rules()] == [5]
 
 
-def test_the_longest_list_is_asked_to_its_end(host: Host) -> None:
+def test_the_longest_list_is_evaluated_to_its_end(host: Host) -> None:
     serve_mark(host, 5, 2)
     others = [rule_of("6", dst="192.0.2.1")] * (MOST_RULES - 1)
     rules(host, *others, rule_of("5", dst=VIP4))
@@ -300,7 +306,7 @@ def maybe(strategy: st.SearchStrategy[object], missing: object) -> st.SearchStra
 
 
 def pairs(most: int) -> st.SearchStrategy[tuple[int, int]]:
-    """A value within a mask."""
+    """Draw a value within a mask."""
     return st.tuples(st.integers(0, most), st.integers(0, most)).map(lambda pair: (pair[0] & pair[1], pair[1]))
 
 
@@ -326,7 +332,7 @@ RULES = st.builds(
 
 
 def fitting(rule: MarkRule) -> MarkRule:
-    """A rule that may be: families agree, and ports have a protocol."""
+    """Draw a valid rule: families agree, and ports have a protocol."""
     if rule.source or rule.target:
         rule = replace(rule, family=4)
     if not rule.protocol or Not.PROTOCOL in rule.turned:
@@ -371,7 +377,7 @@ def frame_of(packet: Packet) -> bytes:
 def test_any_rules_give_the_marks_that_the_model_gives(
     host: Host, listed: list[MarkRule], packets: list[tuple[Packet, int]]
 ) -> None:
-    """Every mark has a server of its own, so that the receiver tells the mark."""
+    """Every mark has its own server, so that the receiver shows the mark."""
     host.director.flush()
     host.director.change_setting("expire_nodest_conn", 1)  # no connection outlives its example
     rules(host, *listed)
@@ -389,7 +395,7 @@ def test_any_rules_give_the_marks_that_the_model_gives(
         frame = frame_of(packet)
         at_xdp = host.run(frame, "xdp")
         assert at_xdp.verdict != DROPPED["xdp"]
-        if at_xdp.verdict in SENT["xdp"]:  # XDP is sure, whatever a filter of tc would have said
+        if at_xdp.verdict in SENT["xdp"]:  # XDP decides for any mark of a filter
             assert at_xdp.data[:6].hex(":") == server_mac(expected)
         assert receiver(host, frame, "tc", before) == expected
     host.director.flush()

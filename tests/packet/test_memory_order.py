@@ -1,7 +1,7 @@
 """The order in which other CPUs see what Python writes.
 
-This machine's CPUs may keep more order than others do. So the tests look for the barriers themselves: around the store
-that publishes, and nothing but that store between them.
+This machine's CPUs may keep more order than others. So the tests look for the barriers: around the store that
+publishes, with nothing but that store between them.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ EDITS: dict[str, Edit] = {
 
 
 def memory(tables: Tables) -> dict[str, bytes]:
-    """What packets read of an edit in shared memory."""
+    """Return what packets read of an edit in shared memory."""
     arrays = {"members": tables.members}
     arrays |= {name: getattr(tables, name).array for name in ("root", "services", "destinations")}
     return {name: bytes(array.memory[: ELEMENTS * array.stride]) for name, array in arrays.items()}
 
 
 def barriers(tables: Tables, act: Callable[[], object]) -> list[dict[str, bytes]]:
-    """What packets could see at each barrier."""
+    """Record what packets could see at each barrier."""
     seen: list[dict[str, bytes]] = []
     with mock.patch.object(maps, "full_barrier", side_effect=lambda: seen.append(memory(tables))):
         act()
@@ -63,7 +63,7 @@ def barriers(tables: Tables, act: Callable[[], object]) -> list[dict[str, bytes]
 
 
 def published(tables: Tables, field: str, act: Callable[[], object]) -> tuple[int, int]:
-    """A field of the root before and after the store that publishes; all else was there before it."""
+    """Return a field of the root before and after the store that publishes; all else must be stored before it."""
     before, after = barriers(tables, act)
     begin = tables.root.codec.offset(field)
     old, new = (int.from_bytes(each["root"][begin : begin + 8], "little") for each in (before, after))
@@ -80,7 +80,7 @@ def test_an_edit_is_published_by_one_store_between_barriers(director_host: Host,
     assert new == old + 1
 
 
-def test_a_new_service_is_published_so(director_host: Host) -> None:
+def test_a_new_service_is_published_by_one_store(director_host: Host) -> None:
     service, director = director_host.new_key(), director_host.director
 
     def come() -> None:
@@ -91,7 +91,7 @@ def test_a_new_service_is_published_so(director_host: Host) -> None:
     assert new == old + 1
 
 
-def test_roles_are_published_so(director_host: Host) -> None:
+def test_roles_are_published_by_one_store(director_host: Host) -> None:
     tables = director_host.director.tables
     addresses = frozenset({IPv4Address(VIP4)})
     assert published(tables, "standby", lambda: vip_roles.write(tables, Said(standby=addresses))) == (0, 1)
@@ -119,19 +119,19 @@ def test_this_kernel_has_the_barrier() -> None:
         maps.full_barrier()
 
 
-def _watch(path: str, place: int, allowed: set[int], peer: Connection) -> None:
-    """Look at a word until told to stop; what else was seen in it."""
+def _watch(path: str, index: int, allowed: set[int], peer: Connection) -> None:
+    """Read a word until the peer sends something; send it the values that were not allowed."""
     strange: set[int] = set()
     with maps.MmapArray.open(path) as array:
         words = array.memory.cast("I")
         peer.send("ready")
         while not peer.poll():
-            strange |= {words[place] for _ in range(10_000)} - allowed
+            strange |= {words[index] for _ in range(10_000)} - allowed
     peer.send(strange)
 
 
 def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
-    """By its bytes one would lie between others, and a half that is not in force would count."""
+    """Written by bytes, another generation would appear, and a half that is not in force would count."""
     service, tables = director_host.new_key(), director_host.director.tables
     director_host.serve(service, 1)
     (slot,) = (slot for slot, _ in director_host.director.reader.service_slots(Versions(tables).live))
@@ -141,11 +141,11 @@ def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
     versions.write_version(slot, generations[0], fields)
     one, other = versions._generations(slot)
     half = (one, other).index(generations[0])
-    place = (slot * tables.services.array.stride + half * abi.struct("service_version").size) // 4
-    place += abi.struct("service_version").offset("generation") // 4
+    index = (slot * tables.services.array.stride + half * abi.struct("service_version").size) // 4
+    index += abi.struct("service_version").offset("generation") // 4
     mine, theirs = multiprocessing.Pipe()
     watcher = multiprocessing.get_context("fork").Process(
-        target=_watch, args=(tables.path("services"), place, set(generations), theirs), daemon=True
+        target=_watch, args=(tables.path("services"), index, set(generations), theirs), daemon=True
     )
     watcher.start()
     assert mine.recv() == "ready"
@@ -158,6 +158,6 @@ def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
 
 
 def test_the_packet_path_orders_its_loads_by_dependencies() -> None:
-    """AFTER of bpf/lib/bpf.h is in the object: a register and 0, which a pointer then grows by."""
+    """The object contains AFTER of bpf/lib/bpf.h: a register and 0, which is added to a pointer."""
     content = (Path(abi.OBJECTS) / "director.bpf.o").read_bytes()
     assert len(re.findall(rb"\x57[\x00-\x09]\0\0\0\0\0\0\x0f[\x00-\x99]\0\0\0\0\0\0", content)) > 50

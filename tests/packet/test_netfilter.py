@@ -1,4 +1,4 @@
-"""Imported rules give packets the marks that netfilter itself gives them: any rules, by iptables and by nft."""
+"""Imported rules mark packets as iptables and nft do, for any rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pylvs.netfilter.chains import Hook, mark_rules
 from pylvs.netfilter.sources import hooks_of_host
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
-from tests.packet.waiting import until
+from tests.waiting import until
 
 HERE, THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 SOURCES = ("10.1.0.1", "10.1.0.2", "10.1.0.77", "192.0.2.9")
@@ -30,7 +30,7 @@ NETWORKS = ("10.1.0.1", "10.1.0.0/24", "10.1.0.0/30", "192.0.2.0/24")
 GOALS = ("10.2.0.1", "10.2.0.0/24", "10.2.0.0/31")
 PORTS = range(75, 91)
 PACKETS = 60
-# Behind all others: what each packet, told by its identification, was marked with.
+# Behind all other rules: the mark of each packet, by its identification.
 WATCH = """
 table ip watch {
     set seen { typeof ip id . meta mark; size 1024; flags dynamic; }
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def link() -> Iterator[None]:
-    """A namespace with a link whose ends are both in it: what is sent into d1 comes in by d0."""
+    """Make a namespace with both ends of a link: frames sent to d1 come in by d0."""
     name = f"pylvs-nf{os.getpid()}"
     ip("netns", "add", name)
     try:
@@ -66,7 +66,7 @@ def run(*command: str, text: str = "") -> str:
 
 
 def packets(draw: random.Random) -> list[tuple[Packet, bytes]]:
-    """Packets with their frames; the place in the list is the identification."""
+    """Return packets with their frames; the position in the list is the identification."""
     found = []
     for number in range(PACKETS):
         tcp = draw.random() < 0.6
@@ -93,7 +93,7 @@ def packets(draw: random.Random) -> list[tuple[Packet, bytes]]:
 
 
 def marks_of_netfilter(frames: list[bytes]) -> dict[int, int]:
-    """The mark of each frame behind all other rules."""
+    """Return the mark of each frame behind all other rules."""
     run("nft", "flush set ip watch seen")
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind(("d1", 0))
@@ -104,7 +104,7 @@ def marks_of_netfilter(frames: list[bytes]) -> dict[int, int]:
 
 
 def marks_seen() -> dict[int, int]:
-    """The mark of each frame that came in so far."""
+    """Return the mark of each frame that came in."""
     listed = json.loads(run("nft", "-j", "list", "set", "ip", "watch", "seen"))["nftables"]
     [found] = [each["set"] for each in listed if "set" in each]
     pairs = [each.get("elem", {}).get("val", each) if "elem" in each else each for each in found.get("elem", [])]
@@ -188,9 +188,9 @@ def iptables_target(draw: random.Random, callable_chains: list[str]) -> str:
 def iptables_rules(draw: random.Random) -> str:
     chains = ["PREROUTING", "one", "two"]
     lines = ["*mangle", ":PREROUTING ACCEPT [0:0]", ":one - [0:0]", ":two - [0:0]"]
-    for place, chain in enumerate(chains):
+    for index, chain in enumerate(chains):
         lines += [
-            f"-A {chain} {iptables_conditions(draw)} {iptables_target(draw, chains[place + 1 :])}"
+            f"-A {chain} {iptables_conditions(draw)} {iptables_target(draw, chains[index + 1 :])}"
             for _ in range(draw.randrange(1, 6))
         ]
     return "\n".join([*lines, "COMMIT", ""])
@@ -287,7 +287,7 @@ def test_what_nft_lists_marks_as_nft_does(link: None, seed: int) -> None:
     same_marks(nft.hooks(listed), draw, text)
 
 
-def test_both_tools_of_a_host_are_asked_and_nothing_is_taken_twice(link: None) -> None:
+def test_rules_of_both_tools_are_imported_once(link: None) -> None:
     run("nft", "flush ruleset")
     run("iptables", "-t", "mangle", "-A", "PREROUTING", "-d", "10.2.0.1", "-j", "MARK", "--xor-mark", "1")
     chain = "table inet lab { chain marks { type filter hook prerouting priority 0; "

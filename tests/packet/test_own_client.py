@@ -1,4 +1,4 @@
-"""A client on the director reaches a NAT service: real sockets, and a real server behind a veth of its own."""
+"""A client on the director reaches a NAT service: real sockets, and a real server behind its own veth."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pylvs.system.namespaces import inside_network
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4
 from tests.packet.test_bare import CLIENT as BEHIND_TUN
 from tests.packet.test_bare import arriving, tun
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 NEAR, SERVER = {4: "10.78.0.1", 6: "fd78::1"}, {4: "10.78.0.2", 6: "fd78::2"}
 VIP, OWN = {4: VIP4, 6: VIP6}, {4: OWN4, 6: OWN6}
 ON_LO = "10.79.0.100"  # a virtual address that lo holds
 KIND = {4: socket.AF_INET, 6: socket.AF_INET6}
 REAL_PORT = 8080
-BULK = bytes(range(256)) * 8192  # 2 MB: segments are merged on their way
+BULK = bytes(range(256)) * 8192  # 2 MB, so that segments are merged
 CONF = "/proc/sys/net/ipv4/conf"
 ACCEPT_LOCAL = f"{CONF}/lo/accept_local"
 
@@ -46,7 +46,7 @@ def accepts_local() -> str:
 
 @contextmanager
 def served(kind: socket.SocketKind, family: int) -> Iterator[None]:
-    """A real server: by TCP it sends back what comes, by UDP so many bytes as it is asked for."""
+    """Serve as a real server: TCP echoes, UDP returns the requested number of bytes."""
     with socket.socket(KIND[family], kind) as server:
         server.bind((SERVER[family], REAL_PORT))
         if kind == socket.SOCK_STREAM:
@@ -75,7 +75,7 @@ def served(kind: socket.SocketKind, family: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def behind(shared: Host) -> Iterator[str]:
-    """The network namespace of a real server, which routes by the director; servers of both kinds run there."""
+    """Make the network namespace of a real server, which routes through the director and serves TCP and UDP."""
     name = f"{shared.name}-s"
     ip("netns", "add", name)
     try:
@@ -108,7 +108,7 @@ def host(director_host: Host, behind: str) -> Iterator[Host]:
 
 
 def nat(host: Host, protocol: Protocol, vip: str, port: int = REAL_PORT) -> ServiceKey:
-    """A service whose one real server is behind s0."""
+    """Add a service whose one real server is behind s0."""
     service = host.new_key(protocol, vip)
     host.director.add_service(VirtualService(service, "rr"))
     server = ip_address(SERVER[service.address.version])
@@ -117,11 +117,11 @@ def nat(host: Host, protocol: Protocol, vip: str, port: int = REAL_PORT) -> Serv
 
 
 def counted(host: Host, service: ServiceKey) -> tuple[int, int]:
-    """Packets of a service's real server: requests and answers."""
+    """Return packets of the real server: requests and replies."""
     key = host.director.service(service).destinations[0].destination.key
-    place = host.director.slots.listed(service, key)
-    assert place is not None
-    _, came_in, went_out, *_ = host.director.reader.statistics.counted(place)
+    slot = host.director.slots.listed(service, key)
+    assert slot is not None
+    _, came_in, went_out, *_ = host.director.reader.statistics.counted(slot)
     return came_in, went_out
 
 
@@ -165,7 +165,7 @@ def test_a_client_on_the_director_reaches_a_nat_service(host: Host, vip: str, so
         write(f"{CONF}/{device}/rp_filter", rp_filter)
     tcp, udp = nat(host, Protocol.TCP, vip), nat(host, Protocol.UDP, vip)
     exchange_tcp(tcp, source)
-    for length in 5, 4000:  # the second one in fragments
+    for length in 5, 4000:  # the second in fragments
         exchange_udp(udp, source, length)
     assert counted(host, udp) == (2, 2), "an answer that comes in twice is counted once"
     row = host.director.service(tcp).destinations[0]
@@ -174,7 +174,7 @@ def test_a_client_on_the_director_reaches_a_nat_service(host: Host, vip: str, so
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize("checksums", ["off", "on"])
-def test_whichever_hook_and_whoever_sums(host: Host, behind: str, mode: attach.Mode, checksums: str) -> None:
+def test_every_hook_and_checksum_offload_works(host: Host, behind: str, mode: attach.Mode, checksums: str) -> None:
     with inside_network(f"/run/netns/{behind}"):
         subprocess.run(["ethtool", "-K", "s1", "tx", checksums], check=True, capture_output=True)
     with host.director.batch():
@@ -208,7 +208,7 @@ def test_a_real_server_behind_a_device_without_link_addresses(host: Host) -> Non
 
 
 @pytest.mark.parametrize("source", [OWN4, VIP4])
-def test_a_client_on_the_director_hears_that_the_servers_port_is_closed(host: Host, source: str) -> None:
+def test_a_client_on_the_director_gets_an_error_if_the_servers_port_is_closed(host: Host, source: str) -> None:
     service = nat(host, Protocol.UDP, VIP4, REAL_PORT + 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
@@ -219,7 +219,7 @@ def test_a_client_on_the_director_hears_that_the_servers_port_is_closed(host: Ho
             client.recv(10)
 
 
-def test_an_answer_is_no_request_to_a_service_of_all_ports(host: Host) -> None:
+def test_a_reply_is_no_request_to_a_service_of_all_ports(host: Host) -> None:
     """The client's source is the virtual address, whose other ports have a service, too."""
     service = nat(host, Protocol.UDP, VIP4)
     every = ServiceKey(Protocol.UDP, ip_address(VIP4), 0)
@@ -229,7 +229,7 @@ def test_an_answer_is_no_request_to_a_service_of_all_ports(host: Host) -> None:
     assert counted(host, every) == (0, 0)
 
 
-def test_only_lo_takes_sources_of_this_host_and_only_for_nat_of_ipv4(host: Host) -> None:
+def test_only_lo_accepts_source_addresses_of_this_host_and_only_for_nat_of_ipv4(host: Host) -> None:
     assert accepts_local() == "0"
     host.serve(host.new_key(), 1, Method.ROUTE)
     six = nat(host, Protocol.TCP, VIP6)
@@ -244,7 +244,7 @@ def test_only_lo_takes_sources_of_this_host_and_only_for_nat_of_ipv4(host: Host)
     assert accepts_local() == "0"
 
 
-def test_it_is_put_back_where_lo_is_detached(host: Host) -> None:
+def test_the_setting_is_restored_when_lo_is_detached(host: Host) -> None:
     nat(host, Protocol.TCP, VIP4)
     with host.director.batch():
         attachments.release(host.director.reader, "lo")
@@ -256,7 +256,7 @@ def test_it_is_put_back_where_lo_is_detached(host: Host) -> None:
     assert accepts_local() == "1"
 
 
-def test_what_the_operator_set_stays(host: Host) -> None:
+def test_a_setting_of_the_operator_stays(host: Host) -> None:
     write(ACCEPT_LOCAL, "1")
     try:
         service = nat(host, Protocol.TCP, VIP4)
@@ -266,7 +266,7 @@ def test_what_the_operator_set_stays(host: Host) -> None:
         write(ACCEPT_LOCAL, "0")
 
 
-def test_where_settings_cannot_be_written_one_line_says_so(host: Host) -> None:
+def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
     with mock.patch.object(policy, "_set", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)

@@ -1,4 +1,4 @@
-"""The director itself as real server and as client: sockets of its own, over lo and over a link to another host."""
+"""The director itself as real server and client: its own sockets, over lo and over a link to another host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.frames import CLIENT4
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, TC_DROP, TC_PASS, VIP4, VIP6, Host, server4
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 OWN = {4: OWN4, 6: OWN6}
 VIP = {4: VIP4, 6: VIP6}
@@ -27,13 +27,12 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 def kind(family: int) -> socket.AddressFamily:
-    """Of sockets."""
     return socket.AF_INET if family == 4 else socket.AF_INET6
 
 
 @contextmanager
 def answering(address: str, port: int) -> Iterator[list[str]]:
-    """A TCP server that tells each client its own port; who came is noted."""
+    """Serve by TCP: return each client its own port, and record the clients."""
     came: list[str] = []
     with socket.create_server((address, port), family=kind(6 if ":" in address else 4)) as server:
 
@@ -53,7 +52,7 @@ def answering(address: str, port: int) -> Iterator[list[str]]:
 
 
 def ask(address: str, port: int, source: str = "") -> str:
-    """What a server says."""
+    """Return a server's answer."""
     with socket.create_connection(
         (address, port), timeout=PATIENCE_S, source_address=(source, 0) if source else None
     ) as peer:
@@ -61,29 +60,29 @@ def ask(address: str, port: int, source: str = "") -> str:
 
 
 def serve(host: Host, service: ServiceKey, address: str, method: Method, port: int) -> None:
-    """A service with this one real server."""
+    """Add a service with this one real server."""
     host.director.add_service(VirtualService(service, "rr"))
     host.director.add_destination(service, Destination(DestinationKey(ip_address(address), port), method))
 
 
 def packets(host: Host, service: ServiceKey) -> tuple[int, int]:
-    """Of the service's real server, as they stand: requests and answers."""
+    """Return packets of the service's real server: requests and replies."""
     key = host.director.service(service).destinations[0].destination.key
-    place = host.director.slots.listed(service, key)
-    assert place is not None
-    _, came_in, went_out, *_ = host.director.reader.statistics.counted(place)
+    slot = host.director.slots.listed(service, key)
+    assert slot is not None
+    _, came_in, went_out, *_ = host.director.reader.statistics.counted(slot)
     return came_in, went_out
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("place", [OWN, LOOPBACK])
+@pytest.mark.parametrize("address", [OWN, LOOPBACK])
 def test_a_client_on_the_director_is_served_by_nat_on_the_director(
-    director_host: Host, family: int, place: dict[int, str]
+    director_host: Host, family: int, address: dict[int, str]
 ) -> None:
     service = director_host.new_key(vip=VIP[family])
     port = service.port + 20000
-    serve(director_host, service, place[family], Method.MASQ, port)
-    with answering(place[family], port) as came:
+    serve(director_host, service, address[family], Method.MASQ, port)
+    with answering(address[family], port) as came:
         assert ask(VIP[family], service.port, OWN[family]) == str(port)
         assert came == [OWN[family]]
     row = director_host.director.service(service).destinations[0]
@@ -105,7 +104,7 @@ def test_a_client_on_the_director_is_served_as_it_asked(director_host: Host, fam
     assert packets(director_host, service)[1] >= 4
 
 
-def test_a_client_on_the_director_is_told_that_nobody_serves(director_host: Host) -> None:
+def test_a_client_on_the_director_gets_an_error_without_a_server(director_host: Host) -> None:
     service = director_host.new_key(Protocol.UDP)
     director_host.director.add_service(VirtualService(service, "rr"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -117,11 +116,11 @@ def test_a_client_on_the_director_is_told_that_nobody_serves(director_host: Host
 
 
 def egress(host: Host) -> set[str]:
-    """The devices whose sending is looked at."""
+    """Return the devices with a program at egress."""
     return {each.device for each in attach.attached(host.director.state) if each.egress}
 
 
-def test_what_is_sent_is_looked_at_only_while_a_real_server_is_here(director_host: Host) -> None:
+def test_egress_is_attached_only_while_a_real_server_is_here(director_host: Host) -> None:
     service, other = director_host.new_key(), director_host.new_key()
     director_host.serve(service, 2)
     assert egress(director_host) == set()
@@ -135,7 +134,7 @@ def test_what_is_sent_is_looked_at_only_while_a_real_server_is_here(director_hos
     assert egress(director_host) == set()
 
 
-def test_nobody_elsewhere_reaches_a_loopback_address(director_host: Host) -> None:
+def test_other_hosts_cannot_reach_a_loopback_address(director_host: Host) -> None:
     service = director_host.new_key()
     serve(director_host, service, LOOPBACK[4], Method.MASQ, 8080)
     assert director_host.run(frames.tcp(dport=service.port), "tc").verdict == TC_DROP
@@ -144,14 +143,14 @@ def test_nobody_elsewhere_reaches_a_loopback_address(director_host: Host) -> Non
 
 
 def sent(host: Host, frame: bytes) -> bytes:
-    """A packet of this host's own, as it leaves by d0."""
+    """Return a packet of this host as it leaves by d0."""
     done = kernel.run_program(host.program("tc_egress"), frame, struct.pack("<40xI148x", host.ifindex))
     assert done.verdict == TC_PASS
     return done.data[14:]
 
 
 @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
-def test_answers_leave_with_the_virtual_address(director_host: Host, protocol: Protocol) -> None:
+def test_replies_leave_with_the_virtual_address(director_host: Host, protocol: Protocol) -> None:
     service = director_host.new_key(protocol)
     serve(director_host, service, OWN4, Method.MASQ, 8080)
     frame = frames.tcp if protocol == Protocol.TCP else frames.udp
@@ -165,21 +164,21 @@ def test_answers_leave_with_the_virtual_address(director_host: Host, protocol: P
     assert sent(director_host, unknown) == unknown[14:]
 
 
-def test_nothing_malformed_is_dropped_or_changed_on_its_way_out(director_host: Host) -> None:
+def test_malformed_packets_leave_unmodified(director_host: Host) -> None:
     service = director_host.new_key()
     serve(director_host, service, OWN4, Method.MASQ, 8080)
     director_host.run(frames.tcp(dport=service.port), "tc")
     whole = frames.tcp("SA", sport=8080, dport=4000, source=OWN4, target=CLIENT4)
     assert sent(director_host, whole) != whole[14:]
-    for length in range(34, len(whole)):  # what is shorter the kernel refuses to run
+    for length in range(34, len(whole)):  # the kernel refuses to run shorter frames
         assert sent(director_host, whole[:length]) == whole[14:length]
-    for place in range(14, 34):
-        spoilt = whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :]
+    for at in range(14, 34):
+        spoilt = whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]
         assert sent(director_host, spoilt) == spoilt[14:]
 
 
-def test_an_answer_of_direct_routing_that_passes_shows_both_directions(director_host: Host) -> None:
-    """Afterwards the client's FIN gives CLOSE_WAIT, where it gives FIN_WAIT otherwise (IPVS-SEMANTICS 4.3)."""
+def test_a_passing_reply_of_direct_routing_shows_both_directions(director_host: Host) -> None:
+    """Afterwards the client's FIN gives CLOSE_WAIT, otherwise FIN_WAIT (IPVS-SEMANTICS 4.3)."""
     seen, unseen = director_host.new_key(), director_host.new_key()
     with open("/proc/sys/net/ipv4/conf/d0/accept_local", "w", encoding="ascii") as file:
         file.write("1")

@@ -1,4 +1,4 @@
-"""Checks through a virtual address: a packet of this host's own, with a probe's mark, goes to the one server of it."""
+"""Checks through a virtual address: a packet of this host with a probe's mark is sent to one server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 def probe_service(
     host: Host, number: int, server: int, family: int = 4, method: Method = Method.ROUTE
 ) -> tuple[ServiceKey, int]:
-    """The service of a probe's mark, with this one server; its mark."""
+    """Add the service of a probe's mark with this one server; return the mark."""
     mark = probe_marks.FIRST + number
     key = ServiceKey.of_mark(mark, FAMILY[family])
     host.director.add_service(VirtualService(key, "rr", ServiceFlag.ONE_PACKET))
@@ -35,7 +35,7 @@ def probe_service(
 
 
 def ask(family: int, port: int, mark: int, kind: int = socket.SOCK_STREAM, source_port: int = 0) -> socket.socket:
-    """A question of this host's own, on its way."""
+    """Send a request of this host."""
     made = socket.socket(FAMILY[family], kind)
     made.setblocking(False)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,8 +47,8 @@ def ask(family: int, port: int, mark: int, kind: int = socket.SOCK_STREAM, sourc
     return made
 
 
-def heard(link: Wire, port: int) -> str:
-    """The link address that the first packet to this port went to; "" if there was none."""
+def next_hop_of(link: Wire, port: int) -> str:
+    """Return the destination link address of the first packet to this port; "" without one."""
     for frame in link.came():
         if struct.pack(">H", port) in (frame[36:38], frame[56:58], frame[96:98]):
             return frame[:6].hex(":")
@@ -65,25 +65,23 @@ def test_each_mark_has_its_server(director_host: Host, family: int, method: Meth
     marks = {server: probe_service(director_host, server, server, family, method)[1] for server in (3, 1, 4)}
     for server, mark in [*marks.items(), *marks.items()]:
         with wire() as link, closing(ask(family, service.port, mark, kind)):
-            assert heard(link, service.port) == server_mac(server)
+            assert next_hop_of(link, service.port) == server_mac(server)
     assert set(director_host.counts(service).values()) == {(0, 0)}, "clients' counts know nothing of it"
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_same_port_again_asks_the_server_of_the_mark_not_the_one_before(director_host: Host, family: int) -> None:
+def test_a_reused_port_reaches_the_server_of_the_new_mark(director_host: Host, family: int) -> None:
     service = director_host.new_key(vip=VIP[family])
     director_host.serve(service, 1)
     _, first = probe_service(director_host, 1, 1, family)
     _, second = probe_service(director_host, 2, 2, family)
     for mark, server in ((first, 1), (second, 2), (first, 1)):
         with wire() as link, closing(ask(family, service.port, mark, source_port=33333)):
-            assert heard(link, service.port) == server_mac(server)
+            assert next_hop_of(link, service.port) == server_mac(server)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_address_that_this_host_does_not_hold_is_asked_where_the_mark_is_routed_to_it(
-    director_host: Host, family: int
-) -> None:
+def test_an_address_of_another_host_is_checked_if_the_mark_is_routed_to_it(director_host: Host, family: int) -> None:
     service = director_host.new_key(vip=VIP[family])
     director_host.serve(service, 1)
     _, mark = probe_service(director_host, 7, 5, family)
@@ -92,11 +90,11 @@ def test_an_address_that_this_host_does_not_hold_is_asked_where_the_mark_is_rout
     ip("addr", "del", f"{VIP[family]}/{bits}", "dev", "d0")
     try:
         with wire() as link, closing(ask(family, service.port, mark)):
-            assert heard(link, service.port) != server_mac(5)
+            assert next_hop_of(link, service.port) != server_mac(5)
         ip(*six, "route", "add", "local", "default", "dev", "lo", "table", "4711")
         ip(*six, "rule", "add", "fwmark", f"{probe_marks.FIRST}/{probe_marks.MASK}", "lookup", "4711")
         with wire() as link, closing(ask(family, service.port, mark)):
-            assert heard(link, service.port) == server_mac(5)
+            assert next_hop_of(link, service.port) == server_mac(5)
     finally:
         for undo in (["rule", "del", "lookup", "4711"], ["route", "flush", "table", "4711"]):
             subprocess.run(["ip", *six, *undo], capture_output=True)
@@ -105,13 +103,13 @@ def test_an_address_that_this_host_does_not_hold_is_asked_where_the_mark_is_rout
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_mark_without_its_service_asks_nobody(director_host: Host, kind: int) -> None:
-    """Least of all whomever the virtual service would choose."""
+def test_a_mark_without_its_service_reaches_no_server(director_host: Host, kind: int) -> None:
+    """Nor does the server get it that the virtual service would choose."""
     service = director_host.new_key(Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP)
     director_host.serve(service, 2)
     before = director_host.reason("NO_DESTINATION")
     with wire() as link, closing(ask(4, service.port, probe_marks.FIRST + 99, kind)):
-        assert heard(link, service.port) == ""
+        assert next_hop_of(link, service.port) == ""
     assert director_host.reason("NO_DESTINATION") > before
 
 
@@ -125,8 +123,11 @@ def test_on_a_packet_from_outside_the_mark_means_nothing(director_host: Host) ->
     assert director_host.counts(key) == {server4(5): (0, 0)}
 
 
-def test_they_cost_other_packets_nothing(director_host: Host) -> None:
-    """No look at addresses of no service, and XDP schedules new connections itself, as without any mark's service."""
+def test_other_packets_are_not_slowed_down(director_host: Host) -> None:
+    """Packets look up no addresses of other services.
+
+    XDP schedules new connections, as without services of marks.
+    """
     service = director_host.new_key()
     director_host.serve(service, 2)
     probe_service(director_host, 1, 1)
@@ -137,7 +138,7 @@ def test_they_cost_other_packets_nothing(director_host: Host) -> None:
         assert director_host.run(elsewhere, hook).verdict == PASSED[hook]
 
 
-def test_python_and_the_packet_path_mean_the_same_marks() -> None:
+def test_python_and_the_packet_path_agree_on_the_marks() -> None:
     assert abi.constant("PROBE_MARKS") == probe_marks.FIRST
     shift = abi.constant("PROBE_MARKS_SHIFT")
     assert (0xFFFFFFFF >> shift << shift, 1 << shift) == (probe_marks.MASK, probe_marks.COUNT)

@@ -1,4 +1,4 @@
-"""A table of many connections is made, listed and expired with every count right. No speed is asserted."""
+"""A table of many connections is made, listed and expired with right counts. The test asserts no speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.pace import Pace
 from bench.rows import SCALE_ROWS, Measured
 from bench.site import PREFIX
 from tests.packet.table import shorten
-from tests.packet.waiting import until
+from tests.waiting import until
 
 EXACT = "scale_wrong"
 
@@ -48,7 +48,7 @@ def test_connections_that_do_not_end_in_time_are_an_error_with_their_number() ->
             table.await_empty(0, lambda: None)
 
 
-def test_the_expirer_notes_each_go_and_each_connection_that_it_ended() -> None:
+def test_the_expiry_timer_counts_its_runs_and_the_connections_that_it_ended() -> None:
     with ready(DR, 2048) as table:
         table.make(Measured(), lambda text: None)
         tables = table.path.director.tables
@@ -56,13 +56,13 @@ def test_the_expirer_notes_each_go_and_each_connection_that_it_ended() -> None:
         shorten(tables, 1)
         until(lambda: Pace.read(tables).ended - before.ended >= 2048, "the end of all connections")
         run = Pace.read(tables).goes
-        until(lambda: Pace.read(tables).goes > run, "the expiry timer")  # one notes what it did at its end
+        until(lambda: Pace.read(tables).goes > run, "the expiry timer")  # a run writes its counts at its end
         assert table.counts() == (0, 0)
         passed = Pace.read(tables).since(before)
         assert passed.ended == 2048
         assert passed.goes > 0
         assert passed.goes == sum(passed.lengths)
-        told = table.path.director.packet_counts().expiry
-        assert told is not None
-        assert (told.connections, told.goes >= passed.goes) == (2048, True)
-        assert 0 < told.longest_s <= told.spent_s
+        counts = table.path.director.packet_counts().expiry
+        assert counts is not None
+        assert (counts.connections, counts.goes >= passed.goes) == (2048, True)
+        assert 0 < counts.longest_s <= counts.spent_s

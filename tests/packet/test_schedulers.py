@@ -1,4 +1,4 @@
-"""Schedulers and their cursors across edits, against models written from IPVS-SEMANTICS 3.2 to 3.5."""
+"""Schedulers and their cursors across edits, compared with models of IPVS-SEMANTICS 3.2 to 3.5."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 
 @dataclass
 class Model:
-    """A service's list, newest first, with what its scheduler remembers."""
+    """A service's list, newest first, with its scheduler's state."""
 
     scheduler: str
     servers: list[int] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Model:
         self.most = max(weights) - (self.divisor - 1) if weights else 0
 
     def changed(self) -> None:
-        """Any destination was added, deleted or edited (3.3)."""
+        """Handle that any destination was added, deleted or edited (3.3)."""
         if self.scheduler != "wrr":
             return
         self._measure()
@@ -50,7 +50,7 @@ class Model:
             self.current = self.current // self.divisor * self.divisor + 1
 
     def initialised(self, scheduler: str) -> None:
-        """The service got another scheduler."""
+        """Handle a new scheduler."""
         self.scheduler, self.mark = scheduler, None
         self._measure()
         self.current = self.most
@@ -61,9 +61,9 @@ class Model:
         self.changed()
 
     def delete(self, server: int) -> None:
-        place = self.servers.index(server)
+        position = self.servers.index(server)
         if self.scheduler == "rr" and self.mark == server:
-            self.mark = self.servers[place - 1] if place else None
+            self.mark = self.servers[position - 1] if position else None
         self.servers.remove(server)
         del self.weights[server]
         self.overloaded.discard(server)
@@ -122,7 +122,7 @@ def shared() -> Iterator[Host]:
 
 
 class Driven:
-    """A service whose list the test edits in both, and to which it sends SYNs."""
+    """A service whose list the test edits in the table and in the model, and to which it sends SYNs."""
 
     def __init__(self, host: Host, scheduler: str) -> None:
         self.host = host
@@ -149,13 +149,13 @@ class Driven:
         self.model.edit(server, weight)
 
     def switch(self) -> None:
-        """To another scheduler and back."""
+        """Change to another scheduler and back."""
         for scheduler in "lc", self.scheduler:
             self.host.director.edit_service(VirtualService(self.key, scheduler))
         self.model.initialised(self.scheduler)
 
     def toggle(self, server: int) -> None:
-        """A server becomes overloaded, or free again."""
+        """Make a server overloaded, or available again."""
         self.model.overloaded ^= {server}
         self._overload(server, server in self.model.overloaded)
 
@@ -165,7 +165,7 @@ class Driven:
         self.host.director.tables.destinations.set(slot, "overloaded", int(yes))
 
     def pick(self) -> int | None:
-        """The server of a new connection."""
+        """Return the server of a new connection."""
         frame = tcp(sport=next(self._clients), dport=self.key.port)
         _, done = self.host.receive(frame)
         assert done.verdict != PASSED["tc"]
@@ -182,7 +182,7 @@ class Driven:
 @pytest.mark.parametrize("scheduler", ["rr", "wrr"])
 @pytest.mark.parametrize("seed", range(6))
 def test_cursors_follow_edits_as_those_of_ipvs(director_host: Host, scheduler: str, seed: int) -> None:
-    """Several edits between two packets are followed by the Director, single ones by the packet path itself."""
+    """The Director follows several edits between two packets, the packet path single ones."""
     chance = random.Random(f"{scheduler} {seed}")
     driven = Driven(director_host, scheduler)
     history: list[str] = []
@@ -225,7 +225,7 @@ def test_cursors_follow_edits_as_those_of_ipvs(director_host: Host, scheduler: s
 
 @pytest.mark.parametrize("scheduler", ["rr", "wrr"])
 def test_the_director_moves_a_cursor_where_the_packet_path_would(director_host: Host, scheduler: str) -> None:
-    """After each kind of edit: `followed`, and then a packet, picks what a packet alone picks."""
+    """After each kind of edit, `followed` and then a packet choose what a packet alone chooses."""
     chance = random.Random(scheduler)
     states = director_host.director.tables.service_states
     for _ in range(12):
@@ -255,7 +255,7 @@ def test_the_director_moves_a_cursor_where_the_packet_path_would(director_host: 
 
 
 def overhead(counts: tuple[int, int]) -> int:
-    """IPVS's measure of load (3.1)."""
+    """Return IPVS's measure of load (3.1)."""
     return 256 * counts[0] + counts[1]
 
 
@@ -281,12 +281,12 @@ def test_least_connections_takes_the_least_loaded_and_of_equals_the_newest(direc
             after = director_host.counts(driven.key)
             assert after[server4(best)] == (counts[server4(best)][0] + 1, counts[server4(best)][1])
             clients.append(sport)
-            if chance.random() < 0.5:  # one of them goes on to be inactive
+            if chance.random() < 0.5:  # one of them becomes inactive
                 frame = tcp("FA", sport=chance.choice(clients), dport=driven.key.port)
                 director_host.receive(frame)
 
 
-def test_a_list_of_hundreds_of_servers_is_gone_through_to_its_end(director_host: Host) -> None:
+def test_a_list_of_hundreds_of_servers_is_searched_to_its_end(director_host: Host) -> None:
     count = 320
     addresses = [ip_address(0x0A4D0100 + number) for number in range(count)]
     for scheduler in "rr", "wrr", "lc", "wlc":
@@ -303,7 +303,7 @@ def test_a_list_of_hundreds_of_servers_is_gone_through_to_its_end(director_host:
             for each in director_host.director.connections()
             if each.virtual_port == service.port
         }
-        assert [made[2000 + place] for place in range(count)] == addresses[::-1], scheduler
+        assert [made[2000 + position] for position in range(count)] == addresses[::-1], scheduler
 
 
 def test_services_by_the_hundred_each_get_their_own_packets(director_host: Host) -> None:

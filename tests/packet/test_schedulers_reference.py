@@ -1,4 +1,4 @@
-"""Every scheduler beside its reference: any sequence of edits, connections, overloads and time passing."""
+"""Every scheduler and its reference, with any sequence of edits, connections, overloads and time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
 
 BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
-STEP_S = 200  # time passes in such steps, so that no test hangs on the second
+STEP_S = 200  # the step of time; whole minutes keep the test independent of seconds
 _clients = itertools.count(1)
 
 
@@ -37,7 +37,7 @@ def shared() -> Iterator[Host]:
 
 @dataclass
 class Twin:
-    """A service in the tables, and its scheduler in the reference; what is done is done to both."""
+    """A service in the tables, and its scheduler in the reference; each change is made in both."""
 
     host: Host
     key: ServiceKey
@@ -74,14 +74,14 @@ class Twin:
         name = server4 if self.key.address.version == 4 else server6
         return Destination(DestinationKey(ip_address(name(number)), self.key.port), weight=weight)
 
-    def _place(self, number: int) -> int:
-        place = self.host.director.slots.find(self.key, self._destination(number).key)
-        assert place is not None
-        return place
+    def _position(self, number: int) -> int:
+        position = self.host.director.slots.find(self.key, self._destination(number).key)
+        assert position is not None
+        return position
 
     def _overload(self, number: int, yes: bool) -> None:
         self.known[number].overloaded = yes
-        self.host.director.tables.destinations.set(self._place(number), "overloaded", int(yes))
+        self.host.director.tables.destinations.set(self._position(number), "overloaded", int(yes))
 
     # --- what may happen ---
 
@@ -103,10 +103,10 @@ class Twin:
         if server is None or not server.available:
             return
         self.host.director.delete_destination(self.key, server.key)
-        place = self.servers.index(server)
+        position = self.servers.index(server)
         self.servers.remove(server)
         server.available = False
-        self.model.deleted(server, place)
+        self.model.deleted(server, position)
 
     def edit(self, number: int, weight: int) -> None:
         server = self.known.get(number)
@@ -126,7 +126,7 @@ class Twin:
     def switch(self, scheduler: str) -> None:
         for name in scheduler, self.scheduler:
             self.host.director.edit_service(VirtualService(self.key, name, self.flags))
-        if scheduler != self.scheduler:  # else nothing changes: what is remembered stays (ip_vs_edit_service)
+        if scheduler != self.scheduler:  # otherwise the cache stays (ip_vs_edit_service)
             self.model.close()
             self._begin()
 
@@ -137,7 +137,7 @@ class Twin:
         self._set_expiration()
 
     def wait(self, steps: int) -> None:
-        """Time passes for what is remembered: it was all done earlier."""
+        """Let time pass for what caches remember, by moving their entries into the past."""
         tables = self.host.director.tables
         ticks = -(-steps * STEP_S * round(60 * load.ticks_per_second()) // 60)
         version = self.host.director.reader.versions.version(self.slot)
@@ -159,14 +159,14 @@ class Twin:
         self.model.advance(self.now)
 
     def finish(self, which: int) -> None:
-        """A connection ends: it goes on as inactive."""
+        """End a connection, which becomes inactive."""
         if self.clients:
             self.host.run(self.clients.pop(which % len(self.clients)), "tc")
 
     def connect(self, client: int, expected: Callable[[int | None, int | None], None]) -> None:
-        """A new connection goes where the reference says."""
+        """Open a connection, and compare its server with that of the reference."""
         for number, server in self.known.items():
-            row = self.host.director.tables.destinations.read(self._place(number))
+            row = self.host.director.tables.destinations.read(self._position(number))
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(client << 96 | next(_clients) if self.key.address.version == 6 else client)
         target = VIP4 if self.key.address.version == 4 else VIP6
@@ -225,7 +225,7 @@ FLAGS = [ServiceFlag(0), ServiceFlag.SCHED_1, ServiceFlag.SCHED_2, ServiceFlag.S
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_any_history_leads_to_the_choices_of_the_reference(director_host: Host, scheduler: str, family: int) -> None:
+def test_choices_are_those_of_the_reference_after_any_history(director_host: Host, scheduler: str, family: int) -> None:
     host = director_host
 
     @settings(max_examples=20 if scheduler in ("mh", "lblc", "lblcr") else 4, deadline=None)
@@ -254,7 +254,7 @@ def test_any_history_leads_to_the_choices_of_the_reference(director_host: Host, 
 
 
 class Crowd(Twin):
-    """With more servers than one part of an address's set holds, behind the router: connections tell who is chosen."""
+    """More servers than one part of an address's set holds, behind the router: connections show the choice."""
 
     def _destination(self, number: int, weight: int = 1) -> Destination:
         return Destination(DestinationKey(ip_address(0x0A4D0100 + number), self.key.port), weight=weight)
@@ -267,18 +267,18 @@ class Crowd(Twin):
         return int(ip_address(risen[0])) - 0x0A4D0100 if risen else None
 
     def members(self) -> int:
-        """In the sets that the reference remembers."""
+        """Return the members of the sets in the reference."""
         assert isinstance(self.model, ReplicatedLocality)
         return sum(len(entry.servers) for chain in self.model.cache.chains for entry in chain.values())
 
     def held(self) -> int:
-        """Places that caches have of the servers."""
+        """Return the entries of caches that refer to the servers."""
         table = self.host.director.tables.destinations
-        return sum(table.get(self._place(number), "cached") for number in self.known)
+        return sum(table.get(self._position(number), "cached") for number in self.known)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sets_of_lblcr_grow_shrink_and_are_forgotten_whatever_their_size(director_host: Host, seed: int) -> None:
+def test_sets_of_lblcr_of_any_size_grow_shrink_and_are_forgotten(director_host: Host, seed: int) -> None:
     chance, host, many = random.Random(seed), director_host, 20
     twin = Crowd(host, host.new_key(), "lblcr", ServiceFlag(0))
     most = 0
@@ -299,7 +299,7 @@ def test_sets_of_lblcr_grow_shrink_and_are_forgotten_whatever_their_size(directo
             for _ in range(70):
                 if seconds == 100 and chance.random() < 0.5:
                     twin.finish(chance.randrange(99))
-                    twin.wait(chance.choice([1] * 9 + [20]))  # 20: beyond the next look at all of it
+                    twin.wait(chance.choice([1] * 9 + [20]))  # 20: beyond the next full check
                 connect()
                 most = max(most, twin.members())
         assert most > 16
@@ -326,8 +326,8 @@ DEALS = {  # weights, the newest server's first: shares of 256 buckets that they
 
 @pytest.mark.parametrize("flags", [ServiceFlag(0), ServiceFlag.SCHED_1])
 @pytest.mark.parametrize("weights", DEALS.values(), ids=DEALS)
-def test_sh_deals_as_many_buckets_as_there_are(director_host: Host, weights: list[int], flags: ServiceFlag) -> None:
-    """Every bucket's choice, whether or not the list's end is among them; with and without sh-fallback."""
+def test_sh_fills_all_buckets(director_host: Host, weights: list[int], flags: ServiceFlag) -> None:
+    """Compare every bucket's choice, with and without the list's end among them and sh-fallback."""
     key = director_host.new_key()
     servers: list[Server] = []
     with director_host.director.batch():

@@ -1,4 +1,4 @@
-"""SCTP packet by packet: what leaves, its CRC32c, and that nothing malformed is scheduled, counted or changed.
+"""SCTP packets: forwarded bytes, CRC32c, and malformed packets that are not scheduled, counted or changed.
 
 The model is written from IPVS-SEMANTICS 2.3, 2.4, 4.6 and 7.3; scapy computes the checksums.
 """
@@ -26,27 +26,27 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
 def ends(version: int) -> tuple[str, str, str]:
-    """Client, virtual address, real server."""
+    """Return client, virtual address, real server."""
     return (CLIENT4, VIP4, server4(1)) if version == 4 else (CLIENT6, VIP6, server6(1))
 
 
 def transport(frame: bytes) -> bytes:
-    """The SCTP packet in a frame without options or extension headers."""
+    """Return the SCTP packet of a frame without options or extension headers."""
     return bytes(parsed(frame).payload.payload) if frame[12:14] == b"\x86\xdd" else frame[14 + (frame[14] & 15) * 4 :]
 
 
 def checksum(data: bytes) -> bytes:
-    """CRC32c as it stands in a packet."""
+    """Return the CRC32c in a packet."""
     return struct.pack("!I", crc32c(data))  # type: ignore[no-untyped-call]
 
 
 def right(body: bytes) -> bool:
-    """Whether an SCTP packet's checksum is right."""
+    """Return whether an SCTP packet's checksum is right."""
     return bool(body[8:12] == checksum(body[:8] + bytes(4) + body[12:]))
 
 
 def sent(host: Host, frame: bytes) -> bytes:
-    """What TC made of a frame that it sent off; XDP leaves it alone."""
+    """Return the frame that TC sent; XDP passes it."""
     hook, done = host.receive(frame)
     assert hook == "tc"
     assert done.verdict in SENT["tc"], (done.verdict, host.reasons())
@@ -110,16 +110,16 @@ def test_other_methods_keep_the_packet(director_host: Host, version: int, method
     assert transport(bytes(12) + frame[12:14] + out[14 + outer :]) == transport(frame)
 
 
-# --- whatever bytes come ---
+# --- any bytes ---
 
 
 def first_chunk(body: bytes) -> int | None:
-    """Kind of the first chunk of an SCTP packet, if its head is there."""
+    """Return the type of the first chunk, if its header is complete."""
     return body[12] if len(body) >= 16 else None
 
 
 def is_abort(body: bytes) -> bool:
-    """Whether the packet ends its association: by its first chunk, or right behind a COOKIE ECHO or COOKIE ACK."""
+    """Return whether the packet ends its association: by its first chunk, or one behind COOKIE ECHO or COOKIE ACK."""
     kind = first_chunk(body)
     if kind in (10, 11):
         length = int.from_bytes(body[14:16], "big")
@@ -146,7 +146,7 @@ bodies = st.builds(
 
 
 class Case:
-    """A service of one method, and which associations of it there are: by client port, whether it is closed."""
+    """A service of one method, and its associations: by client port, whether they are closed."""
 
     def __init__(self, host: Host, method: Method, version: int) -> None:
         self.host = host
@@ -158,11 +158,11 @@ class Case:
         self.ports: Iterator[int] = itertools.count(10000)
 
     def request(self, port: int, rest: bytes, cut: int = 4000) -> bytes:
-        """The transport bytes of a client's packet: ports, then what follows them."""
+        """Return the transport bytes of a client's packet: ports, then these bytes."""
         return (struct.pack("!HH", port, self.service.port) + rest)[:cut]
 
     def run(self, body: bytes, trailing: bytes, reply: bool = False) -> tuple[bytes, Run]:
-        """What TC makes of such a packet; XDP leaves it alone."""
+        """Run such a packet at TC; XDP passes it."""
         source, target = (self.server, self.client) if reply else (self.client, self.vip)
         frame = carrying(SCTP_PROTOCOL, body, source, target) + trailing
         hook, done = self.host.receive(frame)
@@ -170,14 +170,13 @@ class Case:
         return frame, done
 
     def state(self, port: int) -> str | None:
-        """The association's state in the listing."""
         for each in self.host.director.connections():
             if (each.client_port, each.virtual_port) == (port, self.service.port):
                 return each.state
         return None
 
     def numbers(self) -> tuple[int, int, int]:
-        """Connections, packets in and out of the service."""
+        """Return connections, and packets in and out, of the service."""
         counters = self.host.director.service(self.service).counters
         return counters.connections, counters.in_packets, counters.out_packets
 
@@ -188,7 +187,7 @@ def case(shared: Host, request: pytest.FixtureRequest) -> Case:
 
 
 def examples(*strategies: st.SearchStrategy[bytes]) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """Hypothesis over these."""
+    """Run the test with examples of hypothesis."""
 
     def wrap(test: Callable[..., None]) -> Callable[[], None]:
         return settings(max_examples=120, deadline=None)(given(*strategies)(test))
@@ -197,7 +196,7 @@ def examples(*strategies: st.SearchStrategy[bytes]) -> Callable[[Callable[..., N
 
 
 def test_first_packets_of_any_bytes(case: Case) -> None:
-    """Only a whole INIT is scheduled; what is cut is dropped, anything else is the stack's, untouched."""
+    """Only a complete INIT is scheduled. Truncated packets are dropped, all others pass unmodified."""
 
     @examples(bodies, st.binary(max_size=20))
     def holds(rest: bytes, trailing: bytes) -> None:
@@ -219,7 +218,7 @@ def test_first_packets_of_any_bytes(case: Case) -> None:
     holds()
 
 
-def test_ports_that_are_cut_off(case: Case) -> None:
+def test_truncated_ports(case: Case) -> None:
     for cut in range(4):
         before = case.numbers()
         frame, done = case.run(case.request(next(case.ports), INIT, cut), b"")
@@ -227,7 +226,7 @@ def test_ports_that_are_cut_off(case: Case) -> None:
 
 
 def test_later_packets_of_any_bytes(case: Case) -> None:
-    """They belong to their association, whatever they are; NAT needs the common header, and counts before it looks."""
+    """All belong to their association. NAT needs the common header, and counts before it checks."""
 
     @examples(bodies, st.binary(max_size=20))
     def holds(rest: bytes, trailing: bytes) -> None:
@@ -253,7 +252,7 @@ def test_later_packets_of_any_bytes(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [(Method.MASQ, 4), (Method.MASQ, 6)], ids=["nat", "nat6"], indirect=True)
-def test_answers_of_any_bytes(case: Case) -> None:
+def test_replies_of_any_bytes(case: Case) -> None:
     @examples(bodies, st.binary(max_size=20))
     def holds(rest: bytes, trailing: bytes) -> None:
         port = next(case.ports)
@@ -268,15 +267,15 @@ def test_answers_of_any_bytes(case: Case) -> None:
         assert right(transport(done.data))
         assert transport(done.data)[12:] == body[12:]
         assert case.numbers() == (before[0], before[1], before[2] + 1)
-        stranger = struct.pack("!HH", REAL_PORT, 9) + rest
-        frame, done = case.run(stranger, trailing, reply=True)
+        unknown = struct.pack("!HH", REAL_PORT, 9) + rest
+        frame, done = case.run(unknown, trailing, reply=True)
         assert (done.verdict, done.data) == (PASSED["tc"], frame)
 
     holds()
 
 
 @pytest.mark.parametrize("sloppy", [0, 1])
-def test_sloppy_sctp_lets_anything_but_abort_open(director_host: Host, sloppy: int) -> None:
+def test_with_sloppy_sctp_anything_but_abort_opens_a_connection(director_host: Host, sloppy: int) -> None:
     case = Case(director_host, Method.ROUTE, 4)
     director_host.director.change_setting("sloppy_sctp", sloppy)
     try:

@@ -1,7 +1,7 @@
-"""SCTP from this machine's other namespaces, whose checksum is left to the sending device: NAT does not compute it.
+"""SCTP from other namespaces of this machine, whose checksum the sending device computes: NAT does not.
 
-The sender hands its frame over with a virtio header (PACKET_VNET_HDR), which says that a checksum is still to be
-computed; the receiver's says whether that is still so.
+The sender passes its frame with a virtio header (PACKET_VNET_HDR), which says that a checksum is incomplete. The
+receiver's header says whether it still is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pylvs.model.service import Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp
 from tests.packet.host import VIP4, VIP6, Host, server_mac
 from tests.packet.test_sctp_bytes import right, transport
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 SOL_PACKET, PACKET_VNET_HDR, ETH_P_ALL, ETH_P_IP, NEEDS_CSUM = 263, 15, 3, 0x0800, 1
 HEADER = struct.Struct("=BBHHHH")  # flags, kind of super-packet, header's length, segments' length, start, offset
@@ -25,7 +25,7 @@ REAL_PORT = 3900
 
 
 def wire() -> socket.socket:
-    """What is on the other end of d0's cable."""
+    """Return the other end of d0's link."""
     there = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     there.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     there.bind(("d1", ETH_P_ALL))
@@ -34,7 +34,7 @@ def wire() -> socket.socket:
 
 
 def through(frame: bytes, unfinished: bool) -> tuple[bool, bytes]:
-    """Send the frame to the director; whether what it sends to the first server is unfinished, and the frame."""
+    """Send the frame to the director; return whether the forwarded frame is incomplete, and the frame."""
     l4 = 14 + (20 if frame[12:14] == b"\x08\x00" else 40)
     header = HEADER.pack(NEEDS_CSUM, 0, 0, 0, l4, 8) if unfinished else bytes(HEADER.size)
     target = bytes.fromhex(server_mac(1).replace(":", ""))
@@ -42,8 +42,8 @@ def through(frame: bytes, unfinished: bool) -> tuple[bool, bytes]:
         there.send(header + frame)
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            heard = there.recv(4096)
-            flags, out = heard[0], heard[HEADER.size :]
+            received = there.recv(4096)
+            flags, out = received[0], received[HEADER.size :]
             if out[:6] == target:
                 return bool(flags & NEEDS_CSUM), out
     raise AssertionError("nothing came")

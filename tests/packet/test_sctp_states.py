@@ -1,4 +1,4 @@
-"""SCTP's states cell by cell, as IPVS-SEMANTICS 4.6 has them: every event in every state, from either side."""
+"""SCTP's state table of IPVS-SEMANTICS 4.6: every event in every state, in both directions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ REAL_PORT = 3900
 
 
 def tables() -> dict[tuple[str, str], list[str]]:
-    """(direction, event) -> the states that follow the fourteen."""
+    """Return (direction, event) -> the next state for each of the fourteen states."""
     text = SEMANTICS.read_text(encoding="utf-8")
     section = text[text.index("### 4.6 SCTP") : text.index("### 4.7")]
     found: dict[tuple[str, str], list[str]] = {}
@@ -68,7 +68,7 @@ def tables() -> dict[tuple[str, str], list[str]]:
 TABLES = tables()
 
 
-def test_the_tables_are_whole() -> None:
+def test_the_tables_are_complete() -> None:
     assert len(TABLES) == 3 * len(CHUNKS)
     assert all(set(row) <= NAMES.keys() and len(row) == len(NAMES) for row in TABLES.values())
 
@@ -81,7 +81,7 @@ def host(director_host: Host) -> Iterator[Host]:
 
 
 class Side:
-    """One service whose associations see packets of one direction."""
+    """A service whose associations see packets of one direction."""
 
     def __init__(self, host: Host, direction: str, six: bool) -> None:
         self.host = host
@@ -94,22 +94,22 @@ class Side:
         host.serve(self.service, 1, Method.MASQ if self.masq else Method.ROUTE, port=REAL_PORT if self.masq else None)
 
     def request(self, client_port: int, chunks: bytes) -> bytes:
-        """A frame of a client's."""
+        """Return a frame of a client."""
         return sctp(chunks, client_port, self.service.port, self.client, self.vip)
 
     def frame(self, client_port: int, chunks: bytes) -> bytes:
-        """A frame in this direction."""
+        """Return a frame in this direction."""
         if self.from_server:
             return sctp(chunks, REAL_PORT, client_port, self.server, self.client)
         return self.request(client_port, chunks)
 
     def take(self, frame: bytes) -> None:
-        """The frame is forwarded, by TC alone."""
+        """Assert that TC alone forwards the frame."""
         hook, done = self.host.receive(frame)
         assert (hook, done.verdict in SENT["tc"]) == ("tc", True), (done.verdict, self.host.reasons())
 
     def put_into(self, states: dict[int, int]) -> None:
-        """Put the associations of client ports into states, for a minute from now on."""
+        """Set the states of associations by client port, for a minute."""
         tables = self.host.director.tables
         form = struct.Struct(f"!{32 if self.six else 8}xHH")
         longer = round(60 * load.ticks_per_second())
@@ -120,7 +120,7 @@ class Side:
                 change(word >> 48 << 48 | states[client_port] << abi.constant("WORD_STATE") | expiry)
 
     def listed(self) -> dict[int, Connection]:
-        """The service's associations by client port."""
+        """Return the service's associations by client port."""
         return {
             each.client_port: each
             for each in self.host.director.connections()
@@ -129,9 +129,9 @@ class Side:
 
 
 def number(letters: str) -> int:
-    """A state's number in the packet path."""
-    place = list(NAMES).index(letters)
-    return abi.constant("STATE_SCTP_INIT1") + place - 1 if place else abi.constant("STATE_NONE")
+    """Return a state's number in the packet path."""
+    index = list(NAMES).index(letters)
+    return abi.constant("STATE_SCTP_INIT1") + index - 1 if index else abi.constant("STATE_NONE")
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
@@ -140,7 +140,7 @@ def test_every_event_in_every_state(host: Host, direction: str, six: bool) -> No
     side = Side(host, direction, six)
     for row, (event, kinds) in enumerate(CHUNKS.items()):
         for kind in kinds if not six else kinds[:1]:
-            ports = {letters: 5000 + 100 * row + place for place, letters in enumerate(NAMES)}
+            ports = {letters: 5000 + 100 * row + index for index, letters in enumerate(NAMES)}
             for port in ports.values():
                 side.take(side.request(port, chunk(1)))
             side.put_into({port: number(letters) for letters, port in ports.items()})
@@ -160,7 +160,7 @@ def test_every_event_in_every_state(host: Host, direction: str, six: bool) -> No
     ("chunks", "after"),
     [
         (chunk(10, b"cookie!!") + chunk(6), "CLOSED"),
-        (chunk(10, b"cookie") + chunk(6), "CLOSED"),  # filled up to twelve bytes
+        (chunk(10, b"cookie") + chunk(6), "CLOSED"),  # padded to twelve bytes
         (chunk(10) + chunk(0, bytes(12)) + chunk(6), "ESTABLISHED"),
         (chunk(11) + chunk(6), "CLOSED"),
         (chunk(11) + chunk(0, bytes(12)), "INIT1"),
@@ -176,10 +176,10 @@ def test_every_event_in_every_state(host: Host, direction: str, six: bool) -> No
         (chunk(6)[:3], "INIT1"),
     ],
 )
-def test_what_a_bundle_does_is_what_its_first_chunk_does(host: Host, chunks: bytes, after: str) -> None:
+def test_the_first_chunk_of_a_bundle_decides(host: Host, chunks: bytes, after: str) -> None:
     side = Side(host, "INPUT-ONLY", False)
     side.take(side.request(6000, chunk(1)))
-    for trailing in b"", chunk(6):  # bytes behind the packet are none of it
+    for trailing in b"", chunk(6):  # bytes behind the packet do not belong to it
         frame = side.request(6000, chunks) + trailing
         assert host.run(frame, "xdp").verdict == PASSED["xdp"]
         assert host.run(frame, "tc").verdict in SENT["tc"]
@@ -197,11 +197,11 @@ def test_an_init_on_a_closed_association_makes_a_new_one_unless_that_is_off(host
             side.take(side.request(6100, chunks))
         conns.append((side.listed()[6100].state, host.director.service(side.service).counters.connections))
         side.take(side.request(6100, chunk(6)))
-    # mode 0: INIT1, CLOSED, INIT; mode 1: the CLOSED one gives way to a second, and that, closed, to a third
+    # mode 0: INIT1, CLOSED, INIT; mode 1: a second connection replaces the CLOSED one, and a third the second
     assert conns == [("INIT", 1), ("INIT1", 3)]
 
 
-def test_xdp_leaves_sctp_to_tc_untouched(host: Host) -> None:
+def test_xdp_passes_sctp_to_tc_unmodified(host: Host) -> None:
     side = Side(host, "INPUT", False)
     for chunks in chunk(1), chunk(6), b"":
         frame = side.request(6200, chunks)

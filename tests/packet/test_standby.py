@@ -1,4 +1,4 @@
-"""A virtual address that stands by: nothing is done to packets to it, whatever they are and whatever the table says."""
+"""A standby virtual address: packets to it pass unmodified, with any table."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def host(director_host: Host, word: Standby) -> Host:
 
 
 def state(host: Host) -> Any:
-    """All that packets write."""
+    """Return all that packets write."""
     tables = host.director.tables
     rows = [
         (str(row.service.key), row.counters, [(each.active, each.inactive, each.counters) for each in row.destinations])
@@ -74,8 +74,8 @@ def state(host: Host) -> Any:
     return sorted(rows), there, {name: count for name, count in host.reasons().items() if name != "to_tc"}
 
 
-def leaves_alone(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:
-    """Both hooks pass it on as it came, and nothing of it is in any table."""
+def passes_unmodified(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:
+    """Assert that both hooks pass the frame unmodified, and that no table changes."""
     before = state(host)
     for hook in hooks:
         done = host.run(frame, hook)
@@ -84,7 +84,7 @@ def leaves_alone(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> No
 
 
 def established(host: Host, method: Method, family: int) -> ServiceKey:
-    """A service with one server and one connection."""
+    """Add a service with one server and one connection."""
     service = host.new_key(vip=VIP[family])
     host.serve(service, 1, method, port=REAL_PORT if method == Method.MASQ else None)
     for flags in "S", "A":
@@ -100,13 +100,13 @@ def segment(service: ServiceKey, flags: str = "PA", **fields: Any) -> bytes:
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_established_connection_rests_while_its_address_stands_by(
+def test_an_established_connection_is_unchanged_while_its_address_is_standby(
     host: Host, word: Standby, method: Method, family: int, hook: str
 ) -> None:
     service = established(host, method, family)
     before = host.forwarded(segment(service), hook)
     word.stand_by(BOTH)
-    leaves_alone(host, segment(service))
+    passes_unmodified(host, segment(service))
     word.stand_by(frozenset())
     assert host.forwarded(segment(service), hook)[:6] == before[:6]
 
@@ -117,17 +117,17 @@ def test_nothing_is_scheduled(host: Host, word: Standby, family: int) -> None:
     host.serve(service, 2)
     word.stand_by(BOTH)
     for flags in "S", "A", "FA", "R":
-        leaves_alone(host, segment(service, flags))
+        passes_unmodified(host, segment(service, flags))
     other = host.new_key(Protocol.UDP, VIP[family])
     host.serve(other, 2)
-    leaves_alone(host, frames.udp(SPORT, other.port, CLIENT[family], VIP[family]))
+    passes_unmodified(host, frames.udp(SPORT, other.port, CLIENT[family], VIP[family]))
 
 
 def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
-    """Of another family, or with the same bit in the bitmaps."""
+    """Those of another family, or with the same bit in the bitmaps."""
     service, six = established(host, Method.ROUTE, 4), established(host, Method.ROUTE, 6)
     word.stand_by(frozenset({ip_address(VIP6)}))
-    leaves_alone(host, segment(six))
+    passes_unmodified(host, segment(six))
     for hook in HOOKS:
         host.forwarded(segment(service), hook)
     word.stand_by(frozenset({twin_of(ip_address(VIP4))}))
@@ -136,13 +136,13 @@ def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
 
 
 def twin_of(address: Address) -> Address:
-    """Another address with the same bit in the bitmaps."""
+    """Return another address with the same bit in the bitmaps."""
     wanted = address_bit(encode.address_bytes(address), 4)
     others = (ip_address(0x0A000000 + number) for number in range(1, 1 << 20))
     return next(each for each in others if each != address and address_bit(encode.address_bytes(each), 4) == wanted)
 
 
-ODD: dict[str, Callable[[int], list[Any]]] = {
+RARE: dict[str, Callable[[int], list[Any]]] = {
     "options": lambda port: [
         ether()
         / IP(src=CLIENT4, dst=VIP4, options=[IPOption_Timestamp(flg=0)])
@@ -172,15 +172,15 @@ ODD: dict[str, Callable[[int], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_rarer_packets_pass_as_they_came(host: Host, word: Standby, kind: str) -> None:
+@pytest.mark.parametrize("kind", RARE)
+def test_rare_packets_pass_unmodified(host: Host, word: Standby, kind: str) -> None:
     port = host.new_key().port
     for vip in VIP4, VIP6:
         for protocol in Protocol.TCP, Protocol.UDP, Protocol.SCTP:
             host.serve(ServiceKey(protocol, ip_address(vip), port), 1)
     word.stand_by(BOTH)
-    for packet in ODD[kind](port):
-        leaves_alone(host, build(packet))
+    for packet in RARE[kind](port):
+        passes_unmodified(host, build(packet))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,7 +204,7 @@ def test_icmp_errors_about_its_connections_pass(host: Host, word: Standby, metho
     word.stand_by(BOTH)
     try:
         for each in errors:
-            leaves_alone(host, build(each), ("tc",))
+            passes_unmodified(host, build(each), ("tc",))
     finally:
         host.director.change_setting("schedule_icmp", 0)
 
@@ -215,12 +215,12 @@ def test_icmp6_errors_about_its_connections_pass(host: Host, word: Standby) -> N
     error = build(ether() / IPv6(src="fd77::fe", dst=VIP6) / ICMPv6DestUnreach(code=4) / reply)
     assert host.run(error, "tc").verdict in SENT["tc"]
     word.stand_by(BOTH)
-    leaves_alone(host, error)
+    passes_unmodified(host, error)
 
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
-def test_answers_from_it_are_neither_rewritten_nor_counted(
+def test_replies_from_it_are_neither_rewritten_nor_counted(
     host: Host, word: Standby, method: Method, family: int
 ) -> None:
     service = established(host, method, family)
@@ -230,7 +230,7 @@ def test_answers_from_it_are_neither_rewritten_nor_counted(
         / frames.network(source[0], CLIENT[family])
         / TCP(sport=source[1], dport=SPORT, flags="PA")
     )
-    setting = Path("/proc/sys/net/ipv4/conf/d0/accept_local")  # the address is still on the device here
+    setting = Path("/proc/sys/net/ipv4/conf/d0/accept_local")  # the device still has the address
     setting.write_text("1", encoding="ascii")
     try:
         host.director.follow_host()
@@ -238,12 +238,12 @@ def test_answers_from_it_are_neither_rewritten_nor_counted(
         host.run(answer, "tc")
         assert host.director.service(service).counters.out_packets == counted + 1
         word.stand_by(BOTH)
-        leaves_alone(host, answer)
+        passes_unmodified(host, answer)
     finally:
         setting.write_text("0", encoding="ascii")
 
 
-def test_nobody_is_told_that_nobody_waits_for_an_answer(host: Host, word: Standby) -> None:
+def test_no_icmp_error_is_sent_about_its_replies(host: Host, word: Standby) -> None:
     service = established(host, Method.MASQ, 4)
     stray = build(
         ether(source="02:00:00:00:01:01")
@@ -255,12 +255,12 @@ def test_nobody_is_told_that_nobody_waits_for_an_answer(host: Host, word: Standb
     try:
         assert host.run(stray, "tc").verdict in SENT["tc"]
         word.stand_by(BOTH)
-        leaves_alone(host, stray, ("tc",))
+        passes_unmodified(host, stray, ("tc",))
     finally:
         host.director.change_setting("nat_icmp_send", 0)
 
 
-def test_a_mark_does_not_wake_it(host: Host, word: Standby) -> None:
+def test_a_mark_does_not_make_it_active(host: Host, word: Standby) -> None:
     service = ServiceKey.of_mark(7)
     host.serve(service, 1, port=0)
     host.director.change_mark_rules(lambda rules: [*rules, MarkRule(value=7, target=ip_network("10.77.0.0/24"))])
@@ -268,8 +268,8 @@ def test_a_mark_does_not_wake_it(host: Host, word: Standby) -> None:
         for hook in HOOKS:
             host.forwarded(tcp(sport=SPORT + 7, dport=7777), hook)
         word.stand_by(BOTH)
-        leaves_alone(host, tcp(sport=SPORT + 7, dport=7777))
-        leaves_alone(host, tcp(sport=SPORT + 8, dport=7777))
+        passes_unmodified(host, tcp(sport=SPORT + 7, dport=7777))
+        passes_unmodified(host, tcp(sport=SPORT + 8, dport=7777))
     finally:
         host.director.change_mark_rules(lambda _: [])
 
@@ -279,7 +279,7 @@ def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
     word.stand_by(BOTH)
     link, host.ifindex = host.ifindex, socket.if_nametoindex("lo")
     try:
-        leaves_alone(host, segment(service, "S"), ("tc",))
+        passes_unmodified(host, segment(service, "S"), ("tc",))
     finally:
         host.ifindex = link
 
@@ -287,11 +287,11 @@ def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
 # --- before, after and beside the tables ---
 
 
-def said(host: Host) -> role_notes.Said:
+def stored_roles(host: Host) -> role_notes.Said:
     return vip_roles.in_force(host.director.tables)
 
 
-def test_what_was_said_before_there_were_tables_holds_from_their_first_packet_on() -> None:
+def test_roles_that_were_set_before_the_tables_apply_to_their_first_packet() -> None:
     with new_host() as host:
         policy.take_down(host.director.state)
         word = Standby()
@@ -299,29 +299,29 @@ def test_what_was_said_before_there_were_tables_holds_from_their_first_packet_on
         service = host.new_key()
         host.serve(service)
         host.close_programs()
-        assert said(host) == role_notes.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
-        leaves_alone(host, segment(service, "S"))
+        assert stored_roles(host) == role_notes.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        passes_unmodified(host, segment(service, "S"))
         word.stand_by(frozenset())
         host.forwarded(segment(service, "S"), "tc")
         policy.take_down(host.director.state)
-        word.stand_by(BOTH)  # nobody is there to be told
+        word.stand_by(BOTH)  # there is no table yet
         host.serve(service)
-        assert said(host).standby == BOTH
+        assert stored_roles(host).standby == BOTH
         word.close()
-        assert said(host) == role_notes.Said()
+        assert stored_roles(host) == role_notes.Said()
         assert not os.path.exists(role_notes.directory(host.director.state.cookie))
 
 
-def test_it_outlives_another_size_of_the_table_and_what_a_killed_writer_left(host: Host, word: Standby) -> None:
+def test_it_outlives_another_size_of_the_table_and_a_killed_writer(host: Host, word: Standby) -> None:
     service = established(host, Method.ROUTE, 4)
     word.stand_by(BOTH)
     host.director.change_setting("conn_max", 8192, drop=True)
     host.close_programs()
-    leaves_alone(host, segment(service, "S"))
+    passes_unmodified(host, segment(service, "S"))
     host.director.tables.book.set(0, "pending", 1)
     host.director.add_service(VirtualService(host.new_key(), "rr"))
     assert host.director.tables.book.get(0, "pending") == 0
-    leaves_alone(host, segment(service, "S"))
+    passes_unmodified(host, segment(service, "S"))
     word.stand_by(frozenset())
     host.forwarded(segment(service, "S"))
 
@@ -332,44 +332,44 @@ from ipaddress import ip_address
 from pylvs.dataplane.vip_roles import Standby
 word = Standby()
 word.stand_by(frozenset({ip_address(sys.argv[1])}))
-print("said", flush=True)
+print("done", flush=True)
 time.sleep(600)
 """
 
 
 @contextmanager
-def saying(vip: str) -> Iterator[None]:
-    """Another process says that it stands by, and is killed at the end."""
+def standby_process(vip: str) -> Iterator[None]:
+    """Let another process make an address standby, and kill it at the end."""
     with subprocess.Popen([sys.executable, "-c", _SAYS, vip], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"said\n"
+            assert process.stdout.readline() == b"done\n"
             yield
         finally:
             process.kill()
 
 
-def test_it_stays_when_its_process_is_killed_and_the_next_process_goes_on(director_host: Host) -> None:
+def test_it_stays_when_its_process_is_killed_and_the_next_process_continues(director_host: Host) -> None:
     host = director_host
     service = established(host, Method.ROUTE, 4)
-    with saying(VIP4):
-        leaves_alone(host, segment(service))
+    with standby_process(VIP4):
+        passes_unmodified(host, segment(service))
         with pytest.raises(Busy):
             Standby()
-    leaves_alone(host, segment(service))
+    passes_unmodified(host, segment(service))
     host.director.add_service(VirtualService(host.new_key(), "rr"))
-    leaves_alone(host, segment(service))
+    passes_unmodified(host, segment(service))
     word = Standby()
     word.stand_by(frozenset({ip_address(VIP6)}))
     host.forwarded(segment(service))
     word.close()
 
 
-def test_tables_made_after_its_process_was_killed_know_nothing_of_it() -> None:
+def test_tables_made_after_its_process_was_killed_do_not_have_it() -> None:
     with new_host() as host:
-        with saying(VIP4):
+        with standby_process(VIP4):
             pass
-        assert said(host).standby == {ip_address(VIP4)}
+        assert stored_roles(host).standby == {ip_address(VIP4)}
         policy.take_down(host.director.state)
         assert not os.path.exists(role_notes.directory(host.director.state.cookie))
         service = host.new_key()
@@ -382,53 +382,51 @@ def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Sta
     word.stand_by(BOTH)
     with pytest.raises(NoRoom, match="4096"):
         word.stand_by(frozenset(ip_address(0x0A000000 + number) for number in range(4097)))
-    assert said(host).standby == BOTH
+    assert stored_roles(host).standby == BOTH
     many = frozenset(ip_address(0x0A000000 + number) for number in range(4096))
     word.stand_by(many)
     others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
     word.stand_by(others)
-    assert said(host) == role_notes.Said(others)
+    assert stored_roles(host) == role_notes.Said(others)
 
 
 # --- take-over ---
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_address_is_served_from_the_word_on_though_no_device_has_it_yet(
-    host: Host, word: Standby, family: int
-) -> None:
+def test_an_address_is_served_at_once_even_before_a_device_has_it(host: Host, word: Standby, family: int) -> None:
     vip = "10.99.0.1" if family == 4 else "fd99::1"  # no network of this host's, and not in its routing tables
     service = host.new_key(vip=vip)
     host.serve(service)
     for hook in HOOKS:
-        leaves_alone_new(host, segment(service, "S"), hook)
+        passes_as_not_ours(host, segment(service, "S"), hook)
     word.stand_by(frozenset({ip_address(vip)}))
     for hook in HOOKS:
-        leaves_alone(host, segment(service, "S"), (hook,))
+        passes_unmodified(host, segment(service, "S"), (hook,))
     word.stand_by(frozenset(), frozenset({ip_address(vip)}))
     host.wait_ticks()  # what the very first packet found of the address counts for one
     for hook in HOOKS:
         host.forwarded(segment(service, "S"), hook)
 
 
-def leaves_alone_new(host: Host, frame: bytes, hook: str) -> None:
-    """As `leaves_alone`, but it counts as not for this host."""
+def passes_as_not_ours(host: Host, frame: bytes, hook: str) -> None:
+    """Assert as `leaves_alone`, but for a packet that counts as not for this host."""
     done = host.run(frame, hook)
     assert (done.verdict, done.data) == (PASSED[hook], frame)
 
 
-def test_show_tells_the_roles(host: Host, word: Standby) -> None:
+def test_show_lists_the_roles(host: Host, word: Standby) -> None:
     word.stand_by(frozenset({ip_address(VIP6)}), frozenset({ip_address(VIP4)}))
     shown = CliRunner().invoke(show, []).output
     assert f"{VIP4}: master (" in shown
     assert f"{VIP6}: standby (" in shown
-    told = json.loads(CliRunner().invoke(show, ["--json"]).output)
-    assert (told["standby"], told["master"]) == ([VIP6], [VIP4])
+    parsed = json.loads(CliRunner().invoke(show, ["--json"]).output)
+    assert (parsed["standby"], parsed["master"]) == ([VIP6], [VIP4])
 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Host]:
-    """Another host, with other devices. Nothing follows here that uses the file's host: this thread has left it."""
+    """Make another host with other devices. The file's host cannot be used afterwards: this thread has left it."""
     with new_host(expires=False) as made:
         ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
         ip("addr", "add", "10.88.0.1/24", "dev", "e0")

@@ -1,4 +1,4 @@
-"""What an ordinary listing and ordinary edits import, on tables that exist. Scripts call ipvsadm for each change."""
+"""The modules that an ordinary listing and ordinary edits import. Scripts call ipvsadm for each change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ sys.exit(status)
 
 
 def imported_by(words: str) -> set[str]:
-    """The modules that `ipvsadm WORDS` imports."""
+    """Return the modules that `ipvsadm WORDS` imports."""
     command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{RUN}", *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -53,18 +53,18 @@ def imported_by(words: str) -> set[str]:
 
 @pytest.fixture
 def service(director_host: Host) -> None:
-    """A service with a server besides the one that the commands are about."""
+    """Add a service with a server besides the one that the commands edit."""
     director_host.director.flush()
     imported_by(f"-A {SERVICE} -s wlc")
     imported_by(f"-a {SERVICE} -r 10.0.0.22:80 -g")
 
 
 @pytest.mark.usefixtures("service")
-def test_a_listing_imports_what_reads() -> None:
+def test_a_listing_imports_the_readers_alone() -> None:
     assert imported_by("-Ln") & (EXPENSIVE | OF_EDITS | OF_OTHERS) == set()
 
 
 @pytest.mark.usefixtures("service")
-def test_an_edit_of_a_server_imports_what_edits_servers() -> None:
+def test_an_edit_of_a_server_imports_the_editors_of_servers() -> None:
     for words in (f"-a {SERVICE} {SERVER} -g", f"-e {SERVICE} {SERVER} -g -w 2", f"-d {SERVICE} {SERVER}"):
         assert imported_by(words) & (EXPENSIVE | OF_OTHERS) == set(), words

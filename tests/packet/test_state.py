@@ -1,4 +1,4 @@
-"""One state for each network namespace, found from every mount namespace, gone with its namespace."""
+"""Each network namespace has one state, which every mount namespace finds, and which ends with its namespace."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pylvs.bpf import libbpf, mounts
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
-from tests.packet.waiting import until
+from tests.waiting import until
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE}
 ARRAY = 2
-ALONE = "pylvs-alone"  # a namespace that only its own /run knows
+ALONE = "pylvs-alone"  # the mount of this namespace exists only in its own /run
 
 CREATE = """
 import struct
@@ -45,7 +45,7 @@ print(state.cookie, state.exists, state.note("by"), state.pins(),
 """
 REMOVE = "from pylvs.dataplane.state import State; State.open().remove()"
 
-# How a command may come to run in a network namespace.
+# Ways to run a command in a network namespace.
 WAYS = {
     "shell": ["nsenter", "--net=/run/netns/{name}"],
     "ip netns exec": ["ip", "netns", "exec", "{name}"],
@@ -65,7 +65,7 @@ def command(way: str, name: str, script: str, *arguments: str) -> list[str]:
 
 
 def run(way: str, name: str, script: str, *arguments: str) -> str:
-    """What a command prints; an orphan's output ends when the orphan does."""
+    """Return a command's output; with a process left behind, wait for the end of its output."""
     done = subprocess.run(command(way, name, script, *arguments), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
@@ -73,8 +73,8 @@ def run(way: str, name: str, script: str, *arguments: str) -> str:
 
 
 @contextmanager
-def staying(*words: str) -> Iterator[int]:
-    """A process that these words start, and that does nothing: its number."""
+def idle_process(*words: str) -> Iterator[int]:
+    """Start an idle process with these words; return its PID."""
     with subprocess.Popen([*words, "sh", "-c", "echo ready; exec sleep 600"], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -94,7 +94,7 @@ def namespace() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("maker", WAYS)
-def test_what_one_makes_every_other_finds(namespace: str, maker: str) -> None:
+def test_every_mount_namespace_finds_the_state(namespace: str, maker: str) -> None:
     assert run("shell", namespace, LOOK).split()[1] == "False"
     cookie = run(maker, namespace, CREATE, maker)
     seen = {way: run(way, namespace, LOOK) for way in WAYS}
@@ -104,7 +104,7 @@ def test_what_one_makes_every_other_finds(namespace: str, maker: str) -> None:
     assert {run(way, namespace, LOOK) for way in WAYS} == {f"{cookie} False None [] None"}
 
 
-def test_where_process_1_can_be_entered_it_holds_the_mount(namespace: str) -> None:
+def test_process_1_has_the_mount_if_its_namespace_can_be_entered(namespace: str) -> None:
     def quoted(way: str, script: str, *arguments: str) -> str:
         return shlex.join(command(way, namespace, script, *arguments))
 
@@ -126,7 +126,7 @@ def test_where_process_1_can_be_entered_it_holds_the_mount(namespace: str) -> No
 
 
 def alone(*steps: str) -> list[str]:
-    """What shell commands print where there is no state: with a process 1 of their own, and a /run, and a namespace."""
+    """Return the output of shell commands with their own process 1, /run and namespace, where there is no state."""
     begin = [
         f"while umount -l {mounts.POINT} 2>/dev/null; do :; done",
         "mount -t tmpfs run /run",
@@ -148,9 +148,9 @@ def test_without_the_right_to_mount_the_missing_capability_is_named() -> None:
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     words = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-c", attempt]
-    (told,) = alone(shlex.join(["nsenter", f"--net=/run/netns/{ALONE}", *words]))
-    assert told.startswith("NotPermitted ")
-    assert "CAP_SYS_ADMIN missing" in told
+    (output,) = alone(shlex.join(["nsenter", f"--net=/run/netns/{ALONE}", *words]))
+    assert output.startswith("NotPermitted ")
+    assert "CAP_SYS_ADMIN missing" in output
 
 
 def test_many_makers_at_once_make_one_state(namespace: str) -> None:
@@ -168,27 +168,27 @@ def test_many_makers_at_once_make_one_state(namespace: str) -> None:
 
 def test_a_command_that_makes_nothing_mounts_nothing() -> None:
     script = "from pylvs.dataplane.state import State, collect_dead_states; State.open(); collect_dead_states()"
-    told = alone(
+    output = alone(
         "cp /proc/1/mountinfo /run/before",
         shlex.join(command("shell", ALONE, script)),
         "cmp /proc/1/mountinfo /run/before && echo the same",
     )
-    assert told == ["the same"]
+    assert output == ["the same"]
 
 
-def test_the_last_state_takes_the_mount_with_it() -> None:
+def test_the_last_state_removes_the_mount() -> None:
     mounted = f"grep -c ' {mounts.POINT} ' /proc/1/mountinfo || true"
-    told = alone(
+    output = alone(
         mounted,
         shlex.join(command("ip netns exec", ALONE, CREATE, "x")),
         mounted,
         shlex.join(command("unshare", ALONE, REMOVE)),
         mounted,
     )
-    assert (told[0], *told[2:]) == ("0", "1", "0")
+    assert (output[0], *output[2:]) == ("0", "1", "0")
 
 
-def test_many_first_and_last_states_at_once_do_not_take_the_mount_from_each_other() -> None:
+def test_parallel_first_and_last_states_keep_the_mount() -> None:
     rounds = """
 import os
 from pylvs.dataplane import mounts
@@ -209,9 +209,9 @@ for _ in range(40):
     assert errors == [""] * len(workers)
 
 
-def test_a_mount_that_was_given_up_is_not_taken_for_the_one_in_use(namespace: str) -> None:
+def test_an_abandoned_mount_is_not_used(namespace: str) -> None:
     run("shell", namespace, CREATE, "first")
-    with staying("unshare", "-m") as keeper:  # its copy of the mount stays
+    with idle_process("unshare", "-m") as keeper:  # its copy of the mount stays
         run("shell", namespace, REMOVE)
         run("shell", namespace, CREATE, "second")
         script = [sys.executable, "-c", f"import sys\n{LOOK}"]
@@ -252,7 +252,7 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     subprocess.run(["ip", "netns", "add", other], check=True)
     dead = int(run("ip netns exec", other, CREATE, "dead"))
     living = int(run("ip netns exec", namespace, CREATE, "living"))
-    with staying("nsenter", f"--net=/run/netns/{other}"):
+    with idle_process("nsenter", f"--net=/run/netns/{other}"):
         subprocess.run(["ip", "netns", "del", other], check=True)
         assert dead not in collect_dead_states(), "a process still lives in it"
         assert {dead, living} <= {state.cookie for state in State.all()}
@@ -270,7 +270,7 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     assert run("shell", namespace, LOOK).split()[1] == "True"
 
 
-def test_a_builder_killed_half_way_leaves_nothing_that_counts(namespace: str) -> None:
+def test_a_killed_builder_leaves_no_state(namespace: str) -> None:
     script = """
 import time
 from pylvs.dataplane.state import State
@@ -308,7 +308,7 @@ except RuntimeError:
     assert run("shell", namespace, script) == "False False"
 
 
-def test_the_lock_is_one_for_all_and_names_its_holder(namespace: str) -> None:
+def test_all_share_one_lock_which_names_its_holder(namespace: str) -> None:
     run("shell", namespace, CREATE, "x")
     script = """
 import time
@@ -330,12 +330,12 @@ except Exception as error: print(type(error).__name__, error)
     assert refused.startswith("Busy ")
     assert f"process {holder.pid} " in refused
     holder.stdout.close()
-    holder.kill()  # not asked, not told: the kernel gives the lock back
+    holder.kill()  # the kernel releases the lock
     holder.wait()
     assert run("shell", namespace, attempt) == "mine"
 
 
-def test_notes_are_replaced_at_one_stroke_and_bounded(namespace: str) -> None:
+def test_notes_are_replaced_atomically_and_bounded(namespace: str) -> None:
     script = """
 from pylvs.dataplane.state import State
 state = State.open(create=True)
@@ -349,7 +349,7 @@ for text in ("", "x" * 4001, "a\\0b"):
     assert run("shell", namespace, script).split("\n") == ["an umlaut: ü None ['other', 'why'] []"] + ["refused"] * 3
 
 
-def test_a_note_whose_writer_was_killed_is_none(namespace: str) -> None:
+def test_a_note_of_a_killed_writer_does_not_count(namespace: str) -> None:
     killed = """
 import os
 from pylvs.dataplane.state import State
@@ -382,7 +382,7 @@ except Exception as error: print(type(error).__name__, error)
     assert answer.startswith("NotPermitted Operation not permitted; CAP_BPF and CAP_NET_ADMIN missing")
 
 
-def test_a_namespace_has_one_cookie_and_others_have_others(namespace: str) -> None:
+def test_each_namespace_has_its_own_cookie(namespace: str) -> None:
     script = "from pylvs.dataplane.state import netns_cookie; print(netns_cookie())"
     inside = {run(way, namespace, script) for way in WAYS}
     assert len(inside) == 1

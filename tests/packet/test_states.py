@@ -1,4 +1,4 @@
-"""Random packets of several connections against a model of IPVS's states: what is listed, and every count, is exact.
+"""Random packets of several connections, compared with a model of IPVS's states: listings and counts are exact.
 
 The model is written from IPVS-SEMANTICS 4.4, 2.3 and 2.4, not from the packet path.
 """
@@ -71,7 +71,7 @@ CLIENTS = 3
 
 
 def table(text: str) -> dict[tuple[str, str], str]:
-    """(event, state) -> next state, by the names of a listing."""
+    """Return (event, state) -> next state, by the names of a listing."""
     found: dict[tuple[str, str], str] = {}
     for line in text.split("\n"):
         if line:
@@ -84,7 +84,7 @@ TABLES = {"input": table(INPUT), "output": table(OUTPUT), "input-only": table(IN
 
 
 def following(direction: str, flags: str, state: str) -> str:
-    """The state that a TCP packet makes: RST counts before SYN before FIN before ACK; without any it closes."""
+    """Return the state after a TCP packet: RST counts before SYN before FIN before ACK; none of them closes."""
     for letter, event in ("R", "rst"), ("S", "syn"), ("F", "fin"), ("A", "ack"):
         if letter in flags:
             return TABLES[direction][event, state]
@@ -113,7 +113,7 @@ steps = st.builds(
 
 
 class World:
-    """A host with one service of each kind, and what its table should be. Client ports are never used twice."""
+    """A host with one service of each kind, and its expected table. Client ports are never reused."""
 
     KINDS = (
         (Protocol.TCP, Method.ROUTE),
@@ -136,23 +136,23 @@ class World:
         self._began = 0.0
 
     def begin(self) -> None:
-        """Clients that nobody knows yet. Those of before stay in the table."""
+        """Start with new clients. Connections of earlier clients stay."""
         self._began = time.monotonic()
         self.expected.clear()
         self.first_port = next(self._ports)
 
     def take(self, step: Step) -> None:
-        """Send the packet; what becomes of it and of the table is as the model says."""
+        """Send the packet, and compare result and table with the model."""
         protocol, method = self.KINDS[step.service]
         service, port = self.services[step.service], self.first_port + step.client
-        place = (step.service, port)
+        flow = (step.service, port)
         is_reply = step.from_server and method == Method.MASQ
         if is_reply:
             ends = {"source": self.server, "target": self.client, "sport": PORT + step.service, "dport": port}
         else:
             ends = {"source": self.client, "target": self.vip, "sport": port, "dport": service.port}
         frame = tcp(step.flags, **ends) if protocol == Protocol.TCP else udp(**ends)
-        state = self.expected.get(place)
+        state = self.expected.get(flow)
         forwarded = True
         if protocol == Protocol.UDP:
             forwarded = state is not None or not is_reply
@@ -164,16 +164,16 @@ class World:
             direction = "input" if method == Method.MASQ else "input-only"
             new = "S" in step.flags
             if state in ("TIME_WAIT", "CLOSE") and new:
-                state = None  # the ports are used anew (2.3, conn_reuse_mode 1)
+                state = None  # the ports are reused (2.3, conn_reuse_mode 1)
             if state is None and (not new or "R" in step.flags):
-                forwarded, after = False, None  # the local stack's affair (2.4)
+                forwarded, after = False, None  # the local stack handles it (2.4)
             else:
                 after = following(direction, step.flags, state or "NONE")
         self._check(step, frame, forwarded)
         if after is None:
-            self.expected.pop(place, None)
+            self.expected.pop(flow, None)
         else:
-            self.expected[place] = after
+            self.expected[flow] = after
 
     def _check(self, step: Step, frame: bytes, forwarded: bool) -> None:
         if step.hook == "xdp":
@@ -186,7 +186,7 @@ class World:
             assert (done.verdict, done.data) == (PASSED[hook], frame), step
 
     def compare(self) -> None:
-        """The listing shows the model's connections, and the counts are those of the listing."""
+        """Compare the listing with the model's connections, and the counts with the listing."""
         listed: dict[tuple[int, int], str] = {}
         left_s: dict[str, list[int]] = {}
         counts = {service: [0, 0] for service in self.services}
@@ -232,7 +232,7 @@ def test_states_and_counts_are_those_of_ipvs_for_any_sequence_of_packets(world: 
 @pytest.mark.parametrize("first", ["S", "SA"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_every_cell_of_the_tables_that_packets_can_reach(world: World, number: int, first: str) -> None:
-    """All pairs of packets after the first, in both directions for NAT, each on a connection of its own."""
+    """Send all pairs of packets after the first, in both directions for NAT, each on its own connection."""
     packets = [Step(number, 0, flags, False, "xdp") for flags in ("S", "FA", "A", "R", "P")]
     if number == 1:
         packets += [Step(number, 0, flags, True, "tc") for flags in ("SA", "FA", "A", "R", "P")]

@@ -1,4 +1,4 @@
-"""Another build of pylvs over tables that live: it takes over under live connections, or refuses in words."""
+"""Another build of pylvs takes over tables with live connections, or refuses with a message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOWN = "from pylvs.cli.main import main; sys.argv[:] = ['pylvs', 'down']; sys.ex
 
 @pytest.fixture
 def other_build(tmp_path: Path) -> Path:
-    """The objects of a build whose program differs: with it, a FIN puts an established connection into LAST_ACK."""
+    """Return the objects of a build that differs: a FIN puts an established connection into LAST_ACK."""
     objects = tmp_path / "objects"
     shutil.copytree(abi.OBJECTS, objects)
     path = objects / "director.bpf.o"
@@ -53,7 +53,7 @@ def change(objects: Path, **fields: str) -> None:
 
 
 def as_build(objects: Path, script: str, version: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a script in this namespace as a pylvs with these objects, of this version."""
+    """Run a script in this namespace as a pylvs with these objects and this version."""
     before = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from pylvs.bpf import abi\n"
     before += f"abi.OBJECTS = {str(objects)!r}\n"
     if version:
@@ -64,12 +64,12 @@ def as_build(objects: Path, script: str, version: str = "") -> subprocess.Comple
 
 
 def digest(objects: Path) -> str:
-    """Of the program that a build brings."""
+    """Return the digest of the program of a build."""
     return str(json.loads((objects / "abi.json").read_text())["objects"]["director"]["digest"])
 
 
 def state_after_fin(host: Host, sport: int) -> str:
-    """The state of an established connection after a FIN, by the program that runs."""
+    """Return the state of an established connection after a FIN."""
     host.forwarded(tcp("FA", sport=sport, dport=80), "tc")
     (state,) = [each.state for each in host.director.connections() if each.client_port == sport]
     return state
@@ -80,7 +80,7 @@ def programs(host: Host) -> list[int]:
 
 
 def reasons_of(host: Host) -> list[str]:
-    """Why each device runs what it runs, as `pylvs show` tells."""
+    """Return the reason for the program of each device, from `pylvs show`."""
     return [each.reason for each in attach.attached(host.director.state)]
 
 

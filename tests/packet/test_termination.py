@@ -1,4 +1,4 @@
-"""A run of the tests that `timeout` ends leaves nothing on the machine."""
+"""A run of the tests that `timeout` ends removes what it made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 120
 
 
 def namespaces_of(session: int) -> set[str]:
-    """The namespaces of tests.packet.host made by processes of a session that lives."""
+    """Return the namespaces of tests.packet.host of processes in a live session."""
     found = set()
     for path in NAMESPACES.glob("pylvs-pk*"):
         with suppress(ProcessLookupError):

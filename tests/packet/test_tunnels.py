@@ -1,4 +1,4 @@
-"""GRE and GUE tunnels, byte for byte: scapy builds what a frame must have become (IPVS-SEMANTICS 7.4)."""
+"""GRE and GUE tunnels, byte for byte, compared with frames that scapy builds (IPVS-SEMANTICS 7.4)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KINDS = {
 
 
 def tunnelled(host: Host, service: ServiceKey, tunnel: Tunnel, outside: int) -> Destination:
-    """A service whose one server is reached by this tunnel over this version of IP."""
+    """Add a service whose one server is reached by this tunnel over this version of IP."""
     host.director.add_service(VirtualService(service, "rr"))
     server = ip_address(server4(1) if outside == 4 else server6(1))
     destination = Destination(DestinationKey(server, service.port), Method.TUNNEL, tunnel=tunnel)
@@ -54,7 +54,7 @@ def tunnelled(host: Host, service: ServiceKey, tunnel: Tunnel, outside: int) -> 
 
 
 def expected(frame: bytes, out: bytes, tunnel: Tunnel, outside: int) -> bytes:
-    """What must have left; identification and source port, which are the director's choice, are taken from `out`."""
+    """Return the expected frame; identification and source port, which the director chooses, come from `out`."""
     inner = parsed(frame).payload
     four = IP in inner
     if four:
@@ -103,7 +103,7 @@ def test_the_headers_and_checksums_are_those_of_the_tunnel(
 
 
 @pytest.mark.parametrize("kind", [kind for kind, tunnel in KINDS.items() if tunnel.flags])
-def test_xdp_leaves_checksums_over_the_payload_to_tc(director_host: Host, kind: str) -> None:
+def test_xdp_passes_packets_to_tc_for_checksums_over_the_payload(director_host: Host, kind: str) -> None:
     service = director_host.new_key()
     tunnelled(director_host, service, KINDS[kind], 4)
     frame = tcp(dport=service.port, payload=bytes(100))
@@ -124,7 +124,7 @@ def test_a_wrong_transport_checksum_stays_wrong_within_a_right_outer_one(directo
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_flow_keeps_its_source_port_and_flows_differ(director_host: Host, hook: str) -> None:
-    """Routers and cards spread flows by it."""
+    """Routers and network cards distribute flows by it."""
     service = director_host.new_key(Protocol.UDP)
     tunnelled(director_host, service, KINDS["gue"], 4)
     ports = {}
@@ -138,7 +138,7 @@ def test_a_flow_keeps_its_source_port_and_flows_differ(director_host: Host, hook
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_an_edit_of_the_tunnel_is_seen_by_established_connections_at_once(director_host: Host, hook: str) -> None:
-    """Tunnel type, port and flags are the destination's, not the connection's (IPVS-SEMANTICS 1.7)."""
+    """Tunnel type, port and flags belong to the destination, not to the connection (IPVS-SEMANTICS 1.7)."""
     service = director_host.new_key()
     before = tunnelled(director_host, service, Tunnel(), 4)
     director_host.forwarded(tcp(dport=service.port), hook)
@@ -147,7 +147,7 @@ def test_an_edit_of_the_tunnel_is_seen_by_established_connections_at_once(direct
         after = Destination(before.key, Method.TUNNEL, tunnel=tunnel)
         director_host.director.edit_destination(service, after)
         out = director_host.run(frame, hook).data
-        if out == frame:  # once a second a packet takes another way
+        if out == frame:  # once a second a packet takes the slow path
             out = director_host.run(frame, hook).data
         assert out == expected(frame, out, tunnel, 4)
     director_host.director.edit_destination(service, before)
@@ -156,7 +156,7 @@ def test_an_edit_of_the_tunnel_is_seen_by_established_connections_at_once(direct
 
 
 @pytest.mark.parametrize(("kind", "most"), [("gre", 1476), ("gre+csum", 1472), ("gue", 1468), ("gue+remcsum", 1468)])
-def test_the_mtu_reported_leaves_room_for_the_headers(director_host: Host, kind: str, most: int) -> None:
+def test_the_reported_mtu_leaves_space_for_the_headers(director_host: Host, kind: str, most: int) -> None:
     service = director_host.new_key(vip=VIP6)
     tunnelled(director_host, service, KINDS[kind], 4)
     fitting, longer = (
@@ -170,10 +170,10 @@ def test_the_mtu_reported_leaves_room_for_the_headers(director_host: Host, kind:
 
 
 @pytest.mark.parametrize(("kind", "outside", "least"), [("", 4, 88), ("", 6, 1320), ("gre", 4, 92), ("gue", 6, 1332)])
-def test_a_route_too_narrow_for_a_tunnel_is_a_named_drop(
+def test_a_path_mtu_too_small_for_a_tunnel_is_a_drop_reason(
     director_host: Host, kind: str, outside: int, least: int
 ) -> None:
-    """IP demands 68 bytes of a link, IPv6 1280; what the tunnel leaves must not be less."""
+    """IP needs an MTU of 68, IPv6 of 1280, inside the tunnel."""
     server = server4(1) if outside == 4 else server6(1)
     tunnel = KINDS[kind] if kind else Tunnel()
     for mtu, fits in (least, True), (least - 1, False):

@@ -1,4 +1,4 @@
-"""Two CPUs, one new flow: one connection comes out, the counts are exact, and nothing is lost on the way."""
+"""Two CPUs open one flow: one connection is made, the counts are exact, and no slot is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import DROPPED, HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.packet.runner import Runner
 from tests.packet.table import entries4
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 FLOWS = 200  # of a round
 ENOUGH = 100  # steps at which both CPUs are in the program
@@ -34,14 +34,14 @@ def shared() -> Iterator[Host]:
 
 
 class Both(NamedTuple):
-    """What two CPUs made of the same frames."""
+    """Results of the same frames on two CPUs."""
 
     verdicts: list[list[int]]
-    overlapped: int  # steps at which one had not come back from the program when the other entered it
+    overlapped: int  # steps at which one was still in the program when the other entered it
 
 
 class Child:
-    """What one of the two processes shares with the test."""
+    """Memory that a process shares with the test."""
 
     def __init__(self, frames: int) -> None:
         self.step, self.verdicts, self.begun, self.done = (
@@ -50,7 +50,7 @@ class Child:
 
 
 def at_once(host: Host, hook: str, frames: list[bytes]) -> Both:
-    """Two processes, each on its own CPU, run the same frames in step."""
+    """Run the same frames in step in two processes on two CPUs."""
     both = [Child(len(frames)) for _ in CPUS]
     processes = []
     for mine, other, cpu in zip(both, reversed(both), CPUS, strict=True):
@@ -72,9 +72,9 @@ def at_once(host: Host, hook: str, frames: list[bytes]) -> Both:
 
 
 def at_once_often(host: Host, hook: str, rounds: Iterable[list[bytes]]) -> tuple[list[int], int]:
-    """The verdicts of as many rounds as it takes for both CPUs to be in the program at once often enough, and how many.
+    """Return the verdicts of enough rounds in which both CPUs were in the program at once, and their number.
 
-    A busy machine, or the host of a virtual one, takes a CPU away now and then: the other is in the program alone then.
+    A busy machine or a hypervisor sometimes takes a CPU away, so that the other is alone in the program.
     """
     verdicts: list[int] = []
     overlapped = 0
@@ -89,13 +89,13 @@ def at_once_often(host: Host, hook: str, rounds: Iterable[list[bytes]]) -> tuple
 
 def _in_step(run: Runner, frames: list[bytes], mine: Child, other: Child) -> None:
     now, patient_until = time.monotonic_ns, time.monotonic() + PATIENCE_S
-    for place, frame in enumerate(frames):
-        mine.step[0] = place + 1
-        while other.step[0] <= place:  # it may be without its CPU
+    for round_number, frame in enumerate(frames):
+        mine.step[0] = round_number + 1
+        while other.step[0] <= round_number:  # the hypervisor may have taken the CPU
             assert time.monotonic() < patient_until
-        mine.begun[place] = now()
-        mine.verdicts[place] = run(frame)[0]
-        mine.done[place] = now()
+        mine.begun[round_number] = now()
+        mine.verdicts[round_number] = run(frame)[0]
+        mine.done[round_number] = now()
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -112,7 +112,7 @@ def test_one_new_flow_on_two_cpus_makes_one_connection(
 ) -> None:
     host, server = director_host, server4 if vip == VIP4 else server6
     service = host.new_key(vip=vip)
-    servers = 1 if method == Method.MASQ else 3  # with one, both CPUs write the same entry for its answers
+    servers = 1 if method == Method.MASQ else 3  # with one, both CPUs write the same reverse entry
     host.serve(service, servers, method, port=PORT if method == Method.MASQ else None)
     ends = {"dport": service.port, "source": client, "target": vip}
     ports = (range(first, first + FLOWS) for first in range(10000, 10000 + MOST_ROUNDS * FLOWS, FLOWS))
@@ -136,13 +136,13 @@ def test_one_new_flow_on_two_cpus_makes_one_connection(
 
 
 def answered(host: Host, client_port: int, server: str, client: str) -> bool:
-    """Whether the answer of a connection's real server is forwarded."""
+    """Return whether the reply of a connection's real server is forwarded."""
     frame = tcp("SA", sport=PORT, dport=client_port, source=server, target=client)
     return any(host.run(frame, hook).verdict in SENT[hook] for hook in HOOKS)
 
 
 def test_packets_of_one_connection_on_two_cpus_are_all_forwarded_and_counted(director_host: Host) -> None:
-    """Here both CPUs change the same connection's word over and over: ESTABLISHED, CLOSE, and back."""
+    """Both CPUs change the same connection's state repeatedly: ESTABLISHED, CLOSE, and back."""
     host = director_host
     service = host.new_key()
     host.serve(service)
@@ -163,6 +163,6 @@ def test_slots_of_connections_that_both_cpus_tried_to_make_are_not_lost(director
     ports = (range(first, first + FLOWS) for first in range(20000, 20000 + MOST_ROUNDS * FLOWS, FLOWS))
     at_once_often(host, "xdp", ([udp(sport=port, dport=service.port) for port in some] for some in ports))
     made = len(list(host.director.connections())) - connections
-    spare = 32 * (os.cpu_count() or 1)  # what CPUs keep for themselves
+    spare = 32 * (os.cpu_count() or 1)  # slots that CPUs reserve
     assert host.pool("used") - before <= made + spare
     assert entries4(host.director.tables) - entries == made

@@ -1,4 +1,4 @@
-"""Two directors that are real servers of the same virtual address, each in the other's table, on a real link."""
+"""Two directors, each a real server of the same virtual address and in the other's table, on a real link."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 VIP: Address = ip_address("10.55.0.100")
 SERVICE = ServiceKey(Protocol.TCP, VIP, 80)
-NOBODY = frozenset[Address]()
+NONE = frozenset[Address]()
 
 
-class Place:
+class Node:
     """A namespace with one device on the common link."""
 
     def __init__(self, bridge: str, number: int) -> None:
@@ -42,14 +42,14 @@ class Place:
         ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
 
     def received(self) -> int:
-        """Frames that came in by its device so far."""
+        """Return frames that came in by its device so far."""
         with inside_network(f"/run/netns/{self.name}"):
             lines = Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if "eth0:" in line).split(":")[1].split()[1])
 
 
-class Director(Place):
-    """One of the two: a real server that answers with its own number, and a table with the other alone."""
+class Director(Node):
+    """One of the two: a real server that returns its own number, and a table with only the other."""
 
     def __init__(self, bridge: str, number: int, other: str, closing: ExitStack) -> None:
         super().__init__(bridge, number)
@@ -61,9 +61,9 @@ class Director(Place):
             self.listener.settimeout(PATIENCE_S)
             self.director = BpfDirector(State.open())
             closing.callback(self.take_down)
-            self.word = Standby()
-            closing.callback(self.word.close)
-            self.word.stand_by(frozenset({VIP}))
+            self.roles = Standby()
+            closing.callback(self.roles.close)
+            self.roles.stand_by(frozenset({VIP}))
             self.director.add_service(VirtualService(SERVICE, "rr"))
             self.director.add_destination(SERVICE, Destination(DestinationKey(ip_address(other), 80), Method.ROUTE))
 
@@ -72,14 +72,14 @@ class Director(Place):
             policy.take_down(self.director.state)
 
     def become(self, master: bool) -> None:
-        """The word and the address, in the order of a take-over."""
+        """Set roles and address in the order of a take-over."""
         with inside_network(f"/run/netns/{self.name}"):
             if master:
-                self.word.stand_by(NOBODY, frozenset({VIP}))
+                self.roles.stand_by(NONE, frozenset({VIP}))
                 ip("addr", "add", f"{VIP}/24", "dev", "eth0")
             else:
                 ip("addr", "del", f"{VIP}/24", "dev", "eth0")
-                self.word.stand_by(frozenset({VIP}))
+                self.roles.stand_by(frozenset({VIP}))
 
     def connections(self) -> int:
         with inside_network(f"/run/netns/{self.name}"):
@@ -92,7 +92,7 @@ def remove(name: str) -> None:
 
 
 @pytest.fixture
-def places() -> Iterator[tuple[Director, Director, Place]]:
+def nodes() -> Iterator[tuple[Director, Director, Node]]:
     bridge = f"pylvs-td{os.getpid()}-br"
     made = [bridge, *(f"pylvs-td{os.getpid()}-{number}" for number in (1, 2, 3))]
     with ExitStack() as closing:
@@ -101,14 +101,14 @@ def places() -> Iterator[tuple[Director, Director, Place]]:
         ip("netns", "add", bridge)
         ip("-n", bridge, "link", "add", "br0", "type", "bridge")
         ip("-n", bridge, "link", "set", "br0", "up")
-        client = Place(bridge, 3)
+        client = Node(bridge, 3)
         one = Director(bridge, 1, "10.55.0.2", closing)
         other = Director(bridge, 2, "10.55.0.1", closing)
         yield one, other, client
 
 
-def asked(client: Place, master: Director, server: Director) -> None:
-    """A connection through the master is served by the other's own socket."""
+def check_connection(client: Node, master: Director, server: Director) -> None:
+    """Assert that the other director's socket serves a connection through the master."""
     ip("-n", client.name, "neigh", "replace", str(VIP), "lladdr", master.mac, "dev", "eth0")
     with inside_network(f"/run/netns/{client.name}"):
         asking = socket.create_connection((str(VIP), 80), timeout=PATIENCE_S)
@@ -120,13 +120,13 @@ def asked(client: Place, master: Director, server: Director) -> None:
         assert asking.makefile().read() == "served"
 
 
-def test_directors_in_each_others_tables_do_not_loop(places: tuple[Director, Director, Place]) -> None:
-    one, other, client = places
+def test_directors_in_each_others_tables_do_not_loop(nodes: tuple[Director, Director, Node]) -> None:
+    one, other, client = nodes
     for master, standby in ((one, other), (other, one)):
         before = master.connections(), standby.connections(), standby.received()
         master.become(master=True)
         for _ in range(3):
-            asked(client, master, standby)
+            check_connection(client, master, standby)
         assert master.connections() == before[0] + 3
         assert standby.connections() == before[1]
         assert standby.received() - before[2] < 100

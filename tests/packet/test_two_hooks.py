@@ -1,4 +1,4 @@
-"""What XDP cannot finish goes up to TC, and is scheduled and counted once all the same."""
+"""XDP passes what it cannot finish to TC, and each packet is scheduled and counted once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualServic
 from tests.packet.frames import tcp, udp
 from tests.packet.host import SENT, Host
 
-NEIGHBOURS = ("10.77.0.60", "10.77.0.61", "10.77.0.62")  # on the link, but nobody knows their MACs
+NEIGHBOURS = ("10.77.0.60", "10.77.0.61", "10.77.0.62")  # on the link, without a neighbour entry
 PACKETS = 12
 
 
 def serve(host: Host, protocol: Protocol, method: Method, flags: ServiceFlag = ServiceFlag(0)) -> ServiceKey:
-    """A service whose packets XDP must leave to TC."""
+    """Add a service whose packets XDP must pass to TC."""
     service = host.new_key(protocol)
     host.director.add_service(VirtualService(service, "rr", flags))
     for address in NEIGHBOURS:
@@ -25,7 +25,7 @@ def serve(host: Host, protocol: Protocol, method: Method, flags: ServiceFlag = S
 
 
 def counted_once(host: Host, service: ServiceKey) -> None:
-    """Every packet was a new connection; the three servers had their turns."""
+    """Assert that every packet was a new connection, in turn on the three servers."""
     row = host.director.service(service)
     assert (row.counters.connections, row.counters.in_packets) == (PACKETS, PACKETS)
     assert [each.counters.connections for each in row.destinations] == [PACKETS // 3] * 3
@@ -33,7 +33,7 @@ def counted_once(host: Host, service: ServiceKey) -> None:
 
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
 @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP], ids=lambda protocol: protocol.name)
-def test_a_new_connection_that_xdp_passes_up_is_made_once(
+def test_a_new_connection_that_xdp_passes_to_tc_is_made_once(
     director_host: Host, method: Method, protocol: Protocol
 ) -> None:
     service = serve(director_host, protocol, method)
@@ -46,9 +46,7 @@ def test_a_new_connection_that_xdp_passes_up_is_made_once(
 
 
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
-def test_a_packet_of_a_one_packet_service_that_xdp_passes_up_is_scheduled_once(
-    director_host: Host, method: Method
-) -> None:
+def test_a_one_packet_connection_that_xdp_passes_to_tc_is_scheduled_once(director_host: Host, method: Method) -> None:
     service = serve(director_host, Protocol.UDP, method, ServiceFlag.ONE_PACKET)
     for _ in range(PACKETS):
         hook, done = director_host.receive(udp(sport=2000, dport=service.port))

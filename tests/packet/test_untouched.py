@@ -1,4 +1,4 @@
-"""What is not for a service passes to the stack as it came, whatever it looks like."""
+"""Packets of no service pass to the stack unmodified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TCP6_SERVICE, UDP6_SERVICE = key(80, vip=VIP6), key(53, Protocol.UDP, VIP6)
 def host(director_host: Host) -> Host:
     for service in TCP_SERVICE, UDP_SERVICE, TCP6_SERVICE, UDP6_SERVICE:
         director_host.serve(service, 2)
-    # the very frames that the tests then spoil do leave
+    # the tests corrupt these frames, which leave when intact
     for frame in tcp(sport=4999), udp(sport=4999), *(m(sport=4999, source=CLIENT6, target=VIP6) for m in (tcp, udp)):
         for hook in HOOKS:
             director_host.forwarded(frame, hook)
@@ -31,7 +31,7 @@ def host(director_host: Host) -> Host:
 
 
 def counted(host: Host) -> dict[str, Any]:
-    """What packets change of the table; rates change by themselves."""
+    """Return what packets change in the table; rates change by themselves."""
     return {
         str(row.service.key): (
             row.counters,
@@ -42,7 +42,7 @@ def counted(host: Host) -> dict[str, Any]:
 
 
 def passes(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:
-    """The hooks leave it alone, and nothing of it is in any table."""
+    """Assert that both hooks pass the frame unmodified, and that no table changes."""
     before = counted(host)
     connections = len(list(host.director.connections()))
     for hook in hooks:
@@ -122,7 +122,7 @@ def test_a_frame_of_a_length_instead_of_a_type_passes_untouched(host: Host) -> N
     ids=str,
 )
 def test_a_malformed_ipv4_header_passes_untouched(host: Host, fields: dict[str, Any]) -> None:
-    """The header's checksum is right for all but the first two: it is not what saves the others."""
+    """The header's checksum is right for all but the first two, so it is not the reason."""
     passes(host, build(ether() / IP(src=CLIENT4, dst=VIP4, **fields) / TCP(sport=4000, dport=80, flags="S")))
 
 
@@ -134,7 +134,7 @@ def test_a_malformed_ipv6_header_passes_untouched(host: Host, fields: dict[str, 
 @pytest.mark.parametrize(
     "frame", [tcp(), udp(), tcp(source=CLIENT6, target=VIP6), udp(source=CLIENT6, target=VIP6)], ids=range(4)
 )
-def test_a_frame_cut_short_at_any_byte_passes_untouched(host: Host, frame: bytes) -> None:
+def test_a_truncated_frame_passes_untouched(host: Host, frame: bytes) -> None:
     whole_header = 34 if frame[12:14] == b"\x08\x00" else 54  # the kernel runs no shorter frame at TC
     for length in range(14, len(frame)):
         passes(host, frame[:length], HOOKS if length >= whole_header else ("xdp",))
@@ -142,7 +142,7 @@ def test_a_frame_cut_short_at_any_byte_passes_untouched(host: Host, frame: bytes
 
 @pytest.mark.parametrize("header", [51, 60], ids=["AH", "destination options"])
 def test_what_follows_an_ipv6_packet_in_its_frame_is_no_header_of_it(host: Host, header: int) -> None:
-    """The extension header would lie behind the payload's end, where padding looks like one that leads to UDP."""
+    """The extension header would lie behind the payload's end, where padding looks like one before UDP."""
     padded = build(ether() / IPv6(src=CLIENT6, dst=VIP6, nh=header, plen=0) / bytes((17, 4, 0, 0)).ljust(40, b"\0"))
     for hook in HOOKS:
         done = host.run(padded, hook)
@@ -151,8 +151,8 @@ def test_what_follows_an_ipv6_packet_in_its_frame_is_no_header_of_it(host: Host,
 
 @pytest.mark.parametrize("make", [tcp, udp])
 @pytest.mark.parametrize(("source", "vip"), [(CLIENT4, VIP4), (CLIENT6, VIP6)])
-def test_a_transport_header_cut_short_is_never_forwarded(host: Host, make: Any, source: str, vip: str) -> None:
-    """Here the IP header itself says that it is short: IPVS drops what it cannot schedule, or leaves it (2.4)."""
+def test_a_truncated_transport_header_is_never_forwarded(host: Host, make: Any, source: str, vip: str) -> None:
+    """The IP header itself has a short length: IPVS drops what it cannot schedule, or passes it (2.4)."""
     whole = Ether(make(sport=4200, source=source, target=vip))
     transport = bytes(whole.payload.payload)
     before = len(list(host.director.connections()))
@@ -172,7 +172,7 @@ def test_a_transport_header_cut_short_is_never_forwarded(host: Host, make: Any, 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_noise_never_crashes_nor_leaves(host: Host, hook: str) -> None:
-    """Frames with some bytes changed: what leaves still is an intact packet to one of the services."""
+    """In frames with changed bytes, only complete packets to one of the services leave."""
     chance = random.Random(20261120)
     patterns = [tcp(sport=4300), udp(sport=4300), tcp(sport=4300, source=CLIENT6, target=VIP6)]
     sent = 0
@@ -195,7 +195,7 @@ def test_noise_never_crashes_nor_leaves(host: Host, hook: str) -> None:
     assert sent > 100
 
 
-def test_fragments_to_nobody_here_pass_untouched(host: Host) -> None:
+def test_fragments_to_other_hosts_pass_untouched(host: Host) -> None:
     pieces: list[dict[str, Any]] = [{"flags": "MF"}, {"frag": 3}, {"flags": "MF", "frag": 3}]
     for fields in pieces:
         for target, hooks in ("10.77.0.11", HOOKS), (VIP4, ("xdp",)):
@@ -207,7 +207,7 @@ def test_fragments_to_nobody_here_pass_untouched(host: Host) -> None:
 def test_a_new_connection_to_an_address_that_this_host_does_not_hold_passes(
     host: Host, address: str, source: str
 ) -> None:
-    """It is scheduled as soon as the host has the address, and no more when it has lost it."""
+    """It is scheduled while the host has the address."""
     elsewhere = key(80, vip=address)
     host.serve(elsewhere, 1)
     bits = "32" if elsewhere.address.version == 4 else "128"
@@ -219,7 +219,7 @@ def test_a_new_connection_to_an_address_that_this_host_does_not_hold_passes(
     ip("addr", "add", f"{address}/{bits}", "dev", "d0", *nodad)
     try:
         with host.director.batch():
-            pass  # any edit takes a new snapshot of this host's addresses
+            pass  # an edit reads this host's addresses again
         host.wait_ticks()
         assert host.receive(first)[1].verdict in (SENT["xdp"] + SENT["tc"])
         assert host.counts(elsewhere) == {server4(1) if bits == "32" else server6(1): (1, 0)}

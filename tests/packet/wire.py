@@ -1,4 +1,4 @@
-"""The far end of a host's link, and all that came there."""
+"""The far end of a host's link, and the frames that arrived there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from tests.packet.host import MAC, OWN4, on_cpu
-from tests.packet.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 _ETH_P_ALL = 3
 _SENTINEL = bytes.fromhex("020000000000" + MAC.replace(":", "") + "88b5")  # an ethertype for experiments
@@ -25,9 +25,9 @@ class Wire:
         self._number = 0
 
     def came(self) -> list[bytes]:
-        """What has left since the last call, nothing of it still on its way.
+        """Return what left since the last call, including frames in flight.
 
-        A frame of our own is sent behind it. One CPU does all of this, so no queue of the kernel's is overtaken.
+        A frame of the test follows them. One CPU sends all, so no queue of the kernel reorders them.
         """
         self._loopback.sendto(b"", self._loopback.getsockname())
         self._loopback.recv(1)
@@ -45,7 +45,7 @@ class Wire:
 
 @contextmanager
 def wire() -> Iterator[Wire]:
-    """The wire of this namespace's d0; meanwhile this thread stays on one CPU."""
+    """Open the wire of this namespace's d0; until its end this thread stays on one CPU."""
     with ExitStack() as closing:
         closing.enter_context(on_cpu(min(os.sched_getaffinity(0))))
         near, far = (

@@ -1,4 +1,4 @@
-"""What work costs, told by a measure that is the same on every machine, however busy."""
+"""The cost of work, by a measure that does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """How many functions of Python or C it calls."""
+    """Return how many functions of Python or C it calls."""
     count = 0
 
     def called(_: object, event: str, __: object) -> None:

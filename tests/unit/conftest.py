@@ -1,4 +1,4 @@
-"""What all unit tests share."""
+"""Fixtures of all unit tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def _modules_are_no_garbage() -> Iterator[None]:
-    """Let the collector look no more at what was there before the first test: it would take most of its time."""
+    """Exclude from garbage collection what existed before the first test, because it would take most of the time."""
     gc.collect()
     gc.freeze()
     yield
@@ -21,8 +21,8 @@ def _modules_are_no_garbage() -> Iterator[None]:
 def _leaks_are_found_where_they_were_made(_modules_are_no_garbage: None) -> Iterator[None]:
     """Collect garbage after each module.
 
-    Tasks, coroutines and sockets that nobody ended warn when they are collected, and here a warning is a failure.
-    Without this it would be a failure of whichever test runs when the collector happens to.
+    Open tasks, coroutines and sockets warn when they are collected, and a warning is a failure. Without this, the
+    failure would be that of the test which runs during a later collection.
     """
     yield
     gc.collect()

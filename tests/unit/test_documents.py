@@ -1,4 +1,4 @@
-"""The documents keep their promises: links lead somewhere, files exist, commands are commands, nothing is left out."""
+"""The documents are right: links, files and commands exist, and the references are complete."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PLACE = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
+PATH = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^\s*[$#] (.*)$")
 
 
 def name_of(path: Path) -> str:
-    """A document as a test's name."""
+    """Return a document's name for a test."""
     return str(path.relative_to(ROOT))
 
 
 def anchors(path: Path) -> set[str]:
-    """What a link into a document may name: its headings, as GitHub spells them."""
+    """Return the anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of every command that a document tells the reader to type: lines of `sh` and `console` blocks."""
+    """Yield the words of every command in `sh` and `console` blocks of a document."""
     for language, block in FENCE.findall(text):
         if language not in ("sh", "console"):
             continue
@@ -63,7 +63,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def check_pylvs(words: list[str]) -> None:
-    """Raises click.UsageError for a subcommand, option or argument that `pylvs` does not take."""
+    """Raise click.UsageError for an invalid subcommand, option or argument of `pylvs`."""
     command: click.Command = pylvs
     while True:
         # The parser alone: it knows the options, and runs nothing.
@@ -79,17 +79,17 @@ def check_pylvs(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_links_and_files_are_there(document: Path) -> None:
+def test_links_and_files_exist(document: Path) -> None:
     text = document.read_text()
     for target in LINK.findall(FENCE.sub("", text)):
         if re.match(r"[a-z]+:", target):
             continue
-        place, _, anchor = target.partition("#")
-        path = (document.parent / place).resolve() if place else document
+        path_text, _, anchor = target.partition("#")
+        path = (document.parent / path_text).resolve() if path_text else document
         assert path.exists(), f"{name_of(document)}: {target} leads nowhere"
         assert not anchor or anchor in anchors(path), f"{name_of(document)}: {target} names no heading"
-    for place in PLACE.findall(text):
-        assert (ROOT / place).exists(), f"{name_of(document)}: {place} is not there"
+    for path_text in PATH.findall(text):
+        assert (ROOT / path_text).exists(), f"{name_of(document)}: {path_text} is not there"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -116,7 +116,7 @@ def test_a_wrong_command_is_found() -> None:
 
 
 def paths_of(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command that does something, as the words behind `pylvs`."""
+    """Yield every command that does something, as the words behind `pylvs`."""
     if not isinstance(command, click.Group):
         yield path
         return
@@ -150,7 +150,7 @@ def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() ->
         assert f"\n| {word} |" in page, f"docs/reference/vrrp.md has no row for: {word}"
 
 
-def test_the_readme_lists_the_schedulers_there_are() -> None:
+def test_the_readme_lists_all_schedulers() -> None:
     readme = (ROOT / "README.md").read_text()
     assert f"| schedulers | {', '.join(SCHEDULERS)} |" in readme
 
@@ -159,7 +159,7 @@ EXAMPLE = re.compile(r"^((?:\d+:\d+ ?)+) -> ([\d -]+)$", re.MULTILINE)
 
 
 def _picks(scheduler: str, weights: str, count: int) -> str:
-    """The first choices of the reference; each is a connection that stays active."""
+    """Return the first choices of the reference; each is a connection that stays active."""
     servers: list[Server] = []
     chooses = REFERENCE[scheduler](servers)
     for number, weight in (map(int, each.split(":")) for each in weights.split()):

@@ -1,4 +1,4 @@
-"""The gate: what fails a run, what runs a second time, and what the ledger then says."""
+"""The gate: what fails a run, what runs a second time, and the ledger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ BREAKS_WORKER = '@pytest.mark.real_clock("ends its process")\ndef test_ends(): o
 
 @pytest.fixture
 def run_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Gate:
-    """Runs the gate over files of tests, a phase each: its status, and its own lines."""
+    """Return a function that runs the gate over files of tests, a phase each.
+
+    It returns status and the gate's lines.
+    """
     repository = Path(gate.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", str(repository))
     for name in (ledger.LEDGER, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
@@ -53,7 +56,7 @@ def run_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     return run
 
 
-def test_a_run_without_failures_says_so_and_that_nothing_was_repeated(run_gate: Gate) -> None:
+def test_a_run_without_failures_reports_no_repetitions(run_gate: Gate) -> None:
     status, lines = run_gate(GOOD, GOOD)
     assert status == 0
     assert lines[-3:] == [
@@ -63,14 +66,14 @@ def test_a_run_without_failures_says_so_and_that_nothing_was_repeated(run_gate: 
     ]
 
 
-def test_a_phase_that_fails_does_not_stop_the_next_one(run_gate: Gate) -> None:
+def test_a_failed_phase_does_not_stop_the_next_one(run_gate: Gate) -> None:
     status, lines = run_gate(BAD, GOOD)
     assert status == 1
     assert "gate: failed: test_0.py::test_bad: assert 1 == 2" in lines
     assert lines[-2:] == ["total: 1 passed, 1 failed, 0 skipped", "gate: FAILED: phase 0"]
 
 
-def test_a_test_of_a_real_clock_runs_once_more_and_stands_in_the_ledger(run_gate: Gate, tmp_path: Path) -> None:
+def test_a_failed_real_clock_test_runs_once_more_and_is_in_the_ledger(run_gate: Gate, tmp_path: Path) -> None:
     status, lines = run_gate(GOOD + FAILS_ONCE.format(name="slow", times=1))
     assert status == 0
     assert (tmp_path / "slow").read_text() == "xx"
@@ -90,7 +93,7 @@ def test_a_second_failure_fails_the_run(run_gate: Gate, tmp_path: Path) -> None:
 def test_an_unmarked_failure_is_never_repeated(run_gate: Gate) -> None:
     status, lines = run_gate(BAD + FAILS_ONCE.format(name="slow", times=1))
     assert status == 1
-    assert "total: 1 passed, 1 failed, 0 skipped" in lines  # the marked one has its second attempt all the same
+    assert "total: 1 passed, 1 failed, 0 skipped" in lines  # the marked one still has its second attempt
 
 
 def test_more_than_two_repetitions_fail_the_run(run_gate: Gate, tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_more_than_two_repetitions_fail_the_run(run_gate: Gate, tmp_path: Path) 
     assert "gate: ledger: nothing was repeated" in lines
 
 
-def test_nothing_is_repeated_on_a_kernel_that_became_tainted(run_gate: Gate, tmp_path: Path) -> None:
+def test_nothing_is_repeated_on_a_tainted_kernel(run_gate: Gate, tmp_path: Path) -> None:
     taints = "def test_taints(): pathlib.Path(__file__).with_name('tainted').write_text('512')\n"
     status, lines = run_gate(taints + FAILS_ONCE.format(name="slow", times=1))
     assert status == 1
@@ -118,7 +121,7 @@ def test_a_crash_is_never_repeated(run_gate: Gate) -> None:
     assert "gate: ledger: nothing was repeated" in lines
 
 
-def test_a_reason_is_demanded_of_each_mark(run_gate: Gate) -> None:
+def test_each_mark_needs_a_reason(run_gate: Gate) -> None:
     status, _ = run_gate("@pytest.mark.real_clock\n" + GOOD)
     assert status == 1
 
@@ -135,7 +138,9 @@ def test_a_phase_without_tests_fails_unless_it_may_be_empty(tmp_path: Path, capf
 
 
 @pytest.mark.usefixtures("run_gate")
-def test_a_phase_that_may_be_empty_shows_what_its_tests_say(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_phase_that_may_be_empty_shows_the_output_of_its_tests(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "test_0.py").write_text(BAD)
     command = [sys.executable, "-m", "pytest", "-q", "test_0.py"]
     gate.FOLDER.mkdir()

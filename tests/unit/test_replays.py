@@ -1,4 +1,4 @@
-"""The rule of pace, the delays it judges by, and samples of scenarios."""
+"""The rule of pace, the delays that it uses, and samples of scenarios."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CAME_LATE = Replay(3.0, "the differences", {"a", "b"}, {"b"}, LATE)
 
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The reasons in the ledger, once the test is through with it."""
+    """Return the reasons in the ledger after the test."""
     monkeypatch.setenv(ledger.LEDGER, str(tmp_path / "ledger"))
     found: list[str] = []
     yield found
@@ -37,7 +37,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
 
 
 def played(*replays: Replay, different: set[str] | None = None) -> tuple[Replay, int]:
-    """What proves something among these, and how many were made."""
+    """Return the replay of these that proves something, and how many ran."""
     left = list(replays)
     made = proof(lambda: left.pop(0), different or set(), "a test")
     return made, len(replays) - len(left)
@@ -64,7 +64,7 @@ def test_agreement_counts_unless_timers_were_hardly_compared(entries: list[str])
     entries += ["timers were read 31.0 s later than recorded"]
 
 
-def test_what_a_scenario_repeats_itself_is_in_the_ledger(entries: list[str]) -> None:
+def test_repetitions_of_a_scenario_are_in_the_ledger(entries: list[str]) -> None:
     again = Replay(1.0, "", {"a"}, repeated=["a part, try 1"])
     assert played(again) == (again, 1)
     entries += ["a part, try 1"]
@@ -78,7 +78,7 @@ def test_a_machine_that_is_always_too_slow_fails_the_test(entries: list[str]) ->
     assert len(entries) == REPLAYS
 
 
-def test_a_delay_is_measured_from_what_the_recording_says() -> None:
+def test_a_delay_is_measured_from_the_recording() -> None:
     expected: list[dict[str, Any]] = [
         {"step": "sent"},
         {"step": "table", "at_s": 1.0, "connections": []},
@@ -101,7 +101,7 @@ def test_a_delay_is_measured_from_what_the_recording_says() -> None:
 
 
 def scenario() -> SimpleNamespace:
-    """A scenario of six parts, each with two steps."""
+    """Return a scenario of six parts, each with two steps."""
     module = SimpleNamespace()
 
     def part(wire: Wire, number: int, steps: int = 2) -> Steps:
@@ -117,7 +117,7 @@ def scenario() -> SimpleNamespace:
 
 
 def sample(steps: int) -> tuple[list[Any], Any]:
-    """The recorded steps of a sample that makes so many of each part's two, and the sample."""
+    """Return the recorded steps of a sample, and the sample."""
     recorded = scenario().run(Wire())
     module = scenario()
     parts = harness._sample(module, 4)
@@ -147,7 +147,7 @@ class _SlowGuest:
 
     def play(self, examples: list[object]) -> list[dict[str, object]]:
         self.attempts += 1
-        return [{"late": self.attempts == 1 and place == 1} for place in range(len(examples))]
+        return [{"late": self.attempts == 1 and number == 1} for number in range(len(examples))]
 
 
 def test_what_a_guest_made_of_an_example_is_what_the_attempt_that_counts_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a process may not import before it does its work: each of these costs milliseconds or megabytes."""
+"""Modules that a process may not import at its start: each costs milliseconds or megabytes."""
 
 from __future__ import annotations
 

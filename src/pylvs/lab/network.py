@@ -18,7 +18,7 @@ CLIENT, ROUTER, DIRECTOR, SERVER = "client", "router", "director", "realserver"
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Switch:
     """A switch: a bridge in the lab's own namespace."""
 
     name: str
@@ -72,7 +72,7 @@ class Network:
     vip_prefix: int
     port: int
     scheduler: str
-    links: tuple[Link, ...]
+    links: tuple[Switch, ...]
     hosts: tuple[Host, ...]
     entry: str
 
@@ -123,7 +123,7 @@ class Network:
             )
             for host in data["hosts"]
         )
-        links = tuple(Link(**link) for link in data["links"])
+        links = tuple(Switch(**link) for link in data["links"])
         return cls(**{**data, "links": links, "hosts": hosts})
 
 

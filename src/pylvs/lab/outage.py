@@ -99,7 +99,7 @@ def longest_outage(sent: Sequence[float], since: float = 0.0, until: float = mat
 
 @dataclass
 class Watch:
-    """What a client measured; `sent` is set when the block ends."""
+    """A client's measurements; `sent` is set when the block ends."""
 
     process: subprocess.Popen[str]
     sent: tuple[float, ...] = ()

@@ -1,6 +1,6 @@
 """Address plans. Each topology has its own; a file may override fields.
 
-A plan file is TOML or JSON with any of the fields of `Plan`, for instance
+A plan file is TOML or JSON with any of the fields of `AddressPlan`, for instance
 
     vip = "192.168.67.100"
     dip = "192.168.67.127/24"
@@ -39,7 +39,7 @@ SUBNETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AddressPlan:
     """Addresses with prefix lengths. The topology decides which fields it uses."""
 
     vip: AnyInterface
@@ -99,7 +99,7 @@ def load_overrides(path: Path) -> dict[str, Any]:
 
 def read_overrides(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Parse the fields of a plan. Raises InvalidOperation."""
-    known = {each.name for each in dataclasses.fields(Plan)}
+    known = {each.name for each in dataclasses.fields(AddressPlan)}
     result: dict[str, Any] = {}
     for name, value in raw.items():
         if name not in known:
@@ -139,10 +139,10 @@ def _interface(name: str, value: Any) -> AnyInterface:
         raise InvalidOperation(f"{name} = {value!r}: not an address; write ADDRESS/PREFIX") from None
 
 
-def override(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
+def override(plan: AddressPlan, overrides: Mapping[str, Any]) -> AddressPlan:
     """Return the plan with some fields replaced. Raises InvalidOperation if address families are mixed."""
     changed = dataclasses.replace(plan, **overrides)
-    for each in dataclasses.fields(Plan):
+    for each in dataclasses.fields(AddressPlan):
         value = getattr(changed, each.name)
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, IPv4Interface | IPv6Interface) and one.version != changed.version:

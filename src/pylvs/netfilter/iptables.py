@@ -77,12 +77,12 @@ def _append_rule(chains: dict[str, list[Rule | Skipped]], table: str, location: 
     if words[1] not in chains:
         raise InvalidOperation(f"{location}: {line[:60]}: the chain {words[1]} was not declared")
     try:
-        chains[words[1]].append(_Reader(words[2:], set(chains)).rule(location, line))
+        chains[words[1]].append(_RuleParser(words[2:], set(chains)).rule(location, line))
     except (CannotExpress, InvalidOperation) as error:
         chains[words[1]].append(Skipped(location, line, str(error)))
 
 
-class _Reader:
+class _RuleParser:
     """A parser of the words of one rule."""
 
     def __init__(self, words: list[str], chains: set[str]) -> None:
@@ -161,21 +161,21 @@ def _marking(words: list[str]) -> tuple[int, int]:
 # --- conditions ---
 
 
-def _protocol(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _protocol(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     reader.protocol = protocol_number({"icmpv6": "58", "ipv6-icmp": "58"}.get(text, text))
     if reader.protocol:
         yield (condition(turned, protocol=reader.protocol),)
 
 
-def _network(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
-    def read(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _network(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+    def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield (condition(turned, **{side: network(text)}),)
 
     return read
 
 
-def _address_range(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
-    def read(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _address_range(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+    def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         first, _dash, last = text.partition("-")
         try:
             networks = list(summarize_address_range(ip_address(first), ip_address(last or first)))
@@ -189,7 +189,7 @@ def _address_range(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]
     return read
 
 
-def _device(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _device(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     if text.endswith("+"):
         if text != "+":
             raise CannotExpress(f"-i {text}: pylvs mark knows whole names of devices")
@@ -208,8 +208,8 @@ def _ranges(text: str) -> Ranges:
     return joined(one(part) for part in text.split(","))
 
 
-def _port(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
-    def read(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _port(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+    def read(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         if reader.protocol not in (6, 17, 132):
             raise CannotExpress("ports of a protocol that IPVS does not schedule")
         yield ports(side, _ranges(text), turned)
@@ -217,7 +217,7 @@ def _port(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
     return read
 
 
-def _either_port(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _either_port(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     sides = [clause for side in ("source_ports", "target_ports") for clause in _port(side)(reader, text, turned)]
     if turned:  # neither
         yield from sides
@@ -225,7 +225,7 @@ def _either_port(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
         yield tuple(each for clause in sides for each in clause)
 
 
-def _mark(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     value, slash, mask = text.partition("/")
     bits = number_of(mask, ALL_BITS, "a mask") if slash else ALL_BITS
     wanted = number_of(value, ALL_BITS, "a mark")
@@ -236,27 +236,27 @@ def _mark(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, mark=(wanted, bits)),)
 
 
-def _link(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _link(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, link=link_address(text)),)
 
 
-def _tos(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _tos(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     value, slash, mask = text.partition("/")
     bits = number_of(mask, 0xFF, "a mask") if slash else 0xFF
     yield (condition(turned, tos=(number_of(value, 0xFF, "a type of service") & bits, bits)),)
 
 
-def _dscp(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _dscp(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, tos=(number_of(text, 63, "a DSCP") << 2, 0xFC)),)
 
 
-def _dscp_class(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _dscp_class(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     if text.upper() not in _CLASSES:
         raise CannotExpress(f"{text}: no such DSCP class")
     yield (condition(turned, tos=(_CLASSES[text.upper()] << 2, 0xFC)),)
 
 
-def _packet_type(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     if (text in ("unicast", "host")) == turned:
         yield ()  # others never come to a service
 
@@ -270,18 +270,18 @@ def _flag_bits(text: str) -> int:
     return bits
 
 
-def _tcp_flags(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+def _tcp_flags(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     mask, value = _flag_bits(text), _flag_bits(reader.value("--tcp-flags"))
     if value & ~mask:
         raise CannotExpress("TCP flags that are not looked at")
     yield (condition(turned, tcp_flags=(value, mask)),)
 
 
-def _syn(_: _Reader, turned: bool) -> Iterator[Clause]:
+def _syn(_: _RuleParser, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, tcp_flags=(0x02, 0x17)),)
 
 
-_CONDITIONS: dict[str, Callable[[_Reader, str, bool], Iterator[Clause]]] = {
+_CONDITIONS: dict[str, Callable[[_RuleParser, str, bool], Iterator[Clause]]] = {
     "-p": _protocol,
     "--protocol": _protocol,
     "-s": _network("source"),
@@ -309,4 +309,4 @@ _CONDITIONS: dict[str, Callable[[_Reader, str, bool], Iterator[Clause]]] = {
     "--pkt-type": _packet_type,
     "--tcp-flags": _tcp_flags,
 }
-_FLAG_CONDITIONS: dict[str, Callable[[_Reader, bool], Iterator[Clause]]] = {"--syn": _syn}
+_FLAG_CONDITIONS: dict[str, Callable[[_RuleParser, bool], Iterator[Clause]]] = {"--syn": _syn}

@@ -2,7 +2,7 @@
 
 director = ReferenceDirector(network)
 director.add_service(...)
-outcome = director.receive(frame)
+decision = director.receive(frame)
 director.advance(60)
 """
 
@@ -28,7 +28,7 @@ from pylvs.reference import sctp, states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
-from pylvs.reference.path import Outcome, Path
+from pylvs.reference.path import Decision, Path
 from pylvs.reference.schedulers.locality import EXPIRATION_S
 from pylvs.reference.server import Totals
 from pylvs.reference.service import Service
@@ -39,7 +39,7 @@ LOCALITY_SETTINGS = {"lblc": "lblc_expiration", "lblcr": "lblcr_expiration"}
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:
-    """Return the fields that mark rules match; protocol 0, which no rule matches, if the frame is no packet."""
+    """Return the fields that mark rules match; a frame that is no packet has none."""
     packet = parse(frame)
     if packet is None:
         return MarkPacket(ANY_V4, ANY_V4, 0)
@@ -74,7 +74,7 @@ class ReferenceDirector:
 
     # --- packets and time ---
 
-    def receive(self, frame: bytes, mark: int = 0) -> Outcome:
+    def receive(self, frame: bytes, mark: int = 0) -> Decision:
         """Handle a frame that came in with a firewall mark; 0: none. Mark rules may replace the mark."""
         return self._path.receive(
             frame, mark_of(self._mark_rules, _mark_fields(frame), mark) if self._mark_rules else mark

@@ -52,26 +52,26 @@ class Verdict(Enum):
     SENT = "sent"
 
 
-class Outcome(NamedTuple):
+class Decision(NamedTuple):
     """A verdict, and either the frames sent with the device of each, or the frame that the stack gets."""
 
     verdict: Verdict
     sent: tuple[tuple[str, bytes], ...] = ()
     frame: bytes = b""
-    why: str = ""
+    reason: str = ""
 
 
-def drop(why: str) -> Outcome:
-    return Outcome(Verdict.DROP, why=why)
+def drop(reason: str) -> Decision:
+    return Decision(Verdict.DROP, reason=reason)
 
 
-def to_stack(frame: bytes, why: str = "") -> Outcome:
+def to_stack(frame: bytes, reason: str = "") -> Decision:
     """Pass a frame to the stack, as it came or rewritten."""
-    return Outcome(Verdict.STACK, frame=frame, why=why)
+    return Decision(Verdict.STACK, frame=frame, reason=reason)
 
 
 class Path:
-    """Frames in, verdicts out. The director owns the tables, connections and settings."""
+    """Frames in, decisions out. The director owns the tables, connections and settings."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Path:
         self.standby: frozenset[bytes] = frozenset()  # virtual addresses of which another director is master
         self.now = 0.0
 
-    def receive(self, frame: bytes, mark: int = 0) -> Outcome:
+    def receive(self, frame: bytes, mark: int = 0) -> Decision:
         """Handle a frame from a device (2.1, 2.2)."""
         if frame[:6] not in self.network.macs:
             return to_stack(frame, "for another host")
@@ -126,7 +126,7 @@ class Path:
 
     # --- requests ---
 
-    def request(self, frame: bytes, packet: Packet, mark: int) -> Outcome:
+    def request(self, frame: bytes, packet: Packet, mark: int) -> Decision:
         """Handle a packet to an address of this host (2.3)."""
         connection = self.connections.find(packet)
         if connection is None:
@@ -138,9 +138,9 @@ class Path:
                 return drop("its server was deleted")
         # It ends after scheduling, because it still counts while the scheduler chooses (4.1).
         self.connections.hide(connection)
-        outcome = self._handle_new(frame, packet, mark)
+        decision = self._handle_new(frame, packet, mark)
         self.connections.end(connection, killed=False)
-        return outcome
+        return decision
 
     def _reopens(self, connection: Connection) -> bool:
         """Return whether a SYN starts a new connection with the same tuple (2.3 step 1)."""
@@ -155,7 +155,7 @@ class Path:
             return True
         return bool(mode & 2) and connection.state == FIN_WAIT and connection.no_output
 
-    def _handle_new(self, frame: bytes, packet: Packet, mark: int) -> Outcome:
+    def _handle_new(self, frame: bytes, packet: Packet, mark: int) -> Decision:
         """Handle a packet without a connection (2.4, 2.5)."""
         if packet.protocol in IPSEC:
             return to_stack(frame, "IPsec without a connection of its key exchange")
@@ -178,10 +178,10 @@ class Path:
             connection = self._schedule(service, packet)
         if connection is None:
             return self._handle_no_server(frame, packet, service)
-        outcome = self._forward(frame, packet, connection)
+        decision = self._forward(frame, packet, connection)
         if service.one_packet and packet.protocol == UDP:
             self.connections.end(connection, killed=False)
-        return outcome
+        return decision
 
     def _accepts_saddr(self, saddr: bytes) -> bool:
         """Return whether the kernel accepts a source address from outside, which it checks before IPVS.
@@ -246,7 +246,7 @@ class Path:
             totals.connections += 1
         return connection
 
-    def _handle_no_server(self, frame: bytes, packet: Packet, service: Service) -> Outcome:
+    def _handle_no_server(self, frame: bytes, packet: Packet, service: Service) -> Decision:
         """Handle a packet of a service that has no server for it (2.6)."""
         if service.port == FTP and packet.dport != FTP:
             return to_stack(frame, "not FTP's control connection")
@@ -258,7 +258,7 @@ class Path:
         """Return the counters of a server, of its service, and of all services (9.1)."""
         return server.totals, server.service_totals, self.totals
 
-    def _forward(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+    def _forward(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:
         """Count, change the state, send, restart the timer (2.3 step 8)."""
         for totals in self._totals(connection.server):
             totals.in_packets += 1
@@ -286,7 +286,7 @@ class Path:
             connection.control.assured = True
         self.connections.restart(connection, self.now)
 
-    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:
         """Find the route, check for a local server, TTL and length, and send (7.1)."""
         server, method = connection.server, connection.method
         if server.address in self.network.local:
@@ -319,7 +319,7 @@ class Path:
             ip = bytes(decrement_ttl(packet))
         return _sent(ip, hop)
 
-    def _to_local_server(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+    def _to_local_server(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:
         """Forward to this host itself (7.2)."""
         if connection.method != Method.MASQ:
             return to_stack(frame, "the server is this host")
@@ -337,7 +337,7 @@ class Path:
         *,
         rest: int = 0,
         ip: bytes | None = None,
-    ) -> Outcome:
+    ) -> Decision:
         """Send an ICMP error to the client.
 
         About a packet of DR or TUN it counts as a packet from the service (8.2).
@@ -360,7 +360,7 @@ class Path:
             totals.out_packets += 1
             totals.out_bytes += length
 
-    def reply(self, frame: bytes, packet: Packet, connection: Connection, is_local: bool) -> Outcome:
+    def reply(self, frame: bytes, packet: Packet, connection: Connection, is_local: bool) -> Decision:
         """Handle a server's packet (2.7). The host routes it; IPVS does not see what routing refuses."""
         hop = self.network.next_hop(packet.daddr)
         if not is_local:
@@ -396,7 +396,7 @@ class Path:
         return ""
 
 
-def _sent(ip: bytes, hop: NextHop) -> Outcome:
+def _sent(ip: bytes, hop: NextHop) -> Decision:
     """Send by a device, in fragments if necessary. Packets that must not be fragmented were checked before."""
     fragments = [ip] if len(ip) <= hop.mtu else fragment(ip, hop.mtu)
-    return Outcome(Verdict.SENT, tuple((hop.device, add_link_header(each, hop)) for each in fragments))
+    return Decision(Verdict.SENT, tuple((hop.device, add_link_header(each, hop)) for each in fragments))

@@ -1,6 +1,6 @@
-"""`./dev interop`, as root: every cell of the matrix, and with --times the pauses; --write keeps both in docs.
+"""`./dev interop`, as root: run every cell of the matrix, and with --times measure outages; --write updates docs.
 
-Exit status: 0, or 1 if a cell is not as it should be.
+Exit status: 0, or 1 if a cell failed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.interop import keepalived
 from tests.interop.vrrp import matrix, times
-from tests.interop.vrrp.cell import Result, Trouble
+from tests.interop.vrrp.cell import CellFailed, Result
 from tests.interop.vrrp.rows import ROWS
 from tests.interop.vrrp.times import Times
 from tests.termination import unwind_on_sigterm
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def page(results: Sequence[Result], found: Sequence[Times]) -> str:
-    """The page of the reference."""
+    """Return the page of the reference."""
     text = HEAD + matrix.table(results)
     if found:
         text += TIMES_HEAD.format(trials=len(found[0].pauses), processors=os.cpu_count()) + times.table(found)
@@ -68,7 +68,7 @@ def page(results: Sequence[Result], found: Sequence[Times]) -> str:
 
 
 def main() -> int:
-    """Play, print, write."""
+    """Run, print and write the results."""
     given = _arguments()
     if why := keepalived.why_not():
         print(f"interop: {why}", file=sys.stderr)
@@ -84,22 +84,22 @@ def main() -> int:
         rows = [row for row in ROWS if not given.row or row.name in given.row]
         pairs = [pair for pair in matrix.PAIRS if not given.pair or ",".join(pair) in given.pair]
         cells = matrix.every_cell(rows, pairs)
-        results = matrix.play_all(cells, lambda each: progress(f"{each.name}{': not so' if each.trouble else ''}"))
+        results = matrix.play_all(cells, lambda each: progress(f"{each.name}{': not so' if each.error else ''}"))
         if given.write:
             matrix.record(results)
         matrix.compare_frames(results, matrix.recorded())
         print(matrix.table(results))
-    failed = [each for each in results if each.trouble]
+    failed = [each for each in results if each.error]
     for each in failed:
-        print(f"{each.name}: {each.trouble}\n")
+        print(f"{each.name}: {each.error}\n")
     if results:
         print(f"{len(results)} cells, {len(failed)} not so, in {time.monotonic() - begin:.0f} s")
     found: list[Times] = []
     if given.times or given.only_times:
         try:
             found = times.measure(trials=given.trials, progress=progress)
-        except Trouble as trouble:
-            print(f"interop: {trouble}", file=sys.stderr)
+        except CellFailed as error:
+            print(f"interop: {error}", file=sys.stderr)
             return 1
         print(f"\n{times.table(found)}", end="")
     if given.write and results:

@@ -1,6 +1,6 @@
-"""One cell of the matrix: two routers are started, and the better one is stopped, brought back, and killed.
+"""Run one cell of the matrix: two routers start, and the better one is stopped, started again, and killed.
 
-At every step one of them alone must speak and hold the addresses, and the client's packets must reach that one.
+At every step only one router may send and have the addresses, and the client's packets must reach it.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from pathlib import Path
 from pylvs.lab.outage import Probe
 from pylvs.system.namespaces import inside_network
 from tests import ledger
-from tests.interop.vrrp.observer import AH, IPV4, IPV6, Heard, Observer
+from tests.interop.vrrp.observer import AH, IPV4, IPV6, Captured, Observer
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.rows import PRIORITY, SECOND_VRID, VRID, Event, Row
 from tests.interop.vrrp.segment import Segment, mac, segment
 
 PATIENCE_S = 60.0  # the machine may be busy with other tests
 POLL_S, ANSWER_S = 0.05, 0.3
-KILLS = 3  # attempts to see on the wire how long the other waited
+KILLS = 3  # attempts to measure on the wire how long the other waited
 VIRTUAL_MAC = {4: "00:00:5e:00:01", 6: "00:00:5e:00:02"}
 
 
-class Trouble(Exception):
-    """A step did not come out as it should."""
+class CellFailed(Exception):
+    """A step has a wrong result."""
 
 
 @dataclass
 class Result:
-    """What came of a cell: seconds until the other spoke, or what went wrong; `spoken` is a master's first frame."""
+    """The result of a cell: seconds until the other sent, or an error; `spoken` is a frame of the master."""
 
     row: Row
     better: str
     other: str
     steps: dict[str, float] = field(default_factory=dict)
-    trouble: str = ""
-    spoken: bytes = b""
+    error: str = ""
+    frame: bytes = b""
 
     @property
     def name(self) -> str:
-        """For a log."""
+        """Return the name for logs."""
         return f"{self.row.name}: {self.better} → {self.other}"
 
 
 def play(row: Row, better: str, other: str, folder: Path) -> Result:
-    """A cell from its start to its end; `folder` must not exist yet."""
+    """Run a cell; `folder` must not exist yet."""
     result = Result(row, better, other)
     with segment() as where, Observer(where) as observer:
         a, b = router(better, where, "a", folder / "a"), router(other, where, "b", folder / "b")
         try:
             _Cell(row, where, observer, a, b, result).run()
-        except Trouble as trouble:
+        except CellFailed as error:
             logs = [f"{each.host}: {line}" for each in (a, b) for line in each.log()[-8:]]
-            result.trouble = "\n    ".join([str(trouble), *logs])
+            result.error = "\n    ".join([str(error), *logs])
         finally:
             for each in (a, b):
                 each.end()
@@ -72,12 +72,12 @@ class _Cell:
     result: Result
 
     def run(self) -> None:
-        """All steps in their order."""
+        """Run all steps in order."""
         for each in (self.b, self.a):
             each.configuration.write_text(self.row.configuration(each.host, each.folder))
         if not self.row.returns:
-            self.a.start()  # who comes first stays
-            self.until(lambda: self.speaks("a"), "a router alone speaks")
+            self.a.start()  # the first master stays
+            self.until(lambda: self.is_sending("a"), "a router alone speaks")
             self.b.start()
         else:
             self.b.start()
@@ -86,36 +86,36 @@ class _Cell:
         self.until(self.b.listens, "the other listens")
         self.goes_on("a", "once the other listens")
         self.settled("a", "once the other listens")
-        self.result.spoken = self.spoken()
+        self.result.frame = self.frame()
         if self.row.event is not None:
             self.event()
         self.taken_over("stopped", self.a.stop)
-        if not any(heard.priority == 0 for heard in self.observer.advertisements("a")):
-            raise Trouble("stopped: the master did not say that it goes")
+        if not any(captured.priority == 0 for captured in self.observer.advertisements("a")):
+            raise CellFailed("stopped: the master did not say that it goes")
         self.back()
         self.killed()
         self.back()
         for each in (self.a, self.b):
-            if said := each.complaints():
-                raise Trouble(f"{each.host} complains: {said[0]}")
+            if refusals := each.refusals():
+                raise CellFailed(f"{each.host} complains: {refusals[0]}")
 
     # --- steps ---
 
     def taken_over(self, step: str, how: Callable[[], None], gone: str = "") -> None:
-        """From `a` to `b`; how long it took, by the wire."""
+        """Check a take-over from `a` to `b`; return its duration on the wire."""
         begin = time.time()
         how()
         self.settled("b", step, gone=gone)
         self.result.steps[step] = self.first("b", begin).at - begin
 
     def killed(self) -> None:
-        """The other takes over once it can know that the master is down, and not before.
+        """Check that the other takes over when it can know that the master is down, and not before.
 
-        A machine that stands still for longer than that makes the other master while the first still lives. Then the
-        wire does not show how long the other waited, and the step is repeated.
+        A machine that stands still for longer makes the other master while the first still runs. Then the wire does not
+        show how long the other waited, and the step is repeated.
         """
         for _ in range(KILLS):
-            self.until(lambda: not self.spoke("b"), "killed: the other is silent before")
+            self.until(lambda: not self.has_sent("b"), "killed: the other is silent before")
             begin, since = time.monotonic(), time.time()
             self.taken_over("killed", self.a.kill, gone="a")
             last = self.observer.advertisements("a", vrid=VRID)[-1]
@@ -125,23 +125,23 @@ class _Cell:
             took = time.monotonic() - begin
             ledger.record(f"vrrp matrix: {self.result.name}", "the other spoke before the master was killed", took)
             self.back()
-        raise Trouble(f"killed: in each of {KILLS} attempts the other spoke before")
+        raise CellFailed(f"killed: in each of {KILLS} attempts the other spoke before")
 
     def back(self) -> None:
-        """`a` again, and what follows from that."""
+        """Start `a` again, and check the result."""
         begin = time.time()
         self.a.start()
         if self.row.returns:
             self.settled("a", "return")
             took = self.first("a", begin).at - begin
             if took < self.row.delay_s:
-                raise Trouble(f"return: after {took:.2f} s already, in spite of preempt_delay")
+                raise CellFailed(f"return: after {took:.2f} s already, in spite of preempt_delay")
             return
         self.until(self.a.listens, "it listens again")
         self.goes_on("b", "return")
         self.settled("b", "return: the other stays master")
         if self.observer.advertisements("a", begin):
-            raise Trouble("return: it spoke in spite of nopreempt")
+            raise CellFailed("return: it spoke in spite of nopreempt")
         self.b.stop()
         self.settled("a", "the other stopped")
         self.b.start()
@@ -150,7 +150,7 @@ class _Cell:
         self.settled("a", "the other is back")
 
     def event(self) -> None:
-        """What is tracked fails, and is well again."""
+        """Fail what is tracked, and restore it."""
         begin = time.time()
         self.fail(True)
         self.settled("b", "failed")
@@ -159,7 +159,7 @@ class _Cell:
         self.settled("a", "well again")
 
     def fail(self, failed: bool) -> None:
-        """Of what this row tracks."""
+        """Fail what this row tracks."""
         if self.row.event is Event.CABLE:
             self.where.cable("a", 1, not failed)
         elif failed:
@@ -170,10 +170,10 @@ class _Cell:
     # --- what must hold ---
 
     def settled(self, master: str, step: str, gone: str = "") -> None:
-        """One master: on the wire, by addresses, and for the client."""
+        """Check for one master: on the wire, by addresses, and for the client."""
         backup = "b" if master == "a" else "a"
         vips = {self.row.vip, *((self.row.other_vip,) if self.row.second else ())}
-        self.until(lambda: self.speaks(master) and not self.speaks(backup), f"{step}: {master} alone speaks")
+        self.until(lambda: self.is_sending(master) and not self.is_sending(backup), f"{step}: {master} alone speaks")
         self.until(lambda: vips <= self.where.addresses(master), f"{step}: {master} holds the addresses")
         if not gone:
             self.until(lambda: not vips & self.where.addresses(backup), f"{step}: {backup} holds no address")
@@ -183,51 +183,51 @@ class _Cell:
         self.until(lambda: self.where.neighbour(self.row.vip) == expected, f"{step}: the client knows {expected}")
 
     def goes_on(self, master: str, step: str) -> None:
-        """Wait for as many advertisements as the other's master down interval has, and one more."""
+        """Wait for one more advertisement than the other's master down interval has."""
         begin = time.time()
         self.until(lambda: len(self.observer.advertisements(master, begin, VRID)) > 4, f"{step}: {master} goes on")
 
-    def speaks(self, host: str) -> bool:
-        """Whether a master's advertisements came from it of late, of every instance."""
+    def is_sending(self, host: str) -> bool:
+        """Return whether a router recently sent advertisements of a master, for every instance."""
         since = time.time() - 2.5 * self.row.advert_s
-        heard = {each.vrid for each in self.observer.advertisements(host, since) if each.priority}
-        return heard == ({VRID, SECOND_VRID} if self.row.second else {VRID})
+        captured = {each.vrid for each in self.observer.advertisements(host, since) if each.priority}
+        return captured == ({VRID, SECOND_VRID} if self.row.second else {VRID})
 
-    def spoke(self, host: str) -> bool:
-        """Whether any advertisement came from it of late."""
+    def has_sent(self, host: str) -> bool:
+        """Return whether a router recently sent any advertisement."""
         return bool(self.observer.advertisements(host, time.time() - 2.5 * self.row.advert_s))
 
-    def first(self, host: str, since: float) -> Heard:
-        """Its first advertisement since."""
-        heard = [each for each in self.observer.advertisements(host, since, VRID) if each.priority]
-        if not heard:
-            raise Trouble(f"{host} spoke too soon")
-        return heard[0]
+    def first(self, host: str, since: float) -> Captured:
+        """Return its first advertisement since a time."""
+        captured = [each for each in self.observer.advertisements(host, since, VRID) if each.priority]
+        if not captured:
+            raise CellFailed(f"{host} spoke too soon")
+        return captured[0]
 
-    def not_too_soon(self, last: Heard) -> None:
-        """Compare with the master down interval, counted from the master's last advertisement.
+    def not_too_soon(self, last: Captured) -> None:
+        """Compare with the master down interval since the master's last advertisement.
 
-        The other starts its timer after it has received that, so no delay of the machine can make it look early.
+        The other starts its timer after it has received that, so a delay of the machine cannot make it look early.
         """
         took = self.first("b", last.at).at - last.at
         if took < self.row.down_s(PRIORITY["b"]) * 0.98:
-            raise Trouble(f"killed: taken over after {took:.3f} s, before the master could be known to be down")
+            raise CellFailed(f"killed: taken over after {took:.3f} s, before the master could be known to be down")
 
-    def spoken(self) -> bytes:
-        """A frame of the master, without what every frame has of its own."""
+    def frame(self) -> bytes:
+        """Return a frame of the master without the fields that always differ."""
         return without_numbers(self.observer.advertisements("a", vrid=VRID)[-1])
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait. Raises Trouble."""
+        """Wait. Raises CellFailed."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if time.monotonic() > deadline:
-                raise Trouble(f"after {PATIENCE_S:g} s still not: {what}")
+                raise CellFailed(f"after {PATIENCE_S:g} s still not: {what}")
             time.sleep(POLL_S)
 
 
 def answered(client: Path, address: str) -> bool:
-    """Whether an address answers a client at once."""
+    """Return whether an address answers a client at once."""
     with inside_network(client):
         probe = Probe(address)
     try:
@@ -238,19 +238,19 @@ def answered(client: Path, address: str) -> bool:
         probe.close()
 
 
-def without_numbers(heard: Heard) -> bytes:
-    """A frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest.
+def without_numbers(captured: Captured) -> bytes:
+    """Return a frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest.
 
-    And for IPv6's flow label, which the kernel derives from a number of its own since boot, and the hop limit of IPv6
-    unicast: keepalived leaves it at 64.
+    IPv6's flow label is zero, too, because the kernel derives it from a number of this boot. So is the hop limit of
+    IPv6 unicast, which keepalived leaves at 64.
     """
-    frame = bytearray(heard.frame)
-    if heard.kind == IPV6:
+    frame = bytearray(captured.frame)
+    if captured.kind == IPV6:
         frame[15:18] = bytes((frame[15] & 0xF0, 0, 0))
         if frame[0] & 1 == 0:
             frame[21] = 0
-    if heard.kind == IPV4:
+    if captured.kind == IPV4:
         frame[18:20] = frame[24:26] = bytes(2)
-        if heard.protocol == AH:
+        if captured.protocol == AH:
             frame[42:58] = bytes(16)
     return bytes(frame)

@@ -1,4 +1,4 @@
-"""All cells of the matrix, several at a time, and the table of what came of them."""
+"""Run all cells of the matrix, several in parallel, and print the table of results."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ Cell = tuple[Row, str, str]
 
 
 def every_cell(rows: Sequence[Row] = ROWS, pairs: Sequence[tuple[str, str]] = PAIRS) -> list[Cell]:
-    """The whole matrix."""
     return [(row, *pair) for row in rows for pair in pairs]
 
 
 def each_row_once() -> list[Cell]:
-    """pylvs with keepalived, the better router now the one and now the other."""
+    """Return pylvs with keepalived for each row, with either as the better router in turn."""
     return [(row, *PAIRS[number % 2]) for number, row in enumerate(ROWS)]
 
 
 def play_all(cells: Iterable[Cell], progress: Callable[[Result], None] = lambda result: None) -> list[Result]:
-    """Their results, in the order of the cells."""
+    """Return the results in the order of the cells."""
     with tempfile.TemporaryDirectory(prefix="pylvs-vrrp-") as name, ThreadPoolExecutor(AT_ONCE) as pool:
-        Path(name).chmod(0o755)  # scripts look into it
+        Path(name).chmod(0o755)  # scripts read it
         asked = {pool.submit(play, *cell, Path(name, str(at))): at for at, cell in enumerate(cells)}
         found: dict[int, Result] = {}
         for done in as_completed(asked):
@@ -47,39 +46,38 @@ def recorded() -> dict[str, str]:
 
 
 def record(results: Iterable[Result]) -> None:
-    """Write the advertisements of those cells in which keepalived was the better router."""
-    frames = {each.row.name: each.spoken.hex() for each in results if each.better == KEEPALIVED and each.spoken}
+    """Write the advertisements of cells in which keepalived was the better router."""
+    frames = {each.row.name: each.frame.hex() for each in results if each.better == KEEPALIVED and each.frame}
     FRAMES.write_text(json.dumps(frames, indent=1) + "\n", encoding="ascii")
 
 
 def compare_frames(results: Iterable[Result], known: Mapping[str, str]) -> None:
-    """A master's frame is the recorded one, whichever program sent it; a difference is the cell's trouble.
+    """Compare a master's frame with the recorded one, for both programs; a difference is the cell's error.
 
     Cells in which keepalived is the better router check the recording itself.
     """
     for each in results:
         frame = known.get(each.row.name)
-        if not each.trouble and each.spoken.hex() != frame:
-            each.trouble = f"{each.better}'s advertisement is not as recorded:\n    {each.spoken.hex()}\n    {frame}"
+        if not each.error and each.frame.hex() != frame:
+            each.error = f"{each.better}'s advertisement is not as recorded:\n    {each.frame.hex()}\n    {frame}"
 
 
 def table(results: Sequence[Result]) -> str:
-    """In Markdown: a row for each row, a column for each pair that was played."""
+    """Return a Markdown table: a row for each row, a column for each pair of programs."""
     pairs = [pair for pair in PAIRS if any((each.better, each.other) == pair for each in results)]
     rows = list(dict.fromkeys(each.row for each in results))
     lines = ["| | " + " | ".join(f"{better} → {other}" for better, other in pairs) + " |"]
     lines.append("|---" * (len(pairs) + 1) + "|")
     by_cell = {(each.row, each.better, each.other): each for each in results}
     for row in rows:
-        cells = [told(by_cell.get((row, *pair))) for pair in pairs]
+        cells = [cell_text(by_cell.get((row, *pair))) for pair in pairs]
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "".join(f"{line}\n" for line in lines)
 
 
-def told(result: Result | None) -> str:
-    """What stands in a cell."""
+def cell_text(result: Result | None) -> str:
     if result is None:
         return "–"
-    if result.trouble:
-        return f"✗ {result.trouble.splitlines()[0]}"
+    if result.error:
+        return f"✗ {result.error.splitlines()[0]}"
     return "✓ " + ", ".join(f"{step} {took:.2f}" for step, took in result.steps.items())

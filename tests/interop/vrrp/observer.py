@@ -1,6 +1,6 @@
-"""What passes the switch: advertisements and gratuitous ARP or neighbour advertisements, who sent them, and when.
+"""Record what passes the switch: advertisements, and gratuitous ARP or neighbour advertisements, with sender and time.
 
-Read by offsets alone, and never with the code that is under test.
+Frames are read by offsets, never with the code under test.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _WAIT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A frame from a host; `at` in seconds since 1970 by the kernel's word."""
+class Captured:
+    """A frame from a host; `at` is the kernel's time in seconds since 1970."""
 
     at: float
     host: str
@@ -37,17 +37,16 @@ class Heard:
 
     @property
     def kind(self) -> int:
-        """Of the frame's content."""
         return int.from_bytes(self.frame[12:14], "big")
 
     @property
     def protocol(self) -> int:
-        """VRRP or AH where it is one; 0 for what is no IP."""
+        """Return VRRP or AH; 0 for no IP."""
         return {IPV4: self.frame[23], IPV6: self.frame[20]}.get(self.kind, 0)
 
     @property
     def advertisement(self) -> bytes:
-        """What VRRP says in it; b"" for anything else."""
+        """Return the VRRP message; b"" for anything else."""
         if self.protocol not in (VRRP, AH):
             return b""
         start = 14 + ((self.frame[14] & 15) * 4 if self.kind == IPV4 else 40)
@@ -56,22 +55,22 @@ class Heard:
 
     @property
     def vrid(self) -> int:
-        """Of an advertisement."""
+        """Return the VRID of an advertisement."""
         return self.advertisement[1]
 
     @property
     def priority(self) -> int:
-        """Of an advertisement."""
+        """Return the priority of an advertisement."""
         return self.advertisement[2]
 
     @property
     def source_mac(self) -> str:
-        """Where the frame says it comes from."""
+        """Return the source of the frame."""
         return self.frame[6:12].hex(":")
 
     @property
     def claimed(self) -> str:
-        """The address that a gratuitous ARP or an unsolicited neighbour advertisement claims; "" for anything else."""
+        """Return the address in a gratuitous ARP or unsolicited neighbour advertisement; "" for anything else."""
         if self.kind == ARP and self.frame[28:32] == self.frame[38:42]:
             return str(ip_address(self.frame[28:32]))
         if self.kind == IPV6 and self.protocol == ICMPV6 and self.frame[54] == NEIGHBOUR_ADVERTISEMENT:
@@ -80,11 +79,10 @@ class Heard:
 
 
 class Observer:
-    """Listens at the routers' ports of the switches while its block lasts."""
+    """Capture at the routers' ports of the switches until the block ends."""
 
     def __init__(self, where: Segment) -> None:
-        """Open the sockets."""
-        self.heard: list[Heard] = []
+        self.captured: list[Captured] = []
         self._sockets: dict[socket.socket, tuple[str, int]] = {}
         self._ending = threading.Event()
         with inside_network(where.switch):
@@ -127,18 +125,18 @@ class Observer:
             if kind == PACKET_OUTGOING:
                 continue
             at = next(struct.unpack("=qq", data[:16]) for _, name, data in ancillary if name == SO_TIMESTAMPNS)
-            told = Heard(at[0] + at[1] / 1e9, host, link, frame)
-            if told.advertisement or told.claimed:
-                self.heard.append(told)
+            frame_seen = Captured(at[0] + at[1] / 1e9, host, link, frame)
+            if frame_seen.advertisement or frame_seen.claimed:
+                self.captured.append(frame_seen)
 
-    def select(self, wanted: Callable[[Heard], bool], since: float = 0.0) -> list[Heard]:
-        """Those that are wanted, since a time."""
-        return [each for each in tuple(self.heard) if each.at >= since and wanted(each)]
+    def select(self, wanted: Callable[[Captured], bool], since: float = 0.0) -> list[Captured]:
+        """Return frames that match, since a time."""
+        return [each for each in tuple(self.captured) if each.at >= since and wanted(each)]
 
-    def advertisements(self, host: str, since: float = 0.0, vrid: int = 0) -> list[Heard]:
-        """From a host; of one virtual router if a VRID is given."""
+    def advertisements(self, host: str, since: float = 0.0, vrid: int = 0) -> list[Captured]:
+        """Return advertisements of a host, of one VRID if given."""
         return self.select(lambda h: h.host == host and bool(h.advertisement) and vrid in (0, h.vrid), since)
 
-    def claims(self, host: str, address: str, since: float = 0.0) -> list[Heard]:
-        """Gratuitous ARP or neighbour advertisements of a host for an address."""
+    def claims(self, host: str, address: str, since: float = 0.0) -> list[Captured]:
+        """Return gratuitous ARP or neighbour advertisements of a host for an address."""
         return self.select(lambda h: h.host == host and h.claimed == address, since)

@@ -1,4 +1,4 @@
-"""The programs that are compared, on a host of a segment: the real keepalived, and pylvs."""
+"""The compared programs on a host of a segment: the real keepalived, and pylvs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.interop.vrrp.segment import Segment
 
 PATIENCE_S = 60.0
 KEEPALIVED, PYLVS = "keepalived", "pylvs"
-# What keepalived says of a packet that it does not take.
-COMPLAINTS = ("invalid", "incorrect", "bogus", "mismatch", "expected", "bad ", "sequence number", "discard", "drop")
-NO_COMPLAINT = "received lower priority"  # which it discards as it should
+# The log messages of keepalived about packets that it drops.
+REFUSAL_WORDS = ("invalid", "incorrect", "bogus", "mismatch", "expected", "bad ", "sequence number", "discard", "drop")
+NO_REFUSAL = "received lower priority"  # correctly dropped
 
 
 @dataclass
 class Router(ABC):
-    """One program on one host, with a folder for its files."""
+    """A program on a host, with a directory for its files."""
 
     where: Segment
     host: str
@@ -36,15 +36,15 @@ class Router(ABC):
 
     @property
     def configuration(self) -> Path:
-        """The keepalived.conf that it runs."""
+        """Return its keepalived.conf."""
         return self.folder / "keepalived.conf"
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What is run."""
+        pass
 
     def start(self) -> None:
-        """Run it; whether it speaks, the wire tells."""
+        """Start it; the wire shows whether it sends."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.where.inside(self.host), *self.command()],
@@ -56,7 +56,6 @@ class Router(ABC):
             )
 
     def environment(self) -> dict[str, str]:
-        """Of the program."""
         return dict(os.environ)
 
     def tell(self, number: signal.Signals) -> None:
@@ -65,7 +64,7 @@ class Router(ABC):
         self.process.send_signal(number)
 
     def stop(self) -> None:
-        """As an operator stops it: it may say that it goes."""
+        """Stop it as an operator does: it may send a last advertisement."""
         assert self.process is not None
         self.process.terminate()
         try:
@@ -74,7 +73,7 @@ class Router(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """As power fails: all its processes stand still, then are gone, and what they set up stays."""
+        """Stop as in a power failure: suspend all processes, then kill them. What they configured stays."""
         mine = identity(self.where.path(self.host))
         assert mine
         kill_all(mine)
@@ -83,84 +82,83 @@ class Router(ABC):
             self.process = None
 
     def end(self) -> None:
-        """Nothing of it is left outside of its namespace."""
+        """Remove what it left outside of its namespace."""
         self.kill()
 
     def listens(self) -> bool:
-        """Whether it has a socket for advertisements."""
+        """Return whether it has a socket for advertisements."""
         assert self.process is not None
         tables = [Path(f"/proc/{self.process.pid}/net/{name}") for name in ("raw", "raw6")]
         rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
         return any(int(row[1].rpartition(":")[2], 16) in (VRRP, AH) for row in rows)
 
     def log(self) -> list[str]:
-        """What it said."""
         path = self.folder / "log"
         return path.read_text(errors="replace").splitlines() if path.exists() else []
 
     @abstractmethod
-    def complaints(self) -> list[str]:
-        """What it said of packets that it did not like."""
+    def refusals(self) -> list[str]:
+        """Return its log lines about refused packets."""
 
 
 class Keepalived(Router):
-    """VRRP alone, in the foreground, with process files of its own."""
+    """VRRP alone, in the foreground, with its own PID files."""
 
     def command(self) -> list[str]:
-        """Without a word to the system log."""
+        """Return the command without logs to syslog."""
         pids = [f"--pid={self.folder}/pid", f"--vrrp_pid={self.folder}/vrrp"]
         words = [PROGRAM, "--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail", *pids]
         return [*words, f"--use-file={self.configuration}"]
 
     def start(self) -> None:
-        """What a killed one left behind would keep it from starting."""
+        """Remove what a killed one left, which prevents a start."""
         for name in ("pid", "vrrp"):
             (self.folder / name).unlink(missing_ok=True)
         super().start()
 
-    def complaints(self) -> list[str]:
-        """Lines about packets."""
-        said = [line for line in self.log() if any(word in line.lower() for word in COMPLAINTS)]
-        return [line for line in said if NO_COMPLAINT not in line]
+    def refusals(self) -> list[str]:
+        """Return lines about packets."""
+        lines = [line for line in self.log() if any(word in line.lower() for word in REFUSAL_WORDS)]
+        return [line for line in lines if NO_REFUSAL not in line]
 
 
 class Pylvs(Router):
-    """`pylvs run` with a state of its own."""
+    """`pylvs run` with its own state."""
 
     def command(self) -> list[str]:
-        """No service, so no checks either."""
+        """Return the command; there are no services, so no checks either."""
         code = "from pylvs.cli.main import main; main()"
         words = [sys.executable, "-c", code, "run", "-f", str(self.configuration), "--no-checks"]
         return [*words, "--state-dir", str(self.state)]
 
     @property
     def state(self) -> Path:
-        """For asking it."""
+        """Return the state directory."""
         return self.folder / "state"
 
     def environment(self) -> dict[str, str]:
-        """This tree."""
+        """Return the environment of this tree."""
         tree = str(Path(__file__).parents[3] / "src")
         return {**os.environ, "PYTHONPATH": tree}
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command of pylvs that speaks with it."""
+        """Run a command of pylvs that connects to it."""
         code = "from pylvs.cli.main import main; main()"
         command = [*self.where.inside(self.host), sys.executable, "-c", code, *words, "--state-dir", str(self.state)]
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self.environment())
 
     def end(self) -> None:
-        """Pinned maps outlive a namespace."""
+        """Remove pinned maps, which outlive a namespace."""
         super().end()
         with inside_network(self.where.path(self.host)):
             policy.take_down(State.open())
 
-    def complaints(self) -> list[str]:
-        """Lines about dropped packets."""
+    def refusals(self) -> list[str]:
+        """Return lines about dropped packets."""
         return [line for line in self.log() if "dropped" in line]
 
 
 def router(program: str, where: Segment, host: str, folder: Path) -> Router:
-    """One that is not started yet, with a folder made for it."""
+    """Return a router that is not started yet, with a new directory."""
     folder.mkdir(parents=True)
     return {KEEPALIVED: Keepalived, PYLVS: Pylvs}[program](where, host, folder)

@@ -1,4 +1,4 @@
-"""The rows of the matrix: each a way in which virtual routers may be told to speak or to behave."""
+"""The rows of the matrix: configurations of virtual routers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DELAY_S = 3.0
 
 
 class Event(Enum):
-    """What happens to the master besides being stopped and killed, and is made good again afterwards."""
+    """An event of the master besides stop and kill; it is undone afterwards."""
 
     SCRIPT = "script"
     CABLE = "cable"
@@ -22,7 +22,7 @@ class Event(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`also` stands in both instances, `first` only in that of the better router, `head` before them."""
+    """`also` is in both instances, `first` only in that of the better router, `head` before them."""
 
     name: str
     version: int = 2
@@ -34,30 +34,30 @@ class Row:
     head: str = ""
     vmac: bool = False
     second: bool = False  # a second instance on eth1, in one group with the first
-    returns: bool = True  # the better router takes over again when it is back
-    delay_s: float = 0.0  # but not before
+    returns: bool = True  # the better router takes over when it returns
+    delay_s: float = 0.0  # but not earlier
     event: Event | None = None
 
     @property
     def vip(self) -> str:
-        """The address that a client asks for."""
+        """Return the address that a client uses."""
         return "10.66.0.100" if self.family == 4 else "fd00:66::100"
 
     @property
     def other_vip(self) -> str:
-        """Of the second instance."""
+        """Return the address of the second instance."""
         return "10.66.1.100"
 
     def skew_s(self, priority: int) -> float:
-        """RFC 3768 and RFC 9568."""
+        """Return the skew of RFC 3768 and RFC 9568."""
         return (256 - priority) / 256 * (self.advert_s if self.version == 3 else 1.0)
 
     def down_s(self, priority: int) -> float:
-        """Until a master that says nothing is taken to be down."""
+        """Return the master down interval."""
         return 3 * self.advert_s + self.skew_s(priority)
 
     def configuration(self, host: str, folder: Path) -> str:
-        """Of one of the two; `folder` is where its script looks."""
+        """Return the configuration of a router; `folder` has the file that its script reads."""
         lines = ["global_defs {", "    router_id " + host, "    script_user root", "}"]
         lines += [self.head.replace("FOLDER", str(folder))] if self.head else []
         lines += self._instance(host, "VI_1", VRID, 0)

@@ -1,6 +1,6 @@
-"""Two routers and a client on a switch: network namespaces around a bridge that has one of its own.
+"""Two routers and a client on a switch: network namespaces around a bridge in its own namespace.
 
-The bridge parts the routers' cables, so that one of them may go down without the other noticing its carrier.
+The bridge separates the routers' links, so that one may go down without a carrier change at the other.
 """
 
 from __future__ import annotations
@@ -24,66 +24,66 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Segment:
-    """Its namespaces are called pylvs-NAME-HOST."""
+    """Network namespaces with the names pylvs-NAME-HOST."""
 
     name: str
 
     def path(self, host: str) -> Path:
-        """The namespace of a host, or of the switches."""
+        """Return the namespace of a host, or of the switches."""
         return NAMED / f"pylvs-{self.name}-{host}"
 
     def inside(self, host: str) -> list[str]:
-        """The words before a command that is to run in a host."""
+        """Return the words that run a command in a host."""
         return ["nsenter", f"--net={self.path(host)}", "--"]
 
     @property
     def switch(self) -> Path:
-        """The namespace of the bridges."""
+        """Return the namespace of the bridges."""
         return self.path(_SWITCH)
 
     def ip(self, host: str, words: str) -> str:
-        """What `ip` prints in a host."""
+        """Return the output of `ip` in a host."""
         command = ["ip", "-n", self.path(host).name, *words.split()]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def cable(self, host: str, link: int, plugged: bool) -> None:
-        """Pull a cable at the switch's end, or plug it in again."""
+        """Set a link down or up at the switch's end."""
         self.ip(_SWITCH, f"link set {port(host, link)} {'up' if plugged else 'down'}")
 
     def addresses(self, host: str) -> set[str]:
-        """All addresses of a host, on whatever device."""
+        """Return all addresses of a host, on all devices."""
         lines = self.ip(host, "-o addr show").splitlines()
         return {line.split()[3].partition("/")[0] for line in lines}
 
     def neighbour(self, address: str) -> str:
-        """Which link address the client knows for an address; "" if none."""
+        """Return the link address that the client has for an address; "" if none."""
         words = self.ip("client", f"neigh show {address}").split()
         return words[words.index("lladdr") + 1] if "lladdr" in words else ""
 
 
 def port(host: str, link: int = 0) -> str:
-    """The switch's end of a host's cable."""
+    """Return the switch's end of a host's link."""
     return f"{host}-{link}"
 
 
 def address(host: str, link: int = 0, family: int = 4) -> str:
-    """A host's own address on a link."""
+    """Return a host's own address on a link."""
     number = HOSTS.index(host) + 1
     return f"10.66.{link}.{number}" if family == 4 else f"fd00:66:0:{link}::{number}"
 
 
 def mac(host: str, link: int = 0) -> str:
-    """A host's link address."""
+    """Return a host's link address."""
     return f"02:66:00:00:0{link}:0{HOSTS.index(host) + 1}"
 
 
 @contextmanager
 def segment() -> Iterator[Segment]:
-    """One with all hosts up; nothing is left of it, nor of what ran in it."""
+    """Make a segment with all hosts up; remove it and its processes afterwards."""
     made = Segment(f"v{os.getpid()}x{next(_numbers)}")
-    everybody = (_SWITCH, *HOSTS)
+    names = (_SWITCH, *HOSTS)
     try:
-        _batch("".join(f"netns add {made.path(host).name}\n" for host in everybody))
+        _batch("".join(f"netns add {made.path(host).name}\n" for host in names))
         with inside_network(made.switch):
             _set("ipv6/conf/all/disable_ipv6", 1)
             _set("ipv6/conf/default/disable_ipv6", 1)
@@ -94,9 +94,9 @@ def segment() -> Iterator[Segment]:
             _batch("".join(f"{line}\n" for line in _up(host)), made.path(host))
         yield made
     finally:
-        there = [made.path(host) for host in everybody if made.path(host).exists()]
-        end_all(each for path in there if (each := identity(path)))
-        for path in there:
+        namespaces = [made.path(host) for host in names if made.path(host).exists()]
+        end_all(each for path in namespaces if (each := identity(path)))
+        for path in namespaces:
             subprocess.run(["ip", "netns", "del", path.name], check=True)
 
 
@@ -124,7 +124,7 @@ def _up(host: str) -> Iterator[str]:
 
 
 def _as_installed() -> None:
-    """As a machine is that looks for no other addresses and trusts its own at once."""
+    """Set sysctls so that addresses work at once, without duplicate address detection and router discovery."""
     for device in ("all", "default", *(f"eth{link}" for link in range(LINKS))):
         for name in ("rp_filter", "arp_ignore", "arp_announce"):
             _set(f"ipv4/conf/{device}/{name}", 0)

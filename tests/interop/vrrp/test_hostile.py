@@ -1,4 +1,4 @@
-"""Whatever comes in by the wire: dropped by name, counted, at most one line of log each; and never a transition."""
+"""Malformed and foreign packets are dropped by reason, counted, logged at most once, and cause no transition."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scapy.packet import Packet, Raw
 
 from pylvs.system.namespaces import inside_network
 from tests.interop import keepalived
-from tests.interop.vrrp.observer import Heard, Observer
+from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
 from tests.interop.vrrp.segment import Segment, address, mac, segment
 
@@ -46,13 +46,13 @@ PASS, AH = (
 VIPS = {51: "10.66.0.100", 52: "10.66.0.101", 53: "10.66.0.102", 54: "fe80::66:100/64 dev eth0"}
 NAMES = {51: "V2", 52: "SEALED", 53: "V3", 54: "V6"}
 MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
-HIGHEST = 254  # of any advertisement here: taken, it would end the mastership
-FLOOD, A_SECOND, SPOKEN = 30_000, 10_000, 3  # frames, their rate, and the advertisements that are awaited meanwhile
+HIGHEST = 254  # of all advertisements here: accepted, it would end the mastership
+FLOOD, A_SECOND, SPOKEN = 30_000, 10_000, 3  # frames, their rate, and the number of advertisements to wait for
 BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
 
 
 def configuration(priority: int, *vrids: int) -> str:
-    """Some of the instances."""
+    """Return some of the instances."""
     parts = [
         INSTANCE % {"name": NAMES[vrid], "vrid": vrid, "priority": priority, "more": MORE[vrid], "vip": VIPS[vrid]}
         for vrid in vrids
@@ -61,31 +61,31 @@ def configuration(priority: int, *vrids: int) -> str:
 
 
 def carried(packet: Packet | bytes, ttl: int = 255, protocol: int = 112, destination: str = "224.0.0.18") -> bytes:
-    """A frame from the client over IPv4."""
+    """Return a frame from the client over IPv4."""
     link = Ether(src=mac("client"), dst="01:00:5e:00:00:12")
     return bytes(link / IP(src=address("client"), dst=destination, ttl=ttl, proto=protocol) / packet)
 
 
 def carried6(packet: Packet | bytes, hops: int = 255) -> bytes:
-    """A frame from the client over IPv6."""
+    """Return a frame from the client over IPv6."""
     link = Ether(src=mac("client"), dst="33:33:00:00:00:12")
     return bytes(link / IPv6(src="fe80::66:3", dst="ff02::12", hlim=hops, nh=112) / packet)
 
 
 def two(**fields: Any) -> Packet:
-    """Version 2, right but for what is told."""
+    """Return version 2 with these fields, otherwise right."""
     first, second = BOTH_WORDS
     right = {"vrid": 51, "priority": HIGHEST, "authtype": 1, "adv": 1, "addrlist": [VIPS[51]]}
     return VRRP(**{**right, "auth1": first, "auth2": second, **fields})
 
 
 def three(vrid: int = 53, **fields: Any) -> Packet:
-    """Version 3."""
-    told = [VIPS[vrid].partition("/")[0]]
-    return VRRPv3(**{"vrid": vrid, "priority": HIGHEST, "adv": 100, "addrlist": told, **fields})
+    """Return version 3 with these fields, otherwise right."""
+    status = [VIPS[vrid].partition("/")[0]]
+    return VRRPv3(**{"vrid": vrid, "priority": HIGHEST, "adv": 100, "addrlist": status, **fields})
 
 
-# What comes, to which virtual router, and under which name it is counted.
+# The packet, its virtual router, and the reason that counts it.
 FLAWS: Sequence[tuple[bytes, str, str]] = (
     (carried(bytes(two())[:6]), "V2", "truncated"),
     (carried(bytes(two())[:14]), "V2", "truncated"),
@@ -100,7 +100,7 @@ FLAWS: Sequence[tuple[bytes, str, str]] = (
     (carried(two(authtype=7)), "V2", "another kind of authentication"),
     (carried(two(auth2=1)), "V2", "wrong password"),
     (carried(two(adv=9)), "V2", "another advertisement interval"),
-    (carried(bytes(two(vrid=52)), protocol=51), "", ""),  # not sealed at all: whose it is cannot be told
+    (carried(bytes(two(vrid=52)), protocol=51), "", ""),  # without authentication, so its instance is unknown
     (carried(bytes(three(chksum=1))[:9]), "V3", "truncated"),
     (carried(three(chksum=0xDEAD)), "V3", "wrong checksum"),
     (carried(three(), ttl=64), "V3", "wrong TTL"),
@@ -114,7 +114,7 @@ FLAWS: Sequence[tuple[bytes, str, str]] = (
 
 @pytest.fixture
 def link() -> Iterator[Segment]:
-    """A segment of one's own; its client has a link-local address, too."""
+    """Make a segment; its client has a link-local address, too."""
     with segment() as where:
         where.ip("client", "addr add fe80::66:3/64 dev eth0 nodad")
         yield where
@@ -122,7 +122,7 @@ def link() -> Iterator[Segment]:
 
 @pytest.fixture
 def wire(link: Segment) -> Iterator[Callable[[bytes], None]]:
-    """Sends a frame from the client."""
+    """Return a function that sends frames from the client."""
     with inside_network(link.path("client")):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         raw.bind(("eth0", 0))
@@ -131,7 +131,7 @@ def wire(link: Segment) -> Iterator[Callable[[bytes], None]]:
 
 
 def started(where: Segment, folder: Path, text: str) -> Pylvs:
-    """pylvs on host a, master of everything in the configuration."""
+    """Run pylvs on host a, as master of everything in the configuration."""
     made = router(PYLVS, where, "a", folder / "a")
     assert isinstance(made, Pylvs)
     made.configuration.write_text(text)
@@ -140,30 +140,30 @@ def started(where: Segment, folder: Path, text: str) -> Pylvs:
     return made
 
 
-def told(running: Pylvs) -> dict[str, Any]:
-    """`pylvs vrrp status --json`."""
+def status(running: Pylvs) -> dict[str, Any]:
+    """Return `pylvs vrrp status --json`."""
     done = running.ask("vrrp", "status", "--json")
     return dict(json.loads(done.stdout)) if done.returncode == 0 else {"instances": [], "unknown_vrids": []}
 
 
 def instances(running: Pylvs) -> dict[str, dict[str, Any]]:
-    """By their names."""
-    return {each["name"]: each for each in told(running)["instances"]}
+    """Return the instances by their names."""
+    return {each["name"]: each for each in status(running)["instances"]}
 
 
 def dropped(running: Pylvs) -> Counter[tuple[str, str]]:
-    """How many, by virtual router and name."""
+    """Return the counts by virtual router and reason."""
     found = instances(running).items()
     return Counter({(name, flaw): n for name, each in found for flaw, n in each["counters"]["dropped"].items()})
 
 
 def lines(running: Router, flaw: str) -> list[str]:
-    """Of the log, about one kind."""
+    """Return the log lines of one kind."""
     return [line for line in running.log() if flaw in line]
 
 
 def until(running: Router, holds: Callable[[], bool], what: str) -> None:
-    """Wait."""
+    """Wait until it holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, "\n".join([f"still not: {what}", *running.log()])
@@ -183,22 +183,22 @@ def test_every_flaw_has_a_name_and_none_ends_a_mastership(
         expected = Counter((name, flaw) for _, name, flaw in FLAWS for _ in range(3) if name)
         until(running, lambda: dropped(running) == expected, f"counted: {expected}; {dropped(running)}")
         assert not lines(running, "virtual router 99")  # without log_unknown_vrids
-        unknown = {(each["device"], each["vrid"]): each["count"] for each in told(running)["unknown_vrids"]}
+        unknown = {(each["device"], each["vrid"]): each["count"] for each in status(running)["unknown_vrids"]}
         assert unknown["eth0", 99] == 5
         for name, each in instances(running).items():
             assert (each["state"], each["counters"]["became_master"]) == ("MASTER", 1), name
         for name, flaw in expected:
             assert len([line for line in lines(running, flaw) if f"{name}:" in line]) == 1, (name, flaw)
-        # Without a flaw, each of them decides.
+        # Without a flaw, each of them changes the state.
         until(running, lambda: lost_mastership(running, wire), "right ones count")
     finally:
         running.end()
 
 
 def lost_mastership(running: Pylvs, wire: Callable[[bytes], None]) -> bool:
-    """Whether advertisements without a flaw make a backup of each instance that they are for.
+    """Return whether advertisements without a flaw make a backup of each of their instances.
 
-    They are sent each time: a backup that receives no more of them is master again after 3.6 s.
+    They are sent repeatedly, because a backup without advertisements becomes master again after 3.6 s.
     """
     for frame in (carried(two()), carried(three()), carried6(three(54))):
         wire(frame)
@@ -206,8 +206,8 @@ def lost_mastership(running: Pylvs, wire: Callable[[bytes], None]) -> bool:
 
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
-def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
-    """keepalived's own sealed advertisements, of a higher priority, sent again when it is gone."""
+def test_replayed_advertisements_are_dropped(link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
+    """Replay keepalived's own authenticated advertisements of a higher priority after its end."""
     running = started(link, tmp_path, configuration(100, 52))
     other = router(KEEPALIVED, link, "b", tmp_path / "b")
     other.configuration.write_text(configuration(HIGHEST, 52))
@@ -217,15 +217,15 @@ def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[
             until(running, lambda: instances(running)["SEALED"]["state"] == "BACKUP", "keepalived is the master")
             until(running, lambda: len(observer.advertisements("b")) >= 3, "keepalived goes on")
             other.kill()
-            heard = observer.advertisements("b")
+            captured = observer.advertisements("b")
         until(running, lambda: instances(running)["SEALED"]["state"] == "MASTER", "master again")
         before = instances(running)["SEALED"]["counters"]
         assert before["dropped"] == {}
-        for each in heard:
+        for each in captured:
             wire(each.frame)
-        for each in heard:
+        for each in captured:
             wire(tampered(each))
-        names = {"a sequence number that was there before": len(heard), "wrong digest": len(heard)}
+        names = {"a sequence number that was there before": len(captured), "wrong digest": len(captured)}
         until(running, lambda: instances(running)["SEALED"]["counters"]["dropped"] == names, str(names))
         now = instances(running)["SEALED"]
         assert (now["state"], now["counters"]["became_master"]) == ("MASTER", before["became_master"])
@@ -235,9 +235,7 @@ def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[
         running.end()
 
 
-def test_routers_that_are_not_configured_are_logged_where_that_is_wanted(
-    link: Segment, wire: Callable[[bytes], None], tmp_path: Path
-) -> None:
+def test_unknown_routers_are_logged_if_configured(link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
     text = configuration(100, 51).replace("router_id hostile", "router_id hostile\n    log_unknown_vrids")
     running = started(link, tmp_path, text)
     try:
@@ -245,15 +243,15 @@ def test_routers_that_are_not_configured_are_logged_where_that_is_wanted(
             wire(carried(two(vrid=99)))
         words = f"eth0: {address('client')} advertises virtual router 99, which is not configured here"
         until(running, lambda: bool(lines(running, words)), words)
-        until(running, lambda: told(running)["unknown_vrids"][0]["count"] == 5, "all are counted")
+        until(running, lambda: status(running)["unknown_vrids"][0]["count"] == 5, "all are counted")
         assert len(lines(running, "virtual router 99")) == 1
     finally:
         running.end()
 
 
-def tampered(heard: Heard) -> bytes:
-    """A sealed frame with a newer sequence number and the old digest."""
-    frame = bytearray(heard.frame)
+def tampered(captured: Captured) -> bytes:
+    """Return an authenticated frame with a newer sequence number and the old digest."""
+    frame = bytearray(captured.frame)
     at = 14 + 20 + 8
     frame[at : at + 4] = b"\xff\xff\xff\xf0"
     return bytes(frame)
@@ -278,9 +276,9 @@ FLOODS = {
 def test_ten_thousand_a_second_change_nothing(
     kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path
 ) -> None:
-    """Their master goes on speaking, so keepalived stays its backup; the log does not grow.
+    """The master still sends, so keepalived stays its backup; the log does not grow.
 
-    keepalived waits 3.6 s for an advertisement. That is the measure of how long the master may be silent.
+    keepalived waits 3.6 s for an advertisement, which limits how long the master may be silent.
     """
     running = started(link, tmp_path, configuration(100, 51))
     other = router(KEEPALIVED, link, "b", tmp_path / "b")
@@ -312,7 +310,7 @@ def test_ten_thousand_a_second_change_nothing(
 
 @contextmanager
 def flood(wire: Callable[[bytes], None], frame: bytes) -> Iterator[Counter[bytes]]:
-    """Send at least FLOOD frames while the block lasts, A_SECOND or as many as this machine can; count them."""
+    """Send at least FLOOD frames until the block ends, A_SECOND or as many as possible; count them."""
     sent: Counter[bytes] = Counter()
     over = threading.Event()
 

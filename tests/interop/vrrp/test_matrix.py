@@ -1,7 +1,7 @@
-"""pylvs and keepalived as each other's peers: each row of the matrix once; every cell where everything is run.
+"""pylvs and keepalived as VRRP peers: each row of the matrix once; every cell in `./dev test-all`.
 
-A cell is a test of its own, with its own namespaces. It waits for what passes the wire, never for a time, so that it
-may run beside other tests.
+A cell is a test with its own namespaces. It waits for frames, never for a time, so that it may run beside other
+tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTHERS = pytest.mark.nightly("each row is played once, with either program as th
 
 
 def cells() -> list[object]:
-    """Every cell; those of the gate are every row with either program as the better one, and pairs of one program."""
+    """Return every cell; in the gate, every row with either program as the better one, and pairs of one program."""
     named = {row.name: row for row in ROWS}
     bounded = matrix.each_row_once() + [(named[name], better, other) for name, better, other in CONTROLS]
     return [
@@ -34,24 +34,24 @@ def cells() -> list[object]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cell", cells())
 def test_pylvs_and_keepalived_take_turns(cell: matrix.Cell, tmp_path: Path) -> None:
-    """Election, a stop, a return, a kill, and what is tracked."""
+    """Election, a stop, a return, a kill, and a tracked event."""
     result = play(*cell, tmp_path / "cell")
     matrix.compare_frames([result], matrix.recorded())
     print(matrix.table([result]))
-    assert not result.trouble, result.trouble
+    assert not result.error, result.error
 
 
 def test_there_is_a_recording_of_every_row() -> None:
     assert set(matrix.recorded()) == {row.name for row in ROWS}
 
 
-def test_the_table_says_what_came_of_each_cell() -> None:
-    well = Result(ROWS[0], PYLVS, KEEPALIVED, {"stopped": 0.65, "killed": 3.5}, spoken=b"one")
-    other = Result(ROWS[0], KEEPALIVED, PYLVS, {"stopped": 0.7}, spoken=b"two")
+def test_the_table_has_the_result_of_each_cell() -> None:
+    well = Result(ROWS[0], PYLVS, KEEPALIVED, {"stopped": 0.65, "killed": 3.5}, frame=b"one")
+    other = Result(ROWS[0], KEEPALIVED, PYLVS, {"stopped": 0.7}, frame=b"two")
     failed = Result(ROWS[1], PYLVS, KEEPALIVED, {}, "no router speaks\n    a: said this")
     matrix.compare_frames([well, other, failed], {ROWS[0].name: b"two".hex()})
-    assert well.trouble.startswith("pylvs's advertisement is not as recorded")
-    well.trouble = ""
+    assert well.error.startswith("pylvs's advertisement is not as recorded")
+    well.error = ""
     assert matrix.table([well, other, failed]) == (
         "| | pylvs → keepalived | keepalived → pylvs |\n|---|---|---|\n"
         "| v2 | ✓ stopped 0.65, killed 3.50 | ✓ stopped 0.70 |\n"

@@ -1,7 +1,7 @@
-"""How long a client waits when the master goes: pylvs beside keepalived, in the same run.
+"""Measure how long a client waits at a take-over: pylvs and keepalived, in the same run.
 
-Two routers of one program share an address. The master is stopped, or dies with its machine: its cable is dead from
-that moment on. A client asks every millisecond; the pause is the longest time between two requests that were answered.
+Two routers of one program share an address. The master is stopped, or fails with its machine: its link is down at
+once. A client sends a request every millisecond; the outage is the longest time between two answered requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 
 from pylvs.lab.outage import watched
 from pylvs.system.namespaces import inside_network
-from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, Trouble
+from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, CellFailed
 from tests.interop.vrrp.observer import Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PYLVS, Router, router
 from tests.interop.vrrp.rows import Row
@@ -41,13 +41,13 @@ GOALS_MS = {("v3, 10 ms", KILLED): "60, then 35", ("v3, 10 ms", STOPPED): "30, t
 
 @dataclass
 class Times:
-    """Pauses in seconds, and how long it took until the other spoke."""
+    """Outages in seconds, and the time until the other sent."""
 
     case: Row
     program: str
     how: str
     pauses: list[float] = field(default_factory=list)
-    spoke: list[float] = field(default_factory=list)
+    has_sent: list[float] = field(default_factory=list)
 
 
 def measure(
@@ -56,7 +56,7 @@ def measure(
     trials: int = TRIALS,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Times]:
-    """All of it, one after another: two cores are few. Raises Trouble."""
+    """Run all trials, one after another, because two cores are few. Raises CellFailed."""
     found: list[Times] = []
     with tempfile.TemporaryDirectory(prefix="pylvs-times-") as name:
         for case in cases:
@@ -77,9 +77,9 @@ def _pair(case: Row, program: str, trials: int, folder: Path) -> Iterator[Times]
             trial.begin()
             for _ in range(trials):
                 for times in (killed, stopped):
-                    pause, spoke = trial.one(times.how)
+                    pause, has_sent = trial.one(times.how)
                     times.pauses.append(pause)
-                    times.spoke.append(spoke)
+                    times.has_sent.append(has_sent)
         finally:
             for each in routers.values():
                 each.end()
@@ -89,7 +89,7 @@ def _pair(case: Row, program: str, trials: int, folder: Path) -> Iterator[Times]
 
 @contextmanager
 def _switch(where: Segment) -> Iterator[Callable[[str], None]]:
-    """What takes a host's cable out at once: a command of its own would take milliseconds to start."""
+    """Return a process that sets a host's link down at once; a new command would take milliseconds to start."""
     with inside_network(where.switch):
         route = IPRoute()
     try:
@@ -109,14 +109,14 @@ class _Trial:
     master: str = "a"
 
     def begin(self) -> None:
-        """One speaks, the other listens."""
+        """Start a master and a backup."""
         self.routers["a"].start()
-        self.until(lambda: self.speaks("a"), "a router alone speaks")
+        self.until(lambda: self.is_sending("a"), "a router alone speaks")
         self.routers["b"].start()
         self.ready("b")
 
     def one(self, how: str) -> tuple[float, float]:
-        """The master goes, the other takes over, and the first comes back as the other's backup."""
+        """Stop the master, wait for the take-over, and start the first again as the backup."""
         gone, taking = self.master, "b" if self.master == "a" else "a"
         with watched(self.where.inside("client"), self.case.vip, INTERVAL_S) as seen:
             time.sleep(BEFORE_S)
@@ -126,48 +126,48 @@ class _Trial:
                 self.routers[gone].kill()
             else:
                 self.routers[gone].tell(signal.SIGTERM)
-            self.until(lambda: self.speaks(taking), f"{taking} has taken over from {gone}, which was {how}")
+            self.until(lambda: self.is_sending(taking), f"{taking} has taken over from {gone}, which was {how}")
             time.sleep(AFTER_S)
         if how == KILLED:
             self.forget(gone)
             self.where.cable(gone, 0, True)
         else:
             self.routers[gone].stop()
-        spoke = next(each.at for each in self.observer.advertisements(taking, begin) if each.priority)
+        has_sent = next(each.at for each in self.observer.advertisements(taking, begin) if each.priority)
         self.routers[gone].start()
         self.ready(gone)
         self.master = taking
-        return seen.outage(begin, spoke + AFTER_S).seconds, spoke - begin
+        return seen.outage(begin, has_sent + AFTER_S).seconds, has_sent - begin
 
     def forget(self, host: str) -> None:
-        """A machine that comes back does not know what addresses it had."""
+        """Remove the addresses, as after a reboot."""
         if self.case.vip in self.where.addresses(host):
             self.where.ip(host, f"addr del {self.case.vip}/32 dev eth0")
 
     def ready(self, host: str) -> None:
-        """It listens, and has heard the master."""
+        """Return whether it listens and has received the master."""
         self.until(self.routers[host].listens, f"{host} listens")
         time.sleep(max(0.5, 1.2 * self.case.advert_s))
-        if self.speaks(host):
-            raise Trouble(f"{self.case.name}: {host} came back and took over")
+        if self.is_sending(host):
+            raise CellFailed(f"{self.case.name}: {host} came back and took over")
 
-    def speaks(self, host: str) -> bool:
-        """Whether it is master, by its advertisements."""
+    def is_sending(self, host: str) -> bool:
+        """Return whether it sends advertisements as the master."""
         since = time.time() - 2.5 * self.case.advert_s
         return any(each.priority for each in self.observer.advertisements(host, since))
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait. Raises Trouble."""
+        """Wait. Raises CellFailed."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if time.monotonic() > deadline:
                 logs = [f"{each.host}: {line}" for each in self.routers.values() for line in each.log()[-8:]]
-                raise Trouble("\n    ".join([f"{self.case.name}: after {PATIENCE_S:g} s still not: {what}", *logs]))
+                raise CellFailed("\n    ".join([f"{self.case.name}: after {PATIENCE_S:g} s still not: {what}", *logs]))
             time.sleep(POLL_S)
 
 
 def table(found: Sequence[Times]) -> str:
-    """In Markdown: medians in milliseconds, with the longest in brackets."""
+    """Return a Markdown table: medians in milliseconds, the longest in brackets."""
     programs = list(dict.fromkeys(each.program for each in found))
     head = ["advertisements", "the master is", *(f"{program}: pause" for program in programs)]
     head += [*(f"{program}: until the other speaks" for program in programs), "goal, ms"]
@@ -176,7 +176,7 @@ def table(found: Sequence[Times]) -> str:
         for how in (KILLED, STOPPED):
             those = {each.program: each for each in found if each.case == case and each.how == how}
             cells = [_figure(those[program].pauses) for program in programs]
-            cells += [_figure(those[program].spoke) for program in programs]
+            cells += [_figure(those[program].has_sent) for program in programs]
             lines.append(_line([case.name, how, *cells, GOALS_MS.get((case.name, how), "")]))
     return "".join(f"{line}\n" for line in lines)
 

@@ -1,5 +1,5 @@
-/* Loaded into user-mode Linux before libc: its 6.1 keeps 2.7 KiB of a process's floating-point registers, and hosts
- * whose processors have more (AMX) refuse to take back less than all of them. What it does not know is left alone. */
+/* Loaded into user-mode Linux before libc. User-mode Linux 6.1 keeps 2.7 KiB of a process's floating-point registers.
+ * Hosts with more registers (AMX) accept only the whole state. Other requests are passed on. */
 #include <errno.h>
 #include <string.h>
 #include <sys/syscall.h>

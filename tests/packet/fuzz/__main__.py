@@ -1,7 +1,7 @@
 """`python -m tests.packet.fuzz FRAMES`: random frames through the loaded program and through the reference.
 
-Exit status 1 if they ever differ; the shortest sequence that shows it is printed. Needs root. Interrupted or
-terminated, it removes its namespaces.
+Exit status 1 if they differ; prints the shortest sequence that shows it. Needs root. Removes its namespaces when it is
+interrupted or terminated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.termination import unwind_on_sigterm, unwind_with_parent
 
 
 def main() -> int:
-    """Share the frames among processes and gather what they found."""
+    """Distribute the frames to processes, and collect the results."""
     parser = argparse.ArgumentParser(prog="fuzz", description="The packet path beside the reference, frame by frame.")
     parser.add_argument("frames", type=int, metavar="FRAMES", help="how many, 10000000 for instance")
     parser.add_argument("--seed", type=int, help="of an earlier run, to repeat it with as many frames and jobs")

@@ -1,4 +1,4 @@
-"""Examples, one after the other: hypothesis draws the tables, a seed the traffic, and which hook sees it."""
+"""Run examples: hypothesis draws the tables, a seed draws traffic and hook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from tests.packet.fuzz.shrink import shortest, told
+from tests.packet.fuzz.shrink import describe, shortest
 from tests.packet.fuzz.site import sites
 from tests.packet.fuzz.steps import Edit, Step
 from tests.packet.fuzz.traffic import Traffic
@@ -23,14 +23,14 @@ EXAMPLES = 100  # until the tables are made anew
 
 @dataclass
 class Result:
-    """Frames that were compared, and how the shortest sequence reads after which the two differ."""
+    """The number of compared frames, and the shortest sequence after which the two differ."""
 
     frames: int = 0
     difference: str = ""
 
 
 def run(frames: int, seed: int) -> Result:
-    """About so many frames; it ends early where the two differ. Says on stderr how far it is."""
+    """Run about this many frames, or up to a difference. Prints progress to stderr."""
     result = Result()
     part = 0
     while result.frames < frames and not result.difference:
@@ -43,7 +43,7 @@ def run(frames: int, seed: int) -> Result:
 
 
 def work(frames: int, seed: int) -> Result:
-    """What one process does; ended by a signal, it does not wait for more."""
+    """Run one process; a signal ends it at once."""
     try:
         return run(frames, seed)
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def work(frames: int, seed: int) -> Result:
 def _run_examples(twin: Twin, examples: int, seed: int, result: Result) -> None:
     enough = result.frames + examples * FRAMES
 
-    # hypothesis may begin fewer examples than it is allowed to: what it draws repeats itself then
+    # hypothesis stops early if its examples repeat
     @seeded(seed)
     @settings(
         max_examples=2 * examples,
@@ -87,4 +87,4 @@ def _explained(twin: Twin, hook: str, steps: list[Step], found: tuple[int, str])
 
     few = shortest(steps, differs_at)
     again = play(twin, hook, few)
-    return f"at {hook}, after\n{told(few)}\n{(again or found)[1]}"
+    return f"at {hook}, after\n{describe(few)}\n{(again or found)[1]}"

@@ -1,4 +1,4 @@
-"""Tables that the fuzz draws: services, servers, methods, schedulers, flags, settings."""
+"""Draw tables: services, servers, methods, schedulers, flags, settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = {
 
 @st.composite
 def destinations(draw: st.DrawFn, key: ServiceKey) -> Destination:
-    """A server for a service, of the other family only by a tunnel."""
+    """Draw a server of a service; one of the other family needs a tunnel."""
     method = draw(st.sampled_from(METHODS))
     version: int = key.address.version
     if method == Method.TUNNEL and draw(st.integers(0, 3)) == 0:
@@ -57,7 +57,7 @@ def destinations(draw: st.DrawFn, key: ServiceKey) -> Destination:
 
 @st.composite
 def services(draw: st.DrawFn) -> list[Edit]:
-    """A service and its servers."""
+    """Draw a service and its servers."""
     six = draw(st.booleans())
     protocol = draw(st.sampled_from((Protocol.TCP, Protocol.TCP, Protocol.UDP, Protocol.SCTP)))
     flags = ServiceFlag(0)
@@ -87,10 +87,10 @@ def services(draw: st.DrawFn) -> list[Edit]:
 
 @st.composite
 def sites(draw: st.DrawFn) -> list[Edit]:
-    """Settings, and some services with different keys."""
+    """Draw settings, and some services with different keys."""
     edits: list[Edit] = [Set(name, draw(st.sampled_from(values))) for name, values in SETTINGS.items()]
     if draw(st.booleans()):
-        # seconds enough that nothing ends within an example
+        # seconds, so many that nothing ends within an example
         edits.append(SetTimeouts(Timeouts(*(draw(st.integers(60, 3000)) for _ in range(3)))))
     seen: set[ServiceKey] = set()
     for drawn in draw(st.lists(services(), min_size=1, max_size=4)):

@@ -1,4 +1,4 @@
-"""What happens in an example of the fuzz: edits and frames, each a value that either director takes."""
+"""Steps of an example: edits and frames, as values for either director."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class SetTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class StandBy:
-    """A word of the virtual routers."""
+    """Roles of virtual routers."""
 
     addresses: frozenset[Address]
 

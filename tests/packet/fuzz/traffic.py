@@ -1,4 +1,4 @@
-"""Frames and edits of an example: random, but so that connections come to life, live through their states, and end."""
+"""Draw frames and edits so that connections begin, change states, and end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.packet.host import MAC, OWN4, OWN6, ROUTER_MAC, SERVERS, VIP4, VIP6, 
 
 SYN, ACK, FIN, RST, PSH = 2, 16, 1, 4, 8
 USUAL_FLAGS = (SYN, ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN, RST, RST | ACK, SYN | ACK)
-ODD_FLAGS = (0, 63, SYN | FIN, SYN | RST, PSH, 32, 255, 128)
+RARE_FLAGS = (0, 63, SYN | FIN, SYN | RST, PSH, 32, 255, 128)
 PAYLOADS = (0, 0, 0, 1, 2, 7, 64, 333, 536)
 LONG_PAYLOADS = (1400, 1412, 1420, 1432, 1440, 1441, 1452, 1460, 1461, 1472, 1473, 1500, 1800, 2000)
 HOME = bytes.fromhex(MAC.replace(":", ""))
@@ -37,7 +37,7 @@ OWN = {4: ip_address(OWN4).packed, 6: ip_address(OWN6).packed}
 VIPS = {4: ip_address(VIP4).packed, 6: ip_address(VIP6).packed}
 ROLES = tuple(frozenset(map(ip_address, each)) for each in ((), (), (), (VIP4,), (VIP6,), (VIP4, VIP6), (VIP4, OWN6)))
 IKE = 500
-FLOWS = 40  # that are remembered
+FLOWS = 40  # remembered flows
 ICMP, TCP, UDP, SCTP, ESP, AH, ICMP6 = 1, 6, 17, 132, 50, 51, 58
 CHUNKS = (0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 99)
 # Without valid record routes: errors repeat them, which the reference does not; the recording ip_options has them.
@@ -70,12 +70,12 @@ class Flow:
 def ip_packet(
     source: bytes, target: bytes, protocol: int, payload: bytes, chance: random.Random, with_options: bool = True
 ) -> bytes:
-    """Usual fields mostly, odd ones now and then."""
-    odd = chance.random() < 0.1
-    ttl = chance.choice((0, 1, 2, 255, 128, 64)) if odd else 64
-    tos = chance.randrange(256) if odd else 0
+    """Return an IP packet, mostly with usual fields."""
+    rare = chance.random() < 0.1
+    ttl = chance.choice((0, 1, 2, 255, 128, 64)) if rare else 64
+    tos = chance.randrange(256) if rare else 0
     if len(source) == 16:
-        flow = chance.randrange(1 << 20) if odd else 0
+        flow = chance.randrange(1 << 20) if rare else 0
         if chance.random() < 0.03:
             for number, rest in chance.sample(EXTENSIONS6, chance.randint(1, 3)):
                 payload, protocol = bytes((protocol, 0)) + rest + payload, number
@@ -99,7 +99,7 @@ def ip_packet(
 
 
 def tcp(source: bytes, target: bytes, sport: int, dport: int, flags: int, data: bytes, chance: random.Random) -> bytes:
-    """A segment; its checksum is wrong now and then."""
+    """Return a segment, sometimes with a wrong checksum."""
     head = struct.pack("!HHIIBBHHH", sport, dport, chance.getrandbits(32), 1, 0x50, flags, 8192, 0, 0) + data
     check = checksum(pseudo_header(source, target, TCP, len(head)) + head)
     if chance.random() < 0.02:
@@ -108,7 +108,7 @@ def tcp(source: bytes, target: bytes, sport: int, dport: int, flags: int, data: 
 
 
 def udp(source: bytes, target: bytes, sport: int, dport: int, data: bytes, chance: random.Random) -> bytes:
-    """A datagram; without a checksum, or with a wrong one, now and then."""
+    """Return a datagram, sometimes with a wrong or no checksum."""
     head = struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data
     check = checksum(pseudo_header(source, target, UDP, len(head)) + head) or 0xFFFF
     if chance.random() < 0.1:
@@ -117,7 +117,7 @@ def udp(source: bytes, target: bytes, sport: int, dport: int, data: bytes, chanc
 
 
 def sctp(sport: int, dport: int, first: bool, data: bytes, chance: random.Random) -> bytes:
-    """A packet of one or two chunks; its checksum is whatever comes."""
+    """Return a packet of one or two chunks with a random checksum."""
     body = b""
     for _ in range(1 if len(data) > 600 else chance.choice((1, 1, 1, 2))):
         kind = 1 if first and not body else chance.choice(CHUNKS)
@@ -127,16 +127,16 @@ def sctp(sport: int, dport: int, first: bool, data: bytes, chance: random.Random
 
 
 def framed(ip: bytes, padding: bytes = b"") -> bytes:
-    """As the router hands it over."""
+    """Return the frame that the router sends."""
     return HOME + ROUTER + (b"\x08\x00" if ip[0] >> 4 == 4 else b"\x86\xdd") + ip + padding
 
 
 class Traffic:
-    """What one example sends, from its seed alone; `tables` are the edits that were made before."""
+    """The frames and edits of one example from its seed; `tables` are the edits before."""
 
     def __init__(self, tables: list[Edit], seed: int, *, options: bool = True, roles: bool = False) -> None:
         self.options = options  # of IPv4
-        self.roles = roles  # addresses stand by now and then
+        self.roles = roles  # some addresses are standby at times
         self.chance = random.Random(seed)
         self.services: dict[ServiceKey, VirtualService] = {}
         self.servers: dict[ServiceKey, dict[DestinationKey, Destination]] = {}
@@ -158,7 +158,7 @@ class Traffic:
             self.gone.append((edit.key, self.servers[edit.key].pop(edit.destination)))
 
     def steps(self, frames: int, edits: float = 0.01) -> Iterator[Step]:
-        """So many frames, and between them edits with this probability."""
+        """Yield this many frames, with edits between them at this probability."""
         for _ in range(frames):
             if self.chance.random() < edits:
                 edit = self._edit()
@@ -203,7 +203,7 @@ class Traffic:
         return EditServer(key, self._changed(key, given))
 
     def _changed(self, key: ServiceKey, given: Destination) -> Destination:
-        """Another weight, perhaps another method or other thresholds: what ipvsadm would take and leave as it is."""
+        """Return a valid edit with another weight, perhaps another method or thresholds."""
         chance = self.chance
         method = given.method
         if chance.random() < 0.2 and given.key.address.version == key.address.version and given.key.port == key.port:
@@ -268,7 +268,7 @@ class Traffic:
         chance = self.chance
         if first and chance.random() < 0.8:
             return SYN
-        return chance.choice(ODD_FLAGS if chance.random() < 0.06 else USUAL_FLAGS)
+        return chance.choice(RARE_FLAGS if chance.random() < 0.06 else USUAL_FLAGS)
 
     def _segment(self, protocol: int, source: bytes, sport: int, target: bytes, dport: int, first: bool) -> bytes:
         chance, data = self.chance, self._payload()
@@ -296,7 +296,7 @@ class Traffic:
         return framed(ip_packet(source, target, protocol, payload, chance, self.options))
 
     def _answer(self) -> bytes:
-        """From what may be a real server behind NAT to a client that may know it."""
+        """Return a packet from a possible real server behind NAT to a client that may have a connection."""
         flow = self.chance.choice(self.flows)
         version = 4 if len(flow.target) == 4 else 6
         known = [
@@ -317,7 +317,7 @@ class Traffic:
         return self._segment(flow.protocol, server, port, flow.client, flow.port, False)
 
     def _elsewhere(self) -> bytes:
-        """What is none of the director's business."""
+        """Return a packet that the director must pass."""
         chance = self.chance
         six = chance.random() < 0.5
         kind = chance.randrange(5)
@@ -345,13 +345,13 @@ class Traffic:
         if kind == 1:
             return frame[:14] + chance.randbytes(chance.randrange(1, 80))
         if kind == 2:  # one bit of the headers
-            place = chance.randrange(14, min(len(frame), 14 + 60))
-            return frame[:place] + bytes((frame[place] ^ 1 << chance.randrange(8),)) + frame[place + 1 :]
+            at = chance.randrange(14, min(len(frame), 14 + 60))
+            return frame[:at] + bytes((frame[at] ^ 1 << chance.randrange(8),)) + frame[at + 1 :]
         if kind == 3:  # a packet cut short, with lengths and checksum that say so
             return _shortened(frame, chance)
         if kind == 4:
-            place = chance.randrange(14, len(frame))
-            return frame[:place] + chance.randbytes(len(frame) - place)
+            at = chance.randrange(14, len(frame))
+            return frame[:at] + chance.randbytes(len(frame) - at)
         return frame + chance.randbytes(chance.randrange(1, 40))
 
 

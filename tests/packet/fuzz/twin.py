@@ -1,4 +1,4 @@
-"""The loaded program and the reference, side by side: the same edits, the same frames, and nothing may differ."""
+"""Run the same edits and frames through the loaded program and the reference, and compare the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.forwarding import CHECKSUM_AT
 from pylvs.reference.network import Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, checksum, ones_complement_sum, parse, pseudo_header
-from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Outcome, Verdict
+from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Decision, Verdict
 from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
     HOOKS,
@@ -48,21 +48,21 @@ from tests.packet.table import only_templates, wipe4
 
 CONNECTIONS = 1 << 16
 DESTINATIONS = 1 << 15
-MARGIN = 4096  # slots left when the tables are made anew
-SLACK_S = 2  # of timers, beside what the example took
+MARGIN = 4096  # free slots at which the tables are made again
+SLACK_S = 2  # of timers, besides the duration of the example
 FRAGMENT = 44
-OWN_PROTOCOLS = {1, 4, 41, 47}  # of IPv4 packets that the director itself makes: they carry identifications it draws
+OWN_PROTOCOLS = {1, 4, 41, 47}  # of IPv4 packets that the director makes, with random identifications
 
 
 TUNNEL_SOURCES = {ip_address(OWN4).packed, ip_address(OWN6).packed}
 
 
 class Difference(AssertionError):
-    """What the two made of the same step."""
+    """The two had different results of a step."""
 
 
 class Done(NamedTuple):
-    """What the program did: a verdict, frames out, or the frame that the stack gets."""
+    """The result of the program: a verdict, and frames out or the frame that the stack gets."""
 
     verdict: Verdict
     sent: tuple[bytes, ...] = ()
@@ -78,7 +78,7 @@ def _mac(text: str) -> bytes:
 
 
 def the_network() -> Network:
-    """The test host as the reference sees it."""
+    """Return the test host as the reference sees it."""
 
     def hop(mac: str) -> NextHop:
         return NextHop("d0", _mac(mac), _mac(MAC), 1500, _packed(OWN4), _packed(OWN6))
@@ -91,7 +91,7 @@ def the_network() -> Network:
 
 
 class Twin:
-    """Both directors with empty tables."""
+    """Both directors, with empty tables."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -99,7 +99,7 @@ class Twin:
         tables.root.set(0, "settings.icmp_per_second", 0)
         self._hashes = [tables._hash(name) for name in ("connections6", "replies6", "names")]
         self._xdp, self._tc = (Runner(host.program(hook), hook, host.ifindex) for hook in HOOKS)
-        self.word = Standby()
+        self.roles = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._peer.bind(("d1", 0))
         self._peer.setblocking(False)
@@ -110,31 +110,30 @@ class Twin:
         self._began = time.monotonic()
 
     def close(self) -> None:
-        """Give the descriptors back."""
         self._peer.close()
-        self.word.close()
+        self.roles.close()
         for table in self._hashes:
             table.close()
 
     @property
     def worn_out(self) -> bool:
-        """Whether the program's tables must be made anew before another example."""
+        """Return whether the program's tables must be made again before another example."""
         tables = self.host.director.tables
         top = tables.book.get(0, "destination_top")
         return bool(self.host.pool("used") > CONNECTIONS - MARGIN or top > DESTINATIONS - MARGIN)
 
     @property
     def age_s(self) -> float:
-        """Seconds since the example began."""
+        """Return the seconds since the example began."""
         return time.monotonic() - self._began
 
     def reset(self, hook: str) -> None:
-        """Begin an example: no services, no connections, settings at their defaults."""
+        """Begin an example: no services, no connections, default settings."""
         director = self.host.director
         self.hook = hook
         self._began = time.monotonic()
         self.reference = ReferenceDirector(self.network)
-        self.word.stand_by(frozenset())
+        self.roles.stand_by(frozenset())
         director.change_setting("expire_nodest_conn", 0)
         director.flush()
         for table in self._hashes:
@@ -150,14 +149,14 @@ class Twin:
     # --- a step ---
 
     def take(self, step: Step) -> None:
-        """Do it in both. Raises Difference."""
+        """Run a step in both. Raises Difference."""
         if isinstance(step, bytes):
             self._receive(step)
             return
         refusals = []
         if isinstance(step, StandBy):
-            for roles in self.word, self.reference:
-                step.apply(roles)
+            for each in self.roles, self.reference:
+                step.apply(each)
             return
         for director in self.host.director, self.reference:
             try:
@@ -170,13 +169,13 @@ class Twin:
 
     def _receive(self, frame: bytes) -> None:
         expected = self.reference.receive(frame)
-        if expected.why == A_FRAGMENT:
-            return  # it has tests of its own
+        if expected.reason == A_FRAGMENT:
+            return  # other tests cover fragments
         done = self._run(frame)
         if _as_done(expected) == done:
             return
-        if expected.why == SOURCE_ROUTED and done.verdict is Verdict.DROP:
-            return  # the program knows what the stack would do
+        if expected.reason == SOURCE_ROUTED and done.verdict is Verdict.DROP:
+            return  # the stack would drop it, too
         if expected.verdict is not done.verdict:
             raise Difference(f"verdict {done.verdict.value}, expected {_words(expected)}")
         if done.verdict is Verdict.STACK:
@@ -190,7 +189,7 @@ class Twin:
             raise Difference(
                 "sent\n  "
                 + "\n  ".join(out.hex() for out in got or done.sent)
-                + f"\nexpected ({expected.why})\n  "
+                + f"\nexpected ({expected.reason})\n  "
                 + "\n  ".join(out.hex() for out in wanted)
             )
 
@@ -214,7 +213,7 @@ class Twin:
         return Done(Verdict.SENT, pieces) if pieces else Done(Verdict.DROP)
 
     def _pieces(self) -> tuple[bytes, ...]:
-        """What was sent as clones, by their way over the wire."""
+        """Return the clones that were sent, in their order on the wire."""
         pieces: list[bytes] = []
         while True:
             try:
@@ -225,7 +224,7 @@ class Twin:
                 pieces.append(frame)
 
     def _comparable(self, out: bytes, frame: bytes, expected: bytes) -> bytes:
-        """What left by the kernel's neighbour code has no link addresses yet."""
+        """Complete a frame that left through the kernel's neighbour code, which has no link addresses yet."""
         if out[:12] == frame[:12]:
             self.neighbour_sent += 1
             out = expected[:12] + out[12:]
@@ -234,12 +233,12 @@ class Twin:
     # --- the end of an example ---
 
     def end_killed_templates(self) -> None:
-        """Let the expiry timer run, which does not see connections meanwhile: some may be due on a busy machine."""
+        """Run the expiry timer without connections, which may be due on a busy machine."""
         with only_templates(self.host.director.tables):
             self.host.expiry.run(self.host.director)
 
     def compare_tables(self) -> None:
-        """Counts, counters and connections are alike. Raises Difference."""
+        """Compare counts, counters and connections. Raises Difference."""
         theirs = {row.service.key: row for row in self.host.director.services()}
         for row in self.reference.services():
             other = theirs.pop(row.service.key, None)
@@ -253,10 +252,10 @@ class Twin:
             raise Difference(f"listed, but not expected: {', '.join(map(str, theirs))}")
         got = {_named(each): each.expires_s for each in self.host.director.connections()}
         wanted_rows = {_named(each): each.expires_s for each in self.reference.connections()}
-        if odd := got.keys() ^ wanted_rows.keys():
-            one = sorted(odd, key=str)[0]
+        if different := got.keys() ^ wanted_rows.keys():
+            one = sorted(different, key=str)[0]
             where = "the program's table alone" if one in got else "the reference alone"
-            raise Difference(f"{len(odd)} connections differ; in {where}: {one}")
+            raise Difference(f"{len(different)} connections differ; in {where}: {one}")
         slack = SLACK_S + self.age_s
         for name, seconds in wanted_rows.items():
             if not seconds - slack <= got[name] <= seconds + 1:
@@ -264,7 +263,7 @@ class Twin:
 
 
 def comparable(out: bytes, expected: bytes, local: frozenset[bytes]) -> bytes:
-    """The frame with numbers that the director draws at random as the expected frame has them."""
+    """Return the frame with the random numbers of the expected frame."""
     out = _without_entropy(out, expected)
     if out[12:14] == b"\x08\x00" and out[23] in OWN_PROTOCOLS and out[26:30] in local:
         head = out[14:18] + expected[18:20] + out[20:24] + b"\0\0" + out[26:34]
@@ -277,9 +276,9 @@ def comparable(out: bytes, expected: bytes, local: frozenset[bytes]) -> bytes:
 
 
 def looks_unfinished(frame: bytes) -> bool:
-    """Whether its checksum is the pseudo header's sum by chance: then the program takes it for one to be completed.
+    """Return whether the checksum equals the pseudo header's sum, so that the program completes it.
 
-    The kernel knows which checksums are unfinished, a program does not; an error's own checksum covers the quotation.
+    The kernel knows which checksums are incomplete, a program does not. An error's own checksum covers the quotation.
     """
     packet = parse(frame)
     if packet is None or packet.protocol not in CHECKSUM_AT:
@@ -290,14 +289,14 @@ def looks_unfinished(frame: bytes) -> bool:
 
 
 def _unsummed(out: bytes) -> bytes:
-    """An ICMP frame without its checksum."""
+    """Return an ICMP frame without its checksum."""
     if out[12:14] == b"\x08\x00":
         return out[:36] + out[38:] if out[23] == ICMP else out
     return out[:56] + out[58:] if out[20] == ICMP6 else out
 
 
 def _without_entropy(out: bytes, expected: bytes) -> bytes:
-    """A GUE frame with the expected source port, and the checksum that belongs to it if it had a right one."""
+    """Return a GUE frame with the expected source port, and its checksum if it was right."""
     six = out[12:14] == b"\x86\xdd"
     source, target = (out[22:38], out[38:54]) if six else (out[26:30], out[30:34])
     at, protocol, pieces = (54, out[20], 0) if six else (34, out[23], int.from_bytes(out[20:22], "big") & 0x3FFF)
@@ -317,13 +316,13 @@ def _without_entropy(out: bytes, expected: bytes) -> bytes:
     return out[:at] + expected[at : at + 2] + out[at + 2 : at + 6] + check + out[at + 8 :]
 
 
-def _as_done(outcome: Outcome) -> Done:
-    return Done(outcome.verdict, tuple(out for _, out in outcome.sent), outcome.frame)
+def _as_done(decision: Decision) -> Done:
+    return Done(decision.verdict, tuple(out for _, out in decision.sent), decision.frame)
 
 
-def _words(outcome: Outcome) -> str:
-    frames = "".join(f"\n  {out.hex()}" for _, out in outcome.sent)
-    return f"{outcome.verdict.value} ({outcome.why}){frames}"
+def _words(decision: Decision) -> str:
+    frames = "".join(f"\n  {out.hex()}" for _, out in decision.sent)
+    return f"{decision.verdict.value} ({decision.reason}){frames}"
 
 
 def _counted(row: object) -> tuple[object, ...]:
@@ -352,7 +351,7 @@ def _named(connection: object) -> tuple[object, ...]:
 
 @contextmanager
 def new_twin() -> Iterator[Twin]:
-    """A fresh host of its own."""
+    """Make a twin with a new host."""
     with (
         mock.patch.object(load, "destination_limit", return_value=DESTINATIONS),
         new_host(CONNECTIONS, expires=False) as host,
@@ -365,17 +364,18 @@ def new_twin() -> Iterator[Twin]:
 
 
 def play(twin: Twin, hook: str, steps: Sequence[Step]) -> tuple[int, str] | None:
-    """All steps from empty tables: None, or the step at which the two differ and how; len(steps) means the end.
+    """Run all steps from empty tables.
 
-    The reference's clock stands still. So no connection of the program's ends by the clock either, however long it
-    takes: the expiry timer runs only to end templates whose last connection was killed.
+    Return None, or the step at which the two differ and how; len(steps) means the end. The reference's clock stands
+    still, so no connection of the program may end by the clock. The expiry timer runs only to end templates whose last
+    connection was killed.
     """
     twin.reset(hook)
-    for place, step in enumerate(steps):
+    for number, step in enumerate(steps):
         try:
             twin.take(step)
         except Difference as difference:
-            return place, str(difference)
+            return number, str(difference)
     try:
         twin.compare_tables()
     except Difference:

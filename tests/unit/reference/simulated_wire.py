@@ -213,11 +213,11 @@ class SimulatedWire(Wire):
         """Send each frame through the reference, and what it passes to the stack through the stack."""
         received: list[bytes] = []
         for frame in sent:
-            outcome = self.director.receive(frame)
-            if outcome.verdict is Verdict.SENT:
-                received += [_numbered(out, self._own) for _, out in outcome.sent]
-            elif outcome.verdict is Verdict.STACK and outcome.why != SOURCE_ROUTED:
-                received += self.stack.receive(outcome.frame)
+            decision = self.director.receive(frame)
+            if decision.verdict is Verdict.SENT:
+                received += [_numbered(out, self._own) for _, out in decision.sent]
+            elif decision.verdict is Verdict.STACK and decision.reason != SOURCE_ROUTED:
+                received += self.stack.receive(decision.frame)
         return [frame for frame in received if self._worth(frame)]
 
 

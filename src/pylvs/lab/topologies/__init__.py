@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pylvs.lab import plan as plans
 from pylvs.lab.network import Network
-from pylvs.lab.plan import Plan
+from pylvs.lab.plan import AddressPlan
 from pylvs.lab.topologies import dr, dr_behind_router, dr_routed, ha, nat, tun
 from pylvs.model.errors import InvalidOperation
 
@@ -15,8 +15,8 @@ from pylvs.model.errors import InvalidOperation
 class Topology(NamedTuple):
     """A built-in plan for a number of servers and an IP version, and a function that makes a network of a plan."""
 
-    plan: Callable[[int, int], Plan]
-    network: Callable[[Plan], Network]
+    plan: Callable[[int, int], AddressPlan]
+    network: Callable[[AddressPlan], Network]
     letter: str  # the first letter of default names
     about: str
 

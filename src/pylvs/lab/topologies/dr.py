@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import DIRECTOR, Link, Network
-from pylvs.lab.plan import Plan, host_address, single_address
+from pylvs.lab.network import DIRECTOR, Network, Switch
+from pylvs.lab.plan import AddressPlan, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "direct routing, all hosts on one switch"
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return Plan(
+    return AddressPlan(
         vip=single_address(host_address("lan", 100, version)),
         dip=host_address("lan", 10, version),
         servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
@@ -19,7 +19,7 @@ def plan(servers: int, version: int) -> Plan:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     here = parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device)
     return Network(
         topology="dr",
@@ -31,7 +31,7 @@ def network(plan: Plan) -> Network:
         vip_prefix=plan.vip.network.prefixlen,
         port=plan.port,
         scheduler=plan.scheduler,
-        links=(Link("lan", str(plan.dip.network)),),
+        links=(Switch("lan", str(plan.dip.network)),),
         hosts=(
             parts.client(plan, "lan", plan.gateway),
             parts.director(plan, "-g", (here,), plan.gateway),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, host_address, single_address
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "direct routing behind a router with static NAT"
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return Plan(
+    return AddressPlan(
         vip=single_address(host_address("lan", 100, version)),
         dip=host_address("lan", 10, version),
         servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
@@ -35,7 +35,7 @@ def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     """Servers answer through the router, which translates the VIP back to the public address."""
     assert plan.client is not None
     assert plan.gateway is not None
@@ -72,7 +72,7 @@ def network(plan: Plan) -> Network:
         vip_prefix=plan.vip.network.prefixlen,
         port=plan.port,
         scheduler=plan.scheduler,
-        links=(Link("outside", str(plan.outside.network)), Link("lan", str(plan.gateway.network))),
+        links=(Switch("outside", str(plan.outside.network)), Switch("lan", str(plan.gateway.network))),
         hosts=(
             client,
             router,

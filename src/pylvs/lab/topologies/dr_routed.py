@@ -5,16 +5,16 @@ All are on one switch, where the gateway has an address in both subnets.
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, host_address
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, host_address
 from pylvs.lab.topologies import parts
 
 TITLE = "direct routing with the VIP in another subnet than the real servers"
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return Plan(
+    return AddressPlan(
         vip=host_address("public", 100, version),
         dip=host_address("lan", 10, version),
         servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
@@ -25,20 +25,20 @@ def plan(servers: int, version: int) -> Plan:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     """Without a client in the plan, the gateway is the client."""
     assert plan.gateway is not None
     assert plan.gateway_vip is not None
     pairs = [(plan.gateway_vip, "gateway"), (plan.gateway, "gateway")]
     subnets = f"{plan.gateway_vip.network} and {plan.gateway.network}"
-    links = [Link("switch", subnets)]
+    links = [Switch("switch", subnets)]
     if plan.client is None:
         path = "client (and gateway) → director → real server → client, by the servers' gateway address"
         outer = [Host("client", CLIENT, (parts.card(CLIENT, "switch", pairs),), forwarding=True)]
     else:
         assert plan.outside is not None
         path = "client → gateway → director → real server → gateway → client"
-        links.insert(0, Link("outside", str(plan.outside.network)))
+        links.insert(0, Switch("outside", str(plan.outside.network)))
         cards = (
             parts.card(ROUTER, "outside", [(plan.outside, "gateway")]),
             parts.card(ROUTER, "switch", pairs, "eth1", 1),

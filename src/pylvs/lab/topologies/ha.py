@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pylvs.lab.files import CONFIGURATION
-from pylvs.lab.network import CLIENT, DIRECTOR, Host, Link, Network
-from pylvs.lab.plan import AnyInterface, Plan, host_address, single_address
+from pylvs.lab.network import CLIENT, DIRECTOR, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, AnyInterface, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "two directors, one VIP, all hosts on one switch"
@@ -17,9 +17,9 @@ CHECKED_EVERY_S = 2
 LINK_LOCAL = "fe80::100/64"  # in VRRP version 3 over IPv6 a link-local address comes first
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return Plan(
+    return AddressPlan(
         vip=single_address(host_address("lan", 100, version)),
         dip=host_address("lan", 10, version),
         dip2=host_address("lan", 11, version),
@@ -28,7 +28,7 @@ def plan(servers: int, version: int) -> Plan:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     """director1 starts as the master; director2 runs the program that the plan names as its peer."""
     assert plan.dip2 is not None
     client = parts.client(plan, "lan", plan.gateway)
@@ -44,7 +44,7 @@ def network(plan: Plan) -> Network:
         vip_prefix=plan.vip.network.prefixlen,
         port=plan.port,
         scheduler=plan.scheduler,
-        links=(Link("lan", str(plan.dip.network)),),
+        links=(Switch("lan", str(plan.dip.network)),),
         hosts=(
             # The lab is up when it serves, and director1 has the VIP.
             Host(CLIENT, CLIENT, client.interfaces, client.gateway, awaits=f"curl -s --max-time 1 http://{where}/"),
@@ -56,7 +56,7 @@ def network(plan: Plan) -> Network:
     )
 
 
-def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
+def _director(plan: AddressPlan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
     """Start the backup once the VIP answers, so that every lab comes up the same way."""
     return Host(
         f"{DIRECTOR}{number}",
@@ -71,12 +71,12 @@ def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int],
     )
 
 
-def configuration(plan: Plan, state: str, priority: int) -> str:
+def configuration(plan: AddressPlan, state: str, priority: int) -> str:
     """Return the keepalived.conf of a director."""
     return "".join(f"{line}\n" for line in (*_router(plan, state, priority), *_service(plan)))
 
 
-def _router(plan: Plan, state: str, priority: int) -> Iterator[str]:
+def _router(plan: AddressPlan, state: str, priority: int) -> Iterator[str]:
     yield "vrrp_instance VI_1 {"
     yield f"    state {state}"
     yield f"    interface {plan.device}"
@@ -96,7 +96,7 @@ def _router(plan: Plan, state: str, priority: int) -> Iterator[str]:
     yield "}"
 
 
-def _service(plan: Plan) -> Iterator[str]:
+def _service(plan: AddressPlan) -> Iterator[str]:
     yield f"virtual_server {plan.vip.ip} {plan.port} {{"
     yield f"    delay_loop {CHECKED_EVERY_S}"
     yield f"    lb_algo {plan.scheduler}"

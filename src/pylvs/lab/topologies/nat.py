@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import DIRECTOR, Link, Network
-from pylvs.lab.plan import Plan, host_address, single_address
+from pylvs.lab.network import DIRECTOR, Network, Switch
+from pylvs.lab.plan import AddressPlan, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "NAT, the director is the servers' gateway"
 SECOND_CARD = "eth1"
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return Plan(
+    return AddressPlan(
         vip=single_address(host_address("outside", 100, version)),
         dip=host_address("outside", 10, version),
         inside=host_address("lan", 1, version),
@@ -21,7 +21,7 @@ def plan(servers: int, version: int) -> Plan:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     assert plan.inside is not None
     cards = (
         parts.card(DIRECTOR, "outside", [(plan.dip, "DIP")], plan.device),
@@ -37,7 +37,7 @@ def network(plan: Plan) -> Network:
         vip_prefix=plan.vip.network.prefixlen,
         port=plan.port,
         scheduler=plan.scheduler,
-        links=(Link("outside", str(plan.dip.network)), Link("inside", str(plan.inside.network))),
+        links=(Switch("outside", str(plan.dip.network)), Switch("inside", str(plan.inside.network))),
         hosts=(
             parts.client(plan, "outside"),
             parts.director(plan, "-m", cards, forwarding=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, Interface
-from pylvs.lab.plan import AnyInterface, Plan
+from pylvs.lab.plan import AddressPlan, AnyInterface
 
 _ROLE_OCTETS = {CLIENT: 0x0C, DIRECTOR: 0x0D, ROUTER: 0x0F}
 
@@ -39,7 +39,7 @@ def card(
     )
 
 
-def client(plan: Plan, link: str, gateway: AnyInterface | None = None) -> Host:
+def client(plan: AddressPlan, link: str, gateway: AnyInterface | None = None) -> Host:
     """Return the client, on its own link or on that of the servers."""
     assert plan.client is not None
     via = str(gateway.ip) if gateway else ""
@@ -47,7 +47,11 @@ def client(plan: Plan, link: str, gateway: AnyInterface | None = None) -> Host:
 
 
 def director(
-    plan: Plan, method: str, cards: tuple[Interface, ...], gateway: AnyInterface | None = None, forwarding: bool = False
+    plan: AddressPlan,
+    method: str,
+    cards: tuple[Interface, ...],
+    gateway: AnyInterface | None = None,
+    forwarding: bool = False,
 ) -> Host:
     """Return the director with its table: one virtual service, all real servers."""
     return Host(
@@ -61,7 +65,7 @@ def director(
     )
 
 
-def table(plan: Plan, method: str) -> tuple[str, ...]:
+def table(plan: AddressPlan, method: str) -> tuple[str, ...]:
     """Return the ipvsadm commands of a plan."""
     service = _endpoint(plan.vip, plan.port)
     lines = [f"ipvsadm -A -t {service} -s {plan.scheduler}"]
@@ -73,7 +77,7 @@ def _endpoint(interface: AnyInterface, port: int) -> str:
     return f"{interface.ip}:{port}" if interface.version == 4 else f"[{interface.ip}]:{port}"
 
 
-def servers(plan: Plan, link: str, gateway: AnyInterface | None, realserver: str = "") -> list[Host]:
+def servers(plan: AddressPlan, link: str, gateway: AnyInterface | None, realserver: str = "") -> list[Host]:
     """Return all real servers on one link; `realserver` are the arguments of `pylvs realserver up` ("" for NAT)."""
     return [
         server(plan, number, address, link, gateway, realserver) for number, address in enumerate(plan.servers, start=1)
@@ -81,7 +85,7 @@ def servers(plan: Plan, link: str, gateway: AnyInterface | None, realserver: str
 
 
 def server(
-    plan: Plan, number: int, address: AnyInterface, link: str, gateway: AnyInterface | None, realserver: str
+    plan: AddressPlan, number: int, address: AnyInterface, link: str, gateway: AnyInterface | None, realserver: str
 ) -> Host:
     return Host(
         f"rs{number}",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, first_of, host_address, single_address
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, first_of, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "IP tunnelling, real servers in other subnets"
@@ -16,9 +16,9 @@ OPTIONS = {
 FIRST_SITE = 10  # 10.0.11.0/24 is the first server's
 
 
-def plan(servers: int, version: int) -> Plan:
+def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses: a subnet for every server."""
-    return Plan(
+    return AddressPlan(
         vip=single_address(host_address("lan", 100, version)),
         dip=host_address("lan", 10, version),
         servers=tuple(
@@ -29,7 +29,7 @@ def plan(servers: int, version: int) -> Plan:
     )
 
 
-def network(plan: Plan) -> Network:
+def network(plan: AddressPlan) -> Network:
     """The router has the first address of every subnet, unless the plan gives another for the client's."""
     assert plan.client is not None
     method, decapsulation = OPTIONS[plan.tunnel]
@@ -59,9 +59,9 @@ def network(plan: Plan) -> Network:
         port=plan.port,
         scheduler=plan.scheduler,
         links=(
-            Link("outside", str(outside.network)),
-            Link("lan", str(plan.dip.network)),
-            *(Link(site_names[site], str(site.network)) for site in sites),
+            Switch("outside", str(outside.network)),
+            Switch("lan", str(plan.dip.network)),
+            *(Switch(site_names[site], str(site.network)) for site in sites),
         ),
         hosts=(
             Host("client", CLIENT, (parts.card(CLIENT, "outside", [(plan.client, "CIP")]),), gateway=str(outside.ip)),

@@ -1,4 +1,4 @@
-"""What schedulers share (IPVS-SEMANTICS 3.1).
+"""Base class and load measures of schedulers (IPVS-SEMANTICS 3.1).
 
 Lists have the newest server first; of equals the first in the list wins.
 """
@@ -14,7 +14,7 @@ WORD = 0xFFFFFFFF
 
 
 class Flow(NamedTuple):
-    """What a scheduler may use of a new connection."""
+    """The addresses of a new connection that a scheduler may use."""
 
     saddr: bytes
     sport: int

@@ -12,7 +12,7 @@ class Failover(Scheduler):
     name = "fo"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Of equals take the newest."""
+        """Take the newest of equals."""
         return heaviest(server for server in self.servers if server.usable)
 
 

@@ -1,4 +1,4 @@
-"""Where other people's servers are run for a test: a network namespace with nothing in it but lo."""
+"""Network namespaces for foreign servers and for keepalived's samples."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from pathlib import Path
 
 from pylvs.system.namespaces import inside_network
 
+DEVICES = tuple(f"eth{number}" for number in range(4))
+COMMANDS = "link set lo up\n" + "".join(
+    f"link add {device} type veth peer name peer{device}\n"
+    f"link set {device} up\nlink set peer{device} up\n"
+    f"addr add 192.168.{200 + number}.1/24 dev {device}\n"
+    for number, device in enumerate(DEVICES)
+)
+
 
 @contextmanager
 def inside(name: str) -> Iterator[None]:
-    """The caller is in a network namespace of its own until this ends."""
+    """Run the block in its own network namespace, with only lo."""
     name = f"pylvs-{name}{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -27,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextmanager
 def on_a_link(name: str) -> Iterator[None]:
-    """The same, and there is eth0, which holds 192.0.2.1/24."""
+    """Run the block in such a namespace with eth0, which has 192.0.2.1/24."""
     with inside(name):
         for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
             ip(words)
@@ -36,14 +44,36 @@ def on_a_link(name: str) -> Iterator[None]:
 
 
 def ip(words: str) -> str:
-    """What `ip` says to them."""
+    """Return the output of `ip`."""
     return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def server_tls(folder: Path) -> ssl.SSLContext:
-    """A server's side of TLS; its key and certificate are then in the folder as `key` and `crt`."""
+    """Return a TLS context of a server; its key and certificate are in the directory as `key` and `crt`."""
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=nobody"]
     subprocess.run([*words, "-keyout", folder / "key", "-out", folder / "crt"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "crt", folder / "key")
     return context
+
+
+@contextmanager
+def four_devices() -> Iterator[Path]:
+    """Make a network namespace as keepalived's samples expect it: eth0 to eth3, up, each with an address.
+
+    Return its file; remove it afterwards.
+    """
+    name = f"pylvs-k{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "-batch", "-"], input=COMMANDS, text=True, check=True)
+        yield Path("/run/netns", name)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@contextmanager
+def on_four_devices() -> Iterator[None]:
+    """Run the block in that namespace."""
+    with four_devices() as path, inside_network(path):
+        yield

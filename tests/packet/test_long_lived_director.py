@@ -1,4 +1,4 @@
-"""A Director that is held for long: what peers do to the tables, and what changes around them, does not escape it."""
+"""A long-lived Director sees what peers do to the tables, and what changes around them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pylvs.model.errors import NoSuchService
 from pylvs.model.service import VirtualService
 from tests.packet.frames import tcp
 from tests.packet.host import HOOKS, PASSED, SENT, Host, ip, key, new_host, server4
-from tests.packet.waiting import until
+from tests.waiting import until
 
 
 def peer() -> BpfDirector:
     return BpfDirector(State.open())
 
 
-def test_the_edition_tells_of_every_edit_whoever_made_it(director_host: Host) -> None:
+def test_the_edition_changes_with_every_edit_of_any_process(director_host: Host) -> None:
     mine, service = director_host.director, director_host.new_key()
     seen = [mine.edition()]
     assert mine.edition() == seen[0] != 0
@@ -44,7 +44,7 @@ def test_the_edition_tells_of_every_edit_whoever_made_it(director_host: Host) ->
     assert len(set(seen)) == len(seen)
 
 
-def test_tables_that_went_down_are_missed_and_made_again_by_the_next_edit() -> None:
+def test_the_next_edit_makes_removed_tables_again() -> None:
     with new_host() as host:
         mine, service = host.director, key(80)
         host.serve(service)
@@ -56,7 +56,7 @@ def test_tables_that_went_down_are_missed_and_made_again_by_the_next_edit() -> N
         assert mine.edition() not in (0, before)
         assert len(peer().service(service).destinations) == 1
         policy.take_down(State.open())
-        peer().add_service(VirtualService(key(81)))  # the peer makes tables while the old ones are still held
+        peer().add_service(VirtualService(key(81)))  # the peer makes tables while this director still has the old ones
         assert [row.service.key for row in mine.services()] == [key(81)]
         mine.delete_service(key(81))
         assert peer().services() == []
@@ -87,7 +87,7 @@ def test_an_address_that_comes_after_the_service_is_served() -> None:
         mine.follow_host()
         assert mine.edition() == edition, "the table is the same"
         assert "e0" in {each.device for each in attach.attached(mine.state)}
-        # what packets know of this host's addresses may be a tick old
+        # packets may use addresses of this host as they were a tick before
         until(lambda: any(host.run(frame, hook).verdict in SENT[hook] for hook in HOOKS), "a new address")
         ip("link", "del", "e0")
         mine.follow_host()
