@@ -45,7 +45,7 @@ class Disk:
         self._filler.unlink()
 
 
-async def reloading(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
+async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A reload is refused, whoever asks for it, and nothing is changed; with room it is done."""
     async with host.daemon() as daemon:
         before = (host.state / "services.json").read_bytes()
@@ -57,14 +57,14 @@ async def reloading(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
         await daemon._reload_by_signal()
         assert daemon.reloads == {"refused": 2}
         assert host.servers() == {str(address(1)), str(address(2))}
-        assert f"not reloaded: {told['error']}" in said.getvalue()
+        assert f"not reloaded: {told['error']}" in log.getvalue()
         assert (host.state / "services.json").read_bytes() == before
         disk.empty()
         assert (await daemon.reload()).table is not None
         assert host.servers() == {str(address(3))}
 
 
-async def editing(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
+async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A disk that fills up while the table is edited for the first time ends nothing."""
     keep_own = persistence.save_owned
     kept_before: list[int] = []
@@ -94,7 +94,7 @@ def main(scenario: str, folder: Path) -> None:
     logs.set_up("text", log, {})
     disk = Disk(folder / "disk")
     try:
-        run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, said))
+        run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, log))
     finally:
         print(log.getvalue())
 

@@ -21,7 +21,7 @@ from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import plan_vmacs
 from tests.interop import keepalived
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.waiting import until
 
 REASON = keepalived.why_not()

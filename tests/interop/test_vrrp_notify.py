@@ -353,7 +353,7 @@ def test_keepalived_and_the_helper_process_notify_the_same(tmp_path: Path) -> No
         with outside(tmp_path / "a") as ours:
             run_in_helper(ours)
         with outside(tmp_path / "k") as theirs:
-            run_keepalived(theirs, ours)
+            keepalived_lives(theirs, ours)
     assert theirs.calls()
     assert ours.calls_in(theirs.folder) == theirs.calls()
     for pipe in ("all", "vrrp"):

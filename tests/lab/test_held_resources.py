@@ -13,7 +13,7 @@ from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import vip_manager
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import VmacPlan
-from tests.interop.places import ip, on_a_link
+from tests.interop.namespaces import ip, on_a_link
 
 VIP = ip_address("192.0.2.100")
 

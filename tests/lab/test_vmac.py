@@ -17,7 +17,7 @@ from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import VmacDevice
-from tests.interop.places import inside
+from tests.interop.namespaces import inside
 
 FOUR = VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)
 SIX = VmacDevice("vrrp6.51", "eth0", bytes.fromhex("00005e000233"), 6)

@@ -24,7 +24,7 @@ from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 OTHER = f"pylvs-asker{os.getpid()}"

@@ -8,10 +8,9 @@ from enum import Enum, Flag
 from functools import cache
 from typing import Any
 
-from pylvs.model.checks import Target
+from pylvs.model.checks import Script, Target
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.scripts import Script
 
 METHODS = {Method.MASQ: "NAT", Method.LOCAL: "local", Method.TUNNEL: "TUN", Method.ROUTE: "DR"}
 HIDDEN = "hidden"

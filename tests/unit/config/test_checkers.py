@@ -21,13 +21,13 @@ from pylvs.model.checks import (
     MiscCheck,
     Pattern,
     PingCheck,
+    Script,
     SmtpCheck,
     Target,
     TcpCheck,
     UdpCheck,
     Url,
 )
-from pylvs.model.scripts import Script
 from tests.unit.config.support import compiled, messages, single, with_checker, with_service
 
 RIP = ip_address("10.0.0.2")

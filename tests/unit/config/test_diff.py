@@ -25,6 +25,7 @@ from pylvs.model.checks import (
     Pace,
     Pattern,
     PingCheck,
+    Script,
     SmtpCheck,
     Target,
     TcpCheck,
@@ -33,7 +34,6 @@ from pylvs.model.checks import (
 )
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts
 from pylvs.model.vrrp import (
     Authentication,

@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.config.compile import scripts
 from pylvs.config.compile.document import CompiledDocument
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.system.processes.accounts import Account
 from tests.unit.config.support import compiled, messages, single
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.vrrp import Announcements, Authentication, OldChecksum, Peer, Track, Tracks, Vmac, VrrpInstance
 from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, left_out, vrrp
 

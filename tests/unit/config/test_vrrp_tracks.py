@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.model.scripts import Script
+from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, vrrp
 

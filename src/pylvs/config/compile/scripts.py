@@ -8,9 +8,9 @@ from dataclasses import replace
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.findings import Finding, Findings, Location, Severity
 from pylvs.config.schema.types import OPENS, WrittenScript
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
-from pylvs.model.scripts import Script
 from pylvs.model.vrrp import Fifo
 from pylvs.system.processes.accounts import (
     SCRIPT_USER,

@@ -12,9 +12,9 @@ from pylvs.config.schema.forwarding import Forwarding, Granularity
 from pylvs.config.schema.reader import Section
 from pylvs.config.schema.types import WrittenScript
 from pylvs.config.schema.virtual_server import Server
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
 from pylvs.model.wanted import WantedServer, WantedService
 

@@ -33,8 +33,8 @@ from pylvs.config.schema.types import WrittenScript
 from pylvs.config.schema.vrrp_tracks import Deleted
 from pylvs.config.schema.vrrp_types import WrittenAddress
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.scripts import Script
 from pylvs.model.vrrp import (
     MULTICAST_V4,
     MULTICAST_V6,

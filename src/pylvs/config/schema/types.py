@@ -11,8 +11,8 @@ from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.scripts import Script
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_U32 = 0xFFFFFFFF
