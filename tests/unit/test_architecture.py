@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom, how long a file may be, what no file may say."""
+"""The layers of src/pylvs, the size of its directories, and text that no file may contain."""
 
 from __future__ import annotations
 
@@ -8,32 +8,53 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "src" / "pylvs"
-LONGEST_FILE = 500  # lines
+SOURCE = ROOT / "src"
+PACKAGE = SOURCE / "pylvs"
+MOST_MODULES = 20  # in a directory
 SOURCES = (".py", ".c", ".h", ".sh", ".toml", ".md", ".8", "")  # the empty one: dev, Makefile, scripts
 
-# Which rooms a room may use, besides itself: downwards only.
-MAY_USE: dict[str, set[str]] = {
+# The packages that a package may import, besides itself and its sub-packages: docs/architecture.md draws them.
+MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "reference": {"model"},
     "netfilter": {"model"},
     "testing": {"model"},
-    "dataplane": {"model"},
-    "host": {"dataplane", "model"},
-    # These meet the data plane through the Director protocol of the model alone.
-    "config": {"host", "model"},
-    "health": {"host", "model"},
-    "vrrp": {"host", "model"},
+    "system": {"model"},
+    "bpf": {"system", "model"},
+    "netlink": {"bpf", "system", "model"},
+    "notify": {"system", "model"},
+    "dataplane": {"netlink", "bpf", "system", "model"},
+    "realserver": {"netlink", "bpf", "system", "model"},
+    "config": {"netlink", "system", "model"},
+    "health": {"system", "model"},
+    "vrrp": {"notify", "netlink", "system", "model"},
+    "ipvsadm": {"dataplane", "model"},
+    "lab": {"realserver", "system", "model"},
+    "daemon": {
+        *("config", "health", "vrrp", "dataplane", "realserver"),
+        *("notify", "netlink", "system", "model"),
+    },
 }
-MIDDLE = {"config", "health", "vrrp", "host", "dataplane", "model"}
-UPPER = {"ipvsadm", "daemon", "explain", "lab", "bench"}
-MAY_USE |= dict.fromkeys(UPPER, MIDDLE)
-MAY_USE["cli"] = MIDDLE | UPPER | {"netfilter", "reference"}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+# A sub-package may import what its package may, and the package's other modules. These may import less.
+SUB_PACKAGES: dict[str, set[str]] = {
+    "config/language": {"config", "model"},
+    "config/schema": {"config", "config/language", "config/schema/checkers", "netlink", "model"},
+    "daemon/api": {"daemon", "daemon/table", "health", "system", "model"},
+    "daemon/table": {"config", "system", "model"},
+    "health/checkers": {"health", "system", "system/processes", "model"},
+    "system/processes": {"system", "model"},
+    "vrrp/helper": {"vrrp", "notify", "system", "system/processes", "model"},
+    "vrrp/protocol": {"model"},
+}
+# These reach the data plane through the protocols of the model alone, whatever they import.
+WITHOUT_DATAPLANE = ("config", "health", "vrrp", "realserver", "lab")
 
 # What is written nowhere: unfinished business, places of one machine, what only somebody else can look up.
 NEVER = {
@@ -45,7 +66,7 @@ NEVER = {
 
 
 def files() -> Iterator[Path]:
-    """Every file of the tree that somebody wrote."""
+    """Every source file and document of the tree."""
     for at, folders, names in os.walk(ROOT):
         made = ("__pycache__", "objects", *(("build", "dist") if Path(at) == ROOT else ()))
         folders[:] = sorted(  # the others are not entered: .venv alone has more files than the tree
@@ -56,52 +77,123 @@ def files() -> Iterator[Path]:
                 yield path
 
 
-def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and room of each import of pylvs in a module, wherever in the module it stands."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+def name_of(path: Path) -> str:
+    """The dotted name of a module or a package."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module or a package of pylvs."""
+    path = SOURCE.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(path: Path, at_import: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and name of each module of pylvs that a module imports.
+
+    `at_import`: only those that it imports when it is imported itself: no imports in functions, none for type checkers.
+    """
+    tree = ast.parse(path.read_text(), str(path))
+    for node in _run_at_import(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            # `from pylvs import host` names a room by its alias, `from pylvs.host import x` by its module.
-            names = [f"pylvs.{alias.name}" for alias in node.names] if node.module == "pylvs" else [node.module or ""]
+            module = node.module or ""
+            members = [f"{module}.{alias.name}" for alias in node.names]
+            names = [member if is_module(member) else module for member in members]
         else:
             continue
         for name in names:
-            package, _, rest = name.partition(".")
-            room = rest.partition(".")[0]
-            if package == "pylvs" and (PACKAGE / room).is_dir() and room:
-                yield node.lineno, room
+            if name.startswith("pylvs.") and is_module(name):
+                yield node.lineno, name
+
+
+def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def package_of(name: str) -> str:
+    """The directory of a module below src/pylvs: "vrrp/protocol"."""
+    path = SOURCE.joinpath(*name.split("."))
+    folder = path if path.is_dir() else path.parent
+    return str(folder.relative_to(PACKAGE))
+
+
+def forbidden(path: Path) -> list[str]:
+    """The imports of a module that its package may not have, in words."""
+    own = package_of(name_of(path))
+    top = own.split("/")[0]
+    assert top in MAY_IMPORT, f"{top} is a new package: write in MAY_IMPORT which packages it may import"
+    found = []
+    for line, name in imports(path):
+        used = package_of(name)
+        if used == own:
+            continue
+        allowed = used in SUB_PACKAGES[own] if own in SUB_PACKAGES else used.split("/")[0] in {top, *MAY_IMPORT[top]}
+        if not allowed:
+            found.append(f"{path}:{line}: {own} imports {name}")
+    return found
 
 
 def modules() -> list[Path]:
-    """Every module of the package that lives in a room."""
+    """Every module of pylvs but its own `__init__`."""
     return [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_downwards_only(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0]
-    assert room in MAY_USE, f"{room} is a new room: say in MAY_USE what it may use"
-    wrong = [
-        f"{path}:{line}: {room} uses {used}"
-        for line, used in imported_rooms(path)
-        if used not in {room, *MAY_USE[room]}
-    ]
+def test_imports_follow_the_layers() -> None:
+    wrong = [text for path in modules() for text in forbidden(path)]
     assert not wrong, "\n".join(wrong)
 
 
-def test_an_upward_import_is_found(tmp_path: Path) -> None:
-    module = tmp_path / "module.py"
-    module.write_text(
-        "from pylvs import cli\ndef late():\n    import pylvs.dataplane.director\n    import pylvsx.cli\n"
-    )
-    assert list(imported_rooms(module)) == [(1, "cli"), (3, "dataplane")]
+def test_a_forbidden_import_is_found_in_functions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = PACKAGE / "vrrp" / "protocol" / "planted.py"
+    text = "from pylvs import cli\ndef late():\n    import pylvs.dataplane.director\n    import pylvsx.cli\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, *_: text if path == module else "")
+    assert list(imports(module)) == [(1, "pylvs.cli"), (3, "pylvs.dataplane.director")]
+    assert list(imports(module, at_import=True)) == [(1, "pylvs.cli")]
+    assert [each.partition(": ")[2] for each in forbidden(module)] == [
+        "vrrp/protocol imports pylvs.cli",
+        "vrrp/protocol imports pylvs.dataplane.director",
+    ]
 
 
-def test_no_file_is_longer_than_one_subject_needs() -> None:
-    long = {path: path.read_text().count("\n") for path in files() if path.suffix in (".py", ".c", ".h", ".sh", "")}
-    assert not [f"{path}: {lines} lines" for path, lines in long.items() if lines >= LONGEST_FILE]
+def test_the_layers_have_no_cycle() -> None:
+    list(TopologicalSorter(MAY_IMPORT | {"cli": MAY_IMPORT["cli"] - {"cli"}}).static_order())
+
+
+def test_no_modules_import_each_other() -> None:
+    """Whichever of them is imported first, the import succeeds."""
+    graph = {name_of(path): {name for _, name in imports(path, at_import=True)} for path in modules()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def test_no_chain_of_imports_leads_to_the_data_plane_where_none_may() -> None:
+    graph = {name_of(path): {name for _, name in imports(path)} for path in modules()}
+    for package in WITHOUT_DATAPLANE:
+        reached = {name for name in graph if name.split(".")[1] == package}
+        waiting = list(reached)
+        while waiting:
+            new = graph.get(waiting.pop(), set()) - reached
+            reached |= new
+            waiting += new
+        assert not {name for name in reached if name.startswith("pylvs.dataplane")}, package
+
+
+def test_no_directory_has_more_modules_than_a_reader_can_keep_in_mind() -> None:
+    count = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in modules()}}
+    assert not {str(folder): number for folder, number in count.items() if number > MOST_MODULES}
 
 
 def test_no_file_says_what_is_written_nowhere() -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pylvs.bpf import abi
 from pylvs.dataplane import encode, load, role_notes, server_lists, upgrade
 from pylvs.dataplane.destination_slots import DestinationSlots
-from pylvs.dataplane.devices import attachments, policy
+from pylvs.dataplane.devices import attachments, loopback, policy
 from pylvs.dataplane.reader import Opened, Reader
 from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import State, StateExists
@@ -76,7 +76,7 @@ class Editor:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
             self._opened.again()
-            policy.forward(self.state)
+            loopback.forward(self.state)
         self._opened.renew()
 
     @contextmanager

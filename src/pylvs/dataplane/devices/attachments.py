@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import encode, load
-from pylvs.dataplane.devices import attach, policy
+from pylvs.dataplane.devices import attach, loopback
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
@@ -177,7 +177,7 @@ def release(reader: Reader, device: str) -> bool:
     found = links.device(device)
     done = attach.detach(found.index, reader.tables.state)
     if found.loopback:
-        policy.accept_local(reader.tables.state, reader.tables.state.notes(), False)
+        loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
     reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(reader)
     return done
@@ -327,10 +327,10 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     if not troubles:
         load.forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
-        policy.accepts_local(notes) and not changes.shrunk
+        loopback.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*troubles.values(), *policy.accept_local(state, notes, own_clients and by_lo)]
+    return [*troubles.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
 
 
 def missing(reader: Reader) -> list[Trouble]:

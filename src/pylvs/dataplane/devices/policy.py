@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 
 from pylvs.dataplane import encode, load, role_notes
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attach, attachments, loopback
 from pylvs.dataplane.encode import set_bit
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
@@ -16,82 +16,11 @@ from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
-from pylvs.model.rows import Trouble
 from pylvs.netlink import links
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# --- loopback --------------------------------------------------------------------------------------------------------
-# Settings of lo that the packet path needs. What they were is noted beside the pins, and put back.
-#
-# `forwarding` of lo lets `bpf_fib_lookup` answer with ip_forward=0; it turns nothing else on. `accept_local` of lo lets
-# answers of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h): their source is an address
-# of this host. No packet from outside comes in by lo, so other devices go on refusing such sources.
-
-
-_IPV4_CONF = "/proc/sys/net/{}/conf/lo/{}"
-_FORWARDING, _ACCEPT_LOCAL = "forwarding-", "accept-local"
-_FAMILIES = ("ipv4", "ipv6")
-
-
-def _set(path: str, value: str) -> str:
-    """Write a setting that has another value; the value before. Raises OSError."""
-    with open(path, encoding="ascii") as file:
-        before = file.read().strip()
-    if before != value:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
-    return before
-
-
-def forward(state: State) -> None:
-    """Switch forwarding of lo on."""
-    for family in _FAMILIES:
-        with contextlib.suppress(FileNotFoundError):
-            before = _set(_IPV4_CONF.format(family, "forwarding"), "1")
-            if before != "1":
-                state.set_note(_FORWARDING + family, before)
-
-
-def accepts_local(notes: Mapping[str, str]) -> bool:
-    """Whether `accept_local` switched the setting on."""
-    return _ACCEPT_LOCAL in notes
-
-
-def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[Trouble]:
-    """Switch accept_local of lo on, or put back what it was; why that is not possible."""
-    path = _IPV4_CONF.format("ipv4", "accept_local")
-    if not wanted:
-        _put_back(state, notes.get(_ACCEPT_LOCAL), _ACCEPT_LOCAL, path)
-        return []
-    try:
-        before = _set(path, "1")
-    except OSError as error:
-        cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
-        return [Trouble("lo", f"{cause}; clients on this host do not reach NAT services of IPv4", False, attached=True)]
-    if before != "1" and not accepts_local(notes):
-        state.set_note(_ACCEPT_LOCAL, before)
-    return []
-
-
-def restore(state: State) -> None:
-    """Put all settings back."""
-    for family in _FAMILIES:
-        note = _FORWARDING + family
-        _put_back(state, state.note(note), note, _IPV4_CONF.format(family, "forwarding"))
-    _put_back(state, state.note(_ACCEPT_LOCAL), _ACCEPT_LOCAL, _IPV4_CONF.format("ipv4", "accept_local"))
-
-
-def _put_back(state: State, before: str | None, note: str, path: str) -> None:
-    if before is not None:
-        with contextlib.suppress(OSError):
-            _set(path, before)
-        state.set_note(note, None)
-
-
-# --- policy ----------------------------------------------------------------------------------------------------------
+    pass
 
 _CONF = "/proc/sys/net/ipv4/conf"
 
@@ -170,7 +99,7 @@ def take_down(state: State) -> list[str]:
         return []
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
-        restore(state)
+        loopback.restore(state)
     state.remove()
     role_notes.forget(state.cookie)
     return gone
@@ -212,16 +141,3 @@ def _forget_counts(tables: Tables, least: int = 0) -> None:
                 destinations.set(slot, name, 0)
         if not least:
             destinations.set(slot, "overloaded", 0)
-
-
-__all__ = [
-    "accept_local",
-    "accepts_local",
-    "forward",
-    "is_local",
-    "refresh_accept_local",
-    "refresh_locals",
-    "restore",
-    "swap_programs",
-    "take_down",
-]
