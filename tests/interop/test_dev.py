@@ -158,6 +158,7 @@ def clone() -> Iterator[Clone]:
         (stage / "version").write_text("3 11 7 23.0\n")
         for file in "dev", "pyproject.toml", "constraints.txt":
             shutil.copy(REPOSITORY / file, stage / "clone")
+        (stage / "clone" / "tools").mkdir()
         for file in "hatch_build.py", "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "tools/layout.py":
             (stage / "clone" / file).write_text("")
         yield Clone(stage, stage / "clone")
