@@ -247,10 +247,9 @@ def test_a_reader_that_ends_is_restarted(tmp_path: Path) -> None:
 
 def test_a_new_reader_replaces_the_former_which_reads_to_the_end(tmp_path: Path) -> None:
     def reader(label: str) -> Script:
-        command = (
-            f'touch {tmp_path}/{label}; while read -r line; do sleep 0.05; echo "{label} $line" >>{tmp_path}/seen; done'
-        )
-        return Script(("/bin/sh", "-c", f'{command} <"$0"'))
+        # The file shows that the FIFO is open: a reader that opened it later would get the lines of its successor.
+        command = f'touch {tmp_path}/{label}; while read -r line; do sleep 0.05; echo "{label} $line"; done'
+        return Script(("/bin/sh", "-c", f'exec <"$0" >>{tmp_path}/seen; {command}'))
 
     path = str(tmp_path / "fifo")
     with run_helper(tmp_path) as helper:
