@@ -20,6 +20,7 @@ PROGRAMS = Path("tests/unit/dataplane/programs")
 TREE = (
     "bpf",
     "src",
+    "tools",
     "tests/unit/dataplane/programs",
     "man",
     "docs",

@@ -26,7 +26,7 @@ ALONE = "pylvs-alone"  # the mount of this namespace exists only in its own /run
 
 CREATE = """
 import struct
-from pylvs.dataplane import libbpf
+from pylvs.bpf import libbpf
 from pylvs.dataplane.state import State
 state = State.open(create=True)
 with state.lock():
@@ -36,7 +36,6 @@ state.set_note("by", sys.argv[1])
 print(state.cookie)
 """
 LOOK = """
-from pylvs.dataplane import bpf
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State
 state = State.open()
@@ -191,7 +190,7 @@ def test_the_last_state_removes_the_mount() -> None:
 def test_parallel_first_and_last_states_keep_the_mount() -> None:
     rounds = """
 import os
-from pylvs.dataplane import mounts
+from pylvs.bpf import mounts
 for _ in range(40):
     with mounts.ensured(20) as root:
         os.mkdir(f"{root}/net-{os.getpid()}")

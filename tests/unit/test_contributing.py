@@ -64,7 +64,7 @@ class Tree:
 
     def python(self, *arguments: str) -> str:
         """Run Python on the copy, and return its output."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment["PYTHONPATH"] = f"{self.at / 'src'}:{self.at}"
         command = [sys.executable, *arguments]
         done = subprocess.run(command, cwd=self.at, env=environment, capture_output=True, text=True)
