@@ -134,7 +134,7 @@ def clone() -> Iterator[Clone]:
     with tempfile.TemporaryDirectory(prefix="pylvs dev.") as name:
         stage = Path(name)
         stage.chmod(0o755)
-        for folder in "bin", "sbin", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/dataplane":
+        for folder in "bin", "sbin", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/bpf":
             (stage / folder).mkdir(parents=True, exist_ok=True)
         for tool in TOOLS:
             found = shutil.which(tool)
