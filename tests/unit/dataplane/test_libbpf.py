@@ -1,4 +1,4 @@
-"""Loading objects and what is said when that fails."""
+"""Loading objects, and the errors when that fails."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
     assert kernel.describe_program(info.id) == info
 
 
-def test_a_table_too_large_for_memory_is_no_room_in_one_line(small: BpfObject) -> None:
+def test_a_table_too_large_for_memory_raises_one_line(small: BpfObject) -> None:
     small.set_max_entries("records", 1 << 31)
     with pytest.raises(NoRoom) as caught:
         small.load()

@@ -178,7 +178,7 @@ def test_a_map_that_was_not_made_for_it_cannot_be_mapped() -> None:
         MmapArray(libbpf.create_map(ARRAY, "plain", 4, 8, 10))
 
 
-def test_a_map_closed_twice_closes_nobody_elses_descriptor() -> None:
+def test_a_map_closed_twice_closes_no_other_descriptor() -> None:
     table = HashMap(libbpf.create_map(HASH, "twice", 4, 4, 1))
     table.close()
     other = os.open("/dev/null", os.O_RDONLY)
