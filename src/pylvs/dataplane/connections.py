@@ -47,11 +47,11 @@ class ConnectionReader:
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 
     def clock(self) -> int:
-        """The packet path's clock, in ticks."""
+        """Return the packet path's clock, in ticks."""
         return load.clock(self._tables.state)
 
     def connections(self) -> Iterator[Connection]:
-        """Every entry, in no particular order."""
+        """Yield every entry, in no particular order."""
         yield from self._connections4()
         yield from self._connections6()
 

@@ -196,7 +196,7 @@ class DestinationSlots:
     def end_orphans(self, edit: Transaction) -> None:
         """After a deletion, with expire_nodest_conn: end the connections of deleted destinations (IPVS-SEMANTICS 1.8).
 
-        These are all deleted destinations, also those deleted before the setting was changed.
+        This includes destinations that were deleted before the setting was changed.
         """
         if not self.tables.root.get(0, "settings.expire_nodest_conn"):
             return
@@ -216,7 +216,7 @@ class DestinationSlots:
                 os.close(program)
 
     def sweep(self, edit: Transaction) -> bool:
-        """Free the deleted destinations that can no longer be revived; return whether there were any."""
+        """Free the deleted destinations that can no longer be revived; return whether it freed any."""
         now, book = now_s(), self.tables.book
         if now - book.get(0, "swept_s") < SWEEP_S:
             return False

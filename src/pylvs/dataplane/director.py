@@ -28,13 +28,13 @@ TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
 
 def open_director() -> BpfDirector:
-    """The Director of the current network namespace. Raises NotPermitted, Unsupported."""
+    """Open the Director of the current network namespace. Raises NotPermitted, Unsupported."""
     collect_dead_states()
     return BpfDirector(State.open())
 
 
 class BpfDirector:
-    """See `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one."""
+    """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one."""
 
     def __init__(self, state: State) -> None:
         self._opened = Opened(state)

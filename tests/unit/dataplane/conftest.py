@@ -1,4 +1,4 @@
-"""The small program that the tests of this folder load, compiled once."""
+"""The small program that the tests of this directory load; it is compiled once."""
 
 from __future__ import annotations
 

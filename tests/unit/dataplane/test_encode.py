@@ -1,4 +1,4 @@
-"""The model's nouns survive the way into the maps' bytes and back."""
+"""The types of the model survive the conversion to the bytes of maps and back."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[P
 
 
 def test_loading_the_library_starts_no_process_and_imports_nothing() -> None:
-    """As `ctypes.util.find_library` would, which runs a compiler, or ldconfig."""
+    """`ctypes.util.find_library` would run a compiler or ldconfig."""
     source = str(Path(__file__).resolve().parents[3] / "src")
     script = (
         "import sys\nfrom pylvs.bpf import libbpf\n"
