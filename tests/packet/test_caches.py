@@ -130,7 +130,7 @@ def test_only_expired_entries_are_removed(director_host: Host) -> None:
     assert slot is not None
     versions = host.director.reader.versions
     for half in 0, 1:  # its scheduler began three hours ago
-        offset = versions._place(slot, half) + abi.struct("service_version").offset("epoch_tick")
+        offset = versions._half_offset(slot, half) + abi.struct("service_version").offset("epoch_tick")
         struct.pack_into(
             "<I", tables.services.array.memory, offset, load.clock(host.director.state) - 3 * hour & 0xFFFFFFFF
         )

@@ -153,7 +153,7 @@ class Twin:
         back = version["epoch_tick"] - ticks & 0xFFFFFFFF
         for half in 0, 1:
             versions = self.host.director.reader.versions
-            offset = versions._place(self.slot, half) + abi.struct("service_version").offset("epoch_tick")
+            offset = versions._half_offset(self.slot, half) + abi.struct("service_version").offset("epoch_tick")
             struct.pack_into("<I", tables.services.array.memory, offset, back)
         self.now += steps * STEP_S
         self.model.advance(self.now)

@@ -1,8 +1,8 @@
-"""What the objects' own BTF says of their maps: codecs for structures, constants, map declarations, variables.
+"""The layout of maps by the objects' own BTF: codecs of structures, constants, declarations of maps, variables.
 
-Read from what the build writes into `objects`: `abi.txt` has structures, constants and digests, in lines that every
-command reads in a tenth of the time that JSON takes; `abi.json` has the maps and variables as well.
-Integers are as the processor loads them: a `__be16` holds network order, so put `socket.htons(port)` in, or its bytes.
+The build writes the layout into `objects`. `abi.txt` has structures, constants and digests. Every command reads it, ten
+times as fast as JSON. `abi.json` has the maps and variables as well.
+Integers are as the processor loads them: a `__be16` holds network order, so store `socket.htons(port)` or its bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REBUILD = "the eBPF objects were not built; in a source tree: python hatch_buil
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A place in a structure. `format` is that of the struct module; `length` is 0 for what is no array."""
+    """A field of a structure. `format` is that of the struct module; `length` is 0 unless the field is an array."""
 
     name: str
     offset: int
@@ -69,9 +69,9 @@ def _described(description: Mapping[str, Any]) -> Field:
 
 
 def encode(field: Field, value: object) -> bytes:
-    """The bytes of a field: an integer, a sequence of them for an array, or bytes, padded with zeros.
+    """Return the bytes of a field, from an integer, a sequence of integers for an array, or bytes, padded with zeros.
 
-    Raises ValueError, naming the field, for what does not fit.
+    Raises ValueError, which names the field, if the value does not fit.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         if len(value) > field.size:
@@ -86,7 +86,7 @@ def encode(field: Field, value: object) -> bytes:
 
 
 class Codec:
-    """A structure: its size, its fields, and the way from bytes and back.
+    """Packs and unpacks a structure.
 
     Fields of nested structures are named `outer.inner`; a nested structure as a whole is bytes under its own name.
     """
@@ -108,7 +108,7 @@ class Codec:
         self._zeros = tuple((name, b"" if form.format.endswith("s") else 0) for name, _, form, _ in self._parts)
 
     def _one_form(self) -> _struct.Struct | None:
-        """All parts in one go, as far as each is one value and none overlaps another (as members of a union do)."""
+        """Return one format for the whole structure; None if it has arrays of numbers or overlapping parts (unions)."""
         form, at = "<", 0
         for _, offset, part, single in self._parts:
             if offset < at or not single:
@@ -123,35 +123,35 @@ class Codec:
             field = Field(prefix + label, base + int(offset), int(size), form, int(length), kind)
             self.fields[field.name] = field
             single = not field.length or field.format.endswith("s")
-            place = (field.name, field.offset, _struct.Struct("<" + field.format), single)
+            part = (field.name, field.offset, _struct.Struct("<" + field.format), single)
             if not prefix:
-                self._parts.append(place)
+                self._parts.append(part)
             if field.type and not field.length:
                 self._collect(abi, field.type, f"{field.name}.", field.offset)
             else:
-                self._leaves.append(place)
+                self._leaves.append(part)
 
     def offset(self, name: str) -> int:
-        """Where a field begins. Raises KeyError."""
+        """Return the offset of a field. Raises KeyError."""
         return self.fields[name].offset
 
     def unpack_from(
         self, buffer: bytes | bytearray | memoryview, offset: int = 0, whole: bool = False
     ) -> dict[str, Any]:
-        """All fields by name: integers, tuples of them, or bytes for byte arrays and arrays of structures.
+        """Return all fields by name: integers, tuples of them, or bytes for byte arrays and arrays of structures.
 
-        With `whole`, nested structures are bytes, too, not taken apart.
+        With `whole`, nested structures are bytes, too.
         """
         if whole and self._row is not None:
             return dict(zip(self._names, self._row.unpack_from(buffer, offset), strict=True))
         found: dict[str, Any] = {}
-        for name, place, form, single in self._parts if whole else self._leaves:
-            values = form.unpack_from(buffer, offset + place)
+        for name, start, form, single in self._parts if whole else self._leaves:
+            values = form.unpack_from(buffer, offset + start)
             found[name] = values[0] if single else values
         return found
 
     def pack(self, values: Mapping[str, object] | None = None, /, **more: object) -> bytes:
-        """A structure with these fields, zero elsewhere. Raises KeyError, ValueError."""
+        """Return a structure with these fields; all others are 0. Raises KeyError, ValueError."""
         buffer = bytearray(self.size)
         self.pack_into(buffer, 0, values, **more)
         return bytes(buffer)
@@ -164,7 +164,7 @@ class Codec:
         /,
         **more: object,
     ) -> None:
-        """Write these fields and leave the others as they are. Raises KeyError, ValueError."""
+        """Write these fields, and leave the others unchanged. Raises KeyError, ValueError."""
         for name, value in {**(values or {}), **more}.items():
             number = self._numbers.get(name)
             if number is not None and isinstance(value, int):
@@ -172,7 +172,7 @@ class Codec:
                     number[1].pack_into(buffer, offset + number[0], value)
                     continue
                 except _struct.error:
-                    pass  # `encode` finds the words
+                    pass  # `encode` raises the error with its text
             try:
                 field = self.fields[name]
             except KeyError:
@@ -181,9 +181,9 @@ class Codec:
             buffer[start : start + field.size] = encode(field, value)
 
     def pack_row_into(self, buffer: bytearray | memoryview, offset: int, values: Mapping[str, Any]) -> None:
-        """Write the whole structure from what `unpack_from` gave with `whole`; what is missing is 0.
+        """Write the whole structure from fields as `unpack_from` returns them with `whole`; missing ones are 0.
 
-        For structures whose fields are integers and bytes, each one value. Raises ValueError.
+        Raises ValueError for values that do not fit, and for structures with arrays or overlapping fields.
         """
         if self._row is None:
             raise ValueError(f"struct {self.name} has arrays or overlapping fields")
@@ -193,7 +193,7 @@ class Codec:
             raise ValueError(f"struct {self.name}: {error}") from None
 
     def view(self, *names: str) -> _struct.Struct:
-        """A `struct.Struct` as long as this structure that reads only these fields: for listings of many.
+        """Return a `struct.Struct` of this structure's size that reads only these fields: for listings.
 
         Names come in the order of their offsets; `name:4s` reads a field in another format of the same length.
         Raises ValueError when they overlap or are out of order.
@@ -211,10 +211,10 @@ class Codec:
 
 
 class Abi:
-    """The description of the objects in one directory."""
+    """The layout of the objects in one directory."""
 
     def __init__(self, directory: str) -> None:
-        """Read `abi.txt`. Raises Unsupported when it is not there."""
+        """Read `abi.txt`. Raises Unsupported if it is missing."""
         try:
             with open(os.path.join(directory, "abi.txt"), encoding="utf-8") as file:
                 lines = [line.split() for line in file]
@@ -229,18 +229,18 @@ class Abi:
         self._objects: dict[str, Any] | None = None
 
     def struct(self, name: str) -> Codec:
-        """The codec of a structure. Raises KeyError."""
+        """Return the codec of a structure. Raises KeyError."""
         codec = self._codecs.get(name)
         if codec is None:
             codec = self._codecs[name] = Codec(self, name)
         return codec
 
     def enum(self, name: str) -> dict[str, int]:
-        """The values of an enumeration. Raises KeyError."""
+        """Return the values of an enumeration by name. Raises KeyError."""
         return _numbers(self._enums[name])
 
     def constant(self, name: str) -> int:
-        """An enumerator of any enumeration. Raises KeyError."""
+        """Return the value of an enumerator of any enumeration. Raises KeyError."""
         if self._constants is None:
             self._constants = _numbers([word for words in self._enums.values() for word in words])
         return self._constants[name]
@@ -249,43 +249,43 @@ class Abi:
     def objects(self) -> dict[str, Any]:
         """Maps and variables of each object."""
         if self._objects is None:
-            import json  # late: commands that load nothing do without
+            import json  # late: only commands that load the object need it
 
             with open(os.path.join(self.directory, "abi.json"), "rb") as file:
                 self._objects = json.load(file)["objects"]
         return self._objects
 
     def map(self, of: str, name: str) -> dict[str, Any]:
-        """How an object declares a map: type, key_size, value_size, max_entries, map_flags, key, value, inner."""
+        """Return a map's declaration: type, key_size, value_size, max_entries, map_flags, key, value, inner."""
         found: dict[str, Any] = self.objects[of]["maps"][name]
         return found
 
     def maps(self, of: str) -> dict[str, Any]:
-        """All maps of an object, by name."""
+        """Return the declarations of all maps of an object, by name."""
         found: dict[str, Any] = self.objects[of]["maps"]
         return found
 
     def variable(self, of: str, name: str) -> Variable:
-        """Where an object keeps a variable. Raises KeyError."""
+        """Return section and field of a variable. Raises KeyError."""
         for section, variables in self.objects[of]["variables"].items():
             if name in variables:
                 return Variable(section, _described(variables[name]))
         raise KeyError(f"object {of} has no variable {name}")
 
     def digest(self, of: str) -> str:
-        """What tells one build of an object from another."""
+        """Return the digest of an object, which differs between builds."""
         return self._builds[of][0]
 
     def tables(self, of: str) -> str:
-        """What two builds of an object must have in common to share their tables."""
+        """Return the digest of the tables' layout: builds with the same one can share tables."""
         return self._builds[of][1]
 
     def path(self, of: str) -> str:
-        """The file of an object."""
+        """Return the path of an object's file."""
         return os.path.join(self.directory, f"{of}.bpf.o")
 
     def set_variables(self, opened: BpfObject, values: Mapping[str, object]) -> None:
-        """Before loading: give variables of an object their initial values.
+        """Set initial values of an object's variables, before it is loaded.
 
         A value is what `encode` takes, or a mapping for a structure. Raises KeyError, ValueError.
         """
@@ -306,7 +306,7 @@ _shipped: Abi | None = None
 
 
 def shipped() -> Abi:
-    """The description of the objects that this pylvs brings. Raises Unsupported when they were not built."""
+    """Return the layout of the objects of this pylvs. Raises Unsupported if they were not built."""
     global _shipped
     if _shipped is None:
         _shipped = Abi(OBJECTS)
@@ -314,10 +314,10 @@ def shipped() -> Abi:
 
 
 def struct(name: str) -> Codec:
-    """The codec of a structure of the shipped objects."""
+    """Return the codec of a structure of the shipped objects."""
     return shipped().struct(name)
 
 
 def constant(name: str) -> int:
-    """An enumerator of the shipped objects, `ABI_NUMBER` among them."""
+    """Return the value of an enumerator of the shipped objects, such as `ABI_NUMBER`."""
     return shipped().constant(name)

@@ -1,4 +1,4 @@
-"""What this kernel and this machine have: version, types, clock, memory; and the size of table that follows."""
+"""Facts about kernel and machine (version, BTF, clock, memory), and calls of bpf(2) on programs and links."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pylvs.system import kernel_errors
 
 OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
-_BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # as conntrack reckons
+_BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # the ratio of nf_conntrack
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
 _UNLIMITED = 1 << 62
 
 
 def release() -> tuple[int, int]:
-    """Version and patch level of the running kernel."""
-    import re  # late: only to make the tables asks for the version
+    """Return version and patch level of the running kernel: (6, 1)."""
+    import re  # late: needed only to load the object
 
     match = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def require() -> None:
-    """Raises Unsupported, naming what is missing, where the data plane cannot run."""
+    """Raise Unsupported, with what is missing, if the programs cannot run on this kernel."""
     if release() < OLDEST:
         raise Unsupported(
             f"kernel {os.uname().release} is too old: Linux {'.'.join(map(str, OLDEST))} or newer is needed"
@@ -43,24 +43,24 @@ def require() -> None:
 
 
 def ticks_per_second() -> int:
-    """HZ, which the kernel tells as the resolution of its coarse clock."""
+    """Return HZ, by the resolution of the kernel's coarse clock."""
     return round(1 / time.clock_getres(6))  # CLOCK_MONOTONIC_COARSE
 
 
 def local_ports() -> tuple[int, int]:
-    """First and last of the ports that this network namespace gives to its own connections."""
+    """Return the first and the last ephemeral port of this network namespace."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         low, high = file.read().split()
     return int(low), int(high)
 
 
 def possible_cpus() -> int:
-    """How many processors there may ever be: the values of an element of a per-CPU map."""
+    """Return the number of possible CPUs: an element of a per-CPU map has so many values."""
     return libbpf.possible_cpus()
 
 
 def memory_total() -> int:
-    """Bytes of memory of the machine."""
+    """Return the machine's memory in bytes."""
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemTotal:"):
@@ -69,12 +69,12 @@ def memory_total() -> int:
 
 
 def memory_limit() -> int:
-    """Bytes that this process and its maps may take: the least of the machine's and its control groups' limits."""
+    """Return the memory in bytes that this process and its maps may use, by machine and control groups."""
     return min([memory_total(), *_group_limits()])
 
 
 def _group_limits() -> list[int]:
-    """The limits of this process's control group and all above it, of both versions."""
+    """Return the limits of this process's control group and its parents, of cgroup v1 and v2."""
     found = []
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         groups = [line.rstrip("\n").split(":", 2) for line in file]
@@ -92,12 +92,12 @@ def _group_limits() -> list[int]:
 
 
 def _group_mounts(kind: str, option: str) -> list[tuple[str, str]]:
-    """Mount point, and the part of the hierarchy it shows, of each cgroup file system of a kind."""
+    """Return each cgroup mount of a kind: its mount point, and the root of the mount in the hierarchy."""
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         for line in file:
-            place, _, what = line.partition(" - ")
-            words, described = place.split(), what.split()
+            mount, _, what = line.partition(" - ")
+            words, described = mount.split(), what.split()
             if described[0] == kind and (not option or option in described[2].split(",")):
                 found.append((words[4], words[3]))
     return found
@@ -113,13 +113,13 @@ def _number_in(path: str) -> list[int]:
 
 
 def connection_limit() -> int:
-    """The connections that the table holds unless told otherwise: one for each 16 KiB of memory, within bounds."""
+    """Return the default size of the connection table: one connection for each 16 KiB of memory, within bounds."""
     fitting = memory_limit() // _BYTES_OF_MEMORY_PER_CONNECTION
     return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, fitting))
 
 
 # --- syscalls --------------------------------------------------------------------------------------------------------
-# Calls of bpf(2) that are not about one kind of map: information, links, and running a program on made-up packets.
+# Calls of bpf(2) beyond access to maps: information, links, test runs of programs.
 
 
 # linux/bpf.h
@@ -134,7 +134,7 @@ _RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """What the kernel says of a map."""
+    """The kernel's information on a map."""
 
     type: int
     id: int
@@ -147,7 +147,7 @@ class MapInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """What the kernel says of a program; `tag` is a digest of its instructions."""
+    """The kernel's information on a program; `tag` is a digest of its instructions."""
 
     type: int
     id: int
@@ -158,7 +158,7 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """How often a program ran while the kernel kept run statistics, and how long that took in all."""
+    """The number of a program's runs while the kernel had run statistics on, and their total time."""
 
     runs: int
     time_ns: int
@@ -166,7 +166,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a program did to a made-up packet; `duration_ns` is the mean of one round."""
+    """The result of a test run; `duration_ns` is the mean of one round."""
 
     verdict: int
     data: bytes
@@ -184,7 +184,7 @@ def _name(raw: bytes) -> str:
 
 
 def map_info(descriptor: int) -> MapInfo:
-    """Type, sizes and name of a map."""
+    """Return type, sizes and name of a map."""
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     _info(descriptor, buffer)
     kind, number, key, value, entries, flags, name = struct.unpack_from("<6I16s", buffer)
@@ -192,8 +192,8 @@ def map_info(descriptor: int) -> MapInfo:
 
 
 def program_info(descriptor: int) -> ProgramInfo:
-    """Type, tag, name and maps of a program."""
-    # struct bpf_prog_info: type, id, tag[8], jited and xlated lengths and places, load_time, uid, nr_map_ids, map_ids
+    """Return type, tag, name and maps of a program."""
+    # struct bpf_prog_info: type, id, tag[8], lengths and addresses of the code, load_time, uid, nr_map_ids, map_ids
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     _info(descriptor, buffer)
     kind, number, tag = struct.unpack_from("<II8s", buffer)
@@ -207,7 +207,7 @@ def program_info(descriptor: int) -> ProgramInfo:
 
 
 def program_runs(descriptor: int) -> Runs:
-    """A program's run statistics, of all processors; they stand still unless `keep_run_statistics` turned them on."""
+    """Return a program's run statistics of all CPUs, which count only after `keep_run_statistics`."""
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     _info(descriptor, buffer)
     time_ns, count = struct.unpack_from("<QQ", buffer, 192)
@@ -228,7 +228,7 @@ def keep_run_statistics() -> int:
 
 
 def link_netns(descriptor: int) -> int:
-    """The inode of the network namespace a link is attached to; 0 once that namespace is gone."""
+    """Return the inode of the network namespace of a link; 0 after the namespace is gone."""
     # struct bpf_link_info: type, id, prog_id, (4 bytes of padding), then for a namespace: netns_ino, attach_type
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     _info(descriptor, buffer)
@@ -236,12 +236,12 @@ def link_netns(descriptor: int) -> int:
 
 
 def program_by_id(number: int) -> int:
-    """A new descriptor of a loaded program, the caller's to close."""
+    """Return a new descriptor of a loaded program. The caller closes it."""
     return check(library().bpf_prog_get_fd_by_id(number), f"opening program {number}")
 
 
 def describe_program(number: int) -> ProgramInfo:
-    """Information on a program by its number."""
+    """Return the information on a program by its id."""
     descriptor = program_by_id(number)
     try:
         return program_info(descriptor)
@@ -250,8 +250,8 @@ def describe_program(number: int) -> ProgramInfo:
 
 
 def load_instructions(kind: int, name: str, code: bytes, expected_attach_type: int = 0) -> int:
-    """Load a program given as instructions; the descriptor is the caller's to close."""
-    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, ... (the rest may stay out: sz says so)
+    """Load a program from instructions, and return its descriptor. The caller closes it."""
+    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, ... (`sz` omits the rest)
     options = ctypes.create_string_buffer(struct.pack("<QII", 16, 0, expected_attach_type), 16)
     instructions = ctypes.create_string_buffer(code, len(code))
     count = len(code) // 8
@@ -260,7 +260,7 @@ def load_instructions(kind: int, name: str, code: bytes, expected_attach_type: i
 
 
 def create_link(program: int, target: int, attach_type: int) -> int:
-    """Attach a program by a link (here: to the network namespace `target`); the descriptor is the caller's."""
+    """Attach a program by a link, and return its descriptor. The caller closes it."""
     return check(library().bpf_link_create(program, target, attach_type, None), "attaching a link")
 
 
@@ -289,16 +289,16 @@ def run_program(
     data: bytes,
     context: bytes = b"",
     repeat: int = 1,
-    room: int | None = None,
+    longest: int | None = None,
     flags: int = 0,
 ) -> Run:
     """Run a program on one packet, `repeat` times, without a network (BPF_PROG_TEST_RUN).
 
-    `room` is how long the packet may come out: 1024 bytes longer than it went in unless given.
+    `longest` limits the packet's length afterwards, by default to 1024 bytes more than before.
     """
     options = _TestOptions(sz=ctypes.sizeof(_TestOptions), repeat=repeat, flags=flags)
     source = ctypes.create_string_buffer(data, max(len(data), 1))
-    size = len(data) + 1024 if room is None else room
+    size = len(data) + 1024 if longest is None else longest
     out = ctypes.create_string_buffer(max(size, 1))
     options.data_in, options.data_size_in = ctypes.addressof(source), len(data)
     options.data_out, options.data_size_out = ctypes.addressof(out), size

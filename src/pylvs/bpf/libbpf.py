@@ -1,7 +1,7 @@
 """libbpf.so.1 through ctypes: loading objects, and the calls that other modules wrap.
 
-Nothing here knows what the maps mean. libbpf's own messages are kept, not printed, unless PYLVS_DEBUG is set.
-A call that fails raises a PylvsError with one line; the last lines of the verifier's log are its notes.
+libbpf's own messages are stored, and printed only if PYLVS_DEBUG is set.
+A call that fails raises a PylvsError of one line, with the last lines of the verifier's log as its notes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def library() -> ctypes.CDLL:
-    """The library, loaded at the first call. Raises Unsupported when it is not installed or too old."""
+    """Return the library, which is loaded at the first call. Raises Unsupported if it is missing or too old."""
     global _library
     if _library is not None:
         return _library
@@ -93,7 +93,7 @@ def library() -> ctypes.CDLL:
 
 
 def _capture_messages(loaded: ctypes.CDLL) -> None:
-    """Only what concerns objects tells messages."""
+    """Store libbpf's messages from now on. Only calls on objects emit any."""
     if _keep:
         return
     printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
@@ -102,7 +102,7 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
 
     def message(level: int, text_format: bytes, arguments: int) -> int:
         if level >= _DEBUGGING and not show:
-            return 0  # thousands of lines, which take longer to write down than to come by
+            return 0  # thousands of lines: formatting them takes longer than loading
         buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
         libc.vsnprintf(buffer, c_size_t(_LONGEST_MESSAGE), c_char_p(text_format), c_void_p(arguments))
         text = buffer.value.decode(errors="replace").rstrip("\n")
@@ -118,7 +118,7 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
 
 
 def check(result: int, doing: str) -> int:
-    """The result, or the error that a negative one stands for, with what was being done."""
+    """Return the result, or raise the error of a negative one; `doing` begins its text."""
     if result < 0:
         raise kernel_errors.failure(ctypes.get_errno() or -result, doing)
     return result
@@ -126,7 +126,7 @@ def check(result: int, doing: str) -> int:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals wait: one that came while libbpf calls back for its messages would be lost in there."""
+    """Block signals: an exception of a handler would be lost in libbpf's callback."""
     import signal  # late: only loading needs it
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
@@ -137,10 +137,10 @@ def _undisturbed() -> Iterator[None]:
 
 
 class BpfObject:
-    """An object file: opened, adjusted, loaded. Its descriptors live as long as it does."""
+    """An object file: opened, configured, loaded. Closing it closes its descriptors."""
 
     def __init__(self, path: os.PathLike[str] | str) -> None:
-        """Open without loading. Raises Unsupported where libbpf is missing, PylvsError for a file it cannot read."""
+        """Open without loading. Raises Unsupported without libbpf, PylvsError for an unreadable file."""
         self._lib = library()
         _capture_messages(self._lib)
         self.path = os.fspath(path)
@@ -157,7 +157,7 @@ class BpfObject:
         self.close()
 
     def close(self) -> None:
-        """Give everything back that is not pinned or attached; twice is harmless."""
+        """Release what is not pinned or attached. A second call does nothing."""
         if self._object:
             self._lib.bpf_object__close(self._object)
             self._object = None
@@ -175,11 +175,11 @@ class BpfObject:
         return found
 
     def maps(self) -> list[str]:
-        """The names of its maps, those of its data sections among them."""
+        """Return the names of its maps, data sections included."""
         return self._names(self._lib.bpf_object__next_map, self._lib.bpf_map__name)
 
     def programs(self) -> list[str]:
-        """The names of its programs."""
+        """Return the names of its programs."""
         return self._names(self._lib.bpf_object__next_program, self._lib.bpf_program__name)
 
     def _names(self, following: Any, name: Any) -> list[str]:
@@ -191,23 +191,23 @@ class BpfObject:
         return found
 
     def max_entries(self, name: str) -> int:
-        """Elements the map will have."""
+        """Return the size that a map will have."""
         return int(self._lib.bpf_map__max_entries(self._map(name)))
 
     def set_max_entries(self, name: str, count: int) -> None:
-        """Before loading: how many elements the map will have."""
+        """Set the size of a map, before loading."""
         check(self._lib.bpf_map__set_max_entries(self._map(name), count), f"sizing map {name} to {count}")
 
     def skip_program(self, name: str) -> None:
-        """Before loading: do not load this program."""
+        """Exclude a program, before loading."""
         check(self._lib.bpf_program__set_autoload(self._program(name), False), f"leaving out program {name}")
 
     def reuse_map(self, name: str, descriptor: int) -> None:
-        """Before loading: use an existing map. libbpf keeps a duplicate of the descriptor."""
+        """Use an existing map, before loading. libbpf duplicates the descriptor."""
         check(self._lib.bpf_map__reuse_fd(self._map(name), descriptor), f"reusing map {name}")
 
     def set_data(self, section: str, offset: int, value: bytes) -> None:
-        """Before loading: the initial bytes of a variable, by its section (".rodata") and offset (see `abi`)."""
+        """Set initial bytes of a variable, before loading, by its section (".rodata") and offset (see `abi`)."""
         found = self._map(section)
         size = c_size_t()
         start = self._lib.bpf_map__initial_value(found, byref(size))
@@ -230,18 +230,20 @@ class BpfObject:
             raise kernel_errors.load_failure(-result, os.path.basename(self.path), messages)
 
     def map_fd(self, name: str) -> int:
-        """The descriptor of a loaded map; it stays the object's."""
+        """Return the descriptor of a loaded map, which the object closes."""
         return check(self._lib.bpf_map__fd(self._map(name)), f"asking for map {name}")
 
     def program_fd(self, name: str) -> int:
-        """The descriptor of a loaded program; it stays the object's."""
+        """Return the descriptor of a loaded program, which the object closes."""
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
 
 
 def create_map(
     kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0, inner: int = 0
 ) -> int:
-    """A new map, without an object file; `inner` describes the maps within one. The descriptor is the caller's.
+    """Create a map without an object file; `inner` is a descriptor of a template for a map of maps.
+
+    Return its descriptor, which the caller closes.
 
     Raises NoRoom, NotPermitted.
     """
@@ -252,12 +254,12 @@ def create_map(
 
 
 def pin(descriptor: int, path: str) -> None:
-    """Pin a map, program or link at a path in a bpffs. Raises Busy when something is pinned there."""
+    """Pin a map, program or link at a path in a bpffs. Raises Busy if the path exists."""
     check(library().bpf_obj_pin(descriptor, os.fsencode(path)), f"pinning {path}")
 
 
 def unpin(path: str) -> bool:
-    """Remove a pin; False when there was none."""
+    """Remove a pin; return whether there was one."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -268,7 +270,7 @@ def unpin(path: str) -> bool:
 
 
 def open_pin(path: str) -> int | None:
-    """A new descriptor of what is pinned at a path, the caller's to close; None when nothing is."""
+    """Return a new descriptor of a pin, which the caller closes; None if the path does not exist."""
     result: int = library().bpf_obj_get(os.fsencode(path))
     if result < 0 and ctypes.get_errno() == 2:
         return None
@@ -276,5 +278,5 @@ def open_pin(path: str) -> int | None:
 
 
 def possible_cpus() -> int:
-    """How many values an element of a per-CPU map has."""
+    """Return the number of values in an element of a per-CPU map."""
     return check(library().libbpf_num_possible_cpus(), "counting the processors")

@@ -1,6 +1,7 @@
-"""BPF maps as Python objects: keys and values are bytes; what they mean is told by the codecs of `abi`.
+"""BPF maps as Python objects. Keys and values are bytes; the codecs of `abi` pack and unpack them.
 
-A map object owns its descriptor and closes it. Errors are those of `failures`; a missing element is a value.
+A map object owns its descriptor and closes it. A failed call raises an error of `kernel_errors`. A missing element is
+no error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pylvs.system import kernel_errors
 TYPE_CHECKING = False  # without importing typing
 
 # --- memory order ----------------------------------------------------------------------------------------------------
-# The memory order of what Python writes and packets read (docs/architecture.md, "Memory order").
+# The order in which packets see what Python writes (docs/architecture.md, "Memory order").
 
 
 _GLOBAL_EXPEDITED = 1 << 1  # MEMBARRIER_CMD_GLOBAL_EXPEDITED, Linux 4.16
@@ -33,9 +34,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def full_barrier() -> None:
-    """Order all accesses before against all after it, on every CPU. Raises Unsupported.
+    """Order all accesses before the call against all after it, on every CPU. Raises Unsupported.
 
-    membarrier(2) runs smp_mb() on the calling CPU; only processes that registered for it are interrupted, none of ours.
+    membarrier(2) runs smp_mb() on the calling CPU. It interrupts only processes that registered for it; no process of
+    pylvs does.
     """
     machine = os.uname().machine
     if _libc.syscall(_NUMBERS.get(machine, _GENERIC), _GLOBAL_EXPEDITED, 0, 0) and machine not in _ORDERED:
@@ -58,12 +60,12 @@ INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF
 _PAGE = mmap.PAGESIZE
-_FIRST_MAPPED = 1 << 15  # bytes of an array
+_FIRST_MAPPED = 1 << 15  # bytes of an array that are mapped at first
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
 
 
 class Map:
-    """What all kinds of map share."""
+    """A map of any type."""
 
     def __init__(self, descriptor: int, info: kernel.MapInfo | None = None) -> None:
         """Take over an open descriptor."""
@@ -77,12 +79,12 @@ class Map:
         self._value = ctypes.create_string_buffer(max(self._width(), 1))
 
     def _width(self) -> int:
-        """Bytes that a lookup writes."""
+        """Return the bytes that a lookup writes."""
         return self.value_size
 
     @classmethod
     def open(cls: type[Self], path: str) -> Self:
-        """The map pinned at a path. Raises FileNotFoundError when nothing is."""
+        """Open the map that is pinned at a path. Raises FileNotFoundError."""
         descriptor = libbpf.open_pin(path)
         if descriptor is None:
             raise FileNotFoundError(errno.ENOENT, "nothing is pinned here", path)
@@ -90,11 +92,11 @@ class Map:
 
     @classmethod
     def duplicate(cls: type[Self], descriptor: int) -> Self:
-        """A map from a descriptor that somebody else goes on owning, an object's for instance."""
+        """Return a map over a duplicate of a descriptor that another object still owns."""
         return cls(os.dup(descriptor))
 
     def close(self) -> None:
-        """Give the descriptor back; twice is harmless."""
+        """Close the descriptor. A second call does nothing."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -114,10 +116,10 @@ class Map:
 
 
 class HashMap(Map):
-    """A hash, of any kind that is not per CPU; also an LPM trie or a map of maps (values are then descriptors)."""
+    """A hash of any type that is not per CPU, an LPM trie, or a hash of maps, whose values are descriptors."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key."""
+        """Return the value of a key, or None."""
         if self._lib.bpf_map_lookup_elem(self.fd, key, self._value):
             if ctypes.get_errno() == errno.ENOENT:
                 return None
@@ -125,7 +127,7 @@ class HashMap(Map):
         return self._value.raw
 
     def put(self, key: bytes, value: bytes, flags: int = ANY) -> bool:
-        """Store; False when NOEXIST met a key that exists, or EXIST one that does not. Raises NoRoom when full."""
+        """Store a value; return False if NOEXIST meets an existing key, or EXIST a missing one. Raises NoRoom."""
         if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
             if ctypes.get_errno() in (errno.EEXIST, errno.ENOENT):
                 return False
@@ -133,7 +135,7 @@ class HashMap(Map):
         return True
 
     def remove(self, key: bytes) -> bool:
-        """Delete; False when the key was not there."""
+        """Delete a key; return whether it existed."""
         if self._lib.bpf_map_delete_elem(self.fd, key):
             if ctypes.get_errno() == errno.ENOENT:
                 return False
@@ -141,7 +143,7 @@ class HashMap(Map):
         return True
 
     def keys(self) -> Iterator[bytes]:
-        """All keys, one call each. A key deleted meanwhile starts the walk anew: use `chunks` for large maps."""
+        """Yield all keys, by one call each. Deleting the present key restarts the walk: use `chunks` for large maps."""
         following = ctypes.create_string_buffer(self.key_size)
         key: bytes | None = None
         while True:
@@ -153,41 +155,41 @@ class HashMap(Map):
             yield key
 
     def chunks(self, size: int = _BATCH) -> Iterator[tuple[memoryview, memoryview, int]]:
-        """Batches of keys and values, packed one after the other, with their number.
+        """Yield batches of packed keys and values, with their number.
 
-        The views are valid until the next step. Fit for `struct.Struct.iter_unpack` over `keys[: n * key_size]`.
-        An element there from beginning to end appears exactly once.
+        The views are valid until the next batch. Unpack them by `struct.Struct.iter_unpack` over
+        `keys[: n * key_size]`. An element that exists during the whole walk appears exactly once.
         """
-        place = ctypes.create_string_buffer(max(self.key_size, 4))
+        cursor = ctypes.create_string_buffer(max(self.key_size, 4))
         first = True
         while True:
             keys = ctypes.create_string_buffer(size * self.key_size)
             values = ctypes.create_string_buffer(size * self.value_size)
             while True:
                 count = ctypes.c_uint32(size)
-                start = None if first else place
-                result = self._lib.bpf_map_lookup_batch(self.fd, start, place, keys, values, ctypes.byref(count), None)
+                start = None if first else cursor
+                result = self._lib.bpf_map_lookup_batch(self.fd, start, cursor, keys, values, ctypes.byref(count), None)
                 number = ctypes.get_errno() if result else 0
                 if number in (0, errno.ENOENT):
                     yield memoryview(keys), memoryview(values), count.value
                     if number:
                         return
                     first = False
-                elif number == errno.ENOSPC:  # one bucket holds more than fit
+                elif number == errno.ENOSPC:  # a bucket has more elements than the batch
                     size *= 2
                     break
                 elif number != errno.EINTR:
                     raise self._failed("listing")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys with their values."""
+        """Yield all keys with their values."""
         width, length = self.key_size, self.value_size
         for keys, values, count in self.chunks():
             for i in range(count):
                 yield bytes(keys[i * width : i * width + width]), bytes(values[i * length : i * length + length])
 
     def put_many(self, keys: bytes, values: bytes, count: int) -> None:
-        """Store many elements, packed one after the other. Raises NoRoom; some may then be stored."""
+        """Store many packed elements. Raises NoRoom, after which some may be stored."""
         width, length = self.key_size, self.value_size
         if len(keys) != count * width or len(values) != count * length:
             raise ValueError(f"map {self.name}: {count} elements do not fit {len(keys)} and {len(values)} bytes")
@@ -203,7 +205,7 @@ class HashMap(Map):
                 raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
 
     def remove_many(self, keys: bytes, count: int) -> int:
-        """Delete many keys, packed one after the other; those not there are passed over. How many were deleted."""
+        """Delete many packed keys, ignore missing ones, and return the number deleted."""
         width = self.key_size
         if len(keys) != count * width:
             raise ValueError(f"map {self.name}: {count} keys do not fit {len(keys)} bytes")
@@ -217,13 +219,13 @@ class HashMap(Map):
             deleted += some.value
             at += some.value
             if number == errno.ENOENT:
-                at += 1  # the call stops at a key that is not there
+                at += 1  # the call stops at a missing key
             elif number not in (0, errno.EINTR):
                 raise self._failed("deleting from")
         return deleted
 
     def clear(self) -> None:
-        """Delete everything."""
+        """Delete all elements."""
         for keys, _values, count in self.chunks():
             self.remove_many(bytes(keys[: count * self.key_size]), count)
 
@@ -231,17 +233,17 @@ class HashMap(Map):
         return sum(count for _keys, _values, count in self.chunks())
 
     def __bool__(self) -> bool:
-        return True  # a map is there, however many elements it has
+        return True  # without this, `__len__` would make an empty map false
 
     def _full(self) -> kernel_errors.NoRoom:
         return kernel_errors.NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
 
 
 class ArrayMap(Map):
-    """An array, element by element; also an array of maps or of programs, whose values are descriptors."""
+    """An array, also of maps or programs, whose values are descriptors."""
 
     def get(self, index: int) -> bytes | None:
-        """The value at an index; None for an empty slot of an array of maps. Raises IndexError."""
+        """Return the value at an index; None for an empty slot of an array of maps. Raises IndexError."""
         self._check(index)
         if self._lib.bpf_map_lookup_elem(self.fd, struct.pack("<I", index), self._value):
             if ctypes.get_errno() == errno.ENOENT:
@@ -250,17 +252,17 @@ class ArrayMap(Map):
         return self._value.raw
 
     def put(self, index: int, value: bytes) -> None:
-        """Store at an index. Raises IndexError."""
+        """Store a value at an index. Raises IndexError."""
         self._check(index)
         if self._lib.bpf_map_update_elem(self.fd, struct.pack("<I", index), value, ANY):
             raise self._failed("writing")
 
     def put_descriptor(self, index: int, descriptor: int) -> None:
-        """Store a map or a program."""
+        """Store a map or a program at an index. Raises IndexError."""
         self.put(index, struct.pack("<i", descriptor))
 
     def remove(self, index: int) -> bool:
-        """Empty a slot of an array of maps or programs; False when it was empty."""
+        """Empty a slot of an array of maps or programs; return False if it was empty."""
         self._check(index)
         if self._lib.bpf_map_delete_elem(self.fd, struct.pack("<I", index)):
             if ctypes.get_errno() == errno.ENOENT:
@@ -278,28 +280,28 @@ def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 class PerCpuArray(ArrayMap):
-    """An array with a value for each possible processor. A value may hold several `records` of the same size."""
+    """An array with a value for each possible CPU. A value may consist of several `records` of the same size."""
 
     records = 1
 
     def _width(self) -> int:
         self.cpus = libbpf.possible_cpus()
-        self.stride = (self.value_size + 7) & ~7  # the kernel pads each processor's value to 8 bytes
+        self.stride = (self.value_size + 7) & ~7  # the kernel pads each CPU's value to 8 bytes
         return self.stride * self.cpus
 
     def values(self, index: int) -> list[bytes]:
-        """The values of all processors. Raises IndexError."""
+        """Return the values of all CPUs. Raises IndexError."""
         raw = self.get(index)
         assert raw is not None  # a per-CPU array has no empty slots
         return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
 
     def _counters(self, width: int | None) -> struct.Struct:
-        """The 64-bit counters that a record begins with: so many, or all of it."""
+        """Return the format of a record: its first `width` 64-bit counters, or all of it."""
         size = self.stride // self.records
         return struct.Struct(f"<{size // 8}Q" if width is None else f"<{width}Q{size - 8 * width}x")
 
     def sums(self, record: int, width: int | None = None) -> tuple[int, ...]:
-        """The sums over all processors of the 64-bit counters that a record begins with: so many, or all of it."""
+        """Return the sums over all CPUs of a record's first `width` 64-bit counters, or of all of them."""
         index, at = divmod(record, self.records)
         raw = self.get(index)
         assert raw is not None
@@ -307,24 +309,24 @@ class PerCpuArray(ArrayMap):
         return _sums(form.unpack_from(raw, cpu * self.stride + at * form.size) for cpu in range(self.cpus))
 
     def all_sums(self, first: int | None = None, width: int | None = None) -> list[tuple[int, ...]]:
-        """`sums` of every record, or of at least the first so many, in few calls."""
+        """Return `sums` of every record, or of the first ones (at least `first`), in few calls."""
         most = self.max_entries * self.records
         wanted = most if first is None else min(first, most)
         size = max(1, min(-(-wanted // self.records), (1 << 20) // (self.stride * self.cpus)))
         keys = ctypes.create_string_buffer(4 * size)
         values = ctypes.create_string_buffer(self.stride * self.cpus * size)
-        place = ctypes.create_string_buffer(4)
+        cursor = ctypes.create_string_buffer(4)
         found: list[tuple[int, ...]] = []
         form, step = self._counters(width), self.records * self.cpus
         zeros = [(0,) * len(form.unpack(bytes(form.size)))] * self.records
         while len(found) < wanted:
             count = ctypes.c_uint32(size)
-            start = place if found else None
-            result = self._lib.bpf_map_lookup_batch(self.fd, start, place, keys, values, ctypes.byref(count), None)
+            start = cursor if found else None
+            result = self._lib.bpf_map_lookup_batch(self.fd, start, cursor, keys, values, ctypes.byref(count), None)
             if result and ctypes.get_errno() not in (errno.ENOENT, errno.EINTR):
                 raise self._failed("listing")
             rows = list(form.iter_unpack(memoryview(values)[: form.size * step * count.value]))
-            for begin in range(0, len(rows), step):  # the records of one processor follow each other
+            for begin in range(0, len(rows), step):  # the records of one CPU are contiguous
                 each = rows[begin : begin + step]
                 found += (
                     [_sums(each[at :: self.records]) for at in range(self.records)] if any(map(any, each)) else zeros
@@ -334,27 +336,27 @@ class PerCpuArray(ArrayMap):
         return found
 
     def fill(self, index: int, value: bytes) -> None:
-        """Store the same value for every processor. Raises IndexError."""
+        """Store the same value for every CPU. Raises IndexError."""
         self.put(index, value.ljust(self.stride, b"\0") * self.cpus)
 
 
 class MmapArray(Map):
-    """An array made with BPF_F_MMAPABLE, as memory: what is stored, packets see at once.
+    """An array made with BPF_F_MMAPABLE, as memory: packets see each store at once.
 
-    Elements are `stride` bytes apart. Most tables are nearly empty, and each mapped page costs time and counts as this
-    process's memory: `upto` and `store` map as much as was used so far. `memory` and `words` map the whole array;
-    `words` holds 64-bit words: an assignment to one is a single store, where `struct.pack_into` writes byte by byte.
+    Elements are `stride` bytes apart. `upto` and `store` map no more than was used so far, because each mapped page
+    costs time and memory and most tables are nearly empty. `memory` and `words` map the whole array. An assignment to
+    a 64-bit word of `words` is a single store; `struct.pack_into` writes byte by byte.
     """
 
     def __init__(self, descriptor: int, info: kernel.MapInfo | None = None, writable: bool = True) -> None:
-        """Take over an open descriptor of a map that can be mapped; Unsupported when it cannot."""
+        """Take over an open descriptor. Raises Unsupported if the map cannot be mapped."""
         super().__init__(descriptor, info)
         self.stride = (self.value_size + 7) & ~7
         self._protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map(1)
 
     def _map(self, count: int) -> None:
-        """Map so many elements and about as many more. Who holds a view of the former mapping may go on using it."""
+        """Map `count` elements and about as many more. Views of the former mapping stay valid."""
         size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
         try:
             self._memory = mmap.mmap(self.fd, -(-size // _PAGE) * _PAGE, mmap.MAP_SHARED, self._protection)
@@ -366,7 +368,7 @@ class MmapArray(Map):
 
     @property
     def memory(self) -> memoryview:
-        """All elements."""
+        """All elements, mapped."""
         if self._mapped < self.max_entries:
             self._map(self.max_entries)
         return self._view
@@ -379,14 +381,14 @@ class MmapArray(Map):
         return self._words
 
     def upto(self, index: int) -> memoryview:
-        """The elements up to this one, and maybe more. Raises IndexError."""
+        """Return the memory of the elements up to this one, and perhaps more. Raises IndexError."""
         if index >= self._mapped:
             self._check(index)
             self._map(index + 1)
         return self._view
 
     def elements(self, start: int, count: int) -> memoryview:
-        """So many elements, live. Raises IndexError."""
+        """Return the memory of `count` elements. Raises IndexError."""
         memory = self.upto(start + count - 1) if count else self._view
         return memory[start * self.stride : (start + count) * self.stride]
 
@@ -405,8 +407,8 @@ class MmapArray(Map):
     def publish(self, index: int, offset: int, word: int) -> None:
         """Store a 64-bit word by which packets find what was written before.
 
-        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
-        Raises IndexError; Unsupported, and stores nothing.
+        A CPU that sees the word sees everything written before it. A CPU that sees a later store sees the word.
+        Raises IndexError; Unsupported, and then stores nothing.
         """
         full_barrier()
         self.store(index, offset, word)
@@ -417,26 +419,26 @@ class MmapArray(Map):
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
 
     def value(self, index: int) -> memoryview:
-        """The bytes of an element, live. Raises IndexError."""
+        """Return the memory of an element. Raises IndexError."""
         self._check(index)
         return self.upto(index)[index * self.stride : index * self.stride + self.value_size]
 
     def close(self) -> None:
-        """Unmap and give the descriptor back. Views that others hold keep the memory mapped."""
+        """Unmap the memory and close the descriptor. Views that callers still hold keep the memory mapped."""
         if self.fd >= 0 and hasattr(self, "_words"):
             self._words.release()
             self._halves.release()
             self._view.release()
-            with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
+            with suppress(BufferError):  # a caller still holds a view; the last one unmaps the memory
                 self._memory.close()
         super().close()
 
 
 class LargeArray(Map):
-    """An array made with BPF_F_MMAPABLE that is larger than a process should become: read in parts."""
+    """A large array made with BPF_F_MMAPABLE, read in parts so that the process stays small."""
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Copies of so many bytes each, the last one shorter. `size` must be a part of 4 MB."""
+        """Yield copies of `size` bytes each, the last one shorter. `size` must divide 4 MiB."""
         stride = (self.value_size + 7) & ~7
         length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
         for start in range(0, length, _WINDOW):

@@ -1,9 +1,9 @@
-"""The bpffs that holds the pins: one for the machine, found from whatever mount namespace a command runs in.
+"""The bpffs with the pins: one for the machine, found from any mount namespace.
 
-`ip netns exec` and `unshare -m` make mount namespaces whose mounts die with them, so it is mounted in the outermost
-one that can be entered: PID 1's, else that of the oldest process, and reached through /proc/PID/root.
-A marker in the file system says that it is in use: a copy of a mount that was given up has none. A container whose /run
-is its own mounts one of its own, which ends with it: processes outside never use it.
+`ip netns exec` and `unshare -m` make mount namespaces, and mounts within them end with them. So the bpffs is mounted in
+the outermost mount namespace that can be entered: that of PID 1, else that of the oldest process. Other processes reach
+it through /proc/PID/root. A marker in it shows that it is in use; a stale copy of the mount has none.
+A container with its own /run mounts its own bpffs, which ends with the container. Processes outside never use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees
 
 
 def find() -> str | None:
-    """The path of the bpffs in use, for this process; None when there is none yet."""
+    """Return the path of the bpffs in use, for this process; None if there is none."""
     for root in _roots():
         if os.path.islink(f"{root}{POINT}/{_MARKER}"):
             return _path(root)
@@ -37,7 +37,7 @@ def find() -> str | None:
 
 
 def ensure() -> str:
-    """The path of the bpffs, mounted if it was not. Raises NotPermitted, Unsupported."""
+    """Return the path of the bpffs; mount it if necessary. Raises NotPermitted, Unsupported."""
     while True:
         path = find() or _made()
         if path:
@@ -50,7 +50,7 @@ def _made() -> str | None:
     try:
         os.makedirs(f"{root}{POINT}", mode=0o700, exist_ok=True)
     except FileNotFoundError:
-        return None  # the process ended meanwhile: another one is the outermost now
+        return None  # the process has ended: another one is the outermost now
     except OSError as error:
         raise _failed(error.errno or 0, f"making {POINT}") from None
     with suppress(FileNotFoundError), Lock(f"{root}{DIRECTORY}", what=DIRECTORY):
@@ -61,19 +61,19 @@ def _made() -> str | None:
 
 @contextmanager
 def ensured(timeout_s: float) -> Iterator[str]:
-    """The path of the bpffs, mounted, and locked against others who make or remove states. Raises as `ensure`."""
+    """Yield the path of the bpffs, mounted, under the lock of all states. Raises as `ensure`."""
     ours = False
     while True:
         path = ensure()
         try:
             with Lock(path, timeout_s, "the states of this machine"):
-                if os.path.islink(f"{path}/{_MARKER}"):  # else it was given up before we had the lock
+                if os.path.islink(f"{path}/{_MARKER}"):  # else another process unmounted it before we locked it
                     ours = True
                     yield path
                     return
         except FileNotFoundError:
             if ours:
-                raise  # whoever works within met it
+                raise  # the body of the `with` raised it
 
 
 def remove() -> None:
@@ -82,11 +82,11 @@ def remove() -> None:
     if not found:
         return
     with suppress(FileNotFoundError), Lock(f"/proc/{_outermost()}/root{DIRECTORY}", what=DIRECTORY):
-        _give_up(found)  # nobody mounts another one meanwhile
+        _unmount_empty(found)  # under the lock, so that no process mounts another one at the same time
 
 
-def _give_up(found: str) -> None:
-    held = os.open(found, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # so that its device is not another's meanwhile
+def _unmount_empty(found: str) -> None:
+    held = os.open(found, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # keeps its device number from being reused
     try:
         with Lock(found, what="the states of this machine"):
             if any(name != _MARKER and "." not in name for name in os.listdir(found)):
@@ -101,15 +101,15 @@ def _give_up(found: str) -> None:
                 if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
                     _within(process, _unmount)
             except (OSError, kernel_errors.PylvsError):
-                continue  # it went away meanwhile, or cannot be entered: an empty copy harms nobody
+                continue  # it has ended, or cannot be entered: an empty copy does no harm
     finally:
         os.close(held)
 
 
 def _path(root: str) -> str | None:
-    """The plain path where this process sees the same file system, else one through a descriptor that is kept.
+    """Return the plain path if this process sees the same file system there, else one through an open descriptor.
 
-    None when it was given up meanwhile.
+    None if another process has unmounted the bpffs.
     """
     try:
         descriptor = os.open(f"{root}{POINT}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -120,7 +120,7 @@ def _path(root: str) -> str | None:
     try:
         if not os.path.islink(f"{path}/{_MARKER}"):
             return None
-        with suppress(FileNotFoundError):  # where /run is another one
+        with suppress(FileNotFoundError):  # where this process has another /run
             if os.path.samestat(os.stat(POINT), there):
                 return POINT
         kept = _held.setdefault(there.st_dev, descriptor)
@@ -135,7 +135,7 @@ def _path(root: str) -> str | None:
 
 
 def _roots() -> Iterator[str]:
-    """The roots to look below, in order; whoever asks gets the same first hit."""
+    """Yield the roots to search, in order: every process finds the same bpffs first."""
     if _enterable(1):
         yield "/proc/1/root"
     else:
@@ -150,7 +150,7 @@ def _roots() -> Iterator[str]:
 
 
 def _same_run(process: int, other: int) -> bool:
-    """Whether DIRECTORY is the same one for two processes: else one of them runs in a container."""
+    """Return whether two processes have the same DIRECTORY; if not, one of them runs in a container."""
     try:
         return os.path.samefile(f"/proc/{process}/root{DIRECTORY}", f"/proc/{other}/root{DIRECTORY}")
     except OSError:
@@ -162,7 +162,7 @@ def _outermost() -> int:
 
 
 def _enterable(process: int) -> bool:
-    """Whether a process's root can be reached, is a namespace's own root, and belongs to our user namespace."""
+    """Return whether a process's root is reachable, is its namespace's own root, and is of our user namespace."""
     try:
         same = os.stat(f"/proc/{process}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
         return (
@@ -175,14 +175,14 @@ def _enterable(process: int) -> bool:
 
 
 def _status(process: int) -> tuple[int, int, bool]:
-    """Parent, start time, and whether it is a kernel thread (proc(5), stat). Raises OSError when it is gone."""
+    """Return a process's parent, start time, and whether it is a kernel thread (proc(5), stat). Raises OSError."""
     with open(f"/proc/{process}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[1]), int(fields[19]), bool(int(fields[6]) & _KERNEL_THREAD)
 
 
 def _ancestors() -> list[int]:
-    """This process's ancestors that can be entered, the oldest first."""
+    """Return this process's ancestors that can be entered, the oldest first."""
     found: list[int] = []
     process = os.getppid()
     while process > 1:
@@ -196,7 +196,7 @@ def _ancestors() -> list[int]:
 
 
 def _namespaces() -> list[int]:
-    """A process of each mount namespace that can be entered, by the age of its oldest process."""
+    """Return the oldest process of each mount namespace that can be entered, the oldest first."""
     oldest: dict[int, tuple[int, int]] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -222,10 +222,10 @@ def _failed(number: int, doing: str) -> kernel_errors.PylvsError:
 
 
 def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:
-    """Run something in the mount namespace of another process.
+    """Run `work` in the mount namespace of another process.
 
-    It runs in a thread with file system attributes of its own: setns(2) asks for that, and the rest of this process
-    stays where it is.
+    It runs in a thread of its own: setns(2) requires unshared file system attributes, and the other threads keep their
+    namespace.
     """
     import threading
 

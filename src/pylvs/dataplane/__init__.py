@@ -1,1 +1,1 @@
-"""libbpf, the maps and their layout, state, attachment; and `director`, the one object that edits the tables."""
+"""The data plane from user space: its state, tables and attachments; `director` edits the tables."""

@@ -1,6 +1,6 @@
-"""Services that come within a batch, and the destinations that come with them: one edit, however many they are.
+"""Add the new services of a batch, with their destinations, as one edit.
 
-All is written beside what is in force, each list once at the end: no packet meets a service that still lacks some.
+It writes all of them beside what is in force, and each list once, at the end. So no packet sees an incomplete service.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Newcomer:
-    """A service on its way: its version in the making, and its list, the oldest first."""
+class NewService:
+    """A service that is not in force yet: the fields of its version, and the entries of its list, the oldest first."""
 
     def __init__(self, key: ServiceKey, slot: int, fields: dict[str, Any], most: int) -> None:
         self.key = key
         self.slot = slot
-        self.most = most  # destinations that its scheduler begins with
+        self.most = most  # the largest list that its scheduler can begin with
         self.fields = fields
         self.count = 0
-        self.growth = 1  # members by which its chunk grows for one more
+        self.growth = 1  # members that one more destination takes: a chunk doubles at each power of two
         self.cursor = 0
         self.names: set[bytes] = set()
         self.entries: list[bytes] = []
         self._gcd = self._most = 0  # of the weights above 0
 
-    def add(self, name: bytes, place: int, destination: Destination) -> None:
-        """One comes to the head of the list; the scheduler's cursor follows as if it had been the only one."""
+    def add(self, name: bytes, dest_slot: int, destination: Destination) -> None:
+        """Put a destination at the head of the list, and move the scheduler's cursor as a single edit would."""
         fields, weight = self.fields, destination.weight
         self.cursor = server_lists.followed(self.cursor, fields)
         self.names.add(name)
-        self.entries.append(server_lists.packed(place, destination))
+        self.entries.append(server_lists.packed(dest_slot, destination))
         self._gcd, self._most = math.gcd(self._gcd, weight), max(self._most, weight)
         self.count += 1
         self.growth = self.count if self.count & (self.count - 1) == 0 else 0
@@ -57,17 +57,17 @@ class Newcomer:
         fields["edit"] = abi.constant("LIST_ADD")
 
 
-class Newcomers:
-    """From the first service that comes until `bring_in`, under the lock; no other edit may come in between."""
+class BulkAdd:
+    """The edit from the first new service until `bring_in`. The caller holds the lock and makes no other edit."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader, self._tables = reader, reader.tables
         self._slots = DestinationSlots(reader)
         self._maglev = MaglevTables(self._tables)
-        self._services: dict[ServiceKey, Newcomer] = {}
+        self._services: dict[ServiceKey, NewService] = {}
         self._revived: set[int] = set()
-        self._room = self._tables.members.max_entries - self._tables.book.get(0, "member_top")
-        self.whole = True  # nothing is half written
+        self._free_members = self._tables.members.max_entries - self._tables.book.get(0, "member_top")
+        self.whole = True  # no service or destination is half written
         with ExitStack() as opened:
             self._edit = opened.enter_context(Transaction(self._tables))
             self._slots.sweep(self._edit)
@@ -77,7 +77,7 @@ class Newcomers:
         return key in self._services
 
     def add_service(self, service: VirtualService) -> None:
-        """A service that is not there yet. Raises NoRoom."""
+        """Add a service that the table does not have. Raises NoRoom."""
         edit, tables, key = self._edit, self._tables, service.key
         slot = edit.book.take_service()
         self.whole = False
@@ -96,51 +96,51 @@ class Newcomers:
             else:
                 set_bit(tables, bits, fields["address"], fields["family"])
         most = self._maglev.most if self._maglev.uses(fields) else tables.members.max_entries
-        self._services[key] = Newcomer(key, slot, fields, most)
+        self._services[key] = NewService(key, slot, fields, most)
         self.whole = True
 
-    def that_takes(self, key: ServiceKey) -> Newcomer | None:
-        """The service of this key, if one more destination can certainly come with it."""
-        newcomer = self._services.get(key)
-        if newcomer is None or not self.whole or newcomer.count >= newcomer.most or newcomer.growth > self._room:
+    def that_takes(self, key: ServiceKey) -> NewService | None:
+        """Return the new service of this key if it takes one more destination for certain, else None."""
+        service = self._services.get(key)
+        if service is None or not self.whole or service.count >= service.most or service.growth > self._free_members:
             return None
-        return newcomer
+        return service
 
-    def add_destination(self, newcomer: Newcomer, destination: Destination, route: Route | None) -> None:
-        """One more destination of a service `that_takes` it. Raises DestinationExists, NoRoom."""
-        slots, name = self._slots, encode.destination_name(newcomer.key, destination.key)
-        if name in newcomer.names:
-            raise DestinationExists(f"{newcomer.key} -> {destination.key}: there is such a real server already")
-        place = slots.named(name)
+    def add_destination(self, service: NewService, destination: Destination, route: Route | None) -> None:
+        """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoRoom."""
+        slots, name = self._slots, encode.destination_name(service.key, destination.key)
+        if name in service.names:
+            raise DestinationExists(f"{service.key} -> {destination.key}: there is such a real server already")
+        dest_slot = slots.named(name)
         self.whole = False
-        if place is None:
-            place = slots.bring(self._edit, newcomer.slot, newcomer.fields, name, destination, route)
+        if dest_slot is None:
+            dest_slot = slots.bring(self._edit, service.slot, service.fields, name, destination, route)
         else:
-            expired = slots.beyond_revival(place)
-            slots.write(self._edit, place, destination, route)
-            slots.adopt(place, newcomer.slot, newcomer.fields, expired)
-            self._revived.add(place)
-        self._room -= newcomer.growth
-        newcomer.add(name, place, destination)
+            expired = slots.beyond_revival(dest_slot)
+            slots.write(self._edit, dest_slot, destination, route)
+            slots.adopt(dest_slot, service.slot, service.fields, expired)
+            self._revived.add(dest_slot)
+        self._free_members -= service.growth
+        service.add(name, dest_slot, destination)
         self.whole = True
 
     def bring_in(self) -> None:
         """Put them in force by one store, without what came to be half written."""
         with self._opened:
-            for key, newcomer in self._services.items():
-                self._write(newcomer)
+            for key, service in self._services.items():
+                self._write(service)
                 self._edit.count_service(key, 1)
             self._edit.commit()
             self._edit.book.revive(self._revived)
             if not self.whole:
                 recover(self._tables)
 
-    def _write(self, newcomer: Newcomer) -> None:
-        edit, slot, fields = self._edit, newcomer.slot, newcomer.fields
-        if newcomer.entries:
-            entries = b"".join(reversed(newcomer.entries))
-            fields |= {"list": server_lists.place(edit, entries), "count": newcomer.count}
+    def _write(self, service: NewService) -> None:
+        edit, slot, fields = self._edit, service.slot, service.fields
+        if service.entries:
+            entries = b"".join(reversed(service.entries))
+            fields |= {"list": server_lists.put_list(edit, entries), "count": service.count}
             server_lists.fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
-        if newcomer.cursor:
-            self._tables.service_states.set(slot, "cursor", newcomer.cursor)
+        if service.cursor:
+            self._tables.service_states.set(slot, "cursor", service.cursor)
         edit.write_version(slot, edit.generation, fields)

@@ -1,4 +1,4 @@
-"""The connection table as a listing shows it, read while packets change it: some thousand places at a time."""
+"""Read the connection table for listings, while packets change it: some thousand entries at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pylvs.model.service import Protocol
 
 _BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
-_PLACE4 = (
+_FIELDS4 = (
     "connection.word",
     "connection.destination",
     "connection.port",
@@ -33,7 +33,7 @@ _ANY_SERVER = bytes(encode.ADDRESS_BYTES)
 
 
 class ConnectionReader:
-    """Entry by entry; what a place has is that of one moment."""
+    """Reads entry by entry. Each entry is consistent; two entries may be of different moments."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -47,11 +47,11 @@ class ConnectionReader:
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 
     def clock(self) -> int:
-        """The packet path's clock, in ticks."""
+        """Return the packet path's clock, in ticks."""
         return load.clock(self._tables.state)
 
     def connections(self) -> Iterator[Connection]:
-        """Every entry, in no particular order."""
+        """Yield every entry, in no particular order."""
         yield from self._connections4()
         yield from self._connections6()
 
@@ -60,24 +60,24 @@ class ConnectionReader:
         self._servers.clear()
 
     def _connections4(self) -> Iterator[Connection]:
-        """Of IPv4: the places of the table that somebody has."""
-        place4, ntohs, ntohl = abi.struct("place4"), socket.ntohs, socket.ntohl
-        form, stride, target_at = place4.view(*_PLACE4), place4.size, place4.offset("tuple.target")
-        nobody, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
+        """Yield the IPv4 connections; a slot without a destination address is free."""
+        codec, ntohs, ntohl = abi.struct("place4"), socket.ntohs, socket.ntohl
+        form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.target")
+        unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
         each = _BLOCK // stride  # slots in a block
         for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):
-            if block == nobody:
+            if block == unused:
                 continue
             self._begin_block()
             virtual.clear()
             targets = memoryview(block).cast("I")[target_at // 4 :: stride // 4].tolist()
-            for place, target in enumerate(targets):
+            for index, target in enumerate(targets):
                 if not target:
                     continue
                 word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
-                    block, place * stride
+                    block, index * stride
                 )
-                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + place, "assured")
+                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
                 address = virtual.get(target)
                 if address is None:
                     address = virtual[target] = IPv4Address(ntohl(target))
@@ -94,7 +94,7 @@ class ConnectionReader:
                 )
 
     def _connections6(self) -> Iterator[Connection]:
-        """Of IPv6: NAT's have their word, and templates what became of them, in arrays, opened if there are any."""
+        """Yield the IPv6 connections. `words6` has state and timeout of those by NAT."""
         tables = self._tables
         form = abi.struct("connection6").view(
             "connection.word", "connection.destination", "connection.port", "connection.method", "slot"
@@ -125,7 +125,7 @@ class ConnectionReader:
 
     def _left_s(self, word: int) -> int:
         left = (word & 0xFFFFFFFF) - self._now & 0xFFFFFFFF
-        return int(left / self._second) if left < 1 << 31 else 0  # due, and about to go
+        return int(left / self._second) if left < 1 << 31 else 0  # expired, not removed yet
 
     def _state_name(self, protocol: int, kind: int, word: int, assured: int) -> str:
         if kind != self._plain:
@@ -138,8 +138,8 @@ class ConnectionReader:
         return TCP_STATES[state] if state < len(TCP_STATES) else "NONE"
 
     def _server(self, slot: int, method: int, version: int) -> Address:
-        """A destination's address."""
-        if method == self._bypass:  # which has no destination
+        """Return the address of the destination in a slot."""
+        if method == self._bypass:  # a bypass connection has no destination
             return encode.address_of(_ANY_SERVER, version)
         found = self._servers.get(slot)
         if found is None:

@@ -1,6 +1,6 @@
-"""Editing the tables: the lock, and everything that `pylvs.model.director.Director` can change.
+"""Edit the tables under the lock: everything that `pylvs.model.director.Director` can change.
 
-Apart from reading, because a listing needs half as much of the data plane and should be there at once.
+Reading is in `reader`: a listing imports half as much and starts sooner.
 """
 
 from __future__ import annotations
@@ -28,52 +28,52 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.bulk_add import Newcomers
+    from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.model.marks import MarkRule
     from pylvs.model.service import Timeouts
 
 
 class Editor:
-    """The editing side of a Director; the first edit makes the state."""
+    """The part of a Director that edits; the first edit makes the state."""
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._lock: Any = None
         self._depth = 0
-        self._routes = Routes()  # asked for in this batch
-        self._newcomers: Newcomers | None = None  # of this batch
+        self._routes = Routes()  # looked up in this batch
+        self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = attachments.Concerns()
-        self._left_mh: set[int] = set()  # slots of services that do not use mh any more
-        self.troubles: list[Trouble] = []  # devices that the last batch could not attach
+        self._left_mh: set[int] = set()  # slots of services that no longer use mh
+        self.problems: list[Trouble] = []  # devices that the last batch failed to attach
 
     @property
     def state(self) -> State:
-        """Where the tables are pinned."""
+        """The directory in which the tables are pinned."""
         return self._opened.state
 
     @property
     def tables(self) -> Tables:
-        """The tables themselves."""
+        """The maps of the state."""
         return self._opened.tables
 
     @property
     def reader(self) -> Reader:
-        """The reading side of them."""
+        """The reader of the tables."""
         return self._opened.reader
 
     @property
     def slots(self) -> DestinationSlots:
-        """The slots of destinations."""
+        """The editor of destination slots."""
         return DestinationSlots(self.reader)
 
     # --- locking ---
 
     def make(self) -> None:
-        """Make the state if it is not there. Raises NoRoom, Unsupported, NotPermitted."""
+        """Make the state if it does not exist. Raises NoRoom, Unsupported, NotPermitted."""
         if self._opened.settled:
             return
         if not self.state.exists:
-            with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
+            with suppress(StateExists), self.state.building() as fresh:  # another process may have made it first
                 load.create(fresh)
             self._opened.again()
             loopback.forward(self.state)
@@ -81,7 +81,7 @@ class Editor:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Hold the lock over many edits; attachments follow at the end."""
+        """Hold the lock over many edits; reconcile the attachments at the end."""
         self.make()
         if self._lock is None or self._lock.path != self.state.path:
             self._lock = self.state.lock()
@@ -93,7 +93,7 @@ class Editor:
                     self._renew_programs()
                     self._opened.settled = True
                     if self.tables.book.get(0, "pending"):
-                        from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
+                        from pylvs.dataplane.recovery import recover  # late: needed only after a writer died
 
                         recover(self.tables)
                     if role_notes.read(self.state.cookie) is not None:
@@ -116,10 +116,10 @@ class Editor:
                     left, self._left_mh = self._left_mh, set()
                     self._forget_tables(left)
                     changed, self._changed = self._changed, attachments.Concerns()
-                    self.troubles = attachments.reconcile(self.reader, changed)
+                    self.problems = attachments.reconcile(self.reader, changed)
 
     def _renew_programs(self) -> None:
-        """Run this pylvs's program where that of an older one runs, and end what a killed process began."""
+        """Replace programs of an older pylvs, and finish a replacement that a killed process began."""
         begun = load.interrupted(self.state)
         if begun:
             policy.go_on(self.reader, begun)
@@ -130,18 +130,18 @@ class Editor:
         self._opened.forget_reader()
 
     def bring_in(self) -> None:
-        """Put in force what was added in this batch, before anything else is looked at or edited."""
-        if self._newcomers:
-            newcomers, self._newcomers = self._newcomers, None
-            newcomers.bring_in()
+        """Put the new services of this batch in force, before a read or another edit."""
+        if self._bulk_add:
+            bulk_add, self._bulk_add = self._bulk_add, None
+            bulk_add.bring_in()
 
     def follow_host(self) -> None:
-        """Take over what changed around the tables: this host's addresses, devices and routes.
+        """Bring snapshots and attachments up to date with this host's addresses, devices and routes.
 
-        Every edit does so for its own service; this is for whoever hears of such changes.
+        Every edit does so for its own service. Call this after a change of the host.
         """
         if self.state.exists:
-            self._changed.shrunk = True  # all attachments are looked at
+            self._changed.shrunk = True  # reconcile every device
             with self.batch():
                 pass
 
@@ -162,7 +162,7 @@ class Editor:
 
     @contextmanager
     def _existing(self, key: ServiceKey) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The lock, and slot and version of a service. Raises NoSuchService before anything is made or locked."""
+        """Hold the lock, and yield slot and version of a service. Raises NoSuchService before it locks."""
         if self._opened.settled:  # within a batch the lock is held already
             yield self._known(key)
             return
@@ -177,26 +177,24 @@ class Editor:
     # --- services ---
 
     def add_service(self, service: VirtualService) -> None:
-        """See the protocol."""
         key = service.key
-        if (self._newcomers and key in self._newcomers) or self._opened.slot(key) is not None:
+        if (self._bulk_add and key in self._bulk_add) or self._opened.slot(key) is not None:
             raise ServiceExists(f"{key}: there is such a virtual service already")
         rules.check_service(service, SCHEDULERS)
         if not self._opened.settled:
             with self.batch():
                 self.add_service(service)
             return
-        from pylvs.dataplane.bulk_add import Newcomers  # late: edits of destinations do without
+        from pylvs.dataplane.bulk_add import BulkAdd  # late: edits of destinations do not need it
 
-        if self._newcomers and not self._newcomers.whole:
+        if self._bulk_add and not self._bulk_add.whole:
             self.bring_in()
-        self._newcomers = self._newcomers or Newcomers(self.reader)
-        self._newcomers.add_service(service)
+        self._bulk_add = self._bulk_add or BulkAdd(self.reader)
+        self._bulk_add.add_service(service)
         self._changed.add_key(key)
 
     def edit_service(self, service: VirtualService) -> None:
-        """See the protocol."""
-        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do without
+        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do not need it
         from pylvs.dataplane.scheduler_tables import MaglevTables
 
         self._known(service.key)
@@ -218,36 +216,34 @@ class Editor:
                 scheduler_tables.sweep(self.state)
 
     def delete_service(self, key: ServiceKey) -> None:
-        """See the protocol."""
         self._known(key)
         with self._edit() as edit:
             slot, version = self._known(key)
             self._delete_services(edit, [(slot, version)])
 
     def flush(self) -> None:
-        """See the protocol."""
         if not self.state.exists:
             return
         with self._edit() as edit:
             self._delete_services(edit, self.reader.service_slots(edit.live))
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
-        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do without
+        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do not need it
         from pylvs.dataplane.scheduler_tables import MaglevTables
 
         maglev = MaglevTables(self.tables)
         going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]
         for slot, version, listed in going:
             edit.write_version(slot, edit.generation, version | {"present": 0})
-            for place in listed:
-                edit.write_flags(place, edit.generation, 0)
+            for dest_slot in listed:
+                edit.write_flags(dest_slot, edit.generation, 0)
             edit.count_service(encode.key_of(version), -1)
         edit.commit()
         self._changed.shrunk = True
         for slot, version, listed in going:
             self.tables.service_keys(version["family"]).remove(encode.service_key(encode.key_of(version)))
-            for place in listed:
-                edit.book.note_deleted(place)
+            for dest_slot in listed:
+                edit.book.note_deleted(dest_slot)
             edit.book.let_list_go(version["list"], version["count"])
             edit.book.let_service_go(slot)
             if maglev.uses(version):
@@ -259,7 +255,6 @@ class Editor:
         self.slots.sweep(edit)
 
     def zero(self, key: ServiceKey | None = None) -> None:
-        """See the protocol."""
         if key is None and not self.state.exists:
             return
         wanted = [self._known(key)] if key else None
@@ -268,97 +263,96 @@ class Editor:
             if wanted is None:
                 statistics.zero_totals()
             for slot, version in wanted or self.reader.service_slots(self.reader.versions.live):
-                counted = [statistics.counted(place) for place in self.reader.owned(slot, version)]
+                counted = [statistics.counted(dest_slot) for dest_slot in self.reader.owned(slot, version)]
                 total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
                 statistics.set_base(self.tables.service_bases, slot, total)
-                for place in list_of(self.tables, version):
-                    statistics.begin(place, statistics.counted(place))
+                for dest_slot in list_of(self.tables, version):
+                    statistics.begin(dest_slot, statistics.counted(dest_slot))
 
     # --- destinations ---
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """See the protocol."""
-        newcomers = self._newcomers
-        newcomer = newcomers.that_takes(key) if newcomers else None
-        if newcomers and newcomer:
+        bulk_add = self._bulk_add
+        service = bulk_add.that_takes(key) if bulk_add else None
+        if bulk_add and service:
             self._check_destination(key, destination)
             route = self._routes.to(destination.key.address)
-            newcomers.add_destination(newcomer, destination, route)
+            bulk_add.add_destination(service, destination, route)
             self._note_destination(destination, route)
             return
         with self._existing(key) as (slot, version):
             self._check_destination(key, destination)
             slots, name = self.slots, encode.destination_name(key, destination.key)
-            place = slots.named(name)
-            if place is not None and not self.tables.destinations.get(place, "deleted_s"):
+            dest_slot = slots.named(name)
+            if dest_slot is not None and not self.tables.destinations.get(dest_slot, "deleted_s"):
                 raise DestinationExists(f"{key} -> {destination.key}: there is such a real server already")
             with Transaction(self.tables) as edit:
                 if slots.sweep(edit):
-                    place = slots.named(name)
-                route, revived = self._routes.to(destination.key.address), place is not None
-                expired = place is not None and slots.beyond_revival(place)
-                if place is None:
-                    place = slots.bring(edit, slot, version, name, destination, route)
+                    dest_slot = slots.named(name)
+                route, revived = self._routes.to(destination.key.address), dest_slot is not None
+                expired = dest_slot is not None and slots.beyond_revival(dest_slot)
+                if dest_slot is None:
+                    dest_slot = slots.bring(edit, slot, version, name, destination, route)
                 else:
-                    slots.write(edit, place, destination, route)
+                    slots.write(edit, dest_slot, destination, route)
                 old = server_lists.members(self.tables, version)
-                server_lists.write_list(edit, slot, version, server_lists.packed(place, destination) + old, "LIST_ADD")
+                server_lists.write_list(
+                    edit, slot, version, server_lists.packed(dest_slot, destination) + old, "LIST_ADD"
+                )
                 if revived:
-                    slots.adopt(place, slot, version, expired)
+                    slots.adopt(dest_slot, slot, version, expired)
                 edit.commit()
                 self._note_destination(destination, route)
-                edit.book.revive({place} if revived else set())
+                edit.book.revive({dest_slot} if revived else set())
                 edit.book.let_list_go(version["list"], version["count"])
 
     def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
         rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, policy.is_local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """See the protocol."""
         with self._existing(key) as (slot, version):
             rules.check_destination(VirtualService(key), destination)
-            place = self._listed(key, destination.key)
-            position = list_of(self.tables, version).index(place)
+            dest_slot = self._listed(key, destination.key)
+            position = list_of(self.tables, version).index(dest_slot)
             stride, old = self.tables.members.stride, server_lists.members(self.tables, version)
             before, entry, after = (
                 old[: position * stride],
                 old[position * stride :][:stride],
                 old[(position + 1) * stride :],
             )
-            fresh = before + server_lists.packed(place, destination, server_lists.last_weight(entry)) + after
+            fresh = before + server_lists.packed(dest_slot, destination, server_lists.last_weight(entry)) + after
             with Transaction(self.tables) as edit:
                 route = self._routes.to(destination.key.address)
-                self.slots.write(edit, place, destination, route)
+                self.slots.write(edit, dest_slot, destination, route)
                 server_lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
                 edit.commit()
                 self._note_destination(destination, route)
                 edit.book.let_list_go(version["list"], version["count"])
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
-        """See the protocol."""
         with self._existing(key) as (slot, version):
-            place = self._listed(key, destination)
-            position = list_of(self.tables, version).index(place)
+            dest_slot = self._listed(key, destination)
+            position = list_of(self.tables, version).index(dest_slot)
             stride, old = self.tables.members.stride, server_lists.members(self.tables, version)
             fresh = old[: position * stride] + old[(position + 1) * stride :]
             with Transaction(self.tables) as edit:
-                edit.write_flags(place, edit.generation, 0)
+                edit.write_flags(dest_slot, edit.generation, 0)
                 server_lists.write_list(edit, slot, version, fresh, "LIST_DELETE", position)
                 edit.commit()
                 by_nat = abi.constant("DESTINATION_USED_BY_NAT")
-                self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
+                self._changed.shrunk |= self.tables.destinations.get(dest_slot, "used") == by_nat
                 route = self._routes.to(destination.address)
                 self._changed.shrunk |= route is not None and route.local
-                edit.book.note_deleted(place)
+                edit.book.note_deleted(dest_slot)
                 self.slots.end_orphans(edit)
                 edit.book.let_list_go(version["list"], version["count"])
                 self.slots.sweep(edit)
 
     def _listed(self, key: ServiceKey, destination: DestinationKey) -> int:
-        place = self.slots.listed(key, destination)
-        if place is None:
+        dest_slot = self.slots.listed(key, destination)
+        if dest_slot is None:
             raise NoSuchDestination(f"{key} -> {destination}: no such real server")
-        return place
+        return dest_slot
 
     def _note_destination(self, destination: Destination, route: Route | None) -> None:
         if destination.method == Method.MASQ:
@@ -368,7 +362,6 @@ class Editor:
     # --- firewall marks, timeouts, settings ---
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """See the protocol."""
         from pylvs.dataplane import marks
         from pylvs.model.marks import checked as checked_rule
 
@@ -380,13 +373,12 @@ class Editor:
             return fresh
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """See the protocol."""
         with self._edit() as edit:
             load.set_timeouts(self.tables, edit.generation, timeouts)
             edit.commit()
 
     def change_setting(self, name: str, value: int, drop: bool = False) -> None:
-        """See the protocol; `drop` lets a new conn_max end the connections that live."""
+        """Change a setting; with `drop`, a new conn_max may end live connections."""
         from pylvs.model.settings import checked, known_setting
 
         setting = known_setting(name)

@@ -1,4 +1,4 @@
-"""Between the model's nouns and the bytes of the maps."""
+"""Convert between the types of the model and the bytes of the maps."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from typing import Any
 
 # --- bitmaps ---------------------------------------------------------------------------------------------------------
-# The bitmaps that spare packets of no service every lookup: supersets of the addresses that matter, by hash.
+# Bitmaps of address hashes. A packet whose bits are 0 belongs to no service and needs no lookup.
 #
-# `vip_bits`: the VIPs. `reply_bits`: the source addresses of replies: RIPs of NAT destinations, VIPs (other servers
-# answer with them) and this host's own addresses.
+# `vip_bits`: the VIPs. `reply_bits`: the source addresses of replies. These are the RIPs of NAT destinations, the VIPs
+# (other servers answer with them) and this host's own addresses.
 
 
 _ALL_ONES = (1 << 64) - 1
 
 
 def address_bit(address: bytes, family: int) -> int:
-    """The place of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it."""
+    """Return the bit of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it."""
     words = struct.unpack("<4I", address)
     folded: int = words[0] if family == 4 else words[0] ^ words[1] ^ words[2] ^ words[3]
     return (folded * 0x61C88647 & 0xFFFFFFFF) >> (32 - abi.constant("HASH_BITS"))
 
 
 def set_bit(tables: Tables, name: str, address: bytes, family: int) -> None:
-    """Note an address in `vip_bits` or `reply_bits`."""
+    """Set the bit of an address in `vip_bits` or `reply_bits`."""
     bit = address_bit(address, family)
-    place = (abi.struct("root").offset(name) >> 3) + (bit >> 6)
-    tables.root.array.words[place] |= 1 << (bit & 63)
+    at = (abi.struct("root").offset(name) >> 3) + (bit >> 6)
+    tables.root.array.words[at] |= 1 << (bit & 63)
 
 
 def set_all_bits(tables: Tables, name: str) -> None:
-    """Every address may be one: while there is a service of a firewall mark, any packet is looked at."""
-    place = abi.struct("root").offset(name) >> 3
+    """Set all bits of a bitmap: a packet to any address may belong to a service of a firewall mark."""
+    at = abi.struct("root").offset(name) >> 3
     for index in range(abi.constant("BITMAP_WORDS")):
-        tables.root.array.words[place + index] = _ALL_ONES
+        tables.root.array.words[at + index] = _ALL_ONES
 
 
 def write_bitmaps(tables: Tables, present: Any) -> None:
-    """The bitmaps anew, from services in force and all destinations, deleted ones too."""
+    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
     words = abi.constant("BITMAP_WORDS")
     vips, replies = [0] * words, [0] * words
 
@@ -79,15 +79,15 @@ def write_bitmaps(tables: Tables, present: Any) -> None:
     if marked:
         vips = replies = [_ALL_ONES] * words
     for name, bits in (("vip_bits", vips), ("reply_bits", replies)):
-        place = abi.struct("root").offset(name) >> 3
+        at = abi.struct("root").offset(name) >> 3
         for index, word in enumerate(bits):
-            tables.root.array.words[place + index] = word
+            tables.root.array.words[at + index] = word
 
 
 # --- encode ----------------------------------------------------------------------------------------------------------
 
 ADDRESS_BYTES = 16
-LONGEST_TICKS = 0x7FFFFFFF  # beyond, a tick in the future would look past
+LONGEST_TICKS = 0x7FFFFFFF  # a timeout beyond would compare as past: ticks wrap at 32 bits
 _PLAIN_TUNNEL = Tunnel()
 _METHODS = {int(method): method for method in Method}
 _KEY4 = struct.Struct("!4sHBx")
@@ -96,17 +96,17 @@ _NAME = struct.Struct("<16s16sIHHBBBx")
 
 
 def address_bytes(address: Address) -> bytes:
-    """16 bytes: IPv4 in the first four."""
+    """Return 16 bytes; an IPv4 address is in the first four."""
     return address.packed.ljust(ADDRESS_BYTES, b"\0")
 
 
 def address_of(raw: bytes, version: int) -> Address:
-    """The inverse of `address_bytes`."""
+    """Invert `address_bytes`."""
     return IPv4Address(raw[:4]) if version == 4 else IPv6Address(raw)
 
 
 def service_key(key: ServiceKey) -> bytes:
-    """A key of services4 or services6; a mark stands in the address, with protocol 0."""
+    """Return a key of services4 or services6; of a mark, it holds the mark as address and protocol 0."""
     form = _KEY4 if key.address.version == 4 else _KEY6
     if key.mark:
         return form.pack(struct.pack("<I", key.mark), 0, 0)
@@ -114,7 +114,7 @@ def service_key(key: ServiceKey) -> bytes:
 
 
 def destination_name(key: ServiceKey, destination: DestinationKey) -> bytes:
-    """A key of names."""
+    """Return a destination's key in `names`."""
     return _NAME.pack(
         address_bytes(key.address),
         address_bytes(destination.address),
@@ -128,7 +128,7 @@ def destination_name(key: ServiceKey, destination: DestinationKey) -> bytes:
 
 
 def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str, Any]:
-    """The fields of struct service_version that a service as such has."""
+    """Return the fields of struct service_version that describe a service, without its list."""
     key = service.key
     return {
         "flags": int(service.flags),
@@ -147,7 +147,7 @@ def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str
 
 
 def key_of(version: dict[str, Any]) -> ServiceKey:
-    """The key of a service from its version's fields."""
+    """Return the key of a service from its version's fields."""
     family = socket.AF_INET if version["family"] == 4 else socket.AF_INET6
     if version["mark"]:
         return ServiceKey.of_mark(version["mark"], family)
@@ -155,7 +155,7 @@ def key_of(version: dict[str, Any]) -> ServiceKey:
 
 
 def service_of(version: dict[str, Any]) -> VirtualService:
-    """A service from its version's fields."""
+    """Return a service from its version's fields."""
     return VirtualService(
         key_of(version),
         scheduler_name(version["scheduler"]),
@@ -167,12 +167,12 @@ def service_of(version: dict[str, Any]) -> VirtualService:
 
 
 def tunnel_word(tunnel: Tunnel) -> int:
-    """A member's tunnel field."""
+    """Return the `tunnel` field of a member."""
     return int(tunnel.kind) | int(tunnel.flags) << 8 | tunnel.port << 16
 
 
 def tunnel_state(destination: Destination) -> int:
-    """What a destination's state says of its tunnel, from bit DESTINATION_TUNNEL on; 0 but for GRE and GUE."""
+    """Return the tunnel bits of a destination's state, from bit DESTINATION_TUNNEL on; 0 but for GRE and GUE."""
     tunnel = destination.tunnel
     if destination.method != Method.TUNNEL or tunnel.kind == TunnelKind.IPIP:
         return 0
@@ -181,7 +181,7 @@ def tunnel_state(destination: Destination) -> int:
 
 
 def tunnel_of(word: int) -> Tunnel:
-    """The inverse of `tunnel_word`."""
+    """Invert `tunnel_word`."""
     if not word:
         return _PLAIN_TUNNEL
     return Tunnel(TunnelKind(word & 0xFF), word >> 16, TunnelFlag(word >> 8 & 0xFF))
@@ -190,6 +190,6 @@ def tunnel_of(word: int) -> Tunnel:
 def destination_of(
     address: bytes, family: int, port: int, weight: int, upper: int, lower: int, method: int, tunnel: int
 ) -> Destination:
-    """A destination from its slot's address and port (network order) and what its member says."""
+    """Return a destination from address and port (network order) of its slot and the fields of its member."""
     key = DestinationKey(address_of(address, family), socket.ntohs(port))
     return Destination(key, _METHODS[method], weight, upper, lower, tunnel_of(tunnel))

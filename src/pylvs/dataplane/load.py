@@ -1,12 +1,11 @@
-"""From the object file to running tables: sizes, loading, pinning, first contents, the expiry timer.
+"""Load the object file: size, create and pin its maps, load its programs, start the expiry timer.
 
-The same way makes a new state, gives it a table of connections of another size, and swaps the program of a newer
-pylvs in under live connections: what is kept is handed to the new copy, the rest is made anew, and the switch is the
-replacement of the entry programs on the devices.
+A new state, another size of the connection table and the program of a newer pylvs are all loaded here. The new copy
+reuses the maps that stay and makes the others. Then the caller replaces the entry programs on the devices.
 
-The verifier takes about 1 µs of CPU for each instruction that it looks at, so a state begins with the programs of TC
-alone. The entry programs for XDP, for devices without link addresses and for TC egress are loaded, each with the stages
-it calls, when a device first needs one.
+The verifier takes about 1 µs of CPU for each instruction that it checks. So a state begins with the programs of TC
+ingress alone. The entry programs for XDP, TC egress and devices without link addresses are loaded at first need, each
+with the programs that it tail-calls.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pylvs.model.service import Timeouts
 from pylvs.system import kernel_errors
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
-STAGES = ("stages_xdp", "stages_tc")  # arrays that tail calls look into
+STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
 CLOCK = "read_clock"
 ORPHANS = "end_orphans"
 CACHE_SWEEP = "sweep_cache"
@@ -53,14 +52,14 @@ CONNECTION_MAPS = (
     "sweepers",
 )
 SERVICES = 16384
-_DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and what the process has open besides
+_DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and the process's own
 _BEGUN = "loading"  # a note: pins are being replaced
-_FORMER = "former-"  # of a program array that an older program, which still runs on a device, calls into
-_VARIABLE = ".data."  # a map that is a variable to packets, and a pin like others' to Python
+_FORMER = "former-"  # of a program array that an older program on a device still uses
+_VARIABLE = ".data."  # a map that is a variable in the program, but pinned like the others
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
-ICMP_PER_SECOND = 1000  # errors that one CPU sends
-_PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # of one destination, all told
-_CACHED = 131072  # parts of what lblc and lblcr remember; before that only the queue of their keys takes memory
+ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
+_PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
+_CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
@@ -91,17 +90,17 @@ _STATE_SECONDS = {
 
 
 def tick_shift() -> int:
-    """A tick of the packet path is 2^shift jiffies: the longest that is no more than an eighth of a second."""
+    """Return the shift: a tick of the packet path is 2^shift jiffies, an eighth of a second at most."""
     return max((kernel.ticks_per_second() // 8).bit_length() - 1, 0)
 
 
 def ticks_per_second() -> float:
-    """Ticks in a second, not a whole number for every HZ."""
+    """Return the ticks in a second, not an integer for every HZ."""
     return kernel.ticks_per_second() / (1 << tick_shift())
 
 
 def clock(state: State) -> int:
-    """The packet path's clock now, in ticks; 0 where there is no state."""
+    """Return the packet path's clock, in ticks; 0 without a state."""
     program = libbpf.open_pin(state.pin_path(CLOCK))
     if program is None:
         return 0
@@ -112,7 +111,7 @@ def clock(state: State) -> int:
 
 
 def timeout_ticks(timeouts: Timeouts) -> list[int]:
-    """The timeouts of all states, in ticks, as `facts` hold them."""
+    """Return the timeouts of all connection states, in ticks, as in `facts`."""
     seconds = dict(_STATE_SECONDS)
     seconds |= {"STATE_ESTABLISHED": timeouts.tcp_s, "STATE_FIN_WAIT": timeouts.tcp_fin_s, "STATE_UDP": timeouts.udp_s}
     ticks = [0] * abi.constant("STATES")
@@ -122,34 +121,37 @@ def timeout_ticks(timeouts: Timeouts) -> list[int]:
 
 
 def destination_limit() -> int:
-    """How many destinations the tables hold: what a 64th of memory allows, within bounds."""
+    """Return the most destinations of the tables: what a 64th of memory holds, within bounds."""
     each = _PER_CPU_BYTES * libbpf.possible_cpus() + _SHARED_BYTES
     fitting = kernel.memory_limit() // 64 // each
     return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 
 def _slots(connections: int) -> int:
-    """Slots for so many connections of a family, in whole bundles: those in magazines are spare."""
+    """Return the slots for so many connections of a family, in whole bundles; those in magazines come on top."""
     bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
     return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
 
 
 def first_slot6(connections: int) -> int:
-    """Where the slots of IPv6 begin: after those of IPv4, at the beginning of a line of `looks`."""
+    """Return the first slot of IPv6: after those of IPv4, at the start of an element of `looks`."""
     line = abi.constant("LOOKS")
     return -(-(1 + _slots(connections)) // line) * line
 
 
 def buckets4(connections: int) -> int:
-    """Of each half of the index of IPv4 connections: half full at most.
+    """Return the buckets of each half of the index of IPv4 connections, which is then half full at most.
 
-    Then a connection finds its bucket and the four others full less than once in 10^9; at two thirds, once in 10^7.
+    A connection finds its bucket and the four others full less than once in 10^9; at two thirds full, once in 10^7.
     """
     return -(-2 * connections // abi.constant("ENTRIES"))
 
 
 def share6(connections: int) -> int:
-    """IPv6's share of them: all, but of a large table a power of two, for the kernel rounds its hash maps up to one."""
+    """Return the IPv6 connections of a table: all of a small one.
+
+    A large one has a power of two, because the kernel rounds the size of its hash maps up to one.
+    """
     return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
 
 
@@ -166,31 +168,31 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
-    sizes["maglev_tables"] = 2 * SERVICES  # none of which takes memory before it is filled
+    sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
 
 
 def _new_seeds() -> tuple[int, int]:
-    """Of the hash of IPv4 connections: odd."""
+    """Return new seeds, both with bit 0 set, for the hash of IPv4 connections."""
     first, second = struct.unpack("<2Q", os.urandom(16))
     return first | 1, second | 1
 
 
 def _entry_of(program: str) -> str:
-    """The entry program with which a program is loaded: XDP's stages are called by XDP alone."""
+    """Return the entry program with which a program is loaded: tail calls stay within XDP or TC."""
     return XDP if program.startswith("xdp_") else program if program in ENTRIES else TC
 
 
 def _tunnel_secret(seeds: tuple[int, int]) -> int:
-    """The same in every program of a state: XDP and TC give a connection's tunnel packets one source port."""
-    import hashlib  # late: edits import this module, too
+    """Return the secret of a state's programs: XDP and TC derive a connection's outer sport from it, the same one."""
+    import hashlib  # late: most edits load nothing
 
     return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
 
 
 def _allow_descriptors() -> None:
-    """Raise the limit of open files where it is too low for all maps and programs. Raises KernelRefused."""
+    """Raise the limit of open files if all maps and programs need more. Raises KernelRefused."""
     import resource  # late: only loading needs it
 
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -201,7 +203,7 @@ def _allow_descriptors() -> None:
 
 
 def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[str]) -> BpfObject:
-    """The object, not loaded yet: of its programs those of these entries."""
+    """Open the object without loading it; it will load only the programs of these entries."""
     kernel.require()
     _allow_descriptors()
     opened = BpfObject(abi.shipped().path(upgrade.OBJECT))
@@ -234,7 +236,7 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
 
 
 def _fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
-    """Put the programs into the arrays that tail calls look into."""
+    """Put the programs into the program arrays of the tail calls."""
     programs = abi.shipped().enum("prog")
     schedule = programs["PROG_SCHEDULE"]
     wanted = {
@@ -254,7 +256,7 @@ def _fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
 
 
 def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
-    """The maps of a state, and what each one's pin is called: all but those of plain data."""
+    """Yield the names of all maps but those of plain data, each with the name of its pin."""
     for name in opened.maps():
         pinned = name.removeprefix(_VARIABLE)
         if not (pinned.startswith((".", upgrade.OBJECT)) or "rodata" in pinned):
@@ -262,7 +264,7 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
 
 
 def _reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) -> list[str]:
-    """Let an object that is not loaded yet use a state's maps, all but some; their names. Raises Unsupported."""
+    """Let an open object reuse a state's maps, all but those of `anew`; return their names. Raises Unsupported."""
     kept = []
     for name, pinned in _pinned_maps(opened):
         if name in anew:
@@ -303,7 +305,7 @@ def _replace_pin(descriptor: int, path: str) -> None:
 
 
 def _start_timer(opened: BpfObject) -> None:
-    """Start the timers. Recent kernels take a timer's memory without waiting for a lock and may find none: again."""
+    """Start the timers. Recent kernels allocate a timer without waiting for memory and may fail: retry."""
     for name in "start_expiry", "start_estimator", "start_cache_sweep":
         for _ in range(_TIMER_TRIALS):
             run = kernel.run_program(opened.program_fd(name), bytes(64))
@@ -350,10 +352,10 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
 
 
 def reload(state: State, connections: int | None = None) -> None:
-    """Load the object anew over a state's maps: all of them, or all but those of connections for another size.
+    """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
-    The caller holds the lock and then attaches the new entry programs where the old ones are. Raises what `create`
-    does; Unsupported where the tables are of another ABI.
+    The caller holds the lock, and then attaches the new entry programs where the old ones are. Raises what `create`
+    does; Unsupported for tables of another ABI.
     """
     tables = Tables(state)
     capacity = connections or int(tables.pool.get(0, "capacity"))
@@ -376,13 +378,16 @@ def reload(state: State, connections: int | None = None) -> None:
 
 
 def interrupted(state: State) -> int | None:
-    """What a `reload` was called with that was killed while it replaced pins; 0 for no other size; None: none was."""
+    """Return the `connections` of a `reload` that was killed while it replaced pins: 0 for the same size.
+
+    None: no reload was killed.
+    """
     begun = state.note(_BEGUN)
     return None if begun is None else int(begun)
 
 
 def _keep_former(tables: Tables) -> None:
-    """The kernel empties a program array whose last pin goes, even if a program that runs calls into it."""
+    """Pin the program arrays once more: the kernel empties one without a pin, even if a running program uses it."""
     for name in STAGES:
         descriptor = libbpf.open_pin(tables.path(name))
         if descriptor is not None:
@@ -390,21 +395,21 @@ def _keep_former(tables: Tables) -> None:
                 former = tables.path(f"{_FORMER}{kernel.map_info(descriptor).id}")
             finally:
                 os.close(descriptor)
-            with contextlib.suppress(FileExistsError):  # of an interrupted `reload`
+            with contextlib.suppress(FileExistsError):  # left by an interrupted `reload`
                 os.link(tables.path(name), former)
 
 
 def forget_former(state: State) -> None:
-    """All devices run the programs that are pinned: what older ones called is needed no more."""
+    """Remove the program arrays of older programs; call it when every device runs the pinned ones."""
     for name in os.listdir(state.pin_path(MAP_DIRECTORY)):
         if name.startswith(_FORMER):
             libbpf.unpin(state.pin_path(f"{MAP_DIRECTORY}/{name}"))
 
 
 def open_entry(state: State, name: str) -> int:
-    """An entry program of a state, loaded now if none of its devices needed it before. The caller closes it.
+    """Return a descriptor of an entry program, which is loaded at the first call. The caller closes it.
 
-    The caller holds the lock. Raises what `create` does; Unsupported where the running programs are another pylvs's.
+    The caller holds the lock. Raises what `create` does; Unsupported if another pylvs loaded the running programs.
     """
     program = libbpf.open_pin(state.pin_path(name))
     if program is None and name != TC:

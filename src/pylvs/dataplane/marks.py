@@ -1,4 +1,4 @@
-"""The classifier's rules in the maps: two lists, of which the facts in force name one."""
+"""The rules that set firewall marks, in the maps: two lists, of which the facts in force name one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _device_number(name: str) -> int:
-    """The index of a device now; one that is not there matches no packet, as in netfilter."""
+    """Return the index of a device now. A missing device matches no packet, as in netfilter."""
     if not name:
         return 0
     try:
@@ -115,20 +115,20 @@ def _rule(fields: dict[str, Any]) -> MarkRule:
 
 
 def read(tables: Tables, facts: Facts) -> list[MarkRule]:
-    """The rules that these facts name."""
+    """Return the rules that these facts name."""
     (count,), (first,) = facts.get("mark_rules"), facts.get("first_mark_rule")
     return [_rule(tables.mark_rules.read(first + number)) for number in range(count)]
 
 
 def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
-    """Write a new list beside the one in force; the edit's store puts it in its place. Raises NoRoom."""
-    room = abi.constant("MARK_RULES")
-    if len(rules) > room:
-        raise NoRoom(f"{len(rules)} mark rules; the table holds {room}")
+    """Write a new list beside the one in force; the edit's commit puts it in force. Raises NoRoom."""
+    most = abi.constant("MARK_RULES")
+    if len(rules) > most:
+        raise NoRoom(f"{len(rules)} mark rules; the table holds {most}")
     packed = [_packed(rule) for rule in rules]
     (first,) = edit.facts().get("first_mark_rule")
-    beside = 0 if first else room
-    time.sleep(WAIT_MS / 1000)  # a packet may still look at the list before the one in force
+    beside = 0 if first else most
+    time.sleep(WAIT_MS / 1000)  # a packet may still read the former list
     for number, each in enumerate(packed):
         edit.tables.mark_rules.replace(beside + number, each)
     edit.new_facts.set("first_mark_rule", beside)
@@ -136,18 +136,18 @@ def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
 
 
 def refresh_devices(tables: Tables, facts: Facts) -> None:
-    """Devices that came, went or were made anew have other indices: the rules in force follow, each by one store."""
+    """Update the device indices of the rules in force, each by one store: a device made again has another index."""
     (count,), (first,) = facts.get("mark_rules"), facts.get("first_mark_rule")
-    for place in range(first, first + count):
-        name = tables.mark_rules.get(place, "device_name").rstrip(b"\0").decode()
+    for index in range(first, first + count):
+        name = tables.mark_rules.get(index, "device_name").rstrip(b"\0").decode()
         if name:
             number = _device_number(name)
-            if tables.mark_rules.get(place, "device") != number:
-                tables.mark_rules.set(place, "device", number)
+            if tables.mark_rules.get(index, "device") != number:
+                tables.mark_rules.set(index, "device", number)
 
 
 def refresh_routed(tables: Tables, wanted: set[tuple[int, int]]) -> None:
-    """Bring the snapshot up to date of which of these marks (each with a family) policy routing calls local."""
+    """Update the snapshot of those of these marks, each with a family, that policy routing treats as local."""
     codec = abi.struct("routed_mark")
     local = {codec.pack(mark=mark, family=family) for mark, family in wanted if links.routed_local(mark, family)}
     there = set(tables.routed_marks.keys())

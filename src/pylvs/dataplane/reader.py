@@ -1,4 +1,4 @@
-"""What happened beyond forwarding: to packets, counted under names, and to connections whose time was up."""
+"""Read the tables without a lock: services, counters, drop reasons and the cost of expiry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_COUNTED = ("REASONS", "REASON_NONE")
 
 
 def reason_names() -> Mapping[int, str]:
-    """Every name, by its number in bpf/abi/base.h: "table full dropped"."""
+    """Return the names of the drop reasons ("table full dropped") by their numbers in bpf/abi/base.h."""
     return {
         number: name.removeprefix(_PREFIX).lower().replace("_", " ")
         for name, number in abi.shipped().enum("reason").items()
@@ -32,23 +32,21 @@ def reason_names() -> Mapping[int, str]:
 
 
 def reason_counts(tables: Tables) -> Mapping[str, int]:
-    """How many packets each name has, zeros among them."""
+    """Return the number of packets of each drop reason, zeros included."""
     return {name: tables.reasons.sums(number)[0] for number, name in reason_names().items()}
 
 
 def expiry(tables: Tables) -> Expiry | None:
-    """What ending connections cost since the packet path was loaded; None where that is not noted yet."""
+    """Return the cost of the expiry timer since the programs were loaded; None for tables of an older pylvs."""
     try:
         found = tables.pace.read(0)
-    except FileNotFoundError:  # an older pylvs made these tables
+    except FileNotFoundError:  # an older pylvs made these tables, without this map
         return None
     return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
 
 
 # --- listing ---------------------------------------------------------------------------------------------------------
-# Reading the tables: services with their destinations and counters.
-#
-# Readers take no lock. They read again when an edit came between (`live` has changed).
+# Services with their destinations and counters. Readers take no lock: they repeat a read during which `live` changed.
 
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
-_READS = 50  # of a table that keeps changing
+_READS = 50  # attempts at a consistent read of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 _ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
@@ -66,7 +64,7 @@ _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
 class Statistics:
-    """Counters since the last `-Z`: what packets counted, less the base noted then."""
+    """Counters since the last `-Z`: the counts of packets minus the base of that moment."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -77,7 +75,7 @@ class Statistics:
 
     @contextmanager
     def read_at_once(self, slots: int) -> Iterator[None]:
-        """Within this, the counters of the first so many slots are those of now, read in few calls."""
+        """Read the counters of the first `slots` slots in few calls, and use them within the context."""
         width = len(self._fields)
         if self._stand_still():
             self._all = [self._last(slot) for slot in range(slots)]
@@ -89,14 +87,14 @@ class Statistics:
             self._all = []
 
     def _stand_still(self) -> bool:
-        """Whether run_estimation is 0: what is shown is what the estimator saw last (IPVS-SEMANTICS 9.2)."""
+        """Return whether run_estimation is 0: then counters stay at the last estimate (IPVS-SEMANTICS 9.2)."""
         return not self._tables.root.get(0, "settings.run_estimation")
 
     def _last(self, slot: int) -> tuple[int, ...]:
         return tuple(self._tables.estimates.get(slot, "last"))
 
     def counted(self, slot: int) -> tuple[int, ...]:
-        """All that packets ever counted for a destination's slot, as it is shown."""
+        """Return the counts of a destination's slot since the tables were made."""
         if slot < len(self._all):
             return self._all[slot]
         if self._stand_still():
@@ -104,17 +102,17 @@ class Statistics:
         return self._tables.statistics.sums(slot, len(self._fields))
 
     def destination(self, slot: int) -> Counters:
-        """A destination's counters."""
+        """Return a destination's counters."""
         return self._less(self.counted(slot), self._tables.destination_bases.array, slot)
 
     def service(self, slot: int, destinations: list[int]) -> Counters:
-        """A service's counters: those of all its destinations, deleted ones among them."""
+        """Return a service's counters: the sums over all its destinations, deleted ones included."""
         counted = [each for each in map(self.counted, destinations) if any(each)]
         total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
         return self._less(total, self._tables.service_bases.array, slot)
 
     def totals(self) -> Counters:
-        """Of all services, those that were deleted among them: a slot's counters go on when it is used again."""
+        """Return the totals, deleted services included: a reused slot continues its counts."""
         top = self._tables.book.get(0, "destination_top")
         with self.read_at_once(top):
             total = tuple(map(sum, zip(*map(self.counted, range(top)), strict=True))) or NO_COUNTS
@@ -122,7 +120,7 @@ class Statistics:
         return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
 
     def zero_totals(self) -> None:
-        """They begin at 0 from now on."""
+        """Start the totals at 0."""
         state = self._tables.state
         state.set_note(_ZEROED, None)
         now = self.totals()
@@ -136,16 +134,16 @@ class Statistics:
         return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
 
     def set_base(self, bases: Any, slot: int, values: tuple[int, ...]) -> None:
-        """Note from where a destination's or a service's counters begin."""
+        """Set the counts at which a destination's or a service's counters are 0."""
         self._form.pack_into(bases.array.upto(slot), slot * bases.array.stride, *[value & _MASK64 for value in values])
 
     def begin(self, slot: int, counted: tuple[int, ...]) -> None:
-        """A destination's counters and rates begin at 0, now that so much was counted."""
+        """Start a destination's counters and rates at 0; `counted` are its counts now."""
         self.set_base(self._tables.destination_bases, slot, counted)
         self._tables.estimates.write(slot, {"averages": NO_COUNTS, "last": counted})
 
     def rates(self, destinations: Iterable[int]) -> Rates:
-        """Events per second of destinations together, rounded as the kernel shows them (IPVS-SEMANTICS 9.3)."""
+        """Return the events per second of destinations together, rounded as in the kernel (IPVS-SEMANTICS 9.3)."""
         estimates, averages = self._tables.estimates.array, self._averages.unpack_from
         read = (averages(estimates.upto(slot), slot * estimates.stride) for slot in destinations)
         busy = [each for each in read if any(each)]
@@ -158,12 +156,12 @@ class Statistics:
         return Rates(*events, *(each + 15 >> 5 for each in total[3:]))
 
     def base(self, bases: Any, slot: int) -> tuple[int, ...]:
-        """Where they begin."""
+        """Return the counts at which the counters are 0."""
         return self._form.unpack_from(bases.array.upto(slot), slot * bases.array.stride)
 
 
 class Reader:
-    """What listings need of one state."""
+    """Reads the tables of one state for listings."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -173,7 +171,7 @@ class Reader:
         self._shown = abi.struct("destination").view(*_SHOWN)
 
     def steadily(self, read: Callable[[int], Result]) -> Result:
-        """What `read` finds in one generation: it is called again when an edit came between."""
+        """Return what `read` finds in one generation; call it again if an edit was committed during the call."""
         for _ in range(_READS):
             live = self.versions.live
             found = read(live)
@@ -182,7 +180,7 @@ class Reader:
         return found
 
     def service_slots(self, live: int) -> list[tuple[int, dict[str, Any]]]:
-        """Slots and versions of all services."""
+        """Return slots and versions of all services."""
         found = []
         for version in 4, 6:
             for keys, values, count in self.tables.service_keys(version).chunks():
@@ -194,7 +192,7 @@ class Reader:
         return found
 
     def rows(self) -> list[ServiceRow]:
-        """All services."""
+        """Return all services with their destinations and counters."""
 
         def read(live: int) -> list[ServiceRow]:
             owned = self._owned()
@@ -207,7 +205,7 @@ class Reader:
         return self.steadily(read)
 
     def row(self, slot: int) -> ServiceRow:
-        """One service."""
+        """Return one service with its destinations and counters."""
 
         def read(live: int) -> ServiceRow:
             version = self.versions.version(slot, live)
@@ -216,11 +214,14 @@ class Reader:
         return self.steadily(read)
 
     def owned(self, slot: int, version: dict[str, Any]) -> list[int]:
-        """The destinations that count for a service, deleted ones among them."""
+        """Return the slots of the destinations that count for a service, deleted ones included."""
         return self._owned().get((slot, version["birth"]), [])
 
     def _owned(self) -> dict[tuple[int, int], list[int]]:
-        """By slot and birth: deleted destinations outlive their service, whose slot may have another one by then."""
+        """Return slots of destinations by slot and birth of their service.
+
+        The birth matters: deleted destinations outlive their service, and another service may reuse its slot.
+        """
         destinations = self.tables.destinations
         form = abi.struct("destination").view("used", "service", "service_birth")
         top = self.tables.book.get(0, "destination_top")
@@ -232,7 +233,7 @@ class Reader:
         return found
 
     def members(self, version: dict[str, Any]) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Slots of a service's destinations in list order, each with weight, upper, lower, method, tunnel."""
+        """Return the slots of a service's destinations in list order, with weight, upper, lower, method, tunnel."""
         array = self.tables.members
         members = array.elements(version["list"], version["count"])
         return self._member.iter_unpack(members)
@@ -240,21 +241,21 @@ class Reader:
     def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
         rows, statistics = [], self.statistics
         table, shown = self.tables.destinations.array, self._shown.unpack_from
-        for place, *member in self.members(version):
-            address, active, inactive, persistent, port, family = shown(table.upto(place), place * table.stride)
+        for dest_slot, *member in self.members(version):
+            address, active, inactive, persistent, port, family = shown(table.upto(dest_slot), dest_slot * table.stride)
             destination = encode.destination_of(address, family, port, *member)
-            counters, rates = statistics.destination(place), statistics.rates((place,))
+            counters, rates = statistics.destination(dest_slot), statistics.rates((dest_slot,))
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
         counters, rates = statistics.service(slot, owned), statistics.rates(owned)
         return ServiceRow(encode.service_of(version), tuple(rows), counters, rates)
 
 
 # --- table handle ----------------------------------------------------------------------------------------------------
-# The tables of one network namespace as they are pinned now, opened anew where somebody put others in their place.
+# The tables of one network namespace as they are pinned now; they are opened again after another process replaced them.
 
 
 class Opened:
-    """A state, its tables, and the reading side of them."""
+    """A state, its tables and their reader."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -265,16 +266,16 @@ class Opened:
 
     @property
     def reader(self) -> Reader:
-        """The reading side; the state must exist."""
+        """The reader of the tables; the state must exist."""
         self.renew()
         if self._reader is None:
             self._reader = Reader(self.tables)
         return self._reader
 
     def renew(self) -> None:
-        """Open the tables anew where a peer has put others in their place: of another size, or down and up again.
+        """Open the tables again if another process replaced them: by a resize, or by `pylvs down` and a new edit.
 
-        While the lock is held nobody does: within a batch of many edits nobody needs to look.
+        No process replaces them while this one holds the lock, so a batch checks once.
         """
         if self.settled:
             return
@@ -285,16 +286,16 @@ class Opened:
             self.mark, self.tables, self._reader = mark, Tables(self.state), None
 
     def again(self) -> None:
-        """Look for the state itself, which may be there by now."""
+        """Open the state again: another process may have made it."""
         self.state = State.open()
         self.tables, self._reader, self.mark = Tables(self.state), None, 0
 
     def forget_reader(self) -> None:
-        """What it read may be of other programs than those that run now."""
+        """Drop the reader: another program runs now, perhaps over other maps."""
         self._reader = None
 
     def slot(self, key: ServiceKey) -> int | None:
-        """The slot of a service in force."""
+        """Return the slot of a service in force, else None."""
         if not self.settled and not self.state.exists:
             return None
         self.renew()
@@ -305,7 +306,7 @@ class Opened:
         return slot if self.reader.versions.version(slot)["present"] else None
 
     def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
-        """Slot and version of a service. Raises NoSuchService."""
+        """Return slot and version of a service. Raises NoSuchService."""
         slot = self.slot(key)
         if slot is None:
             raise NoSuchService(f"{key}: no such virtual service")

@@ -1,4 +1,4 @@
-"""Recovery after a writer died: withdraw what it wrote beside, finish its tidying, write the allocator anew."""
+"""Recover after a writer died: withdraw its uncommitted edit, finish its clean-up, rebuild the allocator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def recover(tables: Tables) -> None:
-    """Bring the tables to what the generation in force says. The caller holds the lock."""
+    """Restore the tables to the generation in force. The caller holds the lock."""
     versions, book = Versions(tables), Book(tables)
     live = versions.live
     service_top, destination_top = tables.book.get(0, "service_top"), tables.book.get(0, "destination_top")
@@ -28,7 +28,7 @@ def recover(tables: Tables) -> None:
         if version["present"]:
             present[slot] = version
     _drop_stray_keys(tables, present)
-    listed = {place for version in present.values() for place in list_of(tables, version)}
+    listed = {dest_slot for version in present.values() for dest_slot in list_of(tables, version)}
     for slot in range(destination_top):
         versions.withdraw_flags(slot, live)
     member_top = tables.book.get(0, "member_top")
@@ -73,12 +73,12 @@ def _settle_destinations(book: Book, tables: Tables, top: int, listed: set[int])
 
 
 def _settle_members(tables: Tables, present: dict[int, dict[str, Any]]) -> None:
-    """What destinations hold unversioned, as their lists say it: thresholds, and whose they are."""
+    """Set the fields of destinations that have no versions (thresholds, service) as the lists in force have them."""
     form = abi.struct("member").view("destination", "upper", "lower")
     destinations, array = tables.destinations, tables.members
     for slot, version in present.items():
-        for place, upper, lower in form.iter_unpack(array.elements(version["list"], version["count"])):
+        for dest_slot, upper, lower in form.iter_unpack(array.elements(version["list"], version["count"])):
             wanted = {"upper": upper, "lower": lower, "service": slot, "service_birth": version["birth"]}
             for name, value in wanted.items():
-                if destinations.get(place, name) != value:
-                    destinations.set(place, name, value)
+                if destinations.get(dest_slot, name) != value:
+                    destinations.set(dest_slot, name, value)

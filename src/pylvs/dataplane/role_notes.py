@@ -1,9 +1,9 @@
-"""What the process of the virtual routers said last of its addresses, for tables that are made later than that.
+"""Store the roles that pylvs-vrrp published last, for tables that are made later.
 
-A directory for each network namespace while that process lives, gone with the machine's runtime files:
+Each network namespace has a directory below /run while its pylvs-vrrp lives:
 
-    alive      locked by the process, however it ends
-    addresses  a line for each: its role and the address
+    alive      locked by the process; the kernel releases the lock when the process ends
+    addresses  a line for each address: its role and the address
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from pylvs.model.errors import Busy, NotPermitted, PylvsError
 DIRECTORY = "/run/pylvs/roles"
 _ALIVE, _ADDRESSES = "alive", "addresses"
 _STANDBY, _HELD = "standby", "held"
-_TIDYING_S, _PAUSE_S = 0.1, 0.01  # somebody who tidies up holds the lock for a moment
+_TIDYING_S, _PAUSE_S = 0.1, 0.01  # `forget` in another process holds the lock for a moment
 _FILE_LOCK = struct.Struct("hhqqi4x")  # struct flock; fcntl(2), open file description locks
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Addresses of this host's virtual routers: those that stand by, and the others."""
+    """Addresses of this host's virtual routers: those that are standby, and the others."""
 
     standby: frozenset[Address] = frozenset()
     held: frozenset[Address] = frozenset()
 
     @property
     def all(self) -> frozenset[Address]:
-        """Both."""
         return self.standby | self.held
 
 
 def directory(cookie: int) -> str:
-    """Where the roles of a network namespace are kept."""
+    """Return the directory with the roles of a network namespace."""
     return f"{DIRECTORY}/net{cookie}"
 
 
@@ -49,10 +48,10 @@ def _lock(kind: int) -> bytes:
 
 
 class Keeper:
-    """The side of the process of the virtual routers, of which a namespace has one."""
+    """The writer of the roles: the one pylvs-vrrp of a network namespace."""
 
     def __init__(self, cookie: int) -> None:
-        """Be the one who says. Raises Busy where another process is, NotPermitted."""
+        """Become the writer. Raises Busy while another process is the writer, NotPermitted."""
         self.path = directory(cookie)
         _collect()
         end = time.monotonic() + _TIDYING_S
@@ -61,7 +60,7 @@ class Keeper:
                 os.makedirs(self.path, 0o700, exist_ok=True)
                 self._alive = os.open(f"{self.path}/{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # somebody tidied up
+                continue  # `forget` removed the directory between the two calls
             except OSError as error:
                 raise NotPermitted(f"{self.path}: {error.strerror}; run as root") from None
             try:
@@ -78,10 +77,10 @@ class Keeper:
                 time.sleep(_PAUSE_S)
             os.close(self._alive)
 
-    def keep(self, said: Said) -> None:
-        """Replace what was said at one stroke. Raises PylvsError."""
+    def keep(self, roles: Said) -> None:
+        """Replace the stored roles atomically. Raises PylvsError."""
         path, draft = f"{self.path}/{_ADDRESSES}", f"{self.path}/{_ADDRESSES}-new"
-        lines = [f"{_STANDBY} {each}\n" for each in said.standby] + [f"{_HELD} {each}\n" for each in said.held]
+        lines = [f"{_STANDBY} {each}\n" for each in roles.standby] + [f"{_HELD} {each}\n" for each in roles.held]
         try:
             with open(draft, "w", encoding="ascii") as file:
                 file.writelines(lines)
@@ -90,7 +89,7 @@ class Keeper:
             raise PylvsError(f"{path}: {error.strerror}: tables made from now on do not know the roles") from None
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Remove the stored roles and release the lock."""
         for name in _ADDRESSES, _ALIVE:
             with contextlib.suppress(OSError):
                 os.unlink(f"{self.path}/{name}")
@@ -101,7 +100,7 @@ class Keeper:
 
 
 def read(cookie: int) -> Said | None:
-    """What was said last; None where nobody says anything, or whoever did is gone."""
+    """Return the stored roles; None without a living writer."""
     path = directory(cookie)
     try:
         alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
@@ -123,7 +122,7 @@ def read(cookie: int) -> Said | None:
 
 
 def forget(cookie: int) -> None:
-    """Remove what a process left that was killed. One that comes at this moment waits, and begins anew."""
+    """Remove the directory of a writer that was killed. A writer that starts at this moment waits and retries."""
     path = directory(cookie)
     try:
         alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
@@ -140,7 +139,7 @@ def forget(cookie: int) -> None:
 
 
 def _collect() -> None:
-    """Remove what killed processes left of any namespace: nobody reads it."""
+    """Remove the directories of killed writers, of all namespaces."""
     with contextlib.suppress(OSError):
         for name in os.listdir(DIRECTORY):
             if name.removeprefix("net").isdigit():

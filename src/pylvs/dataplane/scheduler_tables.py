@@ -1,4 +1,8 @@
-"""What lblc and lblcr remember of targets (IPVS-SEMANTICS 3.9, 3.10): packets fill it, a timer empties it."""
+"""Tables of the schedulers: the cache of lblc and lblcr, and the tables of mh.
+
+lblc and lblcr remember the destination of each daddr (IPVS-SEMANTICS 3.9, 3.10). Packets fill their cache, a timer
+empties it.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +28,20 @@ if TYPE_CHECKING:
 
 
 def remembers(version: dict[str, Any]) -> bool:
-    """Whether a service's scheduler remembers targets."""
+    """Return whether a service's scheduler uses the cache: lblc or lblcr."""
     names = "SCHED_LBLC", "SCHED_LBLCR"
     return bool(version["present"]) and version["scheduler"] in [abi.constant(name) for name in names]
 
 
 def began(edit: Transaction, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a version whose scheduler begins with this edit: nothing that was remembered before is its own."""
+    """Return the version's fields for a scheduler that begins with this edit: older cache entries are not its own."""
     if not remembers(fields):
         return {}
     return {"epoch": edit.generation, "epoch_tick": load.clock(edit.tables.state)}
 
 
 def sweep(state: State) -> None:
-    """Forget what services remembered that are there no more, or have another scheduler."""
+    """Remove the cache entries of services that were deleted or changed their scheduler."""
     program = open_pin(state.pin_path(load.CACHE_SWEEP))
     if program is not None:
         try:
@@ -48,18 +52,18 @@ def sweep(state: State) -> None:
 
 
 # --- maglev ----------------------------------------------------------------------------------------------------------
-# The tables of mh, Maglev hashing (IPVS-SEMANTICS 3.14): which destination each of 4093 slots belongs to.
+# The tables of mh, Maglev hashing (IPVS-SEMANTICS 3.14): the destination of each of 4093 slots.
 #
-# A service has two tables, one of them in force; an edit that changes what a table depends on fills the other and names
-# it in the service's next version. Services of other schedulers have none.
+# A service of mh has two tables, one of them in force. An edit that changes the choice of destinations fills the other
+# one and names it in the service's next version.
 
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
-_WEIGHT_BITS = 6  # weights are scaled down to about so many bits
+_WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
 
 
 def siphash13(value: int, key: int) -> int:
-    """The low 32 bits of SipHash-1-3 of a 32-bit number, under a key whose two words are `key`."""
+    """Return the low 32 bits of SipHash-1-3 of a 32-bit number; both halves of its 128-bit key are `key`."""
     last = 4 << 56 | value
     v0, v1 = key ^ 0x736F6D6570736575, key ^ 0x646F72616E646F6D
     v2, v3 = key ^ 0x6C7967656E657261, key ^ 0x7465646279746573 ^ last
@@ -94,24 +98,24 @@ def _start_and_skip(number: int) -> tuple[int, int]:
 
 
 def fold(address: bytes, port: int, version: int) -> int:
-    """What is hashed of a destination: its address, folded as for a service of IPv4 or IPv6, and its port."""
+    """Return the number of a destination that mh hashes: address, folded for the service's IP version, plus port."""
     first, second, third, fourth = struct.unpack("!4I", address)
     folded: int = first if version == 4 else first ^ second ^ third ^ fourth
     return folded + port & _MASK32
 
 
-def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
-    """The place in the list that each slot belongs to; None if no destination ever had a weight.
+def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
+    """Return the list position of each slot's destination; None if no destination ever had a weight.
 
-    Destinations are given in list order, each as its `fold` and its latest weight that was not 0.
+    Destinations are in list order, each as its `fold` and its latest weight above 0.
     """
     divisor = math.gcd(*[weight for _, weight in destinations])
     if not divisor:
         return None
     shift = max(0, (max(weight for _, weight in destinations) // divisor).bit_length() - _WEIGHT_BITS)
     walkers = [
-        [place, *_start_and_skip(number), weight // divisor >> shift or 1]
-        for place, (number, weight) in enumerate(destinations)
+        [position, *_start_and_skip(number), weight // divisor >> shift or 1]
+        for position, (number, weight) in enumerate(destinations)
         if weight
     ]
     size, left = abi.constant("MAGLEV_SLOTS"), abi.constant("MAGLEV_SLOTS")
@@ -120,14 +124,14 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
     taken, found = bytearray(size), array("H", bytes(2 * size))
     while True:
         for walker in walkers:
-            place, at, skip, turns = walker
+            position, at, skip, turns = walker
             for _ in range(turns):
                 while taken[at]:
                     at += skip
                     if at >= size:
                         at -= size
                 taken[at] = 1
-                found[at] = place
+                found[at] = position
                 left -= 1
                 if not left:
                     return found
@@ -135,47 +139,47 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
 
 
 def _shifted(old: bytes, change: str, position: int) -> array[int]:
-    """A table that is not filled anew, for there are too many destinations, with the places they have now."""
+    """Return the old table with the new list positions: with too many destinations, mh does not fill it again."""
     from array import array
 
-    nobody, found = abi.constant("MAGLEV_NOBODY"), array("H", old)
-    for slot, place in enumerate(found):
-        if change == "LIST_ADD" and place < nobody:
-            found[slot] = place + 1
-        elif change == "LIST_DELETE" and position <= place < nobody:
-            found[slot] = nobody if place == position else place - 1
+    none, found = abi.constant("MAGLEV_NOBODY"), array("H", old)
+    for slot, former in enumerate(found):
+        if change == "LIST_ADD" and former < none:
+            found[slot] = former + 1
+        elif change == "LIST_DELETE" and position <= former < none:
+            found[slot] = none if former == position else former - 1
     return found
 
 
 class MaglevTables:
-    """The tables of all services that use mh."""
+    """The Maglev tables of all services that use mh."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._mh = abi.constant("SCHED_MH")
-        self.most = abi.constant("MAGLEV_SLOTS")  # destinations that mh can begin with
+        self.most = abi.constant("MAGLEV_SLOTS")  # the largest list that mh can begin with
         self._member = abi.struct("member").view("destination", "last_weight")
         self._destination = abi.struct("destination").view("address", "port:2s")
         self._size = abi.struct("maglev_table").size
 
     def uses(self, version: dict[str, Any]) -> bool:
-        """Whether a service's version is scheduled by mh."""
+        """Return whether a service's version is scheduled by mh."""
         return bool(version["present"] and version["scheduler"] == self._mh)
 
     def fits(self, version: dict[str, Any]) -> bool:
-        """Whether mh can begin with so many destinations."""
+        """Return whether mh can begin with the list of this version."""
         return bool(version["count"] <= self.most)
 
     def write(
         self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
     ) -> None:
-        """Fill the table that is not in force for a new list, and name it in the fields of the next version."""
+        """Fill the table that is not in force, and name it in the fields of the next version."""
         before = self._key(slot, version["table"]) if self.uses(version) else None
         if fields["count"] > self.most and before is not None:
             old = self._tables.maglev_tables.get(before)
             filled = _shifted(old[: 2 * self.most], change, position) if old else None
         else:
-            filled = places(self._destinations(fields["family"], entries))
+            filled = slot_positions(self._destinations(fields["family"], entries))
         fields["table"] = 1 - version["table"]
         key = self._key(slot, fields["table"])
         if filled is None:
@@ -185,8 +189,8 @@ class MaglevTables:
 
     def _destinations(self, version: int, entries: bytes) -> list[tuple[int, int]]:
         table, found = self._tables.destinations.array, []
-        for place, weight in self._member.iter_unpack(entries):
-            address, port = self._destination.unpack_from(table.upto(place), place * table.stride)
+        for dest_slot, weight in self._member.iter_unpack(entries):
+            address, port = self._destination.unpack_from(table.upto(dest_slot), dest_slot * table.stride)
             found.append((fold(address, int.from_bytes(port, "big"), version), weight))
         return found
 
@@ -195,14 +199,14 @@ class MaglevTables:
         return struct.pack("<I", slot << 1 | which)
 
     def forget(self, slots: Iterable[int]) -> None:
-        """Give back the memory of services that do not use mh any more, once no packet can look at it."""
+        """Remove the tables of services that no longer use mh, once no packet can read them."""
         time.sleep(WAIT_MS / 1000)
         for slot in slots:
             for which in 0, 1:
                 self._tables.maglev_tables.remove(self._key(slot, which))
 
     def keep_only(self, present: dict[int, dict[str, Any]]) -> None:
-        """Remove the tables that no service of these, by slot, has in force."""
+        """Remove all tables but those that these services, by slot, have in force."""
         kept = {self._key(slot, version["table"]) for slot, version in present.items() if self.uses(version)}
         for key in list(self._tables.maglev_tables.keys()):
             if key not in kept:

@@ -1,6 +1,7 @@
-"""Scheduler cursors that follow the edits of their list, as rr.h and wrr.h of bpf/lb/schedulers/ do for packets.
+"""The lists of services, and the scheduler cursors that point into them.
 
-Before the list changes again, the cursor must have followed the change before: it never lies two versions behind.
+An edit moves the cursor as rr.h and wrr.h of bpf/lb/schedulers/ do for packets. It applies the previous change of the
+list before the next one: a cursor is never two versions behind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-_WRR_WEIGHT_BITS, _WRR_PLACE_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bpf/lb/schedulers/wrr.h
+_WRR_WEIGHT_BITS, _WRR_POSITION_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bpf/lb/schedulers/wrr.h
 
 
 def _rr(cursor: int, version: Mapping[str, Any]) -> int:
@@ -38,9 +39,9 @@ def _rr(cursor: int, version: Mapping[str, Any]) -> int:
 
 def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
     target: int = version["list_version"] & ((1 << _WRR_VERSION_BITS) - 1)
-    position = cursor >> _WRR_WEIGHT_BITS & ((1 << _WRR_PLACE_BITS) - 1)
+    position = cursor >> _WRR_WEIGHT_BITS & ((1 << _WRR_POSITION_BITS) - 1)
     weight = cursor & ((1 << _WRR_WEIGHT_BITS) - 1)
-    behind = cursor >> (_WRR_WEIGHT_BITS + _WRR_PLACE_BITS) != target
+    behind = cursor >> (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) != target
     if behind and version["edit"] != abi.constant("LIST_SAME"):
         position = 0
         most, gcd = version["max_weight"], version["gcd"]
@@ -48,7 +49,7 @@ def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
             weight = most
         elif gcd > 1:
             weight = weight // gcd * gcd + 1
-    return target << (_WRR_WEIGHT_BITS + _WRR_PLACE_BITS) | position << _WRR_WEIGHT_BITS | weight
+    return target << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) | position << _WRR_WEIGHT_BITS | weight
 
 
 @cache
@@ -57,25 +58,25 @@ def _followers() -> Mapping[int, Callable[[int, Mapping[str, Any]], int]]:
 
 
 def followed(cursor: int, version: Mapping[str, Any]) -> int:
-    """The cursor, brought up to the list of this version; schedulers without state have none."""
+    """Return the cursor for the list of this version; unchanged for schedulers without a cursor."""
     follow = _followers().get(version["scheduler"])
     return follow(cursor, version) if follow else cursor
 
 
 def outdated(version: Mapping[str, Any]) -> int:
-    """A cursor that any list of this version finds behind, so that the edit it names (LIST_INIT) takes effect."""
+    """Return a cursor of the version before, so that the edit of this one (LIST_INIT) takes effect."""
     before: int = version["list_version"] - 1
     if version["scheduler"] == abi.constant("SCHED_WRR"):
-        return (before & ((1 << _WRR_VERSION_BITS) - 1)) << (_WRR_WEIGHT_BITS + _WRR_PLACE_BITS)
+        return (before & ((1 << _WRR_VERSION_BITS) - 1)) << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS)
     return (before & 0xFFFF) << 32
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
-# The lists of services: packed members in a chunk of their own, written beside and never changed in place.
+# A list is an array of packed members in a chunk of its own. An edit writes a new list and never changes one in place.
 
 
 def packed(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
-    """A list's entry for the destination in a slot; `last_weight` is its latest weight that was not 0."""
+    """Return the member for the destination in a slot; `last_weight` is its latest weight above 0."""
     return _member_form().pack(
         slot,
         destination.weight,
@@ -93,18 +94,18 @@ def _member_form() -> Struct:
 
 
 def last_weight(entry: bytes) -> int:
-    """The latest weight above 0 that an entry's destination had."""
+    """Return the latest weight above 0 of a member's destination."""
     (weight,) = abi.struct("member").view("last_weight").unpack(entry)
     return int(weight)
 
 
 def members(tables: Tables, version: dict[str, Any]) -> bytes:
-    """The entries of a service's list."""
+    """Return the packed members of a service's list."""
     return bytes(tables.members.elements(version["list"], version["count"]))
 
 
-def place(edit: Transaction, entries: bytes) -> int:
-    """Put a list where none is: its first member. Raises NoRoom."""
+def put_list(edit: Transaction, entries: bytes) -> int:
+    """Write a list to a free chunk, and return the index of its first member. Raises NoRoom."""
     array = edit.tables.members
     count = len(entries) // array.stride
     start = edit.book.take_list(count)
@@ -115,10 +116,10 @@ def place(edit: Transaction, entries: bytes) -> int:
 def write_list(
     edit: Transaction, slot: int, version: dict[str, Any], entries: bytes, change: str, position: int = 0
 ) -> None:
-    """Put a new list beside the old one and point the service's next version to it."""
+    """Write a new list beside the old one, and point the service's next version to it."""
     stride = edit.tables.members.stride
     count = len(entries) // stride
-    fields = version | {"list": place(edit, entries), "count": count}
+    fields = version | {"list": put_list(edit, entries), "count": count}
     offset = abi.struct("member").offset("weight") // 4
     weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
     fields["gcd"] = _gcd(weights)
@@ -129,18 +130,18 @@ def write_list(
 
 
 def _gcd(weights: list[int]) -> int:
-    """The greatest common divisor, 1 of none."""
+    """Return the greatest common divisor, 1 of no weights."""
     if len(set(weights)) == 1:
         return weights[0]
     divisor = 0
-    for weight in weights:  # not math.gcd: the module costs more than the few steps of a service's weights
+    for weight in weights:  # not math.gcd: to import math costs more than these few steps
         while weight:
             divisor, weight = weight, divisor % weight
     return divisor or 1
 
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
-    """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
+    """Start the scheduler that these fields name, with the present list (IPVS-SEMANTICS 1.4)."""
     from pylvs.dataplane import scheduler_tables
 
     change_list(edit, slot, version, fields, "LIST_INIT")
@@ -157,7 +158,7 @@ def fill_table(
     change: str,
     position: int = 0,
 ) -> None:
-    """Put what mh looks choices up in beside what is in force."""
+    """For a service of mh: fill its Maglev table that is not in force."""
     if fields["scheduler"] != abi.constant("SCHED_MH"):
         return
     from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most services use another scheduler
@@ -170,7 +171,7 @@ def fill_table(
 def change_list(
     edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any], change: str, position: int = 0
 ) -> None:
-    """Note what happened to the list, after the scheduler's cursor has followed what happened before."""
+    """Record a change of the list in the fields, after the cursor has followed the previous change."""
     states = edit.tables.service_states
     before = states.get(slot, "cursor")
     after = followed(before, version)

@@ -1,4 +1,7 @@
-"""Where the lists of services lie: chunks of a power of two of members."""
+"""Allocate slots of services and destinations, and chunks of members for the lists of services.
+
+The size of a chunk is a power of two of members.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def list_class(count: int) -> int:
-    """The class of chunk that holds so many members."""
+    """Return the class of the chunk that holds `count` members: the exponent of its size."""
     return max(count - 1, 0).bit_length()
 
 
 def gaps(used: list[tuple[int, int]], classes: int) -> Iterator[tuple[int, int]]:
-    """Chunks (first member, size) that fill the places between used ones; these in order."""
+    """Yield chunks (first member, size) that fill the gaps between used ones, which are in order."""
     at = 0
     for start, size in used:
         while at < start:
@@ -32,19 +35,19 @@ def gaps(used: list[tuple[int, int]], classes: int) -> Iterator[tuple[int, int]]
 
 
 def list_of(tables: Tables, version: dict[str, Any]) -> list[int]:
-    """The slots of a service's destinations, in list order."""
+    """Return the slots of a service's destinations, in list order."""
     members, count = tables.members, version["count"]
     words = members.elements(version["list"], count).cast("I")
     return list(words[:: members.stride // 4]) if count else []
 
 
 def chunks(versions: Iterable[dict[str, Any]]) -> list[tuple[int, int]]:
-    """The chunks (first member, size) of these services' lists, in order."""
+    """Return the chunks (first member, size) of these services' lists, in order."""
     return sorted((fields["list"], 1 << list_class(fields["count"])) for fields in versions if fields["count"])
 
 
 def lists_in_force(tables: Tables) -> list[tuple[int, int]]:
-    """The chunks (first member, size) that packets may look at if no edit was made for a while, in order."""
+    """Return the chunks (first member, size) of the lists in force, in order."""
     versions = Versions(tables)
     live = versions.live
     found = (versions.version(slot, live) for slot in range(tables.book.get(0, "service_top")))
@@ -52,35 +55,35 @@ def lists_in_force(tables: Tables) -> list[tuple[int, int]]:
 
 
 # --- book ------------------------------------------------------------------------------------------------------------
-# Which slots of the tables are free: services, destinations, and chunks of the lists.
+# The free slots of services and destinations, and the free chunks. The caller holds the lock.
 #
-# All under the lock, and all derivable: after a writer died, `recover` writes the book anew. What an edit lets go may
-# still be looked at by a packet on another CPU, so it waits some milliseconds before it is used again.
+# All of it can be derived from the tables: `recover` rebuilds it after a writer died. A packet on another CPU may still
+# read what an edit released, so a slot waits some milliseconds before it is used again.
 
 
-WAIT_MS = 20  # far longer than a packet takes
+WAIT_MS = 20  # far longer than the program runs for one packet
 _STEPS = 2  # from leaving to waiting, and from there to free
 _LINK = struct.Struct("<I")
 
 
 def now_s() -> int:
-    """The clock of deletions: seconds since boot, sleep included."""
+    """Return the clock of deletions: seconds since boot, suspend included."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Book:
-    """Allocation of slots."""
+    """The allocator of slots and chunks, over the map `books`."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._book: Records = tables.book
         self.nothing = abi.constant("NOTHING")
         self._classes = abi.constant("LIST_CLASSES")
-        self._service_link = abi.struct("service_version").offset("next")  # of the first of both
+        self._service_link = abi.struct("service_version").offset("next")  # of the first of a slot's two versions
         self._member_link = abi.struct("member").offset("next")
         self._destination_link = abi.struct("destination").offset("next")
 
-    # --- chains: the next slot is kept in a field that packets do not look at ---
+    # --- chains: the next slot is in a field that packets do not read ---
 
     def _link(self, records: Records, slot: int) -> int:
         return int(_LINK.unpack_from(records.array.upto(slot), slot * records.array.stride + self._service_link)[0])
@@ -99,7 +102,7 @@ class Book:
     # --- services ---
 
     def take_service(self) -> int:
-        """A free slot. Raises NoRoom."""
+        """Take a free slot. Raises NoRoom."""
         book, full = self._book, self._tables.services.count
         for _ in range(_STEPS):
             if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
@@ -115,34 +118,34 @@ class Book:
         return int(top)
 
     def _wait(self) -> None:
-        """Until services that were let go are a step nearer to being free."""
+        """Wait until released slots of services are one step closer to free."""
         if any(self._book.get(0, name) != self.nothing for name in ("service_leaving", "service_waiting")):
             time.sleep(WAIT_MS / 1000)
             self.settle()
 
     def let_service_go(self, slot: int) -> None:
-        """The slot may be used again in a while."""
+        """Release a slot; it is free after a wait."""
         self._set_link(self._tables.services, slot, self._book.get(0, "service_leaving"))
         self._book.set(0, "service_leaving", slot)
 
     # --- lists ---
 
     def take_list(self, count: int) -> int:
-        """The first member of a chunk for so many; 0 for none. Raises NoRoom."""
+        """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoRoom."""
         if not count:
             return 0
         size = list_class(count)
         if size < self._classes:
             chunk = self._take_chunk(size)
             if chunk is None:
-                self._gather()
+                self._merge_gaps()
                 chunk = self._take_chunk(size)
             if chunk is not None:
                 return chunk
         raise NoRoom(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
 
     def _take_chunk(self, size: int) -> int | None:
-        """A free chunk of a class, one never used, or a part of a larger one."""
+        """Take a free chunk of a class, one never used, or a part of a larger one."""
         free = list(self._book.get(0, "list_free"))
         if free[size] == self.nothing:
             top = self._book.get(0, "member_top")
@@ -153,7 +156,7 @@ class Book:
             if free[larger] != self.nothing:
                 chunk = int(free[larger])
                 free[larger] = self._chunk_next(chunk)
-                for part in range(size, larger):  # what is left of it: a chunk of each class below its own
+                for part in range(size, larger):  # the rest is one chunk of each smaller class
                     rest = chunk + (1 << part)
                     self._set_chunk_next(rest, free[part])
                     free[part] = rest
@@ -161,8 +164,8 @@ class Book:
                 return chunk
         return None
 
-    def _gather(self) -> None:
-        """Make chunks of what lies between the lists in force, once no packet can look at former ones any more."""
+    def _merge_gaps(self) -> None:
+        """Rebuild the free chunks from the gaps between the lists in force, once no packet can read former lists."""
         time.sleep(WAIT_MS / 1000)
         used = lists_in_force(self._tables)
         none = [self.nothing] * self._classes
@@ -173,7 +176,7 @@ class Book:
             self._let_go("list_free", start, size)
 
     def let_list_go(self, chunk: int, count: int) -> None:
-        """The chunk may be used again in a while."""
+        """Release a chunk; it is free after a wait."""
         if count:
             self._let_go("list_leaving", chunk, count)
 
@@ -186,7 +189,7 @@ class Book:
     # --- destinations ---
 
     def take_destination(self) -> int:
-        """A free slot. Raises NoRoom."""
+        """Take a free slot. Raises NoRoom."""
         destinations = self._tables.destinations
         free = self._book.get(0, "destination_free")
         if free != self.nothing:
@@ -199,20 +202,20 @@ class Book:
         return int(top)
 
     def free_destination(self, slot: int) -> None:
-        """The slot is free: no connection refers to it."""
+        """Free a slot to which no connection refers."""
         self._tables.destinations.clear(slot)
         self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
         self._book.set(0, "destination_free", slot)
 
     def note_deleted(self, slot: int) -> None:
-        """The destination left its service; it may be revived."""
+        """Record that a destination left its service; it may be revived."""
         destinations = self._tables.destinations
         destinations.set(slot, "deleted_s", max(now_s(), 1))
         destinations.set(slot, "next", self._book.get(0, "deleted"))
         self._book.set(0, "deleted", slot)
 
     def deleted(self) -> list[int]:
-        """The chain of deleted destinations."""
+        """Return the slots of the deleted destinations."""
         found, slot = [], self._book.get(0, "deleted")
         while slot != self.nothing:
             found.append(int(slot))
@@ -220,7 +223,7 @@ class Book:
         return found
 
     def set_deleted(self, slots: list[int]) -> None:
-        """Chain these deleted destinations, and no others."""
+        """Make these slots the chain of deleted destinations."""
         following = self.nothing
         for slot in reversed(slots):
             if self._destination_next(slot) != following:
@@ -233,16 +236,16 @@ class Book:
         return int(_LINK.unpack_from(array.upto(slot), slot * array.stride + self._destination_link)[0])
 
     def revive(self, slots: set[int]) -> None:
-        """These deleted destinations are listed again."""
+        """Take these destinations from the chain of deleted ones: their services list them again."""
         if slots:
             for slot in slots:
                 self._tables.destinations.set(slot, "deleted_s", 0)
             self.set_deleted([slot for slot in self.deleted() if slot not in slots])
 
-    # --- what was let go ---
+    # --- released slots ---
 
     def settle(self) -> None:
-        """What was let go long enough ago becomes free. Called at the beginning of an edit."""
+        """Free what was released long enough ago. Every edit begins with it."""
         book, now = self._book, time.monotonic_ns() // 1_000_000
         if now - book.get(0, "waiting_since_ms") < WAIT_MS:
             return
@@ -271,7 +274,7 @@ class Book:
         book.set(0, "waiting_since_ms", now)
 
     def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
-        """An empty book with these tops."""
+        """Write an allocator with these tops and nothing free below them."""
         nothing, none = self.nothing, [self.nothing] * self._classes
         for name in "service_free", "service_leaving", "service_waiting", "destination_free", "deleted":
             self._book.set(0, name, nothing)

@@ -1,7 +1,7 @@
-"""The pins of one network namespace: where they are, what is noted beside them, and when they may go.
+"""The state of one network namespace: its directory of pins and notes, and how it is made and removed.
 
-A namespace is known by its cookie, which the kernel never gives twice between two boots. Each state holds a link that
-hangs on its namespace and does nothing; the kernel itself tells by it whether the namespace still lives.
+A namespace is known by its cookie, which the kernel never reuses before the next boot. Each state pins a link to its
+namespace whose program does nothing. The link shows whether the namespace still exists.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock
 
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
-_LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # of a directory's name, before the cookie
+_LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a directory's name; the cookie follows
 _SENTINEL = "alive"
-_NOTE, _DRAFT = "note-", "draft-"  # of symbolic links: a note, and one that is being written
+_NOTE, _DRAFT = "note-", "draft-"  # prefixes of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
 _ALL = "the states of this machine"
-_LONGEST_NOTE = 4000  # bytes: a note is the target of a symbolic link
-# r0 = SK_PASS; exit: socket lookup goes on as if the program were not there
+_LONGEST_NOTE = 4000  # bytes: a symbolic link's target holds the note
+# r0 = SK_PASS; exit: socket lookup continues as without the program
 _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 
 def netns_cookie() -> int:
-    """The identity of the network namespace of the calling thread. Raises Unsupported before Linux 5.14."""
+    """Return the cookie of the calling thread's network namespace. Raises Unsupported before Linux 5.14."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as probe:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
@@ -40,19 +40,19 @@ def netns_cookie() -> int:
 
 
 class StateExists(kernel_errors.Busy):
-    """Building a state where another process just built one."""
+    """Another process made the state of this namespace first."""
 
 
 class State:
-    """The directory with the pins of one namespace."""
+    """The directory with pins and notes of one namespace."""
 
     def __init__(self, cookie: int, path: str) -> None:
         self.cookie = cookie
-        self.path = path  # for this process only; empty when there is no bpffs yet
+        self.path = path  # valid in this process only; empty while there is no bpffs
 
     @classmethod
     def open(cls, create: bool = False) -> State:
-        """The state of the current namespace; with `create`, made if it was not there.
+        """Return the state of the current namespace; with `create`, make it if it does not exist.
 
         Raises NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported, Busy.
         """
@@ -71,7 +71,7 @@ class State:
 
     @classmethod
     def all(cls) -> list[State]:
-        """The states of all namespaces of this machine."""
+        """Return the states of all namespaces of this machine."""
         root = mounts.find()
         if not root:
             return []
@@ -80,15 +80,15 @@ class State:
 
     @property
     def exists(self) -> bool:
-        """Whether the directory is there."""
+        """Whether the directory exists."""
         return bool(self.path) and os.path.isdir(self.path)
 
     def pin_path(self, name: str) -> str:
-        """The path of a pin; names hold no dots (the kernel keeps them for itself)."""
+        """Return the path of a pin. Names have no dots, which bpffs reserves."""
         return f"{self.path}/{name}"
 
     def pins(self) -> list[str]:
-        """The names of what is pinned here, without notes, in order; those of sub-directories as `directory/name`."""
+        """Return the sorted names of all pins, without notes; those in sub-directories as `directory/name`."""
         return sorted(
             os.path.relpath(os.path.join(where, name), self.path)
             for where, _, names in os.walk(self.path)
@@ -97,17 +97,17 @@ class State:
         )
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
-        """The lock under which the tables are edited; the state must exist."""
+        """Return the lock for edits of the tables; the state must exist."""
         return Lock(self.path, timeout_s)
 
     @contextmanager
     def building(self, timeout_s: float = TIMEOUT_S) -> Iterator[State]:
-        """A new state to pin into, that takes its place as a whole at the end, or leaves nothing.
+        """Yield a new state to pin into. At the end it becomes this state atomically; after an error nothing is left.
 
-        Raises StateExists when the namespace has one by now, Busy when somebody else is long at it.
+        Raises StateExists if the namespace has one by now, Busy if another process builds one for too long.
         """
         with self._site(timeout_s) as fresh:
-            # Under the lock of all states, so that another builder of this one finds either `fresh` or the whole state.
+            # The lock of all states: another builder of this one finds either `fresh` or the whole state.
             everything = Lock(os.path.dirname(fresh.path), timeout_s, _ALL)
             try:
                 fresh._watch_namespace()
@@ -121,7 +121,7 @@ class State:
 
     @contextmanager
     def _site(self, timeout_s: float) -> Iterator[State]:
-        """A directory to build in, empty and locked; the lock of all states is held only while it is taken."""
+        """Yield an empty, locked directory to build in. The lock of all states is held only to take it."""
         end = time.monotonic() + timeout_s
         while True:
             with mounts.ensured(timeout_s) as root:
@@ -139,7 +139,7 @@ class State:
                         raise
             time.sleep(_PAUSE_S)
         try:
-            for name in os.listdir(fresh.path):  # of one that was killed
+            for name in os.listdir(fresh.path):  # left by a builder that was killed
                 _delete(f"{fresh.path}/{name}")
             yield fresh
         finally:
@@ -164,7 +164,7 @@ class State:
 
     @property
     def alive(self) -> bool:
-        """Whether the namespace lives: True unless the kernel says that it is gone."""
+        """Whether the namespace exists: True unless the kernel reports that it is gone."""
         link = libbpf.open_pin(self.pin_path(_SENTINEL))
         if link is None:
             return True
@@ -174,14 +174,14 @@ class State:
             os.close(link)
 
     def note(self, name: str) -> str | None:
-        """A text kept beside the pins, as long as they live."""
+        """Return a note, or None. Notes are stored beside the pins and removed with them."""
         try:
             return os.readlink(self.pin_path(_NOTE + name))
         except OSError:
             return None
 
     def set_note(self, name: str, text: str | None) -> None:
-        """Replace a note at one stroke, or remove it. ValueError for a text of 0 or more than 4000 bytes."""
+        """Replace a note atomically, or remove it. Raises ValueError for a text of 0 or more than 4000 bytes."""
         path = self.pin_path(_NOTE + name)
         if text is None:
             libbpf.unpin(path)
@@ -190,7 +190,7 @@ class State:
             raise ValueError(f"note {name}: from 1 to {_LONGEST_NOTE} bytes, without a zero byte")
         drafts = f"{_DRAFT}{name}-"
         while True:
-            for left in os.listdir(self.path):  # by a process that was killed
+            for left in os.listdir(self.path):  # left by a process that was killed
                 if left.startswith(drafts):
                     libbpf.unpin(self.pin_path(left))
             fresh = self.pin_path(f"{drafts}{os.getpid()}")
@@ -200,7 +200,7 @@ class State:
                 return
 
     def notes(self) -> dict[str, str]:
-        """All notes by name."""
+        """Return all notes by name."""
         found = {}
         for name in os.listdir(self.path) if self.exists else []:
             if name.startswith(_NOTE) and (text := self.note(name.removeprefix(_NOTE))) is not None:
@@ -208,9 +208,9 @@ class State:
         return found
 
     def remove(self) -> None:
-        """Remove the state and, with the last one, the bpffs. It is gone as a whole from the first moment.
+        """Remove the state atomically and, with the last state, the bpffs.
 
-        What is attached must be detached before: pins are removed, attachments live on.
+        Detach everything before: programs stay attached without their pins.
         """
         root = os.path.dirname(self.path)
         if not root:
@@ -233,7 +233,7 @@ def _delete(path: str) -> None:
 
 
 def _cookie(name: str) -> int | None:
-    """The cookie in the name of a state's directory, whole or half; None for other names."""
+    """Return the cookie in the name of a state's directory, complete or not; None for other names."""
     for kind in (_LIVING, _BUILDING, _GOING):
         digits = name.removeprefix(kind)
         if digits != name and digits.isdigit():
@@ -254,7 +254,10 @@ def _remove(root: str, name: str) -> None:
 
 
 def _is_dead(cookie: int, path: str) -> bool:
-    """Under the lock of all states: a state without a namespace, or half a one without a maker or a remover."""
+    """Return whether a state lost its namespace, or is incomplete and its builder or remover was killed.
+
+    The caller holds the lock of all states.
+    """
     kind = os.path.basename(path)
     if kind.startswith(_LIVING):
         return not State(cookie, path).alive
@@ -268,9 +271,10 @@ def _is_dead(cookie: int, path: str) -> bool:
 
 
 def collect_dead_states() -> list[int]:
-    """Remove the states of namespaces that are gone, and what killed processes left; the cookies of what went.
+    """Remove the states of namespaces that are gone, and what killed processes left; return their cookies.
 
-    Costs a few system calls for each state of another namespace; does nothing while somebody else changes states.
+    It costs a few system calls for each state of another namespace. It does nothing while another process makes or
+    removes states.
     """
     root = mounts.find()
     if not root:

@@ -1,12 +1,12 @@
-"""One edit: written beside what is in force, and put in force by one store.
+"""One edit: written beside what is in force, then put in force by one store.
 
     with Transaction(tables) as edit:
         edit.write_version(slot, {...})
         edit.commit()
-        ...tidying that may be lost...
+        ...clean-up that may be lost...
 
-A writer that dies before the store has changed nothing; one that dies after it leaves tidying to `recover`, which the
-next writer runs. All under the state's lock.
+A writer that dies before the store has changed nothing. After one that dies later, the next writer finishes the
+clean-up by `recover`. The caller holds the state's lock.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ from pylvs.dataplane.slot_allocator import Book
 from pylvs.dataplane.tables import MASK32, Tables, Versions
 from pylvs.model.service import ServiceKey, is_probe_mark
 
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    pass
-
 FTP_PORT = 21
 
 
 class Transaction(Versions):
-    """One edit from its beginning to its end."""
+    """One edit, from its start to its clean-up."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self.book = Book(tables)
         self.generation = 0
-        self._live: int | None = None  # while only this edit changes it
+        self._live: int | None = None  # the value at the start: under the lock only this edit changes it
         self._committed = False
 
     @property
@@ -41,7 +37,7 @@ class Transaction(Versions):
 
     def __enter__(self) -> Transaction:
         if self.tables.book.get(0, "pending"):
-            from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
+            from pylvs.dataplane.recovery import recover  # late: needed only after a writer died
 
             recover(self.tables)
         self.tables.book.set(0, "pending", 1)
@@ -53,13 +49,13 @@ class Transaction(Versions):
         return self
 
     def change_fact(self, name: str, by: int, index: int = 0) -> None:
-        """Count one of the facts up or down."""
+        """Add `by` to one of the new facts."""
         values = list(self.new_facts.get(name))
         values[index] += by
         self.new_facts.set(name, *values)
 
     def count_service(self, key: ServiceKey, by: int) -> None:
-        """A service comes or goes."""
+        """Count a service that is added (1) or deleted (-1)."""
         self.change_fact("services", by, 0 if key.address.version == 4 else 1)
         if key.mark:
             if not is_probe_mark(key.mark):
@@ -70,7 +66,7 @@ class Transaction(Versions):
             self.change_fact("ftp", by)
 
     def commit(self) -> None:
-        """The store that is the edit. Raises Unsupported."""
+        """Put the edit in force by one store. Raises Unsupported."""
         self.tables.root.publish(0, "live", self.generation)
         self._live = self.generation
         self._committed = True
@@ -80,6 +76,6 @@ class Transaction(Versions):
             self.tables.book.set(0, "pending", 0)
             return
 
-        from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
+        from pylvs.dataplane.recovery import recover  # late: needed only after a writer died
 
         recover(self.tables)

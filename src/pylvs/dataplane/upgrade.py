@@ -1,7 +1,7 @@
-"""Tables that outlive the pylvs that made them: whether this one can read them, and should run its own program.
+"""Upgrades: whether this pylvs can read tables that another build made, and should replace their programs.
 
-A state notes of which build it is. Where all that is shared is the same, a newer program takes over under live
-connections at the next edit; where it differs, every command but `pylvs down` refuses.
+A state has a note with its build. If the layout of its tables is the same, the next edit replaces the programs of an
+older build and keeps the connections. If it differs, every command but `pylvs down` refuses.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class Build:
 
 
 def ours() -> Build:
-    """The build that this pylvs brings."""
+    """Return the build of this pylvs."""
     return Build(abi.shipped().tables(OBJECT), abi.shipped().digest(OBJECT), pylvs.__version__)
 
 
 def running(state: State) -> Build | None:
-    """The build that a state runs; None where it does not tell."""
+    """Return the build that a state runs; None without a readable note."""
     words = (state.note(_NOTE) or "").split()
     return Build(*words) if len(words) == 3 else None
 
 
 def note(state: State) -> None:
-    """The state runs this build from now on."""
+    """Note that the state runs this build."""
     build = ours()
     state.set_note(_NOTE, f"{build.tables} {build.digest} {build.version}")
 
 
 def check(state: State) -> None:
-    """Raises Unsupported where the tables are laid out otherwise than this build reads them."""
+    """Raise Unsupported if the layout of the tables is not that of this build."""
     theirs = running(state)
     if theirs is None or theirs.tables != ours().tables:
         raise Unsupported(
@@ -56,7 +56,7 @@ def check(state: State) -> None:
 
 
 def is_due(state: State) -> bool:
-    """Whether this build's program should replace the running one: it is another, and of no older version."""
+    """Return whether this build should replace the running one: it differs and its version is not older."""
     theirs = running(state)
     return theirs is not None and theirs.digest != ours().digest and _order(theirs.version) <= _order(pylvs.__version__)
 

@@ -1,8 +1,8 @@
-"""Which virtual addresses stand by, because another director is MASTER for them: packets to them pass untouched.
+"""The roles of virtual addresses: standby while another director is MASTER. Packets to them then pass unmodified.
 
-The process of the virtual routers says so by itself, without the lock of edits: it writes it into the tables and keeps
-it beside them (`roles`). While there are none that is all; whoever makes tables then, or edits some, puts into them
-what is kept, before anything is attached. When that process is killed, the word stays.
+pylvs-vrrp writes the roles into the tables without the lock of edits, and stores them (`role_notes`). A process that
+makes or edits tables copies the stored roles into them before it attaches programs. If pylvs-vrrp is killed, the tables
+keep its last roles.
 """
 
 from __future__ import annotations
@@ -28,43 +28,46 @@ class Standby:
     """The roles of this network namespace's virtual routers (`pylvs.model.vrrp.Roles`); for one process at a time."""
 
     def __init__(self) -> None:
-        """Nothing is said before the first call. Raises Busy where another process does, NotPermitted, Unsupported."""
-        abi.struct("root")  # now, and not at a take-over
+        """Become the writer of the roles. Raises Busy while another process is, NotPermitted, Unsupported."""
+        abi.struct("root")  # load now what would delay a take-over
         libbpf.library()
         self._keeper = role_notes.Keeper(netns_cookie())
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """See the protocol. Raises NoRoom for too many, Unsupported for tables of another pylvs, NotPermitted."""
+        """Publish the roles: `addresses` are standby, the other `held` ones active.
+
+        Raises NoRoom for too many addresses, Unsupported for tables of another pylvs, NotPermitted.
+        """
         most = abi.constant("STANDBY_ADDRESSES")
         if len(addresses | held) > most:
             raise NoRoom(f"{len(addresses | held)} virtual addresses: {most} can have roles")
-        said = Said(addresses, held - addresses)
+        roles = Said(addresses, held - addresses)
         try:
-            self._tell(said)
+            self._write_roles(roles)
         finally:
-            self._keeper.keep(said)
-        self._tell(said)  # whoever made tables meanwhile may have put in what was kept before
+            self._keeper.keep(roles)
+        self._write_roles(roles)  # a process that made tables in between may have copied the former roles
 
     def close(self) -> None:
-        """The virtual routers end in good order: no address stands by any more, and nothing is left."""
+        """Make all addresses active and remove the stored roles: the virtual routers end in good order."""
         try:
             self.stand_by(frozenset())
         finally:
             self._keeper.close()
 
-    def _tell(self, said: Said) -> None:
+    def _write_roles(self, roles: Said) -> None:
         tables = self._opened()
         if tables is None:
             return
-        # Whoever holds the lock puts what is kept now into the tables, and looks once more after that.
+        # A process that holds the lock copies the stored roles into the tables, and compares them again after that.
         with contextlib.suppress(Busy, FileNotFoundError), Lock(self._keeper.path, _WAIT_S, "the roles"):
-            if not _says(tables, said):
-                write(tables, said)
+            if not _hold(tables, roles):
+                write(tables, roles)
 
     def _opened(self) -> Tables | None:
-        """The tables as they are pinned now; None while there are none."""
+        """Return the tables that are pinned now; None while there are none."""
         if self._tables is None:
             state = State.open()
             if not state.exists:
@@ -81,19 +84,19 @@ class Standby:
 
 
 def settle(tables: Tables) -> None:
-    """Put what the process of the virtual routers says into the tables, if they say otherwise. Raises Busy."""
+    """Copy the stored roles into the tables if they differ. Raises Busy."""
     cookie = tables.state.cookie
-    said = role_notes.read(cookie)
-    while said is not None and not _says(tables, said):
+    roles = role_notes.read(cookie)
+    while roles is not None and not _hold(tables, roles):
         with contextlib.suppress(FileNotFoundError), Lock(role_notes.directory(cookie), what="the roles"):
-            said = role_notes.read(cookie)
-            if said is not None:
-                write(tables, said)
-        said = role_notes.read(cookie)
+            roles = role_notes.read(cookie)
+            if roles is not None:
+                write(tables, roles)
+        roles = role_notes.read(cookie)
 
 
 def in_force(tables: Tables) -> Said:
-    """What the tables say."""
+    """Return the roles in the tables."""
     side = int(tables.root.get(0, "standby"))
     standby: set[Address] = set()
     held: set[Address] = set()
@@ -103,42 +106,42 @@ def in_force(tables: Tables) -> Said:
     return Said(frozenset(standby), frozenset(held))
 
 
-def _says(tables: Tables, said: Said) -> bool:
-    """As `in_force(tables) == said`, and quicker."""
+def _hold(tables: Tables, roles: Said) -> bool:
+    """Return `in_force(tables) == roles`, but faster."""
     side = int(tables.root.get(0, "standby"))
-    wanted = dict.fromkeys(map(encode.address_bytes, said.held), False)
-    wanted |= dict.fromkeys(map(encode.address_bytes, said.standby), True)
+    wanted = dict.fromkeys(map(encode.address_bytes, roles.held), False)
+    wanted |= dict.fromkeys(map(encode.address_bytes, roles.standby), True)
     return wanted == {key: bool(sets[0] & side) for key, sets in tables.standby.items()}
 
 
-def write(tables: Tables, said: Said) -> None:
-    """Let the tables say it, by one store; packets see the set before or this one. The caller alone writes.
+def write(tables: Tables, roles: Said) -> None:
+    """Put the roles in force by one store: packets see the former set or this one. The caller is the only writer.
 
-    An address has a bit for each of two sets. The set in force keeps its own until the next time, for packets that are
-    on their way.
+    An address has a bit for each of two sets. The bits of the former set stay until the next call, for packets that
+    are being processed.
     """
     before = int(tables.root.get(0, "standby"))
     side = 2 if before == 1 else 1
-    standby = {encode.address_bytes(each) for each in said.standby}
-    routers = standby | {encode.address_bytes(each) for each in said.held}
+    standby = {encode.address_bytes(each) for each in roles.standby}
+    routers = standby | {encode.address_bytes(each) for each in roles.held}
     there = {key: sets[0] for key, sets in tables.standby.items()}
     wanted = {key: there.get(key, 0) & before | (side if key in standby else 0) for key in routers | set(there)}
     fresh = {key: sets for key, sets in wanted.items() if there.get(key) != sets}
     if fresh:
         tables.standby.put_many(b"".join(fresh), bytes(fresh.values()), len(fresh))
     bits = [0] * abi.constant("BITMAP_WORDS")
-    for address in said.standby:
+    for address in roles.standby:
         bit = address_bit(encode.address_bytes(address), address.version)
         bits[bit >> 6] |= 1 << (bit & 63)
     words = tables.root.array.words
-    place = abi.struct("root").offset("standby_bits") >> 3
+    at = abi.struct("root").offset("standby_bits") >> 3
     for index, word in enumerate(bits):
-        if word & ~words[place + index]:
-            words[place + index] |= word
+        if word & ~words[at + index]:
+            words[at + index] |= word
     tables.root.publish(0, "standby", side if standby else 0)
     for index, word in enumerate(bits):
-        if words[place + index] != word:
-            words[place + index] = word
+        if words[at + index] != word:
+            words[at + index] = word
     gone = set(there) - routers
     if gone:
         tables.standby.remove_many(b"".join(gone), len(gone))

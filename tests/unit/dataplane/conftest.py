@@ -1,4 +1,4 @@
-"""The small program that the tests of this folder load, compiled once."""
+"""The small program that the tests of this directory load; it is compiled once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with `small.bpf.o`, `abi.json` and `abi.txt`."""
+    """Return the directory with `small.bpf.o`, `abi.json` and `abi.txt`."""
     target = tmp_path_factory.mktemp("small") / "objects"
     hatch_build.build(ROOT, Path(__file__).parent / "programs", target)
     return target
@@ -24,7 +24,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(objects: Path) -> Iterator[BpfObject]:
-    """The small program, opened and not loaded."""
+    """Yield the small program, opened and not loaded."""
     if os.geteuid():
         pytest.skip("needs root: loads BPF")
     with BpfObject(objects / "small.bpf.o") as opened:

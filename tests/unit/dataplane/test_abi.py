@@ -24,31 +24,31 @@ def abi(objects: Path) -> Abi:
     return Abi(str(objects))
 
 
-def test_a_structure_goes_to_bytes_and_back(abi: Abi) -> None:
+def test_a_structure_is_packed_and_unpacked(abi: Abi) -> None:
     record = abi.struct("record")
-    raw = record.pack({"place.port": socket.htons(80), "place.tag": b"ab", "pair.high": 9}, v6=(1, 2, 3, 4), delta=-5)
+    raw = record.pack({"peer.port": socket.htons(80), "peer.tag": b"ab", "pair.high": 9}, v6=(1, 2, 3, 4), delta=-5)
     assert len(raw) == record.size == 64
     assert raw[20:22] == b"\x00\x50"
     values = record.unpack_from(b"xx" + raw, 2)
     assert values["v4"] == 1, "a union's members share their bytes"
     assert values["v6"] == (1, 2, 3, 4)
-    assert (values["place.tag"], values["delta"], values["pair.high"], values["pair.low"]) == (b"ab", -5, 9, 0)
+    assert (values["peer.tag"], values["delta"], values["pair.high"], values["pair.low"]) == (b"ab", -5, 9, 0)
     assert values["trail"] == bytes(16)
 
 
 def test_bytes_serve_for_any_field_and_pad_with_zeros(abi: Abi) -> None:
-    place = abi.struct("place")
-    assert place.pack(address=b"\x0a\x00\x00\x01", tag=b"z") == b"\x0a\x00\x00\x01\x00\x00z\x00"
-    assert abi.struct("record").pack(place=place.pack(port=7))[16:24] == place.pack(port=7)
+    peer = abi.struct("peer")
+    assert peer.pack(address=b"\x0a\x00\x00\x01", tag=b"z") == b"\x0a\x00\x00\x01\x00\x00z\x00"
+    assert abi.struct("record").pack(peer=peer.pack(port=7))[16:24] == peer.pack(port=7)
 
 
 def test_what_does_not_fit_is_refused_with_the_fields_name(abi: Abi) -> None:
-    place = abi.struct("place")
+    peer = abi.struct("peer")
     for value in (-1, 1 << 16, b"abc", "80"):
         with pytest.raises(ValueError, match="port"):
-            place.pack(port=value)
+            peer.pack(port=value)
     with pytest.raises(KeyError, match="no field prot"):
-        place.pack(prot=80)
+        peer.pack(prot=80)
 
 
 def test_writing_some_fields_leaves_the_others_alone(abi: Abi) -> None:
@@ -60,9 +60,9 @@ def test_writing_some_fields_leaves_the_others_alone(abi: Abi) -> None:
 
 def test_a_view_reads_chosen_fields_of_many_structures(abi: Abi) -> None:
     record = abi.struct("record")
-    view = record.view("v4:4s", "place.port", "seen", "delta")
+    view = record.view("v4:4s", "peer.port", "seen", "delta")
     assert view.size == record.size
-    raw = b"".join(record.pack({"place.port": i}, v4=b"\x7f\0\0\1", seen=i * i, delta=-i) for i in range(5))
+    raw = b"".join(record.pack({"peer.port": i}, v4=b"\x7f\0\0\1", seen=i * i, delta=-i) for i in range(5))
     assert list(view.iter_unpack(raw)) == [(b"\x7f\0\0\1", i, i * i, -i) for i in range(5)]
     for wrong in (("seen", "v4"), ("v4", "v6"), ("v4:8s",)):
         with pytest.raises(ValueError, match="record"):
@@ -100,9 +100,9 @@ def test_objects_that_were_not_built_say_how_to_build_them(tmp_path: Path) -> No
 
 
 def test_reading_the_description_builds_nothing_that_is_not_asked_for(objects: Path) -> None:
-    """Every command pays for it: the lines of the description, and a codec for each structure that is used.
+    """Every command reads the description and builds a codec for each structure that it uses.
 
-    Calls are counted, since they are the same on every machine; how long they take, the bench measures of commands.
+    The test counts calls, which are the same on every machine. The bench measures the time of commands.
     """
     description = Abi(str(objects))
     assert calls_of(lambda: Abi(str(objects))) < 100

@@ -1,4 +1,4 @@
-"""Cursors that follow the edits of their list; against the packet path they are tested in tests/packet."""
+"""Cursors follow the edits of their list. tests/packet compares them with the packet path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model's nouns survive the way into the maps' bytes and back."""
+"""The types of the model survive the conversion to the bytes of maps and back."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_destination_comes_back_as_it_went(destination: Destination) -> None:
     assert back == destination
 
 
-def test_only_gre_and_gue_are_told_to_packets_and_only_what_concerns_them() -> None:
-    """Zero sends a packet the fast way of IP in IP."""
+def test_the_tunnel_state_has_only_gre_and_gue_and_only_the_flags_of_each() -> None:
+    """With 0 a packet takes the fast path of IPIP."""
     key, both = DestinationKey(IPv4Address("10.0.0.1"), 80), TunnelFlag.CSUM | TunnelFlag.REMCSUM
     gre, gue = Tunnel(TunnelKind.GRE, flags=both), Tunnel(TunnelKind.GUE, 6080, TunnelFlag.REMCSUM)
     assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=Tunnel(flags=both))) == 0

@@ -1,4 +1,4 @@
-"""Which of two halves counts, and how lists are divided into chunks."""
+"""The half in force of a pair, and the chunks of lists."""
 
 from __future__ import annotations
 

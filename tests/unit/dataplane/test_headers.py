@@ -1,4 +1,4 @@
-"""The headers under bpf/: each compiles alone, and no chain of includes is long."""
+"""Each header below bpf/ compiles alone, and no chain of includes is long."""
 
 from __future__ import annotations
 

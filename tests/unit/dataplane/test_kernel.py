@@ -1,4 +1,4 @@
-"""What is said of the kernel and the machine agrees with what they say themselves."""
+"""`kernel` reports what uname, /proc and /sys report."""
 
 from __future__ import annotations
 

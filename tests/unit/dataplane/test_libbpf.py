@@ -1,4 +1,4 @@
-"""Loading objects and what is said when that fails."""
+"""Loading objects, and the errors when that fails."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
     assert kernel.describe_program(info.id) == info
 
 
-def test_a_table_too_large_for_memory_is_no_room_in_one_line(small: BpfObject) -> None:
+def test_a_table_too_large_for_memory_raises_one_line(small: BpfObject) -> None:
     small.set_max_entries("records", 1 << 31)
     with pytest.raises(NoRoom) as caught:
         small.load()
@@ -126,7 +126,7 @@ def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[P
 
 
 def test_loading_the_library_starts_no_process_and_imports_nothing() -> None:
-    """As `ctypes.util.find_library` would, which runs a compiler, or ldconfig."""
+    """`ctypes.util.find_library` would run a compiler or ldconfig."""
     source = str(Path(__file__).resolve().parents[3] / "src")
     script = (
         "import sys\nfrom pylvs.bpf import libbpf\n"

@@ -1,4 +1,4 @@
-"""The tables of mh beside the vectors of IPVS-SEMANTICS 3.14 and the reference."""
+"""The tables of mh agree with the vectors of IPVS-SEMANTICS 3.14 and with the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane import encode
-from pylvs.dataplane.scheduler_tables import fold, places, siphash13
+from pylvs.dataplane.scheduler_tables import fold, siphash13, slot_positions
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.reference.schedulers.hashing import MaglevHashing
 from pylvs.reference.server import Server
@@ -25,11 +25,11 @@ def folded(address: str, port: int, version: int = 4) -> int:
 
 
 def of_example(weights: dict[int, int], port: int = 601) -> Counter[int]:
-    """How many slots each of 10.0.0.N gets, added in this order."""
+    """Return the number of slots of each 10.0.0.N, added in this order."""
     numbers = list(weights)[::-1]
-    found = places([(folded(f"10.0.0.{number}", port), weights[number]) for number in numbers])
+    found = slot_positions([(folded(f"10.0.0.{number}", port), weights[number]) for number in numbers])
     assert found is not None
-    return Counter(numbers[place] for place in found)
+    return Counter(numbers[position] for position in found)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,11 @@ def test_the_hash_is_that_of_ipvs(value: int, key: int, expected: int) -> None:
 
 
 def test_the_slots_of_the_example_seen_on_ipvs() -> None:
-    found = places([(folded(f"10.0.0.{number}", 601), weight) for number, weight in ((13, 2), (12, 3), (11, 4))])
+    found = slot_positions(
+        [(folded(f"10.0.0.{number}", 601), weight) for number, weight in ((13, 2), (12, 3), (11, 4))]
+    )
     assert found is not None
-    assert " ".join(str(13 - place) for place in found[:24]) == (
+    assert " ".join(str(13 - position) for position in found[:24]) == (
         "13 12 13 13 13 13 13 13 12 11 11 11 12 11 12 12 11 12 11 12 12 13 11 12"
     )
     assert of_example({11: 4, 12: 3, 13: 2}) == {11: 1818, 12: 1365, 13: 910}
@@ -62,8 +64,8 @@ def test_great_weights_are_scaled_down() -> None:
 
 
 def test_no_weight_at_all_is_no_table() -> None:
-    assert places([]) is None
-    assert places([(1, 0), (2, 0)]) is None
+    assert slot_positions([]) is None
+    assert slot_positions([(1, 0), (2, 0)]) is None
 
 
 def test_addresses_are_folded_as_for_the_services_family() -> None:
@@ -85,11 +87,11 @@ def test_tables_are_those_of_the_reference(weights: dict[int, int], port: int) -
         for number, weight in weights.items()
     ]
     expected = MaglevHashing(servers)._built(servers)
-    found = places([(folded(str(server.key.address), port), server.weight) for server in servers])
-    assert [servers[place] for place in found or ()] == expected
+    found = slot_positions([(folded(str(server.key.address), port), server.weight) for server in servers])
+    assert [servers[position] for position in found or ()] == expected
 
 
 def test_as_many_destinations_as_slots_have_one_each() -> None:
-    found = places([(folded("10.9.0.0", 80) + number, 1) for number in range(SLOTS)])
+    found = slot_positions([(folded("10.9.0.0", 80) + number, 1) for number in range(SLOTS)])
     assert found is not None
     assert sorted(found) == list(range(SLOTS))

@@ -1,4 +1,4 @@
-"""Maps hold what was put into them, one by one, in batches, per CPU and as memory."""
+"""Maps return what was stored: one by one, in batches, per CPU and through memory."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_an_array_is_mapped_as_far_as_it_is_used() -> None:
 
 
 def test_a_large_array_is_read_in_parts_and_whole() -> None:
-    """More than is in memory at once, and not a whole number of parts."""
+    """The array is larger than one window, and its size is not a multiple of a part."""
     count, part = 150_001, 1 << 16
     with MmapArray(libbpf.create_map(ARRAY, "large", 4, 64, count, MMAPABLE)) as mapped:
         for index in range(0, count, 5_000):
@@ -178,7 +178,7 @@ def test_a_map_that_was_not_made_for_it_cannot_be_mapped() -> None:
         MmapArray(libbpf.create_map(ARRAY, "plain", 4, 8, 10))
 
 
-def test_a_map_closed_twice_closes_nobody_elses_descriptor() -> None:
+def test_a_map_closed_twice_closes_no_other_descriptor() -> None:
     table = HashMap(libbpf.create_map(HASH, "twice", 4, 4, 1))
     table.close()
     other = os.open("/dev/null", os.O_RDONLY)

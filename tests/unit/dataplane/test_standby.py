@@ -1,4 +1,4 @@
-"""Roles change by one store: a packet at any moment sees the set before or the set after, never a half."""
+"""Roles change by one store: each packet sees the former set or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 
 ADDRESSES = [ip_address(each) for each in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2")]
-NOBODY = frozenset[Address]()
+NONE = frozenset[Address]()
 
 
 class Kernel:
-    """The map and the root, and packets that look at them after every single store."""
+    """A map and a root, with a packet that reads them after every single store."""
 
     def __init__(self) -> None:
         self.elements: dict[bytes, bytes] = {}
@@ -31,22 +31,22 @@ class Kernel:
         self.words = Words(self)
         self.seen: list[frozenset[Address]] = []
 
-    # as a map
+    # the methods of a map
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(dict(self.elements).items())
 
     def put_many(self, keys: bytes, values: bytes, count: int) -> None:
-        for place in range(count):
-            self.elements[keys[16 * place : 16 * place + 16]] = values[place : place + 1]
+        for index in range(count):
+            self.elements[keys[16 * index : 16 * index + 16]] = values[index : index + 1]
             self.look()
 
     def remove_many(self, keys: bytes, count: int) -> None:
-        for place in range(count):
-            del self.elements[keys[16 * place : 16 * place + 16]]
+        for index in range(count):
+            del self.elements[keys[16 * index : 16 * index + 16]]
             self.look()
 
-    # as the root
+    # the methods of the root
 
     def get(self, index: int, name: str) -> int:
         assert (index, name) == (0, "standby")
@@ -58,10 +58,10 @@ class Kernel:
 
     publish = set
 
-    # as a packet
+    # what a packet does
 
-    def stands_by(self, address: Address) -> bool:
-        """As is_standby in bpf/policy/vrrp_role.h."""
+    def is_standby(self, address: Address) -> bool:
+        """Return what is_standby in bpf/policy/vrrp_role.h does."""
         side = self.get(0, "standby")
         bit = address_bit(encode.address_bytes(address), address.version)
         if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
@@ -69,21 +69,21 @@ class Kernel:
         return bool(self.elements.get(encode.address_bytes(address), b"\0")[0] & side)
 
     def look(self) -> None:
-        self.seen.append(frozenset(each for each in ADDRESSES if self.stands_by(each)))
+        self.seen.append(frozenset(each for each in ADDRESSES if self.is_standby(each)))
 
 
 class Words(dict[int, int]):
-    """The root's memory, word by word."""
+    """The 64-bit words of the root."""
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
         self.kernel = kernel
 
-    def __missing__(self, place: int) -> int:
+    def __missing__(self, index: int) -> int:
         return 0
 
-    def __setitem__(self, place: int, word: int) -> None:
-        super().__setitem__(place, word)
+    def __setitem__(self, index: int, word: int) -> None:
+        super().__setitem__(index, word)
         self.kernel.look()
 
 
@@ -94,20 +94,20 @@ some = st.frozensets(st.sampled_from(ADDRESSES))
 def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[frozenset[Address], ...]]) -> None:
     kernel = Kernel()
     tables = cast(Tables, kernel)
-    before = NOBODY
+    before = NONE
     for addresses, others in words:
         kernel.seen.clear()
-        said = Said(addresses, others - addresses)
-        vip_roles.write(tables, said)
+        roles = Said(addresses, others - addresses)
+        vip_roles.write(tables, roles)
         changes = [now for former, now in zip([before, *kernel.seen], kernel.seen, strict=False) if now != former]
         assert changes == ([addresses] if addresses != before else [])
-        assert vip_roles.in_force(tables) == said
+        assert vip_roles.in_force(tables) == roles
         assert set(kernel.elements) == {encode.address_bytes(each) for each in addresses | others}
         before = addresses
 
 
 @given(some)
-def test_saying_it_again_changes_no_packet(addresses: frozenset[Address]) -> None:
+def test_writing_the_same_roles_again_changes_no_packet(addresses: frozenset[Address]) -> None:
     kernel = Kernel()
     tables = cast(Tables, kernel)
     vip_roles.write(tables, Said(addresses))

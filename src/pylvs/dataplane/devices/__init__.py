@@ -1,1 +1,1 @@
-"""Which devices run the programs: desired state, attachment, the watcher of links."""
+"""The devices that run the programs: desired state, attachment, the watcher of links."""

@@ -1,7 +1,6 @@
-"""Attaching the data plane to devices, taking it off, and telling what is attached.
+"""Attach programs to devices, detach them, and list what is attached.
 
-What is attached is asked of the kernel each time: nothing must be remembered, except the reason for a choice and that
-clsact was made here, which are notes of the state.
+The kernel reports what is attached. Notes of the state hold only the reason for a mode, and whether pylvs added clsact.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ else:
     Mode = str
 
 MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
-DIRECTOR, REAL_SERVER = "director", "realserver"  # who attaches; each has filters of its own
+DIRECTOR, REAL_SERVER = "director", "realserver"  # roles; each has its own filters at TC
 _NOTE = "device-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
 ON_REQUEST = "on request"
@@ -37,7 +36,7 @@ ON_REQUEST = "on request"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What runs on a device: `mode` is "native", "generic" or "tc"; program numbers are 0 where none runs.
+    """The programs on a device: `mode` is "native", "generic" or "tc"; a program id of 0 means none.
 
     `intended` is the mode that pylvs attached. It differs from `mode` after another program has removed XDP.
     """
@@ -53,9 +52,9 @@ class Attachment:
 
 
 def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple[Mode, str]:
-    """What `auto` takes on a device, "native" or "tc", and why, in a few words.
+    """Return the mode that `auto` means on a device, "native" or "tc", and the reason.
 
-    "native" may still be refused by the driver where the kernel does not tell beforehand; `attach` then takes TC.
+    Where the kernel does not report a driver's features, the driver may refuse "native"; `attach` then uses TC.
     """
     if device.bare:
         return "tc", "its packets come without link addresses"
@@ -75,7 +74,7 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
         return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
     features = links.native_xdp(device.index)
     if features is None:
-        return "native", "nobody else's program is at XDP, and the driver takes it"
+        return "native", "no other program is at XDP, and the driver takes it"
     if not features & links.XDP_BASIC:
         return "tc", "its driver has no native XDP"
     return "native", "its driver has native XDP and nobody else's program is there"
@@ -97,11 +96,11 @@ def attach(
     role: str = DIRECTOR,
     reason: str = "",
 ) -> Attachment:
-    """Attach at TC and, by mode, at XDP; in place of what this role had there before, whichever mode that was.
+    """Attach at TC and, by mode, at XDP, in place of what this role attached before.
 
-    `open_xdp` is asked for the XDP program only if the mode is one of XDP: to load it takes a while.
-    Nothing changes when it fails. Raises NoSuchDevice, Busy naming the program that is in the way, Unsupported
-    where the driver has not what was asked for, NotPermitted, InvalidOperation.
+    `open_xdp` is called only for a mode of XDP, because loading that program is slow.
+    A failure changes nothing. Raises NoSuchDevice, Busy with the program that is in the way, Unsupported if the driver
+    lacks the mode, NotPermitted, InvalidOperation.
     """
     if mode not in MODES:
         raise InvalidOperation(f"{mode}: no such mode; there are: {', '.join(MODES)}")
@@ -111,7 +110,7 @@ def attach(
         chosen, reason = "tc", "there is no XDP program to attach"
     if chosen in xdp.MODES:
         _refuse_foreign_xdp(found)
-    with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # undo runs, backwards, unless all goes well
+    with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # `undo` runs in reverse order after a failure
         xdp_fd = kept.enter_context(open_xdp()) if chosen in xdp.MODES and open_xdp else None
         made = _add_clsact(link, found, undo) or _made_clsact(state, found.index)
         _set_side(link, found, tc.INGRESS, role, tc_fd, kept, undo)
@@ -125,12 +124,12 @@ def attach(
     with Netlink() as link:
         after = _query(link, links.device(found.index), state, role)
     if after is None:
-        raise Busy(f"{found.name}: somebody else took off what was attached")
+        raise Busy(f"{found.name}: another program detached it at the same time")
     return after
 
 
 def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
-    """Put clsact on the device; whether that was needed."""
+    """Add clsact to the device; return whether it was missing."""
     try:
         made = tc.add_clsact(link, device.index)
     except NetlinkError as error:
@@ -148,7 +147,7 @@ def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
 def _set_side(
     link: Netlink, device: Device, side: int, role: str, program: int | None, kept: ExitStack, undo: ExitStack
 ) -> None:
-    """Let our filter on one side run this program (None: be gone)."""
+    """Set the program of our filter on one side; None removes the filter."""
     before = tc.our_filter(link, device.index, side, role)
     try:
         if before is not None:
@@ -180,13 +179,13 @@ def _refuse_foreign_xdp(device: Device) -> None:
 
 
 def _attach_xdp(link: Netlink, device: Device, mode: Mode, reason: str, program: int, insist: bool) -> tuple[Mode, str]:
-    """The mode that came out, with its reason: "tc" when the driver refused and nobody insists."""
+    """Attach XDP, and return mode and reason: "tc" if the driver refuses and `insist` is false."""
     here, there = (
         (device.xdp_native, device.xdp_generic) if mode == "native" else (device.xdp_generic, device.xdp_native)
     )
     other: Mode = "generic" if mode == "native" else "native"
     try:
-        if there:  # the kernel wants one to go before the other comes; TC works meanwhile
+        if there:  # the kernel refuses both modes at once; TC forwards until the new one is there
             xdp.set_program(link, device.index, other, -1, there)
         xdp.set_program(link, device.index, mode, program, here)
     except NetlinkError as error:
@@ -202,7 +201,7 @@ def _restore_xdp(link: Netlink, device: Device, mode: Mode, program: int) -> Non
     try:
         descriptor = kernel.program_by_id(program)
     except PylvsError:
-        return  # nothing else held it: TC alone goes on
+        return  # the program is gone with its last reference: TC alone forwards
     try:
         xdp.set_program(link, device.index, mode, descriptor)
     except NetlinkError:
@@ -234,7 +233,9 @@ def _detach_tc(link: Netlink, device: Device, role: str, made_clsact: bool) -> b
 
 
 def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
-    """Take off what this role attached, and clsact if it was made here and is empty; whether anything was there.
+    """Detach what this role attached, and remove clsact if pylvs added it and it is empty.
+
+    Return whether anything was attached.
 
     Raises NoSuchDevice, NotPermitted.
     """
@@ -248,9 +249,9 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
 
 
 def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None = None) -> list[Attachment]:
-    """All devices of this namespace on which something of this role runs, by their index.
+    """Return what this role attached to the devices of this namespace, by their index.
 
-    `everything` spares a dump of the devices.
+    `everything` saves a dump of the devices.
     """
     found = []
     with Netlink() as link:
@@ -264,10 +265,10 @@ def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None
 
 
 def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
-    """Take this role off every device; what was there."""
+    """Detach this role from every device, and return what was attached."""
     there = attached(state, role)
     for each in there:
-        with contextlib.suppress(NoSuchDevice):  # it went away at this moment
+        with contextlib.suppress(NoSuchDevice):  # the device was deleted at this moment
             detach(each.ifindex, state, role)
     return there
 

@@ -1,14 +1,17 @@
-"""Which devices run the packet path: desired state, compared with what is attached at every edit.
+"""The desired attachments: which devices run the programs, and by which mode. Every edit reconciles them.
 
-IPVS sees every packet of its network namespace. So while the table holds a service or a connection, every device is
-attached by which packets come in first: not ports of bridges and bonds, nor devices that the operator took out. XDP is
-for the devices that services and real servers need: a service's virtual address, or a NAT destination, is on it or
-routed by it, or a virtual router's address is on its link. The others run TC alone. To attach native XDP resets many
-cards; it stays for a minute after the last service. lo is attached for clients on this host. While a real server is on
-this host, its answers are looked at where they leave: at TC egress of what is attached, lo excepted, where they come in
-again. `pylvs attach` and `pylvs detach` are remembered, by the device's number and name.
+IPVS sees every packet of its network namespace. So while the table holds a service or a connection, every device that
+receives packets first is attached. Ports of bridges and bonds are not, nor devices that `pylvs detach` excluded.
 
-A device that cannot be attached keeps nothing else from being done: it is reported, noted, and tried again.
+A device runs XDP if a VIP or a NAT destination is on it or routed through it. It also does if the address of a virtual
+router is on its link. The others run TC alone. Attaching native XDP resets many cards, so it stays for a minute after
+the last service.
+
+lo is attached for clients on this host. While a real server is on this host, its replies are handled at TC egress of
+the attached devices. lo has no program there: what it sends comes in again at its ingress.
+
+Notes store what `pylvs attach` and `pylvs detach` set, by index and name of the device. A device that cannot be
+attached is reported, noted, and retried; it does not stop the others.
 """
 
 from __future__ import annotations
@@ -39,15 +42,15 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-GRACE_S = 60  # attaching native XDP resets many cards: after the last service went, it stays so long
-_WANTED, _OFF = "wanted-", "off"  # by hand: mode and name of a device, by its number
-_NEEDED = "needed-"  # of devices that services and real servers need, by their numbers
-_TROUBLE = "unattached-"  # why a device is not attached, by its number
+GRACE_S = 60  # attaching native XDP resets many cards: it stays so long after the last service
+_WANTED, _OFF = "wanted-", "off"  # set by hand: mode and name of a device, by its index
+_NEEDED = "needed-"  # devices that services and real servers need, by index
+_UNATTACHED = "unattached-"  # why a device is not attached, by its index
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
 _LOOPBACK_NET = 127
-_WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers put on a device
-_SENDS_ONLY = ("dummy", "ifb", "nlmon")  # nothing comes in by them that did not come in elsewhere
+_WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
+_SENDS_ONLY = ("dummy", "ifb", "nlmon")  # what comes in by them came in by another device before
 _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
@@ -55,7 +58,7 @@ _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
 def _spread_out(everything: list[Device]) -> set[int]:
-    """The devices that an address of no device in particular concerns."""
+    """Return the devices through which packets to an address of no particular device may come."""
     return {
         each.index
         for each in everything
@@ -65,27 +68,27 @@ def _spread_out(everything: list[Device]) -> set[int]:
 
 @dataclass(slots=True)
 class Concerns:
-    """What of a table decides how devices are attached."""
+    """What in a table decides which devices are attached, and how."""
 
     virtual: set[Address] = field(default_factory=set)
     by_nat: set[Address] = field(default_factory=set)  # real servers
     marks: bool = False
     own_server: bool = False  # a real server is on this host
-    shrunk: bool = False  # something left the table, or the host changed: all of it is looked at
+    shrunk: bool = False  # something left the table, or the host changed: evaluate the whole table
 
     def __bool__(self) -> bool:
         return bool(self.virtual or self.by_nat or self.marks or self.own_server or self.shrunk)
 
     def add_key(self, key: ServiceKey) -> None:
-        """A service came."""
+        """Add what a new service needs."""
         if key.mark:
-            self.marks |= not is_probe_mark(key.mark)  # whose packets come by lo, where other services are attached
+            self.marks |= not is_probe_mark(key.mark)  # probes come in by lo, which is attached anyway
         else:
             self.virtual.add(key.address)
 
 
 def _concerns_of(reader: Reader) -> Concerns:
-    """Of the whole table in force."""
+    """Return the concerns of the whole table in force."""
     found = Concerns()
     for _, version in reader.service_slots(reader.versions.live):
         found.add_key(encode.key_of(version))
@@ -104,7 +107,7 @@ def _concerns_of(reader: Reader) -> Concerns:
 
 
 def _needed_devices(concerns: Concerns, everything: list[Device], of_routers: frozenset[Address]) -> set[int]:
-    """The numbers of the devices on which services and NAT destinations depend."""
+    """Return the indices of the devices that services and NAT destinations need."""
     holders = {address: each for each in everything for address in each.addresses}
     by_index = {each.index: each for each in everything}
     found = _spread_out(everything) if concerns.marks else set()
@@ -128,7 +131,7 @@ def _towards_router(
     everything: list[Device],
     networks: list[tuple[int, links.Network]],
 ) -> set[int]:
-    """Where packets to an address of a virtual router come in, now or after its next change of roles."""
+    """Return the devices that receive packets to a virtual router's address, now or after its next change of role."""
     linked = {index for index, network in networks if address in network}
     found = {each.index for each in everything if each.index in linked and _can_carry(each) and each.kind != "dummy"}
     found = found or _spread_out(everything)
@@ -163,17 +166,17 @@ def _can_carry(device: Device) -> bool:
 
 
 def request(reader: Reader, device: str, mode: attach.Mode) -> attach.Attachment:
-    """`pylvs attach`: attach now, and keep it so whatever the table says. Raises what `attach.attach` does."""
+    """Attach a device now and always, for `pylvs attach`. Raises what `attach.attach` does."""
     found, state = links.device(device), reader.tables.state
     done = _attach(reader, found, mode, state.note(_OWN_SERVER) is not None)
     state.set_note(f"{_WANTED}{found.index}", f"{mode} {found.name}")
-    state.set_note(f"{_TROUBLE}{found.index}", None)
+    state.set_note(f"{_UNATTACHED}{found.index}", None)
     _note_devices(reader)
     return done
 
 
 def release(reader: Reader, device: str) -> bool:
-    """`pylvs detach`: take it off, and leave it off whatever the table says. False if nothing was there."""
+    """Detach a device and exclude it, for `pylvs detach`; return whether it was attached."""
     found = links.device(device)
     done = attach.detach(found.index, reader.tables.state)
     if found.loopback:
@@ -185,7 +188,7 @@ def release(reader: Reader, device: str) -> bool:
 
 @contextlib.contextmanager
 def _entry(state: State, name: str) -> Iterator[int]:
-    """An entry program, loaded if it was not yet."""
+    """Yield a descriptor of an entry program; load it if necessary."""
     program = load.open_entry(state, name)
     try:
         yield program
@@ -226,7 +229,10 @@ def _write_device(tables: Tables, device: Device) -> None:
 
 
 def _note_devices(reader: Reader) -> None:
-    """Which devices XDP may redirect to: with generic XDP all that are attached, else those whose driver transmits."""
+    """Update the devices to which XDP may redirect.
+
+    Without native XDP these are all attached devices, else those whose driver transmits redirected frames.
+    """
     there = attach.attached(reader.tables.state)
     tables = reader.tables
     by_xdp = [each for each in there if each.mode in ("native", "generic")]
@@ -252,13 +258,13 @@ def _note_devices(reader: Reader) -> None:
 
 
 class _Running:
-    """The numbers of the entry programs that are pinned; 0 of one that is not loaded."""
+    """The ids of the pinned entry programs; 0 of one that is not loaded."""
 
     def __init__(self, state: State) -> None:
         self._numbers = {name: _number_of(state.pin_path(name)) for name in load.ENTRIES}
 
     def is_right(self, there: attach.Attachment, device: Device, mode: attach.Mode, own_server: bool) -> bool:
-        """Whether what a device runs is what it should run."""
+        """Return whether a device runs the programs that it should run."""
         numbers = self._numbers
         looks_out = own_server and not (device.loopback or device.bare)
         if bool(there.egress) != looks_out or there.egress not in (0, numbers[load.EGRESS]):
@@ -283,10 +289,10 @@ def _number_of(pin: str) -> int:
 
 
 def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
-    """Attach what should be attached, by the programs that are pinned, and let go what should not; what was refused.
+    """Attach the pinned programs to the desired devices, detach the others, and return the devices that failed.
 
-    The caller holds the lock. `changes` is what an edit brought in; where it took something away, the whole table is
-    looked at. A device that is refused is tried again at the next call.
+    The caller holds the lock. `changes` is what an edit added; if it removed something, the whole table is evaluated.
+    The next call retries a device that failed.
     """
     state = reader.tables.state
     notes = state.notes()
@@ -303,7 +309,7 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
         if _comes_in_by(device, by_index):
             wanted[device.index] = "auto" if device.index in needed or device.loopback else "tc"
     wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
-    running, changed, troubles = _Running(state), False, {}
+    running, changed, problems = _Running(state), False, {}
     for index, mode in sorted(wanted.items()):
         device, before = by_index[index], there.get(index)
         if before and running.is_right(before, device, mode, own_server):
@@ -312,9 +318,9 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
             _attach(reader, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
             changed = True
         except NoSuchDevice:
-            continue  # it went away at this moment
+            continue  # the device was deleted at this moment
         except PylvsError as error:
-            troubles[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
+            problems[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
     grace = _in_grace(state, notes, empty=not in_use)
     for index in sorted(set(there) - set(wanted)):
         if there[index].mode == "native" and grace and index not in by_hand:
@@ -323,18 +329,18 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
             changed |= attach.detach(index, state)
     if changed:
         _note_devices(reader)
-    _note_troubles(state, notes, troubles)
-    if not troubles:
+    _note_problems(state, notes, problems)
+    if not problems:
         load.forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
         loopback.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*troubles.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
+    return [*problems.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
 
 
 def missing(reader: Reader) -> list[Trouble]:
-    """The devices that should be attached and are not, as it is now, and why; those taken out only where needed."""
+    """Return the devices that should be attached and are not, with reasons; excluded ones only if they are needed."""
     state = reader.tables.state
     notes = state.notes()
     everything = links.devices()
@@ -342,7 +348,7 @@ def missing(reader: Reader) -> list[Trouble]:
     there = {each.ifindex for each in attach.attached(state, everything=everything)}
     by_hand = _by_hand(notes, everything)
     in_use = _is_in_use(reader)
-    noted = _numbered(notes, _TROUBLE)
+    noted = _numbered(notes, _UNATTACHED)
     needed = _needed_devices(_concerns_of(reader), everything, _router_addresses(reader))
     found = []
     for device in everything:
@@ -359,12 +365,12 @@ def missing(reader: Reader) -> list[Trouble]:
 
 
 def _is_in_use(reader: Reader) -> bool:
-    """Whether there is a service or a connection."""
+    """Return whether the table holds a service or a connection."""
     return any(reader.versions.facts().get("services")) or bool(reader.tables.pool.get(0, "used"))
 
 
 def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
-    """Whether packets come in by a device first: not by the bridge or bond that it is a port of."""
+    """Return whether a device receives packets first: it is not a port of a bridge or bond, which does."""
     if device.loopback:
         return True
     if not _can_carry(device) or device.kind in _SENDS_ONLY or (device.bare and not device.up):
@@ -374,7 +380,7 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
 
 
 def _router_addresses(reader: Reader) -> frozenset[Address]:
-    """The addresses of this host's virtual routers."""
+    """Return the addresses of this host's virtual routers."""
     if not any(True for _ in reader.tables.standby.items()):
         return frozenset()
     from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
@@ -383,12 +389,12 @@ def _router_addresses(reader: Reader) -> frozenset[Address]:
 
 
 def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
-    """The notes about devices, by their numbers."""
+    """Return the notes with a prefix, by the device index in their names."""
     return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
 
 
 def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, attach.Mode | None]:
-    """What the operator said of devices; None: taken out. A device that was made again is known by its name."""
+    """Return the modes set by hand, None for an excluded device. A device made again is found by its name."""
     by_name = {each.name: each.index for each in everything}
     there = {each.index for each in everything}
     found: dict[int, attach.Mode | None] = {}
@@ -404,7 +410,7 @@ def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, at
 def _note_needed(
     reader: Reader, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
 ) -> set[int]:
-    """The devices that services and real servers need, kept from edit to edit."""
+    """Return the devices that services and real servers need, and note them for the next edit."""
     state = reader.tables.state
     noted = set(_numbered(notes, _NEEDED))
     found = noted & {each.index for each in everything} if not whole else set()
@@ -418,7 +424,7 @@ def _note_needed(
 
 
 def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, whole: bool) -> bool:
-    """Whether a real server is on this host, kept from edit to edit."""
+    """Return whether a real server is on this host, and note it for the next edit."""
     noted = _OWN_SERVER in notes
     found = own_server or (noted and not whole)
     if found != noted:
@@ -426,13 +432,13 @@ def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, w
     return found
 
 
-def _note_troubles(state: State, notes: Mapping[str, str], troubles: Mapping[int, Trouble]) -> None:
-    noted = _numbered(notes, _TROUBLE)
-    for index in noted.keys() - troubles.keys():
-        state.set_note(f"{_TROUBLE}{index}", None)
-    for index, trouble in troubles.items():
-        if noted.get(index) != trouble.reason:
-            state.set_note(f"{_TROUBLE}{index}", trouble.reason)
+def _note_problems(state: State, notes: Mapping[str, str], problems: Mapping[int, Trouble]) -> None:
+    noted = _numbered(notes, _UNATTACHED)
+    for index in noted.keys() - problems.keys():
+        state.set_note(f"{_UNATTACHED}{index}", None)
+    for index, problem in problems.items():
+        if noted.get(index) != problem.reason:
+            state.set_note(f"{_UNATTACHED}{index}", problem.reason)
 
 
 def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:

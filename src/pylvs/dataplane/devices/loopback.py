@@ -1,8 +1,8 @@
-"""Settings of lo that the packet path needs. What they were is noted beside the pins, and put back.
+"""Settings of lo that the packet path needs. Notes of the state hold the former values, which are restored.
 
-`forwarding` of lo lets `bpf_fib_lookup` answer with ip_forward=0; it turns nothing else on. `accept_local` of lo lets
-answers of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h): their source is an address
-of this host. No packet from outside comes in by lo, so other devices go on refusing such sources.
+`forwarding` of lo lets `bpf_fib_lookup` work with ip_forward=0; it enables nothing else. `accept_local` of lo lets
+replies of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h), because their saddr is an
+address of this host. lo receives no packet from outside, and other devices still refuse such a saddr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FAMILIES = ("ipv4", "ipv6")
 
 
 def _set(path: str, value: str) -> str:
-    """Write a setting that has another value; the value before. Raises OSError."""
+    """Write a setting if it differs, and return its former value. Raises OSError."""
     with open(path, encoding="ascii") as file:
         before = file.read().strip()
     if before != value:
@@ -33,7 +33,7 @@ def _set(path: str, value: str) -> str:
 
 
 def forward(state: State) -> None:
-    """Switch forwarding of lo on."""
+    """Turn on forwarding of lo, for IPv4 and IPv6."""
     for family in _FAMILIES:
         with contextlib.suppress(FileNotFoundError):
             before = _set(_IPV4_CONF.format(family, "forwarding"), "1")
@@ -42,12 +42,12 @@ def forward(state: State) -> None:
 
 
 def accepts_local(notes: Mapping[str, str]) -> bool:
-    """Whether `accept_local` switched the setting on."""
+    """Return whether `accept_local` turned the setting on."""
     return _ACCEPT_LOCAL in notes
 
 
 def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[Trouble]:
-    """Switch accept_local of lo on, or put back what it was; why that is not possible."""
+    """Turn on accept_local of lo, or restore it; return why that failed."""
     path = _IPV4_CONF.format("ipv4", "accept_local")
     if not wanted:
         _put_back(state, notes.get(_ACCEPT_LOCAL), _ACCEPT_LOCAL, path)
@@ -63,7 +63,7 @@ def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[T
 
 
 def restore(state: State) -> None:
-    """Put all settings back."""
+    """Restore all settings."""
     for family in _FAMILIES:
         note = _FORWARDING + family
         _put_back(state, state.note(note), note, _IPV4_CONF.format(family, "forwarding"))

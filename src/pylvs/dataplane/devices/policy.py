@@ -1,4 +1,4 @@
-"""What of this host follows the table: the snapshots of what is local, another program, the end."""
+"""Keep host and tables in step: snapshots of local addresses and marks, replacement of programs, take-down."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
 from pylvs.netlink import links
 
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    pass
-
 _CONF = "/proc/sys/net/ipv4/conf"
 
 
@@ -29,12 +25,12 @@ _CONF = "/proc/sys/net/ipv4/conf"
 
 
 def is_local(address: Address) -> bool:
-    """Whether a device of this host has the address."""
+    """Return whether a device of this host has the address."""
     return address in links.local_addresses()
 
 
 def refresh_locals(tables: Tables) -> None:
-    """Bring the snapshot of local addresses up to date."""
+    """Update the snapshot of local addresses."""
     wanted = {encode.address_bytes(each) for each in links.local_addresses()}
     there = {key for key, _ in tables.locals.items()}
     for key in wanted - there:
@@ -45,7 +41,7 @@ def refresh_locals(tables: Tables) -> None:
 
 
 def refresh_accept_local(tables: Tables) -> None:
-    """Note the devices where the kernel takes packets from outside whose source is an address of this host."""
+    """Update the snapshot of the devices on which the kernel accepts packets with a local saddr."""
     wanted = set()
     for each in os.listdir(_CONF):
         with contextlib.suppress(OSError), open(f"{_CONF}/{each}/accept_local", "rb") as file:
@@ -59,7 +55,7 @@ def refresh_accept_local(tables: Tables) -> None:
 
 
 def refresh_marks(reader: Reader) -> None:
-    """Bring up to date what the rules of marks, and services of marks, take from this host: devices, policy routing."""
+    """Update what firewall marks take from this host: device indices of the rules, policy routing of the marks."""
     facts = reader.versions.facts()
     if not (facts.get("mark_rules")[0] or facts.get("marks")[0] or len(reader.tables.routed_marks)):
         return
@@ -73,16 +69,17 @@ def refresh_marks(reader: Reader) -> None:
         )
 
 
-# --- another program, the end ---
+# --- replacement of programs, take-down ---
 
 
 def swap_programs(
     tables: Tables, connections: int | None = None, prepare: Callable[[Tables], None] | None = None
 ) -> Reader:
-    """Load the object anew (with `connections`: over another table of connections) and put it where the old one runs.
+    """Load the object again, with `connections` over another connection table, and replace the running programs.
 
-    Device by device, without a gap: the old one keeps its stages until the last device has the new one. `prepare` is
-    called with the tables just before the first. Killed at any point, the next edit goes on (`load.interrupted`).
+    Devices switch one by one, without a gap: the old programs keep their tail calls until the last device has switched.
+    `prepare` is called with the new tables before the first switch. If this process is killed, the next edit continues
+    (`load.interrupted`).
     """
     state = tables.state
     load.reload(state, connections)
@@ -94,7 +91,7 @@ def swap_programs(
 
 
 def take_down(state: State) -> list[str]:
-    """`pylvs down`: detach everything, restore what was changed, remove the tables. The names of the devices."""
+    """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
     if not state.exists:
         return []
     with state.lock():
@@ -106,17 +103,17 @@ def take_down(state: State) -> list[str]:
 
 
 # --- resize ----------------------------------------------------------------------------------------------------------
-# `conn_max`: maps do not grow, so another size is another table of connections and another copy of the program.
+# Maps do not grow. So another `conn_max` needs another connection table and another copy of the programs.
 
 
 def resize(reader: Reader, connections: int, drop: bool) -> None:
-    """Give the table another size. Raises Busy while connections live, unless they may be dropped.
+    """Change the size of the connection table. Raises Busy while there are connections, unless `drop` is set.
 
-    The caller holds the lock. Packets see the old table until the new program takes over on their device.
+    The caller holds the lock. Packets use the old table until the new program runs on their device.
     """
     if connections == reader.tables.pool.get(0, "capacity"):
         return
-    from pylvs.dataplane.connections import ConnectionReader  # late: no other edit lists connections
+    from pylvs.dataplane.connections import ConnectionReader  # late: no other edit reads connections
 
     living = sum(1 for _ in ConnectionReader(reader.tables).connections())
     if living and not drop:
@@ -127,13 +124,13 @@ def resize(reader: Reader, connections: int, drop: bool) -> None:
 
 
 def go_on(reader: Reader, connections: int) -> None:
-    """Put a table of this size in place of what is there, or of what a killed process left half done."""
+    """Replace the connection table by one of this size, or finish a replacement that a killed process began."""
     fresh = swap_programs(reader.tables, connections, prepare=_forget_counts)
-    _forget_counts(fresh.tables, 1 << 31)  # what the old program took away meanwhile wrapped around
+    _forget_counts(fresh.tables, 1 << 31)  # decrements by the old program after the first reset wrapped around
 
 
 def _forget_counts(tables: Tables, least: int = 0) -> None:
-    """Set counts of destinations to 0 that are no less than this."""
+    """Set the connection counts of destinations to 0 if they are `least` or more."""
     destinations = tables.destinations
     for slot in range(tables.book.get(0, "destination_top")):
         for name in "active", "inactive", "persistent":

@@ -1,7 +1,7 @@
-"""Follow the devices of a network namespace where no `pylvs run` does: `pylvs watch`.
+"""Reconcile attachments with the devices of a network namespace, for `pylvs watch`, where no `pylvs run` does.
 
-It waits for what rtnetlink(7) tells of links, addresses, routes and TC, and brings attachments and snapshots up to
-date. Without it the next edit does that.
+It waits for rtnetlink(7) events about links, addresses, routes and TC, and then updates attachments and snapshots.
+Without it the next edit does that.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pylvs.model.errors import PylvsError
 # RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400
 RETRY_S = 5.0  # after a device was refused, or the tables were locked
-GATHER_S = 0.05  # what comes together is looked at together
-SHARE = 4  # at most every fifth part of the time is spent on looking
+GATHER_S = 0.05  # events within this time are handled together
+SHARE = 4  # pause for so many times the work's duration: a fifth of the time at most is work
 _READ_BYTES = 1 << 16
-_MESSAGES = 1000  # read at a time
+_MESSAGES = 1000  # events read in a row
 
 
 def listen() -> socket.socket:
-    """A socket that hears of every change in this thread's network namespace."""
+    """Return a socket that receives every change in this thread's network namespace."""
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     kernel.setblocking(False)
     kernel.bind((0, _GROUPS))
@@ -35,7 +35,7 @@ def listen() -> socket.socket:
 
 
 def drain(kernel: socket.socket) -> bool:
-    """Read what came; whether anything did."""
+    """Read the pending events; return whether there were any."""
     changed = False
     for _ in range(_MESSAGES):
         try:
@@ -43,35 +43,35 @@ def drain(kernel: socket.socket) -> bool:
         except BlockingIOError:
             return changed
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # there was more than there is room for
+            if error.errno != errno.ENOBUFS:  # ENOBUFS: the kernel dropped events, which is a change, too
                 raise
         changed = True
     return changed
 
 
 def watch(director: BpfDirector, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-    """Without an end; `say` gets a line when something goes wrong, and when it is right again."""
-    told: list[str] = []
+    """Reconcile for ever; call `say` with a line for each new problem, and when all problems are solved."""
+    reported: list[str] = []
     with listen() as kernel:
         while True:
             begin = time.monotonic()
             found = _look(director)
             for line in found:
-                if line not in told:
+                if line not in reported:
                     say(line)
-            if told and not found:
+            if reported and not found:
                 say("all devices are attached again")
-            told = found
+            reported = found
             time.sleep(SHARE * (time.monotonic() - begin))
-            select.select([kernel], [], [], RETRY_S if told else None)
+            select.select([kernel], [], [], RETRY_S if reported else None)
             time.sleep(GATHER_S)
             drain(kernel)
 
 
 def _look(director: BpfDirector) -> list[str]:
-    """Bring everything up to date; what went wrong, in lines."""
+    """Reconcile once, and return the problems as lines."""
     try:
-        if director.edition():  # finds tables that were made since
+        if director.edition():  # finds tables that another process has made
             director.follow_host()
         return warnings(director)
     except (PylvsError, OSError) as error:

@@ -9,18 +9,18 @@
 
 enum abi { ABI_NUMBER = 7 };
 enum sign { BELOW = -1, ABOVE = 1 };
-struct place { __u32 address; __be16 port; __u8 tag[2]; };
+struct peer { __u32 address; __be16 port; __u8 tag[2]; };
 struct record {
     union { __u32 v4; __u32 v6[4]; };
-    struct place place;
+    struct peer peer;
     __u64 seen;
     __s32 delta;
     enum sign sign;
-    struct place trail[2];
+    struct peer trail[2];
     struct { __u16 low, high; } pair;
 };
 
-struct { __uint(type, BPF_MAP_TYPE_HASH); __type(key, struct place); __type(value, struct record);
+struct { __uint(type, BPF_MAP_TYPE_HASH); __type(key, struct peer); __type(value, struct record);
          __uint(max_entries, 128); } records SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __type(key, __u32); __type(value, __u64);
          __uint(max_entries, 16); __uint(map_flags, BPF_F_MMAPABLE); } words SEC(".maps");
@@ -51,7 +51,7 @@ static int count(void)
 
 SEC("xdp.frags") int small_xdp(struct xdp_md *ctx)
 {
-    struct place key = {.address = ctx->ingress_ifindex};
+    struct peer key = {.address = ctx->ingress_ifindex};
 
     count();
     return lookup(&records, &key) ? XDP_DROP : XDP_PASS;
