@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
 
 import click
 
@@ -189,8 +190,8 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
 def clients(words: list[str], name: str, number: int, columns: list[int]) -> Clients:
     """A group of clients from "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
 
-    def bad(place: int, what: str) -> BadInput:
-        where = f"{name}:{number}:{columns[min(place, len(columns) - 1)]}" if number else name
+    def bad(index: int, what: str) -> BadInput:
+        where = f"{name}:{number}:{columns[min(index, len(columns) - 1)]}" if number else name
         return BadInput(f"{where}: {what}")
 
     if not words:
@@ -199,31 +200,32 @@ def clients(words: list[str], name: str, number: int, columns: list[int]) -> Cli
         network: IPv4Network | IPv6Network = ip_network(words[0], strict=False)
     except ValueError:
         raise bad(0, f"{words[0]!r} is no network; write 10.1.0.0/24 or 2001:db8::/64") from None
-    count, ports, to, mark = 0, PORTS, None, 0
-    for place in range(1, len(words), 2):
-        if place + 1 == len(words):
-            raise bad(place, f"{words[place]!r} lacks a value, or is none of: count, ports, to, mark")
-        word, value = words[place : place + 2]
-        try:
-            if word == "count":
-                count = _number(value, 1, LARGEST_COUNT)
-            elif word == "mark":
-                mark = _number(value, 1, 0xFFFFFFFF)
-            elif word == "ports":
-                ports = _range(value)
-            elif word == "to":
-                to = _target(value)
-            else:
-                raise bad(place, f"{word!r} is none of: count, ports, to, mark")
-        except ValueError as error:
-            raise bad(place + 1, str(error)) from None
+    given = _settings(words, bad)
+    to: ServiceKey | None = given.get("to")
+    mark: int = given.get("mark", 0)
     if mark and to is None:
         raise bad(len(words) - 2, "a mark needs a target; add to tcp:192.0.2.1:80")
     if to is not None and to.address.version != network.version:
         raise bad(0, f"{network} and {to.address} are of different address families")
     if to is not None and mark:
         to = ServiceKey(to.protocol, to.address, to.port, mark)
-    return Clients(network, count, to, ports)
+    return Clients(network, given.get("count", 0), to, given.get("ports", PORTS))
+
+
+def _settings(words: list[str], bad: Callable[[int, str], BadInput]) -> dict[str, Any]:
+    """Return the values of the keywords that follow the network."""
+    given: dict[str, Any] = {}
+    for index in range(1, len(words), 2):
+        if index + 1 == len(words):
+            raise bad(index, f"{words[index]!r} lacks a value, or is none of: count, ports, to, mark")
+        keyword, value = words[index : index + 2]
+        if keyword not in READERS:
+            raise bad(index, f"{keyword!r} is none of: count, ports, to, mark")
+        try:
+            given[keyword] = READERS[keyword](value)
+        except ValueError as error:
+            raise bad(index + 1, str(error)) from None
+    return given
 
 
 def _number(text: str, lowest: int, highest: int) -> int:
@@ -250,6 +252,14 @@ def _target(text: str) -> ServiceKey:
     except ValueError:
         raise ValueError(f"{text!r}: {host!r} is no address; write tcp:192.0.2.1:80 or tcp:[2001:db8::1]:80") from None
     return ServiceKey(PROTOCOLS[protocol.lower()], address, _number(port, 1, 65535))
+
+
+READERS: Mapping[str, Callable[[str], Any]] = {
+    "count": lambda text: _number(text, 1, LARGEST_COUNT),
+    "ports": _range,
+    "to": _target,
+    "mark": lambda text: _number(text, 1, 0xFFFFFFFF),
+}
 
 
 # --- what is shown ---
