@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "drain": ("pylvs.cli.servers", "drain", "Nothing new for a server; out of the table when unused."),
     "enable": ("pylvs.cli.servers", "enable", "Take drain and disable back."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
-    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or give the word back to its checks."),
+    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or let its checks decide again."),
     "check-now": ("pylvs.cli.servers", "check_now", "Make checks at once."),
     "history": ("pylvs.cli.servers", "history", "What happened to a server, and why."),
     "events": ("pylvs.cli.status", "events", "What happens from now on."),
@@ -57,11 +57,11 @@ class LazyGroup(click.Group):
     """A group whose commands are imported at their first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; None if there is none."""
+        """Import and return the command of this name; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table's lines, without importing anything."""
+        """Print the table's lines, without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
@@ -86,25 +86,25 @@ def pylvs() -> None:
 
 
 def _complain(text: str) -> None:
-    """One line on stderr, whatever the text was."""
-    with contextlib.suppress(OSError):  # nobody reads stderr any more: the exit status must do
+    """Print the text on stderr, as one line."""
+    with contextlib.suppress(OSError):  # with stderr closed, the exit status alone reports the failure
         print(f"pylvs: {one_line(text)}", file=sys.stderr)
 
 
 def _usage(error: click.UsageError) -> str:
-    """What is wrong, and where to read on."""
+    """Return the error, and the command that prints the help."""
     text = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx else "pylvs"
     return f"{text}; see {path} --help"
 
 
 def _quiet_stdout() -> None:
-    """Keep the interpreter from complaining at its end that the reader of stdout has gone."""
+    """Keep the interpreter from reporting, at its exit, that the reader of stdout has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. Never raises, but for what ends the interpreter itself."""
+    """Run one command and return its exit status; each exception becomes one line on stderr."""
     try:
         result = pylvs.main(args=arguments, prog_name="pylvs", standalone_mode=False)
         sys.stdout.flush()

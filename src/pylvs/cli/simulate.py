@@ -1,4 +1,4 @@
-"""`pylvs simulate`: which server would each of these clients get, and how does the load spread?"""
+"""`pylvs simulate`: show which server each client would get, and how the load spreads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.simulation import LARGEST_COUNT, PORTS, Clients, Simulation, Spread
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-# Pictures of a spread: bars for a terminal, and as SVG.
-
 
 WIDTH = 40  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -27,13 +25,13 @@ SVG_BAR, SVG_LINE, SVG_LEFT, SVG_RIGHT = 400, 24, 260, 120  # pixels
 
 
 def _rows(spread: Spread) -> list[tuple[str, str, int]]:
-    """Name, weight and connections of each server; a last one for what was refused."""
+    """Return name, weight and connections of each server; a last row has the refused connections."""
     rows = [(server, f"weight {spread.weights[server]}", got) for server, got in spread.servers.items()]
     return [*rows, ("refused", "", spread.refused)] if spread.refused else rows
 
 
 def bars(spread: Spread) -> list[str]:
-    """A line for each server: its bar, its connections, its share."""
+    """Return a line for each server, for a terminal: its bar, its connections, its share."""
     rows = _rows(spread)
     name_width = max(len(name) for name, _, _ in rows)
     weight_width = max(len(weight) for _, weight, _ in rows)
@@ -48,7 +46,7 @@ def bars(spread: Spread) -> list[str]:
 
 
 def bars_svg(spreads: list[Spread]) -> str:
-    """The same for a browser."""
+    """Draw the same bars as SVG."""
     parts, y = [], 0
     for spread in spreads:
         y += SVG_LINE
@@ -74,7 +72,7 @@ SHOWN = 10  # clients of a service that are listed, unless all are asked for
 EDITS = ("-A", "-E", "-D", "-a", "-e", "-d", "--set")
 LONG_EDITS = ("--add-", "--edit-", "--delete-")
 SERVICE_OPTIONS = ("-t", "-u", "-f", "--tcp-service", "--udp-service", "--sctp-service", "--fwmark-service")
-ABOUT = (  # what a complaint says, and the options whose value it is about
+ABOUT = (  # a phrase in an error of ipvsadm, and the options whose value is wrong
     ("real server", ("-r", "--real-server")),
     ("Destination", ("-r", "--real-server")),
     ("weight", ("-w", "--weight")),
@@ -144,7 +142,7 @@ def simulate(
 
 
 def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
-    """Do the table's edits; the lines about clients. Raises BadInput."""
+    """Apply the edits of the table; return the clients. Raises BadInput."""
     groups = []
     for number, line in enumerate(text.split("\n"), 1):
         words, columns = _words(line)
@@ -158,7 +156,7 @@ def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
 
 
 def _words(line: str) -> tuple[list[str], list[int]]:
-    """The words of a line and the columns they begin at, counted from 1; "ipvsadm" in front is skipped."""
+    """Return the words of a line and their columns, counted from 1, without a leading "ipvsadm"."""
     words, columns, at = [], [], 0
     for word in line.split():
         at = line.index(word, at)
@@ -173,22 +171,20 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     first = words[0]
     if first not in EDITS and not first.startswith(LONG_EDITS):
         raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
-    complaints = io.StringIO()
-    status = ipvsadm.run(
-        words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=complaints
-    )
+    errors = io.StringIO()
+    status = ipvsadm.run(words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=errors)
     if not status:
         return
-    said = next((line for line in complaints.getvalue().splitlines() if line.strip()), "refused")
+    error = next((line for line in errors.getvalue().splitlines() if line.strip()), "refused")
     wrong = next(
-        (words.index(word) + 1 for about, known in ABOUT if about in said for word in known if word in words), 0
+        (words.index(word) + 1 for about, known in ABOUT if about in error for word in known if word in words), 0
     )
     wrong = wrong if wrong < len(words) else 0
-    raise BadInput(f"{name}:{number}:{columns[wrong]}: {said.removeprefix('ipvsadm: ')}")
+    raise BadInput(f"{name}:{number}:{columns[wrong]}: {error.removeprefix('ipvsadm: ')}")
 
 
 def clients(words: list[str], name: str, number: int, columns: list[int]) -> Clients:
-    """A group of clients from "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
+    """Return the clients of "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
 
     def bad(index: int, what: str) -> BadInput:
         where = f"{name}:{number}:{columns[min(index, len(columns) - 1)]}" if number else name
@@ -262,11 +258,11 @@ READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-# --- what is shown ---
+# --- output ---
 
 
 def as_text(spreads: list[Spread], everyone: bool) -> str:
-    """For each service: its first clients, and a bar for each server."""
+    """Return the first clients of each service, and a bar for each server."""
     parts = []
     for spread in spreads:
         listed = spread.answers if everyone else spread.answers[:SHOWN]
@@ -280,7 +276,7 @@ def as_text(spreads: list[Spread], everyone: bool) -> str:
 
 
 def as_values(spreads: list[Spread], seed: int) -> dict[str, object]:
-    """The same for programs."""
+    """Return the same for `--json`, with all clients."""
     return {
         "seed": seed,
         "services": [
