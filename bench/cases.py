@@ -69,7 +69,7 @@ def key(port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A service with servers that nothing but their method tells apart."""
+    """A service with equal servers."""
 
     service: VirtualService
     method: Method = Method.ROUTE
@@ -77,13 +77,13 @@ class Served:
     limit: int = 0
 
     def destinations(self) -> list[Destination]:
-        """Its real servers."""
+        """Return one destination for each server."""
         port = NAT_PORT if self.method == Method.MASQ else self.service.key.port
         six = self.service.key.address.version == 6
-        places = [site.SERVER6] if six else [site.server(number) for number in range(1, self.servers + 1)]
+        addresses = [site.SERVER6] if six else [site.server(number) for number in range(1, self.servers + 1)]
         return [
             Destination(DestinationKey(ip_address(each), port), self.method, upper=self.limit, lower=self.limit // 2)
-            for each in places
+            for each in addresses
         ]
 
 

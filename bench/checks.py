@@ -94,7 +94,7 @@ def _found(used_s: float, made: int, size: Size) -> Measured:
     """Microseconds of a check. Raises ChecksFailed if there were hardly any."""
     wanted = size.servers * size.window_s / size.delay_s
     if made < wanted / 10:
-        raise ChecksFailed(f"{made} checks in {size.window_s:g} s, of {wanted:.0f}: this machine is too busy")
+        raise ChecksFailed(f"checks in {size.window_s:g} s: {made} of {wanted:.0f}; this machine is too busy")
     return Measured([used_s / made * 1e6])
 
 
@@ -112,7 +112,7 @@ async def _ours(configuration: Configuration, size: Size) -> Measured:
         found = _found(time.process_time() - used, _connections() - made, size)
         wrong = [each.reason for service in engine.snapshot() for each in service.servers if not each.up]
         if wrong:
-            raise ChecksFailed(f"{len(wrong)} servers are down: {wrong[0]}")
+            raise ChecksFailed(f"servers that are down: {len(wrong)}; the first: {wrong[0]}")
         return found
     finally:
         await engine.close()

@@ -86,13 +86,13 @@ def _run(
 
 
 def _rules(services: int, each: int) -> str:
-    """What `ipvsadm -S` prints of so many services: VIPs in a row, and servers that serve many of them."""
+    """What `ipvsadm -S` prints of so many services: consecutive VIPs, and servers that serve many of them."""
     lines = []
     for number in range(services):
         vip = f"{FIRST_VIP + number}:{PORT}"
         lines.append(f"-A -t {vip} -s wrr")
-        servers = [FIRST_SERVER + (number * each + place) % _SERVERS for place in range(each)]
-        lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {place + 1}" for place, server in enumerate(servers)]
+        servers = [FIRST_SERVER + (number * each + index) % _SERVERS for index in range(each)]
+        lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {weight}" for weight, server in enumerate(servers, 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -112,12 +112,12 @@ def _files_of_a_listing(cache: str) -> Iterator[Path]:
 
 
 def _make_cold(cache: str) -> None:
-    """Put what ipvsadm reads out of the page cache, as far as nobody has it mapped."""
+    """Remove the files that ipvsadm reads from the page cache, except pages that a process has mapped."""
     for path in _files_of_a_listing(cache):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(descriptor)  # what is not written yet stays
+                os.fsync(descriptor)  # dirty pages cannot be dropped
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
@@ -128,8 +128,8 @@ def _check_list(output: str, services: int, destinations: int) -> None:
     servers = sum(line.startswith("  ->") for line in lines)
     if (len(lines) - servers, servers) != (services, destinations):
         raise CommandFailed(
-            f"ipvsadm -Ln shows {len(lines) - servers} services with {servers} destinations,"
-            f" not {services} with {destinations}"
+            f"ipvsadm -Ln shows services, destinations: {len(lines) - servers}, {servers};"
+            f" expected: {services}, {destinations}"
         )
 
 

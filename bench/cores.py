@@ -202,7 +202,7 @@ class Cores:
 
     def _check(self, name: str, counted: int, wanted: int) -> None:
         if counted < wanted * 0.99:
-            raise WrongPath(f"two processors, {name}: {counted} of {wanted} packets: {self.path.reasons()}")
+            raise WrongPath(f"two processors, {name}: packets: {counted} of {wanted}: {self.path.reasons()}")
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:

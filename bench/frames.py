@@ -84,7 +84,7 @@ class Frame:
         return link + self.header(_check(_sum(header))) + self._segment(check)
 
     def plan(self, flows: Flows | None) -> dict[str, object]:
-        """What the harness is told (`struct bench_plan`)."""
+        """Return the fields of `struct bench_plan` for the harness."""
         values: dict[str, object] = {"frame": self.packed()}
         if flows:
             header = self.header()

@@ -24,7 +24,7 @@ TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where a program runs: what stands in for it, and how it is told the device."""
+    """Where a program runs, and the harness's programs for that hook."""
 
     empty: str
     swap: str
@@ -100,7 +100,7 @@ class Probe:
         return self._timed(self.own(name), hook, repeat)[0]
 
     def wait_uncounted(self) -> None:
-        """Until nobody has the kernel time the runs of programs: it costs more than the floor. Raises Unsupported."""
+        """Wait until the kernel times no runs of programs, which costs more than the floor. Raises Unsupported."""
         program = self.own(XDP.empty)
         for _ in range(int(_PATIENCE_S / _PAUSE_S)):
             before = kernel.program_runs(program)
@@ -110,7 +110,7 @@ class Probe:
             time.sleep(_PAUSE_S)
         raise Unsupported(
             "the kernel times every run of an eBPF program, which would be in all figures: "
-            "sysctl kernel.bpf_stats_enabled=0, and no bpftool prog profile or pylvs bench --live meanwhile"
+            "sysctl kernel.bpf_stats_enabled=0, and run no bpftool prog profile or pylvs bench --live"
         )
 
     def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, kernel.Run]:

@@ -40,7 +40,7 @@ def program() -> str:
 
 @contextlib.contextmanager
 def running(configuration: Path, library: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """keepalived's checks in this network namespace, in a session of their own; its log goes to NAME.log.
+    """keepalived's checks in this network namespace, in a session of their own; it logs to NAME.log.
 
     A session of its own, because a keepalived that gives up sends signals to its whole process group.
     """

@@ -29,7 +29,7 @@ CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"
 _WALK = 1 << 24  # flows, of which the first are made
 _CHUNK = 1 << 16  # connections between two looks: none is half open for long
 _TRIALS = 50  # of a chunk
-_TOLD = 1 << 20
+_PROGRESS_STEP = 1 << 20
 _TITLES = 2  # lines of a listing
 _MB = 1 << 20
 Progress = Callable[[str], None]
@@ -48,7 +48,7 @@ DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
 
 
 class LargeTable:
-    """A Director with one service, room for so many connections, and the harness."""
+    """A Director with one service, a capacity of so many connections, and the harness."""
 
     def __init__(self, kind: Kind, connections: int, path: Path) -> None:
         self.kind = kind
@@ -58,7 +58,7 @@ class LargeTable:
         self._wrapper = probe.FLOWS6 if kind.version == 6 else probe.FLOWS
 
     def serve(self) -> None:
-        """The service, with servers that nothing tells apart; of IPv6 it is one."""
+        """Add the service with equal servers; for IPv6 only one."""
         six = self.kind.version == 6
         servers = [site.SERVER6] if six else [site.server(number) for number in range(1, site.SERVERS + 1)]
         self.path.director.add_service(VirtualService(self.key, "rr"))
@@ -75,10 +75,10 @@ class LargeTable:
         return Frame(str(ip_address(CLIENTS) + beyond), site.VIP, CLIENT_PORT, PORT, flags)
 
     def send(self, flags: int, first: int, count: int) -> float:
-        """A packet of each of these flows. Nanoseconds of one, the harness included. Raises WrongPath.
+        """Send a packet of each of these flows. Return the ns of one, the harness included. Raises WrongPath.
 
-        Once a second XDP asks for the next hop of each server and lets the kernel see a packet then; so all of them are
-        sent again until none went astray.
+        Once a second XDP asks for the next hop of each server and passes one packet to the kernel. Then all packets
+        are sent again, until none was passed.
         """
         frame, flows, took = self._frame(flags), Flows(_WALK, first, IN_ORDER), 0.0
         for _ in range(_TRIALS):
@@ -98,15 +98,15 @@ class LargeTable:
             harness.plan(frame, flows)
             try:
                 return harness.run(wrapper, self.path.entry(wrapper), count)[0]
-            except PylvsError as error:  # ctrl-C is none: this process was stopped and goes on
+            except PylvsError as error:  # ctrl-C is none: this process was stopped and continued
                 if error.errno != errno.EINTR:
                     raise
 
     def make(self, new: Measured, progress: Progress) -> float:
-        """All connections, a SYN and an ACK each. Seconds of this thread's processor time."""
+        """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
         spent = 0.0
         for first in range(0, self.connections, _CHUNK):
-            if not first % _TOLD:
+            if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
             count = min(_CHUNK, self.connections - first)
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
@@ -193,12 +193,12 @@ class LargeTable:
         return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, megabytes or used.ru_maxrss / 1024
 
     def bytes_each(self) -> float:
-        """Kernel memory of every map whose size goes with the table's, for each connection."""
+        """Return the kernel memory for each connection, of every map whose size depends on the table's."""
         return self.path.memory(CONNECTION_MAPS) / self.connections
 
 
 def _most_memory(process: int) -> float:
-    """Megabytes that a process ever had at once; 0 when it is gone. (What wait(2) tells counts its parent's, too.)"""
+    """Return the most memory of a process in MB, 0 when it is gone. (That of wait(2) includes its parent's.)"""
     with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("VmHWM:"):

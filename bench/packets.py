@@ -15,8 +15,8 @@ from pylvs.dataplane.load import CONNECTION_MAPS
 
 __all__ = ["QUICK", "Bench", "Size", "ready"]
 
-_MISSED = 0.001  # of all packets may go up: XDP asks for the next hop once a second, and lets the kernel see some
-_YOUNG_S = 50  # what nobody answers lives a minute
+_MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
+_YOUNG_S = 50  # a connection without an answer lives a minute
 _OF_IPV6 = {"connections6", "replies6"}
 
 
@@ -51,7 +51,7 @@ class Bench:
             harness.run(each.wrapper, self.path.entry(each.wrapper), each.flows.number if each.flows else 2)
         there, _ = self.path.connections(key(MANY))
         if there != self.size.flows:
-            raise WrongPath(f"{self.size.flows} connections were to be made, {there} are there")
+            raise WrongPath(f"connections: {there}, expected: {self.size.flows}")
 
     # --- measuring ---
 
@@ -68,7 +68,7 @@ class Bench:
         counted = self._packets(case) - before
         wrong = last.verdict not in (*case.verdicts, wrapper.hook.passes)
         if wrong or (case.services and counted < self.size.repeat * (1 - _MISSED) - 2):
-            went = f"verdict {last.verdict}, {counted} of {self.size.repeat} packets counted"
+            went = f"verdict {last.verdict}, packets counted: {counted} of {self.size.repeat}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 
@@ -84,7 +84,7 @@ class Bench:
         made, lasting = now_ever - ever, now_there - there
         young = time.monotonic() - self._began < _YOUNG_S
         if made < number * (1 - _MISSED) or (young and made != lasting):
-            went = f"{made} of {number} connections were made, {lasting} are in the table"
+            went = f"connections made: {made} of {number}, in the table: {lasting}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 

@@ -101,8 +101,8 @@ def _text(x: float, y: float, words: str, kind: str = "", end: bool = False) -> 
 def _drawn(lines: Sequence[Line], top: float) -> Iterator[tuple[float, str]]:
     """Pieces, each with how far down it reaches."""
     left = _MARGIN + _LABELS
-    room = _WIDTH - _MARGIN - left - _NUMBERS
-    unit = room / max(length for line in lines for _, length in line.bars)
+    longest_bar = _WIDTH - _MARGIN - left - _NUMBERS
+    unit = longest_bar / max(length for line in lines for _, length in line.bars)
     y = top
     for line in lines:
         height = len(line.bars) * _BAR

@@ -1,7 +1,7 @@
-"""`python -m bench.scale`: ten million connections made, visited, listed, expired. Exit status as the bench's.
+"""`python -m bench.scale`: make, use, list and expire ten million connections. Exit status as the bench's.
 
-Each number is taken at the table that an operator would have: made by packets through the program, read by ipvsadm,
-ended by the timer in the kernel.
+The table is as on a director: packets through the program make its connections, ipvsadm lists them, and the timer in
+the kernel ends them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _compare_counts(
 
 
 def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
-    """What sweeping costs where nothing ends, and which gaps there are: of whatever else takes the CPU away."""
+    """Measure what sweeping costs where nothing ends, and the gaps that the machine itself makes."""
     tables = table.path.director.tables
     progress(f"scale: sweeping {table.connections:,} connections")
     with watched(tables) as watch:
@@ -107,7 +107,9 @@ def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
 
 
 def _spikes(passed: Pace, watch: Watch) -> str:
-    text = f"{passed.goes:,} goes, {passed.late} of them and {watch.late} gaps beside them longer than {LIMIT_MS} ms"
+    text = (
+        f"runs of the expiry timer: {passed.goes:,}; longer than {LIMIT_MS} ms: {passed.late}, and gaps: {watch.late}"
+    )
     if watch.stolen_ms:
         text += (
             f"; the host took {watch.stolen_ms:.0f} ms from that CPU, and there {watch.disturbed_ms:.3g} ms was longest"
@@ -196,7 +198,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench.scale", description="Measure a table of very many connections.")
     parser.add_argument("--quick", action="store_true", help="a few thousand connections: does it run at all")
     parser.add_argument("--connections", type=int, metavar="N", help="how many (10,485,760)")
-    parser.add_argument("--json", type=Path, default=Path("bench-scale.json"), help="where else it goes")
+    parser.add_argument("--json", type=Path, default=Path("bench-scale.json"), help="file for the results")
     given = parser.parse_args(words)
     if given.connections is not None and not 1024 <= given.connections <= MOST:
         parser.error(f"--connections: from 1024 to {MOST}")

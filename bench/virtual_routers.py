@@ -93,7 +93,7 @@ class Gaps:
     long: list[float] = field(default_factory=list)  # of twice the interval and more
 
     def note(self, at_s: float) -> None:
-        """An advertisement came."""
+        """Account for an advertisement that was received."""
         if self.latest_s is not None:
             gap_ms = (at_s - self.latest_s) * 1000
             self.longest_ms = max(self.longest_ms, gap_ms)
@@ -104,20 +104,20 @@ class Gaps:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[socket.socket]:
-    """To the far end of the cable."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as heard:
-        enlarge(heard, _BUFFER_BYTES)
-        heard.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        heard.bind((_FAR_END, _ETH_P_IP))
-        yield heard
+    """Open a socket that receives at the far end of the veth pair."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as receiver:
+        enlarge(receiver, _BUFFER_BYTES)
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        receiver.bind((_FAR_END, _ETH_P_IP))
+        yield receiver
 
 
-def _listen(heard: socket.socket, until: float, note: Callable[[float], None]) -> None:
-    """Until a time of the monotonic clock."""
+def _listen(receiver: socket.socket, until: float, note: Callable[[float], None]) -> None:
+    """Receive until a time of the monotonic clock."""
     while (left := until - time.monotonic()) > 0:
-        heard.settimeout(left)
+        receiver.settimeout(left)
         try:
-            frame, words, _, _ = heard.recvmsg(256, 64)
+            frame, words, _, _ = receiver.recvmsg(256, 64)
         except TimeoutError:
             return
         if len(frame) > _PROTOCOL_AT and frame[_PROTOCOL_AT] == _VRRP:
@@ -169,8 +169,8 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
             daemon = subprocess.Popen(command, stderr=output, env=environment)
             try:
                 manager.wait_for("READY", daemon, log)
-                with _listening() as heard, _busy(), _sleeping(machine):
-                    gaps = _watch(heard, size, file, daemon, log, manager, progress)
+                with _listening() as receiver, _busy(), _sleeping(machine):
+                    gaps = _watch(receiver, size, file, daemon, log, manager, progress)
             finally:
                 daemon.terminate()  # and the virtual routers' process with it
                 try:
@@ -184,7 +184,7 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
 
 
 def _watch(
-    heard: socket.socket,
+    receiver: socket.socket,
     size: Size,
     file: Path,
     daemon: subprocess.Popen[bytes],
@@ -195,18 +195,18 @@ def _watch(
     first: list[float] = []
     deadline = time.monotonic() + _FIRST_S
     while not first and time.monotonic() < deadline:
-        _listen(heard, time.monotonic() + 0.1, first.append)
+        _listen(receiver, time.monotonic() + 0.1, first.append)
     if not first:
         raise DaemonFailed("pylvs run: its virtual router does not become master")
-    _listen(heard, time.monotonic() + _SETTLING_S, first.append)
+    _listen(receiver, time.monotonic() + _SETTLING_S, first.append)
     gaps, reloads = Gaps(), 0
     end = time.monotonic() + size.minutes * 60
     while (now := time.monotonic()) < end:
         reloads += 1
-        progress(f"virtual routers: {(end - now) / 60:.1f} minutes left, the longest gap {gaps.longest_ms:.2f} ms")
+        progress(f"virtual routers: {(end - now) / 60:.1f} min left, the longest gap {gaps.longest_ms:.2f} ms")
         file.write_text(configuration(reloads))
         daemon.send_signal(signal.SIGHUP)
-        _listen(heard, min(end, now + RELOAD_EVERY_S), gaps.note)
+        _listen(receiver, min(end, now + RELOAD_EVERY_S), gaps.note)
         manager.wait_for("READY", daemon, log)
     if gaps.count < 0.5 * size.minutes * 60 / INTERVAL_S:
         raise DaemonFailed(f"pylvs run: only {gaps.count} advertisements came")

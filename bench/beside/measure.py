@@ -1,4 +1,4 @@
-"""Every way that this kernel has, with every kind of traffic; what it has not is told with the reason."""
+"""Measure every way of forwarding with every kind of traffic; report the reason if this kernel lacks one."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def title(found: Found) -> str:
 def _plain(kernels: list[Found], out: TextIO) -> None:
     everything = [(found, [cells for cells, _ in lines(found)]) for found in kernels]
     rows = [HEADINGS, *(row for _, cells in everything for row in cells)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(HEADINGS))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
 
     def line(row: tuple[str, ...]) -> str:
         return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(widths[n]) for n, cell in enumerate(row) if n)])

@@ -63,15 +63,15 @@ class Lost(PylvsError):
 def compile_traffic(folder: Path) -> Path:
     """The program, made in this folder. Raises Unsupported."""
     made = folder / "traffic"
-    said = ""
+    errors = ""
     for compiler in _COMPILERS:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             words = [*compiler, "-O2", "-o", str(made), str(SOURCE)]
             done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILING_S, check=False)
             if not done.returncode:
                 return made
-            said = f": {done.stderr.strip()}"
-    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{said}")
+            errors = f": {done.stderr.strip()}"
+    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{errors}")
 
 
 class Traffic:
@@ -95,10 +95,10 @@ class Traffic:
         """One measurement. Raises Lost unless everything arrived."""
         rounds = max(round(kind.rounds * self._part), 1)
         what = f"{kind.name} {aim.target} {aim.port} {aim.server} {aim.server_port}"
-        said = self._ask(f"{what} {kind.width} {rounds}")
-        words = said.split()
+        errors = self._ask(f"{what} {kind.width} {rounds}")
+        words = errors.split()
         if len(words) != 4 or words[0] == "error":
-            raise Lost(f"{what}: {said or 'the program of the traffic has ended'}")
+            raise Lost(f"{what}: {errors or 'the program of the traffic has ended'}")
         taken = Taken(int(words[0]), int(words[1]), float(words[2]), float(words[3]))
         if taken.arrived != taken.sent:
             raise Lost(f"{what}: {taken.arrived} of {taken.sent} {kind.unit}s arrived")

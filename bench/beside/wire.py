@@ -1,7 +1,7 @@
 """A wire with a director at one end, a client and a server at the other: each in a network namespace of its own.
 
-Client and server stand as macvlan devices on the veth that the director's device ends in, as hosts on a switch: all
-three are on one link, so the director sends by the device it received from, which native XDP can on every kernel.
+Client and server have macvlan devices on the far end of the director's veth pair, as hosts on a switch. All three
+are on one link, so the director sends by the device it received from. Native XDP can do that on every kernel.
 """
 
 from __future__ import annotations
