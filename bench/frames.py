@@ -1,4 +1,4 @@
-"""The frames that are measured with: as short as TCP makes them, with right checksums."""
+"""The frames of the measurements: as short as those of TCP, with correct checksums."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Frame:
 
     @cached_property
     def client(self) -> Address:
-        """Who sends it."""
+        """Return the IP address of the sender."""
         return ip_address(self.source)
 
     def header(self, check: int = 0) -> bytes:

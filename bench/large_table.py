@@ -1,4 +1,4 @@
-"""A table of very many connections, made by packets through the program, and what can be asked of it."""
+"""A table of very many connections, which packets through the program make, and its measurements."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class LargeTable:
     # --- packets ---
 
     def _frame(self, flags: int, beyond: int = 0) -> Frame:
-        """Of the first client, or of one so many addresses beyond."""
+        """Return a frame of the first client, or of one so many addresses higher."""
         if self.kind.version == 6:
             return Frame(CLIENTS6, site.VIP6, CLIENT_PORT, PORT, flags)
         return Frame(str(ip_address(CLIENTS) + beyond), site.VIP, CLIENT_PORT, PORT, flags)
@@ -118,9 +118,9 @@ class LargeTable:
         return spent / 1e9
 
     def visit(self, repeat: int) -> float:
-        """Nanoseconds of a packet of a random connection, the harness included.
+        """Return the ns of a packet of a random connection, the harness included.
 
-        The walks go through powers of two: the largest that fits first, then through the rest.
+        Each walk covers a power of two of connections: first the largest that fits, then the rest.
         """
         first, total = 0, 0.0
         per_address = abi.constant("BENCH_FLOWS_AN_ADDRESS")
@@ -132,16 +132,16 @@ class LargeTable:
         return total / first
 
     def counts(self) -> tuple[int, int]:
-        """Active and inactive connections of all servers."""
+        """Return the active and inactive connections of all servers."""
         rows = self.path.director.service(self.key).destinations
         return sum(row.active for row in rows), sum(row.inactive for row in rows)
 
     # --- the end ---
 
     def shorten(self, life_s: int) -> tuple[float, float]:
-        """A packet of each connection that lets it live only so long; of the second half it is a FIN.
+        """Set a short timeout of each connection by a packet, which is a FIN for the second half.
 
-        The monotonic times of the first packet and the last.
+        Return the monotonic times of the first packet and the last.
         """
         self.path.director.set_timeouts(Timeouts(life_s, life_s, life_s))
         half = self.connections // 2
@@ -155,9 +155,9 @@ class LargeTable:
         return begin, time.monotonic()
 
     def await_empty(self, until: float, pause: Callable[[], None]) -> float:
-        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not.
+        """Return the monotonic time at which the counts became 0. Raises WrongPath if that is not before `until`.
 
-        Returns after the expirer has noted what it did.
+        Return after the expiry timer has recorded its last run.
         """
         while sum(self.counts()):
             if time.monotonic() > until:
@@ -165,17 +165,17 @@ class LargeTable:
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
         now, pace = time.monotonic(), self.path.director.tables.pace
-        go = pace.get(0, "goes")  # a go is noted at its end: the one that ended the last connection may still run
+        go = pace.get(0, "goes")  # recorded at the end of a run: the one that ended the last connection may still run
         while pace.get(0, "goes") == go:
             if time.monotonic() > until:
-                raise WrongPath("the expirer stands still")
+                raise WrongPath("the expiry timer does not run")
             pause()
         return now
 
     # --- listing and memory ---
 
     def list(self) -> tuple[int, float, float, float]:
-        """Connections that `ipvsadm -Lnc` shows; its seconds, processor seconds and megabytes at most."""
+        """Return how many connections `ipvsadm -Lnc` shows, its seconds, processor seconds and most MB."""
         begin, lines, megabytes = time.monotonic(), 0, 0.0
         running = subprocess.Popen([*program(), "-Lnc"], stdout=subprocess.PIPE)
         assert running.stdout is not None
@@ -208,7 +208,7 @@ def _most_memory(process: int) -> float:
 
 @contextmanager
 def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
-    """A namespace with an empty table; both are gone afterwards. Raises what loading raises."""
+    """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
     with new_path(f"scale-{kind.name.lower()}", connections) as path:
         table = LargeTable(kind, connections, path)
         table.serve()

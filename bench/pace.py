@@ -1,4 +1,4 @@
-"""How long the expirer holds a CPU: what it notes of itself, and what a process on that CPU feels of it."""
+"""Measure how long the expiry timer holds a CPU, by its own records and by the gaps of a process on that CPU."""
 
 from __future__ import annotations
 

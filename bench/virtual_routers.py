@@ -1,7 +1,7 @@
 """How punctual a master is: the longest gap between two of its advertisements while everything else is busy.
 
-Beside it the same `pylvs run` checks, reloads and runs scripts, and each CPU has more to do than it can. What is
-measured is when the frames reach the other end of the cable, by the kernel's clock.
+The same `pylvs run` also checks, reloads and runs scripts, and every CPU is overloaded. The kernel's clock measures
+when the frames reach the other end of the veth pair.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ETH_P_IP, _PROTOCOL_AT, _VRRP = 0x0800, 23, 112
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long it is looked at."""
+    """How long virtual routers are measured."""
 
     minutes: float = 1.0
 
@@ -85,7 +85,7 @@ def _service(number: int) -> str:
 
 @dataclass(slots=True)
 class Gaps:
-    """Between advertisements, in ms."""
+    """The gaps between advertisements, in ms."""
 
     latest_s: float | None = None
     longest_ms: float = 0.0
@@ -129,7 +129,7 @@ def _listen(receiver: socket.socket, until: float, note: Callable[[float], None]
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    """Every CPU, with ordinary priority."""
+    """Keep every CPU busy, with ordinary priority."""
     count = os.cpu_count() or 1
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -142,7 +142,7 @@ def _busy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sleeping(found: Measured) -> Iterator[None]:
-    """A process of the same priority beside, which does nothing: how long it was not let."""
+    """Measure the longest gap of a process of the same priority that only sleeps."""
     words = [sys.executable, "-c", _SLEEPER, str(INTERVAL_S)]
     sleeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,7 +156,7 @@ def _sleeping(found: Measured) -> Iterator[None]:
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """The longest gap, in ms. Raises DaemonFailed."""
+    """Return the longest gap, in ms. Raises DaemonFailed."""
     machine = Measured()
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("vrrp"):
         folder = Path(name)
