@@ -8,7 +8,7 @@ from bench.rows import Measured
 
 
 def measure(size: Size, progress: Progress) -> dict[str, Measured]:
-    """In seconds and megabytes."""
+    """Return the rows, in seconds and megabytes."""
     listing, memory = Measured(), Measured()
     with ready(DR, size.connections) as table:
         table.make(Measured(), progress)

@@ -1,4 +1,4 @@
-"""What `pylvs run` costs: memory with a small configuration; with a large one the start, and a reload of one change."""
+"""Measure `pylvs run`: memory with a small configuration; with a large one the start, and a reload of one change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class DaemonFailed(PylvsError):
-    """A daemon that was measured did not do its work."""
+    """A measured daemon failed."""
 
 
 def configuration(services: int, changed: int = 0) -> str:
@@ -103,7 +103,7 @@ def _memory_mb(process: int) -> tuple[float, float]:
 
 
 def measure_small(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """Two services with checks: memory once checks are made, and the processor's time of the start."""
+    """Measure two services with checks: memory after the first checks, and the processor time of the start."""
     resident, anonymous, start = Measured(), Measured(), Measured()
     progress("daemon: 2 services")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("small-daemon"):
@@ -138,7 +138,7 @@ def _weight() -> int:
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """The start, and reloads that change one weight, in seconds."""
+    """Measure the start, and reloads that change one weight, in seconds."""
     start, reload = Measured(), Measured()
     progress(f"daemon: {size.services:,} services")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("daemon"):

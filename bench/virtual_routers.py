@@ -1,4 +1,4 @@
-"""How punctual a master is: the longest gap between two of its advertisements while everything else is busy.
+"""Measure how punctual a master is: the longest gap between two of its advertisements on a busy machine.
 
 The same `pylvs run` also checks, reloads and runs scripts, and every CPU is overloaded. The kernel's clock measures
 when the frames reach the other end of the veth pair.

@@ -152,7 +152,7 @@ def weight(server: str, weight: str, service: str | None, state_dir: Path | None
 @as_json
 @state_dir
 def check_now(server: str | None, service: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """Make the checks of SERVER, or of all, at once, and print the results."""
+    """Run the checks of SERVER, or of all, at once, and print the results."""
     words = ({} if server is None else {"server": server}) | ({} if service is None else {"service": service})
     found = asked(state_dir, "POST", "/v1/check-now", words)["servers"]
     if as_json:
