@@ -63,7 +63,7 @@ QUICK = Sizes(packets.QUICK, schedulers.QUICK, cores.QUICK, commands.QUICK, chec
 
 
 def progress(text: str) -> None:
-    """Say what is being done, where somebody looks at it."""
+    """Print the current step if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"bench: {text}", file=sys.stderr)
 
@@ -73,10 +73,13 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the rows; may be repeated")
     parser.add_argument(
-        "--minutes", type=float, metavar="N", help="how long virtual routers are looked at (1; with --quick 0.1)"
+        "--minutes", type=float, metavar="N", help="how long virtual routers are measured (1; with --quick 0.1)"
     )
     parser.add_argument(
-        "--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json), the picture beside it"
+        "--json",
+        type=Path,
+        default=Path("bench.json"),
+        help="file for the results (bench.json), with the picture beside it",
     )
     parser.add_argument("--from", type=Path, dest="before", metavar="FILE", help="show such a file, measure nothing")
     parser.add_argument("--write-docs", action="store_true", help="put tables and picture into docs/performance.md")

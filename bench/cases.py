@@ -50,12 +50,12 @@ class Size:
 
     @property
     def part(self) -> int:
-        """Of the flows, those of the row before the last."""
+        """Return the number of flows of `part_dr`."""
         return min(65536, self.flows // 2)
 
     @property
     def capacity(self) -> int:
-        """Of the connection table: never full."""
+        """Return a capacity of the connection table that the bench does not exhaust."""
         return self.flows + len(NEW_CASES) * self.new * (self.rounds + 1) + 32768
 
 
@@ -63,13 +63,13 @@ QUICK = Size(rounds=3, repeat=20_000, flows=1 << 14, new=2_000)
 
 
 def key(port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
-    """Of one of the services."""
+    """Return the key of the service at this port."""
     return ServiceKey(protocol, ip_address(site.VIP6 if port == SIX else site.VIP), port)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A service with servers that nothing but their method tells apart."""
+    """A service with equal servers."""
 
     service: VirtualService
     method: Method = Method.ROUTE
@@ -77,18 +77,18 @@ class Served:
     limit: int = 0
 
     def destinations(self) -> list[Destination]:
-        """Its real servers."""
+        """Return one destination for each server."""
         port = NAT_PORT if self.method == Method.MASQ else self.service.key.port
         six = self.service.key.address.version == 6
-        places = [site.SERVER6] if six else [site.server(number) for number in range(1, self.servers + 1)]
+        addresses = [site.SERVER6] if six else [site.server(number) for number in range(1, self.servers + 1)]
         return [
             Destination(DestinationKey(ip_address(each), port), self.method, upper=self.limit, lower=self.limit // 2)
-            for each in places
+            for each in addresses
         ]
 
 
 def services() -> list[Served]:
-    """All of them, those of IPv6 where the kernel knows it."""
+    """Return all services; those of IPv6 only if the kernel has IPv6."""
     sticky = VirtualService(key(STICKY), "rr", ServiceFlag.PERSISTENT, _PERSISTENT_S)
     found = [
         Served(VirtualService(key(DR), "rr")),
@@ -106,7 +106,7 @@ def services() -> list[Served]:
 
 
 def request(port: int, flags: int = ACK, source: str = CLIENT) -> Frame:
-    """A client's packet to a service of TCP and IPv4."""
+    """Return a client's packet to a service of TCP and IPv4."""
     return Frame(source, site.VIP, CLIENT_PORT, port, flags)
 
 
@@ -119,13 +119,13 @@ def _six(flags: int) -> Frame:
 
 
 def plain(version: int) -> Frame:
-    """Any frame of this version of IP."""
+    """Return some frame of this version of IP."""
     return request(DR) if version == 4 else _six(ACK)
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Packets that make the connections of a case; each flow's once."""
+    """Packets that make the connections of a case, one of each flow."""
 
     frame: Frame
     wrapper: Wrapper = SAME
@@ -133,7 +133,7 @@ class Opening:
 
 
 def openings(size: Size) -> list[Opening]:
-    """A SYN and an ACK of each connection; of the NAT one another ACK."""
+    """Return the packets that make all connections: a SYN and one or two ACKs of each TCP connection."""
     many = Flows(size.flows, 0, IN_ORDER)
     across = Flows(SERVICES * FLOWS_EACH, 0, IN_ORDER, SERVICES)
     found = [Opening(request(port, flags), SHRINK) for port in (DR, TUN, NAT, STICKY) for flags in (SYN, ACK, ACK)]
@@ -147,7 +147,7 @@ def openings(size: Size) -> list[Opening]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row: the harness's program, the frame, and how its packets are known to have gone the right way."""
+    """One row: the harness's program, the frame, and what shows that its packets took the right path."""
 
     name: str
     frame: Frame
@@ -159,7 +159,7 @@ class Case:
 
 
 def _foreign() -> list[Case]:
-    """What passes on an attached device: packets that concern no service, of this host, to others, and no IP at all."""
+    """Return cases of packets that belong to no service: for this host, for other hosts, and ARP."""
     frames = {
         "routed": (Frame(CLIENT, FAR, CLIENT_PORT, 443), SAME, SAME_TC),
         "udp": (Frame(CLIENT, site.OWN, CLIENT_PORT, 53, protocol=Protocol.UDP), SAME, SAME_TC),
@@ -176,7 +176,7 @@ def _foreign() -> list[Case]:
 
 
 def cases(size: Size) -> list[Case]:
-    """Packets that make no connection."""
+    """Return the cases whose packets make no connection."""
     reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
     other = Frame(CLIENT, site.OWN, CLIENT_PORT, 22)
     threads = tuple(key(THREADS + number) for number in range(SERVICES))

@@ -1,4 +1,4 @@
-"""What a health check costs the director: its processor's time, ours beside keepalived's on the same file."""
+"""Measure the processor time of a health check, of pylvs and of keepalived with the same file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many real servers are checked, how often, and how long it is looked at."""
+    """How many real servers are checked, how often, and for how long."""
 
     servers: int = 10_000
     delay_s: float = 10.0
@@ -54,12 +54,12 @@ QUICK = Size(100, 0.5, 1.0)
 
 
 class ChecksFailed(PylvsError):
-    """The checks that were to be measured were not made."""
+    """Too few checks were made, or servers are down."""
 
 
 @contextmanager
 def _nginx(folder: Path) -> Iterator[None]:
-    """A web server on every address of lo."""
+    """Run a web server on every address of lo."""
     file = folder / "nginx.conf"
     file.write_text(_NGINX.format(folder=folder, port=PORT))
     words = ["nginx", "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(file)]
@@ -84,22 +84,22 @@ def _text(kind: str, size: Size) -> str:
 
 
 def _connections() -> int:
-    """How many connections the servers of this network namespace have accepted."""
+    """Return how many connections the servers of this network namespace have accepted."""
     lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()]
     names, values = (line for line in lines if line[0] == "Tcp:")
     return int(values[names.index("PassiveOpens")])
 
 
 def _found(used_s: float, made: int, size: Size) -> Measured:
-    """Microseconds of a check. Raises ChecksFailed if there were hardly any."""
+    """Return the microseconds of a check. Raises ChecksFailed if there were hardly any."""
     wanted = size.servers * size.window_s / size.delay_s
     if made < wanted / 10:
-        raise ChecksFailed(f"{made} checks in {size.window_s:g} s, of {wanted:.0f}: this machine is too busy")
+        raise ChecksFailed(f"checks in {size.window_s:g} s: {made} of {wanted:.0f}; this machine is too busy")
     return Measured([used_s / made * 1e6])
 
 
 async def _ours(configuration: Configuration, size: Size) -> Measured:
-    """The engine with its real checkers, when each server has been checked once."""
+    """Measure the engine with its real checkers, after the first check of each server."""
     engine = Engine(
         configuration, lambda check, service, server: probe_of(check, CheckContext(server.destination.weight))
     )
@@ -112,14 +112,14 @@ async def _ours(configuration: Configuration, size: Size) -> Measured:
         found = _found(time.process_time() - used, _connections() - made, size)
         wrong = [each.reason for service in engine.snapshot() for each in service.servers if not each.up]
         if wrong:
-            raise ChecksFailed(f"{len(wrong)} servers are down: {wrong[0]}")
+            raise ChecksFailed(f"servers that are down: {len(wrong)}; the first: {wrong[0]}")
         return found
     finally:
         await engine.close()
 
 
 def _theirs(file: Path, library: Path, size: Size) -> Measured:
-    """keepalived's checks, when each server has been checked once."""
+    """Measure keepalived's checks, after the first check of each server."""
     with keepalived.running(file, library) as process:
         deadline = time.monotonic() + _PATIENCE_S + size.delay_s
         begin = _connections()
@@ -131,7 +131,7 @@ def _theirs(file: Path, library: Path, size: Size) -> Measured:
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """Rows of TCP and HTTP checks, in microseconds; keepalived's are left out where there is none."""
+    """Return rows of TCP and HTTP checks, in microseconds; without keepalived only ours."""
     results = {}
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("checks"):
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""What a command costs: whole processes of `ipvsadm`, as a shell would start them."""
+"""Measure what a command costs: whole processes of `ipvsadm`, as a shell starts them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Size:
 
     @property
     def destinations(self) -> int:
-        """Of all services."""
+        """Return the number of destinations of all services."""
         return self.services * self.each
 
 
@@ -49,11 +49,11 @@ QUICK = Size(rounds=1, services=40, each=5, whole=1, connections=1024)
 
 
 class CommandFailed(PylvsError):
-    """An ipvsadm that was measured did not do its work."""
+    """A measured ipvsadm failed."""
 
 
 def program() -> list[str]:
-    """The installed ipvsadm beside this Python, or its module where nothing is installed."""
+    """Return the ipvsadm that is installed with this Python, or without one its module."""
     script = Path(sys.executable).with_name("ipvsadm")
     if script.exists():
         return [str(script)]
@@ -72,7 +72,7 @@ def _run(
     scale: float = 1,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """The output of `ipvsadm WORDS` with this input; its seconds times `scale` are noted. Raises CommandFailed."""
+    """Return the output of `ipvsadm WORDS` with this input; record its seconds times `scale`. Raises CommandFailed."""
     before, used = time.monotonic(), _children_s()
     done = subprocess.run(
         [*program(), *words.split()], input=text, capture_output=True, text=True, check=False, env=environment
@@ -86,18 +86,18 @@ def _run(
 
 
 def _rules(services: int, each: int) -> str:
-    """What `ipvsadm -S` prints of so many services: VIPs in a row, and servers that serve many of them."""
+    """Return rules of so many services, as `ipvsadm -S` prints them; servers serve many of the VIPs."""
     lines = []
     for number in range(services):
         vip = f"{FIRST_VIP + number}:{PORT}"
         lines.append(f"-A -t {vip} -s wrr")
-        servers = [FIRST_SERVER + (number * each + place) % _SERVERS for place in range(each)]
-        lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {place + 1}" for place, server in enumerate(servers)]
+        servers = [FIRST_SERVER + (number * each + index) % _SERVERS for index in range(each)]
+        lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {weight}" for weight, server in enumerate(servers, 1)]
     return "\n".join(lines) + "\n"
 
 
 def _as_installed(cache: str) -> dict[str, str]:
-    """An environment in which Python finds its modules compiled there, as those of an installed program are."""
+    """Return an environment in which Python finds its modules compiled, as an installed program does."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPYCACHEPREFIX": cache}
 
@@ -112,12 +112,12 @@ def _files_of_a_listing(cache: str) -> Iterator[Path]:
 
 
 def _make_cold(cache: str) -> None:
-    """Put what ipvsadm reads out of the page cache, as far as nobody has it mapped."""
+    """Remove the files that ipvsadm reads from the page cache, except pages that a process has mapped."""
     for path in _files_of_a_listing(cache):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(descriptor)  # what is not written yet stays
+                os.fsync(descriptor)  # dirty pages cannot be dropped
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
@@ -128,13 +128,13 @@ def _check_list(output: str, services: int, destinations: int) -> None:
     servers = sum(line.startswith("  ->") for line in lines)
     if (len(lines) - servers, servers) != (services, destinations):
         raise CommandFailed(
-            f"ipvsadm -Ln shows {len(lines) - servers} services with {servers} destinations,"
-            f" not {services} with {destinations}"
+            f"ipvsadm -Ln shows services, destinations: {len(lines) - servers}, {servers};"
+            f" expected: {services}, {destinations}"
         )
 
 
 def measure_small(size: Size) -> dict[str, Measured]:
-    """A namespace's first command, and listings of a small table, in milliseconds."""
+    """Measure a namespace's first command, and listings of a small table, in milliseconds."""
     first, cold, warm = Measured(), Measured(), Measured()
     add = f"-A -t {site.VIP}:{PORT}"
     for number in range(size.whole):
@@ -154,7 +154,7 @@ def measure_small(size: Size) -> dict[str, Measured]:
 
 
 def measure_start(size: Size) -> dict[str, Measured]:
-    """The processor's time of a listing and of edits, each in times of a Python that does nothing, beside it."""
+    """Measure the processor time of a listing and of edits, in multiples of an idle Python's."""
     service, server = f"-t {site.VIP}:{PORT}", f"-r {FIRST_SERVER}"
     commands = {
         "start_list": "-Ln",
@@ -179,7 +179,7 @@ def measure_start(size: Size) -> dict[str, Measured]:
 
 
 def measure_one(size: Size) -> dict[str, Measured]:
-    """One server more for a service that has many, in milliseconds: by a process whose modules are loaded."""
+    """Measure adding a server to a service that has many, in ms, in a process with loaded modules."""
     found = Measured()
     key = ServiceKey(Protocol.TCP, IPv4Address(site.VIP), PORT)
     with site.new_site("one"):
@@ -198,7 +198,7 @@ def measure_one(size: Size) -> dict[str, Measured]:
 
 
 def measure_large(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """A large table restored, and listed, in seconds."""
+    """Measure restoring and listing a large table, in seconds."""
     restore, listing = Measured(), Measured()
     text = _rules(size.services, size.each)
     for number in range(size.whole):

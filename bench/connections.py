@@ -1,4 +1,4 @@
-"""What `ipvsadm -Lnc` costs of a large table of connections: time, and the memory that it takes meanwhile."""
+"""What `ipvsadm -Lnc` costs of a large table of connections: time, and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.rows import Measured
 
 
 def measure(size: Size, progress: Progress) -> dict[str, Measured]:
-    """In seconds and megabytes."""
+    """Return the rows, in seconds and megabytes."""
     listing, memory = Measured(), Measured()
     with ready(DR, size.connections) as table:
         table.make(Measured(), progress)
@@ -16,7 +16,7 @@ def measure(size: Size, progress: Progress) -> dict[str, Measured]:
             progress(f"commands: listing {size.connections:,} connections, {number + 1} of {size.whole}")
             lines, seconds, processor, megabytes = table.list()
             if lines != sum(table.counts()):
-                raise CommandFailed(f"ipvsadm -Lnc shows {lines} connections, not {sum(table.counts())}")
+                raise CommandFailed(f"connections in ipvsadm -Lnc: {lines}, expected: {sum(table.counts())}")
             listing.samples.append(seconds)
             listing.processor.append(processor)
             memory.samples.append(megabytes)

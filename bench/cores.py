@@ -1,7 +1,7 @@
-"""What a second processor brings: two of them at once, with flows of their own of the same service.
+"""Measure the gain of a second processor: both process packets of the same service, each with its own flows.
 
-A gain is how much more the two do together than one alone, by the processor's time of each. Beside it stands what the
-floor gains in the same round: what the machine itself gives.
+A gain compares the two together with one alone, by the processor time of each. The gain of the floor in the same round
+shows what the machine itself allows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Of the connection table: never full."""
+        """Return a capacity of the connection table that the bench does not exhaust."""
         return 2 * self.flows + 4 * self.new * self.chunks * (self.rounds + 1) + 32768
 
 
@@ -54,7 +54,7 @@ QUICK = Size(rounds=2, chunk=20_000, new=1_000, chunks=3)
 
 
 def two_cpus() -> tuple[int, int] | None:
-    """Two processors that this process may use, of different cores where there are such; None where it has one."""
+    """Return two processors that this process may use, if possible of different cores; None if it has one."""
     cpus = sorted(os.sched_getaffinity(0), reverse=True)
     if len(cpus) < 2:
         return None
@@ -71,7 +71,7 @@ def _siblings(cpu: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some packets: when, and nanoseconds of each."""
+    """Some packets: their time, and the ns of each."""
 
     began_ns: int
     ended_ns: int
@@ -79,7 +79,7 @@ class Chunk:
 
 
 def overlapping(all_chunks: Sequence[Sequence[Chunk]]) -> list[float]:
-    """The mean cost on each processor while all were at work. Raises WrongPath when they never were."""
+    """Return the mean cost on each processor while all were busy. Raises WrongPath if they never were."""
     began = max(chunks[0].began_ns for chunks in all_chunks)
     ended = min(chunks[-1].ended_ns for chunks in all_chunks)
     costs = []
@@ -92,7 +92,7 @@ def overlapping(all_chunks: Sequence[Sequence[Chunk]]) -> list[float]:
 
 
 def gain(alone_ns: Sequence[float], together_ns: Sequence[float]) -> float:
-    """How much more is done together than by one of them."""
+    """Return how many times as many packets both process as one alone."""
     return sum(1 / each for each in together_ns) / mean(1 / each for each in alone_ns)
 
 
@@ -158,7 +158,7 @@ class Cores:
         return overlapping(found)
 
     def _gain(self, repeat: int, overhead_ns: float, plan: Callable[[], None]) -> float:
-        """Of what was aimed at, the harness's own cost taken off. Raises WrongPath."""
+        """Return the gain of the program under test, without the harness's own cost. Raises WrongPath."""
         costs = []
         for cpus in self.cpus[:1], self.cpus, self.cpus[1:]:
             plan()
@@ -175,7 +175,7 @@ class Cores:
         self._new += self.size.chunks * self.size.new
 
     def run(self, progress: Callable[[str], None]) -> dict[str, Measured]:
-        """By row. Raises WrongPath."""
+        """Return the results by row. Raises WrongPath."""
         established, new = Measured(), Measured()
         overheads, size = Overheads(self.path.harness), self.size
         for number in range(size.rounds + 1):
@@ -202,11 +202,11 @@ class Cores:
 
     def _check(self, name: str, counted: int, wanted: int) -> None:
         if counted < wanted * 0.99:
-            raise WrongPath(f"two processors, {name}: {counted} of {wanted} packets: {self.path.reasons()}")
+            raise WrongPath(f"two processors, {name}: packets: {counted} of {wanted}: {self.path.reasons()}")
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """By row; none on a machine with one processor. Raises WrongPath, and what loading raises."""
+    """Return the results by row; none on a machine with one processor. Raises WrongPath, and what loading raises."""
     cpus = two_cpus()
     if cpus is None:
         return {}

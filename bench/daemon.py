@@ -1,4 +1,4 @@
-"""What `pylvs run` costs: memory with a small configuration; with a large one the start, and a reload of one change."""
+"""Measure `pylvs run`: memory with a small configuration; with a large one the start, and a reload of one change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class DaemonFailed(PylvsError):
-    """A daemon that was measured did not do its work."""
+    """A measured daemon failed."""
 
 
 def configuration(services: int, changed: int = 0) -> str:
@@ -63,13 +63,13 @@ _SMALL = "".join(
 
 
 def _processor_s(process: int) -> float:
-    """Of a process and of those of its children that have ended."""
+    """Return the processor time of a process and of its children that have ended."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
 
 class Manager:
-    """Hears what the daemon tells its service manager."""
+    """Receives what the daemon sends to its service manager (sd_notify)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,7 +78,7 @@ class Manager:
         self._socket.settimeout(0.1)
 
     def wait_for(self, state: str, daemon: subprocess.Popen[bytes], log: Path) -> None:
-        """Until it tells that. Raises DaemonFailed with its last words."""
+        """Wait until the daemon sends this state. Raises DaemonFailed with the last line of its log."""
         end = time.monotonic() + _PATIENCE_S
         while daemon.poll() is None and time.monotonic() < end:
             with contextlib.suppress(TimeoutError):
@@ -88,12 +88,12 @@ class Manager:
         raise DaemonFailed(f"pylvs run: {words[-1]}")
 
     def close(self) -> None:
-        """No more."""
+        """Close the socket, so that its path may be bound again."""
         self._socket.close()
 
 
 def _memory_mb(process: int) -> tuple[float, float]:
-    """What is resident, and how much of that is anonymous."""
+    """Return the resident memory, and how much of it is anonymous."""
     sizes = {}
     for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         name, _, text = line.partition(":")
@@ -103,7 +103,7 @@ def _memory_mb(process: int) -> tuple[float, float]:
 
 
 def measure_small(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """Two services with checks: memory once checks are made, and the processor's time of the start."""
+    """Measure two services with checks: memory after the first checks, and the processor time of the start."""
     resident, anonymous, start = Measured(), Measured(), Measured()
     progress("daemon: 2 services")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("small-daemon"):
@@ -124,21 +124,21 @@ def measure_small(size: Size, progress: Callable[[str], None]) -> dict[str, Meas
                     for measured, value in zip((resident, anonymous), _memory_mb(daemon.pid), strict=True):
                         measured.samples.append(value)
                 finally:
-                    daemon.kill()  # its table goes with the namespace
+                    daemon.kill()  # the namespace's end removes its table
                     daemon.wait()
             manager.path.unlink()
     return {"daemon_memory": resident, "daemon_memory_own": anonymous, "daemon_small": start}
 
 
 def _weight() -> int:
-    """What the table gives the only server of the first service."""
+    """Return the weight of the only server of the first service."""
     key = ServiceKey(Protocol.TCP, _FIRST_VIP, 80)
     (row,) = open_director().service(key).destinations
     return row.destination.weight
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """The start, and reloads that change one weight, in seconds."""
+    """Measure the start, and reloads that change one weight, in seconds."""
     start, reload = Measured(), Measured()
     progress(f"daemon: {size.services:,} services")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("daemon"):
@@ -166,6 +166,6 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
                     if _weight() != number + 2:
                         raise DaemonFailed("pylvs run: after a reload the table is not the new one")
             finally:
-                daemon.kill()  # its table goes with the namespace
+                daemon.kill()  # the namespace's end removes its table
                 daemon.wait()
     return {"daemon_start": start, "daemon_reload": reload}

@@ -15,7 +15,7 @@ END = "<!-- end of measured -->"
 DOCUMENT, PICTURE = "performance.md", "bench.svg"
 
 
-class NoPlace(PylvsError):
+class NoMarks(PylvsError):
     """There is no document with marks to write between."""
 
 
@@ -26,7 +26,7 @@ def _table(headings: Sequence[str], cells: report.Table) -> list[str]:
 
 
 def block(record: Record) -> str:
-    """What stands between the marks."""
+    """Return the text between the marks."""
     measured = [row for row in ROWS if row.name in record.results]
     found = [f"![What a packet costs, in times of the floor]({PICTURE})", ""]
     found += _table(report.HEADINGS, report.lines(record.results, record.sizes, measured))
@@ -37,7 +37,7 @@ def block(record: Record) -> str:
 
 
 def replaced(text: str, fresh: str) -> str:
-    """A document with another block. Raises ValueError when it has no place for one."""
+    """Return the document with another block. Raises ValueError when it lacks a mark."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
@@ -46,11 +46,13 @@ def replaced(text: str, fresh: str) -> str:
 
 
 def write(folder: Path, record: Record) -> None:
-    """Put a run's tables and picture into the documents. Raises NoPlace, OSError."""
+    """Put a run's tables and picture into the documents. Raises NoMarks, OSError."""
     document = folder / DOCUMENT
     try:
         text = replaced(document.read_text(), block(record))
     except (FileNotFoundError, ValueError):
-        raise NoPlace(f"{document}: there is no place for figures ({BEGIN}); run it in the project's folder") from None
+        raise NoMarks(
+            f"{document}: the marks for figures are missing ({BEGIN}); run it in the project's folder"
+        ) from None
     document.write_text(text)
     (folder / PICTURE).write_text(picture.draw(record))

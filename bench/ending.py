@@ -1,4 +1,4 @@
-"""How a measurement ends: with 0, with one line and 1, or by ctrl-C with 130."""
+"""Exit statuses of a measurement: 0, 1 with one line on stderr, or 130 after ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pylvs.model.errors import PylvsError
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
-def status_of(name: str, run: Callable[[], int], place: object = "system") -> int:
-    """The status of `run`, or of how it failed; `place` is named where the system names none."""
+def status_of(name: str, run: Callable[[], int], subject: object = "system") -> int:
+    """Return the exit status of `run`; `subject` is printed for an OSError without a file name."""
     try:
         return run()
     except KeyboardInterrupt:
@@ -19,5 +19,5 @@ def status_of(name: str, run: Callable[[], int], place: object = "system") -> in
     except PylvsError as error:
         print(f"{name}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"{name}: {error.filename or place}: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: {error.filename or subject}: {error.strerror or error}", file=sys.stderr)
     return EXIT_FAILED

@@ -1,4 +1,4 @@
-"""The frames that are measured with: as short as TCP makes them, with right checksums."""
+"""The frames of the measurements: as short as those of TCP, with correct checksums."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Frame:
 
     @cached_property
     def client(self) -> Address:
-        """Who sends it."""
+        """Return the IP address of the sender."""
         return ip_address(self.source)
 
     def header(self, check: int = 0) -> bytes:
@@ -84,7 +84,7 @@ class Frame:
         return link + self.header(_check(_sum(header))) + self._segment(check)
 
     def plan(self, flows: Flows | None) -> dict[str, object]:
-        """What the harness is told (`struct bench_plan`)."""
+        """Return the fields of `struct bench_plan` for the harness."""
         values: dict[str, object] = {"frame": self.packed()}
         if flows:
             header = self.header()

@@ -24,16 +24,16 @@ EXIT_DEARER = 1
 
 
 class NoBaseline(PylvsError):
-    """There is no file to compare with, or it is none."""
+    """The baseline is missing or cannot be read."""
 
 
 def dearer(baseline: Mapping[str, float], measured: Mapping[str, float]) -> list[str]:
-    """The rows that cost more than they may, in the baseline's order."""
+    """Return the rows that cost more than they may, in the baseline's order."""
     return [name for name, value in baseline.items() if name in measured and measured[name] > value * ALLOWED]
 
 
 def read(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """A baseline's ratios, and where it was measured. Raises NoBaseline."""
+    """Return a baseline's ratios, and the machine that measured it. Raises NoBaseline."""
     try:
         content = json.loads(path.read_text())
         return {name: float(value) for name, value in content["ratios"].items()}, dict(content["machine"])
@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def write(path: Path, measured: Mapping[str, float], where: Mapping[str, Any]) -> None:
-    """A new baseline. Raises OSError."""
+    """Write a new baseline. Raises OSError."""
     path.parent.mkdir(exist_ok=True)
     machine = {name: where[name] for name in ("kernel", "processor", "processors")}
     ratios = {name: round(value, 2) for name, value in measured.items()}
@@ -64,7 +64,7 @@ def _progress(text: str) -> None:
 
 
 def _compare(baseline: Mapping[str, float], size: packets.Size) -> list[str]:
-    """Print the table; the rows that are dearer, even when measured once more."""
+    """Print the table; return the rows that are dearer also in a second measurement."""
     measured = _measure(size)
     suspects = dearer(baseline, measured)
     if suspects:

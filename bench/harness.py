@@ -24,7 +24,7 @@ TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where a program runs: what stands in for it, and how it is told the device."""
+    """Where a program runs, and the harness's programs for that hook."""
 
     empty: str
     swap: str
@@ -62,45 +62,45 @@ class Probe:
         self._frame = b""
 
     def own(self, name: str) -> int:
-        """The descriptor of one of the harness's programs."""
+        """Return the descriptor of one of the harness's programs."""
         return self._object.program_fd(name)
 
     def plan(self, frame: Frame, flows: Flows | None = None) -> None:
-        """Which frame comes next, and whose."""
+        """Set the frame of the next runs, and its flows."""
         self._frame = frame.packed()
         self._plans.fill(0, self._codec.pack(frame.plan(flows)))
 
     def plan_each(self, plans: Mapping[int, tuple[Frame, Flows]]) -> None:
-        """Likewise, by processor; frames of one length."""
+        """Set the frame and the flows of each processor; all frames have one length."""
         packed = {cpu: self._codec.pack(frame.plan(flows)) for cpu, (frame, flows) in plans.items()}
         self._frame = next(iter(plans.values()))[0].packed()
         stride = self._plans.stride
         self._plans.put(0, b"".join(packed.get(cpu, b"").ljust(stride, b"\0") for cpu in range(self._plans.cpus)))
 
     def aim(self, wrapper: Wrapper, target: int) -> None:
-        """The program that the harness jumps to."""
+        """Set the program that the harness jumps to."""
         self._targets[wrapper.hook].put_descriptor(0, target)
 
     def run(self, wrapper: Wrapper, target: int, repeat: int) -> tuple[float, kernel.Run]:
-        """Nanoseconds of a round, the harness included, and what became of the last frame."""
+        """Return the ns of a round, the harness included, and the result of the last frame."""
         self.wait_uncounted()
         self.aim(wrapper, target)
         return self.go(wrapper, repeat)
 
     def go(self, wrapper: Wrapper, repeat: int) -> tuple[float, kernel.Run]:
-        """Likewise, for what was aimed at.
+        """Return the same for the program that `aim` set.
 
         Taken from this thread's processor time: the kernel's own figure has no fractions.
         """
         return self._timed(self.own(wrapper.name), wrapper.hook, repeat)
 
     def run_alone(self, name: str, hook: Hook, repeat: int) -> float:
-        """Nanoseconds of a round of one of the harness's programs that does not jump."""
+        """Return the ns of a round of one of the harness's programs that does not jump."""
         self.wait_uncounted()
         return self._timed(self.own(name), hook, repeat)[0]
 
     def wait_uncounted(self) -> None:
-        """Until nobody has the kernel time the runs of programs: it costs more than the floor. Raises Unsupported."""
+        """Wait until the kernel times no runs of programs, which costs more than the floor. Raises Unsupported."""
         program = self.own(XDP.empty)
         for _ in range(int(_PATIENCE_S / _PAUSE_S)):
             before = kernel.program_runs(program)
@@ -110,7 +110,7 @@ class Probe:
             time.sleep(_PAUSE_S)
         raise Unsupported(
             "the kernel times every run of an eBPF program, which would be in all figures: "
-            "sysctl kernel.bpf_stats_enabled=0, and no bpftool prog profile or pylvs bench --live meanwhile"
+            "sysctl kernel.bpf_stats_enabled=0, and run no bpftool prog profile or pylvs bench --live"
         )
 
     def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, kernel.Run]:
@@ -126,11 +126,11 @@ class Probe:
 
 @contextmanager
 def loaded() -> Iterator[Probe]:
-    """The harness. Raises what loading raises."""
+    """Load the harness. Raises what loading raises."""
     with BpfObject(abi.shipped().path(OBJECT)) as opened:
         opened.load()
         yield Probe(opened)
 
 
 class WrongPath(PylvsError):
-    """A frame did not go the way that was to be measured."""
+    """A frame did not take the path that was to be measured."""

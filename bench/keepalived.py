@@ -1,4 +1,4 @@
-"""The real keepalived, for checks beside ours: also on a kernel without IPVS, and without a word to the table."""
+"""Run the real keepalived for comparison: also on a kernel without IPVS, and without edits of a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def preload(folder: Path) -> Path:
-    """Compile what keeps keepalived away from IPVS, into this folder. Raises Unsupported."""
+    """Compile the library that replaces IPVS for keepalived, into this folder. Raises Unsupported."""
     made = folder / "no_ipvs.so"
     compilers = (["cc"], [sys.executable, "-m", "ziglang", "cc"])
     for compiler in compilers:
@@ -31,7 +31,7 @@ def preload(folder: Path) -> Path:
 
 
 def program() -> str:
-    """Where it is. Raises Unsupported."""
+    """Return its path. Raises Unsupported."""
     found = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if found is None:
         raise Unsupported("there is no keepalived; install it: apt install keepalived")
@@ -40,7 +40,7 @@ def program() -> str:
 
 @contextlib.contextmanager
 def running(configuration: Path, library: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """keepalived's checks in this network namespace, in a session of their own; its log goes to NAME.log.
+    """keepalived's checks in this network namespace, in a session of their own; it logs to NAME.log.
 
     A session of its own, because a keepalived that gives up sends signals to its whole process group.
     """
@@ -62,7 +62,7 @@ def running(configuration: Path, library: Path) -> Iterator[subprocess.Popen[byt
 
 
 def processor_s(process: subprocess.Popen[bytes]) -> float:
-    """What it and the process that checks for it have used. Raises Unsupported if it has ended."""
+    """Return the processor time of keepalived and its children. Raises Unsupported if it has ended."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         return sum(_used_s(number) for number in [str(process.pid), *children])
@@ -71,7 +71,7 @@ def processor_s(process: subprocess.Popen[bytes]) -> float:
 
 
 def _used_s(number: str) -> float:
-    """Of a process of one thread: to the nanosecond where the kernel keeps scheduling statistics, else in ticks."""
+    """Return the time of a single-threaded process, in ns if the kernel has scheduling statistics, else in ticks."""
     try:
         nanoseconds = int(Path(f"/proc/{number}/schedstat").read_text().split()[0])
     except OSError:

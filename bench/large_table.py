@@ -1,4 +1,4 @@
-"""A table of very many connections, made by packets through the program, and what can be asked of it."""
+"""A table of very many connections, which packets through the program make, and its measurements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"
 _WALK = 1 << 24  # flows, of which the first are made
 _CHUNK = 1 << 16  # connections between two looks: none is half open for long
 _TRIALS = 50  # of a chunk
-_TOLD = 1 << 20
+_PROGRESS_STEP = 1 << 20
 _TITLES = 2  # lines of a listing
 _MB = 1 << 20
 Progress = Callable[[str], None]
@@ -48,7 +48,7 @@ DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
 
 
 class LargeTable:
-    """A Director with one service, room for so many connections, and the harness."""
+    """A Director with one service, a capacity of so many connections, and the harness."""
 
     def __init__(self, kind: Kind, connections: int, path: Path) -> None:
         self.kind = kind
@@ -58,7 +58,7 @@ class LargeTable:
         self._wrapper = probe.FLOWS6 if kind.version == 6 else probe.FLOWS
 
     def serve(self) -> None:
-        """The service, with servers that nothing tells apart; of IPv6 it is one."""
+        """Add the service with equal servers; for IPv6 only one."""
         six = self.kind.version == 6
         servers = [site.SERVER6] if six else [site.server(number) for number in range(1, site.SERVERS + 1)]
         self.path.director.add_service(VirtualService(self.key, "rr"))
@@ -69,16 +69,16 @@ class LargeTable:
     # --- packets ---
 
     def _frame(self, flags: int, beyond: int = 0) -> Frame:
-        """Of the first client, or of one so many addresses beyond."""
+        """Return a frame of the first client, or of one so many addresses higher."""
         if self.kind.version == 6:
             return Frame(CLIENTS6, site.VIP6, CLIENT_PORT, PORT, flags)
         return Frame(str(ip_address(CLIENTS) + beyond), site.VIP, CLIENT_PORT, PORT, flags)
 
     def send(self, flags: int, first: int, count: int) -> float:
-        """A packet of each of these flows. Nanoseconds of one, the harness included. Raises WrongPath.
+        """Send a packet of each of these flows. Return the ns of one, the harness included. Raises WrongPath.
 
-        Once a second XDP asks for the next hop of each server and lets the kernel see a packet then; so all of them are
-        sent again until none went astray.
+        Once a second XDP asks for the next hop of each server and passes one packet to the kernel. Then all packets
+        are sent again, until none was passed.
         """
         frame, flows, took = self._frame(flags), Flows(_WALK, first, IN_ORDER), 0.0
         for _ in range(_TRIALS):
@@ -98,15 +98,15 @@ class LargeTable:
             harness.plan(frame, flows)
             try:
                 return harness.run(wrapper, self.path.entry(wrapper), count)[0]
-            except PylvsError as error:  # ctrl-C is none: this process was stopped and goes on
+            except PylvsError as error:  # ctrl-C is none: this process was stopped and continued
                 if error.errno != errno.EINTR:
                     raise
 
     def make(self, new: Measured, progress: Progress) -> float:
-        """All connections, a SYN and an ACK each. Seconds of this thread's processor time."""
+        """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
         spent = 0.0
         for first in range(0, self.connections, _CHUNK):
-            if not first % _TOLD:
+            if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
             count = min(_CHUNK, self.connections - first)
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
@@ -118,9 +118,9 @@ class LargeTable:
         return spent / 1e9
 
     def visit(self, repeat: int) -> float:
-        """Nanoseconds of a packet of a random connection, the harness included.
+        """Return the ns of a packet of a random connection, the harness included.
 
-        The walks go through powers of two: the largest that fits first, then through the rest.
+        Each walk covers a power of two of connections: first the largest that fits, then the rest.
         """
         first, total = 0, 0.0
         per_address = abi.constant("BENCH_FLOWS_AN_ADDRESS")
@@ -132,16 +132,16 @@ class LargeTable:
         return total / first
 
     def counts(self) -> tuple[int, int]:
-        """Active and inactive connections of all servers."""
+        """Return the active and inactive connections of all servers."""
         rows = self.path.director.service(self.key).destinations
         return sum(row.active for row in rows), sum(row.inactive for row in rows)
 
     # --- the end ---
 
     def shorten(self, life_s: int) -> tuple[float, float]:
-        """A packet of each connection that lets it live only so long; of the second half it is a FIN.
+        """Set a short timeout of each connection by a packet, which is a FIN for the second half.
 
-        The monotonic times of the first packet and the last.
+        Return the monotonic times of the first packet and the last.
         """
         self.path.director.set_timeouts(Timeouts(life_s, life_s, life_s))
         half = self.connections // 2
@@ -155,9 +155,9 @@ class LargeTable:
         return begin, time.monotonic()
 
     def await_empty(self, until: float, pause: Callable[[], None]) -> float:
-        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not.
+        """Return the monotonic time at which the counts became 0. Raises WrongPath if that is not before `until`.
 
-        Returns after the expirer has noted what it did.
+        Return after the expiry timer has recorded its last run.
         """
         while sum(self.counts()):
             if time.monotonic() > until:
@@ -165,17 +165,17 @@ class LargeTable:
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
         now, pace = time.monotonic(), self.path.director.tables.pace
-        go = pace.get(0, "goes")  # a go is noted at its end: the one that ended the last connection may still run
+        go = pace.get(0, "goes")  # recorded at the end of a run: the one that ended the last connection may still run
         while pace.get(0, "goes") == go:
             if time.monotonic() > until:
-                raise WrongPath("the expirer stands still")
+                raise WrongPath("the expiry timer does not run")
             pause()
         return now
 
     # --- listing and memory ---
 
     def list(self) -> tuple[int, float, float, float]:
-        """Connections that `ipvsadm -Lnc` shows; its seconds, processor seconds and megabytes at most."""
+        """Return how many connections `ipvsadm -Lnc` shows, its seconds, processor seconds and most MB."""
         begin, lines, megabytes = time.monotonic(), 0, 0.0
         running = subprocess.Popen([*program(), "-Lnc"], stdout=subprocess.PIPE)
         assert running.stdout is not None
@@ -193,12 +193,12 @@ class LargeTable:
         return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, megabytes or used.ru_maxrss / 1024
 
     def bytes_each(self) -> float:
-        """Kernel memory of every map whose size goes with the table's, for each connection."""
+        """Return the kernel memory for each connection, of every map whose size depends on the table's."""
         return self.path.memory(CONNECTION_MAPS) / self.connections
 
 
 def _most_memory(process: int) -> float:
-    """Megabytes that a process ever had at once; 0 when it is gone. (What wait(2) tells counts its parent's, too.)"""
+    """Return the most memory of a process in MB, 0 when it is gone. (That of wait(2) includes its parent's.)"""
     with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("VmHWM:"):
@@ -208,7 +208,7 @@ def _most_memory(process: int) -> float:
 
 @contextmanager
 def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
-    """A namespace with an empty table; both are gone afterwards. Raises what loading raises."""
+    """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
     with new_path(f"scale-{kind.name.lower()}", connections) as path:
         table = LargeTable(kind, connections, path)
         table.serve()

@@ -1,6 +1,6 @@
-/* Loaded into keepalived, so that it checks real servers on a kernel without IPVS too: it asks about and edits the
- * table by socket options of a raw socket (linux/ip_vs.h), and here every such edit succeeds and every table is empty.
- * All other socket options are the kernel's. */
+/* Loaded into keepalived, so that it also checks real servers on a kernel without IPVS. It reads and edits the table
+ * by socket options of a raw socket (linux/ip_vs.h). Here every such edit succeeds, and every table is empty. All other
+ * socket options are the kernel's. */
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>

@@ -1,4 +1,4 @@
-"""How long the expirer holds a CPU: what it notes of itself, and what a process on that CPU feels of it."""
+"""Measure how long the expiry timer holds a CPU, by its own records and by the gaps of a process on that CPU."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ print(longest / {_NS_IN_MS}, late)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What the expirer did since its timer was started, or between two such moments."""
+    """What the expiry timer did since it was started, or between two such moments."""
 
     goes: int
     spent_ns: int
     ended: int
-    lengths: tuple[int, ...]  # goes by length, see bpf/abi/conntrack.h
+    lengths: tuple[int, ...]  # runs of the expiry timer by length, see bpf/abi/conntrack.h
 
     @classmethod
     def read(cls, tables: Tables) -> Pace:
-        """As it is now."""
+        """Read the present values."""
         found = tables.pace.read(0)
         return cls(found["goes"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
 
     def since(self, before: Pace) -> Pace:
-        """What came between."""
+        """Return the difference to an earlier moment."""
         lengths = tuple(now - then for now, then in zip(self.lengths, before.lengths, strict=True))
         return Pace(
             self.goes - before.goes,
@@ -68,32 +68,32 @@ class Pace:
 
     @property
     def late(self) -> int:
-        """Goes longer than LIMIT_MS."""
+        """Return the number of runs longer than LIMIT_MS."""
         first = abi.constant("PACE_FIRST_NS")
         return sum(count for n, count in enumerate(self.lengths) if first << n > LIMIT_MS * _NS_IN_MS)
 
     def usual_ms(self) -> float:
-        """Within which 999 of 1,000 goes end."""
+        """Return the time within which 999 of 1,000 runs end."""
         within = accumulate(self.lengths)
         number = next((n for n, count in enumerate(within) if count >= self.goes * 0.999), 0)
         return (abi.constant("PACE_FIRST_NS") << number) / _NS_IN_MS
 
     def share(self, seconds: float) -> float:
-        """Percent of one core over this time."""
+        """Return the percentage of one core over this time."""
         return self.spent_ns / seconds / 1e7
 
 
 @dataclass(slots=True)
 class Watch:
-    """The longest go, and how long a process of real-time priority on the expirer's CPU did not run.
+    """The longest run of the expiry timer, and the gaps of a real-time process on its CPU.
 
-    The host of a virtual machine takes the CPU away in the middle of anything, so a go is told apart by the moment in
-    which it was: one in which the host took time from that CPU, or not.
+    The host of a virtual machine may take the CPU away during a run. So the runs of a moment in which the host took
+    time from that CPU count separately.
     """
 
     tables: Tables
     cpu: int
-    longest_ms: float = 0.0  # go while the host took nothing
+    longest_ms: float = 0.0  # of a run while the host took nothing
     disturbed_ms: float = 0.0  # and while it did
     gap_ms: float = 0.0
     late: int = 0  # gaps longer than LIMIT_MS
@@ -105,7 +105,7 @@ class Watch:
         self.tables.pace.set(0, "longest_ns", 0)
 
     def look(self) -> None:
-        """A moment is over."""
+        """Account for the moment that ends now."""
         longest = self.tables.pace.get(0, "longest_ns") / _NS_IN_MS
         self.tables.pace.set(0, "longest_ns", 0)
         taken = _stolen_ms(self.cpu)
@@ -117,7 +117,7 @@ class Watch:
             self.longest_ms = max(self.longest_ms, longest)
 
     def rest(self, seconds: float) -> None:
-        """Look on for so long."""
+        """Watch for so long, moment by moment."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(MOMENT_S)
@@ -135,7 +135,7 @@ def _stolen_ms(cpu: int) -> float:
 
 @contextmanager
 def watched(tables: Tables) -> Iterator[Watch]:
-    """Look for gaps on the CPU of the expirer, from another one, as long as this lasts."""
+    """Watch for gaps on the CPU of the expiry timer, from another CPU."""
     watch = Watch(tables, int(tables.pace.get(0, "cpu")))
     with (
         _away_from(watch.cpu),
@@ -150,9 +150,9 @@ def watched(tables: Tables) -> Iterator[Watch]:
         except BaseException:
             spinner.kill()
             raise
-        told, _ = spinner.communicate(b"\n")
+        output, _ = spinner.communicate(b"\n")
         watch.look()
-    longest, late = told.split()
+    longest, late = output.split()
     watch.gap_ms, watch.late = float(longest), int(late)
 
 

@@ -15,8 +15,8 @@ from pylvs.dataplane.load import CONNECTION_MAPS
 
 __all__ = ["QUICK", "Bench", "Size", "ready"]
 
-_MISSED = 0.001  # of all packets may go up: XDP asks for the next hop once a second, and lets the kernel see some
-_YOUNG_S = 50  # what nobody answers lives a minute
+_MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
+_YOUNG_S = 50  # a connection without an answer lives a minute
 _OF_IPV6 = {"connections6", "replies6"}
 
 
@@ -35,7 +35,7 @@ class Bench:
     # --- setting up ---
 
     def serve(self) -> None:
-        """The services."""
+        """Add the services."""
         director = self.path.director
         with director.batch():
             for each in services():
@@ -44,14 +44,14 @@ class Bench:
                     director.add_destination(each.service.key, destination)
 
     def connect(self) -> None:
-        """The connections whose packets are measured."""
+        """Make the connections whose packets are measured."""
         harness = self.path.harness
         for each in openings(self.size):
             harness.plan(each.frame, each.flows)
             harness.run(each.wrapper, self.path.entry(each.wrapper), each.flows.number if each.flows else 2)
         there, _ = self.path.connections(key(MANY))
         if there != self.size.flows:
-            raise WrongPath(f"{self.size.flows} connections were to be made, {there} are there")
+            raise WrongPath(f"connections: {there}, expected: {self.size.flows}")
 
     # --- measuring ---
 
@@ -60,7 +60,7 @@ class Bench:
         return sum(each.out_packets if case.replies else each.in_packets for each in counters)
 
     def measure(self, case: Case) -> float:
-        """Nanoseconds of a round of a case, the harness included. Raises WrongPath."""
+        """Return the ns of a round of a case, the harness included. Raises WrongPath."""
         before = self._packets(case)
         harness, wrapper = self.path.harness, case.wrapper
         harness.plan(case.frame, case.flows)
@@ -68,12 +68,12 @@ class Bench:
         counted = self._packets(case) - before
         wrong = last.verdict not in (*case.verdicts, wrapper.hook.passes)
         if wrong or (case.services and counted < self.size.repeat * (1 - _MISSED) - 2):
-            went = f"verdict {last.verdict}, {counted} of {self.size.repeat} packets counted"
+            went = f"verdict {last.verdict}, packets counted: {counted} of {self.size.repeat}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 
     def measure_new(self, case: NewCase) -> float:
-        """Nanoseconds of a packet that makes a connection, the harness included. Raises WrongPath."""
+        """Return the ns of a packet that makes a connection, the harness included. Raises WrongPath."""
         self._began = self._began or time.monotonic()
         service, number = key(case.port), self.size.new
         there, ever = self.path.connections(service)
@@ -84,7 +84,7 @@ class Bench:
         made, lasting = now_ever - ever, now_there - there
         young = time.monotonic() - self._began < _YOUNG_S
         if made < number * (1 - _MISSED) or (young and made != lasting):
-            went = f"{made} of {number} connections were made, {lasting} are in the table"
+            went = f"connections made: {made} of {number}, in the table: {lasting}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 
@@ -93,7 +93,7 @@ class Bench:
         self.results.setdefault(name, Measured()).samples.append(spent)
 
     def run(self, progress: Callable[[str], None], only: Collection[str] = ()) -> dict[str, Measured]:
-        """All cases, round after round, so that what else the machine does touches them alike; or these rows only."""
+        """Measure all cases, or some rows, in rounds, so that other work of the machine affects all alike."""
         established = [case for case in cases(self.size) if not only or case.name in only]
         new = [case for case in NEW_CASES if not only or case.name in only]
         for number in range(self.size.rounds + 1):
@@ -114,7 +114,7 @@ class Bench:
     # --- memory ---
 
     def connection_bytes(self) -> Measured:
-        """Bytes of kernel memory that the table takes for each connection, of IPv4 without NAT."""
+        """Return the bytes of kernel memory for each connection, of IPv4 without NAT."""
         return Measured([self.path.memory(set(CONNECTION_MAPS) - _OF_IPV6) / self.size.capacity])
 
 

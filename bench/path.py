@@ -34,22 +34,22 @@ class Path:
         self._entries = entries
 
     def entry(self, wrapper: Wrapper) -> int:
-        """The descriptor of the program that a harness's frames go to."""
+        """Return the descriptor of the program that gets the frames of this wrapper."""
         return self._entries[wrapper.hook]
 
     def reasons(self) -> str:
-        """What happened to packets beyond being forwarded, for messages."""
+        """Return the counts of packets that were not merely forwarded, for messages."""
         names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
         counted = {name: self.director.tables.reasons.sums(abi.constant(name))[0] for name in names}
         return ", ".join(f"{name.removeprefix('REASON_').lower()} {count}" for name, count in counted.items() if count)
 
     def connections(self, service: ServiceKey) -> tuple[int, int]:
-        """How many a service has, and how many it ever had."""
+        """Return how many connections a service has, and how many it ever had."""
         row = self.director.service(service)
         return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
 
     def memory(self, maps: Iterable[str]) -> int:
-        """Bytes of kernel memory that these maps take. Raises Unsupported if one is not pinned."""
+        """Return the kernel memory of these maps in bytes. Raises Unsupported if one is not pinned."""
         total = 0
         for name in maps:
             with _opened(self.director.tables.path(name), name) as descriptor:
@@ -70,7 +70,7 @@ def _opened(pin: str, name: str) -> Iterator[int]:
 
 
 def _memory_of(descriptor: int) -> int:
-    """Bytes of kernel memory that a map takes."""
+    """Return the kernel memory of a map in bytes."""
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
         for line in file:
             if line.startswith("memlock:"):
@@ -80,7 +80,7 @@ def _memory_of(descriptor: int) -> int:
 
 @contextmanager
 def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[Path]:
-    """Made for so many connections; the namespace is left and gone afterwards. Raises what loading raises."""
+    """Make a path for so many connections in a namespace; remove both afterwards. Raises what loading raises."""
     with site.new_site(role, servers), on_one_cpu(), probe.loaded() as harness, ExitStack() as closing:
         director = BpfDirector(State.open())
         director.make()
@@ -94,7 +94,7 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
 
 
 class Overheads:
-    """What the harness costs: programs behind it that do nothing, less these programs alone."""
+    """The cost of the harness: it jumps to programs that do nothing, and the cost of these alone is subtracted."""
 
     def __init__(self, harness: probe.Probe) -> None:
         self._harness = harness
@@ -102,11 +102,11 @@ class Overheads:
         self._alone = {name: Measured() for hook in (XDP, TC) for name in (hook.empty, hook.swap)}
 
     def of(self, wrapper: Wrapper) -> float:
-        """Nanoseconds of a round."""
+        """Return the ns of a round."""
         return self._by_name[wrapper.name].raw
 
     def measure(self, repeat: int, flows: int) -> None:
-        """Another round."""
+        """Measure another round."""
         harness = self._harness
         for hook in XDP, TC:
             harness.plan(plain(4))
@@ -121,17 +121,17 @@ class Overheads:
             self._by_name[wrapper.name].samples.append(spent - self._alone[wrapper.hook.empty].samples[-1])
 
     def measure_floor(self, wrapper: Wrapper, repeat: int) -> float:
-        """Nanoseconds of a round of the harness with the least that forwarding can be."""
+        """Return the ns of a round of the harness with the floor."""
         self._harness.plan(plain(wrapper.version))
         return self._harness.run(wrapper, self._harness.own(wrapper.hook.swap), repeat)[0]
 
     def forget_first(self) -> None:
-        """It warmed up."""
+        """Delete the samples of the first round, which warmed up the machine."""
         for found in (*self._by_name.values(), *self._alone.values()):
             del found.samples[0]
 
     def all_ns(self) -> dict[str, float]:
-        """By the program's name, the empty ones without the harness among them."""
+        """Return the ns by program, including the empty ones without the harness."""
         return {name: found.raw for name, found in self._by_name.items()} | {
             f"{name} alone": found.raw for name, found in self._alone.items()
         }

@@ -1,6 +1,6 @@
 """The measured ratios as a picture: bars for the floor, for Katran as published, and for pylvs.
 
-SVG, written here: it needs nothing, and is readable on light and on dark pages because it brings its own ground.
+The SVG needs no library. It has a background of its own, so that it is readable on light and on dark pages.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def _text(x: float, y: float, words: str, kind: str = "", end: bool = False) -> 
 
 
 def _drawn(lines: Sequence[Line], top: float) -> Iterator[tuple[float, str]]:
-    """Pieces, each with how far down it reaches."""
+    """Yield the pieces, each with its lower edge."""
     left = _MARGIN + _LABELS
-    room = _WIDTH - _MARGIN - left - _NUMBERS
-    unit = room / max(length for line in lines for _, length in line.bars)
+    longest_bar = _WIDTH - _MARGIN - left - _NUMBERS
+    unit = longest_bar / max(length for line in lines for _, length in line.bars)
     y = top
     for line in lines:
         height = len(line.bars) * _BAR
@@ -119,7 +119,7 @@ def _drawn(lines: Sequence[Line], top: float) -> Iterator[tuple[float, str]]:
 
 
 def draw(record: Record) -> str:
-    """The picture of what was measured; empty when no packets were."""
+    """Return the picture of the results; empty if no packets were measured."""
     pieces: list[str] = []
     y = float(_MARGIN)
     for group in GROUPS:

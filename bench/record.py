@@ -1,4 +1,4 @@
-"""What was measured, as JSON for programs; read again, it gives the same tables."""
+"""Write results as JSON, and read them again for the same tables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pylvs.model.errors import PylvsError
 
 
 class NoRecord(PylvsError):
-    """A file does not hold what a bench wrote."""
+    """A file is not a record of the bench."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A run of the bench: by row, how much was measured, where, and what the harness cost."""
+    """A run of the bench: results by row, sizes, the machine, and the cost of the harness."""
 
     results: dict[str, Measured]
     sizes: dict[str, float]
@@ -30,7 +30,7 @@ class Record:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """Return a description of this machine."""
     model = "unknown"
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -69,7 +69,7 @@ def _rows(record: Record, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def write(path: Path, record: Record, rows: Sequence[Row] = ROWS) -> None:
-    """All of it, with every sample. Raises OSError."""
+    """Write the record, with every sample. Raises OSError."""
     content = {
         "machine": record.machine,
         "sizes": record.sizes,
@@ -81,7 +81,7 @@ def write(path: Path, record: Record, rows: Sequence[Row] = ROWS) -> None:
 
 
 def read(path: Path) -> Record:
-    """What was written. Raises OSError, NoRecord."""
+    """Read a record. Raises OSError, NoRecord."""
     try:
         content = json.loads(path.read_text())
         results = {

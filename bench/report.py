@@ -1,4 +1,4 @@
-"""What was measured, as tables for people."""
+"""Print the results as tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _raw(row: Row, found: Measured | None) -> str:
 
 
 def verdict(row: Row, value: float | None) -> str:
-    """Beside a figure: whether it keeps the promise."""
+    """Return whether a figure keeps its promise."""
     if value is None or row.must is None:
         return ""
     if row.unit == "x":
@@ -50,7 +50,7 @@ def verdict(row: Row, value: float | None) -> str:
 
 
 def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[Row] = ROWS) -> Table:
-    """The table's cells, a tuple a row; the last cell is the verdict."""
+    """Return the table's cells, a tuple a row; the last cell is the verdict."""
     found = []
     for row in rows:
         measured = results.get(row.name)
@@ -63,7 +63,7 @@ def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[
 
 
 def scheduler_lines(results: dict[str, Measured]) -> Table:
-    """Likewise of the schedulers, ratios to the floor; nothing when they were not measured."""
+    """Return the cells of the schedulers, as ratios to the floor; none if they were not measured."""
     found = []
     for name, rows in SCHEDULER_ROWS.items():
         values = [value_of(row, results) for row in rows]
@@ -73,7 +73,7 @@ def scheduler_lines(results: dict[str, Measured]) -> Table:
 
 
 def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
-    """What one must know beside the table."""
+    """Return notes about the machine and the method."""
     found = [
         f"Linux {where['kernel']}, {where['processors']} x {where['processor']}, Python {where['python']}",
         "ratios: to the floor of the same run, the harness's own cost taken off both; medians",

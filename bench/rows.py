@@ -1,7 +1,7 @@
 """The rows of the table: what is measured, what Katran needs for it, and what it may cost here.
 
-Packets are told as ratios to the floor of the same run, a program that swaps the two MAC addresses and sends the frame
-back; the other rows in units of their own.
+A packet's cost is its ratio to the floor of the same run. The floor is a program that swaps the two MAC addresses and
+sends the frame back. The other rows have units of their own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FOREIGN = {
 
 
 def foreign_rows(hook: str, floor: str) -> tuple[Row, ...]:
-    """What packets of no service pay on a device that is attached for the sake of others."""
+    """What packets of no service pay on a device that is attached for other packets."""
     label = "TC: " if hook else ""
     return tuple(Row(hook + name, label + text, "ratio", floor=floor) for name, text in _FOREIGN.items())
 
@@ -74,7 +74,7 @@ ROWS = (
     Row("list", "list them", "s", None, 5, 2),
     Row("add_one", "add one real server to a service with {services:,}, without Python's start", "ms", None, 5),
     Row("list_connections", "ipvsadm -Lnc of {connections:,} connections", "s", None, 10),
-    Row("list_connections_memory", "memory of ipvsadm meanwhile", "MB"),
+    Row("list_connections_memory", "memory of ipvsadm for that", "MB"),
     Row("list_small_cold", "ipvsadm -Ln on a small table, whole process, cold", "ms", None, 150, 80),
     Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
     Row("start_list", "ipvsadm -Ln on it: processor of python3 -I -c pass", "times", None, 3),
@@ -99,22 +99,22 @@ SCALE_ROWS = (
     Row("scale_new", "new connection (SYN), until {connections:,} are there", "ratio"),
     Row("scale_established", "established TCP, {connections:,} random flows, DR", "ratio"),
     Row("scale_made", "{connections:,} connections made and established", "s"),
-    Row("scale_bytes", "memory of each, all told, IPv4, DR or TUN", "bytes", None, 256),
+    Row("scale_bytes", "memory of each, in all maps, IPv4, DR or TUN", "bytes", None, 256),
     Row("scale_bytes_nat", "the same, NAT, {others:,} connections", "bytes", None, 384),
     Row("scale_bytes_ipv6", "the same, IPv6, {others:,} connections", "bytes", None, 384),
     Row("scale_list", "ipvsadm -Lnc of {connections:,} connections", "s"),
-    Row("scale_list_memory", "memory of ipvsadm meanwhile", "MB"),
+    Row("scale_list_memory", "memory of ipvsadm for that", "MB"),
     Row("scale_wrong", "connections that a count or a list is wrong by", "", None, 0),
     Row("scale_idle_small", "sweeping {others:,} connections of which none ends, of one core", "%"),
     Row("scale_idle", "sweeping {connections:,} connections of which none ends, of one core", "%"),
     Row("scale_expire_small", "all {others:,} expire at once: until all are gone", "s"),
-    Row("scale_expire_small_share", "meanwhile, of one core", "%"),
+    Row("scale_expire_small_share", "expiry until then, of one core", "%"),
     Row("scale_expire", "all {connections:,} expire at once: until all are gone", "s"),
-    Row("scale_expire_share", "meanwhile, of one core", "%"),
+    Row("scale_expire_share", "expiry until then, of one core", "%"),
     Row("scale_expire_each", "to end a connection", "ns"),
     Row("scale_usual", "999 of 1,000 times that expiry held a CPU it was within", "ms", None, 1),
-    Row("scale_longest", "longest that expiry held a CPU in one go", "ms", None, 1),
-    Row("scale_gap", "longest gap in a real-time process on its CPU meanwhile", "ms"),
+    Row("scale_longest", "longest that expiry held a CPU in one run", "ms", None, 1),
+    Row("scale_gap", "longest gap in a real-time process on its CPU", "ms"),
     Row("scale_gap_machine", "the same while none ends: the machine's own", "ms"),
 )
 

@@ -1,7 +1,7 @@
-"""`python -m bench.scale`: ten million connections made, visited, listed, expired. Exit status as the bench's.
+"""`python -m bench.scale`: make, use, list and expire ten million connections. Exit status as the bench's.
 
-Each number is taken at the table that an operator would have: made by packets through the program, read by ipvsadm,
-ended by the timer in the kernel.
+The table is as on a director: packets through the program make its connections, ipvsadm lists them, and the timer in
+the kernel ends them.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: float, processor: float | None = None) -> None:
-        """One more sample of a row."""
+        """Add a sample to a row."""
         row = self.results.setdefault(name, Measured())
         row.samples.append(value)
         if processor is not None:
             row.processor.append(processor)
 
     def most(self, name: str, value: float) -> None:
-        """A row that tells the greatest of all."""
+        """Keep the greatest value in a row."""
         row = self.results.setdefault(name, Measured([value]))
         row.samples = [max(row.raw, value)]
 
     def compare(self, what: str, wanted: object, there: object, wrong_by: int) -> None:
-        """Note what a count or a list is wrong by."""
+        """Note by how much a count or a list is wrong."""
         if wrong_by:
             self.notes.append(f"{what}: {there}, not {wanted}")
         self.most("scale_wrong", wrong_by)
 
 
 def _measure_harness(table: LargeTable, size: Size, found: Found) -> float:
-    """The floor. What the harness for random flows costs, in nanoseconds."""
+    """Measure the floor; return the ns that the harness for random flows costs."""
     overheads, floor = Overheads(table.path.harness), Measured()
     for _ in range(size.rounds):
         overheads.measure(size.repeat, 1 << 20)
@@ -82,7 +82,7 @@ def _measure_harness(table: LargeTable, size: Size, found: Found) -> float:
 def _compare_counts(
     table: LargeTable, active: int, inactive: int, what: str, found: Found, before: float = math.inf
 ) -> None:
-    """They must be these, unless it is later than that by the monotonic clock."""
+    """Compare the counts of connections, unless the monotonic clock is past `before`."""
     there = table.counts()
     if time.monotonic() > before:
         found.notes.append(f"{table.kind.name}, {what}: too busy to compare the counts in time")
@@ -92,7 +92,7 @@ def _compare_counts(
 
 
 def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
-    """What sweeping costs where nothing ends, and which gaps there are: of whatever else takes the CPU away."""
+    """Measure what sweeping costs where nothing ends, and the gaps that the machine itself makes."""
     tables = table.path.director.tables
     progress(f"scale: sweeping {table.connections:,} connections")
     with watched(tables) as watch:
@@ -107,7 +107,9 @@ def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
 
 
 def _spikes(passed: Pace, watch: Watch) -> str:
-    text = f"{passed.goes:,} goes, {passed.late} of them and {watch.late} gaps beside them longer than {LIMIT_MS} ms"
+    text = (
+        f"runs of the expiry timer: {passed.goes:,}; longer than {LIMIT_MS} ms: {passed.late}, and gaps: {watch.late}"
+    )
     if watch.stolen_ms:
         text += (
             f"; the host took {watch.stolen_ms:.0f} ms from that CPU, and there {watch.disturbed_ms:.3g} ms was longest"
@@ -124,7 +126,7 @@ def _list(table: LargeTable, found: Found) -> None:
 
 
 def _expire(table: LargeTable, established_ns: float, row: str, found: Found) -> None:
-    """All of them at once: a packet of each gives it a short life, and then none comes any more."""
+    """Let all connections expire at once: the last packet of each sets a short timeout."""
     tables = table.path.director.tables
     life_s = 3 + round(table.connections * established_ns / 1e9 * 3)
     progress(f"scale: {table.connections:,} connections live {life_s} s more")
@@ -182,7 +184,7 @@ def _bytes_of(kind: Kind, size: Size, row: str, found: Found) -> None:
 
 
 def measure(size: Size) -> Found:
-    """All rows. Raises what loading raises, and WrongPath."""
+    """Measure all rows. Raises what loading raises, and WrongPath."""
     found = Found()
     _bytes_of(NAT, size, "scale_bytes_nat", found)
     if site.has_ipv6():
@@ -196,7 +198,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench.scale", description="Measure a table of very many connections.")
     parser.add_argument("--quick", action="store_true", help="a few thousand connections: does it run at all")
     parser.add_argument("--connections", type=int, metavar="N", help="how many (10,485,760)")
-    parser.add_argument("--json", type=Path, default=Path("bench-scale.json"), help="where else it goes")
+    parser.add_argument("--json", type=Path, default=Path("bench-scale.json"), help="file for the results")
     given = parser.parse_args(words)
     if given.connections is not None and not 1024 <= given.connections <= MOST:
         parser.error(f"--connections: from 1024 to {MOST}")

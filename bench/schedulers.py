@@ -29,7 +29,7 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Of the connection table: never full."""
+        """Return a capacity of the connection table that the bench does not exhaust."""
         a_round = sum(self.new + servers for servers in SCHEDULED_SERVERS) * len(SCHEDULED)
         return a_round * (self.rounds + 1) + 32768
 
@@ -47,7 +47,7 @@ def _serve(path: Path, servers: int) -> None:
 
 
 def _measure_new(path: Path, scheduler: str, servers: int, first: int, number: int) -> float:
-    """Nanoseconds of a new connection, the harness included. Raises WrongPath."""
+    """Return the ns of a new connection, the harness included. Raises WrongPath."""
     service = key(_PORTS[servers])
     path.director.edit_service(VirtualService(service, scheduler))
     path.harness.plan(request(service.port, SYN, NEW_CLIENTS), Flows(NEW_WALK, first, IN_ORDER))
@@ -55,13 +55,13 @@ def _measure_new(path: Path, scheduler: str, servers: int, first: int, number: i
     _, ever = path.connections(service)
     spent, _ = path.harness.run(FLOWS, path.entry(FLOWS), number)
     made = path.connections(service)[1] - ever
-    if made < number - servers:  # of each server XDP may leave one to the kernel
-        raise WrongPath(f"{scheduler}: {made} of {number} connections were made: {path.reasons()}")
+    if made < number - servers:  # XDP may pass one packet for each server to the kernel
+        raise WrongPath(f"{scheduler}: connections made: {made} of {number}: {path.reasons()}")
     return spent
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """By row, with a floor of the same rounds. Raises WrongPath, and what loading raises."""
+    """Return the results by row, with a floor of the same rounds. Raises WrongPath, and what loading raises."""
     progress("schedulers: making the tables")
     with new_path("schedulers", size.capacity, max(SCHEDULED_SERVERS)) as path:
         for servers in SCHEDULED_SERVERS:

@@ -25,22 +25,22 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def server(number: int) -> str:
-    """A real server's address, counted from 1."""
+    """Return the address of a real server, counted from 1."""
     return f"10.66.{1 + number // 256}.{number % 256}"
 
 
 def server_mac(number: int) -> str:
-    """Where it is on the link."""
+    """Return its link address."""
     return f"02:00:00:00:{1 + number // 256:02x}:{number % 256:02x}"
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel knows IPv6."""
+    """Return whether this kernel has IPv6."""
     return os.path.exists("/proc/sys/net/ipv6")
 
 
 def ip(*words: str, lines: str = "") -> None:
-    """Run ip(8), which may be given lines to read. Raises Unsupported with its words."""
+    """Run ip(8) with these lines as input. Raises Unsupported with its error."""
     try:
         done = subprocess.run(["ip", *words], input=lines, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Being asked to end is as good as ctrl-C: what was made is removed first."""
+    """Turn signals that end the process into KeyboardInterrupt, so that the cleanup runs."""
     former = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         yield
@@ -66,7 +66,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """While things are removed, being asked to end a second time changes nothing."""
+    """Ignore signals that end the process during the cleanup."""
     former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING)}
     try:
         yield
@@ -77,7 +77,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Hold signals back: one that came while a child process starts would leave that process running, unknown to us."""
+    """Block signals: one during the start of a child process would leave that process running."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_ENDING))
     try:
         yield
@@ -104,7 +104,7 @@ def _populate(servers: int) -> None:
 
 
 def _remove(name: str) -> None:
-    """Take everything down, as far as it came."""
+    """Remove every part of the site that exists."""
     path = f"/run/netns/{name}"
     if not os.path.exists(path):
         return
@@ -116,7 +116,7 @@ def _remove(name: str) -> None:
 
 @contextlib.contextmanager
 def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
-    """A fresh namespace with a link, servers on it and VIPs; the caller is inside until it ends."""
+    """Enter a new namespace with a link, servers on it and VIPs; remove it at the end."""
     name = f"{PREFIX}{os.getpid()}-{role}"
     try:
         with deferred():

@@ -1,7 +1,7 @@
-"""How punctual a master is: the longest gap between two of its advertisements while everything else is busy.
+"""Measure how punctual a master is: the longest gap between two of its advertisements on a busy machine.
 
-Beside it the same `pylvs run` checks, reloads and runs scripts, and each CPU has more to do than it can. What is
-measured is when the frames reach the other end of the cable, by the kernel's clock.
+The same `pylvs run` also checks, reloads and runs scripts, and every CPU is overloaded. The kernel's clock measures
+when the frames reach the other end of the veth pair.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ETH_P_IP, _PROTOCOL_AT, _VRRP = 0x0800, 23, 112
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long it is looked at."""
+    """How long virtual routers are measured."""
 
     minutes: float = 1.0
 
@@ -85,7 +85,7 @@ def _service(number: int) -> str:
 
 @dataclass(slots=True)
 class Gaps:
-    """Between advertisements, in ms."""
+    """The gaps between advertisements, in ms."""
 
     latest_s: float | None = None
     longest_ms: float = 0.0
@@ -93,7 +93,7 @@ class Gaps:
     long: list[float] = field(default_factory=list)  # of twice the interval and more
 
     def note(self, at_s: float) -> None:
-        """An advertisement came."""
+        """Account for an advertisement that was received."""
         if self.latest_s is not None:
             gap_ms = (at_s - self.latest_s) * 1000
             self.longest_ms = max(self.longest_ms, gap_ms)
@@ -104,20 +104,20 @@ class Gaps:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[socket.socket]:
-    """To the far end of the cable."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as heard:
-        enlarge(heard, _BUFFER_BYTES)
-        heard.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        heard.bind((_FAR_END, _ETH_P_IP))
-        yield heard
+    """Open a socket that receives at the far end of the veth pair."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as receiver:
+        enlarge(receiver, _BUFFER_BYTES)
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        receiver.bind((_FAR_END, _ETH_P_IP))
+        yield receiver
 
 
-def _listen(heard: socket.socket, until: float, note: Callable[[float], None]) -> None:
-    """Until a time of the monotonic clock."""
+def _listen(receiver: socket.socket, until: float, note: Callable[[float], None]) -> None:
+    """Receive until a time of the monotonic clock."""
     while (left := until - time.monotonic()) > 0:
-        heard.settimeout(left)
+        receiver.settimeout(left)
         try:
-            frame, words, _, _ = heard.recvmsg(256, 64)
+            frame, words, _, _ = receiver.recvmsg(256, 64)
         except TimeoutError:
             return
         if len(frame) > _PROTOCOL_AT and frame[_PROTOCOL_AT] == _VRRP:
@@ -129,7 +129,7 @@ def _listen(heard: socket.socket, until: float, note: Callable[[float], None]) -
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    """Every CPU, with ordinary priority."""
+    """Keep every CPU busy, with ordinary priority."""
     count = os.cpu_count() or 1
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -142,7 +142,7 @@ def _busy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sleeping(found: Measured) -> Iterator[None]:
-    """A process of the same priority beside, which does nothing: how long it was not let."""
+    """Measure the longest gap of a process of the same priority that only sleeps."""
     words = [sys.executable, "-c", _SLEEPER, str(INTERVAL_S)]
     sleeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,7 +156,7 @@ def _sleeping(found: Measured) -> Iterator[None]:
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
-    """The longest gap, in ms. Raises DaemonFailed."""
+    """Return the longest gap, in ms. Raises DaemonFailed."""
     machine = Measured()
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("vrrp"):
         folder = Path(name)
@@ -169,8 +169,8 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
             daemon = subprocess.Popen(command, stderr=output, env=environment)
             try:
                 manager.wait_for("READY", daemon, log)
-                with _listening() as heard, _busy(), _sleeping(machine):
-                    gaps = _watch(heard, size, file, daemon, log, manager, progress)
+                with _listening() as receiver, _busy(), _sleeping(machine):
+                    gaps = _watch(receiver, size, file, daemon, log, manager, progress)
             finally:
                 daemon.terminate()  # and the virtual routers' process with it
                 try:
@@ -184,7 +184,7 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
 
 
 def _watch(
-    heard: socket.socket,
+    receiver: socket.socket,
     size: Size,
     file: Path,
     daemon: subprocess.Popen[bytes],
@@ -195,18 +195,18 @@ def _watch(
     first: list[float] = []
     deadline = time.monotonic() + _FIRST_S
     while not first and time.monotonic() < deadline:
-        _listen(heard, time.monotonic() + 0.1, first.append)
+        _listen(receiver, time.monotonic() + 0.1, first.append)
     if not first:
         raise DaemonFailed("pylvs run: its virtual router does not become master")
-    _listen(heard, time.monotonic() + _SETTLING_S, first.append)
+    _listen(receiver, time.monotonic() + _SETTLING_S, first.append)
     gaps, reloads = Gaps(), 0
     end = time.monotonic() + size.minutes * 60
     while (now := time.monotonic()) < end:
         reloads += 1
-        progress(f"virtual routers: {(end - now) / 60:.1f} minutes left, the longest gap {gaps.longest_ms:.2f} ms")
+        progress(f"virtual routers: {(end - now) / 60:.1f} min left, the longest gap {gaps.longest_ms:.2f} ms")
         file.write_text(configuration(reloads))
         daemon.send_signal(signal.SIGHUP)
-        _listen(heard, min(end, now + RELOAD_EVERY_S), gaps.note)
+        _listen(receiver, min(end, now + RELOAD_EVERY_S), gaps.note)
         manager.wait_for("READY", daemon, log)
     if gaps.count < 0.5 * size.minutes * 60 / INTERVAL_S:
         raise DaemonFailed(f"pylvs run: only {gaps.count} advertisements came")

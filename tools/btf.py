@@ -42,7 +42,7 @@ MAP_TYPES = {
 
 
 class LayoutError(ValueError):
-    """The object's BTF says something that the tools cannot express; the text names the place."""
+    """The object's BTF has something that the tools cannot express; the text names it."""
 
 
 @dataclass(slots=True)

@@ -138,9 +138,9 @@ class Layout:
 
     def _members(self, entry: Any, owner: str, base: int) -> list[Description]:
         fields: list[Description] = []
-        for label, member, place in entry.extra:
-            bits = place >> 24 if entry.flag else 0
-            bit_offset = place & 0xFFFFFF if entry.flag else place
+        for label, member, position in entry.extra:
+            bits = position >> 24 if entry.flag else 0
+            bit_offset = position & 0xFFFFFF if entry.flag else position
             name = self._btf.text(label)
             if bits or bit_offset % 8:
                 raise LayoutError(f"{owner}.{name}: bit-fields are not allowed in a structure that Python reads")

@@ -28,7 +28,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few packets: does it run at all")
     names = [way.name for way in WAYS]
     parser.add_argument("--way", action="append", choices=names, help="only this; may be repeated")
-    parser.add_argument("--json", type=Path, help="where else it goes; - prints nothing else")
+    parser.add_argument("--json", type=Path, help="file for the results; - prints them alone")
     parser.add_argument("--traffic", type=Path, help="the program of traffic.c, compiled (compiled here)")
     parser.add_argument(
         "--instructions", action="store_true", help="this is a guest whose clock counts instructions: less will do"

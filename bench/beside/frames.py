@@ -1,7 +1,7 @@
-"""Single frames: handed to the director's device as a card's driver does, and counted where they come out.
+"""Single frames: put into the director's device as a card's driver does, and counted where they leave.
 
-No socket sends or receives them, so little else than the forwarding is in the figure; and it is the same for each way
-but for what the way itself asks for: the kernel's stack has to make a socket buffer of each, XDP has not.
+No socket sends or receives them, so the figure is little more than the forwarding. The rest is equal for each way,
+except what the way itself needs. The kernel's stack makes a socket buffer of each frame, XDP does not.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Frames:
         self._plans.put(0, self._codec.pack({"frame": sent, "device": self._device, "wanted": wanted}))
 
     def _let_loose(self, sent: bytes, number: int) -> tuple[int, int]:
-        """Nanoseconds of a frame, as the kernel tells them, and how many arrived.
+        """Return the ns of a frame as the kernel measured them, and how many arrived.
 
-        A signal, also one that nobody gets to see, stops the kernel amidst: then all of them again.
+        Any signal, also one without a handler, interrupts the kernel: then all frames are sent again.
         """
         for left in reversed(range(_TRIES)):
             before = self._counted()

@@ -1,4 +1,4 @@
-"""Every way that this kernel has, with every kind of traffic; what it has not is told with the reason."""
+"""Measure every way of forwarding with every kind of traffic; report the reason if this kernel lacks one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COUNTED = Size(passes=1, part=0.2, rounds=3, frames=2_048)  # where the clock co
 
 @dataclass
 class Found:
-    """Figures of one kernel: way, method, measurement; and the ways that were not to be had, with the reason."""
+    """Figures of one kernel by way, method and measurement; and the ways that it lacks, with the reason."""
 
     kernel: str
     unit: str
@@ -44,17 +44,17 @@ class Found:
     missing: dict[str, str] = field(default_factory=dict)
 
     def cost(self, way: str, method: str, measurement: str) -> float | None:
-        """Units of a packet, an exchange, a connection, a request or a segment."""
+        """Return the cost of a packet, an exchange, a connection, a request or a segment."""
         found = self.taken.get(way, {}).get(method, {}).get(measurement)
         return found.median_ns if found else None
 
     def plain(self) -> dict[str, object]:
-        """As JSON can say it."""
+        """Return the figures as JSON types."""
         return asdict(self)
 
 
 def read(plain: dict[str, object]) -> Found:
-    """What `plain` gave, back from JSON."""
+    """Read what `plain` returned."""
     raw = plain["taken"]
     assert isinstance(raw, dict)
     taken = {

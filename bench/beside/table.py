@@ -1,4 +1,4 @@
-"""What was measured beside each other, as one table for people and as JSON for programs."""
+"""Print what was measured as one table, or write it as JSON."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ NOTES = (
 
 
 def above(found: Found, way: str, method: str, measurement: str) -> float | None:
-    """What a way takes of a frame beyond the least that forwards it."""
+    """Return the cost of a frame above the floor."""
     cost, floor = found.cost(way, method, measurement), found.cost(FLOOR_XDP.name, method, measurement)
     return None if cost is None or floor is None else cost - floor
 
 
 def whole(found: Found, way: str, method: str, protocol: str) -> float | None:
-    """Above the floor: of a frame, and with NAT the mean of one there and one back."""
+    """Return the cost above the floor of a frame; with NAT the mean of both directions."""
     there = above(found, way, method, f"frame_{protocol}")
     back = above(found, way, method, f"answer_{protocol}") if method == NAT else there
     return None if there is None or back is None else (there + back) / 2
@@ -65,7 +65,7 @@ def times(found: Found, way: str, method: str, other: Way) -> float | None:
 
 
 def reached(found: Found, way: str, method: str) -> bool | None:
-    """Whether IPVS takes so many times as much as it should; None where that is not the question."""
+    """Return whether pylvs at XDP reaches its goal against IPVS; None for other ways."""
     value = times(found, way, method, IPVS)
     return value >= GOALS[method] if value is not None and way == "pylvs_xdp" else None
 
@@ -87,7 +87,7 @@ def _rate(cost: float | None, worth: float = 1) -> str:
 
 
 def lines(found: Found) -> Iterator[tuple[tuple[str, ...], bool | None]]:
-    """A kernel's rows, each with what `reached` says of it."""
+    """Yield a kernel's rows, each with the result of `reached`."""
     for way in WAYS:
         for method in way.aims if way.name in found.taken else ():
             floor = way.name.startswith("floor")
@@ -107,7 +107,7 @@ _PASS = {DR: "past it", NAT: "by it"}
 
 
 def title(found: Found) -> str:
-    """Above a kernel's rows."""
+    """Return the title above a kernel's rows."""
     clock = f"a second is 10^9 {found.unit}" if found.unit == INSTRUCTIONS else found.unit
     return f"Linux {found.kernel} ({clock})"
 
@@ -115,7 +115,7 @@ def title(found: Found) -> str:
 def _plain(kernels: list[Found], out: TextIO) -> None:
     everything = [(found, [cells for cells, _ in lines(found)]) for found in kernels]
     rows = [HEADINGS, *(row for _, cells in everything for row in cells)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(HEADINGS))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
 
     def line(row: tuple[str, ...]) -> str:
         return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(widths[n]) for n, cell in enumerate(row) if n)])
@@ -160,5 +160,5 @@ def _missing(kernels: Iterable[Found]) -> Iterator[str]:
 
 
 def write(path: Path, kernels: list[Found]) -> None:
-    """The same as JSON, with every count. Raises OSError."""
+    """Write the results as JSON, with every count. Raises OSError."""
     path.write_text(json.dumps({"goals": GOALS, "kernels": [found.plain() for found in kernels]}, indent=1) + "\n")

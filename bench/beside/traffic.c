@@ -33,7 +33,7 @@ enum {
 	WIDEST = 256,
 	SMALL = 18, /* bytes of a datagram: its frame is Ethernet's shortest */
 	SEGMENT = 1448, /* bytes of a full TCP segment with timestamps, on Ethernet */
-	ROOM = 4 << 20, /* bytes of a socket's buffer */
+	BUFFER_BYTES = 4 << 20, /* of a socket */
 	PATIENCE_MS = 2000,
 	WARM_UP = 4, /* rounds that are not timed: connections are made in them */
 };
@@ -73,15 +73,15 @@ static int failure(const char *what)
 /* A socket of one side; both stay in this process. */
 static int new_socket(int netns, int kind)
 {
-	int one = 1, room = ROOM;
+	int one = 1, bytes = BUFFER_BYTES;
 	if (setns(netns, CLONE_NEWNET))
 		return failure("setns");
 	int fd = socket(AF_INET, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return failure("socket");
 	if (kind == SOCK_DGRAM) { /* without SO_REUSEADDR, or two clients might get one port */
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
-		setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes);
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes);
 	} else {
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -259,7 +259,7 @@ static int run_datagrams(const struct plan *plan, bool answers, struct result *r
 		result->sent += plan->width;
 		result->arrived += got;
 		if (got < plan->width)
-			break; /* what is lost is told, and not waited for again and again */
+			break; /* the loss is in the result; each further round would wait for the timeout */
 	}
 	while (opened > 0)
 		close(all.clients[--opened]);

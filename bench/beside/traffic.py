@@ -1,4 +1,4 @@
-"""The traffic of `traffic.c`: compiled, started on a wire, and asked for one measurement after the other."""
+"""Compile `traffic.c`, start it on a wire, and request one measurement after the other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of it: units sent and arrived, and nanoseconds a unit (of the median round, and of all)."""
+    """A result: units sent and arrived, and ns a unit (of the median round, and the mean of all)."""
 
     sent: int
     arrived: int
@@ -57,21 +57,21 @@ class Taken:
 
 
 class Lost(PylvsError):
-    """Traffic did not arrive whole."""
+    """Some of the traffic did not arrive."""
 
 
 def compile_traffic(folder: Path) -> Path:
-    """The program, made in this folder. Raises Unsupported."""
+    """Compile the program into this folder. Raises Unsupported."""
     made = folder / "traffic"
-    said = ""
+    errors = ""
     for compiler in _COMPILERS:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             words = [*compiler, "-O2", "-o", str(made), str(SOURCE)]
             done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILING_S, check=False)
             if not done.returncode:
                 return made
-            said = f": {done.stderr.strip()}"
-    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{said}")
+            errors = f": {done.stderr.strip()}"
+    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{errors}")
 
 
 class Traffic:
@@ -92,20 +92,20 @@ class Traffic:
         return self._process.stdout.readline().strip()
 
     def send(self, kind: Kind, aim: Aim) -> Taken:
-        """One measurement. Raises Lost unless everything arrived."""
+        """Run one measurement. Raises Lost unless everything arrived."""
         rounds = max(round(kind.rounds * self._part), 1)
         what = f"{kind.name} {aim.target} {aim.port} {aim.server} {aim.server_port}"
-        said = self._ask(f"{what} {kind.width} {rounds}")
-        words = said.split()
+        reply = self._ask(f"{what} {kind.width} {rounds}")
+        words = reply.split()
         if len(words) != 4 or words[0] == "error":
-            raise Lost(f"{what}: {said or 'the program of the traffic has ended'}")
+            raise Lost(f"{what}: {reply or 'the program of the traffic has ended'}")
         taken = Taken(int(words[0]), int(words[1]), float(words[2]), float(words[3]))
         if taken.arrived != taken.sent:
             raise Lost(f"{what}: {taken.arrived} of {taken.sent} {kind.unit}s arrived")
         return taken
 
     def wait(self, aim: Aim) -> None:
-        """Until the wire carries. Raises Lost."""
+        """Wait until a packet crosses the wire. Raises Lost."""
         for left in reversed(range(_TRIES)):
             try:
                 self.send(Kind("udp", "packet", 1, 1), aim)
@@ -117,7 +117,7 @@ class Traffic:
 
 @contextlib.contextmanager
 def running(wire: Wire, program: Path, part: float = 1) -> Iterator[Traffic]:
-    """The program on a wire that carries; `part` of the rounds are done."""
+    """Run the program on a wire, with `part` of the rounds of each kind."""
     words = [str(program), wire.path("client"), wire.path("server")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -38,7 +38,7 @@ _REAL = {  # the server's own addresses; the answers of one take the director's 
     NAT: Aim(ANSWERS_BY_DIRECTOR, SERVER_PORT, ANSWERS_BY_DIRECTOR, SERVER_PORT),
 }
 _SCHEDULER = "rr"
-_IPVSADM_PLACES = "/usr/sbin:/sbin"
+_IPVSADM_PATH = "/usr/sbin:/sbin"
 _PROTOCOLS = {Protocol.TCP: "-t", Protocol.UDP: "-u"}
 
 
@@ -124,7 +124,7 @@ def _routed(wire: Wire) -> Iterator[None]:
 
 @contextmanager
 def _ipvs(wire: Wire) -> Iterator[None]:
-    command = shutil.which("ipvsadm", path=_IPVSADM_PLACES)
+    command = shutil.which("ipvsadm", path=_IPVSADM_PATH)
     if command is None:
         raise Unsupported("the real ipvsadm is not installed")
     if not os.path.exists("/proc/net/ip_vs"):

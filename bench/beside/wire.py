@@ -1,7 +1,7 @@
 """A wire with a director at one end, a client and a server at the other: each in a network namespace of its own.
 
-Client and server stand as macvlan devices on the veth that the director's device ends in, as hosts on a switch: all
-three are on one link, so the director sends by the device it received from, which native XDP can on every kernel.
+Client and server have macvlan devices on the far end of the director's veth pair, as hosts on a switch. All three
+are on one link, so the director sends by the device it received from. Native XDP can do that on every kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REAL_SERVER_SYSCTLS = {"conf/all/arp_ignore": "1", "conf/all/arp_announce": "2"
 
 
 def run(*words: str, text: str = "") -> str:
-    """What a command prints. Raises Unsupported with its words."""
+    """Return the output of a command. Raises Unsupported with its error."""
     try:
         done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -54,21 +54,21 @@ class Wire:
     name: str
 
     def netns(self, role: str) -> str:
-        """The name of one."""
+        """Return the name of the namespace of a role."""
         return f"{self.name}-{role}"
 
     def path(self, role: str) -> str:
-        """It as a file."""
+        """Return the file of that namespace."""
         return f"/run/netns/{self.netns(role)}"
 
     def inside(self, role: str) -> contextlib.AbstractContextManager[None]:
-        """Do something in there."""
+        """Run the block in that namespace."""
         return inside_network(self.path(role))
 
     # --- making it ---
 
     def make(self) -> None:
-        """Devices, addresses, permanent neighbours, routes. Raises Unsupported."""
+        """Make namespaces, devices, addresses, permanent neighbours and routes. Raises Unsupported."""
         for role in ROLES:
             with deferred():
                 run("ip", "netns", "add", self.netns(role))
@@ -129,7 +129,7 @@ class Wire:
             )
 
     def remove(self) -> None:
-        """Everything, as far as it came."""
+        """Remove every part that exists."""
         if os.path.exists(self.path("director")):
             with contextlib.suppress(OSError, PylvsError), self.inside("director"):
                 policy.take_down(State.open())
@@ -152,13 +152,13 @@ def _set(name: str, value: str) -> None:
 
 
 def _finished_frames(device: str) -> None:
-    """As a cable carries them: checksums finished, nothing longer than the MTU, nothing merged on arrival."""
+    """Switch offloads off, so that frames are as on a cable: with checksums, and at most of the MTU."""
     run("ethtool", "-K", device, *(word for each in _UNFINISHED for word in (each, "off")))
 
 
 @contextlib.contextmanager
 def new_wire() -> Iterator[Wire]:
-    """A fresh one; gone afterwards. Raises Unsupported."""
+    """Make a wire, and remove it afterwards. Raises Unsupported."""
     wire = Wire(f"{PREFIX}{os.getpid()}")
     try:
         wire.make()

@@ -1,4 +1,4 @@
-"""What the commands share that ask a running daemon."""
+"""Options and functions of the commands that send requests to a running daemon."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pylvs.model.errors import PylvsError
 state_dir = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="of the daemon: where it is asked, and what it keeps; default: one for each network namespace",
+    help="the daemon's directory, with its socket and its state; default: one for each network namespace",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="for programs")
 service = click.option("--service", help="the virtual server, as status names it; default: each that has the server")
 
 
 def asked(directory: Path | None, method: str, path: str, content: Any = None) -> Any:
-    """The daemon's answer. Raises PylvsError with its words where it says no."""
+    """Return the daemon's reply. Raises PylvsError with the daemon's error."""
     from pylvs.daemon.api.client import Client
 
-    _, told = Client(directory).ask(method, path, content)
-    if isinstance(told, dict) and "error" in told:
-        raise PylvsError(told["error"])
-    return told
+    _, reply = Client(directory).ask(method, path, content)
+    if isinstance(reply, dict) and "error" in reply:
+        raise PylvsError(reply["error"])
+    return reply
 
 
 def ago(seconds: float) -> str:
-    """A stretch of time in its largest unit that gives a whole number of at least two, or seconds."""
+    """Return a duration in the largest unit of which it has at least two, else in seconds."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -38,5 +38,5 @@ def ago(seconds: float) -> str:
 
 
 def at_clock(moment: float) -> str:
-    """A moment of the wall clock, as a log has it."""
+    """Format a Unix time as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

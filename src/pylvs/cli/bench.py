@@ -1,4 +1,4 @@
-"""`pylvs bench --live DEV`: what packets cost while they flow."""
+"""`pylvs bench --live DEV`: measure what packets cost while they flow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _costs(ns_a_packet: float | None) -> tuple[str, str]:
 
 
 def _line(sample: Sample, label: str = "") -> str:
-    """One stretch of time: the numbers, and what happened to packets beyond being forwarded."""
+    """Return one line: the numbers, and the counts of packets that were not merely forwarded."""
     cost, cores = _costs(sample.ns_a_packet)
     shown = _cells(
         f"{sample.packets_a_second:,.0f}", f"{sample.in_megabits:,.1f}", cost, f"{sample.processor:.1f}", cores
@@ -42,7 +42,7 @@ def _line(sample: Sample, label: str = "") -> str:
 
 
 def _limit(sample: Sample, ns: float, label: str) -> str:
-    """What the same packets would take of a program that takes so long."""
+    """Return the line of a program that takes `ns` for each of the same packets."""
     cost, cores = _costs(ns)
     return _cells("", "", cost, f"{sample.packets_a_second * ns / 1e7:.1f}", cores) + f"  {label}"
 
@@ -70,7 +70,7 @@ def _conclude(meter: Meter, total: Sample) -> None:
         click.echo(f"{hook}: {used.runs:,} runs{mean}")
     lost = total.traffic.in_lost + total.traffic.out_lost
     if lost:
-        click.echo(f"{meter.device}: the device lost {lost:,} packets meanwhile; see: ip -s link show {meter.device}")
+        click.echo(f"{meter.device}: the device lost {lost:,} of the packets; see: ip -s link show {meter.device}")
 
 
 def _described(sample: Sample) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _report(meter: Meter, samples: list[Sample], total: Sample) -> dict[str, Any
 
 
 def _watch(meter: Meter, seconds: int, quiet: bool) -> tuple[list[Sample], Sample, bool]:
-    """A sample each second, what they come to, and whether ctrl-C ended it."""
+    """Return a sample for each second, their sum, and whether ctrl-C ended the measurement."""
     from pylvs.cli.meter import joined
 
     first = last = meter.read()
@@ -134,13 +134,13 @@ def _next(meter: Meter, last: Reading, samples: list[Sample]) -> Reading:
 
 
 @click.command()
-@click.option("--live", "device", metavar="DEV", required=True, help="the device whose packets are looked at")
+@click.option("--live", "device", metavar="DEV", required=True, help="the device whose packets are measured")
 @click.option("--seconds", type=click.IntRange(1), default=10, show_default=True, help="how long")
-@click.option("--json", "as_json", is_flag=True, help="for programs: all of it at the end")
+@click.option("--json", "as_json", is_flag=True, help="for programs: everything at the end")
 def bench(device: str, seconds: int, as_json: bool) -> int:
-    """What the packets that flow through DEV cost this machine, beside the least that is possible.
+    """Measure what the packets that flow through DEV cost this machine, compared to the least that is possible.
 
-    Meanwhile the kernel times every run of every eBPF program of the machine, which costs each some 30 ns.
+    While this runs, the kernel times every run of every eBPF program of the machine. That costs each some 30 ns.
     """
     from pylvs.cli.meter import meter
 

@@ -1,4 +1,4 @@
-"""`pylvs check`: what is wrong with a configuration, and what it comes to.
+"""`pylvs check`: print what is wrong with a configuration, and what it amounts to.
 
 Exit status, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that are not secure.
 """
@@ -30,7 +30,7 @@ EXIT_SECURITY = 6
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--strict", is_flag=True, help="Any finding is a failure, notes about this machine as well.")
 def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
-    """Read a configuration in keepalived's language and say what is wrong with it.
+    """Read a configuration in keepalived's language and print what is wrong with it.
 
     Nothing is changed. Exit status: 0 nothing found, 5 something found, 6 scripts that are not secure.
     """

@@ -1,6 +1,6 @@
-"""`pylvs diff`: what would change from one configuration to another.
+"""`pylvs diff`: print what would change from one configuration to another.
 
-Exit status, as of diff(1): 0 nothing, 1 something, 2 trouble.
+Exit status, as of diff(1): 0 nothing differs, 1 something does, 2 a file cannot be read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pylvs.model.printing import one_line
 from pylvs.model.wanted import Configuration
 
 EXIT_DIFFERENT = 1
-EXIT_TROUBLE = 2
+EXIT_UNREADABLE = 2
 
 
 @click.command()
@@ -27,14 +27,14 @@ EXIT_TROUBLE = 2
 @click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def diff(old: str, new: str, ids: tuple[str, ...], as_json: bool) -> int:
-    """Say in words what differs between two configurations, and what it does to established connections.
+    """Print what differs between two configurations, and which established connections it affects.
 
     Order, comments and defaults that are written out make no difference. Exit status: 0 nothing differs, 1 something
-    does, 2 trouble.
+    does, 2 a file cannot be read.
     """
     before, after = _configuration(old, ids), _configuration(new, ids)
     if before is None or after is None:
-        return EXIT_TROUBLE
+        return EXIT_UNREADABLE
     changes = differences(before, after)
     affected = Affected.by(changes, before, after)
     if as_json:
@@ -45,12 +45,12 @@ def diff(old: str, new: str, ids: tuple[str, ...], as_json: bool) -> int:
         print(json.dumps(content, indent=2))
     elif changes:
         print(*changes, sep="\n")
-        print(f"{_count(len(changes), 'change')}; {_said(affected)}")
+        print(f"{_count(len(changes), 'change')}; {_affected_text(affected)}")
     return EXIT_DIFFERENT if changes else 0
 
 
 def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
-    """What a file says; None if none can be made of it. What is wrong is said."""
+    """Return the configuration of a file. Print the errors that make it unreadable, and return None then."""
     document, unread = read(file, ids)
     fatal = [finding for finding in unread if finding.fatal]
     if fatal:
@@ -65,8 +65,8 @@ def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
     return configuration
 
 
-def _said(affected: Affected) -> str:
-    """Which services keep all their connections."""
+def _affected_text(affected: Affected) -> str:
+    """Name the services whose connections are affected, and count the others."""
     stay = f"{_count(affected.untouched, 'service')} keep{'s' if affected.untouched == 1 else ''} all connections"
     return f"connections of {', '.join(affected.touched)} are affected, {stay}" if affected.touched else stay
 

@@ -1,4 +1,4 @@
-"""`pylvs attach`, `detach`, `show`, `down` and `sysctl`: the director beyond what ipvsadm knows."""
+"""`pylvs attach`, `detach`, `show`, `watch`, `down` and `sysctl`: what ipvsadm has no options for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
     type=click.Choice(["auto", "native", "generic", "tc"]),
     default="auto",
     show_default=True,
-    help="native or generic XDP with TC behind it, TC alone, or whichever fits the device",
+    help="native or generic XDP with TC behind it, TC alone, or what fits the device",
 )
 def attach(device: str, mode: str) -> None:
-    """Run the packet path on DEVICE, whatever the table says, until `pylvs detach` or `pylvs down`."""
+    """Run the packet path on DEVICE, also if no service needs it, until `pylvs detach` or `pylvs down`."""
     from pylvs.dataplane.devices import attachments
     from pylvs.dataplane.devices.attach import Mode
     from pylvs.dataplane.director import open_director
@@ -38,7 +38,7 @@ def attach(device: str, mode: str) -> None:
 @click.command()
 @click.argument("device")
 def detach(device: str) -> None:
-    """Take the packet path off DEVICE, and keep it off whatever the table says."""
+    """Take the packet path off DEVICE, and keep it off, also if a service needs it."""
     from pylvs.dataplane.devices import attachments
     from pylvs.dataplane.director import open_director
 
@@ -50,7 +50,7 @@ def detach(device: str) -> None:
     if done and next(iter(director.connections()), None):
         click.echo(
             f"pylvs: {device}: warning: connections are in the table; the next packet of one that comes in by {device}"
-            " goes to this host's own stack, which resets the connection",
+            " reaches this host's own stack, which resets the connection",
             err=True,
         )
     click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")
@@ -96,7 +96,7 @@ def _overview() -> dict[str, Any]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def show(as_json: bool) -> None:
-    """Which device runs what, and why; what happened to packets beyond being forwarded."""
+    """Show which device runs what, and why, and count the packets that were not merely forwarded."""
     found = _overview()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -112,8 +112,8 @@ def show(as_json: bool) -> None:
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
         click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}")
     for each in found["unattached"]:
-        whom = "" if each["needed"] else " (no service or real server needs it)"
-        click.echo(f"{each['device']}: not attached{whom}: {each['reason']}")
+        remark = "" if each["needed"] else " (no service or real server needs it)"
+        click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
     for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")
@@ -152,7 +152,7 @@ def down() -> None:
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.option("-a", "every", is_flag=True, help="print all settings")
 @click.option("-w", "write", is_flag=True, help="set: NAME=VALUE")
-@click.option("--drop", is_flag=True, help="with conn_max: end the connections that live")
+@click.option("--drop", is_flag=True, help="with conn_max: end the present connections")
 @click.argument("words", nargs=-1)
 def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None:
     """Read (NAME...), list (-a) or set (-w NAME=VALUE...) the net.ipv4.vs settings."""
@@ -163,7 +163,7 @@ def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None
     if write or any("=" in word for word in words):
         changes = [parse_setting(word) for word in words]
         if drop and not any(setting.name == "conn_max" for setting, _ in changes):
-            raise InvalidOperation("--drop goes with net.ipv4.vs.conn_max alone")
+            raise InvalidOperation("--drop applies to net.ipv4.vs.conn_max alone")
         director = open_director()
         for setting, value in changes:
             director.change_setting(setting.name, value, drop)

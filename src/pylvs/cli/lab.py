@@ -52,12 +52,12 @@ def up(
     """Make a lab and draw it.
 
     \b
-    dr                direct routing, all hosts on one switch
-    nat               the director is the servers' gateway
-    tun               real servers in other subnets
-    ha                two directors, one VIP
-    dr-behind-router  a router translates a public address to the VIP
-    dr-routed         the VIP in another subnet than the real servers
+    - dr                direct routing, all hosts on one switch
+    - nat               the director is the servers' gateway
+    - tun               real servers in other subnets
+    - ha                two directors, one VIP
+    - dr-behind-router  a router translates a public address to the VIP
+    - dr-routed         the VIP in another subnet than the real servers
     """
     overrides = load_overrides(plan) if plan else {}
     if tun_type:
@@ -72,11 +72,11 @@ def up(
         click.echo(diagram.draw(made.name, made.network), nl=False)
         click.echo(f"  try it: pylvs lab exec {made.name} client -- curl -s http://VIP/")
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # it is made: too late to end the making
+            signal.signal(number, signal.SIG_IGN)  # the lab is complete: a signal must not undo it
 
 
 def _build(name: str, network: Network, bare: bool, blank: bool) -> labs.Lab:
-    """Under the name given, or the first that is free; somebody else may take that at the same moment."""
+    """Build it under the given name or the first free one, which another process may take at the same moment."""
     for _ in range(NAMES_TRIED):
         known = name or labs.free_name(TOPOLOGIES[network.topology].letter)
         try:
@@ -88,7 +88,7 @@ def _build(name: str, network: Network, bare: bool, blank: bool) -> labs.Lab:
 
 
 def _the_only(name: str | None) -> str:
-    """The name given, or that of the only lab."""
+    """Return the given name, or that of the only lab."""
     if name:
         return checked_name(name)
     there = [each for each, _ in labs.labs()]
@@ -153,7 +153,7 @@ def shell(name: str, host: str | None) -> None:
 @click.argument("host")
 @click.argument("state", type=click.Choice(["off", "on"]))
 def power(name: str, host: str, state: str) -> None:
-    """Take the power from a director, at once and without a word, or give it back: it starts as a machine does."""
+    """Power a director off without a shutdown, or on: it then boots as a machine does."""
     from pylvs.lab import lab as switch
 
     opened = labs.open_lab(checked_name(name))
@@ -169,7 +169,7 @@ def _become(name: str, host: str, words: list[str]) -> None:
     """Replace this process by a command in a host."""
     inside = labs.open_lab(checked_name(name)).host(host).inside()
     try:
-        # nsenter goes to / unless told; a command expects to be where it was called.
+        # By default nsenter changes to /. A command expects the working directory of its caller.
         words = [*inside[:-1], f"--wdns={os.getcwd()}", "--", *words]
     except FileNotFoundError:  # a folder that was removed
         words = [*inside, *words]

@@ -25,31 +25,31 @@ DEBUG_VARIABLE = "PYLVS_DEBUG"
 # name -> (module, attribute, line in the help). A module is imported when its command is run, so that
 # `pylvs --help` and every other command do not wait for it.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
-    "show": ("pylvs.cli.director", "show", "Which device runs what, and why."),
+    "show": ("pylvs.cli.director", "show", "Show which device runs what, and why."),
     "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
     "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
-    "watch": ("pylvs.cli.director", "watch", "Follow devices that come and go, where no pylvs run does."),
+    "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
     "down": ("pylvs.cli.director", "down", "Remove the tables and everything that was attached."),
     "sysctl": ("pylvs.cli.director", "sysctl", "Read and set the net.ipv4.vs settings."),
     "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),
     "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
-    "simulate": ("pylvs.cli.simulate", "simulate", "Which server each of these clients would get."),
-    "check": ("pylvs.cli.check", "check", "What is wrong with a keepalived.conf, and what it comes to."),
-    "diff": ("pylvs.cli.diff", "diff", "What lies between two keepalived.conf, and which connections it touches."),
+    "simulate": ("pylvs.cli.simulate", "simulate", "Show which server each of these clients would get."),
+    "check": ("pylvs.cli.check", "check", "Print what is wrong with a keepalived.conf."),
+    "diff": ("pylvs.cli.diff", "diff", "Print what differs between two keepalived.conf."),
     "run": ("pylvs.cli.run", "run", "Keep the table as a keepalived.conf and its health checks want it."),
     "reload": ("pylvs.cli.run", "reload", "Let the daemon read its configuration again."),
-    "status": ("pylvs.cli.status", "status", "How services, servers and checks stand."),
-    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Who holds the virtual addresses, and why; give up mastership."),
-    "drain": ("pylvs.cli.servers", "drain", "Nothing new for a server; out of the table when unused."),
-    "enable": ("pylvs.cli.servers", "enable", "Take drain and disable back."),
+    "status": ("pylvs.cli.status", "status", "Show the state of services, servers and checks."),
+    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Show who holds the virtual addresses, and why; give up mastership."),
+    "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
+    "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
-    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or give the word back to its checks."),
-    "check-now": ("pylvs.cli.servers", "check_now", "Make checks at once."),
-    "history": ("pylvs.cli.servers", "history", "What happened to a server, and why."),
-    "events": ("pylvs.cli.status", "events", "What happens from now on."),
-    "metrics": ("pylvs.cli.status", "metrics", "The numbers, in Prometheus's text format."),
-    "bench": ("pylvs.cli.bench", "bench", "What real packets on a device cost this machine."),
-    "lab": ("pylvs.cli.lab", "lab", "Clients, routers, directors and real servers on one machine."),
+    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or let its checks decide again."),
+    "check-now": ("pylvs.cli.servers", "check_now", "Run checks at once."),
+    "history": ("pylvs.cli.servers", "history", "Print what happened to a server, and why."),
+    "events": ("pylvs.cli.status", "events", "Print what happened last, or happens from now on."),
+    "metrics": ("pylvs.cli.status", "metrics", "Print the metrics, in Prometheus's text format."),
+    "bench": ("pylvs.cli.bench", "bench", "Measure what real packets on a device cost this machine."),
+    "lab": ("pylvs.cli.lab", "lab", "Build clients, routers, directors and real servers on one machine."),
 }
 
 
@@ -57,11 +57,11 @@ class LazyGroup(click.Group):
     """A group whose commands are imported at their first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; None if there is none."""
+        """Import and return the command of this name; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table's lines, without importing anything."""
+        """Print the table's lines, without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
@@ -86,25 +86,25 @@ def pylvs() -> None:
 
 
 def _complain(text: str) -> None:
-    """One line on stderr, whatever the text was."""
-    with contextlib.suppress(OSError):  # nobody reads stderr any more: the exit status must do
+    """Print the text on stderr, as one line."""
+    with contextlib.suppress(OSError):  # with stderr closed, the exit status alone reports the failure
         print(f"pylvs: {one_line(text)}", file=sys.stderr)
 
 
 def _usage(error: click.UsageError) -> str:
-    """What is wrong, and where to read on."""
+    """Return the error, and the command that prints the help."""
     text = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx else "pylvs"
     return f"{text}; see {path} --help"
 
 
 def _quiet_stdout() -> None:
-    """Keep the interpreter from complaining at its end that the reader of stdout has gone."""
+    """Keep the interpreter from reporting, at its exit, that the reader of stdout has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. Never raises, but for what ends the interpreter itself."""
+    """Run one command and return its exit status; each exception becomes one line on stderr."""
     try:
         result = pylvs.main(args=arguments, prog_name="pylvs", standalone_mode=False)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`pylvs mark`: which packets get which firewall mark."""
+"""`pylvs mark`: set which packets get which firewall mark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONDITIONS = (
     ("--sports", "sports", "PORTS", "ports that they come from: 80,443,8000-8010"),
     ("--dports", "dports", "PORTS", "ports that they go to"),
     ("--in", "device", "DEVICE", "the device that they come in by"),
-    ("--mac", "mac", "ADDRESS", "link address of who sent them"),
+    ("--mac", "mac", "ADDRESS", "link address of the sender"),
     ("--tcp-flags", "tcp_flags", "VALUE/MASK", "of TCP; 0x02/0x17 is a SYN"),
     ("--tos", "tos", "VALUE/MASK", "type of service, or traffic class"),
     ("--if-mark", "if_mark", "VALUE/MASK", "the mark that they have so far"),
@@ -38,20 +38,20 @@ def _with_conditions(command: Callable[..., None]) -> Callable[..., None]:
 def mark() -> None:
     """Give packets firewall marks, for services of ipvsadm -f.
 
-    Rules are asked in their order, as those of iptables' mangle table: each that matches changes the mark, and the
-    last one counts. A ! before a value turns a condition round.
+    Rules apply in their order, as those of iptables' mangle table: each that matches changes the mark, and the
+    last one counts. A ! before a value negates a condition.
     """
 
 
 @mark.command()
 @_with_conditions
-@click.option("--final", is_flag=True, help="after a match no other rule is asked")
-@click.option("--at", type=int, metavar="NUMBER", help="its place in the list; without it the last")
+@click.option("--final", is_flag=True, help="after a match no other rule applies")
+@click.option("--at", type=int, metavar="NUMBER", help="its number in the list; default: the last")
 @click.argument("value", metavar="MARK")
 def add(value: str, at: int | None, final: bool, **conditions: str) -> None:
-    """Packets to --dst (and whatever else is given) get MARK.
+    """Give MARK to packets that match --dst and every other condition.
 
-    MARK/MASK changes some bits alone: those of MASK are cleared, then those of MARK are turned round.
+    MARK/MASK changes some bits alone: those of MASK are cleared, then those of MARK are inverted.
     """
     from pylvs.dataplane.director import open_director
 
@@ -80,7 +80,7 @@ def _rule(value: str, final: bool, conditions: dict[str, str]) -> MarkRule:
 @click.option("--all", "everything", is_flag=True, help="all rules")
 @click.argument("value", metavar="[MARK]", required=False)
 def delete(value: str | None, final: bool, number: int | None, everything: bool, **conditions: str) -> None:
-    """Delete a rule: in the words in which it was added, or by --number; or --all."""
+    """Delete a rule, given as it was added or by --number, or --all of them."""
     from pylvs.dataplane.director import open_director
 
     if sum((value is not None, number is not None, everything)) != 1:
@@ -112,14 +112,14 @@ def delete(value: str | None, final: bool, number: int | None, everything: bool,
 @mark.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 def list_rules(as_json: bool) -> None:
-    """The rules, in the order in which they are asked, in the words of pylvs mark add."""
+    """List the rules in their order, as arguments of pylvs mark add."""
     from pylvs.dataplane.director import open_director
 
     print_rules(open_director().mark_rules(), as_json)
 
 
 def print_rules(rules: list[MarkRule], as_json: bool) -> None:
-    """As `pylvs mark list` does."""
+    """Print rules in the format of `pylvs mark list`."""
     if as_json:
         click.echo(json.dumps([_described(rule, number) for number, rule in enumerate(rules, 1)], indent=2))
         return
@@ -140,16 +140,16 @@ def _described(rule: MarkRule, number: int) -> dict[str, Any]:
 
 
 @mark.command(name="import")
-@click.option("-6", "six", is_flag=True, help="FILE is of ip6tables-save, and does not say so itself")
+@click.option("-6", "six", is_flag=True, help="FILE is of ip6tables-save; it does not name its family itself")
 @click.option("--dry-run", is_flag=True, help="show what would become of them, and change nothing")
 @click.option("--strict", is_flag=True, help="change nothing unless every rule can be taken over")
-@click.option("--append", is_flag=True, help="behind the rules there are; without it in their place")
+@click.option("--append", is_flag=True, help="add them after the present rules; default: replace those")
 @click.argument("file", type=click.File("r", errors="surrogateescape"), required=False)
 def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, append: bool) -> None:
-    """Take over netfilter's rules that give marks at PREROUTING, in place of the rules there are.
+    """Replace the rules by those of netfilter that set marks at PREROUTING.
 
-    FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print; without it they
-    are asked. Rules that cannot be taken over are named on standard error.
+    FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
+    pylvs runs them. Rules that cannot be taken over are named on standard error.
     """
     from pylvs.dataplane.director import open_director
     from pylvs.netfilter.chains import mark_rules
@@ -160,7 +160,7 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     for each in left:
         click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)
     if left and strict:
-        raise InvalidOperation(f"{len(left)} rules cannot be taken over, so nothing was changed")
+        raise InvalidOperation(f"--strict: nothing was changed; rules that cannot be taken over: {len(left)}")
     if dry_run:
         print_rules(rules, as_json=False)
         return

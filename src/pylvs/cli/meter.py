@@ -1,7 +1,7 @@
-"""What real packets cost on this machine: the kernel's own run statistics of the programs on a device.
+"""Measure what real packets cost, by the kernel's run statistics of the programs on a device.
 
-The kernel reads its clock before and after each run. What that costs is in every figure: it is measured with a program
-that does nothing, and taken off.
+The kernel reads its clock before and after each run, and every figure contains that cost. A program that does nothing
+measures it, so that it can be subtracted.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _FRAME = bytes(64)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine takes for the least that there is to do, in ns a run."""
+    """The least times of this machine, in ns a run."""
 
-    counting: float  # as the kernel counts a run of a program that does nothing; taken off all the others
-    burden: float  # by which every run of any program is longer while statistics are kept
+    counting: float  # as the kernel counts a run of a program that does nothing; subtracted from all others
+    burden: float  # what the statistics add to every run of any program
     floor: float  # swapping the two MAC addresses
     far: float  # one read from a random place in 64 MB
 
@@ -53,14 +53,14 @@ class Reading:
 
 
 class Used(NamedTuple):
-    """What one program took: runs, and ns without what counting costs."""
+    """Runs of one program, and their ns without the cost of counting."""
 
     runs: int
     ns: float
 
     @property
     def ns_a_run(self) -> float | None:
-        """The mean; None where it did not run."""
+        """Return the mean; None if it did not run."""
         return self.ns / self.runs if self.runs else None
 
 
@@ -69,19 +69,19 @@ class Sample:
     """What happened between two readings."""
 
     seconds: float
-    packets: int  # that the program met which sees them first
+    packets: int  # counted by the program that sees them first
     programs: Mapping[str, Used]  # "xdp", "tc" and "tc egress", as far as they are attached
-    traffic: Traffic  # of the device, meanwhile
+    traffic: Traffic  # of the device in this time
     reasons: Mapping[str, int] = field(default_factory=dict)  # those that happened
 
     @property
     def packets_a_second(self) -> float:
-        """As the programs met them."""
+        """Return the rate that the programs counted."""
         return self.packets / self.seconds
 
     @property
     def ns_a_packet(self) -> float | None:
-        """Of all programs that a packet meets coming in; None without packets."""
+        """Return the time in all programs of the way in; None without packets."""
         spent = sum(used.ns for name, used in self.programs.items() if name != EGRESS)
         return spent / self.packets if self.packets else None
 
@@ -100,20 +100,20 @@ XDP, TC, EGRESS = "xdp", "tc", "tc egress"
 
 
 def programs_of(attachment: Attachment) -> dict[str, int]:
-    """The programs of a device by their hook, that first which sees a packet first."""
+    """Return the programs of a device by their hook, in the order in which packets meet them."""
     found = {XDP: attachment.xdp, TC: attachment.ingress, EGRESS: attachment.egress}
     return {hook: number for hook, number in found.items() if number}
 
 
 def cores_at_line_rate(ns_a_packet: float) -> float:
-    """Processors of this kind that would do nothing else while a 10 Gbit/s line brings smallest packets."""
+    """Return the number of such processors that a 10 Gbit/s line of smallest packets keeps busy."""
     return ns_a_packet * LINE_RATE / 1e9
 
 
 def between(before: Reading, after: Reading, programs: Mapping[str, int], counting: float) -> Sample:
-    """What happened from one reading to the other; `counting` is `Machine.counting`.
+    """Return what happened from one reading to the other; `counting` is `Machine.counting`.
 
-    A program that the first reading does not have was attached meanwhile: it counts from the next one on.
+    A program that the first reading does not have was attached later: it counts from the next reading on.
     """
     used = {}
     for hook, number in programs.items():
@@ -132,7 +132,7 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
-    """What happened in one stretch of time after the other, at least one; programs may have been replaced meanwhile."""
+    """Sum up successive samples, at least one; programs may have been replaced between them."""
     programs: dict[str, Used] = {}
     reasons: dict[str, int] = {}
     for sample in samples:
@@ -151,7 +151,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
 
 
 class Meter:
-    """Statistics are on as long as this lives."""
+    """Reads the counters of one device; `meter` has turned the statistics on."""
 
     def __init__(self, state: State, device: str, machine: Machine) -> None:
         self.device = device
@@ -174,7 +174,7 @@ class Meter:
         return found
 
     def read(self) -> Reading:
-        """All counters now. Raises PylvsError when the packet path was taken off meanwhile."""
+        """Read all counters. Raises PylvsError if the packet path has been detached."""
         self.attachment = self._find()
         self.programs = programs_of(self.attachment)
         for number in self.programs.values():
@@ -188,24 +188,24 @@ class Meter:
         )
 
     def sample(self, before: Reading, after: Reading) -> Sample:
-        """What happened between two readings of this meter."""
+        """Return what happened between two readings of this meter."""
         return between(before, after, self.programs, self.machine.counting)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors of the programs."""
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
 
 
 def nothing_attached(device: str) -> PylvsError:
-    """The packet path is not on a device."""
+    """Return the error for a device without the packet path."""
     return PylvsError(f"{device}: nothing of pylvs is attached here; pylvs show tells where it is")
 
 
 @contextmanager
 def meter(device: str) -> Iterator[Meter]:
-    """Statistics on, what they cost measured; off again at the end.
+    """Turn the statistics on and measure their cost; turn them off at the end.
 
     Raises NotPermitted, NoSuchDevice, Unsupported; PylvsError where nothing of pylvs is attached.
     """
@@ -222,7 +222,7 @@ def meter(device: str) -> Iterator[Meter]:
 
 @contextmanager
 def on_one_cpu(cpu: int | None = None) -> Iterator[None]:
-    """This thread stays on one processor: the path keeps next hops and free slots by processor."""
+    """Keep this thread on one processor: the path keeps next hops and free slots by processor."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before) if cpu is None else cpu})
     try:
@@ -246,7 +246,7 @@ def _measure_machine(closing: ExitStack) -> Machine:
 
 
 def _least_alone(program: int) -> float:
-    """Nanoseconds of a round by this thread's own clock: the least, for live packets interrupt the others."""
+    """Return the ns of a run by this thread's own clock: the least, because live packets interrupt the others."""
     found = []
     for _ in range(_ROUNDS):
         before = time.thread_time_ns()
@@ -256,7 +256,7 @@ def _least_alone(program: int) -> float:
 
 
 def _least_counted(program: int) -> float:
-    """Nanoseconds of a round as the kernel's statistics have it."""
+    """Return the ns of a run by the kernel's statistics."""
     found = []
     for _ in range(_ROUNDS):
         before = kernel.program_runs(program)

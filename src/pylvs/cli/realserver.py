@@ -19,7 +19,7 @@ PORT = click.IntRange(1, 65535)
 
 @click.group()
 def realserver() -> None:
-    """The VIP on lo, no ARP for it, tunnels unwrapped; and all as it was before.
+    """Add the VIP to lo without ARP and decapsulate tunnels; restore the former state.
 
     For direct routing and tunnelling. NAT needs nothing but a default route through the director.
     """
@@ -27,10 +27,14 @@ def realserver() -> None:
 
 @realserver.command()
 @click.argument("vips", metavar="VIP...", nargs=-1, required=True)
-@click.option("--tunnel", is_flag=True, help="Unwrap packets that the director tunnels: --tun-type ipip.")
-@click.option("--tun-type", "kinds", type=KINDS, multiple=True, help="Unwrap this kind of tunnel; may be repeated.")
-@click.option("--tun-port", "ports", type=PORT, multiple=True, help="Where GUE comes to; may be repeated.")
-@click.option("--device", "devices", multiple=True, help="Towards the director; without it all devices that are up.")
+@click.option("--tunnel", is_flag=True, help="Decapsulate packets that the director tunnels: --tun-type ipip.")
+@click.option(
+    "--tun-type", "kinds", type=KINDS, multiple=True, help="Decapsulate this kind of tunnel; may be repeated."
+)
+@click.option("--tun-port", "ports", type=PORT, multiple=True, help="Port that receives GUE; may be repeated.")
+@click.option(
+    "--device", "devices", multiple=True, help="Device towards the director; default: all devices that are up."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not say what was changed.")
 def up(
     vips: tuple[str, ...],
@@ -42,8 +46,8 @@ def up(
 ) -> None:
     """Become a real server for these addresses. Twice is harmless.
 
-    Tunnels are those of the director's ipvsadm, --tun-type and --tun-port; a packet tells itself whether it has a
-    checksum.
+    Tunnels are those of the director's ipvsadm, --tun-type and --tun-port. Each packet shows itself whether it has
+    a checksum.
     """
     addresses = [server.parse_vip(text) for text in vips]
     done = server.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices)
@@ -52,7 +56,7 @@ def up(
 
 
 def _tunnels(kinds: Sequence[str], ports: Sequence[int]) -> list[Tunnel]:
-    """Raises InvalidOperation where GUE lacks a port, or a port lacks GUE."""
+    """Return the tunnels. Raises InvalidOperation where GUE lacks a port, or a port lacks GUE."""
     wanted = list(dict.fromkeys(TunnelKind[name.upper()] for name in kinds))
     if ports and TunnelKind.GUE not in wanted:
         raise InvalidOperation(f"--tun-port {ports[0]}: only GUE has a port; add --tun-type gue")
@@ -80,7 +84,7 @@ def _say(lines: list[str], otherwise: str) -> None:
 @realserver.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
-    """Whether all that `up` arranged is still so; exit status 1 if not."""
+    """Check that everything `up` set is still in force; exit status 1 if not."""
     findings = server.status()
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=1))

@@ -1,4 +1,4 @@
-"""`pylvs run` and `pylvs reload`: the daemon, and telling it that its file has changed."""
+"""`pylvs run` and `pylvs reload`: start the daemon, and let it read its file again."""
 
 from __future__ import annotations
 
@@ -54,30 +54,30 @@ def run(
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
-@click.option("--allow-empty", is_flag=True, help="take a file that says nothing, and empty the table")
-@click.option("--force", is_flag=True, help="take a file with errors, without what is wrong in it")
+@click.option("--dry-run", is_flag=True, help="print what would change, and change nothing")
+@click.option("--allow-empty", is_flag=True, help="accept an empty configuration, and empty the table")
+@click.option("--force", is_flag=True, help="accept a file with errors, without the wrong parts")
 @state_dir
 def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None) -> None:
     """Let the daemon read its file again, as a whole or not at all; what did not change is not touched."""
     from pylvs.daemon.api.client import Client
 
     wanted = {"dry_run": dry_run, "allow_empty": allow_empty, "force": force}
-    _, told = Client(state_dir).ask("POST", "/v1/reload", wanted)
-    for finding in told.get("findings", ()):
-        place = f"{finding['file']}:{finding['line']}:{finding['column']}"
+    _, reply = Client(state_dir).ask("POST", "/v1/reload", wanted)
+    for finding in reply.get("findings", ()):
+        position = f"{finding['file']}:{finding['line']}:{finding['column']}"
         advice = f"; {finding['advice']}" if finding["advice"] else ""
-        _tell(f"{place}: {finding['severity']}: {finding['text']}{advice}")
-    if "error" in told:
-        raise PylvsError(told["error"])
-    for line in told["differences"]:
+        _tell(f"{position}: {finding['severity']}: {finding['text']}{advice}")
+    if "error" in reply:
+        raise PylvsError(reply["error"])
+    for line in reply["differences"]:
         click.echo(line)
-    if not told["differences"]:
+    if not reply["differences"]:
         click.echo("nothing would change" if dry_run else "nothing has changed")
-    routers = told["virtual_routers"]
+    routers = reply["virtual_routers"]
     for line in routers["warnings"]:
         _tell(f"pylvs: {line}")
-    table = told["table"] or {"refused": [], "trouble": ""}
+    table = reply["table"] or {"refused": [], "trouble": ""}
     for line in table["refused"]:
         _tell(f"pylvs: {line}")
     if table["trouble"]:

@@ -1,4 +1,4 @@
-"""`pylvs drain`, `enable`, `disable`, `weight`, `check-now` and `history`: the operator's words about real servers."""
+"""`pylvs drain`, `enable`, `disable`, `weight`, `check-now` and `history`: the operator's commands for real servers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ server = click.argument("server", metavar="SERVER[:PORT]")
 
 
 def seconds(text: str) -> float:
-    """`90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
+    """Parse a length of time: `90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
     if not found:
         raise click.BadParameter(f"{text!r} is no length of time: write 90s, 10m, 1.5h")
     return float(found[1]) * _UNITS_S[found[2] or ""]
 
 
-def _told(names: list[dict[str, str]], what: str, remark: str = "") -> None:
+def _print_servers(names: list[dict[str, str]], what: str, remark: str = "") -> None:
     for each in names:
         click.echo(f"{each['server']} of {each['service']}: {what}")
     if remark:
@@ -47,11 +47,11 @@ def _words(server: str, service: str | None, **more: Any) -> dict[str, Any]:
 @server
 @service
 @click.option("--deadline", help="give up after this time, with weight 0: 90s, 10m, 2h; default: never")
-@click.option("--force", is_flag=True, help="at the deadline take it out of the table, whoever is connected")
+@click.option("--force", is_flag=True, help="at the deadline take it out of the table, even with connections")
 @click.option(
     "--active-only", is_flag=True, help="wait for active connections alone, not for finished ones that still time out"
 )
-@click.option("--no-wait", is_flag=True, help="do not wait for the end: the daemon goes on by itself")
+@click.option("--no-wait", is_flag=True, help="do not wait for the end: the daemon continues by itself")
 @state_dir
 def drain(
     server: str,
@@ -62,16 +62,16 @@ def drain(
     no_wait: bool,
     state_dir: Path | None,
 ) -> None:
-    """Nothing new for SERVER; when nothing is connected to it any more, take it out of the table.
+    """Give SERVER no new connections; take it out of the table when its connections have ended.
 
-    Interrupted, the drain goes on; `pylvs enable` ends it.
+    If this command is interrupted, the drain continues; `pylvs enable` ends it.
     """
     if force and deadline is None:
-        raise click.UsageError("--force goes with --deadline")
+        raise click.UsageError("--force needs --deadline")
     limit = None if deadline is None else seconds(deadline)
     words = _words(server, service, deadline_s=limit, force=force, active_only=active_only)
     begun = asked(state_dir, "POST", "/v1/drain", words)
-    _told(begun["servers"], "weight 0, draining", _STAYS)
+    _print_servers(begun["servers"], "weight 0, draining", _STAYS)
     if no_wait:
         return
     ended = _followed(begun, state_dir)
@@ -88,7 +88,7 @@ def drain(
 
 
 def _followed(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
-    """Ask until the drain is over, with a bar of how many connections have ended where somebody looks at it."""
+    """Poll until the drain is over; on a terminal, show a bar of the connections that have ended."""
     if not sys.stdout.isatty():
         while drain["stage"] == "waiting":
             time.sleep(LOOK_EVERY_S)
@@ -109,7 +109,7 @@ def _followed(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
 
 def _asked_for(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
     drains: list[dict[str, Any]] = asked(state_dir, "GET", "/v1/drains")["drains"]
-    # a daemon that was started anew remembers those under way alone
+    # a restarted daemon knows only the drains that are not over
     return next((each for each in drains if each["number"] == drain["number"]), drain | {"stage": "called off"})
 
 
@@ -118,8 +118,8 @@ def _asked_for(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
 @service
 @state_dir
 def enable(server: str, service: str | None, state_dir: Path | None) -> None:
-    """Take `drain` and `disable` back: the checks decide again. A weight that was set stays."""
-    _told(asked(state_dir, "POST", "/v1/enable", _words(server, service))["servers"], "enabled")
+    """Undo `drain` and `disable`: the checks decide again. A weight that was set stays."""
+    _print_servers(asked(state_dir, "POST", "/v1/enable", _words(server, service))["servers"], "enabled")
 
 
 @click.command()
@@ -127,8 +127,8 @@ def enable(server: str, service: str | None, state_dir: Path | None) -> None:
 @service
 @state_dir
 def disable(server: str, service: str | None, state_dir: Path | None) -> None:
-    """Take SERVER out of the table; its checks go on."""
-    _told(asked(state_dir, "POST", "/v1/disable", _words(server, service))["servers"], "disabled", _STAYS)
+    """Take SERVER out of the table; its checks continue."""
+    _print_servers(asked(state_dir, "POST", "/v1/disable", _words(server, service))["servers"], "disabled", _STAYS)
 
 
 @click.command()
@@ -137,13 +137,13 @@ def disable(server: str, service: str | None, state_dir: Path | None) -> None:
 @service
 @state_dir
 def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> None:
-    """Give SERVER weight N, whatever checks and configuration say; auto gives the word back to them."""
+    """Give SERVER weight N instead of that of checks and configuration; with auto they decide again."""
     if weight != "auto" and not (weight.isascii() and weight.isdigit() and len(weight) <= LONGEST_NUMBER):
         raise click.UsageError(f"{weight[:LONGEST_NUMBER]}: the weight must be a number from 0 to {MAX_WEIGHT} or auto")
     number = None if weight == "auto" else int(weight)
-    told = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
+    reply = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
     remark = "" if number is None else "it holds through reloads, until pylvs weight SERVER auto"
-    _told(told["servers"], f"weight {weight}", remark)
+    _print_servers(reply["servers"], f"weight {weight}", remark)
 
 
 @click.command(name="check-now")
@@ -152,7 +152,7 @@ def weight(server: str, weight: str, service: str | None, state_dir: Path | None
 @as_json
 @state_dir
 def check_now(server: str | None, service: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """Make the checks of SERVER, or of all, at once, and say what they found."""
+    """Run the checks of SERVER, or of all, at once, and print the results."""
     words = ({} if server is None else {"server": server}) | ({} if service is None else {"service": service})
     found = asked(state_dir, "POST", "/v1/check-now", words)["servers"]
     if as_json:
@@ -169,14 +169,14 @@ def check_now(server: str | None, service: str | None, as_json: bool, state_dir:
 @as_json
 @state_dir
 def history(server: str, service: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """What happened to SERVER, with reasons, the last at the end."""
+    """Print what happened to SERVER, with reasons, the latest last."""
     from urllib.parse import urlencode
 
-    told = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service), errors='backslashreplace')}")[
+    reply = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service), errors='backslashreplace')}")[
         "events"
     ]
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
         return
-    for each in told:
+    for each in reply:
         click.echo(event_line(each))

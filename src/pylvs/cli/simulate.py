@@ -1,12 +1,13 @@
-"""`pylvs simulate`: which server would each of these clients get, and how does the load spread?"""
+"""`pylvs simulate`: show which server each client would get, and how the load spreads."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
 
 import click
 
@@ -17,8 +18,6 @@ from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.simulation import LARGEST_COUNT, PORTS, Clients, Simulation, Spread
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-# Pictures of a spread: bars for a terminal, and as SVG.
-
 
 WIDTH = 40  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -26,13 +25,13 @@ SVG_BAR, SVG_LINE, SVG_LEFT, SVG_RIGHT = 400, 24, 260, 120  # pixels
 
 
 def _rows(spread: Spread) -> list[tuple[str, str, int]]:
-    """Name, weight and connections of each server; a last one for what was refused."""
+    """Return name, weight and connections of each server; a last row has the refused connections."""
     rows = [(server, f"weight {spread.weights[server]}", got) for server, got in spread.servers.items()]
     return [*rows, ("refused", "", spread.refused)] if spread.refused else rows
 
 
 def bars(spread: Spread) -> list[str]:
-    """A line for each server: its bar, its connections, its share."""
+    """Return a line for each server, for a terminal: its bar, its connections, its share."""
     rows = _rows(spread)
     name_width = max(len(name) for name, _, _ in rows)
     weight_width = max(len(weight) for _, weight, _ in rows)
@@ -47,7 +46,7 @@ def bars(spread: Spread) -> list[str]:
 
 
 def bars_svg(spreads: list[Spread]) -> str:
-    """The same for a browser."""
+    """Draw the same bars as SVG."""
     parts, y = [], 0
     for spread in spreads:
         y += SVG_LINE
@@ -73,7 +72,7 @@ SHOWN = 10  # clients of a service that are listed, unless all are asked for
 EDITS = ("-A", "-E", "-D", "-a", "-e", "-d", "--set")
 LONG_EDITS = ("--add-", "--edit-", "--delete-")
 SERVICE_OPTIONS = ("-t", "-u", "-f", "--tcp-service", "--udp-service", "--sctp-service", "--fwmark-service")
-ABOUT = (  # what a complaint says, and the options whose value it is about
+ABOUT = (  # a phrase in an error of ipvsadm, and the options whose value is wrong
     ("real server", ("-r", "--real-server")),
     ("Destination", ("-r", "--real-server")),
     ("weight", ("-w", "--weight")),
@@ -143,7 +142,7 @@ def simulate(
 
 
 def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
-    """Do the table's edits; the lines about clients. Raises BadInput."""
+    """Apply the edits of the table; return the clients. Raises BadInput."""
     groups = []
     for number, line in enumerate(text.split("\n"), 1):
         words, columns = _words(line)
@@ -157,7 +156,7 @@ def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
 
 
 def _words(line: str) -> tuple[list[str], list[int]]:
-    """The words of a line and the columns they begin at, counted from 1; "ipvsadm" in front is skipped."""
+    """Return the words of a line and their columns, counted from 1, without a leading "ipvsadm"."""
     words, columns, at = [], [], 0
     for word in line.split():
         at = line.index(word, at)
@@ -172,25 +171,23 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     first = words[0]
     if first not in EDITS and not first.startswith(LONG_EDITS):
         raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
-    complaints = io.StringIO()
-    status = ipvsadm.run(
-        words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=complaints
-    )
+    errors = io.StringIO()
+    status = ipvsadm.run(words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=errors)
     if not status:
         return
-    said = next((line for line in complaints.getvalue().splitlines() if line.strip()), "refused")
+    error = next((line for line in errors.getvalue().splitlines() if line.strip()), "refused")
     wrong = next(
-        (words.index(word) + 1 for about, known in ABOUT if about in said for word in known if word in words), 0
+        (words.index(word) + 1 for about, known in ABOUT if about in error for word in known if word in words), 0
     )
     wrong = wrong if wrong < len(words) else 0
-    raise BadInput(f"{name}:{number}:{columns[wrong]}: {said.removeprefix('ipvsadm: ')}")
+    raise BadInput(f"{name}:{number}:{columns[wrong]}: {error.removeprefix('ipvsadm: ')}")
 
 
 def clients(words: list[str], name: str, number: int, columns: list[int]) -> Clients:
-    """A group of clients from "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
+    """Return the clients of "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
 
-    def bad(place: int, what: str) -> BadInput:
-        where = f"{name}:{number}:{columns[min(place, len(columns) - 1)]}" if number else name
+    def bad(index: int, what: str) -> BadInput:
+        where = f"{name}:{number}:{columns[min(index, len(columns) - 1)]}" if number else name
         return BadInput(f"{where}: {what}")
 
     if not words:
@@ -199,31 +196,32 @@ def clients(words: list[str], name: str, number: int, columns: list[int]) -> Cli
         network: IPv4Network | IPv6Network = ip_network(words[0], strict=False)
     except ValueError:
         raise bad(0, f"{words[0]!r} is no network; write 10.1.0.0/24 or 2001:db8::/64") from None
-    count, ports, to, mark = 0, PORTS, None, 0
-    for place in range(1, len(words), 2):
-        if place + 1 == len(words):
-            raise bad(place, f"{words[place]!r} lacks a value, or is none of: count, ports, to, mark")
-        word, value = words[place : place + 2]
-        try:
-            if word == "count":
-                count = _number(value, 1, LARGEST_COUNT)
-            elif word == "mark":
-                mark = _number(value, 1, 0xFFFFFFFF)
-            elif word == "ports":
-                ports = _range(value)
-            elif word == "to":
-                to = _target(value)
-            else:
-                raise bad(place, f"{word!r} is none of: count, ports, to, mark")
-        except ValueError as error:
-            raise bad(place + 1, str(error)) from None
+    given = _settings(words, bad)
+    to: ServiceKey | None = given.get("to")
+    mark: int = given.get("mark", 0)
     if mark and to is None:
         raise bad(len(words) - 2, "a mark needs a target; add to tcp:192.0.2.1:80")
     if to is not None and to.address.version != network.version:
         raise bad(0, f"{network} and {to.address} are of different address families")
     if to is not None and mark:
         to = ServiceKey(to.protocol, to.address, to.port, mark)
-    return Clients(network, count, to, ports)
+    return Clients(network, given.get("count", 0), to, given.get("ports", PORTS))
+
+
+def _settings(words: list[str], bad: Callable[[int, str], BadInput]) -> dict[str, Any]:
+    """Return the values of the keywords that follow the network."""
+    given: dict[str, Any] = {}
+    for index in range(1, len(words), 2):
+        if index + 1 == len(words):
+            raise bad(index, f"{words[index]!r} lacks a value, or is none of: count, ports, to, mark")
+        keyword, value = words[index : index + 2]
+        if keyword not in READERS:
+            raise bad(index, f"{keyword!r} is none of: count, ports, to, mark")
+        try:
+            given[keyword] = READERS[keyword](value)
+        except ValueError as error:
+            raise bad(index + 1, str(error)) from None
+    return given
 
 
 def _number(text: str, lowest: int, highest: int) -> int:
@@ -252,11 +250,19 @@ def _target(text: str) -> ServiceKey:
     return ServiceKey(PROTOCOLS[protocol.lower()], address, _number(port, 1, 65535))
 
 
-# --- what is shown ---
+READERS: Mapping[str, Callable[[str], Any]] = {
+    "count": lambda text: _number(text, 1, LARGEST_COUNT),
+    "ports": _range,
+    "to": _target,
+    "mark": lambda text: _number(text, 1, 0xFFFFFFFF),
+}
+
+
+# --- output ---
 
 
 def as_text(spreads: list[Spread], everyone: bool) -> str:
-    """For each service: its first clients, and a bar for each server."""
+    """Return the first clients of each service, and a bar for each server."""
     parts = []
     for spread in spreads:
         listed = spread.answers if everyone else spread.answers[:SHOWN]
@@ -270,7 +276,7 @@ def as_text(spreads: list[Spread], everyone: bool) -> str:
 
 
 def as_values(spreads: list[Spread], seed: int) -> dict[str, object]:
-    """The same for programs."""
+    """Return the same for `--json`, with all clients."""
     return {
         "seed": seed,
         "services": [

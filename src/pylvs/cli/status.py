@@ -1,4 +1,4 @@
-"""`pylvs status`, `events` and `metrics`: how things stand, what happens, and the numbers of it."""
+"""`pylvs status`, `events` and `metrics`: the present state, what happens, and the counters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from pylvs.cli.asking import ago, as_json, asked, at_clock, state_dir
 
 WATCH_EVERY_S = 1.0
-_SAID = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # elsewhere in an event's line
+_OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # `event_line` formats them
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
 
@@ -23,37 +23,37 @@ _TOP = "\033[H\033[J"  # to the top left, and clear
 @click.option("--watch", is_flag=True, help="again every second, until interrupted")
 @state_dir
 def status(as_json: bool, watch: bool, state_dir: Path | None) -> None:
-    """How services, servers and checks stand, and what differs from the file."""
+    """Show the state of services, servers and checks, and what differs from the file."""
     while True:
-        told = asked(state_dir, "GET", "/v1/status")
+        reply = asked(state_dir, "GET", "/v1/status")
         if as_json:
-            click.echo(json.dumps(told, indent=None if watch else 2, ensure_ascii=False))
+            click.echo(json.dumps(reply, indent=None if watch else 2, ensure_ascii=False))
         else:
-            page = "\n".join(lines(told))
+            page = "\n".join(lines(reply))
             click.echo(_TOP + page if watch and sys.stdout.isatty() else page)
         if not watch:
             return
         time.sleep(WATCH_EVERY_S)
 
 
-def lines(told: dict[str, Any]) -> Iterator[str]:
-    """The page for people."""
-    now = told["now"]
-    up = f", up {ago(now - told['started_at'])}" if told["started_at"] else ", starting"
-    read = f", {told['files'][0]} read {ago(now - told['loaded_at'])} ago" if told["files"] else ""
-    found = f", {told['findings']} findings (pylvs check)" if told["findings"] else ""
-    yield f"pylvs run {told['version']}, process {told['pid']}{up}{read}{found}"
-    yield from _routers(told["virtual_routers"], now)
-    for service in told["services"]:
+def lines(reply: dict[str, Any]) -> Iterator[str]:
+    """Return the lines for a terminal."""
+    now = reply["now"]
+    up = f", up {ago(now - reply['started_at'])}" if reply["started_at"] else ", starting"
+    read = f", {reply['files'][0]} read {ago(now - reply['loaded_at'])} ago" if reply["files"] else ""
+    found = f", {reply['findings']} findings (pylvs check)" if reply["findings"] else ""
+    yield f"pylvs run {reply['version']}, process {reply['pid']}{up}{read}{found}"
+    yield from _routers(reply["virtual_routers"], now)
+    for service in reply["services"]:
         yield ""
         yield from _service(service, now)
-    table = told["table"]
-    troubles = [table["trouble"]] if table["trouble"] else table["refused"]
+    table = reply["table"]
+    problems = [table["trouble"]] if table["trouble"] else table["refused"]
     for title, each in (
-        ("left out of the file", told["errors"]),
+        ("left out of the file", reply["errors"]),
         ("packets that do not come to the services", table["unattached"]),
-        ("not in the table as wanted", troubles),
-        ("differs from the file", told["differs"]),
+        ("not in the table as wanted", problems),
+        ("differs from the file", reply["differs"]),
     ):
         if each:
             yield ""
@@ -61,16 +61,16 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
             yield from (f"  {line}" for line in each)
 
 
-def _routers(told: dict[str, Any], now: float) -> Iterator[str]:
-    if told["trouble"]:
-        yield f"virtual routers: {told['trouble']}"
-    if told["instances"]:
-        states = [_router(each, now) for each in told["instances"]]
+def _routers(routers: dict[str, Any], now: float) -> Iterator[str]:
+    if routers["trouble"]:
+        yield f"virtual routers: {routers['trouble']}"
+    if routers["instances"]:
+        states = [_router(each, now) for each in routers["instances"]]
         yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"
 
 
-def _router(told: dict[str, Any], now: float) -> str:
-    return f"{told['name']} {told['state']}" + (f" since {ago(now - told['since'])}" if told["since"] else "")
+def _router(router: dict[str, Any], now: float) -> str:
+    return f"{router['name']} {router['state']}" + (f" since {ago(now - router['since'])}" if router["since"] else "")
 
 
 def _service(service: dict[str, Any], now: float) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
 @as_json
 @state_dir
 def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
-    """What happens to servers, quorums, weights, drains, reloads, with reasons."""
+    """Print what happens to servers, quorums, weights, drains and reloads, with reasons."""
     from pylvs.daemon.api.client import Client
 
     path = "/v1/events?follow=true" if follow else "/v1/events"
@@ -116,8 +116,8 @@ def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """One event for people: when, what, where, why, and whatever else it says."""
-    more = {name: value for name, value in event.items() if name not in _SAID}
+    """Return one event as a line: time, name, object, its other fields, reason."""
+    more = {name: value for name, value in event.items() if name not in _OWN_FIELDS}
     words = [at_clock(event["at"]), event["event"].replace("_", " ")]
     words += [event["instance"]] if "instance" in event else []
     words += [f"{event['before']} -> {event['state']}"] if "before" in event and "state" in event else []
@@ -134,7 +134,7 @@ def _plain(value: Any) -> str:
 @click.command()
 @state_dir
 def metrics(state_dir: Path | None) -> None:
-    """The numbers once, in Prometheus's text format: the daemon's, or the table's alone where none runs."""
+    """Print the metrics once, in Prometheus's text format: the daemon's, or without one the table's alone."""
     from pylvs.daemon.api.client import Client, NoDaemon
 
     try:

@@ -1,4 +1,4 @@
-"""`pylvs vrrp`: how virtual routers stand, why, and giving up mastership; asked of their own process."""
+"""`pylvs vrrp`: the state of virtual routers, its reasons, and giving up mastership; the process pylvs-vrrp replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
 @click.group()
 def vrrp() -> None:
-    """Virtual routers: how they stand, why, and giving up mastership."""
+    """Virtual routers: their state, its reasons, and giving up mastership."""
 
 
 def _client(directory: Path | None) -> Client:
@@ -36,58 +36,61 @@ def _client(directory: Path | None) -> Client:
 @as_json
 @state_dir
 def status(as_json: bool, state_dir: Path | None) -> None:
-    """Who holds the virtual addresses, since when and why; what is tracked, and what was dropped."""
+    """Show who holds the virtual addresses, since when and why, what is tracked, and what was dropped."""
     with _client(state_dir) as client:
-        told = client.ask("status")
+        reply = client.ask("status")
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(lines(told, time.time())))
+        click.echo("\n".join(lines(reply, time.time())))
 
 
-def lines(told: dict[str, Any], now: float) -> Iterator[str]:
-    """The page for people."""
-    process = told["process"]
+def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
+    """Return the lines for a terminal."""
+    process = reply["process"]
     punctual = f"real-time priority {process['realtime']}" if process["realtime"] else "no real-time priority"
     locked = "memory locked" if process["locked"] else "memory not locked"
     late = f"at most {process['longest_gap_ms']:g} ms late"
     yield f"virtual routers: process {process['pid']}, {punctual}, {locked}, {late}"
     if not process["aide"]:
         yield "no script is run and no mail is sent: the process that does that has gone, and is started again"
-    if not told["data_plane"]["well"]:
-        yield f"services may not be forwarded here: {told['data_plane']['words']}"
-    for each in told["instances"]:
+    if not reply["data_plane"]["well"]:
+        yield f"services may not be forwarded here: {reply['data_plane']['words']}"
+    for each in reply["instances"]:
         yield ""
         yield from _instance(each, now)
-    for group in told["groups"]:
+    for group in reply["groups"]:
         yield ""
         yield f"group {group['name']}  {group['state']}: {', '.join(group['members'])}"
 
 
-def _instance(told: dict[str, Any], now: float) -> Iterator[str]:
-    since = f" since {ago(now - told['since'])}" if told["since"] else ""
-    priority = f"priority {told['priority']}"
-    if told["priority"] != told["base_priority"]:
-        priority += f" (configured {told['base_priority']})"
-    yield f"{told['name']}  {told['state']}{since}, {priority}"
-    rows = [("because", [told["why"]]), ("fault", told["faults"])]
-    if told["state"] == "BACKUP":
-        heard = told["master"] or "nobody is heard"
-        takes_over = [f"{heard}; this one takes over after {told['master_down_s']:.3g} s without a word from it"]
-        if not told.get("preempt", True):
+def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
+    since = f" since {ago(now - router['since'])}" if router["since"] else ""
+    priority = f"priority {router['priority']}"
+    if router["priority"] != router["base_priority"]:
+        priority += f" (configured {router['base_priority']})"
+    yield f"{router['name']}  {router['state']}{since}, {priority}"
+    rows = [("because", [router["why"]]), ("fault", router["faults"])]
+    if router["state"] == "BACKUP":
+        master = router["master"] or "no advertisement received"
+        takes_over = [f"{master}; this one takes over after {router['master_down_s']:.3g} s without a word from it"]
+        if not router.get("preempt", True):
             takes_over.append("not before, whatever its priority (nopreempt)")
-        elif told.get("preempts_at") is not None:
-            takes_over.append(f"or, being better, not before {at_clock(told['preempts_at'])} (preempt_delay)")
+        elif router.get("preempts_at") is not None:
+            takes_over.append(f"or, being better, not before {at_clock(router['preempts_at'])} (preempt_delay)")
         rows.append(("master", takes_over))
-    rows.append(("conflict", [told.get("rival", "")]))
-    if told["held_until"] is not None:
-        rows.append(("holds back", [f"until {at_clock(told['held_until'])}, or pylvs vrrp resume"]))
+    rows.append(("conflict", [router.get("rival", "")]))
+    if router["held_until"] is not None:
+        rows.append(("holds back", [f"until {at_clock(router['held_until'])}, or pylvs vrrp resume"]))
     rows += [
-        ("addresses", [", ".join(told["addresses"])]),
-        ("speaks", [f"{told['interface']}, VRID {told['vrid']}, version {told['version']}, every {_speed(told)}"]),
-        ("tracks", [_track(each) for each in told["tracks"]]),
-        ("differs", told.get("mismatches", [])),
-        ("adverts", [_counted(told["counters"])]),
+        ("addresses", [", ".join(router["addresses"])]),
+        (
+            "speaks",
+            [f"{router['interface']}, VRID {router['vrid']}, version {router['version']}, every {_speed(router)}"],
+        ),
+        ("tracks", [_track(each) for each in router["tracks"]]),
+        ("differs", router.get("mismatches", [])),
+        ("adverts", [_counted(router["counters"])]),
     ]
     for title, each in rows:
         for text in filter(None, each):
@@ -95,26 +98,26 @@ def _instance(told: dict[str, Any], now: float) -> Iterator[str]:
             title = ""
 
 
-def _speed(told: dict[str, Any]) -> str:
-    return f"{told['advert_interval_s']:g} s"
+def _speed(router: dict[str, Any]) -> str:
+    return f"{router['advert_interval_s']:g} s"
 
 
-def _track(told: dict[str, Any]) -> str:
-    name = f"{told['kind']} {told['name']}".rstrip()
-    number = told.get("number")
+def _track(track: dict[str, Any]) -> str:
+    name = f"{track['kind']} {track['name']}".rstrip()
+    number = track.get("number")
     if number is not None:
         text = f"{name} is {number}"
     else:
-        text = f"{name} is {'not known yet' if told['well'] is None else 'well' if told['well'] else 'ill'}"
-    text += f" ({told['words']})" if told["words"] else ""
-    return text + (f", weight {told['weight']}" if told["weight"] else "")
+        text = f"{name} is {'not known yet' if track['well'] is None else 'well' if track['well'] else 'ill'}"
+    text += f" ({track['words']})" if track["words"] else ""
+    return text + (f", weight {track['weight']}" if track["weight"] else "")
 
 
-def _counted(told: dict[str, Any]) -> str:
-    dropped = ", ".join(f"{count} {flaw}" for flaw, count in told["dropped"].items())
-    text = f"{told['sent']} sent, {told['received']} heard"
+def _counted(counters: dict[str, Any]) -> str:
+    dropped = ", ".join(f"{count} {flaw}" for flaw, count in counters["dropped"].items())
+    text = f"{counters['sent']} sent, {counters['received']} heard"
     text += f", dropped: {dropped}" if dropped else ""
-    return f"{text}; {told['became_master']} times master"
+    return f"{text}; {counters['became_master']} times master"
 
 
 @vrrp.command()
@@ -122,23 +125,23 @@ def _counted(told: dict[str, Any]) -> str:
 @as_json
 @state_dir
 def why(name: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """Which packet, timer, script or word decided the last transitions of NAME, or of each; the last at the end."""
+    """Show which packet, timer, script or command caused the last transitions of NAME, or of each; the latest last."""
     with _client(state_dir) as client:
-        told = client.ask("why", name=name)
+        reply = client.ask("why", name=name)
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
         return
-    for router, transitions in told.items():
+    for router, transitions in reply.items():
         if not transitions:
             click.echo(f"{router}: nothing has happened yet")
         for each in transitions:
             click.echo(transition_line(router, each))
 
 
-def transition_line(router: str, told: dict[str, Any]) -> str:
-    """One transition for people."""
-    reason = f"{told['why']}: {told['detail']}" if told["detail"] else told["why"]
-    return f"{at_clock(told['time'])} {router}: {told['before']} -> {told['state']}, because {reason}"
+def transition_line(router: str, transition: dict[str, Any]) -> str:
+    """Format time, router, states and reason."""
+    reason = f"{transition['why']}: {transition['detail']}" if transition["detail"] else transition["why"]
+    return f"{at_clock(transition['time'])} {router}: {transition['before']} -> {transition['state']}, because {reason}"
 
 
 @vrrp.command(name="yield")
@@ -148,13 +151,14 @@ def transition_line(router: str, told: dict[str, Any]) -> str:
 def yield_(names: tuple[str, ...], for_: str, state_dir: Path | None) -> None:
     """Give up mastership of NAME, or of all: another router takes over at once.
 
-    Until the time is over these do not take over, even if no other router speaks; `pylvs vrrp resume` ends that.
+    Until the time is over these do not take over, even if no other router sends advertisements. `pylvs vrrp resume`
+    ends that.
     """
     length_s = seconds(for_)
     with _client(state_dir) as client:
-        told = client.ask("yield", names=list(names), seconds=length_s)
+        reply = client.ask("yield", names=list(names), seconds=length_s)
     until = at_clock(time.time() + length_s)
-    for each in told["names"]:
+    for each in reply["names"]:
         click.echo(f"{each}: does not take over before {until}, or pylvs vrrp resume")
 
 
@@ -162,8 +166,8 @@ def yield_(names: tuple[str, ...], for_: str, state_dir: Path | None) -> None:
 @names
 @state_dir
 def resume(names: tuple[str, ...], state_dir: Path | None) -> None:
-    """Take `pylvs vrrp yield` back: NAME, or all, may take over again."""
+    """Undo `pylvs vrrp yield`: NAME, or all, may take over again."""
     with _client(state_dir) as client:
-        told = client.ask("unyield", names=list(names))
-    for each in told["names"]:
+        reply = client.ask("unyield", names=list(names))
+    for each in reply["names"]:
         click.echo(f"{each}: takes part again")

@@ -1,9 +1,8 @@
-"""What this host must allow so that its own checks can go to a virtual address and be answered.
+"""Settings of this host that its own checks of a virtual address need.
 
-Packets with a probe's mark come by lo, where the packet path forwards them, whether this host holds the address or not:
-a rule of policy routing sees to that. And where it does hold the address, an answer has a source that is this host's
-own: IPv4 calls that forged and drops it before any socket sees it, unless the device's `accept_local` is on (IPv6 has
-no such rule).
+A rule of policy routing sends packets with a probe's mark to lo, where the packet path forwards them. It does so
+whether this host holds the address or not. If it does, an answer has a source address of this host. IPv4 drops such a
+packet as forged unless `accept_local` of the device is on; IPv6 has no such rule.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ _LOOPBACK = 1
 
 
 def route_marks(versions: Collection[int]) -> None:
-    """Everything with a probe's mark is local, in these versions of IP and no other. Raises PylvsError."""
+    """Route packets with a probe's mark to lo, for these versions of IP and no other. Raises PylvsError."""
     with netlink() as route:
         for version in (4, 6):
             family = socket.AF_INET if version == 4 else socket.AF_INET6
             rule = {"family": family, "priority": PRIORITY, "fwmark": FIRST, "fwmask": MASK, "table": TABLE}
-            way = {"family": family, "dst": "default", "type": "local", "oif": _LOOPBACK, "table": TABLE}
+            to_lo = {"family": family, "dst": "default", "type": "local", "oif": _LOOPBACK, "table": TABLE}
             if version == 4:
-                way["scope"] = _HOST_SCOPE
+                to_lo["scope"] = _HOST_SCOPE
             wanted = version in versions
-            _change(lambda: route.route("replace" if wanted else "del", **way), wanted, "the routes of checks")  # noqa: B023
+            _change(lambda: route.route("replace" if wanted else "del", **to_lo), wanted, "the routes of checks")  # noqa: B023
             _change(lambda: route.rule("add" if wanted else "del", **rule), wanted, "the rule of checks")  # noqa: B023
 
 
 def _change(change: Callable[[], Any], wanted: bool, what: str) -> None:
-    """What is there already, or gone already, is no error."""
+    """Apply a change; ignore that what it adds is there already, or what it deletes is gone."""
     harmless = (errno.EEXIST,) if wanted else (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)
     try:
         change()
@@ -56,7 +55,7 @@ def _change(change: Callable[[], Any], wanted: bool, what: str) -> None:
 
 
 def devices_towards(servers: Iterable[Address]) -> set[str]:
-    """The devices by which packets to these real servers leave, and so their answers come in."""
+    """Return the devices towards these real servers, by which their answers arrive."""
     found = set()
     with Routes() as routes:
         for server in servers:
@@ -67,21 +66,24 @@ def devices_towards(servers: Iterable[Address]) -> set[str]:
 
 
 def accepts_own_sources(device: str) -> bool:
-    """Whether IPv4 takes packets from outside there whose source is this host's own. A device that went says yes."""
+    """Return whether IPv4 accepts packets from this host's addresses on the device; True for a deleted device."""
     everywhere, there = (f"net/ipv4/conf/{name}/accept_local" for name in ("all", device))
     return not proc.exists(there) or bool(proc.read_number(everywhere) or proc.read_number(there))
 
 
 def accept_own_sources(device: str, on: bool) -> None:
-    """Let it take them, or no more; nothing where the device has gone. Raises PylvsError."""
+    """Set whether the device accepts them; ignore a deleted device. Raises PylvsError."""
     name = f"net/ipv4/conf/{device}/accept_local"
     if proc.exists(name):
         proc.write(name, "1" if on else "0")
 
 
 def source_towards(server: Address, version: int, avoiding: Collection[Address]) -> Address:
-    """An address of this host, of this version of IP, to ask from: the one that the kernel would use for the server, or
-    else one near it; none of `avoiding`, which the server has, too. Raises PylvsError, OSError."""
+    """Return the address of this host, of this version of IP, from which to probe the server.
+
+    That is the address that the kernel would use, or else the nearest one. None of `avoiding` is used, because the
+    server has those addresses too. Raises PylvsError, OSError.
+    """
     if server.version == version:
         chosen = _chosen_by_kernel(server)
         if chosen not in avoiding:
@@ -108,7 +110,7 @@ def _chosen_by_kernel(server: Address) -> Address:
 
 
 def _bits_in_common(one: Address, other: Address) -> int:
-    """How long a network both are in; of two versions of IP none (RFC 6724 5, rule 8)."""
+    """Return the length of the common prefix, 0 for two versions of IP (RFC 6724 5, rule 8)."""
     if one.version != other.version:
         return 0
     return one.max_prefixlen - (int(one) ^ int(other)).bit_length()

@@ -40,7 +40,7 @@ class BackgroundTasks:
         self._add(self._always(work, what))
 
     def cancel(self) -> None:
-        """Cancel all tasks."""
+        """Request that all tasks end; each does so at its next await."""
         for task in self._tasks:
             task.cancel()
 

@@ -2,11 +2,12 @@
 
 Each daemon has one directory, by default one for each network namespace, below /run:
 
-    pid            the process number; the daemon holds a lock on this file
-    control        the socket of the API
-    vrrp           the socket of pylvs-vrrp, which outlives the daemon
-    services.json  the services that the daemon owns, with their configured servers
-    overrides.json the operator's overrides
+- `pid`: the process number; the daemon holds a lock on this file
+- `control`: the socket of the API
+- `vrrp`: the socket of pylvs-vrrp, which outlives the daemon
+- `services.json`: the services that the daemon owns, with their configured servers
+- `overrides.json`: the operator's overrides
+- `drains.json`: the drains that are not over
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class VipChecks:
             return constant_probe(Outcome(False, f"{service.name} has no virtual address to check through"))
         mark = self._marks.get(_path(vip, server))
         if mark is None:
-            reason = f"more than {probe_marks.COUNT} servers are checked through virtual addresses"
+            reason = f"all {probe_marks.COUNT} marks of checks through virtual addresses are in use"
             return constant_probe(Outcome(False, reason))
         return self._through(check, vip, server.destination.key.address, mark, context)
 

@@ -216,12 +216,12 @@ class VirtualRouters:
             self._log.warning(warning)
         return ConfigureResult(warnings)
 
-    async def report_forwarding(self, well: bool, words: str) -> None:
+    async def report_forwarding(self, well: bool, reason: str) -> None:
         """Report whether services are forwarded here; a new process gets the last report."""
-        self._forwarding = (well, words)
+        self._forwarding = (well, reason)
         if self._client is not None and not self._client.closed.is_set():
             with contextlib.suppress(PylvsError):  # `run` handles the end of the connection
-                await self._client.request("data_plane", well=well, words=words)
+                await self._client.request("data_plane", well=well, words=reason)
 
     async def stop(self) -> None:
         """Give up mastership and stop the process, in bounded time."""
@@ -290,8 +290,8 @@ class VirtualRouters:
         try:
             reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
             if self._forwarding is not None:
-                well, words = self._forwarding
-                await client.request("data_plane", well=well, words=words)
+                well, reason = self._forwarding
+                await client.request("data_plane", well=well, words=reason)
         except NoReply as error:
             raise _RetryLater(str(error)) from None
         if self._error:

@@ -1,4 +1,4 @@
-"""What the counters of two moments come to, and how it is told."""
+"""The differences between two readings of the counters, and their output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_run_is_never_shorter_than_nothing() -> None:
     assert between(BEFORE, after, {XDP: 7}, COUNTING).ns_a_packet == 0
 
 
-def test_a_program_that_came_meanwhile_counts_from_the_next_reading_on() -> None:
+def test_a_program_attached_between_readings_counts_from_the_next_reading_on() -> None:
     swapped = Reading(101.0, {**BEFORE.runs, 17: Runs(40, 4_000)}, BEFORE.traffic, {})
     assert between(BEFORE, swapped, {XDP: 17}, COUNTING).packets == 0
     later = Reading(102.0, {**BEFORE.runs, 17: Runs(50, 5_000)}, BEFORE.traffic, {})

@@ -1,4 +1,4 @@
-"""What the expirer notes of its goes, between two moments."""
+"""What the expiry timer records of its runs, between two moments."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from bench.pace import Pace
 from pylvs.bpf import abi
 
 
-def pace(goes: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
-    """So many goes of each class of lengths."""
-    lengths = tuple(goes.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
+def pace(runs: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
+    """Return a record of so many runs of each class of lengths."""
+    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
     return Pace(sum(lengths), spent_ns, ended, lengths)
 
 
-def test_goes_longer_than_a_millisecond_are_late() -> None:
+def test_runs_longer_than_a_millisecond_are_late() -> None:
     assert abi.constant("PACE_FIRST_NS") << 6 == 1_000_000
     assert pace({0: 5, 6: 4}).late == 0
     assert pace({6: 4, 7: 3, 15: 2}).late == 5
@@ -23,7 +23,7 @@ def test_what_came_between_two_moments_is_their_difference() -> None:
     assert after.since(before) == pace({3: 1, 7: 2}, 2_000_000, 10)
 
 
-def test_the_usual_go_is_as_long_as_nearly_all_of_them() -> None:
+def test_the_usual_run_is_as_long_as_nearly_all_of_them() -> None:
     assert pace({0: 10, 4: 988, 5: 1, 9: 1}).usual_ms() == 0.5
     assert pace({0: 10, 4: 987, 5: 1, 9: 2}).usual_ms() == 8
     assert pace({0: 1000}).usual_ms() == 0.015625

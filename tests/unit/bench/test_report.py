@@ -46,7 +46,7 @@ def results() -> dict[str, Measured]:
         ("check_tcp", 80.0, "ok"),
     ],
 )
-def test_a_figure_is_told_in_the_unit_of_its_promise(name: str, value: float | None, verdict: str) -> None:
+def test_a_figure_has_the_unit_of_its_promise(name: str, value: float | None, verdict: str) -> None:
     row = next(row for row in ROWS if row.name == name)
     found = value_of(row, results())
     assert found == (pytest.approx(value) if value is not None else None)

@@ -35,7 +35,7 @@ def test_of_a_good_file_it_says_what_is_in_it(file: Path, capsys: pytest.Capture
     assert capsys.readouterr() == (f"{file}: 1 service, 1 real server; nothing found\n", "")
 
 
-def test_every_finding_is_a_line_with_its_place(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_finding_is_a_line_with_its_position(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(GOOD.replace("lvs_sched", "lvs_shed"))
     assert run(["check", str(file)]) == 5
     out, err = capsys.readouterr()

@@ -26,8 +26,8 @@ def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.Cap
     file = tmp_path / "keepalived.conf"
     file.write_text(TEXT)
     assert run(["check", str(file)]) == 5
-    said = capfd.readouterr().err.splitlines()
-    assert said == [
+    printed = capfd.readouterr().err.splitlines()
+    assert printed == [
         f"{file}:7:5: warning: prioritee is not known in vrrp_instance and is ignored; did you mean 'priority'?",
         f"{file}: 0 services, 0 real servers, 1 virtual router; 1 warning",
     ]

@@ -32,7 +32,7 @@ def test_the_same_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_differs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = (file(tmp_path, f"{weight}", SERVICE.format(weight=weight)) for weight in (1, 3))
     assert run(["diff", old, new]) == 1
     assert capsys.readouterr().out.splitlines() == [
@@ -44,9 +44,9 @@ def test_what_differs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_programs_get_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = file(tmp_path, "old", SERVICE.format(weight=1)), file(tmp_path, "new", "global_defs {\n}\n")
     assert run(["diff", "--json", old, new]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert [change["change"] for change in told["changes"]] == ["removed"]
-    assert told["connections"] == {"touched": ["192.0.2.1:80 tcp"], "untouched": 0}
+    found = json.loads(capsys.readouterr().out)
+    assert [change["change"] for change in found["changes"]] == ["removed"]
+    assert found["connections"] == {"touched": ["192.0.2.1:80 tcp"], "untouched": 0}
     assert run(["diff", "--json", old, old]) == 0
     assert json.loads(capsys.readouterr().out)["changes"] == []
 
@@ -59,7 +59,9 @@ def test_lines_of_an_id_are_read_when_it_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "a {\n", "include no.conf\n", "\0"])
-def test_what_cannot_be_read_is_trouble(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_read_is_status_2(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, bad = file(tmp_path, "good", SERVICE.format(weight=1)), str(tmp_path / "bad")
     if text is not None:
         file(tmp_path, "bad", text)

@@ -13,7 +13,7 @@ from pylvs.model.errors import NoSuchDevice
 
 
 def command_that(raises: BaseException | None = None, result: object = None) -> click.Command:
-    """A command with one option that ends as told."""
+    """Return a command with one option that raises this or returns this."""
 
     def callback(mode: str | None) -> object:
         if raises is not None:

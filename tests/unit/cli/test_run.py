@@ -31,21 +31,21 @@ def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "complaint"),
+    ("text", "words", "error"),
     [
         (None, [], "cannot be run: "),
         ("virtual_server 192.0.2.1 80 {\n", [], "cannot be run: "),
         (ONE_FINDING, ["--strict"], "1 finding, and --strict runs none: "),
     ],
 )
-def test_a_file_that_cannot_be_run(tmp_path: Path, text: str | None, words: list[str], complaint: str) -> None:
+def test_a_file_that_cannot_be_run(tmp_path: Path, text: str | None, words: list[str], error: str) -> None:
     path = tmp_path / "keepalived.conf"
     if text is not None:
         path.write_text(text)
     done = run(tmp_path, "-f", str(path), *words)
     assert (done.returncode, done.stdout) == (1, "")
     *logged, last = done.stderr.splitlines()
-    assert last.startswith(f"pylvs: {path}: {complaint}{path}:")
+    assert last.startswith(f"pylvs: {path}: {error}{path}:")
     assert logged, "each finding has a line"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "state").exists()
@@ -68,8 +68,8 @@ def test_wrong_words_are_wrong_usage(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else afterwards")
-def test_somebody_who_may_not_is_told_so(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"  # to all but root, whatever the machine's /run allows
+def test_without_permission_the_error_names_root(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"  # to all but root, unlike /run on some machines
     closed.mkdir(mode=0o700)
     code = (
         "import os, sys, pylvs.cli.run, pylvs.system.logs, pylvs.daemon.host_services, pylvs.daemon.supervisor;"

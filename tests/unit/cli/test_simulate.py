@@ -88,7 +88,7 @@ def test_the_same_seed_draws_the_same_clients(simulate: Runner) -> None:
     assert drawn(7) != drawn(8)
 
 
-def test_udp_ipv6_marks_and_all_ports_are_reached_when_told_where(simulate: Runner) -> None:
+def test_udp_ipv6_marks_and_all_ports_are_reached_by_their_target(simulate: Runner) -> None:
     text = """\
 -A -u [2001:db8::100]:53 -s rr
 -a -u [2001:db8::100]:53 -r [2001:db8::11]:53 -g -w 1
@@ -145,7 +145,7 @@ def test_a_picture_is_drawn_for_people_and_browsers(simulate: Runner, tmp_path: 
         ("clients 2001:db8::/64 to tcp:10.0.0.100:80", 9, "different address families"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(simulate: Runner, line: str, column: int, words: str) -> None:
+def test_a_mistake_is_one_line_with_its_position(simulate: Runner, line: str, column: int, words: str) -> None:
     status, out, err = simulate(TABLE + line + "\n", "--clients", "10.1.0.0/24")
     assert (status, out) == (1, "")
     assert err.startswith(f"pylvs: {simulate.path}:5:{column}: "), err

@@ -128,7 +128,7 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
         text = f"All {help_}, of the services that there are and were."
         yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
     for attribute in ("active", "inactive"):
-        name, text = f"node_ipvs_backend_connections_{attribute}", f"The {attribute} connections of a destination."
+        name, text = f"node_ipvs_backend_connections_{attribute}", f"Connections of a destination that are {attribute}."
         yield _gauge(name, text, _BACKEND, _of(backends, attribute))
     text = "The weight of a destination in the table."
     yield _gauge("node_ipvs_backend_weight", text, _BACKEND, _of(backends, "destination.weight"))

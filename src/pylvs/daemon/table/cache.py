@@ -163,7 +163,7 @@ class TableCache:
         if edition == self._edition:
             return
         if self._edition or self.director.services():
-            raise TableChanged("the tables were edited meanwhile")
+            raise TableChanged("the tables were edited after the plan")
         self._edition = edition  # the batch itself made the tables
 
 
