@@ -199,6 +199,6 @@ def test_the_removal_of_a_rule_has_its_key(rule: RoutingRule) -> None:
 
 
 def test_l3mdev_names_no_table() -> None:
-    said = attributes(encoded_rule(RoutingRule(family=4, l3mdev=True)), 12)
-    assert said[19] == b"\1"
-    assert 15 not in said
+    found = attributes(encoded_rule(RoutingRule(family=4, l3mdev=True)), 12)
+    assert found[19] == b"\1"
+    assert 15 not in found
