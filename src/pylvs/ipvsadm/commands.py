@@ -1,6 +1,6 @@
-"""Doing what a request asks for, with a Director.
+"""Execution of requests on a Director.
 
-Scripts call ipvsadm once for each change of a server: what a command does not need is imported by those that do.
+Scripts start ipvsadm once for each change of a server, so a command imports only what it needs.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ FTP_PORT = 21
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one command line ended; `final` ends a restore there."""
+    """The result of one command line; `final` ends a restore after it."""
 
     status: int = 0
     final: bool = False
 
 
 class Session:
-    """One run of the command: its Director, its names and its streams."""
+    """A run of ipvsadm, with its Director, names and streams."""
 
     def __init__(self, director: Director, names: Names, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
         self._director = director
@@ -54,7 +54,7 @@ class Session:
         self._stderr = stderr
 
     def run(self, words: Sequence[str], *, restoring: bool = False) -> Outcome:
-        """Read and do one command line; complaints go to stderr."""
+        """Parse and execute one command line; errors are printed on stderr."""
         try:
             request = parse(words, self._names)
         except Complaint as complaint:
@@ -74,7 +74,7 @@ class Session:
             return Outcome(EXIT_REFUSED)
 
     def restore(self, lines: Iterable[str]) -> Outcome:
-        """Do command lines one after another; those already done stay done when a later one ends it."""
+        """Execute command lines in order; a final error ends the restore, and earlier changes stay."""
         from pylvs.ipvsadm.rules import command_lines
 
         outcome = Outcome()
@@ -108,7 +108,7 @@ class Session:
         from pylvs.ipvsadm.rules import input_lines
 
         lines = input_lines(self._stdin)
-        # Typed by hand, each line counts at once; else the tables are held only while the lines are worked off.
+        # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
         with contextlib.nullcontext() if self._stdin.isatty() else self._director.batch():
             return self.restore(lines)
 
@@ -116,9 +116,7 @@ class Session:
         director = self._director
         match request.command:
             case Command.ADD_SERVICE:
-                director.add_service(request.service())
-                if request.mark:
-                    self._warn_of_mark(request.service_key())
+                self._add_service(request)
             case Command.EDIT_SERVICE:
                 director.edit_service(request.service())
             case Command.DELETE_SERVICE:
@@ -135,20 +133,30 @@ class Session:
             case Command.ZERO:
                 self._zero(request)
             case Command.SET:
-                tcp, tcp_fin, udp = request.timeouts_s
-                from pylvs.model.service import Timeouts
-
-                now = director.timeouts()
-                director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
+                self._set_timeouts(request)
             case Command.START_DAEMON:
                 start(request, director.services())
             case Command.STOP_DAEMON:
                 stop()
 
+    def _add_service(self, request: Request) -> None:
+        self._director.add_service(request.service())
+        if request.mark:
+            self._warn_of_mark(request.service_key())
+
+    def _set_timeouts(self, request: Request) -> None:
+        from pylvs.model.service import Timeouts
+
+        tcp, tcp_fin, udp = request.timeouts_s
+        now = self._director.timeouts()
+        self._director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
+
     def _warn_of_mark(self, key: ServiceKey) -> None:
-        """Say that no packet will come. Where no rule is there at all, a filter of tc may do the work: then only a
-        person at a terminal is told, and scripts see what the real ipvsadm prints: nothing."""
-        from pylvs.model.marks import give_mark  # late: no other command asks
+        """Warn of a mark that no rule gives.
+
+        Without any rule, a filter of tc may set the mark. Then scripts get no warning: the real ipvsadm prints none.
+        """
+        from pylvs.model.marks import give_mark  # here, because no other command needs it
 
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
@@ -158,7 +166,7 @@ class Session:
         print(messages.no_rule(key), file=self._stderr)
 
     def _warn_of_ftp(self, request: Request) -> None:
-        """Tell a person at a terminal; scripts see what the real ipvsadm prints: nothing."""
+        """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
         if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
             from pylvs.ipvsadm import messages
@@ -182,7 +190,7 @@ class Session:
         elif Given.TIMEOUT in given:
             now = self._director.timeouts()
             self._stdout.write(f"Timeout (tcp tcpfin udp): {now.tcp_s} {now.tcp_fin_s} {now.udp_s}\n")
-        elif Given.DAEMON not in given:  # no synchronisation daemon ever runs: there is nothing to list
+        elif Given.DAEMON not in given:  # there is no synchronisation daemon to list
             self._list_table(request)
 
     def _list_table(self, request: Request) -> None:
@@ -198,7 +206,7 @@ class Session:
         self._write(lines)
 
     def _write(self, lines: Iterator[str]) -> None:
-        """Line by line to a terminal, else some at a time: Python's streams may have no buffer (PYTHONUNBUFFERED)."""
+        """Write single lines to a terminal, else blocks: Python's streams may have no buffer (PYTHONUNBUFFERED)."""
         if self._stdout.isatty():
             self._stdout.writelines(lines)
             return
@@ -206,31 +214,30 @@ class Session:
             self._stdout.write(piece)
 
     def _services(self) -> list[ServiceRow]:
-        """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""
+        """Return all services but those of the daemon's checks through a virtual address, which the daemon manages."""
         from pylvs.model.service import is_probe_mark
 
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
-
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
 
 
-# --- daemons ---------------------------------------------------------------------------------------------------------
-# The synchronisation daemons' commands: their arguments are checked as in ipvsadm, then they refuse.
+# --- synchronisation daemons -----------------------------------------------------------------------------------------
+# pylvs has none: their commands check the arguments as ipvsadm does, then fail.
 
 
 DEFAULT_INTERFACE = "eth0"
 
 
 class NoDaemon(PylvsError):
-    """Stopping a daemon that does not run."""
+    """A command stops a daemon that does not run."""
 
     errno = errno.ESRCH
 
 
 def start(request: Request, rows: Iterable[ServiceRow]) -> None:
-    """Raises InvalidOperation, NoSuchDevice, and Unsupported where ipvsadm would start one."""
+    """Check the arguments. Raises InvalidOperation, NoSuchDevice, Unsupported where ipvsadm would start a daemon."""
     for row in rows:
         if any(family_of(each.destination.key.address) != row.service.key.family for each in row.destinations):
             raise InvalidOperation(f"{row.service.key} has a server of the other address family")
@@ -243,5 +250,5 @@ def start(request: Request, rows: Iterable[ServiceRow]) -> None:
 
 
 def stop() -> None:
-    """No daemon ever runs; raises NoDaemon."""
+    """Raise NoDaemon."""
     raise NoDaemon("No daemon is running")

@@ -1,4 +1,4 @@
-"""What `-v` and `-h` print: word for word what scripts know from ipvsadm 1.31."""
+"""The output of `-v` and `-h`, identical to that of ipvsadm 1.31."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listings of `-L`: one view a class, with its title and its lines."""
+"""The listings of `-L`: a class for each view, with its title and lines."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
 
-# --- numbers ---------------------------------------------------------------------------------------------------------
-# How counters are written: nine columns wide, cut (not rounded) to K, M, G or T where they are larger.
+# --- counters --------------------------------------------------------------------------------------------------------
+# Counters are nine columns wide; larger ones are cut, not rounded, to K, M, G or T.
 
 
 WIDTH = 9
@@ -34,7 +34,7 @@ NumberWriter = Callable[[int], str]
 
 
 def cut(number: int) -> str:
-    """A counter in few letters."""
+    """Write a counter with at most nine characters."""
     for limit, divisor, letter in CUTS:
         if number < limit:
             return f"{number // divisor:>{WIDTH - len(letter)}}{letter}"
@@ -42,20 +42,18 @@ def cut(number: int) -> str:
 
 
 def whole(number: int) -> str:
-    """A counter whose digits are all shown, with a blank before them."""
+    """Write a counter with all digits, after a blank."""
     return f" {number:>{WIDTH - 1}}"
 
 
 def low(number: int) -> int:
-    """What ipvsadm shows of most counters of a destination."""
+    """Return the low 32 bits, which ipvsadm shows of most counters of a destination."""
     return number & LOW_32_BITS
 
 
-# --- order -----------------------------------------------------------------------------------------------------------
-# The order of listings.
-#
-# ipvsadm compares by differences wrapped to signed 32 bits, so that numbers half the space apart sort the other way
-# round; three can even go round in a circle. Where no two numbers are that far apart it is the order of the numbers.
+# --- order of rows ---------------------------------------------------------------------------------------------------
+# ipvsadm compares differences as signed 32-bit numbers. So numbers that differ by 2^31 or more sort in reverse order.
+# Three of them may have no consistent order. Without such numbers the order is that of the numbers.
 
 
 TYPE_CHECKING = False  # without importing typing
@@ -71,12 +69,12 @@ HALF_THE_SPACE = 1 << 31
 
 
 def sorted_services(rows: Iterable[ServiceRow]) -> list[ServiceRow]:
-    """By mark, family, protocol, address, port."""
+    """Sort by mark, family, protocol, address, port."""
     return _sorted(rows, _service_key)
 
 
 def sorted_destinations(rows: Iterable[DestinationRow]) -> list[DestinationRow]:
-    """By address, port. An IPv4 address is compared with the first word of an IPv6 one."""
+    """Sort by address, port. An IPv4 address compares with the first 32 bits of an IPv6 one."""
     return _sorted(rows, _destination_key)
 
 
@@ -114,7 +112,7 @@ def _compare(one: Key, other: Key) -> int:
     return 0
 
 
-# --- listing ---------------------------------------------------------------------------------------------------------
+# --- services and destinations ---------------------------------------------------------------------------------------
 
 IPVS_VERSION = "1.2.1"
 METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
@@ -122,21 +120,21 @@ SERVER_TITLE = "  -> RemoteAddress:Port"
 
 
 def version_line(table_size: int) -> str:
-    """The first line of a listing of everything."""
+    """Return the first line of a listing of all services."""
     return f"IP Virtual Server version {IPVS_VERSION} (size={table_size})\n"
 
 
 class View:
-    """The plain table. Other views replace the titles and what follows the address and port of a line."""
+    """The default view. Other views replace the titles and the columns after address and port."""
 
     title = f"Prot LocalAddress:Port Scheduler Flags\n{SERVER_TITLE}           Forward Weight ActiveConn InActConn\n"
 
     def of_service(self, row: ServiceRow) -> str:
-        """What follows the name of a service."""
+        """Return the columns after the name of a service."""
         return f" {scheduling(row.service)}"
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination."""
+        """Return the columns after the name of a destination."""
         server = row.destination
         return f" {METHODS[server.method]:<7} {server.weight:<6} {row.active:<10} {row.inactive:<10}"
 
@@ -150,7 +148,7 @@ class TunnelView(View):
     )
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination."""
+        """Return the columns after the name of a destination."""
         server = row.destination
         return (
             f" {METHODS[server.method]:<7} {tunnel_info(server):<13} {server.weight:<6}"
@@ -164,7 +162,7 @@ class ThresholdView(View):
     title = f"Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n{SERVER_TITLE}\n"
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination."""
+        """Return the columns after the name of a destination."""
         server = row.destination
         return f" {server.upper:<10} {server.lower:<10} {row.active:<10} {row.inactive:<10}"
 
@@ -175,7 +173,7 @@ class PersistenceView(View):
     title = f"Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n{SERVER_TITLE}\n"
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination."""
+        """Return the columns after the name of a destination."""
         return f" {row.destination.weight:<9} {row.persistent:<11} {row.active:<10} {row.inactive:<10}"
 
 
@@ -188,11 +186,11 @@ class CounterView(View):
         self._write: NumberWriter = whole if exact else cut
 
     def of_service(self, row: ServiceRow) -> str:
-        """What follows the name of a service."""
+        """Return the columns after the name of a service."""
         return "".join(map(self._write, _in_order(row.counters)))
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination: the low 32 bits of all but bytes."""
+        """Return the columns after the name of a destination: the low 32 bits of all but bytes."""
         connections, in_packets, out_packets, in_bytes, out_bytes = _in_order(row.counters)
         shown = (low(connections), low(in_packets), low(out_packets), in_bytes, out_bytes)
         return "".join(map(self._write, shown))
@@ -204,17 +202,17 @@ class RateView(CounterView):
     title = f"Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n{SERVER_TITLE}\n"
 
     def of_service(self, row: ServiceRow) -> str:
-        """What follows the name of a service."""
+        """Return the columns after the name of a service."""
         return "".join(map(self._write, _in_order(row.rates)))
 
     def of_destination(self, row: DestinationRow) -> str:
-        """What follows the name of a destination: low 32 bits; only rates of bytes are ever shortened."""
+        """Return the columns after the name of a destination: low 32 bits; only rates of bytes are cut."""
         *events, in_bytes, out_bytes = map(low, _in_order(row.rates))
         return "".join([*map(whole, events), self._write(in_bytes), self._write(out_bytes)])
 
 
 def view_of(given: AbstractSet[str]) -> View:
-    """The view that the options ask for; of several, the first in this order."""
+    """Return the view for the options; of several, the first in this order."""
     if Given.STATS in given:
         return CounterView(Given.EXACT in given)
     if Given.RATE in given:
@@ -229,7 +227,7 @@ def view_of(given: AbstractSet[str]) -> View:
 
 
 def table(rows: Iterable[ServiceRow], view: View, writer: names.Writer, *, unsorted: bool) -> Iterator[str]:
-    """The lines of a listing, its title first."""
+    """Yield the lines of a listing, its title first."""
     write = names.listed(writer)
     yield view.title
     for row in rows if unsorted else sorted_services(rows):
@@ -248,7 +246,7 @@ def table(rows: Iterable[ServiceRow], view: View, writer: names.Writer, *, unsor
 
 
 def scheduling(service: VirtualService) -> str:
-    """`rr`, `sh (sh-port) persistent 60 mask 255.255.255.0 pe sip ops`."""
+    """Return a service's scheduling: `rr`, `sh (sh-port) persistent 60 mask 255.255.255.0 pe sip ops`."""
     words = [service.scheduler]
     flags = flag_words(service)
     if flags is not None:
@@ -265,12 +263,12 @@ def scheduling(service: VirtualService) -> str:
 
 
 def masked(service: VirtualService) -> bool:
-    """Whether persistence looks at less than the whole address."""
+    """Return whether persistence uses only a part of the client's address."""
     return service.mask != (NETMASK_V4_ALL if service.key.address.version == 4 else NETMASK_V6_ALL)
 
 
 def tunnel_info(server: Destination) -> str:
-    """`ipip`, `gue:6080:+c`, `gre:-c`; `n/a` for the other methods."""
+    """Return a tunnel as `ipip`, `gue:6080:+c`, `gre:-c`; `n/a` for the other methods."""
     tunnel = server.tunnel
     if server.method is not Method.TUNNEL:
         return "n/a"
@@ -285,18 +283,18 @@ def _in_order(values: Counters | Rates) -> tuple[int, int, int, int, int]:
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
-# The connections of `-Lc`, written one by one: the table may be far larger than this process should become.
+# `-Lc` writes connections one by one: the whole table would take too much memory.
 
 
 FIRST_LINE = "IPVS connection entries\n"
 TITLE = "pro expire state       source             virtual            destination"
 ENGINE_TITLE = "        pe name          pe_data"
-WRITTEN_AGAIN = 4096  # virtual services and real servers whose words are kept: they come with many connections
+WRITTEN_AGAIN = 4096  # texts of virtual services and real servers to cache: many connections share them
 PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
 
 
 def connection_lines(connections: Iterable[Connection], write: Writer, *, engines: bool) -> Iterator[str]:
-    """The lines of the listing; `engines` adds what persistence engines know (`--persistent-conn`)."""
+    """Yield the lines of the listing; `engines` adds the data of persistence engines (`--persistent-conn`)."""
     yield FIRST_LINE
     yield TITLE + (ENGINE_TITLE if engines else "") + "\n"
     again = lru_cache(WRITTEN_AGAIN)(write)

@@ -1,6 +1,6 @@
 """Entry points of `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore`.
 
-Everything else is imported after the garbage collector was switched off: it would look through all of it several times.
+All other imports happen after the garbage collector is disabled: it would traverse their objects several times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(
     stderr: IO[str] | None = None,
     names: Names | None = None,
 ) -> int:
-    """`ipvsadm` with these words (without the program's name) on a Director; returns the exit status."""
+    """Run `ipvsadm` with these arguments (without the program's name) on a Director; return the exit status."""
     return _session(director, stdin, stdout, stderr, names).run(words).status
 
 
@@ -54,7 +54,7 @@ def run_save(
     stderr: IO[str] | None = None,
     names: Names | None = None,
 ) -> int:
-    """`ipvsadm-save [-n]`: the table as rules; other options print two lines of help, other words are ignored."""
+    """Run `ipvsadm-save [-n]`: print the table as rules. Other options print help; operands are ignored."""
     if _asks_for_help(words):
         return _help_of_save(stderr or sys.stderr)
     numeric = ["-n"] if "-n" in words else []
@@ -79,7 +79,7 @@ def run_restore(
     stderr: IO[str] | None = None,
     names: Names | None = None,
 ) -> int:
-    """`ipvsadm-restore`: the rules on stdin take the place of the table; words are ignored."""
+    """Run `ipvsadm-restore`: replace the table with the rules on stdin; arguments are ignored."""
     from pylvs.ipvsadm.rules import without_comments
 
     rules = io.StringIO(without_comments(stdin.read()))
@@ -89,37 +89,37 @@ def run_restore(
 
 
 def main() -> int:
-    """`ipvsadm`."""
+    """Run `ipvsadm` as this process."""
     return _as_program(run)
 
 
 def save() -> int:
-    """`ipvsadm-save`: a script, which looks at its options before it asks ipvsadm, and so the kernel, for anything."""
+    """Run `ipvsadm-save` as this process. Like the real script, it checks its options before it opens the tables."""
     return _help_of_save(sys.stderr) if _asks_for_help(sys.argv[1:]) else _as_program(run_save)
 
 
 def restore() -> int:
-    """`ipvsadm-restore`."""
+    """Run `ipvsadm-restore` as this process."""
     return _as_program(run_restore)
 
 
 def ipvsadm_script() -> None:
-    """The console script `ipvsadm`."""
+    """Run the console script `ipvsadm`."""
     _leave(main())
 
 
 def save_script() -> None:
-    """The console script `ipvsadm-save`."""
+    """Run the console script `ipvsadm-save`."""
     _leave(save())
 
 
 def restore_script() -> None:
-    """The console script `ipvsadm-restore`."""
+    """Run the console script `ipvsadm-restore`."""
     _leave(restore())
 
 
 def _leave(status: int) -> NoReturn:
-    """Exit without the interpreter's finalization: 1 ms of CPU to free what the kernel frees anyway."""
+    """Exit without the interpreter's finalization, which takes 1 ms of CPU to free memory before exit."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):
@@ -128,7 +128,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def open_director() -> Director:
-    """The tables of this network namespace. Raises NotPermitted, Unsupported, NoRoom."""
+    """Open the tables of this network namespace. Raises NotPermitted, Unsupported, NoRoom."""
     from pylvs.dataplane.director import open_director as open_tables
 
     return open_tables()
@@ -144,8 +144,8 @@ def _session(
 
 
 def _as_program(command: Callable[..., int]) -> int:
-    """Run a command as this process: whatever happens becomes an exit status and at most a few lines."""
-    gc.disable()  # what a process makes that soon ends, it needs to the end
+    """Run a command as this process; turn every error into an exit status and a few lines."""
+    gc.disable()  # the process ends before a collection would pay off
     _take_bytes_as_they_are()
     try:
         director = open_director()
@@ -176,7 +176,7 @@ def _as_program(command: Callable[..., int]) -> int:
 
 
 def _take_bytes_as_they_are() -> None:
-    """Words of any bytes come out as they went in, whatever the locale; closed streams are as good as empty."""
+    """Let the streams pass any bytes unchanged in every locale, and replace closed streams with empty ones."""
     if sys.stdin is None:
         sys.stdin = io.StringIO()
     if sys.stdout is None:
@@ -190,7 +190,7 @@ def _take_bytes_as_they_are() -> None:
 
 
 def _forget_output() -> None:
-    """Drop what could not be written, so that nothing tries again at the end of the process."""
+    """Drop unwritten output; otherwise the interpreter would write it again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):

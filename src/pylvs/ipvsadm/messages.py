@@ -1,4 +1,4 @@
-"""What the command says instead of doing something, and how it then ends."""
+"""Messages of errors and warnings, and exit statuses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pylvs.ipvsadm.options import Command
 from pylvs.model import errors
 from pylvs.model.service import ServiceKey
 
-EXIT_ARGUMENTS = 2  # arguments that make no sense
-EXIT_REFUSED = 255  # what the tables refuse, and words that are no options
-EXIT_LISTING = 1  # a listing of something that is not there, or that could not be written
+EXIT_ARGUMENTS = 2  # invalid arguments
+EXIT_REFUSED = 255  # errors of the tables, and unknown options
+EXIT_LISTING = 1  # a listing of a missing service, or output that could not be written
 
 
 class Complaint(Exception):
-    """One message for stderr with an exit status; `final` ends a restore at this line, otherwise it goes on."""
+    """An error message for stderr with an exit status; a `final` one ends a restore at this line."""
 
     def __init__(self, text: str, status: int = EXIT_ARGUMENTS, *, final: bool = True) -> None:
         super().__init__(text)
@@ -22,17 +22,17 @@ class Complaint(Exception):
 
 
 def try_help() -> Complaint:
-    """The answer to a command line that does not begin with a command."""
+    """Return the error for a command line that does not begin with a command."""
     return Complaint("Try `ipvsadm -h' or 'ipvsadm --help' for more information.", EXIT_REFUSED)
 
 
 def not_understood(word: str, problem: str) -> Complaint:
-    """The answer to a word that is no option, or an option without its value."""
+    """Return the error for an unknown option, or an option without its value."""
     return Complaint(f"{word}: {problem}", EXIT_REFUSED, final=False)
 
 
-# --- wording ---------------------------------------------------------------------------------------------------------
-# ipvsadm's words for what the tables refuse; what ipvsadm never meets is said in pylvs's own words.
+# --- errors of the tables --------------------------------------------------------------------------------------------
+# The messages are ipvsadm's. An error that ipvsadm does not have keeps pylvs's message.
 
 
 SERVER_COMMANDS = frozenset({Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER})
@@ -51,14 +51,14 @@ HINT = "Are you sure that IP Virtual Server is built in the kernel or as module?
 
 
 def refusal(error: errors.PylvsError, command: str) -> str:
-    """What the command says about an error of the tables."""
+    """Return the message for an error of the tables."""
     if isinstance(error, errors.NoSuchService) and command in SERVER_COMMANDS:
         return "Service not defined"
     return WORDS.get(type(error)) or str(error)
 
 
 def no_rule(key: ServiceKey) -> str:
-    """A warning about a service of a firewall mark that no rule gives."""
+    """Return a warning about a service of a firewall mark that no rule gives."""
     return (
         f"ipvsadm: warning: no rule gives IPv{key.address.version} packets the mark {key.mark}, so the service gets"
         " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import"
@@ -66,7 +66,7 @@ def no_rule(key: ServiceKey) -> str:
 
 
 def ftp_by_nat() -> str:
-    """A warning about a real server of FTP whose data connections NAT will not find."""
+    """Return a warning about a real server of FTP whose data connections NAT does not translate."""
     return (
         "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV, EPSV)"
         " fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual address and a"
@@ -75,7 +75,7 @@ def ftp_by_nat() -> str:
 
 
 def cannot_open(error: errors.PylvsError) -> str:
-    """What is said when the tables cannot be reached at all."""
+    """Return the message for tables that could not be opened."""
     if isinstance(error, errors.NotPermitted):
         return f"Can't initialize ipvs: {WORDS[errors.NotPermitted]}\n{HINT}"
     return f"Can't initialize ipvs: {error}"

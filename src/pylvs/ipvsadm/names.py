@@ -1,4 +1,4 @@
-"""Names of hosts and ports: a small interface, and the machine's own answers to it."""
+"""Names of hosts and ports: an interface, its implementation by the C library, and endpoints as text."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ else:
     Protocol = object
 
 TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
-REMEMBERED = 4096  # names kept while a long listing runs
+REMEMBERED = 4096  # names to cache during a listing
 
 
 class Names(Protocol):
-    """Whoever knows names; None where there is none. Protocols are IP protocol numbers."""
+    """A source of names; None where there is none. Protocols are IP protocol numbers."""
 
     def address(self, host: str) -> IPv4Address | None:
-        """The IPv4 address of a host."""
+        """Look up the IPv4 address of a host name."""
 
     def port(self, service: str, protocol: int) -> int | None:
-        """The port of a named service."""
+        """Look up the port of a service name."""
 
     def host(self, address: Address) -> str | None:
-        """The name of a host."""
+        """Look up the host name of an address."""
 
     def service(self, port: int, protocol: int) -> str | None:
-        """The name of a port."""
+        """Look up the service name of a port."""
 
 
 class SystemNames:
-    """What the C library says: /etc/hosts, /etc/services, DNS, as nsswitch.conf wants it."""
+    """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures."""
 
     def __init__(self) -> None:
         self._hosts: dict[Address, str | None] = {}
         self._services: dict[tuple[int, int], str | None] = {}
 
     def address(self, host: str) -> IPv4Address | None:
-        """The IPv4 address of a host."""
+        """Look up the IPv4 address of a host name."""
         if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
             return None
         try:
@@ -51,16 +51,16 @@ class SystemNames:
             return None
 
     def port(self, service: str, protocol: int) -> int | None:
-        """The port of a named service."""
+        """Look up the port of a service name."""
         try:
             return socket.getservbyname(service, TRANSPORTS[protocol])
         except (OSError, ValueError, KeyError):
             return None
 
     def host(self, address: Address) -> str | None:
-        """The name of a host."""
+        """Look up the host name of an address."""
         if address not in self._hosts:
-            _make_room(self._hosts)
+            _limit(self._hosts)
             try:
                 self._hosts[address] = socket.gethostbyaddr(str(address))[0]
             except (OSError, ValueError):
@@ -68,9 +68,9 @@ class SystemNames:
         return self._hosts[address]
 
     def service(self, port: int, protocol: int) -> str | None:
-        """The name of a port."""
+        """Look up the service name of a port."""
         if (port, protocol) not in self._services:
-            _make_room(self._services)
+            _limit(self._services)
             try:
                 self._services[port, protocol] = socket.getservbyport(port, TRANSPORTS[protocol])
             except (OSError, ValueError, KeyError):
@@ -78,33 +78,31 @@ class SystemNames:
         return self._services[port, protocol]
 
 
-def _make_room(known: dict[Address, str | None] | dict[tuple[int, int], str | None]) -> None:
+def _limit(known: dict[Address, str | None] | dict[tuple[int, int], str | None]) -> None:
     if len(known) >= REMEMBERED:
         known.clear()
 
 
-# --- endpoints -------------------------------------------------------------------------------------------------------
-# How addresses and ports are written in listings and rules.
+# --- endpoints as text -----------------------------------------------------------------------------------------------
 
+LONGEST = 59  # characters of host:port
+LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
 
-LONGEST = 59  # letters of host:port
-LONGEST_V4_LISTED = 28  # letters of an IPv4 one in a listing
-
-Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: its ports have no names)
+Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: without port names)
 
 
 def address_text(address: Address) -> str:
-    """An address as inet_ntop writes it: unlike Python, with dotted quads in mapped addresses."""
+    """Write an address as inet_ntop(3) does: unlike Python, with dotted quads in mapped addresses."""
     return str(address) if isinstance(address, IPv4Address) else socket.inet_ntop(socket.AF_INET6, address.packed)
 
 
 def numeric(address: Address, port: int, _: int = 0) -> str:
-    """`192.0.2.1:80`, `[2001:db8::1]:80`."""
+    """Write an endpoint as `192.0.2.1:80` or `[2001:db8::1]:80`."""
     return f"{address!s}:{port}" if isinstance(address, IPv4Address) else f"[{address_text(address)}]:{port}"
 
 
 def with_names(names: Names) -> Writer:
-    """A writer that uses names where there are any, and cuts what becomes too long."""
+    """Return a writer that uses names where there are any, and cuts long texts."""
 
     def write(address: Address, port: int, protocol: int) -> str:
         host = names.host(address) or address_text(address)
@@ -115,7 +113,7 @@ def with_names(names: Names) -> Writer:
 
 
 def listed(writer: Writer) -> Writer:
-    """A writer for the columns of a listing."""
+    """Return a writer for the columns of a listing."""
 
     def write(address: Address, port: int, protocol: int) -> str:
         text = writer(address, port, protocol)
@@ -125,10 +123,10 @@ def listed(writer: Writer) -> Writer:
 
 
 def mark_text(mark: int) -> str:
-    """A firewall mark, which ipvsadm takes without a sign and prints with one."""
+    """Write a firewall mark as ipvsadm does: as a signed number, although it reads an unsigned one."""
     return str(mark - (1 << 32) if mark >= 1 << 31 else mark)
 
 
 def mask_text(netmask: int, family: int) -> str:
-    """A persistence mask: an IPv4 mask, an IPv6 prefix length."""
+    """Write a persistence mask: an IPv4 mask, or an IPv6 prefix length."""
     return str(IPv4Address(netmask)) if family == socket.AF_INET else str(netmask)

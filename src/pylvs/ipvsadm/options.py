@@ -1,10 +1,10 @@
-"""The commands and options of ipvsadm: their spellings, and whether they take a value."""
+"""The commands and options of ipvsadm: their spellings, and whether they have a value."""
 
 from __future__ import annotations
 
 
 class Command:
-    """What to do, by the command's name in messages. No Enum: making one costs more than reading the command line."""
+    """Commands, by their names in messages. Not an Enum: its creation takes longer than parsing the command line."""
 
     ADD_SERVICE = "add-service"
     EDIT_SERVICE = "edit-service"
@@ -25,7 +25,7 @@ class Command:
 
 
 class Given:
-    """Options as the rules and messages name them; spellings that exclude each other share a name."""
+    """Options, by their names in rules and messages; spellings that exclude each other share a name."""
 
     NUMERIC = "numeric"
     CONNECTION = "connection"
@@ -63,7 +63,7 @@ class Given:
     TUN_REMCSUM = "tun-remcsum"
 
 
-NOTHING = ""  # an option that no rule looks at
+NOTHING = ""  # an option without a rule
 ORDER = (  # in which options are checked
     Given.NUMERIC,
     Given.CONNECTION,
@@ -111,7 +111,7 @@ class Takes:
 
 
 class Option:
-    """One spelling; a command has `command`, the others what they are in `Given`."""
+    """One spelling of a command (`command`) or of another option (`given`)."""
 
     __slots__ = ("command", "given", "long", "short", "takes")
 

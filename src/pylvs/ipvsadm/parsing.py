@@ -1,4 +1,4 @@
-"""From words to a checked request, in the order in which ipvsadm checks: the first complaint ends it."""
+"""Parsing of a command line into a checked request, in ipvsadm's order of checks: the first error ends it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, TunnelKind
 from pylvs.model.service import ServiceFlag
 
-# --- matrix ----------------------------------------------------------------------------------------------------------
-# Which options go with which command, and with which kind of tunnel.
-
+# --- options of each command -----------------------------------------------------------------------------------------
 
 Options = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a command needs, what it takes besides, and of which it takes one at most."""
+    """The options that a command needs, those that it may have, and a set of which it may have one."""
 
     needs: Options = frozenset()
     takes: Options = frozenset()
@@ -83,12 +81,12 @@ TUNNELS: Mapping[TunnelKind, Rule] = {
 
 
 def check_command(command: str, given: AbstractSet[str]) -> None:
-    """Raises a Complaint about the first option that is missing, superfluous or in conflict."""
+    """Raise an error about the first option that is missing, superfluous or in conflict."""
     _check_combination(COMMANDS[command], given, f"the '{command}' command")
 
 
 def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> None:
-    """The same for the options of a tunnel; other forwarding methods take none of them."""
+    """Check the options of a tunnel likewise; other forwarding methods have none."""
     of_tunnel = given & _TUNNEL
     if method is Method.TUNNEL:
         _check_combination(TUNNELS[kind], of_tunnel, f"the '{kind.name.lower()}' tunnel type")
@@ -97,7 +95,7 @@ def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> N
 
 
 def check_listing(given: AbstractSet[str]) -> None:
-    """Views that a listing cannot have at once, though each is fine by itself."""
+    """Check for views that a listing cannot combine."""
     if (given & _NO_TABLE and given & _COUNTS) or (
         given & {Given.TIMEOUT, Given.DAEMON} and Given.PERSISTENT_CONN in given
     ):
@@ -120,11 +118,9 @@ def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
             raise Complaint(f"Illegal '{option}' option with {owner}")
 
 
-# --- arguments -------------------------------------------------------------------------------------------------------
-# Reading a command line's words into options and values, by the habits of the popt library.
-#
-# Short options bundle; a value follows at once (one `=` between is dropped) or is the next word, whatever that looks
-# like. Long options are never abbreviated. Words that belong to nothing are set aside, wherever they stand.
+# --- options and values ----------------------------------------------------------------------------------------------
+# Options are read as popt(3) does. Short options bundle. A value follows at once, with or without `=`, or is the next
+# argument, even if that begins with a dash. Long options have no abbreviations. Operands may be in any position.
 
 
 UNKNOWN = "unknown option"
@@ -135,13 +131,13 @@ Read = tuple[Option, str | None]
 
 
 class Unreadable(Exception):
-    """A word that cannot be read; the text says why, `Words.latest` which word it is."""
+    """An argument is invalid; the text gives the reason, `Words.latest` the argument."""
 
 
 class Words:
-    """The words of one command line, read from left to right.
+    """An iterator over the options and values of one command line.
 
-    `latest` is the word read last, as it was written; `aside` those that belong to no option (complete at the end).
+    `latest` is the last argument that was read. `aside` are the operands, complete at the end of the iteration.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -203,7 +199,7 @@ class Words:
                 return
 
     def _following(self, option: Option) -> str | None:
-        """The next word as the option's value, if it takes one."""
+        """Return the next argument as the option's value, if it has one."""
         if option.takes is Takes.NOTHING:
             return None
         at_end = self._next == len(self._words)
@@ -214,13 +210,13 @@ class Words:
         return self._take()
 
 
-# --- parsing ---------------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 TIMEOUTS_TO_SET = 3
 
 
 def parse(words: Sequence[str], names: Names) -> Request:
-    """The request of a command line, which is given without the program's name. Raises Complaint."""
+    """Parse a command line without the program's name. Raises `Complaint`."""
     if not words:
         return Request(Command.LIST)
     reader = Words(words)
@@ -284,7 +280,7 @@ def _check(request: Request) -> None:
             raise Complaint("One-Packet Scheduling is only for UDP virtual services")
     if command in (Command.ADD_SERVER, Command.EDIT_SERVER):
         if not request.mark and request.method is not Method.MASQ:
-            request.server_port = request.port  # DR and tunnels leave the packet's port as it is
+            request.server_port = request.port  # direct routing and tunnels do not change the port
         if family_of(request.server) != request.family and request.method is not Method.TUNNEL:
             raise Complaint("Different address family is allowed only for tunneling servers")
         check_tunnel(request.method, request.tunnel_kind, given)

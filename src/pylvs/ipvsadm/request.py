@@ -1,4 +1,4 @@
-"""What one command line asks for."""
+"""The request of one command line, and how each option sets it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHOLE_ADDRESS = -1  # the netmask where none is given
 
 @dataclass(slots=True)
 class Request:
-    """A command with its options; while words are read, what has been read so far."""
+    """A command with its options, filled while the command line is parsed."""
 
     command: str
     given: set[str] = field(default_factory=set)
@@ -42,7 +42,7 @@ class Request:
     family: int = socket.AF_INET
     scheduler: str = ""
     flags: ServiceFlag = ServiceFlag(0)
-    flag_words: str = ""  # of -b, read when the scheduler is known
+    flag_words: str = ""  # of -b; read later, because the scheduler gives their meaning
     timeout_s: int = 0
     netmask: int = WHOLE_ADDRESS
     engine: str = ""
@@ -57,17 +57,17 @@ class Request:
     tunnel_port: int = 0
     tunnel_flags: TunnelFlag = TunnelFlag(0)
 
-    timeouts_s: tuple[int, ...] = ()  # of --set; 0 keeps what there is
+    timeouts_s: tuple[int, ...] = ()  # of --set; 0 keeps the present value
     interface: str = ""  # of a synchronisation daemon
 
     def service_key(self) -> ServiceKey:
-        """The service that the command is about."""
+        """Return the key of the command's service."""
         if self.mark:
             return ServiceKey.of_mark(self.mark, self.family)
         return ServiceKey(Protocol(self.protocol), self.address, self.port)
 
     def service(self) -> VirtualService:
-        """The service as it shall be."""
+        """Return the desired service."""
         whole = NETMASK_V4_ALL if self.family == socket.AF_INET else NETMASK_V6_ALL
         return VirtualService(
             self.service_key(),
@@ -79,20 +79,18 @@ class Request:
         )
 
     def destination_key(self) -> DestinationKey:
-        """The destination that the command is about."""
+        """Return the key of the command's destination."""
         return DestinationKey(self.server, self.server_port)
 
     def destination(self) -> Destination:
-        """The destination as it shall be."""
+        """Return the desired destination."""
         tunnel = NO_TUNNEL
         if self.method is Method.TUNNEL:
             tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
         return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)
 
 
-# --- flags -----------------------------------------------------------------------------------------------------------
-# The scheduler's flags of a service, as `-b` takes them and listings show them.
-
+# --- scheduler flags -------------------------------------------------------------------------------------------------
 
 GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
 SCHEDULER_FLAGS = {
@@ -103,7 +101,7 @@ ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
 
 
 def read_flags(words: str, scheduler: str) -> ServiceFlag:
-    """The flags of a comma-separated list; raises Complaint. Empty parts are skipped."""
+    """Parse a comma-separated list of flags, without its empty parts. Raises `Complaint`."""
     flags = ServiceFlag(0)
     for word in filter(None, words.split(",")):
         own = SCHEDULER_FLAGS.get(scheduler, {})
@@ -119,31 +117,27 @@ def read_flags(words: str, scheduler: str) -> ServiceFlag:
 
 
 def flag_words(service: VirtualService) -> str | None:
-    """The flags of a service by their names, "" if none of them has one; None if it has no flags."""
+    """Return the names of a service's flags, "" if they have no names; None if it has no flags."""
     if not service.flags & ANY_FLAG:
         return None
     known = SCHEDULER_FLAGS.get(service.scheduler, GENERIC_FLAGS)
     return ",".join(word for word, flag in known.items() if flag & service.flags)
 
 
-# --- setters ---------------------------------------------------------------------------------------------------------
-# What each option does to the request, checked at the moment it is read.
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-# Values of options: numbers, addresses, ports, masks; None for what cannot be read.
+# --- values of options -----------------------------------------------------------------------------------------------
+# The functions return None for an invalid value.
 
 
 MAX_PORT = 65535
-LONG_DIGITS = 19  # more significant digits than this never fit a C long
+LONG_DIGITS = 19  # numbers with more significant digits exceed a C long
 LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
 _BLANKS, _DIGITS = " \t\n\v\f\r", "0123456789"
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int | None:
-    """A decimal number as strtol reads it, nothing behind it, within its bounds."""
+    """Parse a decimal number as strtol(3) does, without a suffix and within the bounds."""
     if text.isdecimal() and text.isascii() and len(text) < LONG_DIGITS:
-        number = int(text)  # as most are written
+        number = int(text)  # the common case, faster
     else:
         _, digits, behind = _parts(text)
         if not digits or behind:
@@ -153,7 +147,7 @@ def whole_number(text: str, lowest: int, highest: int) -> int | None:
 
 
 def leading_number(text: str) -> int:
-    """The number a text begins with, as strtol reads it; 0 if it does not begin with one."""
+    """Parse the number at the start of a text as strtol(3) does; 0 if there is none."""
     sign, digits, _ = _parts(text)
     digits = digits.lstrip("0")
     if len(digits) > LONG_DIGITS:
@@ -163,7 +157,7 @@ def leading_number(text: str) -> int:
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """Sign and digits that a text begins with, and what follows them."""
+    """Split a text into sign, digits and rest."""
     text = text.lstrip(_BLANKS)
     sign = text[:1] if text.startswith(("+", "-")) else ""
     behind = text[len(sign) :].lstrip(_DIGITS)
@@ -171,25 +165,25 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def as_int(number: int) -> int:
-    """What a C int keeps of a number: its low 32 bits, signed."""
+    """Convert a number to a C int: its low 32 bits, signed."""
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address, and the port if one was written with it."""
+    """An address with an optional port."""
 
     address: Address
     port: int | None
 
 
 def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
-    """`host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
+    """Parse `host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
 
-    In brackets the colon behind them is required, and an IPv4 host loses the port that follows.
+    As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host is ignored.
     """
     if not text.strip("0123456789"):
-        return None  # a lone number would pass for an address
+        return None  # inet_aton(3) would read a number as an address
     port_text: str | None = None
     if text.startswith("["):
         text, bracket, behind = text[1:].partition("]")
@@ -212,7 +206,7 @@ def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
 
 
 def ipv4(text: str, names: Names) -> IPv4Address | None:
-    """An IPv4 address in any form inet_aton takes, or a host's name."""
+    """Parse an IPv4 address in any form of inet_aton(3), or look up a host name."""
     try:
         return IPv4Address(socket.inet_aton(text))
     except (OSError, ValueError):
@@ -220,7 +214,7 @@ def ipv4(text: str, names: Names) -> IPv4Address | None:
 
 
 def ipv6(text: str) -> IPv6Address | None:
-    """An IPv6 address, without a zone."""
+    """Parse an IPv6 address without a zone."""
     try:
         return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, ValueError):
@@ -228,20 +222,20 @@ def ipv6(text: str) -> IPv6Address | None:
 
 
 def dotted_quad(text: str) -> IPv4Address | None:
-    """An IPv4 address of four decimal numbers."""
+    """Parse an IPv4 address of four decimal numbers."""
     try:
         return IPv4Address(socket.inet_pton(socket.AF_INET, text))
     except (OSError, ValueError):
         return None
 
 
-# --- setters ---------------------------------------------------------------------------------------------------------
+# --- setters of options ----------------------------------------------------------------------------------------------
 
 MAX_MARK = 0xFFFFFFFF
 DEFAULT_PERSISTENCE_S = 360
 MAX_SYNC_ID = 255
 MAX_TTL = 255
-MAX_SYNC_MESSAGE = 65507  # bytes: what fits a UDP datagram
+MAX_SYNC_MESSAGE = 65507  # bytes that fit a UDP datagram
 DEVICE_NAME_LENGTH = 15
 TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
 DAEMON_STATES = ("master", "backup")
@@ -250,7 +244,7 @@ Setter = Callable[[Request, str | None, Names], None]
 
 
 def checked_timeout(text: str, lowest_s: int) -> int:
-    """A number of seconds; raises Complaint."""
+    """Parse a number of seconds. Raises `Complaint`."""
     seconds = whole_number(text, lowest_s, LONGEST_S)
     if seconds is None:
         raise Complaint(f"invalid timeout value `{text}' specified")

@@ -1,4 +1,4 @@
-"""The table as rules: what `-S` writes and `-R` reads. Thresholds are not saved, as in ipvsadm."""
+"""The table as rules, which `-S` writes and `-R` reads. As in ipvsadm, thresholds are not saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHODS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LO
 
 
 def rule_lines(rows: Iterable[ServiceRow], write: names.Writer) -> Iterator[str]:
-    """A line for each service and each destination."""
+    """Yield a line for each service and each destination."""
     for row in listing.sorted_services(rows):
         service = row.service
         protocol = 0 if service.key.mark else int(service.key.protocol)
@@ -68,19 +68,19 @@ def _checksum_option(flags: TunnelFlag) -> str:
     return "--tun-csum" if TunnelFlag.CSUM in flags else "--tun-nocsum"
 
 
-# --- restore ---------------------------------------------------------------------------------------------------------
-# The lines that `-R` reads: each a command line, split at blanks, without quoting or comments.
+# --- input of `-R` ---------------------------------------------------------------------------------------------------
+# Each line is a command line, split at blanks, without quotes or comments.
 
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO
 
-PROGRAM = "ipvsadm"  # this word is skipped wherever it stands
+PROGRAM = "ipvsadm"  # ignored in any position
 
 
 def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The words of each line that has any."""
+    """Yield the arguments of each line that has any."""
     for line in lines:
         words = [word for word in line.replace("\t", " ").replace("\r", " ").rstrip("\n").split(" ") if word]
         words = [word for word in words if word != PROGRAM]
@@ -89,9 +89,9 @@ def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def input_lines(stdin: IO[str]) -> Iterable[str]:
-    """The lines of the input: all at once from a pipe or a file, so that a slow writer never holds up the tables.
+    """Return the lines of the input; only line feeds end them.
 
-    Lines end at line feeds only.
+    A pipe or file is read completely first: a slow writer must not keep the tables locked.
     """
     if stdin.isatty():
         return stdin
@@ -99,5 +99,5 @@ def input_lines(stdin: IO[str]) -> Iterable[str]:
 
 
 def without_comments(text: str) -> str:
-    """The text without the lines that `ipvsadm-restore` drops."""
+    """Return the text without the comment lines that `ipvsadm-restore` drops."""
     return "\n".join(line for line in text.split("\n") if not line.startswith("#"))

@@ -1,1 +1,1 @@
-"""The nouns of LVS, without I/O: services, destinations, connections, and the Director that holds them."""
+"""The data types of LVS, without I/O: services, destinations, connections, and the Director that holds them."""

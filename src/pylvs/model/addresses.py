@@ -1,4 +1,4 @@
-"""Addresses as the rest of pylvs passes them around."""
+"""IP addresses, their families and their text with a port."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ANY_V6 = IPv6Address(0)
 
 
 def family_of(address: Address) -> int:
-    """socket.AF_INET or socket.AF_INET6."""
+    """Return socket.AF_INET or socket.AF_INET6."""
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 def endpoint(address: Address, port: int) -> str:
-    """`192.0.2.1:80` or `[2001:db8::1]:80`, as ipvsadm writes them."""
+    """Return `192.0.2.1:80` or `[2001:db8::1]:80`, as ipvsadm writes them."""
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

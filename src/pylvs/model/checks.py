@@ -1,7 +1,7 @@
-"""Health checks as nouns: whom each asks, how often, and what counts as an answer.
+"""Settings of health checks: their targets, intervals and conditions of success.
 
-Times are in seconds. What an operator left out is filled in already, by keepalived's rules of inheritance: virtual
-server, then real server, then checker.
+Times are in seconds. Omitted settings already have their values, by keepalived's rules of inheritance: virtual server,
+then real server, then checker.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 
 # --- scripts ---------------------------------------------------------------------------------------------------------
-# Programs that an operator's configuration names: run as a check, or told of an event.
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A program with its arguments and whom it runs as; an empty user is the configuration's script user."""
+    """A program of a check or a notification; an empty user is the configuration's script user."""
 
     arguments: tuple[str, ...]
     user: str = ""
@@ -33,7 +32,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a check goes and from where it comes; port 0 is a protocol without ports."""
+    """The destination and source of a check; port 0 is a protocol without ports."""
 
     address: Address
     port: int = 0
@@ -50,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a check is made, and when failure counts."""
+    """The interval of a check, and when a failure counts."""
 
     delay_loop_s: float = 60.0
     timeout_s: float = 5.0
@@ -59,20 +58,20 @@ class Pace:
     warmup_s: float = 60.0  # the first check comes after a random part of this
     alpha: bool = False  # down until the first check succeeds
     log_all_failures: bool = False
-    shared: bool = False  # one probe for all checks that ask the same of the same server
+    shared: bool = False  # one probe for all equal checks of the same server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What all checks have in common."""
+    """The settings that all checks have."""
 
-    word: ClassVar[str]  # the word that names it in a configuration
+    word: ClassVar[str]  # its keyword in a configuration
     pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpCheck(Check):
-    """A connection can be made."""
+    """TCP: a connection succeeds."""
 
     word: ClassVar[str] = "TCP_CHECK"
     target: Target
@@ -80,7 +79,7 @@ class TcpCheck(Check):
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """One page of an HTTP check and what makes its answer good; everything given must hold."""
+    """One page of an HTTP check with the conditions of its response, which must all hold."""
 
     path: str
     digest: str = ""  # MD5 of the body, in hexadecimal
@@ -96,7 +95,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCheck(Check):
-    """Every page answers as it should; with `tls` over TLS, whose certificate is not verified."""
+    """HTTP: the response of every page meets its conditions. With `tls`, the certificate is not verified."""
 
     word: ClassVar[str] = "HTTP_GET"
     target: Target
@@ -111,16 +110,16 @@ class HttpCheck(Check):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmtpCheck(Check):
-    """A mail server greets, answers HELO and QUIT."""
+    """SMTP: a mail server sends its greeting and replies to HELO and QUIT."""
 
     word: ClassVar[str] = "SMTP_CHECK"
-    targets: tuple[Target, ...]  # all must do so
+    targets: tuple[Target, ...]  # all must succeed
     helo_name: str = "smtpchecker.keepalived.org"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsCheck(Check):
-    """A name server answers a question without an error."""
+    """DNS: a name server answers a query without an error."""
 
     word: ClassVar[str] = "DNS_CHECK"
     target: Target
@@ -130,13 +129,13 @@ class DnsCheck(Check):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Bytes, and of each the bits that count; no bytes are anything."""
+    """Bytes, each with a mask of the bits that must match; an empty pattern matches all data."""
 
     value: bytes = b""
     mask: bytes = b""
 
     def matches(self, data: bytes) -> bool:
-        """Whether data begins so, as far as it goes."""
+        """Return whether the pattern matches the start of the data; the shorter of both ends the comparison."""
         return all((had ^ wanted) & bits == 0 for had, wanted, bits in zip(data, self.value, self.mask, strict=False))
 
     def __str__(self) -> str:
@@ -146,20 +145,20 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpCheck(Check):
-    """No ICMP error comes back; with `require_reply`, an answer does."""
+    """UDP: no ICMP error comes back; with `require_reply`, a reply does."""
 
     word: ClassVar[str] = "UDP_CHECK"
     target: Target
-    payload: bytes = b""  # nothing: some random bytes
+    payload: bytes = b""  # empty: random bytes
     require_reply: bool = False
-    reply: Pattern = Pattern()  # what the answer begins with
+    reply: Pattern = Pattern()  # the start of the reply
     min_reply_length: int = 0
     max_reply_length: int = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PingCheck(Check):
-    """An ICMP echo is answered."""
+    """Ping: the server replies to an ICMP echo request."""
 
     word: ClassVar[str] = "PING_CHECK"
     target: Target
@@ -167,15 +166,15 @@ class PingCheck(Check):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCheck(Check):
-    """A file's number times `weight` is added to the server's weight, which does not go below 0.
+    """File: its number times `weight` is added to the server's weight, with a minimum of 0.
 
-    With weight 0 any number but 0 is a fault. What is no number, and no file, is 0.
+    With weight 0 any number but 0 is a failure. A missing file, or one without a number, counts as 0.
     """
 
     word: ClassVar[str] = "FILE_CHECK"
     path: str
-    weight: int = 1  # the file's number is multiplied by this
-    reverse: bool = False  # subtracted instead; with weight 0, the number 0 is the fault
+    weight: int = 1  # factor of the file's number
+    reverse: bool = False  # subtract; with weight 0, the number 0 is the failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +196,7 @@ class AgentCheck(Check):
 
 
 class LoadSource(Enum):
-    """What a load check reads out of the metrics: a busy share (1.0: full), or a metric of the operator's own."""
+    """The metric of a load check: a busy share (1.0: full), or one that the operator names."""
 
     LOAD1_PER_CORE = "load1_per_core"
     CPU_BUSY = "cpu_busy"
@@ -206,32 +205,32 @@ class LoadSource(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadCheck(Check):
-    """The weight follows the server's real load, read from a page in Prometheus's text format.
+    """Load: the weight follows the server's load, from a page in Prometheus's text format.
 
-    With `full` the load at which the server gets least, the aim is weight * (1 - load / full), never below
-    `floor` of the configured weight. It never takes a server out: an unreadable page leaves the weight as it was
-    for `patience` readings, then the configured weight is back.
+    `full` is the load with the least weight. The weight approaches weight * (1 - load / full), with a minimum of
+    `floor` times the configured weight. The check never disables a server. If the page is unreadable, the weight stays
+    for `patience` readings; then the configured weight applies.
     """
 
     word: ClassVar[str] = "LOAD_CHECK"
     target: Target
     path: str = "/metrics"
     source: LoadSource = LoadSource.LOAD1_PER_CORE
-    metric: str = ""  # for METRIC: name, with labels as Prometheus writes them
+    metric: str = ""  # for METRIC: name with labels, in Prometheus's syntax
     full: float = 1.0
     floor: float = 0.1  # share of the configured weight
     smoothing: float = 0.5  # share of the old value in the new one, 0 to below 1
-    hysteresis: float = 0.05  # changes of a smaller share of the weight are not made
+    hysteresis: float = 0.05  # ignore changes below this share of the weight
     patience: int = 3
     tls: bool = False
 
 
 def targets_of(check: Check) -> tuple[Target, ...]:
-    """Where a check goes; nothing for one that asks a program or a file."""
+    """Return the targets of a check; none for a program or a file."""
     found = getattr(check, "targets", None) or (getattr(check, "target", None),)
     return tuple(each for each in found if isinstance(each, Target))
 
 
 def goes_via_vip(check: Check) -> bool:
-    """Whether it goes through the service's own address, so that what it asks depends on the service."""
+    """Return whether a check uses the service's own address, so its result depends on the service."""
     return any(target.via_vip for target in targets_of(check))

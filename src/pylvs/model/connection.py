@@ -1,4 +1,4 @@
-"""Connections as a listing shows them (IPVS-SEMANTICS 4.2, 4.4 to 4.6)."""
+"""Connections of a listing (IPVS-SEMANTICS 4.2, 4.4 to 4.6)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SCTP_STATES = (
 
 
 class Connection(NamedTuple):
-    """One entry of the connection table: a tuple, for there may be millions.
+    """One entry of the connection table: a tuple, because there may be millions.
 
-    `state` is its name in a listing; `expires_s` seconds left, fractions dropped. A template has client port 0.
+    `state` is the state's name in a listing; `expires_s` is in whole seconds. A template has client port 0.
     """
 
     protocol: int

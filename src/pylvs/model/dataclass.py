@@ -1,8 +1,8 @@
-"""`dataclass`, `field` and `replace` of the module dataclasses, without what those cost at import.
+"""`dataclass`, `field` and `replace` like those of the module dataclasses, but cheap to import.
 
 The module dataclasses imports inspect and compiles about seven methods of every class, which was most of the start of
 `ipvsadm` and of `pylvs run`. Here classes share their methods, and one with many instances gets a compiled `__init__`.
-Type checkers see the originals. `fields`, `asdict` and `is_dataclass` of dataclasses take these classes, too.
+Type checkers use the originals. `fields`, `asdict` and `is_dataclass` of dataclasses take these classes, too.
 
 `slots=True` is required; `frozen`, `eq` and `kw_only` are supported, `order` and InitVar are not.
 """
@@ -55,9 +55,9 @@ class _Field:
 
 
 def _build(cls: type[Any], frozen: bool, eq: bool, kw_only: bool) -> type[Any]:
-    """The class with slots in the place of its annotations, and with the methods of a dataclass.
+    """Return the class with slots for its annotations, and with the methods of a dataclass.
 
-    All that can wait for the first use of the class waits: see `_Late`.
+    Work that the first use of the class can do is left to it: see `_Late`.
     """
     members = dict(cls.__dict__)
     names = [name for name, each in members.get("__annotations__", {}).items() if not each.startswith("ClassVar")]
@@ -83,7 +83,7 @@ def _build(cls: type[Any], frozen: bool, eq: bool, kw_only: bool) -> type[Any]:
 
 
 class _Late:
-    """An attribute of a class that is computed when it is asked for."""
+    """An attribute of a class that is computed at its first use."""
 
     def __init__(self, name: str, compute: Callable[[Any], Any]) -> None:
         self._name, self._compute = name, compute
@@ -95,7 +95,7 @@ class _Late:
 
 
 def _record(cls: Any) -> dict[str, _Field]:
-    """The fields by name, those of base classes first."""
+    """Return the fields by name, those of base classes first."""
     found: dict[str, _Field] = {}
     for base in reversed(cls.__mro__):
         if "__declared__" in base.__dict__:
@@ -107,7 +107,7 @@ def _record(cls: Any) -> dict[str, _Field]:
 
 
 def _values(cls: Any) -> Callable[[Any], Any]:
-    """What is compared and hashed."""
+    """Return the getter of the values that are compared and hashed."""
     names = [name for name, each in cls.__record__.items() if each.compare]
     return attrgetter(*names) if names else _no_values
 
@@ -140,7 +140,7 @@ def _init(self: Any, *values: Any, **named: Any) -> None:
 
 
 def _fill(self: Any, fields: dict[str, _Field], values: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    """Whether the values are those of an instance; the compiled method says what is wrong with others."""
+    """Set the fields; return False for wrong arguments, whose error the compiled method raises."""
     given = iter(values)
     for name, each in fields.items():
         value = next(given, _UNSET) if each.init and not each.kw_only else _UNSET
@@ -192,7 +192,7 @@ def _repr(self: Any) -> str:
 
 
 def _reduce(self: Any) -> Any:
-    """For copy and pickle, which could not set the fields of a frozen class."""
+    """Support copy and pickle, which could not set the fields of a frozen class."""
     values = {name: getattr(self, name) for name in self.__record__ if hasattr(self, name)}
     return _restored, (self.__class__, values)
 
@@ -217,7 +217,7 @@ def _refuse_deleting(_self: Any, name: str) -> None:
 
 
 def _original(cls: Any) -> Any:
-    """The same as a class of the module dataclasses, for functions of that module."""
+    """Return an equal class of the module dataclasses, for functions of that module."""
     import dataclasses
 
     rows = []

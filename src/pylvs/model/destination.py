@@ -59,13 +59,13 @@ class DestinationKey:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A real server of a service."""
+    """A real server of a service, with its weight, thresholds and forwarding method."""
 
     key: DestinationKey
     method: Method = Method.ROUTE
     weight: int = 1
-    upper: int = 0  # connections at which it counts as full; 0: never
-    lower: int = 0  # connections below which it is free again; 0: three quarters of upper
+    upper: int = 0  # overloaded from this number of connections; 0: never
+    lower: int = 0  # available again below this number; 0: three quarters of upper
     tunnel: Tunnel = Tunnel()
 
 
@@ -77,11 +77,11 @@ def _server_pattern() -> str:
     return rf"^({byte}(\.{byte}){{3}}(:{port})?|{ipv6}|\[({ipv6})\](:{port})?)$"
 
 
-SERVER_PATTERN = _server_pattern()  # what `server_named` takes, as a regular expression of JSON Schema
+SERVER_PATTERN = _server_pattern()  # the syntax of `server_named` as a regular expression of JSON Schema
 
 
 def server_named(text: str) -> DestinationKey | Address:
-    """`10.0.0.2:80` or `[2001:db8::2]:80`: one server; `10.0.0.2` or `2001:db8::2`: each at this address.
+    """Parse `10.0.0.2:80` or `[2001:db8::2]:80`, one server, or an address: every server with it.
 
     Raises InvalidOperation.
     """

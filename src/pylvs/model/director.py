@@ -23,7 +23,7 @@ __all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached", 
 
 
 class Director(Protocol):
-    """What every holder of the tables can do."""
+    """The interface of an object that holds the tables."""
 
     def add_service(self, service: VirtualService) -> None:
         """Raises ServiceExists, NoSuchScheduler, InvalidOperation, NoRoom."""
@@ -50,40 +50,40 @@ class Director(Protocol):
         """Raises NoSuchService, NoSuchDestination."""
 
     def services(self) -> list[ServiceRow]:
-        """All services, in no particular order."""
+        """Return all services, in no particular order."""
 
     def service(self, key: ServiceKey) -> ServiceRow:
         """Raises NoSuchService."""
 
     def connections(self) -> Iterator[Connection]:
-        """The connection table, entry by entry, in no particular order."""
+        """Yield the connections, in no particular order."""
 
     def mark_rules(self) -> list[MarkRule]:
-        """The classifier's rules in the order in which they are asked."""
+        """Return the classifier's rules in their order of evaluation."""
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Put what `change` makes of the rules in their place, at once; the new rules. Raises NoRoom, InvalidOperation.
+        """Replace the rules atomically by the result of `change`; return it. Raises NoRoom, InvalidOperation.
 
-        What `change` raises leaves the rules as they were.
+        If `change` raises an exception, the rules stay.
         """
 
     def timeouts(self) -> Timeouts:
-        """The timeouts in force."""
+        """Return the timeouts in force."""
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Set all three; existing connections get them at their next packet."""
+        """Set all three timeouts; existing connections get them at their next packet."""
 
     def settings(self) -> Mapping[str, int]:
-        """The `net.ipv4.vs.*` settings, by their short names."""
+        """Return the `net.ipv4.vs.*` settings, by their short names."""
 
     def change_setting(self, name: str, value: int) -> None:
         """Raises NoSuchSetting, InvalidOperation, Busy."""
 
     def troubles(self) -> Sequence[Trouble]:
-        """The devices that the last edit could not attach. The edit is in force; each later one tries them again."""
+        """Return the devices that the last edit, which is in force, could not attach; the next edit retries."""
 
     def table_size(self) -> int:
-        """What listings show as `size=`: the connection table's buckets, 4096 as in IPVS."""
+        """Return the `size=` of listings: the connection table's buckets, 4096 as in IPVS."""
 
     def batch(self) -> AbstractContextManager[None]:
-        """Edits within are still atomic one by one, but locks, scans and attachments are done once."""
+        """Group edits: each is still atomic, but locks, scans and attachments happen once."""

@@ -1,6 +1,6 @@
-"""What can go wrong, as values with an errno; the commands turn them into one line and an exit status.
+"""Errors with an errno; the commands turn them into one line and an exit status.
 
-The errno is the one that IPVS answers with (IPVS-SEMANTICS 1.3 to 1.5), so that ipvsadm can choose its own words.
+The errno is that of IPVS (IPVS-SEMANTICS 1.3 to 1.5), from which ipvsadm chooses its message.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ import errno
 
 
 class PylvsError(Exception):
-    """Base of all errors a user can cause or must know about; the text says what is wrong and what to do."""
+    """Base of all errors that a user can cause or must act on; the text names cause and remedy."""
 
     errno = errno.EINVAL
 
 
 class ServiceExists(PylvsError):
-    """Adding a service whose key is taken."""
+    """A service with this key exists already."""
 
     errno = errno.EEXIST
 
 
 class NoSuchService(PylvsError):
-    """Editing, deleting or zeroing a service, or changing a destination of one, that is not there."""
+    """There is no service to edit, delete or zero, or whose destination to change."""
 
     errno = errno.ESRCH
 
 
 class DestinationExists(PylvsError):
-    """Adding a destination that the service already has."""
+    """The service has this destination already."""
 
     errno = errno.EEXIST
 
 
 class NoSuchDestination(PylvsError):
-    """Editing or deleting a destination that the service does not have."""
+    """The service has no such destination to edit or delete."""
 
     errno = errno.ENOENT
 
@@ -51,42 +51,42 @@ class OutOfRange(PylvsError):
 
 
 class InvalidOperation(PylvsError):
-    """Anything IPVS answers with EINVAL: an address that is not unicast, mixed families without a tunnel..."""
+    """IPVS returns EINVAL: an address that is not unicast, mixed families without a tunnel..."""
 
     errno = errno.EINVAL
 
 
 class NotPermitted(PylvsError):
-    """The process lacks a privilege; the text says which."""
+    """The process lacks a privilege; the text names it."""
 
     errno = errno.EPERM
 
 
 class NoRoom(PylvsError):
-    """A table is full, or memory for it is not to be had."""
+    """A table is full, or there is no memory for it."""
 
     errno = errno.ENOMEM
 
 
 class NoSuchDevice(PylvsError):
-    """A network device that is not there."""
+    """A network device does not exist."""
 
     errno = errno.ENODEV
 
 
 class Unsupported(PylvsError):
-    """This kernel or this machine lacks something that pylvs needs; the text names it."""
+    """This kernel or machine lacks a feature that pylvs needs; the text names it."""
 
     errno = errno.EOPNOTSUPP
 
 
 class Busy(PylvsError):
-    """The change must wait: connections live, or somebody else's program is there."""
+    """The change must wait: connections exist, or the program of another owner is attached."""
 
     errno = errno.EBUSY
 
 
 class NoSuchSetting(PylvsError):
-    """A sysctl that does not exist here; the text lists near ones."""
+    """A sysctl does not exist; the text lists similar ones."""
 
     errno = errno.ENOENT

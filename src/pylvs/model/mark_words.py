@@ -1,4 +1,4 @@
-"""Mark rules in words: the options of `pylvs mark add`, read and written."""
+"""Mark rules as text: parsing and writing the options of `pylvs mark add`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 def number_of(text: str, most: int, what: str) -> int:
-    """A decimal, or with 0x a hexadecimal, number from 0 to `most`. Raises InvalidOperation."""
+    """Parse a decimal or hexadecimal (0x) number from 0 to `most`. Raises InvalidOperation."""
     if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text):
         number = int(text, 16 if text[:2].lower() == "0x" else 10)
         if number <= most:
@@ -26,13 +26,13 @@ def number_of(text: str, most: int, what: str) -> int:
 
 
 def masked(text: str, most: int, what: str) -> tuple[int, int]:
-    """VALUE or VALUE/MASK; without a mask all bits count. Raises InvalidOperation."""
+    """Parse VALUE or VALUE/MASK; without a mask all bits count. Raises InvalidOperation."""
     value, slash, mask = text.partition("/")
     return number_of(value, most, what), number_of(mask, most, what) if slash else most
 
 
 def protocol_number(text: str) -> int:
-    """A protocol's number from its name or number; 0 for "all". Raises InvalidOperation."""
+    """Parse a protocol's name or number; 0 for "all". Raises InvalidOperation."""
     if text.lower() in _PROTOCOLS:
         return _PROTOCOLS[text.lower()]
     try:
@@ -42,7 +42,7 @@ def protocol_number(text: str) -> int:
 
 
 def network(text: str) -> Network:
-    """An address or prefix; bits beyond the prefix are dropped. Raises InvalidOperation."""
+    """Parse an address or prefix; bits beyond the prefix are dropped. Raises InvalidOperation."""
     try:
         return ip_network(text, strict=False)
     except ValueError:
@@ -50,7 +50,7 @@ def network(text: str) -> Network:
 
 
 def port_ranges(text: str, protocol: int) -> Ranges:
-    """`80,https,8000-8010`, in order and as few ranges as can be. Raises InvalidOperation."""
+    """Parse `80,https,8000-8010` into the fewest ranges, in order. Raises InvalidOperation."""
     return joined(_port_range(part, protocol) for part in text.split(","))
 
 
@@ -65,12 +65,12 @@ def _port_range(part: str, protocol: int) -> tuple[int, int]:
         return (number_of(part, 65535, "a port"),) * 2
     try:
         return (socket.getservbyname(part, PROTOCOL_NAMES.get(protocol, "tcp")),) * 2
-    except (OSError, ValueError):  # the latter: no name can be spelled like that
+    except (OSError, ValueError):  # ValueError: for example a zero byte in the name
         raise InvalidOperation(f"{part}: not a port, and not a range such as 8000-8010") from None
 
 
 def link_address(text: str) -> bytes:
-    """Six bytes from `02:00:00:00:00:01`. Raises InvalidOperation."""
+    """Parse six bytes from `02:00:00:00:00:01`. Raises InvalidOperation."""
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
         raise InvalidOperation(f"{text}: not a link address such as 02:00:00:00:00:01")
     return bytes.fromhex(text.replace(":", ""))
@@ -91,7 +91,7 @@ def rule_of(
     if_mark: str = "",
     final: bool = False,
 ) -> MarkRule:
-    """The rule that the options of `pylvs mark add` describe; a leading `!` turns a condition round.
+    """Build a rule from the options of `pylvs mark add`; a leading `!` inverts a condition.
 
     Raises InvalidOperation.
     """
@@ -134,22 +134,22 @@ def rule_of(
 
 
 def network_text(found: Network) -> str:
-    """An address, or a prefix."""
+    """Write an address, or a prefix."""
     return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
 
 
 def ports_text(ranges: Ranges) -> str:
-    """`80,443,8000-8010`."""
+    """Write ports as `80,443,8000-8010`."""
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def mark_text(value: int, mask: int) -> str:
-    """`5`, or `0x5/0xff` where not all bits are set."""
+    """Write `5`, or `0x5/0xff` where not all bits are set."""
     return str(value) if mask == ALL_BITS else f"{value:#x}/{mask:#x}"
 
 
 def conditions(rule: MarkRule) -> dict[str, str]:
-    """What a rule asks, by the option's name without its dashes; values with a `!` are turned round."""
+    """Return a rule's conditions by the option's name without its dashes; a `!` inverts one."""
     turned = rule.turned
     found: list[tuple[str, Not, Any, str]] = [
         ("proto", Not.PROTOCOL, rule.protocol, PROTOCOL_NAMES.get(rule.protocol, str(rule.protocol))),
@@ -171,7 +171,7 @@ def _pair_text(pair: tuple[int, int] | None) -> str:
 
 
 def rule_text(rule: MarkRule, number: int) -> str:
-    """A rule with this number in the list, as `pylvs mark add` takes it as far as it can, and where it leads."""
+    """Write the rule of this number as options of `pylvs mark add`, with its jumps in brackets."""
     words = [word for name, text in conditions(rule).items() for word in (f"--{name}", text)]
     if not (rule.source or rule.target) and rule.family:
         words += ["--dst", "0.0.0.0/0" if rule.family == 4 else "::/0"]
@@ -181,11 +181,11 @@ def rule_text(rule: MarkRule, number: int) -> str:
         words.append(mark_text(rule.value, rule.mask))
     text = shlex.join(words)
     if rule.then_skip and (rule.then_skip < TO_THE_END or rule.changes_nothing):
-        text += f"  [then {_place_text(rule.then_skip, number)}]"
+        text += f"  [then {_jump_text(rule.then_skip, number)}]"
     if rule.else_skip:
-        text += f"  [else {_place_text(rule.else_skip, number)}]"
+        text += f"  [else {_jump_text(rule.else_skip, number)}]"
     return text.strip()
 
 
-def _place_text(skip: int, number: int) -> str:
+def _jump_text(skip: int, number: int) -> str:
     return "no other" if skip >= TO_THE_END else f"go on with {number + 1 + skip}"

@@ -1,4 +1,4 @@
-"""Rules that give packets firewall marks, as netfilter's mangle tables do, and what a list makes of a packet."""
+"""Rules that give packets firewall marks, like netfilter's mangle tables, and their evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ALL_BITS: Final = 0xFFFFFFFF
 MOST_RULES: Final = 1024
 MOST_RANGES: Final = 16  # of ports, on each side of one rule
-TO_THE_END: Final = MOST_RULES  # passes over every rule that may follow
+TO_THE_END: Final = MOST_RULES  # skips every later rule
 Network = IPv4Network | IPv6Network
 Ranges = tuple[tuple[int, int], ...]
 PROTOCOL_NAMES: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -25,7 +25,7 @@ WITH_PORTS: Final = (6, 17, 132)
 
 
 class Not(IntFlag):
-    """Which of a rule's conditions are turned round, with the values of enum mark_flag in bpf/abi/marks.h."""
+    """The inverted conditions of a rule, with the values of enum mark_flag in bpf/abi/marks.h."""
 
     SOURCE = 1 << 0
     TARGET = 1 << 1
@@ -46,9 +46,9 @@ NOTHING_TURNED: Final = Not(0)
 class MarkRule:
     """One rule: conditions that must all hold, and what it does to the mark: `mark & ~mask ^ value`.
 
-    A condition that is not given holds for every packet. After a match `then_skip` rules are passed over, otherwise
-    `else_skip`; without them the next rule is asked in either case. `family` is 4, 6, or 0 for both. Pairs of numbers
-    are (value, mask), but ranges of ports are (first, last), both included.
+    An omitted condition holds for every packet. A match skips `then_skip` rules, and no match skips `else_skip`.
+    `family` is 4, 6, or 0 for both. Pairs of numbers are (value, mask), but ranges of ports are (first, last), both
+    included.
     """
 
     mask: int = ALL_BITS
@@ -63,18 +63,18 @@ class MarkRule:
     link: bytes = b""  # the sender's MAC address
     tcp_flags: tuple[int, int] | None = None
     tos: tuple[int, int] | None = None
-    mark: tuple[int, int] | None = None  # that the packet has so far
+    mark: tuple[int, int] | None = None  # that earlier rules gave
     turned: Not = NOTHING_TURNED
     then_skip: int = 0
     else_skip: int = 0
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether it only sends packets past other rules."""
+        """Return whether the rule only skips other rules."""
         return not self.mask and not self.value
 
     def may_give(self, mark: int, family: int) -> bool:
-        """Whether a packet of the address family (4 or 6) may have this mark when the rule has matched."""
+        """Return whether a packet of the address family (4 or 6) may have this mark after a match."""
         if self.changes_nothing or self.family not in (0, family):
             return False
         return not (self.value ^ mark) & self.mask or bool(self.value & ~self.mask)
@@ -82,7 +82,7 @@ class MarkRule:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What rules may ask of a packet; ports are 0 where its protocol has none."""
+    """The fields of a packet that conditions use; ports are 0 where its protocol has none."""
 
     source: Address
     target: Address
@@ -96,7 +96,7 @@ class Packet:
 
 
 def checked(rule: MarkRule) -> MarkRule:
-    """The rule, if a packet can be judged by it, with its family and without prefixes of length 0.
+    """Check a rule; return it with its family and without prefixes of length 0.
 
     Raises InvalidOperation.
     """
@@ -122,7 +122,7 @@ def checked(rule: MarkRule) -> MarkRule:
 
 
 def checked_device(name: str) -> str:
-    """The name, if packets can be asked for a device of that name. Raises InvalidOperation."""
+    """Return the name if a device can have it. Raises InvalidOperation."""
     if not name.isprintable():
         raise InvalidOperation(f"{name}: no name of a network device")
     if len(name.encode()) > 15:
@@ -131,7 +131,7 @@ def checked_device(name: str) -> str:
 
 
 def matches(rule: MarkRule, packet: Packet, mark: int) -> bool:
-    """Whether a packet that has this mark so far meets all conditions of a rule."""
+    """Return whether a packet with this mark meets all conditions of a rule."""
     turned = rule.turned
 
     def says(yes: bool, which: Not) -> bool:
@@ -167,52 +167,52 @@ def _within(port: int, ranges: Ranges) -> bool:
 
 
 def mark_of(rules: Sequence[MarkRule], packet: Packet, mark: int = 0) -> int:
-    """The mark that a list of rules gives a packet which came with one."""
-    place = 0
-    while place < len(rules):
-        rule = rules[place]
-        place += 1
+    """Return the mark of a packet after a list of rules; `mark` is the one before them."""
+    position = 0
+    while position < len(rules):
+        rule = rules[position]
+        position += 1
         if matches(rule, packet, mark):
             mark = mark & ~rule.mask & ALL_BITS ^ rule.value
-            place += rule.then_skip
+            position += rule.then_skip
         else:
-            place += rule.else_skip
+            position += rule.else_skip
     return mark
 
 
-def without(rules: Sequence[MarkRule], place: int) -> list[MarkRule]:
-    """The list without one rule; those before it that passed over it lead where they led."""
+def without(rules: Sequence[MarkRule], position: int) -> list[MarkRule]:
+    """Return the list without one rule; earlier rules that skipped it keep their targets."""
 
     def shortened(at: int, skip: int) -> int:
-        return skip - 1 if at < place < at + 1 + skip and skip < TO_THE_END else skip
+        return skip - 1 if at < position < at + 1 + skip and skip < TO_THE_END else skip
 
     return [
         replace(rule, then_skip=shortened(at, rule.then_skip), else_skip=shortened(at, rule.else_skip))
         for at, rule in enumerate(rules)
-        if at != place
+        if at != position
     ]
 
 
-def with_rule(rules: Sequence[MarkRule], rule: MarkRule, place: int) -> list[MarkRule]:
-    """The list with another rule at a place; those before it that passed over the place lead where they led."""
+def with_rule(rules: Sequence[MarkRule], rule: MarkRule, position: int) -> list[MarkRule]:
+    """Return the list with another rule at a position; earlier rules that skipped it keep their targets."""
 
     def lengthened(at: int, skip: int) -> int:
-        return skip + 1 if at < place < at + 1 + skip and skip < TO_THE_END else skip
+        return skip + 1 if at < position < at + 1 + skip and skip < TO_THE_END else skip
 
     before = [
         replace(each, then_skip=lengthened(at, each.then_skip), else_skip=lengthened(at, each.else_skip))
-        for at, each in enumerate(rules[:place])
+        for at, each in enumerate(rules[:position])
     ]
-    return [*before, rule, *rules[place:]]
+    return [*before, rule, *rules[position:]]
 
 
 def give_mark(rules: Iterable[MarkRule], mark: int, family: int) -> bool:
-    """Whether some rule may give packets of an address family (4 or 6) this mark."""
+    """Return whether a rule may give packets of an address family (4 or 6) this mark."""
     return any(rule.may_give(mark, family) for rule in rules)
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The same ports in as few ranges as can be, in order."""
+    """Return the same ports in the fewest ranges, in order."""
     found: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if found and first <= found[-1][1] + 1:

@@ -1,6 +1,6 @@
-"""Addresses, routes and rules as `ip address`, `ip route` and `ip rule` add them: a virtual router's, or fixed ones.
+"""Addresses, routes and rules of `ip address`, `ip route` and `ip rule`: a virtual router's, or fixed ones.
 
-Tables, scopes, protocols and types of service are rtnetlink's numbers (rtnetlink(7)), however they were written.
+Tables, scopes, protocols and types of service are rtnetlink's numbers (rtnetlink(7)), not names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOREVER = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldAddress:
-    """An address on a device, with what `ip address add` can say of it."""
+    """An address on a device, with the options of `ip address add`."""
 
     interface: Interface
     device: str = ""  # "": the virtual router's own, its VMAC included; for a fixed address the default interface
@@ -36,8 +36,8 @@ class HeldAddress:
     no_prefix_route: bool = False  # IFA_F_NOPREFIXROUTE
     join_group: bool = False  # IFA_F_MCAUTOJOIN
     own_vmac: bool = False  # on a VMAC of its own above `device`
-    tracked: bool = True  # its removal by somebody else counts
-    track_group: str = ""  # of a fixed address: whose virtual routers fault when it goes
+    tracked: bool = True  # its removal by another program counts
+    track_group: str = ""  # of a fixed address: its removal is a fault of these virtual routers
 
     def __str__(self) -> str:
         return f"{self.interface} dev {self.device}" if self.device else str(self.interface)
@@ -45,7 +45,7 @@ class HeldAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextHop:
-    """One way of a route."""
+    """A next hop of a route: gateway, device or both."""
 
     via: Address | None = None
     device: str = ""
@@ -62,12 +62,12 @@ class Route:
     next_hops: tuple[NextHop, ...] = ()
     source: Address | None = None  # preferred source
     table: int = TABLE_MAIN
-    scope: int | None = None  # None: as the kernel has it for this kind
+    scope: int | None = None  # None: the kernel's default for this kind
     metric: int = 0
     tos: int = 0
     protocol: int = PROTOCOL_KEEPALIVED
-    append: bool = False  # behind routes that match the same, not before them
-    options: tuple[tuple[str, str], ...] = ()  # the rest, in `ip route`'s words: ("mtu", "lock 1400")
+    append: bool = False  # after equal routes, not before them
+    options: tuple[tuple[str, str], ...] = ()  # the rest, in the syntax of `ip route`: ("mtu", "lock 1400")
     tracked: bool = True
     track_group: str = ""
 
@@ -77,12 +77,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingRule:
-    """A rule of the routing policy: for packets that match everything given, an action."""
+    """A rule of the routing policy: an action for packets that match all conditions."""
 
     family: int  # 4 or 6
     action: str = "table"  # table, goto, nop, blackhole, unreachable, prohibit
     table: int = 0  # for action table; 0 with `l3mdev`
-    goto: int = 0  # for action goto: the preference of the rule to go on at
+    goto: int = 0  # for action goto: the preference of the next rule
     preference: int = 0
     source: Network | None = None
     destination: Network | None = None
@@ -90,10 +90,10 @@ class RoutingRule:
     iif: str = ""
     oif: str = ""
     mark: int = 0
-    mark_mask: int = 0  # 0: no mark is asked for
+    mark_mask: int = 0  # 0: any mark
     tos: int = 0
     l3mdev: bool = False
     protocol: int = PROTOCOL_KEEPALIVED
-    options: tuple[tuple[str, str], ...] = ()  # the rest, in `ip rule`'s words: ("uidrange", "10-20")
+    options: tuple[tuple[str, str], ...] = ()  # the rest, in the syntax of `ip rule`: ("uidrange", "10-20")
     tracked: bool = True
     track_group: str = ""

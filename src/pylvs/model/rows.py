@@ -1,4 +1,4 @@
-"""What a Director tells: services with their destinations and counts, and devices in trouble."""
+"""Rows that a Director returns: services, destinations, statistics, and devices that are not attached."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Per second, as the estimator shows them (IPVS-SEMANTICS 9.3)."""
+    """Rates per second of the estimator (IPVS-SEMANTICS 9.3)."""
 
     connections: int = 0
     in_packets: int = 0
@@ -58,30 +58,30 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What ending connections cost this host: it is done in goes, each of which holds one processor."""
+    """The cost of expired connections; `goes` are runs of the expiry timer, each of which occupies one CPU."""
 
     connections: int
     goes: int
     spent_s: float
-    longest_s: float  # of the goes
+    longest_s: float  # of one run
 
 
 @dataclass(frozen=True, slots=True)
 class PacketCounts:
-    """What happened to packets beyond being forwarded, by name, and how many connections the table holds at most."""
+    """Drop reasons and other counters by name, the size of the connection table, and totals."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
     connections_limit: int | None = None
     expiry: Expiry | None = None
-    totals: Counters = Counters()  # of all services that there are and were, as in /proc/net/ip_vs_stats
+    totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- services, destinations and devices ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationRow:
-    """A destination and its counts."""
+    """A destination with its connections, counters and rates."""
 
     destination: Destination
     active: int = 0
@@ -103,9 +103,9 @@ class ServiceRow:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A device that should run the packet path and does not, and why. `needed`: services or servers depend on it.
+    """A device that cannot run the packet path, with the reason. `needed`: services or servers depend on it.
 
-    `attached`: it runs the packet path, but lacks something else.
+    `attached`: it runs the packet path, but lacks a feature.
     """
 
     device: str
@@ -123,5 +123,5 @@ def unattached(director: Director) -> list[str]:
 
 
 def warnings(director: Director) -> list[str]:
-    """Describe what the last edit could not do for devices, as far as an operator may miss it."""
+    """Describe what the last edit could not do for devices that matter to an operator."""
     return [str(each) for each in director.troubles() if each.needed or each.attached]

@@ -1,7 +1,7 @@
-"""What every Director refuses, and with which error (IPVS-SEMANTICS 1.3 and 1.5); pure functions.
+"""Checks of services and destinations for every Director, with IPVS's errors (IPVS-SEMANTICS 1.3 and 1.5).
 
-Whether an object exists already is each Director's own affair. IPVS looks in this order, and so does a Director that
-calls these first: an added service must be new before it is checked; a destination is checked before it is looked up.
+These pure functions do not check whether an object exists. To keep IPVS's order, a Director looks up a service before
+`check_service`. It calls `check_destination` before it looks up the destination.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_PREFIX = 128  # bits of an IPv6 address
 def check_service(
     service: VirtualService, known_schedulers: Collection[str], known_engines: Collection[str] = KNOWN_ENGINES
 ) -> None:
-    """Whether a service may be added, or take the place of one. Raises NoSuchScheduler, InvalidOperation."""
+    """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation."""
     if service.scheduler != NO_SCHEDULER and service.scheduler not in known_schedulers:
         raise NoSuchScheduler(
             f"{service.key}: no scheduler {service.scheduler!r}; there are: {_list(known_schedulers)}"
@@ -42,14 +42,14 @@ def check_destination(
     is_broadcast: Callable[[Address], bool] | None = None,
     is_local: Callable[[Address], bool] | None = None,
 ) -> None:
-    """Whether a service may have this destination. Raises OutOfRange, InvalidOperation.
+    """Check a destination of a service. Raises OutOfRange, InvalidOperation.
 
-    The address is looked at only when a destination is added, as IPVS does: that is when `is_broadcast` is given. It
-    tells of an IPv4 address whether the routing table calls it a broadcast one; `is_local` of an IPv6 address whether
-    this host has it, which allows even a link-local one.
+    As in IPVS, the address is checked only when a destination is added: callers then pass `is_broadcast`. It returns
+    whether the routing table has an IPv4 address as a broadcast one. `is_local` returns whether this host has an IPv6
+    address, which may then be link-local.
     """
 
-    def where() -> str:  # not before it is needed: adding many, writing their names would be most of the work
+    def where() -> str:  # only for an error: for many destinations, this text would take most of the time
         return f"{service.key} -> {destination.key}"
 
     if family_of(destination.key.address) != service.key.family and destination.method != Method.TUNNEL:
@@ -73,7 +73,7 @@ def check_destination(
 def may_serve(
     address: Address, is_broadcast: Callable[[Address], bool], is_local: Callable[[Address], bool] | None = None
 ) -> bool:
-    """Whether IPVS takes an address for a real server: unicast, or one of this host."""
+    """Return whether IPVS accepts an address of a real server: unicast, or one of this host."""
     if isinstance(address, IPv4Address):
         in_network_zero = int(address) >> 24 == 0
         limited_broadcast = int(address) == 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Virtual services: what a client connects to (IPVS-SEMANTICS 1.1 to 1.4)."""
+"""Virtual services, their schedulers, timeouts and flags (IPVS-SEMANTICS 1.1 to 1.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass
 
-# --- scheduler -------------------------------------------------------------------------------------------------------
+# --- schedulers ------------------------------------------------------------------------------------------------------
 # The schedulers of IPVS by name. Their numbers are those of `bpf/abi/config.h`.
 
 
@@ -18,18 +18,18 @@ NO_SCHEDULER = "none"  # a service without one: every new connection finds no de
 NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
-KERNEL_SCHEDULERS = SCHEDULERS  # those of the data plane and of IPVS are the same
+KERNEL_SCHEDULERS = SCHEDULERS  # the data plane has all schedulers of IPVS
 
 
 def scheduler_number(name: str) -> int:
-    """The number the data plane knows a scheduler by; 0 is "none"; ValueError for one there is not."""
+    """Return the data plane's number of a scheduler; 0 is "none". Raises ValueError."""
     if name == NO_SCHEDULER:
         return 0
     return SCHEDULERS.index(name) + 1
 
 
 def scheduler_name(number: int) -> str:
-    """The inverse of `scheduler_number`."""
+    """Return the inverse of `scheduler_number`."""
     return SCHEDULERS[number - 1] if number else NO_SCHEDULER
 
 
@@ -42,7 +42,7 @@ LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds a connection may be silent: established TCP, TCP after a FIN, UDP."""
+    """Seconds without packets after which a connection expires: established TCP, TCP after a FIN, UDP."""
 
     tcp_s: int = 900
     tcp_fin_s: int = 120
@@ -50,10 +50,9 @@ class Timeouts:
 
 
 # --- probe marks -----------------------------------------------------------------------------------------------------
-# The firewall marks of checks through a virtual address (`via vip`): each names the one real server that it asks.
-#
-# They count only on packets of the director's own sockets, so no packet from outside can have one. BPF has the same
-# numbers. `ipvsadm` does not list their services.
+# The firewall marks of checks through a virtual address (`via vip`): each stands for one real server. They apply only
+# to packets of the director's own sockets, not to received packets. BPF has the same numbers. `ipvsadm` does not list
+# their services.
 
 
 FIRST = 0x50560000
@@ -62,11 +61,11 @@ COUNT = 0x10000
 
 
 def is_probe_mark(mark: int) -> bool:
-    """Whether it is one of them."""
+    """Return whether a mark is one of these."""
     return mark & MASK == FIRST
 
 
-# --- service ---------------------------------------------------------------------------------------------------------
+# --- services --------------------------------------------------------------------------------------------------------
 
 NETMASK_V4_ALL = 0xFFFFFFFF
 NETMASK_V6_ALL = 128
@@ -82,7 +81,7 @@ class Protocol(IntEnum):
 
 
 class ServiceFlag(IntFlag):
-    """A service's flags, with IPVS's values; SCHED_1 to SCHED_3 mean what the scheduler says."""
+    """A service's flags, with IPVS's values; the scheduler defines SCHED_1 to SCHED_3."""
 
     PERSISTENT = 0x1
     ONE_PACKET = 0x4
@@ -105,12 +104,12 @@ class ServiceKey:
 
     @classmethod
     def of_mark(cls, mark: int, family: int = socket.AF_INET) -> ServiceKey:
-        """The service of a firewall mark, in one address family."""
+        """Return the key of a firewall mark's service in one address family."""
         return cls(Protocol.TCP, ANY_V4 if family == socket.AF_INET else ANY_V6, 0, mark)
 
     @property
     def family(self) -> int:
-        """socket.AF_INET or socket.AF_INET6."""
+        """Return socket.AF_INET or socket.AF_INET6."""
         return family_of(self.address)
 
     def __str__(self) -> str:
@@ -121,7 +120,7 @@ class ServiceKey:
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
-    """A service and how it is scheduled."""
+    """A service with its scheduler, flags and persistence."""
 
     key: ServiceKey
     scheduler: str = DEFAULT_SCHEDULER
@@ -132,7 +131,7 @@ class VirtualService:
 
     @property
     def mask(self) -> int:
-        """The netmask with its default filled in."""
+        """Return the netmask, or its default."""
         if self.netmask >= 0:
             return self.netmask
         return NETMASK_V4_ALL if isinstance(self.key.address, IPv4Address) else NETMASK_V6_ALL

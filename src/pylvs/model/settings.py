@@ -1,17 +1,17 @@
-"""IPVS's sysctls that mean something here, by their names under net.ipv4.vs (IPVS-SEMANTICS 2.8)."""
+"""IPVS's sysctls that pylvs has, by their names under net.ipv4.vs (IPVS-SEMANTICS 2.8)."""
 
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchSetting
 
-LONGEST_S = 21474836  # that the kernel takes for a time, at 100 ticks a second
+LONGEST_S = 21474836  # the kernel's maximum of a time, at 100 ticks a second
 PREFIX = "net.ipv4.vs."
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One sysctl: its default, its bounds (both included) and what it does."""
+    """One sysctl: its default, its bounds (both included) and its effect."""
 
     name: str
     default: int
@@ -51,18 +51,18 @@ SETTINGS = {
 
 
 def known_setting(name: str) -> Setting:
-    """The setting of this name, with or without its prefix; NoSuchSetting lists near ones."""
+    """Return the setting of a name with or without prefix. Raises NoSuchSetting, which lists similar ones."""
     short = name.removeprefix(PREFIX)
     if short in SETTINGS:
         return SETTINGS[short]
-    import difflib  # late: it is slow to import, and only mistakes need it
+    import difflib  # slow to import, and only errors need it
 
     near = difflib.get_close_matches(short, SETTINGS, n=3) or sorted(SETTINGS)
     raise NoSuchSetting(f"{name}: no such setting; there are: {', '.join(PREFIX + each for each in near)}")
 
 
 def parse_setting(text: str) -> tuple[Setting, int]:
-    """`net.ipv4.vs.NAME=VALUE` as sysctl -w takes it. Raises NoSuchSetting, InvalidOperation."""
+    """Parse `net.ipv4.vs.NAME=VALUE` as `sysctl -w` does. Raises NoSuchSetting, InvalidOperation."""
     name, equals, value = text.partition("=")
     setting = known_setting(name.strip())
     if not equals:
@@ -75,7 +75,7 @@ def parse_setting(text: str) -> tuple[Setting, int]:
 
 
 def checked(setting: Setting, value: int) -> int:
-    """The value, if the setting takes it; InvalidOperation otherwise."""
+    """Return the value if it is within the bounds. Raises InvalidOperation."""
     if not setting.lowest <= value <= setting.highest:
         raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be from {setting.lowest} to {setting.highest}")
     return value

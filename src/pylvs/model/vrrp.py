@@ -1,6 +1,6 @@
-"""Virtual routers as nouns (VRRP; RFC 3768 for version 2, RFC 9568 for version 3): what each is told to do.
+"""Settings of virtual routers (VRRP; RFC 3768 for version 2, RFC 9568 for version 3).
 
-Times are in seconds. What an operator left out is filled in already: from `global_defs`, then by keepalived's defaults.
+Times are in seconds. Omitted settings already have their values: those of `global_defs`, then keepalived's defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MULTICAST_V6 = IPv6Address("ff02::12")
 
 
 class Authentication(Enum):
-    """How version 2 proves who sends: RFC 2338's simple password, or its authentication header."""
+    """Authentication of version 2: RFC 2338's simple password, or its authentication header."""
 
     PASS = "PASS"
     AH = "AH"
@@ -37,7 +37,7 @@ class OldChecksum(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another router of a unicast group, and between which TTLs (or hop limits) its packets are taken."""
+    """Another router of a unicast group, and the range of TTLs (or hop limits) of its packets."""
 
     address: Address
     least_ttl: int = 0
@@ -50,20 +50,20 @@ class Vmac:
 
     name: str = ""
     mac: bytes | None = None  # 6 octets, or 5 where the last is the VRID
-    here: bool = True  # above the virtual router's own device: where it speaks and holds its addresses
+    here: bool = True  # above the virtual router's device, for advertisements and addresses
     for_addresses: bool = False  # use_vmac_addr: one more above each other device that holds a virtual address
     send_from_base: bool = False  # advertisements go through the device below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcements:
-    """Gratuitous ARP and unsolicited neighbour advertisements: how many, and when again."""
+    """Numbers and intervals of gratuitous ARP and unsolicited neighbour advertisements."""
 
     repeat: int = 5
     delay_s: int = 5  # until the second round after a take-over; 0: none
-    refresh_s: int = 0  # again and again while master; 0: never
+    refresh_s: int = 0  # interval while master; 0: never
     refresh_repeat: int = 1
-    lower_priority_repeat: int = 5  # after a router of lower priority was heard
+    lower_priority_repeat: int = 5  # after an advertisement of lower priority
     lower_priority_delay_s: int = 5
     extra_interval_s: int = 0  # on the other devices that hold virtual addresses; 0: never
     extra_everywhere: bool = False  # also on those that are no VMACs
@@ -71,10 +71,10 @@ class Announcements:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """That a virtual router watches something, by name.
+    """A tracked object of a virtual router, by name.
 
-    With weight 0 its failure is a fault. Else a positive weight is added while it is well, and a negative one while
-    it is not; `reverse` turns well and ill round. Of a file, its number is multiplied by the weight.
+    With weight 0 its failure is a fault. Otherwise the priority changes: a positive weight is added while the object
+    is up, a negative one while it is down. `reverse` exchanges up and down. The weight is a factor of a file's number.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracks:
-    """All that is watched."""
+    """The tracked objects of a virtual router or group."""
 
     interfaces: tuple[Track, ...] = ()
     scripts: tuple[Track, ...] = ()
@@ -94,7 +94,7 @@ class Tracks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
-    """Programs that are told of transitions; `every` after the others, with type, name, state and priority."""
+    """Notify scripts of transitions; `every` runs after the others, with type, name, state and priority."""
 
     master: Script | None = None
     backup: Script | None = None
@@ -102,7 +102,7 @@ class Notify:
     stop: Script | None = None
     every: Script | None = None
     deleted: Script | None = None
-    say_deleted: bool = False  # DELETED instead of FAULT for what a reload removed
+    say_deleted: bool = False  # state DELETED instead of FAULT after a reload has removed it
     lower_priority_heard: Script | None = None  # while master
     priority_changes: bool = False  # to the FIFOs
     smtp_alert: bool = False
@@ -121,7 +121,7 @@ class VrrpInstance:
     priority: int = 100  # 1 to 255
     advert_interval_s: float = 1.0
     addresses: tuple[HeldAddress, ...] = ()  # in the advertisements
-    excluded: tuple[HeldAddress, ...] = ()  # held, but not in them; of either family
+    excluded: tuple[HeldAddress, ...] = ()  # held, but not advertised; of either family
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
     preempt: bool = True
@@ -131,7 +131,7 @@ class VrrpInstance:
     authentication: Authentication | None = None
     password: bytes = b""  # 8 octets at most
     source: Address | None = None  # of the advertisements; None: the interface's first address
-    track_source: bool = False  # fault while nobody holds `source`
+    track_source: bool = False  # fault while no device holds `source`
     multicast: Address = MULTICAST_V4
     peers: tuple[Peer, ...] = ()  # with any, unicast
     unicast_ttl: int = 255
@@ -144,16 +144,16 @@ class VrrpInstance:
     higher_priority_answered: bool = False
     down_after_adverts: int = 3
     track_primary: bool = True  # `interface` down is a fault
-    track_data_plane: Track | None = None  # that packets cannot be forwarded; None: it is said, and changes nothing
+    track_data_plane: Track | None = None  # a data plane that cannot forward; None: only report it
     tracks: Tracks = field(default_factory=Tracks)
     notify: Notify = field(default_factory=Notify)
-    skip_address_check: bool = False  # of the list in a second advertisement from the same router
+    skip_address_check: bool = False  # of the list in later advertisements of the same router
     promote_secondaries: bool = False
     receive_buffer: int = 0  # octets; 0: the kernel's
 
     @property
     def owner(self) -> bool:
-        """Whether it owns the addresses: its priority does not change, and it takes over at once."""
+        """Return whether it owns the addresses: its priority does not change, and it takes over at once."""
         return self.priority == OWNER
 
 
@@ -165,41 +165,41 @@ class VrrpGroup:
     members: tuple[str, ...]
     tracks: Tracks = field(default_factory=Tracks)
     notify: Notify = field(default_factory=Notify)
-    member_weights: bool = False  # the members' own weights count, although they may differ
+    member_weights: bool = False  # use the members' own weights, which may differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpScript:
-    """A program that is run again and again; exit status 0 is well."""
+    """A program that runs periodically; exit status 0 is success."""
 
     name: str
     script: Script
     interval_s: int = 1
     timeout_s: int = 0  # 0: the interval
-    track: Track  # how it counts where a virtual router does not say otherwise
-    rise: int = 1  # successes in a row until it is well
-    fall: int = 1  # failures in a row until it is ill
+    track: Track  # the default for virtual routers
+    rise: int = 1  # successes in a row until it is up
+    fall: int = 1  # failures in a row until it is down
     ill_at_start: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackFile:
-    """A file with a number in it."""
+    """A file that contains a number."""
 
     name: str
     path: str
     track: Track
-    initial: int | None = None  # what is written into it at the start, if it does not exist
-    overwrite: bool = False  # or even if it does
+    initial: int | None = None  # written to a missing file at the start
+    overwrite: bool = False  # also to an existing one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackProcess:
-    """Processes that should run: between `least` and `most` of them is well."""
+    """Processes that must run: up with `least` to `most` of them."""
 
     name: str
     command: tuple[str, ...]
-    match_arguments: bool = False  # `command` has arguments that count, or there must be none
+    match_arguments: bool = False  # compare the arguments, too, also if there are none
     arguments_begin: bool = False  # param_match initial: the last argument may be longer
     arguments_partly: bool = False  # param_match partial: there may be more arguments
     full_command: bool = False  # compared with the command line, not with the process's name
@@ -212,7 +212,7 @@ class TrackProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendingLimit:
-    """Least time between two announcements over all these devices together."""
+    """The minimum time between two announcements over all these devices together."""
 
     devices: tuple[str, ...]  # (): each device that no other limit names, by itself
     arp_s: float = 0.0
@@ -230,24 +230,24 @@ class LinkDelay:
 
 @dataclass(frozen=True, slots=True)
 class Fifo:
-    """A named pipe that transitions are written to, who owns it, and a program that reads it."""
+    """A named pipe for transitions, with its owner and the program that reads it."""
 
     path: str
     user: str = ""
     group: str = ""
     reader: Script | None = None
-    services: bool = False  # is told of services and servers, too
+    services: bool = False  # also for events of services and servers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpSettings:
-    """What `global_defs` says of all virtual routers together."""
+    """The settings of `global_defs` for all virtual routers."""
 
     fifos: tuple[Fifo, ...] = ()
-    states_on_reload: bool = False  # are written to the FIFOs
+    states_on_reload: bool = False  # write all states to the FIFOs
     startup_delay_s: float = 0.0
     no_fault_mails: bool = False
-    dynamic_interfaces: bool = False  # an interface may come later
+    dynamic_interfaces: bool = False  # interfaces may appear later
     default_interface: str = "eth0"  # of fixed addresses and routes
     nice: int = 0
     realtime_priority: int = 0  # 0: not real-time
@@ -261,7 +261,7 @@ class VrrpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpConfiguration:
-    """All virtual routers, what they watch, and the addresses, routes and rules that stay whoever is master."""
+    """All virtual routers, their tracked objects, and fixed addresses, routes and rules."""
 
     instances: tuple[VrrpInstance, ...] = ()
     groups: tuple[VrrpGroup, ...] = ()
@@ -275,9 +275,7 @@ class VrrpConfiguration:
     settings: VrrpSettings = field(default_factory=VrrpSettings)
 
 
-# --- roles -----------------------------------------------------------------------------------------------------------
-# Which virtual addresses another director serves: the word that the packet path obeys.
-
+# --- roles of addresses ----------------------------------------------------------------------------------------------
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -286,11 +284,11 @@ else:
 
 
 class Roles(Protocol):
-    """Who tells the packet path."""
+    """The interface by which VRRP sets the role of virtual addresses in the packet path."""
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """Packets to exactly these addresses pass untouched from now on. At one stroke; twice is harmless.
+        """Make exactly these addresses standby: packets to them pass unmodified. Atomic and idempotent.
 
-        `held` are the other addresses of this host's virtual routers, whose master it is: they are served from now on,
-        even a moment before a device has them. Raises PylvsError; what could be done is done.
+        `held` are the addresses for which this host is master. The packet path serves them at once, even shortly before
+        a device has them. Raises PylvsError after it has applied all that it can.
         """

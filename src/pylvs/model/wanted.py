@@ -1,4 +1,4 @@
-"""What an operator's configuration wants of the tables: services, their servers, their checks, what to do when."""
+"""The configuration of an operator: services, their servers, checks, notifications and global settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
 @dataclass(frozen=True, slots=True)
 class WantedServer:
-    """A real server: its destination with the configured weight, its checks, and what it does to the table."""
+    """A real server: its destination with the configured weight, its checks and its notifications."""
 
     destination: Destination
     checks: tuple[Check, ...] = ()
@@ -41,19 +41,19 @@ class WantedService:
     engine: str = ""
     servers: tuple[WantedServer, ...] = ()
     sorry_server: Destination | None = None
-    sorry_server_inhibit: bool = False  # while it does not serve it is there with weight 0 instead of not at all
+    sorry_server_inhibit: bool = False  # while unused it stays with weight 0, instead of being removed
     quorum: int = 1  # sum of the weights of the servers that are up
     hysteresis: int = 0
     quorum_up: Script | None = None
     quorum_down: Script | None = None
     alpha: bool = False
     omega: bool = False  # at the end run notify_down and quorum_down
-    ha_suspend: bool = False  # no checks while the address is not here
+    ha_suspend: bool = False  # no checks while this host does not hold the address
     smtp_alert: bool = False
     virtualhost: str = ""
 
     def services(self) -> tuple[VirtualService, ...]:
-        """As rows of the table."""
+        """Return a virtual service for each key."""
         return tuple(
             VirtualService(key, self.scheduler, self.flags, self.timeout_s, self.netmask, self.engine)
             for key in self.keys
@@ -62,7 +62,7 @@ class WantedService:
 
 @dataclass(frozen=True, slots=True)
 class WantedRow:
-    """One row that the table should have now: what the checks, the quorum and the operator's words come to."""
+    """The desired state of one service, from its checks, its quorum and the operator's overrides."""
 
     service: VirtualService
     destinations: tuple[Destination, ...] = ()  # in the order of the configuration
@@ -70,7 +70,7 @@ class WantedRow:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """Where alerts go by mail, and as whom; nothing is sent without `recipients`."""
+    """Recipients, sender and server of mail alerts; without `recipients` none is sent."""
 
     recipients: tuple[str, ...] = ()
     sender: str = ""
@@ -82,22 +82,22 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class GlobalSettings:
-    """`global_defs`, as far as checks and the table are concerned."""
+    """The settings of `global_defs` for checks and tables."""
 
     router_id: str = ""
     script_user: str = ""
     script_group: str = ""
     script_security: bool = False
     mail: Mail = field(default_factory=Mail)
-    smtp_alert: bool = False  # for everything that does not say otherwise
+    smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
     lvs_flush: bool = False  # empty the table at the start
     lvs_flush_on_stop: str = ""  # "", "all", "vs" (those configured)
-    exclusive: bool = False  # services that the configuration does not have are removed
+    exclusive: bool = False  # remove services that the configuration does not have
     checker_nice: int = 0
-    metrics_address: tuple[Address, int] | None = None  # where /metrics is served over TCP as well
+    metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
     shared_probes: bool = False
-    fifo: Fifo | None = None  # that services and servers alone are told to
+    fifo: Fifo | None = None  # for events of services and servers only
     startup_script: Script | None = None  # runs to its end before anything else
     startup_script_timeout_s: float = 10.0
     shutdown_script: Script | None = None  # runs after everything else
@@ -106,12 +106,12 @@ class GlobalSettings:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole configuration file, its includes and defaults in place."""
+    """A whole configuration file, with its includes and defaults."""
 
     services: tuple[WantedService, ...] = ()
     settings: GlobalSettings = field(default_factory=GlobalSettings)
     vrrp: VrrpConfiguration = field(default_factory=VrrpConfiguration)
 
     def by_name(self) -> Mapping[str, WantedService]:
-        """The services by their names."""
+        """Return the services by their names."""
         return {service.name: service for service in self.services}

@@ -1,4 +1,4 @@
-"""Virtual addresses put on devices and taken off, all of them in one call that waits for nothing."""
+"""Adding and removing many addresses in one call that does not wait."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ NO_DAD, HOME, MANAGE_TEMPORARY, NO_PREFIX_ROUTE, JOIN_GROUP = 0x02, 0x10, 0x100,
 ENDLESS = 0xFFFFFFFF
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
 
-Placed = tuple[HeldAddress, str]  # an address, and the device that it is on
+Placed = tuple[HeldAddress, str]  # an address and its device
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether a thing is now as it was asked for, and otherwise the kernel's refusal in words."""
+    """Whether a change is in force, and otherwise the kernel's error as text."""
 
     done: bool
     trouble: str = ""
 
 
 def hold(addresses: Sequence[Placed]) -> list[Outcome]:
-    """Put them on; one that is there already gets the lifetimes and flags that are asked for."""
+    """Add addresses; one that exists already gets the requested lifetimes and flags."""
     return _each(addresses, lambda held, index: Request(NEW, encoded(held, index), CREATE | REPLACE), "put on", ())
 
 
 def release(addresses: Sequence[Placed]) -> list[Outcome]:
-    """Take them off; one that has gone, or whose device has, is fine."""
+    """Remove addresses; a missing address or device is no error."""
     return _each(addresses, lambda held, index: Request(DELETE, named(held, index)), "taken off", GONE)
 
 
 def encoded(held: HeldAddress, index: int) -> bytes:
-    """All that the kernel is told of an address on the device of that index."""
+    """Encode an address on the device of this index, for RTM_NEWADDR."""
     body = named(held, index)
     if held.broadcast is not None:
         body += attribute(BROADCAST, held.broadcast.packed)
@@ -53,13 +53,13 @@ def encoded(held: HeldAddress, index: int) -> bytes:
         body += u32(FLAGS, flags)
     if (
         held.interface.version == 6 and held.preferred_lft_s != FOREVER
-    ):  # IPv4 chooses its sources without looking at it
+    ):  # IPv4 ignores it when it chooses a source address
         body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
     return body
 
 
 def named(held: HeldAddress, index: int) -> bytes:
-    """What tells an address from others on its device: itself, its prefix length and its peer."""
+    """Encode what identifies an address on its device: itself, its prefix length and its peer."""
     own = held.interface
     head = IFADDRMSG.pack(family_of(own.ip), own.network.prefixlen, 0, held.scope, index)
     if own.version == 6 and held.peer is None:
@@ -68,7 +68,7 @@ def named(held: HeldAddress, index: int) -> bytes:
 
 
 def flags_of(held: HeldAddress) -> int:
-    """IFA_F_*, as ip-address(8) has them."""
+    """Return the flags of an address, IFA_F_*."""
     given = (
         (held.no_dad, NO_DAD),
         (held.home, HOME),
@@ -80,7 +80,7 @@ def flags_of(held: HeldAddress) -> int:
 
 
 def index_of(device: str) -> int:
-    """A device's number in this network namespace; 0 if there is none of that name."""
+    """Return a device's index in this network namespace; 0 if there is none of that name."""
     try:
         return socket.if_nametoindex(device)
     except OSError:
@@ -88,7 +88,7 @@ def index_of(device: str) -> int:
 
 
 def in_words(number: int, words: str) -> str:
-    """An errno and the kernel's own words for it."""
+    """Return the text of an errno with the kernel's message."""
     plain = os.strerror(number)
     return f"{plain} ({words})" if words else plain
 

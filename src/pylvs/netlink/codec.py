@@ -1,6 +1,6 @@
-"""rtnetlink and generic netlink, as much as the data plane needs and fast to start: messages, dumps, attributes.
+"""Messages, dumps and attributes of rtnetlink and generic netlink, in a module that is fast to import.
 
-What is asked is answered for the network namespace of the calling thread. Formats: linux/netlink.h, rtnetlink.h.
+A socket belongs to the network namespace of the calling thread. Formats: linux/netlink.h, rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROUTE, GENERIC = 0, 16
 
 
 class NetlinkError(Exception):
-    """The kernel refused; `number` is its errno, `reason` its own words where it has some."""
+    """The kernel refused a request; `number` is its errno, `reason` its message or ""."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(f"{os.strerror(number)}: {reason}" if reason else os.strerror(number))
@@ -35,7 +35,7 @@ class NetlinkError(Exception):
         self.reason = reason
 
     def as_failure(self, doing: str) -> kernel_errors.PylvsError:
-        """This as an error for the user, with what was being done."""
+        """Return this as an error for the user; `doing` names the failed operation."""
         error = kernel_errors.failure(self.number, doing, needed=("CAP_NET_ADMIN",))
         if self.reason and not isinstance(error, kernel_errors.NotPermitted):
             explained = type(error)(f"{error} ({self.reason})")
@@ -45,32 +45,32 @@ class NetlinkError(Exception):
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded to 4 bytes."""
+    """Return one attribute, padded to 4 bytes."""
     return _ATTRIBUTE.pack(len(value) + 4, kind) + value + bytes(-len(value) % 4)
 
 
 def nested(kind: int, *members: bytes) -> bytes:
-    """An attribute of attributes."""
+    """Return an attribute of attributes."""
     return attribute(kind | _NESTED, b"".join(members))
 
 
 def u32(kind: int, value: int) -> bytes:
-    """An attribute with a number."""
+    """Return an attribute with a number in host order."""
     return attribute(kind, struct.pack("=I", value))
 
 
 def octets(name: str) -> bytes:
-    """A name as the kernel has it: UTF-8, and octets that are none as Python keeps them (PEP 383)."""
+    """Encode a name: UTF-8, with other octets as Python keeps them (PEP 383)."""
     return name.encode(errors="surrogateescape")
 
 
 def text(kind: int, value: str) -> bytes:
-    """An attribute with a name, ending in a zero byte."""
+    """Return an attribute with a name, ending in a zero byte."""
     return attribute(kind, octets(value) + b"\0")
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The attributes of a message by number; of several alike the last."""
+    """Return the attributes of a message by number; of several with one number the last."""
     found = {}
     while offset + 4 <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -82,17 +82,17 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
 
 
 def number(value: bytes | None) -> int:
-    """An attribute as an unsigned number in host order; 0 when it is missing."""
+    """Decode an unsigned number in host order; 0 when the attribute is missing."""
     return int.from_bytes(value or b"", "little" if struct.pack("=H", 1)[0] else "big")
 
 
 def name(value: bytes | None) -> str:
-    """An attribute as a text; empty when it is missing."""
+    """Decode a text; empty when the attribute is missing."""
     return (value or b"").rstrip(b"\0").decode(errors="replace")
 
 
 class Netlink:
-    """A socket to the kernel."""
+    """A netlink socket that waits for the kernel's replies."""
 
     def __init__(self, protocol: int = ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -117,7 +117,7 @@ class Netlink:
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
 
     def _answers(self) -> Iterator[tuple[int, int, bytes]]:
-        """Type, flags and body of each message that answers the last request."""
+        """Yield type, flags and body of each reply to the last request."""
         while True:
             data = self._socket.recv(_RECEIVE)
             at = 0
@@ -129,7 +129,7 @@ class Netlink:
                     yield kind, flags, body
 
     def request(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
-        """Do something and wait for the acknowledgement; the answers that come before it. Raises NetlinkError."""
+        """Send a request and wait for the acknowledgement; return the replies before it. Raises NetlinkError."""
         self._send(kind, REQUEST | ACK | flags, body)
         found = []
         for answer, answer_flags, content in self._answers():
@@ -140,13 +140,13 @@ class Netlink:
         return found
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """All objects of a kind; asked again when they changed meanwhile. Raises NetlinkError."""
+        """Return all objects of a kind; repeat a dump that a change interrupted. Raises NetlinkError."""
         while True:
             self._send(kind, REQUEST | ROOT_DUMP, body)
             found = []
-            torn = False
+            interrupted = False
             for answer, flags, content in self._answers():
-                torn = torn or bool(flags & _DUMP_INTERRUPTED)
+                interrupted = interrupted or bool(flags & _DUMP_INTERRUPTED)
                 if answer == _ERROR:
                     _raise_if_error(content, flags)
                     break
@@ -156,7 +156,7 @@ class Netlink:
                 found.append(content)
                 if not flags & _MULTI:
                     break
-            if not torn:
+            if not interrupted:
                 return found
 
 
@@ -174,7 +174,7 @@ def _raise_if_error(content: bytes, flags: int, body_length: int = _HEADER.size)
 
 
 def generic_family(link: Netlink, wanted: str) -> int | None:
-    """The number of a generic netlink family; None when this kernel does not have it."""
+    """Return the number of a generic netlink family; None when this kernel does not have it."""
     body = struct.pack("=BBH", 3, 1, 0) + text(2, wanted)  # CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME
     try:
         answers = link.request(16, body)  # GENL_ID_CTRL

@@ -1,4 +1,4 @@
-"""The names that iproute2 has for rtnetlink's numbers, its configuration's own included: tables, protocols, scopes."""
+"""iproute2's names for numbers of rtnetlink, from its files too: tables, protocols, scopes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import functools
 from enum import Enum
 from pathlib import Path
 
-FOLDERS = (Path("/usr/share/iproute2"), Path("/etc/iproute2"))  # what a package brings; what an operator says instead
+FOLDERS = (Path("/usr/share/iproute2"), Path("/etc/iproute2"))  # of a package; of the operator, which override them
 
 
 class Names(Enum):
-    """A file of names, and those that rtnetlink.h itself gives."""
+    """A file of names, and those of rtnetlink.h."""
 
     TABLES = "rt_tables", {"unspec": 0, "default": 253, "main": 254, "local": 255}
     SCOPES = "rt_scopes", {"global": 0, "universe": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
@@ -24,7 +24,7 @@ class Names(Enum):
 
 @functools.cache
 def numbers(names: Names, folders: tuple[Path, ...] = FOLDERS) -> dict[str, int]:
-    """Every name with its number. A file that is missing or has lines of another kind says nothing."""
+    """Return every name with its number; ignore missing files and lines of another form."""
     found = dict(names.known)
     for folder in folders:
         for path in (folder / names.file, *sorted((folder / f"{names.file}.d").glob("*.conf"))):
@@ -40,7 +40,7 @@ def numbers(names: Names, folders: tuple[Path, ...] = FOLDERS) -> dict[str, int]
 
 
 def number_of(text: str) -> int | None:
-    """A number, decimal or 0x…; None if it is none."""
+    """Parse a decimal or hexadecimal (0x) number; None for another text."""
     try:
         return int(text, 16 if text[:2].lower() == "0x" else 10)
     except ValueError:
@@ -48,7 +48,7 @@ def number_of(text: str) -> int | None:
 
 
 def named(names: Names, text: str, most: int) -> int | None:
-    """The number of a name, or a number up to `most` as it is; None if it is neither."""
+    """Return the number of a name, or a number up to `most` itself; None for another text."""
     number = number_of(text)
     if number is None:
         return numbers(names).get(text)

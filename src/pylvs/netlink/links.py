@@ -1,6 +1,6 @@
-"""The network devices of the current namespace, their addresses, and the way to an address, as netlink tells them.
+"""Devices of the current network namespace, their addresses, and the route to an address, by netlink.
 
-/sys/class/net is not asked: it may show another namespace's devices.
+/sys/class/net is not used: it may show another namespace's devices.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT = 1, 2, 4  # NETDEV_XDP_ACT_*
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
 
 
-# addresses of documents, far apart: no host has them
+# of the networks for documentation: no host has them
 _ANYWHERE: dict[int, tuple[Address, ...]] = {
     4: (IPv4Address("192.0.2.77"), IPv4Address("203.0.113.177")),
     6: (IPv6Address("2001:db8:77::77"), IPv6Address("3fff:177::77")),
@@ -51,7 +51,7 @@ _ANYWHERE: dict[int, tuple[Address, ...]] = {
 class Device:
     """A network device. `kind` is the driver's name for virtual ones ("veth", "vlan", "bridge"), else empty.
 
-    `lower` is the device a VLAN or macvlan stands on, or a veth's peer; `master` the bridge, bond or VRF above.
+    `lower` is the device below a VLAN or macvlan, or a veth's peer; `master` the bridge, bond or VRF above.
     XDP program numbers are 0 where none is attached.
     """
 
@@ -70,18 +70,18 @@ class Device:
 
     @property
     def bare(self) -> bool:
-        """Whether its packets come without link addresses: tunnels (whose "address" is an IP address), VPNs, PPP."""
+        """Return whether its packets have no link addresses: tunnels (whose "address" is an IP address), VPNs, PPP."""
         return len(self.mac) in (0, 4, 16)
 
     @property
     def has_unicast_address(self) -> bool:
-        """Whether it has an address that others could send to; a link-local one does not count."""
+        """Return whether it has a unicast address beyond loopback and link-local ones."""
         return any(not (each.is_loopback or each.is_link_local or each.is_multicast) for each in self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way to an address: device, next hop (None: the address itself), the source taken, and the kind of route."""
+    """The route to an address: device, next hop (None: the address itself), source address and kind of route."""
 
     ifindex: int
     gateway: Address | None
@@ -97,7 +97,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a device counted: packets and bytes that came in and went out, and those that it lost."""
+    """Counters of a device: packets and bytes received and sent, and packets lost."""
 
     in_packets: int
     out_packets: int
@@ -108,7 +108,7 @@ class Traffic:
 
 
 def to_address(raw: bytes) -> Address:
-    """4 or 16 bytes in network order as an address."""
+    """Return 4 or 16 bytes in network order as an address."""
     return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
 
 
@@ -134,7 +134,7 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
 
 
 def _addresses() -> Iterator[tuple[int, Address, tuple[Address, int]]]:
-    """Each device's index with an address, and network and prefix length of what is on the link by it."""
+    """Yield each device's index with an address, and the address and prefix length of its on-link network."""
     with Netlink() as link:
         for message in link.dump(_ADDRESS_GET, _ADDRESS_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
             family, prefix, _flags, _scope, index = _ADDRESS_MESSAGE.unpack_from(message)
@@ -145,7 +145,7 @@ def _addresses() -> Iterator[tuple[int, Address, tuple[Address, int]]]:
 
 
 def addresses_by_device() -> dict[int, list[Address]]:
-    """The addresses of each device, by its index."""
+    """Return the addresses of each device, by its index."""
     found: dict[int, list[Address]] = {}
     for index, address, _ in _addresses():
         found.setdefault(index, []).append(address)
@@ -153,17 +153,17 @@ def addresses_by_device() -> dict[int, list[Address]]:
 
 
 def links() -> list[tuple[int, Address, Network]]:
-    """Each address, the index of its device before it, and the network that is on the link by it behind."""
+    """Return each address as (index of its device, address, on-link network)."""
     return [(index, address, ip_network(network, strict=False)) for index, address, network in _addresses()]
 
 
 def local_addresses() -> set[Address]:
-    """Every address that a device of this namespace holds."""
+    """Return every address that a device of this namespace holds."""
     return {address for held in addresses_by_device().values() for address in held}
 
 
 def devices() -> list[Device]:
-    """All devices, by their index."""
+    """Return all devices, sorted by index."""
     addresses = addresses_by_device()
     with Netlink() as link:
         messages = link.dump(_LINK_GET, _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
@@ -171,19 +171,19 @@ def devices() -> list[Device]:
 
 
 def device(wanted: str | int) -> Device:
-    """The device of a name or an index. Raises NoSuchDevice, listing those that are there."""
+    """Return the device of a name or an index. Raises NoSuchDevice, which lists those that exist."""
     return _device(_link(wanted), addresses_by_device())
 
 
 def traffic(wanted: str | int) -> Traffic:
-    """What a device counted since it was made. Raises NoSuchDevice."""
+    """Return a device's counters since its creation. Raises NoSuchDevice."""
     counted = attributes(_link(wanted), _LINK_MESSAGE.size).get(23, b"")  # IFLA_STATS64
     inside, out, inside_bytes, out_bytes, *lost = struct.unpack_from("=8Q", counted.ljust(64, b"\0"))
     return Traffic(inside, out, inside_bytes, out_bytes, lost[0] + lost[2], lost[1] + lost[3])  # errors and dropped
 
 
 def _link(wanted: str | int) -> bytes:
-    """The kernel's message on a device. Raises NoSuchDevice."""
+    """Return the kernel's message on a device. Raises NoSuchDevice."""
     index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
     body = _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
     try:
@@ -199,13 +199,13 @@ def _link(wanted: str | int) -> bytes:
 
 
 def route_to(address: Address) -> Route | None:
-    """The way the kernel would send to an address; None when there is no route."""
+    """Return the route by which the kernel would send to an address; None when there is none."""
     with Routes() as routes:
         return routes.to(address)
 
 
 class Routes:
-    """Ways to addresses, over one socket and each asked for once: for edits of many."""
+    """Routes to many addresses: one socket, and one request for each address."""
 
     def __init__(self) -> None:
         self._link: Netlink | None = None
@@ -218,22 +218,22 @@ class Routes:
         self.close()
 
     def close(self) -> None:
-        """Forget everything; the next question is asked anew."""
+        """Close the socket and drop all cached routes."""
         self._found.clear()
         if self._link is not None:
             self._link.close()
             self._link = None
 
     def to(self, address: Address) -> Route | None:
-        """The way the kernel would send to an address; None when there is no route."""
+        """Return the route by which the kernel would send to an address; None when there is none."""
         return self._ask(address)[1]
 
     def is_broadcast(self, address: Address) -> bool:
-        """Whether this host's routing takes an address for a broadcast one."""
+        """Return whether this host has a broadcast route to an address."""
         return self._ask(address)[0] == _BROADCAST_ROUTE
 
     def _ask(self, address: Address) -> tuple[int, Route | None]:
-        """The kind of route (0: none), and the way if packets can go it."""
+        """Return the kind of route (0: none), and the route if it leads anywhere."""
         found = self._found.get(address)
         if found is None:
             if self._link is None:
@@ -259,7 +259,7 @@ def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Rou
     gateway, source = found.get(5), found.get(7)  # RTA_GATEWAY, RTA_PREFSRC
     if 18 in found:  # RTA_VIA: a next hop of the other family
         gateway = found[18][2:]
-    if kind not in (1, LOCAL_ROUTE):  # RTN_UNICAST; others are refusals (blackhole, unreachable, prohibit)
+    if kind not in (1, LOCAL_ROUTE):  # RTN_UNICAST; the others drop (blackhole, unreachable, prohibit)
         return kind, None
     return kind, Route(
         number(found.get(4)),  # RTA_OIF
@@ -271,13 +271,13 @@ def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Rou
 
 
 def routed_local(mark: int, family: int) -> bool:
-    """Whether packets of a firewall mark are this host's wherever they go: `ip rule` leads them to a local default."""
+    """Return whether this host delivers all packets of a firewall mark locally, by `ip rule` and a default route."""
     with Netlink() as link:
         return all(_ask_route(link, each, mark)[0] == LOCAL_ROUTE for each in _ANYWHERE[family])
 
 
 def native_xdp(index: int) -> int | None:
-    """What a device's driver can do natively (XDP_BASIC...), from 6.3 on; None when the kernel does not tell."""
+    """Return the XDP features of a driver (XDP_BASIC...), since Linux 6.3; None if the kernel does not report them."""
     with Netlink(GENERIC) as link:
         family = generic_family(link, "netdev")
         if family is None:
@@ -291,7 +291,7 @@ def native_xdp(index: int) -> int | None:
 
 
 def strips_vlan_tags(label: str) -> bool:
-    """Whether a device takes VLAN tags off received frames itself (ethtool's rxvlan), where XDP misses them."""
+    """Return whether a device strips VLAN tags off received frames (ethtool's rxvlan), so XDP does not see them."""
     import array
 
     value = array.array("I", [_GET_FLAGS, 0])

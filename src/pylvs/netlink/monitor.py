@@ -1,4 +1,4 @@
-"""What the kernel tells of links, addresses, routes and rules (rtnetlink(7)). What is cut short tells nothing."""
+"""Decoding of rtnetlink(7) notifications on links, addresses, routes and rules; truncated ones are ignored."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ RTA_DST, RTA_PRIORITY, RTA_TABLE = 1, 6, 15
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 1, 2, 6, 15, 21
 UP, RUNNING = 0x1, 0x40  # IFF_UP; IFF_RUNNING, which is operstate UP or UNKNOWN
 SECONDARY, DAD_FAILED, DEPRECATED, TENTATIVE, OPTIMISTIC = 0x01, 0x08, 0x20, 0x40, 0x04  # IFA_F_*
-CLONED = 0x200  # RTM_F_CLONED: an exception of a route, no route
+CLONED = 0x200  # RTM_F_CLONED: a cached exception of a route, no route
 NUMBER = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
 class LinkNews:
-    """A link as it is now, or as it was when it went."""
+    """A link as it is now, or as it was before its removal."""
 
     index: int
     name: str
     mac: bytes = b""
     mtu: int = 0
     enabled: bool = False  # IFF_UP
-    running: bool = False  # and its carrier, and what is below it
-    below: int = 0  # index of the link that it is on; 0 for none
+    running: bool = False  # also carrier, and the devices below
+    below: int = 0  # index of the lower link; 0 for none
     kind: str = ""  # "macvlan"...; "" for hardware
     gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AddressNews:
-    """An address of a link."""
+    """An address of a link, added, changed or removed."""
 
     index: int
     interface: Interface
@@ -52,13 +52,13 @@ class AddressNews:
 
     @property
     def usable(self) -> bool:
-        """Whether it is known that nobody else has it (RFC 4862)."""
+        """Return whether duplicate address detection has ended without a conflict, or is optimistic (RFC 4862)."""
         return not self.flags & DAD_FAILED and (not self.flags & TENTATIVE or bool(self.flags & OPTIMISTIC))
 
 
 @dataclass(frozen=True, slots=True)
 class RouteKey:
-    """What tells a route from others in the kernel's tables; IPv4 tells kinds apart besides."""
+    """The key of a route in the kernel's tables; for IPv4 the kind belongs to it as well."""
 
     destination: Network
     table: int
@@ -68,7 +68,7 @@ class RouteKey:
 
 @dataclass(frozen=True, slots=True)
 class RouteNews:
-    """A route."""
+    """A route, added, changed or removed."""
 
     key: RouteKey
     protocol: int
@@ -77,7 +77,7 @@ class RouteNews:
 
 @dataclass(frozen=True, slots=True)
 class RuleKey:
-    """What tells a rule of the routing policy from others."""
+    """The key of a rule of the routing policy."""
 
     family: int  # 4 or 6
     preference: int
@@ -89,7 +89,7 @@ class RuleKey:
 
 @dataclass(frozen=True, slots=True)
 class RuleNews:
-    """A rule."""
+    """A rule of the routing policy, added or removed."""
 
     key: RuleKey
     protocol: int
@@ -100,14 +100,14 @@ News = LinkNews | AddressNews | RouteNews | RuleNews
 
 
 def read(data: bytes) -> Iterator[News]:
-    """All that a datagram tells."""
+    """Yield the notifications of a datagram."""
     for kind, _flags, _sequence, body in walk(data):
         if (found := understood(kind, body)) is not None:
             yield found
 
 
 def understood(kind: int, body: bytes) -> News | None:
-    """One message; None if it is of another kind, or cut short."""
+    """Decode one message; None if it is of another kind or truncated."""
     if kind in (NEWLINK, DELLINK):
         return _link(body, kind == DELLINK)
     if kind in (NEWADDR, DELADDR):
@@ -130,7 +130,7 @@ def _link(body: bytes, gone: bool) -> LinkNews | None:
     found = attributes(body, LINK.size)
     called = name(found.get(IFLA_IFNAME))
     if family == socket.AF_BRIDGE or not called:
-        return None  # a port that leaves its bridge is still there
+        return None  # a port that leaves its bridge still exists
     return LinkNews(
         index=index,
         name=called,
@@ -186,7 +186,7 @@ def _rule(body: bytes, gone: bool) -> RuleNews | None:
 
 
 def _network(family: int, packed: bytes | None, length: int) -> Network | None:
-    """A network, the whole of a family's addresses without octets; None if it cannot be."""
+    """Return a network, the default one without octets; None for invalid octets."""
     size = 4 if family == socket.AF_INET else 16 if family == socket.AF_INET6 else 0
     packed = bytes(size) if packed is None else packed
     if not size or len(packed) != size or length > size * 8:
@@ -196,7 +196,7 @@ def _network(family: int, packed: bytes | None, length: int) -> Network | None:
 
 
 def address_of(packed: bytes | None) -> Address | None:
-    """An address of 4 or 16 octets; None for anything else."""
+    """Return an address of 4 or 16 octets; None for another length."""
     if packed is None or len(packed) not in (4, 16):
         return None
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

@@ -1,6 +1,6 @@
-"""nf_tables by netlink (linux/netfilter/nf_tables.h), as much as a few rules need: a table in one transaction.
+"""nf_tables by netlink (linux/netfilter/nf_tables.h): replace a table in one transaction, without starting `nft`.
 
-`nft` is not needed for it, and no process is started. Numbers are in network order.
+Numbers are in network order.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ EQUAL, AT_MOST, AT_LEAST = 0, 3, 5
 MAP = 0x8  # NFT_SET_MAP
 TYPE_IPV4, TYPE_IPV6, TYPE_INDEX, TYPE_NAME = 7, 8, 20, 41  # as nft(8) prints them
 NAME_OCTETS = 16
-HOST_ORDER = struct.pack("=BBIBBI", 0, 4, 1, 1, 4, 1)  # of keys and values, for nft(8) to print them
+HOST_ORDER = struct.pack("=BBIBBI", 0, 4, 1, 1, 4, 1)  # byte order of keys and values, by which nft(8) prints them
 ELEMENTS_AT_ONCE = 500
 
 
 def number(kind: int, value: int) -> bytes:
-    """An attribute with a number."""
+    """Return an attribute with a number in network order."""
     return attribute(kind, struct.pack("!I", value))
 
 
 def expression(name: str, *members: bytes) -> bytes:
-    """One step of a rule."""
+    """Return one expression of a rule."""
     return nested(1, text(1, name), nested(2, *members))  # NFTA_LIST_ELEM: NFTA_EXPR_NAME, NFTA_EXPR_DATA
 
 
 def payload(base: int, offset: int, length: int, register: int = REGISTER_1) -> bytes:
-    """Octets of the packet, from the start of a header, into a register."""
+    """Load octets of the packet, from the start of a header, into a register."""
     return expression("payload", number(1, register), number(2, base), number(3, offset), number(4, length))
 
 
 def meta(key: int, register: int = REGISTER_1) -> bytes:
-    """What is known of the packet, into a register."""
+    """Load metadata of the packet into a register."""
     return expression("meta", number(1, register), number(2, key))
 
 
 def compared(value: bytes, how: int = EQUAL) -> bytes:
-    """Go on only if the first register is so."""
+    """Continue only if the first register compares with the value as `how` says."""
     return expression("cmp", number(1, REGISTER_1), number(2, how), nested(3, attribute(1, value)))
 
 
 def found_in(name: str, into: int | None = None) -> bytes:
-    """Go on only if the first register is in a set; its value there into another register."""
+    """Continue only if the first register is in a set; with `into`, load its value of a map into that register."""
     target = () if into is None else (number(3, into),)
     return expression("lookup", text(1, name), number(2, REGISTER_1), *target)
 
 
 def verdict(code: int) -> bytes:
-    """The end of the rule, and of the packet's way through the chain."""
+    """Return a verdict, which ends rule and chain for the packet."""
     return expression("immediate", number(1, VERDICT), nested(2, nested(2, number(1, code))))
 
 
 def duplicated(address: int, device: int) -> bytes:
-    """A copy is sent to the address, through the device, that are in these registers."""
+    """Send a copy to the address through the device in these registers."""
     return expression("dup", number(1, address), number(2, device))
 
 
@@ -86,7 +86,7 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain at a hook; each rule is its steps."""
+    """A chain at a hook; each rule is a list of expressions."""
 
     name: str
     hook: int
@@ -105,35 +105,35 @@ class Table:
 
 
 def replace(family: int, name: str, table: Table | None) -> tuple[int, str]:
-    """This table instead of that of its name, all at once, or none; errno (0: done) and the kernel's words."""
-    # Made first, so that there is one to delete.
+    """Replace a table atomically, or delete it; return errno (0: done) and the kernel's message."""
+    # Create it first: the deletion fails if there is none.
     messages = [(NEW_TABLE, CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
     if table is not None:
         messages += [(NEW_TABLE, CREATE, text(1, name)), *_content(table)]
-    said = _message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+    batch = _message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     for sequence, (kind, flags, body) in enumerate(messages, 1):
-        said += _message(SUBSYSTEM << 8 | kind, flags | ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
-    said += _message(BATCH_END, 0, len(messages) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+        batch += _message(SUBSYSTEM << 8 | kind, flags | ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
+    batch += _message(BATCH_END, 0, len(messages) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as kernel:
             kernel.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK
             kernel.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK
-            kernel.send(said)
+            kernel.send(batch)
             return _answer(receive_all(kernel))
     except OSError as error:
         return error.errno or errno.EIO, ""
 
 
 def _answer(datagrams: Iterable[bytes]) -> tuple[int, str]:
-    heard = False
+    acknowledged = False
     for data in datagrams:
         for kind, flags, _sequence, body in walk(data):
             if kind == ERROR:
-                heard = True
+                acknowledged = True
                 code, words = refusal(body, flags)
                 if code:
                     return code, words
-    return (0, "") if heard else (errno.EIO, "the kernel did not answer")
+    return (0, "") if acknowledged else (errno.EIO, "the kernel did not answer")
 
 
 def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:

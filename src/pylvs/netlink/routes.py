@@ -1,8 +1,7 @@
-"""Routes and rules of the routing policy added and removed, as many as one likes in one call that waits for nothing.
+"""Adding and removing many routes and rules of the routing policy in one call that does not wait.
 
-They are encoded here, options included, and not given to `ip -batch`: a router that takes over neither starts a
-process for them nor waits for one to say how it went. What `ip route` and `ip rule` can say in words has a number each
-(rtnetlink(7), linux/fib_rules.h).
+They are encoded here, options included, instead of passed to `ip -batch`. So a take-over neither starts a process nor
+waits for one. The numbers of the options of `ip route` and `ip rule` are those of rtnetlink(7) and linux/fib_rules.h.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from pylvs.netlink.rtnl import APPEND, CREATE, EXCL, Request, RouteSocket, attri
 KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 KINDS |= {"throw": 9, "nat": 10}
 WITHOUT_HOPS = ("blackhole", "unreachable", "prohibit", "throw")
-SCOPES = {"local": SCOPE_HOST, "nat": SCOPE_HOST, "broadcast": SCOPE_LINK}  # of the others: global
+SCOPES = {"local": SCOPE_HOST, "nat": SCOPE_HOST, "broadcast": SCOPE_LINK}  # other kinds: global
 OIF, GATEWAY, SOURCE, METRICS, MULTIPATH, FLOW, PREFERENCE, EXPIRES, TTL_PROPAGATE = 4, 5, 7, 8, 9, 11, 20, 23, 26
 HOP = struct.Struct("=HBBi")  # struct rtnexthop
 ONLINK = 4
-IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: what a route gets that names none
+IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: the default
 LOCK, CC_ALGO = 1, 16
 RTAX = {
     name: number
@@ -65,38 +64,38 @@ Thing = TypeVar("Thing", Route, RoutingRule)
 
 
 class NoSuchDevice(Exception):
-    """A next hop is on a device that is not there."""
+    """The device of a next hop does not exist."""
 
 
 def add(routes: Sequence[Route]) -> list[Outcome]:
-    """Add them; one that is there already is fine. The addresses that they name as sources must be there before."""
+    """Add routes; an existing one is no error. The kernel needs the addresses that they name as sources first."""
     return _each(routes, lambda route: Request(NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
 
 
 def remove(routes: Sequence[Route]) -> list[Outcome]:
-    """Remove them; one that has gone is fine."""
+    """Remove routes; a missing one is no error."""
     return _each(routes, lambda route: Request(DELROUTE, encoded(route, going=True)), "removed", GONE)
 
 
 def add_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
-    """Add them; one that is there already is fine."""
+    """Add rules; an existing one is no error."""
     return _each(rules, lambda rule: Request(NEWRULE, encoded_rule(rule), CREATE | EXCL), "added", (errno.EEXIST,))
 
 
 def remove_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
-    """Remove them; one that has gone is fine."""
+    """Remove rules; a missing one is no error."""
     return _each(rules, lambda rule: Request(DELRULE, encoded_rule(rule)), "removed", GONE)
 
 
 def key_of(route: Route) -> RouteKey:
-    """By what the kernel tells of a route when it goes."""
+    """Return the key under which the kernel reports the removal of a route."""
     if route.destination.version == 6:
         return RouteKey(route.destination, route.table, route.metric or IPV6_METRIC)
     return RouteKey(route.destination, route.table, route.metric, route.tos)
 
 
 def key_of_rule(rule: RoutingRule) -> RuleKey:
-    """By what the kernel tells of a rule when it goes."""
+    """Return the key under which the kernel reports the removal of a rule."""
     table = rule.table if rule.action == "table" else 0
     return RuleKey(
         rule.family, rule.preference, ACTIONS[rule.action], table, _some(rule.source), _some(rule.destination)
@@ -104,12 +103,12 @@ def key_of_rule(rule: RoutingRule) -> RuleKey:
 
 
 def _some(network: Network | None) -> Network | None:
-    """None for everything, which the kernel does not tell from nothing."""
+    """Return None for the default network, which the kernel does not distinguish from no network."""
     return network if network is not None and network.prefixlen else None
 
 
 def encoded(route: Route, going: bool = False) -> bytes:
-    """All that the kernel is told of a route, or only by what to know it when it is `going`. Raises NoSuchDevice."""
+    """Encode a route; when it is `going`, only what identifies it. Raises NoSuchDevice."""
     to = route.destination
     hops = () if route.kind in WITHOUT_HOPS else route.next_hops
     scope = SCOPES.get(route.kind, 0) if route.scope is None else route.scope
@@ -160,7 +159,7 @@ def _multipath(hop: NextHop) -> bytes:
 
 
 def _options(route: Route) -> bytes:
-    """What stands in `ip route`'s words."""
+    """Encode the options in the syntax of `ip route`."""
     body, metrics, locked = b"", b"", 0
     for name, words in route.options:
         value = words.removeprefix("lock ")
@@ -192,7 +191,7 @@ def _metric(name: str, value: str) -> bytes:
 
 
 def _time(value: str, parts: int) -> int:
-    """A time in parts of a millisecond; a bare number is one already."""
+    """Parse a time into parts of a millisecond; a number without a unit is in those parts."""
     if value.endswith("ms"):
         return round(float(value.removesuffix("ms")) * parts)
     if value.endswith("s"):
@@ -201,13 +200,13 @@ def _time(value: str, parts: int) -> int:
 
 
 def _realms(words: str) -> int:
-    """FROM/TO, or TO alone."""
+    """Parse FROM/TO, or TO alone."""
     parts = [named(Names.REALMS, part, 0xFFFF) or 0 for part in words.split("/", 1)]
     return parts[0] << 16 | parts[1] if len(parts) == 2 else parts[0]
 
 
 def encoded_rule(rule: RoutingRule) -> bytes:
-    """All that the kernel is told of a rule."""
+    """Encode a rule for RTM_NEWRULE or RTM_DELRULE."""
     body = ROUTE.pack(
         socket.AF_INET if rule.family == 4 else socket.AF_INET6,
         rule.destination.prefixlen if rule.destination else 0,
@@ -232,7 +231,7 @@ def encoded_rule(rule: RoutingRule) -> bytes:
 
 
 def _rule_option(name: str, value: str) -> bytes:
-    """One of those that stand in `ip rule`'s words."""
+    """Encode an option in the syntax of `ip rule`."""
     if name == "uidrange":
         return attribute(FRA_UIDS, struct.pack("=II", *_ends(value)))
     if name in ("sport", "dport"):

@@ -1,8 +1,8 @@
 """Many changes of links, addresses, routes and rules in one call, for a process that must not wait.
 
-The kernel carries out rtnetlink requests while they are being sent, and its answers lie ready afterwards: nothing here
-ever waits for one. What has to be waited for is the kernel's lock of all network configuration, as for any program.
-An address put on and taken off takes some 50 µs of CPU altogether; pyroute2 takes ten times that on an open socket.
+The kernel executes rtnetlink requests within send(2), so its replies are ready afterwards and nothing here waits for
+them. A request still waits for the kernel's RTNL lock, as in any program.
+Adding and removing an address takes 50 µs of CPU in all; pyroute2 takes ten times that on an open socket.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ HEADER = struct.Struct("=IHHII")
 ERROR, DONE, OVERRUN = 2, 3, 4
 CAPPED, ACK_ATTRIBUTES, INTERRUPTED = 0x100, 0x200, 0x10
 SOL_NETLINK, CAP_ACK, EXT_ACK, STRICT = 270, 10, 11, 12
-AT_ONCE = 64  # requests: their answers fit into the smallest receive buffer that is in use
+AT_ONCE = 64  # requests: their replies fit into the smallest receive buffer in use
 RECEIVE = 1 << 17  # octets
-MOST_TORN = 8  # dumps that were torn by changes, until the last one is taken as it is
+MOST_TORN = 8  # dumps that changes interrupted, before the last one is used as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to be done."""
+    """One message to the kernel."""
 
     kind: int
     body: bytes
@@ -56,7 +56,7 @@ class Request:
 
 
 def walk(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Type, flags, sequence number and body of each whole message."""
+    """Yield type, flags, sequence number and body of each whole message."""
     at = 0
     while at + HEADER.size <= len(data):
         length, kind, flags, sequence, _port = HEADER.unpack_from(data, at)
@@ -67,7 +67,7 @@ def walk(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def refusal(body: bytes, flags: int) -> tuple[int, str]:
-    """The errno of an acknowledgement (0 for none), and the kernel's own words where it has some."""
+    """Return the errno of an acknowledgement (0 for none), and the kernel's message or ""."""
     if len(body) < 4:
         return 0, ""
     (code,) = struct.unpack_from("=i", body)
@@ -81,7 +81,7 @@ def refusal(body: bytes, flags: int) -> tuple[int, str]:
 
 
 def receive_all(source: socket.socket) -> Iterator[bytes]:
-    """Every datagram that lies ready. Raises OSError(ENOBUFS) when some were lost."""
+    """Yield every datagram that is ready. Raises OSError(ENOBUFS) when some were lost."""
     while True:
         try:
             yield source.recv(RECEIVE, socket.MSG_DONTWAIT)
@@ -90,7 +90,7 @@ def receive_all(source: socket.socket) -> Iterator[bytes]:
 
 
 class RouteSocket:
-    """A socket to the kernel, of the network namespace that the calling thread is in."""
+    """A socket to the kernel in the network namespace of the calling thread."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -109,7 +109,7 @@ class RouteSocket:
         self._socket.close()
 
     def do(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
-        """Errno (0: done) and the kernel's words for each, in order; one that fails does not keep the next from it."""
+        """Return errno (0: done) and the kernel's message for each, in order; a failure does not stop the next."""
         found: list[tuple[int, str]] = []
         for start in range(0, len(requests), AT_ONCE):
             found += self._do(requests[start : start + AT_ONCE])
@@ -117,37 +117,37 @@ class RouteSocket:
 
     def _do(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
         first = self._sequence + 1
-        said = bytearray()
+        batch = bytearray()
         for request in requests:
             self._sequence += 1
             length = HEADER.size + len(request.body)
-            said += HEADER.pack(length, request.kind, REQUEST | ACK | request.flags, self._sequence, 0) + request.body
-            said += bytes(-length % 4)
+            batch += HEADER.pack(length, request.kind, REQUEST | ACK | request.flags, self._sequence, 0) + request.body
+            batch += bytes(-length % 4)
         answers: dict[int, tuple[int, str]] = {}
         try:
-            self._socket.send(said)
+            self._socket.send(batch)
             for data in receive_all(self._socket):
                 for kind, flags, sequence, body in walk(data):
                     if kind == ERROR and sequence >= first:
                         answers[sequence - first] = refusal(body, flags)
         except OSError as error:
-            trouble = error.errno or errno.EIO, ""
-            return [answers.get(number, trouble) for number in range(len(requests))]
+            failure = error.errno or errno.EIO, ""
+            return [answers.get(number, failure) for number in range(len(requests))]
         return [answers.get(number, (errno.EIO, "the kernel did not answer")) for number in range(len(requests))]
 
     def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
-        """All objects of a kind, as types and bodies; asked again if they changed meanwhile. Raises OSError."""
+        """Return all objects of a kind, as types and bodies; repeat an interrupted dump. Raises OSError."""
         found: list[tuple[int, bytes]] = []
         for _ in range(MOST_TORN):
             self._sequence += 1
             length = HEADER.size + len(body)
             self._socket.send(HEADER.pack(length, kind, REQUEST | DUMP, self._sequence, 0) + body)
-            found, torn, more = [], False, True
+            found, interrupted, more = [], False, True
             while more:
                 for answer, flags, sequence, content in walk(self._socket.recv(RECEIVE)):
                     if sequence != self._sequence:
                         continue
-                    torn = torn or bool(flags & INTERRUPTED)
+                    interrupted = interrupted or bool(flags & INTERRUPTED)
                     if answer in (ERROR, DONE):
                         more = False
                         code = refusal(content, 0)[0]
@@ -155,6 +155,6 @@ class RouteSocket:
                             raise OSError(code, os.strerror(code))
                     else:
                         found.append((answer, content))
-            if not torn:
+            if not interrupted:
                 break
         return found

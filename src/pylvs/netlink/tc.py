@@ -31,13 +31,13 @@ _DIRECT_ACTION = 1
 _ALL_PROTOCOLS = 0x0300  # htons(ETH_P_ALL)
 _HANDLE = 0x1B5
 NAME_PREFIX = "pylvs-"
-# Before what others put there by default (from 49152 downwards), behind who wants to be first (1).
+# Before the default priorities of other programs (from 49152 downwards), after a filter that must be first (1).
 PRIORITIES = {"realserver": 4, "director": 5}
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter on one side of a device; `program` is 0 and `label` the kind for what is not BPF."""
+    """A filter on one side of a device; without BPF, `program` is 0 and `label` the kind of filter."""
 
     priority: int
     handle: int
@@ -50,12 +50,12 @@ def _message(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
 
 
 def has_clsact(link: Netlink, ifindex: int) -> bool:
-    """Whether the device has the qdisc that the filters hang on."""
+    """Return whether the device has clsact, to which the filters belong."""
     return ifindex in clsact_devices(link, ifindex)
 
 
 def clsact_devices(link: Netlink, ifindex: int = 0) -> list[int]:
-    """The devices (or: this device, if it is one) that have clsact."""
+    """Return the devices with clsact, all or only the given one."""
     found = []
     for message in link.dump(_GET_QDISC, _message(ifindex, 0, 0)):
         _family, index, _handle, parent, _info = _MESSAGE.unpack_from(message)
@@ -65,7 +65,7 @@ def clsact_devices(link: Netlink, ifindex: int = 0) -> list[int]:
 
 
 def add_clsact(link: Netlink, ifindex: int) -> bool:
-    """Put clsact on a device; False when it was there. Raises NetlinkError."""
+    """Add clsact to a device; return False when it had it. Raises NetlinkError."""
     try:
         link.request(_NEW_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"), CREATE | EXCL)
     except NetlinkError as error:
@@ -76,7 +76,7 @@ def add_clsact(link: Netlink, ifindex: int) -> bool:
 
 
 def remove_clsact(link: Netlink, ifindex: int) -> bool:
-    """Take clsact off a device unless somebody's filter is there; whether it was taken off."""
+    """Remove clsact from a device unless it has filters; return whether it was removed."""
     if not has_clsact(link, ifindex) or any(filters(link, ifindex, side) for side in (INGRESS, EGRESS)):
         return False
     link.request(_DELETE_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"))
@@ -84,7 +84,7 @@ def remove_clsact(link: Netlink, ifindex: int) -> bool:
 
 
 def filters(link: Netlink, ifindex: int, side: int) -> list[Filter]:
-    """All filters on one side of a device, ours and others'."""
+    """Return all filters on one side of a device, ours and others'."""
     found = []
     for message in link.dump(_GET_FILTER, _message(ifindex, 0, side)):
         _family, _index, handle, _parent, info = _MESSAGE.unpack_from(message)
@@ -98,14 +98,14 @@ def filters(link: Netlink, ifindex: int, side: int) -> list[Filter]:
 
 
 def is_ours(found: Filter, role: str) -> bool:
-    """Whether a filter is one that `set_filter` made for this role."""
+    """Return whether `set_filter` made a filter for this role."""
     return found.label == NAME_PREFIX + role and found.priority == PRIORITIES[role] and found.handle == _HANDLE
 
 
 def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int) -> None:
-    """Make our filter run this program, in place of the one it ran. Raises NetlinkError, FileExistsError.
+    """Let our filter run this program instead of its present one. Raises NetlinkError, FileExistsError.
 
-    FileExistsError (its text is the filter's name): somebody else's filter has our priority.
+    FileExistsError (its text is the filter's name): a filter of another program has our priority.
     """
     priority = PRIORITIES[role]
     taken = [each for each in filters(link, ifindex, side) if each.priority == priority and not is_ours(each, role)]
@@ -117,12 +117,12 @@ def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int) 
 
 
 def our_filter(link: Netlink, ifindex: int, side: int, role: str) -> Filter | None:
-    """The filter of this role, where there is one."""
+    """Return our filter of this role, or None."""
     return next((each for each in filters(link, ifindex, side) if is_ours(each, role)), None)
 
 
 def remove_filter(link: Netlink, ifindex: int, side: int, role: str) -> bool:
-    """Remove our filter; False when there was none. Raises NetlinkError."""
+    """Remove our filter; return False when there was none. Raises NetlinkError."""
     if our_filter(link, ifindex, side, role) is None:
         return False
     body = _message(ifindex, _HANDLE, side, PRIORITIES[role] << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")

@@ -1,4 +1,4 @@
-"""The XDP hook of a device by netlink: never in place of a program that is not ours."""
+"""Attaching to the XDP hook of a device by netlink, without replacing programs that are not ours."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SET_LINK = 19  # RTM_SETLINK
 _XDP, _FD, _FLAGS, _EXPECTED = 43, 1, 3, 8  # IFLA_XDP, IFLA_XDP_*
 _IF_NOEXIST, _GENERIC, _NATIVE, _REPLACE = 1, 2, 4, 16  # XDP_FLAGS_*
 MODES = {"native": _NATIVE, "generic": _GENERIC}
-PROGRAM_PREFIX = "pylvs"  # the names of our XDP programs begin so
+PROGRAM_PREFIX = "pylvs"  # of the names of our XDP programs
 
 
 def set_program(link: Netlink, ifindex: int, mode: str, program: int, instead_of: int = 0) -> None:
-    """Attach a program (-1: none) by its descriptor where nothing is, or in place of program number `instead_of`.
+    """Attach a program (-1: none) by its descriptor to a free hook, or in place of program number `instead_of`.
 
-    Atomic: the kernel compares. Raises NetlinkError; EEXIST or EBUSY when another program is there.
+    This is atomic: the kernel compares the numbers. Raises NetlinkError; EEXIST or EBUSY when another program is there.
     """
     members = [u32(_FD, program & 0xFFFFFFFF)]
     expected = -1
@@ -37,12 +37,12 @@ def set_program(link: Netlink, ifindex: int, mode: str, program: int, instead_of
 
 
 def is_ours(program: int) -> bool:
-    """Whether a program, by its number, is an entry of ours."""
+    """Return whether the program of a number is an entry program of ours."""
     return program_name(program).startswith(PROGRAM_PREFIX)
 
 
 def program_name(program: int) -> str:
-    """The name of a program by its number; empty when it has none or went away."""
+    """Return the name of the program of a number; empty when it has none or is gone."""
     try:
         return kernel.describe_program(program).name
     except PylvsError:

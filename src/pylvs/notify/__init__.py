@@ -1,1 +1,1 @@
-"""How an operator learns of events: scripts, named pipes, mail."""
+"""Notification of an operator by scripts, named pipes and mail."""

@@ -1,6 +1,6 @@
-"""Named pipes that an operator's programs read: whether they read or not, nobody waits for them.
+"""Named pipes that an operator's programs read; pylvs never waits for a reader.
 
-The pipe is open for reading as well, so that a line may be written while nobody reads, and stays for whoever comes.
+The writer opens the pipe for reading as well. So it can write lines without a reader, and a later reader gets them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pylvs.system.logs import get_logger
 from pylvs.system.processes.accounts import script_account
 from pylvs.system.processes.scripts import Processes
 
-MOST_WAITING = 10_000  # lines that do not fit into the pipe; what is older gives way
-FINISH_S = 2.0  # at the end, for a reader that is slow
+MOST_WAITING = 10_000  # lines that do not fit into the pipe; the oldest are dropped
+FINISH_S = 2.0  # at the end, for a slow reader
 _MODE = 0o600
 _TICK_S = 0.01
 
 
 class FifoWriter:
-    """One pipe, made if it is not there; from within a running event loop."""
+    """Writes one pipe, created if missing; for use within a running event loop."""
 
     def __init__(self, path: str, user: str = "", group: str = "", keep: bool = False) -> None:
-        """With `keep` it is not removed at the end. Raises PylvsError."""
+        """With `keep` the pipe is not removed at the end. Raises PylvsError."""
         self.path = path
         try:
             self._descriptor, self._made = _open(path, user, group)
@@ -45,19 +45,19 @@ class FifoWriter:
         self._log = get_logger()
 
     def write(self, line: str) -> None:
-        """A line, now or once there is room."""
+        """Write a line, now or once the pipe has space."""
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             self._lost += 1
             if self._lost == 1:
-                self._log.warning("nobody reads a notify FIFO: its oldest lines are lost", path=self.path)
+                self._log.warning("a notify FIFO has no reader: its oldest lines are lost", path=self.path)
         self._waiting.append(line.encode(errors="surrogateescape") + b"\n")
         self._flush()
 
     def _flush(self) -> None:
         while self._waiting:
             try:
-                os.write(self._descriptor, self._waiting[0])  # whole or not at all, being shorter than PIPE_BUF
+                os.write(self._descriptor, self._waiting[0])  # below PIPE_BUF: whole or not at all
             except BlockingIOError:
                 break
             self._waiting.popleft()
@@ -76,9 +76,9 @@ class FifoWriter:
             self._watched = wanted
 
     async def finish(self) -> None:
-        """Give a reader a little time for what is left, then close: it then finds the end.
+        """Give a reader FINISH_S for the lines that wait, then close the pipe.
 
-        What is in the pipe stays there for as long as somebody has it open.
+        The lines in the pipe stay while a reader has it open.
         """
         deadline = asyncio.get_running_loop().time() + FINISH_S
         while self._waiting and asyncio.get_running_loop().time() < deadline:
@@ -88,13 +88,13 @@ class FifoWriter:
         self.close()
 
     def close(self) -> None:
-        """At once; removes the pipe that this made."""
+        """Close the pipe at once, and remove it if this object created it."""
         self._watch(False)
         os.close(self._descriptor)
         self.remove()
 
     def remove(self) -> None:
-        """Let nobody find it any more; who has it open may still read. Only if this made it."""
+        """Unlink the pipe if this object created it; readers that have it open still read."""
         if self._made:
             self._made = False
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ class FifoWriter:
 
 
 def _open(path: str, user: str, group: str) -> tuple[int, bool]:
-    """The pipe, and whether it was not there before. Raises PylvsError and OSError."""
+    """Return the descriptor, and whether the pipe was created. Raises PylvsError and OSError."""
     owner = script_account(user, group)
     made = True
     try:
@@ -114,7 +114,7 @@ def _open(path: str, user: str, group: str) -> tuple[int, bool]:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             raise PylvsError(f"{path}: not a named pipe; remove it, or name another")
         if made:
-            os.fchmod(descriptor, _MODE)  # whatever the umask
+            os.fchmod(descriptor, _MODE)  # mkfifo(2) applies the umask
             os.fchown(descriptor, owner.uid, owner.gid)
     except (OSError, PylvsError):
         os.close(descriptor)
@@ -122,16 +122,15 @@ def _open(path: str, user: str, group: str) -> tuple[int, bool]:
     return descriptor, made
 
 
-# --- fifo readers ----------------------------------------------------------------------------------------------------
-# Programs that read a notify FIFO: started with it, and again when they end before it does.
+# --- reader programs -------------------------------------------------------------------------------------------------
 
 
-FIRST_S, LONGEST_S = 1.0, 60.0  # before it is started again; the longer, the oftener it ended
-READER_FINISH_S = 3.0  # at the end, to read what is in the pipe
+FIRST_S, LONGEST_S = 1.0, 60.0  # before a restart; doubled after each short run
+READER_FINISH_S = 3.0  # at the end, to read the lines in the pipe
 
 
 class Reader:
-    """One of them; it gets the pipe's path as its last argument."""
+    """Runs the program that reads a notify FIFO, and restarts it; its last argument is the pipe's path."""
 
     def __init__(self, script: Script, path: str, processes: Processes) -> None:
         self._script = replace(script, arguments=(*script.arguments, path))
@@ -141,11 +140,11 @@ class Reader:
         self._task = asyncio.get_running_loop().create_task(self._keep_running())
 
     def last(self) -> None:
-        """It is not started again."""
+        """Do not restart the program when it ends."""
         self._last = True
 
     async def finish(self) -> None:
-        """Nobody writes any more: let it read to the end, for a while."""
+        """Give the program READER_FINISH_S to read to the end of the closed pipe, then end it."""
         self._last = True
         await asyncio.wait({self._task}, timeout=READER_FINISH_S)
         self._task.cancel()
@@ -159,31 +158,30 @@ class Reader:
                 return
             self._log.warning("the reader of a notify FIFO has ended", script=str(self._script), end=str(ended))
             for line in ended.lines():
-                self._log.info(f"the reader of a notify FIFO said: {line}")
+                self._log.info(f"output of the reader of a notify FIFO: {line}")
             delay_s = FIRST_S if ended.seconds > LONGEST_S else delay_s
             await asyncio.sleep(delay_s)
             delay_s = min(LONGEST_S, 2 * delay_s)
 
 
-# --- fifo set --------------------------------------------------------------------------------------------------------
-# The named pipes of a configuration, each with the program that reads it, if it has one.
+# --- all pipes of a configuration ------------------------------------------------------------------------------------
 
 
 class FifoSet:
-    """Writes every line to all of them; from within a running event loop."""
+    """Writes every line to all pipes of a configuration; for use within a running event loop."""
 
     def __init__(self) -> None:
-        self._readers = Processes()  # for programs that run for ever
+        self._readers = Processes()  # for reader programs, which have no timeout
         self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._log = get_logger()
 
     def configure(self, fifos: Iterable[Fifo], settings: GlobalSettings, foreign: Collection[str] = ()) -> None:
-        """These from now on; those that stay are not touched. At `foreign` paths, another process runs the reader."""
+        """Replace the pipes; unchanged ones stay open. At `foreign` paths, another process runs the reader."""
         self._readers.configure(settings.script_user, settings.script_group, settings.script_security)
         wanted = dict.fromkeys(fifos)
         for fifo in [each for each in self._open if each not in wanted]:
-            self._open[fifo][0].remove()  # another may come to its place
+            self._open[fifo][0].remove()  # a new pipe may get the same path
             task = asyncio.get_running_loop().create_task(self._finish(*self._open.pop(fifo)))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
@@ -203,12 +201,12 @@ class FifoSet:
         self._open[fifo] = writer, reader
 
     def write(self, line: str) -> None:
-        """A line, to all of them; nobody waits."""
+        """Write a line to all pipes, without waiting."""
         for writer, _ in self._open.values():
             writer.write(line)
 
     async def finish(self) -> None:
-        """Give readers a little time for what is not read yet."""
+        """Give readers a little time for the rest, then close all pipes."""
         last, self._open = self._open, {}
         await asyncio.gather(*self._ending, *(self._finish(*each) for each in last.values()))
         await self.close()
@@ -221,7 +219,7 @@ class FifoSet:
             await reader.finish()
 
     async def close(self) -> None:
-        """At once."""
+        """Close all pipes and end their readers at once."""
         for writer, _ in self._open.values():
             writer.close()
         self._open.clear()

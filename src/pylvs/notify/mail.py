@@ -1,6 +1,6 @@
-"""Handing a message to a mail server (RFC 5321), as much of it as an alert needs.
+"""Alerts by mail: a bounded queue, and a minimal SMTP client (RFC 5321).
 
-Why not smtplib: it blocks, so each hanging server would hold a thread that nothing can end, not even the daemon's end.
+smtplib blocks: each hanging server would hold a thread that nothing can end, not even the end of the daemon.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ READY, DONE, CLOSING, START_INPUT = 220, 250, 221, 354
 
 
 class Refused(Exception):
-    """The message was not taken, and why."""
+    """The server did not accept the message; the text gives the reason."""
 
 
 async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
-    """Send it to all recipients; those that the server refused, with its words. Raises Refused if nobody gets it."""
+    """Send to all recipients; return those that the server refused, with its reply. Raises Refused if all are."""
     where = f"{mail.server} port {mail.port}"
     try:
         async with asyncio.timeout(mail.connect_timeout_s):
@@ -51,7 +51,7 @@ async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
 
 
 class _Session:
-    """A conversation; OSError, EOFError and ValueError end it, with words for whoever reads the log."""
+    """One SMTP session. Its failures are OSError, EOFError and ValueError, with a text for the log."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience_s: float) -> None:
         self._reader, self._writer, self._patience_s = reader, writer, patience_s
@@ -66,11 +66,11 @@ class _Session:
             if code // 10 != DONE // 10:  # 250 or 251
                 refused[recipient] = words
         if len(refused) == len(mail.recipients):
-            raise ValueError(next(iter(refused.values()), "nobody to send it to"))
+            raise ValueError(next(iter(refused.values()), "no recipients"))
         await self._say("DATA", START_INPUT)
         self._writer.write(_with_dots(message))
         await self._expect("the message", DONE)
-        self._writer.write(b"QUIT\r\n")  # whatever it says to that, the message is its own now
+        self._writer.write(b"QUIT\r\n")  # its reply does not matter: the server has accepted the message
         with contextlib.suppress(OSError, EOFError, ValueError):
             await self._expect("QUIT", CLOSING)
         return refused
@@ -92,7 +92,7 @@ class _Session:
             raise ValueError(f"after {what}: {words}")
 
     async def _reply(self, what: str) -> tuple[int, str]:
-        """The code of a reply, and its words."""
+        """Return the code and the text of a reply."""
         lines: list[str] = []
         try:
             async with asyncio.timeout(self._patience_s):
@@ -112,31 +112,28 @@ class _Session:
 
 
 def _plain(address: str) -> str:
-    """An address as a command takes it: without the name before it, and nothing that could end the line."""
+    """Return an address for a command: without the display name and without characters that could end the line."""
     inner: Sequence[str] = address.rsplit("<", 1)
     return "".join(c for c in inner[-1].split(">")[0].strip() if c.isprintable() and c not in "<> ")
 
 
 def _with_dots(message: bytes) -> bytes:
-    """Lines that begin with a dot get another, and one alone ends it (RFC 5321 4.5.2)."""
+    """Double the dot at the start of a line, and append the final dot (RFC 5321 4.5.2)."""
     lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in [*lines]) + b".\r\n"
 
 
-# --- mail ------------------------------------------------------------------------------------------------------------
-# Alerts by mail: a queue of a bounded length, sent one after the other.
-#
-# Neither many events nor a mail server that is down or slow cost the process that puts them anything.
+# --- queue of alerts -------------------------------------------------------------------------------------------------
 
 
 MOST_WAITING = 500
-OLDEST_S = 600.0  # an alert that could not be sent for so long is no news
-FINISH_S = 5.0  # at the end, for what is not sent yet
+OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
+FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A mail to be sent."""
+    """A mail to send."""
 
     subject: str
     body: str
@@ -144,7 +141,7 @@ class Alert:
 
 
 class Outbox:
-    """Sends alerts to whom the last configuration names."""
+    """Sends alerts one after the other to the recipients of the last configuration; `put` does not wait."""
 
     def __init__(self) -> None:
         self._mail = Mail()
@@ -155,15 +152,15 @@ class Outbox:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is being sent."""
+        """Return whether a mail is being sent."""
         return self._task is not None and not self._task.done()
 
     def configure(self, mail: Mail) -> None:
-        """Where alerts go from now on."""
+        """Set server and recipients of further alerts."""
         self._mail = mail
 
     def put(self, alert: Alert) -> None:
-        """Send it soon; nothing is sent without recipients."""
+        """Queue an alert; without recipients nothing is sent."""
         if not self._mail.recipients:
             return
         if len(self._waiting) >= MOST_WAITING:
@@ -190,7 +187,7 @@ class Outbox:
                 self._lost = 0
 
     async def finish(self) -> None:
-        """Send what waits for a while, then let it be."""
+        """Send for FINISH_S, then drop the rest."""
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=FINISH_S)
             if self._task.cancel():
@@ -199,7 +196,7 @@ class Outbox:
 
 
 def message(alert: Alert, mail: Mail) -> bytes:
-    """As it goes over the wire, but for the dots (RFC 5322)."""
+    """Return an alert as a message (RFC 5322), before the doubling of dots."""
     made = EmailMessage()
     made["Date"] = formatdate(alert.at, localtime=True)
     made["From"] = mail.sender or f"keepalived@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""The devices of this network namespace and the addresses that they hold."""
+"""Devices of this network namespace and their addresses, by pyroute2."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Holding:
 
 @contextmanager
 def netlink() -> Iterator[IPRoute]:
-    """A route socket, for several operations at the price of one."""
+    """Yield a route socket for several operations: opening one is expensive."""
     with IPRoute() as route:
         yield route
 
 
 def explained(error: NetlinkError, what: str) -> PylvsError:
-    """The kernel's refusal as one line."""
+    """Return the kernel's error with a text of one line."""
     if error.code == errno.EPERM:
         return NotPermitted(f"{what}: Operation not permitted; CAP_NET_ADMIN is needed: run as root")
     if error.code == errno.EOPNOTSUPP:
@@ -65,7 +65,7 @@ def _words(error: NetlinkError) -> str:
 
 
 def devices(route: IPRoute) -> list[Device]:
-    """All of them, by index."""
+    """Return all devices, sorted by index."""
     found = [
         Device(
             index=link["index"],
@@ -86,7 +86,7 @@ def _kind(link: Any) -> str:
 
 
 def device(route: IPRoute, name: str) -> Device:
-    """The device of this name. Raises NoSuchDevice, listing those that there are."""
+    """Return the device of this name. Raises NoSuchDevice, which lists those that exist."""
     known = devices(route)
     for each in known:
         if each.name == name:
@@ -95,7 +95,7 @@ def device(route: IPRoute, name: str) -> Device:
 
 
 def holdings(route: IPRoute) -> list[Holding]:
-    """Every address of every device."""
+    """Return every address of every device."""
     names = {each.index: each.name for each in devices(route)}
     found = []
     for message in route.get_addr():
@@ -109,7 +109,7 @@ def holdings(route: IPRoute) -> list[Holding]:
 
 
 def free_label(held: list[Holding], name: str) -> str:
-    """`lo:0`, or the next number that nobody uses; "" if the device's name leaves no room for one."""
+    """Return `lo:0`, or with the next free number; "" if the device's name is too long for a label."""
     taken = {each.label for each in held}
     number = next(n for n in range(len(taken) + 1) if f"{name}:{n}" not in taken)
     label = f"{name}:{number}"
@@ -117,11 +117,11 @@ def free_label(held: list[Holding], name: str) -> str:
 
 
 def add_address(route: IPRoute, address: Address, where: Device, label: str = "") -> None:
-    """Put one host address (/32, /128) on a device; IPv6 without a wait for duplicates. Raises PylvsError."""
+    """Add a host address (/32, /128) to a device; for IPv6 without duplicate address detection. Raises PylvsError."""
     bits = address.max_prefixlen
     more: dict[str, Any] = {}
     if address.version == 4:
-        more["broadcast"] = str(address)  # a host route's broadcast is itself, as lvs_rs.sh always wrote it
+        more["broadcast"] = str(address)  # a host route's broadcast is itself, as in the usual script lvs_rs.sh
         if label:
             more["label"] = label
     else:
@@ -138,7 +138,7 @@ def add_address(route: IPRoute, address: Address, where: Device, label: str = ""
 
 
 def remove_address(route: IPRoute, address: Address, where: Device) -> None:
-    """Take it off again; one that has gone already is no error. Raises PylvsError."""
+    """Remove an address; a missing one is no error. Raises PylvsError."""
     bits = address.max_prefixlen
     try:
         route.addr("del", index=where.index, family=family_of(address), address=str(address), prefixlen=bits)
@@ -156,7 +156,7 @@ def set_up(route: IPRoute, where: Device, up: bool) -> None:
 
 
 def has_family(route: IPRoute, family: int, names: set[str]) -> bool:
-    """Whether one of the devices has an address of the family beyond link-local ones."""
+    """Return whether one of the devices has an address of the family beyond link-local ones."""
     return any(
         each.device in names and family_of(each.address) == family and not each.address.is_link_local
         for each in holdings(route)

@@ -1,8 +1,8 @@
-"""Unwrapping tunnelled packets on a real server: by the kernel's tunnel devices, or by a program at the ingress.
+"""Decapsulation on a real server: by the kernel's tunnel devices, or by a program at the ingress.
 
-IP in IP the kernel unwraps by tunl0 (4-in-4), ip6tnl0 (6-in-6 and 4-in-6) and sit0 (6-in-4). Where it has none of those
-that a VIP needs, `realserver.bpf.c` does it, for packets whose inner destination is one of the VIPs; and so it does
-for GRE and GUE anywhere: the kernel's own devices take packets of one kind of checksum each.
+The kernel decapsulates IPIP by tunl0 (4-in-4), ip6tnl0 (6-in-6 and 4-in-6) and sit0 (6-in-4). If a kernel lacks the
+device that a VIP needs, `realserver.bpf.c` decapsulates packets with an inner destination among the VIPs. The program
+handles all GRE and GUE: a tunnel device of the kernel accepts packets with one kind of checksum only.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from pylvs.system.undo_log import Memory
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-# device, its kind, the kernel module, and the version of IP that it takes out (ip6tnl0: both, once its mode is "any")
+# device, its kind, the kernel module, and the inner version of IP (ip6tnl0: both, once its mode is "any")
 TUNNELS = (
     ("tunl0", "ipip", "ipip", (4,)),
     ("ip6tnl0", "ip6tnl", "ip6_tunnel", (4, 6)),
     ("sit0", "sit", "sit", (6,)),
 )
 TUNNEL_KINDS = {kind for _, kind, _, _ in TUNNELS}
-NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program must do the work
+NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program decapsulates
 
 
 def word(tunnel: Tunnel) -> str:
-    """How a tunnel is remembered: "ipip", "gre", "gue:6080"; checksums are seen in the packets."""
+    """Return the name of a tunnel in the undo log: "ipip", "gre", "gue:6080"; the packets show the checksums."""
     name = tunnel.kind.name.lower()
     return f"{name}:{tunnel.port}" if tunnel.kind == TunnelKind.GUE else name
 
 
 def _kinds(memory: Memory) -> dict[TunnelKind, list[int]]:
-    """The tunnels remembered, with their ports."""
+    """Return the recorded tunnels with their ports."""
     found: dict[TunnelKind, list[int]] = {}
     for name, _, port in (each.partition(":") for each in memory.tunnels):
         found.setdefault(TunnelKind[name.upper()], []).extend([int(port)] if port else [])
@@ -49,7 +49,7 @@ def _kinds(memory: Memory) -> dict[TunnelKind, list[int]]:
 
 
 def up(memory: Memory, route: IPRoute, vips: Sequence[Address], concerned: Sequence[Device]) -> list[str]:
-    """Unwrap packets for these VIPs; what was changed, in lines. Raises PylvsError."""
+    """Decapsulate packets for these VIPs; return the changes as lines. Raises PylvsError."""
     kinds = _kinds(memory)
     versions = {vip.version for vip in vips} if TunnelKind.IPIP in kinds else set()
     made = {name: _kernel_device(memory, route, name, kind, module) for name, kind, module, _ in TUNNELS if versions}
@@ -71,7 +71,7 @@ def up(memory: Memory, route: IPRoute, vips: Sequence[Address], concerned: Seque
 
 
 def down(memory: Memory, route: IPRoute) -> list[str]:
-    """Undo it. Raises PylvsError."""
+    """Undo `up`. Raises PylvsError."""
     done = ingress.detach(memory, route)
     for name in memory.devices_up:
         if name in {each for each, _, _, _ in TUNNELS}:

@@ -1,6 +1,6 @@
-"""The unwrapping program (`realserver.bpf.c`) at devices' TC ingress.
+"""The decapsulating program (`realserver.bpf.c`) at the TC ingress of devices.
 
-It lives as long as the filter does: nothing is pinned, and a change puts a new copy in its place.
+The filter keeps it alive, so nothing is pinned. A change attaches a new copy.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def attach(
     ports: Sequence[int],
     names: Sequence[str],
 ) -> list[str]:
-    """Run the program for these VIPs with their tunnels and these ports of GUE; what was changed, in lines.
+    """Run the program for these VIPs with their tunnels and these GUE ports; return the changes as lines.
 
-    It takes the place of one that runs already, device by device, in one step each. Raises PylvsError.
+    On each device it replaces the running program atomically. Raises PylvsError.
     """
     done: list[str] = []
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
@@ -66,7 +66,7 @@ def attach(
 
 
 def forget_gone(memory: Memory, route: IPRoute) -> list[str]:
-    """Devices that went, or were renamed, took the program along; in lines."""
+    """Drop devices that were removed or renamed from the undo log; return them as lines."""
     there = {each.name for each in devices(route)}
     gone = [name for name in memory.programs if name not in there]
     memory.programs[:] = [name for name in memory.programs if name in there]
@@ -75,11 +75,11 @@ def forget_gone(memory: Memory, route: IPRoute) -> list[str]:
 
 
 def detach(memory: Memory, route: IPRoute) -> list[str]:
-    """Take the program off again, and what was made to hold it; what was changed, in lines."""
+    """Detach the program, and remove the clsact that was added for it; return the changes as lines."""
     done = []
     with Netlink() as link:
         for name in memory.programs:
-            with contextlib.suppress(PylvsError, NetlinkError):  # a device that has gone took it along
+            with contextlib.suppress(PylvsError, NetlinkError):  # the device may be gone, and its filter with it
                 where = device(route, name)
                 if tc.remove_filter(link, where.index, tc.INGRESS, ROLE):
                     done.append(f"the program at the ingress of {name} is off")
@@ -92,17 +92,17 @@ def detach(memory: Memory, route: IPRoute) -> list[str]:
 
 
 class Counts(NamedTuple):
-    """Packets since the program was put there, in the order of the program's own list."""
+    """Packets since the program was attached, in the order of the program's counters."""
 
     unwrapped: int
-    fragments: int  # of outer packets: nobody puts them together here, so they are left alone
+    fragments: int  # outer packets that are fragments: passed to the stack, because the program does not reassemble
     congested: int  # dropped, as RFC 6040 wants
     failed: int
     corrupt: int  # dropped: a checksum of the tunnel was wrong
 
 
 def status(memory: Memory, route: IPRoute) -> list[tuple[str, Counts | None]]:
-    """(device, what our program did there; None if it has gone)."""
+    """Return each device with the counters of our program; None if the program is gone."""
     found: list[tuple[str, Counts | None]] = []
     with Netlink() as link:
         for name in memory.programs:
@@ -126,7 +126,7 @@ def _counts(program: int) -> Counts | None:
 
 @contextmanager
 def _loaded(vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int]) -> Iterator[int]:
-    """The program's descriptor, its maps filled. Raises PylvsError."""
+    """Yield the program's descriptor, with filled maps. Raises PylvsError."""
     if not OBJECT.exists():
         raise Unsupported(f"{OBJECT}: the program that unwraps packets was not built; install pylvs with pip")
     with BpfObject(OBJECT) as loaded:
@@ -141,7 +141,7 @@ def _loaded(vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int]) 
 
 
 def _key(vip: Address) -> bytes:
-    """struct vip of the program: sixteen bytes of address, then the version of IP."""
+    """Encode struct vip of the program: sixteen bytes of address, then the version of IP."""
     return vip.packed.ljust(16, b"\0") + vip.version.to_bytes(4, "little")
 
 

@@ -1,8 +1,8 @@
-"""Being a real server of direct routing or tunnelling: the VIP on lo, silence about it, and unwrapping of tunnels.
+"""A real server of direct routing or tunnelling: the VIP on lo, no ARP for it, and decapsulation of tunnels.
 
-IPv4: with arp_ignore 1 a device answers ARP only for addresses of its own, so not for those of lo; with arp_announce 2
-no question is asked with the VIP as its sender, which would teach neighbours the wrong link address. IPv6 needs
-neither: neighbour discovery answers, and asks with, only the addresses of the device itself.
+IPv4: with arp_ignore 1 a device answers ARP only for its own addresses, so not for those of lo. With arp_announce 2 no
+ARP request has the VIP as its sender; such a request would teach neighbours the wrong link address. IPv6 needs neither:
+neighbour discovery uses only the addresses of the device itself.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 STATE = Path("/run/pylvs/realserver")
-# Values that keep a device silent about the addresses of lo; anything else becomes the first of them.
+# Values with which a device sends no ARP for addresses of lo; another value is set to the first of them.
 SILENT = {"arp_ignore": (1, 2, 8), "arp_announce": (2,)}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing `status` looked at."""
+    """One check of `status`."""
 
     subject: str
     good: bool
@@ -54,12 +54,12 @@ class Finding:
 
 
 def memory_path(cookie: int) -> Path:
-    """Where the changes in a network namespace are remembered."""
+    """Return the path of the undo log of a network namespace."""
     return STATE / f"{cookie}.json"
 
 
 def parse_vip(text: str) -> Address:
-    """An address that can be a VIP. Raises InvalidOperation."""
+    """Parse an address that can be a VIP. Raises InvalidOperation."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -72,10 +72,10 @@ def parse_vip(text: str) -> Address:
 
 
 def up(vips: Sequence[Address], tunnels: Sequence[Tunnel] = (), names: Sequence[str] = ()) -> list[str]:
-    """Become a real server for these addresses; what was changed, in lines. Twice is harmless.
+    """Become a real server for these addresses; return the changes as lines. Idempotent.
 
-    `tunnels` are what the director wraps packets in, their checksum choices aside. `names` are the devices towards the
-    director; all that are up, if none is given. Raises PylvsError, and then nothing has changed.
+    `tunnels` are the director's encapsulations; their checksum flags do not matter. `names` are the devices towards
+    the director; without them, all that are up. When it raises PylvsError, nothing has changed.
     """
     _need_root()
     with changing(memory_path(network_cookie())) as memory, netlink() as route:
@@ -106,7 +106,7 @@ def _become(
         done.append(f"{loopback.name} is up")
     if any(vip.version == 4 for vip in vips):
         done += _be_silent(memory, ["all", loopback.name, *(each.name for each in concerned)])
-    # The addresses come after the silence: an answer given in between would be remembered by neighbours.
+    # Set the sysctls before the addresses: neighbours would cache an ARP reply sent in between.
     held = holdings(route)
     for vip in vips:
         if any(each.address == vip for each in held):
@@ -124,7 +124,7 @@ def _become(
 
 
 def _undo(memory: Memory, before: Memory, route: IPRoute) -> None:
-    """Take back what was done since, and keep what was there."""
+    """Undo the changes since `before`, and keep earlier ones."""
     with contextlib.suppress(PylvsError):
         for text, name in list(memory.addresses.items()):
             if text not in before.addresses:
@@ -141,7 +141,7 @@ def _undo(memory: Memory, before: Memory, route: IPRoute) -> None:
 
 
 def down(vips: Sequence[Address] = ()) -> list[str]:
-    """End being one, for these addresses or for all; what was restored, in lines. Raises PylvsError."""
+    """Stop being a real server for these addresses, or all; return the changes as lines. Raises PylvsError."""
     _need_root()
     with changing(memory_path(network_cookie())) as memory, netlink() as route:
         done: list[str] = []
@@ -165,7 +165,7 @@ def down(vips: Sequence[Address] = ()) -> list[str]:
 
 
 def status() -> list[Finding]:
-    """Whether all that `up` arranged is still so; nothing if this is no real server."""
+    """Check that all changes of `up` are still in force; return nothing if this is no real server."""
     memory = load(memory_path(network_cookie()))
     with netlink() as route:
         held = holdings(route)
@@ -187,7 +187,7 @@ def _need_root() -> None:
 
 
 def _outward(route: IPRoute) -> list[Device]:
-    """Devices that packets can come by: up, not lo, no tunnels, no ports of a bridge or bond."""
+    """Return the devices that can receive packets: up, not lo, no tunnels, no ports of a bridge or bond."""
     return [
         each
         for each in devices(route)
@@ -214,7 +214,7 @@ def _be_silent(memory: Memory, names: Sequence[str]) -> list[str]:
 
 
 def _silence(name: str) -> Finding:
-    """Whether a device keeps silent: what counts is the higher of its own value and that of "all"."""
+    """Check that a device sends no ARP for the VIP. The kernel uses the higher of its own value and that of "all"."""
     words = []
     good = True
     for setting, silent in SILENT.items():
@@ -225,7 +225,7 @@ def _silence(name: str) -> Finding:
 
 
 def _restore(memory: Memory, route: IPRoute) -> list[str]:
-    """Settings and devices as they were."""
+    """Restore sysctls and devices; return the changes as lines."""
     names = [proc.dotted(name) for name in memory.sysctls]
     left = [proc.dotted(name) for name in memory.restore_sysctls()]
     done = [f"{name} is as before" for name in names if name not in left]

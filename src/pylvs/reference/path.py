@@ -109,11 +109,8 @@ class Path:
             return to_stack(frame, "not looked at")
         if not self.tables.has_family(packet.family):
             return to_stack(frame, "no service of this family")
-        if packet.headless and packet.protocol not in PROTOCOLS:
-            return drop("an ICMP header cut short")
         if packet.headless:
-            served = any(service.address == packet.daddr for service in self.tables)
-            return drop("a transport header cut short") if served else to_stack(frame, "no service")
+            return self._handle_headless(frame, packet)
         is_local = packet.daddr in self.network.local
         connection = self.connections.find_reply(packet)
         if connection is not None and connection.key[3] in self.standby:
@@ -123,6 +120,13 @@ class Path:
         if not is_local:
             return to_stack(frame, "to be routed")
         return self.request(frame, packet, mark)
+
+    def _handle_headless(self, frame: bytes, packet: Packet) -> Decision:
+        """Handle a packet that ends within its transport header."""
+        if packet.protocol not in PROTOCOLS:
+            return drop("an ICMP header cut short")
+        served = any(service.address == packet.daddr for service in self.tables)
+        return drop("a transport header cut short") if served else to_stack(frame, "no service")
 
     # --- requests ---
 

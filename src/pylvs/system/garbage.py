@@ -1,17 +1,17 @@
-"""Python's garbage collector in a process that lives long and holds much."""
+"""Settings of Python's garbage collector for a daemon with many long-lived objects."""
 
 from __future__ import annotations
 
 import gc
 
-_FIRST_GENERATION = 10_000  # objects more than there were; 700 by default, which a second of checks passes often
+_FIRST_GENERATION = 10_000  # new objects before a collection; the default, 700, is exceeded often each second by checks
 
 
 def settle() -> None:
-    """What is there now will stay: collect what is not needed any more, and look at the rest no more.
+    """Collect garbage, then exempt all present objects from later collections.
 
-    Else each full collection goes through the whole configuration (ten thousand servers: a third of a second, in which
-    no check goes on). To be called again when much of it has changed.
+    Otherwise each full collection visits the whole configuration. With ten thousand servers that stops all checks for
+    a third of a second. Call it again after a reload.
     """
     gc.unfreeze()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Changes of files as the kernel tells of them: inotify(7), through libc."""
+"""Notifications of changed files: inotify(7), through libc."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ class Inotify:
         self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def fileno(self) -> int:
-        """To be watched for reading."""
+        """Return the descriptor, for an event loop."""
         return self._descriptor
 
     def watch(self, folder: str) -> int:
-        """From now on; the number is the folder's in `read`. Raises OSError."""
+        """Start watching a folder; return its number in the events of `read`. Raises OSError."""
         return _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(folder), ctypes.c_uint32(ENTRIES)))
 
     def forget(self, number: int) -> None:
-        """Not any more; harmless if the folder has gone."""
+        """Stop watching a folder; harmless if it no longer exists."""
         _libc.inotify_rm_watch(self._descriptor, number)
 
     def read(self) -> Iterator[tuple[int, int, str]]:
-        """Folder's number (-1: events were lost), mask and name of what happened; never waits."""
+        """Yield folder's number (-1: events were lost), mask and name of each event that is ready; never wait."""
         try:
-            told = os.read(self._descriptor, _CHUNK)
+            received = os.read(self._descriptor, _CHUNK)
         except BlockingIOError:
             return
         at = 0
-        while at < len(told):
-            number, mask, _, length = _EVENT.unpack_from(told, at)
+        while at < len(received):
+            number, mask, _, length = _EVENT.unpack_from(received, at)
             at += _EVENT.size
-            yield number, mask, os.fsdecode(told[at : at + length].rstrip(b"\0"))
+            yield number, mask, os.fsdecode(received[at : at + length].rstrip(b"\0"))
             at += length
 
     def close(self) -> None:
-        """The end."""
         os.close(self._descriptor)
 
 

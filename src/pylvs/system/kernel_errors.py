@@ -1,4 +1,4 @@
-"""What a failed call into the kernel means, in one line that a user can act on."""
+"""Failed system calls as errors, with one line of text that names cause and remedy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_SYS
 
 
 class KernelRefused(PylvsError):
-    """A call failed in a way that has no class of its own; `errno` is the kernel's."""
+    """A failure for which there is no other class; `errno` is the kernel's."""
 
 
 def missing_capabilities(*names: str) -> list[str]:
-    """Those of the named capabilities that this process does not have."""
+    """Return those of the named capabilities that this process does not have."""
     effective = 0
     with open("/proc/self/status", "rb") as status:
         for line in status:
@@ -44,12 +44,12 @@ def failure(
     log: Iterable[str] = (),
     needed: tuple[str, ...] = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),
 ) -> PylvsError:
-    """The error an errno stands for while something was done; `log` becomes its notes."""
+    """Return the error for an errno; `doing` names the failed operation, and `log` becomes the notes."""
     error: PylvsError
     if number in (errno.EPERM, errno.EACCES):
         error = _not_permitted(doing, needed)
     elif number in (errno.ENOMEM, errno.ENOSPC, errno.E2BIG):
-        error = _no_room(number, doing)
+        error = _no_space(number, doing)
     elif number == errno.EMFILE:
         error = KernelRefused(f"{doing}: Too many open files: raise this process's limit (ulimit -n) to 1024")
     elif number in (errno.EBUSY, errno.EEXIST):
@@ -58,7 +58,7 @@ def failure(
         error = KernelRefused(f"{doing}: this is no eBPF object that libbpf understands")
     elif number in (errno.ENODEV, errno.ENXIO):
         error = NoSuchDevice(f"{doing}: {os.strerror(number)}")
-    elif number in (errno.EOPNOTSUPP, errno.ENOSYS, 524):  # 524: ENOTSUPP, which leaks out of the kernel
+    elif number in (errno.EOPNOTSUPP, errno.ENOSYS, 524):  # 524: the kernel's internal ENOTSUPP
         error = Unsupported(f"{doing}: this kernel ({os.uname().release}) cannot do it")
     else:
         error = KernelRefused(f"{doing}: {os.strerror(number)}")
@@ -66,7 +66,7 @@ def failure(
     return _with_notes(error, log)
 
 
-def _no_room(number: int, doing: str) -> NoRoom:
+def _no_space(number: int, doing: str) -> NoRoom:
     if number == errno.ENOMEM:
         return NoRoom(
             f"{doing}: not enough memory; the tables count against the memory limit of the control group:"
@@ -78,7 +78,7 @@ def _no_room(number: int, doing: str) -> NoRoom:
 
 
 def load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
-    """Why an object did not load; permission and memory first, then what the verifier said."""
+    """Return why an object did not load: lack of permission or memory first, then the verifier's message."""
     lines = [line for line in log if line.strip()]
     doing = f"loading {name}"
     if number == errno.EPERM or (number == errno.EACCES and missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")):
@@ -98,15 +98,15 @@ def _map_too_large(number: int, lines: list[str]) -> bool:
 
 
 def _reason(lines: list[str]) -> str:
-    """The most telling line of the log: what the verifier said last, or libbpf's first complaint."""
+    """Return the line of the log that names the cause: the verifier's last message, or libbpf's first error."""
     noise = ("processed ", "-- END", "-- BEGIN", "verification time", "stack depth", "libbpf: failed to load object")
     if any("BEGIN PROG LOAD LOG" in line for line in lines):
         end = next((i for i, line in enumerate(lines) if "END PROG LOAD LOG" in line), len(lines))
         for line in reversed(lines[:end]):
             if not line.startswith(noise):
                 return line.strip()
-    telling = [line for line in lines if "Retrying" not in line]
-    return telling[0].strip().removeprefix("libbpf: ") if telling else ""
+    errors = [line for line in lines if "Retrying" not in line]
+    return errors[0].strip().removeprefix("libbpf: ") if errors else ""
 
 
 def _with_notes(error: PylvsError, log: Iterable[str]) -> PylvsError:

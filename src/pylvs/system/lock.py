@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a directory, which the kernel releases when its holder dies, however it dies."""
+"""A lock on a directory for one writer at a time; the kernel releases it when its holder ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_PAUSE_S = 0.02
 
 
 class Lock:
-    """flock(2) on a directory. The same object may be entered again while it is held."""
+    """flock(2) on a directory. The same object may be entered again while it holds the lock."""
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S, what: str = "the tables") -> None:
         self.path = path
@@ -52,7 +52,7 @@ class Lock:
                 if self._still_there(descriptor):
                     self._descriptor, descriptor = descriptor, -1
                     return
-                continue  # it was removed, or replaced, while we came for it
+                continue  # removed or replaced between open(2) and flock(2)
             except BlockingIOError:
                 if time.monotonic() >= end:
                     holder = self._holder(descriptor)
@@ -74,13 +74,13 @@ class Lock:
     @staticmethod
     def _holder(descriptor: int) -> str:
         status = os.fstat(descriptor)
-        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         try:
             with open("/proc/locks", encoding="utf-8") as locks:
                 for line in locks:
                     # number: FLOCK ADVISORY WRITE process device:inode start end
                     words = line.split()
-                    if len(words) > 5 and words[1] == "FLOCK" and words[5] == place:
+                    if len(words) > 5 and words[1] == "FLOCK" and words[5] == inode:
                         return f"process {words[4]}"
         except OSError:
             pass

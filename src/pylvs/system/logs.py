@@ -1,4 +1,4 @@
-"""Logs to stderr: lines for people, or one JSON object each for programs."""
+"""Logs to stderr: lines of text, or JSON objects for programs."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ from pylvs.model.printing import one_line
 
 Format = Literal["text", "json"]
 Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them
-_JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; it notes the time itself
+_JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; the journal adds the time
 _SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  # of syslog, before a line: sd-daemon(3)
 
 
 class Logger:
-    """Logs events with fields; all of them write to where `set_up` said last."""
+    """Log events with fields; all loggers write to the stream of the last `set_up`."""
 
     def info(self, event: str, **fields: Any) -> None:
-        """Log what happens in good order."""
+        """Log a normal event."""
         _write("info", {**fields, "event": event})
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log what an operator should look at."""
+        """Log an event that may need an operator's action."""
         _write("warning", {**fields, "event": event})
 
     def error(self, event: str, **fields: Any) -> None:
-        """Log what failed."""
+        """Log a failure."""
         _write("error", {**fields, "event": event})
 
     def exception(self, event: str, **fields: Any) -> None:
-        """Log what failed, with the trace of the exception that is being handled."""
+        """Log a failure with the traceback of the current exception."""
         _write("error", {**fields, "event": event, "exception": _trace(sys.exc_info()[1])})
 
     def log(self, level: str, event: str, **fields: Any) -> None:
-        """Log at a level by name; nothing below "info"."""
+        """Log at a level by name; "debug" is ignored."""
         if level != "debug":
             _write(level, {**fields, "event": event})
 
 
 def get_logger() -> Logger:
-    """The logger."""
     return _LOGGER
 
 
 def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
-    """Let all logs come out in this form, those that libraries write through `logging` among them."""
-    out = (sys.stderr or io.StringIO()) if stream is None else stream  # there is none where it was closed
+    """Write all logs in this form, those of libraries that use `logging` included."""
+    out = (sys.stderr or io.StringIO()) if stream is None else stream  # None: started with stderr closed
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
     line = _journal_line if journal else _json if form == "json" else _line
     write_with(lambda level, fields: _put(out, line(level, fields)))
@@ -59,7 +58,7 @@ def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str,
 
 
 def write_with(write: Write) -> Write:
-    """Let this function have all logs from now on; the one that had them before."""
+    """Pass all further logs to this function; return the one that received them before."""
     global _write
     former, _write = _write, write
     return former
@@ -96,7 +95,7 @@ def _words(level: str, fields: dict[str, Any]) -> str:
 
 
 def _put(out: TextIO, line: str) -> None:
-    """That nobody reads the lines is no reason to end."""
+    """Ignore errors: a closed reader must not end the process."""
     try:
         out.write(line + "\n")
         out.flush()
@@ -111,7 +110,7 @@ def _trace(error: BaseException | None) -> str:
 
 
 class _FromLibraries(logging.Handler):
-    """What aiohttp, asyncio and others have to say."""
+    """Receives the logs of aiohttp, asyncio and other libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {"logger": record.name, "event": record.getMessage()}

@@ -45,14 +45,14 @@ NO_FLAGS = Mount(0)
 
 
 def _checked(result: int, subject: str) -> None:
-    """Raise what the last system call complained of."""
+    """Raise the error of the last system call."""
     if result:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), subject)
 
 
 def unshare(kinds: Kind) -> None:
-    """New namespaces for this process. Raises OSError."""
+    """Move this process into new namespaces. Raises OSError."""
     _checked(_libc.unshare(int(kinds)), f"unshare {kinds!r}")
 
 
@@ -76,14 +76,14 @@ def mount(source: str, target: str | Path, kind: str = "", flags: Mount = NO_FLA
 
 
 def unmount(target: str | Path) -> None:
-    """Detach a mount now; it ends when nobody uses it any more. Raises OSError."""
+    """Detach a mount now (MNT_DETACH); it ends with its last use. Raises OSError."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
 
 
 def bind_new(kind: Kind, path: str | Path) -> None:
-    """Make a namespace and bind it to a file. The calling process must have one thread; it stays where it was.
+    """Make a namespace and bind it to a file. The calling process must have one thread; it keeps its namespace.
 
-    Mounts of a new mount namespace receive what is mounted here later, and not the reverse. Raises OSError.
+    Later mounts of this namespace propagate into a new mount namespace, and not the reverse. Raises OSError.
     """
     home = _open_own(kind)
     try:
@@ -116,8 +116,8 @@ def _bind_younger(path: str | Path, home: int) -> None:
 
     The kernel refuses to bind any other: it would find a loop (mnt_ns_loop in fs/namespace.c). Linux 6.18 compares the
     ids. If the present namespace was made on another CPU, a new one may come from an older batch, with a smaller id.
-    Each namespace takes one id, of whatever kind it is, and UTS namespaces cost least. So use up this CPU's batch: the
-    next one is younger than all ids that any CPU has given out.
+    Each namespace of any kind takes one id, and UTS namespaces cost least. So use up this CPU's batch: the next batch
+    is younger than all ids that any CPU has given out.
     """
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
@@ -137,13 +137,13 @@ def _open_own(kind: Kind) -> int:
 
 
 def set_hostname(name: str) -> None:
-    """Of this process's UTS namespace. Raises OSError."""
+    """Set the host name of this process's UTS namespace. Raises OSError."""
     socket.sethostname(name)
 
 
 @contextlib.contextmanager
 def inside_network(path: str | Path) -> Iterator[None]:
-    """Do something in another network namespace and come back; sockets opened there stay there."""
+    """Enter another network namespace and return at the end; sockets that are opened within stay in it."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         join(path, Kind.NETWORK)
@@ -156,7 +156,7 @@ def inside_network(path: str | Path) -> Iterator[None]:
 
 
 def network_cookie() -> int:
-    """The identity of this process's network namespace, never used again while the machine runs."""
+    """Return the cookie of this process's network namespace; the kernel does not reuse it before the next boot."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
     return int(struct.unpack("=Q", raw)[0])

@@ -1,7 +1,7 @@
 """libpcre2-8 through ctypes: regular expressions as keepalived reads them, with a bound on what a match may cost.
 
-Python's own are another dialect, and one that backtracks without end would stop the whole process. The names of the
-options are keepalived's, the numbers those of pcre2.h. A call of the library lets other threads run.
+Python's `re` is another dialect, and its matches have no bound: one that backtracks for long would stop the process.
+The names of the options are keepalived's, the numbers those of pcre2.h. Other threads run during a call of the library.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONS = {
 }
 _MATCH_INVALID_UTF = 0x4000000
 _NO_MATCH = -1
-_STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of matching: tens of milliseconds, and enough for any sane expression
+_STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of a match: tens of milliseconds at most
 _HEAP_KIB = 1 << 16
 
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
@@ -60,11 +60,11 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 
 class BadRegex(PylvsError):
-    """An expression that cannot be compiled; the text says why and where."""
+    """An expression does not compile; the text names the cause and the position."""
 
 
 class MatchFailed(PylvsError):
-    """A match that was given up: too many steps, too much memory."""
+    """A match exceeded its limit of steps or memory."""
 
 
 @cache
@@ -98,7 +98,7 @@ class Regex:
                 raise BadRegex(f"there is no regex option '{name}'")
             flags |= OPTIONS[name]
         if flags & OPTIONS["utf"]:
-            flags |= _MATCH_INVALID_UTF  # what is no UTF-8 matches nothing, and the rest is searched
+            flags |= _MATCH_INVALID_UTF  # invalid UTF-8 matches nothing, and the rest is searched
         code, at = c_int(), c_size_t()
         self._library = _library()
         self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
@@ -110,9 +110,9 @@ class Regex:
             self._library.pcre2_code_free_8(self._code)
 
     def matches(self, data: bytes, first: int = 0, last: int | None = None) -> bool:
-        """Whether a match begins at byte `first` to `last`; what lies before `first` is still seen by `^` and (?<=).
+        """Return whether a match begins at byte `first` to `last`; `^` and (?<=) still see the bytes before `first`.
 
-        Raises MatchFailed when it would take too long.
+        Raises MatchFailed when the match exceeds its limits.
         """
         if first > len(data):
             return False

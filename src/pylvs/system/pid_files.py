@@ -1,4 +1,4 @@
-"""A file that one process at a time holds, with its number in it; free when that process ends, however it ends."""
+"""PID files that one process at a time locks; the kernel releases the lock when that process ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 
 
 class Held(Exception):
-    """Another process holds the file; the text is its number, or "unknown"."""
+    """Another process has locked the file; the text is its PID, or "unknown"."""
 
 
 def claim(path: str | os.PathLike[str]) -> int:
-    """The descriptor of the file, locked by flock(2) and with this process's number. Raises Held, OSError.
+    """Lock the file by flock(2), write this process's PID and return the descriptor. Raises Held, OSError.
 
-    To give it back, unlink the file and then close the descriptor: a process that locks the unlinked file looks again.
+    To release it, unlink the file and then close the descriptor. A process that locks an unlinked file opens it again.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,4 +1,4 @@
-"""Kernel settings under /proc/sys. Names use slashes, because device names may hold dots."""
+"""Sysctls under /proc/sys, and the MTUs of devices. Names use slashes, because device names may contain dots."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ROOT = Path("/proc/sys")
 
 
 def exists(name: str) -> bool:
-    """Whether this kernel, and this network namespace, has the setting."""
+    """Return whether this kernel and network namespace have the setting."""
     return (ROOT / name).exists()
 
 
 def read(name: str) -> str:
-    """The value, without its newline. Raises Unsupported where there is no such setting."""
+    """Return the value without its newline. Raises Unsupported where there is no such setting."""
     try:
         return (ROOT / name).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -28,12 +28,12 @@ def read(name: str) -> str:
 
 
 def read_number(name: str) -> int:
-    """The value of a setting that is one number."""
+    """Return the value of a setting that is one number."""
     return int(read(name))
 
 
 def write(name: str, value: str) -> None:
-    """Set it. Raises NotPermitted, Unsupported."""
+    """Set a value. Raises NotPermitted, Unsupported."""
     try:
         (ROOT / name).write_text(value, encoding="ascii")
     except FileNotFoundError:
@@ -47,12 +47,11 @@ def write(name: str, value: str) -> None:
 
 
 def dotted(name: str) -> str:
-    """The name as sysctl(8) writes it: dots for slashes, and slashes for dots."""
+    """Return the name in the syntax of sysctl(8): dots for slashes, and slashes for dots."""
     return name.translate(str.maketrans("/.", "./"))
 
 
-# --- interfaces ------------------------------------------------------------------------------------------------------
-# The devices of this network namespace, asked without netlink: names and MTUs, and no more.
+# --- MTUs of devices -------------------------------------------------------------------------------------------------
 
 
 SIOCGIFMTU = 0x8921  # netdevice(7)
@@ -60,11 +59,11 @@ IFREQ = struct.Struct("=16si20x")
 
 
 def mtus() -> dict[str, int]:
-    """The MTU of each device by its name."""
+    """Return the MTU of each device of this network namespace by its name; without netlink."""
     found = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # it has gone since
+            with contextlib.suppress(OSError):  # the device was removed since
                 answer = fcntl.ioctl(asking, SIOCGIFMTU, IFREQ.pack(os.fsencode(name), 0))
                 found[name] = int(IFREQ.unpack(answer)[1])
     return found

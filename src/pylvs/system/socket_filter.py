@@ -1,4 +1,4 @@
-"""What the kernel shows a socket: classic BPF (its Documentation/networking/filter.rst); and how much it keeps."""
+"""Socket filters in classic BPF (Documentation/networking/filter.rst in the kernel), and receive buffers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, operand
 
 LOAD_4, LOAD_2, LOAD_1 = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS of that many bytes
-LOAD_1_BEHIND_X, LOAD_X_IP_HEADER = 0x50, 0xB1  # a byte so far behind X; X: the bytes of an IPv4 header
+LOAD_1_BEHIND_X, LOAD_X_IP_HEADER = 0x50, 0xB1  # a byte at an offset from X; X: the length of an IPv4 header
 EQUALS, RETURN = 0x15, 0x06
 NETWORK_HEADER, ANCILLARY = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF, SKF_AD_OFF
 
@@ -23,14 +23,14 @@ _PROGRAM = struct.Struct("@HP")  # struct sock_fprog
 
 
 def attach(filtered: socket.socket, program: Sequence[Instruction]) -> None:
-    """In place of the filter that is there, with nothing shown between the two. Raises OSError."""
+    """Attach a filter; it replaces the present one atomically. Raises OSError."""
     held = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*each) for each in program))
     described = _PROGRAM.pack(len(program), ctypes.addressof(held))
     filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def enlarge(enlarged: socket.socket, octets: int) -> None:
-    """Its receive buffer; beyond net.core.rmem_max if this process may."""
+    """Enlarge the receive buffer; beyond net.core.rmem_max if this process has CAP_NET_ADMIN."""
     try:
         enlarged.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
     except PermissionError:

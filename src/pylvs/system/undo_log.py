@@ -1,4 +1,4 @@
-"""What was changed on this machine and how it was before, written down before each change so that it can be undone."""
+"""A log of changes to this machine with the former values. It is written before each change, which it can undo."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Memory:
     """One subject's changes in one network namespace."""
 
     path: Path
-    addresses: dict[str, str] = field(default_factory=dict)  # address -> device it was put on; "" if it was there
+    addresses: dict[str, str] = field(default_factory=dict)  # address -> device that got it; "" if it was present
     sysctls: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> former value, ours
     devices_up: list[str] = field(default_factory=list)  # devices that were down
     devices_made: list[str] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)  # devices that carry our program
-    unwrapped: list[str] = field(default_factory=list)  # what our program knows: VIPs with their tunnels, ports
+    unwrapped: list[str] = field(default_factory=list)  # configuration of our program: VIPs with their tunnels, ports
     qdiscs: list[str] = field(default_factory=list)  # devices that got a clsact for it
-    tunnels: list[str] = field(default_factory=list)  # to be unwrapped: "ipip", "gre", "gue:6080"
+    tunnels: list[str] = field(default_factory=list)  # to decapsulate: "ipip", "gre", "gue:6080"
 
     def save(self) -> None:
         """Replace the file, or remove it when nothing is left to remember."""
@@ -38,7 +38,7 @@ class Memory:
         draft.replace(self.path)
 
     def set(self, name: str, value: str) -> bool:
-        """Set a sysctl and remember its former value; whether it was different. Raises PylvsError."""
+        """Set a sysctl and record its former value; return whether that was different. Raises PylvsError."""
         former = proc.read(name)
         if former == value:
             return False
@@ -49,7 +49,7 @@ class Memory:
         return True
 
     def restore_sysctls(self, keep: Collection[str] = ()) -> list[str]:
-        """Put former values back, last changed first; those that somebody changed since are left, and returned."""
+        """Restore former values, last changed first; skip and return those that another program has changed since."""
         left = []
         for name, (former, ours) in reversed(list(self.sysctls.items())):
             if name in keep:
@@ -64,7 +64,7 @@ class Memory:
 
 
 def load(path: Path) -> Memory:
-    """What is remembered; empty if there is nothing. Raises Unsupported for a file that nobody could have written."""
+    """Return the recorded changes; none if there is no file. Raises Unsupported for a damaged file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["sysctls"] = {name: (pair[0], pair[1]) for name, pair in content["sysctls"].items()}
@@ -77,7 +77,7 @@ def load(path: Path) -> Memory:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[Memory]:
-    """The memory, held alone, and saved afterwards whatever happens. Raises NotPermitted, Busy."""
+    """Yield the recorded changes under the lock, and save them also after an exception. Raises NotPermitted, Busy."""
     with _held(path.parent):
         memory = load(path)
         try:
@@ -85,7 +85,7 @@ def changing(path: Path) -> Iterator[Memory]:
         finally:
             with contextlib.suppress(PylvsError):
                 memory.save()
-    # Folders go when they are empty; whoever waits for the lock makes them again.
+    # Remove empty directories; a process that waits for the lock makes them again.
     with contextlib.suppress(OSError):
         path.parent.rmdir()
         path.parent.parent.rmdir()
@@ -100,7 +100,7 @@ def _held(folder: Path) -> Iterator[None]:
             lock.__enter__()
             break
         except FileNotFoundError:
-            continue  # somebody else just removed it
+            continue  # another process has just removed it
         except PermissionError:
             raise NotPermitted(f"{folder}: Operation not permitted; run as root") from None
     try:

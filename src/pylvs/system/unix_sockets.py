@@ -1,4 +1,4 @@
-"""UNIX sockets by their paths, however long those are, and who is at the other end."""
+"""Addresses of UNIX sockets with paths of any length, and the process at the other end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 @contextlib.contextmanager
 def address_of(path: Path) -> Iterator[str]:
-    """A path that fits into a socket's address, valid within. Raises OSError where its directory is not there."""
+    """Yield a path that fits into sun_path; it is valid within. Raises OSError if its directory does not exist."""
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         yield str(path)
         return
@@ -27,6 +27,6 @@ def address_of(path: Path) -> Iterator[str]:
 
 
 def peer_of(end: socket.socket) -> tuple[int, int]:
-    """Process and user at the other end; the process is the one that made its socket."""
+    """Return process and user at the other end; the process is the one that made its socket."""
     pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, user

@@ -62,19 +62,19 @@ class FileNames:
                 self._ports.setdefault((each, protocol), int(port))
 
     def address(self, host: str) -> IPv4Address | None:
-        """The IPv4 address of a host."""
+        """Look up the IPv4 address of a host name."""
         return self._addresses.get(host.lower())
 
     def port(self, service: str, protocol: int) -> int | None:
-        """The port of a named service."""
+        """Look up the port of a service name."""
         return self._ports.get((service, protocol))
 
     def host(self, address: Address) -> str | None:
-        """The name of a host."""
+        """Look up the host name of an address."""
         return self._hosts.get(address)
 
     def service(self, port: int, protocol: int) -> str | None:
-        """The name of a port."""
+        """Look up the service name of a port."""
         return self._services.get((port, protocol))
 
 

@@ -1,4 +1,4 @@
-"""FTP by NAT: a person at a terminal is told what will not work, and the command does what it was asked."""
+"""FTP by NAT: at a terminal the command prints a warning, and in every case it adds the server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pylvs.testing import MemoryDirector
 
 
 class Terminal(io.StringIO):
-    """What a person looks at."""
+    """An output stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def said(words: str, stderr: io.StringIO) -> str:
-    """What comes out on stderr of adding a real server to a service."""
+def warning(words: str, stderr: io.StringIO) -> str:
+    """Add a real server to a service and return the output on stderr."""
     director = MemoryDirector()
     service, _, server = words.partition(" -r ")
     for line in f"-A {service}", f"-a {service} -r {server}":
@@ -30,15 +30,15 @@ def said(words: str, stderr: io.StringIO) -> str:
 
 
 def test_nat_of_port_21_is_warned_of_at_a_terminal() -> None:
-    text = said("-t 192.0.2.1:21 -r 10.0.0.2 -m", Terminal())
+    text = warning("-t 192.0.2.1:21 -r 10.0.0.2 -m", Terminal())
     assert text.startswith("ipvsadm: warning: the addresses in FTP's control connection are not translated")
     assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", ["-t 192.0.2.1:21 -r 10.0.0.2 -g", "-t 192.0.2.1:80 -r 10.0.0.2 -m"])
 def test_other_methods_and_ports_are_not(words: str) -> None:
-    assert said(words, Terminal()) == ""
+    assert warning(words, Terminal()) == ""
 
 
 def test_a_script_sees_nothing() -> None:
-    assert said("-t 192.0.2.1:21 -r 10.0.0.2 -m", io.StringIO()) == ""
+    assert warning("-t 192.0.2.1:21 -r 10.0.0.2 -m", io.StringIO()) == ""

@@ -25,8 +25,8 @@ def director_with(*rules: MarkRule) -> MemoryDirector:
     return director
 
 
-def said(words: str, director: MemoryDirector, stderr: io.StringIO | None = None) -> str:
-    """What comes out on stderr of a command that succeeds and prints nothing."""
+def warning(words: str, director: MemoryDirector, stderr: io.StringIO | None = None) -> str:
+    """Run a command that succeeds and prints nothing on stdout; return the output on stderr."""
     stdout, stderr = io.StringIO(), stderr or io.StringIO()
     assert run(words.split(), director=director, stdin=io.StringIO(), stdout=stdout, stderr=stderr) == 0
     assert stdout.getvalue() == ""
@@ -39,7 +39,7 @@ RULE = checked(rule_of("5", dst="192.0.2.1"))
 @pytest.mark.parametrize("words", ["-A -f 6", "-A -f 5 -6", "-A -f 6 -s rr -p 60"])
 def test_a_mark_that_no_rule_gives_is_warned_of(words: str) -> None:
     director = director_with(RULE)
-    text = said(words, director)
+    text = warning(words, director)
     assert text.startswith("ipvsadm: warning: no rule gives IPv")
     assert text.count("\n") == 1
     assert len(director.services()) == 1
@@ -47,18 +47,18 @@ def test_a_mark_that_no_rule_gives_is_warned_of(words: str) -> None:
 
 @pytest.mark.parametrize("rule", [RULE, rule_of("0x5/0xf", dst="192.0.2.1"), rule_of("5/0", dst="0.0.0.0/0")])
 def test_a_mark_that_a_rule_may_give_is_not(rule: MarkRule) -> None:
-    assert said("-A -f 5", director_with(checked(rule))) == ""
+    assert warning("-A -f 5", director_with(checked(rule))) == ""
 
 
 def test_bits_that_a_rule_leaves_alone_may_be_anything() -> None:
-    assert said(f"-A -f {0xF1}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) == ""
-    assert said(f"-A -f {0xF2}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) != ""
+    assert warning(f"-A -f {0xF1}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) == ""
+    assert warning(f"-A -f {0xF2}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) != ""
 
 
-def test_without_any_rule_a_script_sees_nothing_and_a_person_the_warning() -> None:
-    assert said("-A -f 5", MemoryDirector()) == ""
-    assert "pylvs mark add" in said("-A -f 5", MemoryDirector(), Terminal())
-    assert said("-A -t 192.0.2.1:80", MemoryDirector(), Terminal()) == ""
+def test_without_any_rule_only_a_terminal_gets_the_warning() -> None:
+    assert warning("-A -f 5", MemoryDirector()) == ""
+    assert "pylvs mark add" in warning("-A -f 5", MemoryDirector(), Terminal())
+    assert warning("-A -t 192.0.2.1:80", MemoryDirector(), Terminal()) == ""
 
 
 def test_what_is_restored_is_warned_of_too() -> None:

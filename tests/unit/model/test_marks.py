@@ -145,12 +145,12 @@ def listed(shape: list[tuple[bool, int, int]]) -> list[MarkRule]:
 
 
 @given(LISTS, st.integers(0, 7))
-def test_what_is_passed_over_stays_so_when_a_rule_comes_and_goes(shape: list[tuple[bool, int, int]], at: int) -> None:
-    rules, place = listed(shape), at % (len(shape) + 1)
-    longer = with_rule(rules, MarkRule(mask=0, value=0), place)
+def test_adding_and_removing_a_rule_keeps_the_jumps_of_others(shape: list[tuple[bool, int, int]], at: int) -> None:
+    rules, position = listed(shape), at % (len(shape) + 1)
+    longer = with_rule(rules, MarkRule(mask=0, value=0), position)
     assert mark_of(longer, SHOP) == mark_of(rules, SHOP)
-    assert [rule.value for rule in without(longer, place)] == [rule.value for rule in rules]
-    assert mark_of(without(longer, place), SHOP) == mark_of(rules, SHOP)
+    assert [rule.value for rule in without(longer, position)] == [rule.value for rule in rules]
+    assert mark_of(without(longer, position), SHOP) == mark_of(rules, SHOP)
 
 
 def test_ranges_are_joined() -> None:

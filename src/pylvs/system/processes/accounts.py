@@ -1,8 +1,8 @@
-"""Whether somebody other than root could change a program that runs as root.
+"""The accounts that scripts run as, and whether other users could change a program that runs as root.
 
-The rule is keepalived's (`enable_script_security`): every component of the path must be root's, and writable by nobody
-else. keepalived looks at the path behind all symbolic links; here the directories that hold the links count as well,
-for whoever may replace a link chooses what runs.
+The rule is keepalived's (`enable_script_security`): only root may own and write each component of the path. keepalived
+checks the path behind all symbolic links. pylvs also checks the directories that contain the links, because a user who
+can replace a link chooses the program.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MOST_LINKS = 40  # as in Linux, path_resolution(7)
 
 
 def insecurities(path: str, uid: int) -> tuple[str, ...]:
-    """Each component that others may change, and how: "/opt is writable by group 100"; nothing if all is well.
+    """Return each component that other users can change, and how: "/opt is writable by group 100".
 
-    For a `uid` other than root's there is nothing to protect: that user gains no right that it has not got. A path
-    that does not exist ends the walk in silence: what is missing cannot run, and is another complaint.
+    Another `uid` than root's needs no protection: the script gets no right that its user lacks. A component that does
+    not exist ends the walk without an error, because such a script does not run.
     """
     if uid != 0:
         return ()
@@ -58,12 +58,12 @@ def insecurities(path: str, uid: int) -> tuple[str, ...]:
 
 
 def _components(path: str) -> list[str]:
-    """The names in a path, the first one last."""
+    """Return the names in a path in reverse order."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _of_one(path: str, about: os.stat_result) -> list[str]:
-    """In a directory whose sticky bit is set others may write, but change nothing that is root's."""
+    """Check one component. In a directory with the sticky bit, other users cannot replace root's files."""
     found = []
     if about.st_uid:
         found.append(f"{path} belongs to user {about.st_uid}")
@@ -76,8 +76,7 @@ def _of_one(path: str, about: os.stat_result) -> list[str]:
     return found
 
 
-# --- accounts --------------------------------------------------------------------------------------------------------
-# Whom a program runs as: users and groups of this machine, and what they may execute.
+# --- users and groups ------------------------------------------------------------------------------------------------
 
 
 SCRIPT_USER = "keepalived_script"  # keepalived's default, where the machine has it
@@ -85,7 +84,7 @@ SCRIPT_USER = "keepalived_script"  # keepalived's default, where the machine has
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user with the groups that a login would give; `name` is what messages call it."""
+    """A user with the groups of a login; messages contain `name`."""
 
     name: str
     uid: int
@@ -95,7 +94,7 @@ class Account:
 
 
 def account(user: str, group: str = "") -> Account:
-    """The user of this name or number, with this group instead of its own if given. Raises PylvsError."""
+    """Return the user of this name or number; `group` replaces its primary group. Raises PylvsError."""
     entry = _entry(user)
     if entry is None:
         raise PylvsError(f"user {user}: this machine has none of that name")
@@ -123,28 +122,28 @@ def _group(name: str) -> int:
 
 
 def script_account(user: str = "", group: str = "") -> Account:
-    """Whom scripts run as where a configuration names `user` and `group`, or nobody.
+    """Return the account of scripts for the configuration's `user` and `group`. Raises PylvsError.
 
-    As in keepalived: the user keepalived_script if the machine has it, else whoever runs this. Raises PylvsError.
+    Without a user it is, as in keepalived, keepalived_script if the machine has that, else this process's user.
     """
     if user:
         return account(user, group)
     for known in (SCRIPT_USER, str(os.geteuid())):
         if _entry(known):
             return account(known, group)
-    gid = _group(group) if group else os.getegid()  # a container without a line for whoever runs this
+    gid = _group(group) if group else os.getegid()  # in a container whose /etc/passwd lacks this user
     return Account(str(os.geteuid()), os.geteuid(), gid, tuple(os.getgroups()))
 
 
 def located(program: str) -> str:
-    """Where a program is: a bare name is looked for on PATH, and stays bare if it is not there."""
+    """Return the path of a program; a name without "/" is searched on PATH, and returned unchanged if not found."""
     if "/" in program:
         return program
     return shutil.which(program) or program
 
 
 def unusable(path: str, who: Account) -> str:
-    """Why this account cannot execute the file, "" if it can. What access lists allow beyond the mode is not seen."""
+    """Return why this account cannot execute the file, "" if it can; access control lists are ignored."""
     try:
         about = os.stat(path)
     except OSError as error:

@@ -1,11 +1,11 @@
-"""The process that runs scripts for a daemon: it forks them, keeps their time, ends them, and reaps them.
+"""The helper process: it forks scripts for a daemon, enforces their timeouts, ends them and reaps them.
 
-A process of its own, because it is small and has one thread: to fork it costs little and is safe, which neither holds
-for a daemon with an event loop, thousands of checks and a resolver's threads. Requests and answers are lines of JSON
-on one socket; when the daemon's end of it closes, however that came, everything that still runs is killed.
+The helper process is small and has one thread, so fork(2) is cheap and safe. Neither holds for a daemon with an event
+loop, thousands of checks and a resolver's threads. Requests and results are lines of JSON on one socket. When the
+daemon closes its end, or dies, this process kills all running scripts.
 
-Each script is a "child subreaper", and so is this process: a script's descendants stay below it whatever they do,
-until it ends; those that it then leaves behind deliberately live on, and are reaped here.
+Each script is a "child subreaper" (prctl(2)), and so is this process. A script's descendants stay below the script
+until it ends. Background processes that it leaves then live on, and this process reaps them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pylvs.system.processes.accounts import insecurities
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
 GRACE_S = 2.0  # between SIGTERM and SIGKILL, as keepalived has it
-_STUBBORN_S = 2.0  # after SIGKILL: what sleeps in the kernel cannot be waited for
-_TICK_S = 0.02  # how often the end of what was killed is looked for
-_LONGEST_SLEEP_S = 3600.0  # what may run for ever has a deadline that no selector can wait for
-KEPT_BYTES = 8192  # of a script's output; the rest is read and thrown away
+_STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in the kernel
+_TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
+_LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
+KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _UMASK = 0o077
 _libc = ctypes.CDLL(None)
@@ -37,7 +37,7 @@ _libc = ctypes.CDLL(None)
 
 @dataclass
 class Running:
-    """One script between its request and its answer."""
+    """One script from its request to its result."""
 
     number: int
     pid: int
@@ -48,34 +48,34 @@ class Running:
     errors: int | None
     kept: bytearray = field(default_factory=bytearray)
     lost: int = 0
-    trouble: bytearray = field(default_factory=bytearray)
-    unable: bool = False  # to make a process
-    status: int | None = None  # as waitpid gives it
+    failure: bytearray = field(default_factory=bytearray)  # why it could not be started
+    unable: bool = False  # fork(2) failed
+    status: int | None = None  # of waitpid(2)
     victims: list[Process] = field(default_factory=list)
-    stage: str = "runs"  # then "asked", "killed"
+    stage: str = "runs"  # then "asked" (SIGTERM), "killed" (SIGKILL)
     timed_out: bool = False
 
 
 class Runner:
-    """All of them."""
+    """Runs the scripts of one daemon."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, Running] = {}  # by pid
-        self._heard = bytearray()
+        self._received = bytearray()
         self._open = True
 
     def serve(self) -> None:
-        """Until the other end of the channel closes."""
+        """Run scripts until the other end of the channel closes."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)  # the daemon is told of them; its end is ours
+            signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._selector.register(self._channel, selectors.EVENT_READ, self._hear)
+        self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         while self._open:
             for key, _ in self._selector.select(self._patience()):
@@ -92,14 +92,14 @@ class Runner:
         nearest = min((each.deadline for each in self._running.values()), default=None)
         return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
 
-    # --- the daemon's side ---
+    # --- requests and results ---
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         chunk = self._channel.recv(1 << 16)
         self._open = bool(chunk)
-        self._heard += chunk
-        *lines, rest = self._heard.split(b"\n")
-        self._heard = bytearray(rest)
+        self._received += chunk
+        *lines, rest = self._received.split(b"\n")
+        self._received = bytearray(rest)
         for line in lines:
             request = json.loads(line)
             if "kill" in request:
@@ -113,19 +113,19 @@ class Runner:
         status = each.status
         exited = status is not None and os.WIFEXITED(status)
         signalled = status is not None and os.WIFSIGNALED(status)
-        said = {
+        result = {
             "id": each.number,
-            "status": os.WEXITSTATUS(status) if exited and status is not None and not each.trouble else None,
+            "status": os.WEXITSTATUS(status) if exited and status is not None and not each.failure else None,
             "signal": os.WTERMSIG(status) if signalled and status is not None else 0,
             "timed_out": each.timed_out,
-            "trouble": each.trouble.decode(errors="replace"),
+            "trouble": each.failure.decode(errors="replace"),
             "unable": each.unable,
             "output": each.kept.decode(errors="replace"),
             "lost": each.lost,
             "seconds": each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
         }
         try:
-            self._channel.sendall(json.dumps(said).encode() + b"\n")
+            self._channel.sendall(json.dumps(result).encode() + b"\n")
         except OSError:
             self._open = False
 
@@ -140,7 +140,7 @@ class Runner:
             for descriptor in (output, its_output, errors, its_errors):
                 os.close(descriptor)
             failed = Running(request["id"], 0, time.monotonic(), 0.0, 0.0, None, None)
-            failed.trouble += f"cannot be started: {error.strerror}".encode()
+            failed.failure += f"cannot be started: {error.strerror}".encode()
             failed.unable = True
             self._answer(failed)
             return
@@ -156,7 +156,7 @@ class Runner:
             self._selector.register(descriptor, selectors.EVENT_READ, lambda fd=descriptor: self._read(each, fd))
 
     def _read(self, each: Running, descriptor: int) -> bool:
-        """What the pipe holds; whether there may be more."""
+        """Read a pipe once; return whether there may be more."""
         try:
             chunk = os.read(descriptor, 1 << 16)
         except BlockingIOError:
@@ -165,11 +165,11 @@ class Runner:
             self._close(each, descriptor)
             return False
         if descriptor == each.errors:
-            each.trouble += chunk
+            each.failure += chunk
         else:
-            room = KEPT_BYTES - len(each.kept)
-            each.kept += chunk[:room]
-            each.lost += len(chunk) - min(room, len(chunk))
+            space = KEPT_BYTES - len(each.kept)
+            each.kept += chunk[:space]
+            each.lost += len(chunk) - min(space, len(chunk))
         return True
 
     def _close(self, each: Running, descriptor: int) -> None:
@@ -181,7 +181,7 @@ class Runner:
             each.output = None
 
     def _reap(self) -> None:
-        """Every child that ended: scripts, and what they left behind."""
+        """Reap every child that ended: scripts, and background processes that they left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -210,7 +210,7 @@ class Runner:
                 self._finish(each)
 
     def _ask(self, each: Running) -> None:
-        """SIGTERM to the script and all that descends from it."""
+        """Send SIGTERM to the script and all its descendants."""
         root = process(each.pid)
         each.victims = stopped_tree(root) if root else []
         for number in (signal.SIGTERM, signal.SIGCONT):
@@ -219,7 +219,7 @@ class Runner:
         each.stage, each.deadline = "asked", time.monotonic() + GRACE_S
 
     def _force(self, each: Running) -> None:
-        """SIGKILL to what is left of them, and to what they forked meanwhile."""
+        """Send SIGKILL to those that live, and to processes that they have forked since."""
         left: dict[Process, None] = {}
         for victim in [*each.victims, *([root] if (root := process(each.pid)) else [])]:
             if alive(victim) and victim not in left:
@@ -230,14 +230,14 @@ class Runner:
         each.stage, each.deadline = "killed", time.monotonic() + _STUBBORN_S
 
     def _kill(self, each: Running) -> None:
-        """Without asking: nobody waits for the answer any more."""
+        """Send SIGKILL without SIGTERM first: the daemon has cancelled the script or closed its end."""
         if each.status is None:
             self._force(each)
 
     def _finish(self, each: Running) -> None:
         for descriptor in (each.errors, each.output):
             if descriptor is not None:
-                # of what a background process still writes only what is there now
+                # A background process may hold the pipe open and keep writing: stop after 16 reads.
                 for _ in range(16):
                     if not self._read(each, descriptor):
                         break
@@ -249,7 +249,7 @@ class Runner:
 
 
 def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
-    """In the child: give up everything of this process, then be the script. What goes wrong goes to `errors`."""
+    """In the child: drop all state of this process and execute the script. Errors are written to `errors`."""
     what = "cannot be started"
     try:
         os.setsid()
@@ -258,7 +258,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         os.dup2(output, 1)
         os.dup2(output, 2)
         errors = os.dup2(errors, 3, inheritable=False) if errors != 3 else errors
-        for number in map(int, os.listdir("/proc/self/fd")):  # not up to the limit, which may be very far
+        for number in map(int, os.listdir("/proc/self/fd")):  # not range(limit): RLIMIT_NOFILE may be very large
             if number > errors:
                 with contextlib.suppress(OSError):
                     os.close(number)
@@ -307,8 +307,8 @@ def _program(name: str) -> str:
     return name
 
 
-def _give_up(errors: int, words: str) -> NoReturn:
-    os.write(errors, words.encode(errors="replace"))
+def _give_up(errors: int, text: str) -> NoReturn:
+    os.write(errors, text.encode(errors="replace"))
     os._exit(127)
 
 

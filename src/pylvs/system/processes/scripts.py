@@ -1,8 +1,9 @@
-"""Running an operator's scripts from asyncio: unprivileged, bounded in time, output and number, and ended as a whole.
+"""Running an operator's scripts from asyncio: unprivileged, with limits of time, output and number.
 
-A script gets a session of its own, nothing on its standard input, no other open file, no signal blocked or ignored,
-umask 077 and this process's environment without what systemd meant for this process alone. At its timeout it and
-everything that descends from it get SIGTERM, two seconds later SIGKILL. `script_runner` does all that.
+A script gets a session of its own, /dev/null as standard input and no other open file. No signal is blocked or ignored,
+and the umask is 077. Its environment is this process's without the variables by which systemd addresses this process.
+At its timeout, the script and all its descendants get SIGTERM, and two seconds later SIGKILL. All this happens in the
+helper process, `pylvs.system.processes.runner`.
 """
 
 from __future__ import annotations
@@ -37,29 +38,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a script ended: its exit status, or the signal that ended it, or the trouble that kept it from starting."""
+    """How a script ended: its exit status, the signal that ended it, or in `trouble` why it could not start."""
 
     status: int | None
     signal: int = 0
     timed_out: bool = False
     trouble: str = ""
-    unable: bool = False  # the trouble is this machine's, which has no process for it; the script is not to blame
+    unable: bool = False  # the machine could not make a process: no fault of the script
     output: str = ""  # its beginning
     lost_bytes: int = 0  # of the output, beyond that
-    seconds: float = 0.0  # of one that timed out, the time that it was given
+    seconds: float = 0.0  # after a timeout: that timeout
 
     def __str__(self) -> str:
-        """In a few words, for a history: "exit status 1: no route to host"."""
+        """Return a short text for a history: "exit status 1: no route to host"."""
         if self.trouble:
             return self.trouble
         if self.timed_out:
             return f"timed out after {self.seconds:g} s"
-        said = f"exit status {self.status}" if self.status is not None else f"ended by {_signal_name(self.signal)}"
+        text = f"exit status {self.status}" if self.status is not None else f"ended by {_signal_name(self.signal)}"
         first = next(iter(self.lines()), "")
-        return f"{said}: {first}" if first and self.status != 0 else said
+        return f"{text}: {first}" if first and self.status != 0 else text
 
     def lines(self) -> list[str]:
-        """The output for a log: few lines, none of them long, nothing that a terminal would obey."""
+        """Return the output for a log: few short lines without control characters."""
         found = ["".join(c if c.isprintable() else " " for c in line).strip() for line in self.output.splitlines()]
         found = [line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 1] + "…" for line in found if line]
         more = len(found) - _LINES
@@ -75,14 +76,14 @@ def _signal_name(number: int) -> str:
 
 
 class Processes:
-    """Runs scripts; one for a whole daemon. Without a user of its own a script runs as the given one.
+    """Runs scripts; one object for a daemon. A script without a user runs as the given one.
 
-    With `security` nothing runs as root that somebody else could have changed.
+    With `security`, a script that other users can change does not run as root.
     """
 
     def __init__(self, user: str = "", group: str = "", security: bool = False, at_once: int = AT_ONCE) -> None:
         self._user, self._group, self._security = user, group, security
-        self._places = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(at_once)
         self._waiting: dict[int, asyncio.Future[Ended]] = {}
         self._last = 0
         self._runner: _Channel | None = None
@@ -91,26 +92,26 @@ class Processes:
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
 
     def configure(self, user: str, group: str, security: bool) -> None:
-        """Of a configuration that takes the place of another; what runs already runs on."""
+        """Replace the settings after a reload; running scripts continue."""
         self._user, self._group, self._security = user, group, security
 
     async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
-        """Run it to its end; only CancelledError is raised, and kills it. Waiting for a place is not counted."""
+        """Run a script to its end. CancelledError kills it; it raises nothing else. The timeout begins at its start."""
         try:
             who = await self._account(script)
         except PylvsError as error:
             return Ended(None, trouble=str(error))
-        async with self._places:
+        async with self._slots:
             return await self._run(script, who, timeout_s, environment or {})
 
     async def close(self) -> None:
-        """End everything that still runs, at once."""
+        """Kill all running scripts."""
         if self._runner is not None:
             await self._runner.close()
             self._runner = None
 
     async def _account(self, script: Script) -> Account:
-        """Whom it runs as, looked up once a minute: the answer may come from another machine. Raises PylvsError."""
+        """Return the account of a script; cached for a minute, as NSS may ask another machine. Raises PylvsError."""
         wanted = (script.user, script.group) if script.user else (self._user, self._group)
         known, until = self._accounts.get(wanted, (None, 0.0))
         if known is None or time.monotonic() > until:
@@ -168,7 +169,7 @@ class Processes:
 
 
 class _Channel:
-    """The process that runs the scripts, and the socket to it."""
+    """The helper process and the socket to it."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -179,7 +180,7 @@ class _Channel:
 
     @classmethod
     async def open(cls, settle: Any, bereft: Any) -> _Channel:
-        """Start it; each answer goes to `settle`, and `bereft` is called when it has gone. Raises OSError."""
+        """Start the process. `settle` is called with each result, and `bereft` at its end. Raises OSError."""
         ours, its = socket.socketpair()
         with its:
             folder = str(Path(pylvs.__file__).parents[1])
@@ -203,17 +204,17 @@ class _Channel:
         return made
 
     async def send(self, request: dict[str, Any]) -> None:
-        """Raises OSError if it has gone."""
+        """Raises OSError if the process has ended."""
         self.send_soon(request)
         await self._writer.drain()
 
     def send_soon(self, request: dict[str, Any]) -> None:
-        """Without waiting for room."""
+        """Write without waiting for space in the socket."""
         if not self.over:
             self._writer.write(json.dumps(request).encode() + b"\n")
 
     async def close(self) -> None:
-        """It ends what runs, and itself."""
+        """Close the socket; the process kills all scripts and exits."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -1,7 +1,7 @@
-"""A process with everything that descends from it, stopped and ended as one.
+"""A process and all its descendants, for stopping and ending them together.
 
-A process that is a "child subreaper" (prctl(2)) keeps the descendants that fork away from it, whatever session they
-make for themselves; so from such a root the tree is complete as long as the root lives.
+A "child subreaper" (prctl(2)) remains the ancestor of processes that lose their parent or make a session of their own.
+From such a root, the tree is complete as long as the root lives.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 import signal
 from typing import NamedTuple
 
-_PASSES = 100  # of looking for descendants; a stopped process makes no more, so few are needed
+_PASSES = 100  # of the search for descendants; stopped processes do not fork, so few are needed
 
 
 class Process(NamedTuple):
-    """A process for certain: numbers are used again, but not with the same start."""
+    """A process, identified by PID and start time: the kernel reuses PIDs, but not with the same start time."""
 
     pid: int
-    start: int  # in clock ticks since the machine's start
+    start: int  # in clock ticks since boot
 
 
 class _Stat(NamedTuple):
@@ -37,26 +37,26 @@ def _stat(pid: int) -> _Stat | None:
 
 
 def process(pid: int) -> Process | None:
-    """The process that has this number now."""
+    """Return the process that has this PID now."""
     found = _stat(pid)
     return Process(pid, found.start) if found else None
 
 
 def alive(who: Process) -> bool:
-    """Whether it still runs; one that waits to be reaped does not."""
+    """Return whether a process still runs; a zombie does not."""
     found = _stat(who.pid)
     return found is not None and found.start == who.start and found.state not in "ZX"
 
 
 def send(who: Process, number: signal.Signals) -> None:
-    """A signal to it, if it is still there."""
+    """Send a signal to a process if it still runs."""
     if alive(who):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(who.pid, number)
 
 
 def stopped_tree(root: Process) -> list[Process]:
-    """Stop the process and all its descendants; those that live, the root first."""
+    """Stop a process and all its descendants; return those that live, the root first."""
     found = {root.pid: root}
     for _ in range(_PASSES):
         for each in found.values():
@@ -93,6 +93,6 @@ def _children(pid: int) -> list[int]:
                 found += map(int, file.read().split())
         return found
     except OSError:
-        # gone; or a kernel without CONFIG_PROC_CHILDREN
+        # The process has ended, or the kernel lacks CONFIG_PROC_CHILDREN.
         everything = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         return [each for each in everything if (about := _stat(each)) and about.parent == pid]

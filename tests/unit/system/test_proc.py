@@ -1,4 +1,4 @@
-"""The devices of this machine."""
+"""The MTUs of devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel is told of an address, octet by octet (rtnetlink(7), linux/if_addr.h)."""
+"""The encoding of addresses, octet by octet (rtnetlink(7), linux/if_addr.h)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def address(text: str, **given: object) -> HeldAddress:
     return HeldAddress(interface=ip_interface(text), **given)  # type: ignore[arg-type]
 
 
-def test_an_address_says_its_family_its_length_its_scope_and_its_device() -> None:
+def test_the_header_has_family_prefix_length_scope_and_device() -> None:
     assert encoded(address("192.0.2.1/24", scope=253), 7)[:8] == struct.pack("=BBBBI", 2, 24, 0, 253, 7)
     assert encoded(address("2001:db8::1"), 7)[:8] == struct.pack("=BBBBI", 10, 128, 0, 0, 7)
 
 
-def test_what_is_not_given_is_not_said() -> None:
+def test_omitted_options_have_no_attributes() -> None:
     assert attributes(encoded(address("192.0.2.1"), 1), 8) == {1: LOCAL, 2: LOCAL}
     assert attributes(encoded(address("fd00::1"), 1), 8) == {1: ip_address("fd00::1").packed}
 
 
-def test_everything_that_ip_address_can_say() -> None:
+def test_all_options_of_ip_address() -> None:
     held = address(
         "192.0.2.1/24", label="eth0:vip", broadcast=ip_address("192.0.2.255"), peer=ip_address("192.0.2.9"), home=True
     )
@@ -55,7 +55,7 @@ def test_each_flag_is_the_kernel_s(given: str, flag: int) -> None:
     assert flags_of(address("fd00::1", **{given: True})) == flag
 
 
-def test_the_peer_of_an_address_is_named_when_it_is_taken_off() -> None:
+def test_the_removal_of_an_address_names_its_peer() -> None:
     with_peer = attributes(named(address("192.0.2.1", peer=ip_address("192.0.2.9")), 1), 8)
     assert with_peer == {1: OTHER, 2: LOCAL}
     assert attributes(named(address("fd00::1", peer=ip_address("fd00::9")), 1), 8) == {

@@ -1,4 +1,4 @@
-"""What stays is looked at no more, and what is gone is collected all the same."""
+"""Freezing of present objects, and collection of those that become unreachable later."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pylvs.system import garbage
 
 
 class Ring:
-    """Refers to itself, so only the collector can end it."""
+    """An object that refers to itself, so only the collector can free it."""
 
     def __init__(self) -> None:
         self.own = self
 
 
-def test_what_is_there_is_frozen_and_what_is_gone_is_collected_at_the_next_time() -> None:
+def test_present_objects_are_frozen_and_unreachable_ones_are_collected_at_the_next_call() -> None:
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
         kept = Ring()

@@ -1,4 +1,4 @@
-"""Who besides root could change what runs as root."""
+"""Components of a path that users other than root can change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_path_that_is_all_of_roots_is_secure(tree: Imagined) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "uid", "gid", "complaint"),
+    ("mode", "uid", "gid", "error"),
     [
         (0o777, 0, 0, ("/opt is writable by everybody",)),
         (0o775, 0, 1, ("/opt is writable by group 1",)),
@@ -68,14 +68,14 @@ def test_a_path_that_is_all_of_roots_is_secure(tree: Imagined) -> None:
     ],
 )
 def test_a_directory_that_others_may_write_is_named(
-    tree: Imagined, mode: int, uid: int, gid: int, complaint: tuple[str, ...]
+    tree: Imagined, mode: int, uid: int, gid: int, error: tuple[str, ...]
 ) -> None:
     tree.directory("/opt", mode, uid, gid)
-    assert insecurities("/opt/check", 0) == complaint
+    assert insecurities("/opt/check", 0) == error
 
 
 @pytest.mark.parametrize(
-    ("mode", "uid", "gid", "complaint"),
+    ("mode", "uid", "gid", "error"),
     [
         (0o777, 0, 0, ("/opt/check is writable by everybody",)),
         (0o1777, 0, 0, ("/opt/check is writable by everybody",)),  # sticky means nothing on a file
@@ -84,10 +84,10 @@ def test_a_directory_that_others_may_write_is_named(
     ],
 )
 def test_a_file_that_others_may_write_is_named(
-    tree: Imagined, mode: int, uid: int, gid: int, complaint: tuple[str, ...]
+    tree: Imagined, mode: int, uid: int, gid: int, error: tuple[str, ...]
 ) -> None:
     tree.file("/opt/check", mode, uid, gid)
-    assert insecurities("/opt/check", 0) == complaint
+    assert insecurities("/opt/check", 0) == error
 
 
 def test_both_ends_of_a_link_count(tree: Imagined) -> None:

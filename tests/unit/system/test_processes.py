@@ -1,4 +1,4 @@
-"""Scripts: whom they run as, what they inherit, and that nothing of them is left."""
+"""Scripts: their account, what they inherit, and the end of all their processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ json.dump({
 
 
 def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_once: int = 8) -> T:
-    """Some work with processes, which are put away behind it."""
+    """Run a coroutine with a `Processes` that is closed afterwards."""
 
     async def whole() -> T:
         processes = Processes(security=security, at_once=at_once)
@@ -53,12 +53,12 @@ def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_on
 
 
 def ended(*arguments: str, user: str = "", timeout_s: float = LONG_S, security: bool = False) -> Ended:
-    """How a script of these arguments ends."""
+    """Run a script with these arguments and return how it ended."""
     return run(lambda processes: processes.run(Script(arguments, user), timeout_s), security)
 
 
 def reported(*arguments: str, **environment: str) -> dict[str, object]:
-    """What a script finds about itself."""
+    """Return what a script reports about its own process."""
     script = Script((sys.executable, "-I", "-c", REPORT, *arguments))
     end = run(lambda processes: processes.run(script, LONG_S, environment))
     assert end.status == 0, end
@@ -67,22 +67,22 @@ def reported(*arguments: str, **environment: str) -> dict[str, object]:
 
 
 def written(path: Path, text: str) -> str:
-    """A program that anybody may run, reached by folders that anybody may enter."""
+    """Write a program that all users may execute, in directories that all users may enter."""
     path.write_text(text)
     path.chmod(0o755)
     for folder in path.parents:
-        if "pytest-of-" in str(folder):  # those that pytest made, for nobody else
+        if "pytest-of-" in str(folder):  # made by pytest with mode 0700
             folder.chmod(folder.stat().st_mode | 0o055)
     return str(path)
 
 
 def gone(pids: list[int]) -> bool:
-    """Whether none of these processes runs."""
+    """Wait until none of these processes runs."""
     until(lambda: not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids), pids)
     return True
 
 
-def test_a_script_gets_its_own_words_and_a_clean_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_gets_its_arguments_and_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/somebody")
     monkeypatch.setenv("KEPT", "yes")
     with open("/dev/null") as file:
@@ -135,12 +135,12 @@ def test_a_script_runs_as_its_user_with_that_users_groups_and_no_way_back() -> N
         (r"printf '\033[31mred\n'; exit 1", 1, "exit status 1: [31mred"),
     ],
 )
-def test_an_end_is_told_in_a_few_words(code: str, status: int | None, words: str) -> None:
+def test_a_result_has_a_short_text(code: str, status: int | None, words: str) -> None:
     end = ended("/bin/sh", "-c", code)
     assert (end.status, str(end)) == (status, words)
 
 
-def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
+def test_a_script_that_cannot_start_has_the_reason(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("#!/bin/sh\n")
     assert ended("/no/such/program").trouble.endswith("No such file or directory")
@@ -149,7 +149,7 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
     assert ended("/bin/true", "a\0b").status is None
 
 
-def test_a_machine_that_makes_no_more_processes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -167,12 +167,12 @@ def test_a_script_without_its_first_line_is_the_shells(tmp_path: Path) -> None:
     assert ended(written(tmp_path / "old", "exit 4\n")).status == 4
 
 
-def test_a_bare_name_is_found_on_path() -> None:
+def test_a_name_without_slash_is_found_on_path() -> None:
     assert ended("sh", "-c", "exit 5").status == 5
 
 
 @as_root
-def test_what_others_could_change_does_not_run_as_root(tmp_path: Path) -> None:
+def test_a_script_that_others_can_change_does_not_run_as_root(tmp_path: Path) -> None:
     program = written(tmp_path / "program", "#!/bin/sh\nexit 0\n")
     os.chmod(program, 0o777)
     end = ended(program, user="root", security=True)
@@ -204,7 +204,7 @@ while :; do sleep 60; done
 
 
 def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(tmp_path: Path) -> None:
-    """Those that made sessions of their own, lost their parents, or do not heed SIGTERM as well."""
+    """Also children with sessions of their own, without parents, or that ignore SIGTERM."""
     pids = tmp_path / "pids"
     program = written(tmp_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
     for timeout_s in (3, 20, 60):  # time enough to fork them all, on a busy machine as well
@@ -218,7 +218,7 @@ def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(tmp_
     pytest.fail(f"only {len(found)} of 4 processes were forked")
 
 
-def test_a_script_that_heeds_sigterm_may_clean_up(tmp_path: Path) -> None:
+def test_a_script_that_handles_sigterm_may_clean_up(tmp_path: Path) -> None:
     cleaned = tmp_path / "cleaned"
     code = f"trap 'echo yes >{cleaned}; exit 0' TERM; while :; do sleep 0.05; done"
     for timeout_s in (1, 20, 60):
@@ -228,7 +228,7 @@ def test_a_script_that_heeds_sigterm_may_clean_up(tmp_path: Path) -> None:
     assert cleaned.read_text() == "yes\n"
 
 
-def test_what_a_script_leaves_behind_on_purpose_lives_on_and_is_reaped(tmp_path: Path) -> None:
+def test_background_processes_of_a_script_live_on_and_are_reaped(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     async def within(processes: Processes) -> bool:
@@ -261,7 +261,7 @@ def test_a_cancelled_script_is_killed(tmp_path: Path) -> None:
     run(within)
 
 
-def test_at_the_end_nothing_runs_any_more(tmp_path: Path) -> None:
+def test_close_kills_all_scripts(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     async def within(processes: Processes) -> Ended:
@@ -295,7 +295,7 @@ asyncio.run(Processes().run(script, 600))
     assert gone(found)
 
 
-def test_many_that_fail_at_once_all_end_and_no_more_run_than_may(tmp_path: Path) -> None:
+def test_many_failing_scripts_all_end_within_the_limit_of_concurrency(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = Script(("/bin/sh", "-c", f"echo + >>{log}; echo - >>{log}; exit 1"))
     log.touch()
@@ -325,7 +325,7 @@ def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
-    """Also while it grows."""
+    """Also while its processes fork."""
     code = "import os, time\nfor _ in range(4): os.fork()\ntime.sleep(600)"
     pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", code])
     root = process_tree.process(pid)

@@ -1,4 +1,4 @@
-"""The kernel's messages are understood, and whatever else comes is no reason to fail."""
+"""Decoding of the kernel's messages; invalid ones raise nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_link() -> None:
     assert gone.gone
 
 
-def test_a_port_that_leaves_its_bridge_has_not_gone() -> None:
+def test_a_port_that_leaves_its_bridge_still_exists() -> None:
     assert list(monitor.read(message(17, a_link(family=7)))) == []
 
 
@@ -69,7 +69,7 @@ def test_an_address_is_the_own_one_and_not_its_peer() -> None:
 
 
 @pytest.mark.parametrize(("flags", "usable"), [(0x80, True), (0xC0, False), (0xC4, True), (0x88, False), (0x280, True)])
-def test_an_address_is_usable_once_it_is_known_to_be_nobody_else_s(flags: int, usable: bool) -> None:
+def test_an_address_is_usable_after_duplicate_address_detection(flags: int, usable: bool) -> None:
     found = one(20, an_address("fd00::1/64", flags))
     assert isinstance(found, AddressNews)
     assert found.usable is usable

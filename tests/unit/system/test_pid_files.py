@@ -1,4 +1,4 @@
-"""One holder at a time, whatever happens between two system calls."""
+"""A PID file has one holder, also in the races between two system calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def give_back(path: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def test_a_second_holder_hears_of_the_first(tmp_path: Path) -> None:
+def test_a_second_process_gets_the_pid_of_the_holder(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     first = pid_files.claim(path)
     assert path.read_text() == f"{os.getpid()}\n"
@@ -37,7 +37,7 @@ def test_the_lock_of_an_unlinked_file_holds_nothing(
     lock = fcntl.flock
 
     def late(descriptor: int, kind: int) -> None:
-        """Between open(2) and flock(2) the holder leaves, and another may come."""
+        """Between open(2) and flock(2), the holder unlinks the file, and another process may create it."""
         monkeypatch.setattr(fcntl, "flock", lock)
         give_back(path, held.pop())
         if claims_again:

@@ -1,4 +1,4 @@
-"""What the kernel is told of routes and rules, octet by octet (rtnetlink(7), linux/fib_rules.h)."""
+"""The encoding of routes and rules, octet by octet (rtnetlink(7), linux/fib_rules.h)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def route(to: str, *options: tuple[str, str], **given: Any) -> Route:
     return Route(destination=ip_network(to), options=options, **given)
 
 
-def said(of: Route, going: bool = False) -> dict[int, bytes]:
+def encoded_attributes(of: Route, going: bool = False) -> dict[int, bytes]:
     return attributes(encoded(of, going), 12)
 
 
@@ -29,7 +29,7 @@ def u32(value: int) -> bytes:
 
 
 def metrics(*options: tuple[str, str]) -> dict[int, bytes]:
-    return attributes(said(route("10.0.0.0/8", *options))[8])
+    return attributes(encoded_attributes(route("10.0.0.0/8", *options))[8])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,9 @@ def test_each_kind_has_its_number_and_its_scope(kind: str, number: int, scope: i
 
 
 def test_a_route_through_one_hop() -> None:
-    found = said(route("10.0.0.0/8", next_hops=(HOP,), source=ip_address("192.0.2.1"), metric=7, table=5000))
+    found = encoded_attributes(
+        route("10.0.0.0/8", next_hops=(HOP,), source=ip_address("192.0.2.1"), metric=7, table=5000)
+    )
     assert found == {
         1: bytes([10, 0, 0, 0]),
         5: ip_address("192.0.2.9").packed,
@@ -63,22 +65,22 @@ def test_a_route_through_one_hop() -> None:
     }
 
 
-def test_a_table_beyond_255_has_no_room_in_the_head() -> None:
+def test_a_table_beyond_255_does_not_fit_the_header() -> None:
     assert encoded(route("10.0.0.0/8", table=5000))[4] == 0
     assert encoded(route("10.0.0.0/8", table=7))[4] == 7
 
 
 def test_several_hops_are_one_route() -> None:
     other = NextHop(via=ip_address("192.0.2.8"), weight=256, onlink=True)
-    way = said(route("10.0.0.0/8", next_hops=(HOP, other)))[9]
+    way = encoded_attributes(route("10.0.0.0/8", next_hops=(HOP, other)))[9]
     assert way[:8] == struct.pack("=HBBi", 16, 0, 0, 0)
     assert attributes(way[8:16]) == {5: ip_address("192.0.2.9").packed}
     assert way[16:24] == struct.pack("=HBBi", 16, 4, 255, 0)
     assert attributes(way[24:]) == {5: ip_address("192.0.2.8").packed}
 
 
-def test_what_goes_nowhere_has_no_hops() -> None:
-    assert set(said(route("10.0.0.0/8", kind="blackhole", next_hops=(HOP,)))) == {1, 15}
+def test_a_route_that_drops_has_no_hops() -> None:
+    assert set(encoded_attributes(route("10.0.0.0/8", kind="blackhole", next_hops=(HOP,)))) == {1, 15}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_each_metric_has_its_number_and_its_unit(name: str, words: str, kind: in
     assert metrics((name, words)) == {kind: u32(value)}
 
 
-def test_what_is_locked_is_said_once_for_all() -> None:
+def test_the_locked_metrics_share_one_attribute() -> None:
     found = metrics(("mtu", "lock 1400"), ("advmss", "lock 1300"), ("congctl", "lock cubic"), ("window", "9"))
     assert found[1] == u32(1 << 2 | 1 << 8 | 1 << 16)
     assert (found[2], found[16]) == (u32(1400), b"cubic\0")
@@ -115,14 +117,14 @@ def test_what_is_locked_is_said_once_for_all() -> None:
 
 def test_options_that_are_no_metrics() -> None:
     given = ("realms", "5/6"), ("pref", "low"), ("expires", "500"), ("ttl-propagate", "disabled")
-    found = said(route("fd00::/8", *given))
+    found = encoded_attributes(route("fd00::/8", *given))
     assert (found[11], found[20], found[23], found[26]) == (u32(0x50006), b"\3", u32(500), b"\0")
-    assert said(route("10.0.0.0/8", ("realms", "6")))[11] == u32(6)
+    assert encoded_attributes(route("10.0.0.0/8", ("realms", "6")))[11] == u32(6)
 
 
 @pytest.mark.parametrize("to", ["10.0.0.0/8", "fd00::/8", "0.0.0.0/0", "::/0"])
 @pytest.mark.parametrize("given", [{}, {"metric": 9}, {"table": 5000}, {"tos": 16}])
-def test_a_route_is_known_again_by_what_the_kernel_tells_when_it_goes(to: str, given: dict[str, int]) -> None:
+def test_the_removal_of_a_route_has_its_key(to: str, given: dict[str, int]) -> None:
     wanted = route(to, **given)
     found = understood(25, encoded(wanted, going=True))
     assert isinstance(found, RouteNews)
@@ -130,7 +132,7 @@ def test_a_route_is_known_again_by_what_the_kernel_tells_when_it_goes(to: str, g
     assert RouteKey(found.key.destination, found.key.table, found.key.metric, tos) == key_of(wanted)
 
 
-def test_a_rule_says_what_it_asks_for_and_what_it_does() -> None:
+def test_a_rule_has_its_conditions_and_its_action() -> None:
     rule = RoutingRule(
         family=4,
         table=99,
@@ -160,9 +162,9 @@ def test_a_rule_says_what_it_asks_for_and_what_it_does() -> None:
     ("action", "number"), [("goto", 2), ("nop", 3), ("blackhole", 6), ("unreachable", 7), ("prohibit", 8)]
 )
 def test_each_action_has_its_number(action: str, number: int) -> None:
-    said = encoded_rule(RoutingRule(family=6, action=action, goto=2000, table=9))
-    assert (said[0], said[4], said[7]) == (10, 0, number)
-    assert attributes(said, 12).get(4) == (u32(2000) if action == "goto" else None)
+    found = encoded_rule(RoutingRule(family=6, action=action, goto=2000, table=9))
+    assert (found[0], found[4], found[7]) == (10, 0, number)
+    assert attributes(found, 12).get(4) == (u32(2000) if action == "goto" else None)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +181,8 @@ def test_each_action_has_its_number(action: str, number: int) -> None:
     ],
 )
 def test_each_option_of_a_rule_has_its_number(name: str, words: str, kind: int, value: bytes) -> None:
-    said = encoded_rule(RoutingRule(family=4, table=5, options=((name, words),)))
-    assert attributes(said, 12)[kind] == value
+    found = encoded_rule(RoutingRule(family=4, table=5, options=((name, words),)))
+    assert attributes(found, 12)[kind] == value
 
 
 @pytest.mark.parametrize(
@@ -192,11 +194,11 @@ def test_each_option_of_a_rule_has_its_number(name: str, words: str, kind: int, 
         RoutingRule(family=4, l3mdev=True, preference=9, table=0),
     ],
 )
-def test_a_rule_is_known_again_by_what_the_kernel_tells_when_it_goes(rule: RoutingRule) -> None:
+def test_the_removal_of_a_rule_has_its_key(rule: RoutingRule) -> None:
     assert understood(33, encoded_rule(rule)) == RuleNews(key_of_rule(rule), 18, gone=True)
 
 
 def test_l3mdev_names_no_table() -> None:
-    said = attributes(encoded_rule(RoutingRule(family=4, l3mdev=True)), 12)
-    assert said[19] == b"\1"
-    assert 15 not in said
+    found = attributes(encoded_rule(RoutingRule(family=4, l3mdev=True)), 12)
+    assert found[19] == b"\1"
+    assert 15 not in found

@@ -1,4 +1,4 @@
-"""Whom a script runs as, and what that account may execute."""
+"""The account of a script, and the programs that it may execute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pylvs.system.processes import accounts
 from pylvs.system.processes.accounts import Account, account, located, script_account, unusable
 
 ROOT = Account("root", 0, 0)
-SOMEBODY = Account("somebody", 4711, 4711, (4711, 100))
+OTHER = Account("other", 4711, 4711, (4711, 100))
 
 
 def test_a_user_is_found_by_name_and_by_number_with_all_groups() -> None:
@@ -24,7 +24,7 @@ def test_a_user_is_found_by_name_and_by_number_with_all_groups() -> None:
     assert account(str(entry.pw_uid)) == found
 
 
-def test_a_group_that_is_given_takes_the_place_of_the_users_own() -> None:
+def test_a_given_group_replaces_the_primary_group_of_the_user() -> None:
     found = account("root", "daemon")
     assert found.uid == 0
     assert found.gid == account("daemon").gid
@@ -34,12 +34,12 @@ def test_a_group_that_is_given_takes_the_place_of_the_users_own() -> None:
 @pytest.mark.parametrize(
     ("user", "group", "words"), [("no-such-user", "", "user no-such-user"), ("root", "no-such-group", "group no-such")]
 )
-def test_who_is_not_there_is_named(user: str, group: str, words: str) -> None:
+def test_the_error_names_a_missing_user_or_group(user: str, group: str, words: str) -> None:
     with pytest.raises(PylvsError, match=words):
         account(user, group)
 
 
-def test_without_a_word_scripts_run_as_keepaliveds_user_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_scripts_run_as_keepaliveds_user_if_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "SCRIPT_USER", "daemon")
     assert script_account().name == "daemon"
     monkeypatch.setattr(accounts, "SCRIPT_USER", "no-such-user")
@@ -47,13 +47,13 @@ def test_without_a_word_scripts_run_as_keepaliveds_user_if_there_is_one(monkeypa
     assert script_account("root").uid == 0
 
 
-def test_whoever_runs_it_needs_no_line_in_the_list_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_present_user_needs_no_entry_in_etc_passwd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "SCRIPT_USER", "no-such-user")
     monkeypatch.setattr(os, "geteuid", lambda: 987654)
     assert (script_account().name, script_account().uid) == ("987654", 987654)
 
 
-def test_a_bare_name_is_looked_for_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_slash_is_searched_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "check-it"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -66,17 +66,17 @@ def test_a_bare_name_is_looked_for_on_path(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("mode", "owner", "group", "who", "able"),
     [
-        (0o755, 0, 0, SOMEBODY, True),
-        (0o744, 0, 0, SOMEBODY, False),
+        (0o755, 0, 0, OTHER, True),
+        (0o744, 0, 0, OTHER, False),
         (0o744, 0, 0, ROOT, True),
         (0o644, 0, 0, ROOT, False),
-        (0o750, 0, 100, SOMEBODY, True),
-        (0o705, 0, 100, SOMEBODY, False),  # the group's word counts, not everybody's
-        (0o077, 4711, 0, SOMEBODY, False),
-        (0o100, 4711, 0, SOMEBODY, True),
+        (0o750, 0, 100, OTHER, True),
+        (0o705, 0, 100, OTHER, False),  # the group's bits apply, not those of others
+        (0o077, 4711, 0, OTHER, False),
+        (0o100, 4711, 0, OTHER, True),
     ],
 )
-def test_who_may_execute_what(
+def test_the_mode_decides_who_may_execute_a_file(
     mode: int, owner: int, group: int, who: Account, able: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = os.stat_result((0o100000 | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
@@ -84,6 +84,6 @@ def test_who_may_execute_what(
     assert unusable("/a/program", who) == ("" if able else f"not executable for user {who.name}")
 
 
-def test_what_is_no_file_says_so(tmp_path: Path) -> None:
+def test_a_directory_and_a_missing_file_have_their_own_errors(tmp_path: Path) -> None:
     assert unusable(str(tmp_path), ROOT) == "not a file"
     assert unusable(str(tmp_path / "missing"), ROOT) == "no such file or directory"

@@ -1,4 +1,4 @@
-"""Logs: a line for people, an object for programs, and never a reason to end."""
+"""Logs: lines of text, JSON objects, and no exception when the stream is closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVER = DestinationKey(ip_address("10.0.0.1"), 80)
 DOWN = ServerDown(at=0, service="web", server=SERVER, reason="connection refused")
 
 
-def test_a_line_for_people() -> None:
+def test_a_line_of_text() -> None:
     out = io.StringIO()
     logs.set_up("text", out, {})
     log_event(DOWN)
@@ -28,7 +28,7 @@ def test_a_line_for_people() -> None:
     assert second.split(" ", 1)[1] == "info: two lines"
 
 
-def test_an_object_for_programs() -> None:
+def test_a_json_object() -> None:
     out = io.StringIO()
     logs.set_up("json", out, {})
     log_event(DOWN)
@@ -52,7 +52,7 @@ def test_the_journal_gets_levels_and_writes_the_time_itself(tmp_path: Path) -> N
         assert out.read() == "<4>warning: odd (where=here)\n"
 
 
-def test_libraries_and_faults_come_out_the_same_way() -> None:
+def test_logs_of_libraries_and_tracebacks_have_the_same_form() -> None:
     out = io.StringIO()
     logs.set_up("text", out, {})
     logging.getLogger("aiohttp.server").warning("strange %s", "request")
@@ -67,7 +67,7 @@ def test_libraries_and_faults_come_out_the_same_way() -> None:
     assert lines[-1] == "ValueError: why"
 
 
-def test_a_log_that_nobody_reads_harms_nothing() -> None:
+def test_a_closed_stream_raises_nothing() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w", buffering=1) as out:
@@ -76,7 +76,7 @@ def test_a_log_that_nobody_reads_harms_nothing() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 
-def test_failures_that_do_not_count_yet_are_told_where_that_was_asked_for() -> None:
+def test_failures_before_the_threshold_are_logged_if_configured() -> None:
     out = io.StringIO()
     logs.set_up("text", out, {})
     for counted, log_all in ((False, False), (False, True), (True, False)):
