@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP
 
-from pylvs.dataplane.devices import attach, attachments, policy
+from pylvs.dataplane.devices import attach, attachments, loopback
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
