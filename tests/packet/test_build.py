@@ -127,7 +127,7 @@ def test_the_description_agrees_with_the_source(tmp_path: Path) -> None:
     record = {field["name"]: field for field in abi["structs"]["record"]["fields"]}
     assert abi["structs"]["record"]["size"] == 64
     assert (record["v4"]["offset"], record["v6"]["offset"], record["v6"]["count"]) == (0, 0, 4)
-    assert (record["place"]["type"], record["seen"]["offset"], record["delta"]["kind"]) == ("place", 24, "signed")
+    assert (record["peer"]["type"], record["seen"]["offset"], record["delta"]["kind"]) == ("peer", 24, "signed")
     assert abi["enums"]["sign"] == {"BELOW": -1, "ABOVE": 1}
     small = abi["objects"]["small"]
     assert small["maps"]["records"]["max_entries"] == 128

@@ -146,7 +146,7 @@ def _the_last_script_of_several_is_dropped() -> AbstractContextManager[Any]:
         await self._run(*waiting.popleft())
         del self._waiting[subject]
 
-    return patch.object(InTurn, "_tell", mutated)
+    return patch.object(InTurn, "_run_all", mutated)
 
 
 def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
