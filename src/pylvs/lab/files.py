@@ -72,11 +72,8 @@ case $name in nginx | httpd | apache2) ;; *) echo "$name: unrecognized service" 
 # A zombie stays in /proc, without a command line.
 runs() {{ [ -n "$pid" ] && grep -q nginx "/proc/$pid/cmdline" 2>/dev/null; }}
 start() {{ runs || nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION}; }}
-stop() {{
-    runs || return 0
-    kill "$pid"
-    while runs; do sleep 0.05; done
-}}
+# nginx sleeps on if a signal arrives just before it begins to wait for signals, so the signal is repeated.
+stop() {{ while runs; do kill "$pid" 2>/dev/null; sleep 0.1; done; }}
 case $action in
     start) start ;;
     stop) stop ;;
