@@ -90,6 +90,11 @@ def _pytest(name: str, *arguments: str) -> Phase:
     return Phase(name, ["pytest", "-q", "-m", "not real_clock", *arguments], pytest=True)
 
 
+def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None) -> Phase:
+    command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, "tests/unit"]
+    return Phase(name, command, pytest=True, environment=environment or {})
+
+
 def _real_clocks(name: str, beside_load: bool = False) -> Phase:
     command = [ISOLATED, "-m", "pytest", "-q", "-m", "real_clock", "tests"]
     return Phase(name, command, pytest=True, beside_load=beside_load, may_be_empty=True)
@@ -100,7 +105,7 @@ def phases() -> list[Phase]:
     isolated = ["--tx", f"3*popen//python={ISOLATED}", "--dist", "loadfile"]
     return [
         Phase("lint", ["./dev", "lint"]),
-        _pytest("unit", "-n", "auto", "--dist", "worksteal", "tests/unit"),
+        _unit("unit", "not real_clock and not nightly"),
         _pytest("interop", "-n", "8", "--dist", "worksteal", "tests/packet/test_conformance.py", "tests/interop"),
         _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py", "tests/lab"),
         _real_clocks("real clock"),
@@ -108,17 +113,13 @@ def phases() -> list[Phase]:
 
 
 def nightly_phases() -> list[Phase]:
-    """Return the phases that `./dev test-all` adds."""
+    """Return the phases that `./dev test-all` adds. The long simulations take an hour, so they are last."""
     return [
-        Phase(
-            "random examples",
-            ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not real_clock and not nightly", "tests/unit"],
-            pytest=True,
-            environment={RANDOM: "1"},
-        ),
+        _unit("random examples", "not real_clock and not nightly", {RANDOM: "1"}),
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000"]),
         Phase("live conformance", ["python", "-m", "tests.conformance"]),
         *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
+        _unit("simulations", "nightly and not real_clock"),
     ]
 
 
