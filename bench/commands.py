@@ -27,6 +27,7 @@ PORT = 80
 _SERVERS = 20_000  # different ones; the rest are taken again
 _ON_DISK = "/var/tmp"  # where files can be out of memory
 _SMALL_SERVICES, _SMALL_SERVERS = 2, 3
+_STARTS = 5  # times as many rounds for the start of a command, because one differs from the next by a tenth
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def measure_start(size: Size) -> dict[str, Measured]:
     with site.new_site("start"), tempfile.TemporaryDirectory(prefix=site.PREFIX, dir=_ON_DISK) as cache:
         installed = _as_installed(cache)
         _run(f"-A {service}", environment=installed)
-        for number in range(size.rounds + 1):
+        for number in range(_STARTS * size.rounds + 1):
             used = _children_s()
             subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
             nothing = _children_s() - used
