@@ -15,14 +15,14 @@ from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import open_pin
 from pylvs.cli.meter import on_one_cpu
-from pylvs.dataplane import load
+from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey
 
-_ENTRIES = {XDP: load.XDP, TC: load.TC}
+_ENTRIES = {XDP: state.XDP, TC: state.TC}
 
 
 class Path:
@@ -86,7 +86,7 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
         director.make()
         director.change_setting("conn_max", capacity)
         with director.batch():
-            attachments.request(director.reader, site.DEVICE, "generic")
+            attachments.request(director.tables, site.DEVICE, "generic")
         entries = {
             hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
         }

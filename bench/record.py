@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS, Measured, Row, value_of
-from pylvs.dataplane import upgrade
+from pylvs.dataplane.state import own_build
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "object": upgrade.ours().digest,
+        "object": own_build().digest,
         "load_average": os.getloadavg()[0],
     }
 

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from types import FrameType
 
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load
 from pylvs.dataplane.state import State
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.system.namespaces import inside_network
@@ -109,7 +109,7 @@ def _remove(name: str) -> None:
     if not os.path.exists(path):
         return
     with contextlib.suppress(OSError, PylvsError), inside_network(path):
-        policy.take_down(State.open())
+        load.take_down(State.open())
     with contextlib.suppress(PylvsError):
         ip("netns", "del", name)
 

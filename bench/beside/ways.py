@@ -16,7 +16,8 @@ from bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, W
 from bench.site import DEVICE
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane.devices import attachments, policy
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.attach import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
@@ -186,11 +187,11 @@ def _pylvs(mode: Mode) -> Callable[[Wire], AbstractContextManager[None]]:
             director.make()
             try:
                 with director.batch():
-                    attachments.request(director.reader, DEVICE, mode)
+                    attachments.request(director.tables, DEVICE, mode)
                     _serve(director)
                 yield
             finally:
-                policy.take_down(State.open())
+                load.take_down(State.open())
 
     return ready
 

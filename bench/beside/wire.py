@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.site import DEVICE, PREFIX, deferred, undisturbed
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
@@ -132,7 +132,7 @@ class Wire:
         """Remove every part that exists."""
         if os.path.exists(self.path("director")):
             with contextlib.suppress(OSError, PylvsError), self.inside("director"):
-                policy.take_down(State.open())
+                load.take_down(State.open())
         for role in reversed(ROLES):
             if os.path.exists(self.path(role)):
                 with contextlib.suppress(PylvsError):

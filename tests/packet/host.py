@@ -19,7 +19,7 @@ from unittest import mock
 from pylvs.bpf import abi, kernel, maps
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach, attachments, policy
+from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
@@ -262,9 +262,9 @@ def _take_down(state: State) -> None:
     """Remove the tables, even if other processes make theirs at the moment."""
     for _ in range(5):
         with suppress(Busy):
-            policy.take_down(state)
+            load.take_down(state)
             return
-    policy.take_down(state)
+    load.take_down(state)
 
 
 @contextmanager
@@ -289,9 +289,9 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | 
                 if not expires:
                     expiry.stop(director)
                 with director.batch():
-                    attachments.release(director.reader, "d1")  # the far end of d0
+                    attachments.release(director.tables, "d1")  # the far end of d0
                     if mode:
-                        attachments.request(director.reader, "d0", mode)
+                        attachments.request(director.tables, "d0", mode)
                 host = Host(name, director, expiry)
                 try:
                     yield host

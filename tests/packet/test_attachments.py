@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from pylvs.bpf import kernel
 from pylvs.cli.director import detach
-from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach, attachments, policy
+from pylvs.dataplane import load, upgrade
+from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.state import REPLACING
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
@@ -39,7 +40,7 @@ def there(host: Host) -> dict[str, attach.Attachment]:
 
 
 def missing(host: Host) -> list[Trouble]:
-    return attachments.missing(host.director.reader)
+    return attachments.missing(host.director.tables)
 
 
 def any_edit(host: Host) -> None:
@@ -119,8 +120,8 @@ def test_a_device_that_is_made_again_is_attached_again(host: Host) -> None:
     any_edit(host)
     assert {"e0", "e1"} <= there(host).keys()
     with host.director.batch():
-        attachments.request(host.director.reader, "e0", "generic")
-        attachments.release(host.director.reader, "e1")
+        attachments.request(host.director.tables, "e0", "generic")
+        attachments.release(host.director.tables, "e1")
     ip("link", "del", "e0")
     pair("e0", "e1")
     any_edit(host)
@@ -166,7 +167,7 @@ def test_an_edit_is_complete_if_a_device_is_refused_and_the_device_is_retried(ho
 def test_a_device_that_the_operator_detached_is_reported(host: Host) -> None:
     host.serve(SERVICE, 1)
     with host.director.batch():
-        attachments.release(host.director.reader, "d0")
+        attachments.release(host.director.tables, "d0")
     any_edit(host)
     assert there(host).keys() == {"lo"}
     assert missing(host) == [Trouble("d0", "pylvs detach took it out", True)]
@@ -224,7 +225,7 @@ def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subproc
 # --- another program ---
 
 
-def killed(when: str, host: Host, connections: int | None = None) -> None:
+def killed(when: str, host: Host, connections: int = 0) -> None:
     """Kill a process that loads the programs again, before it calls a function."""
     child = os.fork()
     if not child:
@@ -233,15 +234,15 @@ def killed(when: str, host: Host, connections: int | None = None) -> None:
             module = {"load": load, "attachments": attachments}[owner]
             setattr(module, name, lambda *_: os._exit(0))
             with host.director.batch():
-                policy.swap_programs(host.director.tables, connections)
+                upgrade.swap_programs(host.director.tables, connections)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("when", ["load._pin_maps", "load._pin_programs", "load._start_timer", "attachments.reconcile"])
-@pytest.mark.parametrize("connections", [None, 2048])
-def test_packets_are_served_after_a_killed_change_of_programs(when: str, connections: int | None) -> None:
+@pytest.mark.parametrize("connections", [0, 2048])
+def test_packets_are_served_after_a_killed_change_of_programs(when: str, connections: int) -> None:
     with new_host(expires=False) as host:
         host.serve(SERVICE, 1)
         before = there(host)["d0"]
@@ -256,7 +257,7 @@ def test_packets_are_served_after_a_killed_change_of_programs(when: str, connect
         any_edit(host)
         after = there(host)["d0"]
         assert not {after.xdp, after.ingress} & {before.xdp, before.ingress}
-        assert load.interrupted(host.director.state) is None
+        assert host.director.state.note(REPLACING) is None
         assert not [name for name in host.director.state.pins() if "former" in name]
         assert host.forwarded(tcp("S", sport=4100, dport=80))
         assert VIP4 in str(host.director.services()[0].service.key)

@@ -52,7 +52,7 @@ def wire() -> socket.socket:
 
 def attached(host: Host) -> None:
     with host.director.batch():
-        attachments.request(host.director.reader, "t0", "auto")
+        attachments.request(host.director.tables, "t0", "auto")
 
 
 def arriving(descriptor: int, wanted: type[TCP | UDP] = TCP) -> bytes:
@@ -107,4 +107,4 @@ def test_packets_of_no_service_reach_the_stack(host: Host) -> None:
 
 def test_xdp_is_refused_there(host: Host) -> None:
     with tun("t0"), pytest.raises(InvalidOperation, match="link addresses"), host.director.batch():
-        attachments.request(host.director.reader, "t0", "generic")
+        attachments.request(host.director.tables, "t0", "generic")

@@ -276,8 +276,8 @@ def test_native_xdp_takes_a_device_of_jumbo_frames(director_host: Host) -> None:
         for device in "j0", "j1":
             ip("link", "set", device, "up")
         with director_host.director.batch():
-            assert attachments.request(director_host.director.reader, "j0", "native").mode == "native"
-            attachments.release(director_host.director.reader, "j0")
+            assert attachments.request(director_host.director.tables, "j0", "native").mode == "native"
+            attachments.release(director_host.director.tables, "j0")
     finally:
         ip("link", "del", "j0")
 

@@ -15,6 +15,7 @@ from scapy.utils import checksum
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import load, scheduler_tables
+from pylvs.dataplane.state import CACHE_SWEEP
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import udp
@@ -72,7 +73,7 @@ def remembered(host: Host, service: ServiceKey) -> int:
 
 @contextmanager
 def sweep_program(host: Host) -> Iterator[int]:
-    program = open_pin(host.director.state.pin_path(load.CACHE_SWEEP))
+    program = open_pin(host.director.state.pin_path(CACHE_SWEEP))
     assert program is not None
     try:
         yield program
@@ -126,7 +127,7 @@ def test_only_expired_entries_are_removed(director_host: Host) -> None:
             codec.pack_into(raw, 0, {"used": codec.unpack_from(raw, 0)["used"] - 2 * hour & 0xFFFFFFFF})
             tables.cache.put(key, bytes(raw))
     kept = {key for key, _ in tables.cache.items() if not key[11] % 3}
-    slot = host.director._opened.slot(service)
+    slot = host.director.slot(service)
     assert slot is not None
     versions = host.director.reader.versions
     for half in 0, 1:  # its scheduler began three hours ago

@@ -258,7 +258,7 @@ def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
             director.delete_service(made[number - 1])
     reader: Reader = director.reader
     taken: set[int] = set()
-    for _, version in reader.service_slots(reader.versions.live):
+    for _, version in reader.versions.services(reader.versions.live):
         if version["count"]:
             chunk = set(range(version["list"], version["list"] + (1 << list_class(version["count"]))))
             assert not chunk & taken

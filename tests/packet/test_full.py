@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli.director import show
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.destination import Destination, DestinationKey, Method
@@ -192,7 +192,7 @@ def test_open_peers_edit_the_tables_that_came_after_a_down() -> None:
         host.serve(first, 1)
         peer = BpfDirector(State.open())
         assert len(peer.services()) == 1
-        policy.take_down(host.director.state)
+        load.take_down(host.director.state)
         assert not peer.services()
         again = BpfDirector(State.open())
         again.add_service(VirtualService(first))
@@ -203,7 +203,7 @@ def test_open_peers_edit_the_tables_that_came_after_a_down() -> None:
 
 def test_the_first_edits_of_two_peers_at_once_both_succeed() -> None:
     with new_host(connections=CAPACITY) as host:
-        policy.take_down(host.director.state)
+        load.take_down(host.director.state)
         peers = [BpfDirector(State.open()) for _ in range(2)]
         keys = [host.new_key() for _ in peers]
         children = []

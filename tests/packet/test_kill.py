@@ -92,7 +92,7 @@ def facts(director: BpfDirector) -> tuple[Any, ...]:
     """Return what packets read besides the lists: counts of services, and thresholds of destinations."""
     found = director.reader.versions.facts()
     held = []
-    for _, version in director.reader.service_slots(director.reader.versions.live):
+    for _, version in director.reader.versions.services(director.reader.versions.live):
         for slot, _, upper, lower, _, _ in director.reader.members(version):
             destination = director.tables.destinations.read(slot)
             held.append((destination["upper"], destination["lower"]) == (upper, lower))
@@ -187,7 +187,6 @@ STORES = {
     "set_base",
     "set_bit",
     "_set_link",
-    "_set_chunk_next",
     "new_service",
     "withdraw_version",
     "write_list",

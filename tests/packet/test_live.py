@@ -52,7 +52,7 @@ def statistics_kept() -> int:
 
 def attach(host: Host, mode: Mode) -> None:
     with host.director.batch():
-        attachments.request(host.director.reader, "d0", mode)
+        attachments.request(host.director.tables, "d0", mode)
 
 
 def settled(meter: live.Meter, since: live.Reading, frames: int) -> live.Reading:
@@ -100,13 +100,13 @@ def test_what_was_not_forwarded_is_named(director_host: Host, wire: socket.socke
 def test_programs_that_other_devices_share_are_named(director_host: Host) -> None:
     attach(director_host, "tc")
     with director_host.director.batch():
-        attachments.request(director_host.director.reader, "d1", "tc")
+        attachments.request(director_host.director.tables, "d1", "tc")
     try:
         with live.meter("d0") as meter:
             assert set(meter.shared) - {"lo"} == {"d1"}
     finally:
         with director_host.director.batch():
-            attachments.release(director_host.director.reader, "d1")
+            attachments.release(director_host.director.tables, "d1")
 
 
 def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket.socket, capfd: Capture) -> None:
@@ -183,7 +183,7 @@ def test_it_ends_when_the_device_is_detached(director_host: Host) -> None:
     with live.meter("d0") as meter:
         meter.read()
         with director_host.director.batch():
-            attachments.release(director_host.director.reader, "d0")
+            attachments.release(director_host.director.tables, "d0")
         with pytest.raises(PylvsError, match="d0: nothing of pylvs is attached"):
             meter.read()
     attach(director_host, "generic")

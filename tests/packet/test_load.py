@@ -11,7 +11,8 @@ import pytest
 
 from pylvs.bpf import libbpf
 from pylvs.dataplane import load, upgrade
-from pylvs.dataplane.devices import attach, attachments, policy
+from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.state import EGRESS, ENTRIES, TC, XDP, State, own_build
 from pylvs.model.dataclass import replace
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
@@ -21,7 +22,7 @@ from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, XDP_TX, Host, key, new
 
 def held(host: Host) -> set[str]:
     """Return the pinned entry programs."""
-    return {name for name in load.ENTRIES if os.path.exists(host.director.state.pin_path(name))}
+    return {name for name in ENTRIES if os.path.exists(host.director.state.pin_path(name))}
 
 
 def attached(host: Host) -> tuple[str, bool]:
@@ -33,15 +34,15 @@ def attached(host: Host) -> tuple[str, bool]:
 def test_a_program_is_loaded_when_a_device_first_needs_it() -> None:
     with new_host(mode="tc") as host:
         host.serve(key(80), 1)
-        assert held(host) == {load.TC}
+        assert held(host) == {TC}
         assert host.run(tcp("S", sport=4000, dport=80), "tc").verdict == TC_REDIRECT
         with host.director.batch():
-            attachments.request(host.director.reader, "d0", "generic")
-        assert (held(host), attached(host)) == ({load.TC, load.XDP}, ("generic", False))
+            attachments.request(host.director.tables, "d0", "generic")
+        assert (held(host), attached(host)) == ({TC, XDP}, ("generic", False))
         done = host.run(tcp("A", sport=4000, dport=80), "xdp")
         assert done.verdict == XDP_TX, "a connection that TC has made is carried by XDP"
         host.director.add_destination(key(80), Destination(DestinationKey(ip_address(OWN4), 80), Method.MASQ))
-        assert (held(host), attached(host)) == ({load.TC, load.XDP, load.EGRESS}, ("generic", True))
+        assert (held(host), attached(host)) == ({TC, XDP, EGRESS}, ("generic", True))
 
 
 def verified(descriptor: int) -> int:
@@ -52,7 +53,7 @@ def verified(descriptor: int) -> int:
     return int(struct.unpack_from("<I", info, 216)[0])
 
 
-@pytest.mark.parametrize(("entry", "most"), [(load.TC, 260_000), (load.XDP, 125_000)])
+@pytest.mark.parametrize(("entry", "most"), [(TC, 260_000), (XDP, 125_000)])
 def test_the_verifier_processes_few_instructions_at_the_first_edit(entry: str, most: int) -> None:
     with new_host(mode="tc"), load._open_object(4096, (1, 1), (entry,)) as opened:
         opened.load()
@@ -82,24 +83,24 @@ def test_a_new_build_loads_what_the_devices_need() -> None:
         host.serve(key(80), 1)
         before = held(host)
         with host.director.batch():
-            policy.swap_programs(host.director.tables)
-        assert held(host) == before == {load.TC, load.XDP}
+            upgrade.swap_programs(host.director.tables)
+        assert held(host) == before == {TC, XDP}
         host.forwarded(tcp("S", sport=4000, dport=80))
 
 
 def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_host(mode="tc") as host:
-        other = replace(upgrade.ours(), digest="0123456789abcdef", version="9.9")
+        other = replace(own_build(), digest="0123456789abcdef", version="9.9")
         with host.director.state.lock():
-            monkeypatch.setattr(upgrade, "running", lambda _: other)
+            monkeypatch.setattr(State, "build", lambda _: other)
             with pytest.raises(Unsupported, match=r"those of pylvs 9\.9 .*pylvs_xdp"):
-                load.open_entry(host.director.state, load.XDP)
-            os.close(load.open_entry(host.director.state, load.TC))
-        assert held(host) == {load.TC}
+                load.open_entry(host.director.state, XDP)
+            os.close(load.open_entry(host.director.state, TC))
+        assert held(host) == {TC}
 
 
 def test_a_state_without_its_programs_is_reported() -> None:
     with new_host(mode="tc") as host:
-        libbpf.unpin(host.director.state.pin_path(load.TC))
+        libbpf.unpin(host.director.state.pin_path(TC))
         with pytest.raises(Unsupported, match="pylvs down"):
-            load.open_entry(host.director.state, load.TC)
+            load.open_entry(host.director.state, TC)

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane.devices import attach, policy
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.destination import Destination, DestinationKey
@@ -49,13 +50,13 @@ def test_the_next_edit_makes_removed_tables_again() -> None:
         mine, service = host.director, key(80)
         host.serve(service)
         before = mine.edition()
-        policy.take_down(State.open())
+        load.take_down(State.open())
         assert mine.edition() == 0
         assert mine.services() == []
         host.serve(service)
         assert mine.edition() not in (0, before)
         assert len(peer().service(service).destinations) == 1
-        policy.take_down(State.open())
+        load.take_down(State.open())
         peer().add_service(VirtualService(key(81)))  # the peer makes tables while this director still has the old ones
         assert [row.service.key for row in mine.services()] == [key(81)]
         mine.delete_service(key(81))
@@ -64,7 +65,7 @@ def test_the_next_edit_makes_removed_tables_again() -> None:
 
 def test_a_director_that_found_no_tables_finds_them_later() -> None:
     with new_host() as host:
-        policy.take_down(host.director.state)
+        load.take_down(host.director.state)
         early = peer()
         assert (early.edition(), early.services()) == (0, [])
         peer().add_service(VirtualService(key(80)))

@@ -20,8 +20,9 @@ import pytest
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.role_notes import Said
-from pylvs.dataplane.tables import MASK32, Tables, Versions
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import MASK32, Versions
+from pylvs.dataplane.vip_roles import VipRoles
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
@@ -94,9 +95,9 @@ def test_a_new_service_is_published_by_one_store(director_host: Host) -> None:
 def test_roles_are_published_by_one_store(director_host: Host) -> None:
     tables = director_host.director.tables
     addresses = frozenset({IPv4Address(VIP4)})
-    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(standby=addresses))) == (0, 1)
-    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(held=addresses))) == (1, 0)
-    vip_roles.write(tables, Said())
+    assert published(tables, "standby", lambda: vip_roles.write(tables, VipRoles(standby=addresses))) == (0, 1)
+    assert published(tables, "standby", lambda: vip_roles.write(tables, VipRoles(held=addresses))) == (1, 0)
+    vip_roles.write(tables, VipRoles())
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
@@ -134,7 +135,7 @@ def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
     """Written by bytes, another generation would appear, and a half that is not in force would count."""
     service, tables = director_host.new_key(), director_host.director.tables
     director_host.serve(service, 1)
-    (slot,) = (slot for slot, _ in director_host.director.reader.service_slots(Versions(tables).live))
+    (slot,) = (slot for slot, _ in director_host.director.reader.versions.services(Versions(tables).live))
     versions = Versions(tables)
     fields, live = versions.version(slot), versions.live
     generations = [live + 0x01010101 & MASK32, live + 0x02020202 & MASK32]

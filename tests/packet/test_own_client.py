@@ -16,7 +16,8 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP
 
-from pylvs.dataplane.devices import attach, attachments, loopback
+from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import host as own_host
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -178,7 +179,7 @@ def test_every_hook_and_checksum_offload_works(host: Host, behind: str, mode: at
     with inside_network(f"/run/netns/{behind}"):
         subprocess.run(["ethtool", "-K", "s1", "tx", checksums], check=True, capture_output=True)
     with host.director.batch():
-        attachments.request(host.director.reader, "s0", mode)
+        attachments.request(host.director.tables, "s0", mode)
     exchange_tcp(nat(host, Protocol.TCP, VIP4), OWN4)
     exchange_udp(nat(host, Protocol.UDP, VIP4), OWN4, 4000)
 
@@ -247,11 +248,11 @@ def test_only_lo_accepts_source_addresses_of_this_host_and_only_for_nat_of_ipv4(
 def test_the_setting_is_restored_when_lo_is_detached(host: Host) -> None:
     nat(host, Protocol.TCP, VIP4)
     with host.director.batch():
-        attachments.release(host.director.reader, "lo")
+        attachments.release(host.director.tables, "lo")
         assert accepts_local() == "0"
     assert accepts_local() == "0"
     with host.director.batch():
-        attachments.request(host.director.reader, "lo", "auto")
+        attachments.request(host.director.tables, "lo", "auto")
     host.director.follow_host()
     assert accepts_local() == "1"
 
@@ -267,7 +268,7 @@ def test_a_setting_of_the_operator_stays(host: Host) -> None:
 
 
 def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
-    with mock.patch.object(loopback, "_set", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(own_host, "_set", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)
     assert line.startswith("lo: net.ipv4.conf.lo.accept_local cannot be set to 1: Read-only file system; ")

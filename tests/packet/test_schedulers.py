@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import server_lists
+from pylvs.dataplane import destinations
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from tests.packet.frames import parsed, tcp
@@ -230,7 +230,7 @@ def test_the_director_moves_a_cursor_where_the_packet_path_would(director_host: 
     states = director_host.director.tables.service_states
     for _ in range(12):
         pair = [Driven(director_host, scheduler) for _ in range(2)]
-        slots = [director_host.director._opened.slot(driven.key) or 0 for driven in pair]
+        slots = [director_host.director.slot(driven.key) or 0 for driven in pair]
         with director_host.director.batch():
             for server in range(1, 6):
                 weight = chance.choice([1, 2, 4])
@@ -249,7 +249,7 @@ def test_the_director_moves_a_cursor_where_the_packet_path_would(director_host: 
                 else:
                     driven.switch()
             version = director_host.director.reader.versions.version(slots[0])
-            states.set(slots[0], "cursor", server_lists.followed(states.get(slots[0], "cursor"), version))
+            states.set(slots[0], "cursor", destinations.followed(states.get(slots[0], "cursor"), version))
             assert [pair[0].pick() for _ in range(9)] == [pair[1].pick() for _ in range(9)]
             assert states.get(slots[0], "cursor") == states.get(slots[1], "cursor")
 

@@ -56,7 +56,7 @@ class Twin:
 
     @property
     def slot(self) -> int:
-        found = self.host.director._opened.slot(self.key)
+        found = self.host.director.slot(self.key)
         assert found is not None
         return found
 

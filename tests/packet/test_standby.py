@@ -26,10 +26,10 @@ from scapy.layers.inet6 import (
 )
 
 from pylvs.cli.director import show
-from pylvs.dataplane import encode, role_notes, vip_roles
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices.attach import attached
-from pylvs.dataplane.encode import address_bit
+from pylvs.dataplane.state import roles_directory
+from pylvs.dataplane.tables import address_bit, address_bytes
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Method
@@ -137,9 +137,9 @@ def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
 
 def twin_of(address: Address) -> Address:
     """Return another address with the same bit in the bitmaps."""
-    wanted = address_bit(encode.address_bytes(address), 4)
+    wanted = address_bit(address_bytes(address), 4)
     others = (ip_address(0x0A000000 + number) for number in range(1, 1 << 20))
-    return next(each for each in others if each != address and address_bit(encode.address_bytes(each), 4) == wanted)
+    return next(each for each in others if each != address and address_bit(address_bytes(each), 4) == wanted)
 
 
 RARE: dict[str, Callable[[int], list[Any]]] = {
@@ -287,29 +287,29 @@ def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
 # --- before, after and beside the tables ---
 
 
-def stored_roles(host: Host) -> role_notes.Said:
+def stored_roles(host: Host) -> vip_roles.VipRoles:
     return vip_roles.in_force(host.director.tables)
 
 
 def test_roles_that_were_set_before_the_tables_apply_to_their_first_packet() -> None:
     with new_host() as host:
-        policy.take_down(host.director.state)
+        load.take_down(host.director.state)
         word = Standby()
         word.stand_by(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         service = host.new_key()
         host.serve(service)
         host.close_programs()
-        assert stored_roles(host) == role_notes.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        assert stored_roles(host) == vip_roles.VipRoles(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         passes_unmodified(host, segment(service, "S"))
         word.stand_by(frozenset())
         host.forwarded(segment(service, "S"), "tc")
-        policy.take_down(host.director.state)
+        load.take_down(host.director.state)
         word.stand_by(BOTH)  # there is no table yet
         host.serve(service)
         assert stored_roles(host).standby == BOTH
         word.close()
-        assert stored_roles(host) == role_notes.Said()
-        assert not os.path.exists(role_notes.directory(host.director.state.cookie))
+        assert stored_roles(host) == vip_roles.VipRoles()
+        assert not os.path.exists(roles_directory(host.director.state.cookie))
 
 
 def test_it_outlives_another_size_of_the_table_and_a_killed_writer(host: Host, word: Standby) -> None:
@@ -370,8 +370,8 @@ def test_tables_made_after_its_process_was_killed_do_not_have_it() -> None:
         with standby_process(VIP4):
             pass
         assert stored_roles(host).standby == {ip_address(VIP4)}
-        policy.take_down(host.director.state)
-        assert not os.path.exists(role_notes.directory(host.director.state.cookie))
+        load.take_down(host.director.state)
+        assert not os.path.exists(roles_directory(host.director.state.cookie))
         service = host.new_key()
         host.serve(service)
         host.close_programs()
@@ -387,7 +387,7 @@ def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Sta
     word.stand_by(many)
     others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
     word.stand_by(others)
-    assert stored_roles(host) == role_notes.Said(others)
+    assert stored_roles(host) == vip_roles.VipRoles(others)
 
 
 # --- take-over ---

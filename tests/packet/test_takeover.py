@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.bpf import abi
-from pylvs.dataplane import upgrade
 from pylvs.dataplane.devices import attach
+from pylvs.dataplane.state import own_build
 from tests.packet.frames import tcp
 from tests.packet.host import Host, key, new_host
 from tools import btf, layout
@@ -96,9 +96,9 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
         assert programs(host) == before, "looking changes nothing"
         done = as_build(other_build, EDIT)
         assert (done.returncode, done.stderr) == (0, "")
-        running = upgrade.running(host.director.state)
+        running = host.director.state.build()
         assert running is not None
-        assert running.digest == digest(other_build) != upgrade.ours().digest
+        assert running.digest == digest(other_build) != own_build().digest
         assert not set(programs(host)) & (set(before) - {0})
         assert reasons_of(host) == reasons
         host.close_programs()
@@ -112,7 +112,7 @@ def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> N
     with new_host() as host:
         host.serve(key(80), 1)
         assert as_build(other_build, EDIT, version="0.0.9").returncode == 0
-        assert upgrade.running(host.director.state) == upgrade.ours()
+        assert host.director.state.build() == own_build()
 
 
 def test_tables_of_another_layout_are_refused_until_they_are_down(other_build: Path) -> None:
@@ -125,7 +125,7 @@ def test_tables_of_another_layout_are_refused_until_they_are_down(other_build: P
             assert done.stdout == ""
             assert done.stderr.count("\n") == 1
             assert "pylvs down" in done.stderr
-        assert upgrade.running(host.director.state) == upgrade.ours()
+        assert host.director.state.build() == own_build()
         assert len(host.director.services()) == 1
         assert as_build(other_build, DOWN).returncode == 0
         assert as_build(other_build, EDIT).returncode == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.dataplane.vip_roles import Standby
@@ -69,7 +69,7 @@ class Director(Node):
 
     def take_down(self) -> None:
         with inside_network(f"/run/netns/{self.name}"):
-            policy.take_down(self.director.state)
+            load.take_down(self.director.state)
 
     def become(self, master: bool) -> None:
         """Set roles and address in the order of a take-over."""

@@ -31,7 +31,7 @@ def attach(device: str, mode: str) -> None:
 
     links.device(device)  # an unknown name must not make tables first
     with director.batch():
-        done = attachments.request(director.reader, device, cast(Mode, mode))
+        done = attachments.request(director.tables, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")
 
 
@@ -46,7 +46,7 @@ def detach(device: str) -> None:
     if not director.state.exists:
         raise PylvsError(f"{device}: nothing is attached in this network namespace")
     with director.batch():
-        done = attachments.release(director.reader, device)
+        done = attachments.release(director.tables, device)
     if done and next(iter(director.connections()), None):
         click.echo(
             f"pylvs: {device}: warning: connections are in the table; the next packet of one that comes in by {device}"
@@ -57,7 +57,7 @@ def detach(device: str) -> None:
 
 
 def _overview() -> dict[str, Any]:
-    from pylvs.dataplane import upgrade, vip_roles
+    from pylvs.dataplane import vip_roles
     from pylvs.dataplane.devices.attach import attached
     from pylvs.dataplane.devices.attachments import missing
     from pylvs.dataplane.director import open_director
@@ -70,7 +70,7 @@ def _overview() -> dict[str, Any]:
     roles = vip_roles.in_force(tables)
     return {
         "tables": True,
-        "object": str(upgrade.running(director.state)),
+        "object": str(director.state.build()),
         "connections": sum(1 for _ in director.connections()),
         "conn_max": tables.pool.get(0, "capacity"),
         "devices": [
@@ -85,7 +85,7 @@ def _overview() -> dict[str, Any]:
             for each in attached(director.state)
         ],
         "unattached": [
-            {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.reader)
+            {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
@@ -136,7 +136,7 @@ def watch() -> None:
 @click.command()
 def down() -> None:
     """Detach everything and remove the tables of this network namespace."""
-    from pylvs.dataplane.devices.policy import take_down
+    from pylvs.dataplane.load import take_down
     from pylvs.dataplane.state import State, collect_dead_states
 
     collect_dead_states()

@@ -10,13 +10,12 @@ import struct
 from contextlib import ExitStack
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode, load, scheduler_tables, server_lists
-from pylvs.dataplane.destination_slots import DestinationSlots
-from pylvs.dataplane.encode import set_all_bits, set_bit
-from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.recovery import recover
+from pylvs.dataplane import load, scheduler_tables
+from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, packed, put_list
+from pylvs.dataplane.reader import Statistics
 from pylvs.dataplane.scheduler_tables import MaglevTables
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.tables import Tables, destination_name, service_key, set_all_bits, set_bit, version_fields
+from pylvs.dataplane.transaction import Transaction, recover
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
 from pylvs.model.service import ServiceKey, VirtualService, is_probe_mark
@@ -45,9 +44,9 @@ class NewService:
     def add(self, name: bytes, dest_slot: int, destination: Destination) -> None:
         """Put a destination at the head of the list, and move the scheduler's cursor as a single edit would."""
         fields, weight = self.fields, destination.weight
-        self.cursor = server_lists.followed(self.cursor, fields)
+        self.cursor = followed(self.cursor, fields)
         self.names.add(name)
-        self.entries.append(server_lists.packed(dest_slot, destination))
+        self.entries.append(packed(dest_slot, destination))
         self._gcd, self._most = math.gcd(self._gcd, weight), max(self._most, weight)
         self.count += 1
         self.growth = self.count if self.count & (self.count - 1) == 0 else 0
@@ -60,9 +59,9 @@ class NewService:
 class BulkAdd:
     """The edit from the first new service until `bring_in`. The caller holds the lock and makes no other edit."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader, self._tables = reader, reader.tables
-        self._slots = DestinationSlots(reader)
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._slots = DestinationSlots(tables)
         self._maglev = MaglevTables(self._tables)
         self._services: dict[ServiceKey, NewService] = {}
         self._revived: set[int] = set()
@@ -82,13 +81,13 @@ class BulkAdd:
         slot = edit.book.take_service()
         self.whole = False
         edit.new_service(slot, edit.generation)
-        fields = encode.version_fields(service, load.ticks_per_second())
+        fields = version_fields(service, load.ticks_per_second())
         fields |= scheduler_tables.began(edit, fields)
         fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)
-        self._reader.statistics.set_base(tables.service_bases, slot, (0,) * 5)
-        tables.service_keys(key.address.version).put(encode.service_key(key), struct.pack("<I", slot))
+        Statistics(tables).set_base(tables.service_bases, slot, (0,) * 5)
+        tables.service_keys(key.address.version).put(service_key(key), struct.pack("<I", slot))
         for bits in "vip_bits", "reply_bits":
             if key.mark:
                 if not is_probe_mark(key.mark):
@@ -108,7 +107,7 @@ class BulkAdd:
 
     def add_destination(self, service: NewService, destination: Destination, route: Route | None) -> None:
         """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoRoom."""
-        slots, name = self._slots, encode.destination_name(service.key, destination.key)
+        slots, name = self._slots, destination_name(service.key, destination.key)
         if name in service.names:
             raise DestinationExists(f"{service.key} -> {destination.key}: there is such a real server already")
         dest_slot = slots.named(name)
@@ -139,8 +138,8 @@ class BulkAdd:
         edit, slot, fields = self._edit, service.slot, service.fields
         if service.entries:
             entries = b"".join(reversed(service.entries))
-            fields |= {"list": server_lists.put_list(edit, entries), "count": service.count}
-            server_lists.fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
+            fields |= {"list": put_list(edit, entries), "count": service.count}
+            fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
         if service.cursor:
             self._tables.service_states.set(slot, "cursor", service.cursor)
         edit.write_version(slot, edit.generation, fields)

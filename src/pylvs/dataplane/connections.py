@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import LargeArray
-from pylvs.dataplane import encode, load
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane import load
+from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.connection import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import Protocol
@@ -29,7 +29,7 @@ _FIELDS4 = (
     "tuple.protocol",
     "tuple.kind",
 )
-_ANY_SERVER = bytes(encode.ADDRESS_BYTES)
+_ANY_SERVER = bytes(ADDRESS_BYTES)
 
 
 class ConnectionReader:
@@ -115,9 +115,9 @@ class ConnectionReader:
                     protocol,
                     self._state_name(protocol, kind, word, assured),
                     self._left_s(word),
-                    encode.address_of(source, 6),
+                    address_of(source, 6),
                     source_port,
-                    encode.address_of(target, 6),
+                    address_of(target, 6),
                     target_port,
                     self._server(server, method, 6),
                     socket.ntohs(port),
@@ -140,10 +140,10 @@ class ConnectionReader:
     def _server(self, slot: int, method: int, version: int) -> Address:
         """Return the address of the destination in a slot."""
         if method == self._bypass:  # a bypass connection has no destination
-            return encode.address_of(_ANY_SERVER, version)
+            return address_of(_ANY_SERVER, version)
         found = self._servers.get(slot)
         if found is None:
             table = self._tables.destinations
             family = table.get(slot, "family") or version
-            found = self._servers[slot] = encode.address_of(table.get(slot, "address"), family)
+            found = self._servers[slot] = address_of(table.get(slot, "address"), family)
         return found

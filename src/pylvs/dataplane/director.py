@@ -5,23 +5,27 @@ Each process opens the same pins and edits under one lock. It may be killed at a
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 
-from pylvs.dataplane.reader import Opened, Reader, expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.tables import Tables, service_key
+from pylvs.dataplane.transaction import Versions
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.rows import ServiceRow, Trouble
+from pylvs.model.errors import NoSuchService
 from pylvs.model.service import ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from pylvs.dataplane.destination_slots import DestinationSlots
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from pylvs.dataplane.destinations import DestinationSlots
     from pylvs.dataplane.editor import Editor
+    from pylvs.dataplane.reader import Reader
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import PacketCounts
+    from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
     from pylvs.model.service import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
@@ -34,31 +38,84 @@ def open_director() -> BpfDirector:
 
 
 class BpfDirector:
-    """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one."""
+    """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one.
+
+    It holds the tables as they are pinned now, and opens them again after another process replaced them: by a resize,
+    or by `pylvs down` and a new edit.
+    """
 
     def __init__(self, state: State) -> None:
-        self._opened = Opened(state)
+        self.state = state  # the directory in which the tables are pinned
+        self.settled = False  # the lock is held and the tables are those that are pinned
+        self._tables = Tables(state)
+        self._versions: Versions | None = None
+        self._reader: Reader | None = None
+        self._mark = 0  # of the tables that were checked
         self._loaded: Editor | None = None
 
     @property
-    def state(self) -> State:
-        """The directory in which the tables are pinned."""
-        return self._opened.state
+    def tables(self) -> Tables:
+        """The maps of the state, as they are pinned now."""
+        self.renew()
+        return self._tables
 
     @property
-    def tables(self) -> Tables:
-        """The maps of the state."""
-        return self._opened.tables
+    def versions(self) -> Versions:
+        """The generations in the tables; the state must exist."""
+        self.renew()
+        if self._versions is None:
+            self._versions = Versions(self._tables)
+        return self._versions
 
     @property
     def reader(self) -> Reader:
         """The reader of the tables; the state must exist."""
-        return self._opened.reader
+        self.renew()
+        if self._reader is None:
+            from pylvs.dataplane.reader import Reader  # late: most edits do without
+
+            self._reader = Reader(self._tables)
+        return self._reader
 
     @property
     def slots(self) -> DestinationSlots:
         """The editor of destination slots; the state must exist."""
         return self._editor.slots
+
+    def renew(self) -> None:
+        """Open the tables again if another process replaced them. None does while this one holds the lock."""
+        if self.settled:
+            return
+        mark = self._tables.mark()
+        if mark != self._mark:
+            if mark:
+                self.state.check_build()
+            self._use(Tables(self.state), mark)
+
+    def open_again(self) -> None:
+        """Open the state again: another process made it, or other programs run now, perhaps over other maps."""
+        self.state = State.open()
+        self._use(Tables(self.state), 0)
+
+    def _use(self, tables: Tables, mark: int) -> None:
+        self._tables, self._mark, self._versions, self._reader = tables, mark, None, None
+
+    def slot(self, key: ServiceKey) -> int | None:
+        """Return the slot of a service in force, else None."""
+        if not self.settled and not self.state.exists:
+            return None
+        raw = self.tables.service_keys(key.address.version).get(service_key(key))
+        if raw is None:
+            return None
+        slot: int = struct.unpack("<I", raw)[0]
+        return slot if self.versions.version(slot)["present"] else None
+
+    def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
+        """Return slot and version of a service. Raises NoSuchService."""
+        slot = self.slot(key)
+        if slot is None:
+            raise NoSuchService(f"{key}: no such virtual service")
+        return slot, self.versions.version(slot)
 
     def edition(self) -> int:
         """Return a number that changes at every edit, by any process; 0 while there are no tables.
@@ -66,20 +123,17 @@ class BpfDirector:
         It is cheap, and it finds tables that another process has made since. Long-lived processes poll it.
         """
         if not self.state.exists:
-            self._opened.again()
-        self._opened.renew()
+            self.open_again()
+        self.renew()
         self._bring_in()
-        mark = self._opened.mark
-        return mark << 32 | self.reader.versions.live if mark else 0
-
-    # --- editing ---
+        return self._mark << 32 | self.versions.live if self._mark else 0
 
     @property
     def _editor(self) -> Editor:
         if self._loaded is None:
             from pylvs.dataplane.editor import Editor  # late: listings do without
 
-            self._loaded = Editor(self._opened)
+            self._loaded = Editor(self)
         return self._loaded
 
     def _bring_in(self) -> None:
@@ -139,22 +193,19 @@ class BpfDirector:
         """Change a setting; with `drop`, a new conn_max may end live connections."""
         self._editor.change_setting(name, value, drop)
 
-    # --- reading ---
-
     def services(self) -> list[ServiceRow]:
         self._bring_in()
         return self.reader.rows() if self.state.exists else []
 
     def service(self, key: ServiceKey) -> ServiceRow:
         self._bring_in()
-        slot, _ = self._opened.known(key)
+        slot, _ = self.known(key)
         return self.reader.row(slot)
 
     def connections(self) -> Iterator[Connection]:
         if self.state.exists:
             from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
 
-            self._opened.renew()
             yield from ConnectionReader(self.tables).connections()
 
     def table_size(self) -> int:
@@ -162,11 +213,11 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """Return drop reasons, capacity, expiry costs and totals; zeros while there are no tables."""
+        from pylvs.dataplane.reader import expiry, reason_counts
         from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
-        self._opened.renew()
         capacity = self.tables.pool.get(0, "capacity")
         totals = self.reader.statistics.totals()
         return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables), totals)
@@ -176,19 +227,18 @@ class BpfDirector:
             return []
         from pylvs.dataplane import marks
 
-        return self.reader.steadily(lambda live: marks.read(self.tables, self.reader.versions.facts(live)))
+        return self.reader.steadily(lambda live: marks.read(self.tables, self.versions.facts(live)))
 
     def timeouts(self) -> Timeouts:
         from pylvs.model.service import Timeouts
 
         if not self.state.exists:
             return Timeouts()
-        return Timeouts(*self.reader.versions.facts().get("timeouts_s"))
+        return Timeouts(*self.versions.facts().get("timeouts_s"))
 
     def settings(self) -> Mapping[str, int]:
         from pylvs.model.settings import SETTINGS
 
-        self._opened.renew()
         return {name: self._setting(name, setting.default) for name, setting in SETTINGS.items()}
 
     def _setting(self, name: str, default: int) -> int:
@@ -199,6 +249,3 @@ class BpfDirector:
         if not self.state.exists:
             return default
         return int(self.tables.root.get(0, f"settings.{name}"))
-
-
-__all__ = ["BpfDirector", "open_director"]

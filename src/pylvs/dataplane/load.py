@@ -1,4 +1,4 @@
-"""Load the object file: size, create and pin its maps, load its programs, start the expiry timer.
+"""Load the object file: size, create and pin its maps, load its programs, start the expiry timer; and take it all down.
 
 A new state, another size of the connection table and the program of a newer pylvs are all loaded here. The new copy
 reuses the maps that stay and makes the others. Then the caller replaces the entry programs on the devices.
@@ -20,20 +20,27 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane import upgrade
 from pylvs.dataplane.slot_allocator import Book
-from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import MAP_DIRECTORY, Facts, Tables
+from pylvs.dataplane.state import (
+    CACHE_SWEEP,
+    CLOCK,
+    ENTRIES,
+    OBJECT,
+    ORPHANS,
+    REPLACING,
+    TC,
+    XDP,
+    State,
+    own_build,
+)
+from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables
+from pylvs.dataplane.transaction import Facts
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import kernel_errors
 
-XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
-CLOCK = "read_clock"
-ORPHANS = "end_orphans"
-CACHE_SWEEP = "sweep_cache"
 CONNECTION_MAPS = (
     "connections4",
     "index4",
@@ -53,8 +60,6 @@ CONNECTION_MAPS = (
 )
 SERVICES = 16384
 _DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and the process's own
-_BEGUN = "loading"  # a note: pins are being replaced
-_FORMER = "former-"  # of a program array that an older program on a device still uses
 _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like the others
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
@@ -101,13 +106,7 @@ def ticks_per_second() -> float:
 
 def clock(state: State) -> int:
     """Return the packet path's clock, in ticks; 0 without a state."""
-    program = libbpf.open_pin(state.pin_path(CLOCK))
-    if program is None:
-        return 0
-    try:
-        return kernel.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
-    finally:
-        os.close(program)
+    return state.run_program(CLOCK) & 0xFFFFFFFF
 
 
 def timeout_ticks(timeouts: Timeouts) -> list[int]:
@@ -198,7 +197,7 @@ def _allow_descriptors() -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _DESCRIPTORS:
         if most < _DESCRIPTORS:
-            raise kernel_errors.failure(errno.EMFILE, f"loading {upgrade.OBJECT}")
+            raise kernel_errors.failure(errno.EMFILE, f"loading {OBJECT}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
@@ -206,7 +205,7 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
     """Open the object without loading it; it will load only the programs of these entries."""
     kernel.require()
     _allow_descriptors()
-    opened = BpfObject(abi.shipped().path(upgrade.OBJECT))
+    opened = BpfObject(abi.shipped().path(OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
@@ -259,7 +258,7 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
     """Yield the names of all maps but those of plain data, each with the name of its pin."""
     for name in opened.maps():
         pinned = name.removeprefix(_VARIABLE)
-        if not (pinned.startswith((".", upgrade.OBJECT)) or "rodata" in pinned):
+        if not (pinned.startswith((".", OBJECT)) or "rodata" in pinned):
             yield name, pinned
 
 
@@ -336,7 +335,7 @@ def create(state: State) -> None:
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
         tables.root.publish(0, "live", 1)
         _start_timer(opened)
-    upgrade.note(state)
+    state.note_build()
 
 
 def _begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
@@ -351,7 +350,7 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
     facts.set("timeouts_s", timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s)
 
 
-def reload(state: State, connections: int | None = None) -> None:
+def reload(state: State, connections: int = 0) -> None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
     The caller holds the lock, and then attaches the new entry programs where the old ones are. Raises what `create`
@@ -367,23 +366,14 @@ def reload(state: State, connections: int | None = None) -> None:
         opened.load()
         _fill_stages(opened, entries)
         _keep_former(tables)
-        state.set_note(_BEGUN, str(connections or 0))
+        state.set_note(REPLACING, str(connections))
         _pin_maps(opened, state, kept)
         _pin_programs(opened, state, entries)
         if connections:
             _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
-    upgrade.note(state)
-    state.set_note(_BEGUN, None)
-
-
-def interrupted(state: State) -> int | None:
-    """Return the `connections` of a `reload` that was killed while it replaced pins: 0 for the same size.
-
-    None: no reload was killed.
-    """
-    begun = state.note(_BEGUN)
-    return None if begun is None else int(begun)
+    state.note_build()
+    state.set_note(REPLACING, None)
 
 
 def _keep_former(tables: Tables) -> None:
@@ -392,18 +382,11 @@ def _keep_former(tables: Tables) -> None:
         descriptor = libbpf.open_pin(tables.path(name))
         if descriptor is not None:
             try:
-                former = tables.path(f"{_FORMER}{kernel.map_info(descriptor).id}")
+                former = tables.path(f"{FORMER}{kernel.map_info(descriptor).id}")
             finally:
                 os.close(descriptor)
             with contextlib.suppress(FileExistsError):  # left by an interrupted `reload`
                 os.link(tables.path(name), former)
-
-
-def forget_former(state: State) -> None:
-    """Remove the program arrays of older programs; call it when every device runs the pinned ones."""
-    for name in os.listdir(state.pin_path(MAP_DIRECTORY)):
-        if name.startswith(_FORMER):
-            libbpf.unpin(state.pin_path(f"{MAP_DIRECTORY}/{name}"))
 
 
 def open_entry(state: State, name: str) -> int:
@@ -421,8 +404,8 @@ def open_entry(state: State, name: str) -> int:
 
 
 def _load_entry(state: State, name: str) -> None:
-    running = upgrade.running(state)
-    if running is None or running.digest != upgrade.ours().digest:
+    running = state.build()
+    if running is None or running.digest != own_build().digest:
         raise Unsupported(
             f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
             " attach with that one, or save the table, run pylvs down and restore it"
@@ -433,3 +416,18 @@ def _load_entry(state: State, name: str) -> None:
         opened.load()
         _fill_stages(opened, (name,))
         _pin_programs(opened, state, (name,))
+
+
+def take_down(state: State) -> list[str]:
+    """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
+    from pylvs.dataplane import vip_roles
+    from pylvs.dataplane.devices import attach, host
+
+    if not state.exists:
+        return []
+    with state.lock():
+        gone = [each.device for each in attach.detach_all(state)]
+        host.restore(state)
+    state.remove()
+    vip_roles.forget(state.cookie)
+    return gone

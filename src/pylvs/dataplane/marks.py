@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode
 from pylvs.dataplane.slot_allocator import WAIT_MS
-from pylvs.dataplane.tables import Facts, Tables
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.tables import Tables, address_bytes, address_of, replace_keys
+from pylvs.dataplane.transaction import Facts, Transaction, Versions
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoRoom
 from pylvs.model.marks import MarkRule, Network, Not
@@ -35,8 +34,8 @@ def _network_fields(name: str, network: Network | None) -> dict[str, bytes]:
     if network is None:
         return {}
     return {
-        name: encode.address_bytes(network.network_address),
-        f"{name}_mask": encode.address_bytes(network.netmask),
+        name: address_bytes(network.network_address),
+        f"{name}_mask": address_bytes(network.netmask),
     }
 
 
@@ -44,7 +43,7 @@ def _network(address: bytes, mask: bytes, family: int, turned: int) -> Network |
     if not family or not (any(mask) or turned):
         return None
     bits = int.from_bytes(mask, "big").bit_count()
-    where = (encode.address_of(address, family), bits)
+    where = (address_of(address, family), bits)
     return IPv4Network(where) if family == 4 else IPv6Network(where)
 
 
@@ -146,12 +145,10 @@ def refresh_devices(tables: Tables, facts: Facts) -> None:
                 tables.mark_rules.set(index, "device", number)
 
 
-def refresh_routed(tables: Tables, wanted: set[tuple[int, int]]) -> None:
-    """Update the snapshot of those of these marks, each with a family, that policy routing treats as local."""
+def refresh_routed(versions: Versions) -> None:
+    """Update the snapshot of those services' marks, each with a family, that policy routing treats as local."""
     codec = abi.struct("routed_mark")
-    local = {codec.pack(mark=mark, family=family) for mark, family in wanted if links.routed_local(mark, family)}
-    there = set(tables.routed_marks.keys())
-    for key in local - there:
-        tables.routed_marks.put(key, b"\1")
-    for key in there - local:
-        tables.routed_marks.remove(key)
+    services = [version for _, version in versions.services(versions.live) if version["mark"]]
+    marks = {(version["mark"], version["family"]) for version in services}
+    local = {codec.pack(mark=mark, family=family) for mark, family in marks if links.routed_local(mark, family)}
+    replace_keys(versions.tables.routed_marks, local)

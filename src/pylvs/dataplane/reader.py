@@ -1,23 +1,31 @@
-"""Read the tables without a lock: services, counters, drop reasons and the cost of expiry."""
+"""Read the tables for listings: services with their destinations and counters, drop reasons, the cost of expiry.
+
+Readers take no lock: they repeat a read during which `live` changed.
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode, upgrade
-from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import Tables, Versions
-from pylvs.model.errors import NoSuchService
+from pylvs.dataplane.tables import Tables, destination_of, service_of
+from pylvs.dataplane.transaction import Versions
 from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
-from pylvs.model.service import ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
+    Result = TypeVar("Result")
+
+_READS = 50  # attempts at a consistent read of a table that keeps changing
+_MASK64 = (1 << 64) - 1
+_ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
+NO_COUNTS = (0,) * 5
+NO_COUNTERS, NO_RATES = Counters(), Rates()
+_SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
+_MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 _PREFIX = "REASON_"
 _NOT_COUNTED = ("REASONS", "REASON_NONE")
 
@@ -43,24 +51,6 @@ def expiry(tables: Tables) -> Expiry | None:
     except FileNotFoundError:  # an older pylvs made these tables, without this map
         return None
     return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
-
-
-# --- listing ---------------------------------------------------------------------------------------------------------
-# Services with their destinations and counters. Readers take no lock: they repeat a read during which `live` changed.
-
-
-if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    Result = TypeVar("Result")
-
-_READS = 50  # attempts at a consistent read of a table that keeps changing
-_MASK64 = (1 << 64) - 1
-_ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
-NO_COUNTS = (0,) * 5
-NO_COUNTERS, NO_RATES = Counters(), Rates()
-_SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
-_MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
 class Statistics:
@@ -179,18 +169,6 @@ class Reader:
                 return found
         return found
 
-    def service_slots(self, live: int) -> list[tuple[int, dict[str, Any]]]:
-        """Return slots and versions of all services."""
-        found = []
-        for version in 4, 6:
-            for keys, values, count in self.tables.service_keys(version).chunks():
-                del keys
-                for (slot,) in struct.iter_unpack("<I", values[: 4 * count]):
-                    fields = self.versions.version(slot, live)
-                    if fields["present"] and fields["family"] == version:
-                        found.append((slot, fields))
-        return found
-
     def rows(self) -> list[ServiceRow]:
         """Return all services with their destinations and counters."""
 
@@ -199,7 +177,7 @@ class Reader:
             with self.statistics.read_at_once(self.tables.book.get(0, "destination_top")):
                 return [
                     self._row(slot, fields, owned.get((slot, fields["birth"]), []))
-                    for slot, fields in self.service_slots(live)
+                    for slot, fields in self.versions.services(live)
                 ]
 
         return self.steadily(read)
@@ -243,71 +221,8 @@ class Reader:
         table, shown = self.tables.destinations.array, self._shown.unpack_from
         for dest_slot, *member in self.members(version):
             address, active, inactive, persistent, port, family = shown(table.upto(dest_slot), dest_slot * table.stride)
-            destination = encode.destination_of(address, family, port, *member)
+            destination = destination_of(address, family, port, *member)
             counters, rates = statistics.destination(dest_slot), statistics.rates((dest_slot,))
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
         counters, rates = statistics.service(slot, owned), statistics.rates(owned)
-        return ServiceRow(encode.service_of(version), tuple(rows), counters, rates)
-
-
-# --- table handle ----------------------------------------------------------------------------------------------------
-# The tables of one network namespace as they are pinned now; they are opened again after another process replaced them.
-
-
-class Opened:
-    """A state, its tables and their reader."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.tables = Tables(state)
-        self.settled = False  # the lock is held and the tables are those that are pinned
-        self.mark = 0  # of the tables that were checked
-        self._reader: Reader | None = None
-
-    @property
-    def reader(self) -> Reader:
-        """The reader of the tables; the state must exist."""
-        self.renew()
-        if self._reader is None:
-            self._reader = Reader(self.tables)
-        return self._reader
-
-    def renew(self) -> None:
-        """Open the tables again if another process replaced them: by a resize, or by `pylvs down` and a new edit.
-
-        No process replaces them while this one holds the lock, so a batch checks once.
-        """
-        if self.settled:
-            return
-        mark = self.tables.mark()
-        if mark != self.mark:
-            if mark:
-                upgrade.check(self.state)
-            self.mark, self.tables, self._reader = mark, Tables(self.state), None
-
-    def again(self) -> None:
-        """Open the state again: another process may have made it."""
-        self.state = State.open()
-        self.tables, self._reader, self.mark = Tables(self.state), None, 0
-
-    def forget_reader(self) -> None:
-        """Drop the reader: another program runs now, perhaps over other maps."""
-        self._reader = None
-
-    def slot(self, key: ServiceKey) -> int | None:
-        """Return the slot of a service in force, else None."""
-        if not self.settled and not self.state.exists:
-            return None
-        self.renew()
-        raw = self.tables.service_keys(key.address.version).get(encode.service_key(key))
-        if raw is None:
-            return None
-        slot: int = struct.unpack("<I", raw)[0]
-        return slot if self.reader.versions.version(slot)["present"] else None
-
-    def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
-        """Return slot and version of a service. Raises NoSuchService."""
-        slot = self.slot(key)
-        if slot is None:
-            raise NoSuchService(f"{key}: no such virtual service")
-        return slot, self.reader.versions.version(slot)
+        return ServiceRow(service_of(version), tuple(rows), counters, rates)

@@ -2,22 +2,24 @@
 
 lblc and lblcr remember the destination of each daddr (IPVS-SEMANTICS 3.9, 3.10). Packets fill their cache, a timer
 empties it.
+
+mh, Maglev hashing, has the destination of each of 4093 slots in a table (IPVS-SEMANTICS 3.14). A service of mh has two
+tables, one of them in force. An edit that changes the choice of destinations fills the other one and names it in the
+service's next version.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pylvs.bpf import abi, kernel
-from pylvs.bpf.libbpf import open_pin
+from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.dataplane.slot_allocator import WAIT_MS
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import CACHE_SWEEP, State
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 
@@ -25,6 +27,9 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from array import array
     from typing import Any
+
+_MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
+_WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
 
 
 def remembers(version: dict[str, Any]) -> bool:
@@ -42,24 +47,8 @@ def began(edit: Transaction, fields: dict[str, Any]) -> dict[str, Any]:
 
 def sweep(state: State) -> None:
     """Remove the cache entries of services that were deleted or changed their scheduler."""
-    program = open_pin(state.pin_path(load.CACHE_SWEEP))
-    if program is not None:
-        try:
-            while kernel.run_program(program, bytes(64)).verdict:
-                pass
-        finally:
-            os.close(program)
-
-
-# --- maglev ----------------------------------------------------------------------------------------------------------
-# The tables of mh, Maglev hashing (IPVS-SEMANTICS 3.14): the destination of each of 4093 slots.
-#
-# A service of mh has two tables, one of them in force. An edit that changes the choice of destinations fills the other
-# one and names it in the service's next version.
-
-
-_MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
-_WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
+    while state.run_program(CACHE_SWEEP):
+        pass
 
 
 def siphash13(value: int, key: int) -> int:

@@ -1,6 +1,8 @@
 """Allocate slots of services and destinations, and chunks of members for the lists of services.
 
-The size of a chunk is a power of two of members.
+The size of a chunk is a power of two of members. The map `books` has the free slots and chunks. All of it can be
+derived from the tables: `transaction.recover` rebuilds it after a writer died. A packet on another CPU may still read
+what an edit released, so a slot waits some milliseconds before it is used again.
 """
 
 from __future__ import annotations
@@ -10,12 +12,18 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Records, Tables, Versions
+from pylvs.dataplane.tables import Records, Tables
 from pylvs.model.errors import NoRoom
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
+
+    from pylvs.bpf.maps import MmapArray
+
+WAIT_MS = 20  # far longer than the program runs for one packet
+_STEPS = 2  # from leaving to waiting, and from there to free
+_LINK = struct.Struct("<I")
 
 
 def list_class(count: int) -> int:
@@ -46,60 +54,32 @@ def chunks(versions: Iterable[dict[str, Any]]) -> list[tuple[int, int]]:
     return sorted((fields["list"], 1 << list_class(fields["count"])) for fields in versions if fields["count"])
 
 
-def lists_in_force(tables: Tables) -> list[tuple[int, int]]:
-    """Return the chunks (first member, size) of the lists in force, in order."""
-    versions = Versions(tables)
-    live = versions.live
-    found = (versions.version(slot, live) for slot in range(tables.book.get(0, "service_top")))
-    return chunks(fields for fields in found if fields["present"])
-
-
-# --- book ------------------------------------------------------------------------------------------------------------
-# The free slots of services and destinations, and the free chunks. The caller holds the lock.
-#
-# All of it can be derived from the tables: `recover` rebuilds it after a writer died. A packet on another CPU may still
-# read what an edit released, so a slot waits some milliseconds before it is used again.
-
-
-WAIT_MS = 20  # far longer than the program runs for one packet
-_STEPS = 2  # from leaving to waiting, and from there to free
-_LINK = struct.Struct("<I")
-
-
 def now_s() -> int:
     """Return the clock of deletions: seconds since boot, suspend included."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Book:
-    """The allocator of slots and chunks, over the map `books`."""
+    """The allocator of slots and chunks. The caller holds the lock."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._book: Records = tables.book
         self.nothing = abi.constant("NOTHING")
         self._classes = abi.constant("LIST_CLASSES")
-        self._service_link = abi.struct("service_version").offset("next")  # of the first of a slot's two versions
-        self._member_link = abi.struct("member").offset("next")
-        self._destination_link = abi.struct("destination").offset("next")
+        # Chains: the next slot or chunk is in a field that packets do not read.
+        self._links = {
+            "services": abi.struct("service_version").offset("next"),  # of the first of a slot's two versions
+            "members": abi.struct("member").offset("next"),
+            "destinations": abi.struct("destination").offset("next"),
+        }
 
-    # --- chains: the next slot is in a field that packets do not read ---
+    def _link(self, array: MmapArray, index: int) -> int:
+        """Return the next slot or chunk of a chain."""
+        return int(_LINK.unpack_from(array.upto(index), index * array.stride + self._links[array.name])[0])
 
-    def _link(self, records: Records, slot: int) -> int:
-        return int(_LINK.unpack_from(records.array.upto(slot), slot * records.array.stride + self._service_link)[0])
-
-    def _set_link(self, records: Records, slot: int, following: int) -> None:
-        _LINK.pack_into(records.array.upto(slot), slot * records.array.stride + self._service_link, following)
-
-    def _chunk_next(self, chunk: int) -> int:
-        members = self._tables.members
-        return int(_LINK.unpack_from(members.upto(chunk), chunk * members.stride + self._member_link)[0])
-
-    def _set_chunk_next(self, chunk: int, following: int) -> None:
-        members = self._tables.members
-        _LINK.pack_into(members.upto(chunk), chunk * members.stride + self._member_link, following)
-
-    # --- services ---
+    def _set_link(self, array: MmapArray, index: int, following: int) -> None:
+        _LINK.pack_into(array.upto(index), index * array.stride + self._links[array.name], following)
 
     def take_service(self) -> int:
         """Take a free slot. Raises NoRoom."""
@@ -110,7 +90,7 @@ class Book:
             self._wait()
         free, top = book.get(0, "service_free"), book.get(0, "service_top")
         if free != self.nothing:
-            book.set(0, "service_free", self._link(self._tables.services, free))
+            book.set(0, "service_free", self._link(self._tables.services.array, free))
             return int(free)
         if top >= full:
             raise NoRoom(f"the table is full: it holds {full} virtual services")
@@ -125,10 +105,8 @@ class Book:
 
     def let_service_go(self, slot: int) -> None:
         """Release a slot; it is free after a wait."""
-        self._set_link(self._tables.services, slot, self._book.get(0, "service_leaving"))
+        self._set_link(self._tables.services.array, slot, self._book.get(0, "service_leaving"))
         self._book.set(0, "service_leaving", slot)
-
-    # --- lists ---
 
     def take_list(self, count: int) -> int:
         """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoRoom."""
@@ -155,10 +133,10 @@ class Book:
         for larger in range(size, self._classes):
             if free[larger] != self.nothing:
                 chunk = int(free[larger])
-                free[larger] = self._chunk_next(chunk)
+                free[larger] = self._link(self._tables.members, chunk)
                 for part in range(size, larger):  # the rest is one chunk of each smaller class
                     rest = chunk + (1 << part)
-                    self._set_chunk_next(rest, free[part])
+                    self._set_link(self._tables.members, rest, free[part])
                     free[part] = rest
                 self._book.set(0, "list_free", *free)
                 return chunk
@@ -166,8 +144,13 @@ class Book:
 
     def _merge_gaps(self) -> None:
         """Rebuild the free chunks from the gaps between the lists in force, once no packet can read former lists."""
+        from pylvs.dataplane.transaction import Versions  # late: it imports this module
+
         time.sleep(WAIT_MS / 1000)
-        used = lists_in_force(self._tables)
+        versions = Versions(self._tables)
+        live = versions.live
+        found = (versions.version(slot, live) for slot in range(self._book.get(0, "service_top")))
+        used = chunks(fields for fields in found if fields["present"])
         none = [self.nothing] * self._classes
         for name in "list_free", "list_leaving", "list_waiting":
             self._book.set(0, name, *none)
@@ -182,11 +165,9 @@ class Book:
 
     def _let_go(self, to: str, chunk: int, count: int) -> None:
         size, chains = list_class(count), list(self._book.get(0, to))
-        self._set_chunk_next(chunk, chains[size])
+        self._set_link(self._tables.members, chunk, chains[size])
         chains[size] = chunk
         self._book.set(0, to, *chains)
-
-    # --- destinations ---
 
     def take_destination(self) -> int:
         """Take a free slot. Raises NoRoom."""
@@ -219,21 +200,17 @@ class Book:
         found, slot = [], self._book.get(0, "deleted")
         while slot != self.nothing:
             found.append(int(slot))
-            slot = self._destination_next(slot)
+            slot = self._link(self._tables.destinations.array, slot)
         return found
 
     def set_deleted(self, slots: list[int]) -> None:
         """Make these slots the chain of deleted destinations."""
         following = self.nothing
         for slot in reversed(slots):
-            if self._destination_next(slot) != following:
+            if self._link(self._tables.destinations.array, slot) != following:
                 self._tables.destinations.set(slot, "next", following)
             following = slot
         self._book.set(0, "deleted", following)
-
-    def _destination_next(self, slot: int) -> int:
-        array = self._tables.destinations.array
-        return int(_LINK.unpack_from(array.upto(slot), slot * array.stride + self._destination_link)[0])
 
     def revive(self, slots: set[int]) -> None:
         """Take these destinations from the chain of deleted ones: their services list them again."""
@@ -242,14 +219,12 @@ class Book:
                 self._tables.destinations.set(slot, "deleted_s", 0)
             self.set_deleted([slot for slot in self.deleted() if slot not in slots])
 
-    # --- released slots ---
-
     def settle(self) -> None:
         """Free what was released long enough ago. Every edit begins with it."""
         book, now = self._book, time.monotonic_ns() // 1_000_000
         if now - book.get(0, "waiting_since_ms") < WAIT_MS:
             return
-        services, nothing = self._tables.services, self.nothing
+        services, members, nothing = self._tables.services.array, self._tables.members, self.nothing
         slot = book.get(0, "service_waiting")
         while slot != nothing:
             following = self._link(services, slot)
@@ -264,8 +239,8 @@ class Book:
             for size, first in enumerate(waiting):
                 chunk = first
                 while chunk != nothing:
-                    following = self._chunk_next(chunk)
-                    self._set_chunk_next(chunk, free[size])
+                    following = self._link(members, chunk)
+                    self._set_link(members, chunk, free[size])
                     free[size] = chunk
                     chunk = following
             book.set(0, "list_free", *free)

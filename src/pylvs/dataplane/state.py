@@ -1,7 +1,11 @@
-"""The state of one network namespace: its directory of pins and notes, and how it is made and removed.
+"""The state of one network namespace: its directory of pins and notes, its build, and how it is made and removed.
 
 A namespace is known by its cookie, which the kernel never reuses before the next boot. Each state pins a link to its
 namespace whose program does nothing. The link shows whether the namespace still exists.
+
+A state has a note with the build of its tables and programs. If the layout of its tables is that of this pylvs, the
+next edit replaces the programs of an older build and keeps the connections. If it differs, every command but
+`pylvs down` refuses.
 """
 
 from __future__ import annotations
@@ -12,11 +16,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from pylvs.bpf import kernel, libbpf, mounts
+import pylvs
+from pylvs.bpf import abi, kernel, libbpf, mounts
 from pylvs.model import sockets as socket
+from pylvs.model.dataclass import dataclass
 from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock
 
+OBJECT = "director"
+XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
+CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
+REPLACING = "loading"  # a note: pins are being replaced, by maps for so many connections (0: as many as before)
+_BUILD = "object"  # a note
+ROLES = "/run/pylvs/roles"
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a directory's name; the cookie follows
 _SENTINEL = "alive"
@@ -37,6 +49,32 @@ def netns_cookie() -> int:
             raise kernel_errors.Unsupported(
                 f"this kernel ({os.uname().release}) cannot name its network namespaces (SO_NETNS_COOKIE)"
             ) from None
+
+
+def roles_directory(cookie: int) -> str:
+    """Return the directory in which the pylvs-vrrp of a network namespace stores the roles of its addresses."""
+    return f"{ROLES}/net{cookie}"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build of the data plane: digests of its tables' layout and of its object, and the version of its pylvs."""
+
+    tables: str
+    digest: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"pylvs {self.version} (object {self.digest}, tables {self.tables})"
+
+
+def own_build() -> Build:
+    """Return the build of this pylvs."""
+    return Build(abi.shipped().tables(OBJECT), abi.shipped().digest(OBJECT), pylvs.__version__)
+
+
+def _order(version: str) -> list[int]:
+    return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
 class StateExists(kernel_errors.Busy):
@@ -95,6 +133,16 @@ class State:
             for name in names
             if not name.startswith((_NOTE, _DRAFT)) and name != _SENTINEL
         )
+
+    def run_program(self, name: str) -> int:
+        """Run a pinned program once, and return its verdict; 0 without this pin."""
+        program = libbpf.open_pin(self.pin_path(name))
+        if program is None:
+            return 0
+        try:
+            return kernel.run_program(program, bytes(64)).verdict
+        finally:
+            os.close(program)
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
         """Return the lock for edits of the tables; the state must exist."""
@@ -207,6 +255,30 @@ class State:
                 found[name.removeprefix(_NOTE)] = text
         return found
 
+    def build(self) -> Build | None:
+        """Return the build of the tables and programs; None without a readable note."""
+        words = (self.note(_BUILD) or "").split()
+        return Build(*words) if len(words) == 3 else None
+
+    def note_build(self) -> None:
+        """Note that the state runs the build of this pylvs."""
+        own = own_build()
+        self.set_note(_BUILD, f"{own.tables} {own.digest} {own.version}")
+
+    def check_build(self) -> None:
+        """Raise Unsupported if the layout of the tables is not that of this pylvs."""
+        build = self.build()
+        if build is None or build.tables != own_build().tables:
+            raise kernel_errors.Unsupported(
+                f"the tables of this network namespace are those of {build or 'another pylvs'}, this is {own_build()};"
+                " save them with that one, then: pylvs down, and restore them"
+            )
+
+    def is_outdated(self) -> bool:
+        """Return whether this pylvs should replace the programs: they differ from its own and are not newer."""
+        build, own = self.build(), own_build()
+        return build is not None and build.digest != own.digest and _order(build.version) <= _order(own.version)
+
     def remove(self) -> None:
         """Remove the state atomically and, with the last state, the bpffs.
 
@@ -297,6 +369,3 @@ def collect_dead_states() -> list[int]:
     if gone:
         mounts.remove()
     return gone
-
-
-__all__ = ["State", "StateExists", "collect_dead_states", "netns_cookie"]

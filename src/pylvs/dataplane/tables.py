@@ -1,49 +1,33 @@
-"""The pinned maps of one state, opened at first use, and their elements by field."""
+"""The pinned maps of one state, opened at first use, and the types of the model as the bytes of their elements."""
 
 from __future__ import annotations
 
 import os
 import struct
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.state import State
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import Address
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService, scheduler_name, scheduler_number
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-# --- facts -----------------------------------------------------------------------------------------------------------
-# Facts about the whole table that change with a generation: counts of services, timeouts.
-
-
-class Facts:
-    """The facts of one generation, in the root."""
-
-    def __init__(self, tables: Tables, generation: int) -> None:
-        self._root = tables.root
-        self._codec = abi.struct("facts")
-        self._base = abi.struct("root").offset("facts") + (generation & 1) * self._codec.size
-
-    def get(self, name: str) -> tuple[int, ...]:
-        """Return a fact's numbers."""
-        field = self._codec.fields[name]
-        return struct.unpack_from("<" + field.format, self._root.array.memory, self._base + field.offset)
-
-    def set(self, name: str, *values: int) -> None:
-        """Write a fact."""
-        field = self._codec.fields[name]
-        struct.pack_into("<" + field.format, self._root.array.memory, self._base + field.offset, *values)
-
-    def copy_from(self, other: Facts) -> None:
-        """Copy the facts of another generation."""
-        memory = self._root.array.memory
-        memory[self._base : self._base + self._codec.size] = memory[other._base : other._base + self._codec.size]
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
 MAP_DIRECTORY = "maps"
+FORMER = "former-"  # of a program array that an older program on a device still uses
+ADDRESS_BYTES = 16
+LONGEST_TICKS = 0x7FFFFFFF  # a timeout beyond would compare as past: ticks wrap at 32 bits
+_PLAIN_TUNNEL = Tunnel()
+_METHODS = {int(method): method for method in Method}
+_KEY4 = struct.Struct("!4sHBx")
+_KEY6 = struct.Struct("!16sHBx")
+_NAME = struct.Struct("<16s16sIHHBBBx")
+_ALL_ONES = (1 << 64) - 1
 
 
 class Records:
@@ -103,8 +87,59 @@ class Records:
         self.array.upto(index)[start : start + self.array.stride] = bytes(self.array.stride)
 
 
+def _records(name: str, structure: str) -> cached_property[Records]:
+    return cached_property(lambda tables: Records(tables.open_array(name), structure))
+
+
+def _array(name: str) -> cached_property[maps.MmapArray]:
+    return cached_property(lambda tables: tables.open_array(name))
+
+
+def _hash(name: str) -> cached_property[maps.HashMap]:
+    return cached_property(lambda tables: maps.HashMap.open(tables.path(name)))
+
+
 class Tables:
     """The maps of a state."""
+
+    # generations and settings
+    root = _records("roots", "root")  # one element: the generation in force, facts, settings, address bitmaps
+    book = _records("books", "book")  # the allocator's lists of free slots
+
+    # services
+    services = _records("services", "service")  # by slot, each with two versions
+    service_states = _records("service_states", "service_state")  # what packets write about a service, by its slot
+    service_bases = _records("service_bases", "counters")  # the counts at which a service's counters are 0
+    services4 = _hash("services4")  # slots of services by key
+    services6 = _hash("services6")
+    members = _array("members")  # the lists of all services, in chunks
+    maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
+    cache = _hash("cache")  # the destinations that lblc and lblcr remember, by daddr
+
+    # destinations
+    destinations = _records("destinations", "destination")  # by slot, deleted ones included
+    destination_bases = _records("destination_bases", "counters")  # the counts at which their counters are 0
+    estimates = _records("estimates", "estimate")  # averages of the rates, by slot of the destination
+    names = _hash("names")  # slots of destinations by `destination_name`
+
+    # connections
+    pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
+    pace = _records("paces", "pace")  # the cost of the expiry timer: connections ended, runs, CPU time
+    connections4 = _array("connections4")  # by slot
+    connections6 = _hash("connections6")  # by tuple
+    words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot
+    controls = _records("controls", "control")  # what persistence remembers of connections and templates, by slot
+
+    # firewall marks
+    mark_rules = _records("mark_rules", "mark_rule")  # two lists of the rules that set marks
+    routed_marks = _hash("routed_marks")  # a snapshot of the marks whose packets policy routing delivers locally
+
+    # this host
+    devices = _records("devices", "device")  # those that run XDP
+    transmitters = _hash("transmitters")  # devices to which XDP may redirect
+    locals = _hash("locals")  # a snapshot of this host's addresses
+    accept_locals = _hash("accept_locals")  # devices by ifindex (0: all) on which a received saddr may be local
+    standby = _hash("standby")  # the addresses of this host's virtual routers, and whether each is standby
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -120,272 +155,197 @@ class Tables:
         except FileNotFoundError:
             return 0
 
-    def _array(self, name: str) -> maps.MmapArray:
+    def open_array(self, name: str) -> maps.MmapArray:
+        """Open a map as shared memory."""
         return maps.MmapArray.open(self.path(name))
-
-    def _hash(self, name: str) -> maps.HashMap:
-        return maps.HashMap.open(self.path(name))
-
-    def _per_cpu(self, name: str) -> maps.PerCpuArray:
-        return maps.PerCpuArray.open(self.path(name))
-
-    @cached_property
-    def root(self) -> Records:
-        """The one element with the generation in force, facts and settings."""
-        return Records(self._array("roots"), "root")
-
-    @cached_property
-    def book(self) -> Records:
-        """The allocator's lists of free slots."""
-        return Records(self._array("books"), "book")
-
-    @cached_property
-    def services(self) -> Records:
-        """Services by slot, each with two versions."""
-        return Records(self._array("services"), "service")
-
-    @cached_property
-    def service_states(self) -> Records:
-        """What packets write about a service, by its slot."""
-        return Records(self._array("service_states"), "service_state")
-
-    @cached_property
-    def service_bases(self) -> Records:
-        """The counts at which a service's counters are 0."""
-        return Records(self._array("service_bases"), "counters")
-
-    @cached_property
-    def members(self) -> maps.MmapArray:
-        """The lists of all services, in chunks."""
-        return self._array("members")
-
-    @cached_property
-    def destinations(self) -> Records:
-        """Destinations by slot, deleted ones included."""
-        return Records(self._array("destinations"), "destination")
-
-    @cached_property
-    def destination_bases(self) -> Records:
-        """The counts at which a destination's counters are 0."""
-        return Records(self._array("destination_bases"), "counters")
-
-    @cached_property
-    def devices(self) -> Records:
-        """The devices that run XDP."""
-        return Records(self._array("devices"), "device")
-
-    @cached_property
-    def pool(self) -> Records:
-        """Capacity, use and hash seeds of the connection table."""
-        return Records(self._array("pools"), "pool")
-
-    @cached_property
-    def pace(self) -> Records:
-        """The cost of the expiry timer: connections ended, runs, CPU time."""
-        return Records(self._array("paces"), "pace")
-
-    @cached_property
-    def connections4(self) -> maps.MmapArray:
-        """IPv4 connections by slot."""
-        return self._array("connections4")
-
-    @cached_property
-    def words6(self) -> maps.MmapArray:
-        """State and timeout of IPv6 connections by NAT, by slot."""
-        return self._array("words6")
-
-    @cached_property
-    def controls(self) -> Records:
-        """What persistence remembers of connections and templates, by slot."""
-        return Records(self._array("controls"), "control")
-
-    @cached_property
-    def names(self) -> maps.HashMap:
-        """Slots of destinations by `encode.destination_name`."""
-        return self._hash("names")
-
-    @cached_property
-    def maglev_tables(self) -> maps.HashMap:
-        """The tables of mh, two for each service that uses it."""
-        return self._hash("maglev_tables")
-
-    @cached_property
-    def cache(self) -> maps.HashMap:
-        """The destinations that lblc and lblcr remember, by daddr."""
-        return self._hash("cache")
-
-    @cached_property
-    def locals(self) -> maps.HashMap:
-        """A snapshot of this host's addresses."""
-        return self._hash("locals")
-
-    @cached_property
-    def accept_locals(self) -> maps.HashMap:
-        """Devices by ifindex (0: all of them) on which a received packet may have a local saddr."""
-        return self._hash("accept_locals")
-
-    @cached_property
-    def mark_rules(self) -> Records:
-        """The rules that set firewall marks: two lists."""
-        return Records(self._array("mark_rules"), "mark_rule")
-
-    @cached_property
-    def routed_marks(self) -> maps.HashMap:
-        """A snapshot of the marks whose packets policy routing delivers locally."""
-        return self._hash("routed_marks")
-
-    @cached_property
-    def standby(self) -> maps.HashMap:
-        """The addresses of this host's virtual routers, and whether each is standby."""
-        return self._hash("standby")
-
-    @cached_property
-    def transmitters(self) -> maps.HashMap:
-        """Devices to which XDP may redirect."""
-        return self._hash("transmitters")
 
     @cached_property
     def statistics(self) -> maps.PerCpuArray:
         """Per-CPU data of destinations by slot; it begins with the counters."""
-        lanes = self._per_cpu("lanes")
+        lanes = maps.PerCpuArray.open(self.path("lanes"))
         lanes.records = abi.constant("LANES")
         return lanes
 
     @cached_property
-    def estimates(self) -> Records:
-        """Averages of the rates, by slot of the destination."""
-        return Records(self._array("estimates"), "estimate")
-
-    @cached_property
     def reasons(self) -> maps.PerCpuArray:
         """Packet counts by drop reason."""
-        return self._per_cpu("reasons")
+        return maps.PerCpuArray.open(self.path("reasons"))
 
     def service_keys(self, version: int) -> maps.HashMap:
         """Return the slots of services by key, of IPv4 (4) or IPv6 (6)."""
-        return self._service_keys4 if version == 4 else self._service_keys6
-
-    @cached_property
-    def _service_keys4(self) -> maps.HashMap:
-        return self._hash("services4")
-
-    @cached_property
-    def _service_keys6(self) -> maps.HashMap:
-        return self._hash("services6")
-
-    @cached_property
-    def connections6(self) -> maps.HashMap:
-        """IPv6 connections by tuple."""
-        return self._hash("connections6")
+        return self.services4 if version == 4 else self.services6
 
 
-# --- generations -----------------------------------------------------------------------------------------------------
-# Services and destinations have two halves each. The generation in force decides which half packets read. An edit
-# writes the other halves with the next generation, and then stores that generation (`transaction`).
+def replace_keys(of: maps.HashMap, wanted: set[bytes], value: bytes | None = b"\1") -> None:
+    """Make these the keys of a map, the new ones with this value; None stores each key as its own value."""
+    there = set(of.keys())
+    for key in wanted - there:
+        of.put(key, value or key)
+    for key in there - wanted:
+        of.remove(key)
 
 
-MASK32 = 0xFFFFFFFF
+# Bitmaps of address hashes, in the root. A packet whose bits are 0 belongs to no service and needs no lookup.
+# `vip_bits`: the VIPs. `reply_bits`: the source addresses of replies. These are the RIPs of NAT destinations, the VIPs
+# (other servers answer with them) and this host's own addresses.
 
 
-def later(one: int, other: int) -> bool:
-    """Return whether generation `one` comes after `other`; they wrap at 32 bits."""
-    return 0 < (one - other & MASK32) < 1 << 31
+def address_bit(address: bytes, family: int) -> int:
+    """Return the bit of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it."""
+    words = struct.unpack("<4I", address)
+    folded: int = words[0] if family == 4 else words[0] ^ words[1] ^ words[2] ^ words[3]
+    return (folded * 0x61C88647 & 0xFFFFFFFF) >> (32 - abi.constant("HASH_BITS"))
 
 
-def half_in_force(generations: tuple[int, int], live: int) -> int:
-    """Return the half that packets read, as version_in_force in bpf/lb/service.h."""
-    newer = 1 if later(generations[1], generations[0]) else 0
-    return 1 - newer if later(generations[newer], live) else newer
+def set_bit(tables: Tables, name: str, address: bytes, family: int) -> None:
+    """Set the bit of an address in `vip_bits` or `reply_bits`."""
+    bit = address_bit(address, family)
+    at = (abi.struct("root").offset(name) >> 3) + (bit >> 6)
+    tables.root.array.words[at] |= 1 << (bit & 63)
 
 
-class Versions:
-    """Reads and writes the halves of services and destinations."""
+def set_all_bits(tables: Tables, name: str) -> None:
+    """Set all bits of a bitmap: a packet to any address may belong to a service of a firewall mark."""
+    at = abi.struct("root").offset(name) >> 3
+    for index in range(abi.constant("BITMAP_WORDS")):
+        tables.root.array.words[at + index] = _ALL_ONES
 
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
-        self._codec = abi.struct("service_version")
-        self._generation = self._codec.offset("generation")
 
-    @property
-    def live(self) -> int:
-        """The generation in force."""
-        return int(self.tables.root.get(0, "live")) & MASK32
+def write_bitmaps(tables: Tables, present: Any) -> None:
+    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
+    words = abi.constant("BITMAP_WORDS")
+    vips, replies = [0] * words, [0] * words
 
-    def _generations(self, slot: int) -> tuple[int, int]:
-        array, offset = self.tables.services.array, self._generation
-        base = slot * array.stride + offset
-        (one,) = struct.unpack_from("<I", array.upto(slot), base)
-        (other,) = struct.unpack_from("<I", array.upto(slot), base + self._codec.size)
-        return one, other
+    def note(bits: list[int], address: bytes, family: int) -> None:
+        bit = address_bit(address, family)
+        bits[bit >> 6] |= 1 << (bit & 63)
 
-    def _half_offset(self, slot: int, half: int) -> int:
-        return slot * self.tables.services.array.stride + half * self._codec.size
+    def note_virtual(address: bytes, family: int) -> None:
+        note(vips, address, family)
+        note(replies, address, family)
 
-    def _store_generation(self, slot: int, half: int, generation: int) -> None:
-        """Write a generation by one store: after a torn read a packet could take the wrong half."""
-        self.tables.services.array.store_half(slot, half * self._codec.size + self._generation, generation)
+    marked = False
+    for fields in present:
+        marked |= bool(fields["mark"])
+        note_virtual(fields["address"], fields["family"])
+    for address in list(tables.locals.keys()):
+        note(replies, address, 6 if any(address[4:]) else 4)
+    by_nat = abi.constant("DESTINATION_USED_BY_NAT")
+    destinations = tables.destinations
+    for slot in range(tables.book.get(0, "destination_top")):
+        used = destinations.get(slot, "used")
+        if not used:
+            continue
+        marked |= bool(destinations.get(slot, "mark"))
+        note_virtual(destinations.get(slot, "virtual_address"), destinations.get(slot, "virtual_family"))
+        if used == by_nat:
+            note(replies, destinations.get(slot, "address"), destinations.get(slot, "family"))
+    if marked:
+        vips = replies = [_ALL_ONES] * words
+    for name, bits in (("vip_bits", vips), ("reply_bits", replies)):
+        at = abi.struct("root").offset(name) >> 3
+        for index, word in enumerate(bits):
+            tables.root.array.words[at + index] = word
 
-    def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
-        """Return the fields of a service's version in force."""
-        half = half_in_force(self._generations(slot), self.live if live is None else live)
-        return self._codec.unpack_from(self.tables.services.array.upto(slot), self._half_offset(slot, half), whole=True)
 
-    def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
-        """Write the half that is not in force. No packet reads it before `live` has reached its generation."""
-        half = 1 - half_in_force(self._generations(slot), self.live)
-        memory, start = self.tables.services.array.upto(slot), self._half_offset(slot, half)
-        row, size = bytearray(self._codec.size), 4
-        self._codec.pack_row_into(row, 0, fields)
-        self._store_generation(slot, half, generation)
-        before, behind = slice(self._generation), slice(self._generation + size, self._codec.size)
-        for part in before, behind:
-            memory[start + (part.start or 0) : start + part.stop] = row[part]
+# The types of the model as bytes.
 
-    def new_service(self, slot: int, generation: int) -> None:
-        """Clear a slot: the service is absent in all generations before this one."""
-        self.tables.services.clear(slot)
-        self._store_generation(slot, 0, generation - 1)
-        self._store_generation(slot, 1, generation - 2)
 
-    def withdraw_version(self, slot: int, live: int) -> None:
-        """Make a half that is later than `live` the older one."""
-        one, other = self._generations(slot)
-        for half, (mine, theirs) in enumerate(((one, other), (other, one))):
-            if later(mine, live):
-                self._store_generation(slot, half, theirs - 1)
+def address_bytes(address: Address) -> bytes:
+    """Return 16 bytes; an IPv4 address is in the first four."""
+    return address.packed.ljust(ADDRESS_BYTES, b"\0")
 
-    def _states(self, slot: int) -> tuple[int, int]:
-        one, other = self.tables.destinations.get(slot, "states")
-        return int(one), int(other)
 
-    def flags(self, slot: int, live: int | None = None) -> int:
-        """Return a destination's flags in force."""
-        one, other = self._states(slot)
-        half = half_in_force((one >> 32, other >> 32), self.live if live is None else live)
-        return (one, other)[half] & MASK32
+def address_of(raw: bytes, version: int) -> Address:
+    """Invert `address_bytes`."""
+    return IPv4Address(raw[:4]) if version == 4 else IPv6Address(raw)
 
-    def write_flags(self, slot: int, generation: int, flags: int, weight: int | None = None) -> None:
-        """Write a destination's other half: its weight (the present one by default), then the state by one store."""
-        one, other = self._states(slot)
-        half = 1 - half_in_force((one >> 32, other >> 32), self.live)
-        destinations = self.tables.destinations
-        if weight is None:
-            weight = destinations.get(slot, "weights")[1 - half]
-        destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
-        self.store_state(slot, half, generation, flags)
 
-    def withdraw_flags(self, slot: int, live: int) -> None:
-        """Make a half that is later than `live` the older one."""
-        states = self._states(slot)
-        for half in 0, 1:
-            if later(states[half] >> 32, live):
-                self.store_state(slot, half, (states[1 - half] >> 32) - 1 & MASK32, 0)
+def service_key(key: ServiceKey) -> bytes:
+    """Return a key of services4 or services6; of a mark, it holds the mark as address and protocol 0."""
+    form = _KEY4 if key.address.version == 4 else _KEY6
+    if key.mark:
+        return form.pack(struct.pack("<I", key.mark), 0, 0)
+    return form.pack(key.address.packed, key.port, key.protocol)
 
-    def store_state(self, slot: int, half: int, generation: int, flags: int) -> None:
-        """Write one half of a destination's states by one store."""
-        destinations = self.tables.destinations
-        destinations.array.store(slot, destinations.codec.offset("states") + 8 * half, generation << 32 | flags)
 
-    def facts(self, generation: int | None = None) -> Facts:
-        """Return the facts of a generation, by default of the one in force."""
-        return Facts(self.tables, self.live if generation is None else generation)
+def destination_name(key: ServiceKey, destination: DestinationKey) -> bytes:
+    """Return a destination's key in `names`."""
+    return _NAME.pack(
+        address_bytes(key.address),
+        address_bytes(destination.address),
+        key.mark,
+        key.port,
+        destination.port,
+        key.protocol,
+        key.address.version,
+        destination.address.version,
+    )
+
+
+def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str, Any]:
+    """Return the fields of struct service_version that describe a service, without its list."""
+    key = service.key
+    return {
+        "flags": int(service.flags),
+        "timeout_s": service.timeout_s,
+        "timeout": min(round(service.timeout_s * ticks_per_second) or 1, LONGEST_TICKS),
+        "netmask": service.mask,
+        "mark": key.mark,
+        "address": address_bytes(key.address),
+        "port": key.port,
+        "present": 1,
+        "scheduler": scheduler_number(service.scheduler),
+        "protocol": key.protocol,
+        "family": key.address.version,
+        "engine": service.engine.encode(),
+    }
+
+
+def key_of(version: dict[str, Any]) -> ServiceKey:
+    """Return the key of a service from its version's fields."""
+    family = socket.AF_INET if version["family"] == 4 else socket.AF_INET6
+    if version["mark"]:
+        return ServiceKey.of_mark(version["mark"], family)
+    return ServiceKey(Protocol(version["protocol"]), address_of(version["address"], version["family"]), version["port"])
+
+
+def service_of(version: dict[str, Any]) -> VirtualService:
+    """Return a service from its version's fields."""
+    return VirtualService(
+        key_of(version),
+        scheduler_name(version["scheduler"]),
+        ServiceFlag(version["flags"]),
+        version["timeout_s"],
+        version["netmask"],
+        version["engine"].rstrip(b"\0").decode(),
+    )
+
+
+def tunnel_word(tunnel: Tunnel) -> int:
+    """Return the `tunnel` field of a member."""
+    return int(tunnel.kind) | int(tunnel.flags) << 8 | tunnel.port << 16
+
+
+def tunnel_state(destination: Destination) -> int:
+    """Return the tunnel bits of a destination's state, from bit DESTINATION_TUNNEL on; 0 but for GRE and GUE."""
+    tunnel = destination.tunnel
+    if destination.method != Method.TUNNEL or tunnel.kind == TunnelKind.IPIP:
+        return 0
+    flags = tunnel.flags if tunnel.kind == TunnelKind.GUE else tunnel.flags & TunnelFlag.CSUM
+    return int(tunnel.kind) | int(flags) << 2 | tunnel.port << 4
+
+
+def tunnel_of(word: int) -> Tunnel:
+    """Invert `tunnel_word`."""
+    if not word:
+        return _PLAIN_TUNNEL
+    return Tunnel(TunnelKind(word & 0xFF), word >> 16, TunnelFlag(word >> 8 & 0xFF))
+
+
+def destination_of(
+    address: bytes, family: int, port: int, weight: int, upper: int, lower: int, method: int, tunnel: int
+) -> Destination:
+    """Return a destination from address and port (network order) of its slot and the fields of its member."""
+    key = DestinationKey(address_of(address, family), socket.ntohs(port))
+    return Destination(key, _METHODS[method], weight, upper, lower, tunnel_of(tunnel))

@@ -1,68 +1,59 @@
-"""Upgrades: whether this pylvs can read tables that another build made, and should replace their programs.
+"""Replace the programs of a state under live connections: by those of this pylvs, or by a copy with other maps.
 
-A state has a note with its build. If the layout of its tables is the same, the next edit replaces the programs of an
-older build and keeps the connections. If it differs, every command but `pylvs down` refuses.
+Maps do not grow. So another `conn_max` needs another connection table and another copy of the programs.
 """
 
 from __future__ import annotations
 
-import pylvs
-from pylvs.bpf import abi
-from pylvs.dataplane.state import State
-from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Unsupported
-
-OBJECT = "director"
-_NOTE = "object"
+from pylvs.dataplane import load
+from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.state import REPLACING
+from pylvs.dataplane.tables import Tables
+from pylvs.model.errors import Busy
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A build of the data plane: digests of its tables' layout and of its object, and the version of its pylvs."""
-
-    tables: str
-    digest: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"pylvs {self.version} (object {self.digest}, tables {self.tables})"
+def renew_programs(tables: Tables) -> None:
+    """Replace programs of an older pylvs, or finish a replacement that a killed process began."""
+    swap_programs(tables, int(tables.state.note(REPLACING) or 0))
 
 
-def ours() -> Build:
-    """Return the build of this pylvs."""
-    return Build(abi.shipped().tables(OBJECT), abi.shipped().digest(OBJECT), pylvs.__version__)
+def swap_programs(tables: Tables, connections: int = 0) -> None:
+    """Load the object again, with `connections` over another connection table, and replace the running programs.
+
+    Devices switch one by one, without a gap: the old programs keep their tail calls until the last device has switched.
+    If this process is killed, the next edit continues (`renew_programs`).
+    """
+    load.reload(tables.state, connections)
+    fresh = Tables(tables.state)
+    if connections:
+        _forget_counts(fresh)
+    attachments.reconcile(fresh, attachments.Concerns(shrunk=True))
+    if connections:
+        _forget_counts(fresh, 1 << 31)  # decrements by the old program after the first reset wrapped around
 
 
-def running(state: State) -> Build | None:
-    """Return the build that a state runs; None without a readable note."""
-    words = (state.note(_NOTE) or "").split()
-    return Build(*words) if len(words) == 3 else None
+def resize(tables: Tables, connections: int, drop: bool) -> None:
+    """Change the size of the connection table. Raises Busy while there are connections, unless `drop` is set.
 
-
-def note(state: State) -> None:
-    """Note that the state runs this build."""
-    build = ours()
-    state.set_note(_NOTE, f"{build.tables} {build.digest} {build.version}")
-
-
-def check(state: State) -> None:
-    """Raise Unsupported if the layout of the tables is not that of this build."""
-    theirs = running(state)
-    if theirs is None or theirs.tables != ours().tables:
-        raise Unsupported(
-            f"the tables of this network namespace are those of {theirs or 'another pylvs'}, this is {ours()};"
-            " save them with that one, then: pylvs down, and restore them"
+    The caller holds the lock. Packets use the old table until the new program runs on their device.
+    """
+    if connections == tables.pool.get(0, "capacity"):
+        return
+    living = sum(1 for _ in ConnectionReader(tables).connections())
+    if living and not drop:
+        raise Busy(
+            f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
         )
+    swap_programs(tables, connections)
 
 
-def is_due(state: State) -> bool:
-    """Return whether this build should replace the running one: it differs and its version is not older."""
-    theirs = running(state)
-    return theirs is not None and theirs.digest != ours().digest and _order(theirs.version) <= _order(pylvs.__version__)
-
-
-def _order(version: str) -> list[int]:
-    return [int(part) if part.isdigit() else 0 for part in version.split(".")]
-
-
-__all__ = ["OBJECT", "Build", "check", "is_due", "note", "ours", "running"]
+def _forget_counts(tables: Tables, least: int = 0) -> None:
+    """Set the connection counts of destinations to 0 if they are `least` or more."""
+    destinations = tables.destinations
+    for slot in range(tables.book.get(0, "destination_top")):
+        for name in "active", "inactive", "persistent":
+            if destinations.get(slot, name) >= least:
+                destinations.set(slot, name, 0)
+        if not least:
+            destinations.set(slot, "overloaded", 0)

@@ -1,27 +1,152 @@
 """The roles of virtual addresses: standby while another director is MASTER. Packets to them then pass unmodified.
 
-pylvs-vrrp writes the roles into the tables without the lock of edits, and stores them (`role_notes`). A process that
-makes or edits tables copies the stored roles into them before it attaches programs. If pylvs-vrrp is killed, the tables
-keep its last roles.
+pylvs-vrrp writes the roles into the tables without the lock of edits, and stores them for tables that are made later. A
+process that makes or edits tables copies the stored roles into them before it attaches programs. If pylvs-vrrp is
+killed, the tables keep its last roles.
+
+Each network namespace has a directory below /run while its pylvs-vrrp lives:
+
+    alive      locked by the process; the kernel releases the lock when the process ends
+    addresses  a line for each address: its role and the address
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
+import os
 import struct
+import time
 
 from pylvs.bpf import abi, libbpf
-from pylvs.dataplane import encode, role_notes, upgrade
-from pylvs.dataplane.encode import address_bit
-from pylvs.dataplane.role_notes import Said
-from pylvs.dataplane.state import State, netns_cookie
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.state import ROLES, State, netns_cookie, roles_directory
+from pylvs.dataplane.tables import Tables, address_bit, address_bytes, address_of
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, NoRoom
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError
 from pylvs.system.lock import Lock
 
+_ALIVE, _ADDRESSES = "alive", "addresses"
+_STANDBY, _HELD = "standby", "held"
+_TIDYING_S, _PAUSE_S = 0.1, 0.01  # `forget` in another process holds the lock for a moment
+_FILE_LOCK = struct.Struct("hhqqi4x")  # struct flock; fcntl(2), open file description locks
 _WAIT_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class VipRoles:
+    """Addresses of this host's virtual routers: those that are standby, and the others."""
+
+    standby: frozenset[Address] = frozenset()
+    held: frozenset[Address] = frozenset()
+
+    @property
+    def all(self) -> frozenset[Address]:
+        return self.standby | self.held
+
+
+def _lock(kind: int) -> bytes:
+    return _FILE_LOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+
+
+class Keeper:
+    """The writer of the roles: the one pylvs-vrrp of a network namespace."""
+
+    def __init__(self, cookie: int) -> None:
+        """Become the writer. Raises Busy while another process is the writer, NotPermitted."""
+        self.path = roles_directory(cookie)
+        _collect()
+        end = time.monotonic() + _TIDYING_S
+        while True:
+            try:
+                os.makedirs(self.path, 0o700, exist_ok=True)
+                self._alive = os.open(f"{self.path}/{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # `forget` removed the directory between the two calls
+            except OSError as error:
+                raise NotPermitted(f"{self.path}: {error.strerror}; run as root") from None
+            try:
+                fcntl.fcntl(self._alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+                if os.path.samestat(os.fstat(self._alive), os.stat(f"{self.path}/{_ALIVE}")):
+                    return
+            except FileNotFoundError:
+                pass
+            except OSError:
+                if time.monotonic() > end:
+                    os.close(self._alive)
+                    whose = "another process runs the virtual routers of this network namespace"
+                    raise Busy(f"{self.path}: {whose}") from None
+                time.sleep(_PAUSE_S)
+            os.close(self._alive)
+
+    def keep(self, roles: VipRoles) -> None:
+        """Replace the stored roles atomically. Raises PylvsError."""
+        path, draft = f"{self.path}/{_ADDRESSES}", f"{self.path}/{_ADDRESSES}-new"
+        lines = [f"{_STANDBY} {each}\n" for each in roles.standby] + [f"{_HELD} {each}\n" for each in roles.held]
+        try:
+            with open(draft, "w", encoding="ascii") as file:
+                file.writelines(lines)
+            os.rename(draft, path)
+        except OSError as error:
+            raise PylvsError(f"{path}: {error.strerror}: tables made from now on do not know the roles") from None
+
+    def close(self) -> None:
+        """Remove the stored roles and release the lock."""
+        for name in _ADDRESSES, _ALIVE:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.path}/{name}")
+        os.close(self._alive)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
+            os.rmdir(ROLES)
+
+
+def stored(cookie: int) -> VipRoles | None:
+    """Return the stored roles; None without a living writer."""
+    path = roles_directory(cookie)
+    try:
+        alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _FILE_LOCK.unpack(fcntl.fcntl(alive, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))[0] == fcntl.F_UNLCK:
+            return None
+        with open(f"{path}/{_ADDRESSES}", encoding="ascii") as file:
+            words = [line.split() for line in file]
+    except OSError:
+        return None
+    finally:
+        os.close(alive)
+    by_role: dict[str, set[Address]] = {_STANDBY: set(), _HELD: set()}
+    for role, address in words:
+        by_role[role].add(ipaddress.ip_address(address))
+    return VipRoles(frozenset(by_role[_STANDBY]), frozenset(by_role[_HELD]))
+
+
+def forget(cookie: int) -> None:
+    """Remove the directory of a writer that was killed. A writer that starts at this moment waits and retries."""
+    path = roles_directory(cookie)
+    try:
+        alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+        for name in _ADDRESSES, f"{_ADDRESSES}-new", _ALIVE:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/{name}")
+        os.rmdir(path)
+        os.rmdir(ROLES)
+    os.close(alive)
+
+
+def _collect() -> None:
+    """Remove the directories of killed writers, of all namespaces."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(ROLES):
+            if name.removeprefix("net").isdigit():
+                forget(int(name.removeprefix("net")))
 
 
 class Standby:
@@ -31,7 +156,7 @@ class Standby:
         """Become the writer of the roles. Raises Busy while another process is, NotPermitted, Unsupported."""
         abi.struct("root")  # load now what would delay a take-over
         libbpf.library()
-        self._keeper = role_notes.Keeper(netns_cookie())
+        self._keeper = Keeper(netns_cookie())
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
@@ -43,7 +168,7 @@ class Standby:
         most = abi.constant("STANDBY_ADDRESSES")
         if len(addresses | held) > most:
             raise NoRoom(f"{len(addresses | held)} virtual addresses: {most} can have roles")
-        roles = Said(addresses, held - addresses)
+        roles = VipRoles(addresses, held - addresses)
         try:
             self._write_roles(roles)
         finally:
@@ -57,7 +182,7 @@ class Standby:
         finally:
             self._keeper.close()
 
-    def _write_roles(self, roles: Said) -> None:
+    def _write_roles(self, roles: VipRoles) -> None:
         tables = self._opened()
         if tables is None:
             return
@@ -78,7 +203,7 @@ class Standby:
             self._tables = None
             return None
         if mark != self._mark:
-            upgrade.check(self._tables.state)
+            self._tables.state.check_build()
             self._tables, self._mark = Tables(self._tables.state), mark
         return self._tables
 
@@ -86,35 +211,35 @@ class Standby:
 def settle(tables: Tables) -> None:
     """Copy the stored roles into the tables if they differ. Raises Busy."""
     cookie = tables.state.cookie
-    roles = role_notes.read(cookie)
+    roles = stored(cookie)
     while roles is not None and not _hold(tables, roles):
-        with contextlib.suppress(FileNotFoundError), Lock(role_notes.directory(cookie), what="the roles"):
-            roles = role_notes.read(cookie)
+        with contextlib.suppress(FileNotFoundError), Lock(roles_directory(cookie), what="the roles"):
+            roles = stored(cookie)
             if roles is not None:
                 write(tables, roles)
-        roles = role_notes.read(cookie)
+        roles = stored(cookie)
 
 
-def in_force(tables: Tables) -> Said:
+def in_force(tables: Tables) -> VipRoles:
     """Return the roles in the tables."""
     side = int(tables.root.get(0, "standby"))
     standby: set[Address] = set()
     held: set[Address] = set()
     for key, sets in tables.standby.items():
-        address = _address_of(key)
+        address = address_of(key, 6 if any(key[4:]) else 4)
         (standby if sets[0] & side else held).add(address)
-    return Said(frozenset(standby), frozenset(held))
+    return VipRoles(frozenset(standby), frozenset(held))
 
 
-def _hold(tables: Tables, roles: Said) -> bool:
+def _hold(tables: Tables, roles: VipRoles) -> bool:
     """Return `in_force(tables) == roles`, but faster."""
     side = int(tables.root.get(0, "standby"))
-    wanted = dict.fromkeys(map(encode.address_bytes, roles.held), False)
-    wanted |= dict.fromkeys(map(encode.address_bytes, roles.standby), True)
+    wanted = dict.fromkeys(map(address_bytes, roles.held), False)
+    wanted |= dict.fromkeys(map(address_bytes, roles.standby), True)
     return wanted == {key: bool(sets[0] & side) for key, sets in tables.standby.items()}
 
 
-def write(tables: Tables, roles: Said) -> None:
+def write(tables: Tables, roles: VipRoles) -> None:
     """Put the roles in force by one store: packets see the former set or this one. The caller is the only writer.
 
     An address has a bit for each of two sets. The bits of the former set stay until the next call, for packets that
@@ -122,8 +247,8 @@ def write(tables: Tables, roles: Said) -> None:
     """
     before = int(tables.root.get(0, "standby"))
     side = 2 if before == 1 else 1
-    standby = {encode.address_bytes(each) for each in roles.standby}
-    routers = standby | {encode.address_bytes(each) for each in roles.held}
+    standby = {address_bytes(each) for each in roles.standby}
+    routers = standby | {address_bytes(each) for each in roles.held}
     there = {key: sets[0] for key, sets in tables.standby.items()}
     wanted = {key: there.get(key, 0) & before | (side if key in standby else 0) for key in routers | set(there)}
     fresh = {key: sets for key, sets in wanted.items() if there.get(key) != sets}
@@ -131,7 +256,7 @@ def write(tables: Tables, roles: Said) -> None:
         tables.standby.put_many(b"".join(fresh), bytes(fresh.values()), len(fresh))
     bits = [0] * abi.constant("BITMAP_WORDS")
     for address in roles.standby:
-        bit = address_bit(encode.address_bytes(address), address.version)
+        bit = address_bit(address_bytes(address), address.version)
         bits[bit >> 6] |= 1 << (bit & 63)
     words = tables.root.array.words
     at = abi.struct("root").offset("standby_bits") >> 3
@@ -145,12 +270,3 @@ def write(tables: Tables, roles: Said) -> None:
     gone = set(there) - routers
     if gone:
         tables.standby.remove_many(b"".join(gone), len(gone))
-
-
-def _address_of(key: bytes) -> Address:
-    if any(key[4:]):
-        return ipaddress.IPv6Address(key)
-    return ipaddress.IPv4Address(struct.unpack("!I", key[:4])[0])
-
-
-__all__ = ["Standby", "in_force", "settle", "write"]

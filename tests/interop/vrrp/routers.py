@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from pylvs.dataplane.devices import policy
+from pylvs.dataplane import load
 from pylvs.dataplane.state import State
 from pylvs.lab.processes import identity, kill_all
 from pylvs.system.namespaces import inside_network
@@ -151,7 +151,7 @@ class Pylvs(Router):
         """Remove pinned maps, which outlive a namespace."""
         super().end()
         with inside_network(self.where.path(self.host)):
-            policy.take_down(State.open())
+            load.take_down(State.open())
 
     def refusals(self) -> list[str]:
         """Return lines about dropped packets."""

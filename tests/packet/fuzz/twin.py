@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from unittest import mock
 
+from pylvs.bpf.maps import HashMap
 from pylvs.dataplane import load
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.errors import PylvsError
@@ -97,7 +98,7 @@ class Twin:
         self.host = host
         tables = host.director.tables
         tables.root.set(0, "settings.icmp_per_second", 0)
-        self._hashes = [tables._hash(name) for name in ("connections6", "replies6", "names")]
+        self._hashes = [HashMap.open(tables.path(name)) for name in ("connections6", "replies6", "names")]
         self._xdp, self._tc = (Runner(host.program(hook), hook, host.ifindex) for hook in HOOKS)
         self.roles = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane.server_lists import followed
+from pylvs.dataplane.destinations import followed
 
 STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]
 

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode
+from pylvs.dataplane.tables import (
+    address_bytes,
+    destination_of,
+    service_key,
+    service_of,
+    tunnel_state,
+    tunnel_word,
+    version_fields,
+)
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
 
@@ -36,8 +44,8 @@ service_keys = st.one_of(
 )
 def test_a_service_comes_back_as_it_went(service: VirtualService) -> None:
     codec = abi.struct("service_version")
-    raw = codec.pack(encode.version_fields(service, 8))
-    assert encode.service_of(codec.unpack_from(raw, whole=True)) == service
+    raw = codec.pack(version_fields(service, 8))
+    assert service_of(codec.unpack_from(raw, whole=True)) == service
 
 
 @given(
@@ -57,11 +65,11 @@ def test_a_destination_comes_back_as_it_went(destination: Destination) -> None:
         destination.upper,
         destination.lower,
         int(destination.method),
-        encode.tunnel_word(destination.tunnel),
+        tunnel_word(destination.tunnel),
     )
     address = destination.key.address
     port = socket.htons(destination.key.port)
-    back = encode.destination_of(encode.address_bytes(address), address.version, port, *member)
+    back = destination_of(address_bytes(address), address.version, port, *member)
     assert back == destination
 
 
@@ -69,22 +77,22 @@ def test_the_tunnel_state_has_only_gre_and_gue_and_only_the_flags_of_each() -> N
     """With 0 a packet takes the fast path of IPIP."""
     key, both = DestinationKey(IPv4Address("10.0.0.1"), 80), TunnelFlag.CSUM | TunnelFlag.REMCSUM
     gre, gue = Tunnel(TunnelKind.GRE, flags=both), Tunnel(TunnelKind.GUE, 6080, TunnelFlag.REMCSUM)
-    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=Tunnel(flags=both))) == 0
-    assert encode.tunnel_state(Destination(key, Method.ROUTE, tunnel=gue)) == 0
-    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=gre)) == 2 | 1 << 2
-    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=gue)) == 1 | 2 << 2 | 6080 << 4
+    assert tunnel_state(Destination(key, Method.TUNNEL, tunnel=Tunnel(flags=both))) == 0
+    assert tunnel_state(Destination(key, Method.ROUTE, tunnel=gue)) == 0
+    assert tunnel_state(Destination(key, Method.TUNNEL, tunnel=gre)) == 2 | 1 << 2
+    assert tunnel_state(Destination(key, Method.TUNNEL, tunnel=gue)) == 1 | 2 << 2 | 6080 << 4
 
 
 @given(service_keys, service_keys)
 def test_different_services_have_different_keys(one: ServiceKey, other: ServiceKey) -> None:
     if one.address.version == other.address.version:
-        assert (encode.service_key(one) == encode.service_key(other)) == (one == other)
+        assert (service_key(one) == service_key(other)) == (one == other)
 
 
 def test_keys_are_laid_out_as_packets_have_them() -> None:
     key = ServiceKey(Protocol.TCP, IPv4Address("10.0.0.1"), 80)
-    assert encode.service_key(key) == bytes([10, 0, 0, 1, 0, 80, 6, 0])
+    assert service_key(key) == bytes([10, 0, 0, 1, 0, 80, 6, 0])
     six = ServiceKey(Protocol.UDP, IPv6Address("2001:db8::1"), 53)
-    assert encode.service_key(six) == six.address.packed + bytes([0, 53, 17, 0])
-    assert len(encode.service_key(key)) == abi.struct("service_key4").size
-    assert len(encode.service_key(six)) == abi.struct("service_key6").size
+    assert service_key(six) == six.address.packed + bytes([0, 53, 17, 0])
+    assert len(service_key(key)) == abi.struct("service_key4").size
+    assert len(service_key(six)) == abi.struct("service_key6").size

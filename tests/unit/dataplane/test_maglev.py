@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode
 from pylvs.dataplane.scheduler_tables import fold, siphash13, slot_positions
+from pylvs.dataplane.tables import address_bytes
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.reference.schedulers.hashing import MaglevHashing
 from pylvs.reference.server import Server
@@ -21,7 +21,7 @@ SLOTS = 4093
 
 
 def folded(address: str, port: int, version: int = 4) -> int:
-    return fold(encode.address_bytes(ip_address(address)), port, version)
+    return fold(address_bytes(ip_address(address)), port, version)
 
 
 def of_example(weights: dict[int, int], port: int = 601) -> Counter[int]:

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane import encode, vip_roles
-from pylvs.dataplane.encode import address_bit
-from pylvs.dataplane.role_notes import Said
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane import vip_roles
+from pylvs.dataplane.tables import Tables, address_bit, address_bytes
+from pylvs.dataplane.vip_roles import VipRoles
 from pylvs.model.addresses import Address
 
 ADDRESSES = [ip_address(each) for each in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2")]
@@ -63,10 +62,10 @@ class Kernel:
     def is_standby(self, address: Address) -> bool:
         """Return what is_standby in bpf/policy/vrrp_role.h does."""
         side = self.get(0, "standby")
-        bit = address_bit(encode.address_bytes(address), address.version)
+        bit = address_bit(address_bytes(address), address.version)
         if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
             return False
-        return bool(self.elements.get(encode.address_bytes(address), b"\0")[0] & side)
+        return bool(self.elements.get(address_bytes(address), b"\0")[0] & side)
 
     def look(self) -> None:
         self.seen.append(frozenset(each for each in ADDRESSES if self.is_standby(each)))
@@ -97,12 +96,12 @@ def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[fr
     before = NONE
     for addresses, others in words:
         kernel.seen.clear()
-        roles = Said(addresses, others - addresses)
+        roles = VipRoles(addresses, others - addresses)
         vip_roles.write(tables, roles)
         changes = [now for former, now in zip([before, *kernel.seen], kernel.seen, strict=False) if now != former]
         assert changes == ([addresses] if addresses != before else [])
         assert vip_roles.in_force(tables) == roles
-        assert set(kernel.elements) == {encode.address_bytes(each) for each in addresses | others}
+        assert set(kernel.elements) == {address_bytes(each) for each in addresses | others}
         before = addresses
 
 
@@ -110,7 +109,7 @@ def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[fr
 def test_writing_the_same_roles_again_changes_no_packet(addresses: frozenset[Address]) -> None:
     kernel = Kernel()
     tables = cast(Tables, kernel)
-    vip_roles.write(tables, Said(addresses))
+    vip_roles.write(tables, VipRoles(addresses))
     kernel.seen.clear()
-    vip_roles.write(tables, Said(addresses))
+    vip_roles.write(tables, VipRoles(addresses))
     assert set(kernel.seen) <= {addresses}

@@ -23,13 +23,11 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from pylvs.bpf import abi, kernel
-from pylvs.bpf.libbpf import open_pin
-from pylvs.dataplane import encode, load
-from pylvs.dataplane.devices import attach, loopback
-from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import Tables
+from pylvs.bpf import abi, kernel, libbpf
+from pylvs.dataplane.devices import attach, host
+from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, TC, XDP, State
+from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables, address_bytes, address_of, key_of, replace_keys
+from pylvs.dataplane.transaction import Versions
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
@@ -52,9 +50,6 @@ _LOOPBACK_NET = 127
 _WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
 _SENDS_ONLY = ("dummy", "ifb", "nlmon")  # what comes in by them came in by another device before
 _NOT_NEEDED = "no service or real server needs XDP on it"
-
-
-# --- which devices services and real servers need ---
 
 
 def _spread_out(everything: list[Device]) -> set[int]:
@@ -87,21 +82,22 @@ class Concerns:
             self.virtual.add(key.address)
 
 
-def _concerns_of(reader: Reader) -> Concerns:
+def _concerns_of(tables: Tables) -> Concerns:
     """Return the concerns of the whole table in force."""
     found = Concerns()
-    for _, version in reader.service_slots(reader.versions.live):
-        found.add_key(encode.key_of(version))
-    table = reader.tables.destinations
+    versions = Versions(tables)
+    for _, version in versions.services(versions.live):
+        found.add_key(key_of(version))
+    table = tables.destinations
     form = table.codec.view("address", "family", "used", "deleted_s")
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
-    top = reader.tables.book.get(0, "destination_top")
-    own = {encode.address_bytes(each) for each in links.local_addresses()}
+    top = tables.book.get(0, "destination_top")
+    own = {address_bytes(each) for each in links.local_addresses()}
     for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
         if not used or deleted_s:
             continue
         if used == by_nat:
-            found.by_nat.add(encode.address_of(address, family))
+            found.by_nat.add(address_of(address, family))
         found.own_server |= address in own or (family == 4 and address[0] == _LOOPBACK_NET)
     return found
 
@@ -162,33 +158,32 @@ def _can_carry(device: Device) -> bool:
     return not device.loopback and (device.bare or len(device.mac) == 6)
 
 
-# --- attaching one ---
-
-
-def request(reader: Reader, device: str, mode: attach.Mode) -> attach.Attachment:
+def request(tables: Tables, device: str, mode: attach.Mode) -> attach.Attachment:
     """Attach a device now and always, for `pylvs attach`. Raises what `attach.attach` does."""
-    found, state = links.device(device), reader.tables.state
-    done = _attach(reader, found, mode, state.note(_OWN_SERVER) is not None)
+    found, state = links.device(device), tables.state
+    done = _attach(tables, found, mode, state.note(_OWN_SERVER) is not None)
     state.set_note(f"{_WANTED}{found.index}", f"{mode} {found.name}")
     state.set_note(f"{_UNATTACHED}{found.index}", None)
-    _note_devices(reader)
+    _note_devices(tables)
     return done
 
 
-def release(reader: Reader, device: str) -> bool:
+def release(tables: Tables, device: str) -> bool:
     """Detach a device and exclude it, for `pylvs detach`; return whether it was attached."""
     found = links.device(device)
-    done = attach.detach(found.index, reader.tables.state)
+    done = attach.detach(found.index, tables.state)
     if found.loopback:
-        loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
-    reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
-    _note_devices(reader)
+        host.accept_local(tables.state, tables.state.notes(), False)
+    tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
+    _note_devices(tables)
     return done
 
 
 @contextlib.contextmanager
 def _entry(state: State, name: str) -> Iterator[int]:
     """Yield a descriptor of an entry program; load it if necessary."""
+    from pylvs.dataplane import load  # late: most edits attach nothing
+
     program = load.open_entry(state, name)
     try:
         yield program
@@ -196,26 +191,26 @@ def _entry(state: State, name: str) -> Iterator[int]:
         os.close(program)
 
 
-def _attach(reader: Reader, device: Device, mode: attach.Mode, own_server: bool, reason: str = "") -> attach.Attachment:
-    state = reader.tables.state
+def _attach(tables: Tables, device: Device, mode: attach.Mode, own_server: bool, reason: str = "") -> attach.Attachment:
+    state = tables.state
     with contextlib.ExitStack() as opened:
         if device.bare:
             if mode in ("native", "generic"):
                 raise InvalidOperation(
                     f"{device.name}: its packets come without link addresses: --mode tc is its only one"
                 )
-            bare = opened.enter_context(_entry(state, load.BARE))
+            bare = opened.enter_context(_entry(state, BARE))
             return attach.attach(device.index, mode, state, tc_fd=bare, reason=reason)
         slot = device.index % abi.constant("DEVICES")
-        other = reader.tables.devices.get(slot, "ifindex")
+        other = tables.devices.get(slot, "ifindex")
         if mode != "tc" and other not in (0, device.index):
             if mode != "auto":
                 raise Busy(f"{device.name}: XDP here tells devices apart by index modulo 64, and {other} is taken")
             mode = "tc"
-        tc = opened.enter_context(_entry(state, load.TC))
-        out = opened.enter_context(_entry(state, load.EGRESS)) if own_server and not device.loopback else None
-        xdp = functools.partial(_entry, state, load.XDP)
-        _write_device(reader.tables, device)
+        tc = opened.enter_context(_entry(state, TC))
+        out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
+        xdp = functools.partial(_entry, state, XDP)
+        _write_device(tables, device)
         return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
 
 
@@ -228,13 +223,12 @@ def _write_device(tables: Tables, device: Device) -> None:
         tables.devices.write(slot, fields)
 
 
-def _note_devices(reader: Reader) -> None:
+def _note_devices(tables: Tables) -> None:
     """Update the devices to which XDP may redirect.
 
     Without native XDP these are all attached devices, else those whose driver transmits redirected frames.
     """
-    there = attach.attached(reader.tables.state)
-    tables = reader.tables
+    there = attach.attached(tables.state)
     by_xdp = [each for each in there if each.mode in ("native", "generic")]
     able = set()
     if by_xdp:
@@ -243,35 +237,28 @@ def _note_devices(reader: Reader) -> None:
             features = links.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
             if not native or features & links.XDP_TRANSMIT:
                 able.add(each.ifindex)
-    held = {int.from_bytes(key, "little") for key in list(tables.transmitters.keys())}
-    for index in able - held:
-        tables.transmitters.put(struct.pack("<I", index), struct.pack("<I", index))
-    for index in held - able:
-        tables.transmitters.remove(struct.pack("<I", index))
+    replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
     kept = {each.ifindex for each in by_xdp}
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
 
 
-# --- all of them ---
-
-
 class _Running:
     """The ids of the pinned entry programs; 0 of one that is not loaded."""
 
     def __init__(self, state: State) -> None:
-        self._numbers = {name: _number_of(state.pin_path(name)) for name in load.ENTRIES}
+        self._numbers = {name: _number_of(state.pin_path(name)) for name in ENTRIES}
 
     def is_right(self, there: attach.Attachment, device: Device, mode: attach.Mode, own_server: bool) -> bool:
         """Return whether a device runs the programs that it should run."""
         numbers = self._numbers
         looks_out = own_server and not (device.loopback or device.bare)
-        if bool(there.egress) != looks_out or there.egress not in (0, numbers[load.EGRESS]):
+        if bool(there.egress) != looks_out or there.egress not in (0, numbers[EGRESS]):
             return False
-        if there.ingress != numbers[load.BARE if device.bare else load.TC]:
+        if there.ingress != numbers[BARE if device.bare else TC]:
             return False
-        if there.mode != there.intended or (there.xdp and there.xdp != numbers[load.XDP]):
+        if there.mode != there.intended or (there.xdp and there.xdp != numbers[XDP]):
             return False
         if mode == "auto":
             return there.reason != _NOT_NEEDED
@@ -279,7 +266,7 @@ class _Running:
 
 
 def _number_of(pin: str) -> int:
-    program = open_pin(pin)
+    program = libbpf.open_pin(pin)
     if program is None:
         return 0
     try:
@@ -288,20 +275,20 @@ def _number_of(pin: str) -> int:
         os.close(program)
 
 
-def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
+def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
     """Attach the pinned programs to the desired devices, detach the others, and return the devices that failed.
 
     The caller holds the lock. `changes` is what an edit added; if it removed something, the whole table is evaluated.
     The next call retries a device that failed.
     """
-    state = reader.tables.state
+    state = tables.state
     notes = state.notes()
     everything = links.devices()
     by_index = {each.index: each for each in everything}
     there = {each.ifindex: each for each in attach.attached(state, everything=everything)}
-    in_use = _is_in_use(reader)
-    concerns = _concerns_of(reader) if changes.shrunk else changes
-    needed = _note_needed(reader, notes, concerns, everything, changes.shrunk)
+    in_use = _is_in_use(tables)
+    concerns = _concerns_of(tables) if changes.shrunk else changes
+    needed = _note_needed(tables, notes, concerns, everything, changes.shrunk)
     own_server = _note_own_server(state, notes, concerns.own_server, changes.shrunk)
     by_hand = _by_hand(notes, everything)
     wanted: dict[int, attach.Mode] = {}
@@ -315,7 +302,7 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
         if before and running.is_right(before, device, mode, own_server):
             continue
         try:
-            _attach(reader, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
+            _attach(tables, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
             changed = True
         except NoSuchDevice:
             continue  # the device was deleted at this moment
@@ -328,28 +315,35 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
         with contextlib.suppress(NoSuchDevice):
             changed |= attach.detach(index, state)
     if changed:
-        _note_devices(reader)
+        _note_devices(tables)
     _note_problems(state, notes, problems)
     if not problems:
-        load.forget_former(state)
+        _forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
-        loopback.accepts_local(notes) and not changes.shrunk
+        host.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*problems.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
+    return [*problems.values(), *host.accept_local(state, notes, own_clients and by_lo)]
 
 
-def missing(reader: Reader) -> list[Trouble]:
+def _forget_former(state: State) -> None:
+    """Remove the program arrays of older programs: every device runs the pinned ones."""
+    for name in os.listdir(state.pin_path(MAP_DIRECTORY)):
+        if name.startswith(FORMER):
+            libbpf.unpin(state.pin_path(f"{MAP_DIRECTORY}/{name}"))
+
+
+def missing(tables: Tables) -> list[Trouble]:
     """Return the devices that should be attached and are not, with reasons; excluded ones only if they are needed."""
-    state = reader.tables.state
+    state = tables.state
     notes = state.notes()
     everything = links.devices()
     by_index = {each.index: each for each in everything}
     there = {each.ifindex for each in attach.attached(state, everything=everything)}
     by_hand = _by_hand(notes, everything)
-    in_use = _is_in_use(reader)
+    in_use = _is_in_use(tables)
     noted = _numbered(notes, _UNATTACHED)
-    needed = _needed_devices(_concerns_of(reader), everything, _router_addresses(reader))
+    needed = _needed_devices(_concerns_of(tables), everything, _router_addresses(tables))
     found = []
     for device in everything:
         wanted = in_use and device.index not in by_hand and _comes_in_by(device, by_index)
@@ -364,9 +358,9 @@ def missing(reader: Reader) -> list[Trouble]:
     return found
 
 
-def _is_in_use(reader: Reader) -> bool:
+def _is_in_use(tables: Tables) -> bool:
     """Return whether the table holds a service or a connection."""
-    return any(reader.versions.facts().get("services")) or bool(reader.tables.pool.get(0, "used"))
+    return any(Versions(tables).facts().get("services")) or bool(tables.pool.get(0, "used"))
 
 
 def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
@@ -379,13 +373,13 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
     return not device.master or (master is not None and master.kind == "vrf")
 
 
-def _router_addresses(reader: Reader) -> frozenset[Address]:
+def _router_addresses(tables: Tables) -> frozenset[Address]:
     """Return the addresses of this host's virtual routers."""
-    if not any(True for _ in reader.tables.standby.items()):
+    if not any(True for _ in tables.standby.items()):
         return frozenset()
     from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
 
-    return vip_roles.in_force(reader.tables).all
+    return vip_roles.in_force(tables).all
 
 
 def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
@@ -408,14 +402,14 @@ def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, at
 
 
 def _note_needed(
-    reader: Reader, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
+    tables: Tables, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
 ) -> set[int]:
     """Return the devices that services and real servers need, and note them for the next edit."""
-    state = reader.tables.state
+    state = tables.state
     noted = set(_numbered(notes, _NEEDED))
     found = noted & {each.index for each in everything} if not whole else set()
     if concerns:
-        found |= _needed_devices(concerns, everything, _router_addresses(reader))
+        found |= _needed_devices(concerns, everything, _router_addresses(tables))
     for index in found - noted:
         state.set_note(f"{_NEEDED}{index}", "by a service or a real server")
     for index in noted - found:
@@ -452,6 +446,3 @@ def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:
         state.set_note(_IDLE, str(now))
         return True
     return now - int(since) < GRACE_S
-
-
-__all__ = ["GRACE_S", "Concerns", "missing", "reconcile", "release", "request"]

@@ -1,0 +1,431 @@
+"""Edit destinations: their slots (IPVS-SEMANTICS 1.5 to 1.8), the lists of services that name them, and cursors.
+
+A list is an array of packed members in a chunk of its own. An edit writes a new list and never changes one in place.
+It moves the scheduler's cursor into the list as rr.h and wrr.h of bpf/lb/schedulers/ do for packets. It applies the
+previous change of the list before the next one: a cursor is never two versions behind.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
+
+from pylvs.bpf import abi
+from pylvs.dataplane.slot_allocator import list_of, now_s
+from pylvs.dataplane.state import ORPHANS
+from pylvs.dataplane.tables import (
+    Tables,
+    address_bytes,
+    address_of,
+    destination_name,
+    key_of,
+    set_bit,
+    tunnel_state,
+    tunnel_word,
+    write_bitmaps,
+)
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model import sockets as socket
+from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
+from pylvs.model.service import ServiceKey
+from pylvs.netlink.links import Route
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pylvs.dataplane.reader import Statistics
+
+REVIVAL_S = 180  # a deleted destination without connections can be revived so long (IPVS-SEMANTICS 1.8)
+SWEEP_S = 10  # the least time between two searches for deleted destinations to free
+_WRR_WEIGHT_BITS, _WRR_POSITION_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bpf/lb/schedulers/wrr.h
+
+
+@cache
+def _fresh_form() -> struct.Struct:
+    """The fields of a new destination that are not zero."""
+    return abi.struct("destination").view(
+        "states",
+        "address",
+        "port",
+        "family",
+        "used",
+        "upper",
+        "lower",
+        "service",
+        "mtu",
+        "weights",
+        "source",
+        "virtual_address",
+        "mark",
+        "service_birth",
+        "virtual_port",
+        "protocol",
+        "virtual_family",
+    )
+
+
+def _flags(destination: Destination) -> int:
+    """Return the flags of a destination's state."""
+    flags = abi.constant("DESTINATION_AVAILABLE")
+    if not destination.weight:
+        flags |= abi.constant("DESTINATION_QUIESCED")
+    flags |= destination.method << abi.constant("DESTINATION_METHOD")
+    return flags | tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
+
+
+@cache
+def _deleted_form() -> struct.Struct:
+    """The fields that keep a deleted destination: what refers to it, and the time of the deletion."""
+    return abi.struct("destination").view("active", "inactive", "persistent", "cached", "deleted_s")
+
+
+class DestinationSlots:
+    """Take, write, revive and free the slots of destinations."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        from pylvs.dataplane.reader import Statistics  # late: most edits touch no counters
+
+        return Statistics(self.tables)
+
+    def find(self, key: ServiceKey, destination: DestinationKey) -> int | None:
+        """Return the slot of a destination, listed or deleted."""
+        return self.named(destination_name(key, destination))
+
+    def named(self, name: bytes) -> int | None:
+        """Return the slot of a destination, listed or deleted, by its key in `names`."""
+        raw = self.tables.names.get(name)
+        return None if raw is None else int(struct.unpack("<I", raw)[0])
+
+    def listed(self, key: ServiceKey, destination: DestinationKey) -> int | None:
+        """Return the slot of a destination that its service lists."""
+        slot = self.find(key, destination)
+        return None if slot is None or self.tables.destinations.get(slot, "deleted_s") else slot
+
+    def bring(
+        self,
+        edit: Transaction,
+        slot: int,
+        version: dict[str, Any],
+        name: bytes,
+        destination: Destination,
+        route: Route | None,
+    ) -> int:
+        """Take a slot for a new destination, and fill it for the edit's generation. Raises NoRoom."""
+        unused = self.tables.book.get(0, "destination_top")
+        dest_slot = edit.book.take_destination()
+        address = destination.key.address
+        packed = address_bytes(address)
+        by_nat = destination.method == Method.MASQ
+        self.tables.destinations.replace(
+            dest_slot,
+            _fresh_form().pack(
+                edit.live << 32,
+                edit.generation << 32 | _flags(destination),
+                packed,
+                socket.htons(destination.key.port),
+                address.version,
+                abi.constant("DESTINATION_USED_BY_NAT" if by_nat else "DESTINATION_USED"),
+                destination.upper,
+                destination.lower,
+                slot,
+                route.mtu if route else 0,
+                0,
+                destination.weight,
+                address_bytes(route.source) if route and route.source else b"",
+                version["address"],
+                version["mark"],
+                version["birth"],
+                version["port"],
+                version["protocol"],
+                version["family"],
+            ),
+        )
+        if dest_slot < unused:
+            self._begin_anew(dest_slot, slot)
+        if by_nat:
+            set_bit(self.tables, "reply_bits", packed, address.version)
+        if destination.tunnel.kind == TunnelKind.GUE:
+            self._note_ports()
+        self.tables.names.put(name, struct.pack("<I", dest_slot))
+        return dest_slot
+
+    def _begin_anew(self, dest_slot: int, slot: int) -> None:
+        """Start the counters of a reused slot at 0, for the destination and for its service."""
+        counted = self._statistics.counted(dest_slot)
+        self._statistics.begin(dest_slot, counted)
+        if any(counted):
+            self._add_to_base(slot, counted)
+
+    def beyond_revival(self, dest_slot: int) -> bool:
+        """Return whether IPVS would have forgotten a deleted destination by now."""
+        array = self.tables.destinations.array
+        *referring, deleted_s = _deleted_form().unpack_from(array.upto(dest_slot), dest_slot * array.stride)
+        return not any(referring) and now_s() - deleted_s >= REVIVAL_S
+
+    def adopt(self, dest_slot: int, slot: int, version: dict[str, Any], anew: bool) -> None:
+        """Give a revived destination to a service; it keeps counters only in the one it left (IPVS-SEMANTICS 1.8)."""
+        table, statistics = self.tables.destinations, self._statistics
+        same = table.get(dest_slot, "service") == slot and table.get(dest_slot, "service_birth") == version["birth"]
+        if same and not anew:
+            return
+        counted = statistics.counted(dest_slot)
+        statistics.begin(dest_slot, counted)
+        if not same:
+            self._add_to_base(slot, counted)
+        table.set(dest_slot, "service", slot)
+        table.set(dest_slot, "service_birth", version["birth"])
+
+    def _add_to_base(self, slot: int, counted: tuple[int, ...]) -> None:
+        statistics = self._statistics
+        base = statistics.base(self.tables.service_bases, slot)
+        statistics.set_base(self.tables.service_bases, slot, tuple(map(sum, zip(base, counted, strict=True))))
+
+    def write(self, edit: Transaction, dest_slot: int, destination: Destination, route: Route | None) -> None:
+        """Write what packets read of a destination: flags, thresholds, route, and whether NAT was ever used."""
+        table = self.tables.destinations
+        if destination.tunnel.kind == TunnelKind.GUE:
+            self._note_ports()
+        edit.write_flags(dest_slot, edit.generation, _flags(destination), destination.weight)
+        if route and route.source:
+            table.write(dest_slot, {"source": address_bytes(route.source)})
+        table.set(dest_slot, "mtu", route.mtu if route else 0)
+        if not destination.upper or destination.upper > table.get(dest_slot, "upper"):
+            table.set(dest_slot, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
+        table.set(dest_slot, "upper", destination.upper)
+        table.set(dest_slot, "lower", destination.lower)
+        if destination.method == Method.MASQ:
+            table.set(dest_slot, "used", abi.constant("DESTINATION_USED_BY_NAT"))
+            set_bit(self.tables, "reply_bits", table.get(dest_slot, "address"), table.get(dest_slot, "family"))
+
+    def _note_ports(self) -> None:
+        """Write this host's local port range: GUE takes its source ports from it (IPVS-SEMANTICS 7.4)."""
+        from pylvs.bpf import kernel  # late: most destinations are not reached by GUE
+
+        low, high = kernel.local_ports()
+        self.tables.root.set(0, "port_low", low)
+        self.tables.root.set(0, "port_high", high)
+
+    def end_orphans(self, edit: Transaction) -> None:
+        """After a deletion, with expire_nodest_conn: end the connections of deleted destinations (IPVS-SEMANTICS 1.8).
+
+        This includes destinations that were deleted before the setting was changed.
+        """
+        if not self.tables.root.get(0, "settings.expire_nodest_conn"):
+            return
+        table, dest_slots = self.tables.destinations, edit.book.deleted()
+        templates = any(table.get(each, "persistent") for each in dest_slots)
+        if not templates and not any(
+            table.get(dest_slot, "active") or table.get(dest_slot, "inactive") for dest_slot in dest_slots
+        ):
+            return
+        for _ in range(2 if templates else 1):  # a template ends in the run after its connections
+            while self.tables.state.run_program(ORPHANS):
+                pass
+
+    def sweep(self, edit: Transaction) -> bool:
+        """Free the deleted destinations that can no longer be revived; return whether it freed any."""
+        now, book = now_s(), self.tables.book
+        if now - book.get(0, "swept_s") < SWEEP_S:
+            return False
+        book.set(0, "swept_s", now)
+        chain = edit.book.deleted()
+        kept = [dest_slot for dest_slot in chain if not self.beyond_revival(dest_slot)]
+        if len(kept) == len(chain):
+            return False
+        edit.book.set_deleted(kept)
+        for dest_slot in set(chain) - set(kept):
+            self._forget(edit, dest_slot)
+        write_bitmaps(self.tables, [version for _, version in edit.services(edit.live)])
+        return True
+
+    def _forget(self, edit: Transaction, dest_slot: int) -> None:
+        """Free a destination's name and slot; its service keeps what it counted."""
+        fields, statistics = self.tables.destinations.read(dest_slot), self._statistics
+        owner = fields["service"]
+        if edit.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
+            base, counted = statistics.base(self.tables.service_bases, owner), statistics.counted(dest_slot)
+            kept = tuple(one - other for one, other in zip(base, counted, strict=True))
+            statistics.set_base(self.tables.service_bases, owner, kept)
+        virtual = key_of(
+            {
+                "family": fields["virtual_family"],
+                "mark": fields["mark"],
+                "protocol": fields["protocol"],
+                "address": fields["virtual_address"],
+                "port": fields["virtual_port"],
+            }
+        )
+        key = DestinationKey(address_of(fields["address"], fields["family"]), socket.ntohs(fields["port"]))
+        self.tables.names.remove(destination_name(virtual, key))
+        edit.book.free_destination(dest_slot)
+
+
+def _rr(cursor: int, version: Mapping[str, Any]) -> int:
+    target: int = version["list_version"] & 0xFFFF
+    position = cursor & 0xFFFFFFFF
+    if cursor >> 32 & 0xFFFF != target:
+        edit = version["edit"]
+        if edit == abi.constant("LIST_INIT"):
+            position = 0
+        elif edit == abi.constant("LIST_ADD") and position:
+            position = position + 1 & 0xFFFFFFFF
+        elif edit == abi.constant("LIST_DELETE") and position > version["edit_position"]:
+            position -= 1
+    return target << 32 | position
+
+
+def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
+    target: int = version["list_version"] & ((1 << _WRR_VERSION_BITS) - 1)
+    position = cursor >> _WRR_WEIGHT_BITS & ((1 << _WRR_POSITION_BITS) - 1)
+    weight = cursor & ((1 << _WRR_WEIGHT_BITS) - 1)
+    behind = cursor >> (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) != target
+    if behind and version["edit"] != abi.constant("LIST_SAME"):
+        position = 0
+        most, gcd = version["max_weight"], version["gcd"]
+        if version["edit"] == abi.constant("LIST_INIT") or weight > most or not weight:
+            weight = most
+        elif gcd > 1:
+            weight = weight // gcd * gcd + 1
+    return target << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) | position << _WRR_WEIGHT_BITS | weight
+
+
+@cache
+def _followers() -> Mapping[int, Callable[[int, Mapping[str, Any]], int]]:
+    return {abi.constant("SCHED_RR"): _rr, abi.constant("SCHED_WRR"): _wrr}
+
+
+def followed(cursor: int, version: Mapping[str, Any]) -> int:
+    """Return the cursor for the list of this version; unchanged for schedulers without a cursor."""
+    follow = _followers().get(version["scheduler"])
+    return follow(cursor, version) if follow else cursor
+
+
+def outdated(version: Mapping[str, Any]) -> int:
+    """Return a cursor of the version before, so that the edit of this one (LIST_INIT) takes effect."""
+    before: int = version["list_version"] - 1
+    if version["scheduler"] == abi.constant("SCHED_WRR"):
+        return (before & ((1 << _WRR_VERSION_BITS) - 1)) << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS)
+    return (before & 0xFFFF) << 32
+
+
+def packed(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
+    """Return the member for the destination in a slot; `last_weight` is its latest weight above 0."""
+    return _member_form().pack(
+        slot,
+        destination.weight,
+        destination.upper,
+        destination.lower,
+        destination.method,
+        tunnel_word(destination.tunnel),
+        destination.weight or last_weight,
+    )
+
+
+@cache
+def _member_form() -> struct.Struct:
+    return abi.struct("member").view("destination", "weight", "upper", "lower", "method", "tunnel", "last_weight")
+
+
+def last_weight(entry: bytes) -> int:
+    """Return the latest weight above 0 of a member's destination."""
+    (weight,) = abi.struct("member").view("last_weight").unpack(entry)
+    return int(weight)
+
+
+def members(tables: Tables, version: dict[str, Any]) -> bytes:
+    """Return the packed members of a service's list."""
+    return bytes(tables.members.elements(version["list"], version["count"]))
+
+
+def split_list(tables: Tables, version: dict[str, Any], dest_slot: int) -> tuple[int, bytes, bytes, bytes]:
+    """Return the position of a destination, and the packed members before it, its own, and those after it."""
+    position = list_of(tables, version).index(dest_slot)
+    entries, stride = members(tables, version), tables.members.stride
+    begin, end = position * stride, (position + 1) * stride
+    return position, entries[:begin], entries[begin:end], entries[end:]
+
+
+def put_list(edit: Transaction, entries: bytes) -> int:
+    """Write a list to a free chunk, and return the index of its first member. Raises NoRoom."""
+    array = edit.tables.members
+    count = len(entries) // array.stride
+    start = edit.book.take_list(count)
+    array.elements(start, count)[:] = entries
+    return start
+
+
+def write_list(
+    edit: Transaction, slot: int, version: dict[str, Any], entries: bytes, change: str, position: int = 0
+) -> None:
+    """Write a new list beside the old one, and point the service's next version to it."""
+    stride = edit.tables.members.stride
+    count = len(entries) // stride
+    fields = version | {"list": put_list(edit, entries), "count": count}
+    offset = abi.struct("member").offset("weight") // 4
+    weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
+    fields["gcd"] = _gcd(weights)
+    fields["max_weight"] = max(weights, default=fields["gcd"] - 1) - (fields["gcd"] - 1)
+    change_list(edit, slot, version, fields, change, position)
+    fill_table(edit, slot, version, fields, entries, change, position)
+    edit.write_version(slot, edit.generation, fields)
+
+
+def _gcd(weights: list[int]) -> int:
+    """Return the greatest common divisor, 1 of no weights."""
+    if len(set(weights)) == 1:
+        return weights[0]
+    divisor = 0
+    for weight in weights:  # not math.gcd: to import math costs more than these few steps
+        while weight:
+            divisor, weight = weight, divisor % weight
+    return divisor or 1
+
+
+def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Start the scheduler that these fields name, with the present list (IPVS-SEMANTICS 1.4)."""
+    from pylvs.dataplane import scheduler_tables  # late: most edits keep the scheduler
+
+    change_list(edit, slot, version, fields, "LIST_INIT")
+    fields.update(scheduler_tables.began(edit, fields))
+    fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
+
+
+def fill_table(
+    edit: Transaction,
+    slot: int,
+    version: dict[str, Any],
+    fields: dict[str, Any],
+    entries: bytes,
+    change: str,
+    position: int = 0,
+) -> None:
+    """For a service of mh: fill its Maglev table that is not in force."""
+    if fields["scheduler"] != abi.constant("SCHED_MH"):
+        return
+    from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most services use another scheduler
+
+    maglev = MaglevTables(edit.tables)
+    if maglev.uses(fields):
+        maglev.write(slot, version, fields, entries, change, position)
+
+
+def change_list(
+    edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any], change: str, position: int = 0
+) -> None:
+    """Record a change of the list in the fields, after the cursor has followed the previous change."""
+    states = edit.tables.service_states
+    before = states.get(slot, "cursor")
+    after = followed(before, version)
+    if after != before:
+        states.set(slot, "cursor", after)
+    fields["list_version"] = version["list_version"] + 1 & 0xFFFFFFFF
+    fields["edit"] = abi.constant(change)
+    if change == "LIST_INIT":
+        states.set(slot, "cursor", outdated(fields))
+    fields["edit_position"] = position
