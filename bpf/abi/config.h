@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * The contract with Python, part 1: what Python writes (settings, services, destinations). Python reads the types of
- * all maps from the object's BTF. A change that older tools cannot read raises ABI_NUMBER. Names in maps are part of
- * the contract, because a running director compares them when it is upgraded.
+ * all maps from the object's BTF. The maps with their structures, and all enumerations but `abi` and `prog`, have a
+ * digest (`tables` in tools/layout.py), names included: a pylvs with another digest refuses the tables. The digest does
+ * not include `struct root`, which is a variable.
  *
  * Facts, service versions and destination states exist twice. `root.live` is the generation in force: the half with the
  * greatest generation up to `live` counts. An edit writes the other halves with generation live+1, then stores live+1,

@@ -23,8 +23,8 @@ INLINE u32 method_in(u32 flags)
 	return flags >> DESTINATION_METHOD & 15;
 }
 
-/* Return the weight in the generation in force. The halves are those of the flags: dataplane/versions.py writes
- * both. */
+/* Return the weight in the generation in force. The halves are those of the flags: dataplane/transaction.py
+ * writes both. */
 INLINE s32 destination_weight(const struct destination *d, u32 live)
 {
 	d = AFTER(d, live);
