@@ -10,22 +10,20 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pylvs.ipvsadm.messages import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
+from pylvs.ipvsadm.messages import EXIT_LISTING, EXIT_REFUSED, Complaint, ftp_by_nat, no_rule, refusal, try_help
 from pylvs.ipvsadm.names import Names, numeric, with_names
 from pylvs.ipvsadm.options import Command, Given
-from pylvs.ipvsadm.parsing import parse
-from pylvs.ipvsadm.request import Request
+from pylvs.ipvsadm.parsing import Request, parse
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
-from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import IO
+    from typing import IO, NoReturn
 
     from pylvs.ipvsadm.names import Writer
     from pylvs.model.director import Director
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 256
 FTP_PORT = 21
+SERVER_COMMANDS = (Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER)
+DEFAULT_INTERFACE = "eth0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,15 @@ class Session:
         """Parse and execute one command line; errors are printed on stderr."""
         try:
             request = parse(words, self._names)
+            try:
+                return self._do(request, restoring)
+            except PylvsError as error:
+                print(refusal(error, request.command in SERVER_COMMANDS), file=self._stderr)
+                is_listing = request.command is Command.LIST
+                return Outcome(EXIT_LISTING if is_listing else EXIT_REFUSED, final=is_listing)
         except Complaint as complaint:
             print(complaint.text, file=self._stderr)
             return Outcome(complaint.status, complaint.final)
-        try:
-            return self._do(request, restoring)
-        except Complaint as complaint:
-            print(complaint.text, file=self._stderr)
-            return Outcome(complaint.status, complaint.final)
-        except PylvsError as error:
-            from pylvs.ipvsadm import messages
-
-            print(messages.refusal(error, request.command), file=self._stderr)
-            if request.command is Command.LIST:
-                return Outcome(EXIT_LISTING, final=True)
-            return Outcome(EXIT_REFUSED)
 
     def restore(self, lines: Iterable[str]) -> Outcome:
         """Execute command lines in order; a final error ends the restore, and earlier changes stay."""
@@ -135,9 +129,9 @@ class Session:
             case Command.SET:
                 self._set_timeouts(request)
             case Command.START_DAEMON:
-                start(request, director.services())
+                _refuse_daemon(request, director.services())
             case Command.STOP_DAEMON:
-                stop()
+                raise NoDaemon("No daemon is running")
 
     def _add_service(self, request: Request) -> None:
         self._director.add_service(request.service())
@@ -161,17 +155,13 @@ class Session:
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
-        from pylvs.ipvsadm import messages
-
-        print(messages.no_rule(key), file=self._stderr)
+        print(no_rule(key), file=self._stderr)
 
     def _warn_of_ftp(self, request: Request) -> None:
         """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
         if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
-            from pylvs.ipvsadm import messages
-
-            print(messages.ftp_by_nat(), file=self._stderr)
+            print(ftp_by_nat(), file=self._stderr)
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
@@ -223,20 +213,13 @@ class Session:
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
 
 
-# --- synchronisation daemons -----------------------------------------------------------------------------------------
-# pylvs has none: their commands check the arguments as ipvsadm does, then fail.
-
-
-DEFAULT_INTERFACE = "eth0"
-
-
 class NoDaemon(PylvsError):
-    """A command stops a daemon that does not run."""
+    """A command stops a synchronisation daemon, and pylvs has none."""
 
     errno = errno.ESRCH
 
 
-def start(request: Request, rows: Iterable[ServiceRow]) -> None:
+def _refuse_daemon(request: Request, rows: Iterable[ServiceRow]) -> NoReturn:
     """Check the arguments. Raises InvalidOperation, NoSuchDevice, Unsupported where ipvsadm would start a daemon."""
     for row in rows:
         if any(family_of(each.destination.key.address) != row.service.key.family for each in row.destinations):
@@ -247,8 +230,3 @@ def start(request: Request, rows: Iterable[ServiceRow]) -> None:
     except (OSError, ValueError):
         raise NoSuchDevice(f"{interface}: no such device") from None
     raise Unsupported("--start-daemon: pylvs has no connection synchronisation; nothing was started")
-
-
-def stop() -> None:
-    """Raise NoDaemon."""
-    raise NoDaemon("No daemon is running")

@@ -10,26 +10,38 @@ from operator import itemgetter
 
 from pylvs.ipvsadm import names
 from pylvs.ipvsadm.names import Writer
-from pylvs.ipvsadm.options import Given
-from pylvs.ipvsadm.request import as_int, flag_words
+from pylvs.ipvsadm.options import Given, flag_words
+from pylvs.ipvsadm.parsing import as_int
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
 
-# --- counters --------------------------------------------------------------------------------------------------------
-# Counters are nine columns wide; larger ones are cut, not rounded, to K, M, G or T.
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import TypeVar
 
+    from pylvs.model.connection import Connection
 
-WIDTH = 9
-LOW_32_BITS = 0xFFFFFFFF
+    Row = TypeVar("Row")
+
+IPVS_VERSION = "1.2.1"
+METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
+SERVER_TITLE = "  -> RemoteAddress:Port"
+WIDTH = 9  # columns of a counter; larger ones are cut, not rounded, to K, M, G or T
 CUTS = (  # below the first number: divided by the second, with the letter
     (10**8, 1, ""),
     (10**9, 10**3, "K"),
     (10**11, 10**6, "M"),
     (10**14, 10**9, "G"),
 )
+HALF_THE_SPACE = 1 << 31
+CONNECTIONS_TITLE = "pro expire state       source             virtual            destination"
+ENGINE_TITLE = "        pe name          pe_data"
+WRITTEN_AGAIN = 4096  # texts of virtual services and real servers to cache: many connections share them
+PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
 
+Key = tuple[int, ...]
 NumberWriter = Callable[[int], str]
 
 
@@ -48,24 +60,7 @@ def whole(number: int) -> str:
 
 def low(number: int) -> int:
     """Return the low 32 bits, which ipvsadm shows of most counters of a destination."""
-    return number & LOW_32_BITS
-
-
-# --- order of rows ---------------------------------------------------------------------------------------------------
-# ipvsadm compares differences as signed 32-bit numbers. So numbers that differ by 2^31 or more sort in reverse order.
-# Three of them may have no consistent order. Without such numbers the order is that of the numbers.
-
-
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    from pylvs.model.connection import Connection
-
-    Row = TypeVar("Row")
-
-Key = tuple[int, ...]
-HALF_THE_SPACE = 1 << 31
+    return number & 0xFFFFFFFF
 
 
 def sorted_services(rows: Iterable[ServiceRow]) -> list[ServiceRow]:
@@ -96,6 +91,10 @@ def _words(address: Address) -> Key:
 
 
 def _sorted(rows: Iterable[Row], key_of: Callable[[Row], Key]) -> list[Row]:
+    """Sort as ipvsadm, which compares differences as signed 32-bit numbers.
+
+    So numbers that differ by 2^31 or more sort in reverse order, and three of them may have no consistent order.
+    """
     keyed = [(key_of(row), row) for row in rows]
     if all(max(column) - min(column) < HALF_THE_SPACE for column in zip(*(key for key, _ in keyed), strict=True)):
         keyed.sort(key=itemgetter(0))
@@ -110,13 +109,6 @@ def _compare(one: Key, other: Key) -> int:
         if left != right:
             return as_int(left - right)
     return 0
-
-
-# --- services and destinations ---------------------------------------------------------------------------------------
-
-IPVS_VERSION = "1.2.1"
-METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
-SERVER_TITLE = "  -> RemoteAddress:Port"
 
 
 def version_line(table_size: int) -> str:
@@ -282,21 +274,13 @@ def _in_order(values: Counters | Rates) -> tuple[int, int, int, int, int]:
     return values.connections, values.in_packets, values.out_packets, values.in_bytes, values.out_bytes
 
 
-# --- connections -----------------------------------------------------------------------------------------------------
-# `-Lc` writes connections one by one: the whole table would take too much memory.
-
-
-FIRST_LINE = "IPVS connection entries\n"
-TITLE = "pro expire state       source             virtual            destination"
-ENGINE_TITLE = "        pe name          pe_data"
-WRITTEN_AGAIN = 4096  # texts of virtual services and real servers to cache: many connections share them
-PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
-
-
 def connection_lines(connections: Iterable[Connection], write: Writer, *, engines: bool) -> Iterator[str]:
-    """Yield the lines of the listing; `engines` adds the data of persistence engines (`--persistent-conn`)."""
-    yield FIRST_LINE
-    yield TITLE + (ENGINE_TITLE if engines else "") + "\n"
+    """Yield the lines of `-Lc` one by one: the whole table would take too much memory.
+
+    `engines` adds the data of persistence engines (`--persistent-conn`).
+    """
+    yield "IPVS connection entries\n"
+    yield CONNECTIONS_TITLE + (ENGINE_TITLE if engines else "") + "\n"
     again = lru_cache(WRITTEN_AGAIN)(write)
     for each in connections:
         protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, engine, data = each

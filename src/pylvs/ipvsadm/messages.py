@@ -1,8 +1,7 @@
-"""Messages of errors and warnings, and exit statuses."""
+"""Messages of errors and warnings, and exit statuses. An error that ipvsadm does not have keeps pylvs's message."""
 
 from __future__ import annotations
 
-from pylvs.ipvsadm.options import Command
 from pylvs.model import errors
 from pylvs.model.service import ServiceKey
 
@@ -31,11 +30,6 @@ def not_understood(word: str, problem: str) -> Complaint:
     return Complaint(f"{word}: {problem}", EXIT_REFUSED, final=False)
 
 
-# --- errors of the tables --------------------------------------------------------------------------------------------
-# The messages are ipvsadm's. An error that ipvsadm does not have keeps pylvs's message.
-
-
-SERVER_COMMANDS = frozenset({Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER})
 WORDS: dict[type[errors.PylvsError], str] = {
     errors.ServiceExists: "Service already exists",
     errors.NoSuchService: "No such service",
@@ -50,9 +44,9 @@ WORDS: dict[type[errors.PylvsError], str] = {
 HINT = "Are you sure that IP Virtual Server is built in the kernel or as module?"
 
 
-def refusal(error: errors.PylvsError, command: str) -> str:
-    """Return the message for an error of the tables."""
-    if isinstance(error, errors.NoSuchService) and command in SERVER_COMMANDS:
+def refusal(error: errors.PylvsError, of_server: bool) -> str:
+    """Return the message for an error of the tables; `of_server` is set for a command about a real server."""
+    if isinstance(error, errors.NoSuchService) and of_server:
         return "Service not defined"
     return WORDS.get(type(error)) or str(error)
 

@@ -1,8 +1,9 @@
-"""Names of hosts and ports: an interface, its implementation by the C library, and endpoints as text."""
+"""Names of hosts and ports: a protocol, its implementation by the C library, and endpoints as text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from pylvs.model import sockets as socket
@@ -16,6 +17,10 @@ else:
 
 TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 REMEMBERED = 4096  # names to cache during a listing
+LONGEST = 59  # characters of host:port
+LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
+
+Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: without port names)
 
 
 class Names(Protocol):
@@ -37,10 +42,6 @@ class Names(Protocol):
 class SystemNames:
     """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures."""
 
-    def __init__(self) -> None:
-        self._hosts: dict[Address, str | None] = {}
-        self._services: dict[tuple[int, int], str | None] = {}
-
     def address(self, host: str) -> IPv4Address | None:
         """Look up the IPv4 address of a host name."""
         if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
@@ -59,36 +60,17 @@ class SystemNames:
 
     def host(self, address: Address) -> str | None:
         """Look up the host name of an address."""
-        if address not in self._hosts:
-            _limit(self._hosts)
-            try:
-                self._hosts[address] = socket.gethostbyaddr(str(address))[0]
-            except (OSError, ValueError):
-                self._hosts[address] = None
-        return self._hosts[address]
+        try:
+            return socket.gethostbyaddr(str(address))[0]
+        except (OSError, ValueError):
+            return None
 
     def service(self, port: int, protocol: int) -> str | None:
         """Look up the service name of a port."""
-        if (port, protocol) not in self._services:
-            _limit(self._services)
-            try:
-                self._services[port, protocol] = socket.getservbyport(port, TRANSPORTS[protocol])
-            except (OSError, ValueError, KeyError):
-                self._services[port, protocol] = None
-        return self._services[port, protocol]
-
-
-def _limit(known: dict[Address, str | None] | dict[tuple[int, int], str | None]) -> None:
-    if len(known) >= REMEMBERED:
-        known.clear()
-
-
-# --- endpoints as text -----------------------------------------------------------------------------------------------
-
-LONGEST = 59  # characters of host:port
-LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
-
-Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: without port names)
+        try:
+            return socket.getservbyport(port, TRANSPORTS[protocol])
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 def address_text(address: Address) -> str:
@@ -103,10 +85,11 @@ def numeric(address: Address, port: int, _: int = 0) -> str:
 
 def with_names(names: Names) -> Writer:
     """Return a writer that uses names where there are any, and cuts long texts."""
+    host_of, service_of = lru_cache(REMEMBERED)(names.host), lru_cache(REMEMBERED)(names.service)
 
     def write(address: Address, port: int, protocol: int) -> str:
-        host = names.host(address) or address_text(address)
-        service = names.service(port, protocol) or str(port)
+        host = host_of(address) or address_text(address)
+        service = service_of(port, protocol) or str(port)
         return (f"{host}:{service}" if isinstance(address, IPv4Address) else f"[{host}]:{service}")[:LONGEST]
 
     return write

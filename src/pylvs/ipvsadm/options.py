@@ -1,6 +1,18 @@
-"""The commands and options of ipvsadm: their spellings, and whether they have a value."""
+"""The commands and options of ipvsadm: their spellings, how they are read, and which ones a command needs or may have.
+
+Options are read as popt(3) does. Short options bundle. A value follows at once, with or without `=`, or is the next
+argument, even if that begins with a dash. Long options have no abbreviations. Operands may be in any position.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from pylvs.ipvsadm.messages import Complaint
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Method, TunnelKind
+from pylvs.model.service import ServiceFlag, VirtualService
 
 
 class Command:
@@ -25,7 +37,7 @@ class Command:
 
 
 class Given:
-    """Options, by their names in rules and messages; spellings that exclude each other share a name."""
+    """Options in the order of their checks, by their names in messages; spellings that exclude each other share one."""
 
     NUMERIC = "numeric"
     CONNECTION = "connection"
@@ -64,42 +76,7 @@ class Given:
 
 
 NOTHING = ""  # an option without a rule
-ORDER = (  # in which options are checked
-    Given.NUMERIC,
-    Given.CONNECTION,
-    Given.SERVICE_ADDRESS,
-    Given.SCHEDULER,
-    Given.PERSISTENT,
-    Given.NETMASK,
-    Given.REAL_SERVER,
-    Given.FORWARDING_METHOD,
-    Given.WEIGHT,
-    Given.U_THRESHOLD,
-    Given.L_THRESHOLD,
-    Given.MCAST_INTERFACE,
-    Given.TIMEOUT,
-    Given.DAEMON,
-    Given.STATS,
-    Given.RATE,
-    Given.THRESHOLDS,
-    Given.PERSISTENT_CONN,
-    Given.NOSORT,
-    Given.SYNCID,
-    Given.EXACT,
-    Given.OPS,
-    Given.PE,
-    Given.SCHED_FLAGS,
-    Given.MCAST_GROUP,
-    Given.MCAST_PORT,
-    Given.MCAST_TTL,
-    Given.SYNC_MAXLEN,
-    Given.TUN_INFO,
-    Given.TUN_TYPE,
-    Given.TUN_PORT,
-    Given.TUN_NOCSUM,
-    Given.TUN_CSUM,
-    Given.TUN_REMCSUM,
-)
+ORDER = tuple(name for label, name in vars(Given).items() if label.isupper())  # in which options are checked
 
 
 class Takes:
@@ -130,7 +107,7 @@ class Option:
         self.given = given
 
 
-_COMMANDS = (
+OPTIONS = (
     Option("add-service", "A", command=Command.ADD_SERVICE),
     Option("edit-service", "E", command=Command.EDIT_SERVICE),
     Option("delete-service", "D", command=Command.DELETE_SERVICE),
@@ -148,8 +125,6 @@ _COMMANDS = (
     Option("stop-daemon", takes=Takes.VALUE, command=Command.STOP_DAEMON),
     Option("help", "h", command=Command.HELP),
     Option("version", "v", command=Command.VERSION),
-)
-_OTHERS = (
     Option("tcp-service", "t", Takes.VALUE, given=Given.SERVICE_ADDRESS),
     Option("udp-service", "u", Takes.VALUE, given=Given.SERVICE_ADDRESS),
     Option("sctp-service", "", Takes.VALUE, given=Given.SERVICE_ADDRESS),
@@ -192,9 +167,226 @@ _OTHERS = (
     Option("mcast-port", "", Takes.VALUE, given=Given.MCAST_PORT),
     Option("mcast-ttl", "", Takes.VALUE, given=Given.MCAST_TTL),
 )
-OPTIONS = _COMMANDS + _OTHERS
 BY_LETTER = {option.short: option for option in OPTIONS if option.short}
 BY_NAME = {option.long: option for option in OPTIONS}
 BY_WORD = {f"-{letter}": option for letter, option in BY_LETTER.items()} | {
     f"--{name}": option for name, option in BY_NAME.items()
 }
+UNKNOWN = "unknown option"
+MISSING = "missing argument"
+UNWANTED = "option does not take an argument"
+
+Read = tuple[Option, str | None]
+
+
+class Unreadable(Exception):
+    """An argument is invalid; the text gives the reason, `Words.latest` the argument."""
+
+
+class Words:
+    """An iterator over the options and values of one command line.
+
+    `latest` is the last argument that was read. `aside` are the operands, complete at the end of the iteration.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
+        self._next = 0
+        self._options = self._read()
+        self.latest = ""
+        self.aside: list[str] = []
+
+    def __iter__(self) -> Iterator[Read]:
+        return self._options
+
+    def __next__(self) -> Read:
+        return next(self._options)
+
+    def _read(self) -> Iterator[Read]:
+        while self._next < len(self._words):
+            word = self._take()
+            option = BY_WORD.get(word)
+            if option is not None:
+                yield option, self._following(option)
+            elif word == "--":
+                self.aside += self._words[self._next :]
+                return
+            elif word.startswith("--"):
+                yield self._long(word[2:])
+            elif word.startswith("-") and word != "-":
+                yield from self._bundle(word[1:])
+            else:
+                self.aside.append(word)
+
+    def _take(self) -> str:
+        self.latest = self._words[self._next]
+        self._next += 1
+        return self.latest
+
+    def _long(self, text: str) -> Read:
+        name, equals, value = text.partition("=")
+        option = BY_NAME.get(name)
+        if option is None:
+            raise Unreadable(UNKNOWN)
+        if option.takes is Takes.NOTHING and equals:
+            raise Unreadable(UNWANTED)
+        return option, value if equals else self._following(option)
+
+    def _bundle(self, letters: str) -> Iterator[Read]:
+        while letters:
+            option = BY_LETTER.get(letters[0])
+            rest = letters[1:]
+            if option is None:
+                raise Unreadable(UNKNOWN)
+            if option.takes is Takes.NOTHING:
+                if rest.startswith("="):
+                    raise Unreadable(UNWANTED)
+                yield option, None
+                letters = rest
+            else:
+                yield option, rest.removeprefix("=") if rest else self._following(option)
+                return
+
+    def _following(self, option: Option) -> str | None:
+        """Return the next argument as the option's value, if it has one."""
+        if option.takes is Takes.NOTHING:
+            return None
+        at_end = self._next == len(self._words)
+        if option.takes is Takes.MAYBE:
+            return None if at_end or self._words[self._next].startswith("-") else self._take()
+        if at_end:
+            raise Unreadable(MISSING)
+        return self._take()
+
+
+Options = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The options that a command needs, those that it may have, and a set of which it may have one."""
+
+    needs: Options = frozenset()
+    takes: Options = frozenset()
+    one_of: Options = frozenset()
+
+
+_SERVICE = frozenset({Given.SERVICE_ADDRESS})
+_SERVER = frozenset({Given.SERVICE_ADDRESS, Given.REAL_SERVER})
+_CHECKSUMS = frozenset({Given.TUN_NOCSUM, Given.TUN_CSUM, Given.TUN_REMCSUM})
+_TUNNEL = frozenset({Given.TUN_TYPE, Given.TUN_PORT}) | _CHECKSUMS
+_TYPE = frozenset({Given.TUN_TYPE})
+_SERVICE_OPTIONS = frozenset({Given.SCHEDULER, Given.PERSISTENT, Given.NETMASK, Given.OPS, Given.PE, Given.SCHED_FLAGS})
+_SERVER_OPTIONS = _TUNNEL | {Given.FORWARDING_METHOD, Given.WEIGHT, Given.U_THRESHOLD, Given.L_THRESHOLD}
+_COUNTS = frozenset({Given.STATS, Given.RATE, Given.THRESHOLDS})
+_LIST_OPTIONS = _COUNTS | {
+    Given.NUMERIC,
+    Given.PERSISTENT_CONN,
+    Given.TUN_INFO,
+    Given.EXACT,
+    Given.NOSORT,
+    Given.SYNCID,
+}
+_NO_TABLE = frozenset({Given.CONNECTION, Given.TIMEOUT, Given.DAEMON})  # listings of something else
+_DAEMON_OPTIONS = frozenset(
+    {
+        Given.MCAST_INTERFACE,
+        Given.SYNCID,
+        Given.MCAST_GROUP,
+        Given.MCAST_PORT,
+        Given.MCAST_TTL,
+        Given.SYNC_MAXLEN,
+    }
+)
+
+COMMANDS: Mapping[str, Rule] = {
+    Command.ADD_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
+    Command.EDIT_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
+    Command.DELETE_SERVICE: Rule(_SERVICE),
+    Command.ADD_SERVER: Rule(_SERVER, _SERVER_OPTIONS),
+    Command.EDIT_SERVER: Rule(_SERVER, _SERVER_OPTIONS),
+    Command.DELETE_SERVER: Rule(_SERVER),
+    Command.LIST: Rule(takes=_LIST_OPTIONS, one_of=_NO_TABLE | _SERVICE),
+    Command.ZERO: Rule(takes=_SERVICE),
+    Command.SAVE: Rule(takes=frozenset({Given.NUMERIC})),
+    Command.FLUSH: Rule(),
+    Command.RESTORE: Rule(),
+    Command.SET: Rule(),
+    Command.START_DAEMON: Rule(takes=_DAEMON_OPTIONS),
+    Command.STOP_DAEMON: Rule(takes=frozenset({Given.SYNCID})),
+}
+TUNNELS: Mapping[TunnelKind, Rule] = {
+    TunnelKind.IPIP: Rule(takes=_TYPE),
+    TunnelKind.GUE: Rule(frozenset({Given.TUN_PORT}), _TYPE, _CHECKSUMS),
+    TunnelKind.GRE: Rule(takes=_TYPE, one_of=frozenset({Given.TUN_NOCSUM, Given.TUN_CSUM})),
+}
+
+
+def check_command(command: str, given: AbstractSet[str]) -> None:
+    """Raise an error about the first option that is missing, superfluous or in conflict."""
+    _check_combination(COMMANDS[command], given, f"the '{command}' command")
+
+
+def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> None:
+    """Check the options of a tunnel likewise; other forwarding methods have none."""
+    of_tunnel = given & _TUNNEL
+    if method is Method.TUNNEL:
+        _check_combination(TUNNELS[kind], of_tunnel, f"the '{kind.name.lower()}' tunnel type")
+    elif of_tunnel:
+        raise Complaint("Tunnel options conflict with forward method")
+
+
+def check_listing(given: AbstractSet[str]) -> None:
+    """Check for views that a listing cannot combine."""
+    if (given & _NO_TABLE and given & _COUNTS) or (
+        given & {Given.TIMEOUT, Given.DAEMON} and Given.PERSISTENT_CONN in given
+    ):
+        raise Complaint("options conflicts in the list command")
+
+
+def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
+    if rule.needs <= given <= rule.needs | rule.takes:
+        return
+    chosen = ""
+    for option in ORDER:
+        if option not in given:
+            if option in rule.needs:
+                raise Complaint(f"You need to supply the '{option}' option for {owner}")
+        elif option in rule.one_of:
+            if chosen:
+                raise Complaint(f"The option '{option}' conflicts with the '{chosen}' option in {owner}")
+            chosen = option
+        elif option not in rule.needs and option not in rule.takes:
+            raise Complaint(f"Illegal '{option}' option with {owner}")
+
+
+GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
+SCHEDULER_FLAGS = {
+    "sh": {"sh-fallback": ServiceFlag.SCHED_1, "sh-port": ServiceFlag.SCHED_2},
+    "mh": {"mh-fallback": ServiceFlag.SCHED_1, "mh-port": ServiceFlag.SCHED_2},
+}
+ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
+
+
+def read_flags(words: str, scheduler: str) -> ServiceFlag:
+    """Parse a comma-separated list of flags, without its empty parts. Raises `Complaint`."""
+    flags = ServiceFlag(0)
+    for word in filter(None, words.split(",")):
+        own = SCHEDULER_FLAGS.get(scheduler, {})
+        if word in own:
+            flags |= own[word]
+        elif word in GENERIC_FLAGS:
+            flags |= GENERIC_FLAGS[word]
+        elif any(word in others for others in SCHEDULER_FLAGS.values()):
+            raise Complaint(f"incompatible scheduler flag `{word}'")
+        else:
+            raise Complaint(f"invalid scheduler flag `{word}'")
+    return flags
+
+
+def flag_words(service: VirtualService) -> str | None:
+    """Return the names of a service's flags, "" if they have no names; None if it has no flags."""
+    if not service.flags & ANY_FLAG:
+        return None
+    known = SCHEDULER_FLAGS.get(service.scheduler, GENERIC_FLAGS)
+    return ",".join(word for word, flag in known.items() if flag & service.flags)

@@ -1,218 +1,107 @@
-"""Parsing of a command line into a checked request, in ipvsadm's order of checks: the first error ends it."""
+"""Parse a command line into a checked request, in ipvsadm's order of checks: the first error ends it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.ipvsadm.messages import Complaint, not_understood, try_help
 from pylvs.ipvsadm.names import Names
-from pylvs.ipvsadm.options import BY_LETTER, BY_NAME, BY_WORD, ORDER, Command, Given, Option, Takes
-from pylvs.ipvsadm.request import SETTERS, Request, checked_timeout, read_flags
+from pylvs.ipvsadm.options import Command, Unreadable, Words, check_command, check_listing, check_tunnel, read_flags
 from pylvs.model import sockets as socket
-from pylvs.model.addresses import family_of
-from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method, TunnelKind
-from pylvs.model.service import ServiceFlag
-
-# --- options of each command -----------------------------------------------------------------------------------------
-
-Options = frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The options that a command needs, those that it may have, and a set of which it may have one."""
-
-    needs: Options = frozenset()
-    takes: Options = frozenset()
-    one_of: Options = frozenset()
-
-
-_SERVICE = frozenset({Given.SERVICE_ADDRESS})
-_SERVER = frozenset({Given.SERVICE_ADDRESS, Given.REAL_SERVER})
-_CHECKSUMS = frozenset({Given.TUN_NOCSUM, Given.TUN_CSUM, Given.TUN_REMCSUM})
-_TUNNEL = frozenset({Given.TUN_TYPE, Given.TUN_PORT}) | _CHECKSUMS
-_TYPE = frozenset({Given.TUN_TYPE})
-_SERVICE_OPTIONS = frozenset({Given.SCHEDULER, Given.PERSISTENT, Given.NETMASK, Given.OPS, Given.PE, Given.SCHED_FLAGS})
-_SERVER_OPTIONS = _TUNNEL | {Given.FORWARDING_METHOD, Given.WEIGHT, Given.U_THRESHOLD, Given.L_THRESHOLD}
-_COUNTS = frozenset({Given.STATS, Given.RATE, Given.THRESHOLDS})
-_LIST_OPTIONS = _COUNTS | {
-    Given.NUMERIC,
-    Given.PERSISTENT_CONN,
-    Given.TUN_INFO,
-    Given.EXACT,
-    Given.NOSORT,
-    Given.SYNCID,
-}
-_NO_TABLE = frozenset({Given.CONNECTION, Given.TIMEOUT, Given.DAEMON})  # listings of something else
-_DAEMON_OPTIONS = frozenset(
-    {
-        Given.MCAST_INTERFACE,
-        Given.SYNCID,
-        Given.MCAST_GROUP,
-        Given.MCAST_PORT,
-        Given.MCAST_TTL,
-        Given.SYNC_MAXLEN,
-    }
+from pylvs.model.addresses import ANY_V4, Address, family_of
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.rules import MAX_PREFIX, MAX_THRESHOLD
+from pylvs.model.service import (
+    DEFAULT_SCHEDULER,
+    LONGEST_S,
+    NAME_LENGTH,
+    NETMASK_V4_ALL,
+    NETMASK_V6_ALL,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
 )
 
-COMMANDS: Mapping[str, Rule] = {
-    Command.ADD_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
-    Command.EDIT_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
-    Command.DELETE_SERVICE: Rule(_SERVICE),
-    Command.ADD_SERVER: Rule(_SERVER, _SERVER_OPTIONS),
-    Command.EDIT_SERVER: Rule(_SERVER, _SERVER_OPTIONS),
-    Command.DELETE_SERVER: Rule(_SERVER),
-    Command.LIST: Rule(takes=_LIST_OPTIONS, one_of=_NO_TABLE | _SERVICE),
-    Command.ZERO: Rule(takes=_SERVICE),
-    Command.SAVE: Rule(takes=frozenset({Given.NUMERIC})),
-    Command.FLUSH: Rule(),
-    Command.RESTORE: Rule(),
-    Command.SET: Rule(),
-    Command.START_DAEMON: Rule(takes=_DAEMON_OPTIONS),
-    Command.STOP_DAEMON: Rule(takes=frozenset({Given.SYNCID})),
-}
-TUNNELS: Mapping[TunnelKind, Rule] = {
-    TunnelKind.IPIP: Rule(takes=_TYPE),
-    TunnelKind.GUE: Rule(frozenset({Given.TUN_PORT}), _TYPE, _CHECKSUMS),
-    TunnelKind.GRE: Rule(takes=_TYPE, one_of=frozenset({Given.TUN_NOCSUM, Given.TUN_CSUM})),
-}
-
-
-def check_command(command: str, given: AbstractSet[str]) -> None:
-    """Raise an error about the first option that is missing, superfluous or in conflict."""
-    _check_combination(COMMANDS[command], given, f"the '{command}' command")
-
-
-def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> None:
-    """Check the options of a tunnel likewise; other forwarding methods have none."""
-    of_tunnel = given & _TUNNEL
-    if method is Method.TUNNEL:
-        _check_combination(TUNNELS[kind], of_tunnel, f"the '{kind.name.lower()}' tunnel type")
-    elif of_tunnel:
-        raise Complaint("Tunnel options conflict with forward method")
-
-
-def check_listing(given: AbstractSet[str]) -> None:
-    """Check for views that a listing cannot combine."""
-    if (given & _NO_TABLE and given & _COUNTS) or (
-        given & {Given.TIMEOUT, Given.DAEMON} and Given.PERSISTENT_CONN in given
-    ):
-        raise Complaint("options conflicts in the list command")
-
-
-def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
-    if rule.needs <= given <= rule.needs | rule.takes:
-        return
-    chosen = ""
-    for option in ORDER:
-        if option not in given:
-            if option in rule.needs:
-                raise Complaint(f"You need to supply the '{option}' option for {owner}")
-        elif option in rule.one_of:
-            if chosen:
-                raise Complaint(f"The option '{option}' conflicts with the '{chosen}' option in {owner}")
-            chosen = option
-        elif option not in rule.needs and option not in rule.takes:
-            raise Complaint(f"Illegal '{option}' option with {owner}")
-
-
-# --- options and values ----------------------------------------------------------------------------------------------
-# Options are read as popt(3) does. Short options bundle. A value follows at once, with or without `=`, or is the next
-# argument, even if that begins with a dash. Long options have no abbreviations. Operands may be in any position.
-
-
-UNKNOWN = "unknown option"
-MISSING = "missing argument"
-UNWANTED = "option does not take an argument"
-
-Read = tuple[Option, str | None]
-
-
-class Unreadable(Exception):
-    """An argument is invalid; the text gives the reason, `Words.latest` the argument."""
-
-
-class Words:
-    """An iterator over the options and values of one command line.
-
-    `latest` is the last argument that was read. `aside` are the operands, complete at the end of the iteration.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = list(words)
-        self._next = 0
-        self._options = self._read()
-        self.latest = ""
-        self.aside: list[str] = []
-
-    def __iter__(self) -> Iterator[Read]:
-        return self._options
-
-    def __next__(self) -> Read:
-        return next(self._options)
-
-    def _read(self) -> Iterator[Read]:
-        while self._next < len(self._words):
-            word = self._take()
-            option = BY_WORD.get(word)
-            if option is not None:
-                yield option, self._following(option)
-            elif word == "--":
-                self.aside += self._words[self._next :]
-                return
-            elif word.startswith("--"):
-                yield self._long(word[2:])
-            elif word.startswith("-") and word != "-":
-                yield from self._bundle(word[1:])
-            else:
-                self.aside.append(word)
-
-    def _take(self) -> str:
-        self.latest = self._words[self._next]
-        self._next += 1
-        return self.latest
-
-    def _long(self, text: str) -> Read:
-        name, equals, value = text.partition("=")
-        option = BY_NAME.get(name)
-        if option is None:
-            raise Unreadable(UNKNOWN)
-        if option.takes is Takes.NOTHING and equals:
-            raise Unreadable(UNWANTED)
-        return option, value if equals else self._following(option)
-
-    def _bundle(self, letters: str) -> Iterator[Read]:
-        while letters:
-            option = BY_LETTER.get(letters[0])
-            rest = letters[1:]
-            if option is None:
-                raise Unreadable(UNKNOWN)
-            if option.takes is Takes.NOTHING:
-                if rest.startswith("="):
-                    raise Unreadable(UNWANTED)
-                yield option, None
-                letters = rest
-            else:
-                yield option, rest.removeprefix("=") if rest else self._following(option)
-                return
-
-    def _following(self, option: Option) -> str | None:
-        """Return the next argument as the option's value, if it has one."""
-        if option.takes is Takes.NOTHING:
-            return None
-        at_end = self._next == len(self._words)
-        if option.takes is Takes.MAYBE:
-            return None if at_end or self._words[self._next].startswith("-") else self._take()
-        if at_end:
-            raise Unreadable(MISSING)
-        return self._take()
-
-
-# --- requests --------------------------------------------------------------------------------------------------------
-
 TIMEOUTS_TO_SET = 3
+DEFAULT_PERSISTENCE_S = 360
+DEVICE_NAME_LENGTH = 15
+MAX_MARK = 0xFFFFFFFF
+MAX_PORT = 65535
+MAX_SYNC_ID = 255
+MAX_SYNC_MESSAGE = 65507  # bytes that fit a UDP datagram
+MAX_TTL = 255
+LONG_DIGITS = 19  # numbers with more significant digits exceed a C long
+LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
+_BLANKS, _DIGITS = " \t\n\v\f\r", "0123456789"
+TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
+DAEMON_STATES = ("master", "backup")
+NO_TUNNEL = Tunnel()
+WHOLE_ADDRESS = -1  # the netmask where none is given
+
+
+@dataclass(slots=True)
+class Request:
+    """A command with its options, filled while the command line is parsed."""
+
+    command: str
+    given: set[str] = field(default_factory=set)
+
+    protocol: int = 0
+    address: Address = ANY_V4
+    port: int = 0
+    mark: int = 0
+    family: int = socket.AF_INET
+    scheduler: str = ""
+    flags: ServiceFlag = ServiceFlag(0)
+    flag_words: str = ""  # of -b; read later, because the scheduler gives their meaning
+    timeout_s: int = 0
+    netmask: int = WHOLE_ADDRESS
+    engine: str = ""
+
+    server: Address = ANY_V4
+    server_port: int = 0
+    method: Method = Method.ROUTE
+    weight: int = 1
+    upper: int = 0
+    lower: int = 0
+    tunnel_kind: TunnelKind = TunnelKind.IPIP
+    tunnel_port: int = 0
+    tunnel_flags: TunnelFlag = TunnelFlag(0)
+
+    timeouts_s: tuple[int, ...] = ()  # of --set; 0 keeps the present value
+    interface: str = ""  # of a synchronisation daemon
+
+    def service_key(self) -> ServiceKey:
+        """Return the key of the command's service."""
+        if self.mark:
+            return ServiceKey.of_mark(self.mark, self.family)
+        return ServiceKey(Protocol(self.protocol), self.address, self.port)
+
+    def service(self) -> VirtualService:
+        """Return the desired service."""
+        whole = NETMASK_V4_ALL if self.family == socket.AF_INET else NETMASK_V6_ALL
+        return VirtualService(
+            self.service_key(),
+            self.scheduler or DEFAULT_SCHEDULER,
+            self.flags,
+            self.timeout_s,
+            WHOLE_ADDRESS if self.netmask == whole else self.netmask,
+            self.engine,
+        )
+
+    def destination_key(self) -> DestinationKey:
+        """Return the key of the command's destination."""
+        return DestinationKey(self.server, self.server_port)
+
+    def destination(self) -> Destination:
+        """Return the desired destination."""
+        tunnel = NO_TUNNEL
+        if self.method is Method.TUNNEL:
+            tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
+        return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)
 
 
 def parse(words: Sequence[str], names: Names) -> Request:
@@ -239,9 +128,14 @@ def _command(reader: Words, names: Names) -> Request:
     if option.command is None:
         raise try_help()
     request = Request(option.command)
-    if option.long in SETTERS:
-        SETTERS[option.long](request, value, names)
+    _set(request, option.long, value, names)
     return request
+
+
+def _set(request: Request, option: str, value: str | None, names: Names) -> None:
+    setter = SETTERS.get(option)
+    if setter:
+        setter(request, value, names)
 
 
 def _read_options(reader: Words, request: Request, names: Names) -> None:
@@ -253,8 +147,7 @@ def _read_options(reader: Words, request: Request, names: Names) -> None:
                 raise Complaint(f"multiple '{option.given}' options specified")
             if option.given:
                 request.given.add(option.given)
-            if option.long in SETTERS:
-                SETTERS[option.long](request, value, names)
+            _set(request, option.long, value, names)
     except Unreadable as problem:
         raise not_understood(reader.latest, str(problem)) from None
 
@@ -286,3 +179,256 @@ def _check(request: Request) -> None:
         check_tunnel(request.method, request.tunnel_kind, given)
     if command is Command.LIST:
         check_listing(given)
+
+
+# Values of options; the functions return None for an invalid one.
+
+
+def whole_number(text: str, lowest: int, highest: int) -> int | None:
+    """Parse a decimal number as strtol(3) does, without a suffix and within the bounds."""
+    if text.isdecimal() and text.isascii() and len(text) < LONG_DIGITS:
+        number = int(text)  # the common case, faster
+    else:
+        _, digits, behind = _parts(text)
+        if not digits or behind:
+            return None
+        number = leading_number(text)
+    return number if lowest <= number <= highest else None
+
+
+def leading_number(text: str) -> int:
+    """Parse the number at the start of a text as strtol(3) does; 0 if there is none."""
+    sign, digits, _ = _parts(text)
+    digits = digits.lstrip("0")
+    if len(digits) > LONG_DIGITS:
+        return LONG_MIN if sign == "-" else LONG_MAX
+    number = int(digits or "0")
+    return max(-number, LONG_MIN) if sign == "-" else min(number, LONG_MAX)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Split a text into sign, digits and rest."""
+    text = text.lstrip(_BLANKS)
+    sign = text[:1] if text.startswith(("+", "-")) else ""
+    behind = text[len(sign) :].lstrip(_DIGITS)
+    return sign, text[len(sign) : len(text) - len(behind)], behind
+
+
+def as_int(number: int) -> int:
+    """Convert a number to a C int: its low 32 bits, signed."""
+    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address with an optional port."""
+
+    address: Address
+    port: int | None
+
+
+def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
+    """Parse `host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
+
+    As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host is ignored.
+    """
+    if not text.strip("0123456789"):
+        return None  # inet_aton(3) would read a number as an address
+    port_text: str | None = None
+    if text.startswith("["):
+        text, bracket, behind = text[1:].partition("]")
+        if not bracket or not behind.startswith(":"):
+            return None
+        port_text = behind[1:]
+    address: Address | None = ipv6(text) if text.count(":") > 1 else None
+    if address is None:
+        host, colon, after = text.rpartition(":")
+        port_text = after if colon else None
+        address = ipv4(host if colon else text, names)
+        if address is None:
+            return None
+    if port_text is None:
+        return Endpoint(address, None)
+    port = whole_number(port_text, 0, MAX_PORT)
+    if port is None:
+        port = names.port(port_text, protocol)
+    return None if port is None else Endpoint(address, port)
+
+
+def ipv4(text: str, names: Names) -> IPv4Address | None:
+    """Parse an IPv4 address in any form of inet_aton(3), or look up a host name."""
+    try:
+        return IPv4Address(socket.inet_aton(text))
+    except (OSError, ValueError):
+        return names.address(text)
+
+
+def ipv6(text: str) -> IPv6Address | None:
+    """Parse an IPv6 address without a zone."""
+    try:
+        return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
+    except (OSError, ValueError):
+        return None
+
+
+def dotted_quad(text: str) -> IPv4Address | None:
+    """Parse an IPv4 address of four decimal numbers."""
+    try:
+        return IPv4Address(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        return None
+
+
+# What each option sets.
+
+Setter = Callable[[Request, str | None, Names], None]
+
+
+def checked_timeout(text: str, lowest_s: int) -> int:
+    """Parse a number of seconds. Raises `Complaint`."""
+    seconds = whole_number(text, lowest_s, LONGEST_S)
+    if seconds is None:
+        raise Complaint(f"invalid timeout value `{text}' specified")
+    return seconds
+
+
+def _constant(attribute: str, constant: object) -> Setter:
+    return lambda request, _, __: setattr(request, attribute, constant)
+
+
+def _text(attribute: str, length: int | None = None) -> Setter:
+    return lambda request, value, _: setattr(request, attribute, (value or "")[:length])
+
+
+def _number(attribute: str, lowest: int, highest: int, name: str) -> Setter:
+    """Return a setter of a number; without an attribute it only checks it."""
+
+    def set_number(request: Request, value: str | None, _: Names) -> None:
+        number = whole_number(value or "", lowest, highest)
+        if number is None:
+            raise Complaint(f"illegal {name} specified")
+        if attribute:
+            setattr(request, attribute, number)
+
+    return set_number
+
+
+def _service_of(protocol: int) -> Setter:
+    def set_service(request: Request, value: str | None, names: Names) -> None:
+        found = endpoint(value or "", protocol, names)
+        if found is None:
+            raise Complaint("illegal virtual server address[:port] specified")
+        request.protocol = protocol
+        request.address = found.address
+        request.port = found.port or 0
+        request.family = family_of(found.address)
+        if request.family == socket.AF_INET6:
+            request.netmask = WHOLE_ADDRESS
+
+    return set_service
+
+
+def _set_mark(request: Request, value: str | None, _: Names) -> None:
+    mark = whole_number(value or "", 1, MAX_MARK)
+    if mark is None:
+        raise Complaint(f"invalid fwmark value `{value}' specified")
+    request.mark = mark
+    request.protocol = socket.IPPROTO_TCP
+
+
+def _set_ipv6(request: Request, _: str | None, __: Names) -> None:
+    if not request.mark:
+        raise Complaint("-6 used before -f\n")
+    request.family = socket.AF_INET6
+    request.netmask = WHOLE_ADDRESS
+
+
+def _set_persistent(request: Request, value: str | None, _: Names) -> None:
+    request.flags |= ServiceFlag.PERSISTENT
+    request.timeout_s = DEFAULT_PERSISTENCE_S if value is None else checked_timeout(value, 1)
+
+
+def _set_netmask(request: Request, value: str | None, names: Names) -> None:
+    if request.family == socket.AF_INET6:
+        request.netmask = as_int(leading_number(value or ""))
+        if not 1 <= request.netmask <= MAX_PREFIX:
+            raise Complaint("illegal ipv6 netmask specified")
+        return
+    mask = ipv4(value or "", names)
+    if mask is None:
+        raise Complaint("illegal virtual server persistent mask specified")
+    request.netmask = int(mask)
+
+
+def _set_ops(request: Request, _: str | None, __: Names) -> None:
+    request.flags |= ServiceFlag.ONE_PACKET
+
+
+def _set_server(request: Request, value: str | None, names: Names) -> None:
+    found = endpoint(value or "", request.protocol, names)
+    if found is None:
+        raise Complaint("illegal real server address[:port] specified")
+    request.server = found.address
+    request.server_port = request.port if found.port is None else found.port
+
+
+def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
+    if value not in TUNNEL_KINDS:
+        raise Complaint("illegal tunnel type specified")
+    request.tunnel_kind = TUNNEL_KINDS[value]
+
+
+def _tunnel_flag(flag: TunnelFlag) -> Setter:
+    def set_flag(request: Request, _: str | None, __: Names) -> None:
+        request.tunnel_flags |= flag
+
+    return set_flag
+
+
+def _check_group(_: Request, value: str | None, __: Names) -> None:
+    text = value or ""
+    address = ipv6(text) if ":" in text else dotted_quad(text)
+    if address is None or not address.is_multicast:
+        raise Complaint(f"invalid {'IPv6' if ':' in text else 'IPv4'} mcast-group `{text}'")
+
+
+def _daemon_state(error: str) -> Setter:
+    def check(_: Request, value: str | None, __: Names) -> None:
+        if value not in DAEMON_STATES:
+            raise Complaint(error)
+
+    return check
+
+
+SETTERS: dict[str, Setter] = {
+    "start-daemon": _daemon_state("illegal start-daemon parameter specified"),
+    "stop-daemon": _daemon_state("illegal start_daemon specified"),
+    "tcp-service": _service_of(socket.IPPROTO_TCP),
+    "udp-service": _service_of(socket.IPPROTO_UDP),
+    "sctp-service": _service_of(socket.IPPROTO_SCTP),
+    "fwmark-service": _set_mark,
+    "ipv6": _set_ipv6,
+    "scheduler": _text("scheduler", NAME_LENGTH),
+    "pe": _text("engine"),
+    "persistent": _set_persistent,
+    "netmask": _set_netmask,
+    "ops": _set_ops,
+    "sched-flags": _text("flag_words"),
+    "real-server": _set_server,
+    "gatewaying": _constant("method", Method.ROUTE),
+    "ipip": _constant("method", Method.TUNNEL),
+    "masquerading": _constant("method", Method.MASQ),
+    "weight": _number("weight", 0, MAX_WEIGHT, "weight"),
+    "u-threshold": _number("upper", 0, MAX_THRESHOLD, "u_threshold"),
+    "l-threshold": _number("lower", 0, MAX_THRESHOLD, "l_threshold"),
+    "tun-type": _set_tunnel_kind,
+    "tun-port": _number("tunnel_port", 1, MAX_PORT, "tunnel port"),
+    "tun-csum": _tunnel_flag(TunnelFlag.CSUM),
+    "tun-remcsum": _tunnel_flag(TunnelFlag.REMCSUM),
+    "mcast-interface": _text("interface", DEVICE_NAME_LENGTH),
+    "mcast-group": _check_group,
+    "mcast-port": _number("", 1, MAX_PORT, "mcast-port"),
+    "mcast-ttl": _number("", 1, MAX_TTL, "mcast-ttl"),
+    "syncid": _number("", 0, MAX_SYNC_ID, "syncid"),
+    "sync-maxlen": _number("", 1, MAX_SYNC_MESSAGE, "sync-maxlen"),
+}

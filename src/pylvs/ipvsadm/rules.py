@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator
 
 from pylvs.ipvsadm import listing, names
 from pylvs.ipvsadm.listing import masked
-from pylvs.ipvsadm.request import flag_words
+from pylvs.ipvsadm.options import flag_words
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import IO
+
+PROGRAM = "ipvsadm"  # ignored in any position of a line
 SERVICES = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 METHODS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LOCAL: "-g"}
 
@@ -68,19 +73,8 @@ def _checksum_option(flags: TunnelFlag) -> str:
     return "--tun-csum" if TunnelFlag.CSUM in flags else "--tun-nocsum"
 
 
-# --- input of `-R` ---------------------------------------------------------------------------------------------------
-# Each line is a command line, split at blanks, without quotes or comments.
-
-
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    from typing import IO
-
-PROGRAM = "ipvsadm"  # ignored in any position
-
-
 def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each line that has any."""
+    """Yield the arguments of each line of `-R` that has any: split at blanks, without quotes or comments."""
     for line in lines:
         words = [word for word in line.replace("\t", " ").replace("\r", " ").rstrip("\n").split(" ") if word]
         words = [word for word in words if word != PROGRAM]
