@@ -15,6 +15,11 @@ from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import ALL_BITS, MOST_RANGES, MOST_RULES, NOTHING_TURNED, MarkRule, Not, Ranges, checked
 
 MAX_DEPTH = 16  # jumps within jumps, as in netfilter
+TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}
+DSCP_CLASSES = {"be": 0, "ef": 46, **{f"cs{n}": 8 * n for n in range(8)}}
+DSCP_CLASSES |= {f"af{high}{low}": 8 * high + 2 * low for high in range(1, 5) for low in range(1, 4)}
+CONNTRACK = "it asks connection tracking, which has not seen the packet yet"
+DROPS = "drops packets; pylvs mark marks them"
 EMPTY = MarkRule(mask=0)
 _TURNED = {
     "protocol": Not.PROTOCOL,
@@ -105,9 +110,6 @@ def compose(mask: int, value: int, then_mask: int, then_value: int) -> tuple[int
     return (mask | then_mask) & ALL_BITS, (value & ~then_mask ^ then_value) & ALL_BITS
 
 
-# --- writing the list ---
-
-
 @dataclass(eq=False, slots=True)
 class _Label:
     """A position in the list, known once the rules before it are written."""
@@ -145,8 +147,6 @@ class _Writer:
             checked(replace(rule, then_skip=skip_to(then, at), else_skip=skip_to(otherwise, at)))
             for at, (rule, then, otherwise) in enumerate(self.rules)
         ]
-
-    # --- chains and rules ---
 
     def hook(self, hook: Hook) -> None:
         end = _Label()

@@ -10,23 +10,34 @@ from ipaddress import ip_address, summarize_address_range
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
 from pylvs.model.marks import ALL_BITS, Ranges, checked_device, joined
-from pylvs.netfilter.chains import CannotExpress, Clause, Hook, Rule, Skipped, compose, condition, ports
+from pylvs.netfilter.chains import (
+    CONNTRACK,
+    DROPS,
+    DSCP_CLASSES,
+    TCP_FLAGS,
+    CannotExpress,
+    Clause,
+    Hook,
+    Rule,
+    Skipped,
+    compose,
+    condition,
+    ports,
+)
 
 PRIORITY = -150  # NF_IP_PRI_MANGLE
 TABLE, CHAIN = "mangle", "PREROUTING"
-_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
-_CLASSES = {"BE": 0, "EF": 46, **{f"CS{n}": 8 * n for n in range(8)}}
-_CLASSES |= {f"AF{high}{low}": 8 * high + 2 * low for high in range(1, 5) for low in range(1, 4)}
+_FLAGS = TCP_FLAGS | {"all": 63, "none": 0}
 _COUNTS = re.compile(r"^\[\d+:\d+\] ")
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
 _UNSUPPORTED_MATCHES = {
-    "conntrack": "it asks connection tracking, which has not seen the packet yet",
-    "state": "it asks connection tracking, which has not seen the packet yet",
-    "connmark": "it asks connection tracking, which has not seen the packet yet",
+    "conntrack": CONNTRACK,
+    "state": CONNTRACK,
+    "connmark": CONNTRACK,
     "set": "it asks an ipset, whose entries change behind a rule's back",
 }
 _UNSUPPORTED_TARGETS = {
-    "DROP": "it drops packets; pylvs mark marks them",
+    "DROP": f"it {DROPS}",
     "CONNMARK": "it keeps marks in connection tracking",
     "SET": "it changes an ipset",
     "TPROXY": "it sends packets to a local socket",
@@ -51,9 +62,7 @@ def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
         elif line.startswith(":") and len(line[1:].split()) > 1:
             chains[line[1:].split()[0]] = []
             if table == TABLE and line[1:].split()[:2] == [CHAIN, "DROP"]:
-                chains[CHAIN].append(
-                    Skipped(f"{source}line {number}", line, "a policy that drops packets; pylvs mark marks them")
-                )
+                chains[CHAIN].append(Skipped(f"{source}line {number}", line, f"a policy that {DROPS}"))
         elif line == "COMMIT":
             if table == TABLE and CHAIN in chains:
                 found.append(Hook(f"{table} {CHAIN}", PRIORITY, family, chains[CHAIN], chains))
@@ -118,8 +127,8 @@ class _RuleParser:
                 self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
             elif option == "--comment":
                 self.value(option)
-            elif option in _FLAG_CONDITIONS:
-                self.clauses.extend(_FLAG_CONDITIONS[option](self, turned))
+            elif option == "--syn":
+                self.clauses.append((condition(turned, tcp_flags=(0x02, 0x17)),))
             else:
                 where = f"-m {self.match} " if self.match and not option.startswith(("-f", "--fragment")) else ""
                 raise CannotExpress(f"pylvs mark has no condition like {where}{option}")
@@ -158,7 +167,7 @@ def _marking(words: list[str]) -> tuple[int, int]:
     return found
 
 
-# --- conditions ---
+Condition = Callable[[_RuleParser, str, bool], Iterator[Clause]]  # of an option's value, perhaps negated
 
 
 def _protocol(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
@@ -167,14 +176,14 @@ def _protocol(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield (condition(turned, protocol=reader.protocol),)
 
 
-def _network(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+def _network(side: str) -> Condition:
     def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield (condition(turned, **{side: network(text)}),)
 
     return read
 
 
-def _address_range(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+def _address_range(side: str) -> Condition:
     def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         first, _dash, last = text.partition("-")
         try:
@@ -208,7 +217,7 @@ def _ranges(text: str) -> Ranges:
     return joined(one(part) for part in text.split(","))
 
 
-def _port(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
+def _port(side: str) -> Condition:
     def read(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         if reader.protocol not in (6, 17, 132):
             raise CannotExpress("ports of a protocol that IPVS does not schedule")
@@ -251,9 +260,9 @@ def _dscp(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
 
 
 def _dscp_class(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    if text.upper() not in _CLASSES:
+    if text.lower() not in DSCP_CLASSES:
         raise CannotExpress(f"{text}: no such DSCP class")
-    yield (condition(turned, tos=(_CLASSES[text.upper()] << 2, 0xFC)),)
+    yield (condition(turned, tos=(DSCP_CLASSES[text.lower()] << 2, 0xFC)),)
 
 
 def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
@@ -264,9 +273,9 @@ def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
 def _flag_bits(text: str) -> int:
     bits = 0
     for name in text.split(","):
-        if name.upper() not in _FLAGS:
+        if name.lower() not in _FLAGS:
             raise CannotExpress(f"{name}: no such flag of TCP")
-        bits |= _FLAGS[name.upper()]
+        bits |= _FLAGS[name.lower()]
     return bits
 
 
@@ -277,11 +286,7 @@ def _tcp_flags(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]
     yield (condition(turned, tcp_flags=(value, mask)),)
 
 
-def _syn(_: _RuleParser, turned: bool) -> Iterator[Clause]:
-    yield (condition(turned, tcp_flags=(0x02, 0x17)),)
-
-
-_CONDITIONS: dict[str, Callable[[_RuleParser, str, bool], Iterator[Clause]]] = {
+_CONDITIONS: dict[str, Condition] = {
     "-p": _protocol,
     "--protocol": _protocol,
     "-s": _network("source"),
@@ -309,4 +314,3 @@ _CONDITIONS: dict[str, Callable[[_RuleParser, str, bool], Iterator[Clause]]] = {
     "--pkt-type": _packet_type,
     "--tcp-flags": _tcp_flags,
 }
-_FLAG_CONDITIONS: dict[str, Callable[[_RuleParser, bool], Iterator[Clause]]] = {"--syn": _syn}
