@@ -21,18 +21,7 @@ DSCP_CLASSES |= {f"af{high}{low}": 8 * high + 2 * low for high in range(1, 5) fo
 CONNTRACK = "it asks connection tracking, which has not seen the packet yet"
 DROPS = "drops packets; pylvs mark marks them"
 EMPTY = MarkRule(mask=0)
-_TURNED = {
-    "protocol": Not.PROTOCOL,
-    "source": Not.SOURCE,
-    "target": Not.TARGET,
-    "source_ports": Not.SOURCE_PORTS,
-    "target_ports": Not.TARGET_PORTS,
-    "device": Not.DEVICE,
-    "link": Not.LINK,
-    "tcp_flags": Not.TCP_FLAGS,
-    "tos": Not.TOS,
-    "mark": Not.MARK,
-}
+_TURNED = {name.lower(): bit for name, bit in Not.__members__.items()}  # by the field of a rule
 
 
 class CannotExpress(Exception):

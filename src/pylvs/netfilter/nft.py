@@ -232,14 +232,8 @@ def _protocols(operator: str, values: Sequence[Any]) -> list[Clause]:
 
 def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]:
     protocol, name = what["protocol"], what["field"]
-    if protocol in ("ip", "ip6") and name in ("saddr", "daddr"):
-        return _addresses(operator, "source" if name == "saddr" else "target", 4 if protocol == "ip" else 6, right)
-    if protocol in ("ip", "ip6") and name in ("protocol", "nexthdr"):
-        return [(condition(family=4 if protocol == "ip" else 6),), *_protocols(operator, _values(right))]
-    if protocol in ("ip", "ip6") and name == "dscp":
-        wanted = [_DSCP[each] if isinstance(each, str) else int(each) for each in _values(right)]
-        classes = [condition(operator == "!=", tos=(each << 2 & 0xFC, 0xFC)) for each in wanted]
-        return [(condition(family=4 if protocol == "ip" else 6),), *_one_of(operator, classes)]
+    if protocol in ("ip", "ip6"):
+        return [(condition(family=4 if protocol == "ip" else 6),), *_ip_header(operator, protocol, name, right)]
     if protocol in ("tcp", "udp", "sctp", "th") and name in ("sport", "dport"):
         kind: list[Clause] = [] if protocol == "th" else [(condition(protocol=protocol_number(protocol)),)]
         side = "source_ports" if name == "sport" else "target_ports"
@@ -254,12 +248,22 @@ def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]
     raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
 
 
-def _addresses(operator: str, side: str, family: int, right: Any) -> list[Clause]:
+def _ip_header(operator: str, protocol: str, name: str, right: Any) -> list[Clause]:
+    if name in ("saddr", "daddr"):
+        return _addresses(operator, "source" if name == "saddr" else "target", right)
+    if name in ("protocol", "nexthdr"):
+        return _protocols(operator, _values(right))
+    if name == "dscp":
+        wanted = [_DSCP[each] if isinstance(each, str) else int(each) for each in _values(right)]
+        return _one_of(operator, [condition(operator == "!=", tos=(each << 2 & 0xFC, 0xFC)) for each in wanted])
+    raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
+
+
+def _addresses(operator: str, side: str, right: Any) -> list[Clause]:
     found: list[Network] = [network for value in _values(right) for network in _networks(value)]
     networks = list(collapse_addresses(found))  # type: ignore[type-var]  # nft allows one family in a set
     turned = _turned(operator)
-    wanted = [condition(turned, **{side: each}) for each in networks]
-    return [(condition(family=family),), *_one_of(operator, wanted)]
+    return _one_of(operator, [condition(turned, **{side: each}) for each in networks])
 
 
 def _networks(value: Any) -> list[Network]:
