@@ -19,7 +19,7 @@ from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Protocol, Timeouts, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Session:
         director = self._director
         match request.command:
             case Command.ADD_SERVICE:
-                self._add_service(request)
+                director.add_service(request.service())
+                self._warn_of_mark(request)
             case Command.EDIT_SERVICE:
                 director.edit_service(request.service())
             case Command.DELETE_SERVICE:
@@ -133,26 +134,21 @@ class Session:
             case Command.STOP_DAEMON:
                 raise NoDaemon("No daemon is running")
 
-    def _add_service(self, request: Request) -> None:
-        self._director.add_service(request.service())
-        if request.mark:
-            self._warn_of_mark(request.service_key())
-
     def _set_timeouts(self, request: Request) -> None:
-        from pylvs.model.service import Timeouts
-
         tcp, tcp_fin, udp = request.timeouts_s
         now = self._director.timeouts()
         self._director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
 
-    def _warn_of_mark(self, key: ServiceKey) -> None:
+    def _warn_of_mark(self, request: Request) -> None:
         """Warn of a mark that no rule gives.
 
         Without any rule, a filter of tc may set the mark. Then scripts get no warning: the real ipvsadm prints none.
         """
-        from pylvs.model.marks import give_mark  # here, because no other command needs it
+        if not request.mark:
+            return
+        from pylvs.model.marks import give_mark  # late: no other command needs it
 
-        rules = self._director.mark_rules()
+        key, rules = request.service_key(), self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
         print(no_rule(key), file=self._stderr)
@@ -205,8 +201,6 @@ class Session:
 
     def _services(self) -> list[ServiceRow]:
         """Return all services but those of the daemon's checks through a virtual address, which the daemon manages."""
-        from pylvs.model.service import is_probe_mark
-
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:

@@ -140,7 +140,6 @@ class TunnelView(View):
     )
 
     def of_destination(self, row: DestinationRow) -> str:
-        """Return the columns after the name of a destination."""
         server = row.destination
         return (
             f" {METHODS[server.method]:<7} {tunnel_info(server):<13} {server.weight:<6}"
@@ -154,7 +153,6 @@ class ThresholdView(View):
     title = f"Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n{SERVER_TITLE}\n"
 
     def of_destination(self, row: DestinationRow) -> str:
-        """Return the columns after the name of a destination."""
         server = row.destination
         return f" {server.upper:<10} {server.lower:<10} {row.active:<10} {row.inactive:<10}"
 
@@ -165,7 +163,6 @@ class PersistenceView(View):
     title = f"Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n{SERVER_TITLE}\n"
 
     def of_destination(self, row: DestinationRow) -> str:
-        """Return the columns after the name of a destination."""
         return f" {row.destination.weight:<9} {row.persistent:<11} {row.active:<10} {row.inactive:<10}"
 
 
@@ -178,11 +175,10 @@ class CounterView(View):
         self._write: NumberWriter = whole if exact else cut
 
     def of_service(self, row: ServiceRow) -> str:
-        """Return the columns after the name of a service."""
         return "".join(map(self._write, _in_order(row.counters)))
 
     def of_destination(self, row: DestinationRow) -> str:
-        """Return the columns after the name of a destination: the low 32 bits of all but bytes."""
+        """Show the low 32 bits of all but bytes."""
         connections, in_packets, out_packets, in_bytes, out_bytes = _in_order(row.counters)
         shown = (low(connections), low(in_packets), low(out_packets), in_bytes, out_bytes)
         return "".join(map(self._write, shown))
@@ -194,11 +190,10 @@ class RateView(CounterView):
     title = f"Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n{SERVER_TITLE}\n"
 
     def of_service(self, row: ServiceRow) -> str:
-        """Return the columns after the name of a service."""
         return "".join(map(self._write, _in_order(row.rates)))
 
     def of_destination(self, row: DestinationRow) -> str:
-        """Return the columns after the name of a destination: low 32 bits; only rates of bytes are cut."""
+        """Show low 32 bits; only rates of bytes are cut."""
         *events, in_bytes, out_bytes = map(low, _in_order(row.rates))
         return "".join([*map(whole, events), self._write(in_bytes), self._write(out_bytes)])
 

@@ -1,4 +1,4 @@
-"""Names of hosts and ports: a protocol, its implementation by the C library, and endpoints as text."""
+"""Names of hosts and ports, by the C library, and endpoints as text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from ipaddress import IPv4Address
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    from typing import Protocol
-else:
-    Protocol = object
-
 TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 REMEMBERED = 4096  # names to cache during a listing
 LONGEST = 59  # characters of host:port
@@ -23,24 +17,11 @@ LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
 Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: without port names)
 
 
-class Names(Protocol):
-    """A source of names; None where there is none. Protocols are IP protocol numbers."""
+class Names:
+    """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures. None where there is none.
 
-    def address(self, host: str) -> IPv4Address | None:
-        """Look up the IPv4 address of a host name."""
-
-    def port(self, service: str, protocol: int) -> int | None:
-        """Look up the port of a service name."""
-
-    def host(self, address: Address) -> str | None:
-        """Look up the host name of an address."""
-
-    def service(self, port: int, protocol: int) -> str | None:
-        """Look up the service name of a port."""
-
-
-class SystemNames:
-    """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures."""
+    Protocols are IP protocol numbers.
+    """
 
     def address(self, host: str) -> IPv4Address | None:
         """Look up the IPv4 address of a host name."""

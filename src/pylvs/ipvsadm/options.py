@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from pylvs.ipvsadm.messages import Complaint
+from pylvs.ipvsadm.messages import Complaint, not_understood
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, TunnelKind
 from pylvs.model.service import ServiceFlag, VirtualService
@@ -93,12 +93,7 @@ class Option:
     __slots__ = ("command", "given", "long", "short", "takes")
 
     def __init__(
-        self,
-        long: str,
-        short: str = "",
-        takes: int = Takes.NOTHING,
-        command: str | None = None,
-        given: str = NOTHING,
+        self, long: str, short: str = "", takes: int = Takes.NOTHING, command: str | None = None, given: str = NOTHING
     ) -> None:
         self.long = long
         self.short = short
@@ -179,12 +174,8 @@ UNWANTED = "option does not take an argument"
 Read = tuple[Option, str | None]
 
 
-class Unreadable(Exception):
-    """An argument is invalid; the text gives the reason, `Words.latest` the argument."""
-
-
 class Words:
-    """An iterator over the options and values of one command line.
+    """An iterator over the options and values of one command line. It raises `Complaint` for an invalid argument.
 
     `latest` is the last argument that was read. `aside` are the operands, complete at the end of the iteration.
     """
@@ -227,9 +218,9 @@ class Words:
         name, equals, value = text.partition("=")
         option = BY_NAME.get(name)
         if option is None:
-            raise Unreadable(UNKNOWN)
+            raise not_understood(self.latest, UNKNOWN)
         if option.takes is Takes.NOTHING and equals:
-            raise Unreadable(UNWANTED)
+            raise not_understood(self.latest, UNWANTED)
         return option, value if equals else self._following(option)
 
     def _bundle(self, letters: str) -> Iterator[Read]:
@@ -237,10 +228,10 @@ class Words:
             option = BY_LETTER.get(letters[0])
             rest = letters[1:]
             if option is None:
-                raise Unreadable(UNKNOWN)
+                raise not_understood(self.latest, UNKNOWN)
             if option.takes is Takes.NOTHING:
                 if rest.startswith("="):
-                    raise Unreadable(UNWANTED)
+                    raise not_understood(self.latest, UNWANTED)
                 yield option, None
                 letters = rest
             else:
@@ -255,7 +246,7 @@ class Words:
         if option.takes is Takes.MAYBE:
             return None if at_end or self._words[self._next].startswith("-") else self._take()
         if at_end:
-            raise Unreadable(MISSING)
+            raise not_understood(self.latest, MISSING)
         return self._take()
 
 
@@ -289,14 +280,7 @@ _LIST_OPTIONS = _COUNTS | {
 }
 _NO_TABLE = frozenset({Given.CONNECTION, Given.TIMEOUT, Given.DAEMON})  # listings of something else
 _DAEMON_OPTIONS = frozenset(
-    {
-        Given.MCAST_INTERFACE,
-        Given.SYNCID,
-        Given.MCAST_GROUP,
-        Given.MCAST_PORT,
-        Given.MCAST_TTL,
-        Given.SYNC_MAXLEN,
-    }
+    {Given.MCAST_INTERFACE, Given.SYNCID, Given.MCAST_GROUP, Given.MCAST_PORT, Given.MCAST_TTL, Given.SYNC_MAXLEN}
 )
 
 COMMANDS: Mapping[str, Rule] = {

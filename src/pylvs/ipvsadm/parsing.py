@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pylvs.ipvsadm.messages import Complaint, not_understood, try_help
+from pylvs.ipvsadm.messages import Complaint, try_help
 from pylvs.ipvsadm.names import Names
-from pylvs.ipvsadm.options import Command, Unreadable, Words, check_command, check_listing, check_tunnel, read_flags
+from pylvs.ipvsadm.options import Command, Words, check_command, check_listing, check_tunnel, read_flags
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass, field
@@ -123,7 +123,7 @@ def parse(words: Sequence[str], names: Names) -> Request:
 def _command(reader: Words, names: Names) -> Request:
     try:
         option, value = next(reader)
-    except (Unreadable, StopIteration):
+    except (Complaint, StopIteration):
         raise try_help() from None
     if option.command is None:
         raise try_help()
@@ -139,17 +139,14 @@ def _set(request: Request, option: str, value: str | None, names: Names) -> None
 
 
 def _read_options(reader: Words, request: Request, names: Names) -> None:
-    try:
-        for option, value in reader:
-            if option.command is not None:
-                raise Complaint(f"invalid option `{reader.latest}'")
-            if option.given in request.given:
-                raise Complaint(f"multiple '{option.given}' options specified")
-            if option.given:
-                request.given.add(option.given)
-            _set(request, option.long, value, names)
-    except Unreadable as problem:
-        raise not_understood(reader.latest, str(problem)) from None
+    for option, value in reader:
+        if option.command is not None:
+            raise Complaint(f"invalid option `{reader.latest}'")
+        if option.given in request.given:
+            raise Complaint(f"multiple '{option.given}' options specified")
+        if option.given:
+            request.given.add(option.given)
+        _set(request, option.long, value, names)
 
 
 def _read_words_aside(reader: Words, request: Request) -> None:
@@ -240,7 +237,7 @@ def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
         if not bracket or not behind.startswith(":"):
             return None
         port_text = behind[1:]
-    address: Address | None = ipv6(text) if text.count(":") > 1 else None
+    address = presented(text, socket.AF_INET6) if text.count(":") > 1 else None
     if address is None:
         host, colon, after = text.rpartition(":")
         port_text = after if colon else None
@@ -263,20 +260,13 @@ def ipv4(text: str, names: Names) -> IPv4Address | None:
         return names.address(text)
 
 
-def ipv6(text: str) -> IPv6Address | None:
-    """Parse an IPv6 address without a zone."""
+def presented(text: str, family: int) -> Address | None:
+    """Parse an address as inet_pton(3) does: an IPv6 address without a zone, or four decimal numbers."""
     try:
-        return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
+        raw = socket.inet_pton(family, text)
     except (OSError, ValueError):
         return None
-
-
-def dotted_quad(text: str) -> IPv4Address | None:
-    """Parse an IPv4 address of four decimal numbers."""
-    try:
-        return IPv4Address(socket.inet_pton(socket.AF_INET, text))
-    except (OSError, ValueError):
-        return None
+    return IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)
 
 
 # What each option sets.
@@ -387,9 +377,10 @@ def _tunnel_flag(flag: TunnelFlag) -> Setter:
 
 def _check_group(_: Request, value: str | None, __: Names) -> None:
     text = value or ""
-    address = ipv6(text) if ":" in text else dotted_quad(text)
+    name, family = ("IPv6", socket.AF_INET6) if ":" in text else ("IPv4", socket.AF_INET)
+    address = presented(text, family)
     if address is None or not address.is_multicast:
-        raise Complaint(f"invalid {'IPv6' if ':' in text else 'IPv4'} mcast-group `{text}'")
+        raise Complaint(f"invalid {name} mcast-group `{text}'")
 
 
 def _daemon_state(error: str) -> Setter:

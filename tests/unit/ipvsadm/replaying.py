@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pylvs.ipvsadm.main import run, run_restore, run_save
+from pylvs.ipvsadm.names import Names
 from pylvs.model.addresses import Address
 from pylvs.testing import MemoryDirector
 
@@ -37,7 +38,7 @@ def _load_replay() -> ModuleType:
 replay: Any = _load_replay()
 
 
-class FileNames:
+class FileNames(Names):
     """Names from files such as /etc/hosts and /etc/services, with the habits of the C library."""
 
     def __init__(self, folder: Path) -> None:
