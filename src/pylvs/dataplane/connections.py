@@ -46,17 +46,13 @@ class ConnectionReader:
         self._now = 0
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 
-    def clock(self) -> int:
-        """Return the packet path's clock, in ticks."""
-        return load.clock(self._tables.state)
-
     def connections(self) -> Iterator[Connection]:
         """Yield every entry, in no particular order."""
         yield from self._connections4()
         yield from self._connections6()
 
     def _begin_block(self) -> None:
-        self._now = self.clock()
+        self._now = load.clock(self._tables.state)  # in ticks
         self._servers.clear()
 
     def _connections4(self) -> Iterator[Connection]:

@@ -8,7 +8,7 @@ previous change of the list before the next one: a cursor is never two versions 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
@@ -43,27 +43,8 @@ _WRR_WEIGHT_BITS, _WRR_POSITION_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bp
 
 
 @cache
-def _fresh_form() -> struct.Struct:
-    """The fields of a new destination that are not zero."""
-    return abi.struct("destination").view(
-        "states",
-        "address",
-        "port",
-        "family",
-        "used",
-        "upper",
-        "lower",
-        "service",
-        "mtu",
-        "weights",
-        "source",
-        "virtual_address",
-        "mark",
-        "service_birth",
-        "virtual_port",
-        "protocol",
-        "virtual_family",
-    )
+def _form(*names: str) -> struct.Struct:
+    return abi.struct("destination").view(*names)
 
 
 def _flags(destination: Destination) -> int:
@@ -73,12 +54,6 @@ def _flags(destination: Destination) -> int:
         flags |= abi.constant("DESTINATION_QUIESCED")
     flags |= destination.method << abi.constant("DESTINATION_METHOD")
     return flags | tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
-
-
-@cache
-def _deleted_form() -> struct.Struct:
-    """The fields that keep a deleted destination: what refers to it, and the time of the deletion."""
-    return abi.struct("destination").view("active", "inactive", "persistent", "cached", "deleted_s")
 
 
 class DestinationSlots:
@@ -122,30 +97,26 @@ class DestinationSlots:
         address = destination.key.address
         packed = address_bytes(address)
         by_nat = destination.method == Method.MASQ
-        self.tables.destinations.replace(
-            dest_slot,
-            _fresh_form().pack(
-                edit.live << 32,
-                edit.generation << 32 | _flags(destination),
-                packed,
-                socket.htons(destination.key.port),
-                address.version,
-                abi.constant("DESTINATION_USED_BY_NAT" if by_nat else "DESTINATION_USED"),
-                destination.upper,
-                destination.lower,
-                slot,
-                route.mtu if route else 0,
-                0,
-                destination.weight,
-                address_bytes(route.source) if route and route.source else b"",
-                version["address"],
-                version["mark"],
-                version["birth"],
-                version["port"],
-                version["protocol"],
-                version["family"],
-            ),
-        )
+        fields = {  # in the order of their offsets; all others are zero
+            "states:16s": struct.pack("<2Q", edit.live << 32, edit.generation << 32 | _flags(destination)),
+            "address": packed,
+            "port": socket.htons(destination.key.port),
+            "family": address.version,
+            "used": abi.constant("DESTINATION_USED_BY_NAT" if by_nat else "DESTINATION_USED"),
+            "upper": destination.upper,
+            "lower": destination.lower,
+            "service": slot,
+            "mtu": route.mtu if route else 0,
+            "weights:8s": struct.pack("<2i", 0, destination.weight),
+            "source": address_bytes(route.source) if route and route.source else b"",
+            "virtual_address": version["address"],
+            "mark": version["mark"],
+            "service_birth": version["birth"],
+            "virtual_port": version["port"],
+            "protocol": version["protocol"],
+            "virtual_family": version["family"],
+        }
+        self.tables.destinations.replace(dest_slot, _form(*fields).pack(*fields.values()))
         if dest_slot < unused:
             self._begin_anew(dest_slot, slot)
         if by_nat:
@@ -165,7 +136,8 @@ class DestinationSlots:
     def beyond_revival(self, dest_slot: int) -> bool:
         """Return whether IPVS would have forgotten a deleted destination by now."""
         array = self.tables.destinations.array
-        *referring, deleted_s = _deleted_form().unpack_from(array.upto(dest_slot), dest_slot * array.stride)
+        form = _form("active", "inactive", "persistent", "cached", "deleted_s")
+        *referring, deleted_s = form.unpack_from(array.upto(dest_slot), dest_slot * array.stride)
         return not any(referring) and now_s() - deleted_s >= REVIVAL_S
 
     def adopt(self, dest_slot: int, slot: int, version: dict[str, Any], anew: bool) -> None:
@@ -295,15 +267,11 @@ def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
     return target << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) | position << _WRR_WEIGHT_BITS | weight
 
 
-@cache
-def _followers() -> Mapping[int, Callable[[int, Mapping[str, Any]], int]]:
-    return {abi.constant("SCHED_RR"): _rr, abi.constant("SCHED_WRR"): _wrr}
-
-
 def followed(cursor: int, version: Mapping[str, Any]) -> int:
     """Return the cursor for the list of this version; unchanged for schedulers without a cursor."""
-    follow = _followers().get(version["scheduler"])
-    return follow(cursor, version) if follow else cursor
+    if version["scheduler"] == abi.constant("SCHED_RR"):
+        return _rr(cursor, version)
+    return _wrr(cursor, version) if version["scheduler"] == abi.constant("SCHED_WRR") else cursor
 
 
 def outdated(version: Mapping[str, Any]) -> int:

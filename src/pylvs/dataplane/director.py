@@ -13,7 +13,7 @@ from pylvs.dataplane.tables import Tables, service_key
 from pylvs.dataplane.transaction import Versions
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
-    from pylvs.model.service import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -230,8 +229,6 @@ class BpfDirector:
         return self.reader.steadily(lambda live: marks.read(self.tables, self.versions.facts(live)))
 
     def timeouts(self) -> Timeouts:
-        from pylvs.model.service import Timeouts
-
         if not self.state.exists:
             return Timeouts()
         return Timeouts(*self.versions.facts().get("timeouts_s"))
@@ -239,13 +236,11 @@ class BpfDirector:
     def settings(self) -> Mapping[str, int]:
         from pylvs.model.settings import SETTINGS
 
-        return {name: self._setting(name, setting.default) for name, setting in SETTINGS.items()}
-
-    def _setting(self, name: str, default: int) -> int:
-        if name == "conn_max":
+        found = {name: setting.default for name, setting in SETTINGS.items()}
+        if not self.state.exists:
             from pylvs.bpf import kernel
 
-            return int(self.tables.pool.get(0, "capacity")) if self.state.exists else kernel.connection_limit()
-        if not self.state.exists:
-            return default
-        return int(self.tables.root.get(0, f"settings.{name}"))
+            return found | {"conn_max": kernel.connection_limit()}
+        tables = self.tables
+        set_now = {name: tables.root.get(0, f"settings.{name}") for name in found if name != "conn_max"}
+        return found | set_now | {"conn_max": tables.pool.get(0, "capacity")}

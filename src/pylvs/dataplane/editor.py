@@ -120,8 +120,7 @@ class Editor:
             self.bring_in()
         finally:
             self._director.settled = False
-        left, self._left_mh = self._left_mh, set()
-        self._forget_tables(left)
+        self._forget_maglev_tables()
         changed, self._changed = self._changed, attachments.Concerns()
         self.problems = attachments.reconcile(self._tables, changed)
 
@@ -141,20 +140,16 @@ class Editor:
             with self.batch():
                 pass
 
-    def _forget_tables(self, slots: set[int]) -> None:
+    def _forget_maglev_tables(self) -> None:
+        slots, self._left_mh = self._left_mh, set()
         if not slots:
             return
-        from pylvs.dataplane.scheduler_tables import MaglevTables
+        from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most edits leave no such service
 
         maglev, versions = MaglevTables(self._tables), self._director.versions
         done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
         if done:
             maglev.forget(done)
-
-    @contextmanager
-    def _edit(self) -> Iterator[Transaction]:
-        with self.batch(), Transaction(self._tables) as edit:
-            yield edit
 
     @contextmanager
     def _existing(self, key: ServiceKey) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -196,7 +191,7 @@ class Editor:
         with self._existing(service.key) as (slot, version):
             fields = version | version_fields(service, load.ticks_per_second())
             changed = fields["scheduler"] != version["scheduler"]
-            if changed and maglev.uses(fields) and not maglev.fits(fields):
+            if changed and maglev.uses(fields) and fields["count"] > maglev.most:
                 raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
             with Transaction(self._tables) as edit:
                 if changed:
@@ -209,15 +204,13 @@ class Editor:
                 scheduler_tables.sweep(self._director.state)
 
     def delete_service(self, key: ServiceKey) -> None:
-        self._known(key)
-        with self._edit() as edit:
-            slot, version = self._known(key)
-            self._delete_services(edit, [(slot, version)])
+        with self._existing(key) as service, Transaction(self._tables) as edit:
+            self._delete_services(edit, [service])
 
     def flush(self) -> None:
         if not self._director.state.exists:
             return
-        with self._edit() as edit:
+        with self.batch(), Transaction(self._tables) as edit:
             self._delete_services(edit, edit.services(edit.live))
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
@@ -354,7 +347,7 @@ class Editor:
     def set_timeouts(self, timeouts: Timeouts) -> None:
         from pylvs.dataplane import load
 
-        with self._edit() as edit:
+        with self.batch(), Transaction(self._tables) as edit:
             load.set_timeouts(self._tables, edit.generation, timeouts)
             edit.commit()
 

@@ -21,18 +21,7 @@ from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.slot_allocator import Book
-from pylvs.dataplane.state import (
-    CACHE_SWEEP,
-    CLOCK,
-    ENTRIES,
-    OBJECT,
-    ORPHANS,
-    REPLACING,
-    TC,
-    XDP,
-    State,
-    own_build,
-)
+from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, OBJECT, ORPHANS, REPLACING, TC, XDP, State, own_build
 from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables
 from pylvs.dataplane.transaction import Facts
 from pylvs.model import sockets as socket
@@ -268,17 +257,16 @@ def _reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) -
     for name, pinned in _pinned_maps(opened):
         if name in anew:
             continue
-        descriptor = libbpf.open_pin(tables.path(pinned))
-        if descriptor is None:
-            raise Unsupported(f"the tables are of another pylvs: they lack {pinned}; run pylvs down, then ipvsadm")
-        try:
-            opened.reuse_map(name, descriptor)
-        except PylvsError:
-            raise Unsupported(
-                f"the tables are of another pylvs: {pinned} differs; run pylvs down, then ipvsadm"
-            ) from None
-        finally:
-            os.close(descriptor)
+        problem = f"they lack {pinned}"
+        with tables.state.opened(f"{MAP_DIRECTORY}/{pinned}") as descriptor:
+            try:
+                if descriptor is not None:
+                    opened.reuse_map(name, descriptor)
+                    problem = ""
+            except PylvsError:
+                problem = f"{pinned} differs"
+        if problem:
+            raise Unsupported(f"the tables are of another pylvs: {problem}; run pylvs down, then ipvsadm")
         kept.append(name)
     return kept
 
@@ -379,14 +367,11 @@ def reload(state: State, connections: int = 0) -> None:
 def _keep_former(tables: Tables) -> None:
     """Pin the program arrays once more: the kernel empties one without a pin, even if a running program uses it."""
     for name in STAGES:
-        descriptor = libbpf.open_pin(tables.path(name))
-        if descriptor is not None:
-            try:
+        with tables.state.opened(f"{MAP_DIRECTORY}/{name}") as descriptor:
+            if descriptor is not None:
                 former = tables.path(f"{FORMER}{kernel.map_info(descriptor).id}")
-            finally:
-                os.close(descriptor)
-            with contextlib.suppress(FileExistsError):  # left by an interrupted `reload`
-                os.link(tables.path(name), former)
+                with contextlib.suppress(FileExistsError):  # left by an interrupted `reload`
+                    os.link(tables.path(name), former)
 
 
 def open_entry(state: State, name: str) -> int:

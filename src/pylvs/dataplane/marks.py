@@ -33,10 +33,7 @@ def _device_number(name: str) -> int:
 def _network_fields(name: str, network: Network | None) -> dict[str, bytes]:
     if network is None:
         return {}
-    return {
-        name: address_bytes(network.network_address),
-        f"{name}_mask": address_bytes(network.netmask),
-    }
+    return {name: address_bytes(network.network_address), f"{name}_mask": address_bytes(network.netmask)}
 
 
 def _network(address: bytes, mask: bytes, family: int, turned: int) -> Network | None:
@@ -70,15 +67,14 @@ def _packed(rule: MarkRule) -> bytes:
     if rule.link:
         fields["flags"] |= abi.constant("MARK_BY_LINK")
         fields["link"] = rule.link
-    if rule.tcp_flags is not None:
-        fields["flags"] |= abi.constant("MARK_BY_TCP_FLAGS")
-        fields["tcp_flags"], fields["tcp_flags_mask"] = rule.tcp_flags
-    if rule.tos is not None:
-        fields["flags"] |= abi.constant("MARK_BY_TOS")
-        fields["tos"], fields["tos_mask"] = rule.tos
-    if rule.mark is not None:
-        fields["flags"] |= abi.constant("MARK_BY_MARK")
-        fields["asked_mark"], fields["asked_mark_mask"] = rule.mark
+    for flag, name, wanted in (
+        ("MARK_BY_TCP_FLAGS", "tcp_flags", rule.tcp_flags),
+        ("MARK_BY_TOS", "tos", rule.tos),
+        ("MARK_BY_MARK", "asked_mark", rule.mark),
+    ):
+        if wanted is not None:
+            fields["flags"] |= abi.constant(flag)
+            fields[name], fields[f"{name}_mask"] = wanted
     return codec.pack(fields)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Tables, destination_of, service_of
+from pylvs.dataplane.tables import Records, Tables, destination_of, service_of
 from pylvs.dataplane.transaction import Versions
 from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
 
@@ -26,16 +26,14 @@ NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
-_PREFIX = "REASON_"
-_NOT_COUNTED = ("REASONS", "REASON_NONE")
 
 
 def reason_names() -> Mapping[int, str]:
     """Return the names of the drop reasons ("table full dropped") by their numbers in bpf/abi/base.h."""
     return {
-        number: name.removeprefix(_PREFIX).lower().replace("_", " ")
+        number: name.removeprefix("REASON_").lower().replace("_", " ")
         for name, number in abi.shipped().enum("reason").items()
-        if name not in _NOT_COUNTED
+        if name not in ("REASONS", "REASON_NONE")  # no reasons
     }
 
 
@@ -93,13 +91,13 @@ class Statistics:
 
     def destination(self, slot: int) -> Counters:
         """Return a destination's counters."""
-        return self._less(self.counted(slot), self._tables.destination_bases.array, slot)
+        return self._less(self.counted(slot), self._tables.destination_bases, slot)
 
     def service(self, slot: int, destinations: list[int]) -> Counters:
         """Return a service's counters: the sums over all its destinations, deleted ones included."""
         counted = [each for each in map(self.counted, destinations) if any(each)]
         total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
-        return self._less(total, self._tables.service_bases.array, slot)
+        return self._less(total, self._tables.service_bases, slot)
 
     def totals(self) -> Counters:
         """Return the totals, deleted services included: a reused slot continues its counts."""
@@ -117,13 +115,13 @@ class Statistics:
         counted = (now.connections, now.in_packets, now.out_packets, now.in_bytes, now.out_bytes)
         state.set_note(_ZEROED, " ".join(map(str, counted)))
 
-    def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Counters:
-        base = self._form.unpack_from(bases.upto(slot), slot * bases.stride)
+    def _less(self, counted: tuple[int, ...], bases: Records, slot: int) -> Counters:
+        base = self.base(bases, slot)
         if base == counted:
             return NO_COUNTERS
         return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
 
-    def set_base(self, bases: Any, slot: int, values: tuple[int, ...]) -> None:
+    def set_base(self, bases: Records, slot: int, values: tuple[int, ...]) -> None:
         """Set the counts at which a destination's or a service's counters are 0."""
         self._form.pack_into(bases.array.upto(slot), slot * bases.array.stride, *[value & _MASK64 for value in values])
 
@@ -145,7 +143,7 @@ class Statistics:
         events = [each + 511 >> 10 for each in total[:3]]
         return Rates(*events, *(each + 15 >> 5 for each in total[3:]))
 
-    def base(self, bases: Any, slot: int) -> tuple[int, ...]:
+    def base(self, bases: Records, slot: int) -> tuple[int, ...]:
         """Return the counts at which the counters are 0."""
         return self._form.unpack_from(bases.array.upto(slot), slot * bases.array.stride)
 

@@ -155,10 +155,6 @@ class MaglevTables:
         """Return whether a service's version is scheduled by mh."""
         return bool(version["present"] and version["scheduler"] == self._mh)
 
-    def fits(self, version: dict[str, Any]) -> bool:
-        """Return whether mh can begin with the list of this version."""
-        return bool(version["count"] <= self.most)
-
     def write(
         self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
     ) -> None:

@@ -88,13 +88,17 @@ class Book:
             if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
                 break
             self._wait()
-        free, top = book.get(0, "service_free"), book.get(0, "service_top")
+        return self._take("service", self._tables.services, "virtual services")
+
+    def _take(self, kind: str, records: Records, what: str) -> int:
+        """Take the first free slot, or one that was never used. Raises NoRoom."""
+        free, top = self._book.get(0, f"{kind}_free"), self._book.get(0, f"{kind}_top")
         if free != self.nothing:
-            book.set(0, "service_free", self._link(self._tables.services.array, free))
+            self._book.set(0, f"{kind}_free", self._link(records.array, free))
             return int(free)
-        if top >= full:
-            raise NoRoom(f"the table is full: it holds {full} virtual services")
-        book.set(0, "service_top", top + 1)
+        if top >= records.count:
+            raise NoRoom(f"the table is full: it holds {records.count} {what}")
+        self._book.set(0, f"{kind}_top", top + 1)
         return int(top)
 
     def _wait(self) -> None:
@@ -171,16 +175,7 @@ class Book:
 
     def take_destination(self) -> int:
         """Take a free slot. Raises NoRoom."""
-        destinations = self._tables.destinations
-        free = self._book.get(0, "destination_free")
-        if free != self.nothing:
-            self._book.set(0, "destination_free", destinations.get(free, "next"))
-            return int(free)
-        top = self._book.get(0, "destination_top")
-        if top >= destinations.count:
-            raise NoRoom(f"the table is full: it holds {destinations.count} real servers")
-        self._book.set(0, "destination_top", top + 1)
-        return int(top)
+        return self._take("destination", self._tables.destinations, "real servers")
 
     def free_destination(self, slot: int) -> None:
         """Free a slot to which no connection refers."""

@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pylvs
 from pylvs.bpf import abi, kernel, libbpf, mounts
@@ -107,15 +107,6 @@ class State:
                 pass
         return state
 
-    @classmethod
-    def all(cls) -> list[State]:
-        """Return the states of all namespaces of this machine."""
-        root = mounts.find()
-        if not root:
-            return []
-        found = [name.removeprefix(_LIVING) for name in os.listdir(root) if name.startswith(_LIVING)]
-        return [cls(int(cookie), f"{root}/{_LIVING}{cookie}") for cookie in sorted(found, key=int)]
-
     @property
     def exists(self) -> bool:
         """Whether the directory exists."""
@@ -134,15 +125,20 @@ class State:
             if not name.startswith((_NOTE, _DRAFT)) and name != _SENTINEL
         )
 
+    @contextmanager
+    def opened(self, name: str) -> Iterator[int | None]:
+        """Yield a descriptor of a pin; None without this pin."""
+        descriptor = libbpf.open_pin(self.pin_path(name))
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
     def run_program(self, name: str) -> int:
         """Run a pinned program once, and return its verdict; 0 without this pin."""
-        program = libbpf.open_pin(self.pin_path(name))
-        if program is None:
-            return 0
-        try:
-            return kernel.run_program(program, bytes(64)).verdict
-        finally:
-            os.close(program)
+        with self.opened(name) as program:
+            return 0 if program is None else kernel.run_program(program, bytes(64)).verdict
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
         """Return the lock for edits of the tables; the state must exist."""
@@ -194,32 +190,21 @@ class State:
             lock.__exit__(None, None, None)
 
     def _watch_namespace(self) -> None:
-        program = kernel.load_instructions(
-            kernel.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, kernel.ATTACH_SK_LOOKUP
-        )
-        try:
+        hook = kernel.ATTACH_SK_LOOKUP
+        with ExitStack() as opened:
+            program = kernel.load_instructions(kernel.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, hook)
+            opened.callback(os.close, program)
             namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                link = kernel.create_link(program, namespace, kernel.ATTACH_SK_LOOKUP)
-            finally:
-                os.close(namespace)
-        finally:
-            os.close(program)
-        try:
+            opened.callback(os.close, namespace)
+            link = kernel.create_link(program, namespace, hook)
+            opened.callback(os.close, link)
             libbpf.pin(link, self.pin_path(_SENTINEL))
-        finally:
-            os.close(link)
 
     @property
     def alive(self) -> bool:
         """Whether the namespace exists: True unless the kernel reports that it is gone."""
-        link = libbpf.open_pin(self.pin_path(_SENTINEL))
-        if link is None:
-            return True
-        try:
-            return kernel.link_netns(link) != 0
-        finally:
-            os.close(link)
+        with self.opened(_SENTINEL) as link:
+            return link is None or kernel.link_netns(link) != 0
 
     def note(self, name: str) -> str | None:
         """Return a note, or None. Notes are stored beside the pins and removed with them."""

@@ -16,6 +16,7 @@ from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualServic
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
     from typing import Any
 
 MAP_DIRECTORY = "maps"
@@ -27,6 +28,7 @@ _METHODS = {int(method): method for method in Method}
 _KEY4 = struct.Struct("!4sHBx")
 _KEY6 = struct.Struct("!16sHBx")
 _NAME = struct.Struct("<16s16sIHHBBBx")
+_ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
 _ALL_ONES = (1 << 64) - 1
 
 
@@ -211,40 +213,32 @@ def set_all_bits(tables: Tables, name: str) -> None:
         tables.root.array.words[at + index] = _ALL_ONES
 
 
-def write_bitmaps(tables: Tables, present: Any) -> None:
-    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
-    words = abi.constant("BITMAP_WORDS")
-    vips, replies = [0] * words, [0] * words
-
-    def note(bits: list[int], address: bytes, family: int) -> None:
+def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
+    """Return the words of a bitmap with the bits of these addresses, each with its family."""
+    words = [0] * abi.constant("BITMAP_WORDS")
+    for address, family in addresses:
         bit = address_bit(address, family)
-        bits[bit >> 6] |= 1 << (bit & 63)
+        words[bit >> 6] |= 1 << (bit & 63)
+    return words
 
-    def note_virtual(address: bytes, family: int) -> None:
-        note(vips, address, family)
-        note(replies, address, family)
 
-    marked = False
-    for fields in present:
-        marked |= bool(fields["mark"])
-        note_virtual(fields["address"], fields["family"])
-    for address in list(tables.locals.keys()):
-        note(replies, address, 6 if any(address[4:]) else 4)
-    by_nat = abi.constant("DESTINATION_USED_BY_NAT")
-    destinations = tables.destinations
-    for slot in range(tables.book.get(0, "destination_top")):
-        used = destinations.get(slot, "used")
-        if not used:
-            continue
-        marked |= bool(destinations.get(slot, "mark"))
-        note_virtual(destinations.get(slot, "virtual_address"), destinations.get(slot, "virtual_family"))
-        if used == by_nat:
-            note(replies, destinations.get(slot, "address"), destinations.get(slot, "family"))
-    if marked:
-        vips = replies = [_ALL_ONES] * words
-    for name, bits in (("vip_bits", vips), ("reply_bits", replies)):
+def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
+    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
+    by_nat, form = abi.constant("DESTINATION_USED_BY_NAT"), abi.struct("destination").view(*_ADDRESSED)
+    virtual = {(fields["address"], fields["family"]) for fields in present}
+    replies = {(address, 6 if any(address[4:]) else 4) for address in list(tables.locals.keys())}
+    marked = any(fields["mark"] for fields in present)
+    top = tables.book.get(0, "destination_top")
+    for address, family, used, vip, mark, vip_family in form.iter_unpack(tables.destinations.array.elements(0, top)):
+        if used:
+            marked |= bool(mark)
+            virtual.add((vip, vip_family))
+            if used == by_nat:
+                replies.add((address, family))
+    everything = [_ALL_ONES] * abi.constant("BITMAP_WORDS")
+    for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
         at = abi.struct("root").offset(name) >> 3
-        for index, word in enumerate(bits):
+        for index, word in enumerate(everything if marked else bitmap(addresses)):
             tables.root.array.words[at + index] = word
 
 

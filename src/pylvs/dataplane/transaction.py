@@ -72,6 +72,7 @@ class Versions:
         self.tables = tables
         self._codec = abi.struct("service_version")
         self._generation = self._codec.offset("generation")
+        self._pair = struct.Struct(f"<I{self._codec.size - 4}xI")  # the generations of two versions
 
     @property
     def live(self) -> int:
@@ -79,10 +80,8 @@ class Versions:
         return int(self.tables.root.get(0, "live")) & MASK32
 
     def _generations(self, slot: int) -> tuple[int, int]:
-        array, offset = self.tables.services.array, self._generation
-        base = slot * array.stride + offset
-        (one,) = struct.unpack_from("<I", array.upto(slot), base)
-        (other,) = struct.unpack_from("<I", array.upto(slot), base + self._codec.size)
+        array = self.tables.services.array
+        one, other = self._pair.unpack_from(array.upto(slot), slot * array.stride + self._generation)
         return one, other
 
     def _half_offset(self, slot: int, half: int) -> int:
@@ -234,7 +233,9 @@ def recover(tables: Tables) -> None:
         versions.withdraw_flags(slot, live)
     member_top = tables.book.get(0, "member_top")
     book.reset(service_top, destination_top, member_top)
-    _free_services(book, service_top, present)
+    for slot in range(service_top):
+        if slot not in present:
+            book.let_service_go(slot)
     for start, size in gaps([*chunks(present.values()), (member_top, 0)], abi.constant("LIST_CLASSES")):
         book.let_list_go(start, size)
     _settle_destinations(book, tables, destination_top, listed)
@@ -251,12 +252,6 @@ def _drop_stray_keys(tables: Tables, present: dict[int, dict[str, Any]]) -> None
             fields = present.get(struct.unpack("<I", value)[0])
             if fields is None or service_key(key_of(fields)) != key:
                 keys.remove(key)
-
-
-def _free_services(book: Book, top: int, present: dict[int, dict[str, Any]]) -> None:
-    for slot in range(top):
-        if slot not in present:
-            book.let_service_go(slot)
 
 
 def _settle_destinations(book: Book, tables: Tables, top: int, listed: set[int]) -> None:

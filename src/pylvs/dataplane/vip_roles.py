@@ -21,7 +21,7 @@ import time
 
 from pylvs.bpf import abi, libbpf
 from pylvs.dataplane.state import ROLES, State, netns_cookie, roles_directory
-from pylvs.dataplane.tables import Tables, address_bit, address_bytes, address_of
+from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError
@@ -93,13 +93,8 @@ class Keeper:
 
     def close(self) -> None:
         """Remove the stored roles and release the lock."""
-        for name in _ADDRESSES, _ALIVE:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{self.path}/{name}")
+        _remove(self.path)
         os.close(self._alive)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
-            os.rmdir(ROLES)
 
 
 def stored(cookie: int) -> VipRoles | None:
@@ -133,12 +128,18 @@ def forget(cookie: int) -> None:
         return
     with contextlib.suppress(OSError):
         fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-        for name in _ADDRESSES, f"{_ADDRESSES}-new", _ALIVE:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}/{name}")
+        _remove(path)
+    os.close(alive)
+
+
+def _remove(path: str) -> None:
+    """Remove a writer's directory."""
+    for name in _ADDRESSES, f"{_ADDRESSES}-new", _ALIVE:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}/{name}")
+    with contextlib.suppress(OSError):
         os.rmdir(path)
         os.rmdir(ROLES)
-    os.close(alive)
 
 
 def _collect() -> None:
@@ -254,10 +255,7 @@ def write(tables: Tables, roles: VipRoles) -> None:
     fresh = {key: sets for key, sets in wanted.items() if there.get(key) != sets}
     if fresh:
         tables.standby.put_many(b"".join(fresh), bytes(fresh.values()), len(fresh))
-    bits = [0] * abi.constant("BITMAP_WORDS")
-    for address in roles.standby:
-        bit = address_bit(address_bytes(address), address.version)
-        bits[bit >> 6] |= 1 << (bit & 63)
+    bits = bitmap((address_bytes(address), address.version) for address in roles.standby)
     words = tables.root.array.words
     at = abi.struct("root").offset("standby_bits") >> 3
     for index, word in enumerate(bits):

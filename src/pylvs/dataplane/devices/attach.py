@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 from pylvs.bpf import kernel
@@ -128,6 +128,15 @@ def attach(
     return after
 
 
+@contextlib.contextmanager
+def _naming(doing: str) -> Iterator[None]:
+    """Raise a refusal by the kernel as the error that names what was being done."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise error.as_failure(doing) from None
+
+
 def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
     """Add clsact to the device; return whether it was missing."""
     try:
@@ -150,18 +159,17 @@ def _set_side(
     """Set the program of our filter on one side; None removes the filter."""
     before = tc.our_filter(link, device.index, side, role)
     try:
-        if before is not None:
-            old = kernel.program_by_id(before.program)
-            kept.callback(os.close, old)
-            undo.callback(tc.set_filter, link, device.index, side, role, old)
-        elif program is not None:
-            undo.callback(tc.remove_filter, link, device.index, side, role)
-        if program is None:
-            tc.remove_filter(link, device.index, side, role)
-        else:
-            tc.set_filter(link, device.index, side, role, program)
-    except NetlinkError as error:
-        raise error.as_failure(f"{device.name}: attaching at TC") from None
+        with _naming(f"{device.name}: attaching at TC"):
+            if before is not None:
+                old = kernel.program_by_id(before.program)
+                kept.callback(os.close, old)
+                undo.callback(tc.set_filter, link, device.index, side, role, old)
+            elif program is not None:
+                undo.callback(tc.remove_filter, link, device.index, side, role)
+            if program is None:
+                tc.remove_filter(link, device.index, side, role)
+            else:
+                tc.set_filter(link, device.index, side, role, program)
     except FileExistsError as error:
         raise Busy(
             f"{device.name}: filter {error.strerror} of somebody else has priority {tc.PRIORITIES[role]} at TC;"
@@ -214,21 +222,17 @@ def _detach_xdp(link: Netlink, device: Device) -> bool:
     done = False
     for mode, program in (("native", device.xdp_native), ("generic", device.xdp_generic)):
         if program and xdp.is_ours(program):
-            try:
+            with _naming(f"{device.name}: detaching from XDP"):
                 xdp.set_program(link, device.index, mode, -1, program)
-            except NetlinkError as error:
-                raise error.as_failure(f"{device.name}: detaching from XDP") from None
             done = True
     return done
 
 
 def _detach_tc(link: Netlink, device: Device, role: str, made_clsact: bool) -> bool:
-    try:
+    with _naming(f"{device.name}: detaching from TC"):
         done = [tc.remove_filter(link, device.index, side, role) for side in (tc.INGRESS, tc.EGRESS)]
         if made_clsact:
             tc.remove_clsact(link, device.index)
-    except NetlinkError as error:
-        raise error.as_failure(f"{device.name}: detaching from TC") from None
     return any(done)
 
 
@@ -278,11 +282,9 @@ def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: b
         program if role == DIRECTOR and program and xdp.is_ours(program) else 0
         for program in (device.xdp_native, device.xdp_generic)
     )
-    sides = {}
-    for side in (tc.INGRESS, tc.EGRESS):
-        ours = tc.our_filter(link, device.index, side, role) if has_clsact else None
-        sides[side] = ours.program if ours else 0
-    if not (native or generic or any(sides.values())):
+    ours = [tc.our_filter(link, device.index, side, role) if has_clsact else None for side in (tc.INGRESS, tc.EGRESS)]
+    ingress, egress = (each.program if each else 0 for each in ours)
+    if not (native or generic or ingress or egress):
         return None
     mode: Mode = "native" if native else "generic" if generic else "tc"
     _, intended, reason = ((state.note(_note(device.index, role)) if state.exists else None) or "  ").split(" ", 2)
@@ -293,8 +295,8 @@ def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: b
         reason=reason or "not known",
         intended=intended if intended in MODES else mode,
         xdp=native or generic,
-        ingress=sides[tc.INGRESS],
-        egress=sides[tc.EGRESS],
+        ingress=ingress,
+        egress=egress,
     )
 
 

@@ -248,7 +248,11 @@ class _Running:
     """The ids of the pinned entry programs; 0 of one that is not loaded."""
 
     def __init__(self, state: State) -> None:
-        self._numbers = {name: _number_of(state.pin_path(name)) for name in ENTRIES}
+        self._numbers = dict.fromkeys(ENTRIES, 0)
+        for name in ENTRIES:
+            with state.opened(name) as program:
+                if program is not None:
+                    self._numbers[name] = kernel.program_info(program).id
 
     def is_right(self, there: attach.Attachment, device: Device, mode: attach.Mode, own_server: bool) -> bool:
         """Return whether a device runs the programs that it should run."""
@@ -263,16 +267,6 @@ class _Running:
         if mode == "auto":
             return there.reason != _NOT_NEEDED
         return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
-
-
-def _number_of(pin: str) -> int:
-    program = libbpf.open_pin(pin)
-    if program is None:
-        return 0
-    try:
-        return kernel.program_info(program).id
-    finally:
-        os.close(program)
 
 
 def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
@@ -316,7 +310,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
             changed |= attach.detach(index, state)
     if changed:
         _note_devices(tables)
-    _note_problems(state, notes, problems)
+    _set_numbered(state, notes, _UNATTACHED, {index: each.reason for index, each in problems.items()})
     if not problems:
         _forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
@@ -387,6 +381,16 @@ def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
     return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
 
 
+def _set_numbered(state: State, notes: Mapping[str, str], prefix: str, wanted: Mapping[int, str]) -> None:
+    """Make these the notes with a prefix, by device index."""
+    noted = _numbered(notes, prefix)
+    for index in noted.keys() - wanted.keys():
+        state.set_note(f"{prefix}{index}", None)
+    for index, text in wanted.items():
+        if noted.get(index) != text:
+            state.set_note(f"{prefix}{index}", text)
+
+
 def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, attach.Mode | None]:
     """Return the modes set by hand, None for an excluded device. A device made again is found by its name."""
     by_name = {each.name: each.index for each in everything}
@@ -405,15 +409,10 @@ def _note_needed(
     tables: Tables, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
 ) -> set[int]:
     """Return the devices that services and real servers need, and note them for the next edit."""
-    state = tables.state
-    noted = set(_numbered(notes, _NEEDED))
-    found = noted & {each.index for each in everything} if not whole else set()
+    found = set() if whole else {each.index for each in everything if f"{_NEEDED}{each.index}" in notes}
     if concerns:
         found |= _needed_devices(concerns, everything, _router_addresses(tables))
-    for index in found - noted:
-        state.set_note(f"{_NEEDED}{index}", "by a service or a real server")
-    for index in noted - found:
-        state.set_note(f"{_NEEDED}{index}", None)
+    _set_numbered(tables.state, notes, _NEEDED, dict.fromkeys(found, "by a service or a real server"))
     return found
 
 
@@ -424,15 +423,6 @@ def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, w
     if found != noted:
         state.set_note(_OWN_SERVER, "yes" if found else None)
     return found
-
-
-def _note_problems(state: State, notes: Mapping[str, str], problems: Mapping[int, Trouble]) -> None:
-    noted = _numbered(notes, _UNATTACHED)
-    for index in noted.keys() - problems.keys():
-        state.set_note(f"{_UNATTACHED}{index}", None)
-    for index, problem in problems.items():
-        if noted.get(index) != problem.reason:
-            state.set_note(f"{_UNATTACHED}{index}", problem.reason)
 
 
 def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:

@@ -24,10 +24,13 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CONF = "/proc/sys/net/{}/conf"
-_LO = f"{_CONF}/lo/{{}}"
-_FORWARDING, _ACCEPT_LOCAL = "forwarding-", "accept-local"  # notes
-_FAMILIES = ("ipv4", "ipv6")
+_CONF = "/proc/sys/net/ipv4/conf"
+_FORWARDING, _ACCEPT_LOCAL = ("forwarding-ipv4", "forwarding-ipv6"), "accept-local"
+_SETTINGS = {  # by the names of their notes
+    "forwarding-ipv4": f"{_CONF}/lo/forwarding",
+    "forwarding-ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding",
+    "accept-local": f"{_CONF}/lo/accept_local",
+}
 
 
 def is_local(address: Address) -> bool:
@@ -54,9 +57,9 @@ def refresh(versions: Versions) -> None:
 
 def _accept_local_devices() -> set[bytes]:
     """Return the devices on which the kernel accepts packets with a local saddr, as keys of `accept_locals`."""
-    found, conf = set(), _CONF.format("ipv4")
-    for name in os.listdir(conf):
-        with contextlib.suppress(OSError), open(f"{conf}/{name}/accept_local", "rb") as file:
+    found = set()
+    for name in os.listdir(_CONF):
+        with contextlib.suppress(OSError), open(f"{_CONF}/{name}/accept_local", "rb") as file:
             if file.read().strip() != b"0":
                 found.add(struct.pack("<I", 0 if name == "all" else socket.if_nametoindex(name)))
     return found
@@ -72,13 +75,25 @@ def _set(path: str, value: str) -> str:
     return before
 
 
+def _turn_on(state: State, note: str) -> None:
+    before = _set(_SETTINGS[note], "1")
+    if before != "1" and state.note(note) is None:
+        state.set_note(note, before)
+
+
+def _put_back(state: State, note: str) -> None:
+    before = state.note(note)
+    if before is not None:
+        with contextlib.suppress(OSError):
+            _set(_SETTINGS[note], before)
+        state.set_note(note, None)
+
+
 def forward(state: State) -> None:
     """Turn on forwarding of lo, for IPv4 and IPv6."""
-    for family in _FAMILIES:
+    for note in _FORWARDING:
         with contextlib.suppress(FileNotFoundError):
-            before = _set(_LO.format(family, "forwarding"), "1")
-            if before != "1":
-                state.set_note(_FORWARDING + family, before)
+            _turn_on(state, note)
 
 
 def accepts_local(notes: Mapping[str, str]) -> bool:
@@ -88,30 +103,19 @@ def accepts_local(notes: Mapping[str, str]) -> bool:
 
 def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[Trouble]:
     """Turn on accept_local of lo, or restore it; return why that failed."""
-    path = _LO.format("ipv4", "accept_local")
     if not wanted:
-        _put_back(state, notes.get(_ACCEPT_LOCAL), _ACCEPT_LOCAL, path)
+        if accepts_local(notes):
+            _put_back(state, _ACCEPT_LOCAL)
         return []
     try:
-        before = _set(path, "1")
+        _turn_on(state, _ACCEPT_LOCAL)
     except OSError as error:
         cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
         return [Trouble("lo", f"{cause}; clients on this host do not reach NAT services of IPv4", False, attached=True)]
-    if before != "1" and not accepts_local(notes):
-        state.set_note(_ACCEPT_LOCAL, before)
     return []
 
 
 def restore(state: State) -> None:
     """Restore all settings."""
-    for family in _FAMILIES:
-        note = _FORWARDING + family
-        _put_back(state, state.note(note), note, _LO.format(family, "forwarding"))
-    _put_back(state, state.note(_ACCEPT_LOCAL), _ACCEPT_LOCAL, _LO.format("ipv4", "accept_local"))
-
-
-def _put_back(state: State, before: str | None, note: str, path: str) -> None:
-    if before is not None:
-        with contextlib.suppress(OSError):
-            _set(path, before)
-        state.set_note(note, None)
+    for note in _SETTINGS:
+        _put_back(state, note)

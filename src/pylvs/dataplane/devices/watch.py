@@ -76,6 +76,3 @@ def _look(director: BpfDirector) -> list[str]:
         return warnings(director)
     except (PylvsError, OSError) as error:
         return [str(error)]
-
-
-__all__ = ["GATHER_S", "RETRY_S", "SHARE", "drain", "listen", "watch"]
