@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, packed, put_list
-from pylvs.dataplane.reader import Statistics
 from pylvs.dataplane.scheduler_tables import MaglevTables
 from pylvs.dataplane.tables import Tables, destination_name, service_key, set_all_bits, set_bit, version_fields
 from pylvs.dataplane.transaction import Transaction, recover
@@ -62,13 +61,13 @@ class BulkAdd:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._slots = DestinationSlots(tables)
-        self._maglev = MaglevTables(self._tables)
+        self._maglev = MaglevTables(tables)
         self._services: dict[ServiceKey, NewService] = {}
         self._revived: set[int] = set()
-        self._free_members = self._tables.members.max_entries - self._tables.book.get(0, "member_top")
+        self._free_members = tables.members.max_entries - tables.book.get(0, "member_top")
         self.whole = True  # no service or destination is half written
         with ExitStack() as opened:
-            self._edit = opened.enter_context(Transaction(self._tables))
+            self._edit = opened.enter_context(Transaction(tables))
             self._slots.sweep(self._edit)
             self._opened = opened.pop_all()
 
@@ -86,7 +85,7 @@ class BulkAdd:
         fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)
-        Statistics(tables).set_base(tables.service_bases, slot, (0,) * 5)
+        tables.service_bases.clear(slot)
         tables.service_keys(key.address.version).put(service_key(key), struct.pack("<I", slot))
         for bits in "vip_bits", "reply_bits":
             if key.mark:

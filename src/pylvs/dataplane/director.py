@@ -39,8 +39,8 @@ def open_director() -> BpfDirector:
 class BpfDirector:
     """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one.
 
-    It holds the tables as they are pinned now, and opens them again after another process replaced them: by a resize,
-    or by `pylvs down` and a new edit.
+    It holds the tables as they are pinned now. It opens them again after another process replaced them: by a resize, or
+    by `pylvs down` and a new edit.
     """
 
     def __init__(self, state: State) -> None:

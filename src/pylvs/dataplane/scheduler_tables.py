@@ -107,7 +107,7 @@ def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None
         for position, (number, weight) in enumerate(destinations)
         if weight
     ]
-    size, left = abi.constant("MAGLEV_SLOTS"), abi.constant("MAGLEV_SLOTS")
+    size = left = abi.constant("MAGLEV_SLOTS")
     from array import array  # late, here and below: most services use another scheduler
 
     taken, found = bytearray(size), array("H", bytes(2 * size))
