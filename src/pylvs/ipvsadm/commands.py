@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 LINES_AT_ONCE = 256
 FTP_PORT = 21
 SERVER_COMMANDS = (Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER)
-DEFAULT_INTERFACE = "eth0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +217,7 @@ def _refuse_daemon(request: Request, rows: Iterable[ServiceRow]) -> NoReturn:
     for row in rows:
         if any(family_of(each.destination.key.address) != row.service.key.family for each in row.destinations):
             raise InvalidOperation(f"{row.service.key} has a server of the other address family")
-    interface = request.interface or DEFAULT_INTERFACE
+    interface = request.interface or "eth0"  # ipvsadm's default
     try:
         socket.if_nametoindex(interface)
     except (OSError, ValueError):
