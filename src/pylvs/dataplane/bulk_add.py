@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
-from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, packed, put_list
+from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import MaglevTables
 from pylvs.dataplane.tables import Tables, destination_name, service_key, set_all_bits, set_bit, version_fields
 from pylvs.dataplane.transaction import Transaction, recover
@@ -45,7 +45,7 @@ class NewService:
         fields, weight = self.fields, destination.weight
         self.cursor = followed(self.cursor, fields)
         self.names.add(name)
-        self.entries.append(packed(dest_slot, destination))
+        self.entries.append(pack_member(dest_slot, destination))
         self._gcd, self._most = math.gcd(self._gcd, weight), max(self._most, weight)
         self.count += 1
         self.growth = self.count if self.count & (self.count - 1) == 0 else 0

@@ -282,7 +282,7 @@ def outdated(version: Mapping[str, Any]) -> int:
     return (before & 0xFFFF) << 32
 
 
-def packed(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
+def pack_member(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
     """Return the member for the destination in a slot; `last_weight` is its latest weight above 0."""
     return _member_form().pack(
         slot,
@@ -306,7 +306,7 @@ def last_weight(entry: bytes) -> int:
     return int(weight)
 
 
-def members(tables: Tables, version: dict[str, Any]) -> bytes:
+def packed_members(tables: Tables, version: dict[str, Any]) -> bytes:
     """Return the packed members of a service's list."""
     return bytes(tables.members.elements(version["list"], version["count"]))
 
@@ -314,7 +314,7 @@ def members(tables: Tables, version: dict[str, Any]) -> bytes:
 def split_list(tables: Tables, version: dict[str, Any], dest_slot: int) -> tuple[int, bytes, bytes, bytes]:
     """Return the position of a destination, and the packed members before it, its own, and those after it."""
     position = list_of(tables, version).index(dest_slot)
-    entries, stride = members(tables, version), tables.members.stride
+    entries, stride = packed_members(tables, version), tables.members.stride
     begin, end = position * stride, (position + 1) * stride
     return position, entries[:begin], entries[begin:end], entries[end:]
 
@@ -361,7 +361,7 @@ def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fiel
 
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(scheduler_tables.began(edit, fields))
-    fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
+    fill_table(edit, slot, version, fields, packed_members(edit.tables, version), "LIST_INIT")
 
 
 def fill_table(

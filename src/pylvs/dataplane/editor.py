@@ -14,8 +14,8 @@ from pylvs.dataplane.destinations import (
     DestinationSlots,
     change_scheduler,
     last_weight,
-    members,
-    packed,
+    pack_member,
+    packed_members,
     split_list,
     write_list,
 )
@@ -279,7 +279,7 @@ class Editor:
                     dest_slot = slots.bring(edit, slot, version, name, destination, route)
                 else:
                     slots.write(edit, dest_slot, destination, route)
-                entries = packed(dest_slot, destination) + members(self._tables, version)
+                entries = pack_member(dest_slot, destination) + packed_members(self._tables, version)
                 write_list(edit, slot, version, entries, "LIST_ADD")
                 if revived:
                     slots.adopt(dest_slot, slot, version, expired)
@@ -296,7 +296,7 @@ class Editor:
             rules.check_destination(VirtualService(key), destination)
             dest_slot = self._listed(key, destination.key)
             position, before, entry, after = split_list(self._tables, version, dest_slot)
-            fresh = before + packed(dest_slot, destination, last_weight(entry)) + after
+            fresh = before + pack_member(dest_slot, destination, last_weight(entry)) + after
             with Transaction(self._tables) as edit:
                 route = self._routes.to(destination.key.address)
                 self.slots.write(edit, dest_slot, destination, route)
