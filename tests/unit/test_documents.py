@@ -207,7 +207,7 @@ def test_configurations_are_found() -> None:
 
 def test_what_leaves_the_gate_is_listed_with_a_reason() -> None:
     page = (ROOT / "docs" / "developing.md").read_text()
-    section = page.partition("### What leaves the gate\n")[2].partition("\n## ")[0]
+    section = page.partition("### Tests outside the gate\n")[2].partition("\n## ")[0]
     marked = re.compile(r"(?:^@|= )pytest\.mark\.nightly\(|marks=.*pytest\.mark\.nightly\(", re.MULTILINE)
     nightly = [path for path in (ROOT / "tests").rglob("test_*.py") if marked.search(path.read_text())]
     assert nightly
