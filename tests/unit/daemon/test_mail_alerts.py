@@ -73,7 +73,7 @@ def test_who_wants_no_alerts_gets_none() -> None:
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_whatever_a_reason_says_the_message_stays_one(subject: str, body: str) -> None:
+def test_no_reason_breaks_the_headers_or_the_end_of_a_message(subject: str, body: str) -> None:
     wire = message(Alert(subject, body, 0), MAIL)
     found = email.message_from_bytes(wire, policy=email.policy.default)
     assert {name.lower() for name in found} >= {"date", "from", "subject", "to", "x-mailer"}

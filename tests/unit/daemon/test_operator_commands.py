@@ -236,7 +236,7 @@ def test_the_page_of_metrics_is_served(host: FakeHost) -> None:
 
 def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeHost) -> None:
     listen_host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
-    place = (ip_address(listen_host), port)
+    endpoint = (ip_address(listen_host), port)
 
     def fetched(path: str = "/metrics") -> str:
         with urllib.request.urlopen(f"http://{listen_host}:{port}{path}", timeout=PATIENCE_S) as response:
@@ -252,7 +252,7 @@ def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeH
     answers = during(
         host,
         refused,
-        lambda: host.write(service(server(1)), metrics_address=place),
+        lambda: host.write(service(server(1)), metrics_address=endpoint),
         lambda: ask(host, "POST", "/v1/reload"),
         fetched,
         lambda: refused("/v1/status"),

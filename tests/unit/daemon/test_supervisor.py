@@ -20,7 +20,7 @@ from pylvs.model.errors import Busy
 from pylvs.model.service import Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
-PLACE = Location("test.conf", 3, 5)
+LOCATION = Location("test.conf", 3, 5)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "a } is missing", fatal=True)])
+            host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "a } is missing", fatal=True)])
             with pytest.raises(Refused, match=r"test\.conf:3:5: error: a } is missing") as refused:
                 await daemon.reload()
             assert len(refused.value.findings) == 1
@@ -249,14 +249,14 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
                 await daemon.reload()
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             assert daemon.reloads == {"refused": 2}
-            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "an unknown word")])
             for dry_run in True, False:
                 with pytest.raises(Refused, match=r"1 error; .* --force: .*an unknown word"):
                     await daemon.reload(dry_run)
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             await daemon.reload(force=True)
             assert host.servers() == {"10.0.0.1"}
-            host.write(good, findings=[Finding(PLACE, Severity.WARNING, "odd")])
+            host.write(good, findings=[Finding(LOCATION, Severity.WARNING, "odd")])
             await daemon.reload()
             host.write()
             await daemon.reload(allow_empty=True)
@@ -266,7 +266,7 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
 
 
 def test_a_start_with_errors_is_a_start_and_they_stay_visible(host: FakeHost) -> None:
-    host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word", "write another")])
+    host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "an unknown word", "write another")])
 
     async def scenario() -> None:
         async with host.daemon():
@@ -280,7 +280,7 @@ def test_a_start_with_errors_is_a_start_and_they_stay_visible(host: FakeHost) ->
 
 
 def test_strict_runs_nothing_that_has_a_finding(host: FakeHost) -> None:
-    finding = Finding(PLACE, Severity.WARNING, "odd", "think again")
+    finding = Finding(LOCATION, Severity.WARNING, "odd", "think again")
 
     async def scenario() -> None:
         async with host.daemon(strict=True) as daemon:

@@ -189,7 +189,7 @@ def test_a_refused_removal_of_a_service_is_tried_again(
     assert not carry_out(table, DesiredTable([web], both))
 
 
-def test_a_service_in_the_place_of_another_leaves_nothing_of_that_one(director: Watched, table: TableCache) -> None:
+def test_a_service_that_replaces_another_leaves_none_of_its_rows(director: Watched, table: TableCache) -> None:
     """Also if the daemon owns as many services as before, as after an incomplete reload."""
     ours, web = frozenset({WEB, DNS, MARK}), row(WEB)
     carry_out(table, DesiredTable([web, row(DNS)], ours))

@@ -143,7 +143,7 @@ def _check(**more: object) -> TcpCheck:
     return TcpCheck(target=Target(ip_address("10.0.0.11"), via_vip=True, **more))  # type: ignore[arg-type]
 
 
-def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list[Check]) -> None:
+def test_the_configured_source_and_each_address_of_a_group_are_used(asked: list[Check]) -> None:
     other, named = ip_address("192.0.2.2"), ip_address("10.0.0.9")
     check = SmtpCheck(targets=(Target(other, 25, source=named, via_vip=True),))
     wanted = replace(

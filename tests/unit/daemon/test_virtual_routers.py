@@ -289,7 +289,7 @@ def test_a_process_that_cannot_be_made_harms_no_service(host: FakeHost, monkeypa
     run(scenario())
 
 
-def test_events_of_the_process_are_the_daemons_news(host: FakeHost) -> None:
+def test_events_of_the_process_are_events_of_the_daemon(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await daemon.routers.request("yield", names=[], seconds=60.0)

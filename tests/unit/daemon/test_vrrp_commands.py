@@ -271,7 +271,7 @@ class Speaker:
         (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "this is no process of pylvs"),
     ],
 )
-def test_strangers_at_the_socket_are_named_in_one_line(
+def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
     tmp_path: Path, answer: bytes, patience_s: float, text: str
 ) -> None:
     path = tmp_path / "vrrp"

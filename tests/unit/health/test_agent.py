@@ -119,7 +119,7 @@ def test_a_line_is_read_with_or_without_its_end() -> None:
         assert asked(agent_check, agent(line, hold=hold), context=of(20)).weight == 10
 
 
-def test_what_it_wants_to_hear_is_sent() -> None:
+def test_the_configured_text_is_sent_first() -> None:
     requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -137,8 +137,8 @@ def test_an_error_is_named(rcode: int, name: str) -> None:
 def test_answers_to_other_questions_are_passed_over() -> None:
     def reply(data: bytes) -> list[bytes]:
         right = answering()(data)[0]
-        stranger, question = bytes([right[0] ^ 1]) + right[1:], data
-        return [b"", b"\0", stranger, question, right]
+        foreign, question = bytes([right[0] ^ 1]) + right[1:], data
+        return [b"", b"\0", foreign, question, right]
 
     assert asked(dns_check(), reply)[0] == Outcome(True, "NOERROR for . SOA")
 

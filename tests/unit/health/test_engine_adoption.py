@@ -25,7 +25,7 @@ def test_who_is_absent_stays_down_until_checked() -> None:
         assert harness.names() == ["server_up 2"]
 
 
-def test_who_is_dead_as_before_is_no_news() -> None:
+def test_a_server_that_is_still_dead_causes_no_event() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as harness:
         harness.engine.adopt([found(vip(), (1, 1))])
         harness.kill(2)
@@ -126,13 +126,13 @@ def test_an_override_is_no_sign_of_health() -> None:
     with EngineHarness(
         service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))
     ) as harness:
-        said = {
+        overrides = {
             ("web", key(1)): Override(Standing.DRAINED),
             ("web", key(2)): Override(Standing.DISABLED),
             ("web", key(7)): Override(Standing.DRAINED),
             ("shop", key(1)): Override(Standing.DRAINED),
         }
-        assert harness.engine.restore_overrides(said) == (("web", key(1)), ("web", key(2)))
+        assert harness.engine.restore_overrides(overrides) == (("web", key(1)), ("web", key(2)))
         harness.engine.adopt([found(vip(), (1, 0), (3, 1))])
         assert harness.table() == {1: 0, 3: 1}
         harness.start(1)

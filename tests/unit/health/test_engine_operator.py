@@ -20,7 +20,7 @@ def two_services() -> EngineHarness:
     return harness
 
 
-def test_drain_keeps_the_place_and_takes_the_weight() -> None:
+def test_drain_keeps_the_server_in_the_table_with_weight_0() -> None:
     with two_services() as harness:
         assert harness.engine.drain(key(1), "web") == (("web", key(1)),)
         assert harness.table() == {1: 0, 2: 1}
@@ -76,7 +76,7 @@ def test_a_drained_server_keeps_its_connections_while_the_sorry_server_serves() 
         assert harness.table() == {99: 1}
 
 
-def test_a_dead_server_stays_out_whatever_weight_it_is_given() -> None:
+def test_a_dead_server_stays_out_with_an_override_of_its_weight() -> None:
     with two_services() as harness:
         harness.kill(1)
         harness.pass_(25)

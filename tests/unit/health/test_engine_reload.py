@@ -185,7 +185,7 @@ def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> No
         assert harness.names() == ["server_down 1"]
 
 
-def test_whom_scripts_run_as_makes_new_probes_and_keeps_states() -> None:
+def test_another_script_user_makes_new_probes_and_keeps_states() -> None:
     with EngineHarness(service(server(1))) as harness:
         harness.start()
         harness.kill(1)

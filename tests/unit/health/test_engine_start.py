@@ -17,7 +17,7 @@ def test_the_table_is_known_before_the_start_and_full() -> None:
         assert harness.names() == []
 
 
-def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
+def test_a_start_reports_the_quorum_but_no_server() -> None:
     with EngineHarness(service(server(1), server(2))) as harness:
         harness.start()
         (gained,) = harness.take(QuorumGained)

@@ -90,7 +90,7 @@ def test_a_missing_file_counts_as_nought(tmp_path: Path) -> None:
     assert read(tmp_path) == Outcome(True, f"is a directory: {tmp_path} counts as 0")
 
 
-def test_a_pipe_without_a_writer_does_not_hold_up_anybody(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert read(tmp_path / "pipe").ok
 

@@ -69,14 +69,14 @@ def test_what_is_sent_is_what_keepalived_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "check", "surroundings", "name"),
+    ("url", "check", "parents", "name"),
     [
         ("url.example", "check.example", "server.example", "url.example"),
         ("", "check.example", "server.example", "check.example"),
         ("", "", "server.example", "server.example"),
     ],
 )
-def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surroundings: str, name: str) -> None:
+def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, parents: str, name: str) -> None:
     requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surrounding
     outcome = asked(
         lambda target: HttpCheck(target=target, urls=(Url("/", virtualhost=url),), virtualhost=check, pace=PATIENT),
         handler,
-        context=CheckContext(virtualhost=surroundings),
+        context=CheckContext(virtualhost=parents),
     )
     assert outcome.ok
     assert f"\r\nHost: {name}\r\n".encode() in requests[0]

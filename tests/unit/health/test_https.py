@@ -57,7 +57,7 @@ def test_the_name_is_sent_if_configured(
     tls: ssl.SSLContext, options: dict[str, object], url: Url, name: str | None
 ) -> None:
     names: list[str | None] = []
-    tls.sni_callback = lambda connection, said, context: names.append(said)
+    tls.sni_callback = lambda connection, sent, context: names.append(sent)
     assert got_over_tls(replies(HELLO), tls, url, **options) == Outcome(True, GOOD)
     assert names == [name]
 

@@ -88,7 +88,7 @@ def test_an_unreadable_page_keeps_the_weight_for_a_while_and_the_server_up() -> 
         (replies(), "connection closed without an answer"),
     ],
 )
-def test_whatever_the_server_does_the_reason_is_named(handler: Handler, text: str) -> None:
+def test_every_failure_has_its_reason(handler: Handler, text: str) -> None:
     (found,) = outcomes(handler, 1)
     assert (found.ok, found.weight) == (True, None)
     assert text in found.reason

@@ -69,7 +69,7 @@ def test_what_is_put_before_the_start_begins_with_it(loop: FakeTimeLoop) -> None
     assert diary.begun == [23]
 
 
-def test_an_earlier_time_takes_the_place_of_a_later_one(loop: FakeTimeLoop) -> None:
+def test_an_earlier_time_replaces_a_later_one(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     scheduled = diary.scheduled()
@@ -111,7 +111,7 @@ def test_some_descriptors_are_left_for_the_rest() -> None:
     assert descriptor_limit() == descriptors * 3 // 4
 
 
-def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:
+def test_a_waiting_probe_can_be_removed_or_hastened(loop: FakeTimeLoop) -> None:
     diary = Diary(loop, at_once=1)
     diary.scheduler.start(loop)
     several = [diary.scheduled(every_s=1000, takes_s=2) for _ in range(4)]
@@ -148,7 +148,7 @@ def test_one_that_is_removed_while_it_runs_is_cancelled_and_has_no_say(loop: Fak
     scheduled = diary.scheduled(takes_s=5)
     diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    scheduled.on_outcome = lambda outcome: pytest.fail("its outcome is nobody's")
+    scheduled.on_outcome = lambda outcome: pytest.fail("the probe was removed")
     diary.scheduler.remove(scheduled)
     loop.pass_(60)
     assert (diary.begun, diary.cancelled, diary.scheduler.running) == ([0], 1, 0)

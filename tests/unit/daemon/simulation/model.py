@@ -113,7 +113,7 @@ class ServerModel:
 
 @dataclass(eq=False)
 class ServiceModel:
-    """One service."""
+    """The expected state of a virtual service: servers, quorum, suspension."""
 
     wanted: WantedService
     servers: dict[DestinationKey, ServerModel] = field(default_factory=dict)
@@ -325,7 +325,7 @@ class HealthModel:
         if not check.suspended:
             check.window = self._now() + delay_s, self._now() + delay_s
         if outcome.ok and before == (check.good, check.weight):
-            return delay_s  # no news; an adopted sorry server serves on until there is some
+            return delay_s  # nothing changed; an adopted sorry server serves until a result differs
         for number in dict.fromkeys(each.service for each in check.servers):
             self._moved(self.services[number])
         return delay_s
