@@ -123,7 +123,7 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
     assert asked(host, allowed) == ["POST"]
 
 
-def test_a_malformed_request_is_one_line_in_the_log(host: FakeHost, log_output: io.StringIO) -> None:
+def test_a_malformed_request_is_logged_in_one_line(host: FakeHost, log_output: io.StringIO) -> None:
     def malformed() -> bytes:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.connect(str(host.state / "control"))
@@ -149,7 +149,7 @@ def test_without_a_daemon_the_error_names_the_socket(tmp_path: Path) -> None:
         Client(tmp_path / "none").ask("POST", "/v1/reload")
 
 
-def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: FakeHost) -> None:
+def test_the_command_prints_the_differences_and_fails_with_the_reload(host: FakeHost) -> None:
     def command(*text: str) -> Callable[[], tuple[int, str, str, str]]:
         def call() -> tuple[int, str, str, str]:
             done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(host.state)])
@@ -177,7 +177,7 @@ def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: Fa
     assert answers[8][:2] == (0, "1 -> 0 services\n")
 
 
-def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(host: FakeHost) -> None:
+def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     def refuse() -> None:
         host.write(service(server(1), server(2), scheduler="nobody-knows"))
 

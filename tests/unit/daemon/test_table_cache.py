@@ -72,7 +72,7 @@ def texts(plan: EditPlan) -> list[str]:
     return [str(edit) for edit in plan.edits]
 
 
-def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: TableCache) -> None:
+def test_own_edits_are_not_read_back(director: Watched, table: TableCache) -> None:
     rows = [row(WEB, server(1), server(2)), row(DNS, server(1))]
     assert len(carry_out(table, DesiredTable(rows)).edits) == 5
     assert not carry_out(table, DesiredTable(rows))
@@ -103,7 +103,7 @@ def test_foreign_edits_are_reverted_and_reported(director: Watched, table: Table
     assert not carry_out(table, desired)
 
 
-def test_of_edits_in_one_moment_only_the_others_are_restored(director: Watched, table: TableCache) -> None:
+def test_of_concurrent_edits_only_the_foreign_ones_are_reverted(director: Watched, table: TableCache) -> None:
     carry_out(table, DesiredTable([row(WEB, server(1), server(2))]))
     director.edit_destination(WEB, server(1, weight=9))
     plan = carry_out(table, DesiredTable([row(WEB, server(1))]))
