@@ -1,4 +1,4 @@
-"""What the daemon does to the table at its start, at reloads, at its stop, and after a crash."""
+"""The daemon's edits of the table at its start, at reloads, at its stop, and after a crash."""
 
 from __future__ import annotations
 

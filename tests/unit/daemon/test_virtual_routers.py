@@ -1,4 +1,4 @@
-"""How the daemon starts, adopts, configures, replaces and stops pylvs-vrrp."""
+"""The daemon starts, adopts, configures, replaces and stops pylvs-vrrp."""
 
 from __future__ import annotations
 

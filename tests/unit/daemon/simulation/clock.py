@@ -41,7 +41,7 @@ class Clock:
         return EPOCH_S + self.now()
 
     def spend(self, seconds: float) -> None:
-        """Let work take so long: in a thread nothing waits for it; in the loop everything does."""
+        """Let work take this time: in a thread nothing waits for it, in the loop everything does."""
         if self.in_thread:
             self.ahead_s += seconds
         else:
@@ -86,7 +86,7 @@ class SimLoop(FakeTimeLoop):
         return []
 
     def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
-        """Remember the context of each task, which Python 3.11 does not tell."""
+        """Remember the context of each task, which Python 3.11 does not expose."""
         task = super().create_task(coro, name=name, context=context)
         self.contexts[task] = contextvars.copy_context() if context is None else context
         return task

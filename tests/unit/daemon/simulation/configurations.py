@@ -1,7 +1,7 @@
 """Random configurations, and random changes of them for reloads.
 
-Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both have its number. A subject of
-notifications has scripts in every configuration of a simulation or in none: which ones, their own names say.
+Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both have its number. A service or
+server has scripts in every configuration of a simulation or in none. Each script's name tells its subject.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The events of a simulation: what and when is drawn from the seed before it begins, details later."""
+"""The events of a simulation: the seed determines kinds and times before it begins, and details later."""
 
 from __future__ import annotations
 
