@@ -77,7 +77,7 @@ INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64
 INLINE bool finish_options(struct __sk_buff *skb, struct scratch *w)
 {
 	bool server = w->error_side == SIDE_SERVER;
-	be32 own = server ? w->virtual_address.word[0] : w->packet.tuple.v4.target;
+	be32 own = server ? w->virtual_address.word[0] : packet_daddr4(&w->packet);
 	return write_options(skb, w, own) && sum_options(skb, w);
 }
 
