@@ -124,7 +124,6 @@ def connection_limit() -> int:
 
 # linux/bpf.h
 PROG_TYPE_SCHED_CLS = 3
-PROG_TYPE_XDP = 6
 PROG_TYPE_SK_LOOKUP = 30
 ATTACH_SK_LOOKUP = 36
 

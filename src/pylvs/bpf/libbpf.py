@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
-from pylvs.system import kernel_errors
+from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -97,15 +97,12 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
     if _keep:
         return
     printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-    libc = ctypes.CDLL(None)
     show = bool(os.environ.get("PYLVS_DEBUG"))
 
     def message(level: int, text_format: bytes, arguments: int) -> int:
         if level >= _DEBUGGING and not show:
             return 0  # thousands of lines: formatting them takes longer than loading
-        buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
-        libc.vsnprintf(buffer, c_size_t(_LONGEST_MESSAGE), c_char_p(text_format), c_void_p(arguments))
-        text = buffer.value.decode(errors="replace").rstrip("\n")
+        text = libc.vsnprintf(_LONGEST_MESSAGE, text_format, arguments).decode(errors="replace").rstrip("\n")
         if level < _DEBUGGING:
             messages.extend(text.split("\n"))
         if show:

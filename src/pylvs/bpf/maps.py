@@ -17,36 +17,9 @@ from contextlib import suppress
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
 from pylvs.model.errors import Unsupported
-from pylvs.system import kernel_errors
+from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
-
-# --- memory order ----------------------------------------------------------------------------------------------------
-# The order in which packets see what Python writes (docs/architecture.md, "Memory order").
-
-
-_GLOBAL_EXPEDITED = 1 << 1  # MEMBARRIER_CMD_GLOBAL_EXPEDITED, Linux 4.16
-_NUMBERS = {"x86_64": 324, "ppc64le": 365}
-_GENERIC = 283  # of membarrier(2) on arm64, riscv64 and all newer ones (asm-generic/unistd.h)
-_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def full_barrier() -> None:
-    """Order all accesses before the call against all after it, on every CPU. Raises Unsupported.
-
-    membarrier(2) runs smp_mb() on the calling CPU. It interrupts only processes that registered for it; no process of
-    pylvs does.
-    """
-    machine = os.uname().machine
-    if _libc.syscall(_NUMBERS.get(machine, _GENERIC), _GLOBAL_EXPEDITED, 0, 0) and machine not in _ORDERED:
-        reason = os.strerror(ctypes.get_errno())
-        raise Unsupported(f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}")
-
-
-# --- maps ------------------------------------------------------------------------------------------------------------
-
 if TYPE_CHECKING:
     from typing import TypeVar
 
@@ -54,14 +27,30 @@ if TYPE_CHECKING:
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
-NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
-INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF
 _PAGE = mmap.PAGESIZE
 _FIRST_MAPPED = 1 << 15  # bytes of an array that are mapped at first
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
+_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
+
+
+def full_barrier() -> None:
+    """Order all accesses before the call against all after it, on every CPU. Raises Unsupported.
+
+    membarrier(2) runs smp_mb() on the calling CPU. It interrupts only processes that registered for it; no process of
+    pylvs does. The order in which packets see what Python writes: docs/architecture.md, "Memory order".
+    """
+    try:
+        libc.membarrier(libc.MEMBARRIER_CMD_GLOBAL_EXPEDITED)
+    except OSError as error:
+        machine = os.uname().machine
+        if machine not in _ORDERED:
+            reason = error.strerror
+            raise Unsupported(
+                f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}"
+            ) from None
 
 
 class Map:
@@ -451,6 +440,3 @@ class LargeArray(Map):
             return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
         except OSError as error:
             raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
-
-
-__all__ = ["full_barrier"]

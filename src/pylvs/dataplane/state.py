@@ -22,7 +22,6 @@ _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a direct
 _SENTINEL = "alive"
 _NOTE, _DRAFT = "note-", "draft-"  # prefixes of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
-_ALL = "the states of this machine"
 _LONGEST_NOTE = 4000  # bytes: a symbolic link's target holds the note
 # r0 = SK_PASS; exit: socket lookup continues as without the program
 _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -108,7 +107,7 @@ class State:
         """
         with self._site(timeout_s) as fresh:
             # The lock of all states: another builder of this one finds either `fresh` or the whole state.
-            everything = Lock(os.path.dirname(fresh.path), timeout_s, _ALL)
+            everything = Lock(os.path.dirname(fresh.path), timeout_s, mounts.ALL_STATES)
             try:
                 fresh._watch_namespace()
                 yield fresh
@@ -216,7 +215,7 @@ class State:
         if not root:
             return
         try:
-            with Lock(root, what=_ALL):
+            with Lock(root, what=mounts.ALL_STATES):
                 _remove(root, os.path.basename(self.path))
         except FileNotFoundError:
             return
@@ -284,7 +283,7 @@ def collect_dead_states() -> list[int]:
         return []
     gone = []
     try:
-        with Lock(root, 0, _ALL):
+        with Lock(root, 0, mounts.ALL_STATES):
             for name in sorted(os.listdir(root)):
                 cookie = _cookie(name)
                 if cookie is None or name == own:

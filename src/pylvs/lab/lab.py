@@ -23,8 +23,9 @@ from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 from pylvs.realserver import vip
+from pylvs.system.libc import MS_BIND, MS_PRIVATE, mount, unmount
 from pylvs.system.lock import Lock
-from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
+from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 
 TOOLS = {
     "ip": "iproute2",
@@ -264,8 +265,8 @@ def _private_pins(name: str) -> None:
         # os.path.ismount compares devices, and so does not see a directory that is bound to itself.
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         if not any(line.split()[4] == str(PINS) for line in mounts):
-            mount(str(PINS), PINS, flags=Mount.BIND)
-            mount("", PINS, flags=Mount.PRIVATE)
+            mount(str(PINS), PINS, flags=MS_BIND)
+            mount("", PINS, flags=MS_PRIVATE)
         (PINS / f"{name}-").touch()
 
 

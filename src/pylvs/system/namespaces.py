@@ -1,9 +1,8 @@
-"""Namespaces and mounts: the system calls that Python 3.11 lacks."""
+"""Network, mount and UTS namespaces: enter them, and bind new ones to files."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
@@ -12,10 +11,10 @@ from collections.abc import Iterator
 from enum import IntFlag
 from pathlib import Path
 
+from pylvs.system import libc
+
 NAMED = Path("/run/netns")  # where `ip netns` keeps named network namespaces
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Kind(IntFlag):
@@ -26,58 +25,19 @@ class Kind(IntFlag):
     NETWORK = 0x40000000
 
 
-class Mount(IntFlag):
-    """The MS_* flags that are used here."""
-
-    BIND = 4096
-    RECURSIVE = 16384
-    PRIVATE = 1 << 18
-    SLAVE = 1 << 19
-
-
 _FILES = {Kind.MOUNT: "mnt", Kind.NAME: "uts", Kind.NETWORK: "net"}  # under /proc/PID/ns
 
 # Linux 6.18 numbers namespaces from batches, one batch for each CPU (include/linux/cookie.h).
 ID_BATCH = 4096
-
-MNT_DETACH = 2
-NO_FLAGS = Mount(0)
-
-
-def _checked(result: int, subject: str) -> None:
-    """Raise the error of the last system call."""
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), subject)
-
-
-def unshare(kinds: Kind) -> None:
-    """Move this process into new namespaces. Raises OSError."""
-    _checked(_libc.unshare(int(kinds)), f"unshare {kinds!r}")
 
 
 def join(path: str | Path, kind: Kind) -> None:
     """Enter the namespace that a file under /proc/PID/ns or /run/netns stands for. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(_libc.setns(descriptor, int(kind)), str(path))
+        libc.setns(descriptor, kind, str(path))
     finally:
         os.close(descriptor)
-
-
-def mount(source: str, target: str | Path, kind: str = "", flags: Mount = NO_FLAGS, options: str = "") -> None:
-    """mount(2). Raises OSError."""
-    _checked(
-        _libc.mount(
-            os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(int(flags)), options.encode()
-        ),
-        str(target),
-    )
-
-
-def unmount(target: str | Path) -> None:
-    """Detach a mount now (MNT_DETACH); it ends with its last use. Raises OSError."""
-    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
 
 
 def bind_new(kind: Kind, path: str | Path) -> None:
@@ -98,15 +58,15 @@ def bind_new(kind: Kind, path: str | Path) -> None:
 
 
 def _bind_new(kind: Kind, path: str | Path, home: int) -> None:
-    unshare(kind)
+    libc.unshare(kind)
     try:
         if kind is Kind.MOUNT:
-            mount("", "/", flags=Mount.SLAVE | Mount.RECURSIVE)
+            libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
         made = _open_own(kind)
     finally:
-        _checked(_libc.setns(home, int(kind)), "the former namespace")
+        libc.setns(home, kind, "the former namespace")
     try:
-        mount(f"/proc/self/fd/{made}", path, flags=Mount.BIND)
+        libc.mount(f"/proc/self/fd/{made}", path, flags=libc.MS_BIND)
     finally:
         os.close(made)
 
@@ -124,10 +84,10 @@ def _bind_younger(path: str | Path, home: int) -> None:
     names = _open_own(Kind.NAME)
     try:
         for _ in range(ID_BATCH):
-            unshare(Kind.NAME)
+            libc.unshare(Kind.NAME)
         _bind_new(Kind.MOUNT, path, home)
     finally:
-        _checked(_libc.setns(names, int(Kind.NAME)), "the former UTS namespace")
+        libc.setns(names, Kind.NAME, "the former UTS namespace")
         os.close(names)
         os.sched_setaffinity(0, allowed)
 
@@ -136,21 +96,16 @@ def _open_own(kind: Kind) -> int:
     return os.open(f"/proc/thread-self/ns/{_FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def set_hostname(name: str) -> None:
-    """Set the host name of this process's UTS namespace. Raises OSError."""
-    socket.sethostname(name)
-
-
 @contextlib.contextmanager
 def inside_network(path: str | Path) -> Iterator[None]:
     """Enter another network namespace and return at the end; sockets that are opened within stay in it."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = _open_own(Kind.NETWORK)
     try:
         join(path, Kind.NETWORK)
         try:
             yield
         finally:
-            _checked(_libc.setns(home, int(Kind.NETWORK)), "the former network namespace")
+            libc.setns(home, Kind.NETWORK, "the former network namespace")
     finally:
         os.close(home)
 

@@ -11,7 +11,6 @@ until it ends. Background processes that it leaves then live on, and this proces
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -22,6 +21,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from pylvs.system import libc
 from pylvs.system.processes.accounts import insecurities
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
@@ -30,9 +30,7 @@ _STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in 
 _TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
 _LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
 KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _UMASK = 0o077
-_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -74,7 +72,7 @@ class Runner:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         while self._open:
@@ -278,8 +276,8 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
             os.setresgid(request["gid"], request["gid"], request["gid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
         what = f"{path}: cannot be run as {request['user']}"
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             os.execve(path, arguments, environment)
         except OSError as error:
@@ -291,10 +289,6 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     except BaseException as error:
         _give_up(errors, f"{what}: {error}")
     os._exit(127)
-
-
-def _prctl(option: int, value: int) -> None:
-    _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(each) for each in (value, 0, 0, 0)))
 
 
 def _program(name: str) -> str:
