@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
-from pylvs.system import libc, pid_files
+from pylvs.system import libc, lock
 
 REALTIME = 1  # default priority: above every ordinary process
 
@@ -45,8 +45,8 @@ def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
 def single_instance(path: str) -> Iterator[None]:
     """Hold the PID file. Raises Busy with the PID of the process that holds it."""
     try:
-        descriptor = pid_files.claim(path)
-    except pid_files.Held as other:
+        descriptor = lock.claim(path)
+    except lock.Held as other:
         raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
     try:
         yield
