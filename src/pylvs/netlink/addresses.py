@@ -11,10 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress
-from pylvs.netlink.rtnl import CREATE, REPLACE, Request, RouteSocket, attribute, text, u32
+from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Netlink, Request, attribute, text, u32
 
-NEW, DELETE = 20, 21  # RTM_NEWADDR, RTM_DELADDR
-IFADDRMSG = struct.Struct("=BBBBI")
 LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo
 ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS = 1, 2, 3, 4, 6, 8  # IFA_*
 NO_DAD, HOME, MANAGE_TEMPORARY, NO_PREFIX_ROUTE, JOIN_GROUP = 0x02, 0x10, 0x100, 0x200, 0x400  # IFA_F_*
@@ -34,12 +32,12 @@ class Outcome:
 
 def hold(addresses: Sequence[Placed]) -> list[Outcome]:
     """Add addresses; one that exists already gets the requested lifetimes and flags."""
-    return _each(addresses, lambda held, index: Request(NEW, encoded(held, index), CREATE | REPLACE), "put on", ())
+    return _each(addresses, lambda held, index: (NEWADDR, encoded(held, index), CREATE | REPLACE), "put on", ())
 
 
 def release(addresses: Sequence[Placed]) -> list[Outcome]:
     """Remove addresses; a missing address or device is no error."""
-    return _each(addresses, lambda held, index: Request(DELETE, named(held, index)), "taken off", GONE)
+    return _each(addresses, lambda held, index: (DELADDR, named(held, index), 0), "taken off", GONE)
 
 
 def encoded(held: HeldAddress, index: int) -> bytes:
@@ -51,9 +49,8 @@ def encoded(held: HeldAddress, index: int) -> bytes:
         body += text(LABEL, held.label)
     if flags := flags_of(held):
         body += u32(FLAGS, flags)
-    if (
-        held.interface.version == 6 and held.preferred_lft_s != FOREVER
-    ):  # IPv4 ignores it when it chooses a source address
+    # IPv4 ignores the lifetime when it chooses a source address.
+    if held.interface.version == 6 and held.preferred_lft_s != FOREVER:
         body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
     return body
 
@@ -101,7 +98,7 @@ def _each(
 ) -> list[Outcome]:
     indexes = {device: index_of(device) for device in {device for _, device in addresses}}
     there = [(held, device) for held, device in addresses if indexes[device]]
-    with RouteSocket() as route:
+    with Netlink() as route:
         answers = iter(route.do([request(held, indexes[device]) for held, device in there]))
     outcomes = []
     for held, device in addresses:

@@ -15,20 +15,24 @@ from typing import TypeVar
 from pylvs.model.addresses import family_of
 from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
 from pylvs.netlink.addresses import Outcome, in_words, index_of
-from pylvs.netlink.iproute2 import Names, named, number_of
-from pylvs.netlink.monitor import (
+from pylvs.netlink.codec import (
+    APPEND,
+    CREATE,
     DELROUTE,
     DELRULE,
+    EXCL,
     NEWROUTE,
     NEWRULE,
-    ROUTE,
-    RTA_DST,
-    RTA_PRIORITY,
-    RTA_TABLE,
-    RouteKey,
-    RuleKey,
+    RTMSG,
+    Netlink,
+    Request,
+    attribute,
+    nested,
+    text,
+    u32,
 )
-from pylvs.netlink.rtnl import APPEND, CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
+from pylvs.netlink.iproute2 import Names, named, number_of
+from pylvs.netlink.monitor import RTA_DST, RTA_PRIORITY, RTA_TABLE, RouteKey, RuleKey
 
 KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 KINDS |= {"throw": 9, "nat": 10}
@@ -69,22 +73,22 @@ class NoSuchDevice(Exception):
 
 def add(routes: Sequence[Route]) -> list[Outcome]:
     """Add routes; an existing one is no error. The kernel needs the addresses that they name as sources first."""
-    return _each(routes, lambda route: Request(NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
+    return _each(routes, lambda route: (NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
 
 
 def remove(routes: Sequence[Route]) -> list[Outcome]:
     """Remove routes; a missing one is no error."""
-    return _each(routes, lambda route: Request(DELROUTE, encoded(route, going=True)), "removed", GONE)
+    return _each(routes, lambda route: (DELROUTE, encoded(route, going=True), 0), "removed", GONE)
 
 
 def add_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
     """Add rules; an existing one is no error."""
-    return _each(rules, lambda rule: Request(NEWRULE, encoded_rule(rule), CREATE | EXCL), "added", (errno.EEXIST,))
+    return _each(rules, lambda rule: (NEWRULE, encoded_rule(rule), CREATE | EXCL), "added", (errno.EEXIST,))
 
 
 def remove_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
     """Remove rules; a missing one is no error."""
-    return _each(rules, lambda rule: Request(DELRULE, encoded_rule(rule)), "removed", GONE)
+    return _each(rules, lambda rule: (DELRULE, encoded_rule(rule), 0), "removed", GONE)
 
 
 def key_of(route: Route) -> RouteKey:
@@ -112,7 +116,7 @@ def encoded(route: Route, going: bool = False) -> bytes:
     to = route.destination
     hops = () if route.kind in WITHOUT_HOPS else route.next_hops
     scope = SCOPES.get(route.kind, 0) if route.scope is None else route.scope
-    body = ROUTE.pack(
+    body = RTMSG.pack(
         family_of(to.network_address),
         to.prefixlen,
         0,
@@ -207,7 +211,7 @@ def _realms(words: str) -> int:
 
 def encoded_rule(rule: RoutingRule) -> bytes:
     """Encode a rule for RTM_NEWRULE or RTM_DELRULE."""
-    body = ROUTE.pack(
+    body = RTMSG.pack(
         socket.AF_INET if rule.family == 4 else socket.AF_INET6,
         rule.destination.prefixlen if rule.destination else 0,
         rule.source.prefixlen if rule.source else 0,
@@ -265,7 +269,7 @@ def _each(
             outcomes.append(
                 Outcome(gone, "" if gone else f"{_called(thing)} could not be {doing}: no device {missing}")
             )
-    with RouteSocket() as route:
+    with Netlink() as route:
         answers = iter(route.do(requests))
     return [
         _outcome(thing, *next(answers), doing, fine) if outcome is None else outcome

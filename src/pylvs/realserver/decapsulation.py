@@ -11,18 +11,15 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
+from pylvs.netlink.links import Device, device, devices
 from pylvs.realserver import ingress
-from pylvs.realserver.addresses import Device, device, devices, set_up
+from pylvs.realserver.addresses import remove_device, set_up
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 # device, its kind, the kernel module, and the inner version of IP (ip6tnl0: both, once its mode is "any")
 TUNNELS = (
@@ -48,53 +45,53 @@ def _kinds(memory: Memory) -> dict[TunnelKind, list[int]]:
     return found
 
 
-def up(memory: Memory, route: IPRoute, vips: Sequence[Address], concerned: Sequence[Device]) -> list[str]:
+def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device]) -> list[str]:
     """Decapsulate packets for these VIPs; return the changes as lines. Raises PylvsError."""
     kinds = _kinds(memory)
     versions = {vip.version for vip in vips} if TunnelKind.IPIP in kinds else set()
-    made = {name: _kernel_device(memory, route, name, kind, module) for name, kind, module, _ in TUNNELS if versions}
+    made = {name: _kernel_device(memory, name, kind, module) for name, kind, module, _ in TUNNELS if versions}
     done: list[str] = []
     lacking = {version for version in versions if not made[NEEDED[version]]}
     for name, _, _, inner in TUNNELS:
         if versions and made[name] and versions & set(inner) - lacking:
-            done += _use(memory, route, name)
+            done += _use(memory, name)
     by_program = {}
     for vip in vips:
         tunnels = [kind for kind in sorted(kinds) if kind != TunnelKind.IPIP or vip.version in lacking]
         if tunnels:
             by_program[vip] = tunnels
-    done += ingress.forget_gone(memory, route)
+    done += ingress.forget_gone(memory)
     if by_program or memory.programs:
         names = list(dict.fromkeys([*memory.programs, *(each.name for each in concerned)]))
-        done += ingress.attach(memory, route, by_program, kinds.get(TunnelKind.GUE, []), names)
+        done += ingress.attach(memory, by_program, kinds.get(TunnelKind.GUE, []), names)
     return done
 
 
-def down(memory: Memory, route: IPRoute) -> list[str]:
+def down(memory: Memory) -> list[str]:
     """Undo `up`. Raises PylvsError."""
-    done = ingress.detach(memory, route)
+    done = ingress.detach(memory)
     for name in memory.devices_up:
         if name in {each for each, _, _, _ in TUNNELS}:
             with contextlib.suppress(PylvsError):
-                set_up(route, device(route, name), False)
+                set_up(device(name), False)
                 done.append(f"{name} is down")
         if name == "ip6tnl0":
             _ip6tnl_mode("ip6ip6")  # its mode from birth
     memory.devices_up = [name for name in memory.devices_up if name not in {each for each, _, _, _ in TUNNELS}]
     for name in memory.devices_made:
         with contextlib.suppress(PylvsError):
-            route.link("del", index=device(route, name).index)
+            remove_device(device(name))
             done.append(f"{name} is removed")
     memory.devices_made.clear()
     memory.tunnels.clear()
     return done
 
 
-def status(memory: Memory, route: IPRoute) -> list[tuple[bool, str]]:
+def status(memory: Memory) -> list[tuple[bool, str]]:
     """What unwraps, and whether it does."""
     names = {name for name, _, _, _ in TUNNELS}
-    found = [(True, f"unwrapped by {each.name}") for each in devices(route) if each.name in names and each.up]
-    for name, counts in ingress.status(memory, route):
+    found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in names and each.up]
+    for name, counts in ingress.status(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))
             continue
@@ -103,35 +100,35 @@ def status(memory: Memory, route: IPRoute) -> list[tuple[bool, str]]:
     return found or [(False, "nothing unwraps packets any more")]
 
 
-def _kernel_device(memory: Memory, route: IPRoute, name: str, kind: str, module: str) -> bool:
+def _kernel_device(memory: Memory, name: str, kind: str, module: str) -> bool:
     """Whether the kernel has this tunnel device here, after asking for its module."""
-    if any(each.name == name for each in devices(route)):
+    if any(each.name == name for each in devices()):
         return True
     if modprobe := shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin"):
         subprocess.run([modprobe, "-q", module], capture_output=True, check=False)
-    if any(each.name == name for each in devices(route)):
+    if any(each.name == name for each in devices()):
         return True
     # net.core.fb_tunnels_only_for_init_net: other namespaces have to make their own
     memory.devices_made.append(name)
     memory.save()
     done = subprocess.run(["ip", "link", "add", "name", name, "type", kind], capture_output=True, check=False)
-    if done.returncode or not any(each.name == name for each in devices(route)):
+    if done.returncode or not any(each.name == name for each in devices()):
         memory.devices_made.remove(name)
         return False
     return True
 
 
-def _use(memory: Memory, route: IPRoute, name: str) -> list[str]:
-    where = device(route, name)
+def _use(memory: Memory, name: str) -> list[str]:
+    where = device(name)
     done = []
     if name == "ip6tnl0":
         _ip6tnl_mode("any")
     if not where.up:
         memory.devices_up.append(name)
         memory.save()
-        set_up(route, where, True)
+        set_up(where, True)
         done.append(f"{name} is up")
-    return done + _let_in(memory, route, name)
+    return done + _let_in(memory, name)
 
 
 def _ip6tnl_mode(mode: str) -> None:
@@ -140,7 +137,7 @@ def _ip6tnl_mode(mode: str) -> None:
     subprocess.run(command, capture_output=True, check=False)
 
 
-def _let_in(memory: Memory, route: IPRoute, name: str) -> list[str]:
+def _let_in(memory: Memory, name: str) -> list[str]:
     """No reverse path filter on the tunnel: its packets come from clients, and the way to clients is another.
 
     The higher of a device's value and that of "all" counts: a filter in "all" moves to every other device.
@@ -148,7 +145,7 @@ def _let_in(memory: Memory, route: IPRoute, name: str) -> list[str]:
     done = []
     everywhere = proc.read_number("net/ipv4/conf/all/rp_filter")
     if everywhere:
-        for each in devices(route):
+        for each in devices():
             path = f"net/ipv4/conf/{each.name}/rp_filter"
             if each.kind not in TUNNEL_KINDS and proc.read_number(path) < everywhere:
                 memory.set(path, str(everywhere))

@@ -6,6 +6,7 @@ LinkState turns rtnetlink messages into changes and is pure.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,8 +16,21 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
 from pylvs.netlink import monitor
+from pylvs.netlink.codec import (
+    DELROUTE,
+    GETADDR,
+    GETLINK,
+    GETROUTE,
+    GETRULE,
+    IFADDRMSG,
+    IFINFOMSG,
+    NEWROUTE,
+    RTMSG,
+    Netlink,
+    NetlinkError,
+    receive_all,
+)
 from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
-from pylvs.netlink.rtnl import RouteSocket, receive_all
 from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 
 # Multicast groups of rtnetlink(7).
@@ -24,6 +38,7 @@ LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4
 IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
 ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
 RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
+MOST_TORN = 8  # dumps that changes interrupted, before the last one is used as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +277,7 @@ class NetlinkMonitor:
     def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
         groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (ROUTES_AND_RULES if routes else 0)
         self._with_routes = routes
-        self._request_socket = RouteSocket()
+        self._request_socket = Netlink()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         enlarge(self._socket, receive_buffer)
@@ -329,22 +344,25 @@ class NetlinkMonitor:
         return select_primary(link.addresses, family, excluded) if link else None
 
     def _dump_all(self) -> Iterator[News]:
-        yield from self._dump(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        yield from self._dump(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(GETLINK, IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(GETADDR, IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._with_routes:
             yield from self._dump_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._dump(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+                yield from self._dump(GETRULE, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
     def _dump_routes(self) -> Iterator[News]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            yield from self._dump(
-                monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0)
-            )
+            yield from self._dump(GETROUTE, RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
 
     def _dump(self, kind: int, body: bytes) -> Iterator[News]:
-        for answer, content in self._request_socket.dump(kind, body):
-            if (message := monitor.understood(answer, content)) is not None:
+        try:
+            found = self._request_socket.dump(kind, body, MOST_TORN)
+        except NetlinkError as error:
+            raise OSError(error.number, os.strerror(error.number)) from None
+        new = kind - 2  # RTM_NEWLINK for RTM_GETLINK, and so on
+        for content in found:
+            if (message := monitor.understood(new, content)) is not None:
                 yield message
 
 
@@ -374,8 +392,8 @@ def _drop_foreign_routes(receiver: socket.socket) -> None:
     type_offset, protocol_offset = 4, 16 + 5
     program = (
         (LOAD_2, 0, 0, type_offset),  # classic BPF loads in network byte order, the header is in host order
-        (EQUALS, 1, 0, socket.htons(monitor.NEWROUTE)),
-        (EQUALS, 0, 2, socket.htons(monitor.DELROUTE)),
+        (EQUALS, 1, 0, socket.htons(NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(DELROUTE)),
         (LOAD_1, 0, 0, protocol_offset),
         (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
         TAKE,

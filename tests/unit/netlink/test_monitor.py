@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.netlink import monitor
+from pylvs.netlink.codec import address_of, attribute, nested, text, u32
 from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews
-from pylvs.netlink.rtnl import attribute, nested, text, u32
 
 KINDS = (16, 17, 20, 21, 24, 25, 32, 33, 3, 2)
 
@@ -115,6 +115,6 @@ def test_nothing_at_all_makes_it_fail(data: bytes) -> None:
 
 
 def test_the_address_of_no_family_is_none() -> None:
-    assert monitor.address_of(b"12345") is None
-    assert monitor.address_of(None) is None
-    assert monitor.address_of(bytes(4)) == ip_address("0.0.0.0")
+    assert address_of(b"12345") is None
+    assert address_of(None) is None
+    assert address_of(bytes(4)) == ip_address("0.0.0.0")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pylvs.model.routing import NextHop, Route, RoutingRule
+from pylvs.netlink.codec import attributes
 from pylvs.netlink.monitor import RouteKey, RouteNews, RuleNews, understood
 from pylvs.netlink.routes import encoded, encoded_rule, key_of, key_of_rule
-from pylvs.netlink.rtnl import attributes
 
 HOP = NextHop(via=ip_address("192.0.2.9"))
 
