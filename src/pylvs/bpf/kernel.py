@@ -1,4 +1,4 @@
-"""Facts about kernel and machine (version, BTF, clock, memory), and calls of bpf(2) on programs and links."""
+"""Facts about kernel and machine (version, BTF, clock, memory), and calls of bpf(2) on maps, programs and links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import struct
 import time
 
-from pylvs.bpf import libbpf
 from pylvs.bpf.libbpf import check, library
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported
@@ -19,6 +18,9 @@ TYPES = "/sys/kernel/btf/vmlinux"
 _BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # the ratio of nf_conntrack
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
 _UNLIMITED = 1 << 62
+PROG_TYPE_SCHED_CLS, PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 30, 36  # linux/bpf.h
+_RUN_TIME = 0  # BPF_STATS_RUN_TIME
+_INFO_SIZE = 256
 
 
 def release() -> tuple[int, int]:
@@ -52,11 +54,6 @@ def local_ports() -> tuple[int, int]:
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         low, high = file.read().split()
     return int(low), int(high)
-
-
-def possible_cpus() -> int:
-    """Return the number of possible CPUs: an element of a per-CPU map has so many values."""
-    return libbpf.possible_cpus()
 
 
 def memory_total() -> int:
@@ -116,19 +113,6 @@ def connection_limit() -> int:
     """Return the default size of the connection table: one connection for each 16 KiB of memory, within bounds."""
     fitting = memory_limit() // _BYTES_OF_MEMORY_PER_CONNECTION
     return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, fitting))
-
-
-# --- syscalls --------------------------------------------------------------------------------------------------------
-# Calls of bpf(2) beyond access to maps: information, links, test runs of programs.
-
-
-# linux/bpf.h
-PROG_TYPE_SCHED_CLS = 3
-PROG_TYPE_SK_LOOKUP = 30
-ATTACH_SK_LOOKUP = 36
-
-_INFO_SIZE = 256
-_RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,12 +207,6 @@ def _link(wanted: str | int) -> bytes:
         raise NoSuchDevice(f"{wanted}: no such device; there are: {there}") from None
 
 
-def route_to(address: Address) -> Route | None:
-    """Return the route by which the kernel would send to an address; None when there is none."""
-    with Routes() as routes:
-        return routes.to(address)
-
-
 class Routes:
     """Routes to many addresses: one socket, and one request for each address."""
 

@@ -90,8 +90,6 @@ class Runner:
         nearest = min((each.deadline for each in self._running.values()), default=None)
         return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
 
-    # --- requests and results ---
-
     def _receive(self) -> None:
         chunk = self._channel.recv(1 << 16)
         self._open = bool(chunk)
@@ -126,8 +124,6 @@ class Runner:
             self._channel.sendall(json.dumps(result).encode() + b"\n")
         except OSError:
             self._open = False
-
-    # --- one script ---
 
     def _start(self, request: dict[str, Any]) -> None:
         output, its_output = os.pipe2(os.O_CLOEXEC)
