@@ -103,6 +103,16 @@ class Map:
     def _failed(self, doing: str) -> kernel_errors.PylvsError:
         return kernel_errors.failure(ctypes.get_errno(), f"{doing} map {self.name}")
 
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.max_entries:
+            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
+
+    def _in_memory(self, length: int, protection: int, offset: int = 0) -> mmap.mmap:
+        try:
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, protection, offset=offset)
+        except OSError as error:
+            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+
 
 class HashMap(Map):
     """A hash of any type that is not per CPU, an LPM trie, or a hash of maps, whose values are descriptors."""
@@ -259,10 +269,6 @@ class ArrayMap(Map):
             raise self._failed("deleting from")
         return True
 
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.max_entries:
-            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
-
 
 def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*rows, strict=True)))
@@ -347,10 +353,7 @@ class MmapArray(Map):
     def _map(self, count: int) -> None:
         """Map `count` elements and about as many more. Views of the former mapping stay valid."""
         size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
-        try:
-            self._memory = mmap.mmap(self.fd, -(-size // _PAGE) * _PAGE, mmap.MAP_SHARED, self._protection)
-        except OSError as error:
-            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+        self._memory = self._in_memory(-(-size // _PAGE) * _PAGE, self._protection)
         self._mapped = size // self.stride
         self._view = memoryview(self._memory)[:size]
         self._words, self._halves = self._view.cast("Q"), self._view.cast("I")
@@ -403,10 +406,6 @@ class MmapArray(Map):
         self.store(index, offset, word)
         full_barrier()
 
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.max_entries:
-            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
-
     def value(self, index: int) -> memoryview:
         """Return the memory of an element. Raises IndexError."""
         self._check(index)
@@ -431,12 +430,6 @@ class LargeArray(Map):
         stride = (self.value_size + 7) & ~7
         length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
         for start in range(0, length, _WINDOW):
-            with self._window(start, min(_WINDOW, length - start)) as window:
+            with self._in_memory(min(_WINDOW, length - start), mmap.PROT_READ, start) as window:
                 for at in range(0, len(window), size):
                     yield window[at : at + size]
-
-    def _window(self, start: int, length: int) -> mmap.mmap:
-        try:
-            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
-        except OSError as error:
-            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
@@ -20,6 +21,11 @@ ENDLESS = 0xFFFFFFFF
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
 
 Placed = tuple[HeldAddress, str]  # an address and its device
+Thing = TypeVar("Thing")
+
+
+class NoSuchDevice(Exception):
+    """A device does not exist; the text names it or the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,35 @@ def in_words(number: int, words: str) -> str:
     return f"{plain} ({words})" if words else plain
 
 
+def execute(
+    things: Sequence[Thing],
+    request: Callable[[Thing], Request],
+    failed: Callable[[Thing], str],
+    fine: Collection[int],
+) -> list[Outcome]:
+    """Execute one request for each thing without waiting; an errno that is `fine` is no failure.
+
+    `request` may raise NoSuchDevice. `failed` begins the text of a failure.
+    """
+    requests: list[Request] = []
+    missing: dict[int, str] = {}
+    for at, thing in enumerate(things):
+        try:
+            requests.append(request(thing))
+        except NoSuchDevice as error:
+            missing[at] = str(error)
+    with Netlink() as route:
+        replies = iter(route.do(requests))
+    outcomes = []
+    for at, thing in enumerate(things):
+        number, words = (errno.ENODEV, "") if at in missing else next(replies)
+        if number == 0 or number in fine:
+            outcomes.append(Outcome(True))
+        else:
+            outcomes.append(Outcome(False, f"{failed(thing)}: {missing.get(at) or in_words(number, words)}"))
+    return outcomes
+
+
 def _each(
     addresses: Sequence[Placed],
     request: Callable[[HeldAddress, int], Request],
@@ -97,15 +132,11 @@ def _each(
     fine: Collection[int],
 ) -> list[Outcome]:
     indexes = {device: index_of(device) for device in {device for _, device in addresses}}
-    there = [(held, device) for held, device in addresses if indexes[device]]
-    with Netlink() as route:
-        answers = iter(route.do([request(held, indexes[device]) for held, device in there]))
-    outcomes = []
-    for held, device in addresses:
-        number, words = next(answers) if indexes[device] else (errno.ENODEV, "")
-        if number == 0 or number in fine:
-            outcomes.append(Outcome(True))
-        else:
-            why = in_words(number, words)
-            outcomes.append(Outcome(False, f"{held.interface} could not be {doing} {device}: {why}"))
-    return outcomes
+
+    def of(placed: Placed) -> Request:
+        held, device = placed
+        if not indexes[device]:
+            raise NoSuchDevice(os.strerror(errno.ENODEV))
+        return request(held, indexes[device])
+
+    return execute(addresses, of, lambda placed: f"{placed[0].interface} could not be {doing} {placed[1]}", fine)

@@ -15,27 +15,8 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchDevice
-from pylvs.netlink.codec import (
-    GETADDR,
-    GETLINK,
-    GETROUTE,
-    IFADDRMSG,
-    IFF_LOOPBACK,
-    IFF_UP,
-    IFINFOMSG,
-    NETLINK_GENERIC,
-    RTMSG,
-    Netlink,
-    NetlinkError,
-    address_of,
-    attribute,
-    attributes,
-    generic_family,
-    name,
-    number,
-    octets,
-)
-from pylvs.netlink.codec import text as text_attribute
+from pylvs.netlink import codec
+from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, name, number
 
 Network = IPv4Network | IPv6Network
 _SIOCETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
@@ -125,8 +106,8 @@ class Traffic:
 
 
 def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
-    _family, _kind, index, flags, _change = IFINFOMSG.unpack_from(message)
-    found = attributes(message, IFINFOMSG.size)
+    _family, _kind, index, flags, _change = codec.IFINFOMSG.unpack_from(message)
+    found = attributes(message, codec.IFINFOMSG.size)
     info = attributes(found.get(18, b""))  # IFLA_LINKINFO
     xdp = attributes(found.get(43, b""))  # IFLA_XDP
     return Device(
@@ -134,8 +115,8 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         name=name(found.get(3)),
         mac=found.get(1, b""),
         kind=name(info.get(1)),
-        up=bool(flags & IFF_UP),
-        loopback=bool(flags & IFF_LOOPBACK),
+        up=bool(flags & codec.IFF_UP),
+        loopback=bool(flags & codec.IFF_LOOPBACK),
         mtu=number(found.get(4)),
         master=number(found.get(10)),
         lower=number(found.get(5)),
@@ -149,9 +130,9 @@ def addresses() -> list[AssignedAddress]:
     """Return all addresses of all devices."""
     found = []
     with Netlink() as link:
-        for message in link.dump(GETADDR, IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            _family, prefix, _flags, _scope, index = IFADDRMSG.unpack_from(message)
-            parts = attributes(message, IFADDRMSG.size)
+        for message in link.dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            _family, prefix, _flags, _scope, index = codec.IFADDRMSG.unpack_from(message)
+            parts = attributes(message, codec.IFADDRMSG.size)
             peer = address_of(parts.get(1))  # IFA_ADDRESS
             own = address_of(parts.get(2)) or peer  # IFA_LOCAL
             if own is not None:
@@ -175,7 +156,7 @@ def devices() -> list[Device]:
     """Return all devices, sorted by index."""
     held = _addresses_by_device()
     with Netlink() as link:
-        messages = link.dump(GETLINK, IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        messages = link.dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
     return sorted((_device(message, held) for message in messages), key=lambda device: device.index)
 
 
@@ -186,20 +167,20 @@ def device(wanted: str | int) -> Device:
 
 def traffic(wanted: str | int) -> Traffic:
     """Return a device's counters since its creation. Raises NoSuchDevice."""
-    counted = attributes(_link(wanted), IFINFOMSG.size).get(23, b"")  # IFLA_STATS64
+    counted = attributes(_link(wanted), codec.IFINFOMSG.size).get(23, b"")  # IFLA_STATS64
     inside, out, inside_bytes, out_bytes, *lost = struct.unpack_from("=8Q", counted.ljust(64, b"\0"))
     return Traffic(inside, out, inside_bytes, out_bytes, lost[0] + lost[2], lost[1] + lost[3])  # errors and dropped
 
 
 def _link(wanted: str | int) -> bytes:
     """Return the kernel's message on a device. Raises NoSuchDevice."""
-    index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
-    body = IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
+    index, label = (wanted, b"") if isinstance(wanted, int) else (0, codec.text(3, wanted))
+    body = codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
     try:
-        if isinstance(wanted, str) and not 0 < len(octets(wanted)) < 16:
+        if isinstance(wanted, str) and not 0 < len(codec.octets(wanted)) < 16:
             raise NetlinkError(errno.ENODEV, "")
         with Netlink() as link:
-            return link.request(GETLINK, body)[0]
+            return link.request(codec.GETLINK, body)[0]
     except NetlinkError as error:
         if error.number not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
             raise error.as_failure(f"asking for device {wanted}") from None
@@ -248,17 +229,17 @@ class Routes:
 def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Route | None]:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     bits = address.max_prefixlen
-    body = RTMSG.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
+    body = codec.RTMSG.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
     if mark:
-        body += attribute(16, struct.pack("=I", mark))  # RTA_MARK
+        body += codec.u32(16, mark)  # RTA_MARK
     try:
-        message = link.request(GETROUTE, body)[0]
+        message = link.request(codec.GETROUTE, body)[0]
     except NetlinkError as error:
         if error.number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
             return 0, None
         raise error.as_failure(f"asking for the route to {address}") from None
-    kind = RTMSG.unpack_from(message)[7]
-    found = attributes(message, RTMSG.size)
+    kind = codec.RTMSG.unpack_from(message)[7]
+    found = attributes(message, codec.RTMSG.size)
     gateway = found.get(5)  # RTA_GATEWAY
     if 18 in found:  # RTA_VIA: a next hop of the other family
         gateway = found[18][2:]
@@ -281,11 +262,11 @@ def routed_local(mark: int, family: int) -> bool:
 
 def native_xdp(index: int) -> int | None:
     """Return the XDP features of a driver (XDP_BASIC...), since Linux 6.3; None if the kernel does not report them."""
-    with Netlink(NETLINK_GENERIC) as link:
-        family = generic_family(link, "netdev")
+    with Netlink(codec.NETLINK_GENERIC) as link:
+        family = codec.generic_family(link, "netdev")
         if family is None:
             return None
-        body = struct.pack("=BBH", 1, 1, 0) + attribute(1, struct.pack("=I", index))  # NETDEV_CMD_DEV_GET, IFINDEX
+        body = struct.pack("=BBH", 1, 1, 0) + codec.u32(1, index)  # NETDEV_CMD_DEV_GET, IFINDEX
         try:
             answers = link.request(family, body)
         except NetlinkError:

@@ -8,26 +8,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import Interface, Network
-from pylvs.netlink.codec import (
-    DELADDR,
-    DELLINK,
-    DELROUTE,
-    DELRULE,
-    IFADDRMSG,
-    IFF_RUNNING,
-    IFF_UP,
-    IFINFOMSG,
-    NEWADDR,
-    NEWLINK,
-    NEWROUTE,
-    NEWRULE,
-    RTMSG,
-    address_of,
-    attributes,
-    name,
-    number,
-    walk,
-)
+from pylvs.netlink import codec
+from pylvs.netlink.codec import address_of, attributes, name, number, walk
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 1, 3, 4, 5, 18
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
@@ -45,7 +27,7 @@ class LinkNews:
     name: str
     mac: bytes = b""
     mtu: int = 0
-    enabled: bool = False  # IFF_UP
+    enabled: bool = False  # codec.IFF_UP
     running: bool = False  # also carrier, and the devices below
     below: int = 0  # index of the lower link; 0 for none
     kind: str = ""  # "macvlan"...; "" for hardware
@@ -120,22 +102,22 @@ def read(data: bytes) -> Iterator[News]:
 
 def understood(kind: int, body: bytes) -> News | None:
     """Decode one message; None if it is of another kind or truncated."""
-    if kind in (NEWLINK, DELLINK):
-        return _link(body, kind == DELLINK)
-    if kind in (NEWADDR, DELADDR):
-        return _address(body, kind == DELADDR)
-    if kind in (NEWROUTE, DELROUTE):
-        return _route(body, kind == DELROUTE)
-    if kind in (NEWRULE, DELRULE):
-        return _rule(body, kind == DELRULE)
+    if kind in (codec.NEWLINK, codec.DELLINK):
+        return _link(body, kind == codec.DELLINK)
+    if kind in (codec.NEWADDR, codec.DELADDR):
+        return _address(body, kind == codec.DELADDR)
+    if kind in (codec.NEWROUTE, codec.DELROUTE):
+        return _route(body, kind == codec.DELROUTE)
+    if kind in (codec.NEWRULE, codec.DELRULE):
+        return _rule(body, kind == codec.DELRULE)
     return None
 
 
 def _link(body: bytes, gone: bool) -> LinkNews | None:
-    if len(body) < IFINFOMSG.size:
+    if len(body) < codec.IFINFOMSG.size:
         return None
-    family, _hardware, index, flags, _changed = IFINFOMSG.unpack_from(body)
-    found = attributes(body, IFINFOMSG.size)
+    family, _hardware, index, flags, _changed = codec.IFINFOMSG.unpack_from(body)
+    found = attributes(body, codec.IFINFOMSG.size)
     called = name(found.get(IFLA_IFNAME))
     if family == socket.AF_BRIDGE or not called:
         return None  # a port that leaves its bridge still exists
@@ -144,8 +126,8 @@ def _link(body: bytes, gone: bool) -> LinkNews | None:
         name=called,
         mac=found.get(IFLA_ADDRESS, b""),
         mtu=number(found.get(IFLA_MTU)),
-        enabled=bool(flags & IFF_UP),
-        running=bool(flags & IFF_UP and flags & IFF_RUNNING),  # operstate UP or UNKNOWN
+        enabled=bool(flags & codec.IFF_UP),
+        running=bool(flags & codec.IFF_UP and flags & codec.IFF_RUNNING),  # operstate UP or UNKNOWN
         below=number(found.get(IFLA_LINK)),
         kind=name(attributes(found.get(IFLA_LINKINFO, b"")).get(1)),  # IFLA_INFO_KIND
         gone=gone,
@@ -153,10 +135,10 @@ def _link(body: bytes, gone: bool) -> LinkNews | None:
 
 
 def _address(body: bytes, gone: bool) -> AddressNews | None:
-    if len(body) < IFADDRMSG.size:
+    if len(body) < codec.IFADDRMSG.size:
         return None
-    _family, prefix, flags, scope, index = IFADDRMSG.unpack_from(body)
-    found = attributes(body, IFADDRMSG.size)
+    _family, prefix, flags, scope, index = codec.IFADDRMSG.unpack_from(body)
+    found = attributes(body, codec.IFADDRMSG.size)
     own = address_of(found.get(IFA_LOCAL, found.get(IFA_ADDRESS)))
     if own is None or prefix > own.max_prefixlen:
         return None
@@ -165,10 +147,10 @@ def _address(body: bytes, gone: bool) -> AddressNews | None:
 
 
 def _route(body: bytes, gone: bool) -> RouteNews | None:
-    if len(body) < RTMSG.size:
+    if len(body) < codec.RTMSG.size:
         return None
-    family, length, _from, tos, table, protocol, _scope, _kind, flags = RTMSG.unpack_from(body)
-    found = attributes(body, RTMSG.size)
+    family, length, _from, tos, table, protocol, _scope, _kind, flags = codec.RTMSG.unpack_from(body)
+    found = attributes(body, codec.RTMSG.size)
     if flags & CLONED or (network := _network(family, found.get(RTA_DST), length)) is None:
         return None
     key = RouteKey(network, number(found.get(RTA_TABLE)) or table, number(found.get(RTA_PRIORITY)), tos)
@@ -176,10 +158,10 @@ def _route(body: bytes, gone: bool) -> RouteNews | None:
 
 
 def _rule(body: bytes, gone: bool) -> RuleNews | None:
-    if len(body) < RTMSG.size:
+    if len(body) < codec.RTMSG.size:
         return None
-    family, to_length, from_length, _tos, table, _, _, action, _flags = RTMSG.unpack_from(body)
-    found = attributes(body, RTMSG.size)
+    family, to_length, from_length, _tos, table, _, _, action, _flags = codec.RTMSG.unpack_from(body)
+    found = attributes(body, codec.RTMSG.size)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     key = RuleKey(

@@ -11,19 +11,8 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from pylvs.model.dataclass import dataclass
-from pylvs.netlink.codec import (
-    ACK,
-    APPEND,
-    CREATE,
-    NETLINK_NETFILTER,
-    NO_ANSWER,
-    Netlink,
-    Reply,
-    attribute,
-    message,
-    nested,
-    text,
-)
+from pylvs.netlink import codec
+from pylvs.netlink.codec import Netlink, Reply, attribute, message, nested, text
 
 SUBSYSTEM = 10
 BATCH_BEGIN, BATCH_END = 16, 17
@@ -118,16 +107,16 @@ class Table:
 def replace(family: int, name: str, table: Table | None) -> Reply:
     """Replace a table atomically, or delete it."""
     # Create it first: the deletion fails if there is none.
-    changes = [(NEW_TABLE, CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
+    changes = [(NEW_TABLE, codec.CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
     if table is not None:
-        changes += [(NEW_TABLE, CREATE, text(1, name)), *_content(table)]
+        changes += [(NEW_TABLE, codec.CREATE, text(1, name)), *_content(table)]
     batch = message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     for sequence, (kind, flags, body) in enumerate(changes, 1):
-        batch += message(SUBSYSTEM << 8 | kind, flags | ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
+        batch += message(SUBSYSTEM << 8 | kind, flags | codec.ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
     batch += message(BATCH_END, 0, len(changes) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     try:
-        with Netlink(NETLINK_NETFILTER) as kernel:
-            replies = [reply for _, reply in kernel.send(batch)] or [NO_ANSWER]
+        with Netlink(codec.NETLINK_NETFILTER) as kernel:
+            replies = [reply for _, reply in kernel.send(batch)] or [codec.NO_ANSWER]
     except OSError as error:
         return error.errno or errno.EIO, ""
     return next((reply for reply in replies if reply[0]), (0, ""))
@@ -140,15 +129,15 @@ def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
         body += number(3, MAP if each.value_octets else 0)
         if each.value_octets:
             body += number(6, each.value_type) + number(7, each.value_octets) + attribute(13, HOST_ORDER)
-        yield NEW_SET, CREATE, body
+        yield NEW_SET, codec.CREATE, body
         for start in range(0, len(each.elements), ELEMENTS_AT_ONCE):
             elements = [_element(*pair) for pair in each.elements[start : start + ELEMENTS_AT_ONCE]]
-            yield NEW_ELEMENTS, CREATE, own + text(2, each.name) + nested(3, *elements)
+            yield NEW_ELEMENTS, codec.CREATE, own + text(2, each.name) + nested(3, *elements)
     for chain in table.chains:
         hook = nested(4, number(1, chain.hook), attribute(2, struct.pack("!i", chain.priority)))
-        yield NEW_CHAIN, CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
+        yield NEW_CHAIN, codec.CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
         for rule in chain.rules:
-            yield NEW_RULE, CREATE | APPEND, own + text(2, chain.name) + nested(4, *rule)
+            yield NEW_RULE, codec.CREATE | codec.APPEND, own + text(2, chain.name) + nested(4, *rule)
 
 
 def _element(key: bytes, value: bytes) -> bytes:

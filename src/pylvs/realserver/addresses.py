@@ -10,19 +10,9 @@ from ipaddress import ip_interface
 from pylvs.model.addresses import Address
 from pylvs.model.errors import InvalidOperation, NotPermitted, Unsupported
 from pylvs.model.routing import HeldAddress
+from pylvs.netlink import codec
 from pylvs.netlink.addresses import encoded, named
-from pylvs.netlink.codec import (
-    CREATE,
-    DELADDR,
-    DELLINK,
-    EXCL,
-    IFF_UP,
-    IFINFOMSG,
-    NEWADDR,
-    NEWLINK,
-    Netlink,
-    Request,
-)
+from pylvs.netlink.codec import Netlink, Request
 from pylvs.netlink.links import AssignedAddress, Device
 
 LONGEST_LABEL = 15  # IFNAMSIZ - 1
@@ -57,7 +47,7 @@ def add_address(address: Address, where: Device, label: str = "") -> None:
         # A host route's broadcast address is itself, as in the usual script lvs_rs.sh.
         held, switched_off = HeldAddress(interface=ip_interface(address), broadcast=address, label=label), ()
     what = f"{held.interface} on {where.name}"
-    if change(what, (NEWADDR, encoded(held, where.index), CREATE | EXCL), switched_off):
+    if change(what, (codec.NEWADDR, encoded(held, where.index), codec.CREATE | codec.EXCL), switched_off):
         switch = f"net.ipv6.conf.{where.name}.disable_ipv6"
         raise Unsupported(f"{what}: IPv6 is switched off there; sysctl {switch}=0")
 
@@ -65,15 +55,16 @@ def add_address(address: Address, where: Device, label: str = "") -> None:
 def remove_address(address: Address, where: Device) -> None:
     """Remove an address; a missing one is no error. Raises PylvsError."""
     held = HeldAddress(interface=ip_interface(address))
-    request = DELADDR, named(held, where.index), 0
+    request = codec.DELADDR, named(held, where.index), 0
     change(f"{held.interface} on {where.name}", request, (errno.EADDRNOTAVAIL,))
 
 
 def set_up(where: Device, up: bool) -> None:
     """Switch a device on or off. Raises PylvsError."""
-    change(where.name, (NEWLINK, IFINFOMSG.pack(0, 0, where.index, IFF_UP if up else 0, IFF_UP), 0))
+    flags = codec.IFF_UP if up else 0
+    change(where.name, (codec.NEWLINK, codec.IFINFOMSG.pack(0, 0, where.index, flags, codec.IFF_UP), 0))
 
 
 def remove_device(where: Device) -> None:
     """Remove a virtual device. Raises PylvsError."""
-    change(where.name, (DELLINK, IFINFOMSG.pack(0, 0, where.index, 0, 0), 0))
+    change(where.name, (codec.DELLINK, codec.IFINFOMSG.pack(0, 0, where.index, 0, 0), 0))

@@ -27,6 +27,7 @@ TUNNELS = (
     ("ip6tnl0", "ip6tnl", "ip6_tunnel", (4, 6)),
     ("sit0", "sit", "sit", (6,)),
 )
+TUNNEL_DEVICES = {name for name, _, _, _ in TUNNELS}
 TUNNEL_KINDS = {kind for _, kind, _, _ in TUNNELS}
 NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program decapsulates
 
@@ -71,13 +72,13 @@ def down(memory: Memory) -> list[str]:
     """Undo `up`. Raises PylvsError."""
     done = ingress.detach(memory)
     for name in memory.devices_up:
-        if name in {each for each, _, _, _ in TUNNELS}:
+        if name in TUNNEL_DEVICES:
             with contextlib.suppress(PylvsError):
                 set_up(device(name), False)
                 done.append(f"{name} is down")
         if name == "ip6tnl0":
             _ip6tnl_mode("ip6ip6")  # its mode from birth
-    memory.devices_up = [name for name in memory.devices_up if name not in {each for each, _, _, _ in TUNNELS}]
+    memory.devices_up = [name for name in memory.devices_up if name not in TUNNEL_DEVICES]
     for name in memory.devices_made:
         with contextlib.suppress(PylvsError):
             remove_device(device(name))
@@ -89,8 +90,7 @@ def down(memory: Memory) -> list[str]:
 
 def status(memory: Memory) -> list[tuple[bool, str]]:
     """What unwraps, and whether it does."""
-    names = {name for name, _, _, _ in TUNNELS}
-    found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in names and each.up]
+    found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
     for name, counts in ingress.status(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntFlag
 from pathlib import Path
 
@@ -45,33 +45,26 @@ def bind_new(kind: Kind, path: str | Path) -> None:
 
     Later mounts of this namespace propagate into a new mount namespace, and not the reverse. Raises OSError.
     """
-    home = _open_own(kind)
     try:
-        try:
-            _bind_new(kind, path, home)
-        except OSError as error:
-            if kind is not Kind.MOUNT or error.errno != errno.EINVAL:
-                raise
-            _bind_younger(path, home)
-    finally:
-        os.close(home)
+        _bind_new(kind, path)
+    except OSError as error:
+        if kind is not Kind.MOUNT or error.errno != errno.EINVAL:
+            raise
+        _bind_younger(path)
 
 
-def _bind_new(kind: Kind, path: str | Path, home: int) -> None:
-    libc.unshare(kind)
-    try:
+def _bind_new(kind: Kind, path: str | Path) -> None:
+    with _inside(kind, lambda: libc.unshare(kind)):
         if kind is Kind.MOUNT:
             libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
         made = _open_own(kind)
-    finally:
-        libc.setns(home, kind, "the former namespace")
     try:
         libc.mount(f"/proc/self/fd/{made}", path, flags=libc.MS_BIND)
     finally:
         os.close(made)
 
 
-def _bind_younger(path: str | Path, home: int) -> None:
+def _bind_younger(path: str | Path) -> None:
     """Bind a mount namespace with a greater id than that of the one we are in.
 
     The kernel refuses to bind any other: it would find a loop (mnt_ns_loop in fs/namespace.c). Linux 6.18 compares the
@@ -81,14 +74,12 @@ def _bind_younger(path: str | Path, home: int) -> None:
     """
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
-    names = _open_own(Kind.NAME)
     try:
-        for _ in range(ID_BATCH):
-            libc.unshare(Kind.NAME)
-        _bind_new(Kind.MOUNT, path, home)
+        with _inside(Kind.NAME, lambda: libc.unshare(Kind.NAME)):
+            for _ in range(ID_BATCH):
+                libc.unshare(Kind.NAME)
+            _bind_new(Kind.MOUNT, path)
     finally:
-        libc.setns(names, Kind.NAME, "the former UTS namespace")
-        os.close(names)
         os.sched_setaffinity(0, allowed)
 
 
@@ -97,17 +88,24 @@ def _open_own(kind: Kind) -> int:
 
 
 @contextlib.contextmanager
-def inside_network(path: str | Path) -> Iterator[None]:
-    """Enter another network namespace and return at the end; sockets that are opened within stay in it."""
-    home = _open_own(Kind.NETWORK)
+def _inside(kind: Kind, enter: Callable[[], None]) -> Iterator[None]:
+    """Enter another namespace of this kind, and return to the present one at the end."""
+    home = _open_own(kind)
     try:
-        join(path, Kind.NETWORK)
+        enter()
         try:
             yield
         finally:
-            libc.setns(home, Kind.NETWORK, "the former network namespace")
+            libc.setns(home, kind, "the former namespace")
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def inside_network(path: str | Path) -> Iterator[None]:
+    """Enter another network namespace and return at the end; sockets that are opened within stay in it."""
+    with _inside(Kind.NETWORK, lambda: join(path, Kind.NETWORK)):
+        yield
 
 
 def network_cookie() -> int:

@@ -15,21 +15,8 @@ from typing import TypeVar
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
-from pylvs.netlink import monitor
-from pylvs.netlink.codec import (
-    DELROUTE,
-    GETADDR,
-    GETLINK,
-    GETROUTE,
-    GETRULE,
-    IFADDRMSG,
-    IFINFOMSG,
-    NEWROUTE,
-    RTMSG,
-    Netlink,
-    NetlinkError,
-    receive_all,
-)
+from pylvs.netlink import codec, monitor
+from pylvs.netlink.codec import Netlink, NetlinkError, receive_all
 from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
 from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 
@@ -344,16 +331,16 @@ class NetlinkMonitor:
         return select_primary(link.addresses, family, excluded) if link else None
 
     def _dump_all(self) -> Iterator[News]:
-        yield from self._dump(GETLINK, IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        yield from self._dump(GETADDR, IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._with_routes:
             yield from self._dump_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._dump(GETRULE, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+                yield from self._dump(codec.GETRULE, codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
     def _dump_routes(self) -> Iterator[News]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            yield from self._dump(GETROUTE, RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
+            yield from self._dump(codec.GETROUTE, codec.RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
 
     def _dump(self, kind: int, body: bytes) -> Iterator[News]:
         try:
@@ -392,8 +379,8 @@ def _drop_foreign_routes(receiver: socket.socket) -> None:
     type_offset, protocol_offset = 4, 16 + 5
     program = (
         (LOAD_2, 0, 0, type_offset),  # classic BPF loads in network byte order, the header is in host order
-        (EQUALS, 1, 0, socket.htons(NEWROUTE)),
-        (EQUALS, 0, 2, socket.htons(DELROUTE)),
+        (EQUALS, 1, 0, socket.htons(codec.NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(codec.DELROUTE)),
         (LOAD_1, 0, 0, protocol_offset),
         (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
         TAKE,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pylvs.system import libc
-from pylvs.system.processes.accounts import insecurities
+from pylvs.system.processes.accounts import insecurities, located
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
 GRACE_S = 2.0  # between SIGTERM and SIGKILL, as keepalived has it
@@ -262,7 +262,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(_UMASK)
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
-        path = _program(arguments[0])
+        path = located(arguments[0])
         if request["secure"] and (found := insecurities(path, request["uid"])):
             _give_up(errors, f"not run as root: {'; '.join(found)}")
         what = f"cannot become {request['user']}"
@@ -285,16 +285,6 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     except BaseException as error:
         _give_up(errors, f"{what}: {error}")
     os._exit(127)
-
-
-def _program(name: str) -> str:
-    if "/" in name:
-        return name
-    for folder in os.environ.get("PATH", os.defpath).split(":"):
-        path = os.path.join(folder or ".", name)
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    return name
 
 
 def _give_up(errors: int, text: str) -> NoReturn:
