@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
+from pylvs.model.errors import Unsupported
 from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
@@ -80,12 +81,12 @@ def library() -> ctypes.CDLL:
     try:
         loaded = ctypes.CDLL(SONAME, use_errno=True)
     except OSError as error:
-        raise kernel_errors.Unsupported(f"{SONAME} cannot be loaded ({error}); {_HOW_TO_GET}") from None
+        raise Unsupported(f"{SONAME} cannot be loaded ({error}); {_HOW_TO_GET}") from None
     for name, (result, arguments) in _SIGNATURES.items():
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise kernel_errors.Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
+            raise Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
         function.restype = result
         function.argtypes = arguments
     _library = loaded

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
-from pylvs.model.errors import Unsupported
+from pylvs.model.errors import NoRoom, PylvsError, Unsupported
 from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
@@ -100,7 +100,7 @@ class Map:
         if getattr(self, "fd", -1) >= 0:
             self.close()
 
-    def _failed(self, doing: str) -> kernel_errors.PylvsError:
+    def _failed(self, doing: str) -> PylvsError:
         return kernel_errors.failure(ctypes.get_errno(), f"{doing} map {self.name}")
 
     def _check(self, index: int) -> None:
@@ -234,8 +234,8 @@ class HashMap(Map):
     def __bool__(self) -> bool:
         return True  # without this, `__len__` would make an empty map false
 
-    def _full(self) -> kernel_errors.NoRoom:
-        return kernel_errors.NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
+    def _full(self) -> NoRoom:
+        return NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
 
 
 class ArrayMap(Map):

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.system import kernel_errors, libc
 from pylvs.system.lock import Lock
 
@@ -97,7 +98,7 @@ def _unmount_empty(found: str) -> None:
             try:
                 if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
                     _within(process, _unmount)
-            except (OSError, kernel_errors.PylvsError):
+            except (OSError, PylvsError):
                 continue  # it has ended, or cannot be entered: an empty copy does no harm
     finally:
         os.close(held)
@@ -219,7 +220,7 @@ def _explained(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENODEV:
-            raise kernel_errors.Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)") from None
+            raise Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)") from None
         raise kernel_errors.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",)) from None
 
 

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 
 from pylvs.bpf import kernel, libbpf, mounts
 from pylvs.model import sockets as socket
+from pylvs.model.errors import Busy, NotPermitted, Unsupported
 from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock
 
@@ -33,12 +34,12 @@ def netns_cookie() -> int:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
         except OSError:
-            raise kernel_errors.Unsupported(
+            raise Unsupported(
                 f"this kernel ({os.uname().release}) cannot name its network namespaces (SO_NETNS_COOKIE)"
             ) from None
 
 
-class StateExists(kernel_errors.Busy):
+class StateExists(Busy):
     """Another process made the state of this namespace first."""
 
 
@@ -57,9 +58,7 @@ class State:
         """
         missing = kernel_errors.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
-            raise kernel_errors.NotPermitted(
-                f"Operation not permitted; {' and '.join(missing)} missing: run it as root"
-            )
+            raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
@@ -133,7 +132,7 @@ class State:
                 try:
                     lock.__enter__()
                     break
-                except kernel_errors.Busy:
+                except Busy:
                     if time.monotonic() >= end:
                         raise
             time.sleep(_PAUSE_S)
@@ -264,7 +263,7 @@ def _is_dead(cookie: int, path: str) -> bool:
         try:
             with Lock(path, 0):
                 return True
-        except kernel_errors.Busy:
+        except Busy:
             return False
     return True
 
@@ -291,7 +290,7 @@ def collect_dead_states() -> list[int]:
                 if _is_dead(cookie, f"{root}/{name}"):
                     _remove(root, name)
                     gone.append(cookie)
-    except (kernel_errors.Busy, FileNotFoundError):
+    except (Busy, FileNotFoundError):
         return gone
     if gone:
         mounts.remove()

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system import kernel_errors
 
 NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC = 0, 12, 16
@@ -50,10 +51,10 @@ class NetlinkError(Exception):
         self.number = number
         self.reason = reason
 
-    def as_failure(self, doing: str) -> kernel_errors.PylvsError:
+    def as_failure(self, doing: str) -> PylvsError:
         """Return this as an error for the user; `doing` names the failed operation."""
         error = kernel_errors.failure(self.number, doing, needed=("CAP_NET_ADMIN",))
-        if self.reason and not isinstance(error, kernel_errors.NotPermitted):
+        if self.reason and not isinstance(error, NotPermitted):
             explained = type(error)(f"{error} ({self.reason})")
             explained.errno = error.errno
             return explained

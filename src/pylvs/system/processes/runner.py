@@ -106,13 +106,11 @@ class Runner:
                 self._start(request)
 
     def _answer(self, each: Running) -> None:
-        status = each.status
-        exited = status is not None and os.WIFEXITED(status)
-        signalled = status is not None and os.WIFSIGNALED(status)
+        status = None if each.status is None else os.waitstatus_to_exitcode(each.status)  # negative: a signal
         result = {
             "id": each.number,
-            "status": os.WEXITSTATUS(status) if exited and status is not None and not each.failure else None,
-            "signal": os.WTERMSIG(status) if signalled and status is not None else 0,
+            "status": None if status is None or status < 0 or each.failure else status,
+            "signal": 0 if status is None else max(0, -status),
             "timed_out": each.timed_out,
             "trouble": each.failure.decode(errors="replace"),
             "unable": each.unable,
