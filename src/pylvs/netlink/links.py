@@ -73,7 +73,7 @@ class AssignedAddress:
 
     @property
     def network(self) -> Network:
-        """The on-link network."""
+        """The network that the device reaches without a gateway."""
         return ip_network((self.peer, self.prefix), strict=False)
 
 

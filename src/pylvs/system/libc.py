@@ -54,7 +54,7 @@ def setns(namespace: int, kind: int, subject: str) -> None:
 
 
 def mount(source: str, target: str | os.PathLike[str], kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system, or bind or change a mount: mount(2)."""
     where = os.fsencode(target)
     _call(str(target), "mount", os.fsencode(source), where, kind.encode(), c_ulong(flags), options.encode())
 
