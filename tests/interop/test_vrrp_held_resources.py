@@ -249,7 +249,7 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
 
 
 def fine(*outcomes: Outcome) -> None:
-    assert [each.trouble for each in outcomes if not each.done] == []
+    assert [each.error for each in outcomes if not each.done] == []
 
 
 @contextmanager

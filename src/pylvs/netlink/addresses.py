@@ -33,7 +33,7 @@ class Outcome:
     """Whether a change is in force, and otherwise the kernel's error as text."""
 
     done: bool
-    trouble: str = ""
+    error: str = ""
 
 
 def hold(addresses: Sequence[Placed]) -> list[Outcome]:

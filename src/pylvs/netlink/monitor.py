@@ -20,7 +20,7 @@ CLONED = 0x200  # RTM_F_CLONED: a cached exception of a route, no route
 
 
 @dataclass(frozen=True, slots=True)
-class LinkNews:
+class LinkMessage:
     """A link as it is now, or as it was before its removal."""
 
     index: int
@@ -35,7 +35,7 @@ class LinkNews:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressNews:
+class AddressMessage:
     """An address of a link, added, changed or removed."""
 
     index: int
@@ -61,7 +61,7 @@ class RouteKey:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteNews:
+class RouteMessage:
     """A route, added, changed or removed."""
 
     key: RouteKey
@@ -82,7 +82,7 @@ class RuleKey:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleNews:
+class RuleMessage:
     """A rule of the routing policy, added or removed."""
 
     key: RuleKey
@@ -90,38 +90,32 @@ class RuleNews:
     gone: bool = False
 
 
-News = LinkNews | AddressNews | RouteNews | RuleNews
+Fields = tuple[int, ...]  # of the header
+Attributes = dict[int, bytes]
+Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage
 
 
-def read(data: bytes) -> Iterator[News]:
+def read(data: bytes) -> Iterator[Message]:
     """Yield the notifications of a datagram."""
     for kind, _flags, _sequence, body in walk(data):
         if (found := understood(kind, body)) is not None:
             yield found
 
 
-def understood(kind: int, body: bytes) -> News | None:
+def understood(kind: int, body: bytes) -> Message | None:
     """Decode one message; None if it is of another kind or truncated."""
-    if kind in (codec.NEWLINK, codec.DELLINK):
-        return _link(body, kind == codec.DELLINK)
-    if kind in (codec.NEWADDR, codec.DELADDR):
-        return _address(body, kind == codec.DELADDR)
-    if kind in (codec.NEWROUTE, codec.DELROUTE):
-        return _route(body, kind == codec.DELROUTE)
-    if kind in (codec.NEWRULE, codec.DELRULE):
-        return _rule(body, kind == codec.DELRULE)
-    return None
-
-
-def _link(body: bytes, gone: bool) -> LinkNews | None:
-    if len(body) < codec.IFINFOMSG.size:
+    header, decode = _DECODERS.get(kind & ~1, (None, None))  # RTM_DELLINK is RTM_NEWLINK + 1, and so on
+    if header is None or decode is None or len(body) < header.size:
         return None
-    family, _hardware, index, flags, _changed = codec.IFINFOMSG.unpack_from(body)
-    found = attributes(body, codec.IFINFOMSG.size)
+    return decode(header.unpack_from(body), attributes(body, header.size), bool(kind & 1))
+
+
+def _link(fields: Fields, found: Attributes, gone: bool) -> LinkMessage | None:
+    family, _hardware, index, flags, _changed = fields
     called = name(found.get(IFLA_IFNAME))
     if family == socket.AF_BRIDGE or not called:
         return None  # a port that leaves its bridge still exists
-    return LinkNews(
+    return LinkMessage(
         index=index,
         name=called,
         mac=found.get(IFLA_ADDRESS, b""),
@@ -134,34 +128,25 @@ def _link(body: bytes, gone: bool) -> LinkNews | None:
     )
 
 
-def _address(body: bytes, gone: bool) -> AddressNews | None:
-    if len(body) < codec.IFADDRMSG.size:
-        return None
-    _family, prefix, flags, scope, index = codec.IFADDRMSG.unpack_from(body)
-    found = attributes(body, codec.IFADDRMSG.size)
+def _address(fields: Fields, found: Attributes, gone: bool) -> AddressMessage | None:
+    _family, prefix, flags, scope, index = fields
     own = address_of(found.get(IFA_LOCAL, found.get(IFA_ADDRESS)))
     if own is None or prefix > own.max_prefixlen:
         return None
     flags = number(found[IFA_FLAGS]) if IFA_FLAGS in found else flags
-    return AddressNews(index, ip_interface((own, prefix)), scope, flags, gone)
+    return AddressMessage(index, ip_interface((own, prefix)), scope, flags, gone)
 
 
-def _route(body: bytes, gone: bool) -> RouteNews | None:
-    if len(body) < codec.RTMSG.size:
-        return None
-    family, length, _from, tos, table, protocol, _scope, _kind, flags = codec.RTMSG.unpack_from(body)
-    found = attributes(body, codec.RTMSG.size)
+def _route(fields: Fields, found: Attributes, gone: bool) -> RouteMessage | None:
+    family, length, _from, tos, table, protocol, _scope, _kind, flags = fields
     if flags & CLONED or (network := _network(family, found.get(RTA_DST), length)) is None:
         return None
     key = RouteKey(network, number(found.get(RTA_TABLE)) or table, number(found.get(RTA_PRIORITY)), tos)
-    return RouteNews(key, protocol, gone)
+    return RouteMessage(key, protocol, gone)
 
 
-def _rule(body: bytes, gone: bool) -> RuleNews | None:
-    if len(body) < codec.RTMSG.size:
-        return None
-    family, to_length, from_length, _tos, table, _, _, action, _flags = codec.RTMSG.unpack_from(body)
-    found = attributes(body, codec.RTMSG.size)
+def _rule(fields: Fields, found: Attributes, gone: bool) -> RuleMessage | None:
+    family, to_length, from_length, _tos, table, _, _, action, _flags = fields
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     key = RuleKey(
@@ -172,7 +157,7 @@ def _rule(body: bytes, gone: bool) -> RuleNews | None:
         _network(family, found.get(FRA_SRC), from_length) if from_length else None,
         _network(family, found.get(FRA_DST), to_length) if to_length else None,
     )
-    return RuleNews(key, (found.get(FRA_PROTOCOL) or b"\0")[0], gone)
+    return RuleMessage(key, (found.get(FRA_PROTOCOL) or b"\0")[0], gone)
 
 
 def _network(family: int, packed: bytes | None, length: int) -> Network | None:
@@ -183,3 +168,11 @@ def _network(family: int, packed: bytes | None, length: int) -> Network | None:
         return None
     whole = int.from_bytes(packed, "big")
     return IPv4Network((whole, length), False) if size == 4 else IPv6Network((whole, length), False)
+
+
+_DECODERS = {
+    codec.NEWLINK: (codec.IFINFOMSG, _link),
+    codec.NEWADDR: (codec.IFADDRMSG, _address),
+    codec.NEWROUTE: (codec.RTMSG, _route),
+    codec.NEWRULE: (codec.RTMSG, _rule),
+}

@@ -61,7 +61,7 @@ class PacketFilter:
                 continue
             outcome = _install(family, mine, above)
             self._installed[family] = mine, above
-            errors += [outcome.trouble] if outcome.trouble else []
+            errors += [outcome.error] if outcome.error else []
         return errors
 
 

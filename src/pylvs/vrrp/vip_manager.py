@@ -112,7 +112,7 @@ def lost_resources(
 
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.trouble for outcome in outcomes if not outcome.done]
+    return [outcome.error for outcome in outcomes if not outcome.done]
 
 
 # --- the host of all virtual routers ---

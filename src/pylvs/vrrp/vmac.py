@@ -316,7 +316,7 @@ class VmacManager:
             existing = self._links.links.get(device.name)
             if device.base in self._links.links and (existing is None or not existing.enabled):
                 outcome = create_vmac(device, self._links.links)
-                errors += [outcome.trouble] if outcome.trouble else []
+                errors += [outcome.error] if outcome.error else []
         changes = self._links.read()
         self._add_link_local()
         return errors, changes + self._links.read()
@@ -342,7 +342,7 @@ class VmacManager:
         return errors
 
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
-        return [outcome.trouble for device in devices if (outcome := remove_vmac(device)).trouble]
+        return [outcome.error for device in devices if (outcome := remove_vmac(device)).error]
 
     def _add_link_local(self) -> None:
         """Add the base device's link-local address, from which VRRP over IPv6 sends."""
