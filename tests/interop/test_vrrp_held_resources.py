@@ -15,7 +15,7 @@ from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import addresses
-from pylvs.netlink.addresses import Outcome
+from pylvs.netlink.changes import Outcome
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor

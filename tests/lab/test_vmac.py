@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.netlink.addresses import Outcome, hold
+from pylvs.netlink.addresses import hold
+from pylvs.netlink.changes import Outcome
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac

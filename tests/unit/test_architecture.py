@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ipvsadm": {"dataplane", "model"},
     "lab": {"realserver", "system", "model"},
     "daemon": {
-        *("config", "health", "vrrp", "dataplane", "realserver"),
+        *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
 }

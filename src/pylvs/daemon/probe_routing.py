@@ -17,10 +17,10 @@ from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import NextHop, Route, RoutingRule
 from pylvs.model.service import FIRST, MASK
+from pylvs.netlink.changes import change
 from pylvs.netlink.codec import CREATE, DELROUTE, DELRULE, EXCL, NEWROUTE, NEWRULE, REPLACE
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.netlink.routes import encoded, encoded_rule
-from pylvs.realserver.addresses import change
 from pylvs.system import proc
 
 TABLE = FIRST >> 16  # of policy routing: 20566

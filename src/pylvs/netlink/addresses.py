@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
 
 from pylvs.model.addresses import family_of
-from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress
-from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Netlink, Request, attribute, text, u32
+from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Request, attribute, text, u32
 
 LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo
 ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS = 1, 2, 3, 4, 6, 8  # IFA_*
@@ -21,19 +19,6 @@ ENDLESS = 0xFFFFFFFF
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
 
 Placed = tuple[HeldAddress, str]  # an address and its device
-Thing = TypeVar("Thing")
-
-
-class NoSuchDevice(Exception):
-    """A device does not exist; the text names it or the cause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Whether a change is in force, and otherwise the kernel's error as text."""
-
-    done: bool
-    error: str = ""
 
 
 def hold(addresses: Sequence[Placed]) -> list[Outcome]:
@@ -80,49 +65,6 @@ def flags_of(held: HeldAddress) -> int:
         (held.join_group, JOIN_GROUP),
     )
     return sum(flag for wanted, flag in given if wanted)
-
-
-def index_of(device: str) -> int:
-    """Return a device's index in this network namespace; 0 if there is none of that name."""
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return 0
-
-
-def in_words(number: int, words: str) -> str:
-    """Return the text of an errno with the kernel's message."""
-    plain = os.strerror(number)
-    return f"{plain} ({words})" if words else plain
-
-
-def execute(
-    things: Sequence[Thing],
-    request: Callable[[Thing], Request],
-    failed: Callable[[Thing], str],
-    fine: Collection[int],
-) -> list[Outcome]:
-    """Execute one request for each thing without waiting; an errno that is `fine` is no failure.
-
-    `request` may raise NoSuchDevice. `failed` begins the text of a failure.
-    """
-    requests: list[Request] = []
-    missing: dict[int, str] = {}
-    for at, thing in enumerate(things):
-        try:
-            requests.append(request(thing))
-        except NoSuchDevice as error:
-            missing[at] = str(error)
-    with Netlink() as route:
-        replies = iter(route.do(requests))
-    outcomes = []
-    for at, thing in enumerate(things):
-        number, words = (errno.ENODEV, "") if at in missing else next(replies)
-        if number == 0 or number in fine:
-            outcomes.append(Outcome(True))
-        else:
-            outcomes.append(Outcome(False, f"{failed(thing)}: {missing.get(at) or in_words(number, words)}"))
-    return outcomes
 
 
 def _each(

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pylvs.model.addresses import family_of
 from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
 from pylvs.netlink import codec
-from pylvs.netlink.addresses import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
 from pylvs.netlink.codec import Request, attribute, nested, text, u32
 from pylvs.netlink.iproute2 import Names, named, number_of
 from pylvs.netlink.monitor import RTA_DST, RTA_PRIORITY, RTA_TABLE, RouteKey, RuleKey

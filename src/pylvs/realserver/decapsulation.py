@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
+from pylvs.netlink.changes import remove_device, set_up
 from pylvs.netlink.links import Device, device, devices
 from pylvs.realserver import ingress
-from pylvs.realserver.addresses import remove_device, set_up
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory
 

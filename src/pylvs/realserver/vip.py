@@ -8,19 +8,23 @@ neighbour discovery uses only the addresses of the device itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Tunnel
-from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
+from pylvs.model.routing import HeldAddress
+from pylvs.netlink.addresses import encoded, named
+from pylvs.netlink.changes import change, set_up
+from pylvs.netlink.codec import CREATE, DELADDR, EXCL, NEWADDR
 from pylvs.netlink.links import Device, addresses, device, devices, local_addresses
 from pylvs.realserver import decapsulation
-from pylvs.realserver.addresses import add_address, free_label, remove_address, set_up
 from pylvs.system import proc
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.undo_log import Memory, changing, load
@@ -28,6 +32,7 @@ from pylvs.system.undo_log import Memory, changing, load
 STATE = Path("/run/pylvs/realserver")
 # Values with which a device sends no ARP for addresses of lo; another value is set to the first of them.
 SILENT = {"arp_ignore": (1, 2, 8), "arp_announce": (2,)}
+_LONGEST_LABEL = 15  # IFNAMSIZ - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def _become(
             continue
         memory.addresses[str(vip)] = loopback.name
         memory.save()
-        add_address(vip, loopback, free_label(addresses(), loopback.name))
+        _add(vip, loopback)
         done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
     memory.tunnels += [word for word in map(decapsulation.word, tunnels) if word not in memory.tunnels]
     if memory.tunnels:
@@ -114,7 +119,7 @@ def _undo(memory: Memory, before: Memory) -> None:
         for text, name in list(memory.addresses.items()):
             if text not in before.addresses:
                 if name:
-                    remove_address(ip_address(text), device(name))
+                    _remove(ip_address(text), device(name))
                 del memory.addresses[text]
         if memory.tunnels and not before.tunnels:
             decapsulation.down(memory)
@@ -138,7 +143,7 @@ def down(vips: Sequence[Address] = ()) -> list[str]:
         for vip in vips or mine:
             name = memory.addresses[str(vip)]
             if name:
-                remove_address(vip, device(name))
+                _remove(vip, device(name))
                 done.append(f"{vip} is off {name}")
             del memory.addresses[str(vip)]
         rest = [ip_address(text) for text in memory.addresses]
@@ -162,6 +167,34 @@ def status() -> list[Finding]:
     if memory.tunnels:
         findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory)]
     return findings
+
+
+def _free_label(name: str) -> str:
+    """Return `lo:0`, or with the next free number; "" if the device's name is too long for a label."""
+    taken = {each.label for each in addresses()}
+    number = next(n for n in range(len(taken) + 1) if f"{name}:{n}" not in taken)
+    label = f"{name}:{number}"
+    return label if len(label) <= _LONGEST_LABEL else ""
+
+
+def _add(address: Address, where: Device) -> None:
+    """Add a host address (/32, /128) to a device; for IPv6 without duplicate address detection. Raises PylvsError."""
+    own = ip_interface(address)
+    held, switched_off = HeldAddress(interface=own, no_dad=True), [errno.EACCES]
+    if address.version == 4:
+        # A host route's broadcast address is itself, as in the usual script lvs_rs.sh.
+        held, switched_off = HeldAddress(interface=own, broadcast=address, label=_free_label(where.name)), []
+    what = f"{held.interface} on {where.name}"
+    if change(what, (NEWADDR, encoded(held, where.index), CREATE | EXCL), switched_off):
+        switch = f"net.ipv6.conf.{where.name}.disable_ipv6"
+        raise Unsupported(f"{what}: IPv6 is switched off there; sysctl {switch}=0")
+
+
+def _remove(address: Address, where: Device) -> None:
+    """Remove an address; a missing one is no error. Raises PylvsError."""
+    held = HeldAddress(interface=ip_interface(address))
+    request = DELADDR, named(held, where.index), 0
+    change(f"{held.interface} on {where.name}", request, (errno.EADDRNOTAVAIL,))
 
 
 def _need_root() -> None:

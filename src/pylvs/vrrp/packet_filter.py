@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import nftables as nft
-from pylvs.netlink.addresses import Outcome, in_words
+from pylvs.netlink.changes import Outcome, in_words
 from pylvs.netlink.nftables import Chain, Set, Table
 from pylvs.vrrp.netlink_monitor import Link
 from pylvs.vrrp.vmac import VmacPlan

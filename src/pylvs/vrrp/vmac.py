@@ -28,7 +28,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.netlink import addresses
-from pylvs.netlink.addresses import Outcome, in_words, index_of
+from pylvs.netlink.changes import Outcome, in_words, index_of
 from pylvs.netlink.codec import CREATE, DELLINK, EXCL, IFF_UP, IFINFOMSG, NEWLINK, Netlink, attribute, nested, text, u32
 from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO
 from pylvs.system import proc

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message
 from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call

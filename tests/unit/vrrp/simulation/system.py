@@ -10,7 +10,8 @@ from typing import Any
 from unittest import mock
 
 from pylvs.model.addresses import Address
-from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import Message
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
 from pylvs.vrrp.helper.link import ScriptResult
