@@ -74,7 +74,7 @@ class Service:
             self.scheduler.edited(server)
 
     def close(self) -> None:
-        """Release what the scheduler holds."""
+        """Release the servers that the scheduler references."""
         if self.scheduler is not None:
             self.scheduler.close()
 

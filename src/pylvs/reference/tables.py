@@ -24,13 +24,13 @@ ServiceAddress = tuple[int, bytes, int]  # protocol, address, port
 @dataclass(slots=True, eq=False)
 class _Trashed:
     server: Server
-    service: Service  # the service that had it
+    service: Service  # the service to which it belonged
     idle_since: float | None = None  # the first run that found no reference
 
 
 @dataclass(slots=True, eq=False)
 class Tables:
-    """Services by key, and deleted servers that something may still refer to.
+    """Services by key, and deleted servers to which connections or templates may still refer.
 
     `is_referred` returns whether connections or templates refer to a server.
     """
@@ -68,7 +68,7 @@ class Tables:
     # --- edits ---
 
     def add_service(self, given: VirtualService) -> Service:
-        """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
+        """Add a service. Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
         if given.key in self.by_key:
             raise ServiceExists(f"{given.key} is there already")
         check_service(given, KERNEL_SCHEDULERS)
@@ -99,7 +99,7 @@ class Tables:
             self._discard(service, server, now)
 
     def add_destination(self, key: ServiceKey, given: Destination, check: Callable[[], None]) -> Server:
-        """Raises NoSuchService, DestinationExists, and what `check` raises."""
+        """Add a server, or revive it (1.8). Raises NoSuchService, DestinationExists, and the errors of `check`."""
         service = self.service(key)
         check()
         if any(server.key == given.key for server in service.servers):

@@ -36,7 +36,7 @@ def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
 
 
 def network(plan: AddressPlan) -> Network:
-    """Servers answer through the router, which translates the VIP back to the public address."""
+    """Return the network. Servers reply through the router, which translates the VIP back to the public address."""
     assert plan.client is not None
     assert plan.gateway is not None
     assert plan.outside is not None
@@ -60,7 +60,7 @@ def network(plan: AddressPlan) -> Network:
         CLIENT,
         (parts.card(CLIENT, "outside", [(plan.client, "CIP")]),),
         gateway=str(plan.outside.ip),
-        names={"VIP": public},  # a client knows no other
+        names={"VIP": public},  # clients use only the public address
     )
     return Network(
         topology="dr-behind-router",
