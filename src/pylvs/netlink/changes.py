@@ -24,7 +24,7 @@ class NoSuchDevice(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether a change is in force, and otherwise the kernel's error as text."""
+    """Result of a change; without `done` it is not in force, and `error` is the kernel's text."""
 
     done: bool
     error: str = ""

@@ -89,7 +89,7 @@ class Route:
 
     @property
     def local(self) -> bool:
-        """Whether the address is this host's own."""
+        """Return whether the address is this host's own."""
         return self.kind == LOCAL_ROUTE
 
 

@@ -32,7 +32,7 @@ TUNNEL_KINDS = {kind for _, kind, _, _ in TUNNELS}
 NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program decapsulates
 
 
-def word(tunnel: Tunnel) -> str:
+def tunnel_name(tunnel: Tunnel) -> str:
     """Return the name of a tunnel in the undo log: "ipip", "gre", "gue:6080"; the packets show the checksums."""
     name = tunnel.kind.name.lower()
     return f"{name}:{tunnel.port}" if tunnel.kind == TunnelKind.GUE else name
@@ -89,7 +89,7 @@ def down(memory: Memory) -> list[str]:
 
 
 def status(memory: Memory) -> list[tuple[bool, str]]:
-    """What unwraps, and whether it does."""
+    """Return each device or program that decapsulates, as whether it does and a line."""
     found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
     for name, counts in ingress.status(memory):
         if counts is None:
@@ -101,7 +101,7 @@ def status(memory: Memory) -> list[tuple[bool, str]]:
 
 
 def _kernel_device(memory: Memory, name: str, kind: str, module: str) -> bool:
-    """Whether the kernel has this tunnel device here, after asking for its module."""
+    """Return whether this namespace has a tunnel device of the kernel; load its module or add the device if needed."""
     if any(each.name == name for each in devices()):
         return True
     if modprobe := shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin"):
@@ -128,17 +128,17 @@ def _use(memory: Memory, name: str) -> list[str]:
         memory.save()
         set_up(where, True)
         done.append(f"{name} is up")
-    return done + _let_in(memory, name)
+    return done + _disable_rp_filter(memory, name)
 
 
 def _ip6tnl_mode(mode: str) -> None:
-    """What may be inside: "ip6ip6" IPv6 alone, "any" IPv4 as well."""
+    """Set which packets ip6tnl0 decapsulates: "ip6ip6" IPv6 alone, "any" IPv4 as well."""
     command = ["ip", "-6", "tunnel", "change", "ip6tnl0", "mode", mode]  # by ioctl: netlink refuses before 6.2
     subprocess.run(command, capture_output=True, check=False)
 
 
-def _let_in(memory: Memory, name: str) -> list[str]:
-    """No reverse path filter on the tunnel: its packets come from clients, and the way to clients is another.
+def _disable_rp_filter(memory: Memory, name: str) -> list[str]:
+    """Switch off the reverse path filter of a tunnel: its packets come from clients, whose route is another.
 
     The higher of a device's value and that of "all" counts: a filter in "all" moves to every other device.
     """

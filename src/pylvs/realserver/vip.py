@@ -106,7 +106,7 @@ def _become(
         memory.save()
         _add(vip, loopback)
         done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
-    memory.tunnels += [word for word in map(decapsulation.word, tunnels) if word not in memory.tunnels]
+    memory.tunnels += [name for name in map(decapsulation.tunnel_name, tunnels) if name not in memory.tunnels]
     if memory.tunnels:
         known = [ip_address(text) for text in memory.addresses]
         done += decapsulation.up(memory, known, concerned)

@@ -67,7 +67,7 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock."""
+        """Return whether this object holds the lock."""
         return self._depth > 0
 
     def __enter__(self) -> Lock:
