@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -23,8 +22,9 @@ from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 from pylvs.realserver import vip
-from pylvs.system.lock import Lock
-from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
+from pylvs.system.libc import MS_BIND, MS_PRIVATE, mount, unmount
+from pylvs.system.lock import Lock, locked
+from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 
 TOOLS = {
     "ip": "iproute2",
@@ -162,17 +162,17 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
     """Allow one lab to be made or removed at a time. The lock is the directory of all labs; the last lab removes it.
 
     Processes that make parts of a lab inherit the descriptor. So the lock is held until they end, even if the process
-    that started them is killed.
+    that started them is killed. Raises Interrupted.
     """
     while True:
         try:
             STATE.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        if _take_lock(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
+            descriptor = locked(STATE, os.O_RDONLY | os.O_DIRECTORY)
             break
-        os.close(descriptor)  # another process removed it
+        except FileNotFoundError:
+            continue  # another process removed it
+        except BlockingIOError:
+            signals.sleep(STEP_S)
     try:
         yield descriptor
     finally:
@@ -180,21 +180,6 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
             STATE.rmdir()  # only if it is empty
             STATE.parent.rmdir()
         os.close(descriptor)
-
-
-def _take_lock(descriptor: int, signals: DeferredSignals) -> bool:
-    """Wait for the lock. Raises Interrupted."""
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                signals.sleep(STEP_S)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        else:
-            return True
 
 
 def _remains(name: str) -> bool:
@@ -264,8 +249,8 @@ def _private_pins(name: str) -> None:
         # os.path.ismount compares devices, and so does not see a directory that is bound to itself.
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         if not any(line.split()[4] == str(PINS) for line in mounts):
-            mount(str(PINS), PINS, flags=Mount.BIND)
-            mount("", PINS, flags=Mount.PRIVATE)
+            mount(str(PINS), PINS, flags=MS_BIND)
+            mount("", PINS, flags=MS_PRIVATE)
         (PINS / f"{name}-").touch()
 
 

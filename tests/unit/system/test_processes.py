@@ -19,8 +19,8 @@ import pytest
 
 from pylvs.model.checks import Script
 from pylvs.system.processes import runner
-from pylvs.system.processes import tree as process_tree
 from pylvs.system.processes.scripts import Ended, Processes
+from pylvs.system.processes.tree import alive, process, send, stopped_tree
 from tests.waiting import PATIENCE_S, until, until_async
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def written(path: Path, text: str) -> str:
 
 def gone(pids: list[int]) -> bool:
     """Wait until none of these processes runs."""
-    until(lambda: not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids), pids)
+    until(lambda: not any((about := process(pid)) and alive(about) for pid in pids), pids)
     return True
 
 
@@ -232,8 +232,8 @@ def test_background_processes_of_a_script_live_on_and_are_reaped(tmp_path: Path)
         end = await processes.run(Script(("/bin/sh", "-c", f"sleep 600 & echo $! >{pids}; exit 7")), LONG_S)
         assert end.status == 7
         pid = int(pids.read_text())
-        about = process_tree.process(pid)
-        lived = about is not None and process_tree.alive(about)
+        about = process(pid)
+        lived = about is not None and alive(about)
         os.kill(pid, signal.SIGKILL)
         await until_async(lambda: not Path(f"/proc/{pid}").exists())
         return lived
@@ -325,23 +325,23 @@ def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
     """Also while its processes fork."""
     code = "import os, time\nfor _ in range(4): os.fork()\ntime.sleep(600)"
     pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", code])
-    root = process_tree.process(pid)
+    root = process(pid)
     assert root is not None
-    tree = process_tree.stopped_tree(root)
+    tree = stopped_tree(root)
 
     def whole() -> bool:
         nonlocal tree
         if len(tree) < 16:
             for each in tree:
-                process_tree.send(each, signal.SIGCONT)
+                send(each, signal.SIGCONT)
             time.sleep(0.02)  # in which it grows
-            tree = process_tree.stopped_tree(root)
+            tree = stopped_tree(root)
         return len(tree) >= 16
 
     until(whole)
     assert len(tree) == 16
     assert tree[0] == root
     for each in tree:
-        process_tree.send(each, signal.SIGKILL)
+        send(each, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert gone([each.pid for each in tree])
