@@ -124,9 +124,6 @@ def _exit_status(function: Callable[[], object]) -> int:
     return result if isinstance(result, int) else 0
 
 
-# --- making a host -------------------------------------------------------------------------------------------------
-
-
 def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> None:
     set_hostname(host.name)
     _mount(lab_host)
@@ -185,9 +182,6 @@ def _start_web_server() -> None:
     Path("/var/www/html/big").touch()
     os.truncate("/var/www/html/big", BIG_FILE_BYTES)
     _run(["service", "nginx", "start"])
-
-
-# --- a host's own commands -----------------------------------------------------------------------------------------
 
 
 def _import(programs: set[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -17,10 +16,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from pylvs.lab import diagram
-from pylvs.lab import lab as power
 from pylvs.lab.capture import Capture, Frame, changes
 from pylvs.lab.files import CONFIGURATION
-from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, SERVER
 from pylvs.lab.outage import watched
 from pylvs.lab.signals import DeferredSignals, defer_signals
@@ -28,67 +26,6 @@ from pylvs.lab.topologies import design
 from pylvs.lab.topologies.ha import BACKUP
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
-
-# --- connections -----------------------------------------------------------------------------------------------------
-# Long-lived HTTP connections of a client.
-
-
-CONNECTION_TIMEOUT_S = 20.0
-KEPT = "kept"
-
-
-class LongConnections:
-    """Connections from a lab's client to its VIP."""
-
-    def __init__(self, lab: Lab, count: int = 3) -> None:
-        """Open them, and send one request over each. Raises OSError."""
-        network = lab.network
-        with inside_network(lab.host("client").network):
-            sockets = [
-                socket.create_connection((network.entry, network.port), CONNECTION_TIMEOUT_S) for _ in range(count)
-            ]
-        self._connections = [http.client.HTTPConnection(network.entry, network.port) for _ in sockets]
-        for connection, made in zip(self._connections, sockets, strict=True):
-            connection.auto_open = 0  # do not open a lost connection again
-            connection.sock = made
-        self._servers = [_ask(each) for each in self._connections]
-
-    def ask(self) -> list[str]:
-        """Send a request over each; return "kept", or why it is lost."""
-        return [_outcome(each, server) for each, server in zip(self._connections, self._servers, strict=True)]
-
-    def close(self) -> None:
-        for each in self._connections:
-            each.close()
-
-
-@contextlib.contextmanager
-def long_connections(lab: Lab, count: int = 3) -> Iterator[LongConnections]:
-    """Open connections, and close them afterwards."""
-    made = LongConnections(lab, count)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def _ask(connection: http.client.HTTPConnection) -> bytes:
-    connection.request("GET", "/")
-    return connection.getresponse().read()
-
-
-def _outcome(connection: http.client.HTTPConnection, server: bytes) -> str:
-    try:
-        return KEPT if _ask(connection) == server else "lost: another server answers"
-    except ConnectionResetError:
-        return "lost: reset"
-    except TimeoutError:
-        return "lost: no answer"
-    except (OSError, http.client.HTTPException) as error:
-        return f"lost: {error!r}"
-
-
-# --- demo ------------------------------------------------------------------------------------------------------------
 
 REQUESTS = 6
 WIDTH_WITHOUT_TERMINAL = 96
@@ -123,6 +60,8 @@ NO_ARP = {
 }
 FIRST, SECOND = f"{DIRECTOR}1", f"{DIRECTOR}2"
 PATIENCE_S = 60.0
+CONNECTION_TIMEOUT_S = 20.0
+KEPT = "kept"
 REQUESTS_HA = 3
 SKEW_S = (256 - BACKUP[1]) / 256
 MEANING_HA = (
@@ -269,7 +208,45 @@ def _dump(frame: Frame, marked: set[int]) -> Text:
     return text
 
 
-# --- two directors ---
+class LongConnections:
+    """Long-lived HTTP connections from a lab's client to its VIP."""
+
+    def __init__(self, lab: Lab, count: int = 3) -> None:
+        """Open them, and send one request over each. Raises OSError."""
+        network = lab.network
+        with inside_network(lab.host("client").network):
+            sockets = [
+                socket.create_connection((network.entry, network.port), CONNECTION_TIMEOUT_S) for _ in range(count)
+            ]
+        self._connections = [http.client.HTTPConnection(network.entry, network.port) for _ in sockets]
+        for connection, made in zip(self._connections, sockets, strict=True):
+            connection.auto_open = 0  # do not open a lost connection again
+            connection.sock = made
+        self._servers = [_ask(each) for each in self._connections]
+
+    def ask(self) -> list[str]:
+        """Send a request over each; return "kept", or why it is lost."""
+        return [_outcome(each, server) for each, server in zip(self._connections, self._servers, strict=True)]
+
+    def close(self) -> None:
+        for each in self._connections:
+            each.close()
+
+
+def _ask(connection: http.client.HTTPConnection) -> bytes:
+    connection.request("GET", "/")
+    return connection.getresponse().read()
+
+
+def _outcome(connection: http.client.HTTPConnection, server: bytes) -> str:
+    try:
+        return KEPT if _ask(connection) == server else "lost: another server answers"
+    except ConnectionResetError:
+        return "lost: reset"
+    except TimeoutError:
+        return "lost: no answer"
+    except (OSError, http.client.HTTPException) as error:
+        return f"lost: {error!r}"
 
 
 def _walk_ha(guide: Guide, peer: str) -> None:
@@ -290,10 +267,10 @@ def _walk_ha(guide: Guide, peer: str) -> None:
         guide.run("client", "curl -s --max-time 5 http://VIP/")
 
     guide.step("The master dies", POWER_OFF)
-    with long_connections(lab) as connections:
+    with closing(LongConnections(lab)) as connections:
         with _watching(guide, SECOND):
             guide.show(FIRST, "(power off)")
-            power.off(lab, FIRST)
+            power_off(lab, FIRST)
         _show_roles(guide, peer, (SECOND,))
         if peer == "pylvs":
             guide.run(SECOND, "pylvs vrrp why")
@@ -309,7 +286,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
     guide.step("It comes back", f"{FIRST} has the higher priority, so it takes over again; {SECOND} gives way at once.")
     with _watching(guide, FIRST):
         guide.show(FIRST, "(power on)")
-        power.on(lab, FIRST)
+        power_on(lab, FIRST)
     _show_roles(guide, peer)
 
     guide.step("The master is stopped", CLEAN_STOP)

@@ -18,7 +18,7 @@ from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.processes import end_all, identity, kill_all, living_in
+from pylvs.lab.processes import end_all, identity, kill_all
 from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
@@ -396,21 +396,11 @@ def _remove_pin(path: Path) -> None:
         path.unlink()
 
 
-def busy_hosts(lab: Lab) -> dict[str, int]:
-    """Return the number of processes in each host."""
-    counts = {}
-    for host in lab.network.hosts:
-        namespace = identity(lab.host(host.name).network)
-        counts[host.name] = len(living_in([namespace])) if namespace else 0
-    return counts
+def power_off(lab: Lab, host: str) -> None:
+    """Switch a host off without a shutdown: cut the links, then kill the processes.
 
-
-# --- power -----------------------------------------------------------------------------------------------------------
-# Switch a host's power off and on, without a clean shutdown.
-
-
-def off(lab: Lab, host: str) -> None:
-    """Cut the links, then kill the processes. What they configured stays until `on`."""
+    What they configured stays until `power_on`.
+    """
     namespace = identity(lab.host(host).network)
     spec = lab.network.host(host)
     assert spec
@@ -419,7 +409,7 @@ def off(lab: Lab, host: str) -> None:
     kill_all(namespace)
 
 
-def on(lab: Lab, host: str) -> None:
+def power_on(lab: Lab, host: str) -> None:
     """Restore the host as after a boot: its addresses, no tables, its commands. Raises Unsupported."""
     spec = lab.network.host(host)
     assert spec
