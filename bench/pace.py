@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 
 from pylvs.bpf import abi
+from pylvs.cli.meter import on_cpus
 from pylvs.dataplane.tables import Tables
 from pylvs.model.dataclass import dataclass, field
 
@@ -137,8 +138,9 @@ def _stolen_ms(cpu: int) -> float:
 def watched(tables: Tables) -> Iterator[Watch]:
     """Watch for gaps on the CPU of the expiry timer, from another CPU."""
     watch = Watch(tables, int(tables.pace.get(0, "cpu")))
+    others = set(range(os.cpu_count() or 1)) - {watch.cpu}
     with (
-        _away_from(watch.cpu),
+        on_cpus(others or os.sched_getaffinity(0)),
         subprocess.Popen(
             [sys.executable, "-c", _SPINNER, str(watch.cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as spinner,
@@ -154,13 +156,3 @@ def watched(tables: Tables) -> Iterator[Watch]:
         watch.look()
     longest, late = output.split()
     watch.gap_ms, watch.late = float(longest), int(late)
-
-
-@contextmanager
-def _away_from(cpu: int) -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {cpu} or before)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ipaddress import ip_address
 
 from bench import site
@@ -10,6 +9,7 @@ from bench.cases import NEW_CLIENTS, NEW_WALK, key, request
 from bench.frames import IN_ORDER, SYN, Flows
 from bench.harness import FLOWS, SAME, WrongPath
 from bench.path import Overheads, Path, new_path
+from bench.program import Progress
 from bench.rows import SCHEDULED, SCHEDULED_SERVERS, SCHEDULER_FLOOR, Measured, scheduler_row
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
@@ -60,7 +60,7 @@ def _measure_new(path: Path, scheduler: str, servers: int, first: int, number: i
     return spent
 
 
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the results by row, with a floor of the same rounds. Raises WrongPath, and what loading raises."""
     progress("schedulers: making the tables")
     with new_path("schedulers", size.capacity, max(SCHEDULED_SERVERS)) as path:
