@@ -22,6 +22,11 @@ WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 NAMES_TRIED = 10
 TOPOLOGY = click.Choice(list(TOPOLOGIES))
 
+ipv6_option = click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+peer_option = click.option(
+    "--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs)."
+)
+
 
 @click.group()
 def lab() -> None:
@@ -32,10 +37,10 @@ def lab() -> None:
 @click.argument("topology", type=TOPOLOGY)
 @click.option("--servers", type=int, help="How many real servers (3).")
 @click.option("--name", help="Letters and digits; without it d1, n1... by topology.")
-@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+@ipv6_option
 @click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
 @click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
-@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
+@peer_option
 @click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
 @click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
 def up(
@@ -179,8 +184,8 @@ def _become(name: str, host: str, words: list[str]) -> None:
 
 @lab.command()
 @click.argument("topology", type=click.Choice(["dr", "nat", "tun", "ha"]), default="dr")
-@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
-@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
+@ipv6_option
+@peer_option
 def demo(topology: str, ipv6: bool, peer: str | None) -> None:
     """A guided tour: makes a lab, shows what happens in it, and removes it."""
     from pylvs.lab.demo import tour

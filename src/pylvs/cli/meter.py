@@ -151,7 +151,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
 
 
 class Meter:
-    """Reads the counters of one device; `meter` has turned the statistics on."""
+    """Reads the counters of one device; `metered` has turned the statistics on."""
 
     def __init__(self, state: State, device: str, machine: Machine) -> None:
         self.device = device
@@ -204,7 +204,7 @@ def nothing_attached(device: str) -> PylvsError:
 
 
 @contextmanager
-def meter(device: str) -> Iterator[Meter]:
+def metered(device: str) -> Iterator[Meter]:
     """Turn the statistics on and measure their cost; turn them off at the end.
 
     Raises NotPermitted, NoSuchDevice, Unsupported; PylvsError where nothing of pylvs is attached.
