@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.connection import SCTP_STATES, TCP_STATES
 from pylvs.model.connection import Connection as ConnectionRow
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
@@ -24,18 +25,16 @@ from pylvs.model.rows import Counters
 from pylvs.model.rules import check_destination
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.reference import sctp, states
+from pylvs.reference import states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
 from pylvs.reference.path import Decision, Path
-from pylvs.reference.schedulers.locality import EXPIRATION_S
 from pylvs.reference.server import Totals
 from pylvs.reference.service import Service
 from pylvs.reference.tables import Tables
 
 TABLE_SIZE = 4096
-LOCALITY_SETTINGS = {"lblc": "lblc_expiration", "lblcr": "lblcr_expiration"}
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:
@@ -101,11 +100,8 @@ class ReferenceDirector:
         self._tick()
 
     def _tick(self) -> None:
-        expirations = {
-            scheduler: self._settings.get(name, EXPIRATION_S) for scheduler, name in LOCALITY_SETTINGS.items()
-        }
         for service in self.tables:
-            service.advance(self.now, expirations)
+            service.advance(self.now, self._settings)
 
     def _is_referred(self, server: object) -> bool:
         return any(connection.server is server for connection in self._connections)
@@ -226,9 +222,9 @@ class ReferenceDirector:
         elif protocol == UDP:
             state = "UDP"
         elif protocol == SCTP:
-            state = sctp.STATE_NAMES[connection.state]
+            state = SCTP_STATES[connection.state]
         else:
-            state = states.STATE_NAMES[connection.state]
+            state = TCP_STATES[connection.state]
         return ConnectionRow(
             protocol,
             state,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import NO_SCHEDULER, ServiceFlag, VirtualService
 from pylvs.reference.schedulers import SCHEDULERS, Flow, Scheduler
-from pylvs.reference.schedulers.locality import Locality
+from pylvs.reference.schedulers.locality import LocalityLeastConnections
 from pylvs.reference.server import Server, Totals
 
 
@@ -60,7 +62,7 @@ class Service:
         self.servers.insert(0, server)
         server.service_totals = self.totals
         if self.scheduler is not None:
-            self.scheduler.added(server)
+            self.scheduler.changed()
 
     def remove(self, server: Server) -> None:
         position = self.servers.index(server)
@@ -68,10 +70,10 @@ class Service:
         if self.scheduler is not None:
             self.scheduler.deleted(server, position)
 
-    def edited(self, server: Server) -> None:
+    def report_edit(self) -> None:
         """Report an edit of a server to the scheduler."""
         if self.scheduler is not None:
-            self.scheduler.edited(server)
+            self.scheduler.changed()
 
     def close(self) -> None:
         """Release what the scheduler holds."""
@@ -82,11 +84,9 @@ class Service:
         """Return the server for a new connection; None: no scheduler, or no server."""
         return self.scheduler.choose(flow, now) if self.scheduler is not None else None
 
-    def advance(self, now: float, expirations_s: dict[str, int]) -> None:
-        """Run the scheduler's timers; `expirations_s` are those of lblc and lblcr."""
-        if self.scheduler is None:
-            return
-        cache = getattr(self.scheduler, "cache", None)
-        if isinstance(cache, Locality) and self.given.scheduler in expirations_s:
-            cache.expiration_s = expirations_s[self.given.scheduler]
-        self.scheduler.advance(now)
+    def advance(self, now: float, settings: Mapping[str, int]) -> None:
+        """Run the scheduler's timers with the settings by their short names."""
+        if isinstance(self.scheduler, LocalityLeastConnections):
+            self.scheduler.cache.expiration_s = settings[f"{self.scheduler.name}_expiration"]
+        if self.scheduler is not None:
+            self.scheduler.advance(now)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pylvs.model.connection import TCP_STATES
-
 
 class Direction(IntEnum):
     """The side that sent a packet. INPUT_ONLY: a request, if the replies bypass this host (4.3)."""
@@ -79,7 +77,6 @@ TIMEOUTS_S = {
     SYNACK: 120,
 }
 NEW_S = 3  # a connection's timeout until a packet gives it a state
-STATE_NAMES = TCP_STATES
 
 
 def _parse(tables: dict[Direction, dict[int, str]]) -> dict[Direction, dict[int, tuple[int, ...]]]:

@@ -123,7 +123,7 @@ class Tables:
         check_destination(service.given, given)
         server = self.server(service, given.key)
         server.edit(given)
-        service.edited(server)
+        service.report_edit()
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey, now: float) -> None:
         """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
