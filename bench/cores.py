@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 from bench import site
 from bench.cases import Served, key, request
-from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, WrongPath
 from bench.path import Overheads, Path, new_path
 from bench.program import Progress
@@ -29,8 +29,6 @@ _CLIENTS = ("10.128.0.0", "10.132.0.0")  # of each processor's established flows
 _NEW_CLIENTS = ("10.160.0.0", "10.164.0.0")  # and of its new ones
 _NEW_WALK = 1 << 22
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-
-Plans = Mapping[int, tuple[Frame, Flows]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from bench import site
 from pylvs.model.addresses import Address
 from pylvs.model.service import Protocol
-from pylvs.reference.forwarding import ipv4, ipv6
-from pylvs.reference.packet import ETHER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, checksum, pseudo_header
+from pylvs.reference.forwarding import add_link_header, ip_packet
+from pylvs.reference.network import NextHop
+from pylvs.reference.packet import ETHER_BYTES, ETHERTYPE_IPV4, checksum, pseudo_header
 
 _ETHERTYPE_ARP, _TTL = b"\x08\x06", 64
 _SEGMENT = 20  # bytes behind the IP header: TCP's, or UDP's header and 12 of data
@@ -62,11 +63,8 @@ class Frame:
         saddr, daddr = self.client.packed, ip_address(self.target).packed
         covered = pseudo_header(saddr, daddr, self.protocol, _SEGMENT) + self._segment()
         segment = self._segment(checksum(covered))
-        if self.client.version == 4:
-            ip = ETHERTYPE_IPV4 + ipv4(saddr, daddr, self.protocol, segment, ttl=_TTL, tos=0, df=True)
-        else:
-            ip = ETHERTYPE_IPV6 + ipv6(saddr, daddr, self.protocol, segment, hop_limit=_TTL, tos=0)
-        return _mac(site.MAC) + _mac(self.source_mac) + ip
+        ip = ip_packet(saddr, daddr, self.protocol, segment, ttl=_TTL, df=True)
+        return add_link_header(ip, NextHop(site.DEVICE, _mac(site.MAC), _mac(self.source_mac)))
 
     def plan(self, flows: Flows | None) -> dict[str, object]:
         """Return the fields of `struct bench_plan` for the harness."""

@@ -23,9 +23,7 @@ class OneRoutePath(Path):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            path.network, path.tables, path.connections, path.settings, path.timeouts_s, path.udp_timeout_s
-        )
+        super().__init__(path.network, path.tables, path.connections, path.settings)
         self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
 
     def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:

@@ -94,6 +94,10 @@ class Guide:
         if text:
             self.console.print(Text(text, style="italic"))
 
+    def print(self, text: str, style: str = "") -> None:
+        """Print a text as it is; the terminal breaks its lines."""
+        self.console.print(Text(text.rstrip("\n"), style=style), soft_wrap=True)
+
     def show(self, host: str, command: str) -> None:
         """Show a command."""
         self.signals.check()
@@ -103,7 +107,7 @@ class Guide:
         """Show a command, run it, show its output. Raises Unsupported if it fails."""
         self.show(host, command)
         output = self.lab.sh(host, command)
-        self.console.print(Text(output.rstrip("\n")), soft_wrap=True)
+        self.print(output)
         return output
 
 
@@ -132,10 +136,10 @@ def _walk(guide: Guide, topology: str) -> None:
     lab, network = guide.lab, guide.lab.network
     client = network.role("client")[0].name
     guide.step("A small network", MEANING[topology])
-    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
+    guide.print(diagram.draw(lab.name, network))
 
     guide.step("The director", "These commands configured it. No daemon runs.")
-    guide.console.print(Text(diagram.commands(network).rstrip()), soft_wrap=True)
+    guide.print(diagram.commands(network))
     guide.run(DIRECTOR, "ipvsadm -Ln")
     guide.run(DIRECTOR, "cat /proc/sys/net/ipv4/ip_forward")
     guide.run(DIRECTOR, "pylvs show")
@@ -156,7 +160,7 @@ def _walk(guide: Guide, topology: str) -> None:
     assert director is not None
     with Capture(lab, director) as capture:
         guide.run(client, "curl -s --max-time 5 http://VIP/")
-        _show_frames(guide.console, capture.frames(), exact=topology == "dr")
+        _show_frames(guide, capture.frames(), exact=topology == "dr")
 
     guide.step("The counts", "Closed connections are inactive until they are forgotten, two minutes after the end.")
     guide.run(DIRECTOR, "ipvsadm -Ln")
@@ -173,7 +177,7 @@ def first_of_connection(frames: Sequence[Frame]) -> tuple[Frame, Frame]:
     return before, after
 
 
-def _show_frames(console: Console, frames: Sequence[Frame], exact: bool) -> None:
+def _show_frames(guide: Guide, frames: Sequence[Frame], exact: bool) -> None:
     before, after = first_of_connection(frames)
     different = changes(before, after) if exact else []
     for title, frame in (("to the director", before), ("from the director", after)):
@@ -181,13 +185,13 @@ def _show_frames(console: Console, frames: Sequence[Frame], exact: bool) -> None
         if exact:
             text.append("\n\n")
             text.append_text(_dump(frame, set(different)))
-        console.print(Panel(text, title=f"{title} ({frame.port})", title_align="left", expand=False))
+        guide.console.print(Panel(text, title=f"{title} ({frame.port})", title_align="left", expand=False))
     if exact:
         names = list(dict.fromkeys(after.field(offset) for offset in different))
         same = len(before.data) - len(different)
         summary = f"Changed: {', '.join(names)}. The other {same} of {len(before.data)} bytes are the same."
-        console.print(Text(summary), soft_wrap=True)
-        console.print(
+        guide.print(summary)
+        guide.console.print(
             Text("The TTL is one less, as in IPVS: it ends loops of packets between directors.", style="italic")
         )
 
@@ -253,7 +257,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
     """Run the steps of a take-over. Raises PylvsError if one has another result than explained."""
     lab, network = guide.lab, guide.lab.network
     guide.step("Two directors", MEANING_HA)
-    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
+    guide.print(diagram.draw(lab.name, network))
 
     guide.step("Their configuration", "The same keepalived.conf except for two words.")
     guide.run(FIRST, f"cat {CONFIGURATION}")
@@ -277,11 +281,8 @@ def _walk_ha(guide: Guide, peer: str) -> None:
         guide.run("client", "curl -s --max-time 5 http://VIP/")
         outcomes = Counter(connections.ask())
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-    guide.console.print(Text(f"Connections that were open: {summary}."), soft_wrap=True)
-    guide.console.print(
-        Text("The new master does not know them: their clients connect again. New ones are served.", style="italic"),
-        soft_wrap=True,
-    )
+    guide.print(f"Connections that were open: {summary}.")
+    guide.print("The new master does not know them: their clients connect again. New ones are served.", "italic")
 
     guide.step("It comes back", f"{FIRST} has the higher priority, so it takes over again; {SECOND} gives way at once.")
     with _watching(guide, FIRST):
@@ -305,10 +306,7 @@ def _watching(guide: Guide, next_master: str) -> Iterator[None]:
         _wait_for_vip(guide, next_master)
         seen.answered()
     outage = seen.outage(begin)
-    guide.console.print(
-        Text(f"The client, which asks every 2 ms, had no answer for {outage.seconds:.3f} s.", style="bold yellow"),
-        soft_wrap=True,
-    )
+    guide.print(f"The client, which asks every 2 ms, had no answer for {outage.seconds:.3f} s.", "bold yellow")
 
 
 def _wait_for_vip(guide: Guide, host: str) -> None:

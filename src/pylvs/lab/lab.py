@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
@@ -141,13 +140,10 @@ def _check_machine(network: Network) -> None:
     tools = dict(TOOLS)
     if any("service keepalived start" in host.commands for host in network.hosts):
         tools["keepalived"] = "keepalived"
-    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=_path())]
+    path = environment()["PATH"]
+    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=path)]
     if missing:
         raise Unsupported(f"a lab needs {', '.join(missing)}; install it")
-
-
-def _path() -> str:
-    return environment()["PATH"]
 
 
 def _need_machine() -> None:
@@ -170,7 +166,12 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
             descriptor = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        if _take_lock(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
+        try:
+            _take_lock(descriptor, signals)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
             break
         os.close(descriptor)  # another process removed it
     try:
@@ -182,19 +183,13 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _take_lock(descriptor: int, signals: DeferredSignals) -> bool:
+def _take_lock(descriptor: int, signals: DeferredSignals) -> None:
     """Wait for the lock. Raises Interrupted."""
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                signals.sleep(STEP_S)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        else:
-            return True
+            return
+        signals.sleep(STEP_S)
 
 
 def _remains(name: str) -> bool:
@@ -221,13 +216,10 @@ def _state(name: str) -> str:
 def _describe(lab: Lab, state: str) -> None:
     path = STATE / lab.name / DESCRIPTION
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(_description(lab, state), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def _description(lab: Lab, state: str) -> Mapping[str, Any]:
     namespaces = {host.name: str(LabHost(lab.name, host.name).network) for host in lab.network.hosts}
-    return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    content = {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], None]]:

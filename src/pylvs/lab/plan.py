@@ -97,14 +97,10 @@ def load_overrides(path: Path) -> dict[str, Any]:
     """Read and check a plan file. Raises InvalidOperation with the file and the field."""
     try:
         text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return read_overrides(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
     except OSError as error:
         raise InvalidOperation(f"{path}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidOperation(f"{path}: {error}") from None
-    try:
-        return read_overrides(raw)
-    except InvalidOperation as error:
+    except (ValueError, InvalidOperation) as error:
         raise InvalidOperation(f"{path}: {error}") from None
 
 

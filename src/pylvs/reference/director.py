@@ -22,10 +22,8 @@ from pylvs.model.marks import MarkRule, mark_of
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import checked as checked_rule
 from pylvs.model.rows import Counters
-from pylvs.model.rules import check_destination
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.reference import states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
@@ -62,14 +60,13 @@ class ReferenceDirector:
         self._connections = ConnectionTable()
         self.tables = Tables(self._is_referred)
         self._settings = {name: setting.default for name, setting in SETTINGS.items()}
-        self._timeouts = Timeouts()
-        self._timeouts_s: dict[int, float] = dict(states.TIMEOUTS_S)
-        self._udp_timeout_s: list[float] = [self._timeouts.udp_s]
-        self._path = Path(
-            network, self.tables, self._connections, self._settings, self._timeouts_s, self._udp_timeout_s
-        )
+        self._path = Path(network, self.tables, self._connections, self._settings)
         self._mark_rules: tuple[MarkRule, ...] = ()
-        self.now = 0.0  # seconds since the director was made
+
+    @property
+    def now(self) -> float:
+        """Return the seconds since the director was made."""
+        return self._path.now
 
     # --- packets and time ---
 
@@ -93,8 +90,7 @@ class ReferenceDirector:
 
     def advance(self, seconds: float) -> None:
         """Advance the clock, and run the timers that are due."""
-        self.now += seconds
-        self._path.now = self.now
+        self._path.now += seconds
         self._connections.advance(self.now)
         self.tables.advance(self.now)
         self._tick()
@@ -132,10 +128,7 @@ class ReferenceDirector:
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
-        given = self.tables.service(key).given
-        self.tables.add_destination(
-            key, destination, lambda: check_destination(given, destination, lambda _: False, self._is_local)
-        )
+        self.tables.add_destination(key, destination, lambda address: address.packed in self.network.local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
@@ -156,9 +149,6 @@ class ReferenceDirector:
         """Replace the rules. Raises InvalidOperation."""
         self._mark_rules = tuple(checked_rule(rule) for rule in change(self.mark_rules()))
         return self.mark_rules()
-
-    def _is_local(self, address: Address) -> bool:
-        return address.packed in self.network.local
 
     def _expire_unserved(self) -> None:
         """End connections of deleted servers if expire_nodest_conn is set (1.8)."""
@@ -187,10 +177,7 @@ class ReferenceDirector:
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Change three timeouts (4.4); existing connections get them at their next packet."""
-        self._timeouts = timeouts
-        self._timeouts_s[states.ESTABLISHED] = timeouts.tcp_s
-        self._timeouts_s[states.FIN_WAIT] = timeouts.tcp_fin_s
-        self._udp_timeout_s[0] = timeouts.udp_s
+        self._path.timeouts = timeouts
 
     def change_setting(self, name: str, value: int) -> None:
         """Raises NoSuchSetting, InvalidOperation."""
@@ -238,7 +225,7 @@ class ReferenceDirector:
         )
 
     def timeouts(self) -> Timeouts:
-        return self._timeouts
+        return self._path.timeouts
 
     def settings(self) -> Mapping[str, int]:
         """Return the settings by their short names."""

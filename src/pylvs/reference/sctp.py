@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.reference.states import Direction
+from pylvs.reference.tcp import Direction
 
 INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, ERROR, COOKIE_ECHO, COOKIE_ACK = 1, 2, 6, 7, 8, 9, 10, 11
 SHUTDOWN_COMPLETE = 14

@@ -11,9 +11,9 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.connections import Key
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.forwarding import add_link_header, ipv4, ipv6
+from pylvs.reference.forwarding import add_link_header, ip_packet
 from pylvs.reference.network import Network, NextHop
-from pylvs.reference.states import ACK, FIN, SYN
+from pylvs.reference.tcp import ACK, FIN, SYN
 
 TTL = 64
 PORTS = (32768, 60999)  # the range of ports that Linux uses for clients
@@ -150,9 +150,5 @@ def _packet(service_key: ServiceKey, client: Address, port: int, flags: int) -> 
         segment = ports + b"\0\x08\0\0"
     else:
         segment = ports + bytes(8) + bytes((1, 0, 0, 4))
-    saddr, virtual = client.packed, service_key.address.packed
-    if len(saddr) == 4:
-        ip = ipv4(saddr, virtual, int(service_key.protocol), segment, ttl=TTL, tos=0)
-    else:
-        ip = ipv6(saddr, virtual, int(service_key.protocol), segment, hop_limit=TTL, tos=0)
+    ip = ip_packet(client.packed, service_key.address.packed, int(service_key.protocol), segment, ttl=TTL)
     return add_link_header(ip, NextHop("in", _MAC, _ROUTER_MAC))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 
+from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
@@ -98,10 +99,10 @@ class Tables:
             service.servers.remove(server)
             self._discard(service, server, now)
 
-    def add_destination(self, key: ServiceKey, given: Destination, check: Callable[[], None]) -> Server:
-        """Raises NoSuchService, DestinationExists, and what `check` raises."""
+    def add_destination(self, key: ServiceKey, given: Destination, is_local: Callable[[Address], bool]) -> Server:
+        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
         service = self.service(key)
-        check()
+        check_destination(service.given, given, lambda _: False, is_local)
         if any(server.key == given.key for server in service.servers):
             raise DestinationExists(f"{key} has {given.key} already")
         trashed = self._trash.pop((key, given.key), None)

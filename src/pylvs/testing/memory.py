@@ -1,4 +1,4 @@
-"""A Director whose tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1)."""
+"""A Director whose tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1); VRRP roles."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pylvs.model.settings import SETTINGS, checked, known_setting
 
 TABLE_SIZE = 4096
 TRASH_PERIOD_S = 60.0  # between runs while the trash is not empty
+_NONE: frozenset[Address] = frozenset()
 TRASH_GRACE_S = 120.0  # without references between two runs, before a destination is removed
 
 
@@ -281,13 +282,6 @@ class MemoryDirector:
 
 def _service_row(entry: _Entry) -> ServiceRow:
     return ServiceRow(entry.service, tuple(reversed(entry.rows.values())), entry.counters, entry.rates)
-
-
-# --- roles -----------------------------------------------------------------------------------------------------------
-# VRRP roles in memory, for tests of code that publishes roles.
-
-
-_NONE: frozenset[Address] = frozenset()
 
 
 class MemoryRoles:

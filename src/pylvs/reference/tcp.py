@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from pylvs.model.service import Timeouts
+
 
 class Direction(IntEnum):
     """The side that sent a packet. INPUT_ONLY: a request, if the replies bypass this host (4.3)."""
@@ -63,12 +65,10 @@ SECURE_TABLE = {
     },
 }
 
-TIMEOUTS_S = {
+TIMEOUTS_S = {  # of states whose timeout cannot be set
     NONE: 2,
-    ESTABLISHED: 900,
     SYN_SENT: 120,
     SYN_RECV: 60,
-    FIN_WAIT: 120,
     TIME_WAIT: 120,
     CLOSE: 10,
     CLOSE_WAIT: 60,
@@ -96,3 +96,10 @@ def next_tcp_state(state: int, flags: int, direction: Direction, secure: bool) -
         if flags & event:
             return rows[event][state]
     return CLOSE
+
+
+def timeout_s(state: int, timeouts: Timeouts) -> int:
+    """Return the timeout of a connection in a state (4.4)."""
+    if state == ESTABLISHED:
+        return timeouts.tcp_s
+    return timeouts.tcp_fin_s if state == FIN_WAIT else TIMEOUTS_S[state]
