@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pylvs.model.errors import Unsupported
@@ -42,6 +43,24 @@ def compile_c(source: Path, made: Path, *options: str) -> Path:
                 return made
             errors = f": {done.stderr.strip()}"
     raise Unsupported(f"no compiler for {source.name}: neither cc nor ziglang's{errors}")
+
+
+@contextlib.contextmanager
+def python_beside(code: str, *words: str) -> Iterator[list[str]]:
+    """Run a Python program beside the block: from its first line of output until its input ends.
+
+    The list gets the words of its last line.
+    """
+    command = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found: list[str] = []
+        try:
+            process.stdout.readline()
+            yield found
+            found += process.communicate()[0].split()
+        finally:
+            process.kill()
 
 
 def processor_s(process: int, *, ended_children: bool = False) -> float:

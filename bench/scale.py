@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import record, report, site
+from bench.expiry_timer import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from bench.harness import FLOWS, SAME
 from bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
-from bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from bench.path import Overheads
 from bench.program import need_root, progress, status_of
 from bench.rows import FLOOR, SCALE_ROWS, Measured

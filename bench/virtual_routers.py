@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench import site
 from bench.daemon import Daemon, DaemonFailed, running
+from bench.processes import python_beside
 from bench.program import Progress
 from bench.rows import Measured
 from pylvs.model.dataclass import dataclass, field
@@ -140,36 +141,20 @@ def _busy() -> Iterator[None]:
             each.wait()
 
 
-@contextlib.contextmanager
-def _sleeping(found: Measured) -> Iterator[None]:
-    """Measure the longest gap of a process of the same priority that only sleeps."""
-    words = [sys.executable, "-c", _SLEEPER, str(INTERVAL_S)]
-    sleeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert sleeper.stdout is not None
-        sleeper.stdout.readline()
-        yield
-        found.samples.append(float(sleeper.communicate()[0]))
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-
-
 def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the longest gap, in ms. Raises DaemonFailed."""
-    machine = Measured()
     with (
         tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder,
         site.new_site("vrrp"),
         running(Path(folder), configuration(0), ending_s=_END_S) as daemon,
         _listening() as receiver,
         _busy(),
-        _sleeping(machine),
+        python_beside(_SLEEPER, str(INTERVAL_S)) as longest,  # of the same priority
     ):
         gaps = _watch(receiver, size, daemon, progress)
     late = ", ".join(f"{each:.1f}" for each in sorted(gaps.long, reverse=True)[:5]) or "none"
     progress(f"virtual routers: {gaps.count:,} advertisements; gaps of two intervals and more, in ms: {late}")
-    return {"vrrp_gap": Measured([gaps.longest_ms]), "vrrp_gap_machine": machine}
+    return {"vrrp_gap": Measured([gaps.longest_ms]), "vrrp_gap_machine": Measured([float(longest[0])])}
 
 
 def _watch(receiver: socket.socket, size: Size, daemon: Daemon, progress: Progress) -> Gaps:
