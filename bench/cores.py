@@ -16,7 +16,7 @@ from bench import site
 from bench.cases import Served, key, request
 from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, WrongPath
-from bench.path import Overheads, Path, new_path
+from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
 from bench.rows import Measured
 from pylvs.cli.meter import on_cpus
@@ -96,7 +96,7 @@ def gain(alone_ns: Sequence[float], together_ns: Sequence[float]) -> float:
 class Cores:
     """A service, its flows, and the threads that measure."""
 
-    def __init__(self, size: Size, path: Path, cpus: tuple[int, int]) -> None:
+    def __init__(self, size: Size, path: PacketPath, cpus: tuple[int, int]) -> None:
         self.size = size
         self.path = path
         self.cpus = cpus

@@ -15,7 +15,7 @@ from bench.cases import Served
 from bench.commands import CommandFailed, Size, program
 from bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
 from bench.harness import FLOWS, FLOWS6, WrongPath
-from bench.path import Path, new_path
+from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
@@ -51,7 +51,7 @@ DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
 class LargeTable:
     """A Director with one service, a capacity of so many connections, and the harness."""
 
-    def __init__(self, kind: Kind, connections: int, path: Path) -> None:
+    def __init__(self, kind: Kind, connections: int, path: PacketPath) -> None:
         self.kind = kind
         self.connections = connections
         self.path = path

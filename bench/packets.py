@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from bench.cases import MANY, NEW_CASES, NEW_WALK, Case, NewCase, Size, cases, key, openings, request, services
 from bench.frames import IN_ORDER, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
-from bench.path import Overheads, Path, new_path
+from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
 from bench.rows import FLOOR, FLOOR_TC, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
@@ -22,7 +22,7 @@ _OF_IPV6 = {"connections6", "replies6"}
 class Bench:
     """The services with their connections, and what came out for each row."""
 
-    def __init__(self, size: Size, path: Path) -> None:
+    def __init__(self, size: Size, path: PacketPath) -> None:
         self.size = size
         self.path = path
         self.overheads = Overheads(path.harness)

@@ -27,7 +27,7 @@ from pylvs.model.settings import SETTINGS, checked, known_setting
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
-from pylvs.reference.path import Decision, Path
+from pylvs.reference.path import Decision, PacketPath
 from pylvs.reference.server import Totals
 from pylvs.reference.service import Service
 from pylvs.reference.tables import Tables
@@ -60,7 +60,7 @@ class ReferenceDirector:
         self._connections = ConnectionTable()
         self.tables = Tables(self._is_referred)
         self._settings = {name: setting.default for name, setting in SETTINGS.items()}
-        self._path = Path(network, self.tables, self._connections, self._settings)
+        self._path = PacketPath(network, self.tables, self._connections, self._settings)
         self._mark_rules: tuple[MarkRule, ...] = ()
 
     @property

@@ -72,7 +72,7 @@ def to_stack(frame: bytes, reason: str = "") -> Decision:
     return Decision(Verdict.STACK, frame=frame, reason=reason)
 
 
-class Path:
+class PacketPath:
     """Frames in, decisions out. The director owns the tables, connections and settings."""
 
     def __init__(
