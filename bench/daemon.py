@@ -69,6 +69,7 @@ class Daemon:
 
     def __init__(self, process: subprocess.Popen[bytes], manager: socket.socket, folder: Path) -> None:
         self.process = process
+        self.start_s = 0.0  # until it was ready
         self._manager = manager
         self._folder = folder
 
@@ -82,9 +83,12 @@ class Daemon:
         words = (self._folder / LOG).read_text(encoding="utf-8").splitlines() or ["it does not get ready"]
         raise DaemonFailed(f"pylvs run: {words[-1]}")
 
-    def reload(self, text: str) -> None:
-        """Replace the configuration, and let the daemon read it."""
+    def configure(self, text: str) -> None:
+        """Replace the configuration, which the daemon reads when it is reloaded."""
         (self._folder / FILE).write_text(text)
+
+    def reload(self) -> None:
+        """Let the daemon read its configuration."""
         self.process.send_signal(signal.SIGHUP)
 
     def processor_s(self) -> float:
@@ -104,13 +108,15 @@ def running(folder: Path, text: str, *options: str, ending_s: float = 0) -> Iter
     words = ["run", "-f", str(folder / FILE), "--state-dir", str(folder / "state"), *options]
     command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(folder / LOG, "wb") as output:
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # of an earlier daemon of this folder
         manager.bind(str(path))
         manager.settimeout(0.1)
+        begin = time.monotonic()
         process = subprocess.Popen(command, stderr=output, env=os.environ | {"NOTIFY_SOCKET": str(path)})
         try:
             daemon = Daemon(process, manager, folder)
             daemon.wait_ready()
+            daemon.start_s = time.monotonic() - begin
             yield daemon
         finally:
             if ending_s:
@@ -148,19 +154,21 @@ def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure the start, and reloads that change one weight, in seconds."""
     start, reload = Measured(), Measured()
     progress(f"daemon: {size.services:,} services")
-    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder, site.new_site("daemon"):
-        begin = time.monotonic()
-        with running(Path(folder), configuration(size.services), "--no-checks") as daemon:
-            start.samples.append(time.monotonic() - begin)
-            start.processor.append(daemon.processor_s())
-            for number in range(size.whole):
-                progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
-                changed = configuration(size.services, number + 1)
-                begin, used = time.monotonic(), daemon.processor_s()
-                daemon.reload(changed)
-                daemon.wait_ready()
-                reload.samples.append(time.monotonic() - begin)
-                reload.processor.append(daemon.processor_s() - used)
-                if _weight() != number + 2:
-                    raise DaemonFailed("pylvs run: after a reload the table is not the new one")
+    with (
+        tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder,
+        site.new_site("daemon"),
+        running(Path(folder), configuration(size.services), "--no-checks") as daemon,
+    ):
+        start.samples.append(daemon.start_s)
+        start.processor.append(daemon.processor_s())
+        for number in range(size.whole):
+            progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
+            daemon.configure(configuration(size.services, number + 1))
+            begin, used = time.monotonic(), daemon.processor_s()
+            daemon.reload()
+            daemon.wait_ready()
+            reload.samples.append(time.monotonic() - begin)
+            reload.processor.append(daemon.processor_s() - used)
+            if _weight() != number + 2:
+                raise DaemonFailed("pylvs run: after a reload the table is not the new one")
     return {"daemon_start": start, "daemon_reload": reload}

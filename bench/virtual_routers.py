@@ -170,7 +170,8 @@ def _watch(receiver: socket.socket, size: Size, daemon: Daemon, progress: Progre
     while (now := time.monotonic()) < end:
         reloads += 1
         progress(f"virtual routers: {(end - now) / 60:.1f} min left, the longest gap {gaps.longest_ms:.2f} ms")
-        daemon.reload(configuration(reloads))
+        daemon.configure(configuration(reloads))
+        daemon.reload()
         _listen(receiver, min(end, now + RELOAD_EVERY_S), gaps.note)
         daemon.wait_ready()
     if gaps.count < 0.5 * size.minutes * 60 / INTERVAL_S:
