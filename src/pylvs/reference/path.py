@@ -206,7 +206,7 @@ class PacketPath:
         return True
 
     def _schedule(self, service: Service, packet: Packet) -> Connection | None:
-        server = service.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
+        server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
         if server is None:
             return None
         return self._connect(service, packet, server, server.port or packet.dport, None)
@@ -223,7 +223,7 @@ class PacketPath:
             self.connections.retire(template)
             template = None
         if template is None:
-            server = service.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
+            server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
             if server is None:
                 return None
             template = Connection(key, server, server.port if has_port else 0, server.method, key[0], template=True)

@@ -94,7 +94,7 @@ class Tables:
             del self._by_mark[service.family, service.mark]
         else:
             del self._by_address[int(key.protocol), service.address, service.port]
-        service.close()
+        service.scheduler.close()
         for server in list(service.servers):
             service.servers.remove(server)
             self._discard(service, server, now)
@@ -124,7 +124,7 @@ class Tables:
         check_destination(service.given, given)
         server = self.server(service, given.key)
         server.edit(given)
-        service.report_edit()
+        service.scheduler.changed()
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey, now: float) -> None:
         """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
