@@ -55,7 +55,6 @@ def advertisements(lab: Lab) -> Iterator[Callable[[], list[float]]]:
     """Record when advertisements of director1 came to director2 (seconds since 1970)."""
     times: list[float] = []
     second = lab.network.host("director2")
-    assert second is not None
     with inside_network(lab.wire):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
 

@@ -156,9 +156,7 @@ def _walk(guide: Guide, topology: str) -> None:
         raise Unsupported(f"the requests should have reached every real server, but: {dict(tally)}")
 
     guide.step("On the wire", "The first frame of one more request, as it reaches the director and as it leaves.")
-    director = network.host(DIRECTOR)
-    assert director is not None
-    with Capture(lab, director) as capture:
+    with Capture(lab, network.host(DIRECTOR)) as capture:
         guide.run(client, "curl -s --max-time 5 http://VIP/")
         _show_frames(guide, capture.frames(), exact=topology == "dr")
 

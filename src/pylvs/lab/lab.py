@@ -394,17 +394,14 @@ def power_off(lab: Lab, host: str) -> None:
     What they configured stays until `power_on`.
     """
     namespace = identity(lab.host(host).network)
-    spec = lab.network.host(host)
-    assert spec
     assert namespace
-    _set_links(lab, spec, "down")
+    _set_links(lab, lab.network.host(host), "down")
     kill_all(namespace)
 
 
 def power_on(lab: Lab, host: str) -> None:
     """Restore the host as after a boot: its addresses, no tables, its commands. Raises Unsupported."""
     spec = lab.network.host(host)
-    assert spec
     if spec.shared_vip_device:
         lab.sh(host, f"ip addr flush to {lab.network.vip}")
     lab.sh(host, "pylvs down")

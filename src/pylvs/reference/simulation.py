@@ -64,16 +64,12 @@ class Simulation:
     """
 
     def __init__(self, *, seed: int = 0, lasting: bool = True) -> None:
-        self._local: set[bytes] = set()
-        self.director = ReferenceDirector(self._network())
+        own4, own6 = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(11) + b"\1"
+        hop = NextHop("out", _ROUTER_MAC, _MAC, 1500, own4, own6)
+        self.director = ReferenceDirector(Network(frozenset({_MAC}), frozenset(), {}, hop, hop))
         self._random = random.Random(seed)
         self._shuffled = seed != 0
         self._lasting = lasting
-
-    def _network(self) -> Network:
-        own4, own6 = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(11) + b"\1"
-        hop = NextHop("out", _ROUTER_MAC, _MAC, 1500, own4, own6)
-        return Network(frozenset({_MAC}), frozenset(self._local), {}, hop, hop)
 
     def run(self, groups: Iterable[Clients]) -> list[Spread]:
         """Open all clients' connections, group by group; return the spreads in the order of the services."""
@@ -91,8 +87,7 @@ class Simulation:
         return list(spreads.values())
 
     def _open(self, group: Clients, service_key: ServiceKey, spreads: dict[ServiceKey, Spread]) -> None:
-        self._local.add(service_key.address.packed)
-        self.director.network.local = frozenset(self._local)
+        self.director.network.local |= {service_key.address.packed}
         service = self.director.tables.find(
             service_key.address.version,
             service_key.mark,
