@@ -8,9 +8,7 @@ director.advance(60)
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
@@ -18,21 +16,18 @@ from pylvs.model.connection import SCTP_STATES, TCP_STATES
 from pylvs.model.connection import Connection as ConnectionRow
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
-from pylvs.model.marks import MarkRule, mark_of
+from pylvs.model.in_memory import InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
-from pylvs.model.marks import checked as checked_rule
+from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
-from pylvs.model.settings import SETTINGS, checked, known_setting
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
 from pylvs.reference.path import Decision, PacketPath
-from pylvs.reference.server import Totals
+from pylvs.reference.server import Server, Totals
 from pylvs.reference.service import Service
 from pylvs.reference.tables import Tables
-
-TABLE_SIZE = 4096
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:
@@ -52,16 +47,15 @@ def _mark_fields(frame: bytes) -> MarkPacket:
     )
 
 
-class ReferenceDirector:
+class ReferenceDirector(InMemory):
     """IPVS as it decides, in memory. It implements `pylvs.model.director.Director`."""
 
     def __init__(self, network: Network) -> None:
+        super().__init__()
         self.network = network
         self._connections = ConnectionTable()
-        self.tables = Tables(self._is_referred)
-        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
+        self.tables = Tables(Trash(self._is_referred))
         self._path = PacketPath(network, self.tables, self._connections, self._settings)
-        self._mark_rules: tuple[MarkRule, ...] = ()
 
     @property
     def now(self) -> float:
@@ -92,15 +86,15 @@ class ReferenceDirector:
         """Advance the clock, and run the timers that are due."""
         self._path.now += seconds
         self._connections.advance(self.now)
-        self.tables.advance(self.now)
+        self.tables.trash.advance(self.now)
         self._tick()
 
     def _tick(self) -> None:
         for service in self.tables:
             service.advance(self.now, self._settings)
 
-    def _is_referred(self, server: object) -> bool:
-        return any(connection.server is server for connection in self._connections)
+    def _is_referred(self, server: Server) -> bool:
+        return server.references > 0 or any(connection.server is server for connection in self._connections)
 
     # --- edits ---
 
@@ -139,17 +133,6 @@ class ReferenceDirector:
         self.tables.delete_destination(key, destination, self.now)
         self._expire_unserved()
 
-    # --- firewall marks ---
-
-    def mark_rules(self) -> list[MarkRule]:
-        """Return the rules in the order of evaluation."""
-        return list(self._mark_rules)
-
-    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Replace the rules. Raises InvalidOperation."""
-        self._mark_rules = tuple(checked_rule(rule) for rule in change(self.mark_rules()))
-        return self.mark_rules()
-
     def _expire_unserved(self) -> None:
         """End connections of deleted servers if expire_nodest_conn is set (1.8)."""
         if not self._settings["expire_nodest_conn"]:
@@ -177,16 +160,8 @@ class ReferenceDirector:
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Change three timeouts (4.4); existing connections get them at their next packet."""
+        super().set_timeouts(timeouts)
         self._path.timeouts = timeouts
-
-    def change_setting(self, name: str, value: int) -> None:
-        """Raises NoSuchSetting, InvalidOperation."""
-        setting = known_setting(name)
-        self._settings[setting.name] = checked(setting, value)
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: edits in memory gain nothing from a batch."""
-        return contextlib.nullcontext()
 
     # --- listings ---
 
@@ -223,17 +198,6 @@ class ReferenceDirector:
             connection.server.key.address,
             connection.port,
         )
-
-    def timeouts(self) -> Timeouts:
-        return self._path.timeouts
-
-    def settings(self) -> Mapping[str, int]:
-        """Return the settings by their short names."""
-        return dict(self._settings)
-
-    def table_size(self) -> int:
-        """Return what listings show as `size=`."""
-        return TABLE_SIZE
 
 
 def _counters(totals: Totals) -> Counters:
