@@ -147,7 +147,7 @@ def test_every_setting_is_in_the_reference_with_its_default() -> None:
 def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() -> None:
     page = (ROOT / "docs" / "reference" / "vrrp.md").read_text()
     for word in [*(flaw.value for flaw in AdvertError), *(why.value for why in TransitionReason)]:
-        assert f"\n| {word} |" in page, f"docs/reference/vrrp.md has no row for: {word}"
+        assert f"\n| `{word}` |" in page, f"docs/reference/vrrp.md has no row for: {word}"
 
 
 def test_the_readme_lists_all_schedulers() -> None:
@@ -207,7 +207,7 @@ def test_configurations_are_found() -> None:
 
 def test_what_leaves_the_gate_is_listed_with_a_reason() -> None:
     page = (ROOT / "docs" / "developing.md").read_text()
-    section = page.partition("### What leaves the gate\n")[2].partition("\n## ")[0]
+    section = page.partition("### Tests outside the gate\n")[2].partition("\n## ")[0]
     marked = re.compile(r"(?:^@|= )pytest\.mark\.nightly\(|marks=.*pytest\.mark\.nightly\(", re.MULTILINE)
     nightly = [path for path in (ROOT / "tests").rglob("test_*.py") if marked.search(path.read_text())]
     assert nightly

@@ -63,7 +63,7 @@ class InMemory:
         return TABLE_SIZE
 
     def batch(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: edits in memory gain nothing from a batch."""
+        """Return a context without effect: edits in memory gain nothing from a batch."""
         return contextlib.nullcontext()
 
 

@@ -33,8 +33,8 @@ class Connection:
     template: bool = False
     control: Connection | None = None  # its template
     controls: int = 0  # of a template: connections that refer to it
-    assured: bool = False  # of a template: a connection of it was established, or got a reply
-    no_output: bool = True  # this host has seen packets of the client alone (4.3)
+    assured: bool = False  # of a template: one of its connections was established, or got a reply
+    no_output: bool = True  # this host has seen only packets of the client (4.3)
     active: bool = False
     gone: bool = False
 

@@ -1,4 +1,4 @@
-"""The reference's Director: the tables that ipvsadm edits, and frames through them. No I/O.
+"""The reference's Director: edit the tables as ipvsadm does, and pass frames through them. No I/O.
 
 director = ReferenceDirector(network)
 director.add_service(...)
@@ -48,7 +48,7 @@ def _mark_fields(frame: bytes) -> MarkPacket:
 
 
 class ReferenceDirector(InMemory):
-    """IPVS as it decides, in memory. It implements `pylvs.model.director.Director`."""
+    """IPVS's decisions, in memory. It implements `pylvs.model.director.Director`."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ReferenceDirector(InMemory):
         )
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """Set the standby addresses (`pylvs.model.vrrp.Roles`); `held` is ignored, because the network has it."""
+        """Set the standby addresses (`pylvs.model.vrrp.Roles`). `held` is ignored: `Network.local` has them."""
         self._path.standby = frozenset(each.packed for each in addresses)
 
     def connection(self, key: Key) -> Connection | None:

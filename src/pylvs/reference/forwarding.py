@@ -35,7 +35,7 @@ CHECKSUM_AT = {TCP: 16, UDP: 6}  # in the transport header
 MANGLED = 0xFFFF  # replaces a UDP checksum of 0 (RFC 768)
 GRE_BYTES, GUE_BYTES = 4, 12  # GUE: a UDP header and 4 bytes
 GRE_CHECKSUM = 0x8000
-COPY_FLAG = 0x80  # of an option's type: every fragment has the option
+COPY_FLAG = 0x80  # bit of an option's type: copy the option into every fragment
 CONGESTED = 3  # ECN's codepoint CE; one less is ECT(0)
 QUOTED4, QUOTED6 = 548, 1232  # bytes: ICMP errors have 576 and 1280
 TTL = 64  # of ICMP errors
@@ -57,7 +57,7 @@ TOO_BIG = Error((3, 4), (2, 0))
 
 
 def error_about(packet: Packet, error: Error, rest: int = 0, ip: bytes | None = None) -> bytes:
-    """Return an error from the virtual address to the client, which quotes `ip`, or else the packet.
+    """Return an error from the virtual address to the client. It quotes `ip`, by default the packet.
 
     `rest` is the header's second 32 bits: the MTU, if the packet is too big.
     """

@@ -1,4 +1,4 @@
-"""Parse packets, and refuse what the host's stack refuses before IPVS. Internet checksums (RFC 1071, RFC 1624)."""
+"""Parse packets, and refuse those that the host's stack refuses before IPVS. Checksums (RFC 1071, RFC 1624)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
 ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
 ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
 HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
-EXTENSIONS = 8  # most extension headers that are skipped
+EXTENSIONS = 8  # limit of extension headers that are skipped
 HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
 ICMP_BYTES = 8
 IPSEC = frozenset((AH, ESP))
@@ -67,7 +67,7 @@ class Packet:
     chunk: int | None = None  # SCTP: the type of the first chunk
     event_chunk: int | None = None  # the chunk type that the state machine uses
     whole: bool = True  # the transport header is complete
-    headless: bool = False  # without complete ports, or an incomplete ICMP header
+    headless: bool = False  # the ports or the ICMP header are incomplete
     no_sum: bool = False  # UDP without a checksum
     record_at: int = 0  # offset of a record route option with space; 0: none
     fragment: bool = False

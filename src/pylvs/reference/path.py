@@ -43,7 +43,7 @@ A_FRAGMENT = "a fragment: the reference handles whole packets"
 STANDBY = "to or from a standby virtual address"
 SOURCE_ROUTED = "source-routed: the stack drops it"
 LOOPBACK6, BROADCAST4 = bytes(15) + b"\1", b"\xff" * 4
-MIN_MTU4, MIN_MTU6 = 68, 1280  # inside a tunnel
+MIN_MTU4, MIN_MTU6 = 68, 1280  # of a tunnel: below, packets are dropped (7.4)
 
 
 class Verdict(Enum):
@@ -55,7 +55,7 @@ class Verdict(Enum):
 
 
 class Decision(NamedTuple):
-    """A verdict, and either the frames sent with the device of each, or the frame that the stack gets."""
+    """A verdict, and the frames sent (device, frame) or the frame for the stack."""
 
     verdict: Verdict
     sent: tuple[tuple[str, bytes], ...] = ()
@@ -68,7 +68,7 @@ def drop(reason: str) -> Decision:
 
 
 def to_stack(frame: bytes, reason: str = "") -> Decision:
-    """Pass a frame to the stack, as it came or rewritten."""
+    """Pass a frame to the stack, unmodified or rewritten."""
     return Decision(Verdict.STACK, frame=frame, reason=reason)
 
 
@@ -187,7 +187,7 @@ class PacketPath:
         return decision
 
     def _accepts_saddr(self, saddr: bytes) -> bool:
-        """Return whether the kernel accepts a source address from outside, which it checks before IPVS.
+        """Return whether the kernel accepts the source address of a received packet; it checks that before IPVS.
 
         See RFC 1122 3.2.1.3 and RFC 4291 2.5.3, 2.7.
         """

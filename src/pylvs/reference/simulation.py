@@ -16,7 +16,7 @@ from pylvs.reference.network import Network, NextHop
 from pylvs.reference.tcp import ACK, FIN, SYN
 
 TTL = 64
-PORTS = (32768, 60999)  # the range of ports that Linux uses for clients
+PORTS = (32768, 60999)  # Linux's default of ip_local_port_range
 USUAL_COUNT = 256  # default number of clients of a network
 LARGEST_COUNT = 1_000_000
 _MAC, _ROUTER_MAC = bytes((2, 0, 0, 0, 0, 1)), bytes((2, 0, 0, 0, 0, 2))
@@ -27,7 +27,7 @@ class Clients:
     """Clients of a network, and the service they connect to; without `to`, every service of their address family."""
 
     network: IPv4Network | IPv6Network
-    count: int = 0  # 0: all of a small network, else USUAL_COUNT
+    count: int = 0  # 0: all addresses of a small network, else USUAL_COUNT
     to: ServiceKey | None = None  # its `mark` is the packets' mark
     ports: tuple[int, int] = PORTS
 

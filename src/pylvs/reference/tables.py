@@ -23,7 +23,7 @@ ServiceAddress = tuple[int, bytes, int]  # protocol, address, port
 
 @dataclass(slots=True, eq=False)
 class Tables:
-    """Services by key, and deleted servers that something may still refer to."""
+    """Services by key, and deleted servers to which connections or templates may still refer."""
 
     trash: Trash[Server]
     by_key: dict[ServiceKey, Service] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Tables:
     # --- edits ---
 
     def add_service(self, given: VirtualService) -> Service:
-        """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
+        """Add a service. Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
         if given.key in self.by_key:
             raise ServiceExists(f"{given.key} is there already")
         check_service(given, KERNEL_SCHEDULERS)
@@ -87,7 +87,7 @@ class Tables:
             self._discard(service, server, now)
 
     def add_destination(self, key: ServiceKey, given: Destination, is_local: Callable[[Address], bool]) -> Server:
-        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
+        """Add a server, or revive it (1.8). Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
         service = self.service(key)
         check_destination(service.given, given, lambda _: False, is_local)
         if any(server.key == given.key for server in service.servers):

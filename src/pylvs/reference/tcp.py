@@ -20,9 +20,9 @@ SECURE_ON = 3  # the mode of secure_tcp that uses its tables; modes 1 and 2 wait
 NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(11)
 ABBREVIATIONS = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
 ACTIVE = frozenset((ESTABLISHED, SYN_SENT, SYN_RECV, SYNACK))
-EVENTS = (RST, SYN, FIN, ACK)  # the first that is set counts
+EVENTS = (RST, SYN, FIN, ACK)  # the first flag that is set decides
 
-# A row for each event, a column for each present state, in the order of ABBREVIATIONS.
+# A row for each event, a column for each current state, in the order of ABBREVIATIONS.
 TABLE = {
     Direction.INPUT: {
         SYN: "SR ES ES SR SR SR SR SR SR SR SR",

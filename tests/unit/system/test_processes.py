@@ -67,12 +67,9 @@ def reported(*arguments: str, **environment: str) -> dict[str, object]:
 
 
 def written(path: Path, text: str) -> str:
-    """Write a program that all users may execute, in directories that all users may enter."""
+    """Write a program that all users may execute."""
     path.write_text(text)
     path.chmod(0o755)
-    for folder in path.parents:
-        if "pytest-of-" in str(folder):  # made by pytest with mode 0700
-            folder.chmod(folder.stat().st_mode | 0o055)
     return str(path)
 
 
@@ -163,8 +160,8 @@ def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["status"] is None
 
 
-def test_a_script_without_its_first_line_is_the_shells(tmp_path: Path) -> None:
-    assert ended(written(tmp_path / "old", "exit 4\n")).status == 4
+def test_a_script_without_its_first_line_is_the_shells(public_path: Path) -> None:
+    assert ended(written(public_path / "old", "exit 4\n")).status == 4
 
 
 def test_a_name_without_slash_is_found_on_path() -> None:
@@ -172,8 +169,8 @@ def test_a_name_without_slash_is_found_on_path() -> None:
 
 
 @as_root
-def test_a_script_that_others_can_change_does_not_run_as_root(tmp_path: Path) -> None:
-    program = written(tmp_path / "program", "#!/bin/sh\nexit 0\n")
+def test_a_script_that_others_can_change_does_not_run_as_root(public_path: Path) -> None:
+    program = written(public_path / "program", "#!/bin/sh\nexit 0\n")
     os.chmod(program, 0o777)
     end = ended(program, user="root", security=True)
     assert end.status is None
@@ -203,10 +200,10 @@ while :; do sleep 60; done
 """
 
 
-def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(tmp_path: Path) -> None:
+def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(public_path: Path) -> None:
     """Also children with sessions of their own, without parents, or that ignore SIGTERM."""
-    pids = tmp_path / "pids"
-    program = written(tmp_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
+    pids = public_path / "pids"
+    program = written(public_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
     for timeout_s in (3, 20, 60):  # time enough to fork them all, on a busy machine as well
         pids.write_text("")
         end = ended(program, user="root" if os.geteuid() == 0 else "", timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Topologies: each has an address plan, and makes a network of a plan."""
+"""The topologies of the lab: each has an address plan, and makes a network from a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pylvs.model.errors import InvalidOperation
 
 
 class Topology(NamedTuple):
-    """A built-in plan for a number of servers and an IP version, and a function that makes a network of a plan."""
+    """A built-in plan for a number of servers and an IP version, and a function that makes a network from a plan."""
 
     plan: Callable[[int, int], AddressPlan]
     network: Callable[[AddressPlan], Network]

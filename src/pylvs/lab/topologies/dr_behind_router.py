@@ -33,7 +33,7 @@ def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
 
 
 def network(plan: AddressPlan) -> Network:
-    """Servers answer through the router, which translates the VIP back to the public address."""
+    """Return the network. Servers reply through the router, which translates the VIP back to the public address."""
     assert plan.gateway is not None
     assert plan.outside is not None
     assert plan.public is not None
@@ -55,7 +55,7 @@ def network(plan: AddressPlan) -> Network:
         "client → router (public address becomes VIP) → director → real server → router (and back) → client",
         [Switch("outside", str(plan.outside.network)), Switch("lan", str(plan.gateway.network))],
         [
-            parts.client(plan, "outside", plan.outside, names={"VIP": public}),  # a client knows no other
+            parts.client(plan, "outside", plan.outside, names={"VIP": public}),  # clients use only the public address
             router,
             parts.director(plan, "lan", plan.gateway),
             *parts.servers(plan, "lan", plan.gateway, vip),

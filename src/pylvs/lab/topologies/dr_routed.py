@@ -26,7 +26,7 @@ def plan(servers: int, version: int) -> AddressPlan:
 
 
 def network(plan: AddressPlan) -> Network:
-    """Without a client in the plan, the gateway is the client."""
+    """Return the network. Without a client in the plan, the gateway is the client."""
     assert plan.gateway is not None
     assert plan.gateway_vip is not None
     pairs = [(plan.gateway_vip, "gateway"), (plan.gateway, "gateway")]

@@ -13,7 +13,7 @@ from pylvs.lab.topologies import parts
 MASTER, BACKUP = ("MASTER", 100), ("BACKUP", 90)
 VRID = 51
 CHECKED_EVERY_S = 2
-LINK_LOCAL = "fe80::100/64"  # in VRRP version 3 over IPv6 a link-local address comes first
+LINK_LOCAL = "fe80::100/64"  # VRRP version 3 over IPv6 requires a link-local address as the first (RFC 9568, 5.2.9)
 
 
 def plan(servers: int, version: int) -> AddressPlan:
@@ -22,10 +22,10 @@ def plan(servers: int, version: int) -> AddressPlan:
 
 
 def network(plan: AddressPlan) -> Network:
-    """director1 starts as the master; director2 runs the program that the plan names as its peer."""
+    """Return the network. director1 starts as the master; director2 runs the plan's `peer`."""
     assert plan.dip2 is not None
     vip = str(plan.vip.ip)
-    # The lab is up when it serves, and director1 has the VIP.
+    # The lab is up when the VIP serves and director1 holds it.
     serves = f"curl -s --max-time 1 http://{f'[{vip}]' if plan.version == 6 else vip}/"
     return parts.network(
         plan,
@@ -43,7 +43,7 @@ def network(plan: AddressPlan) -> Network:
 
 
 def _director(plan: AddressPlan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
-    """Start the backup once the VIP answers, so that every lab comes up the same way."""
+    """Return a director. The backup starts when the VIP answers, so director1 is always the first master."""
     return Host(
         f"{DIRECTOR}{number}",
         DIRECTOR,

@@ -24,7 +24,7 @@ def plan(servers: int, version: int) -> AddressPlan:
 
 
 def network(plan: AddressPlan) -> Network:
-    """The router has the first address of every subnet, unless the plan gives another for the client's."""
+    """Return the network. The router has the first address of every subnet, or the plan's `outside` in the client's."""
     assert plan.client is not None
     method, decapsulation = OPTIONS[plan.tunnel]
     outside = plan.outside or first_of(plan.client)

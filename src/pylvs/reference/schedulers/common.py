@@ -1,6 +1,6 @@
 """Base class and load measures of schedulers (IPVS-SEMANTICS 3.1).
 
-Lists have the newest server first; of equals the first in the list wins.
+Lists have the newest server first; on a tie the first in the list wins.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scheduler:
     """
 
     name = ""
-    address_bytes = 4  # of the service's addresses: 16 for IPv6
+    address_bytes = 4  # length of the service's addresses: 16 for IPv6
 
     def __init__(self, servers: list[Server], options: int = 0) -> None:
         self.servers = servers

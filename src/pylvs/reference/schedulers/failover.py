@@ -14,7 +14,7 @@ class Failover(Scheduler):
     name = "fo"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Take the newest of equals."""
+        """On a tie, take the newest."""
         return heaviest(server for server in self.servers if server.usable)
 
 
@@ -24,7 +24,7 @@ class Overflow(Scheduler):
     name = "ovf"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Return None once all are full: a server takes weight + 1 connections."""
+        """Return None when all are full: a server takes weight + 1 connections."""
         return heaviest(server for server in self.servers if server.usable and server.active <= server.weight)
 
 

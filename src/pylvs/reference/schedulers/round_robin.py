@@ -9,7 +9,7 @@ from pylvs.reference.server import Server
 
 
 class RoundRobin(Scheduler):
-    """Take the next usable server of the list, in a circle. Of weights only 0 matters."""
+    """Take the next usable server of the list, cyclically. Non-zero weights do not matter."""
 
     name = "rr"
 
