@@ -165,7 +165,7 @@ def _picks(scheduler: str, weights: str, count: int) -> str:
     for number, weight in (map(int, each.split(":")) for each in weights.split()):
         key = DestinationKey(ip_address(f"10.0.0.{number}"), 80)
         servers.insert(0, Server.of(Destination(key, weight=weight)))
-        chooses.added(servers[0])
+        chooses.changed()
     picks = []
     for _ in range(count):
         chosen = chooses.choose(Flow(b"\x0a\x01\0\x01", 4000, b"\x0a\x01\0\x64"), 0)

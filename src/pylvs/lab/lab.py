@@ -11,13 +11,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.processes import end_all, identity, kill_all, living_in
+from pylvs.lab.processes import end_all, identity, kill_all
 from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
@@ -141,13 +140,10 @@ def _check_machine(network: Network) -> None:
     tools = dict(TOOLS)
     if any("service keepalived start" in host.commands for host in network.hosts):
         tools["keepalived"] = "keepalived"
-    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=_path())]
+    path = environment()["PATH"]
+    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=path)]
     if missing:
         raise Unsupported(f"a lab needs {', '.join(missing)}; install it")
-
-
-def _path() -> str:
-    return environment()["PATH"]
 
 
 def _need_machine() -> None:
@@ -206,13 +202,10 @@ def _state(name: str) -> str:
 def _describe(lab: Lab, state: str) -> None:
     path = STATE / lab.name / DESCRIPTION
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(_description(lab, state), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def _description(lab: Lab, state: str) -> Mapping[str, Any]:
     namespaces = {host.name: str(LabHost(lab.name, host.name).network) for host in lab.network.hosts}
-    return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    content = {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], None]]:
@@ -381,33 +374,20 @@ def _remove_pin(path: Path) -> None:
         path.unlink()
 
 
-def busy_hosts(lab: Lab) -> dict[str, int]:
-    """Return the number of processes in each host."""
-    counts = {}
-    for host in lab.network.hosts:
-        namespace = identity(lab.host(host.name).network)
-        counts[host.name] = len(living_in([namespace])) if namespace else 0
-    return counts
+def power_off(lab: Lab, host: str) -> None:
+    """Switch a host off without a shutdown: cut the links, then kill the processes.
 
-
-# --- power -----------------------------------------------------------------------------------------------------------
-# Switch a host's power off and on, without a clean shutdown.
-
-
-def off(lab: Lab, host: str) -> None:
-    """Cut the links, then kill the processes. What they configured stays until `on`."""
+    What they configured stays until `power_on`.
+    """
     namespace = identity(lab.host(host).network)
-    spec = lab.network.host(host)
-    assert spec
     assert namespace
-    _set_links(lab, spec, "down")
+    _set_links(lab, lab.network.host(host), "down")
     kill_all(namespace)
 
 
-def on(lab: Lab, host: str) -> None:
+def power_on(lab: Lab, host: str) -> None:
     """Restore the host as after a boot: its addresses, no tables, its commands. Raises Unsupported."""
     spec = lab.network.host(host)
-    assert spec
     if spec.shared_vip_device:
         lab.sh(host, f"ip addr flush to {lab.network.vip}")
     lab.sh(host, "pylvs down")

@@ -9,7 +9,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.reference.packet import Packet
 from pylvs.reference.server import Server
-from pylvs.reference.states import NEW_S
+from pylvs.reference.tcp import NEW_S
 
 EXTENDED_S = 60  # given to a template whose timer ends while connections refer to it (4.9)
 RETIRED_PORT = 65535  # of a template whose server is no longer valid (5.4)

@@ -1,13 +1,22 @@
-"""Parse packets, and refuse those that the host's stack refuses before IPVS."""
+"""Parse packets, and refuse those that the host's stack refuses before IPVS. Checksums (RFC 1071, RFC 1624)."""
 
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass
 from pylvs.reference import sctp
-from pylvs.reference.states import SYN
+from pylvs.reference.tcp import SYN
 
-# --- checksum --------------------------------------------------------------------------------------------------------
-# Internet checksums (RFC 1071, RFC 1624).
+ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
+ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
+HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
+EXTENSIONS = 8  # limit of extension headers that are skipped
+HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
+ICMP_BYTES = 8
+IPSEC = frozenset((AH, ESP))
+PORT_IKE = 500
+MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
+END, NOP, RECORD_ROUTE, LOOSE_ROUTE, STRICT_ROUTE = 0, 1, 7, 0x83, 0x89
 
 
 def fold16(number: int) -> int:
@@ -36,21 +45,6 @@ def pseudo_header(saddr: bytes, daddr: bytes, protocol: int, length: int) -> byt
     if len(saddr) == 4:
         return saddr + daddr + bytes((0, protocol)) + length.to_bytes(2, "big")
     return saddr + daddr + length.to_bytes(4, "big") + bytes((0, 0, 0, protocol))
-
-
-# --- packet ----------------------------------------------------------------------------------------------------------
-
-ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
-ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
-ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
-HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
-EXTENSIONS = 8  # limit of extension headers that are skipped
-HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
-ICMP_BYTES = 8
-IPSEC = frozenset((AH, ESP))
-PORT_IKE = 500
-MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
-END, NOP, RECORD_ROUTE, LOOSE_ROUTE, STRICT_ROUTE = 0, 1, 7, 0x83, 0x89
 
 
 @dataclass(slots=True, eq=False)

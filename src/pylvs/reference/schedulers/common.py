@@ -22,9 +22,9 @@ class Flow(NamedTuple):
 
 
 class Scheduler:
-    """The scheduler of one service.
+    """The scheduler of one service; this one is `none`.
 
-    `servers` is the service's own list, and the methods report each change of it. `options` are the service's flags.
+    `servers` is the service's own list, and the methods report its changes. `options` are the service's flags.
     """
 
     name = ""
@@ -34,18 +34,16 @@ class Scheduler:
         self.servers = servers
         self.options = options
 
-    def added(self, server: Server) -> None:
-        """Handle that `server` was inserted at the list's head."""
+    def changed(self) -> None:
+        """Handle that a server was inserted at the list's head, or that a server's weight or thresholds were edited."""
 
     def deleted(self, server: Server, position: int) -> None:
         """Handle that `server` was removed from the list, where it had this position."""
-
-    def edited(self, server: Server) -> None:
-        """Handle that weight or thresholds of `server` may have changed."""
+        self.changed()
 
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Return the server of a new connection; None: no server is available."""
-        raise NotImplementedError
+        return None
 
     def advance(self, now: float) -> None:
         """Run the timers."""
@@ -81,8 +79,3 @@ def least_loaded(servers: Iterable[Server], load: Callable[[Server], int]) -> Se
             if best_load * server.weight > its_load * best.weight:
                 best, best_load = server, its_load
     return best
-
-
-def heaviest(servers: Iterable[Server]) -> Server | None:
-    """Return the server with the greatest weight, the first of equals."""
-    return max(servers, key=lambda server: server.weight, default=None)

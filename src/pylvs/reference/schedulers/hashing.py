@@ -22,10 +22,10 @@ LONG = 0xFFFFFFFFFFFFFFFF
 
 def fold(address: bytes) -> int:
     """Return the address as a 32-bit number; for IPv6, the exclusive or of its four words (3.11)."""
-    fold16 = int.from_bytes(address[:4], "big")
-    for at in range(4, len(address), 4):
-        fold16 ^= int.from_bytes(address[at : at + 4], "big")
-    return fold16
+    folded = 0
+    for at in range(0, len(address), 4):
+        folded ^= int.from_bytes(address[at : at + 4], "big")
+    return folded
 
 
 def bucket(number: int, bits: int) -> int:
@@ -92,13 +92,8 @@ class SourceHashing(Scheduler):
         super().__init__(servers, options)
         self._buckets: list[Server] = []  # empty: fill them at the next choice
 
-    def added(self, server: Server) -> None:
-        self._buckets = []
-
-    def deleted(self, server: Server, number: int) -> None:
-        self._buckets = []
-
-    def edited(self, server: Server) -> None:
+    def changed(self) -> None:
+        """Fill the buckets again at the next connection."""
         self._buckets = []
 
     def _filled(self) -> list[Server]:
@@ -136,18 +131,11 @@ class MaglevHashing(Scheduler):
         self._slots: list[Server] = []
         self._stale = True
 
-    def added(self, server: Server) -> None:
-        """Rebuild the table later, unless there are more servers than slots."""
-        self._changed()
+    def changed(self) -> None:
+        """Rebuild the table later, unless there are more servers than slots.
 
-    def deleted(self, server: Server, number: int) -> None:
-        self._changed()
-
-    def edited(self, server: Server) -> None:
-        """Rebuild the table later. A weight of 0 changes nothing, because the last other weight counts."""
-        self._changed()
-
-    def _changed(self) -> None:
+        An edit to weight 0 changes nothing, because the last other weight counts.
+        """
         if self._stale and len(self.servers) == SLOTS + 1:
             self._slots, self._stale = self._built(self.servers[1:]), False
         self._stale = self._stale or len(self.servers) <= SLOTS

@@ -133,14 +133,10 @@ class LocalityLeastConnections(Scheduler):
         self.cache.clear()
 
 
-class ReplicatedLocality(Scheduler):
+class ReplicatedLocality(LocalityLeastConnections):
     """Choose as lblc, but from a set of servers: it grows when its servers are crowded, and shrinks with time."""
 
     name = "lblcr"
-
-    def __init__(self, servers: list[Server], options: int = 0) -> None:
-        super().__init__(servers, options)
-        self.cache = Locality()
 
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Return the least loaded member of the set; if it is crowded, add the one that wlc chooses."""
@@ -169,12 +165,6 @@ class ReplicatedLocality(Scheduler):
             entry.servers.remove(busiest)
             entry.last_change = now
             busiest.references -= 1
-
-    def advance(self, now: float) -> None:
-        self.cache.advance(now)
-
-    def close(self) -> None:
-        self.cache.clear()
 
 
 def _least(members: list[Server]) -> Server | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pylvs.model.connection import TCP_STATES
+from pylvs.model.service import Timeouts
 
 
 class Direction(IntEnum):
@@ -65,12 +65,10 @@ SECURE_TABLE = {
     },
 }
 
-TIMEOUTS_S = {
+TIMEOUTS_S = {  # of states whose timeout cannot be set
     NONE: 2,
-    ESTABLISHED: 900,
     SYN_SENT: 120,
     SYN_RECV: 60,
-    FIN_WAIT: 120,
     TIME_WAIT: 120,
     CLOSE: 10,
     CLOSE_WAIT: 60,
@@ -79,7 +77,6 @@ TIMEOUTS_S = {
     SYNACK: 120,
 }
 NEW_S = 3  # a connection's timeout until a packet gives it a state
-STATE_NAMES = TCP_STATES
 
 
 def _parse(tables: dict[Direction, dict[int, str]]) -> dict[Direction, dict[int, tuple[int, ...]]]:
@@ -99,3 +96,10 @@ def next_tcp_state(state: int, flags: int, direction: Direction, secure: bool) -
         if flags & event:
             return rows[event][state]
     return CLOSE
+
+
+def timeout_s(state: int, timeouts: Timeouts) -> int:
+    """Return the timeout of a connection in a state (4.4)."""
+    if state == ESTABLISHED:
+        return timeouts.tcp_s
+    return timeouts.tcp_fin_s if state == FIN_WAIT else TIMEOUTS_S[state]
