@@ -20,6 +20,7 @@ import pylvs
 from pylvs.bpf import abi, kernel, libbpf, mounts
 from pylvs.model import sockets as socket
 from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Busy, NotPermitted, Unsupported
 from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock
 
@@ -34,7 +35,6 @@ _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a direct
 _SENTINEL = "alive"
 _NOTE, _DRAFT = "note-", "draft-"  # prefixes of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
-_ALL = "the states of this machine"
 _LONGEST_NOTE = 4000  # bytes: a symbolic link's target holds the note
 # r0 = SK_PASS; exit: socket lookup continues as without the program
 _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -46,7 +46,7 @@ def netns_cookie() -> int:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
         except OSError:
-            raise kernel_errors.Unsupported(
+            raise Unsupported(
                 f"this kernel ({os.uname().release}) cannot name its network namespaces (SO_NETNS_COOKIE)"
             ) from None
 
@@ -77,7 +77,7 @@ def _order(version: str) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
-class StateExists(kernel_errors.Busy):
+class StateExists(Busy):
     """Another process made the state of this namespace first."""
 
 
@@ -96,9 +96,7 @@ class State:
         """
         missing = kernel_errors.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
-            raise kernel_errors.NotPermitted(
-                f"Operation not permitted; {' and '.join(missing)} missing: run it as root"
-            )
+            raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
@@ -152,7 +150,7 @@ class State:
         """
         with self._site(timeout_s) as fresh:
             # The lock of all states: another builder of this one finds either `fresh` or the whole state.
-            everything = Lock(os.path.dirname(fresh.path), timeout_s, _ALL)
+            everything = Lock(os.path.dirname(fresh.path), timeout_s, mounts.ALL_STATES)
             try:
                 fresh._watch_namespace()
                 yield fresh
@@ -178,7 +176,7 @@ class State:
                 try:
                     lock.__enter__()
                     break
-                except kernel_errors.Busy:
+                except Busy:
                     if time.monotonic() >= end:
                         raise
             time.sleep(_PAUSE_S)
@@ -254,7 +252,7 @@ class State:
         """Raise Unsupported if the layout of the tables is not that of this pylvs."""
         build = self.build()
         if build is None or build.tables != own_build().tables:
-            raise kernel_errors.Unsupported(
+            raise Unsupported(
                 f"the tables of this network namespace are those of {build or 'another pylvs'}, this is {own_build()};"
                 " save them with that one, then: pylvs down, and restore them"
             )
@@ -273,7 +271,7 @@ class State:
         if not root:
             return
         try:
-            with Lock(root, what=_ALL):
+            with Lock(root, what=mounts.ALL_STATES):
                 _remove(root, os.path.basename(self.path))
         except FileNotFoundError:
             return
@@ -322,7 +320,7 @@ def _is_dead(cookie: int, path: str) -> bool:
         try:
             with Lock(path, 0):
                 return True
-        except kernel_errors.Busy:
+        except Busy:
             return False
     return True
 
@@ -341,7 +339,7 @@ def collect_dead_states() -> list[int]:
         return []
     gone = []
     try:
-        with Lock(root, 0, _ALL):
+        with Lock(root, 0, mounts.ALL_STATES):
             for name in sorted(os.listdir(root)):
                 cookie = _cookie(name)
                 if cookie is None or name == own:
@@ -349,7 +347,7 @@ def collect_dead_states() -> list[int]:
                 if _is_dead(cookie, f"{root}/{name}"):
                     _remove(root, name)
                     gone.append(cookie)
-    except (kernel_errors.Busy, FileNotFoundError):
+    except (Busy, FileNotFoundError):
         return gone
     if gone:
         mounts.remove()
