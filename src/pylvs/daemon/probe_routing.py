@@ -18,12 +18,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import FIRST, MASK
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.realserver.addresses import explained, netlink
 from pylvs.system import proc
 
-TABLE = FIRST >> 16  # of policy routing: 20566
+TABLE = FIRST_PROBE_MARK >> 16  # of policy routing: 20566
 PRIORITY = 100
 _DISCARD = 9  # a port to name in a question about routes; nothing is sent
 _HOST_SCOPE = 254
@@ -35,7 +35,13 @@ def route_marks(versions: Collection[int]) -> None:
     with netlink() as route:
         for version in (4, 6):
             family = socket.AF_INET if version == 4 else socket.AF_INET6
-            rule = {"family": family, "priority": PRIORITY, "fwmark": FIRST, "fwmask": MASK, "table": TABLE}
+            rule = {
+                "family": family,
+                "priority": PRIORITY,
+                "fwmark": FIRST_PROBE_MARK,
+                "fwmask": PROBE_MARK_MASK,
+                "table": TABLE,
+            }
             to_lo = {"family": family, "dst": "default", "type": "local", "oif": _LOOPBACK, "table": TABLE}
             if version == 4:
                 to_lo["scope"] = _HOST_SCOPE

@@ -12,13 +12,13 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from pylvs.model.director import Director
 
-# --- statistics ------------------------------------------------------------------------------------------------------
-# Counters and rates of a service or a destination (IPVS-SEMANTICS 9).
-
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Events since the last `-Z`; bytes are whole IP packets, before encapsulation."""
+    """Events of a service or destination since the last `-Z`; bytes are whole IP packets, before encapsulation.
+
+    IPVS-SEMANTICS 9.
+    """
 
     connections: int = 0
     in_packets: int = 0
@@ -74,9 +74,6 @@ class PacketCounts:
     connections_limit: int | None = None
     expiry: Expiry | None = None
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
-
-
-# --- services, destinations and devices ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
 from pylvs.model.rows import Counters, PacketCounts, Rates
 from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
-from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
 
 TABLE_SIZE = 4096
@@ -96,7 +96,7 @@ class MemoryDirector:
     def __init__(
         self,
         *,
-        schedulers: Collection[str] = KERNEL_SCHEDULERS,
+        schedulers: Collection[str] = SCHEDULERS,
         engines: Collection[str] = KNOWN_ENGINES,
         broadcasts: Iterable[Address] = (),
         local: Iterable[Address] = (),
