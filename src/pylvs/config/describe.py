@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum, Flag
-from functools import cache
 from typing import Any
 
+from pylvs.config.compile.effective import keyword_of
+from pylvs.config.schema.types import plain
 from pylvs.model.checks import Script, Target
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, Method, Tunnel, TunnelFlag, TunnelKind
@@ -18,58 +19,6 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_KEYWORDS = {
-    "GlobalSettings.smtp_alert": "smtp_alert_checker",
-    "GlobalSettings.checker_nice": "checker_priority",
-    "GlobalSettings.fifo": "lvs_notify_fifo",
-    "Mail.recipients": "notification_email",
-    "Mail.sender": "notification_email_from",
-    "Mail.server": "smtp_server",
-    "Mail.port": "smtp_server's port",
-    "Mail.helo_name": "smtp_helo_name",
-    "Mail.connect_timeout_s": "smtp_connect_timeout",
-    "WantedService.virtualhost": "virtualhost",
-    "HttpCheck.sni": "enable_sni",
-    "HttpCheck.protocol": "http_protocol",
-    "Url.statuses": "status_code",
-    "MiscCheck.script": "misc_path",
-    "MiscCheck.dynamic": "misc_dynamic",
-    "SmtpCheck.targets": "host",
-    "VrrpInstance.vrid": "virtual_router_id",
-    "VrrpInstance.advert_interval_s": "advert_int",
-    "VrrpInstance.starts_as_master": "state MASTER",
-    "VrrpInstance.addresses": "virtual_ipaddress",
-    "VrrpInstance.excluded": "virtual_ipaddress_excluded",
-    "VrrpInstance.routes": "virtual_route",
-    "VrrpInstance.rules": "virtual_rule",
-    "VrrpInstance.peers": "unicast_peer",
-    "VrrpInstance.source": "source address",
-    "VrrpConfiguration.addresses": "static_ipaddress",
-    "VrrpConfiguration.routes": "static_route",
-    "VrrpConfiguration.rules": "static_rule",
-    "VrrpConfiguration.track_groups": "track_group",
-    "VrrpGroup.members": "member",
-    "Announcements.repeat": "garp_master_repeat",
-    "Announcements.delay_s": "garp_master_delay",
-    "Announcements.refresh_s": "garp_master_refresh",
-    "Announcements.refresh_repeat": "garp_master_refresh_repeat",
-    "Announcements.lower_priority_repeat": "garp_lower_prio_repeat",
-    "Announcements.lower_priority_delay_s": "garp_lower_prio_delay",
-    "Announcements.extra_interval_s": "garp_extra_if",
-    "Tracks.interfaces": "track_interface",
-    "Tracks.scripts": "track_script",
-    "Tracks.files": "track_file",
-    "Tracks.processes": "track_process",
-    "Notify.master": "notify_master",
-    "Notify.backup": "notify_backup",
-    "Notify.fault": "notify_fault",
-    "Notify.stop": "notify_stop",
-    "Notify.every": "notify",
-    "Notify.deleted": "notify_deleted",
-    "Notify.lower_priority_heard": "notify_master_rx_lower_pri",
-    "Notify.priority_changes": "notify_priority_changes",
-    "VrrpSettings.fifos": "notify_fifo",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +44,7 @@ def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterat
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before == after or field.name in without:
             continue
-        keyword = _keyword_of(type(old).__name__, field.name)
+        keyword = keyword_of(type(old).__name__, field.name)
         if field.name in _SECRETS:
             yield Difference(keyword, HIDDEN if before else None, HIDDEN if after else None)
         elif isinstance(before, tuple) and isinstance(after, tuple) and field.name not in _JOINED:
@@ -127,8 +76,8 @@ def describe_value(value: Any, name: str = "") -> str | None:
     if isinstance(value, Enum) and not isinstance(value, Flag):
         return value.name.lower().replace("_", "-")
     if isinstance(value, (int, float)):
-        plain = f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(int(value))
-        return f"{plain} s" if name.endswith("_s") else plain
+        text = plain(value) if isinstance(value, float) else str(int(value))
+        return f"{text} s" if name.endswith("_s") else text
     if isinstance(value, bytes):
         text = value.decode("latin-1")
         return text.strip() if value.isascii() and text.strip().isprintable() else value.hex()
@@ -156,7 +105,7 @@ def _object(value: Any) -> str:
     if not _is_model_object(value):
         return str(value)
     own = [
-        f"{_keyword_of(type(value).__name__, field.name)} {describe_value(getattr(value, field.name), field.name)}"
+        f"{keyword_of(type(value).__name__, field.name)} {describe_value(getattr(value, field.name), field.name)}"
         for field in fields(value)
         if getattr(value, field.name) != _default(field) and field.name not in _SECRETS
     ]
@@ -235,8 +184,3 @@ def _is_model_object(value: Any) -> bool:
 def _default(field: Field[Any]) -> Any:
     """Return the default of a field; MISSING if it has none."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
-
-
-@cache
-def _keyword_of(owner: str, name: str) -> str:
-    return _KEYWORDS.get(f"{owner}.{name}") or name.removesuffix("_s")

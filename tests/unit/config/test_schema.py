@@ -9,46 +9,46 @@ from pylvs.config.language.parser import read_text
 from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.reader import Reader, Section
 from pylvs.config.schema.types import (
+    ADDRESS,
     BARE,
     BOOLEAN,
+    ENDPOINT,
     FLAG,
     PORT,
     SECONDS,
-    Endpoint,
-    Integer,
-    IpAddress,
-    Real,
-    Text,
-    Texts,
     choice,
+    integer,
+    real,
+    text,
+    texts,
 )
 
 INNER = Block(
     "inner",
     "a block in a block",
-    (Keyword("path", Text("a path"), ""), Keyword("mark", Integer(1, 9), "")),
+    (Keyword("path", text("a path"), ""), Keyword("mark", integer(1, 9), "")),
 )
 OUTER = Block(
     "outer",
     "a block",
     (
-        Keyword("weight", Integer(0, 100), "", aliases=("heaviness",)),
+        Keyword("weight", integer(0, 100), "", aliases=("heaviness",)),
         Keyword("delay", SECONDS, ""),
-        Keyword("share", Real(0, 1), ""),
+        Keyword("share", real(0, 1), ""),
         Keyword("on_fire", BOOLEAN, ""),
         Keyword("quick", FLAG, ""),
         Keyword("alone", BARE, ""),
         Keyword("method", choice("NAT", "DR"), ""),
-        Keyword("address", IpAddress(), ""),
+        Keyword("address", ADDRESS, ""),
         Keyword("port", PORT, ""),
-        Keyword("once", Text(), "", first_wins=True),
-        Keyword("dead", Texts(), "", state=State.DEAD, instead="use weight"),
-        Keyword("soon", Texts(), "", state=State.LATER, instead="nothing is sent"),
-        Keyword("silent", Texts(), "", state=State.IGNORED),
+        Keyword("once", text(), "", first_wins=True),
+        Keyword("dead", texts(), "", state=State.DEAD, instead="use weight"),
+        Keyword("soon", texts(), "", state=State.LATER, instead="nothing is sent"),
+        Keyword("silent", texts(), "", state=State.IGNORED),
         INNER,
-        Block("list", "lines", lines=Endpoint(), merged=True),
+        Block("list", "lines", lines=ENDPOINT, merged=True),
     ),
-    head=Text("a name"),
+    head=text("a name"),
     merged=True,
 )
 ROOT = Block("", "", (OUTER,))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.findings import Finding, Findings, Location, Severity
-from pylvs.config.schema.types import OPENS, WrittenScript
+from pylvs.config.schema.types import OPENS, Written
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
@@ -38,11 +38,15 @@ class ScriptRules:
     _checked: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     _warned: bool = False
 
-    def usable(self, written: WrittenScript | None, user: str = "", group: str = "") -> Script | None:
+    def of(self, block: EffectiveBlock, name: str) -> Script | None:
+        """Return the script of a keyword as it will run; None, and a finding, if it must not run."""
+        return self.usable(block.maybe(name, Written))
+
+    def usable(self, written: Written[Script] | None, user: str = "", group: str = "") -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""
         if written is None:
             return None
-        script = written.script if not user else replace(written.script, user=user, group=group)
+        script = written.value if not user else replace(written.value, user=user, group=group)
         location = written.word.location
         account = self._account(script)
         if isinstance(account, str):
@@ -109,22 +113,17 @@ class ScriptRules:
         return not (insecure and self.secure)
 
 
-def fifos_of(
-    settings: EffectiveBlock, scripts: ScriptRules, findings: Findings, names: Sequence[str]
-) -> Iterator[Fifo]:
+def fifos_of(settings: EffectiveBlock, scripts: ScriptRules, names: Sequence[str]) -> Iterator[Fifo]:
     """Yield the FIFOs of these names; report readers without a FIFO and paths that are used twice."""
     for name in names:
         fifo = settings.maybe(name, Fifo)
-        reader = settings.maybe(f"{name}_script", WrittenScript)
+        reader = settings.maybe(f"{name}_script", Written)
         if fifo is None:
             if reader is not None:
-                location = settings.location(f"{name}_script")
-                findings.error(location, f"without {name} there is nothing to read", f"add {name}")
+                settings.error(f"{name}_script", f"without {name} there is nothing to read", f"add {name}")
             continue
         if taken := _taken(settings, name, fifo):
-            findings.error(
-                settings.location(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own"
-            )
+            settings.error(name, f"{fifo.path} is {taken} already", "give each pipe a name of its own")
             continue
         yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED_FIFO)
 
