@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add, attrgetter, sub
 
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination
@@ -27,22 +28,13 @@ class Counters:
     out_bytes: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(
-            self.connections + other.connections,
-            self.in_packets + other.in_packets,
-            self.out_packets + other.out_packets,
-            self.in_bytes + other.in_bytes,
-            self.out_bytes + other.out_bytes,
-        )
+        return Counters(*map(add, _numbers(self), _numbers(other)))
 
     def __sub__(self, other: Counters) -> Counters:
-        return Counters(
-            self.connections - other.connections,
-            self.in_packets - other.in_packets,
-            self.out_packets - other.out_packets,
-            self.in_bytes - other.in_bytes,
-            self.out_bytes - other.out_bytes,
-        )
+        return Counters(*map(sub, _numbers(self), _numbers(other)))
+
+
+_numbers = attrgetter("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 
 @dataclass(frozen=True, slots=True)

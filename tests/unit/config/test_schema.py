@@ -15,10 +15,10 @@ from pylvs.config.schema.types import (
     ENDPOINT,
     FLAG,
     PORT,
-    SECONDS,
     choice,
     integer,
     real,
+    seconds,
     text,
     texts,
 )
@@ -33,7 +33,7 @@ OUTER = Block(
     "a block",
     (
         Keyword("weight", integer(0, 100), "", aliases=("heaviness",)),
-        Keyword("delay", SECONDS, ""),
+        Keyword("delay", seconds(), ""),
         Keyword("share", real(0, 1), ""),
         Keyword("on_fire", BOOLEAN, ""),
         Keyword("quick", FLAG, ""),

@@ -47,10 +47,6 @@ class CheckMaker:
     service_port: int  # of the virtual service; 0 for a mark
     has_vip: bool  # False for a firewall mark
 
-    def make(self, block: EffectiveBlock) -> Check | None:
-        """Make the check of a block."""
-        return MAKERS[block.block.name](self, block)
-
     def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
         shared = self.block.settings.value("shared_probes", bool) or False
         return block.make(Pace, timeout_s=block.seconds(timeout), shared=shared)
@@ -66,8 +62,7 @@ class CheckMaker:
             if port:
                 block.fill("connect_port", port)
             else:
-                text = f"{block.block.name} has no port to connect to; it will fail"
-                block.error("", text, "write connect_port")
+                block.error("", f"{block.block.name} has no port to connect to; it will fail", "write connect_port")
         source = block.address("bindto")
         if source is not None and source.version != address.version:
             text = f"bindto {source} is not of the IP version of {address}; it is ignored"
@@ -123,8 +118,7 @@ class CheckMaker:
             try:
                 Regex(regex.encode(errors="surrogateescape"), block.get("regex_options", tuple))
             except BadRegex as error:
-                text = f"'{regex}' is not a regular expression: {error}; it is ignored"
-                block.error("regex", text, "repair it")
+                block.error("regex", f"'{regex}' is not a regular expression: {error}; it is ignored", "repair it")
                 block.adjust("regex", "", "not a regular expression")
         return block.make(Url)
 

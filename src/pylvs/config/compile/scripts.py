@@ -31,12 +31,22 @@ class ScriptRules:
     """Checks scripts; looks up each user, and each program of a user, once."""
 
     findings: Findings
-    secure: bool = False  # enable_script_security
-    user: str = ""  # script_user
-    group: str = ""
+    secure: bool  # enable_script_security
+    user: str  # script_user
+    group: str
     _accounts: dict[tuple[str, str], Account | str] = field(default_factory=dict)
     _checked: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     _warned: bool = False
+
+    @classmethod
+    def of_document(cls, settings: EffectiveBlock) -> ScriptRules:
+        """Make the rules of global_defs; report a script_user that this machine does not have."""
+        user, group = settings.maybe("script_user", tuple, ("", ""))
+        rules = cls(settings.findings, settings.get("enable_script_security", bool), user, group)
+        found = rules._account(Script(())) if user else None
+        if isinstance(found, str):
+            settings.error("script_user", found, "name a user that this machine has")
+        return rules
 
     def of(self, block: EffectiveBlock, name: str) -> Script | None:
         """Return the script of a keyword as it will run; None, and a finding, if it must not run."""
@@ -67,12 +77,6 @@ class ScriptRules:
             self._report_unusable(path, problem, location)
             return None
         return script if self._is_secure(path, insecure, location) else None
-
-    def check_user(self, location: Location) -> None:
-        """Report a script_user that this machine does not have."""
-        account = self._account(Script((), self.user, self.group))
-        if isinstance(account, str):
-            self.findings.error(location, account, "name a user that this machine has")
 
     def _account(self, script: Script) -> Account | str:
         """Return the account that the script runs as, or the reason why there is none."""

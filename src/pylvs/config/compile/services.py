@@ -102,8 +102,7 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section]) -> Entrie
         return None
     entries = tuple(each.value for each in group.settings if isinstance(each.value, Range | MarkEntry))
     if not entries:
-        text = f"the group {head} is empty; the service is left out"
-        service.error(head, text, "give it an address or a mark")
+        service.error(head, f"the group {head} is empty; the service is left out", "give it an address or a mark")
         return None
     return Entries(entries, head.text)
 
@@ -158,8 +157,7 @@ def _protocol(service: EffectiveBlock, entries: Entries) -> None:
         service.warning("", "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP")
         service.adjust("protocol", Protocol.UDP, "not given")
     elif not entries.ranges and written:
-        text = "a firewall mark's service has no protocol; it is ignored"
-        service.warning("protocol", text, "remove it")
+        service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
     if not written and not entries.ranges:
         service.fill("protocol", Protocol.TCP)
     if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
@@ -183,8 +181,7 @@ def _scheduler(service: EffectiveBlock) -> None:
     node = service.section.node
     tried = node is not None and any(each.keyword in ("lb_algo", "lvs_sched") for each in node.block or ())
     if not service.is_written("lvs_sched") and not tried:
-        text = f"no scheduler is given; it is {DEFAULT_SCHEDULER}"
-        service.warning("", text, f"write lvs_sched {DEFAULT_SCHEDULER}")
+        service.warning("", f"no scheduler is given; it is {DEFAULT_SCHEDULER}", f"write lvs_sched {DEFAULT_SCHEDULER}")
     if scheduler.value not in FLAGS_OF:
         for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
             if service.get(name, bool):
@@ -393,7 +390,7 @@ def _free_keys(
 def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules) -> WantedServer:
     server, ports = _server(block), entries.ports
     maker = CheckMaker(scripts, block, server, min(ports) if len(ports) == 1 else 0, has_vip=bool(ports))
-    checks = [maker.make(each) for each in block.below(*MAKERS)]
+    checks = [MAKERS[each.block.name](maker, each) for each in block.below(*MAKERS)]
     for section in block.section.below("BFD_CHECK"):
         maker.bfd(section)
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)

@@ -11,25 +11,24 @@ from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
 from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
 from pylvs.config.compile.vrrp_tracking import (
-    DEFINITION_KEYWORDS,
     Symbols,
     define_file,
     define_process,
     define_script,
     name_of,
+    tracked_words,
     tracks_of,
     without_data_plane_weight,
     without_weights,
 )
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
-from pylvs.config.schema.vrrp_types import DelayedLink, WrittenTrack
+from pylvs.config.schema.vrrp_types import DelayedLink
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 
-GroupOfInstance = dict[str, str]
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
 DEFAULT_INTERFACE = "eth0"
 
@@ -40,7 +39,7 @@ def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int])
     Remove rejected blocks from the effective configuration too.
     """
     settings = next(root.below("global_defs"))
-    symbols = Symbols(root.findings, settings, scripts, mtus, settings.maybe("dynamic_interfaces", bool, False))
+    symbols = Symbols(settings, scripts, mtus, settings.maybe("dynamic_interfaces", bool, False))
     symbols.definitions = {f"{each.block.name} {name_of(each)}": name_of(each) for each in root.below(*DEFINITIONS)}
     _missing_devices(root, symbols)
     return _VrrpCompiler(root, symbols).build()
@@ -64,7 +63,7 @@ class _VrrpCompiler:
         for block in list(self.root.blocks):
             self._block(block)
         kept = {each.instance.name: each for each in without_conflicts(self.instances)}
-        taken: GroupOfInstance = {}
+        taken: dict[str, str] = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
             group = group_of(block, kept, taken, symbols)
@@ -138,14 +137,11 @@ def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
             if setting.keyword is None or setting.keyword.name != "default_interface":
                 for word in getattr(setting.value, "devices", ()):
                     assert isinstance(word, Word)
-                    symbols.device(word)
+                    symbols.check_device(word)
 
 
 def group_of(
-    block: EffectiveBlock,
-    instances: dict[str, CompiledInstance],
-    taken: GroupOfInstance,
-    symbols: Symbols,
+    block: EffectiveBlock, instances: dict[str, CompiledInstance], taken: dict[str, str], symbols: Symbols
 ) -> VrrpGroup | None:
     """Compile a vrrp_sync_group; None, and a finding, if it has no member."""
     name = name_of(block).text
@@ -160,7 +156,7 @@ def group_of(
     tracks = tracks_of(block, symbols)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
-        _report_shared(instances[member], tracked_names(block))
+        _report_shared(instances[member], block)
         if not weights:
             instances[member] = _without_weights(instances[member], name)
     return VrrpGroup(
@@ -169,7 +165,7 @@ def group_of(
 
 
 def _members(
-    block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: GroupOfInstance
+    block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: dict[str, str]
 ) -> Iterator[str]:
     for word in chain.from_iterable(block.lines("group", tuple)):
         assert isinstance(word, Word)
@@ -190,20 +186,10 @@ def _bare_names(block: EffectiveBlock, instances: dict[str, CompiledInstance]) -
     return " ".join(node.keyword for node in nodes if node.keyword in instances)
 
 
-def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
-    """Return the block and name of each tracked object."""
-    return {
-        (name, line.name)
-        for name in ("track_interface", *DEFINITION_KEYWORDS)
-        for line in block.lines(name, WrittenTrack)
-    }
-
-
-def _report_shared(member: CompiledInstance, watched: set[tuple[str, str]]) -> None:
+def _report_shared(member: CompiledInstance, group: EffectiveBlock) -> None:
     """Report what both a member and its group track."""
-    for kind, name in sorted(tracked_names(member.block) & watched):
-        text = f"{name} in {kind} is watched by its group too"
-        member.block.warning("", text, "remove it from the virtual router")
+    for kind, name in sorted(tracked_words(member.block).keys() & tracked_words(group).keys()):
+        member.block.warning("", f"{name} in {kind} is watched by its group too", "remove it from the virtual router")
 
 
 def _without_weights(member: CompiledInstance, group: str) -> CompiledInstance:
@@ -241,7 +227,8 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
                 each.block.error("use_vmac", text, "give it another name")
-                each = _unnamed(each)
+                unnamed = replace(instance, vmac=replace(instance.vmac, name=""))
+                each = replace(each, instance=unnamed)
         kept.append(each)
     return kept
 
@@ -254,12 +241,6 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     if one.peers:
         return bool({peer.address for peer in one.peers} & {peer.address for peer in other.peers})
     return one.multicast == other.multicast
-
-
-def _unnamed(compiled: CompiledInstance) -> CompiledInstance:
-    instance = compiled.instance
-    assert instance.vmac is not None
-    return replace(compiled, instance=replace(instance, vmac=replace(instance.vmac, name="")))
 
 
 def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
@@ -319,7 +300,7 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
         yield device.word
     for word in chain.from_iterable(block.lines("interfaces", tuple)):
         assert isinstance(word, Word)
-        symbols.device(word)
+        symbols.check_device(word)
         yield word
 
 

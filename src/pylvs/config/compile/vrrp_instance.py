@@ -88,8 +88,7 @@ def _given(block: EffectiveBlock, name: str) -> bool:
 
 def _native_ipv6(block: EffectiveBlock, family: int) -> None:
     if family == 4 and block.is_written("native_ipv6"):
-        text = "the virtual router's addresses are IPv4; native_ipv6 is ignored"
-        block.error("native_ipv6", text, "remove it")
+        block.error("native_ipv6", "the virtual router's addresses are IPv4; native_ipv6 is ignored", "remove it")
         block.adjust("native_ipv6", False, "the addresses are IPv4")
 
 
@@ -102,8 +101,7 @@ def _minimal_garp(block: EffectiveBlock) -> None:
 def _version(block: EffectiveBlock, family: int) -> None:
     if family == 6 and not is_version_3(block):
         if block.section.setting("version") is not None:
-            text = "version 2 has no IPv6; version 3 counts"
-            block.warning("version", text, "write version 3, or leave it out")
+            block.warning("version", "version 2 has no IPv6; version 3 counts", "write version 3, or leave it out")
         block.adjust("version", 3, "IPv6 is always version 3")
 
 
@@ -161,8 +159,7 @@ def _strict(block: EffectiveBlock) -> None:
             block.adjust("state", "MASTER", "strict_mode")
     for name, wanted in (("higher_prio_send_advert", False), ("lower_prio_no_advert", True)):
         if block.is_written(name) and block.get(name, bool) is not wanted:
-            text = f"strict_mode has {name} {'on' if wanted else 'off'}"
-            block.error(name, text, "remove it")
+            block.error(name, f"strict_mode has {name} {'on' if wanted else 'off'}", "remove it")
         block.adjust(name, wanted, "strict_mode")
     for name, number in STRICT.items():
         if block.section.setting(name) is not None and block.get(name, int) != number:
@@ -222,8 +219,7 @@ def _preemption(block: EffectiveBlock) -> None:
         block.error("preempt_delay", text, "write state BACKUP, or remove it")
         block.adjust("preempt_delay", 0.0, "state MASTER")
     elif delayed and block.get("nopreempt", bool):
-        text = "preempt_delay is ignored: nopreempt waits for ever"
-        block.error("preempt_delay", text, "remove one of them")
+        block.error("preempt_delay", "preempt_delay is ignored: nopreempt waits for ever", "remove one of them")
         block.adjust("preempt_delay", 0.0, "nopreempt")
 
 
@@ -233,8 +229,7 @@ def _unicast(block: EffectiveBlock, peers: int) -> None:
     written += [each.word.location for each in block.below("unicast_peer")]
     if peers:
         if block.is_written("mcast_dst_ip"):
-            text = "mcast_dst_ip is ignored: advertisements go to the peers"
-            block.error("mcast_dst_ip", text, "remove it")
+            block.error("mcast_dst_ip", "mcast_dst_ip is ignored: advertisements go to the peers", "remove it")
         return
     if block.get("unicast_fault_no_peer", bool):
         text = "without a peer the virtual router stays in fault (unicast_fault_no_peer)"
@@ -268,8 +263,7 @@ def _sources(block: EffectiveBlock, family: int) -> None:
         elif kept not in (None, address):
             reason = f"is not {kept}, which comes later"
         if reason:
-            text = f"{name} is ignored: {address} {reason}"
-            block.error(name, text, "write one source, of the addresses' family")
+            block.error(name, f"{name} is ignored: {address} {reason}", "write one source, of the addresses' family")
         if reason or kept is not None:
             block.adjust(name, None, reason or "the same is written twice")
         else:
@@ -327,7 +321,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         track_source=block.get("track_src_ip", bool),
         multicast=_multicast(block, symbols.settings, family),
         peers=peers,
-        check_source=block.get("check_unicast_src", bool) or any(map(_limits_ttl, peers)),
+        check_source=block.get("check_unicast_src", bool) or any((p.least_ttl, p.most_ttl) != (0, 255) for p in peers),
         fault_without_peers=block.get("unicast_fault_no_peer", bool),
         old_checksum=block.maybe("old_unicast_checksum", OldChecksum, OldChecksum.DETECT),
         vmac=_vmac_of(block),
@@ -465,10 +459,6 @@ def family_of(block: EffectiveBlock) -> int:
             assert address is not None
             found.append((order[id(inner.section.node)], address.version))
     return min(found)[1] if found else 4
-
-
-def _limits_ttl(peer: Peer) -> bool:
-    return (peer.least_ttl, peer.most_ttl) != (0, 255)
 
 
 def _accepts(block: EffectiveBlock) -> bool:

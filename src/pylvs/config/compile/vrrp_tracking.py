@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
@@ -27,7 +26,6 @@ DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file"
 class Symbols:
     """What the blocks of a document may refer to: global_defs, this machine's devices, and the definitions above."""
 
-    findings: Findings
     settings: EffectiveBlock  # global_defs
     script_rules: ScriptRules
     mtus: Mapping[str, int]  # of this machine's devices
@@ -40,29 +38,21 @@ class Symbols:
     next_preference: int = FIRST_PREFERENCE  # of a routing rule without one; keepalived counts down in the text
     definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
 
-    def device(self, word: Word) -> bool:
-        """Return whether this machine has the device; report a missing one unless devices may appear later."""
-        if word.text in self.mtus or self.dynamic_interfaces:
-            return True
-        self.findings.warning(
-            word.location,
-            f"this machine has no device '{word.text}'",
-            "create it, correct its name, or write dynamic_interfaces into global_defs",
-        )
-        return False
+    def check_device(self, word: Word) -> None:
+        """Report a device that this machine does not have, unless devices may appear later."""
+        if word.text not in self.mtus and not self.dynamic_interfaces:
+            advice = "create it, correct its name, or write dynamic_interfaces into global_defs"
+            self.settings.warning(word, f"this machine has no device '{word.text}'", advice)
 
     def undefined(self, kind: str, word: Word) -> None:
         """Report a name without a definition above it."""
         where = self.definitions.get(f"{kind} {word.text}")
         if where is None:
-            self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+            self.settings.error(word, f"there is no {kind} '{word.text}', so it is not watched", "define it")
         else:
             line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
-            self.findings.error(
-                word.location,
-                f"{kind} '{word.text}' is defined only in {line}, so it is not watched",
-                f"move the {kind} before this block",
-            )
+            text = f"{kind} '{word.text}' is defined only in {line}, so it is not watched"
+            self.settings.error(word, text, f"move the {kind} before this block")
 
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""
@@ -87,8 +77,7 @@ def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
     program = symbols.script_rules.usable(written, user, group)
     if program is None:
         symbols.unusable.add(name.text)
-        text = f"vrrp_script {name} watches nothing, for its program cannot run"
-        block.error(name, text, "see its script")
+        block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")
         return
     ill = block.get("init_fail", bool)
     found = block.make(VrrpScript, name=name.text, script=program, track=_track(block), ill_at_start=ill)
@@ -167,18 +156,21 @@ def _define(block: EffectiveBlock, among: dict[str, T], found: T) -> None:
 
 def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
     """Return everything that a block tracks; report what it cannot track."""
-    tables: Mapping[str, Mapping[str, Definition]] = {
-        "track_script": symbols.scripts,
-        "track_file": symbols.files,
-        "track_process": symbols.processes,
-    }
-    found = {name: _defined(block, name, table, symbols) for name, table in tables.items()}
     return Tracks(
+        scripts=_defined(block, "track_script", symbols.scripts, symbols),
+        files=_defined(block, "track_file", symbols.files, symbols),
+        processes=_defined(block, "track_process", symbols.processes, symbols),
         interfaces=_each(block, "track_interface", lambda line: _interface(block, line, symbols, own_device)),
-        scripts=found["track_script"],
-        files=found["track_file"],
-        processes=found["track_process"],
     )
+
+
+def tracked_words(block: EffectiveBlock) -> dict[tuple[str, str], Word]:
+    """Return where a block tracks each object, by the track block and the object's name."""
+    return {
+        (name, line.name): line.word
+        for name in ("track_interface", *DEFINITION_KEYWORDS)
+        for line in block.lines(name, WrittenTrack)
+    }
 
 
 def data_plane_of(block: EffectiveBlock) -> Track | None:
@@ -224,7 +216,7 @@ def _interface(block: EffectiveBlock, line: WrittenTrack, symbols: Symbols, own_
         text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
         block.warning(line.word, text, "remove it")
         return None
-    symbols.device(line.word)
+    symbols.check_device(line.word)
     return _weighted(line, Track(line.name))
 
 
@@ -240,11 +232,7 @@ def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interf
     As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if
     `keep_interfaces`.
     """
-    words = {
-        (name, line.name): line.word
-        for name in ("track_interface", *DEFINITION_KEYWORDS)
-        for line in block.lines(name, WrittenTrack)
-    }
+    words = tracked_words(block)
 
     def report(kind: str, track: Track, effect: str) -> None:
         text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"

@@ -64,11 +64,11 @@ def number_of(word: Word) -> int:
     return -value if word.text.startswith("-") else value
 
 
-def number_within(word: Word, minimum: int, maximum: int, what: str = "") -> int:
+def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice: str = "") -> int:
     """Parse a whole number from `minimum` to `maximum`; raises BadValue, which begins with `what`."""
     value = number_of(word)
     if not minimum <= value <= maximum:
-        raise BadValue(f"{what} {word.text} is not between {minimum} and {maximum}".lstrip(), word=word)
+        raise BadValue(f"{what} {word.text} is not between {minimum} and {maximum}".lstrip(), advice, word)
     return value
 
 
@@ -188,8 +188,7 @@ def account(words: Words) -> tuple[str, str]:
 
 
 def _user(words: Words) -> tuple[str, str]:
-    user = words.take("a user").text
-    return user, words.take("").text if words else ""
+    return words.take("a user").text, words.take("").text if words else ""
 
 
 def arguments_of(word: Word) -> tuple[str, ...]:
@@ -218,7 +217,6 @@ def _script_with_user(words: Words) -> Written[Script]:
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
 BARE = Type("", lambda _: True)  # the keyword alone
 BOOLEAN = Type("on|off", _boolean)
-SECONDS = seconds()
 TEXT = text()
 ADDRESS = Type("an IP address", lambda words: address_of(words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)

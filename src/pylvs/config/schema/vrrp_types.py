@@ -218,8 +218,7 @@ def track_weight(maximum: int = MAX_WEIGHT) -> Type[TrackWeight]:
         word = words.take("a weight")
         value = number_of(word)
         if not -maximum <= value <= maximum:
-            text = f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored"
-            raise BadValue(text, word=word)
+            raise BadValue(f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored", word=word)
         return TrackWeight(value, True if words.take_if("reverse") else None)
 
     return Type(f"a whole number, -{maximum} to {maximum} [reverse]", parse)
@@ -230,11 +229,7 @@ def _optional_weight(words: Words) -> TrackWeight:
     if not words.take_if("weight"):
         return TrackWeight(0)
     word = words.take("a weight")
-    value = number_of(word)
-    if not -MAX_WEIGHT <= value <= MAX_WEIGHT:
-        text = f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}"
-        raise BadValue(text, "write one that is", word)
-    return TrackWeight(value)
+    return TrackWeight(number_within(word, -MAX_WEIGHT, MAX_WEIGHT, "weight", "write one that is"))
 
 
 def track_line(what: str, maximum: int = MAX_WEIGHT) -> Type[WrittenTrack]:

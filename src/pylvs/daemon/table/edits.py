@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from pylvs.config.describe import METHODS
+from pylvs.config.diff import METHODS
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
