@@ -64,9 +64,9 @@ class Words:
         while self:
             yield self.take("")
 
-    def warn(self, word: Word, text: str, advice: str = "", security: bool = False) -> None:
+    def warn(self, word: Word, text: str, advice: str = "") -> None:
         """Report a word that is accepted nevertheless."""
-        self._report(Finding(word.location, Severity.WARNING, text, advice, security))
+        self._report(Finding(word.location, Severity.WARNING, text, advice))
 
 
 @dataclass(frozen=True, slots=True)

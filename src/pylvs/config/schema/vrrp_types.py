@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
@@ -20,11 +19,9 @@ from pylvs.config.schema.types import (
     seconds,
 )
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
-
-if TYPE_CHECKING:
-    from pylvs.model.checks import Script
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
