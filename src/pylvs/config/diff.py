@@ -12,14 +12,13 @@ from pylvs.config.compile.effective import keyword_of
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import ServiceFlag, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 Item = TypeVar("Item")
 
-METHODS = {Method.MASQ: "NAT", Method.LOCAL: "local", Method.TUNNEL: "TUN", Method.ROUTE: "DR"}
 HIDDEN = "hidden"
 
 _SECRETS = frozenset({"password"})
@@ -449,7 +448,7 @@ def _describe_target(target: Target) -> Iterator[str]:
 
 def describe_destination(destination: Destination) -> dict[str, str]:
     """Return weight, forwarding method, thresholds and tunnel of a real server by keyword."""
-    described = {"weight": str(destination.weight), "method": METHODS[destination.method]}
+    described = {"weight": str(destination.weight), "method": METHOD_NAMES[destination.method]}
     if destination.upper:
         described["uthreshold"] = str(destination.upper)
     if destination.lower:

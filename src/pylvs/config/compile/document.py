@@ -45,12 +45,14 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
 
 
 def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
+    recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
+    server, port = block.get("smtp_server", tuple)
     return block.make(
         GlobalSettings,
         script_user=scripts.user,
         script_group=scripts.group,
         script_security=scripts.secure,
-        mail=_mail(block),
+        mail=block.make(Mail, recipients=recipients, server=server, port=port),
         smtp_alert=block.maybe("smtp_alert", bool, False),
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),
@@ -58,12 +60,6 @@ def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
         shutdown_script=scripts.of(block, "shutdown_script"),
         shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
     )
-
-
-def _mail(block: EffectiveBlock) -> Mail:
-    server, port = block.get("smtp_server", tuple)
-    recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
-    return block.make(Mail, recipients=recipients, server=server, port=port)
 
 
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:

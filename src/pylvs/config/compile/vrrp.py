@@ -246,7 +246,8 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
 def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
     """Return the settings of all virtual routers."""
     settings = symbols.settings
-    return VrrpSettings(
+    return settings.make(
+        VrrpSettings,
         fifos=tuple(fifos_of(settings, symbols.script_rules, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
@@ -256,8 +257,6 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
         nice=settings.get("vrrp_priority", int),
         realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
         cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
-        log_unknown_vrids=settings.get("log_unknown_vrids", bool),
-        vmac_prefix=settings.get("vmac_prefix", str),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
         limits=tuple(_limits(root, symbols)),
         link_delays=tuple(_delays(root)),

@@ -24,11 +24,11 @@ from pylvs.config.schema.types import (
 from pylvs.model.addresses import Address
 from pylvs.model.checks import LoadSource, Pattern
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import MAX_WEIGHT, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.destination import MAX_WEIGHT, METHOD_NAMES, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
 from pylvs.system.pcre2 import OPTIONS
 
-METHODS = {"NAT": Method.MASQ, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
+METHODS = {METHOD_NAMES[method]: method for method in (Method.MASQ, Method.ROUTE, Method.TUNNEL)}
 PERSISTENCE_S = 360  # persistence_timeout without a number
 MAX_PERSISTENCE_S = 2678400  # 31 days
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -88,7 +88,7 @@ class Forwarding:
     tunnel: Tunnel = Tunnel()
 
     def __str__(self) -> str:
-        name = next(name for name, method in METHODS.items() if method is self.method)
+        name = METHOD_NAMES[self.method]
         if self.method is not Method.TUNNEL or self.tunnel == Tunnel():
             return name
         port = f" port {self.tunnel.port}" if self.tunnel.port else ""
