@@ -15,7 +15,7 @@ from pylvs.config.schema.reader import Reader
 from pylvs.config.schema.root import ROOT
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail
-from pylvs.system import proc
+from pylvs.netlink import links
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,13 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     settings = next(effective.below("global_defs"))
     scripts = ScriptRules.of_document(settings)
     services = tuple(services_of(effective, scripts))
-    vrrp = vrrp_of(effective, scripts, proc.mtus() if mtus is None else mtus)
+    vrrp = vrrp_of(effective, scripts, _mtus() if mtus is None else mtus)
     configuration = Configuration(services, _settings(settings, scripts), vrrp)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
+
+
+def _mtus() -> dict[str, int]:
+    return {each.name: each.mtu for each in links.devices()}
 
 
 def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
