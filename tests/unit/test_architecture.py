@@ -45,7 +45,7 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A sub-package may import what its package may, and the package's other modules. These may import less.
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
-    "config/schema": {"config", "config/language", "config/schema/checkers", "netlink", "model"},
+    "config/schema": {"config", "config/language", "netlink", "system", "model"},
     "daemon/api": {"daemon", "daemon/table", "health", "system", "model"},
     "daemon/table": {"config", "system", "model"},
     "health/checkers": {"health", "system", "system/processes", "model"},
@@ -86,7 +86,12 @@ def name_of(path: Path) -> str:
 def is_module(name: str) -> bool:
     """Whether a dotted name is a module or a package of pylvs."""
     path = SOURCE.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
+    return is_package(path) or path.with_suffix(".py").is_file()
+
+
+def is_package(path: Path) -> bool:
+    """Whether a directory has modules; that of a deleted package may have a cache."""
+    return any(path.glob("*.py"))
 
 
 def imports(path: Path, at_import: bool = False) -> Iterator[tuple[int, str]]:
@@ -124,7 +129,7 @@ def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
 def package_of(name: str) -> str:
     """The directory of a module below src/pylvs: "vrrp/protocol"."""
     path = SOURCE.joinpath(*name.split("."))
-    folder = path if path.is_dir() else path.parent
+    folder = path if is_package(path) else path.parent
     return str(folder.relative_to(PACKAGE))
 
 
