@@ -14,7 +14,7 @@ from pylvs.cli.asking import ago, as_json, at_clock, state_dir
 from pylvs.cli.servers import seconds
 
 if TYPE_CHECKING:
-    from pylvs.vrrp.client import Client
+    from pylvs.vrrp.ipc import Client
 
 HOLDS_BACK = "10m"
 names = click.argument("names", metavar="[NAME]...", nargs=-1)
@@ -27,7 +27,7 @@ def vrrp() -> None:
 
 def _client(directory: Path | None) -> Client:
     from pylvs.daemon.state_dir import StateDirectory
-    from pylvs.vrrp.client import Client
+    from pylvs.vrrp.ipc import Client
 
     return Client(StateDirectory(directory).routers_path)
 

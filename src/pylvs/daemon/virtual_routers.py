@@ -21,8 +21,17 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import (
+    ConnectionClosed,
+    Message,
+    MessageSocket,
+    NoRouters,
+    OtherVersion,
+    answer_of,
+    check_greeting,
+    connected,
+    greeting,
+)
 
 REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies

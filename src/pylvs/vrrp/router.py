@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
+from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.ports import HostPort, ServicePort
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, LogRateLimiter
 from pylvs.vrrp.protocol.machine import (
     PRIORITY_STOP,
@@ -17,7 +18,6 @@ from pylvs.vrrp.protocol.machine import (
     Become,
     History,
     Machine,
-    MachineSettings,
     State,
     Step,
     TransitionReason,
@@ -27,30 +27,20 @@ from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
 
+if TYPE_CHECKING:
+    from pylvs.vrrp.router_service import RouterService
+    from pylvs.vrrp.vip_manager import VipManager
+
 END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
 SETTLING_INTERVALS = 3  # after a take-over, during which the former master may not have received an advertisement
 STALLED_S = 0.001  # a backup whose timer is later than this was stalled: its socket may hold unread advertisements
 DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
 
 
-def machine_settings(instance: VrrpInstance) -> MachineSettings:
-    """Return the part of an instance that decides its states."""
-    return MachineSettings(
-        priority=instance.priority,
-        interval_s=instance.advert_interval_s,
-        version=instance.version,
-        preempt=instance.preempt,
-        preempt_delay_s=instance.preempt_delay_s,
-        down_after_adverts=instance.down_after_adverts,
-        lower_priority_unanswered=instance.lower_priority_unanswered,
-        higher_priority_answered=instance.higher_priority_answered,
-    )
-
-
 class Router:
     """A virtual router between its instance's first and last configuration."""
 
-    def __init__(self, instance: VrrpInstance, service: ServicePort, host: HostPort, limits: GarpRateLimit) -> None:
+    def __init__(self, instance: VrrpInstance, service: RouterService, host: VipManager, limits: GarpRateLimit) -> None:
         self.instance = instance
         self.history = History()
         self.validator: AdvertValidator | None = None  # None until the device has a source address
@@ -60,7 +50,7 @@ class Router:
         self.own_faults: list[str] = []
         self.master: Address | None = None  # that a backup follows
         self.sent = self.received = 0
-        self.machine = Machine(machine_settings(instance), instance.multicast, priority=instance.priority)
+        self.machine = Machine(instance, instance.multicast, priority=instance.priority)
         self._service = service
         self._host = host
         self._limits = limits
@@ -129,7 +119,7 @@ class Router:
     def reconfigure(self, instance: VrrpInstance) -> None:
         """Apply a reload without a change of state."""
         old, self.instance = self.instance, instance
-        self.machine = replace(self.machine, settings=machine_settings(instance))
+        self.machine = replace(self.machine, settings=instance)
         if old.priority == OWNER or instance.priority == OWNER:
             self.machine = replace(self.machine, priority=instance.priority)
         if self._encoder is not None:
@@ -216,7 +206,7 @@ class Router:
             self._service.log("info", text, state=self.state.value)
             self._service.publish("priority", self.name, priority=priority, before=before)
             if self.state is not State.FAULT:
-                self._service.notify_priority(self.name, self.state.value, priority)
+                self._service.notify(PriorityChanged(self.name, self.state.value, priority))
 
     # --- events ---
 
@@ -234,7 +224,7 @@ class Router:
         self._report_mismatches(self.validator)
         self.received += 1
         if self.state is State.MASTER and PRIORITY_STOP < advert.priority < self.machine.priority:
-            self._service.notify_lower_priority(self.name, self.machine.priority)
+            self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
         if self.state is State.BACKUP:
@@ -245,7 +235,7 @@ class Router:
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
-            self._service.notify("GROUP", self.group.group.name, State.BACKUP.value, 0, "")
+            self._service.notify(StateChanged("GROUP", self.group.group.name, State.BACKUP.value, 0))
 
     def _report_mismatches(self, validator: AdvertValidator) -> None:
         for mismatch in validator.take_mismatches():
@@ -359,9 +349,9 @@ class Router:
         text = f"{self.name}: {change}: {transition.sentence()}"
         self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
-        self._service.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
+        self._service.notify(StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value))
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
-            self._service.notify("GROUP", self.group.group.name, state, 0, "")
+            self._service.notify(StateChanged("GROUP", self.group.group.name, state, 0))
 
     def _reannounce(self, text: str) -> None:
         now = self._service.now

@@ -64,7 +64,7 @@ def run(state_dir: Path, log_format: str, roles: Roles) -> None:
 
 
 class RouterService:
-    """All virtual routers of a network namespace; their `ServicePort`."""
+    """All virtual routers of a network namespace: their configuration, timers, events and requests."""
 
     def __init__(self, log_format: str, roles: Roles) -> None:
         self.loop = Loop(self._callback_failed)
@@ -345,16 +345,19 @@ class RouterService:
             self._receivers.rejoin(device)
         self._track_all()
 
-    # --- ServicePort ---
+    # --- for the virtual routers ---
 
     @property
     def now(self) -> float:
+        """Seconds of a monotonic clock."""
         return self.loop.now
 
     def at(self, when: float, call: Call) -> Timer:
+        """Call once, not before `when`."""
         return self.loop.at(when, call)
 
     def roles_changed(self) -> None:
+        """Publish the roles: before a new master adds its addresses, after a former one has removed them."""
         self._roles.publish()
 
     def _role_sets(self) -> RoleSets:
@@ -368,19 +371,16 @@ class RouterService:
         return frozenset(standby - active), frozenset(active)
 
     def log(self, level: str, text: str, **fields: Any) -> None:
+        """Write a log line."""
         self.helper.send(LogLine(level, text, fields))
 
     def publish(self, event: str, instance: str, **fields: Any) -> None:
+        """Send an event to all subscribers."""
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
-    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
-        self.helper.send(StateChanged(kind, name, state, priority, before))
-
-    def notify_priority(self, name: str, state: str, priority: int) -> None:
-        self.helper.send(PriorityChanged(name, state, priority))
-
-    def notify_lower_priority(self, name: str, priority: int) -> None:
-        self.helper.send(LowerPriorityReceived(name, priority))
+    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
+        """Run notify scripts, write to FIFOs and send mail."""
+        self.helper.send(message)
 
 
 def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:

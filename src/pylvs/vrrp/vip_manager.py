@@ -119,7 +119,7 @@ def _errors(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 class VipManager:
-    """The `HostPort` of all virtual routers.
+    """What virtual routers need of their host: the state of links, addresses, routes and rules, and sending.
 
     `on_change` receives the replaced devices. `on_loss` receives an instance's name and what was removed from it:
     nothing, if a device returned without its addresses. `on_conflict` receives address conflicts.
@@ -194,6 +194,7 @@ class VipManager:
         return link is not None and link.up
 
     def link_fault(self, instance: VrrpInstance) -> str:
+        """Return why the instance's device is unusable, "" if it is usable."""
         link = self._links.links.get(instance.interface)
         if link is None:
             return f"there is no device {instance.interface}"
@@ -202,6 +203,7 @@ class VipManager:
         return ""
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
+        """Return the source address of its advertisements, None if the device has none."""
         if instance.source is not None:
             if not instance.track_source:
                 return instance.source
@@ -214,6 +216,7 @@ class VipManager:
         return link.mtu if link else DEFAULT_MTU
 
     def device_of(self, instance: VrrpInstance) -> str:
+        """Return the device that sends advertisements: its VMAC, or its interface."""
         return self._vmacs.plan.device_of(instance)
 
     def receive_device_of(self, instance: VrrpInstance) -> str:
@@ -224,6 +227,7 @@ class VipManager:
         return socket_device(instance, instance.interface) if instance.peers else self.device_of(instance)
 
     def vmac_bases(self) -> dict[str, str]:
+        """Return the device below each VMAC."""
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
     def _links_changed(self) -> None:
@@ -250,16 +254,20 @@ class VipManager:
     # --- held resources ---
 
     def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
+        """Return the addresses that a master announces, with their devices."""
         return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
 
     def add_resources(self, instance: VrrpInstance) -> None:
+        """Add addresses, routes and rules; existing ones are no error."""
         wanted = self._held[instance.name] = self._resources_of(instance)
         self._finish(instance, add_resources(wanted))
 
     def remove_resources(self, instance: VrrpInstance) -> None:
+        """Remove them; missing ones are no error."""
         self._finish(instance, remove_resources(self._held.pop(instance.name, self._resources_of(instance))))
 
     def replace_resources(self, instance: VrrpInstance) -> None:
+        """Add and remove what differs from what the instance holds."""
         before = self._held.get(instance.name, HeldResources())
         wanted = self._held[instance.name] = self._resources_of(instance)
         self._finish(instance, replace_resources(before, wanted))
@@ -314,6 +322,7 @@ class VipManager:
         self._last_warning.pop(instance.name, None)
 
     def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
+        """Send one gratuitous ARP or unsolicited neighbour advertisement."""
         link = self._links.links.get(device)
         if link is None:
             return

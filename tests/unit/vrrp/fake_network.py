@@ -13,6 +13,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Timer
 from pylvs.vrrp.protocol.adverts import OutgoingPacket
 from pylvs.vrrp.protocol.machine import State
@@ -73,7 +74,7 @@ class Switch:
 
 @dataclass(eq=False)
 class FakeHost:
-    """One of them: `Here` and `World` of its virtual routers."""
+    """One of them: the VipManager and the RouterService of its virtual routers."""
 
     switch: Switch
     address: Address
@@ -92,7 +93,8 @@ class FakeHost:
         self.switch.hosts.append(self)
 
     def add(self, instance: VrrpInstance) -> Router:
-        router = Router(instance, self, self, GarpRateLimit(()))
+        host: Any = self
+        router = Router(instance, host, host, GarpRateLimit(()))
         self.routers.append(router)
         return router
 
@@ -105,7 +107,7 @@ class FakeHost:
             if router.accepts(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
                 router.receive(datagram)
 
-    # --- HostPort ---
+    # --- VipManager ---
 
     def link_fault(self, instance: VrrpInstance) -> str:
         return "" if self.cable else f"{instance.interface} is down"
@@ -144,7 +146,7 @@ class FakeHost:
     def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
         self.announced.append((self.switch.now, address))
 
-    # --- ServicePort ---
+    # --- RouterService ---
 
     @property
     def now(self) -> float:
@@ -169,14 +171,14 @@ class FakeHost:
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         pass
 
-    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
-        self.notified.append((kind, name, state))
-
-    def notify_priority(self, name: str, state: str, priority: int) -> None:
-        self.notified.append(("PRIORITY", name, str(priority)))
-
-    def notify_lower_priority(self, name: str, priority: int) -> None:
-        self.notified.append(("LOWER", name, str(priority)))
+    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
+        match message:
+            case StateChanged():
+                self.notified.append((message.kind, message.name, message.state))
+            case PriorityChanged():
+                self.notified.append(("PRIORITY", message.name, str(message.priority)))
+            case LowerPriorityReceived():
+                self.notified.append(("LOWER", message.name, str(message.priority)))
 
 
 def states(hosts: Sequence[FakeHost]) -> list[State]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OWNER
+from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.protocol.packet import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
@@ -45,20 +45,6 @@ class TransitionReason(Enum):
     GROUP = "its group"
     REMOVED = "the configuration has it no more"
     STOP = "the end"
-
-
-@dataclass(frozen=True, slots=True)
-class MachineSettings:
-    """The part of a VrrpInstance that decides its states."""
-
-    priority: int = 100
-    interval_s: float = 1.0
-    version: int = 2
-    preempt: bool = True
-    preempt_delay_s: float = 0.0
-    down_after_adverts: int = 3
-    lower_priority_unanswered: bool = False  # a master does not answer a lower priority immediately
-    higher_priority_answered: bool = False  # a master advertises once more before it becomes backup
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +82,7 @@ class Machine:
     `priority` is the effective one. `due` is when to call `wake`; None is never.
     """
 
-    settings: MachineSettings
+    settings: VrrpInstance
     address: Address  # the primary address, which breaks ties
     state: State = State.FAULT
     priority: int = 100
@@ -112,7 +98,7 @@ class Machine:
         """The advertisement interval of the master that this router follows."""
         if self.settings.version == 3 and self.master_interval_s:
             return self.master_interval_s
-        return self.settings.interval_s
+        return self.settings.advert_interval_s
 
     @property
     def skew_s(self) -> float:
@@ -148,7 +134,7 @@ class Machine:
         if self.due is None or now < self.due:
             return self, []
         if self.state is State.MASTER:
-            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority)]
         if self.held_until is not None and now < self.held_until:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
         if self.released_by is not None:
@@ -212,7 +198,7 @@ class Machine:
         changed, become = self._to(State.MASTER, why, detail)
         fresh = replace(
             changed,
-            due=now + self.settings.interval_s,
+            due=now + self.settings.advert_interval_s,
             master_interval_s=0.0,
             preempt_at=None,
             held_until=None,
@@ -251,7 +237,7 @@ class Machine:
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
-            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority)]
         equal = advert.priority == self.priority
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
@@ -260,7 +246,7 @@ class Machine:
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
         if self.settings.lower_priority_unanswered:
             return self, [conflict]
-        return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority), conflict]
+        return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority), conflict]
 
 
 @dataclass(frozen=True, slots=True)

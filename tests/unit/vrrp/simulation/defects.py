@@ -102,11 +102,11 @@ def _never_preempts(right: Any) -> Any:
 
 
 def _own_interval(right: Any) -> Any:
-    return lambda self: self.settings.interval_s
+    return lambda self: self.settings.advert_interval_s
 
 
 def _too_early(right: Any) -> Any:
-    return lambda self: 0.9 * self.settings.interval_s
+    return lambda self: 0.9 * self.settings.advert_interval_s
 
 
 def _without_skew(right: Any) -> Any:
