@@ -176,7 +176,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
         with inside_network(network.path("b")):
             receiver = AdvertReceiver(
-                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
+                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,)
             )
         stack.callback(receiver.close)
 
@@ -223,9 +223,7 @@ def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network
     validator = AdvertValidator(one, encoder)
     with ExitStack() as stack:
         with inside_network(network.path("b")):
-            receiver = stack.enter_context(
-                closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,)))
-            )
+            receiver = stack.enter_context(closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,))))
             sender = stack.enter_context(closing(AdvertSender("eth0", 4)))
         tap = stack.enter_context(closing(Tap(network, "b", "eth0")))
         stack.callback(theirs.kill)

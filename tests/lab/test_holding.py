@@ -122,7 +122,7 @@ def test_every_change_of_a_device_is_seen() -> None:
         found = until(watch, LinkDown)
         while not any(isinstance(each, LinkDown) and each.link.name == "eth0" for each in found):
             found += until(watch, LinkDown)
-        assert not watch.links["eth0"].up
+        assert not watch.links["eth0"].running
         assert watch.links["eth0"].enabled
         ip("link set peer0 up")
         until(watch, LinkUp)

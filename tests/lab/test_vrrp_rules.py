@@ -21,8 +21,8 @@ from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
 from pylvs.netlink.addresses import hold
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp import vmac
+from pylvs.vrrp.firewall import PacketFilter
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S

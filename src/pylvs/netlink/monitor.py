@@ -27,7 +27,7 @@ NUMBER = struct.Struct("=I")
 
 @dataclass(frozen=True, slots=True)
 class LinkNews:
-    """A link as it is now, or as it was before its removal."""
+    """A link as it is now, or as it was before its removal; a monitor adds its addresses."""
 
     index: int
     name: str
@@ -38,6 +38,7 @@ class LinkNews:
     below: int = 0  # index of the lower link; 0 for none
     kind: str = ""  # "macvlan"...; "" for hardware
     gone: bool = False
+    addresses: tuple[AddressNews, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

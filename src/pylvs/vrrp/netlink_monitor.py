@@ -26,19 +26,7 @@ ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
 RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A device."""
-
-    index: int
-    name: str
-    mac: bytes = b""
-    mtu: int = 0
-    enabled: bool = False  # IFF_UP
-    up: bool = False  # enabled, with carrier
-    below: int = 0  # index of the lower device
-    kind: str = ""
-    addresses: tuple[AddressNews, ...] = ()
+Link = LinkNews  # a device, with its addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +113,7 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
         yield LinkAdded(after)
     else:
         yield from _differences(before, after)
-    if after.up and (before is None or not before.up):
+    if after.running and (before is None or not before.running):
         yield LinkUp(after)
     had = {each.interface: each.usable for each in before.addresses} if before else {}
     for each in after.addresses:
@@ -137,7 +125,7 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
 def _removed(link: Link) -> Iterator[Change]:
     for each in link.addresses:
         yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, link.name)
-    if link.up:
+    if link.running:
         yield LinkDown(link)
     yield LinkRemoved(link)
 
@@ -147,7 +135,7 @@ def _differences(before: Link, after: Link) -> Iterator[Change]:
     for each in before.addresses:
         if each.interface not in remaining:
             yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, after.name)
-    if before.up and not after.up:
+    if before.running and not after.running:
         yield LinkDown(after)
     if (before.mac, before.mtu) != (after.mac, after.mtu):
         yield LinkChanged(after)
@@ -172,7 +160,10 @@ class LinkState:
         if isinstance(message, RuleNews):
             return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
         before = self.by_index.get(message.index)
-        after = _link(before, message) if isinstance(message, LinkNews) else _with_address(before, message)
+        if isinstance(message, AddressNews):
+            after = _with_address(before, message)
+        else:
+            after = None if message.gone else replace(message, addresses=before.addresses if before else ())
         self._set(before, after)
         return list(link_changes(before, after))
 
@@ -217,22 +208,6 @@ def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bo
     was_known = key in known
     known.discard(key)
     return was_known
-
-
-def _link(before: Link | None, message: LinkNews) -> Link | None:
-    if message.gone:
-        return None
-    return Link(
-        message.index,
-        message.name,
-        message.mac,
-        message.mtu,
-        message.enabled,
-        message.running,
-        message.below,
-        message.kind,
-        before.addresses if before else (),
-    )
 
 
 def _with_address(before: Link | None, message: AddressNews) -> Link | None:

@@ -44,7 +44,7 @@ from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.sync_group import SyncGroup
-from pylvs.vrrp.tracking import Tracking
+from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
@@ -79,7 +79,7 @@ class RouterService:
         self._stopping = False
         self._configured = False
         self._start_at = 0.0  # vrrp_startup_delay
-        self.helper = HelperLink(self.loop, log_format, self._helper_message)
+        self.helper = HelperLink(self.loop, log_format, self._tracked)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self._tracking = Tracking(self.host.is_up)
         self._receivers = AdvertReceivers(self.loop, self._receive)
@@ -239,12 +239,10 @@ class RouterService:
 
     # --- tracked objects ---
 
-    def _helper_message(self, message: Any) -> None:
-        tracked = self._tracking.update(message)
-        if tracked is not None:
-            fields = {"kind": tracked.kind, "name": tracked.track.name, "well": tracked.well, "number": tracked.number}
-            self.publish("track", "", **fields)
-            self._track_all()
+    def _tracked(self, result: TrackedObject) -> None:
+        self._tracking.update(result)
+        self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
+        self._track_all()
 
     def _track_all(self) -> None:
         for router in self.routers.values():

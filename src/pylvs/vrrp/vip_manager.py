@@ -13,6 +13,7 @@ from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
+from pylvs.vrrp.firewall import PacketFilter
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.netlink_monitor import (
@@ -27,7 +28,6 @@ from pylvs.vrrp.netlink_monitor import (
     RouteRemoved,
     RuleRemoved,
 )
-from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
@@ -191,14 +191,14 @@ class VipManager:
     def is_up(self, device: str) -> bool:
         """Return whether a device exists and can carry packets."""
         link = self._links.links.get(device)
-        return link is not None and link.up
+        return link is not None and link.running
 
     def link_fault(self, instance: VrrpInstance) -> str:
         """Return why the instance's device is unusable, "" if it is usable."""
         link = self._links.links.get(instance.interface)
         if link is None:
             return f"there is no device {instance.interface}"
-        if instance.track_primary and not link.up:
+        if instance.track_primary and not link.running:
             return f"{instance.interface} is down"
         return ""
 

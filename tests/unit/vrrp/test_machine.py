@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.protocol.machine import (
     Action,
@@ -114,7 +115,7 @@ def test_version_3_adopts_the_master_s_interval() -> None:
         (100, GREATER, TransitionReason.GREATER_ADDRESS),
     ],
 )
-def test_a_master_becomes_backup_of_a_better_one(priority: int, source: object, why: TransitionReason) -> None:
+def test_a_master_becomes_backup_of_a_better_one(priority: int, source: Address, why: TransitionReason) -> None:
     changed, (become,) = master().receive(10.0, advert(priority), source)
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
@@ -123,7 +124,7 @@ def test_a_master_becomes_backup_of_a_better_one(priority: int, source: object, 
 
 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])
-def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source: object) -> None:
+def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source: Address) -> None:
     changed, actions = master().receive(10.0, advert(priority), source)
     assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)

@@ -172,7 +172,7 @@ def test_all_changes_add_up_to_the_state(messages: list[News]) -> None:
         if len({each.name for each in state.by_index.values()}) < len(state.by_index):
             return  # two devices of one name exist only while they swap names
     assert present == set(state.by_name)
-    assert up == {name for name, each in state.by_name.items() if each.up}
+    assert up == {name for name, each in state.by_name.items() if each.running}
     assert addresses == {(n, str(a.interface)) for n, each in state.by_name.items() for a in each.addresses}
     assert state.replace([*dump_of(state)]) == []
 
@@ -181,7 +181,7 @@ def dump_of(state: LinkState) -> list[News]:
     """Return the messages of a complete dump."""
     changes: list[News] = []
     for each in state.by_index.values():
-        changes.append(LinkNews(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
+        changes.append(LinkNews(each.index, each.name, each.mac, each.mtu, each.enabled, each.running))
         changes += each.addresses
     return changes
 

@@ -19,11 +19,11 @@ from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
-from pylvs.vrrp.helper.files import TrackFiles
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.helper.notifications import Notifier
-from pylvs.vrrp.helper.processes import TrackProcesses
-from pylvs.vrrp.helper.scripts import TrackScripts
+from pylvs.vrrp.helper.notify import Notifier
+from pylvs.vrrp.helper.track_file import TrackFiles
+from pylvs.vrrp.helper.track_process import TrackProcesses
+from pylvs.vrrp.helper.track_script import TrackScripts
 from pylvs.vrrp.ipc import WatchedSocket
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one

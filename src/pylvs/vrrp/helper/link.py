@@ -1,4 +1,8 @@
-"""The router process's connection to its helper process: the messages, and the supervision of the process."""
+"""The router process's connection to its helper process: the messages to it, and its supervision.
+
+The helper process sends a TrackedObject for the first result of each track_script, track_file and track_process, and at
+each change.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from pylvs.model.wanted import GlobalSettings
 from pylvs.system import self_exec
 from pylvs.vrrp.ipc import WatchedSocket
 from pylvs.vrrp.loop import Loop
-
-# --- messages to the helper process ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +72,6 @@ class LogLine:
 class Finish:
     """Finish pending notifications in bounded time, and exit."""
 
-
-# --- messages from the helper process, sent for the first result and at each change ---
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptResult:
-    """Whether a track_script is well, after its rise and fall."""
-
-    name: str
-    well: bool
-    detail: str  # how its last run ended: "exit status 1", "timed out after 2 s"
-
-
-@dataclass(frozen=True, slots=True)
-class FileValue:
-    """The number in a track_file, 0 if there is none."""
-
-    name: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """Whether a track_process finds as many processes as configured."""
-
-    name: str
-    well: bool
-    count: int
-
-
-# --- supervision ---
 
 RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again

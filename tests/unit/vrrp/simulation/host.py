@@ -12,14 +12,14 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
-from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.vrrp import Track, VrrpConfiguration
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import AddressNews, LinkNews, News
-from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Host:
         answer = self.service._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
         assert self.helper is not None
-        self.helper.find(ScriptResult(SCRIPT, self.well, ""))
+        self.helper.find(TrackedObject("script", Track(SCRIPT), self.well))
         self._turn()
 
     def stop(self) -> None:
@@ -191,7 +191,7 @@ class Host:
         """Change the result of the track_script."""
         self.well = well
         if self.helper is not None:
-            self.helper.find(ScriptResult(SCRIPT, well, ""))
+            self.helper.find(TrackedObject("script", Track(SCRIPT), well))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
         """Change the carrier, or set a link up or down."""

@@ -13,12 +13,12 @@ from pylvs.model.addresses import Address
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import News
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
-from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
 from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.realtime import RealtimeStatus
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.host import Storm, running
 
 WALL_S = 1.7e9  # Unix time at the start, the same on all hosts, as AH's sequence numbers need it
@@ -111,7 +111,7 @@ class SimulatedReceiver(SimulatedSocket):
     """Replaces `pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
-        self, device: str, family: int, protocol: int, groups: Iterable[Address], vrids: object, buffer_bytes: int = 0
+        self, device: str, family: int, protocol: int, groups: Iterable[Address], buffer_bytes: int = 0
     ) -> None:
         super().__init__()
         self.device, self.family, self.protocol, self.groups = device, family, protocol, tuple(groups)
@@ -254,7 +254,7 @@ class SimulatedHelper(SimulatedSocket):
     def finish(self, message: Any, ended: Call) -> None:
         ended()
 
-    def find(self, result: ScriptResult) -> None:
+    def find(self, result: TrackedObject) -> None:
         """Report a script's result."""
         self.queue.append(result)
         self.host.ready[self.descriptor] = None
@@ -275,7 +275,7 @@ class SimulatedControl:
 
 
 class SimulatedPacketFilter:
-    """Replaces `pylvs.vrrp.packet_filter.PacketFilter`."""
+    """Replaces `pylvs.vrrp.firewall.PacketFilter`."""
 
     def set(self, *_: object) -> list[str]:
         return []
