@@ -28,20 +28,10 @@ from pylvs.vrrp.protocol.arp_ndp import (
     parse_binding,
 )
 
-# --- log and answer, pure ---
-
 LOG_INTERVAL_S = 60.0  # of the same address and host
 DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
 MAX_LOGGED = 10  # hosts in LOG_INTERVAL_S
 MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class ConflictResponse:
-    """What to do about a conflict."""
-
-    text: str = ""  # for the log; "": nothing new
-    answer: bool = False  # announce the address again
 
 
 @dataclass(slots=True)
@@ -60,9 +50,12 @@ class ConflictTracker:
         self._logged: list[float] = []
         self._unlogged = 0  # frames of hosts beyond MAX_LOGGED
 
-    def respond(self, now: float, binding: AddressBinding) -> ConflictResponse:
-        """Handle a frame in which another host announces a held address."""
-        return ConflictResponse(self._text(now, binding), self._may_answer(now, binding.address))
+    def respond(self, now: float, binding: AddressBinding) -> tuple[str, bool]:
+        """Handle a frame in which another host announces a held address.
+
+        Return a text for the log, "" if there is nothing new, and whether to announce the address again.
+        """
+        return self._text(now, binding), self._may_answer(now, binding.address)
 
     def _may_answer(self, now: float, address: Address) -> bool:
         if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
@@ -108,8 +101,6 @@ def neighbour_ip(mac: bytes) -> str:
         return ""
     return next((row[0] for row in rows if len(row) > 3 and row[3].lower() == mac.hex(":")), "")
 
-
-# --- the socket filter ---
 
 PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48
 OUTGOING = 4
@@ -162,8 +153,6 @@ def _drop_if_mac(mac: bytes, at: int) -> Iterator[Instruction]:
     first, last = struct.unpack("!IH", mac)
     yield from ((LOAD_4, 0, 0, at), (EQUALS, 0, 3, first), (LOAD_2, 0, 0, at + 4), (EQUALS, 0, 1, last), DROP)
 
-
-# --- sockets ---
 
 MAX_FRAME = 2048
 RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
@@ -304,6 +293,6 @@ class ConflictListener:
 
     def _receive(self, receiving: ConflictSocket) -> None:
         for binding in receiving.receive():
-            response = self._tracker.respond(self._loop.now, binding)
-            if response.text or response.answer:
-                self._on_conflict(binding.address, response.text, response.answer)
+            text, answer = self._tracker.respond(self._loop.now, binding)
+            if text or answer:
+                self._on_conflict(binding.address, text, answer)

@@ -6,7 +6,6 @@ them again, as keepalived does. A round that begins while another waits for a li
 
 from __future__ import annotations
 
-import itertools
 import socket
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +23,6 @@ TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its o
 CONFLICT_INTERVAL_S = 1.0  # between two rounds that other hosts provoke: their flood must not become ours
 BATCH_SIZE = 64  # announcements
 BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
-_ids = itertools.count()
 
 
 class GarpRateLimit:
@@ -39,7 +37,7 @@ class GarpRateLimit:
         self._by_device = {device: index for index, limit in enumerate(self._limits) for device in limit.devices}
         self._default = next((limit for limit in self._limits if not limit.devices), None)
         self._free_at: dict[LimitKey, float] = {}
-        self._waiting: dict[LimitKey, dict[int, None]] = {}  # scheduler IDs, longest waiting first
+        self._waiting: dict[LimitKey, dict[GarpScheduler, None]] = {}  # longest waiting first
 
     def key_of(self, device: str, address: Address) -> LimitKey | None:
         """Return the limit that applies to an announcement; None: no limit."""
@@ -50,20 +48,20 @@ class GarpRateLimit:
             return None
         return (device if index is None else index, address.version)
 
-    def wait(self, key: LimitKey, scheduler: int) -> None:
+    def wait(self, key: LimitKey, scheduler: GarpScheduler) -> None:
         """Append a scheduler to the queue."""
         self._waiting.setdefault(key, {}).setdefault(scheduler)
 
-    def leave(self, key: LimitKey, scheduler: int) -> None:
+    def leave(self, key: LimitKey, scheduler: GarpScheduler) -> None:
         """Remove a scheduler from the queue."""
         self._waiting.get(key, {}).pop(scheduler, None)
 
-    def ready_at(self, key: LimitKey, scheduler: int) -> float:
+    def ready_at(self, key: LimitKey, scheduler: GarpScheduler) -> float:
         """Return when a waiting scheduler may send."""
         free_at = self._free_at.get(key, float("-inf"))
         return free_at if next(iter(self._waiting[key])) == scheduler else free_at + TURN_TIMEOUT_S
 
-    def sent(self, key: LimitKey, scheduler: int, now: float) -> None:
+    def sent(self, key: LimitKey, scheduler: GarpScheduler, now: float) -> None:
         """Start the interval and move the scheduler to the end of the queue."""
         which, family = key
         limit = self._default if isinstance(which, str) else self._limits[which]
@@ -98,15 +96,12 @@ class GarpScheduler:
         self._limits = limits
         self._device = device
         self._vmacs = frozenset(vmacs)
-        self._id = next(_ids)
         self._addresses: tuple[DeviceAddress, ...] = ()
         self._ready_at = 0.0  # nothing is sent before
         self._quiet_until = float("-inf")  # other hosts provoke no round before
         self._rounds: dict[_Round, float] = {}
         self._remaining: dict[DeviceAddress, int] = {}  # announcements
         self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
-
-    # --- events ---
 
     def begin(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
         """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
@@ -161,21 +156,19 @@ class GarpScheduler:
         """Forget everything: the virtual router is no longer master."""
         for key in self._queues:
             if key is not None:
-                self._limits.leave(key, self._id)
+                self._limits.leave(key, self)
         self._addresses = ()
         self._rounds.clear()
         self._remaining.clear()
         self._queues.clear()
         self._quiet_until = float("-inf")
 
-    # --- output ---
-
     @property
     def due(self) -> float | None:
         """When to call `wake`; None: never. Other schedulers under the same limit change it."""
         times = list(self._rounds.values())
         for key in self._queues:
-            limited_until = 0.0 if key is None else self._limits.ready_at(key, self._id)
+            limited_until = 0.0 if key is None else self._limits.ready_at(key, self)
             times.append(max(self._ready_at, limited_until))
         return min(times, default=None)
 
@@ -186,14 +179,12 @@ class GarpScheduler:
         for key in list(self._queues):
             while key in self._queues and len(batch) < BATCH_SIZE:
                 if key is not None:
-                    if now < self._limits.ready_at(key, self._id):
+                    if now < self._limits.ready_at(key, self):
                         break
-                    self._limits.sent(key, self._id, now)
+                    self._limits.sent(key, self, now)
                 batch.append(self._next(key))
         self._ready_at = now + BATCH_PAUSE_S if len(batch) == BATCH_SIZE else now
         return batch
-
-    # --- queues ---
 
     def _begin_rounds(self, now: float) -> None:
         settings = self._settings
@@ -231,7 +222,7 @@ class GarpScheduler:
                 key = self._limits.key_of(*each)
                 self._queues.setdefault(key, deque()).append(each)
                 if key is not None:
-                    self._limits.wait(key, self._id)
+                    self._limits.wait(key, self)
             self._remaining[each] = max(self._remaining.get(each, 0), repeat)
 
     def _next(self, key: LimitKey | None) -> DeviceAddress:
@@ -255,7 +246,7 @@ class GarpScheduler:
         if not self._queues[key]:
             del self._queues[key]
             if key is not None:
-                self._limits.leave(key, self._id)
+                self._limits.leave(key, self)
 
 
 def _following(at: float, interval_s: float, now: float) -> float:

@@ -119,7 +119,7 @@ class Router:
     def reconfigure(self, instance: VrrpInstance) -> None:
         """Apply a reload without a change of state."""
         old, self.instance = self.instance, instance
-        self.machine = replace(self.machine, settings=instance)
+        self.machine = replace(self.machine, instance=instance)
         if old.priority == OWNER or instance.priority == OWNER:
             self.machine = replace(self.machine, priority=instance.priority)
         if self._encoder is not None:

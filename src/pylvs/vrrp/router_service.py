@@ -16,7 +16,6 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ from pylvs.vrrp.vip_manager import VipManager
 IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
 
-WriteLog = Callable[[str, str], None]
-CallLater = Callable[[float, Call], Timer]
 RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 
 
@@ -73,7 +70,7 @@ class RouterService:
         self.realtime_status = RealtimeStatus(0, False)
         self.unknown: Counter[tuple[str, int]] = Counter()  # advertisements of VRIDs that are not configured, by device
         self._by_vrid: dict[tuple[str, int], list[Router]] = {}
-        self._roles = RolePublisher(roles, self._role_sets, self.log, lambda s, call: self.at(self.now + s, call))
+        self._roles = RolePublisher(self, roles)
         self._configuration = VrrpConfiguration()
         self._log_limiter = LogRateLimiter()
         self._stopping = False
@@ -358,7 +355,7 @@ class RouterService:
         """Publish the roles: before a new master adds its addresses, after a former one has removed them."""
         self._roles.publish()
 
-    def _role_sets(self) -> RoleSets:
+    def role_sets(self) -> RoleSets:
         """Return the addresses of other masters, and those whose master is here."""
         standby: set[Address] = set()
         active: set[Address] = set()
@@ -388,11 +385,9 @@ def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
 class RolePublisher:
     """Publish to the data plane which addresses are standby and which are active; retry after errors."""
 
-    def __init__(self, roles: Roles, current: Callable[[], RoleSets], log: WriteLog, call_later: CallLater) -> None:
+    def __init__(self, service: RouterService, roles: Roles) -> None:
+        self._service = service
         self._roles = roles
-        self._current = current
-        self._log = log
-        self._call_later = call_later
         self._published: RoleSets | None = None
         self._last_error = ""
         self._retry_timer: Timer | None = None
@@ -401,7 +396,7 @@ class RolePublisher:
     def publish(self) -> None:
         """Publish the current roles if they differ from the last published ones."""
         if not self._closed:
-            self._publish(self._current())
+            self._publish(self._service.role_sets())
 
     def reset(self) -> None:
         """Publish that no address is standby, and publish nothing else."""
@@ -415,10 +410,12 @@ class RolePublisher:
             self._roles.stand_by(*role_sets)
         except PylvsError as error:
             if str(error) != self._last_error:
-                self._log("error", f"the roles of virtual addresses are not published to the packet path: {error}")
+                self._service.log(
+                    "error", f"the roles of virtual addresses are not published to the packet path: {error}"
+                )
             self._last_error = str(error)
             if self._retry_timer is None and not self._closed:
-                self._retry_timer = self._call_later(PUBLISH_RETRY_S, self._retry)
+                self._retry_timer = self._service.at(self._service.now + PUBLISH_RETRY_S, self._retry)
             return
         self._published, self._last_error = role_sets, ""
 

@@ -37,9 +37,6 @@ STATIC = ""  # the name, among those of instances, of static addresses, routes a
 WriteLog = Callable[[str, str], None]  # level, text
 
 
-# --- addresses, routes and rules ---
-
-
 @dataclass(frozen=True, slots=True)
 class HeldResources:
     """Addresses, routes and rules that a host adds and removes together."""
@@ -113,9 +110,6 @@ def lost_resources(
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
     return [outcome.trouble for outcome in outcomes if not outcome.done]
-
-
-# --- the host of all virtual routers ---
 
 
 class VipManager:
@@ -259,21 +253,20 @@ class VipManager:
 
     def add_resources(self, instance: VrrpInstance) -> None:
         """Add addresses, routes and rules; existing ones are no error."""
-        wanted = self._held[instance.name] = self._resources_of(instance)
+        wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
         self._finish(instance, add_resources(wanted))
 
     def remove_resources(self, instance: VrrpInstance) -> None:
         """Remove them; missing ones are no error."""
-        self._finish(instance, remove_resources(self._held.pop(instance.name, self._resources_of(instance))))
+        self._finish(
+            instance, remove_resources(self._held.pop(instance.name, resources_of(instance, self._vmacs.plan)))
+        )
 
     def replace_resources(self, instance: VrrpInstance) -> None:
         """Add and remove what differs from what the instance holds."""
         before = self._held.get(instance.name, HeldResources())
-        wanted = self._held[instance.name] = self._resources_of(instance)
+        wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
         self._finish(instance, replace_resources(before, wanted))
-
-    def _resources_of(self, instance: VrrpInstance) -> HeldResources:
-        return resources_of(instance, self._vmacs.plan)
 
     def _held_addresses(self) -> Iterator[DeviceAddress]:
         for name, resources in self._held.items():

@@ -39,6 +39,7 @@ from tests.unit.vrrp.instances import (
     UNICAST,
     UNICAST_THIRD,
     held,
+    without_pseudo_header,
 )
 
 UNKNOWN = IPv4Address("10.0.0.77")
@@ -287,7 +288,7 @@ def test_the_old_checksum_of_an_unknown_source_is_not_adopted() -> None:
 
 def test_a_checksum_without_pseudo_header_is_an_error_where_old_ones_are_disabled() -> None:
     advert = Advertisement(3, 51, 100, 0.5, (ip_address("10.0.0.100"),))
-    bare = encode(advert, THERE, HERE, pseudo=False)
+    bare = without_pseudo_header(encode(advert, THERE, HERE))
     router = replace(UNICAST_THIRD, old_checksum=OldChecksum.NEVER)
     assert error_of(pair(router)[0], Datagram(THERE, HERE, 255, 112, b"", bare)) is AdvertError.CHECKSUM
 

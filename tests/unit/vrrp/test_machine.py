@@ -128,7 +128,7 @@ def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source:
     changed, actions = master().receive(10.0, advert(priority), source)
     assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)
-    quiet = replace(master(), settings=instance(lower_priority_unanswered=True))
+    quiet = replace(master(), instance=instance(lower_priority_unanswered=True))
     assert kinds(quiet.receive(10.0, advert(priority), source)[1]) == [Reannounce]
 
 

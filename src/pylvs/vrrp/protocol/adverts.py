@@ -10,8 +10,10 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.protocol.packet import (
+    ADDRESS_BYTES,
     AH_BYTES,
     AH_PROTOCOL,
+    HEAD_BYTES,
     MAX_ADDRESSES,
     MAX_SEQUENCE,
     PASSWORD_BYTES,
@@ -38,8 +40,6 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _NUMBER = struct.Struct("!H")
 _ID_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
 _HEADER_BYTES = {4: _IPV4.size, 6: 40}
-_ADDRESS_BYTES = {4: 4, 6: 16}
-_FIXED_BYTES = 8  # of an advertisement
 _SPARE_BYTES = 16  # keepalived leaves this many free
 _MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
 
@@ -56,12 +56,12 @@ class OutgoingPacket:
 
 def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
     """Return the virtual addresses that fit into an advertisement; the router holds the others without advertising."""
-    space = mtu - _HEADER_BYTES[router.family] - _FIXED_BYTES - _SPARE_BYTES
+    space = mtu - _HEADER_BYTES[router.family] - HEAD_BYTES - _SPARE_BYTES
     if router.version == 2:
         space -= PASSWORD_BYTES
         if router.authentication is Authentication.AH:
             space -= AH_BYTES
-    count = max(0, min(MAX_ADDRESSES, space // _ADDRESS_BYTES[router.family]))
+    count = max(0, min(MAX_ADDRESSES, space // ADDRESS_BYTES[router.family]))
     addresses = (held.interface.ip for held in router.addresses)
     return tuple(address for address in addresses if address.version == router.family)[:count]
 

@@ -82,7 +82,7 @@ class Machine:
     `priority` is the effective one. `due` is when to call `wake`; None is never.
     """
 
-    settings: VrrpInstance
+    instance: VrrpInstance
     address: Address  # the primary address, which breaks ties
     state: State = State.FAULT
     priority: int = 100
@@ -96,20 +96,20 @@ class Machine:
     @property
     def interval_s(self) -> float:
         """The advertisement interval of the master that this router follows."""
-        if self.settings.version == 3 and self.master_interval_s:
+        if self.instance.version == 3 and self.master_interval_s:
             return self.master_interval_s
-        return self.settings.advert_interval_s
+        return self.instance.advert_interval_s
 
     @property
     def skew_s(self) -> float:
         """Skew_Time: of a second in RFC 3768, of the master's interval in RFC 9568 (6.1)."""
         share = (256 - self.priority) / 256
-        return share * (self.interval_s if self.settings.version == 3 else 1.0)
+        return share * (self.interval_s if self.instance.version == 3 else 1.0)
 
     @property
     def down_s(self) -> float:
         """Active_Down_Interval (RFC 9568, 6.1)."""
-        return self.settings.down_after_adverts * self.interval_s + self.skew_s
+        return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
     # --- events ---
 
@@ -134,7 +134,7 @@ class Machine:
         if self.due is None or now < self.due:
             return self, []
         if self.state is State.MASTER:
-            return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
         if self.held_until is not None and now < self.held_until:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
         if self.released_by is not None:
@@ -153,7 +153,7 @@ class Machine:
 
     def set_priority(self, now: float, priority: int) -> Step:
         """Change the effective priority; an owner's never changes."""
-        if self.settings.priority == OWNER or priority == self.priority:
+        if self.instance.priority == OWNER or priority == self.priority:
             return self, []
         return replace(self, priority=max(1, min(OWNER - 1, priority))), []
 
@@ -185,7 +185,7 @@ class Machine:
     # --- transitions ---
 
     def _enter(self, now: float, why: TransitionReason) -> Step:
-        if self.settings.priority == OWNER:
+        if self.instance.priority == OWNER:
             return self._master(now, TransitionReason.OWNER)
         changed, become = self._to(State.BACKUP, why)
         fresh = replace(changed, master_interval_s=0.0, preempt_at=None)
@@ -198,7 +198,7 @@ class Machine:
         changed, become = self._to(State.MASTER, why, detail)
         fresh = replace(
             changed,
-            due=now + self.settings.advert_interval_s,
+            due=now + self.instance.advert_interval_s,
             master_interval_s=0.0,
             preempt_at=None,
             held_until=None,
@@ -223,30 +223,30 @@ class Machine:
         followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
             return replace(followed, due=now + followed.skew_s, preempt_at=None, released_by=source), []
-        if advert.priority >= self.priority or not self.settings.preempt:
+        if advert.priority >= self.priority or not self.instance.preempt:
             return replace(followed, due=now + followed.down_s, preempt_at=None), []
         if self.held_until is not None and now < self.held_until:
             return replace(followed, due=now + followed.down_s), []
         outranked = f"{source} with priority {advert.priority}"
-        if not self.settings.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
+        if not self.instance.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
             return replace(self, preempt_at=None, released_by=None, outranked=outranked), []
-        preempt_at = now + self.settings.preempt_delay_s if self.preempt_at is None else self.preempt_at
+        preempt_at = now + self.instance.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= preempt_at:
             return replace(self, preempt_at=preempt_at, outranked=outranked), []
         return replace(followed, preempt_at=preempt_at, due=now + followed.down_s), []
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
-            return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
         equal = advert.priority == self.priority
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
-            last: list[Action] = [Advertise(self.priority)] if self.settings.higher_priority_answered else []
+            last: list[Action] = [Advertise(self.priority)] if self.instance.higher_priority_answered else []
             return self._backup(now, why, f"{source} with priority {advert.priority}", last, advert.interval_s)
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
-        if self.settings.lower_priority_unanswered:
+        if self.instance.lower_priority_unanswered:
             return self, [conflict]
-        return replace(self, due=now + self.settings.advert_interval_s), [Advertise(self.priority), conflict]
+        return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority), conflict]
 
 
 @dataclass(frozen=True, slots=True)
