@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
 from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
 from pylvs.vrrp.garp import DeviceAddress
 from pylvs.vrrp.loop import Loop, Timer
@@ -27,17 +26,12 @@ from pylvs.vrrp.protocol.arp_ndp import (
     AddressBinding,
     parse_binding,
 )
+from pylvs.vrrp.rate_limiter import RateLimiter
 
 LOG_INTERVAL_S = 60.0  # of the same address and host
 DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
 MAX_LOGGED = 10  # hosts in LOG_INTERVAL_S
-MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
-
-
-@dataclass(slots=True)
-class _Conflict:
-    logged_at: float
-    suppressed: int = 0  # frames since then
+MAX_ANSWERED = 4096  # addresses in DEFEND_INTERVAL_S
 
 
 class ConflictTracker:
@@ -45,50 +39,28 @@ class ConflictTracker:
 
     def __init__(self, ip_of: Callable[[bytes], str] = lambda mac: "") -> None:
         self._ip_of = ip_of
-        self._conflicts: dict[tuple[Address, bytes], _Conflict] = {}
-        self._answered: dict[Address, float] = {}
-        self._logged: list[float] = []
-        self._unlogged = 0  # frames of hosts beyond MAX_LOGGED
+        self._logged = RateLimiter(LOG_INTERVAL_S, MAX_LOGGED)
+        self._answered = RateLimiter(DEFEND_INTERVAL_S, MAX_ANSWERED)
 
     def respond(self, now: float, binding: AddressBinding) -> tuple[str, bool]:
         """Handle a frame in which another host announces a held address.
 
         Return a text for the log, "" if there is nothing new, and whether to announce the address again.
         """
-        return self._text(now, binding), self._may_answer(now, binding.address)
-
-    def _may_answer(self, now: float, address: Address) -> bool:
-        if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
-            return False
-        self._answered.pop(address, None)
-        self._answered[address] = now
-        if len(self._answered) > MAX_REMEMBERED:
-            del self._answered[next(iter(self._answered))]
-        return True
+        return self._text(now, binding), self._answered.allow(binding.address, now) is not None
 
     def _text(self, now: float, binding: AddressBinding) -> str:
-        key = (binding.address, binding.mac)
-        known = self._conflicts.get(key)
-        if known and now < known.logged_at + LOG_INTERVAL_S:
-            known.suppressed += 1
+        suppressed = self._logged.allow((binding.address, binding.mac), now)
+        if suppressed is None:
             return ""
-        self._logged = [at for at in self._logged if now < at + LOG_INTERVAL_S]
-        if len(self._logged) >= MAX_LOGGED:
-            self._unlogged += 1
-            return ""
-        self._logged.append(now)
-        self._conflicts.pop(key, None)
-        self._conflicts[key] = _Conflict(now)
-        if len(self._conflicts) > MAX_REMEMBERED:
-            del self._conflicts[next(iter(self._conflicts))]
         ip = self._ip_of(binding.mac)
         name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
         text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
-        if known and known.suppressed:
-            text += f", and was {known.suppressed} times since the last line"
-        if self._unlogged:
-            text += f"; {self._unlogged} claims of other hosts are not logged"
-            self._unlogged = 0
+        if suppressed:
+            text += f", and was {suppressed} times since the last line"
+        if self._logged.surplus:
+            text += f"; {self._logged.surplus} claims of other hosts are not logged"
+            self._logged.surplus = 0
         return text
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Announcements, SendingLimit
 from pylvs.system import proc
-from pylvs.vrrp.protocol import arp_ndp
+from pylvs.vrrp.protocol.arp_ndp import gratuitous_arp, neighbour_advertisement
 
 DeviceAddress = tuple[str, Address]  # a device, and an address on it
 LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the limit of all others; and the family
@@ -33,7 +33,7 @@ class GarpRateLimit:
 
     def __init__(self, limits: Iterable[SendingLimit] = (), bases: Mapping[str, str] | None = None) -> None:
         self._limits = tuple(limits)
-        self._bases = bases or {}
+        self.bases = bases or {}
         self._by_device = {device: index for index, limit in enumerate(self._limits) for device in limit.devices}
         self._default = next((limit for limit in self._limits if not limit.devices), None)
         self._free_at: dict[LimitKey, float] = {}
@@ -41,7 +41,7 @@ class GarpRateLimit:
 
     def key_of(self, device: str, address: Address) -> LimitKey | None:
         """Return the limit that applies to an announcement; None: no limit."""
-        device = self._bases.get(device, device)
+        device = self.bases.get(device, device)
         index = self._by_device.get(device)
         limit = self._default if index is None else self._limits[index]
         if limit is None or not (limit.arp_s if address.version == 4 else limit.neighbour_s):
@@ -85,17 +85,13 @@ class _Round(Enum):
 class GarpScheduler:
     """The announcements of one virtual router. Times are seconds of a monotonic clock; call `wake` at `due`.
 
-    `device` is where the virtual router sends advertisements. With garp_extra_if the addresses of `vmacs` are
-    announced periodically even where those of other devices are not.
+    `device` is where the virtual router sends advertisements.
     """
 
-    def __init__(
-        self, settings: Announcements, limits: GarpRateLimit, device: str = "", vmacs: Collection[str] = ()
-    ) -> None:
+    def __init__(self, settings: Announcements, limits: GarpRateLimit, device: str = "") -> None:
         self._settings = settings
         self._limits = limits
         self._device = device
-        self._vmacs = frozenset(vmacs)
         self._addresses: tuple[DeviceAddress, ...] = ()
         self._ready_at = 0.0  # nothing is sent before
         self._quiet_until = float("-inf")  # other hosts provoke no round before
@@ -208,11 +204,11 @@ class GarpScheduler:
         self._enqueue(self._addresses, self._settings.lower_priority_repeat)
 
     def _extra(self) -> list[DeviceAddress]:
-        """Return one address of each other device, which refreshes the MAC tables of the switches."""
+        """Return one address of each other device, or each other VMAC: it refreshes the MAC tables of the switches."""
         first: dict[str, DeviceAddress] = {}
         for each in self._addresses:
             device = each[0]
-            if device != self._device and (self._settings.extra_everywhere or device in self._vmacs):
+            if device != self._device and (self._settings.extra_everywhere or device in self._limits.bases):
                 first.setdefault(device, each)
         return list(first.values())
 
@@ -274,7 +270,9 @@ class FrameSender:
 
 def announcement_frame(device: str, address: Address, mac: bytes) -> bytes:
     """Return the frame for an address; for IPv6 with the router flag if the device forwards."""
-    return arp_ndp.encode_announcement(address, mac, router=address.version == 6 and forwards_ipv6(device))
+    if address.version == 4:
+        return gratuitous_arp(address, mac)
+    return neighbour_advertisement(address, mac, router=forwards_ipv6(device))
 
 
 def forwards_ipv6(device: str) -> bool:

@@ -11,7 +11,7 @@ from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator
 from pylvs.vrrp.protocol.machine import (
     PRIORITY_STOP,
     Advertise,
@@ -23,6 +23,7 @@ from pylvs.vrrp.protocol.machine import (
     TransitionReason,
 )
 from pylvs.vrrp.protocol.packet import Advertisement, Datagram
+from pylvs.vrrp.rate_limiter import RateLimiter
 from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
@@ -57,7 +58,7 @@ class Router:
         self._running = False
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # another master: until when that counts, and a message
-        self._log_limiter = LogRateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
+        self._log_limiter = RateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
         self._encoder: AdvertEncoder | None = None
         self._mtu = 0
         self._garp = self._make_garp_scheduler()
@@ -368,8 +369,7 @@ class Router:
     # --- timers ---
 
     def _make_garp_scheduler(self) -> GarpScheduler:
-        device, vmacs = self._host.device_of(self.instance), self._host.vmac_bases()
-        return GarpScheduler(self.instance.announcements, self._limits, device, vmacs)
+        return GarpScheduler(self.instance.announcements, self._limits, self._host.device_of(self.instance))
 
     def _announce_all(self) -> None:
         self._garp.begin(self._service.now, self._host.announced_addresses(self.instance))

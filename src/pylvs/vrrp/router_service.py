@@ -36,9 +36,9 @@ from pylvs.vrrp.helper.link import (
     StateChanged,
 )
 from pylvs.vrrp.loop import Call, Loop, Timer
-from pylvs.vrrp.protocol.adverts import LogRateLimiter
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
+from pylvs.vrrp.rate_limiter import RateLimiter
 from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.sockets import AdvertReceivers
@@ -72,7 +72,7 @@ class RouterService:
         self._by_vrid: dict[tuple[str, int], list[Router]] = {}
         self._roles = RolePublisher(self, roles)
         self._configuration = VrrpConfiguration()
-        self._log_limiter = LogRateLimiter()
+        self._log_limiter = RateLimiter()
         self._stopping = False
         self._configured = False
         self._start_at = 0.0  # vrrp_startup_delay

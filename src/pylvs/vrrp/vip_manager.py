@@ -180,8 +180,6 @@ class VipManager:
             self._held[STATIC] = wanted
         return replace_resources(before, wanted)
 
-    # --- links ---
-
     def is_up(self, device: str) -> bool:
         """Return whether a device exists and can carry packets."""
         link = self._links.links.get(device)
@@ -245,8 +243,6 @@ class VipManager:
         if replaced:
             self._conflicts.listen_soon()
 
-    # --- held resources ---
-
     def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
         """Return the addresses that a master announces, with their devices."""
         return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
@@ -297,8 +293,6 @@ class VipManager:
     def _is_present(self, device: str, address: Address) -> bool:
         link = self._links.links.get(device)
         return link is not None and any(each.interface.ip == address for each in link.addresses)
-
-    # --- sending ---
 
     def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
         from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv6Interface
 from itertools import chain, count
 from pathlib import Path
@@ -214,19 +214,38 @@ def _set_vmac_sysctls(device: VmacDevice) -> str:
     return ""
 
 
-def set_base_sysctls(memory: Memory, device: VmacDevice) -> list[str]:
-    """Set what an IPv4 VMAC needs of other devices, before it is created; return error messages."""
-    if device.family == 6:
-        return []
+def set_sysctls(memory: Memory, devices: Iterable[VmacDevice], promoting: Iterable[str] = ()) -> list[str]:
+    """Set what VMACs need of other devices, before they are created; return error messages.
+
+    The devices of `promoting` keep secondary addresses when their primary one is removed.
+    """
     errors = []
-    for name, value in ON_BASE.items():
-        errors += _set(memory, f"net/ipv4/conf/{device.base}/{name}", value)
-    return errors + _move_rp_filter(memory)
+    promoted = ((f"net/ipv4/conf/{device}/promote_secondaries", "1") for device in promoting)
+    for name, value in chain(_base_sysctls(devices), promoted):
+        try:
+            memory.set(name, value)
+        except PylvsError as error:
+            errors.append(str(error))
+    return errors
 
 
-def promote_secondaries(memory: Memory, device: str) -> list[str]:
-    """Keep secondary addresses when their primary one is removed; return error messages."""
-    return _set(memory, f"net/ipv4/conf/{device}/promote_secondaries", "1")
+def _base_sysctls(devices: Iterable[VmacDevice]) -> Iterator[tuple[str, str]]:
+    """Yield what IPv4 VMACs need of their base devices, and of rp_filter.
+
+    That moves from `all` to each device, because the greater value of both applies. A VMAC can then have none, while
+    present and new devices filter as before.
+    """
+    bases = [device.base for device in devices if device.family == 4]
+    yield from ((f"net/ipv4/conf/{base}/{name}", value) for base in bases for name, value in ON_BASE.items())
+    common = "net/ipv4/conf/all/rp_filter"
+    value = proc.read_number(common) if bases and proc.exists(common) else 0
+    if value:
+        for device in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
+            name = f"net/ipv4/conf/{device}/rp_filter"
+            with contextlib.suppress(PylvsError):  # the device was removed
+                if proc.read_number(name) < value:
+                    yield name, str(value)
+        yield common, "0"
 
 
 def restore_sysctls(memory: Memory) -> list[str]:
@@ -234,32 +253,6 @@ def restore_sysctls(memory: Memory) -> list[str]:
     kept = memory.restore_sysctls()
     memory.save()
     return [proc.dotted(name) for name in kept]
-
-
-def _move_rp_filter(memory: Memory) -> list[str]:
-    """Move rp_filter from `all` to each device, because the greater value of both applies.
-
-    A VMAC can then have none, while present and new devices filter as before.
-    """
-    common = "net/ipv4/conf/all/rp_filter"
-    value = proc.read_number(common) if proc.exists(common) else 0
-    if not value:
-        return []
-    errors = []
-    for name in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
-        path = f"net/ipv4/conf/{name}/rp_filter"
-        with contextlib.suppress(PylvsError):  # the device was removed
-            if proc.read_number(path) < value:
-                errors += _set(memory, path, str(value))
-    return errors + _set(memory, common, "0")
-
-
-def _set(memory: Memory, name: str, value: str) -> list[str]:
-    try:
-        memory.set(name, value)
-    except PylvsError as error:
-        return [str(error)]
-    return []
 
 
 class VmacManager:
@@ -277,7 +270,7 @@ class VmacManager:
         errors = self._remove(device for device in before.devices if device not in self.plan.devices)
         promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
         if self.plan.devices or promoting:
-            errors += self._set_sysctls(self.plan.devices, promoting)
+            errors += self._set_sysctls(promoting)
         elif self._memory is not None:
             restore_sysctls(self._memory)
         more, changes = self.create_missing()
@@ -305,17 +298,12 @@ class VmacManager:
             restore_sysctls(self._memory)
         return errors
 
-    def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
+    def _set_sysctls(self, promoting: Iterable[str]) -> list[str]:
         try:
-            memory = self._memory = self._memory or load(SAVED_SETTINGS)
+            self._memory = self._memory or load(SAVED_SETTINGS)
         except PylvsError as error:
             return [str(error)]
-        errors = []
-        for device in devices:
-            errors += set_base_sysctls(memory, device)
-        for name in promoting:
-            errors += promote_secondaries(memory, name)
-        return errors
+        return set_sysctls(self._memory, self.plan.devices, promoting)
 
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
         return [outcome.trouble for device in devices if (outcome := remove_vmac(device)).trouble]

@@ -14,7 +14,7 @@ from scapy.layers.inet import IP
 from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V4, Authentication, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator
 from pylvs.vrrp.protocol.packet import (
     AH_BYTES,
     AdvertError,
@@ -371,21 +371,3 @@ def test_packets_with_ah_from_keepalived_are_valid() -> None:
     advert = validator.validate(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]))
     assert advert is not None
     assert (advert.priority, advert.authentication) == (150, Authentication.AH)
-
-
-def test_the_log_has_one_line_of_each_kind_in_a_minute() -> None:
-    limiter = LogRateLimiter(60.0)
-    assert limiter.allow(AdvertError.TTL, 0.0) == 0
-    assert [limiter.allow(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
-    assert limiter.allow(AdvertError.CHECKSUM, 5.0) == 0
-    assert limiter.allow(AdvertError.TTL, 60.0) == 99
-    assert limiter.allow(AdvertError.TTL, 61.0) is None
-    assert limiter.allow(AdvertError.TTL, 200.0) == 1
-    assert limiter.allow(AdvertError.TTL, 300.0) == 0
-
-
-def test_the_log_limits_the_number_of_kinds() -> None:
-    limiter = LogRateLimiter(60.0, max_kinds=10)
-    assert [limiter.allow(kind, 1.0) for kind in range(1000)].count(0) == 10
-    assert [limiter.allow(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
-    assert len(limiter._logged_at) == 10

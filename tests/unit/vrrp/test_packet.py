@@ -19,7 +19,6 @@ from pylvs.vrrp.protocol.packet import (
     AdvertError,
     Advertisement,
     InvalidAdvert,
-    ReplayWindow,
     add_ah,
     checksum,
     decode,
@@ -238,16 +237,6 @@ def test_ah_of_keepalived_is_valid_and_ours_is_the_same() -> None:
         whole = bytes.fromhex(packet)
         assert verify_ah(whole[:20], whole[20:], b"secret") == (1, whole[44:])
         assert add_ah(whole[:20], whole[44:], b"secret", 1) == whole[20:]
-
-
-def test_a_sequence_number_is_accepted_once() -> None:
-    window = ReplayWindow()
-    for sequence in 0, 1, 5:
-        window.check(sequence)
-    for sequence in 5, 4, 0:
-        with pytest.raises(InvalidAdvert, match="was there before"):
-            window.check(sequence)
-    window.check(6)
 
 
 def test_a_truncated_header_is_an_error() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Hashable
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -24,7 +23,6 @@ from pylvs.vrrp.protocol.packet import (
     Advertisement,
     Datagram,
     InvalidAdvert,
-    ReplayWindow,
     add_ah,
     address_order,
     checksum,
@@ -203,7 +201,7 @@ class AdvertValidator:
         self._password = router.password[:PASSWORD_BYTES].rstrip(b"\0")
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._addresses = frozenset(encoder.advertised)
-        self._windows: dict[Address, ReplayWindow] = before._windows if before else {}
+        self._sequences: dict[Address, int] = before._sequences if before else {}  # the last one of each sender
         self._latest: tuple[bytes, Address, Advertisement] | None = None
 
     def validate(self, datagram: Datagram) -> Advertisement | None:
@@ -229,8 +227,10 @@ class AdvertValidator:
             raise InvalidAdvert(AdvertError.AUTHENTICATION, detail)
         if self._with_ah:
             sequence, payload = verify_ah(datagram.header, payload, self._password)
-            # Senders in this table know the key, so it needs no limit.
-            self._windows.setdefault(datagram.source, ReplayWindow()).check(sequence)
+            last = self._sequences.get(datagram.source, -1)
+            if sequence <= last:
+                raise InvalidAdvert(AdvertError.REPLAYED, f"{sequence} after {last}")
+            self._sequences[datagram.source] = sequence  # these senders know the key, so the table needs no limit
             self._encoder.advance_sequence(sequence)
         elif self._latest is not None and self._latest[:2] == (payload, datagram.source):
             return self._latest[2]
@@ -312,27 +312,3 @@ class AdvertValidator:
             self.mismatches[sender] = mismatch
         if (known or AddressMismatch(sender, (), ())) != mismatch and len(self._unreported) < MAX_SENDERS:
             self._unreported.append(mismatch)
-
-
-class LogRateLimiter:
-    """Allow one log line of each kind in `interval_s`, and remember at most `max_kinds` kinds."""
-
-    def __init__(self, interval_s: float = 60.0, max_kinds: int = 1024) -> None:
-        self._interval_s = interval_s
-        self._max_kinds = max_kinds
-        self._logged_at: dict[Hashable, float] = {}
-        self._suppressed: Counter[Hashable] = Counter()
-
-    def allow(self, kind: Hashable, now: float) -> int | None:
-        """Return how many lines were suppressed since the last one of this kind; None: suppress this one, too."""
-        if kind in self._logged_at and now - self._logged_at[kind] < self._interval_s:
-            self._suppressed[kind] += 1
-            return None
-        if kind not in self._logged_at and len(self._logged_at) >= self._max_kinds:
-            self._logged_at = {each: at for each, at in self._logged_at.items() if now - at < self._interval_s}
-            suppressed = {each: count for each, count in self._suppressed.items() if each in self._logged_at}
-            self._suppressed = Counter(suppressed)
-            if len(self._logged_at) >= self._max_kinds:
-                return None
-        self._logged_at[kind] = now
-        return self._suppressed.pop(kind, 0)

@@ -39,13 +39,6 @@ class AddressBinding:
     device: str = ""
 
 
-def encode_announcement(address: Address, mac: bytes, *, router: bool = False) -> bytes:
-    """Return a gratuitous ARP or, for IPv6, an unsolicited neighbour advertisement with the router flag."""
-    if isinstance(address, IPv4Address):
-        return gratuitous_arp(address, mac)
-    return neighbour_advertisement(address, mac, router=router)
-
-
 def gratuitous_arp(address: IPv4Address, mac: bytes) -> bytes:
     """Return a broadcast ARP request for the sender's own address."""
     arp = _ARP.pack(ARP_ETHERNET_IPV4, REQUEST, mac, address.packed, BROADCAST_MAC, address.packed)

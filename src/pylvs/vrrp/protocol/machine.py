@@ -111,8 +111,6 @@ class Machine:
         """Active_Down_Interval (RFC 9568, 6.1)."""
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
-    # --- events ---
-
     def start(self, now: float) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1)."""
         return self._enter(now, TransitionReason.START)
@@ -181,8 +179,6 @@ class Machine:
         if state is State.FAULT:
             return self.fail(now, detail, why)
         return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
-
-    # --- transitions ---
 
     def _enter(self, now: float, why: TransitionReason) -> Step:
         if self.instance.priority == OWNER:

@@ -196,19 +196,6 @@ def add_ah(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes
     return _AH.pack(PROTOCOL, AH_BYTES // 4 - 2, 0, spi, sequence, digest) + payload
 
 
-@dataclass(slots=True)
-class ReplayWindow:
-    """The last sequence number of one sender."""
-
-    last: int = -1
-
-    def check(self, sequence: int) -> None:
-        """Accept only increasing numbers. Raises InvalidAdvert."""
-        if sequence <= self.last:
-            raise InvalidAdvert(AdvertError.REPLAYED, f"{sequence} after {self.last}")
-        self.last = sequence
-
-
 def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:
     """Return the sequence number and the payload behind a valid header. Raises InvalidAdvert.
 
