@@ -17,14 +17,13 @@ from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkDown,
     LinkRemoved,
     LinkUp,
     NetlinkMonitor,
-    RouteRemoved,
-    RuleRemoved,
 )
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
@@ -182,11 +181,11 @@ def test_a_removed_route_is_seen_even_without_a_notification() -> None:
         watch.read()
         ip("route del 203.0.113.0/24")
         ip("route del 198.51.101.0/24")
-        (gone,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
-        assert isinstance(gone, RouteRemoved)
+        (gone,) = [each for each in until(watch, KeyRemoved) if isinstance(each, KeyRemoved)]
+        assert isinstance(gone, KeyRemoved)
         assert (str(gone.key.destination), gone.key.table) == ("198.51.101.0/24", 254)
         ip("link set eth0 down")
-        (found,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
+        (found,) = [each for each in until(watch, KeyRemoved) if isinstance(each, KeyRemoved)]
         assert str(found.key.destination) == "198.51.100.0/24"
 
 
@@ -200,13 +199,13 @@ def test_a_removed_rule_is_seen() -> None:
         assert all(each.done for each in add_rules(rules))
         watch.read()
         ip("rule del preference 100")
-        assert RuleRemoved(key_of_rule(rules[0])) in until(watch, RuleRemoved)
+        assert KeyRemoved(key_of_rule(rules[0])) in until(watch, KeyRemoved)
         ip("-6 rule del preference 101")
-        assert RuleRemoved(key_of_rule(rules[1])) in until(watch, RuleRemoved)
+        assert KeyRemoved(key_of_rule(rules[1])) in until(watch, KeyRemoved)
     with NetlinkMonitor(routes=True) as later:
         ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
         ip("rule del preference 103")
         ip("rule del preference 102")
-        assert [each for each in until(later, RuleRemoved) if isinstance(each, RuleRemoved)] == [
-            RuleRemoved(key_of_rule(rules[2]))
+        assert [each for each in until(later, KeyRemoved) if isinstance(each, KeyRemoved)] == [
+            KeyRemoved(key_of_rule(rules[2]))
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from pylvs.model.addresses import Address
@@ -81,6 +81,17 @@ MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has at most 40
 SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
 ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
 NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
+ARP_FIELDS = (  # how to load each, its offset and its value
+    (LOAD_2, ETHERTYPE, ETH_P_ARP),
+    (LOAD_4, ARP_TYPES, 0x00010800),  # Ethernet, IPv4
+    (LOAD_2, ARP_LENGTHS, 0x0604),
+)
+ADVERTISEMENT_FIELDS = (
+    (LOAD_2, ETHERTYPE, ETH_P_IPV6),
+    (LOAD_1, NEXT_HEADER_AT, ICMPV6),
+    (LOAD_1, HOP_LIMIT_AT, HOP_LIMIT),
+    (LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT),
+)
 
 
 def conflict_filter(version: int, addresses: Collection[Address], own_macs: Collection[bytes]) -> list[Instruction]:
@@ -92,38 +103,20 @@ def conflict_filter(version: int, addresses: Collection[Address], own_macs: Coll
     watched = sorted({int(address) & 0xFFFFFFFF for address in addresses if address.version == version})
     if not watched:
         return [DROP]
-    program = [*_drop_if(LOAD_4, PACKET_TYPE, OUTGOING), *_drop_unless(LOAD_4, VLAN_TAGGED, 0)]
-    if version == 4:
-        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_ARP)
-        program += _drop_unless(LOAD_4, ARP_TYPES, 0x00010800)  # Ethernet, IPv4
-        program += _drop_unless(LOAD_2, ARP_LENGTHS, 0x0604)
-    else:
-        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_IPV6)
-        program += _drop_unless(LOAD_1, NEXT_HEADER_AT, ICMPV6)
-        program += _drop_unless(LOAD_1, HOP_LIMIT_AT, HOP_LIMIT)
-        program += _drop_unless(LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT)
-    if len(own_macs) <= MAX_FILTERED_MACS:
-        for mac in sorted(own_macs):
-            program += _drop_if_mac(mac, ARP_SENDER_MAC if version == 4 else SOURCE_MAC)
+    program = [(LOAD_4, 0, 0, PACKET_TYPE), (EQUALS, 0, 1, OUTGOING), DROP]
+    for load, at, value in (LOAD_4, VLAN_TAGGED, 0), *(ARP_FIELDS if version == 4 else ADVERTISEMENT_FIELDS):
+        program += [(load, 0, 0, at), (EQUALS, 1, 0, value), DROP]
+    mac_at = ARP_SENDER_MAC if version == 4 else SOURCE_MAC
+    for mac in sorted(own_macs) if len(own_macs) <= MAX_FILTERED_MACS else ():
+        first, last = struct.unpack("!IH", mac)
+        program += [(LOAD_4, 0, 0, mac_at), (EQUALS, 0, 3, first)]
+        program += [(LOAD_2, 0, 0, mac_at + 4), (EQUALS, 0, 1, last), DROP]
     if len(watched) > MAX_FILTERED_ADDRESSES:
         return [*program, TAKE]
     program.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
     for value in watched:
         program += [(EQUALS, 0, 1, value), TAKE]
     return [*program, DROP]
-
-
-def _drop_unless(load: int, at: int, value: int) -> Iterator[Instruction]:
-    yield from ((load, 0, 0, at), (EQUALS, 1, 0, value), DROP)
-
-
-def _drop_if(load: int, at: int, value: int) -> Iterator[Instruction]:
-    yield from ((load, 0, 0, at), (EQUALS, 0, 1, value), DROP)
-
-
-def _drop_if_mac(mac: bytes, at: int) -> Iterator[Instruction]:
-    first, last = struct.unpack("!IH", mac)
-    yield from ((LOAD_4, 0, 0, at), (EQUALS, 0, 3, first), (LOAD_2, 0, 0, at + 4), (EQUALS, 0, 1, last), DROP)
 
 
 MAX_FRAME = 2048

@@ -9,7 +9,6 @@ import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -76,30 +75,13 @@ class AddressRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteRemoved:
-    """A route of protocol keepalived was removed."""
+class KeyRemoved:
+    """A route or rule of protocol keepalived was removed."""
 
-    key: RouteKey
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRemoved:
-    """A rule of protocol keepalived was removed."""
-
-    key: RuleKey
+    key: RouteKey | RuleKey
 
 
-Change = (
-    LinkAdded
-    | LinkRemoved
-    | LinkUp
-    | LinkDown
-    | LinkChanged
-    | AddressAdded
-    | AddressRemoved
-    | RouteRemoved
-    | RuleRemoved
-)
+Change = LinkAdded | LinkRemoved | LinkUp | LinkDown | LinkChanged | AddressAdded | AddressRemoved | KeyRemoved
 
 
 def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
@@ -141,24 +123,18 @@ def _differences(before: Link, after: Link) -> Iterator[Change]:
         yield LinkChanged(after)
 
 
-Key = TypeVar("Key", RouteKey, RuleKey)
-
-
 class LinkState:
     """Links with their addresses, and the routes and rules of protocol keepalived, by all messages so far."""
 
     def __init__(self) -> None:
         self.by_index: dict[int, Link] = {}
         self.by_name: dict[str, Link] = {}
-        self.routes: set[RouteKey] = set()
-        self.rules: set[RuleKey] = set()
+        self.keys: set[RouteKey | RuleKey] = set()
 
     def update(self, message: News) -> list[Change]:
         """Apply a message."""
-        if isinstance(message, RouteNews):
-            return [RouteRemoved(message.key)] if _was_removed(self.routes, message.key, message) else []
-        if isinstance(message, RuleNews):
-            return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
+        if isinstance(message, RouteNews | RuleNews):
+            return self._set_key(message)
         before = self.by_index.get(message.index)
         if isinstance(message, AddressNews):
             after = _with_address(before, message)
@@ -175,10 +151,8 @@ class LinkState:
         changes: list[Change] = []
         for index in self.by_index.keys() | fresh.by_index.keys():
             changes += link_changes(self.by_index.get(index), fresh.by_index.get(index))
-        changes += [RouteRemoved(key) for key in self.routes - fresh.routes]
-        changes += [RuleRemoved(rule) for rule in self.rules - fresh.rules]
-        self.by_index, self.by_name = fresh.by_index, fresh.by_name
-        self.routes, self.rules = fresh.routes, fresh.rules
+        changes += [KeyRemoved(key) for key in self.keys - fresh.keys]
+        self.by_index, self.by_name, self.keys = fresh.by_index, fresh.by_name, fresh.keys
         return changes
 
     def replace_routes(self, messages: Iterable[News]) -> list[Change]:
@@ -186,8 +160,24 @@ class LinkState:
         present = {
             each.key for each in messages if isinstance(each, RouteNews) and each.protocol == PROTOCOL_KEEPALIVED
         }
-        removed, self.routes = self.routes - present, present
-        return [RouteRemoved(key) for key in removed]
+        removed = self.routes - present
+        self.keys = self.keys - removed | present
+        return [KeyRemoved(key) for key in removed]
+
+    @property
+    def routes(self) -> set[RouteKey]:
+        """The keys of routes alone."""
+        return {key for key in self.keys if isinstance(key, RouteKey)}
+
+    def _set_key(self, message: RouteNews | RuleNews) -> list[Change]:
+        if message.protocol != PROTOCOL_KEEPALIVED:
+            return []
+        if not message.gone:
+            self.keys.add(message.key)
+            return []
+        was_known = message.key in self.keys
+        self.keys.discard(message.key)
+        return [KeyRemoved(message.key)] if was_known else []
 
     def _set(self, before: Link | None, after: Link | None) -> None:
         if before is not None and self.by_name.get(before.name) is before:
@@ -196,18 +186,6 @@ class LinkState:
             self.by_index[after.index] = self.by_name[after.name] = after
         elif before is not None:
             del self.by_index[before.index]
-
-
-def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bool:
-    """Update the known keys, which are those of protocol keepalived; return whether one was removed."""
-    if message.protocol != PROTOCOL_KEEPALIVED:
-        return False
-    if not message.gone:
-        known.add(key)
-        return False
-    was_known = key in known
-    known.discard(key)
-    return was_known
 
 
 def _with_address(before: Link | None, message: AddressNews) -> Link | None:
@@ -266,14 +244,9 @@ class NetlinkMonitor:
         return self._state.by_name
 
     @property
-    def routes(self) -> Collection[RouteKey]:
-        """The routes of protocol keepalived, as of the last `read`."""
-        return self._state.routes
-
-    @property
-    def rules(self) -> Collection[RuleKey]:
-        """The rules of protocol keepalived, as of the last `read`."""
-        return self._state.rules
+    def keys(self) -> Collection[RouteKey | RuleKey]:
+        """The routes and rules of protocol keepalived, as of the last `read`."""
+        return self._state.keys
 
     def read(self) -> list[Change]:
         """Return the changes since the last call; after lost messages, by a complete dump."""

@@ -13,20 +13,19 @@ from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
-from pylvs.vrrp.firewall import PacketFilter
+from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkRemoved,
     LinkUp,
     NetlinkMonitor,
-    RouteRemoved,
-    RuleRemoved,
 )
 from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
@@ -95,17 +94,13 @@ def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
 
 
 def lost_resources(
-    resources: HeldResources,
-    changes: Iterable[Change],
-    present_routes: Collection[RouteKey],
-    present_rules: Collection[RuleKey],
+    resources: HeldResources, changes: Iterable[Change], present: Collection[RouteKey | RuleKey]
 ) -> set[str]:
     """Return descriptions of tracked routes and rules that these changes removed and nothing added again."""
-    lost_routes = {each.key for each in changes if isinstance(each, RouteRemoved)} - set(present_routes)
-    lost_rules = {each.key for each in changes if isinstance(each, RuleRemoved)} - set(present_rules)
-    lost = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost_routes}
+    lost = {each.key for each in changes if isinstance(each, KeyRemoved)}.difference(present)
+    found = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost}
     tracked = [each for each in resources.rules if each.tracked]
-    return lost | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost_rules}
+    return found | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost}
 
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
@@ -133,7 +128,7 @@ class VipManager:
         self._on_loss = on_loss
         self._links = NetlinkMonitor(routes=True)
         self._vmacs = VmacManager(self._links)
-        self._packet_filter = PacketFilter()
+        self._firewall = Firewall()
         self._frame_sender = FrameSender()
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance
@@ -160,19 +155,19 @@ class VipManager:
             for each in (*instance.addresses, *instance.excluded)
         )
         errors, changes = self._vmacs.configure(configuration)
-        errors += self._set_packet_filter() + self._set_static(static_resources(configuration))
+        errors += self._set_firewall() + self._set_static(static_resources(configuration))
         self._apply(changes)
         return errors
 
     def reset(self) -> None:
         """Restore the host as it was before the first configuration."""
         self._configuration = VrrpConfiguration()
-        errors = self._vmacs.close() + self._set_packet_filter() + self._set_static(HeldResources())
+        errors = self._vmacs.close() + self._set_firewall() + self._set_static(HeldResources())
         for error in errors:
             self._log("error", error)
 
-    def _set_packet_filter(self) -> list[str]:
-        return self._packet_filter.set(self._configuration.instances, self._vmacs.plan, self._links.links)
+    def _set_firewall(self) -> list[str]:
+        return self._firewall.set(self._configuration.instances, self._vmacs.plan, self._links.links)
 
     def _set_static(self, wanted: HeldResources) -> list[str]:
         before = self._held.pop(STATIC, HeldResources())
@@ -233,7 +228,7 @@ class VipManager:
             self._conflicts.forget(device)
         if replaced or any(isinstance(change, AddressAdded) for change in changes):
             errors, more = self._vmacs.create_missing()
-            for error in errors + (self._set_packet_filter() if replaced else []):
+            for error in errors + (self._set_firewall() if replaced else []):
                 self._warn("", error)
             changes = changes + more
             replaced |= _replaced_devices(more)
@@ -279,7 +274,7 @@ class VipManager:
         removed = {(each.address, each.device) for each in changes if isinstance(each, AddressRemoved)}
         came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
         for name, resources in list(self._held.items()):
-            lost = lost_resources(resources.possible(self.is_up), changes, self._links.routes, self._links.rules)
+            lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
             for each, device in absent:
                 if each.tracked and (each.interface.ip, device) in removed and self.is_up(device):

@@ -13,13 +13,13 @@ from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkDown,
     LinkRemoved,
     LinkState,
     LinkUp,
-    RouteRemoved,
     select_primary,
 )
 
@@ -111,7 +111,7 @@ def test_a_dump_reports_what_was_missed_and_no_more() -> None:
     stays = RouteKey(ip_network("198.51.100.0/24"), 254, 0)
     state = state_of(link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteNews(gone, 18), RouteNews(stays, 18))
     changes = state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)])
-    assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, RouteRemoved}
+    assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, KeyRemoved}
     assert len(changes) == 8  # b is down before it has gone
     assert set(state.by_name) == {"a", "c"}
     assert state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)]) == []
@@ -121,7 +121,7 @@ def test_only_keepalived_s_routes_are_reported() -> None:
     key = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
     state = state_of(RouteNews(key, 18), RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
     assert state.update(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
-    assert state.update(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
+    assert state.update(RouteNews(key, 18, gone=True)) == [KeyRemoved(key)]
     assert state.update(RouteNews(key, 18, gone=True)) == []
 
 

@@ -57,7 +57,7 @@ def configure(*files: TrackFile) -> Configure:
     return Configure(GlobalSettings(), VrrpConfiguration(files=files))
 
 
-def numbers(helper: Started, name: str = "f") -> list[int]:
+def numbers(helper: Started, name: str = "f") -> list[int | None]:
     return [each.number for each in helper.received if isinstance(each, TrackedObject) and each.track.name == name]
 
 

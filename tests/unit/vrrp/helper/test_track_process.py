@@ -117,7 +117,7 @@ def test_a_change_is_reported_after_its_delay(
     counts: list[tuple[float, int]], reported: list[tuple[float, bool]]
 ) -> None:
     loop = FakeTimeLoop()
-    changes: list[tuple[float, bool]] = []
+    changes: list[tuple[float, bool | None]] = []
     process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
     watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.well)))
 

@@ -274,8 +274,8 @@ class SimulatedControl:
         pass
 
 
-class SimulatedPacketFilter:
-    """Replaces `pylvs.vrrp.firewall.PacketFilter`."""
+class SimulatedFirewall:
+    """Replaces `pylvs.vrrp.firewall.Firewall`."""
 
     def set(self, *_: object) -> list[str]:
         return []
@@ -315,7 +315,7 @@ def simulated() -> Iterator[None]:
         (router, "time", clock),
         (loop, "time", clock),
         (vip_manager, "NetlinkMonitor", SimulatedMonitor),
-        (vip_manager, "PacketFilter", SimulatedPacketFilter),
+        (vip_manager, "Firewall", SimulatedFirewall),
         (vip_manager, "FrameSender", SimulatedFrameSender),
         (vip_manager, "AdvertSender", SimulatedAdvertSender),
         (sockets, "AdvertReceiver", SimulatedReceiver),
