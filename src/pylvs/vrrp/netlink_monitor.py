@@ -189,21 +189,19 @@ class LinkState:
 
 
 def _with_address(before: Link | None, message: AddressNews) -> Link | None:
+    """Apply a message; a link has an IPv6 address once, an IPv4 address once for each prefix."""
     if before is None:
         return None  # the link was removed, or a message with all its addresses follows
-    kept = [each for each in before.addresses if not _same_address(each, message)]
-    if message.gone:
-        return replace(before, addresses=tuple(kept))
-    at = next((at for at, each in enumerate(before.addresses) if _same_address(each, message)), len(kept))
-    kept.insert(at, message)
-    return replace(before, addresses=tuple(kept))
-
-
-def _same_address(one: AddressNews, other: AddressNews) -> bool:
-    """A link has an IPv6 address once, an IPv4 address once for each prefix."""
-    return one.interface.ip == other.interface.ip and (
-        one.interface.version == 6 or one.interface.network == other.interface.network
-    )
+    addresses, new = list(before.addresses), message.interface
+    ip = new.ip
+    for at, each in enumerate(addresses):
+        if each.interface.ip == ip and (new.version == 6 or each.interface.network == new.network):
+            addresses[at : at + 1] = [] if message.gone else [message]
+            break
+    else:
+        if not message.gone:
+            addresses.append(message)
+    return replace(before, addresses=tuple(addresses))
 
 
 class NetlinkMonitor:

@@ -144,15 +144,16 @@ class Router:
         if self._running:
             self.evaluate()
         else:
-            self.own_faults = self._find_faults()  # a group that is created now reads them
+            source = self._host.source_of(self.instance)
+            self.own_faults = self._find_faults(source)  # a group that is created now reads them
 
     def evaluate(self) -> None:
         """Derive faults, source address and priority anew."""
         if not self._running:
             return
         had_faults = bool(self.own_faults)
-        self.own_faults = self._find_faults()
         source, mtu = self._host.source_of(self.instance), self._host.mtu_of(self.instance)
+        self.own_faults = self._find_faults(source)
         if source is not None and (self._encoder is None or source != self.machine.address or mtu != self._mtu):
             self._set_source(source)
         self._set_priority()
@@ -165,12 +166,12 @@ class Router:
         if self._running:
             self._enter_or_leave_fault()
 
-    def _find_faults(self) -> list[str]:
+    def _find_faults(self, source: Address | None) -> list[str]:
         instance = self.instance
         faults = tracking_faults(self.tracked.values())
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
-        elif self._host.source_of(instance) is None:
+        elif source is None:
             faults.insert(0, f"{instance.interface} has no address to send from")
         if instance.fault_without_peers and not instance.peers:
             faults.append("it has no peers")

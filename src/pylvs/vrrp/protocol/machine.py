@@ -216,7 +216,9 @@ class Machine:
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
     def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
-        followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
+        followed = self  # unchanged by the repeated advertisements of one master
+        if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
+            followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
             return replace(followed, due=now + followed.skew_s, preempt_at=None, released_by=source), []
         if advert.priority >= self.priority or not self.instance.preempt:

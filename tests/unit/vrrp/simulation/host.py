@@ -250,7 +250,7 @@ class Host:
 
     def receive(self, device: str, family: int, datagram: Datagram) -> bool:
         """Queue a packet in every socket that accepts it; return whether one does."""
-        taken = False
+        taken, multicast = False, datagram.destination.is_multicast
         for receiver in self.receivers:
             if (
                 receiver.family != family
@@ -258,9 +258,7 @@ class Host:
                 or receiver.device not in ("", device)
             ):
                 continue
-            if datagram.destination.is_multicast and (
-                not receiver.device or datagram.destination not in receiver.groups
-            ):
+            if multicast and (not receiver.device or datagram.destination not in receiver.groups):
                 continue
             if len(receiver.queue) < MAX_QUEUED:
                 receiver.queue.append(datagram)
