@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pylvs
 from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.system.unix_sockets import peer_of
-from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, WatchedSocket
+from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router import Router
@@ -80,7 +80,8 @@ class ControlServer:
             connection = Connection()
             self._connections.append(connection)
             on_message, on_closed = partial(self._receive, connection), partial(self._connections.remove, connection)
-            connection.socket = WatchedSocket(self._loop.watch, end, on_message, on_closed, MAX_UNREAD)
+            messages = MessageSocket(end, MAX_UNREAD)
+            connection.socket = WatchedSocket(self._loop.watch, messages, on_message, on_closed)
 
     def _receive(self, connection: Connection, message: dict[str, Any]) -> None:
         if connection.greeted:

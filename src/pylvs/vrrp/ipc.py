@@ -111,15 +111,10 @@ class WatchedSocket:
     """A MessageSocket in an event loop: `on_message` receives each message, `on_closed` is called once, at the end."""
 
     def __init__(
-        self,
-        watch: Watch,
-        end: socket.socket,
-        on_message: Callable[[Any], None],
-        on_closed: Callable[[], None],
-        most_unsent: int = MAX_UNSENT,
+        self, watch: Watch, end: MessageSocket, on_message: Callable[[Any], None], on_closed: Callable[[], None]
     ) -> None:
         self._watch = watch
-        self._socket = MessageSocket(end, most_unsent)
+        self._socket = end
         self._on_message = on_message
         self._on_closed = on_closed
         self._open = True
@@ -160,6 +155,15 @@ class WatchedSocket:
             return
         for message in messages:
             self._on_message(message)
+
+
+def watch_in_asyncio(descriptor: int, read: Callable[[], None] | None, write: Callable[[], None] | None) -> None:
+    """Watch a descriptor in the running asyncio loop, as `Loop.watch` does in the router process."""
+    import asyncio  # which commands do not need
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, read) if read else loop.remove_reader(descriptor)
+    loop.add_writer(descriptor, write) if write else loop.remove_writer(descriptor)
 
 
 class NoRouters(PylvsError):

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
@@ -24,7 +24,7 @@ from pylvs.vrrp.helper.notify import Notifier
 from pylvs.vrrp.helper.track_file import TrackFiles
 from pylvs.vrrp.helper.track_process import TrackProcesses
 from pylvs.vrrp.helper.track_script import TrackScripts
-from pylvs.vrrp.ipc import WatchedSocket
+from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
@@ -52,19 +52,12 @@ async def serve(end: socket.socket) -> None:
     await HelperProcess(end).serve()
 
 
-def watch(descriptor: int, read: Callable[[], None] | None, write: Callable[[], None] | None) -> None:
-    """Watch a descriptor in the running asyncio loop, as `Loop.watch` does."""
-    loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, read) if read else loop.remove_reader(descriptor)
-    loop.add_writer(descriptor, write) if write else loop.remove_writer(descriptor)
-
-
 class HelperProcess:
     """Handle messages inside a running asyncio loop."""
 
     def __init__(self, end: socket.socket) -> None:
         self._over = asyncio.Event()
-        self._socket = WatchedSocket(watch, end, self._receive, self._over.set)
+        self._socket = WatchedSocket(watch_in_asyncio, MessageSocket(end), self._receive, self._over.set)
         self._processes = Processes()
         self._scripts = TrackScripts(self._processes, self._socket.send)
         self._files = TrackFiles(self._socket.send)

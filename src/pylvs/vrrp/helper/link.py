@@ -18,7 +18,7 @@ from pylvs.model.printing import one_line
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import self_exec
-from pylvs.vrrp.ipc import WatchedSocket
+from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 
 
@@ -113,7 +113,7 @@ class HelperLink:
                 os.write(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
                 return
-        self._socket = WatchedSocket(self._loop.watch, ours, self._on_message, self._lost)
+        self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._on_message, self._lost)
         if self._configuration is not None:
             self.send(self._configuration)
 
