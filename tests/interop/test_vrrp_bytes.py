@@ -202,7 +202,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
             sender = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
         for priority in priorities:
             for out in encoder.packets(priority):
-                sender.send(out.packet, out.source, out.destination, out.hops)
+                sender.send(out)
         assert {host: tap.wait_for(len(sent[host]), theirs) for host, tap in taps.items()} == sent
 
     text = tcpdump(sent["b"], tmp_path / "pcap")
@@ -230,7 +230,7 @@ def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network
         theirs.start()
         tap.wait_for(3, theirs)
         (too_low,) = encoder.packets(200)
-        sender.send(too_low.packet, too_low.source, too_low.destination)
+        sender.send(too_low)
         tap.wait_for(1, theirs)  # it is still master
         deadline = time.monotonic() + PATIENCE_S
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
@@ -238,6 +238,6 @@ def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network
             for datagram in receiver.receive():
                 validator.validate(datagram)
             (accepted,) = encoder.packets(200)  # again, because keepalived may have used this number, too
-            sender.send(accepted.packet, accepted.source, accepted.destination)
+            sender.send(accepted)
             time.sleep(0.1)
     assert any("sequence number 1 already processed" in line for line in theirs.log())

@@ -188,8 +188,7 @@ class RouterService:
         new = self._configuration
         bases = self.host.vmac_bases()
         warnings: list[str] = []
-        errors = self._try("devices", lambda: warnings.extend(self.host.configure(new)))
-        warnings += errors
+        warnings += self._try("devices", lambda: warnings.extend(self.host.configure(new)))
         if new.settings.limits != before.settings.limits or self.host.vmac_bases() != bases:
             self._limits = GarpRateLimit(new.settings.limits, self.host.vmac_bases())
             for router in self.routers.values():
@@ -393,17 +392,14 @@ class RolePublisher:
         self._retry_timer: Timer | None = None
         self._closed = False
 
-    def publish(self) -> None:
-        """Publish the current roles if they differ from the last published ones."""
-        if not self._closed:
-            self._publish(self._service.role_sets())
-
     def reset(self) -> None:
         """Publish that no address is standby, and publish nothing else."""
         self._closed = True
-        self._publish((frozenset(), frozenset()))
+        self.publish()
 
-    def _publish(self, role_sets: RoleSets) -> None:
+    def publish(self) -> None:
+        """Publish the current roles if they differ from the last published ones."""
+        role_sets = (frozenset(), frozenset()) if self._closed else self._service.role_sets()
         if role_sets == self._published:
             return
         try:

@@ -20,7 +20,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
 from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, TTL, Datagram
+from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _MOST_BYTES = 1 << 16
@@ -197,12 +197,14 @@ class AdvertSender:
             self._socket.close()
             raise
 
-    def send(self, packet: bytes, source: Address, destination: Address, hops: int = TTL) -> None:
-        """Send an IPv4 packet with its header, or an IPv6 payload with a hop limit. Raises OSError."""
+    def send(self, packet: Datagram) -> None:
+        """Send a packet; the kernel makes the header of IPv6. Raises OSError."""
+        destination = str(packet.destination)
         if self.family == 4:
-            self._socket.sendto(packet, (str(destination), 0))
+            self._socket.sendto(packet.header + packet.payload, (destination, 0))
         else:
-            self._socket.sendmsg([packet], self._ancillary(source, hops), 0, (str(destination), 0, 0, self._index))
+            ancillary = self._ancillary(packet.source, packet.ttl)
+            self._socket.sendmsg([packet.payload], ancillary, 0, (destination, 0, 0, self._index))
 
     def close(self) -> None:
         self._socket.close()

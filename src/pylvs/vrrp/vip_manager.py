@@ -27,7 +27,8 @@ from pylvs.vrrp.netlink_monitor import (
     LinkUp,
     NetlinkMonitor,
 )
-from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
+from pylvs.vrrp.protocol.adverts import socket_device
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
 
@@ -289,7 +290,8 @@ class VipManager:
         link = self._links.links.get(device)
         return link is not None and any(each.interface.ip == address for each in link.addresses)
 
-    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[Datagram]) -> None:
+        """Send advertisements."""
         from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
         device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
         key = socket_device(instance, device), family_of(instance)
@@ -297,7 +299,7 @@ class VipManager:
             if key not in self._advert_senders:
                 self._advert_senders[key] = AdvertSender(*key)
             for each in packets:
-                self._advert_senders[key].send(each.packet, each.source, each.destination, each.hops)
+                self._advert_senders[key].send(each)
         except OSError as error:
             self._warn(instance.name, f"{instance.name}: {device}: {error.strerror}")
             return

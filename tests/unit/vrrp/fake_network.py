@@ -15,7 +15,6 @@ from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Timer
-from pylvs.vrrp.protocol.adverts import OutgoingPacket
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
@@ -59,10 +58,8 @@ class Switch:
                 call()
         self.now = end
 
-    def carry(self, sender: FakeHost, outgoing: OutgoingPacket) -> None:
+    def carry(self, sender: FakeHost, datagram: Datagram) -> None:
         """Deliver to all other hosts that have a link."""
-        header, payload = outgoing.packet[:20], outgoing.packet[20:]
-        datagram = Datagram(outgoing.source, outgoing.destination, header[8], header[9], header, payload)
         for host in self.hosts:
             if host is not sender and host.cable and sender.cable:
                 self.at(self.now + DELAY_S, lambda host=host: host.receive(datagram))  # type: ignore[misc]
@@ -138,7 +135,7 @@ class FakeHost:
         self.remove_resources(self.held[instance.name])
         self.add_resources(instance)
 
-    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[Datagram]) -> None:
         for outgoing in packets:
             if not self.dead:
                 self.switch.carry(self, outgoing)

@@ -47,11 +47,7 @@ UNKNOWN = IPv4Address("10.0.0.77")
 
 def datagram_from(encoder: AdvertEncoder, priority: int = 100) -> Datagram:
     """The datagram that the first destination receives."""
-    out = encoder.packets(priority)[0]
-    if out.source.version == 6:
-        return Datagram(out.source, out.destination, out.hops, 112, b"", out.packet)
-    header, payload = out.packet[:20], out.packet[20:]
-    return Datagram(out.source, out.destination, header[8], header[9], header, payload)
+    return encoder.packets(priority)[0]
 
 
 def pair(router: VrrpInstance) -> tuple[AdvertValidator, AdvertEncoder]:

@@ -42,16 +42,6 @@ _SPARE_BYTES = 16  # keepalived leaves this many free
 _MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingPacket:
-    """An advertisement: with its IP header for IPv4, without for IPv6."""
-
-    packet: bytes
-    source: Address
-    destination: Address
-    hops: int = TTL
-
-
 def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
     """Return the virtual addresses that fit into an advertisement; the router holds the others without advertising."""
     space = mtu - _HEADER_BYTES[router.family] - HEAD_BYTES - _SPARE_BYTES
@@ -108,26 +98,25 @@ class AdvertEncoder:
             self.old_checksum = True
             self._bodies.clear()
 
-    def packets(self, priority: int) -> list[OutgoingPacket]:
+    def packets(self, priority: int) -> list[Datagram]:
         """Return one packet for the multicast group, or one for each peer."""
         self._identification = self._identification % 0xFFFF + 1
         if self._with_ah:
             self.sequence = self.sequence % MAX_SEQUENCE + 1
-        return [
-            OutgoingPacket(self._packet(priority, destination), self.source, destination, self._hops)
-            for destination in self._destinations
-        ]
+        return [self._packet(priority, destination) for destination in self._destinations]
 
-    def _packet(self, priority: int, destination: Address) -> bytes:
+    def _packet(self, priority: int, destination: Address) -> Datagram:
         body = self._bodies.get((priority, destination))
         if body is None:
             if len(self._bodies) > _MAX_BODIES:
                 self._bodies.clear()
             body = self._bodies[priority, destination] = self._body(priority, destination)
-        if self.source.version == 6:
-            return body
-        header = self._header(len(body), destination)
-        return header + (add_ah(header, body, self.router.password, self.sequence) if self._with_ah else body)
+        header, protocol = b"", PROTOCOL
+        if self.source.version == 4:
+            header = self._header(len(body), destination)
+        if self._with_ah:
+            body, protocol = add_ah(header, body, self.router.password, self.sequence), AH_PROTOCOL
+        return Datagram(self.source, destination, self._hops, protocol, header, body)
 
     def _body(self, priority: int, destination: Address) -> bytes:
         router = self.router

@@ -78,7 +78,7 @@ class Advertisement:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """A received packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
+    """A packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
 
     source: Address
     destination: Address

@@ -145,13 +145,11 @@ class SimulatedAdvertSender:
     def __init__(self, device: str, family: int) -> None:
         self._host, self._device, self._family = running.host, device, family
 
-    def send(self, packet: bytes, source: Address, destination: Address, hops: int = 255) -> None:
+    def send(self, datagram: Datagram) -> None:
         if self._family == 4:
-            header, payload = packet[:20], packet[20:]
-            datagram = Datagram(source, destination, header[8], header[9], header, payload)
-        else:
-            datagram = Datagram(source, destination, hops, 112, b"", packet)
-        device = self._device or self._route(destination)
+            header = datagram.header
+            assert (datagram.ttl, datagram.protocol) == (header[8], header[9])
+        device = self._device or self._route(datagram.destination)
         if not self._host.devices[device].enabled:
             raise OSError(100, "Network is down")
         self._host.network.transmit(self._host, device, datagram)
