@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pylvs
-from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.errors import PylvsError
 from pylvs.system.unix_sockets import peer_of
 from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
@@ -134,16 +134,8 @@ def service_status(service: RouterService) -> dict[str, Any]:
 
 def transitions_of(service: RouterService, name: str | None) -> dict[str, Any]:
     """Return the last transitions of one virtual router, or of all. Raises InvalidOperation."""
-    if name is not None and name not in service.routers:
-        raise unknown_router(name, service.routers)
-    routers = [service.routers[name]] if name is not None else list(service.routers.values())
+    routers = service.named([] if name is None else [name])
     return {router.name: [each.as_dict() for each in router.history.transitions] for router in routers}
-
-
-def unknown_router(name: str, routers: Mapping[str, Router]) -> InvalidOperation:
-    """Return the error for a name that no virtual router has."""
-    known = ", ".join(sorted(routers)) or "none"
-    return InvalidOperation(f"{name}: no such virtual router; there are: {known}")
 
 
 def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
@@ -158,7 +150,7 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "since": last.at if last else None,
         "priority": machine.priority,
         "base_priority": instance.priority,
-        "addresses": [str(each) for each in (*instance.addresses, *instance.excluded)],
+        "addresses": [str(each) for each in instance.all_addresses],
         "master": str(machine.address) if machine.state is State.MASTER else str(router.master or ""),
         "why": last.sentence() if last else "",
         "advert_interval_s": machine.interval_s,

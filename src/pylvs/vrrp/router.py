@@ -88,8 +88,6 @@ class Router:
         until, text = self._rival or (0.0, "")
         return text if self.state is State.MASTER and self._service.now < until else ""
 
-    # --- start, reload, stop ---
-
     def start(self) -> None:
         """Remove what a former process left on this host, and start the machine when no fault prevents it."""
         if self._running:
@@ -135,8 +133,6 @@ class Router:
             self._garp.change(self._service.now, self._host.announced_addresses(instance))
             self._announce()
         self.evaluate()
-
-    # --- faults and priority ---
 
     def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
         """Replace the results of all tracked objects."""
@@ -210,8 +206,6 @@ class Router:
             if self.state is not State.FAULT:
                 self._service.notify(PriorityChanged(self.name, self.state.value, priority))
 
-    # --- events ---
-
     def accepts(self, datagram: Datagram) -> bool:
         """Return whether a datagram has the instance's family and protocol."""
         return family_of(self.instance) == datagram.source.version and protocol_of(self.instance) == datagram.protocol
@@ -264,9 +258,7 @@ class Router:
     def holds(self, address: Address) -> bool:
         """Return whether it is master of an address."""
         instance = self.instance
-        return self.state is State.MASTER and any(
-            each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
-        )
+        return self.state is State.MASTER and any(each.interface.ip == address for each in instance.all_addresses)
 
     def answer_conflict(self) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""
@@ -306,8 +298,6 @@ class Router:
         self.machine = replace(self.machine, due=self._deferred_until)
         self._set_timer()
         return True
-
-    # --- actions ---
 
     def _step(self, step: Step) -> None:
         self.machine, actions = step
@@ -366,8 +356,6 @@ class Router:
             self._service.log("warning", f"{self.name}: {text}{more}{announced}")
             self._service.publish("conflict", self.name, words=text)
         self._announce()
-
-    # --- timers ---
 
     def _make_garp_scheduler(self) -> GarpScheduler:
         return GarpScheduler(self.instance.announcements, self._limits, self._host.device_of(self.instance))

@@ -92,8 +92,6 @@ class RouterService:
         }
         self._control = ControlServer(self.loop, verbs)
 
-    # --- lifecycle ---
-
     def run(self) -> None:
         """Run the loop until `stop` has finished."""
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -141,8 +139,6 @@ class RouterService:
                 self._try("the end", call)
             self.helper.finish(Finish(), self.loop.stop)
         return {}
-
-    # --- configuration ---
 
     def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
         """Apply a configuration; what is the same in the last one is not touched. Return error messages."""
@@ -233,8 +229,6 @@ class RouterService:
             for member in members:
                 member.group = group
 
-    # --- tracked objects ---
-
     def _tracked(self, result: TrackedObject) -> None:
         self._tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
@@ -261,14 +255,17 @@ class RouterService:
         """Whether the data plane works, and a message."""
         return self._tracking.data_plane
 
-    # --- requests of the operator ---
-
-    def _with_groups(self, names: list[str]) -> list[Router]:
-        """Return the named routers, all if there are no names, with the other members of their groups."""
+    def named(self, names: list[str]) -> list[Router]:
+        """Return the named routers, all if there are no names. Raises InvalidOperation."""
         for name in names:
             if name not in self.routers:
-                raise control.unknown_router(name, self.routers)
-        found = {name: self.routers[name] for name in names or self.routers}
+                known = ", ".join(sorted(self.routers)) or "none"
+                raise InvalidOperation(f"{name}: no such virtual router; there are: {known}")
+        return [self.routers[name] for name in names or self.routers]
+
+    def _with_groups(self, names: list[str]) -> list[Router]:
+        """Return the named routers with the other members of their groups."""
+        found = {router.name: router for router in self.named(names)}
         for router in list(found.values()):
             if router.group is not None:
                 found |= {member.name: self.routers[member.name] for member in router.group.members}
@@ -285,8 +282,6 @@ class RouterService:
         for router in routers:
             router.end_yield()
         return {"names": [router.name for router in routers]}
-
-    # --- network events ---
 
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
         routers = [router for router in self._by_vrid.get((device, vrid), ()) if router.accepts(datagram)]
@@ -339,8 +334,6 @@ class RouterService:
             self._receivers.rejoin(device)
         self._track_all()
 
-    # --- for the virtual routers ---
-
     @property
     def now(self) -> float:
         """Seconds of a monotonic clock."""
@@ -360,7 +353,7 @@ class RouterService:
         active: set[Address] = set()
         for instance in self._configuration.instances:  # a router may still have its former instance
             router = self.routers.get(instance.name)
-            addresses = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
+            addresses = {each.interface.ip for each in instance.all_addresses}
             (active if router and router.state is State.MASTER else standby).update(addresses)
         return frozenset(standby - active), frozenset(active)
 

@@ -31,7 +31,7 @@ class TrackScripts:
         wanted = {script.name: script for script in scripts}
         for name, watch in list(self._watches.items()):
             if name not in wanted or wanted[name].script != watch.script.script:
-                watch.end()
+                watch.task.cancel()
                 del self._watches[name]
         for name, script in wanted.items():
             known = self._watches.get(name)
@@ -43,7 +43,7 @@ class TrackScripts:
     async def finish(self) -> None:
         """Stop all runs."""
         for watch in self._watches.values():
-            watch.end()
+            watch.task.cancel()
         await asyncio.gather(*(watch.task for watch in self._watches.values()), return_exceptions=True)
         self._watches.clear()
 
@@ -77,9 +77,6 @@ class _Watch:
         self._hysteresis = Hysteresis()
         self._log = get_logger()
         self.task = asyncio.get_running_loop().create_task(self._run_periodically())
-
-    def end(self) -> None:
-        self.task.cancel()
 
     async def _run_periodically(self) -> None:
         loop = asyncio.get_running_loop()

@@ -124,8 +124,8 @@ class Machine:
         if self.state is State.FAULT:
             return self, []
         actions: list[Action] = [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else []
-        changed, become = self._to(State.FAULT, why, detail)
-        return replace(changed, due=None, preempt_at=None), [*actions, become]
+        failed, become = self._to(State.FAULT, why, detail, due=None, preempt_at=None)
+        return failed, [*actions, become]
 
     def wake(self, now: float) -> Step:
         """Handle the timer `due`; without effect before it."""
@@ -183,24 +183,16 @@ class Machine:
     def _enter(self, now: float, why: TransitionReason) -> Step:
         if self.instance.priority == OWNER:
             return self._master(now, TransitionReason.OWNER)
-        changed, become = self._to(State.BACKUP, why)
-        fresh = replace(changed, master_interval_s=0.0, preempt_at=None)
+        fresh, become = self._to(State.BACKUP, why, master_interval_s=0.0, preempt_at=None)
         return replace(fresh, due=now + fresh.down_s), [become]
 
-    def _to(self, state: State, why: TransitionReason, detail: str = "") -> tuple[Machine, Become]:
-        return replace(self, state=state), Become(state, self.state, why, detail)
+    def _to(self, state: State, why: TransitionReason, detail: str = "", **fields: Any) -> tuple[Machine, Become]:
+        return replace(self, state=state, **fields), Become(state, self.state, why, detail)
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
-        changed, become = self._to(State.MASTER, why, detail)
-        fresh = replace(
-            changed,
-            due=now + self.instance.advert_interval_s,
-            master_interval_s=0.0,
-            preempt_at=None,
-            held_until=None,
-            released_by=None,
-            outranked="",
-        )
+        due = now + self.instance.advert_interval_s
+        cleared = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
+        fresh, become = self._to(State.MASTER, why, detail, due=due, master_interval_s=0.0, **cleared)
         return fresh, [Advertise(self.priority), become]
 
     def _backup(
@@ -211,8 +203,8 @@ class Machine:
         before: Iterable[Action] = (),
         master_interval_s: float = 0.0,
     ) -> Step:
-        changed, become = self._to(State.BACKUP, why, detail)
-        fresh = replace(changed, master_interval_s=master_interval_s, preempt_at=None, outranked="")
+        fields = {"master_interval_s": master_interval_s, "preempt_at": None, "outranked": ""}
+        fresh, become = self._to(State.BACKUP, why, detail, **fields)
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
     def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
