@@ -156,11 +156,6 @@ class VrrpInstance:
         """Return whether it owns the addresses: its priority does not change, and it takes over at once."""
         return self.priority == OWNER
 
-    @property
-    def all_addresses(self) -> tuple[HeldAddress, ...]:
-        """The addresses that a master holds, advertised or not."""
-        return (*self.addresses, *self.excluded)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpGroup:

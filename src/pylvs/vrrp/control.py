@@ -150,7 +150,7 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "since": last.at if last else None,
         "priority": machine.priority,
         "base_priority": instance.priority,
-        "addresses": [str(each) for each in instance.all_addresses],
+        "addresses": [str(each) for each in (*instance.addresses, *instance.excluded)],
         "master": str(machine.address) if machine.state is State.MASTER else str(router.master or ""),
         "why": last.sentence() if last else "",
         "advert_interval_s": machine.interval_s,

@@ -3,9 +3,10 @@
 A message is a pickled Python object behind its length. No end blocks: unsent bytes are kept, and a peer that does not
 read loses the connection.
 
-At the router process's socket, which only root can open, both ends run the same version of pylvs. The client sends
-{"hello": version}, the process answers {"hello": version, "pid", "protocol"}. Between different versions only "stop" is
-defined, and `pylvs run` replaces the process. Then {"id", "verb", ...} gets {"id", "ok"} or {"id", "error"}.
+Only root can open the router process's socket. Both ends run the same version of pylvs:
+- the client sends {"hello": version}, and the process answers {"hello": version, "pid", "protocol"};
+- between different versions only "stop" is defined, and `pylvs run` replaces the process;
+- then {"id", "verb", ...} gets {"id", "ok"} or {"id", "error"}.
 """
 
 from __future__ import annotations

@@ -258,7 +258,9 @@ class Router:
     def holds(self, address: Address) -> bool:
         """Return whether it is master of an address."""
         instance = self.instance
-        return self.state is State.MASTER and any(each.interface.ip == address for each in instance.all_addresses)
+        return self.state is State.MASTER and any(
+            each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
+        )
 
     def answer_conflict(self) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""

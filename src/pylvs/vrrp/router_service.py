@@ -353,7 +353,7 @@ class RouterService:
         active: set[Address] = set()
         for instance in self._configuration.instances:  # a router may still have its former instance
             router = self.routers.get(instance.name)
-            addresses = {each.interface.ip for each in instance.all_addresses}
+            addresses = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
             (active if router and router.state is State.MASTER else standby).update(addresses)
         return frozenset(standby - active), frozenset(active)
 

@@ -151,7 +151,9 @@ class VipManager:
         """Apply VMACs, filter rules and static resources. Return error messages."""
         self._configuration = configuration
         self._virtual = frozenset(
-            each.interface.ip for instance in configuration.instances for each in instance.all_addresses
+            each.interface.ip
+            for instance in configuration.instances
+            for each in (*instance.addresses, *instance.excluded)
         )
         errors, changes = self._vmacs.configure(configuration)
         errors += self._set_firewall() + self._set_static(static_resources(configuration))

@@ -74,7 +74,7 @@ class VmacPlan:
 
     def placed(self, instance: VrrpInstance) -> list[tuple[HeldAddress, str]]:
         """Return each address of a virtual router, advertised or not, with its device."""
-        return [(held, self._device_for(instance, held)) for held in instance.all_addresses]
+        return [(held, self._device_for(instance, held)) for held in (*instance.addresses, *instance.excluded)]
 
     def _device_for(self, instance: VrrpInstance, held: HeldAddress) -> str:
         base = held.device or instance.interface
@@ -100,7 +100,7 @@ def plan_vmacs(
         wanted: list[tuple[str, int, str, str]] = []  # base, family, configured name, prefix of other names
         if instance.vmac is not None and instance.vmac.here:
             wanted.append((instance.interface, instance.family, instance.vmac.name, settings.vmac_prefix))
-        for held in instance.all_addresses:
+        for held in (*instance.addresses, *instance.excluded):
             if on_vmac(instance, held):
                 base = held.device or instance.interface
                 wanted.append((base, held.interface.version, "", settings.vmac_address_prefix))
