@@ -156,7 +156,7 @@ class ConflictSocket:
         if any(address.version == 6 for address in self._addresses):
             self._open(ETH_P_IPV6)
         elif ETH_P_IPV6 in self._sockets:
-            self._close(ETH_P_IPV6)
+            self._sockets.pop(ETH_P_IPV6).close()
         for protocol, opened in self._sockets.items():
             version = 4 if protocol == ETH_P_ARP else 6
             attach(opened, conflict_filter(version, self._addresses, self._own_macs))
@@ -176,8 +176,8 @@ class ConflictSocket:
         return conflicts
 
     def close(self) -> None:
-        for protocol in list(self._sockets):
-            self._close(protocol)
+        for opened in self._sockets.values():
+            opened.close()
         self._epoll.close()
 
     def _conflicts_with(self, binding: AddressBinding) -> bool:
@@ -196,9 +196,6 @@ class ConflictSocket:
             opened.close()
             raise
         self._sockets[protocol] = opened
-
-    def _close(self, protocol: int) -> None:
-        self._sockets.pop(protocol).close()
 
 
 class ConflictListener:

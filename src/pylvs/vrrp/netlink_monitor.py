@@ -262,7 +262,7 @@ class NetlinkMonitor:
                 stale = True
         if stale:
             changes += self._state.replace(self._dump_all())
-        elif self._with_routes and self._state.routes and any(map(_removes_routes, changes)):
+        elif self._with_routes and any(map(_removes_routes, changes)) and self._state.routes:
             changes += self._state.replace_routes(self._dump_routes())
         return changes
 

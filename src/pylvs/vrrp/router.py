@@ -183,7 +183,8 @@ class Router:
         elif faults:
             self._step(self.machine.fail(now, "; ".join(faults)))
         elif self.state is State.FAULT:
-            self._step(self.machine.recover(now) if self.history.last else self.machine.start(now))
+            why = TransitionReason.RECOVERED if self.history.last else TransitionReason.START
+            self._step(self.machine.start(now, why))
         else:
             self._set_timer()
 

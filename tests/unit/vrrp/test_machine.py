@@ -156,7 +156,7 @@ def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
     failed, actions = backup().fail(9.0, "eth0 is down")
     assert actions == [Become(State.FAULT, State.BACKUP, TransitionReason.FAULT, "eth0 is down")]
     assert failed.receive(9.5, advert(50), LESS) == (failed, [])
-    again, actions = failed.recover(12.0)
+    again, actions = failed.start(12.0, TransitionReason.RECOVERED)
     assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
 
@@ -199,7 +199,7 @@ def test_actions_match_the_states(
     now = 0.0
     machine, actions = Machine(instance(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(now)
     for what, given_ in history:
-        before = machine.state
+        before, actions = machine.state, []
         match what, given_:
             case "wait", float(seconds):
                 now += seconds
@@ -208,8 +208,8 @@ def test_actions_match_the_states(
                 machine, actions = machine.receive(now, advert(priority, 1.0, version), source)
             case "fail", _:
                 machine, actions = machine.fail(now)
-            case "recover", _:
-                machine, actions = machine.recover(now)
+            case "recover", _ if machine.state is State.FAULT:
+                machine, actions = machine.start(now, TransitionReason.RECOVERED)
             case "priority", int(priority):
                 machine, actions = machine.set_priority(now, priority)
             case "yield", float(seconds):

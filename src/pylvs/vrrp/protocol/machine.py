@@ -111,13 +111,12 @@ class Machine:
         """Active_Down_Interval (RFC 9568, 6.1)."""
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
-    def start(self, now: float) -> Step:
-        """Leave Initialize (RFC 9568, 6.4.1)."""
-        return self._enter(now, TransitionReason.START)
-
-    def recover(self, now: float) -> Step:
-        """Leave FAULT; without effect in another state."""
-        return self._enter(now, TransitionReason.RECOVERED) if self.state is State.FAULT else (self, [])
+    def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
+        """Leave Initialize (RFC 9568, 6.4.1), or FAULT."""
+        if self.instance.priority == OWNER:
+            return self._master(now, TransitionReason.OWNER)
+        fresh, become = self._to(State.BACKUP, why, master_interval_s=0.0, preempt_at=None)
+        return replace(fresh, due=now + fresh.down_s), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
         """Enter FAULT; a master advertises priority 0."""
@@ -179,12 +178,6 @@ class Machine:
         if state is State.FAULT:
             return self.fail(now, detail, why)
         return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
-
-    def _enter(self, now: float, why: TransitionReason) -> Step:
-        if self.instance.priority == OWNER:
-            return self._master(now, TransitionReason.OWNER)
-        fresh, become = self._to(State.BACKUP, why, master_interval_s=0.0, preempt_at=None)
-        return replace(fresh, due=now + fresh.down_s), [become]
 
     def _to(self, state: State, why: TransitionReason, detail: str = "", **fields: Any) -> tuple[Machine, Become]:
         return replace(self, state=state, **fields), Become(state, self.state, why, detail)

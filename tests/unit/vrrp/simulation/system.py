@@ -280,7 +280,7 @@ class SimulatedFirewall:
 
 
 class SimulatedHeld:
-    """The module `pylvs.netlink.addresses`, as far as `holdings` uses it."""
+    """The module `pylvs.netlink.addresses`, as far as `vip_manager` uses it."""
 
     def hold(self, placed: Sequence[Placed]) -> list[Outcome]:
         return running.host.hold(placed)
