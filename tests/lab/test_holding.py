@@ -145,7 +145,7 @@ def test_every_change_of_an_address_is_seen() -> None:
         assert watch.primary_address("eth0", 4, {ip_address("192.0.2.1")}) == ip_address("192.0.2.100")
         assert watch.primary_address("nowhere0", 4) is None
         ip("addr del 192.0.2.100/32 dev eth0")
-        assert AddressRemoved(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressRemoved)
+        assert AddressRemoved(ip_interface("192.0.2.100/32"), "eth0") in until(watch, AddressRemoved)
 
 
 def test_a_link_local_address_counts_after_duplicate_address_detection() -> None:
@@ -155,7 +155,7 @@ def test_a_link_local_address_counts_after_duplicate_address_detection() -> None
     with NetlinkMonitor() as watch:
         assert watch.primary_address("eth1", 6) is None
         ip("addr add fe80::7/64 dev eth1")
-        came = AddressAdded(ip_address("fe80::7"), 64, "eth1", True)
+        came = AddressAdded(ip_interface("fe80::7/64"), "eth1", True)
         while came not in until(watch, AddressAdded):
             pass
         assert watch.primary_address("eth1", 6) == ip_address("fe80::7")
@@ -167,7 +167,7 @@ def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
         for number in range(200):
             ip(f"addr add 10.0.0.{number + 1}/32 dev eth1")
         release([(address("192.0.2.1"), "eth0")])
-        came = {str(each.address) for each in until(watch, AddressAdded) if isinstance(each, AddressAdded)}
+        came = {str(each.interface.ip) for each in until(watch, AddressAdded) if isinstance(each, AddressAdded)}
         assert came >= {"192.0.2.2", *(f"10.0.0.{number + 1}" for number in range(200))}
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.2")
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
+from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK, Interface
 from pylvs.netlink import monitor
 from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
 from pylvs.netlink.rtnl import RouteSocket, receive_all
@@ -61,16 +61,14 @@ class LinkChanged:
 class AddressAdded:
     """An address was added, or became usable."""
 
-    address: Address
-    prefix: int
+    interface: Interface
     device: str
     usable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRemoved:
-    address: Address
-    prefix: int
+    interface: Interface
     device: str
 
 
@@ -99,14 +97,13 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
         yield LinkUp(after)
     had = {each.interface: each.usable for each in before.addresses} if before else {}
     for each in after.addresses:
-        interface = each.interface
-        if interface not in had or (each.usable and not had[interface]):
-            yield AddressAdded(interface.ip, interface.network.prefixlen, after.name, each.usable)
+        if each.interface not in had or (each.usable and not had[each.interface]):
+            yield AddressAdded(each.interface, after.name, each.usable)
 
 
 def _removed(link: Link) -> Iterator[Change]:
     for each in link.addresses:
-        yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, link.name)
+        yield AddressRemoved(each.interface, link.name)
     if link.running:
         yield LinkDown(link)
     yield LinkRemoved(link)
@@ -116,7 +113,7 @@ def _differences(before: Link, after: Link) -> Iterator[Change]:
     remaining = {each.interface for each in after.addresses}
     for each in before.addresses:
         if each.interface not in remaining:
-            yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, after.name)
+            yield AddressRemoved(each.interface, after.name)
     if before.running and not after.running:
         yield LinkDown(after)
     if (before.mac, before.mtu) != (after.mac, after.mtu):

@@ -137,7 +137,7 @@ class VipManager:
         self._virtual: frozenset[Address] = frozenset()  # addresses of all instances, held or not
         self._last_warning: dict[str, str] = {}  # by device or instance
         self._conflicts = ConflictListener(loop, self._links, self._held_addresses, on_conflict, self._warn)
-        loop.watch(self._links.fileno(), self._links_changed)
+        loop.watch(self._links.fileno(), lambda: self._apply(self._links.read()))
 
     def close(self) -> None:
         self._loop.forget(self._links.fileno())
@@ -218,9 +218,6 @@ class VipManager:
         """Return the device below each VMAC."""
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
-    def _links_changed(self) -> None:
-        self._apply(self._links.read())
-
     def _apply(self, changes: list[Change]) -> None:
         replaced = _replaced_devices(changes)
         for device in replaced:
@@ -272,7 +269,7 @@ class VipManager:
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Add again what another program removed, and what the kernel removed while a device was down or gone."""
-        removed = {(each.address, each.device) for each in changes if isinstance(each, AddressRemoved)}
+        removed = {(each.interface.ip, each.device) for each in changes if isinstance(each, AddressRemoved)}
         came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
         for name, resources in list(self._held.items()):
             lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)

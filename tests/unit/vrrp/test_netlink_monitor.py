@@ -60,7 +60,7 @@ def test_a_device_is_added_and_removed() -> None:
 def test_a_removed_device_removes_its_addresses() -> None:
     state = state_of(link(), address("192.0.2.1/24"))
     changes = state.update(link(gone=True))
-    assert changes[0] == AddressRemoved(ip_address("192.0.2.1"), 24, "eth0")
+    assert changes[0] == AddressRemoved(ip_interface("192.0.2.1/24"), "eth0")
     assert kinds(changes[1:]) == [LinkDown, LinkRemoved]
 
 
@@ -68,7 +68,7 @@ def test_a_renamed_device_is_removed_and_added() -> None:
     state = state_of(link(), address("192.0.2.1/24"))
     changes = state.update(link(name="lan0"))
     assert kinds(changes) == [AddressRemoved, LinkDown, LinkRemoved, LinkAdded, LinkUp, AddressAdded]
-    assert changes[-1] == AddressAdded(ip_address("192.0.2.1"), 24, "lan0", True)
+    assert changes[-1] == AddressAdded(ip_interface("192.0.2.1/24"), "lan0", True)
     assert list(state.by_name) == ["lan0"]
 
 
@@ -87,11 +87,11 @@ def test_another_mac_address_is_reported() -> None:
 
 def test_an_address_is_reported_once_and_again_when_it_becomes_usable() -> None:
     state = state_of(link())
-    fresh = ip_address("fd00::1")
-    assert state.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
-    assert state.update(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
+    fresh = ip_interface("fd00::1/64")
+    assert state.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, "eth0", False)]
+    assert state.update(address("fd00::1/64")) == [AddressAdded(fresh, "eth0", True)]
     assert state.update(address("fd00::1/64")) == []
-    assert state.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
+    assert state.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, "eth0")]
     assert state.update(address("fd00::1/64", gone=True)) == []
 
 
@@ -166,9 +166,9 @@ def test_all_changes_add_up_to_the_state(messages: list[News]) -> None:
             elif isinstance(change, LinkDown):
                 up.discard(change.link.name)
             elif isinstance(change, AddressAdded):
-                addresses.add((change.device, f"{change.address}/{change.prefix}"))
+                addresses.add((change.device, str(change.interface)))
             elif isinstance(change, AddressRemoved):
-                addresses.remove((change.device, f"{change.address}/{change.prefix}"))
+                addresses.remove((change.device, str(change.interface)))
         if len({each.name for each in state.by_index.values()}) < len(state.by_index):
             return  # two devices of one name exist only while they swap names
     assert present == set(state.by_name)

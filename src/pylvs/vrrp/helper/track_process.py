@@ -108,11 +108,9 @@ class TrackProcesses:
         for name in [each for each in self._watches if each not in wanted]:
             self._watches.pop(name).cancel_delayed()
         for name, process in wanted.items():
-            known = self._watches.get(name)
-            if known is not None:
-                known.process = process
-            else:
+            if name not in self._watches:
                 self._watches[name] = ProcessWatch(process, self._report)
+            self._watches[name].process = process
         self._wake.set()
         if self._watches and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._scan_periodically())

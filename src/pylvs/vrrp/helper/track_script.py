@@ -34,11 +34,9 @@ class TrackScripts:
                 watch.task.cancel()
                 del self._watches[name]
         for name, script in wanted.items():
-            known = self._watches.get(name)
-            if known is not None:
-                known.script = script
-            else:
+            if name not in self._watches:
                 self._watches[name] = _Watch(script, self._processes, self._report)
+            self._watches[name].script = script
 
     async def finish(self) -> None:
         """Stop all runs."""
