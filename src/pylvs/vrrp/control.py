@@ -111,7 +111,7 @@ class ControlServer:
 
 def service_status(service: RouterService) -> dict[str, Any]:
     """Return the answer to `status`."""
-    well, detail = service.data_plane
+    well, detail = service.tracking.data_plane
     return {
         "instances": [_instance_status(service, router) for router in service.routers.values()],
         "groups": [

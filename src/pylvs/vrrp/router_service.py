@@ -78,7 +78,7 @@ class RouterService:
         self._start_at = 0.0  # vrrp_startup_delay
         self.helper = HelperLink(self.loop, log_format, self._tracked)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
-        self._tracking = Tracking(self.host.is_up)
+        self.tracking = Tracking(self.host.is_up)
         self._receivers = AdvertReceivers(self.loop, self._receive)
         self._limits = GarpRateLimit(())
         verbs = {
@@ -150,7 +150,7 @@ class RouterService:
         before, self._configuration = self._configuration, new
         if first or new.settings != before.settings:
             self._enable_realtime()
-        self._tracking.configure(new)
+        self.tracking.configure(new)
         warnings = self._stop_removed()
         warnings += self._configure_host(before)
         warnings += self._configure_routers()
@@ -209,7 +209,7 @@ class RouterService:
 
     def _reconfigure(self, instance: VrrpInstance) -> None:
         router = self.routers[instance.name]
-        router.track(self._tracking.of(instance))
+        router.track(self.tracking.of(instance))
         if router.instance != instance:
             router.reconfigure(instance)
 
@@ -230,18 +230,18 @@ class RouterService:
                 member.group = group
 
     def _tracked(self, result: TrackedObject) -> None:
-        self._tracking.update(result)
+        self.tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         self._track_all()
 
     def _track_all(self) -> None:
         for router in self.routers.values():
-            router.track(self._tracking.of(router.instance))
+            router.track(self.tracking.of(router.instance))
 
     def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
-        before, self._tracking.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
-        if before != self.data_plane:
-            well, detail = self.data_plane
+        before = self.tracking.data_plane
+        self.tracking.data_plane = well, detail = bool(request["well"]), str(request.get("words", ""))
+        if before != (well, detail):
             self.log(
                 "info" if well else "error",
                 "the packet path works again" if well else f"the packet path is lost: {detail}",
@@ -249,11 +249,6 @@ class RouterService:
             self.publish("data_plane", "", well=well, words=detail)
             self._track_all()
         return {}
-
-    @property
-    def data_plane(self) -> tuple[bool, str]:
-        """Whether the data plane works, and a message."""
-        return self._tracking.data_plane
 
     def named(self, names: list[str]) -> list[Router]:
         """Return the named routers, all if there are no names. Raises InvalidOperation."""
