@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
-from pylvs.system import pid_files
+from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.unix_sockets import address_of
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
@@ -73,8 +73,8 @@ class StateDirectory:
 
     def _locked(self) -> int:
         try:
-            return pid_files.claim(self.pid_path)
-        except pid_files.Held as other:
+            return lock.claim(self.pid_path)
+        except lock.Held as other:
             raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
 
     def release(self) -> None:

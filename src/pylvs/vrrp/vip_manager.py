@@ -10,7 +10,8 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
-from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
@@ -105,7 +106,7 @@ def lost_resources(
 
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.trouble for outcome in outcomes if not outcome.done]
+    return [outcome.error for outcome in outcomes if not outcome.done]
 
 
 class VipManager:

@@ -120,7 +120,7 @@ class FakeHost:
         """Run no scripts."""
 
     async def run_startup_script(self, configuration: Configuration) -> None:
-        """Run no script."""
+        """Skip the startup script: these tests need none."""
 
     def check_rows(self) -> tuple[WantedRow, ...]:
         return self.extra_rows

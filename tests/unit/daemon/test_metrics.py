@@ -16,7 +16,7 @@ from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.rows import Counters, Expiry
-from pylvs.model.service import FIRST, Protocol, ServiceKey, VirtualService
+from pylvs.model.service import FIRST_PROBE_MARK, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -49,7 +49,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     rows = [
         row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50)),
         row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
-        row(ServiceKey.of_mark(FIRST), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
+        row(ServiceKey.of_mark(FIRST_PROBE_MARK), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
     ]
     found = samples(MetricsInput("1", rows, totals=Counters(11, 22, 33, 44, 55)))
     assert found["node_ipvs_connections_total", ()] == 11
@@ -58,7 +58,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     assert found["node_ipvs_incoming_bytes_total", ()] == 44
     assert found["node_ipvs_outgoing_bytes_total", ()] == 55
     remote = {"remote_address": "10.0.0.2", "remote_port": "80"}
-    assert not [labelled for _, labelled in found if ("local_mark", f"{FIRST:08X}") in labelled]
+    assert not [labelled for _, labelled in found if ("local_mark", f"{FIRST_PROBE_MARK:08X}") in labelled]
     web = labels(local_address="192.0.2.1", local_port="80", local_mark="", proto="TCP", **remote)
     mark = labels(local_address="", local_port="0", local_mark="0000001F", proto="FWM", **remote)
     assert (found["node_ipvs_backend_weight", web], found["node_ipvs_backend_weight", mark]) == (3, 0)
@@ -67,7 +67,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     assert found["pylvs_backend_incoming_bytes_total", web] == 40
 
 
-def test_what_happened_to_packets_is_counted_by_name() -> None:
+def test_packets_are_counted_by_reason() -> None:
     found = samples(MetricsInput("1", reasons={"table full dropped": 3, "no route": 0}))
     assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
@@ -80,7 +80,7 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
 
 
-def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
+def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", 1.0, 0.25, 3.0, False, 1, 9, 4)
     unmade = CheckSnapshot(check, None, 0, None, "", None, None, 3.0, False, 1, 0, 0)
@@ -104,7 +104,7 @@ def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
     assert found["pylvs_table_edits_total", labels(why="restored")] == 5
 
 
-def test_the_board_asks_for_metrics_that_there_are() -> None:
+def test_the_dashboard_queries_existing_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, True, 0, None, "connected", 1.0, 0.25, 3.0, False, 1, 9, 4)
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
@@ -122,7 +122,7 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
     assert asked <= there
 
 
-def test_an_empty_table_is_a_page_as_well() -> None:
+def test_an_empty_table_has_metrics_too() -> None:
     found = samples(MetricsInput("1.2.3"))
     assert found["pylvs_info", labels(version="1.2.3")] == 1
     assert found["node_ipvs_connections_total", ()] == 0

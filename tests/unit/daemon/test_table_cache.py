@@ -12,7 +12,7 @@ from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableCh
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy
-from pylvs.model.service import FIRST, Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import FIRST_PROBE_MARK, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.model.wanted import WantedRow
 from pylvs.testing import MemoryDirector
 
@@ -72,7 +72,7 @@ def texts(plan: EditPlan) -> list[str]:
     return [str(edit) for edit in plan.edits]
 
 
-def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: TableCache) -> None:
+def test_own_edits_are_not_read_back(director: Watched, table: TableCache) -> None:
     rows = [row(WEB, server(1), server(2)), row(DNS, server(1))]
     assert len(carry_out(table, DesiredTable(rows)).edits) == 5
     assert not carry_out(table, DesiredTable(rows))
@@ -103,7 +103,7 @@ def test_foreign_edits_are_reverted_and_reported(director: Watched, table: Table
     assert not carry_out(table, desired)
 
 
-def test_of_edits_in_one_moment_only_the_others_are_restored(director: Watched, table: TableCache) -> None:
+def test_of_concurrent_edits_only_the_foreign_ones_are_reverted(director: Watched, table: TableCache) -> None:
     carry_out(table, DesiredTable([row(WEB, server(1), server(2))]))
     director.edit_destination(WEB, server(1, weight=9))
     plan = carry_out(table, DesiredTable([row(WEB, server(1))]))
@@ -189,7 +189,7 @@ def test_a_refused_removal_of_a_service_is_tried_again(
     assert not carry_out(table, DesiredTable([web], both))
 
 
-def test_a_service_in_the_place_of_another_leaves_nothing_of_that_one(director: Watched, table: TableCache) -> None:
+def test_a_service_that_replaces_another_leaves_none_of_its_rows(director: Watched, table: TableCache) -> None:
     """Also if the daemon owns as many services as before, as after an incomplete reload."""
     ours, web = frozenset({WEB, DNS, MARK}), row(WEB)
     carry_out(table, DesiredTable([web, row(DNS)], ours))
@@ -211,7 +211,7 @@ def test_edits_come_in_slices(director: Watched, table: TableCache) -> None:
 def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(
     director: Watched, table: TableCache
 ) -> None:
-    kept, left = ServiceKey.of_mark(FIRST), ServiceKey.of_mark(FIRST + 1)
+    kept, left = ServiceKey.of_mark(FIRST_PROBE_MARK), ServiceKey.of_mark(FIRST_PROBE_MARK + 1)
     director.add_service(VirtualService(left))
     desired = DesiredTable([row(WEB, server(1)), row(kept, server(1))])
     carry_out(table, desired)

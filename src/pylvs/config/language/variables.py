@@ -1,4 +1,4 @@
-"""Variables and sequences, which replace and repeat text, and the budget that limits what they produce."""
+"""Variables and sequences, which replace and repeat text, and the budget that limits their output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pylvs.config.language.lexer import BANG, HASH, REFERENCE
 from pylvs.config.language.tree import Line
 from pylvs.model.dataclass import dataclass, field
 
-MAX_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
+MAX_TEXT = 32 << 20  # characters: three times the size of a file with 100,000 real servers and a check each
 MAX_LINE = 1 << 16  # characters, before and after variables are replaced in it
-MAX_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
+MAX_LINES = 1_000_000  # lines: an example in keepalived's manual makes 65,024 blocks of a dozen lines
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ _RANDOM_MIN, _RANDOM_MAX = 0, 32767
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The lines of a variable. One that was defined on several lines may only end a line."""
+    """The lines of a variable; none is the empty value. One that was defined on several lines may only end a line."""
 
     lines: tuple[Line, ...]
     several: bool = False
@@ -146,13 +146,6 @@ class Variables:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     values: dict[str, Value] = field(default_factory=dict)
     random_numbers: random.Random = field(default_factory=random.Random)
-
-    def define(self, name: str, line: Line) -> None:
-        self.values[name] = Value((line,))
-
-    def define_lines(self, name: str, lines: Sequence[Line]) -> None:
-        """Define a variable of several lines; no line is the empty value."""
-        self.values[name] = Value(tuple(lines), several=True)
 
     def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
         """Replace variables, also within their values, until none is left.

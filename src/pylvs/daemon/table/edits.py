@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from pylvs.config.describe import METHODS
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, TunnelFlag
+from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
@@ -56,7 +55,7 @@ def _service_fields(service: VirtualService) -> dict[str, str]:
 
 
 def _destination_fields(destination: Destination) -> dict[str, str]:
-    fields = {"weight": str(destination.weight), "method": METHODS[destination.method]}
+    fields = {"weight": str(destination.weight), "method": METHOD_NAMES[destination.method]}
     if destination.upper or destination.lower:
         fields["thresholds"] = f"{destination.lower} to {destination.upper}"
     tunnel = destination.tunnel
