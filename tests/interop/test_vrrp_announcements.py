@@ -167,8 +167,8 @@ def test_the_log_names_the_usual_address_of_the_other_host(link: tuple[str, str]
         ask.sendto(b"", ("10.0.0.2", 9))
         until(lambda: neighbour_ip(THERE) == "10.0.0.2")
         assert neighbour_ip(OTHER_HOST) == ""
-        response = ConflictTracker(neighbour_ip).respond(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
-    assert response.text == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
+        text, _ = ConflictTracker(neighbour_ip).respond(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
+    assert text == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
 
 
 @BOTH

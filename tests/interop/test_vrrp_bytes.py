@@ -176,7 +176,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
         with inside_network(network.path("b")):
             receiver = AdvertReceiver(
-                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
+                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,)
             )
         stack.callback(receiver.close)
 
@@ -202,7 +202,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
             sender = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
         for priority in priorities:
             for out in encoder.packets(priority):
-                sender.send(out.packet, out.source, out.destination, out.hops)
+                sender.send(out)
         assert {host: tap.wait_for(len(sent[host]), theirs) for host, tap in taps.items()} == sent
 
     text = tcpdump(sent["b"], tmp_path / "pcap")
@@ -223,16 +223,14 @@ def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network
     validator = AdvertValidator(one, encoder)
     with ExitStack() as stack:
         with inside_network(network.path("b")):
-            receiver = stack.enter_context(
-                closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,)))
-            )
+            receiver = stack.enter_context(closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,))))
             sender = stack.enter_context(closing(AdvertSender("eth0", 4)))
         tap = stack.enter_context(closing(Tap(network, "b", "eth0")))
         stack.callback(theirs.kill)
         theirs.start()
         tap.wait_for(3, theirs)
         (too_low,) = encoder.packets(200)
-        sender.send(too_low.packet, too_low.source, too_low.destination)
+        sender.send(too_low)
         tap.wait_for(1, theirs)  # it is still master
         deadline = time.monotonic() + PATIENCE_S
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
@@ -240,6 +238,6 @@ def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network
             for datagram in receiver.receive():
                 validator.validate(datagram)
             (accepted,) = encoder.packets(200)  # again, because keepalived may have used this number, too
-            sender.send(accepted.packet, accepted.source, accepted.destination)
+            sender.send(accepted)
             time.sleep(0.1)
     assert any("sequence number 1 already processed" in line for line in theirs.log())

@@ -225,7 +225,7 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     with NetlinkMonitor() as monitor:
         vmacs = plan_vmacs(vrrp.instances, vrrp.settings, monitor.links)
         for device in vmacs.devices:
-            assert vmac.set_base_sysctls(memory, device) == []
+            assert vmac.set_sysctls(memory, [device]) == []
             fine(vmac.create_vmac(device, monitor.links))
         sources = [
             vmac.link_local_source(device, source)

@@ -91,11 +91,11 @@ def test_tracked_routes_and_rules_that_were_removed_are_lost() -> None:
         ip("rule del preference 101")
         ip("route add 10.2.0.0/16 via 192.0.2.9 proto keepalived")
         changes = monitor.read()
-        assert vip_manager.lost_resources(wanted, changes, monitor.routes, monitor.rules) == {
+        assert vip_manager.lost_resources(wanted, changes, monitor.keys) == {
             "route 10.0.0.0/8",
             "rule 100",
         }
-        assert vip_manager.lost_resources(vip_manager.HeldResources(), changes, monitor.routes, monitor.rules) == set()
+        assert vip_manager.lost_resources(vip_manager.HeldResources(), changes, monitor.keys) == set()
 
 
 def test_static_resources() -> None:

@@ -17,14 +17,13 @@ from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkDown,
     LinkRemoved,
     LinkUp,
     NetlinkMonitor,
-    RouteRemoved,
-    RuleRemoved,
 )
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
@@ -122,7 +121,7 @@ def test_every_change_of_a_device_is_seen() -> None:
         found = until(watch, LinkDown)
         while not any(isinstance(each, LinkDown) and each.link.name == "eth0" for each in found):
             found += until(watch, LinkDown)
-        assert not watch.links["eth0"].up
+        assert not watch.links["eth0"].running
         assert watch.links["eth0"].enabled
         ip("link set peer0 up")
         until(watch, LinkUp)
@@ -146,7 +145,7 @@ def test_every_change_of_an_address_is_seen() -> None:
         assert watch.primary_address("eth0", 4, {ip_address("192.0.2.1")}) == ip_address("192.0.2.100")
         assert watch.primary_address("nowhere0", 4) is None
         ip("addr del 192.0.2.100/32 dev eth0")
-        assert AddressRemoved(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressRemoved)
+        assert AddressRemoved(ip_interface("192.0.2.100/32"), "eth0") in until(watch, AddressRemoved)
 
 
 def test_a_link_local_address_counts_after_duplicate_address_detection() -> None:
@@ -156,7 +155,7 @@ def test_a_link_local_address_counts_after_duplicate_address_detection() -> None
     with NetlinkMonitor() as watch:
         assert watch.primary_address("eth1", 6) is None
         ip("addr add fe80::7/64 dev eth1")
-        came = AddressAdded(ip_address("fe80::7"), 64, "eth1", True)
+        came = AddressAdded(ip_interface("fe80::7/64"), "eth1", True)
         while came not in until(watch, AddressAdded):
             pass
         assert watch.primary_address("eth1", 6) == ip_address("fe80::7")
@@ -168,7 +167,7 @@ def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
         for number in range(200):
             ip(f"addr add 10.0.0.{number + 1}/32 dev eth1")
         release([(address("192.0.2.1"), "eth0")])
-        came = {str(each.address) for each in until(watch, AddressAdded) if isinstance(each, AddressAdded)}
+        came = {str(each.interface.ip) for each in until(watch, AddressAdded) if isinstance(each, AddressAdded)}
         assert came >= {"192.0.2.2", *(f"10.0.0.{number + 1}" for number in range(200))}
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.2")
 
@@ -182,11 +181,11 @@ def test_a_removed_route_is_seen_even_without_a_notification() -> None:
         watch.read()
         ip("route del 203.0.113.0/24")
         ip("route del 198.51.101.0/24")
-        (gone,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
-        assert isinstance(gone, RouteRemoved)
+        (gone,) = [each for each in until(watch, KeyRemoved) if isinstance(each, KeyRemoved)]
+        assert isinstance(gone, KeyRemoved)
         assert (str(gone.key.destination), gone.key.table) == ("198.51.101.0/24", 254)
         ip("link set eth0 down")
-        (found,) = [each for each in until(watch, RouteRemoved) if isinstance(each, RouteRemoved)]
+        (found,) = [each for each in until(watch, KeyRemoved) if isinstance(each, KeyRemoved)]
         assert str(found.key.destination) == "198.51.100.0/24"
 
 
@@ -200,13 +199,13 @@ def test_a_removed_rule_is_seen() -> None:
         assert all(each.done for each in add_rules(rules))
         watch.read()
         ip("rule del preference 100")
-        assert RuleRemoved(key_of_rule(rules[0])) in until(watch, RuleRemoved)
+        assert KeyRemoved(key_of_rule(rules[0])) in until(watch, KeyRemoved)
         ip("-6 rule del preference 101")
-        assert RuleRemoved(key_of_rule(rules[1])) in until(watch, RuleRemoved)
+        assert KeyRemoved(key_of_rule(rules[1])) in until(watch, KeyRemoved)
     with NetlinkMonitor(routes=True) as later:
         ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
         ip("rule del preference 103")
         ip("rule del preference 102")
-        assert [each for each in until(later, RuleRemoved) if isinstance(each, RuleRemoved)] == [
-            RuleRemoved(key_of_rule(rules[2]))
+        assert [each for each in until(later, KeyRemoved) if isinstance(each, KeyRemoved)] == [
+            KeyRemoved(key_of_rule(rules[2]))
         ]

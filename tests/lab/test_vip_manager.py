@@ -108,7 +108,7 @@ def test_unicast_uses_the_device_of_the_route_to_the_peer(fixture: Fixture) -> N
         assert (frame[23], frame[26:34]) == (112, bytes([192, 0, 1, 1, 192, 0, 2, 2]))
         assert receivers.configure([(unicast, fixture.manager.receive_device_of(unicast))]) == []
         (answer,) = AdvertEncoder(replace(unicast, peers=(Peer(ip_address("192.0.2.1")),)), peer).packets(90)
-        far_end.send(_mac_of("eth1") + _mac_of("peer1") + b"\x08\x00" + answer.packet)
+        far_end.send(_mac_of("eth1") + _mac_of("peer1") + b"\x08\x00" + answer.header + answer.payload)
         fixture.until(lambda: bool(received))
     assert [(each.source, each.destination) for each in received] == [(peer, ip_address("192.0.2.1"))]
     receivers.close()

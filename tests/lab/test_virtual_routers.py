@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.client import Client
+from pylvs.vrrp.ipc import Client
 from tests.interop.namespaces import ip
 from tests.lab.support import PYLVS, until
 

@@ -100,12 +100,12 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     proc.write("net/ipv4/conf/all/rp_filter", "1")
     proc.write("net/ipv4/conf/peer0/rp_filter", "2")
     memory = Memory(tmp_path / "settings")
-    assert vmac.set_base_sysctls(memory, FOUR) == []
+    assert vmac.set_sysctls(memory, [FOUR]) == []
     made(FOUR)
     assert [setting("eth0", name) for name in ("arp_ignore", "arp_filter", "rp_filter")] == [1, 1, 1]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0", "vrrp.51")] == [0, 1, 2, 0]
-    assert vmac.set_base_sysctls(memory, FOUR) == []
-    assert vmac.promote_secondaries(memory, "eth0") == []
+    assert vmac.set_sysctls(memory, [FOUR]) == []
+    assert vmac.set_sysctls(memory, [], ["eth0"]) == []
     assert setting("eth0", "promote_secondaries") == 1
     vmac.remove_vmac(FOUR)
     assert vmac.restore_sysctls(load(tmp_path / "settings")) == []
@@ -117,7 +117,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
 
 def test_a_sysctl_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
-    vmac.set_base_sysctls(memory, FOUR)
+    vmac.set_sysctls(memory, [FOUR])
     proc.write("net/ipv4/conf/eth0/arp_ignore", "2")
     assert vmac.restore_sysctls(memory) == ["net.ipv4.conf.eth0.arp_ignore"]
     assert (setting("eth0", "arp_ignore"), setting("eth0", "arp_filter")) == (2, 0)
@@ -125,5 +125,5 @@ def test_a_sysctl_that_another_program_changed_stays(tmp_path: Path) -> None:
 
 def test_an_ipv6_vmac_changes_no_other_device(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
-    assert vmac.set_base_sysctls(memory, SIX) == []
+    assert vmac.set_sysctls(memory, [SIX]) == []
     assert memory.sysctls == {}

@@ -21,8 +21,8 @@ from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
 from pylvs.netlink.addresses import hold
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp import vmac
+from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
@@ -67,7 +67,7 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
     return VrrpInstance(name="A", interface="eth0", vrid=51, accept=accept, addresses=held, **given)
 
 
-def held_by(instance: VrrpInstance, guard: PacketFilter) -> VmacPlan:
+def held_by(instance: VrrpInstance, guard: Firewall) -> VmacPlan:
     """The plan of one that is master."""
     with NetlinkMonitor() as watch:
         found = plan_vmacs([instance], VrrpSettings(), watch.links)
@@ -80,7 +80,7 @@ def held_by(instance: VrrpInstance, guard: PacketFilter) -> VmacPlan:
 
 
 def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_them() -> None:
-    guard = PacketFilter()
+    guard = Firewall()
     addresses = "192.0.2.100", "fd00::100", "fe80::100"
     held_by(router(False, *addresses), guard)
     assert answers("192.0.2.1")
@@ -95,7 +95,7 @@ def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_t
 
 
 def test_who_accepts_has_no_rules() -> None:
-    held_by(router(True, "192.0.2.100"), PacketFilter())
+    held_by(router(True, "192.0.2.100"), Firewall())
     assert answers("192.0.2.100")
     assert not shutil.which("nft") or "pylvs" not in subprocess.check_output(["nft", "list", "ruleset"], text=True)
 
@@ -104,7 +104,7 @@ def test_foreign_rules_stay() -> None:
     if not shutil.which("nft"):
         pytest.skip("nft is not installed")
     subprocess.run(["nft", "add", "table", "ip", "mine"], check=True)
-    guard = PacketFilter()
+    guard = Firewall()
     found = held_by(router(False, "192.0.2.100", vmac=Vmac()), guard)
     listed = subprocess.check_output(["nft", "list", "ruleset"], text=True)
     assert "table ip pylvs-vrrp" in listed
@@ -116,7 +116,7 @@ def test_foreign_rules_stay() -> None:
 
 
 def test_what_is_as_before_is_not_touched() -> None:
-    guard = PacketFilter()
+    guard = Firewall()
     instance = router(False, "192.0.2.100")
     held_by(instance, guard)
     first = subprocess.check_output(["nft", "-a", "list", "ruleset"], text=True)
@@ -152,7 +152,7 @@ def reporter(receiver: socket.socket, protocol: int, group: bytes) -> bytes:
 
 def test_a_membership_is_reported_with_the_mac_address_of_the_base_device() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
-    (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), PacketFilter()).devices
+    (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), Firewall()).devices
     index = socket.if_nametoindex(device.name)
     with frames_received() as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
         group = socket.inet_aton(MULTICAST)
@@ -162,7 +162,7 @@ def test_a_membership_is_reported_with_the_mac_address_of_the_base_device() -> N
 
 def test_a_membership_of_ipv6_likewise() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
-    (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), PacketFilter()).devices
+    (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), Firewall()).devices
     index = socket.if_nametoindex(device.name)
     with frames_received() as receiver, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
         group = socket.inet_pton(socket.AF_INET6, "ff02::77")

@@ -14,7 +14,7 @@ from pylvs.cli.common import ago, as_json, at_clock, state_dir
 from pylvs.cli.servers import seconds
 
 if TYPE_CHECKING:
-    from pylvs.vrrp.client import Client
+    from pylvs.vrrp.ipc import Client
 
 HOLDS_BACK = "10m"
 names = click.argument("names", metavar="[NAME]...", nargs=-1)
@@ -27,7 +27,7 @@ def vrrp() -> None:
 
 def _client(directory: Path | None) -> Client:
     from pylvs.daemon.state_dir import StateDirectory
-    from pylvs.vrrp.client import Client
+    from pylvs.vrrp.ipc import Client
 
     return Client(StateDirectory(directory).routers_path)
 
@@ -84,10 +84,7 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
         rows.append(("holds back", [f"until {at_clock(router['held_until'])}, or pylvs vrrp resume"]))
     rows += [
         ("addresses", [", ".join(router["addresses"])]),
-        (
-            "speaks",
-            [f"{router['interface']}, VRID {router['vrid']}, version {router['version']}, every {_speed(router)}"],
-        ),
+        ("speaks", [_advertising(router)]),
         ("tracks", [_track(each) for each in router["tracks"]]),
         ("differs", router.get("mismatches", [])),
         ("adverts", [_counted(router["counters"])]),
@@ -98,8 +95,9 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
             title = ""
 
 
-def _speed(router: dict[str, Any]) -> str:
-    return f"{router['advert_interval_s']:g} s"
+def _advertising(router: dict[str, Any]) -> str:
+    every = f"every {router['advert_interval_s']:g} s"
+    return f"{router['interface']}, VRID {router['vrid']}, version {router['version']}, {every}"
 
 
 def _track(track: dict[str, Any]) -> str:

@@ -21,8 +21,18 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import (
+    Message,
+    MessageSocket,
+    NoRouters,
+    OtherVersion,
+    WatchedSocket,
+    answer_of,
+    check_greeting,
+    connected,
+    greeting,
+    watch_in_asyncio,
+)
 
 REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies
@@ -59,14 +69,13 @@ class VrrpClient:
         self.pid = 0
         self.closed = asyncio.Event()
         self._path = path
-        self._pipe = pipe
         self._on_event = on_event
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
-        self._loop.add_reader(pipe.fileno(), self._read)
+        self._socket = WatchedSocket(watch_in_asyncio, pipe, self._dispatch, self._ended)
 
     @classmethod
     async def open(
@@ -101,12 +110,10 @@ class VrrpClient:
 
     def close(self) -> None:
         """End the connection; the process continues."""
-        if self.closed.is_set():
-            return
+        self._socket.close()
+
+    def _ended(self) -> None:
         self.closed.set()
-        self._loop.remove_reader(self._pipe.fileno())
-        self._loop.remove_writer(self._pipe.fileno())
-        self._pipe.close()
         for each in (self._greeted, *self._replies.values()):
             if not each.done():
                 each.cancel()
@@ -124,36 +131,9 @@ class VrrpClient:
         return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
 
     def _send(self, message: Message) -> None:
+        self._socket.send(message)
         if self.closed.is_set():
             raise self._gone()
-        try:
-            self._pipe.send(message)
-        except ConnectionClosed:
-            self.close()
-            raise self._gone() from None
-        self._watch_writable()
-
-    def _watch_writable(self) -> None:
-        if self._pipe.unsent:
-            self._loop.add_writer(self._pipe.fileno(), self._flush)
-        else:
-            self._loop.remove_writer(self._pipe.fileno())
-
-    def _flush(self) -> None:
-        try:
-            self._pipe.flush()
-            self._watch_writable()
-        except ConnectionClosed:
-            self.close()
-
-    def _read(self) -> None:
-        try:
-            messages = self._pipe.receive()
-        except Exception:  # Closed, or any error of unpickling a message of another version
-            self.close()
-            return
-        for message in messages:
-            self._dispatch(message)
 
     def _dispatch(self, message: Any) -> None:
         if not isinstance(message, dict):

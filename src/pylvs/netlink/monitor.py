@@ -21,7 +21,7 @@ CLONED = 0x200  # RTM_F_CLONED: a cached exception of a route, no route
 
 @dataclass(frozen=True, slots=True)
 class LinkMessage:
-    """A link as it is now, or as it was before its removal."""
+    """A link as it is now, or as it was before its removal; a monitor adds its addresses."""
 
     index: int
     name: str
@@ -32,6 +32,7 @@ class LinkMessage:
     below: int = 0  # index of the lower link; 0 for none
     kind: str = ""  # "macvlan"...; "" for hardware
     gone: bool = False
+    addresses: tuple[AddressMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, operand
 
 LOAD_4, LOAD_2, LOAD_1 = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS of that many bytes
-LOAD_1_BEHIND_X, LOAD_X_IP_HEADER = 0x50, 0xB1  # a byte at an offset from X; X: the length of an IPv4 header
 EQUALS, RETURN = 0x15, 0x06
 NETWORK_HEADER, ANCILLARY = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF, SKF_AD_OFF
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
 from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
 from pylvs.vrrp.garp import DeviceAddress
 from pylvs.vrrp.loop import Loop, Timer
@@ -27,27 +26,12 @@ from pylvs.vrrp.protocol.arp_ndp import (
     AddressBinding,
     parse_binding,
 )
-
-# --- log and answer, pure ---
+from pylvs.vrrp.rate_limiter import RateLimiter
 
 LOG_INTERVAL_S = 60.0  # of the same address and host
 DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
 MAX_LOGGED = 10  # hosts in LOG_INTERVAL_S
-MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class ConflictResponse:
-    """What to do about a conflict."""
-
-    text: str = ""  # for the log; "": nothing new
-    answer: bool = False  # announce the address again
-
-
-@dataclass(slots=True)
-class _Conflict:
-    logged_at: float
-    suppressed: int = 0  # frames since then
+MAX_ANSWERED = 4096  # addresses in DEFEND_INTERVAL_S
 
 
 class ConflictTracker:
@@ -55,47 +39,28 @@ class ConflictTracker:
 
     def __init__(self, ip_of: Callable[[bytes], str] = lambda mac: "") -> None:
         self._ip_of = ip_of
-        self._conflicts: dict[tuple[Address, bytes], _Conflict] = {}
-        self._answered: dict[Address, float] = {}
-        self._logged: list[float] = []
-        self._unlogged = 0  # frames of hosts beyond MAX_LOGGED
+        self._logged = RateLimiter(LOG_INTERVAL_S, MAX_LOGGED)
+        self._answered = RateLimiter(DEFEND_INTERVAL_S, MAX_ANSWERED)
 
-    def respond(self, now: float, binding: AddressBinding) -> ConflictResponse:
-        """Handle a frame in which another host announces a held address."""
-        return ConflictResponse(self._text(now, binding), self._may_answer(now, binding.address))
+    def respond(self, now: float, binding: AddressBinding) -> tuple[str, bool]:
+        """Handle a frame in which another host announces a held address.
 
-    def _may_answer(self, now: float, address: Address) -> bool:
-        if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
-            return False
-        self._answered.pop(address, None)
-        self._answered[address] = now
-        if len(self._answered) > MAX_REMEMBERED:
-            del self._answered[next(iter(self._answered))]
-        return True
+        Return a text for the log, "" if there is nothing new, and whether to announce the address again.
+        """
+        return self._text(now, binding), self._answered.allow(binding.address, now) is not None
 
     def _text(self, now: float, binding: AddressBinding) -> str:
-        key = (binding.address, binding.mac)
-        known = self._conflicts.get(key)
-        if known and now < known.logged_at + LOG_INTERVAL_S:
-            known.suppressed += 1
+        suppressed = self._logged.allow((binding.address, binding.mac), now)
+        if suppressed is None:
             return ""
-        self._logged = [at for at in self._logged if now < at + LOG_INTERVAL_S]
-        if len(self._logged) >= MAX_LOGGED:
-            self._unlogged += 1
-            return ""
-        self._logged.append(now)
-        self._conflicts.pop(key, None)
-        self._conflicts[key] = _Conflict(now)
-        if len(self._conflicts) > MAX_REMEMBERED:
-            del self._conflicts[next(iter(self._conflicts))]
         ip = self._ip_of(binding.mac)
         name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
         text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
-        if known and known.suppressed:
-            text += f", and was {known.suppressed} times since the last line"
-        if self._unlogged:
-            text += f"; {self._unlogged} claims of other hosts are not logged"
-            self._unlogged = 0
+        if suppressed:
+            text += f", and was {suppressed} times since the last line"
+        if self._logged.surplus:
+            text += f"; {self._logged.surplus} claims of other hosts are not logged"
+            self._logged.surplus = 0
         return text
 
 
@@ -109,8 +74,6 @@ def neighbour_ip(mac: bytes) -> str:
     return next((row[0] for row in rows if len(row) > 3 and row[3].lower() == mac.hex(":")), "")
 
 
-# --- the socket filter ---
-
 PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48
 OUTGOING = 4
 MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has at most 4096 instructions
@@ -118,6 +81,17 @@ MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has at most 40
 SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
 ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
 NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
+ARP_FIELDS = (  # how to load each, its offset and its value
+    (LOAD_2, ETHERTYPE, ETH_P_ARP),
+    (LOAD_4, ARP_TYPES, 0x00010800),  # Ethernet, IPv4
+    (LOAD_2, ARP_LENGTHS, 0x0604),
+)
+ADVERTISEMENT_FIELDS = (
+    (LOAD_2, ETHERTYPE, ETH_P_IPV6),
+    (LOAD_1, NEXT_HEADER_AT, ICMPV6),
+    (LOAD_1, HOP_LIMIT_AT, HOP_LIMIT),
+    (LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT),
+)
 
 
 def conflict_filter(version: int, addresses: Collection[Address], own_macs: Collection[bytes]) -> list[Instruction]:
@@ -129,19 +103,14 @@ def conflict_filter(version: int, addresses: Collection[Address], own_macs: Coll
     watched = sorted({int(address) & 0xFFFFFFFF for address in addresses if address.version == version})
     if not watched:
         return [DROP]
-    program = [*_drop_if(LOAD_4, PACKET_TYPE, OUTGOING), *_drop_unless(LOAD_4, VLAN_TAGGED, 0)]
-    if version == 4:
-        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_ARP)
-        program += _drop_unless(LOAD_4, ARP_TYPES, 0x00010800)  # Ethernet, IPv4
-        program += _drop_unless(LOAD_2, ARP_LENGTHS, 0x0604)
-    else:
-        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_IPV6)
-        program += _drop_unless(LOAD_1, NEXT_HEADER_AT, ICMPV6)
-        program += _drop_unless(LOAD_1, HOP_LIMIT_AT, HOP_LIMIT)
-        program += _drop_unless(LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT)
-    if len(own_macs) <= MAX_FILTERED_MACS:
-        for mac in sorted(own_macs):
-            program += _drop_if_mac(mac, ARP_SENDER_MAC if version == 4 else SOURCE_MAC)
+    program = [(LOAD_4, 0, 0, PACKET_TYPE), (EQUALS, 0, 1, OUTGOING), DROP]
+    for load, at, value in (LOAD_4, VLAN_TAGGED, 0), *(ARP_FIELDS if version == 4 else ADVERTISEMENT_FIELDS):
+        program += [(load, 0, 0, at), (EQUALS, 1, 0, value), DROP]
+    mac_at = ARP_SENDER_MAC if version == 4 else SOURCE_MAC
+    for mac in sorted(own_macs) if len(own_macs) <= MAX_FILTERED_MACS else ():
+        first, last = struct.unpack("!IH", mac)
+        program += [(LOAD_4, 0, 0, mac_at), (EQUALS, 0, 3, first)]
+        program += [(LOAD_2, 0, 0, mac_at + 4), (EQUALS, 0, 1, last), DROP]
     if len(watched) > MAX_FILTERED_ADDRESSES:
         return [*program, TAKE]
     program.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
@@ -149,21 +118,6 @@ def conflict_filter(version: int, addresses: Collection[Address], own_macs: Coll
         program += [(EQUALS, 0, 1, value), TAKE]
     return [*program, DROP]
 
-
-def _drop_unless(load: int, at: int, value: int) -> Iterator[Instruction]:
-    yield from ((load, 0, 0, at), (EQUALS, 1, 0, value), DROP)
-
-
-def _drop_if(load: int, at: int, value: int) -> Iterator[Instruction]:
-    yield from ((load, 0, 0, at), (EQUALS, 0, 1, value), DROP)
-
-
-def _drop_if_mac(mac: bytes, at: int) -> Iterator[Instruction]:
-    first, last = struct.unpack("!IH", mac)
-    yield from ((LOAD_4, 0, 0, at), (EQUALS, 0, 3, first), (LOAD_2, 0, 0, at + 4), (EQUALS, 0, 1, last), DROP)
-
-
-# --- sockets ---
 
 MAX_FRAME = 2048
 RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
@@ -202,7 +156,7 @@ class ConflictSocket:
         if any(address.version == 6 for address in self._addresses):
             self._open(ETH_P_IPV6)
         elif ETH_P_IPV6 in self._sockets:
-            self._close(ETH_P_IPV6)
+            self._sockets.pop(ETH_P_IPV6).close()
         for protocol, opened in self._sockets.items():
             version = 4 if protocol == ETH_P_ARP else 6
             attach(opened, conflict_filter(version, self._addresses, self._own_macs))
@@ -222,8 +176,8 @@ class ConflictSocket:
         return conflicts
 
     def close(self) -> None:
-        for protocol in list(self._sockets):
-            self._close(protocol)
+        for opened in self._sockets.values():
+            opened.close()
         self._epoll.close()
 
     def _conflicts_with(self, binding: AddressBinding) -> bool:
@@ -242,9 +196,6 @@ class ConflictSocket:
             opened.close()
             raise
         self._sockets[protocol] = opened
-
-    def _close(self, protocol: int) -> None:
-        self._sockets.pop(protocol).close()
 
 
 class ConflictListener:
@@ -304,6 +255,6 @@ class ConflictListener:
 
     def _receive(self, receiving: ConflictSocket) -> None:
         for binding in receiving.receive():
-            response = self._tracker.respond(self._loop.now, binding)
-            if response.text or response.answer:
-                self._on_conflict(binding.address, response.text, response.answer)
+            text, answer = self._tracker.respond(self._loop.now, binding)
+            if text or answer:
+                self._on_conflict(binding.address, text, answer)

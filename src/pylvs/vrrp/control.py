@@ -10,20 +10,20 @@ import contextlib
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pylvs
-from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.errors import PylvsError
 from pylvs.system.unix_sockets import peer_of
-from pylvs.vrrp.helper.link import HelperLink
-from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State
-from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.router import Router
-from pylvs.vrrp.sync_group import SyncGroup
+
+if TYPE_CHECKING:
+    from pylvs.vrrp.router_service import RouterService
 
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
 Verb = Callable[[dict[str, Any]], Any]
@@ -32,10 +32,9 @@ Verb = Callable[[dict[str, Any]], Any]
 class Connection:
     """A client."""
 
-    def __init__(self, end: socket.socket) -> None:
-        self.socket = MessageSocket(end, MAX_UNREAD)
-        self.greeted = False
-        self.subscribed = False
+    socket: WatchedSocket
+    greeted = False  # it has sent its version
+    subscribed = False  # it receives events
 
 
 class ControlServer:
@@ -44,7 +43,7 @@ class ControlServer:
     def __init__(self, loop: Loop, verbs: Mapping[str, Verb]) -> None:
         self._loop = loop
         self._verbs = verbs
-        self._connections: dict[int, Connection] = {}
+        self._connections: list[Connection] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
     def open(self) -> None:
@@ -63,14 +62,14 @@ class ControlServer:
         with contextlib.suppress(OSError):
             os.unlink(SOCKET_NAME)
         self._listener.close()
-        for connection in list(self._connections.values()):
-            self._drop(connection)
+        for connection in list(self._connections):
+            connection.socket.close()
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event to all subscribers."""
-        for connection in list(self._connections.values()):
+        for connection in list(self._connections):
             if connection.subscribed:
-                self._send(connection, event)
+                connection.socket.send(event)
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -78,22 +77,18 @@ class ControlServer:
             if peer_of(end)[1] not in (0, os.geteuid()):
                 end.close()
                 return
-            connection = Connection(end)
-            self._connections[end.fileno()] = connection
-            self._loop.watch(end.fileno(), lambda: self._receive(connection))
+            connection = Connection()
+            self._connections.append(connection)
+            on_message, on_closed = partial(self._receive, connection), partial(self._connections.remove, connection)
+            messages = MessageSocket(end, MAX_UNREAD)
+            connection.socket = WatchedSocket(self._loop.watch, messages, on_message, on_closed)
 
-    def _receive(self, connection: Connection) -> None:
-        try:
-            messages = connection.socket.receive()
-        except ConnectionClosed:
-            self._drop(connection)
-            return
-        for message in messages:
-            if connection.greeted:
-                self._answer(connection, message)
-            else:
-                connection.greeted = "hello" in message
-                self._send(connection, {"hello": pylvs.__version__, "pid": os.getpid(), "protocol": PROTOCOL})
+    def _receive(self, connection: Connection, message: dict[str, Any]) -> None:
+        if connection.greeted:
+            self._answer(connection, message)
+        else:
+            connection.greeted = "hello" in message
+            connection.socket.send({"hello": pylvs.__version__, "pid": os.getpid(), "protocol": PROTOCOL})
 
     def _answer(self, connection: Connection, request: dict[str, Any]) -> None:
         verb = request.get("verb", "")
@@ -109,62 +104,14 @@ class ControlServer:
             except PylvsError as error:
                 answer["error"] = str(error)
             except Exception as error:
-                self._send(connection, answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
+                connection.socket.send(answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
                 raise
-        self._send(connection, answer)
-
-    def _send(self, connection: Connection, message: dict[str, Any]) -> None:
-        try:
-            connection.socket.send(message)
-        except ConnectionClosed:
-            self._drop(connection)
-            return
-        self._watch(connection)
-
-    def _watch(self, connection: Connection) -> None:
-        """Watch for writing only while bytes are unsent."""
-        write = (lambda: self._flush(connection)) if connection.socket.unsent else None
-        self._loop.watch(connection.socket.fileno(), lambda: self._receive(connection), write)
-
-    def _flush(self, connection: Connection) -> None:
-        try:
-            connection.socket.flush()
-        except ConnectionClosed:
-            self._drop(connection)
-            return
-        self._watch(connection)
-
-    def _drop(self, connection: Connection) -> None:
-        if self._connections.pop(connection.socket.fileno(), None) is not None:
-            self._loop.forget(connection.socket.fileno())
-            connection.socket.close()
+        connection.socket.send(answer)
 
 
-# --- status ---
-
-
-class StatusSource(Protocol):
-    """What status reports about the router service."""
-
-    routers: dict[str, Router]
-    groups: list[SyncGroup]
-    realtime_status: RealtimeStatus
-    unknown: Counter[tuple[str, int]]
-    loop: Loop
-    helper: HelperLink
-
-    @property
-    def data_plane(self) -> tuple[bool, str]:
-        """Whether the data plane works, and a message."""
-
-    @property
-    def now(self) -> float:
-        """Seconds of a monotonic clock."""
-
-
-def service_status(service: StatusSource) -> dict[str, Any]:
+def service_status(service: RouterService) -> dict[str, Any]:
     """Return the answer to `status`."""
-    well, detail = service.data_plane
+    well, detail = service.tracking.data_plane
     return {
         "instances": [_instance_status(service, router) for router in service.routers.values()],
         "groups": [
@@ -185,21 +132,13 @@ def service_status(service: StatusSource) -> dict[str, Any]:
     }
 
 
-def transitions_of(service: StatusSource, name: str | None) -> dict[str, Any]:
+def transitions_of(service: RouterService, name: str | None) -> dict[str, Any]:
     """Return the last transitions of one virtual router, or of all. Raises InvalidOperation."""
-    if name is not None and name not in service.routers:
-        raise unknown_router(name, service.routers)
-    routers = [service.routers[name]] if name is not None else list(service.routers.values())
+    routers = service.named([] if name is None else [name])
     return {router.name: [each.as_dict() for each in router.history.transitions] for router in routers}
 
 
-def unknown_router(name: str, routers: Mapping[str, Router]) -> InvalidOperation:
-    """Return the error for a name that no virtual router has."""
-    known = ", ".join(sorted(routers)) or "none"
-    return InvalidOperation(f"{name}: no such virtual router; there are: {known}")
-
-
-def _instance_status(service: StatusSource, router: Router) -> dict[str, Any]:
+def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
     instance, machine, last, validator = router.instance, router.machine, router.history.last, router.validator
     return {
         "name": instance.name,

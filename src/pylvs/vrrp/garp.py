@@ -6,17 +6,16 @@ them again, as keepalived does. A round that begins while another waits for a li
 
 from __future__ import annotations
 
-import itertools
 import socket
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Announcements, SendingLimit
 from pylvs.system import proc
-from pylvs.vrrp.protocol import arp_ndp
+from pylvs.vrrp.protocol.arp_ndp import gratuitous_arp, neighbour_advertisement
 
 DeviceAddress = tuple[str, Address]  # a device, and an address on it
 LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the limit of all others; and the family
@@ -24,7 +23,6 @@ TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its o
 CONFLICT_INTERVAL_S = 1.0  # between two rounds that other hosts provoke: their flood must not become ours
 BATCH_SIZE = 64  # announcements
 BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
-_ids = itertools.count()
 
 
 class GarpRateLimit:
@@ -35,35 +33,35 @@ class GarpRateLimit:
 
     def __init__(self, limits: Iterable[SendingLimit] = (), bases: Mapping[str, str] | None = None) -> None:
         self._limits = tuple(limits)
-        self._bases = bases or {}
+        self.bases = bases or {}
         self._by_device = {device: index for index, limit in enumerate(self._limits) for device in limit.devices}
         self._default = next((limit for limit in self._limits if not limit.devices), None)
         self._free_at: dict[LimitKey, float] = {}
-        self._waiting: dict[LimitKey, dict[int, None]] = {}  # scheduler IDs, longest waiting first
+        self._waiting: dict[LimitKey, dict[GarpScheduler, None]] = {}  # longest waiting first
 
     def key_of(self, device: str, address: Address) -> LimitKey | None:
         """Return the limit that applies to an announcement; None: no limit."""
-        device = self._bases.get(device, device)
+        device = self.bases.get(device, device)
         index = self._by_device.get(device)
         limit = self._default if index is None else self._limits[index]
         if limit is None or not (limit.arp_s if address.version == 4 else limit.neighbour_s):
             return None
         return (device if index is None else index, address.version)
 
-    def wait(self, key: LimitKey, scheduler: int) -> None:
+    def wait(self, key: LimitKey, scheduler: GarpScheduler) -> None:
         """Append a scheduler to the queue."""
         self._waiting.setdefault(key, {}).setdefault(scheduler)
 
-    def leave(self, key: LimitKey, scheduler: int) -> None:
+    def leave(self, key: LimitKey, scheduler: GarpScheduler) -> None:
         """Remove a scheduler from the queue."""
         self._waiting.get(key, {}).pop(scheduler, None)
 
-    def ready_at(self, key: LimitKey, scheduler: int) -> float:
+    def ready_at(self, key: LimitKey, scheduler: GarpScheduler) -> float:
         """Return when a waiting scheduler may send."""
         free_at = self._free_at.get(key, float("-inf"))
         return free_at if next(iter(self._waiting[key])) == scheduler else free_at + TURN_TIMEOUT_S
 
-    def sent(self, key: LimitKey, scheduler: int, now: float) -> None:
+    def sent(self, key: LimitKey, scheduler: GarpScheduler, now: float) -> None:
         """Start the interval and move the scheduler to the end of the queue."""
         which, family = key
         limit = self._default if isinstance(which, str) else self._limits[which]
@@ -87,26 +85,19 @@ class _Round(Enum):
 class GarpScheduler:
     """The announcements of one virtual router. Times are seconds of a monotonic clock; call `wake` at `due`.
 
-    `device` is where the virtual router sends advertisements. With garp_extra_if the addresses of `vmacs` are
-    announced periodically even where those of other devices are not.
+    `device` is where the virtual router sends advertisements.
     """
 
-    def __init__(
-        self, settings: Announcements, limits: GarpRateLimit, device: str = "", vmacs: Collection[str] = ()
-    ) -> None:
+    def __init__(self, settings: Announcements, limits: GarpRateLimit, device: str = "") -> None:
         self._settings = settings
         self._limits = limits
         self._device = device
-        self._vmacs = frozenset(vmacs)
-        self._id = next(_ids)
         self._addresses: tuple[DeviceAddress, ...] = ()
         self._ready_at = 0.0  # nothing is sent before
         self._quiet_until = float("-inf")  # other hosts provoke no round before
         self._rounds: dict[_Round, float] = {}
         self._remaining: dict[DeviceAddress, int] = {}  # announcements
         self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
-
-    # --- events ---
 
     def begin(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
         """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
@@ -161,21 +152,19 @@ class GarpScheduler:
         """Forget everything: the virtual router is no longer master."""
         for key in self._queues:
             if key is not None:
-                self._limits.leave(key, self._id)
+                self._limits.leave(key, self)
         self._addresses = ()
         self._rounds.clear()
         self._remaining.clear()
         self._queues.clear()
         self._quiet_until = float("-inf")
 
-    # --- output ---
-
     @property
     def due(self) -> float | None:
         """When to call `wake`; None: never. Other schedulers under the same limit change it."""
         times = list(self._rounds.values())
         for key in self._queues:
-            limited_until = 0.0 if key is None else self._limits.ready_at(key, self._id)
+            limited_until = 0.0 if key is None else self._limits.ready_at(key, self)
             times.append(max(self._ready_at, limited_until))
         return min(times, default=None)
 
@@ -186,14 +175,12 @@ class GarpScheduler:
         for key in list(self._queues):
             while key in self._queues and len(batch) < BATCH_SIZE:
                 if key is not None:
-                    if now < self._limits.ready_at(key, self._id):
+                    if now < self._limits.ready_at(key, self):
                         break
-                    self._limits.sent(key, self._id, now)
+                    self._limits.sent(key, self, now)
                 batch.append(self._next(key))
         self._ready_at = now + BATCH_PAUSE_S if len(batch) == BATCH_SIZE else now
         return batch
-
-    # --- queues ---
 
     def _begin_rounds(self, now: float) -> None:
         settings = self._settings
@@ -217,11 +204,11 @@ class GarpScheduler:
         self._enqueue(self._addresses, self._settings.lower_priority_repeat)
 
     def _extra(self) -> list[DeviceAddress]:
-        """Return one address of each other device, which refreshes the MAC tables of the switches."""
+        """Return one address of each other device, or each other VMAC: it refreshes the MAC tables of the switches."""
         first: dict[str, DeviceAddress] = {}
         for each in self._addresses:
             device = each[0]
-            if device != self._device and (self._settings.extra_everywhere or device in self._vmacs):
+            if device != self._device and (self._settings.extra_everywhere or device in self._limits.bases):
                 first.setdefault(device, each)
         return list(first.values())
 
@@ -231,7 +218,7 @@ class GarpScheduler:
                 key = self._limits.key_of(*each)
                 self._queues.setdefault(key, deque()).append(each)
                 if key is not None:
-                    self._limits.wait(key, self._id)
+                    self._limits.wait(key, self)
             self._remaining[each] = max(self._remaining.get(each, 0), repeat)
 
     def _next(self, key: LimitKey | None) -> DeviceAddress:
@@ -255,7 +242,7 @@ class GarpScheduler:
         if not self._queues[key]:
             del self._queues[key]
             if key is not None:
-                self._limits.leave(key, self._id)
+                self._limits.leave(key, self)
 
 
 def _following(at: float, interval_s: float, now: float) -> float:
@@ -283,7 +270,9 @@ class FrameSender:
 
 def announcement_frame(device: str, address: Address, mac: bytes) -> bytes:
     """Return the frame for an address; for IPv6 with the router flag if the device forwards."""
-    return arp_ndp.encode_announcement(address, mac, router=address.version == 6 and forwards_ipv6(device))
+    if address.version == 4:
+        return gratuitous_arp(address, mac)
+    return neighbour_advertisement(address, mac, router=forwards_ipv6(device))
 
 
 def forwards_ipv6(device: str) -> bool:

@@ -1,23 +1,40 @@
-"""Messages between pylvs's own processes, over a UNIX socket that only root can open.
+"""Messages between pylvs's own processes, over UNIX sockets; and the blocking client of the router process.
 
-A message is a pickled Python object behind its length. Both ends run the same version of pylvs: the client sends its
-version first, and a process of another version is replaced. Nothing here blocks: unsent bytes are kept, and a peer
-that does not read loses the connection.
+A message is a pickled Python object behind its length. No end blocks: unsent bytes are kept, and a peer that does not
+read loses the connection.
+
+Only root can open the router process's socket. Both ends run the same version of pylvs:
+- the client sends {"hello": version}, and the process answers {"hello": version, "pid", "protocol"};
+- between different versions only "stop" is defined, and `pylvs run` replaces the process;
+- then {"id", "verb", ...} gets {"id", "ok"} or {"id", "error"}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
+import select
 import socket
 import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from pylvs import __version__
+from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.system.unix_sockets import address_of, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PROTOCOL = 1
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 18
 MAX_UNSENT = 64 << 20  # bytes; far more than a configuration takes
+ANSWER_TIMEOUT_S = 10.0
+
+Message = Mapping[str, Any]
+Watch = Callable[[int, Callable[[], None] | None, Callable[[], None] | None], None]  # as `Loop.watch`
 
 
 class ConnectionClosed(Exception):
@@ -89,3 +106,188 @@ class MessageSocket:
 
     def close(self) -> None:
         self._end.close()
+
+
+class WatchedSocket:
+    """A MessageSocket in an event loop: `on_message` receives each message, `on_closed` is called once, at the end."""
+
+    def __init__(
+        self, watch: Watch, end: MessageSocket, on_message: Callable[[Any], None], on_closed: Callable[[], None]
+    ) -> None:
+        self._watch = watch
+        self._socket = end
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._open = True
+        self._writing = False  # watched for writing: only while bytes are unsent
+        watch(end.fileno(), self._receive, None)
+
+    def send(self, message: Any) -> None:
+        """Send a message now or later; without effect once the connection is closed."""
+        if self._open:
+            self._try(lambda: self._socket.send(message))
+
+    def close(self) -> None:
+        """Close the connection; twice is harmless."""
+        if self._open:
+            self._open = False
+            self._watch(self._socket.fileno(), None, None)
+            self._socket.close()
+            self._on_closed()
+
+    def _try(self, transmit: Callable[[], None]) -> None:
+        try:
+            transmit()
+        except ConnectionClosed:
+            self.close()
+            return
+        if self._socket.unsent != self._writing:
+            self._writing = self._socket.unsent
+            self._watch(self._socket.fileno(), self._receive, self._flush if self._writing else None)
+
+    def _flush(self) -> None:
+        self._try(self._socket.flush)
+
+    def _receive(self) -> None:
+        try:
+            messages = self._socket.receive()
+        except ConnectionClosed:
+            self.close()
+            return
+        for message in messages:
+            self._on_message(message)
+
+
+def watch_in_asyncio(descriptor: int, read: Callable[[], None] | None, write: Callable[[], None] | None) -> None:
+    """Watch a descriptor in the running asyncio loop, as `Loop.watch` does in the router process."""
+    import asyncio  # which commands do not need
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, read) if read else loop.remove_reader(descriptor)
+    loop.add_writer(descriptor, write) if write else loop.remove_writer(descriptor)
+
+
+class NoRouters(PylvsError):
+    """No process listens at the socket."""
+
+
+class OtherVersion(PylvsError):
+    """The process runs another version of pylvs."""
+
+
+def connected(path: Path) -> MessageSocket:
+    """Connect without blocking, if root or this user runs the process.
+
+    Raises NoRouters, NotPermitted, and PylvsError if the listen queue is full because the process hangs.
+    """
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        with address_of(path) as address:
+            end.connect(address)
+        _, user = peer_of(end)
+        if user not in (0, os.geteuid()):  # its pickles would run code here
+            raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
+        return MessageSocket(end)
+    except OSError as error:
+        end.close()
+        raise _connection_error(path, error) from None
+    except BaseException:
+        end.close()
+        raise
+
+
+def _connection_error(path: Path, error: OSError) -> PylvsError:
+    match error:
+        case FileNotFoundError() | NotADirectoryError() | ConnectionRefusedError():
+            hint = "start pylvs run with a vrrp_instance, or name its --state-dir"
+            return NoRouters(f"no virtual routers run at {path}; {hint}")
+        case BlockingIOError():
+            return PylvsError(f"{path}: the process of the virtual routers does not answer")
+        case PermissionError():
+            return NotPermitted(f"{path}: Operation not permitted; run as root")
+    return PylvsError(f"{path}: {error.strerror}")
+
+
+def greeting() -> Message:
+    """Return the first message."""
+    return {"hello": __version__}
+
+
+def check_greeting(path: Path, answer: Any) -> int:
+    """Return the PID from the answer to `greeting`. Raises OtherVersion, PylvsError."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("hello"), str):
+        raise PylvsError(f"{path}: this is no process of pylvs")
+    if (answer["hello"], answer.get("protocol")) != (__version__, PROTOCOL):
+        raise OtherVersion(
+            f"{path}: the virtual routers are run by pylvs {answer['hello']}, and this is {__version__}; "
+            "restart pylvs run, and it replaces their process"
+        )
+    return int(answer["pid"])
+
+
+class Client:
+    """A connection. Raises what `connected` raises, and OtherVersion."""
+
+    def __init__(self, path: Path, patience_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._path = path
+        self._patience_s = patience_s
+        self._socket = connected(path)
+        self._received: list[Any] = []
+        self._asked = 0
+        try:
+            self._send(greeting())
+            self.pid = check_greeting(path, self._next(time.monotonic() + patience_s))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def ask(self, verb: str, **more: Any) -> Any:
+        """Return the answer. Raises PylvsError, with the process's message if it refuses."""
+        self._asked += 1
+        self._send({"id": self._asked, "verb": verb, **more})
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            answer = self._next(deadline)
+            if isinstance(answer, dict) and answer.get("id") == self._asked:
+                return answer_of(answer)
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._socket.send(message)
+        except ConnectionClosed as closed:
+            raise self._gone(closed) from None
+
+    def _next(self, deadline: float) -> Any:
+        while not self._received:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise PylvsError(f"{self._path}: no answer within {self._patience_s:g} s")
+            events = select.POLLIN | (select.POLLOUT if self._socket.unsent else 0)
+            poll = select.poll()
+            poll.register(self._socket, events)
+            poll.poll(left * 1000)
+            try:
+                self._socket.flush()
+                self._received += self._socket.receive()
+            except ConnectionClosed as closed:
+                raise self._gone(closed) from None
+        return self._received.pop(0)
+
+    def _gone(self, closed: ConnectionClosed) -> PylvsError:
+        return PylvsError(f"{self._path}: the process of the virtual routers went away ({closed})")
+
+
+def answer_of(answer: Message) -> Any:
+    """Return the result in an answer. Raises PylvsError with the process's message if it refuses."""
+    if "error" in answer:
+        raise PylvsError(str(answer["error"]))
+    return answer.get("ok")

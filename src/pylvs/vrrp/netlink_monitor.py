@@ -10,11 +10,10 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
+from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK, Interface
 from pylvs.netlink import codec, monitor
 from pylvs.netlink.codec import Netlink, NetlinkError, receive_all
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message, RouteKey, RouteMessage, RuleKey, RuleMessage
@@ -28,19 +27,7 @@ RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
 MOST_TORN = 8  # dumps that changes interrupted, before the last one is used as it is
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A device."""
-
-    index: int
-    name: str
-    mac: bytes = b""
-    mtu: int = 0
-    enabled: bool = False  # IFF_UP
-    up: bool = False  # enabled, with carrier
-    below: int = 0  # index of the lower device
-    kind: str = ""
-    addresses: tuple[AddressMessage, ...] = ()
+Link = LinkMessage  # a device, with its addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,44 +63,25 @@ class LinkChanged:
 class AddressAdded:
     """An address was added, or became usable."""
 
-    address: Address
-    prefix: int
+    interface: Interface
     device: str
     usable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRemoved:
-    address: Address
-    prefix: int
+    interface: Interface
     device: str
 
 
 @dataclass(frozen=True, slots=True)
-class RouteRemoved:
-    """A route of protocol keepalived was removed."""
+class KeyRemoved:
+    """A route or rule of protocol keepalived was removed."""
 
-    key: RouteKey
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRemoved:
-    """A rule of protocol keepalived was removed."""
-
-    key: RuleKey
+    key: RouteKey | RuleKey
 
 
-Change = (
-    LinkAdded
-    | LinkRemoved
-    | LinkUp
-    | LinkDown
-    | LinkChanged
-    | AddressAdded
-    | AddressRemoved
-    | RouteRemoved
-    | RuleRemoved
-)
+Change = LinkAdded | LinkRemoved | LinkUp | LinkDown | LinkChanged | AddressAdded | AddressRemoved | KeyRemoved
 
 
 def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
@@ -127,19 +95,18 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
         yield LinkAdded(after)
     else:
         yield from _differences(before, after)
-    if after.up and (before is None or not before.up):
+    if after.running and (before is None or not before.running):
         yield LinkUp(after)
     had = {each.interface: each.usable for each in before.addresses} if before else {}
     for each in after.addresses:
-        interface = each.interface
-        if interface not in had or (each.usable and not had[interface]):
-            yield AddressAdded(interface.ip, interface.network.prefixlen, after.name, each.usable)
+        if each.interface not in had or (each.usable and not had[each.interface]):
+            yield AddressAdded(each.interface, after.name, each.usable)
 
 
 def _removed(link: Link) -> Iterator[Change]:
     for each in link.addresses:
-        yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, link.name)
-    if link.up:
+        yield AddressRemoved(each.interface, link.name)
+    if link.running:
         yield LinkDown(link)
     yield LinkRemoved(link)
 
@@ -148,14 +115,11 @@ def _differences(before: Link, after: Link) -> Iterator[Change]:
     remaining = {each.interface for each in after.addresses}
     for each in before.addresses:
         if each.interface not in remaining:
-            yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, after.name)
-    if before.up and not after.up:
+            yield AddressRemoved(each.interface, after.name)
+    if before.running and not after.running:
         yield LinkDown(after)
     if (before.mac, before.mtu) != (after.mac, after.mtu):
         yield LinkChanged(after)
-
-
-Key = TypeVar("Key", RouteKey, RuleKey)
 
 
 class LinkState:
@@ -164,17 +128,17 @@ class LinkState:
     def __init__(self) -> None:
         self.by_index: dict[int, Link] = {}
         self.by_name: dict[str, Link] = {}
-        self.routes: set[RouteKey] = set()
-        self.rules: set[RuleKey] = set()
+        self.keys: set[RouteKey | RuleKey] = set()
 
     def update(self, message: Message) -> list[Change]:
         """Apply a message."""
-        if isinstance(message, RouteMessage):
-            return [RouteRemoved(message.key)] if _was_removed(self.routes, message.key, message) else []
-        if isinstance(message, RuleMessage):
-            return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
+        if isinstance(message, RouteMessage | RuleMessage):
+            return self._set_key(message)
         before = self.by_index.get(message.index)
-        after = _link(before, message) if isinstance(message, LinkMessage) else _with_address(before, message)
+        if isinstance(message, AddressMessage):
+            after = _with_address(before, message)
+        else:
+            after = None if message.gone else replace(message, addresses=before.addresses if before else ())
         self._set(before, after)
         return list(link_changes(before, after))
 
@@ -186,10 +150,8 @@ class LinkState:
         changes: list[Change] = []
         for index in self.by_index.keys() | fresh.by_index.keys():
             changes += link_changes(self.by_index.get(index), fresh.by_index.get(index))
-        changes += [RouteRemoved(key) for key in self.routes - fresh.routes]
-        changes += [RuleRemoved(rule) for rule in self.rules - fresh.rules]
-        self.by_index, self.by_name = fresh.by_index, fresh.by_name
-        self.routes, self.rules = fresh.routes, fresh.rules
+        changes += [KeyRemoved(key) for key in self.keys - fresh.keys]
+        self.by_index, self.by_name, self.keys = fresh.by_index, fresh.by_name, fresh.keys
         return changes
 
     def replace_routes(self, messages: Iterable[Message]) -> list[Change]:
@@ -197,8 +159,24 @@ class LinkState:
         present = {
             each.key for each in messages if isinstance(each, RouteMessage) and each.protocol == PROTOCOL_KEEPALIVED
         }
-        removed, self.routes = self.routes - present, present
-        return [RouteRemoved(key) for key in removed]
+        removed = self.routes - present
+        self.keys = self.keys - removed | present
+        return [KeyRemoved(key) for key in removed]
+
+    @property
+    def routes(self) -> set[RouteKey]:
+        """The keys of routes alone."""
+        return {key for key in self.keys if isinstance(key, RouteKey)}
+
+    def _set_key(self, message: RouteMessage | RuleMessage) -> list[Change]:
+        if message.protocol != PROTOCOL_KEEPALIVED:
+            return []
+        if not message.gone:
+            self.keys.add(message.key)
+            return []
+        was_known = message.key in self.keys
+        self.keys.discard(message.key)
+        return [KeyRemoved(message.key)] if was_known else []
 
     def _set(self, before: Link | None, after: Link | None) -> None:
         if before is not None and self.by_name.get(before.name) is before:
@@ -209,50 +187,20 @@ class LinkState:
             del self.by_index[before.index]
 
 
-def _was_removed(known: set[Key], key: Key, message: RouteMessage | RuleMessage) -> bool:
-    """Update the known keys, which are those of protocol keepalived; return whether one was removed."""
-    if message.protocol != PROTOCOL_KEEPALIVED:
-        return False
-    if not message.gone:
-        known.add(key)
-        return False
-    was_known = key in known
-    known.discard(key)
-    return was_known
-
-
-def _link(before: Link | None, message: LinkMessage) -> Link | None:
-    if message.gone:
-        return None
-    return Link(
-        message.index,
-        message.name,
-        message.mac,
-        message.mtu,
-        message.enabled,
-        message.running,
-        message.below,
-        message.kind,
-        before.addresses if before else (),
-    )
-
-
 def _with_address(before: Link | None, message: AddressMessage) -> Link | None:
+    """Apply a message; a link has an IPv6 address once, an IPv4 address once for each prefix."""
     if before is None:
         return None  # the link was removed, or a message with all its addresses follows
-    kept = [each for each in before.addresses if not _same_address(each, message)]
-    if message.gone:
-        return replace(before, addresses=tuple(kept))
-    at = next((at for at, each in enumerate(before.addresses) if _same_address(each, message)), len(kept))
-    kept.insert(at, message)
-    return replace(before, addresses=tuple(kept))
-
-
-def _same_address(one: AddressMessage, other: AddressMessage) -> bool:
-    """A link has an IPv6 address once, an IPv4 address once for each prefix."""
-    return one.interface.ip == other.interface.ip and (
-        one.interface.version == 6 or one.interface.network == other.interface.network
-    )
+    addresses, new = list(before.addresses), message.interface
+    ip = new.ip
+    for at, each in enumerate(addresses):
+        if each.interface.ip == ip and (new.version == 6 or each.interface.network == new.network):
+            addresses[at : at + 1] = [] if message.gone else [message]
+            break
+    else:
+        if not message.gone:
+            addresses.append(message)
+    return replace(before, addresses=tuple(addresses))
 
 
 class NetlinkMonitor:
@@ -293,14 +241,9 @@ class NetlinkMonitor:
         return self._state.by_name
 
     @property
-    def routes(self) -> Collection[RouteKey]:
-        """The routes of protocol keepalived, as of the last `read`."""
-        return self._state.routes
-
-    @property
-    def rules(self) -> Collection[RuleKey]:
-        """The rules of protocol keepalived, as of the last `read`."""
-        return self._state.rules
+    def keys(self) -> Collection[RouteKey | RuleKey]:
+        """The routes and rules of protocol keepalived, as of the last `read`."""
+        return self._state.keys
 
     def read(self) -> list[Change]:
         """Return the changes since the last call; after lost messages, by a complete dump."""
@@ -318,7 +261,7 @@ class NetlinkMonitor:
                 stale = True
         if stale:
             changes += self._state.replace(self._dump_all())
-        elif self._with_routes and self._state.routes and any(map(_removes_routes, changes)):
+        elif self._with_routes and any(map(_removes_routes, changes)) and self._state.routes:
             changes += self._state.replace_routes(self._dump_routes())
         return changes
 

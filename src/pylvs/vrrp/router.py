@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
+from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.ports import HostPort, ServicePort
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator
 from pylvs.vrrp.protocol.machine import (
     PRIORITY_STOP,
     Advertise,
     Become,
     History,
     Machine,
-    MachineSettings,
     State,
     Step,
     TransitionReason,
 )
 from pylvs.vrrp.protocol.packet import Advertisement, Datagram
+from pylvs.vrrp.rate_limiter import RateLimiter
 from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
+
+if TYPE_CHECKING:
+    from pylvs.vrrp.router_service import RouterService
+    from pylvs.vrrp.vip_manager import VipManager
 
 END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
 SETTLING_INTERVALS = 3  # after a take-over, during which the former master may not have received an advertisement
@@ -33,24 +38,10 @@ STALLED_S = 0.001  # a backup whose timer is later than this was stalled: its so
 DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
 
 
-def machine_settings(instance: VrrpInstance) -> MachineSettings:
-    """Return the part of an instance that decides its states."""
-    return MachineSettings(
-        priority=instance.priority,
-        interval_s=instance.advert_interval_s,
-        version=instance.version,
-        preempt=instance.preempt,
-        preempt_delay_s=instance.preempt_delay_s,
-        down_after_adverts=instance.down_after_adverts,
-        lower_priority_unanswered=instance.lower_priority_unanswered,
-        higher_priority_answered=instance.higher_priority_answered,
-    )
-
-
 class Router:
     """A virtual router between its instance's first and last configuration."""
 
-    def __init__(self, instance: VrrpInstance, service: ServicePort, host: HostPort, limits: GarpRateLimit) -> None:
+    def __init__(self, instance: VrrpInstance, service: RouterService, host: VipManager, limits: GarpRateLimit) -> None:
         self.instance = instance
         self.history = History()
         self.validator: AdvertValidator | None = None  # None until the device has a source address
@@ -60,14 +51,14 @@ class Router:
         self.own_faults: list[str] = []
         self.master: Address | None = None  # that a backup follows
         self.sent = self.received = 0
-        self.machine = Machine(machine_settings(instance), instance.multicast, priority=instance.priority)
+        self.machine = Machine(instance, instance.multicast, priority=instance.priority)
         self._service = service
         self._host = host
         self._limits = limits
         self._running = False
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # another master: until when that counts, and a message
-        self._log_limiter = LogRateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
+        self._log_limiter = RateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
         self._encoder: AdvertEncoder | None = None
         self._mtu = 0
         self._garp = self._make_garp_scheduler()
@@ -96,8 +87,6 @@ class Router:
         """The other master that advertised lately, "" if there was none."""
         until, text = self._rival or (0.0, "")
         return text if self.state is State.MASTER and self._service.now < until else ""
-
-    # --- start, reload, stop ---
 
     def start(self) -> None:
         """Remove what a former process left on this host, and start the machine when no fault prevents it."""
@@ -129,7 +118,7 @@ class Router:
     def reconfigure(self, instance: VrrpInstance) -> None:
         """Apply a reload without a change of state."""
         old, self.instance = self.instance, instance
-        self.machine = replace(self.machine, settings=machine_settings(instance))
+        self.machine = replace(self.machine, instance=instance)
         if old.priority == OWNER or instance.priority == OWNER:
             self.machine = replace(self.machine, priority=instance.priority)
         if self._encoder is not None:
@@ -145,23 +134,22 @@ class Router:
             self._announce()
         self.evaluate()
 
-    # --- faults and priority ---
-
     def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
         """Replace the results of all tracked objects."""
         self.tracked = tracked
         if self._running:
             self.evaluate()
         else:
-            self.own_faults = self._find_faults()  # a group that is created now reads them
+            source = self._host.source_of(self.instance)
+            self.own_faults = self._find_faults(source)  # a group that is created now reads them
 
     def evaluate(self) -> None:
         """Derive faults, source address and priority anew."""
         if not self._running:
             return
         had_faults = bool(self.own_faults)
-        self.own_faults = self._find_faults()
         source, mtu = self._host.source_of(self.instance), self._host.mtu_of(self.instance)
+        self.own_faults = self._find_faults(source)
         if source is not None and (self._encoder is None or source != self.machine.address or mtu != self._mtu):
             self._set_source(source)
         self._set_priority()
@@ -174,12 +162,12 @@ class Router:
         if self._running:
             self._enter_or_leave_fault()
 
-    def _find_faults(self) -> list[str]:
+    def _find_faults(self, source: Address | None) -> list[str]:
         instance = self.instance
         faults = tracking_faults(self.tracked.values())
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
-        elif self._host.source_of(instance) is None:
+        elif source is None:
             faults.insert(0, f"{instance.interface} has no address to send from")
         if instance.fault_without_peers and not instance.peers:
             faults.append("it has no peers")
@@ -195,7 +183,8 @@ class Router:
         elif faults:
             self._step(self.machine.fail(now, "; ".join(faults)))
         elif self.state is State.FAULT:
-            self._step(self.machine.recover(now) if self.history.last else self.machine.start(now))
+            why = TransitionReason.RECOVERED if self.history.last else TransitionReason.START
+            self._step(self.machine.start(now, why))
         else:
             self._set_timer()
 
@@ -216,9 +205,7 @@ class Router:
             self._service.log("info", text, state=self.state.value)
             self._service.publish("priority", self.name, priority=priority, before=before)
             if self.state is not State.FAULT:
-                self._service.notify_priority(self.name, self.state.value, priority)
-
-    # --- events ---
+                self._service.notify(PriorityChanged(self.name, self.state.value, priority))
 
     def accepts(self, datagram: Datagram) -> bool:
         """Return whether a datagram has the instance's family and protocol."""
@@ -234,7 +221,7 @@ class Router:
         self._report_mismatches(self.validator)
         self.received += 1
         if self.state is State.MASTER and PRIORITY_STOP < advert.priority < self.machine.priority:
-            self._service.notify_lower_priority(self.name, self.machine.priority)
+            self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
         if self.state is State.BACKUP:
@@ -245,7 +232,7 @@ class Router:
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
-            self._service.notify("GROUP", self.group.group.name, State.BACKUP.value, 0, "")
+            self._service.notify(StateChanged("GROUP", self.group.group.name, State.BACKUP.value, 0))
 
     def _report_mismatches(self, validator: AdvertValidator) -> None:
         for mismatch in validator.take_mismatches():
@@ -315,8 +302,6 @@ class Router:
         self._set_timer()
         return True
 
-    # --- actions ---
-
     def _step(self, step: Step) -> None:
         self.machine, actions = step
         for action in actions:
@@ -359,9 +344,9 @@ class Router:
         text = f"{self.name}: {change}: {transition.sentence()}"
         self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
-        self._service.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
+        self._service.notify(StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value))
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
-            self._service.notify("GROUP", self.group.group.name, state, 0, "")
+            self._service.notify(StateChanged("GROUP", self.group.group.name, state, 0))
 
     def _reannounce(self, text: str) -> None:
         now = self._service.now
@@ -375,11 +360,8 @@ class Router:
             self._service.publish("conflict", self.name, words=text)
         self._announce()
 
-    # --- timers ---
-
     def _make_garp_scheduler(self) -> GarpScheduler:
-        device, vmacs = self._host.device_of(self.instance), self._host.vmac_bases()
-        return GarpScheduler(self.instance.announcements, self._limits, device, vmacs)
+        return GarpScheduler(self.instance.announcements, self._limits, self._host.device_of(self.instance))
 
     def _announce_all(self) -> None:
         self._garp.begin(self._service.now, self._host.announced_addresses(self.instance))

@@ -16,7 +16,6 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,22 +36,20 @@ from pylvs.vrrp.helper.link import (
     StateChanged,
 )
 from pylvs.vrrp.loop import Call, Loop, Timer
-from pylvs.vrrp.protocol.adverts import LogRateLimiter
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
+from pylvs.vrrp.rate_limiter import RateLimiter
 from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.sync_group import SyncGroup
-from pylvs.vrrp.tracking import Tracking
+from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
 IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
 
-WriteLog = Callable[[str, str], None]
-CallLater = Callable[[float, Call], Timer]
 RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 
 
@@ -64,7 +61,7 @@ def run(state_dir: Path, log_format: str, roles: Roles) -> None:
 
 
 class RouterService:
-    """All virtual routers of a network namespace; their `ServicePort`."""
+    """All virtual routers of a network namespace: their configuration, timers, events and requests."""
 
     def __init__(self, log_format: str, roles: Roles) -> None:
         self.loop = Loop(self._callback_failed)
@@ -73,15 +70,15 @@ class RouterService:
         self.realtime_status = RealtimeStatus(0, False)
         self.unknown: Counter[tuple[str, int]] = Counter()  # advertisements of VRIDs that are not configured, by device
         self._by_vrid: dict[tuple[str, int], list[Router]] = {}
-        self._roles = RolePublisher(roles, self._role_sets, self.log, lambda s, call: self.at(self.now + s, call))
+        self._roles = RolePublisher(self, roles)
         self._configuration = VrrpConfiguration()
-        self._log_limiter = LogRateLimiter()
+        self._log_limiter = RateLimiter()
         self._stopping = False
         self._configured = False
         self._start_at = 0.0  # vrrp_startup_delay
-        self.helper = HelperLink(self.loop, log_format, self._helper_message)
+        self.helper = HelperLink(self.loop, log_format, self._tracked)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
-        self._tracking = Tracking(self.host.is_up)
+        self.tracking = Tracking(self.host.is_up)
         self._receivers = AdvertReceivers(self.loop, self._receive)
         self._limits = GarpRateLimit(())
         verbs = {
@@ -94,8 +91,6 @@ class RouterService:
             "stop": lambda _: self.stop(),
         }
         self._control = ControlServer(self.loop, verbs)
-
-    # --- lifecycle ---
 
     def run(self) -> None:
         """Run the loop until `stop` has finished."""
@@ -145,8 +140,6 @@ class RouterService:
             self.helper.finish(Finish(), self.loop.stop)
         return {}
 
-    # --- configuration ---
-
     def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
         """Apply a configuration; what is the same in the last one is not touched. Return error messages."""
         new: VrrpConfiguration = request["configuration"]
@@ -157,7 +150,7 @@ class RouterService:
         before, self._configuration = self._configuration, new
         if first or new.settings != before.settings:
             self._enable_realtime()
-        self._tracking.configure(new)
+        self.tracking.configure(new)
         warnings = self._stop_removed()
         warnings += self._configure_host(before)
         warnings += self._configure_routers()
@@ -191,8 +184,7 @@ class RouterService:
         new = self._configuration
         bases = self.host.vmac_bases()
         warnings: list[str] = []
-        errors = self._try("devices", lambda: warnings.extend(self.host.configure(new)))
-        warnings += errors
+        warnings += self._try("devices", lambda: warnings.extend(self.host.configure(new)))
         if new.settings.limits != before.settings.limits or self.host.vmac_bases() != bases:
             self._limits = GarpRateLimit(new.settings.limits, self.host.vmac_bases())
             for router in self.routers.values():
@@ -217,7 +209,7 @@ class RouterService:
 
     def _reconfigure(self, instance: VrrpInstance) -> None:
         router = self.routers[instance.name]
-        router.track(self._tracking.of(instance))
+        router.track(self.tracking.of(instance))
         if router.instance != instance:
             router.reconfigure(instance)
 
@@ -237,23 +229,19 @@ class RouterService:
             for member in members:
                 member.group = group
 
-    # --- tracked objects ---
-
-    def _helper_message(self, message: Any) -> None:
-        tracked = self._tracking.update(message)
-        if tracked is not None:
-            fields = {"kind": tracked.kind, "name": tracked.track.name, "well": tracked.well, "number": tracked.number}
-            self.publish("track", "", **fields)
-            self._track_all()
+    def _tracked(self, result: TrackedObject) -> None:
+        self.tracking.update(result)
+        self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
+        self._track_all()
 
     def _track_all(self) -> None:
         for router in self.routers.values():
-            router.track(self._tracking.of(router.instance))
+            router.track(self.tracking.of(router.instance))
 
     def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
-        before, self._tracking.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
-        if before != self.data_plane:
-            well, detail = self.data_plane
+        before = self.tracking.data_plane
+        self.tracking.data_plane = well, detail = bool(request["well"]), str(request.get("words", ""))
+        if before != (well, detail):
             self.log(
                 "info" if well else "error",
                 "the packet path works again" if well else f"the packet path is lost: {detail}",
@@ -262,19 +250,17 @@ class RouterService:
             self._track_all()
         return {}
 
-    @property
-    def data_plane(self) -> tuple[bool, str]:
-        """Whether the data plane works, and a message."""
-        return self._tracking.data_plane
-
-    # --- requests of the operator ---
-
-    def _with_groups(self, names: list[str]) -> list[Router]:
-        """Return the named routers, all if there are no names, with the other members of their groups."""
+    def named(self, names: list[str]) -> list[Router]:
+        """Return the named routers, all if there are no names. Raises InvalidOperation."""
         for name in names:
             if name not in self.routers:
-                raise control.unknown_router(name, self.routers)
-        found = {name: self.routers[name] for name in names or self.routers}
+                known = ", ".join(sorted(self.routers)) or "none"
+                raise InvalidOperation(f"{name}: no such virtual router; there are: {known}")
+        return [self.routers[name] for name in names or self.routers]
+
+    def _with_groups(self, names: list[str]) -> list[Router]:
+        """Return the named routers with the other members of their groups."""
+        found = {router.name: router for router in self.named(names)}
         for router in list(found.values()):
             if router.group is not None:
                 found |= {member.name: self.routers[member.name] for member in router.group.members}
@@ -291,8 +277,6 @@ class RouterService:
         for router in routers:
             router.end_yield()
         return {"names": [router.name for router in routers]}
-
-    # --- network events ---
 
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
         routers = [router for router in self._by_vrid.get((device, vrid), ()) if router.accepts(datagram)]
@@ -345,19 +329,20 @@ class RouterService:
             self._receivers.rejoin(device)
         self._track_all()
 
-    # --- ServicePort ---
-
     @property
     def now(self) -> float:
+        """Seconds of a monotonic clock."""
         return self.loop.now
 
     def at(self, when: float, call: Call) -> Timer:
+        """Call once, not before `when`."""
         return self.loop.at(when, call)
 
     def roles_changed(self) -> None:
+        """Publish the roles: before a new master adds its addresses, after a former one has removed them."""
         self._roles.publish()
 
-    def _role_sets(self) -> RoleSets:
+    def role_sets(self) -> RoleSets:
         """Return the addresses of other masters, and those whose master is here."""
         standby: set[Address] = set()
         active: set[Address] = set()
@@ -368,19 +353,16 @@ class RouterService:
         return frozenset(standby - active), frozenset(active)
 
     def log(self, level: str, text: str, **fields: Any) -> None:
+        """Write a log line."""
         self.helper.send(LogLine(level, text, fields))
 
     def publish(self, event: str, instance: str, **fields: Any) -> None:
+        """Send an event to all subscribers."""
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
-    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
-        self.helper.send(StateChanged(kind, name, state, priority, before))
-
-    def notify_priority(self, name: str, state: str, priority: int) -> None:
-        self.helper.send(PriorityChanged(name, state, priority))
-
-    def notify_lower_priority(self, name: str, priority: int) -> None:
-        self.helper.send(LowerPriorityReceived(name, priority))
+    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
+        """Run notify scripts, write to FIFOs and send mail."""
+        self.helper.send(message)
 
 
 def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
@@ -390,37 +372,34 @@ def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
 class RolePublisher:
     """Publish to the data plane which addresses are standby and which are active; retry after errors."""
 
-    def __init__(self, roles: Roles, current: Callable[[], RoleSets], log: WriteLog, call_later: CallLater) -> None:
+    def __init__(self, service: RouterService, roles: Roles) -> None:
+        self._service = service
         self._roles = roles
-        self._current = current
-        self._log = log
-        self._call_later = call_later
         self._published: RoleSets | None = None
         self._last_error = ""
         self._retry_timer: Timer | None = None
         self._closed = False
 
-    def publish(self) -> None:
-        """Publish the current roles if they differ from the last published ones."""
-        if not self._closed:
-            self._publish(self._current())
-
     def reset(self) -> None:
         """Publish that no address is standby, and publish nothing else."""
         self._closed = True
-        self._publish((frozenset(), frozenset()))
+        self.publish()
 
-    def _publish(self, role_sets: RoleSets) -> None:
+    def publish(self) -> None:
+        """Publish the current roles if they differ from the last published ones."""
+        role_sets = (frozenset(), frozenset()) if self._closed else self._service.role_sets()
         if role_sets == self._published:
             return
         try:
             self._roles.stand_by(*role_sets)
         except PylvsError as error:
             if str(error) != self._last_error:
-                self._log("error", f"the roles of virtual addresses are not published to the packet path: {error}")
+                self._service.log(
+                    "error", f"the roles of virtual addresses are not published to the packet path: {error}"
+                )
             self._last_error = str(error)
             if self._retry_timer is None and not self._closed:
-                self._retry_timer = self._call_later(PUBLISH_RETRY_S, self._retry)
+                self._retry_timer = self._service.at(self._service.now + PUBLISH_RETRY_S, self._retry)
             return
         self._published, self._last_error = role_sets, ""
 

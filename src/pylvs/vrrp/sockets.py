@@ -1,7 +1,7 @@
 """Raw sockets for advertisements, which never block.
 
 Multicast is received and sent on a device. Unicast follows the routes, as in keepalived: its device is "", any device.
-A receiver with a set of VRIDs drops other virtual routers' advertisements in the kernel: a flood of them costs nothing.
+Unknown VRIDs are received, too, because status counts them.
 """
 
 from __future__ import annotations
@@ -11,27 +11,16 @@ import errno
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.socket_filter import (
-    DROP,
-    EQUALS,
-    LOAD_1,
-    LOAD_1_BEHIND_X,
-    LOAD_X_IP_HEADER,
-    NETWORK_HEADER,
-    TAKE,
-    Instruction,
-    attach,
-    enlarge,
-)
+from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, TTL, Datagram
+from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _MOST_BYTES = 1 << 16
@@ -57,23 +46,15 @@ class AdvertReceiver:
     """Receive on one device while it exists."""
 
     def __init__(
-        self,
-        device: str,
-        family: int,
-        protocol: int,
-        groups: Iterable[Address],
-        vrids: Collection[int] | None,
-        buffer_bytes: int = 0,
+        self, device: str, family: int, protocol: int, groups: Iterable[Address], buffer_bytes: int = 0
     ) -> None:
-        """`vrids` None accepts all virtual routers. Raises OSError without privileges, but not for a missing device."""
+        """Raises OSError without privileges, but not for a missing device."""
         self.device = device
         self.family = family
         self.protocol = protocol
         self.groups = tuple(groups)
-        self._vrids = vrids
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
-        self._accepting = False
         self._socket = socket.socket(
             socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
         )
@@ -106,7 +87,6 @@ class AdvertReceiver:
             index = 0
         if index != self._index:
             self._leave()
-            self._accepting = False
             attach(self._socket, [DROP])
             if not index or not _bind(self._socket, self.device):
                 return False
@@ -115,12 +95,6 @@ class AdvertReceiver:
             self._accept()
         joined = [self._join(group) for group in self.groups]
         return index != 0 and all(joined)
-
-    def admit(self, vrids: Collection[int] | None) -> None:
-        """Accept these virtual routers; None accepts all."""
-        self._vrids = vrids
-        if self._accepting:
-            self._accept()
 
     def receive(self, most: int = 64) -> list[Datagram]:
         """Return the next datagrams; none if the device is down or gone."""
@@ -165,8 +139,11 @@ class AdvertReceiver:
         return True
 
     def _accept(self) -> None:
-        attach(self._socket, _filter(self.family, self.protocol, self._vrids, multicast=bool(self.device)))
-        self._accepting = True
+        if self.family == 6 and not self.device:  # IPv6 raw sockets receive multicast without membership
+            multicast = (LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP
+            attach(self._socket, [*multicast, TAKE])
+        else:
+            attach(self._socket, [TAKE])
 
     def _leave(self) -> None:
         """Leave all groups: memberships outlive their device, and a socket has at most twenty."""
@@ -220,12 +197,14 @@ class AdvertSender:
             self._socket.close()
             raise
 
-    def send(self, packet: bytes, source: Address, destination: Address, hops: int = TTL) -> None:
-        """Send an IPv4 packet with its header, or an IPv6 payload with a hop limit. Raises OSError."""
+    def send(self, packet: Datagram) -> None:
+        """Send a packet; the kernel makes the header of IPv6. Raises OSError."""
+        destination = str(packet.destination)
         if self.family == 4:
-            self._socket.sendto(packet, (str(destination), 0))
+            self._socket.sendto(packet.header + packet.payload, (destination, 0))
         else:
-            self._socket.sendmsg([packet], self._ancillary(source, hops), 0, (str(destination), 0, 0, self._index))
+            ancillary = self._ancillary(packet.source, packet.ttl)
+            self._socket.sendmsg([packet.payload], ancillary, 0, (destination, 0, 0, self._index))
 
     def close(self) -> None:
         self._socket.close()
@@ -250,25 +229,6 @@ def _bind(bound: socket.socket, device: str) -> bool:
         return False
     return True
 
-
-def _filter(family: int, protocol: int, vrids: Collection[int] | None, multicast: bool) -> list[Instruction]:
-    """Return a filter that accepts these virtual routers; it sees IPv4 packets with their header, IPv6 without."""
-    program: list[Instruction] = []
-    if family == 6 and not multicast:  # IPv6 raw sockets receive multicast without membership, IPv4's do not
-        program += [(LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP]
-    if vrids is None:
-        return [*program, TAKE]
-    at = _VRID_AT + (AH_BYTES if protocol == AH_PROTOCOL else 0)
-    if family == 4:
-        program += [(LOAD_X_IP_HEADER, 0, 0, 0), (LOAD_1_BEHIND_X, 0, 0, at)]
-    else:
-        program += [(LOAD_1, 0, 0, at)]
-    for vrid in sorted(vrids):
-        program += [(EQUALS, 0, 1, vrid), TAKE]
-    return [*program, DROP]
-
-
-# --- receivers ---
 
 SocketKey = tuple[str, int, int]  # device, family, protocol
 OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
@@ -337,8 +297,7 @@ class AdvertReceivers:
 
     def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
         device, family, protocol = key
-        # Unknown VRIDs are accepted, too, because status counts them.
-        receiver = AdvertReceiver(device, family, protocol, settings.groups, None, settings.buffer)
+        receiver = AdvertReceiver(device, family, protocol, settings.groups, settings.buffer)
         self._open[key] = receiver, settings
         self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
 

@@ -7,46 +7,19 @@ takes the others with it, and no member leaves FAULT while another has a fault.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pylvs.model.vrrp import VrrpGroup
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 
-
-class Member(Protocol):
-    """What a group needs of a virtual router."""
-
-    @property
-    def name(self) -> str:
-        """The name of the instance."""
-
-    @property
-    def state(self) -> State:
-        """The state of its machine."""
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it would be master and waits for the other members."""
-
-    @property
-    def own_faults(self) -> list[str]:
-        """Its faults, without those of other members."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether one of its faults is more than a tracked object without a result."""
-
-    def follow(self, state: State, why: TransitionReason, detail: str) -> None:
-        """Enter the state of the group."""
-
-    def evaluate_group(self) -> None:
-        """Handle a change of another member's faults."""
+if TYPE_CHECKING:
+    from pylvs.vrrp.router import Router
 
 
 class SyncGroup:
     """The members of a vrrp_sync_group and their common state."""
 
-    def __init__(self, group: VrrpGroup, members: Iterable[Member]) -> None:
+    def __init__(self, group: VrrpGroup, members: Iterable[Router]) -> None:
         self.group = group
         self.members = list(members)
         states = {each.state for each in self.members}
@@ -54,7 +27,7 @@ class SyncGroup:
         self._leading = False
         self._stopped = False
 
-    def other_faults(self, member: Member) -> list[str]:
+    def other_faults(self, member: Router) -> list[str]:
         """Return the faults of the other members."""
         return [
             f"{other.name} of group {self.group.name}: {other.own_faults[0]}"
@@ -62,21 +35,21 @@ class SyncGroup:
             if other is not member and other.own_faults
         ]
 
-    def another_failed(self, member: Member) -> bool:
+    def another_failed(self, member: Router) -> bool:
         """Return whether another member has a fault that is more than a missing result."""
         return any(other.failed for other in self.members if other is not member)
 
-    def faults_changed(self, member: Member) -> None:
+    def faults_changed(self, member: Router) -> None:
         """Let the other members evaluate whether they may run."""
         for other in self.members:
             if other is not member:
                 other.evaluate_group()
 
-    def may_be_master(self, member: Member) -> bool:
+    def may_be_master(self, member: Router) -> bool:
         """Return whether every other member is master, or waits to be."""
         return all(each is member or each.waiting or each.state is State.MASTER for each in self.members)
 
-    def demote(self, member: Member) -> bool:
+    def demote(self, member: Router) -> bool:
         """Make all masters backup, because a member that joined has another master; False if there were none."""
         if self._leading or self.state is not State.MASTER:
             return False
@@ -84,7 +57,7 @@ class SyncGroup:
         self.state = State.BACKUP
         return True
 
-    def moved(self, member: Member, before: State, why: TransitionReason, text: str = "") -> bool:
+    def moved(self, member: Router, before: State, why: TransitionReason, text: str = "") -> bool:
         """Take the other members along after a member's transition; return whether the group's state changed.
 
         A member that starts or recovers takes no others along: they evaluate themselves whether they may run.
@@ -103,7 +76,7 @@ class SyncGroup:
         self.state = member.state
         return changed
 
-    def _lead(self, member: Member, state: State, why: TransitionReason, detail: str) -> None:
+    def _lead(self, member: Router, state: State, why: TransitionReason, detail: str) -> None:
         self._leading = True
         try:
             for other in self.members:

@@ -8,11 +8,9 @@ A file has a number instead, by which the weight is multiplied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Track, Tracks, VrrpConfiguration, VrrpInstance
-from pylvs.vrrp.helper.link import FileValue, ProcessResult, ScriptResult
 
 MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1
 FILE_FAULT_POINTS = -254  # a file's number times its weight, up to which it is a fault
@@ -21,7 +19,10 @@ Key = tuple[str, str]  # kind and name
 
 @dataclass(frozen=True, slots=True)
 class TrackedObject:
-    """One tracked object and its last result; `well` is None before the first."""
+    """One tracked object and its last result; `well` is None before the first.
+
+    As a message of the helper process it has no weight: each virtual router has its own one.
+    """
 
     kind: str  # interface, script, file, process, data plane
     track: Track
@@ -111,18 +112,9 @@ class Tracking:
         names |= {("process", each.name) for each in configuration.processes}
         self._results = {key: result for key, result in self._results.items() if key in names}
 
-    def update(self, message: Any) -> TrackedObject | None:
-        """Store a result from the helper process; None for another message."""
-        if isinstance(message, ScriptResult):
-            tracked = TrackedObject("script", Track(message.name), message.well, None, message.detail)
-        elif isinstance(message, FileValue):
-            tracked = TrackedObject("file", Track(message.name), None, message.number)
-        elif isinstance(message, ProcessResult):
-            tracked = TrackedObject("process", Track(message.name), message.well, None, f"{message.count} of them")
-        else:
-            return None
-        self._results[tracked.kind, tracked.track.name] = tracked
-        return tracked
+    def update(self, result: TrackedObject) -> None:
+        """Store a result from the helper process."""
+        self._results[result.kind, result.track.name] = result
 
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
         """Return what an instance or its group tracks."""

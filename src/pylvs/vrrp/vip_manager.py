@@ -14,31 +14,28 @@ from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
+from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkRemoved,
     LinkUp,
     NetlinkMonitor,
-    RouteRemoved,
-    RuleRemoved,
 )
-from pylvs.vrrp.packet_filter import PacketFilter
-from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
+from pylvs.vrrp.protocol.adverts import socket_device
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
 
 DEFAULT_MTU = 1500
 STATIC = ""  # the name, among those of instances, of static addresses, routes and rules
 WriteLog = Callable[[str, str], None]  # level, text
-
-
-# --- addresses, routes and rules ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +96,21 @@ def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
 
 
 def lost_resources(
-    resources: HeldResources,
-    changes: Iterable[Change],
-    present_routes: Collection[RouteKey],
-    present_rules: Collection[RuleKey],
+    resources: HeldResources, changes: Iterable[Change], present: Collection[RouteKey | RuleKey]
 ) -> set[str]:
     """Return descriptions of tracked routes and rules that these changes removed and nothing added again."""
-    lost_routes = {each.key for each in changes if isinstance(each, RouteRemoved)} - set(present_routes)
-    lost_rules = {each.key for each in changes if isinstance(each, RuleRemoved)} - set(present_rules)
-    lost = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost_routes}
+    lost = {each.key for each in changes if isinstance(each, KeyRemoved)}.difference(present)
+    found = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost}
     tracked = [each for each in resources.rules if each.tracked]
-    return lost | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost_rules}
+    return found | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost}
 
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
     return [outcome.error for outcome in outcomes if not outcome.done]
 
 
-# --- the host of all virtual routers ---
-
-
 class VipManager:
-    """The `HostPort` of all virtual routers.
+    """What virtual routers need of their host: the state of links, addresses, routes and rules, and sending.
 
     `on_change` receives the replaced devices. `on_loss` receives an instance's name and what was removed from it:
     nothing, if a device returned without its addresses. `on_conflict` receives address conflicts.
@@ -140,7 +130,7 @@ class VipManager:
         self._on_loss = on_loss
         self._links = NetlinkMonitor(routes=True)
         self._vmacs = VmacManager(self._links)
-        self._packet_filter = PacketFilter()
+        self._firewall = Firewall()
         self._frame_sender = FrameSender()
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance
@@ -148,7 +138,7 @@ class VipManager:
         self._virtual: frozenset[Address] = frozenset()  # addresses of all instances, held or not
         self._last_warning: dict[str, str] = {}  # by device or instance
         self._conflicts = ConflictListener(loop, self._links, self._held_addresses, on_conflict, self._warn)
-        loop.watch(self._links.fileno(), self._links_changed)
+        loop.watch(self._links.fileno(), lambda: self._apply(self._links.read()))
 
     def close(self) -> None:
         self._loop.forget(self._links.fileno())
@@ -167,19 +157,19 @@ class VipManager:
             for each in (*instance.addresses, *instance.excluded)
         )
         errors, changes = self._vmacs.configure(configuration)
-        errors += self._set_packet_filter() + self._set_static(static_resources(configuration))
+        errors += self._set_firewall() + self._set_static(static_resources(configuration))
         self._apply(changes)
         return errors
 
     def reset(self) -> None:
         """Restore the host as it was before the first configuration."""
         self._configuration = VrrpConfiguration()
-        errors = self._vmacs.close() + self._set_packet_filter() + self._set_static(HeldResources())
+        errors = self._vmacs.close() + self._set_firewall() + self._set_static(HeldResources())
         for error in errors:
             self._log("error", error)
 
-    def _set_packet_filter(self) -> list[str]:
-        return self._packet_filter.set(self._configuration.instances, self._vmacs.plan, self._links.links)
+    def _set_firewall(self) -> list[str]:
+        return self._firewall.set(self._configuration.instances, self._vmacs.plan, self._links.links)
 
     def _set_static(self, wanted: HeldResources) -> list[str]:
         before = self._held.pop(STATIC, HeldResources())
@@ -187,22 +177,22 @@ class VipManager:
             self._held[STATIC] = wanted
         return replace_resources(before, wanted)
 
-    # --- links ---
-
     def is_up(self, device: str) -> bool:
         """Return whether a device exists and can carry packets."""
         link = self._links.links.get(device)
-        return link is not None and link.up
+        return link is not None and link.running
 
     def link_fault(self, instance: VrrpInstance) -> str:
+        """Return why the instance's device is unusable, "" if it is usable."""
         link = self._links.links.get(instance.interface)
         if link is None:
             return f"there is no device {instance.interface}"
-        if instance.track_primary and not link.up:
+        if instance.track_primary and not link.running:
             return f"{instance.interface} is down"
         return ""
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
+        """Return the source address of its advertisements, None if the device has none."""
         if instance.source is not None:
             if not instance.track_source:
                 return instance.source
@@ -215,6 +205,7 @@ class VipManager:
         return link.mtu if link else DEFAULT_MTU
 
     def device_of(self, instance: VrrpInstance) -> str:
+        """Return the device that sends advertisements: its VMAC, or its interface."""
         return self._vmacs.plan.device_of(instance)
 
     def receive_device_of(self, instance: VrrpInstance) -> str:
@@ -225,10 +216,8 @@ class VipManager:
         return socket_device(instance, instance.interface) if instance.peers else self.device_of(instance)
 
     def vmac_bases(self) -> dict[str, str]:
+        """Return the device below each VMAC."""
         return {each.name: each.base for each in self._vmacs.plan.devices}
-
-    def _links_changed(self) -> None:
-        self._apply(self._links.read())
 
     def _apply(self, changes: list[Change]) -> None:
         replaced = _replaced_devices(changes)
@@ -238,7 +227,7 @@ class VipManager:
             self._conflicts.forget(device)
         if replaced or any(isinstance(change, AddressAdded) for change in changes):
             errors, more = self._vmacs.create_missing()
-            for error in errors + (self._set_packet_filter() if replaced else []):
+            for error in errors + (self._set_firewall() if replaced else []):
                 self._warn("", error)
             changes = changes + more
             replaced |= _replaced_devices(more)
@@ -248,25 +237,26 @@ class VipManager:
         if replaced:
             self._conflicts.listen_soon()
 
-    # --- held resources ---
-
     def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
+        """Return the addresses that a master announces, with their devices."""
         return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
 
     def add_resources(self, instance: VrrpInstance) -> None:
-        wanted = self._held[instance.name] = self._resources_of(instance)
+        """Add addresses, routes and rules; existing ones are no error."""
+        wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
         self._finish(instance, add_resources(wanted))
 
     def remove_resources(self, instance: VrrpInstance) -> None:
-        self._finish(instance, remove_resources(self._held.pop(instance.name, self._resources_of(instance))))
+        """Remove them; missing ones are no error."""
+        self._finish(
+            instance, remove_resources(self._held.pop(instance.name, resources_of(instance, self._vmacs.plan)))
+        )
 
     def replace_resources(self, instance: VrrpInstance) -> None:
+        """Add and remove what differs from what the instance holds."""
         before = self._held.get(instance.name, HeldResources())
-        wanted = self._held[instance.name] = self._resources_of(instance)
+        wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
         self._finish(instance, replace_resources(before, wanted))
-
-    def _resources_of(self, instance: VrrpInstance) -> HeldResources:
-        return resources_of(instance, self._vmacs.plan)
 
     def _held_addresses(self) -> Iterator[DeviceAddress]:
         for name, resources in self._held.items():
@@ -280,10 +270,10 @@ class VipManager:
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Add again what another program removed, and what the kernel removed while a device was down or gone."""
-        removed = {(each.address, each.device) for each in changes if isinstance(each, AddressRemoved)}
+        removed = {(each.interface.ip, each.device) for each in changes if isinstance(each, AddressRemoved)}
         came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
         for name, resources in list(self._held.items()):
-            lost = lost_resources(resources.possible(self.is_up), changes, self._links.routes, self._links.rules)
+            lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
             for each, device in absent:
                 if each.tracked and (each.interface.ip, device) in removed and self.is_up(device):
@@ -298,9 +288,8 @@ class VipManager:
         link = self._links.links.get(device)
         return link is not None and any(each.interface.ip == address for each in link.addresses)
 
-    # --- sending ---
-
-    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[Datagram]) -> None:
+        """Send advertisements."""
         from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
         device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
         key = socket_device(instance, device), family_of(instance)
@@ -308,13 +297,14 @@ class VipManager:
             if key not in self._advert_senders:
                 self._advert_senders[key] = AdvertSender(*key)
             for each in packets:
-                self._advert_senders[key].send(each.packet, each.source, each.destination, each.hops)
+                self._advert_senders[key].send(each)
         except OSError as error:
             self._warn(instance.name, f"{instance.name}: {device}: {error.strerror}")
             return
         self._last_warning.pop(instance.name, None)
 
     def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
+        """Send one gratuitous ARP or unsolicited neighbour advertisement."""
         link = self._links.links.get(device)
         if link is None:
             return

@@ -19,7 +19,7 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv6Interface
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from pylvs.model.addresses import Address
@@ -45,8 +45,6 @@ AF_INET, AF_INET6, INET_CONF, ADDR_GEN_MODE, GEN_MODE_NONE = 2, 10, 1, 8, 1
 ON_VMAC = {"arp_ignore": "1", "accept_local": "1", "rp_filter": "0", "promote_secondaries": "1"}
 ON_BASE = {"arp_ignore": "1", "arp_filter": "1"}
 
-# --- the plan, pure ---
-
 
 @dataclass(frozen=True, slots=True)
 class VmacDevice:
@@ -62,38 +60,34 @@ class VmacDevice:
 class VmacPlan:
     """All VMACs of a configuration."""
 
-    by_router: dict[str, VmacDevice] = field(default_factory=dict)  # that send advertisements, by instance
-    for_addresses: dict[tuple[str, str, int], VmacDevice] = field(default_factory=dict)  # by instance, base and family
+    by_key: dict[tuple[str, str, int], VmacDevice] = field(default_factory=dict)  # instance, base and family
 
     @property
     def devices(self) -> list[VmacDevice]:
         """All devices, each once."""
-        return list(dict.fromkeys([*self.by_router.values(), *self.for_addresses.values()]))
+        return list(dict.fromkeys(self.by_key.values()))
 
     def device_of(self, instance: VrrpInstance) -> str:
         """Return the device that sends a virtual router's advertisements and answers ARP."""
-        own = self.by_router.get(instance.name)
-        return own.name if own else instance.interface
+        own = self.by_key.get((instance.name, instance.interface, instance.family))
+        return own.name if own and instance.vmac is not None and instance.vmac.here else instance.interface
 
     def placed(self, instance: VrrpInstance) -> list[tuple[HeldAddress, str]]:
         """Return each address of a virtual router, advertised or not, with its device."""
         return [(held, self._device_for(instance, held)) for held in (*instance.addresses, *instance.excluded)]
 
     def _device_for(self, instance: VrrpInstance, held: HeldAddress) -> str:
-        base, family = held.device or instance.interface, held.interface.version
-        if instance.name in self.by_router and (base, family) == (instance.interface, instance.family):
-            return self.by_router[instance.name].name
-        own = self.for_addresses.get((instance.name, base, family))
-        return own.name if own and needs_own_vmac(instance, held) else base
+        base = held.device or instance.interface
+        own = self.by_key.get((instance.name, base, held.interface.version))
+        return own.name if own and on_vmac(instance, held) else base
 
 
-def needs_own_vmac(instance: VrrpInstance, held: HeldAddress) -> bool:
-    """Return whether an address is on a VMAC other than the one that sends advertisements."""
-    base, family = held.device or instance.interface, held.interface.version
-    same = (base, family) == (instance.interface, instance.family)
-    if same and instance.vmac is not None and instance.vmac.here:
-        return False
-    return held.own_vmac or (instance.vmac is not None and instance.vmac.for_addresses and not same)
+def on_vmac(instance: VrrpInstance, held: HeldAddress) -> bool:
+    """Return whether an address is on a VMAC: the one that sends advertisements, or another one."""
+    vmac = instance.vmac
+    if (held.device or instance.interface, held.interface.version) == (instance.interface, instance.family):
+        return held.own_vmac or (vmac is not None and vmac.here)
+    return held.own_vmac or (vmac is not None and vmac.for_addresses)
 
 
 def plan_vmacs(
@@ -103,21 +97,19 @@ def plan_vmacs(
     plan, existing = VmacPlan(), existing or {}
     taken = {each.vmac.name for each in instances if each.vmac is not None} - {""} | existing.keys()
     for instance in instances:
+        wanted: list[tuple[str, int, str, str]] = []  # base, family, configured name, prefix of other names
         if instance.vmac is not None and instance.vmac.here:
-            mac = mac_of(instance, instance.family)
-            name = instance.vmac.name or existing_name(existing, plan, instance.interface, mac)
-            name = name or free_name(settings.vmac_prefix, instance.vrid, instance.family, taken)
-            plan.by_router[instance.name] = VmacDevice(name, instance.interface, mac, instance.family)
-            taken.add(name)
+            wanted.append((instance.interface, instance.family, instance.vmac.name, settings.vmac_prefix))
         for held in (*instance.addresses, *instance.excluded):
-            base, family = held.device or instance.interface, held.interface.version
-            key = (instance.name, base, family)
-            if key in plan.for_addresses or not needs_own_vmac(instance, held):
+            if on_vmac(instance, held):
+                base = held.device or instance.interface
+                wanted.append((base, held.interface.version, "", settings.vmac_address_prefix))
+        for base, family, name, prefix in wanted:
+            if (instance.name, base, family) in plan.by_key:
                 continue
             mac = mac_of(instance, family)
-            name = existing_name(existing, plan, base, mac)
-            name = name or free_name(settings.vmac_address_prefix, instance.vrid, family, taken)
-            plan.for_addresses[key] = VmacDevice(name, base, mac, family)
+            name = name or existing_name(existing, plan, base, mac) or free_name(prefix, instance.vrid, family, taken)
+            plan.by_key[instance.name, base, family] = VmacDevice(name, base, mac, family)
             taken.add(name)
     return plan
 
@@ -144,18 +136,8 @@ def existing_name(existing: Mapping[str, Link], plan: VmacPlan, base: str, mac: 
 
 def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> str:
     """Return PREFIX.VRID; if it is taken, with a number after the prefix: 6 for IPv6, else 1, 2, 3..."""
-    return next(name for name in _names(prefix, vrid, family) if name not in taken)
-
-
-def _names(prefix: str, vrid: int, family: int) -> Iterator[str]:
-    yield f"{prefix}.{vrid}"
-    if family == 6:
-        yield f"{prefix}6.{vrid}"
-    for number in count(1):
-        yield f"{prefix}{number}.{vrid}"
-
-
-# --- devices ---
+    numbers = chain(("", 6) if family == 6 else ("",), count(1))
+    return next(name for number in numbers if (name := f"{prefix}{number}.{vrid}") not in taken)
 
 
 def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
@@ -217,9 +199,6 @@ def link_local_source(device: VmacDevice, link_local: Address) -> HeldAddress:
     )
 
 
-# --- sysctls ---
-
-
 def _set_vmac_sysctls(device: VmacDevice) -> str:
     """Set a VMAC's own sysctls; return an error message."""
     wanted = {f"net/ipv6/conf/{device.name}/disable_ipv6": "0" if device.family == 6 else "1"}
@@ -235,19 +214,38 @@ def _set_vmac_sysctls(device: VmacDevice) -> str:
     return ""
 
 
-def set_base_sysctls(memory: Memory, device: VmacDevice) -> list[str]:
-    """Set what an IPv4 VMAC needs of other devices, before it is created; return error messages."""
-    if device.family == 6:
-        return []
+def set_sysctls(memory: Memory, devices: Iterable[VmacDevice], promoting: Iterable[str] = ()) -> list[str]:
+    """Set what VMACs need of other devices, before they are created; return error messages.
+
+    The devices of `promoting` keep secondary addresses when their primary one is removed.
+    """
     errors = []
-    for name, value in ON_BASE.items():
-        errors += _set(memory, f"net/ipv4/conf/{device.base}/{name}", value)
-    return errors + _move_rp_filter(memory)
+    promoted = ((f"net/ipv4/conf/{device}/promote_secondaries", "1") for device in promoting)
+    for name, value in chain(_base_sysctls(devices), promoted):
+        try:
+            memory.set(name, value)
+        except PylvsError as error:
+            errors.append(str(error))
+    return errors
 
 
-def promote_secondaries(memory: Memory, device: str) -> list[str]:
-    """Keep secondary addresses when their primary one is removed; return error messages."""
-    return _set(memory, f"net/ipv4/conf/{device}/promote_secondaries", "1")
+def _base_sysctls(devices: Iterable[VmacDevice]) -> Iterator[tuple[str, str]]:
+    """Yield what IPv4 VMACs need of their base devices, and of rp_filter.
+
+    That moves from `all` to each device, because the greater value of both applies. A VMAC can then have none, while
+    present and new devices filter as before.
+    """
+    bases = [device.base for device in devices if device.family == 4]
+    yield from ((f"net/ipv4/conf/{base}/{name}", value) for base in bases for name, value in ON_BASE.items())
+    common = "net/ipv4/conf/all/rp_filter"
+    value = proc.read_number(common) if bases and proc.exists(common) else 0
+    if value:
+        for device in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
+            name = f"net/ipv4/conf/{device}/rp_filter"
+            with contextlib.suppress(PylvsError):  # the device was removed
+                if proc.read_number(name) < value:
+                    yield name, str(value)
+        yield common, "0"
 
 
 def restore_sysctls(memory: Memory) -> list[str]:
@@ -255,35 +253,6 @@ def restore_sysctls(memory: Memory) -> list[str]:
     kept = memory.restore_sysctls()
     memory.save()
     return [proc.dotted(name) for name in kept]
-
-
-def _move_rp_filter(memory: Memory) -> list[str]:
-    """Move rp_filter from `all` to each device, because the greater value of both applies.
-
-    A VMAC can then have none, while present and new devices filter as before.
-    """
-    common = "net/ipv4/conf/all/rp_filter"
-    value = proc.read_number(common) if proc.exists(common) else 0
-    if not value:
-        return []
-    errors = []
-    for name in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
-        path = f"net/ipv4/conf/{name}/rp_filter"
-        with contextlib.suppress(PylvsError):  # the device was removed
-            if proc.read_number(path) < value:
-                errors += _set(memory, path, str(value))
-    return errors + _set(memory, common, "0")
-
-
-def _set(memory: Memory, name: str, value: str) -> list[str]:
-    try:
-        memory.set(name, value)
-    except PylvsError as error:
-        return [str(error)]
-    return []
-
-
-# --- all VMACs of this host ---
 
 
 class VmacManager:
@@ -301,7 +270,7 @@ class VmacManager:
         errors = self._remove(device for device in before.devices if device not in self.plan.devices)
         promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
         if self.plan.devices or promoting:
-            errors += self._set_sysctls(self.plan.devices, promoting)
+            errors += self._set_sysctls(promoting)
         elif self._memory is not None:
             restore_sysctls(self._memory)
         more, changes = self.create_missing()
@@ -329,17 +298,12 @@ class VmacManager:
             restore_sysctls(self._memory)
         return errors
 
-    def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
+    def _set_sysctls(self, promoting: Iterable[str]) -> list[str]:
         try:
-            memory = self._memory = self._memory or load(SAVED_SETTINGS)
+            self._memory = self._memory or load(SAVED_SETTINGS)
         except PylvsError as error:
             return [str(error)]
-        errors = []
-        for device in devices:
-            errors += set_base_sysctls(memory, device)
-        for name in promoting:
-            errors += promote_secondaries(memory, name)
-        return errors
+        return set_sysctls(self._memory, self.plan.devices, promoting)
 
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
         return [outcome.error for device in devices if (outcome := remove_vmac(device)).error]

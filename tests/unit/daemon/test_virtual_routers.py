@@ -19,7 +19,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.testing import MemoryDirector
-from pylvs.vrrp.client import Client, NoRouters
+from pylvs.vrrp.ipc import Client, NoRouters
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S

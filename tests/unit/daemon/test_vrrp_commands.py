@@ -21,7 +21,7 @@ from pylvs.cli.run import reload
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp import client as pipe_client
+from pylvs.vrrp import ipc
 from tests.unit.daemon.daemons import FakeHost, run, server, service
 from tests.unit.daemon.fake_routers import set_behaviour
 from tests.waiting import PATIENCE_S
@@ -276,7 +276,7 @@ def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
 ) -> None:
     path = tmp_path / "vrrp"
     with Speaker(path, answer), pytest.raises(PylvsError, match=text):
-        pipe_client.Client(path, patience_s)
+        ipc.Client(path, patience_s)
 
 
 def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +284,6 @@ def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
-    monkeypatch.setattr(pipe_client, "peer_of", lambda _: (1, 4711))
+    monkeypatch.setattr(ipc, "peer_of", lambda _: (1, 4711))
     with listener, pytest.raises(PylvsError, match="belongs to user 4711"):
-        pipe_client.Client(path)
+        ipc.Client(path)

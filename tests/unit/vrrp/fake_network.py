@@ -13,8 +13,8 @@ from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Timer
-from pylvs.vrrp.protocol.adverts import OutgoingPacket
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
@@ -58,10 +58,8 @@ class Switch:
                 call()
         self.now = end
 
-    def carry(self, sender: FakeHost, outgoing: OutgoingPacket) -> None:
+    def carry(self, sender: FakeHost, datagram: Datagram) -> None:
         """Deliver to all other hosts that have a link."""
-        header, payload = outgoing.packet[:20], outgoing.packet[20:]
-        datagram = Datagram(outgoing.source, outgoing.destination, header[8], header[9], header, payload)
         for host in self.hosts:
             if host is not sender and host.cable and sender.cable:
                 self.at(self.now + DELAY_S, lambda host=host: host.receive(datagram))  # type: ignore[misc]
@@ -73,7 +71,7 @@ class Switch:
 
 @dataclass(eq=False)
 class FakeHost:
-    """One of them: `Here` and `World` of its virtual routers."""
+    """One of them: the VipManager and the RouterService of its virtual routers."""
 
     switch: Switch
     address: Address
@@ -92,7 +90,8 @@ class FakeHost:
         self.switch.hosts.append(self)
 
     def add(self, instance: VrrpInstance) -> Router:
-        router = Router(instance, self, self, GarpRateLimit(()))
+        host: Any = self
+        router = Router(instance, host, host, GarpRateLimit(()))
         self.routers.append(router)
         return router
 
@@ -105,7 +104,7 @@ class FakeHost:
             if router.accepts(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
                 router.receive(datagram)
 
-    # --- HostPort ---
+    # --- VipManager ---
 
     def link_fault(self, instance: VrrpInstance) -> str:
         return "" if self.cable else f"{instance.interface} is down"
@@ -136,7 +135,7 @@ class FakeHost:
         self.remove_resources(self.held[instance.name])
         self.add_resources(instance)
 
-    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[Datagram]) -> None:
         for outgoing in packets:
             if not self.dead:
                 self.switch.carry(self, outgoing)
@@ -144,7 +143,7 @@ class FakeHost:
     def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
         self.announced.append((self.switch.now, address))
 
-    # --- ServicePort ---
+    # --- RouterService ---
 
     @property
     def now(self) -> float:
@@ -169,14 +168,14 @@ class FakeHost:
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         pass
 
-    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
-        self.notified.append((kind, name, state))
-
-    def notify_priority(self, name: str, state: str, priority: int) -> None:
-        self.notified.append(("PRIORITY", name, str(priority)))
-
-    def notify_lower_priority(self, name: str, priority: int) -> None:
-        self.notified.append(("LOWER", name, str(priority)))
+    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
+        match message:
+            case StateChanged():
+                self.notified.append((message.kind, message.name, message.state))
+            case PriorityChanged():
+                self.notified.append(("PRIORITY", message.name, str(message.priority)))
+            case LowerPriorityReceived():
+                self.notified.append(("LOWER", message.name, str(message.priority)))
 
 
 def states(hosts: Sequence[FakeHost]) -> list[State]:

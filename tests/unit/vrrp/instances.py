@@ -7,10 +7,17 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import MULTICAST_V6, Authentication, Peer, VrrpInstance
+from pylvs.vrrp.protocol.packet import checksum
 
 HERE, THERE = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 HERE_V6, THERE_V6 = IPv6Address("fe80::1"), IPv6Address("fe80::2")
 PEERS = (Peer(THERE), Peer(IPv4Address("10.0.0.3")))
+
+
+def without_pseudo_header(payload: bytes) -> bytes:
+    """Return a version 3 payload with a checksum of the payload alone, as old routers send it."""
+    plain = payload[:6] + bytes(2) + payload[8:]
+    return plain[:6] + checksum(plain).to_bytes(2, "big") + plain[8:]
 
 
 def held(*addresses: str) -> tuple[HeldAddress, ...]:

@@ -14,19 +14,23 @@ from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, advertised_addresses, socket_device
-from pylvs.vrrp.protocol.packet import checksum, decode, has_pseudo_header, verify_ah
+from pylvs.vrrp.protocol.packet import Datagram, checksum, decode, has_pseudo_header, verify_ah
 from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, UNICAST, held
+
+
+def whole(packet: Datagram) -> bytes:
+    return packet.header + packet.payload
 
 
 @given(st.sampled_from((SECOND, PASS, THIRD)), st.integers(0, 255))
 def test_scapy_parses_every_field_and_checksum(router: VrrpInstance, priority: int) -> None:
     (sent,) = AdvertEncoder(router, HERE).packets(priority)
-    read = IP(sent.packet)
+    read = IP(whole(sent))
     layer = read[VRRP] if router.version == 2 else read[VRRPv3]
     assert (read.src, read.dst, read.ttl, read.tos, read.proto) == ("10.0.0.1", "224.0.0.18", 255, 0xC0, 112)
     assert (layer.vrid, layer.priority) == (51, priority)
     assert layer.addrlist == ["10.0.0.100", "10.0.0.101"]
-    assert read.len == len(sent.packet) == len(bytes(read))
+    assert read.len == len(whole(sent)) == len(bytes(read))
     checksums = read.chksum, layer.chksum
     for one in read, layer:
         del one.chksum
@@ -37,16 +41,16 @@ def test_scapy_parses_every_field_and_checksum(router: VrrpInstance, priority: i
 @given(st.integers(0, 255), st.integers(0, 0xFFFFFFFE))
 def test_scapy_parses_the_authentication_header(priority: int, sequence: int) -> None:
     (sent,) = AdvertEncoder(SEALED, HERE, sequence=sequence).packets(priority)
-    read = IP(sent.packet)
+    read = IP(whole(sent))
     assert (read.proto, read[AH].nh, read[AH].seq, read[AH].spi) == (51, 112, sequence + 1, int(HERE))
-    assert verify_ah(sent.packet[:20], sent.packet[20:], b"secret") == (sequence + 1, sent.packet[44:])
-    assert decode(sent.packet[44:], HERE, SEALED.multicast).priority == priority
+    assert verify_ah(sent.header, sent.payload, b"secret") == (sequence + 1, sent.payload[24:])
+    assert decode(sent.payload[24:], HERE, SEALED.multicast).priority == priority
 
 
 def test_an_ipv6_packet_has_no_ip_header() -> None:
     (sent,) = AdvertEncoder(SIXTH, HERE_V6).packets(7)
-    assert (sent.source, sent.destination, sent.hops) == (HERE_V6, MULTICAST_V6, 255)
-    advert = decode(sent.packet, HERE_V6, MULTICAST_V6)
+    assert (sent.source, sent.destination, sent.ttl) == (HERE_V6, MULTICAST_V6, 255)
+    advert = decode(sent.payload, HERE_V6, MULTICAST_V6)
     assert (advert.vrid, advert.priority, advert.interval_s) == (51, 7, 0.5)
     assert advert.addresses == (ip_address("fe80::100"), ip_address("fd00::100"))
 
@@ -57,14 +61,14 @@ def test_each_peer_gets_its_own_packet_with_the_same_sequence_number() -> None:
         sent = encoder.packets(100)
         assert [one.destination for one in sent] == [peer.address for peer in PEERS]
         for one in sent:
-            read = IP(one.packet)
+            read = IP(whole(one))
             assert (read.dst, read.ttl, read.id, read[AH].seq) == (str(one.destination), 64, number, number)
-            assert verify_ah(one.packet[:20], one.packet[20:], b"secret")[0] == number
+            assert verify_ah(one.header, one.payload, b"secret")[0] == number
 
 
 def test_numbers_wrap_around_to_one() -> None:
     encoder = AdvertEncoder(SEALED, HERE, sequence=0xFFFFFFFE)
-    sent = [encoder.packets(1)[0].packet for _ in range(0x10001)]
+    sent = [whole(encoder.packets(1)[0]) for _ in range(0x10001)]
     assert [IP(packet)[AH].seq for packet in sent[:3]] == [0xFFFFFFFF, 1, 2]
     assert [IP(sent[at]).id for at in (0, 0xFFFE, 0xFFFF)] == [1, 0xFFFF, 1]
     assert all(checksum(packet[:20]) == 0 for packet in sent)
@@ -74,20 +78,20 @@ def test_its_sequence_number_exceeds_received_and_former_ones() -> None:
     encoder = AdvertEncoder(SEALED, HERE, sequence=5)
     encoder.advance_sequence(90)
     encoder.advance_sequence(70)
-    assert IP(encoder.packets(1)[0].packet)[AH].seq == 91
+    assert IP(whole(encoder.packets(1)[0]))[AH].seq == 91
     later = AdvertEncoder(SEALED, IPv4Address("10.0.0.9"), before=encoder)
-    assert IP(later.packets(1)[0].packet)[AH].seq == 92
+    assert IP(whole(later.packets(1)[0]))[AH].seq == 92
 
 
 @pytest.mark.parametrize("old", list(OldChecksum))
 def test_the_old_checksum_of_unicast_covers_the_multicast_group(old: OldChecksum) -> None:
     router = replace(THIRD, peers=PEERS[:1], old_checksum=old)
     encoder = AdvertEncoder(router, HERE)
-    body = encoder.packets(100)[0].packet[20:]
+    body = encoder.packets(100)[0].payload
     covered = router.multicast if old is OldChecksum.ALWAYS else PEERS[0].address
     assert has_pseudo_header(body, HERE, covered)
     encoder.use_old_checksum()
-    assert has_pseudo_header(encoder.packets(100)[0].packet[20:], HERE, router.multicast)
+    assert has_pseudo_header(encoder.packets(100)[0].payload, HERE, router.multicast)
     for later in OldChecksum:
         again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=encoder)
         assert again.old_checksum is (later is not OldChecksum.NEVER)
@@ -110,7 +114,7 @@ def test_the_number_of_advertised_addresses_is_keepalived_s(router: VrrpInstance
     full = replace(router, addresses=held(*many))
     assert advertised_addresses(full, mtu) == tuple(one.interface.ip for one in full.addresses[:most])
     (sent,) = AdvertEncoder(full, HERE if router.family == 4 else HERE_V6, mtu).packets(1)
-    assert len(sent.packet) + (40 if router.family == 6 else 0) <= mtu
+    assert len(whole(sent)) + (40 if router.family == 6 else 0) <= mtu
 
 
 def test_addresses_of_the_other_family_are_not_advertised() -> None:

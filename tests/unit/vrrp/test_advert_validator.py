@@ -14,7 +14,7 @@ from scapy.layers.inet import IP
 from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V4, Authentication, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator
 from pylvs.vrrp.protocol.packet import (
     AH_BYTES,
     AdvertError,
@@ -39,6 +39,7 @@ from tests.unit.vrrp.instances import (
     UNICAST,
     UNICAST_THIRD,
     held,
+    without_pseudo_header,
 )
 
 UNKNOWN = IPv4Address("10.0.0.77")
@@ -46,11 +47,7 @@ UNKNOWN = IPv4Address("10.0.0.77")
 
 def datagram_from(encoder: AdvertEncoder, priority: int = 100) -> Datagram:
     """The datagram that the first destination receives."""
-    out = encoder.packets(priority)[0]
-    if out.source.version == 6:
-        return Datagram(out.source, out.destination, out.hops, 112, b"", out.packet)
-    header, payload = out.packet[:20], out.packet[20:]
-    return Datagram(out.source, out.destination, header[8], header[9], header, payload)
+    return encoder.packets(priority)[0]
 
 
 def pair(router: VrrpInstance) -> tuple[AdvertValidator, AdvertEncoder]:
@@ -287,7 +284,7 @@ def test_the_old_checksum_of_an_unknown_source_is_not_adopted() -> None:
 
 def test_a_checksum_without_pseudo_header_is_an_error_where_old_ones_are_disabled() -> None:
     advert = Advertisement(3, 51, 100, 0.5, (ip_address("10.0.0.100"),))
-    bare = encode(advert, THERE, HERE, pseudo=False)
+    bare = without_pseudo_header(encode(advert, THERE, HERE))
     router = replace(UNICAST_THIRD, old_checksum=OldChecksum.NEVER)
     assert error_of(pair(router)[0], Datagram(THERE, HERE, 255, 112, b"", bare)) is AdvertError.CHECKSUM
 
@@ -370,21 +367,3 @@ def test_packets_with_ah_from_keepalived_are_valid() -> None:
     advert = validator.validate(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]))
     assert advert is not None
     assert (advert.priority, advert.authentication) == (150, Authentication.AH)
-
-
-def test_the_log_has_one_line_of_each_kind_in_a_minute() -> None:
-    limiter = LogRateLimiter(60.0)
-    assert limiter.allow(AdvertError.TTL, 0.0) == 0
-    assert [limiter.allow(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
-    assert limiter.allow(AdvertError.CHECKSUM, 5.0) == 0
-    assert limiter.allow(AdvertError.TTL, 60.0) == 99
-    assert limiter.allow(AdvertError.TTL, 61.0) is None
-    assert limiter.allow(AdvertError.TTL, 200.0) == 1
-    assert limiter.allow(AdvertError.TTL, 300.0) == 0
-
-
-def test_the_log_limits_the_number_of_kinds() -> None:
-    limiter = LogRateLimiter(60.0, max_kinds=10)
-    assert [limiter.allow(kind, 1.0) for kind in range(1000)].count(0) == 10
-    assert [limiter.allow(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
-    assert len(limiter._logged_at) == 10

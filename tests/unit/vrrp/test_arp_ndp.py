@@ -22,7 +22,6 @@ from scapy.packet import Packet
 
 from pylvs.vrrp.protocol.arp_ndp import (
     AddressBinding,
-    encode_announcement,
     gratuitous_arp,
     neighbour_advertisement,
     parse_binding,
@@ -45,7 +44,6 @@ def test_a_gratuitous_arp_equals_scapy_s_and_is_parsed(address: IPv4Address, mac
     arp = ARP(op=1, hwsrc=text, hwdst=broadcast, psrc=str(address), pdst=str(address))
     frame = gratuitous_arp(address, mac)
     assert frame == bytes(Ether(src=text, dst=broadcast, type=0x0806) / arp)
-    assert encode_announcement(address, mac, router=True) == frame
     assert parse_binding(frame) == AddressBinding(address, mac)
 
 
@@ -56,7 +54,6 @@ def test_a_neighbour_advertisement_equals_scapy_s_and_is_parsed(address: IPv6Add
     packet = IPv6(src=str(address), dst="ff02::1", hlim=255) / advertisement
     frame = neighbour_advertisement(address, mac, router=router)
     assert frame == bytes(Ether(src=text, dst="33:33:00:00:00:01") / packet)
-    assert encode_announcement(address, mac, router=router) == frame
     assert parse_binding(frame) == AddressBinding(address, mac)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
-from pylvs.vrrp.conflicts import DEFEND_INTERVAL_S, LOG_INTERVAL_S, MAX_LOGGED, ConflictResponse, ConflictTracker
+from pylvs.vrrp.conflicts import DEFEND_INTERVAL_S, LOG_INTERVAL_S, MAX_LOGGED, ConflictTracker
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.protocol.arp_ndp import AddressBinding
 
@@ -20,32 +20,33 @@ MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")
 
 def test_the_log_names_the_other_host_s_usual_address() -> None:
     tracker = ConflictTracker({MAC: "10.0.0.2", OTHER: str(VIP)}.__getitem__)
-    assert tracker.respond(0, AddressBinding(VIP, MAC, "eth0")) == ConflictResponse(
-        "10.0.0.100 is claimed by 02:00:00:00:00:0b (10.0.0.2) on eth0", True
+    assert tracker.respond(0, AddressBinding(VIP, MAC, "eth0")) == (
+        "10.0.0.100 is claimed by 02:00:00:00:00:0b (10.0.0.2) on eth0",
+        True,
     )
-    assert tracker.respond(0, AddressBinding(VIP, OTHER)).text == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
+    assert tracker.respond(0, AddressBinding(VIP, OTHER))[0] == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
 
 
 def test_the_same_conflict_is_logged_once_in_the_interval_and_counted() -> None:
     tracker = ConflictTracker()
-    texts = [tracker.respond(now, AddressBinding(VIP, MAC)).text for now in range(int(LOG_INTERVAL_S) + 1)]
+    texts = [tracker.respond(now, AddressBinding(VIP, MAC))[0] for now in range(int(LOG_INTERVAL_S) + 1)]
     assert [bool(text) for text in texts] == [True, *[False] * (int(LOG_INTERVAL_S) - 1), True]
     assert texts[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since the last line"
 
 
 def test_an_address_is_answered_for_once_in_defend_interval() -> None:
     tracker = ConflictTracker()
-    assert tracker.respond(0, AddressBinding(VIP, MAC)).answer
-    assert not tracker.respond(1, AddressBinding(VIP, OTHER)).answer
-    assert tracker.respond(1, AddressBinding(SECOND, OTHER)).answer
-    assert tracker.respond(DEFEND_INTERVAL_S, AddressBinding(VIP, MAC)).answer
+    assert tracker.respond(0, AddressBinding(VIP, MAC))[1]
+    assert not tracker.respond(1, AddressBinding(VIP, OTHER))[1]
+    assert tracker.respond(1, AddressBinding(SECOND, OTHER))[1]
+    assert tracker.respond(DEFEND_INTERVAL_S, AddressBinding(VIP, MAC))[1]
 
 
 def test_a_flood_of_conflicts_is_logged_in_few_lines() -> None:
     tracker = ConflictTracker()
-    texts = [tracker.respond(0, AddressBinding(VIP, number.to_bytes(6, "big"))).text for number in range(5000)]
+    texts = [tracker.respond(0, AddressBinding(VIP, number.to_bytes(6, "big")))[0] for number in range(5000)]
     assert sum(bool(text) for text in texts) == MAX_LOGGED
-    after = tracker.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).text
+    after = tracker.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC))[0]
     assert (
         after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MAX_LOGGED} claims of other hosts are not logged"
     )
@@ -62,10 +63,10 @@ def test_answers_and_lines_keep_their_intervals(events: list[tuple[float, Addres
     lines: list[float] = []
     for pause, address, mac in events:
         now += pause
-        response = tracker.respond(now, AddressBinding(address, mac))
-        if response.answer:
+        text, answer = tracker.respond(now, AddressBinding(address, mac))
+        if answer:
             answers[address].append(now)
-        if response.text:
+        if text:
             lines.append(now)
     for times in answers.values():
         assert all(second >= first + DEFEND_INTERVAL_S for first, second in pairwise(times))
@@ -82,7 +83,7 @@ def test_two_hosts_that_hold_the_same_address_stop_answering() -> None:
         for mine, other in (hosts, hosts[::-1]):
             for _, address in mine[0].wake(now):
                 sent.append(now)
-                if other[1].respond(now, AddressBinding(address, mine[2])).answer:
+                if other[1].respond(now, AddressBinding(address, mine[2]))[1]:
                     other[0].again(now)
         assert now < 60, "the answers never end"
     assert len(sent) <= 2 * (2 + 2 * 2) * Announcements().repeat

@@ -40,11 +40,9 @@ def at(sent: Sent) -> list[float]:
     return [time for time, _ in sent]
 
 
-def master(
-    settings: Announcements, *addresses: DeviceAddress, limits: GarpRateLimit | None = None, **more: object
-) -> GarpScheduler:
+def master(settings: Announcements, *addresses: DeviceAddress, limits: GarpRateLimit | None = None) -> GarpScheduler:
     """The scheduler of a router that became master at 0."""
-    scheduler = GarpScheduler(settings, limits or GarpRateLimit(), "eth0", **more)  # type: ignore[arg-type]
+    scheduler = GarpScheduler(settings, limits or GarpRateLimit(), "eth0")
     scheduler.begin(0.0, addresses)
     return scheduler
 
@@ -113,7 +111,7 @@ def test_the_other_devices_are_refreshed_with_one_address_each(
 ) -> None:
     settings = Announcements(repeat=1, delay_s=0, extra_interval_s=4, extra_everywhere=everywhere)
     second = ("eth1", ip_address("10.0.1.4"))
-    scheduler = master(settings, A, C, second, vmacs=vmacs)
+    scheduler = master(settings, A, C, second, limits=GarpRateLimit(bases=dict.fromkeys(vmacs, "eth9")))
     output = sent(scheduler, 9)
     assert output[:3] == [(0, A), (0, C), (0, second)]
     assert output[3:] == [(now, address) for now in (4, 8) for address in again]

@@ -1,4 +1,4 @@
-"""Messages between processes: complete, in order, and errors for anything else."""
+"""Messages between processes: complete, in order, and errors for anything else or without a reply."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pickle
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from pylvs.vrrp.ipc import MAX_UNSENT, ConnectionClosed, MessageSocket
+from pylvs.model.errors import PylvsError
+from pylvs.vrrp.ipc import MAX_UNSENT, ConnectionClosed, MessageSocket, NoRouters, connected
 
 
 @pytest.fixture
@@ -48,3 +50,21 @@ def test_the_limit_of_unsent_bytes_is_a_parameter() -> None:
     ours, its = socket.socketpair()
     with ours, its, pytest.raises(ConnectionClosed):
         MessageSocket(ours, 1 << 20).send(b"x" * (1 << 21))
+
+
+def test_a_full_listen_queue_is_an_error_immediately(tmp_path: Path) -> None:
+    path = tmp_path / "vrrp"
+    ends: list[MessageSocket] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        with pytest.raises(PylvsError, match=f"{path}: the process of the virtual routers does not answer"):
+            ends.extend(connected(path) for _ in range(10))
+    assert ends, "the first connections succeed"
+    for end in ends:
+        end.close()
+
+
+def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NoRouters):
+        connected(tmp_path / "vrrp")

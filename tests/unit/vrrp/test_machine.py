@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.protocol.machine import (
     Action,
     Advertise,
     Become,
     Machine,
-    MachineSettings,
     Reannounce,
     State,
     TransitionReason,
@@ -30,9 +32,13 @@ def advert(priority: int, interval_s: float = 1.0, version: int = 2) -> Advertis
     return Advertisement(version, 51, priority, interval_s, (VIP,))
 
 
+def instance(**settings: Any) -> VrrpInstance:
+    return VrrpInstance(name="VI_1", vrid=51, **settings)
+
+
 def backup(priority: int = 100, **settings: float | bool) -> Machine:
     """A machine that started at 0."""
-    machine, actions = Machine(MachineSettings(priority=priority, **settings), OWN, priority=priority).start(0.0)  # type: ignore[arg-type]
+    machine, actions = Machine(instance(priority=priority, **settings), OWN, priority=priority).start(0.0)
     assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.START)]
     return machine
 
@@ -54,12 +60,12 @@ def kinds(actions: list[Action]) -> list[type[Action]]:
 def test_a_backup_waits_three_adverts_and_its_skew() -> None:
     assert backup(100).due == pytest.approx(3 + 156 / 256)
     assert backup(254).due == pytest.approx(3 + 2 / 256)
-    assert backup(100, version=3, interval_s=0.01).due == pytest.approx(0.03 + 0.01 * 156 / 256)
+    assert backup(100, version=3, advert_interval_s=0.01).due == pytest.approx(0.03 + 0.01 * 156 / 256)
     assert backup(100, down_after_adverts=5).due == pytest.approx(5 + 156 / 256)
 
 
 def test_an_owner_starts_as_master() -> None:
-    machine, actions = Machine(MachineSettings(priority=255), OWN, priority=255).start(7.0)
+    machine, actions = Machine(instance(priority=255), OWN, priority=255).start(7.0)
     assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, TransitionReason.OWNER)]
     assert (machine.state, machine.due) == (State.MASTER, 8.0)
 
@@ -97,7 +103,7 @@ def test_priority_0_leads_to_a_take_over_after_the_skew_time() -> None:
 
 
 def test_version_3_adopts_the_master_s_interval() -> None:
-    changed, _ = backup(version=3, interval_s=1.0).receive(0.0, advert(150, 0.5, 3), GREATER)
+    changed, _ = backup(version=3, advert_interval_s=1.0).receive(0.0, advert(150, 0.5, 3), GREATER)
     assert changed.due == pytest.approx(1.5 + 0.5 * 156 / 256)
 
 
@@ -109,8 +115,8 @@ def test_version_3_adopts_the_master_s_interval() -> None:
         (100, GREATER, TransitionReason.GREATER_ADDRESS),
     ],
 )
-def test_a_master_becomes_backup_of_a_better_one(priority: int, source: object, why: TransitionReason) -> None:
-    changed, (become,) = master().receive(10.0, advert(priority), source)  # type: ignore[arg-type]
+def test_a_master_becomes_backup_of_a_better_one(priority: int, source: Address, why: TransitionReason) -> None:
+    changed, (become,) = master().receive(10.0, advert(priority), source)
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
     assert str(source) in become.detail
@@ -118,12 +124,12 @@ def test_a_master_becomes_backup_of_a_better_one(priority: int, source: object, 
 
 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])
-def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source: object) -> None:
-    changed, actions = master().receive(10.0, advert(priority), source)  # type: ignore[arg-type]
+def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source: Address) -> None:
+    changed, actions = master().receive(10.0, advert(priority), source)
     assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)
-    quiet = replace(master(), settings=MachineSettings(lower_priority_unanswered=True))
-    assert kinds(quiet.receive(10.0, advert(priority), source)[1]) == [Reannounce]  # type: ignore[arg-type]
+    quiet = replace(master(), instance=instance(lower_priority_unanswered=True))
+    assert kinds(quiet.receive(10.0, advert(priority), source)[1]) == [Reannounce]
 
 
 def test_a_master_answers_priority_0() -> None:
@@ -150,7 +156,7 @@ def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
     failed, actions = backup().fail(9.0, "eth0 is down")
     assert actions == [Become(State.FAULT, State.BACKUP, TransitionReason.FAULT, "eth0 is down")]
     assert failed.receive(9.5, advert(50), LESS) == (failed, [])
-    again, actions = failed.recover(12.0)
+    again, actions = failed.start(12.0, TransitionReason.RECOVERED)
     assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
 
@@ -171,7 +177,7 @@ def test_yield_makes_a_master_backup_for_a_time() -> None:
 def test_an_effective_priority_is_bounded_and_an_owner_s_never_changes() -> None:
     assert backup(100).set_priority(0.0, -50)[0].priority == 1
     assert backup(100).set_priority(0.0, 300)[0].priority == 254
-    owner = Machine(MachineSettings(priority=255), OWN, priority=255)
+    owner = Machine(instance(priority=255), OWN, priority=255)
     assert owner.set_priority(0.0, 10) == (owner, [])
 
 
@@ -191,11 +197,9 @@ def test_actions_match_the_states(
     history: list[tuple[str, object]], preempt: bool, delay_s: float, version: int
 ) -> None:
     now = 0.0
-    machine, actions = Machine(MachineSettings(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(
-        now
-    )
+    machine, actions = Machine(instance(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(now)
     for what, given_ in history:
-        before = machine.state
+        before, actions = machine.state, []
         match what, given_:
             case "wait", float(seconds):
                 now += seconds
@@ -204,8 +208,8 @@ def test_actions_match_the_states(
                 machine, actions = machine.receive(now, advert(priority, 1.0, version), source)
             case "fail", _:
                 machine, actions = machine.fail(now)
-            case "recover", _:
-                machine, actions = machine.recover(now)
+            case "recover", _ if machine.state is State.FAULT:
+                machine, actions = machine.start(now, TransitionReason.RECOVERED)
             case "priority", int(priority):
                 machine, actions = machine.set_priority(now, priority)
             case "yield", float(seconds):

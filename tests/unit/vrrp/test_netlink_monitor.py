@@ -13,13 +13,13 @@ from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
     Change,
+    KeyRemoved,
     LinkAdded,
     LinkChanged,
     LinkDown,
     LinkRemoved,
     LinkState,
     LinkUp,
-    RouteRemoved,
     select_primary,
 )
 
@@ -60,7 +60,7 @@ def test_a_device_is_added_and_removed() -> None:
 def test_a_removed_device_removes_its_addresses() -> None:
     state = state_of(link(), address("192.0.2.1/24"))
     changes = state.update(link(gone=True))
-    assert changes[0] == AddressRemoved(ip_address("192.0.2.1"), 24, "eth0")
+    assert changes[0] == AddressRemoved(ip_interface("192.0.2.1/24"), "eth0")
     assert kinds(changes[1:]) == [LinkDown, LinkRemoved]
 
 
@@ -68,7 +68,7 @@ def test_a_renamed_device_is_removed_and_added() -> None:
     state = state_of(link(), address("192.0.2.1/24"))
     changes = state.update(link(name="lan0"))
     assert kinds(changes) == [AddressRemoved, LinkDown, LinkRemoved, LinkAdded, LinkUp, AddressAdded]
-    assert changes[-1] == AddressAdded(ip_address("192.0.2.1"), 24, "lan0", True)
+    assert changes[-1] == AddressAdded(ip_interface("192.0.2.1/24"), "lan0", True)
     assert list(state.by_name) == ["lan0"]
 
 
@@ -87,11 +87,11 @@ def test_another_mac_address_is_reported() -> None:
 
 def test_an_address_is_reported_once_and_again_when_it_becomes_usable() -> None:
     state = state_of(link())
-    fresh = ip_address("fd00::1")
-    assert state.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
-    assert state.update(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
+    fresh = ip_interface("fd00::1/64")
+    assert state.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, "eth0", False)]
+    assert state.update(address("fd00::1/64")) == [AddressAdded(fresh, "eth0", True)]
     assert state.update(address("fd00::1/64")) == []
-    assert state.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
+    assert state.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, "eth0")]
     assert state.update(address("fd00::1/64", gone=True)) == []
 
 
@@ -113,7 +113,7 @@ def test_a_dump_reports_what_was_missed_and_no_more() -> None:
         link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteMessage(gone, 18), RouteMessage(stays, 18)
     )
     changes = state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteMessage(stays, 18)])
-    assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, RouteRemoved}
+    assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, KeyRemoved}
     assert len(changes) == 8  # b is down before it has gone
     assert set(state.by_name) == {"a", "c"}
     assert state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteMessage(stays, 18)]) == []
@@ -123,7 +123,7 @@ def test_only_keepalived_s_routes_are_reported() -> None:
     key = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
     state = state_of(RouteMessage(key, 18), RouteMessage(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
     assert state.update(RouteMessage(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
-    assert state.update(RouteMessage(key, 18, gone=True)) == [RouteRemoved(key)]
+    assert state.update(RouteMessage(key, 18, gone=True)) == [KeyRemoved(key)]
     assert state.update(RouteMessage(key, 18, gone=True)) == []
 
 
@@ -168,13 +168,13 @@ def test_all_changes_add_up_to_the_state(messages: list[Message]) -> None:
             elif isinstance(change, LinkDown):
                 up.discard(change.link.name)
             elif isinstance(change, AddressAdded):
-                addresses.add((change.device, f"{change.address}/{change.prefix}"))
+                addresses.add((change.device, str(change.interface)))
             elif isinstance(change, AddressRemoved):
-                addresses.remove((change.device, f"{change.address}/{change.prefix}"))
+                addresses.remove((change.device, str(change.interface)))
         if len({each.name for each in state.by_index.values()}) < len(state.by_index):
             return  # two devices of one name exist only while they swap names
     assert present == set(state.by_name)
-    assert up == {name for name, each in state.by_name.items() if each.up}
+    assert up == {name for name, each in state.by_name.items() if each.running}
     assert addresses == {(n, str(a.interface)) for n, each in state.by_name.items() for a in each.addresses}
     assert state.replace([*dump_of(state)]) == []
 
@@ -183,7 +183,7 @@ def dump_of(state: LinkState) -> list[Message]:
     """Return the messages of a complete dump."""
     changes: list[Message] = []
     for each in state.by_index.values():
-        changes.append(LinkMessage(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
+        changes.append(LinkMessage(each.index, each.name, each.mac, each.mtu, each.enabled, each.running))
         changes += each.addresses
     return changes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pylvs.model.vrrp import VrrpGroup
 from pylvs.vrrp.protocol.machine import State, TransitionReason
@@ -26,7 +27,8 @@ class FakeMember:
     def move(self, state: State, why: TransitionReason) -> bool:
         before, self.state = self.state, state
         assert self.group is not None
-        return self.group.moved(self, before, why)
+        router: Any = self
+        return self.group.moved(router, before, why)
 
     @property
     def failed(self) -> bool:
@@ -36,8 +38,8 @@ class FakeMember:
         self.evaluations += 1
 
 
-def group(count: int = 3) -> tuple[SyncGroup, list[FakeMember]]:
-    members = [FakeMember(f"VI_{number}") for number in range(count)]
+def group(count: int = 3) -> tuple[SyncGroup, list[Any]]:
+    members: list[Any] = [FakeMember(f"VI_{number}") for number in range(count)]
     sync_group = SyncGroup(VrrpGroup(name="VG", members=tuple(each.name for each in members)), members)
     for member in members:
         member.group = sync_group
@@ -82,7 +84,7 @@ def test_the_stop_is_reported_once_even_after_a_fault() -> None:
 
 
 def test_a_group_created_by_a_reload_has_the_state_of_its_members() -> None:
-    members = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.MASTER)]
+    members: list[Any] = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.MASTER)]
     sync_group = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
     for member in members:
         member.group = sync_group
@@ -91,7 +93,7 @@ def test_a_group_created_by_a_reload_has_the_state_of_its_members() -> None:
 
 
 def test_a_member_that_joins_masters_keeps_them_masters() -> None:
-    members = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.FAULT)]
+    members: list[Any] = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.FAULT)]
     sync_group = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
     for member in members:
         member.group = sync_group

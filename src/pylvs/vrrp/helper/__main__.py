@@ -19,12 +19,12 @@ from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
-from pylvs.vrrp.helper.files import TrackFiles
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.helper.notifications import Notifier
-from pylvs.vrrp.helper.processes import TrackProcesses
-from pylvs.vrrp.helper.scripts import TrackScripts
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.helper.notify import Notifier
+from pylvs.vrrp.helper.track_file import TrackFiles
+from pylvs.vrrp.helper.track_process import TrackProcesses
+from pylvs.vrrp.helper.track_script import TrackScripts
+from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
@@ -35,7 +35,7 @@ def main(end: socket.socket) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     reset_priority()
-    asyncio.run(HelperProcess(MessageSocket(end)).serve())
+    asyncio.run(serve(end))
 
 
 def reset_priority() -> None:
@@ -47,45 +47,38 @@ def reset_priority() -> None:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
+async def serve(end: socket.socket) -> None:
+    """Run until `Finish` or the end of the connection."""
+    await HelperProcess(end).serve()
+
+
 class HelperProcess:
     """Handle messages inside a running asyncio loop."""
 
-    def __init__(self, connection: MessageSocket) -> None:
-        self._socket = connection
-        self._processes = Processes()
-        self._scripts = TrackScripts(self._processes, self._send)
-        self._files = TrackFiles(self._send)
-        self._tracked = TrackProcesses(self._send)
-        self._notifier = Notifier()
+    def __init__(self, end: socket.socket) -> None:
         self._over = asyncio.Event()
+        self._socket = WatchedSocket(watch_in_asyncio, MessageSocket(end), self._receive, self._over.set)
+        self._processes = Processes()
+        self._scripts = TrackScripts(self._processes, self._socket.send)
+        self._files = TrackFiles(self._socket.send)
+        self._tracked = TrackProcesses(self._socket.send)
+        self._notifier = Notifier()
         self._finish = False
-        self._writing = False
         self._log = get_logger()
 
     async def serve(self) -> None:
-        """Run until `Finish` or the end of the connection."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket.fileno(), self._receive)
         await self._over.wait()
-        loop.remove_reader(self._socket.fileno())
-        loop.remove_writer(self._socket.fileno())
         self._files.finish()
         await asyncio.gather(self._scripts.finish(), self._tracked.finish())
         await (self._notifier.finish() if self._finish else self._notifier.close())
         await self._processes.close()
         self._socket.close()
 
-    def _receive(self) -> None:
+    def _receive(self, message: Any) -> None:
         try:
-            messages = self._socket.receive()
-        except ConnectionClosed:
-            self._over.set()
-            return
-        for message in messages:
-            try:
-                self._handle(message)
-            except Exception:  # a failure must not lose the other messages
-                self._log.exception("the helper process of the virtual routers failed", at=type(message).__name__)
+            self._handle(message)
+        except Exception:  # a failure must not lose the other messages
+            self._log.exception("the helper process of the virtual routers failed", at=type(message).__name__)
 
     def _handle(self, message: Any) -> None:
         match message:
@@ -111,27 +104,6 @@ class HelperProcess:
         self._scripts.configure(tracked_scripts(message.routers))
         self._files.configure(message.routers.files)
         self._tracked.configure(message.routers.processes)
-
-    def _send(self, message: Any) -> None:
-        try:
-            self._socket.send(message)
-            self._flush()
-        except ConnectionClosed:
-            self._over.set()
-
-    def _flush(self) -> None:
-        try:
-            self._socket.flush()
-        except ConnectionClosed:
-            self._over.set()
-            return
-        if self._socket.unsent != self._writing:
-            self._writing = self._socket.unsent
-            loop = asyncio.get_running_loop()
-            if self._writing:
-                loop.add_writer(self._socket.fileno(), self._flush)
-            else:
-                loop.remove_writer(self._socket.fileno())
 
 
 def tracked_scripts(routers: VrrpConfiguration) -> Iterable[VrrpScript]:

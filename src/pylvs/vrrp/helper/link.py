@@ -1,4 +1,8 @@
-"""The router process's connection to its helper process: the messages, and the supervision of the process."""
+"""The router process's connection to its helper process: the messages to it, and its supervision.
+
+The helper process sends a TrackedObject for the first result of each track_script, track_file and track_process, and at
+each change.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,8 @@ from pylvs.model.printing import one_line
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import self_exec
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
-
-# --- messages to the helper process ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,37 +73,6 @@ class Finish:
     """Finish pending notifications in bounded time, and exit."""
 
 
-# --- messages from the helper process, sent for the first result and at each change ---
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptResult:
-    """Whether a track_script is well, after its rise and fall."""
-
-    name: str
-    well: bool
-    detail: str  # how its last run ended: "exit status 1", "timed out after 2 s"
-
-
-@dataclass(frozen=True, slots=True)
-class FileValue:
-    """The number in a track_file, 0 if there is none."""
-
-    name: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """Whether a track_process finds as many processes as configured."""
-
-    name: str
-    well: bool
-    count: int
-
-
-# --- supervision ---
-
 RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
@@ -114,7 +85,7 @@ class HelperLink:
         self._loop = loop
         self._format = log_format
         self._on_message = on_message
-        self._socket: MessageSocket | None = None
+        self._socket: WatchedSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
         self._on_finished: Callable[[], None] | None = None
@@ -142,8 +113,7 @@ class HelperLink:
                 os.write(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
                 return
-        self._socket = MessageSocket(ours)
-        self._loop.watch(ours.fileno(), self._receive)
+        self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._on_message, self._lost)
         if self._configuration is not None:
             self.send(self._configuration)
 
@@ -156,12 +126,7 @@ class HelperLink:
                 with contextlib.suppress(OSError):
                     os.write(2, f"pylvs: {one_line(message.text)}\n".encode())
             return
-        try:
-            self._socket.send(message)
-        except ConnectionClosed:
-            self._lost()
-            return
-        self._watch(self._socket)
+        self._socket.send(message)
 
     def finish(self, message: Any, on_finished: Callable[[], None]) -> None:
         """Send the last message; call `on_finished` when the process has ended, within FINISH_S."""
@@ -174,37 +139,11 @@ class HelperLink:
 
     def _give_up(self) -> None:
         if self._socket is not None:  # a script that the process started may hold its end open
-            self._lost()
-
-    def _receive(self) -> None:
-        assert self._socket is not None
-        try:
-            messages = self._socket.receive()
-        except ConnectionClosed:
-            self._lost()
-            return
-        for message in messages:
-            self._on_message(message)
-
-    def _watch(self, connection: MessageSocket) -> None:
-        """Watch for writing only while bytes are unsent."""
-        write = (lambda: self._flush(connection)) if connection.unsent else None
-        self._loop.watch(connection.fileno(), self._receive, write)
-
-    def _flush(self, connection: MessageSocket) -> None:
-        try:
-            connection.flush()
-        except ConnectionClosed:
-            self._lost()
-            return
-        self._watch(connection)
+            self._socket.close()
 
     def _lost(self) -> None:
-        connection, child = self._socket, self._child
+        child = self._child
         self._socket = self._child = None
-        if connection is not None:
-            self._loop.forget(connection.fileno())
-            connection.close()
         if child is not None:
             child.kill()
             child.wait()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Hashable
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.protocol.packet import (
+    ADDRESS_BYTES,
     AH_BYTES,
     AH_PROTOCOL,
+    HEAD_BYTES,
     MAX_ADDRESSES,
     MAX_SEQUENCE,
     PASSWORD_BYTES,
@@ -22,7 +23,6 @@ from pylvs.vrrp.protocol.packet import (
     Advertisement,
     Datagram,
     InvalidAdvert,
-    ReplayWindow,
     add_ah,
     address_order,
     checksum,
@@ -38,30 +38,18 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _NUMBER = struct.Struct("!H")
 _ID_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
 _HEADER_BYTES = {4: _IPV4.size, 6: 40}
-_ADDRESS_BYTES = {4: 4, 6: 16}
-_FIXED_BYTES = 8  # of an advertisement
 _SPARE_BYTES = 16  # keepalived leaves this many free
 _MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingPacket:
-    """An advertisement: with its IP header for IPv4, without for IPv6."""
-
-    packet: bytes
-    source: Address
-    destination: Address
-    hops: int = TTL
-
-
 def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
     """Return the virtual addresses that fit into an advertisement; the router holds the others without advertising."""
-    space = mtu - _HEADER_BYTES[router.family] - _FIXED_BYTES - _SPARE_BYTES
+    space = mtu - _HEADER_BYTES[router.family] - HEAD_BYTES - _SPARE_BYTES
     if router.version == 2:
         space -= PASSWORD_BYTES
         if router.authentication is Authentication.AH:
             space -= AH_BYTES
-    count = max(0, min(MAX_ADDRESSES, space // _ADDRESS_BYTES[router.family]))
+    count = max(0, min(MAX_ADDRESSES, space // ADDRESS_BYTES[router.family]))
     addresses = (held.interface.ip for held in router.addresses)
     return tuple(address for address in addresses if address.version == router.family)[:count]
 
@@ -110,26 +98,25 @@ class AdvertEncoder:
             self.old_checksum = True
             self._bodies.clear()
 
-    def packets(self, priority: int) -> list[OutgoingPacket]:
+    def packets(self, priority: int) -> list[Datagram]:
         """Return one packet for the multicast group, or one for each peer."""
         self._identification = self._identification % 0xFFFF + 1
         if self._with_ah:
             self.sequence = self.sequence % MAX_SEQUENCE + 1
-        return [
-            OutgoingPacket(self._packet(priority, destination), self.source, destination, self._hops)
-            for destination in self._destinations
-        ]
+        return [self._packet(priority, destination) for destination in self._destinations]
 
-    def _packet(self, priority: int, destination: Address) -> bytes:
+    def _packet(self, priority: int, destination: Address) -> Datagram:
         body = self._bodies.get((priority, destination))
         if body is None:
             if len(self._bodies) > _MAX_BODIES:
                 self._bodies.clear()
             body = self._bodies[priority, destination] = self._body(priority, destination)
-        if self.source.version == 6:
-            return body
-        header = self._header(len(body), destination)
-        return header + (add_ah(header, body, self.router.password, self.sequence) if self._with_ah else body)
+        header, protocol = b"", PROTOCOL
+        if self.source.version == 4:
+            header = self._header(len(body), destination)
+        if self._with_ah:
+            body, protocol = add_ah(header, body, self.router.password, self.sequence), AH_PROTOCOL
+        return Datagram(self.source, destination, self._hops, protocol, header, body)
 
     def _body(self, priority: int, destination: Address) -> bytes:
         router = self.router
@@ -203,7 +190,7 @@ class AdvertValidator:
         self._password = router.password[:PASSWORD_BYTES].rstrip(b"\0")
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._addresses = frozenset(encoder.advertised)
-        self._windows: dict[Address, ReplayWindow] = before._windows if before else {}
+        self._sequences: dict[Address, int] = before._sequences if before else {}  # the last one of each sender
         self._latest: tuple[bytes, Address, Advertisement] | None = None
 
     def validate(self, datagram: Datagram) -> Advertisement | None:
@@ -229,8 +216,10 @@ class AdvertValidator:
             raise InvalidAdvert(AdvertError.AUTHENTICATION, detail)
         if self._with_ah:
             sequence, payload = verify_ah(datagram.header, payload, self._password)
-            # Senders in this table know the key, so it needs no limit.
-            self._windows.setdefault(datagram.source, ReplayWindow()).check(sequence)
+            last = self._sequences.get(datagram.source, -1)
+            if sequence <= last:
+                raise InvalidAdvert(AdvertError.REPLAYED, f"{sequence} after {last}")
+            self._sequences[datagram.source] = sequence  # these senders know the key, so the table needs no limit
             self._encoder.advance_sequence(sequence)
         elif self._latest is not None and self._latest[:2] == (payload, datagram.source):
             return self._latest[2]
@@ -312,27 +301,3 @@ class AdvertValidator:
             self.mismatches[sender] = mismatch
         if (known or AddressMismatch(sender, (), ())) != mismatch and len(self._unreported) < MAX_SENDERS:
             self._unreported.append(mismatch)
-
-
-class LogRateLimiter:
-    """Allow one log line of each kind in `interval_s`, and remember at most `max_kinds` kinds."""
-
-    def __init__(self, interval_s: float = 60.0, max_kinds: int = 1024) -> None:
-        self._interval_s = interval_s
-        self._max_kinds = max_kinds
-        self._logged_at: dict[Hashable, float] = {}
-        self._suppressed: Counter[Hashable] = Counter()
-
-    def allow(self, kind: Hashable, now: float) -> int | None:
-        """Return how many lines were suppressed since the last one of this kind; None: suppress this one, too."""
-        if kind in self._logged_at and now - self._logged_at[kind] < self._interval_s:
-            self._suppressed[kind] += 1
-            return None
-        if kind not in self._logged_at and len(self._logged_at) >= self._max_kinds:
-            self._logged_at = {each: at for each, at in self._logged_at.items() if now - at < self._interval_s}
-            suppressed = {each: count for each, count in self._suppressed.items() if each in self._logged_at}
-            self._suppressed = Counter(suppressed)
-            if len(self._logged_at) >= self._max_kinds:
-                return None
-        self._logged_at[kind] = now
-        return self._suppressed.pop(kind, 0)

@@ -7,6 +7,7 @@ byte. The parser accepts frames of any sender.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
@@ -39,19 +40,14 @@ class AddressBinding:
     device: str = ""
 
 
-def encode_announcement(address: Address, mac: bytes, *, router: bool = False) -> bytes:
-    """Return a gratuitous ARP or, for IPv6, an unsolicited neighbour advertisement with the router flag."""
-    if isinstance(address, IPv4Address):
-        return gratuitous_arp(address, mac)
-    return neighbour_advertisement(address, mac, router=router)
-
-
+@lru_cache(maxsize=1024)  # each address is announced several times
 def gratuitous_arp(address: IPv4Address, mac: bytes) -> bytes:
     """Return a broadcast ARP request for the sender's own address."""
     arp = _ARP.pack(ARP_ETHERNET_IPV4, REQUEST, mac, address.packed, BROADCAST_MAC, address.packed)
     return _ETHERNET.pack(BROADCAST_MAC, mac, ETH_P_ARP) + arp
 
 
+@lru_cache(maxsize=1024)
 def neighbour_advertisement(address: IPv6Address, mac: bytes, *, router: bool) -> bytes:
     """Return an unsolicited advertisement to all nodes that overrides their caches; `router`: this host forwards."""
     option = bytes((TARGET_LINK_ADDRESS, 1)) + mac

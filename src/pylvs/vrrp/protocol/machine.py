@@ -14,7 +14,7 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OWNER
+from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.protocol.packet import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
@@ -45,20 +45,6 @@ class TransitionReason(Enum):
     GROUP = "its group"
     REMOVED = "the configuration has it no more"
     STOP = "the end"
-
-
-@dataclass(frozen=True, slots=True)
-class MachineSettings:
-    """The part of a VrrpInstance that decides its states."""
-
-    priority: int = 100
-    interval_s: float = 1.0
-    version: int = 2
-    preempt: bool = True
-    preempt_delay_s: float = 0.0
-    down_after_adverts: int = 3
-    lower_priority_unanswered: bool = False  # a master does not answer a lower priority immediately
-    higher_priority_answered: bool = False  # a master advertises once more before it becomes backup
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +82,7 @@ class Machine:
     `priority` is the effective one. `due` is when to call `wake`; None is never.
     """
 
-    settings: MachineSettings
+    instance: VrrpInstance
     address: Address  # the primary address, which breaks ties
     state: State = State.FAULT
     priority: int = 100
@@ -110,45 +96,42 @@ class Machine:
     @property
     def interval_s(self) -> float:
         """The advertisement interval of the master that this router follows."""
-        if self.settings.version == 3 and self.master_interval_s:
+        if self.instance.version == 3 and self.master_interval_s:
             return self.master_interval_s
-        return self.settings.interval_s
+        return self.instance.advert_interval_s
 
     @property
     def skew_s(self) -> float:
         """Skew_Time: of a second in RFC 3768, of the master's interval in RFC 9568 (6.1)."""
         share = (256 - self.priority) / 256
-        return share * (self.interval_s if self.settings.version == 3 else 1.0)
+        return share * (self.interval_s if self.instance.version == 3 else 1.0)
 
     @property
     def down_s(self) -> float:
         """Active_Down_Interval (RFC 9568, 6.1)."""
-        return self.settings.down_after_adverts * self.interval_s + self.skew_s
+        return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
-    # --- events ---
-
-    def start(self, now: float) -> Step:
-        """Leave Initialize (RFC 9568, 6.4.1)."""
-        return self._enter(now, TransitionReason.START)
-
-    def recover(self, now: float) -> Step:
-        """Leave FAULT; without effect in another state."""
-        return self._enter(now, TransitionReason.RECOVERED) if self.state is State.FAULT else (self, [])
+    def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
+        """Leave Initialize (RFC 9568, 6.4.1), or FAULT."""
+        if self.instance.priority == OWNER:
+            return self._master(now, TransitionReason.OWNER)
+        fresh, become = self._to(State.BACKUP, why, master_interval_s=0.0, preempt_at=None)
+        return replace(fresh, due=now + fresh.down_s), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
         """Enter FAULT; a master advertises priority 0."""
         if self.state is State.FAULT:
             return self, []
         actions: list[Action] = [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else []
-        changed, become = self._to(State.FAULT, why, detail)
-        return replace(changed, due=None, preempt_at=None), [*actions, become]
+        failed, become = self._to(State.FAULT, why, detail, due=None, preempt_at=None)
+        return failed, [*actions, become]
 
     def wake(self, now: float) -> Step:
         """Handle the timer `due`; without effect before it."""
         if self.due is None or now < self.due:
             return self, []
         if self.state is State.MASTER:
-            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
         if self.held_until is not None and now < self.held_until:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
         if self.released_by is not None:
@@ -167,7 +150,7 @@ class Machine:
 
     def set_priority(self, now: float, priority: int) -> Step:
         """Change the effective priority; an owner's never changes."""
-        if self.settings.priority == OWNER or priority == self.priority:
+        if self.instance.priority == OWNER or priority == self.priority:
             return self, []
         return replace(self, priority=max(1, min(OWNER - 1, priority))), []
 
@@ -196,29 +179,13 @@ class Machine:
             return self.fail(now, detail, why)
         return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
 
-    # --- transitions ---
-
-    def _enter(self, now: float, why: TransitionReason) -> Step:
-        if self.settings.priority == OWNER:
-            return self._master(now, TransitionReason.OWNER)
-        changed, become = self._to(State.BACKUP, why)
-        fresh = replace(changed, master_interval_s=0.0, preempt_at=None)
-        return replace(fresh, due=now + fresh.down_s), [become]
-
-    def _to(self, state: State, why: TransitionReason, detail: str = "") -> tuple[Machine, Become]:
-        return replace(self, state=state), Become(state, self.state, why, detail)
+    def _to(self, state: State, why: TransitionReason, detail: str = "", **fields: Any) -> tuple[Machine, Become]:
+        return replace(self, state=state, **fields), Become(state, self.state, why, detail)
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
-        changed, become = self._to(State.MASTER, why, detail)
-        fresh = replace(
-            changed,
-            due=now + self.settings.interval_s,
-            master_interval_s=0.0,
-            preempt_at=None,
-            held_until=None,
-            released_by=None,
-            outranked="",
-        )
+        due = now + self.instance.advert_interval_s
+        cleared = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
+        fresh, become = self._to(State.MASTER, why, detail, due=due, master_interval_s=0.0, **cleared)
         return fresh, [Advertise(self.priority), become]
 
     def _backup(
@@ -229,38 +196,40 @@ class Machine:
         before: Iterable[Action] = (),
         master_interval_s: float = 0.0,
     ) -> Step:
-        changed, become = self._to(State.BACKUP, why, detail)
-        fresh = replace(changed, master_interval_s=master_interval_s, preempt_at=None, outranked="")
+        fields = {"master_interval_s": master_interval_s, "preempt_at": None, "outranked": ""}
+        fresh, become = self._to(State.BACKUP, why, detail, **fields)
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
     def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
-        followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
+        followed = self  # unchanged by the repeated advertisements of one master
+        if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
+            followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
             return replace(followed, due=now + followed.skew_s, preempt_at=None, released_by=source), []
-        if advert.priority >= self.priority or not self.settings.preempt:
+        if advert.priority >= self.priority or not self.instance.preempt:
             return replace(followed, due=now + followed.down_s, preempt_at=None), []
         if self.held_until is not None and now < self.held_until:
             return replace(followed, due=now + followed.down_s), []
         outranked = f"{source} with priority {advert.priority}"
-        if not self.settings.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
+        if not self.instance.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
             return replace(self, preempt_at=None, released_by=None, outranked=outranked), []
-        preempt_at = now + self.settings.preempt_delay_s if self.preempt_at is None else self.preempt_at
+        preempt_at = now + self.instance.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= preempt_at:
             return replace(self, preempt_at=preempt_at, outranked=outranked), []
         return replace(followed, preempt_at=preempt_at, due=now + followed.down_s), []
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
-            return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority)]
+            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
         equal = advert.priority == self.priority
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
-            last: list[Action] = [Advertise(self.priority)] if self.settings.higher_priority_answered else []
+            last: list[Action] = [Advertise(self.priority)] if self.instance.higher_priority_answered else []
             return self._backup(now, why, f"{source} with priority {advert.priority}", last, advert.interval_s)
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
-        if self.settings.lower_priority_unanswered:
+        if self.instance.lower_priority_unanswered:
             return self, [conflict]
-        return replace(self, due=now + self.settings.interval_s), [Advertise(self.priority), conflict]
+        return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority), conflict]
 
 
 @dataclass(frozen=True, slots=True)

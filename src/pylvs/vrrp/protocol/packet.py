@@ -23,8 +23,17 @@ PASSWORD_BYTES = 8
 MAX_ADDRESSES = 255
 _ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
 _HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; differs by version; checksum
-_ADDRESS_BYTES = {4: 4, 6: 16}
+HEAD_BYTES, ADDRESS_BYTES = _HEAD.size, {4: 4, 6: 16}
 _AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # indexed by the type field of version 2
+
+AH_PROTOCOL = 51
+DIGEST_BYTES = 12
+_AH = struct.Struct("!BBH4sI12s")  # next header, length in words - 2, reserved, SPI, sequence number, digest
+AH_BYTES = _AH.size
+MAX_SEQUENCE = 0xFFFFFFFF
+_MUTABLE = ((1, 1), (6, 2), (10, 2))  # TOS, fragment offset, checksum: offset and bytes
+_TTL_AT, _MULTICAST_TTL = 8, 255
+_DESTINATION_AT, _MULTICAST = 16, 0xE  # the first 4 bits of the address
 
 
 class AdvertError(Enum):
@@ -69,7 +78,7 @@ class Advertisement:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """A received packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
+    """A packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
 
     source: Address
     destination: Address
@@ -96,8 +105,8 @@ def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
     return struct.pack("!16s16sI3xB", source.packed, destination.packed, length, PROTOCOL)
 
 
-def encode(advertisement: Advertisement, source: Address, destination: Address, *, pseudo: bool = True) -> bytes:
-    """Return the payload. `pseudo` False omits the pseudo-header from version 3's IPv4 checksum, as old routers do."""
+def encode(advertisement: Advertisement, source: Address, destination: Address) -> bytes:
+    """Return the payload."""
     body = b"".join(address.packed for address in advertisement.addresses)
     version_type = advertisement.version << 4 | _ADVERTISEMENT
     if advertisement.version == 2:
@@ -106,8 +115,7 @@ def encode(advertisement: Advertisement, source: Address, destination: Address, 
         covered = b""
     else:
         middle = round(advertisement.interval_s * 100)
-        length = _HEAD.size + len(body)
-        covered = pseudo_header(source, destination, length) if pseudo or source.version == 6 else b""
+        covered = pseudo_header(source, destination, HEAD_BYTES + len(body))
     fields = (version_type, advertisement.vrid, advertisement.priority, len(advertisement.addresses), middle)
     total = checksum(covered + _HEAD.pack(*fields, 0) + body)
     return _HEAD.pack(*fields, total) + body
@@ -118,7 +126,7 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
 
     For version 3 over IPv4 a checksum without the pseudo-header is valid, too (see `has_pseudo_header`).
     """
-    if len(payload) < _HEAD.size:
+    if len(payload) < HEAD_BYTES:
         raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} bytes")
     version_type, vrid, priority, count, middle, _ = _HEAD.unpack_from(payload)
     version, packet_type = version_type >> 4, version_type & 0xF
@@ -126,11 +134,11 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
         raise InvalidAdvert(AdvertError.VERSION, str(version))
     if packet_type != _ADVERTISEMENT:
         raise InvalidAdvert(AdvertError.TYPE, str(packet_type))
-    width = _ADDRESS_BYTES[source.version]
-    addresses_end = _HEAD.size + count * width
+    width = ADDRESS_BYTES[source.version]
+    addresses_end = HEAD_BYTES + count * width
     _check_length(payload, addresses_end + (PASSWORD_BYTES if version == 2 else 0))
     _check_checksum(payload, version, source, destination)
-    addresses = _addresses(payload[_HEAD.size : addresses_end], width)
+    addresses = _addresses(payload[HEAD_BYTES:addresses_end], width)
     if version == 3:
         return Advertisement(3, vrid, priority, (middle & 0x0FFF) / 100, addresses)
     if middle >> 8 >= len(_AUTHENTICATIONS):
@@ -175,40 +183,17 @@ def address_order(address: Address) -> tuple[int, int]:
     return address.version, int(address)
 
 
-# --- authentication header ---
-# Version 2's AH (RFC 2402 with HMAC-MD5-96, RFC 2403), as keepalived builds it. The digest covers the IP header with
-# its mutable fields zero, AH with a zero digest, and the payload. keepalived covers the TTL of multicast packets
-# unchanged. The key is the password.
-
-AH_PROTOCOL = 51
-DIGEST_BYTES = 12
-_AH = struct.Struct("!BBH4sI12s")  # next header, length in words - 2, reserved, SPI, sequence number, digest
-AH_BYTES = _AH.size
-MAX_SEQUENCE = 0xFFFFFFFF
-_MUTABLE = ((1, 1), (6, 2), (10, 2))  # TOS, fragment offset, checksum: offset and bytes
-_TTL_AT, _MULTICAST_TTL = 8, 255
-_DESTINATION_AT, _MULTICAST = 16, 0xE  # the first 4 bits of the address
-
-
 def add_ah(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes:
-    """Return the payload behind its authentication header; the SPI is the source address, as in keepalived."""
+    """Return the payload behind the authentication header of version 2 (RFC 2402), as keepalived builds it.
+
+    The SPI is the source address. The digest (HMAC-MD5-96, RFC 2403) covers the IP header with its mutable fields zero,
+    AH with a zero digest, and the payload. keepalived covers the TTL of multicast packets unchanged. The key is the
+    password.
+    """
     spi = ip_header[12:16]
     plain = _AH.pack(PROTOCOL, AH_BYTES // 4 - 2, 0, spi, sequence, bytes(DIGEST_BYTES))
     digest = _digest(ip_header, plain, payload, key)
     return _AH.pack(PROTOCOL, AH_BYTES // 4 - 2, 0, spi, sequence, digest) + payload
-
-
-@dataclass(slots=True)
-class ReplayWindow:
-    """The last sequence number of one sender."""
-
-    last: int = -1
-
-    def check(self, sequence: int) -> None:
-        """Accept only increasing numbers. Raises InvalidAdvert."""
-        if sequence <= self.last:
-            raise InvalidAdvert(AdvertError.REPLAYED, f"{sequence} after {self.last}")
-        self.last = sequence
 
 
 def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:

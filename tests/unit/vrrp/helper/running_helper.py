@@ -28,7 +28,7 @@ PATIENT = {
     "notify.fifos.FIRST_S": 0.05,
     "notify.serial_scripts.FINISH_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
-    "vrrp.helper.files.POLL_S": 0.05,
+    "vrrp.helper.track_file.POLL_S": 0.05,
 }
 
 
@@ -69,7 +69,7 @@ class Started:
 
     def last(self, name: str) -> Any:
         """The last message about a name."""
-        return next((each for each in reversed(self.received) if each.name == name), None)
+        return next((each for each in reversed(self.received) if each.track.name == name), None)
 
     def ended(self) -> int:
         """Wait for its end and return the exit status."""

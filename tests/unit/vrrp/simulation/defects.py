@@ -87,26 +87,26 @@ def _wrong_tie(right: Any) -> Any:
 
 def _always_preempts(right: Any) -> Any:
     def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, settings=replace(self.settings, preempt=True)), now, advert, source)
-        return replace(machine, settings=self.settings), actions
+        machine, actions = right(replace(self, instance=replace(self.instance, preempt=True)), now, advert, source)
+        return replace(machine, instance=self.instance), actions
 
     return received
 
 
 def _never_preempts(right: Any) -> Any:
     def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, settings=replace(self.settings, preempt=False)), now, advert, source)
-        return replace(machine, settings=self.settings), actions
+        machine, actions = right(replace(self, instance=replace(self.instance, preempt=False)), now, advert, source)
+        return replace(machine, instance=self.instance), actions
 
     return received
 
 
 def _own_interval(right: Any) -> Any:
-    return lambda self: self.settings.interval_s
+    return lambda self: self.instance.advert_interval_s
 
 
 def _too_early(right: Any) -> Any:
-    return lambda self: 0.9 * self.settings.interval_s
+    return lambda self: 0.9 * self.instance.advert_interval_s
 
 
 def _without_skew(right: Any) -> Any:

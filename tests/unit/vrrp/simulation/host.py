@@ -12,15 +12,15 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
-from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.vrrp import Track, VrrpConfiguration
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message
-from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Host:
         answer = self.service._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
         assert self.helper is not None
-        self.helper.find(ScriptResult(SCRIPT, self.well, ""))
+        self.helper.find(TrackedObject("script", Track(SCRIPT), self.well))
         self._turn()
 
     def stop(self) -> None:
@@ -192,7 +192,7 @@ class Host:
         """Change the result of the track_script."""
         self.well = well
         if self.helper is not None:
-            self.helper.find(ScriptResult(SCRIPT, well, ""))
+            self.helper.find(TrackedObject("script", Track(SCRIPT), well))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
         """Change the carrier, or set a link up or down."""
@@ -251,7 +251,7 @@ class Host:
 
     def receive(self, device: str, family: int, datagram: Datagram) -> bool:
         """Queue a packet in every socket that accepts it; return whether one does."""
-        taken = False
+        taken, multicast = False, datagram.destination.is_multicast
         for receiver in self.receivers:
             if (
                 receiver.family != family
@@ -259,9 +259,7 @@ class Host:
                 or receiver.device not in ("", device)
             ):
                 continue
-            if datagram.destination.is_multicast and (
-                not receiver.device or datagram.destination not in receiver.groups
-            ):
+            if multicast and (not receiver.device or datagram.destination not in receiver.groups):
                 continue
             if len(receiver.queue) < MAX_QUEUED:
                 receiver.queue.append(datagram)

@@ -212,11 +212,11 @@ class Simulation:
         fates = [] if self.trace is None else [f"sends {sent}:"]
         port = host.devices[device]
         if port.up:
-            lan = int(device[3:])
+            lan, multicast = int(device[3:]), datagram.destination.is_multicast
             for other in self.hosts:
                 if other is host:
                     continue
-                if not datagram.destination.is_multicast and datagram.destination != other.plan.sources[lan]:
+                if not multicast and datagram.destination != other.plan.sources[lan]:
                     continue
                 for arrival in self._arrivals(lan, host, other):
                     self.at(arrival, lambda other=other: self._deliver(other, device, sent))  # type: ignore[misc]

@@ -14,12 +14,12 @@ from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import Message
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
-from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
 from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
 from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.realtime import RealtimeStatus
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.host import Storm, running
 
 WALL_S = 1.7e9  # Unix time at the start, the same on all hosts, as AH's sequence numbers need it
@@ -112,7 +112,7 @@ class SimulatedReceiver(SimulatedSocket):
     """Replaces `pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
-        self, device: str, family: int, protocol: int, groups: Iterable[Address], vrids: object, buffer_bytes: int = 0
+        self, device: str, family: int, protocol: int, groups: Iterable[Address], buffer_bytes: int = 0
     ) -> None:
         super().__init__()
         self.device, self.family, self.protocol, self.groups = device, family, protocol, tuple(groups)
@@ -146,13 +146,11 @@ class SimulatedAdvertSender:
     def __init__(self, device: str, family: int) -> None:
         self._host, self._device, self._family = running.host, device, family
 
-    def send(self, packet: bytes, source: Address, destination: Address, hops: int = 255) -> None:
+    def send(self, datagram: Datagram) -> None:
         if self._family == 4:
-            header, payload = packet[:20], packet[20:]
-            datagram = Datagram(source, destination, header[8], header[9], header, payload)
-        else:
-            datagram = Datagram(source, destination, hops, 112, b"", packet)
-        device = self._device or self._route(destination)
+            header = datagram.header
+            assert (datagram.ttl, datagram.protocol) == (header[8], header[9])
+        device = self._device or self._route(datagram.destination)
         if not self._host.devices[device].enabled:
             raise OSError(100, "Network is down")
         self._host.network.transmit(self._host, device, datagram)
@@ -255,7 +253,7 @@ class SimulatedHelper(SimulatedSocket):
     def finish(self, message: Any, ended: Call) -> None:
         ended()
 
-    def find(self, result: ScriptResult) -> None:
+    def find(self, result: TrackedObject) -> None:
         """Report a script's result."""
         self.queue.append(result)
         self.host.ready[self.descriptor] = None
@@ -275,15 +273,15 @@ class SimulatedControl:
         pass
 
 
-class SimulatedPacketFilter:
-    """Replaces `pylvs.vrrp.packet_filter.PacketFilter`."""
+class SimulatedFirewall:
+    """Replaces `pylvs.vrrp.firewall.Firewall`."""
 
     def set(self, *_: object) -> list[str]:
         return []
 
 
 class SimulatedHeld:
-    """The module `pylvs.netlink.addresses`, as far as `holdings` uses it."""
+    """The module `pylvs.netlink.addresses`, as far as `vip_manager` uses it."""
 
     def hold(self, placed: Sequence[Placed]) -> list[Outcome]:
         return running.host.hold(placed)
@@ -316,7 +314,7 @@ def simulated() -> Iterator[None]:
         (router, "time", clock),
         (loop, "time", clock),
         (vip_manager, "NetlinkMonitor", SimulatedMonitor),
-        (vip_manager, "PacketFilter", SimulatedPacketFilter),
+        (vip_manager, "Firewall", SimulatedFirewall),
         (vip_manager, "FrameSender", SimulatedFrameSender),
         (vip_manager, "AdvertSender", SimulatedAdvertSender),
         (sockets, "AdvertReceiver", SimulatedReceiver),

@@ -20,6 +20,7 @@ from pylvs.notify.mail import Alert, Outbox
 from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.rate_limiter import RateLimiter
 
 MAX_SCRIPTS = 50
 LOWER_PRIORITY_INTERVAL_S = 1.0  # between notifications of one instance about lower priorities
@@ -39,7 +40,7 @@ class Notifier:
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
         self._notify_now: Mapping[Subject, Notify] = {}
         self._notify_before: Mapping[Subject, Notify] = {}
-        self._lower_priority_at: dict[str, float] = {}  # last notification, by instance
+        self._lower_priority = RateLimiter(LOWER_PRIORITY_INTERVAL_S)  # by instance
 
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
         """Apply a configuration; the former one still applies to instances that were removed."""
@@ -73,10 +74,8 @@ class Notifier:
             self._write_fifo(INSTANCE, message.name, f"{message.state}_PRIORITY", message.priority)
 
     def lower_priority_received(self, message: LowerPriorityReceived) -> None:
-        now = time.monotonic()
-        if now - self._lower_priority_at.get(message.name, -LOWER_PRIORITY_INTERVAL_S) < LOWER_PRIORITY_INTERVAL_S:
+        if self._lower_priority.allow(message.name, time.monotonic()) is None:
             return
-        self._lower_priority_at[message.name] = now
         script = self._notify(INSTANCE, message.name).lower_priority_heard
         if script is not None:
             fields = {"kind": "instance", "name": message.name}

@@ -14,13 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.checks import Script
+from pylvs.model.vrrp import Track
 from pylvs.system.processes import tree
 from pylvs.system.processes.scripts import Ended, Processes
-from pylvs.vrrp.helper.link import Configure, ScriptResult
-from pylvs.vrrp.helper.scripts import SLACK_S, Hysteresis, TrackScripts
+from pylvs.vrrp.helper.link import Configure
+from pylvs.vrrp.helper.track_script import SLACK_S, Hysteresis, TrackScripts
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked
 from tests.waiting import until
+
+
+def result(name: str, well: bool, detail: str) -> TrackedObject:
+    return TrackedObject("script", Track(name), well, detail=detail)
 
 
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
@@ -124,11 +130,11 @@ def test_a_real_script_runs_periodically_and_its_results_are_reported(tmp_path: 
     command = f"echo run >>{runs}; [ ! -e {flag} ] || exit 3"
     with run_helper(tmp_path) as helper:
         helper.send(scripts(tracked("s", command, interval_s=0.05, timeout_s=60, rise=2, fall=2)))
-        helper.until(lambda: helper.last("s") == ScriptResult("s", True, "exit status 0"))
+        helper.until(lambda: helper.last("s") == result("s", True, "exit status 0"))
         flag.touch()
-        helper.until(lambda: helper.last("s") == ScriptResult("s", False, "exit status 3"))
+        helper.until(lambda: helper.last("s") == result("s", False, "exit status 3"))
         flag.unlink()
-        helper.until(lambda: helper.last("s") == ScriptResult("s", True, "exit status 0"))
+        helper.until(lambda: helper.last("s") == result("s", True, "exit status 0"))
         assert len(helper.received) == 3
         assert len(runs.read_text().split()) >= 5
     assert "track script s is ill (end=exit status 3)" in helper.log.read_text()
@@ -140,7 +146,7 @@ def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
     with run_helper(tmp_path) as helper:
         helper.send(scripts(tracked("s", command, interval_s=0.5)))
         helper.until(lambda: runs.exists() and len(runs.read_text().split()) == 2)
-        assert helper.received == [ScriptResult("s", False, "timed out after 0.5 s")]
+        assert helper.received == [result("s", False, "timed out after 0.5 s")]
         first, _ = map(int, runs.read_text().split())
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
@@ -157,9 +163,9 @@ def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
         helper.until(lambda: helper.last("other") is not None)
         assert runs.read_text().split() == ["run"]
         helper.send(scripts(tracked("s", f"{command}; exit 4", interval_s=3600), other))
-        helper.until(lambda: helper.last("s") == ScriptResult("s", False, "exit status 4"))
-        assert [each for each in helper.received if each.name == "other"] == [
-            ScriptResult("other", False, "exit status 1")
+        helper.until(lambda: helper.last("s") == result("s", False, "exit status 4"))
+        assert [each for each in helper.received if each.track.name == "other"] == [
+            result("other", False, "exit status 1")
         ]
 
 

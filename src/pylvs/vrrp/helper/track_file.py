@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.vrrp import TrackFile
+from pylvs.model.vrrp import Track, TrackFile
 from pylvs.system import inotify
 from pylvs.system.inotify import Inotify
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.helper.link import FileValue
+from pylvs.vrrp.tracking import TrackedObject
 
 POLL_S = 1.0
 SETTLED_S = 0.5  # a file modified more recently may be incomplete
@@ -51,7 +51,7 @@ class _Watch:
 class TrackFiles:
     """All track_files of a configuration; `report` receives the first number and each change."""
 
-    def __init__(self, report: Callable[[FileValue], None]) -> None:
+    def __init__(self, report: Callable[[TrackedObject], None]) -> None:
         self._report = report
         self._log = get_logger()
         self._watches: dict[str, _Watch] = {}
@@ -166,7 +166,7 @@ class TrackFiles:
         if number != watch.number:
             watch.number = number
             self._log.info(f"track file {watch.file.name} is {number}")
-            self._report(FileValue(watch.file.name, number))
+            self._report(TrackedObject("file", Track(watch.file.name), number=number))
 
 
 def _stat(path: str) -> tuple[int, ...]:

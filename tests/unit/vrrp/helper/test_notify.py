@@ -17,7 +17,7 @@ from pylvs.model.checks import Script
 from pylvs.model.vrrp import Fifo, Notify, VrrpConfiguration, VrrpGroup, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.helper.notifications import alert_of
+from pylvs.vrrp.helper.notify import alert_of
 from tests.unit.vrrp.helper.running_helper import instance, run_helper, shell
 from tests.waiting import PATIENCE_S, until
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Track, TrackFile, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
-from pylvs.vrrp.helper.files import parse_number
-from pylvs.vrrp.helper.link import Configure, FileValue
+from pylvs.vrrp.helper.link import Configure
+from pylvs.vrrp.helper.track_file import parse_number
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.helper.running_helper import Started, run_helper
 
 
@@ -56,8 +57,8 @@ def configure(*files: TrackFile) -> Configure:
     return Configure(GlobalSettings(), VrrpConfiguration(files=files))
 
 
-def numbers(helper: Started, name: str = "f") -> list[int]:
-    return [each.number for each in helper.received if isinstance(each, FileValue) and each.name == name]
+def numbers(helper: Started, name: str = "f") -> list[int | None]:
+    return [each.number for each in helper.received if isinstance(each, TrackedObject) and each.track.name == name]
 
 
 def write(path: Path, text: str) -> None:
@@ -105,7 +106,7 @@ def test_a_file_that_is_being_written_has_its_old_number(tmp_path: Path) -> None
     aside.mkdir()
     (aside / "old").write_text("1")
     os.utime(aside / "old", (0, 0))
-    with run_helper(tmp_path, constants={"vrrp.helper.files.SETTLED_S": 600}) as helper:
+    with run_helper(tmp_path, constants={"vrrp.helper.track_file.SETTLED_S": 600}) as helper:
         helper.send(configure(file(path), file(directory / "old", "old")))
         helper.until(lambda: (numbers(helper), numbers(helper, "old")) == ([5], [0]))
         with open(path, "w") as out:

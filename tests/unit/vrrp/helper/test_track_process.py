@@ -16,14 +16,19 @@ import pytest
 
 from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
-from pylvs.vrrp.helper.link import Configure, ProcessResult
-from pylvs.vrrp.helper.processes import ProcessInfo, ProcessWatch, matches, running_processes
+from pylvs.vrrp.helper.link import Configure
+from pylvs.vrrp.helper.track_process import ProcessInfo, ProcessWatch, matches, running_processes
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper
 
 
 def wanted(*command: str, **fields: Any) -> TrackProcess:
     return TrackProcess(name="p", command=command, track=Track("p"), **fields)
+
+
+def result(name: str, well: bool, count: int) -> TrackedObject:
+    return TrackedObject("process", Track(name), well, detail=f"{count} of them")
 
 
 NAME = wanted("daemon")
@@ -89,12 +94,12 @@ def test_processes_that_start_and_end_are_reported(tmp_path: Path) -> None:
     routers = VrrpConfiguration(processes=(one_of, two_of))
     with run_helper(tmp_path) as helper, daemon(tmp_path) as first:
         helper.send(Configure(GlobalSettings(), routers))
-        helper.until(lambda: helper.received == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+        helper.until(lambda: helper.received == [result("one", True, 1), result("two", False, 1)])
         with daemon(tmp_path):
-            helper.until(lambda: helper.received[2:] == [ProcessResult("one", False, 2), ProcessResult("two", True, 2)])
-        helper.until(lambda: helper.received[4:] == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+            helper.until(lambda: helper.received[2:] == [result("one", False, 2), result("two", True, 2)])
+        helper.until(lambda: helper.received[4:] == [result("one", True, 1), result("two", False, 1)])
         first.kill()
-        helper.until(lambda: helper.received[6:] == [ProcessResult("one", False, 0)])
+        helper.until(lambda: helper.received[6:] == [result("one", False, 0)])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_a_change_is_reported_after_its_delay(
     counts: list[tuple[float, int]], reported: list[tuple[float, bool]]
 ) -> None:
     loop = FakeTimeLoop()
-    changes: list[tuple[float, bool]] = []
+    changes: list[tuple[float, bool | None]] = []
     process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
     watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.well)))
 
@@ -132,8 +137,8 @@ def test_a_real_change_is_reported_after_its_delay(tmp_path: Path) -> None:
     slow = TrackProcess(name="p", command=(name,), track=Track("p"), fork_delay_s=0.3)
     with run_helper(tmp_path) as helper:
         helper.send(Configure(GlobalSettings(), VrrpConfiguration(processes=(slow,))))
-        helper.until(lambda: helper.received == [ProcessResult("p", False, 0)])
+        helper.until(lambda: helper.received == [result("p", False, 0)])
         begin = time.monotonic()
         with daemon(tmp_path):
-            helper.until(lambda: helper.received[1:] == [ProcessResult("p", True, 1)])
+            helper.until(lambda: helper.received[1:] == [result("p", True, 1)])
             assert time.monotonic() - begin >= 0.3

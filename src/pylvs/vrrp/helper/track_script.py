@@ -11,10 +11,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 
-from pylvs.model.vrrp import VrrpScript
+from pylvs.model.vrrp import Track, VrrpScript
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Ended, Processes
-from pylvs.vrrp.helper.link import ScriptResult
+from pylvs.vrrp.tracking import TrackedObject
 
 SLACK_S = 0.25  # to start a run
 
@@ -22,7 +22,7 @@ SLACK_S = 0.25  # to start a run
 class TrackScripts:
     """All track_scripts of a configuration; `report` receives the first result and each change."""
 
-    def __init__(self, processes: Processes, report: Callable[[ScriptResult], None]) -> None:
+    def __init__(self, processes: Processes, report: Callable[[TrackedObject], None]) -> None:
         self._processes, self._report = processes, report
         self._watches: dict[str, _Watch] = {}
 
@@ -31,19 +31,17 @@ class TrackScripts:
         wanted = {script.name: script for script in scripts}
         for name, watch in list(self._watches.items()):
             if name not in wanted or wanted[name].script != watch.script.script:
-                watch.end()
+                watch.task.cancel()
                 del self._watches[name]
         for name, script in wanted.items():
-            known = self._watches.get(name)
-            if known is not None:
-                known.script = script
-            else:
+            if name not in self._watches:
                 self._watches[name] = _Watch(script, self._processes, self._report)
+            self._watches[name].script = script
 
     async def finish(self) -> None:
         """Stop all runs."""
         for watch in self._watches.values():
-            watch.end()
+            watch.task.cancel()
         await asyncio.gather(*(watch.task for watch in self._watches.values()), return_exceptions=True)
         self._watches.clear()
 
@@ -71,15 +69,12 @@ class Hysteresis:
 
 
 class _Watch:
-    def __init__(self, script: VrrpScript, processes: Processes, report: Callable[[ScriptResult], None]) -> None:
+    def __init__(self, script: VrrpScript, processes: Processes, report: Callable[[TrackedObject], None]) -> None:
         self.script = script
         self._processes, self._report = processes, report
         self._hysteresis = Hysteresis()
         self._log = get_logger()
         self.task = asyncio.get_running_loop().create_task(self._run_periodically())
-
-    def end(self) -> None:
-        self.task.cancel()
 
     async def _run_periodically(self) -> None:
         loop = asyncio.get_running_loop()
@@ -112,4 +107,4 @@ class _Watch:
         if self._hysteresis.add(success, self.script.rise, self.script.fall):
             write = self._log.info if success else self._log.warning
             write(f"track script {self.script.name} is {'well' if success else 'ill'}", end=str(ended))
-            self._report(ScriptResult(self.script.name, success, str(ended)))
+            self._report(TrackedObject("script", Track(self.script.name), success, detail=str(ended)))

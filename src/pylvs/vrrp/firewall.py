@@ -35,7 +35,7 @@ IndexPair = tuple[int, int]  # of a VMAC, and of its base device
 Rule = tuple[bytes, ...]
 
 
-class PacketFilter:
+class Firewall:
     """The installed rules. A change takes about ten milliseconds, during which the kernel waits."""
 
     def __init__(self) -> None:

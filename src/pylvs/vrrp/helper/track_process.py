@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import TrackProcess
+from pylvs.model.vrrp import Track, TrackProcess
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.helper.link import ProcessResult
+from pylvs.vrrp.tracking import TrackedObject
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.25, 1.0
 _SHARE = 20  # scans take at most this fraction of the time
@@ -95,7 +95,7 @@ def _line(pid: int) -> tuple[str, ...]:
 class TrackProcesses:
     """All track_processes of a configuration; `report` receives the first result and each change."""
 
-    def __init__(self, report: Callable[[ProcessResult], None]) -> None:
+    def __init__(self, report: Callable[[TrackedObject], None]) -> None:
         self._report = report
         self._watches: dict[str, ProcessWatch] = {}
         self._pidfds: dict[int, int] = {}  # by PID
@@ -108,11 +108,9 @@ class TrackProcesses:
         for name in [each for each in self._watches if each not in wanted]:
             self._watches.pop(name).cancel_delayed()
         for name, process in wanted.items():
-            known = self._watches.get(name)
-            if known is not None:
-                known.process = process
-            else:
+            if name not in self._watches:
                 self._watches[name] = ProcessWatch(process, self._report)
+            self._watches[name].process = process
         self._wake.set()
         if self._watches and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._scan_periodically())
@@ -168,7 +166,7 @@ class TrackProcesses:
 class ProcessWatch:
     """One track_process: turn counts into results, with the configured delays."""
 
-    def __init__(self, process: TrackProcess, report: Callable[[ProcessResult], None]) -> None:
+    def __init__(self, process: TrackProcess, report: Callable[[TrackedObject], None]) -> None:
         self.process = process
         self._report = report
         self._well: bool | None = None
@@ -202,4 +200,5 @@ class ProcessWatch:
         if not (first and well):
             write = self._log.info if well else self._log.warning
             write(f"track process {self.process.name} is {'well' if well else 'ill'}", count=self._count)
-        self._report(ProcessResult(self.process.name, well, self._count))
+        detail = f"{self._count} of them"
+        self._report(TrackedObject("process", Track(self.process.name), well, detail=detail))
