@@ -1,4 +1,4 @@
-"""The daemon's port to a real host: files, BPF tables, checks over the network, scripts, processes."""
+"""What the daemon needs of its host: files, BPF tables, checks over the network, scripts, processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pylvs.system.self_exec import command
 
 
 class HostServices:
-    """Implements `ports.HostPort`; see there for the threads and errors of its methods."""
+    """One host. Tests replace what would leave the process."""
 
     def __init__(self) -> None:
         self.manager = ServiceManager()
@@ -45,25 +45,31 @@ class HostServices:
         self._nice = 0  # last checker_priority; without one the daemon keeps the niceness that it was started with
 
     def load(self, options: Options) -> Loaded:
+        """Read the configuration. In a thread; errors are findings."""
         self._vrrp = options.vrrp
         return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
+        """Describe what a reload changes. In a thread."""
         return map(str, differences(old, new))
 
     def director(self) -> LongLivedDirector:
+        """Open the tables. In the table thread. Raises PylvsError."""
         return open_director()
 
     def addresses(self) -> Iterable[Address]:
+        """Return this host's addresses. In the table thread."""
         return local_addresses()
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
         if goes_via_vip(check):
             return self._vip_checks.probe_of(check, service, server, context)
         return probe_of(check, context)
 
     def configure(self, configuration: Configuration) -> None:
+        """Use this configuration for scripts, checks and notifications from now on."""
         settings = configuration.settings
         if settings.checker_nice != self._nice:
             self._nice = settings.checker_nice
@@ -80,11 +86,13 @@ class HostServices:
         self._fifos.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
 
     def notify(self, event: Event) -> None:
+        """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
         self._scripts.notify(event)
         self._fifos.notify(event)
         self._mails.notify(event)
 
     async def run_startup_script(self, configuration: Configuration) -> None:
+        """Run the startup_script before anything else, until it ends or its timeout expires."""
         settings = configuration.settings
         self._started = True
         self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
@@ -101,15 +109,19 @@ class HostServices:
             logger.info(f"{keyword} said: {line}")
 
     def check_rows(self) -> tuple[WantedRow, ...]:
+        """Return rows that checks need besides the configured services; the same object while nothing changes."""
         return self._vip_checks.rows
 
     def adapt_host(self, state: StateDirectory) -> None:
+        """Change host settings that checks need; called again after changes of the host. In the table thread."""
         self._vip_checks.adapt_host(state)
 
     def restore_host(self, state: StateDirectory) -> None:
+        """Revert `adapt_host`. In the table thread."""
         self._vip_checks.restore(state)
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(
             command("pylvs.daemon.router_process", str(state.path), log_format),
             stdin=subprocess.DEVNULL,
@@ -118,6 +130,7 @@ class HostServices:
         )
 
     async def close(self) -> None:
+        """Finish notifications and end what runs, in bounded time."""
         await asyncio.gather(self._scripts.finish(), self._mails.finish(), self._fifos.finish())
         await self._run("shutdown_script", *self._shutdown_script)
         await self._processes.close()

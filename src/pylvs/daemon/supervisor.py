@@ -18,16 +18,17 @@ import time
 from collections import Counter
 from functools import partial
 
+from pylvs.config.findings import Finding
 from pylvs.daemon import persistence
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.host_monitor import ForwardingMonitor, HostMonitor
+from pylvs.daemon.host_services import HostServices
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import log_event, log_findings
 from pylvs.daemon.options import Options
 from pylvs.daemon.persistence import Ownership
-from pylvs.daemon.ports import HostPort, Reloaded
 from pylvs.daemon.process import BackgroundTasks, signal_handlers
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.cache import DesiredTable, TableCache
@@ -36,6 +37,7 @@ from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.wanted import Configuration
@@ -47,6 +49,16 @@ RETRY_S = 1.0  # for the first table and the last edits
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 
 
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The result of a reload; `table` is None for a dry run."""
+
+    findings: tuple[Finding, ...]
+    differences: tuple[str, ...]
+    table: ReconcileResult | None = None
+    routers: ConfigureResult = field(default_factory=ConfigureResult)
+
+
 class Supervisor:
     """One daemon. `engine`, `reconciler`, `drains` and `loaded` are there before the API serves its first request."""
 
@@ -55,7 +67,7 @@ class Supervisor:
     reconciler: Reconciler
     loaded: Loaded
 
-    def __init__(self, options: Options, host: HostPort) -> None:
+    def __init__(self, options: Options, host: HostServices) -> None:
         self.options = options
         self.state = StateDirectory(options.state_dir)
         self.table_thread = TableThread("pylvs-editor")

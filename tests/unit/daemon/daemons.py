@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
+from pylvs.daemon.host_services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
@@ -63,10 +64,11 @@ def vrrp(*names: str) -> VrrpConfiguration:
     )
 
 
-class FakeHost:
-    """The host of a daemon (`pylvs.daemon.ports.HostPort`). `state` and `tables` outlive it, as after a crash."""
+class FakeHost(HostServices):
+    """The host of a daemon. `state` and `tables` outlive it, as after a crash."""
 
     def __init__(self, state: Path) -> None:
+        super().__init__()
         self.state = state
         self.tables = MemoryDirector()
         self.manager = ServiceManager({})
@@ -91,7 +93,7 @@ class FakeHost:
             process.kill()
             process.wait()
 
-    # --- what the daemon meets: see `pylvs.daemon.ports.HostPort` ---
+    # --- what the daemon meets ---
 
     def load(self, options: Options) -> Loaded:
         self.loads += 1

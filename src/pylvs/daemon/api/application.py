@@ -12,6 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -26,10 +27,12 @@ from pylvs.daemon.api.status_routes import (
     openapi_operation,
     status_operations,
 )
-from pylvs.daemon.ports import ApiContext
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Endpoint = tuple[Address, int]
@@ -46,7 +49,7 @@ _STATUSES: dict[type[PylvsError], HTTPStatus] = {
 }
 
 
-def all_operations(daemon: ApiContext) -> tuple[Operation, ...]:
+def all_operations(daemon: Supervisor) -> tuple[Operation, ...]:
     """Return every operation, and the one that describes them all."""
     made = [
         *status_operations(daemon),
@@ -59,7 +62,7 @@ def all_operations(daemon: ApiContext) -> tuple[Operation, ...]:
     return (*made, openapi_operation(made))
 
 
-async def serve(daemon: ApiContext, listener: socket.socket) -> web.AppRunner:
+async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
     """Serve requests on this socket until the runner is cleaned up, which closes the socket."""
     application = web.Application(middlewares=[_root_only, _errors_as_json], client_max_size=_MAX_REQUEST_BYTES)
     application.add_routes(each.route() for each in all_operations(daemon))
@@ -152,6 +155,6 @@ class MetricsServer:
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def metrics_server(daemon: ApiContext) -> MetricsServer:
+def metrics_server(daemon: Supervisor) -> MetricsServer:
     """Return the metrics server of a daemon."""
     return MetricsServer(partial(metrics_page, daemon))

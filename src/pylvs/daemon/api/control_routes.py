@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -15,11 +15,13 @@ from pylvs.daemon.api.operations import Field, Operation, json_response
 from pylvs.daemon.api.status_routes import server_encoded
 from pylvs.daemon.event_bus import encode_event
 from pylvs.daemon.loading import Refused
-from pylvs.daemon.ports import ApiContext
 from pylvs.daemon.table.reconciler import ReconcileResult
 from pylvs.health.events import ServerName
 from pylvs.model.destination import SERVER_PATTERN, server_named
 from pylvs.model.errors import OutOfRange
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
 
 Given = Mapping[str, Any]
 
@@ -43,7 +45,7 @@ _DRAIN = {
 _WEIGHT = {"weight": Field(int, "0 to 2147483647; null clears the override", required=True, nullable=True)}
 
 
-def server_operations(daemon: ApiContext) -> Iterable[Operation]:
+def server_operations(daemon: Supervisor) -> Iterable[Operation]:
     engine, drains = daemon.engine, daemon.drains
 
     def override(
@@ -108,7 +110,7 @@ _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
 _SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
 
 
-def vrrp_operations(daemon: ApiContext) -> Iterable[Operation]:
+def vrrp_operations(daemon: Supervisor) -> Iterable[Operation]:
     async def status(_: web.Request, _given: Given) -> web.Response:
         return json_response(await daemon.routers.status())
 
@@ -145,7 +147,7 @@ _RELOAD = {
 }
 
 
-def reload_operations(daemon: ApiContext) -> Iterable[Operation]:
+def reload_operations(daemon: Supervisor) -> Iterable[Operation]:
     async def reload(_: web.Request, given: Given) -> web.Response:
         try:
             done = await daemon.reload(**given)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from pylvs.daemon.api.application import MetricsServer
-    from pylvs.daemon.ports import ApiContext
+    from pylvs.daemon.supervisor import Supervisor
     from pylvs.model.wanted import GlobalSettings
 
 _BACKLOG = 128
@@ -30,7 +30,7 @@ _BACKLOG = 128
 class ApiServer:
     """The socket, and the application behind it."""
 
-    def __init__(self, daemon: ApiContext) -> None:
+    def __init__(self, daemon: Supervisor) -> None:
         self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._metrics: MetricsServer | None = None

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -15,17 +15,19 @@ from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.operations import Field, Operation, json_response
 from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
-from pylvs.daemon.ports import ApiContext
 from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, unattached
 from pylvs.model.service import ServiceKey
 
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 
 
-def status_operations(daemon: ApiContext) -> Iterable[Operation]:
+def status_operations(daemon: Supervisor) -> Iterable[Operation]:
     async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
         rows = await daemon.table_thread.run(daemon.reconciler.table.rows)
         counts = counts_of(rows)
@@ -158,12 +160,12 @@ def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
 # --- metrics ---
 
 
-async def metrics_page(daemon: ApiContext) -> str:
+async def metrics_page(daemon: Supervisor) -> str:
     """Return the page. A thread writes it: a large table takes seconds."""
     return await asyncio.to_thread(exposition, await metrics_input(daemon))
 
 
-async def metrics_input(daemon: ApiContext) -> MetricsInput:
+async def metrics_input(daemon: Supervisor) -> MetricsInput:
     table = daemon.reconciler.table
     rows = await daemon.table_thread.run(table.rows)
     packets = await daemon.table_thread.run(table.director.packet_counts)
@@ -184,7 +186,7 @@ async def metrics_input(daemon: ApiContext) -> MetricsInput:
     )
 
 
-def metrics_operations(daemon: ApiContext) -> Iterable[Operation]:
+def metrics_operations(daemon: Supervisor) -> Iterable[Operation]:
     async def metrics(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
         page = await metrics_page(daemon)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
@@ -198,7 +200,7 @@ LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 
 
-def event_operations(daemon: ApiContext) -> Iterable[Operation]:
+def event_operations(daemon: Supervisor) -> Iterable[Operation]:
     async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
         if not given.get("follow", False):
             return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
