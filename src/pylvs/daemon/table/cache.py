@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from pylvs.daemon.table import edits
-from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit, TableSnapshot, apply_to_snapshot, snapshot_of
+from pylvs.daemon.table.edits import Edit, RefusedEdit, TableSnapshot, snapshot_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
@@ -134,7 +134,7 @@ class TableCache:
                     if count and time.monotonic() >= end:
                         break
                     count += 1
-                    if edit.key not in self._snapshot and not isinstance(edit, AddService):
+                    if edit.key not in self._snapshot and not edit.adds_service:
                         continue
                     try:
                         edit.apply(self.director)
@@ -142,7 +142,7 @@ class TableCache:
                         refused.append(RefusedEdit(edit, error))
                         self._refused.add(edit.key)
                     else:
-                        apply_to_snapshot(self._snapshot, edit)
+                        edit.apply_to(self._snapshot)
             except BaseException:
                 self._snapshot = None  # the last edit may or may not be in the table
                 raise

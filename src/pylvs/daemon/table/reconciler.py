@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit
+from pylvs.daemon.table.edits import Edit, RefusedEdit
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.system.logs import get_logger
@@ -108,7 +108,7 @@ class Reconciler:
             desired = self._desired()
             plan = await self.thread.run(self.table.plan, desired)
             if plan.tables_gone:
-                count = sum(isinstance(edit, AddService) for edit in plan.edits)
+                count = sum(edit.adds_service for edit in plan.edits)
                 self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
             else:
                 self._log_restored(plan)
