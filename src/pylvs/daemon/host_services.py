@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from collections.abc import Iterable
 
 from pylvs.config.diff import differences
 from pylvs.daemon.loading import ConfigurationLoader, Loaded
-from pylvs.daemon.notifications import FifoNotifier, MailAlerts, ScriptNotifier
+from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
@@ -37,9 +36,7 @@ class HostServices:
         self._started = False
         self._shutdown_script: tuple[Script | None, float] = None, 0.0  # with its timeout
         self._vip_checks = VipChecks()
-        self._scripts = ScriptNotifier()
-        self._mails = MailAlerts()
-        self._fifos = FifoNotifier()
+        self._notifier = Notifier()
         self._vrrp = True  # virtual routers are run
         self._loader = ConfigurationLoader()
         self._nice = 0  # last checker_priority; without one the daemon keeps the niceness that it was started with
@@ -81,15 +78,11 @@ class HostServices:
         if self._started:  # the shutdown_script runs only if the startup_script did
             self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
         self._vip_checks.configure(configuration)
-        self._scripts.configure(configuration)
-        self._mails.configure(configuration)
-        self._fifos.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
+        self._notifier.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
 
     def notify(self, event: Event) -> None:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
-        self._scripts.notify(event)
-        self._fifos.notify(event)
-        self._mails.notify(event)
+        self._notifier.notify(event)
 
     async def run_startup_script(self, configuration: Configuration) -> None:
         """Run the startup_script before anything else, until it ends or its timeout expires."""
@@ -131,6 +124,6 @@ class HostServices:
 
     async def close(self) -> None:
         """Finish notifications and end what runs, in bounded time."""
-        await asyncio.gather(self._scripts.finish(), self._mails.finish(), self._fifos.finish())
+        await self._notifier.finish()
         await self._run("shutdown_script", *self._shutdown_script)
         await self._processes.close()
