@@ -37,7 +37,7 @@ def probe(check: HttpCheck, context: CheckContext) -> Probe:
                 reasons.append(await page.good())
             except ProbeFailed as error:
                 path = f"{page.path}: " if len(pages) > 1 else ""
-                return Outcome(False, f"{path}{error}", inconclusive=error.inconclusive)
+                raise ProbeFailed(f"{path}{error}", error.inconclusive) from None
         return Outcome(True, "; ".join(dict.fromkeys(reasons)))
 
     return ask

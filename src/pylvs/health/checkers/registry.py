@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from pylvs.health.outcome import Probe
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
 
@@ -38,7 +38,15 @@ _MODULES: dict[type[checks.Check], str] = {
 
 
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:
-    """Return the probe of a check, made by `probe` of its checker's module."""
+    """Return the probe of a check, made by `probe` of its checker's module. ProbeFailed becomes a failed outcome."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
     maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
-    return maker(check, context)
+    ask = maker(check, context)
+
+    async def probe() -> Outcome:
+        try:
+            return await ask()
+        except ProbeFailed as error:
+            return Outcome(False, str(error), inconclusive=error.inconclusive)
+
+    return probe
