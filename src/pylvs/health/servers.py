@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from pylvs.health.events import (
     NO_OVERRIDE,
@@ -13,6 +14,7 @@ from pylvs.health.events import (
     Event,
     Override,
     ServerDown,
+    ServerEvent,
     ServerName,
     ServerUp,
     Standing,
@@ -190,16 +192,13 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield CheckInconclusive(
-                at=at, service=self.service, server=self.key, reason=outcome.reason, check=check.word
-            )
+            yield self._event(CheckInconclusive, outcome.reason, at, check=check.word)
             return
         if not outcome.ok:
-            yield CheckFailed(
-                at=at,
-                service=self.service,
-                server=self.key,
-                reason=outcome.reason,
+            yield self._event(
+                CheckFailed,
+                outcome.reason,
+                at,
                 check=check.word,
                 attempt=state.failures,
                 attempts=state.failures if state.good is False else check.pace.retry + 1,
@@ -207,7 +206,7 @@ class ServerState:
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield CheckRecovered(at=at, service=self.service, server=self.key, reason=outcome.reason, check=check.word)
+            yield self._event(CheckRecovered, outcome.reason, at, check=check.word)
         yield from self.update(f"{check.word}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
@@ -218,15 +217,33 @@ class ServerState:
         if self.up and not before:
             self._announce(at, reason)
             self.reported_weight = weight
-            yield ServerUp(at=at, service=self.service, server=self.key, reason=reason, weight=weight)
+            yield self._event(ServerUp, reason, at, weight=weight)
         elif not self.up and (before or (known_down and not self.announced)):
             self._announce(at, reason)
-            yield ServerDown(at=at, service=self.service, server=self.key, reason=reason, initial=not before)
+            yield self._event(ServerDown, reason, at, initial=not before)
         elif self.up and self.checked and not self.announced:
             self._announce(self.since, reason)  # up from the start, as presumed: no event
         if self.up and weight != self.reported_weight:
             was, self.reported_weight = self.reported_weight, weight
-            yield WeightChanged(at=at, service=self.service, server=self.key, reason=reason, before=was, weight=weight)
+            yield self._event(WeightChanged, reason, at, before=was, weight=weight)
+
+    def adopt(self, found: Destination | None) -> None:
+        """Presume that the server is up if the table has it.
+
+        With inhibit_on_failure weight 0 means down, unless the server has weight 0 when it is up, too.
+        """
+        inhibited = self.wanted.inhibit_on_failure and self.weight() > 0
+        up = found is not None and (found.weight > 0 or not inhibited)
+        for link in self.links:
+            link.presumed = up
+            link.state.first_counts &= not up
+        self.up, self.announced, self.reason = up, True, "as the table was found"
+        dynamic = any(sets_weight(link.state.check) for link in self.links)
+        if found is not None and up and not self.override and dynamic:
+            self.held_weight = self.reported_weight = found.weight
+
+    def _event(self, kind: Callable[..., ServerEvent], reason: str, at: float, **fields: Any) -> ServerEvent:
+        return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
     def _announce(self, since: float, reason: str) -> None:
         self.since, self.reason, self.announced = since, reason, True

@@ -49,7 +49,7 @@ def test_weight_0_means_down_only_where_failure_inhibits() -> None:
     inhibiting = server(1, pace=LATE, inhibit_on_failure=True)
     with EngineHarness(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as harness:
         harness.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
-        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True, True]
+        assert [each.up for each in harness.snapshot("web").servers] == [False, True, True]
         assert harness.table() == {1: 0, 2: 1, 3: 0}
 
 
@@ -107,7 +107,7 @@ def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> Non
     ) as harness:
         harness.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
         harness.engine.adopt([found(vip(), (1, 0), (2, 0))])
-        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True]
+        assert [each.up for each in harness.snapshot("web").servers] == [False, True]
         assert harness.table() == {1: 0, 2: 0}
 
 

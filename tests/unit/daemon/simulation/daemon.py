@@ -181,7 +181,7 @@ class SimEngine(Engine):
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """See Engine. The model copies the adopted state."""
         super().adopt(rows)
-        for state in self._services:
+        for state in self._services.values():
             service = self.daemon.model.services[number_of(state.wanted.name)]
             service.has_quorum = state.has_quorum
             for key, server in state.servers.items():
@@ -212,13 +212,12 @@ class SimEngine(Engine):
         for event in events:
             self.daemon.expect(event)
 
-    def replace(self, configuration: Configuration) -> Any:
+    def replace(self, configuration: Configuration) -> None:
         """See Engine."""
         self.world.note("reload: {} services", len(configuration.services))
-        found = super().replace(configuration)
+        super().replace(configuration)
         self.daemon.model.replace(configuration)
         self.look(reloaded=True)
-        return found
 
     def set_host_addresses(self, addresses: Iterable[Address]) -> None:
         """See Engine."""
