@@ -20,7 +20,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 
 POLL_S = 0.5
@@ -130,16 +130,14 @@ class Drains:
 
     def resume(self) -> None:
         """At the start, continue the drains of the last daemon. Raises Unsupported."""
-        try:
-            for row in self._state.read(DRAINS_FILE) or ():
+        with self._state.decoding(DRAINS_FILE) as rows:
+            for row in rows or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
                 drain.active_only = row.get("active_only", False)  # absent in files of older versions
                 if drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
-        except (ValueError, TypeError, KeyError) as error:
-            raise Unsupported(f"{self._state.file(DRAINS_FILE)}: damaged ({error}); remove it") from None
 
     async def run(self) -> None:
         """Poll until cancelled."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,24 @@ class StateDirectory:
 
     def read(self, name: str) -> Any:
         """Return the content of a file, None if there is none. Raises Unsupported if it cannot be read as JSON."""
-        path = self.file(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise Unsupported(f"{path}: damaged ({error}); remove it") from None
+            raise self._damaged(name, error) from None
+
+    @contextlib.contextmanager
+    def decoding(self, name: str) -> Iterator[Any]:
+        """Return the content of a file as `read` does. Raises Unsupported if the block cannot decode it, too."""
+        content = self.read(name)
+        try:
+            yield content
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> Unsupported:
+        return Unsupported(f"{self.file(name)}: damaged ({error}); remove it")
 
     def write(self, name: str, content: Any) -> None:
         """Replace a file atomically; remove it if the content is empty or None. Raises PylvsError."""

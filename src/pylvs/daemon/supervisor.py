@@ -66,6 +66,7 @@ class Supervisor:
     drains: Drains
     reconciler: Reconciler
     loaded: Loaded
+    _ownership: Ownership
 
     def __init__(self, options: Options, host: HostServices) -> None:
         self.options = options
@@ -78,7 +79,6 @@ class Supervisor:
         self.routers = VirtualRouters(self.state, self.events, start)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
-        self._ownership = Ownership(self.state)
         self._ownership_pending = asyncio.Event()  # to be saved once the table is complete
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
@@ -89,8 +89,6 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
-
-    # --- start and stop ---
 
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
@@ -143,7 +141,8 @@ class Supervisor:
 
     async def _prepare(self, loaded: Loaded) -> None:
         """Read everything that the daemon needs before it changes anything."""
-        owned = self._ownership.load()
+        self._ownership = Ownership(self.state)
+        owned = self._ownership.owned
         overrides = persistence.load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         table = TableCache(await self.table_thread.run(self._host.director))
@@ -210,8 +209,6 @@ class Supervisor:
                 await self._ownership.after_edits({})
             except PylvsError as error:  # the next daemon finds the services gone
                 self._log.error(str(error))
-
-    # --- reload ---
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run all of it. Raises Refused; then nothing has changed.
@@ -284,8 +281,6 @@ class Supervisor:
             self._reload_pending = False
             with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
-
-    # --- while it runs ---
 
     def status(self) -> str:
         """Return one line for the log and the service manager."""

@@ -20,7 +20,7 @@ from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.system.logs import get_logger
@@ -98,10 +98,11 @@ class VipChecks:
 
         return ask
 
-    # --- host settings, in the table thread ---
-
     def adapt_host(self, state: StateDirectory) -> None:
-        """Set routing rules and accept_local for these checks. A change is saved before it is made, for `restore`."""
+        """Set routing rules and accept_local for these checks. In the table thread.
+
+        A change is saved before it is made, for `restore`.
+        """
         from pylvs.daemon import probe_routing
 
         saved = _saved_devices(state)
@@ -128,20 +129,20 @@ class VipChecks:
             self._log.error(f"checks through virtual addresses may fail: {error}")
 
     def restore(self, state: StateDirectory) -> None:
-        """Revert `adapt_host`."""
+        """Revert `adapt_host`. In the table thread."""
         self._marks, self.rows = {}, ()
         self.adapt_host(state)
 
 
 def _saved_devices(state: StateDirectory) -> set[str] | None:
     """Return the devices that this daemon, or one before it, changed; None if none. Raises Unsupported."""
-    saved = state.read(DEVICES_FILE)
-    if saved is None:
-        return None
-    devices = saved.get("devices") if isinstance(saved, dict) else None
-    if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
-        raise Unsupported(f"{state.file(DEVICES_FILE)}: damaged (no list of devices); remove it")
-    return set(devices)
+    with state.decoding(DEVICES_FILE) as saved:
+        if saved is None:
+            return None
+        devices = saved.get("devices") if isinstance(saved, dict) else None
+        if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
+            raise ValueError("no list of devices")
+        return set(devices)
 
 
 def _paths(configuration: Configuration) -> Iterator[ForwardingPath]:

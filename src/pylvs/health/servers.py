@@ -106,37 +106,25 @@ class CheckLink:
         return self.presumed if self.state.good is None else self.state.good
 
 
+@dataclass(slots=True, eq=False)
 class ServerState:
     """The state of a server. Its weight, quorum share and destination are functions of it."""
 
-    __slots__ = (
-        "announced",
-        "counted_weight",
-        "held_weight",
-        "links",
-        "override",
-        "reason",
-        "reported_weight",
-        "row_destination",
-        "service",
-        "since",
-        "up",
-        "wanted",
-    )
+    service: str
+    wanted: WantedServer
+    since: float
+    links: list[CheckLink] = field(default_factory=list)
+    override: Override = NO_OVERRIDE
+    up: bool = True
+    announced: bool = False  # an event reported its first state, or none is needed
+    reason: str = "not checked yet"
+    reported_weight: int = field(init=False)  # by the last event with a weight
+    counted_weight: int = 0  # its part of the service's `weight_up`
+    row_destination: Destination | None = None  # in the service's rows
+    held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
 
-    def __init__(self, service: str, wanted: WantedServer, at: float) -> None:
-        self.service = service
-        self.wanted = wanted
-        self.links: list[CheckLink] = []
-        self.override: Override = NO_OVERRIDE
-        self.up = True
-        self.announced = False  # an event reported its first state, or none is needed
-        self.since = at
-        self.reason = "not checked yet"
-        self.reported_weight = wanted.destination.weight  # by the last event with a weight
-        self.counted_weight = 0  # its part of the service's `weight_up`
-        self.row_destination: Destination | None = None  # in the service's rows
-        self.held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
+    def __post_init__(self) -> None:
+        self.reported_weight = self.wanted.destination.weight
 
     @property
     def key(self) -> DestinationKey:

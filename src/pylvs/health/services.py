@@ -16,7 +16,7 @@ from pylvs.health.events import (
 )
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.wanted import WantedRow, WantedService
@@ -48,35 +48,21 @@ class Quorum:
         return self.after(False, weight)
 
 
+@dataclass(slots=True, eq=False)
 class ServiceState:
     """The state of a service; its rows are a function of it."""
 
-    __slots__ = (
-        "_rows",
-        "_rows_sorry",
-        "_stale",
-        "has_quorum",
-        "servers",
-        "since",
-        "sorry_announced",
-        "started",
-        "suspended",
-        "wanted",
-        "weight_up",
-    )
-
-    def __init__(self, wanted: WantedService, at: float) -> None:
-        self.wanted = wanted
-        self.servers: dict[DestinationKey, ServerState] = {}
-        self.weight_up = 0  # sum over the servers that are up
-        self.has_quorum = True
-        self.started = False
-        self.since = at
-        self.suspended = False
-        self.sorry_announced: DestinationKey | None = None  # the sorry server by the last event
-        self._rows: tuple[WantedRow, ...] = ()
-        self._rows_sorry = False  # `sorry` when the rows were made
-        self._stale = True  # the rows must be made again
+    wanted: WantedService
+    since: float
+    servers: dict[DestinationKey, ServerState] = field(default_factory=dict)
+    weight_up: int = 0  # sum over the servers that are up
+    has_quorum: bool = True
+    started: bool = False
+    suspended: bool = False
+    sorry_announced: DestinationKey | None = None  # the sorry server by the last event
+    _rows: tuple[WantedRow, ...] = ()
+    _rows_sorry: bool = False  # `sorry` when the rows were made
+    _stale: bool = True  # the rows must be made again
 
     @property
     def quorum(self) -> Quorum:

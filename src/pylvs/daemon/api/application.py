@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -119,8 +118,8 @@ def _one_line(record: logging.LogRecord) -> bool:
 class MetricsServer:
     """Serves `/metrics` over TCP at the configuration's metrics_address."""
 
-    def __init__(self, page: Callable[[], Awaitable[str]]) -> None:
-        self._page = page
+    def __init__(self, daemon: Supervisor) -> None:
+        self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._at: Endpoint | None = None
         self._log = get_logger()
@@ -151,10 +150,5 @@ class MetricsServer:
         self._runner = self._at = None
 
     async def _respond(self, _: web.Request) -> web.Response:
-        page = await self._page()
+        page = await metrics_page(self._daemon)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
-
-
-def metrics_server(daemon: Supervisor) -> MetricsServer:
-    """Return the metrics server of a daemon."""
-    return MetricsServer(partial(metrics_page, daemon))

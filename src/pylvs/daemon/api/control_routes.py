@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Given = Mapping[str, Any]
 
-# --- servers ---
 
 MAX_DRAIN_S = 366 * 86400.0
 _SERVER = Field(
@@ -104,8 +103,6 @@ def server_operations(daemon: Supervisor) -> Iterable[Operation]:
     ]
 
 
-# --- virtual routers ---
-
 _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
 _SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
 
@@ -137,8 +134,6 @@ def _names(given: Given) -> list[str]:
     name = given.get("name")
     return [] if name is None else [name]
 
-
-# --- reload ---
 
 _RELOAD = {
     "dry_run": Field(bool, "return what would change, and change nothing"),

@@ -7,6 +7,7 @@ others begin with `pylvs_`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,29 @@ _COUNTED = {
 }
 _SERVICE = ["local_address", "local_port", "local_mark", "proto"]
 _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
+_CHECK = ["service", "server", "check", "number"]
+# name, help, and the attribute of the snapshot
+_QUORUM_GAUGES = (
+    ("pylvs_quorum_up", "Whether a virtual server has its quorum.", "has_quorum"),
+    ("pylvs_quorum_weight", "The weight that the quorum asks for.", "quorum"),
+    ("pylvs_weight_up", "The weights of the real servers that are up.", "weight_up"),
+    ("pylvs_sorry_server_in", "Whether the sorry server serves.", "sorry_server_in"),
+)
+_SERVER_GAUGES = (
+    ("pylvs_server_up", "Whether a real server counts as up.", "up"),
+    ("pylvs_server_in_table", "Whether a real server is in the table.", "in_table"),
+    ("pylvs_server_weight", "The weight that a real server should have now.", "weight"),
+    ("pylvs_server_configured_weight", "The weight of the configuration.", "configured_weight"),
+    ("pylvs_server_since_seconds", "Since when it is up or down, seconds since 1970.", "since"),
+)
+_CHECK_GAUGES = (
+    ("pylvs_check_up", "Whether a check counts as good; absent before it was made.", "good"),
+    ("pylvs_check_duration_seconds", "How long the last probe took.", "took_s"),
+)
+_CHECK_COUNTERS = (
+    ("pylvs_check_probes", "Probes made.", "probes"),
+    ("pylvs_check_failed_probes", "Probes that failed.", "failed_probes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +104,17 @@ class _InputCollector(Collector):
         yield from vrrp_metrics(self._given.routers)
 
 
-def _gauge(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=labels)
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, help_: str, labels: Sequence[str], values: Labelled
+) -> Metric:
+    family = kind(name, help_, labels=labels)
     for label_values, value in values:
         family.add_metric(label_values, value)
     return family
 
 
-def _counter(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
-    """Return a counter; prometheus_client appends `_total` to its name."""
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+_gauge = partial(_family, GaugeMetricFamily)
+_counter = partial(_family, CounterMetricFamily)  # prometheus_client appends `_total` to its name
 
 
 def _of(objects: Labelled, attribute: str) -> Labelled:
@@ -158,36 +180,21 @@ def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
 
 
 def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
-    label = ["service"]
     quorums = [([each.name], each) for each in services]
-    yield _gauge("pylvs_quorum_up", "Whether a virtual server has its quorum.", label, _of(quorums, "has_quorum"))
-    yield _gauge("pylvs_quorum_weight", "The weight that the quorum asks for.", label, _of(quorums, "quorum"))
-    yield _gauge("pylvs_weight_up", "The weights of the real servers that are up.", label, _of(quorums, "weight_up"))
-    yield _gauge("pylvs_sorry_server_in", "Whether the sorry server serves.", label, _of(quorums, "sorry_server_in"))
-
-    labels = ["service", "server"]
     servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
-    yield _gauge("pylvs_server_up", "Whether a real server counts as up.", labels, _of(servers, "up"))
-    yield _gauge("pylvs_server_in_table", "Whether a real server is in the table.", labels, _of(servers, "in_table"))
-    text = "The weight that a real server should have now."
-    yield _gauge("pylvs_server_weight", text, labels, _of(servers, "weight"))
-    text = "The weight of the configuration."
-    yield _gauge("pylvs_server_configured_weight", text, labels, _of(servers, "configured_weight"))
-    text = "Since when it is up or down, seconds since 1970."
-    yield _gauge("pylvs_server_since_seconds", text, labels, _of(servers, "since"))
-
-    # The number distinguishes checks of one type on one server.
-    labels = ["service", "server", "check", "number"]
     checks = [
-        ([*server_labels, each.check.word, str(number)], each)
-        for server_labels, server in servers
+        ([*labels, each.check.word, str(number)], each)  # the number distinguishes checks of one type on one server
+        for labels, server in servers
         for number, each in enumerate(server.checks)
     ]
-    text = "Whether a check counts as good; absent before it was made."
-    yield _gauge("pylvs_check_up", text, labels, _of(checks, "good"))
-    yield _gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, _of(checks, "took_s"))
-    yield _counter("pylvs_check_probes", "Probes made.", labels, _of(checks, "probes"))
-    yield _counter("pylvs_check_failed_probes", "Probes that failed.", labels, _of(checks, "failed_probes"))
+    for name, help_, attribute in _QUORUM_GAUGES:
+        yield _gauge(name, help_, ["service"], _of(quorums, attribute))
+    for name, help_, attribute in _SERVER_GAUGES:
+        yield _gauge(name, help_, ["service", "server"], _of(servers, attribute))
+    for name, help_, attribute in _CHECK_GAUGES:
+        yield _gauge(name, help_, _CHECK, _of(checks, attribute))
+    for name, help_, attribute in _CHECK_COUNTERS:
+        yield _counter(name, help_, _CHECK, _of(checks, attribute))
 
 
 def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:

@@ -61,7 +61,7 @@ class ApiServer:
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics at the metrics_address of these settings."""
         if self._metrics is None and settings.metrics_address is not None:
-            self._metrics = (await _application()).metrics_server(self._daemon)
+            self._metrics = (await _application()).MetricsServer(self._daemon)
         if self._metrics is not None:
             await self._metrics.follow(settings.metrics_address)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -140,24 +141,7 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
 
 
 def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
-    return {
-        "check": check.check.word,
-        "good": check.good,
-        "failures": check.failures,
-        "weight": check.weight,
-        "reason": check.reason,
-        "inconclusive": check.inconclusive,
-        "checked_at": check.checked_at,
-        "took_s": check.took_s,
-        "next_in_s": check.next_in_s,
-        "running": check.running,
-        "shared_by": check.shared_by,
-        "probes": check.probes,
-        "failed_probes": check.failed_probes,
-    }
-
-
-# --- metrics ---
+    return {field.name: getattr(check, field.name) for field in fields(check)} | {"check": check.check.word}
 
 
 async def metrics_page(daemon: Supervisor) -> str:
@@ -194,8 +178,6 @@ def metrics_operations(daemon: Supervisor) -> Iterable[Operation]:
     return [Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE)]
 
 
-# --- events, as JSON lines ---
-
 LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 
@@ -223,9 +205,6 @@ def event_operations(daemon: Supervisor) -> Iterable[Operation]:
     help_ = "The last events; with follow, new events until the client disconnects. A JSON object a line."
     takes = {"follow": Field(bool, "true: new events")}
     return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
-
-
-# --- the OpenAPI document ---
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:

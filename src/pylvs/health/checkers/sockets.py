@@ -210,9 +210,6 @@ def _endpoint_text(source: SocketAddress) -> str:
     return f"{host or 'port'} {port}".strip() if port else host
 
 
-# --- datagrams, for DNS, UDP and ICMP ---
-
-
 def send_datagram(sock: socket.socket, data: bytes) -> None:
     """Send one datagram. Raises ProbeFailed."""
     try:

@@ -152,10 +152,6 @@ class TcpStream:
         found, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return found.removesuffix(b"\r")
 
-    def put_back(self, data: bytes) -> None:
-        """Put bytes back, to be read next."""
-        self._buffer = data + self._buffer
-
     async def _wait(self, where: str, *, writing: bool = False) -> None:
         # Data that arrived while this process could not run still counts after the deadline. But a server that sends
         # without end must not hold a check for ever: it ends at twice its timeout.
