@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -61,19 +62,10 @@ class Drain:
 
     def encoded(self) -> dict[str, Any]:
         """Return the drain as JSON types, for the API."""
-        return {
-            "number": self.number,
-            "servers": [{"service": service, "server": str(server)} for service, server in self.servers],
-            "began_at": self.began_at,
-            "deadline_at": self.deadline_at,
-            "force": self.force,
-            "active_only": self.active_only,
-            "stage": self.stage.value,
-            "active": self.active,
-            "inactive": self.inactive,
-            "persistent": self.persistent,
-            "most": self.most,
-        }
+        internal = ("idle_polls", "ends_at")
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in internal}
+        servers = [{"service": service, "server": str(server)} for service, server in self.servers]
+        return found | {"servers": servers, "stage": self.stage.value}
 
     def count(self, destinations: Iterable[DestinationRow]) -> None:
         """Update the counts from the table, and note whether there is a connection to wait for."""

@@ -15,7 +15,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.director import open_director
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address

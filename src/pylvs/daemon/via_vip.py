@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, Probe, constant_probe
 from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of

@@ -98,7 +98,7 @@ def test_foreign_edits_are_reverted_and_reported(director: Watched, table: Table
         "UDP 192.0.2.1:53: added, scheduler wlc",
         "UDP 192.0.2.1:53 -> 10.0.0.1:80: added, weight 1, method DR",
     ]
-    assert plan.restored == frozenset(plan.edits)
+    assert plan.restored == plan.edits
     assert {each.service.key for each in director.services()} == {WEB, DNS, MARK}
     assert not carry_out(table, desired)
 

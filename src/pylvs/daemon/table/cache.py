@@ -56,7 +56,7 @@ class EditPlan:
     """
 
     edits: tuple[Edit, ...] = ()
-    restored: frozenset[Edit] = frozenset()
+    restored: tuple[Edit, ...] = ()
     tables_gone: bool = False
     timeouts: Timeouts | None = None
     changed: bool = True
@@ -103,10 +103,10 @@ class TableCache:
             # A daemon that was killed may have left services of checks, which no configuration names.
             owned = {*desired.owned, *(key for key in self._snapshot if is_probe_mark(key.mark))}
             needed = edits.required_edits(self._snapshot, desired.rows, owned, desired.exclusive)
-        restored: frozenset[Edit] = frozenset()
+        restored: tuple[Edit, ...] = ()
         if foreign and before is not None:
-            own = edits.required_edits(before, desired.rows, desired.owned, desired.exclusive)
-            restored = frozenset(needed).difference(own)
+            own = frozenset(edits.required_edits(before, desired.rows, desired.owned, desired.exclusive))
+            restored = tuple(edit for edit in needed if edit not in own)
         timeouts = desired.timeouts if desired.timeouts not in (None, self.director.timeouts()) else None
         return EditPlan(needed, restored, tables_gone, timeouts, bool(rows) or not same_services)
 

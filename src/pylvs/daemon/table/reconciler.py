@@ -55,7 +55,6 @@ class ReconcileResult:
     """The result of one run."""
 
     edits: int = 0
-    restored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()  # edits that the data plane refused
     error: str = ""  # why the table could not be read or edited at all
     busy: bool = False  # other programs hold the tables: the old entries still forward
@@ -138,15 +137,13 @@ class Reconciler:
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
         self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
-        restored = tuple(str(edit) for edit in plan.edits if edit in plan.restored)
-        return ReconcileResult(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
+        return ReconcileResult(len(plan.edits) - len(failures), tuple(map(str, failures)))
 
     def _log_restored(self, plan: EditPlan) -> None:
-        restored = [edit for edit in plan.edits if edit in plan.restored]
-        for edit in restored[:MAX_LOG_LINES]:
+        for edit in plan.restored[:MAX_LOG_LINES]:
             self._log.warning(f"restored: {edit.foreign_change}")
-        if len(restored) > MAX_LOG_LINES:
-            self._log.warning(f"restored: {len(restored) - MAX_LOG_LINES} more")
+        if len(plan.restored) > MAX_LOG_LINES:
+            self._log.warning(f"restored: {len(plan.restored) - MAX_LOG_LINES} more")
 
     def _log_errors(self) -> None:
         errors = (self.last.error,) if self.last.error else self.last.refused

@@ -9,7 +9,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
 from pylvs.health.outcome import Outcome, Probe, constant_probe, quoted
 from pylvs.model.checks import DnsCheck

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.http_response import ResponseReader, read_body
-from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
