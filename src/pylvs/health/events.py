@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
@@ -40,14 +41,13 @@ NO_OVERRIDE = Override()
 class Event:
     """An event in one service, by its configured name, with its reason."""
 
+    name: ClassVar[str]  # in the API and in logs: `server_up`, `quorum_lost` ...
     at: float
     service: str
     reason: str
 
-    @property
-    def name(self) -> str:
-        """The name in the API and in logs: `server_up`, `quorum_lost` ..."""
-        return "".join("_" + letter.lower() if letter.isupper() else letter for letter in type(self).__name__)[1:]
+    def __init_subclass__(cls) -> None:
+        cls.name = "".join("_" + letter.lower() if letter.isupper() else letter for letter in cls.__name__)[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
