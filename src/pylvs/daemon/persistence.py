@@ -40,13 +40,10 @@ class Ownership:
         The new services have no servers yet: after a crash their absence from the table must not count as down.
         """
         added = {key: frozenset[DestinationKey]() for key in owned}
-        await self._save(added | dict(self.owned))
+        await self.after_edits(added | dict(self.owned))
 
     async def after_edits(self, owned: OwnedServices) -> None:
         """Own exactly these services. Raises PylvsError."""
-        await self._save(owned)
-
-    async def _save(self, owned: OwnedServices) -> None:
         await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
         self.owned, self.keys = owned, frozenset(owned)
 

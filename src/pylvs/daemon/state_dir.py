@@ -16,14 +16,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import pid_files
 from pylvs.system.namespaces import network_cookie
-from pylvs.system.unix_sockets import address_of
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
@@ -89,10 +87,6 @@ class StateDirectory:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def socket_address(self) -> AbstractContextManager[str]:
-        """Return an alias of `socket_path` that is short enough for sockaddr_un, valid within the block."""
-        return address_of(self.socket_path)
 
     def file(self, name: str) -> Path:
         return self.path / f"{name}.json"

@@ -22,7 +22,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import ConnectionClosed
 
 REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies
@@ -58,24 +58,19 @@ class VrrpClient:
     `closed` is set when the connection has ended, or when the process sends what this version cannot read.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        pipe: MessageSocket,
-        on_event: Callable[[Message], None],
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]) -> None:
+        """Connect. Raises NoRouters, PylvsError."""
         self.pid = 0
         self.closed = asyncio.Event()
         self._path = path
-        self._pipe = pipe
+        self._pipe = connected(path)
         self._on_event = on_event
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
-        self._loop.add_reader(pipe.fileno(), self._read)
+        self._loop.add_reader(self._pipe.fileno(), self._read)
 
     @classmethod
     async def open(
@@ -86,7 +81,7 @@ class VrrpClient:
         `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
         NoRouters, PylvsError.
         """
-        client = cls(path, connected(path), on_event, on_close)
+        client = cls(path, on_event, on_close)
         try:
             client._send(greeting())
             client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))

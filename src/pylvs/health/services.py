@@ -43,10 +43,6 @@ class Quorum:
         """Return whether there is a quorum at this weight; `had`: there was one before."""
         return weight >= (self.lost_below if had else self.gained_at)
 
-    def at_start(self, weight: int) -> bool:
-        """Return whether there is a quorum at the start. As in keepalived it must be gained."""
-        return self.after(False, weight)
-
 
 @dataclass(slots=True, eq=False)
 class ServiceState:
@@ -112,7 +108,7 @@ class ServiceState:
     def presume_quorum(self) -> None:
         """Set the quorum by what the servers presume, before the first outcome."""
         self.count(self.servers.values(), reset=True)
-        self.has_quorum = self.quorum.at_start(self.weight_up)
+        self.has_quorum = self.quorum.after(False, self.weight_up)  # as in keepalived it must be gained
         self.rows_changed()
 
     def adopt(self, row: ServiceRow) -> None:

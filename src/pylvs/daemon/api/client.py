@@ -12,6 +12,7 @@ from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.system.unix_sockets import address_of
 
 REPLY_TIMEOUT_S = 600.0  # a reload waits for the reloads before it
 
@@ -30,7 +31,7 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.sock.settimeout(self.timeout)
-        with self._state.socket_address() as address:
+        with address_of(self._state.socket_path) as address:
             self.sock.connect(address)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.process import BackgroundTasks
 from pylvs.model.errors import PylvsError
+from pylvs.system.unix_sockets import address_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -72,7 +73,7 @@ class ApiServer:
         state = self._daemon.state
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            with state.socket_address() as address:
+            with address_of(state.socket_path) as address:
                 before = os.umask(0o177)
                 try:
                     listener.bind(address)

@@ -9,7 +9,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import cache, partial
-from types import TracebackType
 from typing import Self, TypeVar
 
 from pylvs.health.checkers.sockets import Deadline, Endpoint, ready
@@ -62,9 +61,7 @@ class TcpStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self.close_notify and self._tls is not None:
                 with contextlib.suppress(OSError, ValueError):  # the peer has not answered it, or has disconnected
