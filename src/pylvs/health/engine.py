@@ -227,11 +227,6 @@ class Engine:
         events = [event for name in self.named(server, service) for event in self._history.get(name, ())]
         return tuple(sorted(events, key=lambda event: event.at))
 
-    @property
-    def probes_running(self) -> int:
-        """How many probes run."""
-        return self._scheduler.running
-
     def _build(self, configuration: Configuration) -> None:
         at = self._wall()
         before = self._services
@@ -306,7 +301,7 @@ class Engine:
             if override == each.override:
                 continue
             each.override = override
-            events.append(Overridden(at=at, service=each.service, server=each.key, reason=reason, override=override))
+            events.append(each.event(Overridden, reason, at, override=override))
             events += each.update(reason, at)
             events += self._update_quorum(self._services[each.service], reason, at, each)
         self._dispatch(events)

@@ -180,10 +180,10 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield self._event(CheckInconclusive, outcome.reason, at, check=check.word)
+            yield self.event(CheckInconclusive, outcome.reason, at, check=check.word)
             return
         if not outcome.ok:
-            yield self._event(
+            yield self.event(
                 CheckFailed,
                 outcome.reason,
                 at,
@@ -194,7 +194,7 @@ class ServerState:
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield self._event(CheckRecovered, outcome.reason, at, check=check.word)
+            yield self.event(CheckRecovered, outcome.reason, at, check=check.word)
         yield from self.update(f"{check.word}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
@@ -205,15 +205,15 @@ class ServerState:
         if self.up and not before:
             self._announce(at, reason)
             self.reported_weight = weight
-            yield self._event(ServerUp, reason, at, weight=weight)
+            yield self.event(ServerUp, reason, at, weight=weight)
         elif not self.up and (before or (known_down and not self.announced)):
             self._announce(at, reason)
-            yield self._event(ServerDown, reason, at, initial=not before)
+            yield self.event(ServerDown, reason, at, initial=not before)
         elif self.up and self.checked and not self.announced:
             self._announce(self.since, reason)  # up from the start, as presumed: no event
         if self.up and weight != self.reported_weight:
             was, self.reported_weight = self.reported_weight, weight
-            yield self._event(WeightChanged, reason, at, before=was, weight=weight)
+            yield self.event(WeightChanged, reason, at, before=was, weight=weight)
 
     def adopt(self, found: Destination | None) -> None:
         """Presume that the server is up if the table has it.
@@ -230,7 +230,8 @@ class ServerState:
         if found is not None and up and not self.override and dynamic:
             self.held_weight = self.reported_weight = found.weight
 
-    def _event(self, kind: Callable[..., ServerEvent], reason: str, at: float, **fields: Any) -> ServerEvent:
+    def event(self, kind: Callable[..., ServerEvent], reason: str, at: float, **fields: Any) -> ServerEvent:
+        """Make an event of this server."""
         return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
     def _announce(self, since: float, reason: str) -> None:

@@ -168,10 +168,9 @@ class ServiceState:
 
     def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
-        name = self.wanted.name
         for server in servers:
             if server.up:
-                yield ServerDown(at=at, service=name, server=server.key, reason=reason, ending=True)
+                yield server.event(ServerDown, reason, at, ending=True)
         if whole and self.has_quorum:
             yield self._quorum_event(QuorumLost, reason, at, ending=True)
 

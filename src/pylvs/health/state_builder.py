@@ -88,16 +88,8 @@ class StateBuilder:
             state = before.pop(key, None)
             servers[key] = server = self._server(wanted, each, state, new_probes, built)
             if state is None:
-                built.events.append(
-                    ServerAdded(
-                        at=built.at,
-                        service=wanted.name,
-                        server=key,
-                        reason=ADDED,
-                        weight=each.destination.weight,
-                        up=server.up,
-                    )
-                )
+                weight = each.destination.weight
+                built.events.append(server.event(ServerAdded, ADDED, built.at, weight=weight, up=server.up))
         self._end(service, before.values(), False, built)
         service.wanted, service.servers = wanted, servers
         for state in servers.values():

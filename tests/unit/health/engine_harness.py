@@ -137,6 +137,10 @@ class EngineHarness:
         """Return the state of one service."""
         return next(each for each in self.engine.snapshot() if each.name == name)
 
+    @property
+    def probes_running(self) -> int:
+        return self.engine._scheduler.running
+
     def names(self) -> list[str]:
         """Return and forget all events, as text: `server_down 1`, `quorum_lost`."""
         taken, self.events = self.events, []

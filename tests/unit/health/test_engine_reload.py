@@ -180,7 +180,7 @@ def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> No
         harness.probe_s = 5
         harness.kill(1, 2)
         harness.pass_(20)  # the second failing probes run
-        assert harness.engine.probes_running == 2
+        assert harness.probes_running == 2
         harness.replace(service(server(1), server(2, tcp(2, SLOW))))
         assert harness.names() == []
         harness.pass_(3)

@@ -202,8 +202,8 @@ def test_ending_leaves_no_probe_behind() -> None:
     with EngineHarness(service(server(1), server(2))) as harness:
         harness.probe_s = 4
         harness.start()
-        assert harness.engine.probes_running == 2
+        assert harness.probes_running == 2
         harness.wait(harness.engine.close())
-        assert harness.engine.probes_running == 0
+        assert harness.probes_running == 0
         harness.pass_(100)
         assert len(harness.probes) == 2

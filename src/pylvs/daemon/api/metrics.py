@@ -39,7 +39,13 @@ _COUNTED = {
 _SERVICE = ["local_address", "local_port", "local_mark", "proto"]
 _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 _CHECK = ["service", "server", "check", "number"]
-# name, help, and the attribute of the snapshot
+# name, help, and the attribute of the object
+_BACKEND_GAUGES = (
+    ("node_ipvs_backend_connections_active", "Connections of a destination that are active.", "active"),
+    ("node_ipvs_backend_connections_inactive", "Connections of a destination that are inactive.", "inactive"),
+    ("node_ipvs_backend_weight", "The weight of a destination in the table.", "destination.weight"),
+    ("pylvs_backend_connections_persistent", "The persistence templates of a destination.", "persistent"),
+)
 _QUORUM_GAUGES = (
     ("pylvs_quorum_up", "Whether a virtual server has its quorum.", "has_quorum"),
     ("pylvs_quorum_weight", "The weight that the quorum asks for.", "quorum"),
@@ -149,13 +155,8 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
     for attribute, (suffix, help_) in _COUNTED.items():
         text = f"All {help_}, of the services that there are and were."
         yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
-    for attribute in ("active", "inactive"):
-        name, text = f"node_ipvs_backend_connections_{attribute}", f"Connections of a destination that are {attribute}."
-        yield _gauge(name, text, _BACKEND, _of(backends, attribute))
-    text = "The weight of a destination in the table."
-    yield _gauge("node_ipvs_backend_weight", text, _BACKEND, _of(backends, "destination.weight"))
-    text = "The persistence templates of a destination."
-    yield _gauge("pylvs_backend_connections_persistent", text, _BACKEND, _of(backends, "persistent"))
+    for name, help_, attribute in _BACKEND_GAUGES:
+        yield _gauge(name, help_, _BACKEND, _of(backends, attribute))
     for attribute, (suffix, help_) in _COUNTED.items():
         of_services = _of(services, f"counters.{attribute}")
         yield _counter(f"pylvs_service_{suffix}", f"A service's {help_}.", _SERVICE, of_services)

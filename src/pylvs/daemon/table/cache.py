@@ -61,9 +61,6 @@ class EditPlan:
     timeouts: Timeouts | None = None
     changed: bool = True
 
-    def __bool__(self) -> bool:
-        return bool(self.edits or self.timeouts)
-
 
 class TableCache:
     """One Director and a snapshot of its table."""
