@@ -20,7 +20,7 @@ from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip
-from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
@@ -35,7 +35,7 @@ class HostServices:
         self._processes = Processes()
         self._started = False
         self._shutdown_script: tuple[Script | None, float] = None, 0.0  # with its timeout
-        self._vip_checks = VipChecks()
+        self.vip_checks = VipChecks()
         self._notifier = Notifier()
         self._vrrp = True  # virtual routers are run
         self._loader = ConfigurationLoader()
@@ -62,7 +62,7 @@ class HostServices:
         """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
         if goes_via_vip(check):
-            return self._vip_checks.probe_of(check, service, server, context)
+            return self.vip_checks.probe_of(check, service, server, context)
         return probe_of(check, context)
 
     def configure(self, configuration: Configuration) -> None:
@@ -77,7 +77,7 @@ class HostServices:
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         if self._started:  # the shutdown_script runs only if the startup_script did
             self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
-        self._vip_checks.configure(configuration)
+        self.vip_checks.configure(configuration)
         self._notifier.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
 
     def notify(self, event: Event) -> None:
@@ -100,18 +100,6 @@ class HostServices:
         log(f"{keyword} has run", script=str(script), end=str(ended))
         for line in ended.lines():
             logger.info(f"{keyword} said: {line}")
-
-    def check_rows(self) -> tuple[WantedRow, ...]:
-        """Return rows that checks need besides the configured services; the same object while nothing changes."""
-        return self._vip_checks.rows
-
-    def adapt_host(self, state: StateDirectory) -> None:
-        """Change host settings that checks need; called again after changes of the host. In the table thread."""
-        self._vip_checks.adapt_host(state)
-
-    def restore_host(self, state: StateDirectory) -> None:
-        """Revert `adapt_host`. In the table thread."""
-        self._vip_checks.restore(state)
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""

@@ -32,7 +32,6 @@ class Ownership:
         """Begin with the services of the last daemon. Raises Unsupported."""
         self._state = state
         self.owned = load_owned(state)
-        self.keys: frozenset[ServiceKey] = frozenset()  # none before the first save
 
     async def before_edits(self, owned: OwnedServices) -> None:
         """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
@@ -45,7 +44,7 @@ class Ownership:
     async def after_edits(self, owned: OwnedServices) -> None:
         """Own exactly these services. Raises PylvsError."""
         await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
-        self.owned, self.keys = owned, frozenset(owned)
+        self.owned = owned
 
 
 def owned_services(configuration: Configuration) -> OwnedServices:

@@ -56,7 +56,9 @@ class StateDirectory:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
-            self._lock = self._locked()
+            self._lock = pid_files.claim(self.pid_path)
+        except pid_files.Held as other:
+            raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
         except PermissionError as error:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
         except OSError as error:
@@ -69,12 +71,6 @@ class StateDirectory:
             self.path.mkdir(mode=0o700)
         if self.path.is_dir() and self.path.stat().st_mode & 0o022:
             raise Unsupported(f"{self.path}: others may write to it; chmod go-w, or choose another --state-dir")
-
-    def _locked(self) -> int:
-        try:
-            return pid_files.claim(self.pid_path)
-        except pid_files.Held as other:
-            raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
 
     def release(self) -> None:
         """Remove the socket and the lock; remove the directory if nothing else is in it."""

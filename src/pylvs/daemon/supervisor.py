@@ -161,7 +161,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))
-        await self.table_thread.run(self._host.adapt_host, self.state)
+        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
 
     async def _first_table(self) -> bool:
         """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""
@@ -195,12 +195,12 @@ class Supervisor:
             self.engine.stop()
             if not self.options.keep_table:
                 await self._delete_services()
-            await self.table_thread.run(self._host.restore_host, self.state)
+            await self.table_thread.run(self._host.vip_checks.restore, self.state)
 
     async def _delete_services(self) -> None:
         """Delete the daemon's services, or with lvs_flush_on_stop all services."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._final_table = DesiredTable((), self._ownership.keys, exclusive=flush)
+        self._final_table = DesiredTable((), self._ownership.owned.keys(), exclusive=flush)
         deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
         while (await self.reconciler.reconcile()).error and time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
@@ -257,7 +257,7 @@ class Supervisor:
         self._host.configure(configuration)
         try:
             await self._ownership.before_edits(self._owned_services(configuration))
-            await self.table_thread.run(self._host.adapt_host, self.state)
+            await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
         except BaseException:
@@ -294,8 +294,8 @@ class Supervisor:
             return self._final_table
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        rows = (*self.engine.desired_rows(), *self._host.check_rows())
-        return DesiredTable(rows, self._ownership.keys, exclusive, settings.lvs_timeouts)
+        rows = (*self.engine.desired_rows(), *self._host.vip_checks.rows)
+        return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts)
 
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""
@@ -305,7 +305,7 @@ class Supervisor:
         return error if error or self.started_at else None
 
     def _owned_services(self, configuration: Configuration) -> persistence.OwnedServices:
-        rows = self._host.check_rows()
+        rows = self._host.vip_checks.rows
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
         return checks | dict(persistence.owned_services(configuration))
 
@@ -344,7 +344,7 @@ class Supervisor:
 
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
-        await self.table_thread.run(self._host.adapt_host, self.state)
+        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
         director = self.reconciler.table.director
         try:
             await self.table_thread.run(director.follow_host)

@@ -40,7 +40,8 @@ class VipChecks:
     """The firewall marks of these checks, their services, and the host settings that they need."""
 
     def __init__(self) -> None:
-        self.rows: tuple[WantedRow, ...] = ()  # for the table, besides the configured services
+        # For the table, besides the configured services; the same object while nothing changes.
+        self.rows: tuple[WantedRow, ...] = ()
         self._marks: dict[ForwardingPath, int] = {}
         self._vips: frozenset[Address] = frozenset()
         self._last = -1
@@ -99,9 +100,9 @@ class VipChecks:
         return ask
 
     def adapt_host(self, state: StateDirectory) -> None:
-        """Set routing rules and accept_local for these checks. In the table thread.
+        """Set routing rules and accept_local for these checks; called again after changes of the host.
 
-        A change is saved before it is made, for `restore`.
+        A change is saved before it is made, for `restore`. In the table thread.
         """
         from pylvs.daemon import probe_routing
 

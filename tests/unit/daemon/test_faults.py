@@ -226,7 +226,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
         raise PylvsError("no space left")
 
     restored: list[StateDirectory] = []
-    monkeypatch.setattr(host, "restore_host", restored.append)
+    monkeypatch.setattr(host.vip_checks, "restore", restored.append)
 
     async def scenario() -> None:
         async with host.daemon():

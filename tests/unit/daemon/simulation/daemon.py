@@ -27,6 +27,7 @@ from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.unit.daemon.daemons import SameHostSettings
 from tests.unit.daemon.simulation.clock import SimPool
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import CURRENT, Killed, ScriptProcess, Table
@@ -258,6 +259,7 @@ class SimHost(HostServices):
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
         self.manager = ServiceManager({})
+        self.vip_checks = SameHostSettings()
         self.daemon, self.world = daemon, daemon.world
 
     def load(self, options: Options) -> Loaded:
@@ -315,12 +317,6 @@ class SimHost(HostServices):
             return outcome
 
         return probe
-
-    def adapt_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
-
-    def restore_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
 
     def start_routers(self, state: StateDirectory, log_format: str) -> Any:
         """Fail: there are no virtual routers."""

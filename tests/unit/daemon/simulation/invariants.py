@@ -338,7 +338,7 @@ class Invariants:
         for key in self._desired.keys() | table.keys():
             self._same(key, table)
         probes = {row.service.key for row in self.world.table.rows() if is_probe_mark(row.service.key.mark)}
-        through = {row.service.key for row in daemon.host.check_rows()}
+        through = {row.service.key for row in daemon.host.vip_checks.rows}
         self.holds(probes == through, "services of checks: {}, desired {}", probes, through)
         self.holds(daemon.supervisor.reconciler.last.complete, "the reconciler still has an error")
         for service in daemon.model.services.values():
