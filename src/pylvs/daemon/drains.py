@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from ipaddress import ip_address
@@ -16,7 +16,7 @@ from typing import Any
 from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
-from pylvs.health.events import Override, ServerName, Standing
+from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
@@ -125,8 +125,8 @@ class Drains:
         with self._state.decoding(DRAINS_FILE) as rows:
             for row in rows or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
-                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
-                drain.active_only = row.get("active_only", False)  # absent in files of older versions
+                active_only = row.get("active_only", False)  # absent in files of older versions
+                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"], active_only)
                 if drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
@@ -149,7 +149,7 @@ class Drains:
 
     def _poll(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
         overrides = self._engine.overrides()
-        drained = [name for name in drain.servers if _standing(overrides, name) is Standing.DRAINED]
+        drained = [name for name in drain.servers if overrides.get(name, NO_OVERRIDE).standing is Standing.DRAINED]
         if not drained:
             self._end(drain, Stage.CALLED_OFF)
             return
@@ -203,7 +203,3 @@ class Drains:
             self._state.write(DRAINS_FILE, rows)
         except PylvsError as error:
             self._log.error(str(error))
-
-
-def _standing(overrides: Mapping[ServerName, Override], name: ServerName) -> Standing:
-    return overrides[name].standing if name in overrides else Standing.ENABLED

@@ -23,7 +23,7 @@ from pylvs.daemon import persistence
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.event_bus import EventBus
-from pylvs.daemon.host_monitor import ForwardingMonitor, HostMonitor
+from pylvs.daemon.host_monitor import HostMonitor, monitor_forwarding
 from pylvs.daemon.host_services import HostServices
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import log_event, log_findings
@@ -128,8 +128,8 @@ class Supervisor:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
         tasks.keep_running(self.routers.run, "running virtual routers")
-        monitor = ForwardingMonitor(self._forwarding_error, self.routers.report_forwarding)
-        tasks.keep_running(monitor.run, "monitoring forwarding")
+        monitor = partial(monitor_forwarding, self._forwarding_error, self.routers.report_forwarding)
+        tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
             complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
             if complete:

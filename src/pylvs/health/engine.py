@@ -181,12 +181,6 @@ class Engine:
         left = set(self._servers())  # a reload may have removed some
         return tuple(server_snapshot(each, self._services[each.service].sorry, now) for each in chosen if each in left)
 
-    def named(
-        self, server: DestinationKey | Address | None = None, service: str | None = None
-    ) -> tuple[ServerName, ...]:
-        """Return the names of the servers that `drain` would find. Raises as it does."""
-        return tuple(each.name for each in self._find(server, service))
-
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
         return {server.name: server.override for server in self._servers() if server.override}
@@ -224,7 +218,7 @@ class Engine:
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """Return the last events of a server, oldest first. Raises as `drain`."""
-        events = [event for name in self.named(server, service) for event in self._history.get(name, ())]
+        events = [event for each in self._find(server, service) for event in self._history.get(each.name, ())]
         return tuple(sorted(events, key=lambda event: event.at))
 
     def _build(self, configuration: Configuration) -> None:

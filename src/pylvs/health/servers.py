@@ -149,7 +149,8 @@ class ServerState:
         itself.
         """
         configured = self.wanted.destination.weight
-        if self.held_weight is not None and self._weights_unknown():
+        unknown = (link.state.good is None and sets_weight(link.state.check) for link in self.links)
+        if self.held_weight is not None and any(unknown):
             return self.held_weight
         change = sum(link.state.weight - configured for link in self.links if link.state.weight is not None)
         return min(max(configured + change, 0), MAX_WEIGHT)
@@ -159,10 +160,6 @@ class ServerState:
         if self.override.standing is not Standing.ENABLED:
             return 0
         return self.health_weight() if self.override.weight is None else self.override.weight
-
-    def weight_up(self) -> int:
-        """Return what the server adds to the quorum."""
-        return self.weight() if self.up else 0
 
     def destination(self, sorry: bool) -> Destination | None:
         """Return its destination in the table, or None; `sorry`: the sorry server replaces the real ones.
@@ -240,6 +237,3 @@ class ServerState:
     def _with_weight(self, weight: int) -> Destination:
         configured = self.wanted.destination
         return configured if weight == configured.weight else replace(configured, weight=weight)
-
-    def _weights_unknown(self) -> bool:
-        return any(link.state.good is None and sets_weight(link.state.check) for link in self.links)

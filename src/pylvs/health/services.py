@@ -133,7 +133,7 @@ class ServiceState:
         if reset:
             self.weight_up = 0
         for server in servers:
-            weight = server.weight_up()
+            weight = server.weight() if server.up else 0
             self.weight_up += weight if reset else weight - server.counted_weight
             server.counted_weight = weight
 

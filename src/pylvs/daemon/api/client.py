@@ -58,9 +58,8 @@ class Client:
         self, method: str, path: str, content: Any = None, timeout_s: float | None = REPLY_TIMEOUT_S
     ) -> Iterator[http.client.HTTPResponse]:
         """Return the response before its body has come; `timeout_s` None waits without end. Raises as `ask`."""
-        connection = _Connection(self.state, timeout_s)
         body = None if content is None else json.dumps(content).encode()
-        try:
+        with contextlib.closing(_Connection(self.state, timeout_s)) as connection:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
@@ -75,5 +74,3 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
-        finally:
-            connection.close()

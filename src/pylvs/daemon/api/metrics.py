@@ -134,6 +134,11 @@ def _one(value: float) -> Labelled:
     return [((), value)]
 
 
+def _gauge_if_known(name: str, help_: str, value: float | None) -> Iterator[Metric]:
+    if value is not None:
+        yield _gauge(name, help_, [], _one(value))
+
+
 def _by_label(counts: Mapping[str, float]) -> Labelled:
     return [((label.replace(" ", "_"),), count) for label, count in sorted(counts.items())]
 
@@ -167,11 +172,8 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
 def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
     text = "What happened to packets beyond being forwarded."
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(given.reasons))
-    if given.connections is not None:
-        yield _gauge("pylvs_connections", "Connections in the table.", [], _one(given.connections))
-    if given.connections_limit is not None:
-        text = "Connections that the table holds."
-        yield _gauge("pylvs_connections_limit", text, [], _one(given.connections_limit))
+    yield from _gauge_if_known("pylvs_connections", "Connections in the table.", given.connections)
+    yield from _gauge_if_known("pylvs_connections_limit", "Connections that the table holds.", given.connections_limit)
     if given.expiry:
         expiry = given.expiry
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
@@ -201,12 +203,10 @@ def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
 def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
     yield _gauge("pylvs_info", "The version that answers.", ["version"], [([given.version], 1)])
     yield _counter("pylvs_reloads", "Reloads of the configuration.", ["result"], _by_label(given.reloads))
-    if given.reloaded_at is not None:
-        text = "When a configuration was last put in force, seconds since 1970."
-        yield _gauge("pylvs_configuration_since_seconds", text, [], _one(given.reloaded_at))
-    if given.errors is not None:
-        text = "Errors in the configuration in force: it does not do all that it says."
-        yield _gauge("pylvs_configuration_errors", text, [], _one(given.errors))
+    text = "When a configuration was last put in force, seconds since 1970."
+    yield from _gauge_if_known("pylvs_configuration_since_seconds", text, given.reloaded_at)
+    text = "Errors in the configuration in force: it does not do all that it says."
+    yield from _gauge_if_known("pylvs_configuration_errors", text, given.errors)
     yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], _by_label(given.edits))
 
 

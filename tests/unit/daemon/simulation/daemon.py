@@ -227,6 +227,10 @@ class SimEngine(Engine):
         self.daemon.model.addresses_here(here)
         self.look()
 
+    def named(self, server: DestinationKey | Address | None = None, service: str | None = None) -> list[ServerName]:
+        """Return the names of the servers that requests with these arguments are about."""
+        return [each.name for each in self._find(server, service)]
+
     def asked_now(self, server: DestinationKey | Address | None, service: str | None) -> None:
         """Expect the probes of `check_now`."""
         now = self.world.clock.now()
