@@ -20,7 +20,7 @@ from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip
-from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
@@ -33,13 +33,12 @@ class HostServices:
     def __init__(self) -> None:
         self.manager = ServiceManager()
         self._processes = Processes()
-        self._started = False
-        self._shutdown_script: tuple[Script | None, float] = None, 0.0  # with its timeout
+        self._started = False  # the shutdown_script runs only if the startup_script did
+        self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
         self._notifier = Notifier()
         self._vrrp = True  # virtual routers are run
         self._loader = ConfigurationLoader()
-        self._nice = 0  # last checker_priority; without one the daemon keeps the niceness that it was started with
 
     def load(self, options: Options) -> Loaded:
         """Read the configuration. In a thread; errors are findings."""
@@ -67,16 +66,14 @@ class HostServices:
 
     def configure(self, configuration: Configuration) -> None:
         """Use this configuration for scripts, checks and notifications from now on."""
+        before, self._settings = self._settings, configuration.settings
         settings = configuration.settings
-        if settings.checker_nice != self._nice:
-            self._nice = settings.checker_nice
+        if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
             try:
-                os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+                os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)
             except OSError as error:
-                get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
+                get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        if self._started:  # the shutdown_script runs only if the startup_script did
-            self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
         self.vip_checks.configure(configuration)
         self._notifier.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
 
@@ -84,12 +81,10 @@ class HostServices:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
         self._notifier.notify(event)
 
-    async def run_startup_script(self, configuration: Configuration) -> None:
+    async def run_startup_script(self) -> None:
         """Run the startup_script before anything else, until it ends or its timeout expires."""
-        settings = configuration.settings
         self._started = True
-        self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
-        await self._run("startup_script", settings.startup_script, settings.startup_script_timeout_s)
+        await self._run("startup_script", self._settings.startup_script, self._settings.startup_script_timeout_s)
 
     async def _run(self, keyword: str, script: Script | None, timeout_s: float) -> None:
         if script is None:
@@ -113,5 +108,6 @@ class HostServices:
     async def close(self) -> None:
         """Finish notifications and end what runs, in bounded time."""
         await self._notifier.finish()
-        await self._run("shutdown_script", *self._shutdown_script)
+        if self._started:
+            await self._run("shutdown_script", self._settings.shutdown_script, self._settings.shutdown_script_timeout_s)
         await self._processes.close()

@@ -148,7 +148,7 @@ class Supervisor:
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self._host.configure(configuration)
-        await self._host.run_startup_script(configuration)
+        await self._host.run_startup_script()
         self.engine = Engine(configuration, self._host.probe_of)
         self.engine.restore_overrides(overrides)
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)

@@ -132,7 +132,7 @@ class FakeHost(HostServices):
     def configure(self, configuration: Configuration) -> None:
         """Run no scripts."""
 
-    async def run_startup_script(self, configuration: Configuration) -> None:
+    async def run_startup_script(self) -> None:
         """Run no script."""
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:

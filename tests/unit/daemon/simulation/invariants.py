@@ -152,8 +152,8 @@ class Invariants:
                 known, up = listener.up.get((number, name)), server.up
                 self.holds(known == up, "{} of {}: told {}, is {}", name, number, known, up)
                 if up:
-                    told, weight = listener.weight.get((number, name)), server.weight
-                    self.holds(told == weight, "{} of {}: weight told {}, is {}", name, number, told, weight)
+                    announced, weight = listener.weight.get((number, name)), server.weight
+                    self.holds(announced == weight, "{} of {}: weight told {}, is {}", name, number, announced, weight)
 
     def _converted(self, row: WantedRow) -> tuple[VirtualService, dict[DestinationKey, Destination]]:
         """Return a row of the engine as in `Rows`; the engine returns the same object while nothing changes."""
