@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench import (
+    cases,
     checks,
     commands,
-    connections,
     cores,
     daemon,
     document,
+    large_table,
     packets,
     picture,
     record,
     report,
     schedulers,
-    site,
     virtual_routers,
 )
-from bench.ending import EXIT_FAILED, status_of
+from bench.program import need_root, progress, status_of
 from bench.record import Record
 from bench.rows import ROWS
 from pylvs.model.dataclass import dataclass
@@ -37,7 +36,7 @@ _DOCUMENTS = Path("docs")
 class Sizes:
     """How much each part measures."""
 
-    packets: packets.Size
+    packets: cases.Size
     schedulers: schedulers.Size
     cores: cores.Size
     commands: commands.Size
@@ -58,14 +57,8 @@ class Sizes:
         }
 
 
-USUAL = Sizes(packets.Size(), schedulers.Size(), cores.Size(), commands.Size(), checks.Size(), virtual_routers.Size())
-QUICK = Sizes(packets.QUICK, schedulers.QUICK, cores.QUICK, commands.QUICK, checks.QUICK, virtual_routers.QUICK)
-
-
-def progress(text: str) -> None:
-    """Print the current step if stderr is a terminal."""
-    if sys.stderr.isatty():
-        print(f"bench: {text}", file=sys.stderr)
+USUAL = Sizes(cases.Size(), schedulers.Size(), cores.Size(), commands.Size(), checks.Size(), virtual_routers.Size())
+QUICK = Sizes(cases.QUICK, schedulers.QUICK, cores.QUICK, commands.QUICK, checks.QUICK, virtual_routers.QUICK)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -106,7 +99,7 @@ def _measure(parts: Sequence[str], sizes: Sizes) -> Record:
         results |= commands.measure_one(sizes.commands)
         results |= commands.measure_large(sizes.commands, progress)
     if "connections" in parts:
-        results |= connections.measure(sizes.commands, progress)
+        results |= large_table.measure_listing(sizes.commands, progress)
     if "daemon" in parts:
         results |= daemon.measure_small(sizes.commands, progress)
         results |= daemon.measure(sizes.commands, progress)
@@ -141,19 +134,13 @@ def _tell(found: Record, given: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     given = _arguments(words)
-    if os.geteuid() and not given.before:
-        print(
-            "bench: Operation not permitted; it loads eBPF and makes network namespaces: run it as root",
-            file=sys.stderr,
-        )
-        return EXIT_FAILED
 
     def run() -> int:
         if given.before:
             found = record.read(given.before)
         else:
-            with site.interruptible():
-                found = _measure(given.only or PARTS, _sizes(given))
+            need_root("it loads eBPF and makes network namespaces: run it as root")
+            found = _measure(given.only or PARTS, _sizes(given))
         _tell(found, given)
         return 0
 

@@ -22,6 +22,7 @@ from bench.harness import (
 )
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.director import Director
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 
 CLIENT, CLIENT6 = "198.18.0.7", "fd67::7"
@@ -85,6 +86,12 @@ class Served:
             Destination(DestinationKey(ip_address(each), port), self.method, upper=self.limit, lower=self.limit // 2)
             for each in addresses
         ]
+
+    def add_to(self, director: Director) -> None:
+        """Add the service and its destinations."""
+        director.add_service(self.service)
+        for destination in self.destinations():
+            director.add_destination(self.service.key, destination)
 
 
 def services() -> list[Served]:

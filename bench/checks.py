@@ -6,12 +6,13 @@ import asyncio
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench import keepalived, site
+from bench.program import Progress
 from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
@@ -125,12 +126,12 @@ def _theirs(file: Path, library: Path, size: Size) -> Measured:
         begin = _connections()
         while _connections() - begin < size.servers and time.monotonic() < deadline:
             time.sleep(0.1)
-        made, used = _connections(), keepalived.processor_s(process)
+        made, used = _connections(), keepalived.used_s(process)
         time.sleep(size.window_s)
-        return _found(keepalived.processor_s(process) - used, _connections() - made, size)
+        return _found(keepalived.used_s(process) - used, _connections() - made, size)
 
 
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return rows of TCP and HTTP checks, in microseconds; without keepalived only ours."""
     results = {}
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("checks"):

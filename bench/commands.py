@@ -9,12 +9,13 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pylvs
 from bench import site
+from bench.program import Progress
 from bench.rows import Measured
 from pylvs.dataplane.director import open_director
 from pylvs.model.dataclass import dataclass
@@ -198,7 +199,7 @@ def measure_one(size: Size) -> dict[str, Measured]:
     return {"add_one": found}
 
 
-def measure_large(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure_large(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure restoring and listing a large table, in seconds."""
     restore, listing = Measured(), Measured()
     text = _rules(size.services, size.each)

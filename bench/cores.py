@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 from bench import site
-from bench.cases import key, request
-from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from bench.cases import Served, key, request
+from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, WrongPath
-from bench.path import Overheads, Path, new_path
+from bench.path import Overheads, PacketPath, new_path
+from bench.program import Progress
 from bench.rows import Measured
-from pylvs.cli.meter import on_one_cpu
+from pylvs.cli.meter import on_cpus
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import VirtualService
 
@@ -30,8 +29,6 @@ _CLIENTS = ("10.128.0.0", "10.132.0.0")  # of each processor's established flows
 _NEW_CLIENTS = ("10.160.0.0", "10.164.0.0")  # and of its new ones
 _NEW_WALK = 1 << 22
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-
-Plans = Mapping[int, tuple[Frame, Flows]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ def gain(alone_ns: Sequence[float], together_ns: Sequence[float]) -> float:
 class Cores:
     """A service, its flows, and the threads that measure."""
 
-    def __init__(self, size: Size, path: Path, cpus: tuple[int, int]) -> None:
+    def __init__(self, size: Size, path: PacketPath, cpus: tuple[int, int]) -> None:
         self.size = size
         self.path = path
         self.cpus = cpus
@@ -108,15 +105,12 @@ class Cores:
     def serve(self) -> None:
         """The service and the established flows of both processors."""
         with self.path.director.batch():
-            self.path.director.add_service(VirtualService(key(_PORT), "rr"))
-            for number in range(1, site.SERVERS + 1):
-                at = DestinationKey(ip_address(site.server(number)), _PORT)
-                self.path.director.add_destination(key(_PORT), Destination(at))
+            Served(VirtualService(key(_PORT), "rr"), servers=site.SERVERS).add_to(self.path.director)
         self.path.harness.aim(FLOWS, self.path.entry(FLOWS))
         for flags in SYN, ACK:
             self._plan(flags, _CLIENTS, Flows(self.size.flows, 0, IN_ORDER))
             for cpu in self.cpus:
-                with on_one_cpu(cpu):
+                with on_cpus({cpu}):
                     self.path.harness.go(FLOWS, self.size.flows)
 
     def _plan(self, flags: int, clients: Sequence[str], flows: Flows) -> None:
@@ -174,7 +168,7 @@ class Cores:
         self._plan(SYN, _NEW_CLIENTS, Flows(_NEW_WALK, self._new, IN_ORDER))
         self._new += self.size.chunks * self.size.new
 
-    def run(self, progress: Callable[[str], None]) -> dict[str, Measured]:
+    def run(self, progress: Progress) -> dict[str, Measured]:
         """Return the results by row. Raises WrongPath."""
         established, new = Measured(), Measured()
         overheads, size = Overheads(self.path.harness), self.size
@@ -205,7 +199,7 @@ class Cores:
             raise WrongPath(f"two processors, {name}: packets: {counted} of {wanted}: {self.path.reasons()}")
 
 
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the results by row; none on a machine with one processor. Raises WrongPath, and what loading raises."""
     cpus = two_cpus()
     if cpus is None:

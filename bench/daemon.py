@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench import site
 from bench.commands import Size
+from bench.processes import memory_kib, processor_s
+from bench.program import Progress
 from bench.rows import Measured
 from pylvs.dataplane.director import open_director
 from pylvs.model.errors import PylvsError
@@ -24,7 +26,7 @@ from pylvs.model.service import Protocol, ServiceKey
 _FIRST_VIP, _FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
 _PATIENCE_S = 900.0
 _CHECKED_S = 3.0  # in which each check was made
-_TICKS = os.sysconf("SC_CLK_TCK")
+FILE, LOG = "keepalived.conf", "log"  # in the folder of a daemon
 
 
 class DaemonFailed(PylvsError):
@@ -62,71 +64,82 @@ _SMALL = "".join(
 )
 
 
-def _processor_s(process: int) -> float:
-    """Return the processor time of a process and of its children that have ended."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICKS
+class Daemon:
+    """A running `pylvs run`, and the socket on which it reports its state to a service manager (sd_notify)."""
 
+    def __init__(self, process: subprocess.Popen[bytes], manager: socket.socket, folder: Path) -> None:
+        self.process = process
+        self.start_s = 0.0  # until it was ready
+        self._manager = manager
+        self._folder = folder
 
-class Manager:
-    """Receives what the daemon sends to its service manager (sd_notify)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.settimeout(0.1)
-
-    def wait_for(self, state: str, daemon: subprocess.Popen[bytes], log: Path) -> None:
-        """Wait until the daemon sends this state. Raises DaemonFailed with the last line of its log."""
+    def wait_ready(self) -> None:
+        """Wait until the daemon has started or reloaded. Raises DaemonFailed with the last line of its log."""
         end = time.monotonic() + _PATIENCE_S
-        while daemon.poll() is None and time.monotonic() < end:
+        while self.process.poll() is None and time.monotonic() < end:
             with contextlib.suppress(TimeoutError):
-                if self._socket.recv(1000).decode().startswith(f"{state}=1"):
+                if self._manager.recv(1000).startswith(b"READY=1"):
                     return
-        words = log.read_text(encoding="utf-8").splitlines() or ["it does not get ready"]
+        words = (self._folder / LOG).read_text(encoding="utf-8").splitlines() or ["it does not get ready"]
         raise DaemonFailed(f"pylvs run: {words[-1]}")
 
-    def close(self) -> None:
-        """Close the socket, so that its path may be bound again."""
-        self._socket.close()
+    def configure(self, text: str) -> None:
+        """Replace the configuration, which the daemon reads when it is reloaded."""
+        (self._folder / FILE).write_text(text)
+
+    def reload(self) -> None:
+        """Let the daemon read its configuration."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def processor_s(self) -> float:
+        """Return the processor time of the daemon and of its children that have ended."""
+        return processor_s(self.process.pid, ended_children=True)
 
 
-def _memory_mb(process: int) -> tuple[float, float]:
-    """Return the resident memory, and how much of it is anonymous."""
-    sizes = {}
-    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
-        name, _, text = line.partition(":")
-        if name in ("VmRSS", "RssAnon"):
-            sizes[name] = int(text.split()[0]) / 1000
-    return sizes["VmRSS"], sizes["RssAnon"]
+@contextlib.contextmanager
+def running(folder: Path, text: str, *options: str, ending_s: float = 0) -> Iterator[Daemon]:
+    """Run a daemon with a configuration, and wait until it is ready. Raises DaemonFailed.
+
+    At the end it is killed, and the namespace's end removes its table. With `ending_s` it may first end by itself, and
+    the process of its virtual routers with it.
+    """
+    path = folder / "notify"
+    (folder / FILE).write_text(text)
+    words = ["run", "-f", str(folder / FILE), "--state-dir", str(folder / "state"), *options]
+    command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(folder / LOG, "wb") as output:
+        path.unlink(missing_ok=True)  # of an earlier daemon of this folder
+        manager.bind(str(path))
+        manager.settimeout(0.1)
+        begin = time.monotonic()
+        process = subprocess.Popen(command, stderr=output, env=os.environ | {"NOTIFY_SOCKET": str(path)})
+        try:
+            daemon = Daemon(process, manager, folder)
+            daemon.wait_ready()
+            daemon.start_s = time.monotonic() - begin
+            yield daemon
+        finally:
+            if ending_s:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(ending_s)
+            process.kill()
+            process.wait()
 
 
-def measure_small(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure_small(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure two services with checks: memory after the first checks, and the processor time of the start."""
     resident, anonymous, start = Measured(), Measured(), Measured()
     progress("daemon: 2 services")
-    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("small-daemon"):
-        folder = Path(name)
-        file, log = folder / "keepalived.conf", folder / "log"
-        file.write_text(_SMALL)
+    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder, site.new_site("small-daemon"):
         open_director().make()  # what loading takes is the kernel's time
-        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
-        command += ["run", "-f", str(file), "--state-dir", str(folder / "state")]
         for _ in range(size.whole):
-            with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
-                environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
-                daemon = subprocess.Popen(command, stderr=output, env=environment)
-                try:
-                    manager.wait_for("READY", daemon, log)
-                    start.samples.append(_processor_s(daemon.pid))
-                    time.sleep(_CHECKED_S)
-                    for measured, value in zip((resident, anonymous), _memory_mb(daemon.pid), strict=True):
-                        measured.samples.append(value)
-                finally:
-                    daemon.kill()  # the namespace's end removes its table
-                    daemon.wait()
-            manager.path.unlink()
+            with running(Path(folder), _SMALL) as daemon:
+                start.samples.append(daemon.processor_s())
+                time.sleep(_CHECKED_S)
+                used = memory_kib(daemon.process.pid)
+                resident.samples.append(used["VmRSS"] / 1000)
+                anonymous.samples.append(used["RssAnon"] / 1000)
     return {"daemon_memory": resident, "daemon_memory_own": anonymous, "daemon_small": start}
 
 
@@ -137,35 +150,25 @@ def _weight() -> int:
     return row.destination.weight
 
 
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure the start, and reloads that change one weight, in seconds."""
     start, reload = Measured(), Measured()
     progress(f"daemon: {size.services:,} services")
-    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("daemon"):
-        folder = Path(name)
-        file, log = folder / "keepalived.conf", folder / "log"
-        file.write_text(configuration(size.services))
-        words = ["run", "--no-checks", "-f", str(file), "--state-dir", str(folder / "state")]
-        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
-        with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
-            begin = time.monotonic()
-            environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
-            daemon = subprocess.Popen(command, stderr=output, env=environment)
-            try:
-                manager.wait_for("READY", daemon, log)
-                start.samples.append(time.monotonic() - begin)
-                start.processor.append(_processor_s(daemon.pid))
-                for number in range(size.whole):
-                    progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
-                    file.write_text(configuration(size.services, number + 1))
-                    begin, used = time.monotonic(), _processor_s(daemon.pid)
-                    daemon.send_signal(signal.SIGHUP)
-                    manager.wait_for("READY", daemon, log)
-                    reload.samples.append(time.monotonic() - begin)
-                    reload.processor.append(_processor_s(daemon.pid) - used)
-                    if _weight() != number + 2:
-                        raise DaemonFailed("pylvs run: after a reload the table is not the new one")
-            finally:
-                daemon.kill()  # the namespace's end removes its table
-                daemon.wait()
+    with (
+        tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder,
+        site.new_site("daemon"),
+        running(Path(folder), configuration(size.services), "--no-checks") as daemon,
+    ):
+        start.samples.append(daemon.start_s)
+        start.processor.append(daemon.processor_s())
+        for number in range(size.whole):
+            progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
+            daemon.configure(configuration(size.services, number + 1))
+            begin, used = time.monotonic(), daemon.processor_s()
+            daemon.reload()
+            daemon.wait_ready()
+            reload.samples.append(time.monotonic() - begin)
+            reload.processor.append(daemon.processor_s() - used)
+            if _weight() != number + 2:
+                raise DaemonFailed("pylvs run: after a reload the table is not the new one")
     return {"daemon_start": start, "daemon_reload": reload}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from bench import site
 from pylvs.model.addresses import Address
 from pylvs.model.service import Protocol
+from pylvs.reference.forwarding import add_link_header, ip_packet
+from pylvs.reference.network import NextHop
+from pylvs.reference.packet import ETHER_BYTES, ETHERTYPE_IPV4, checksum, pseudo_header
 
-_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6, _DONT_FRAGMENT = 0x0800, 0x0806, 0x86DD, 0x4000
-_TTL = 64
+_ETHERTYPE_ARP, _TTL = b"\x08\x06", 64
 _SEGMENT = 20  # bytes behind the IP header: TCP's, or UDP's header and 12 of data
 ACK, SYN, FIN = 0x10, 0x02, 0x01
 # A walk through all flows in an order in which nothing lies side by side (Numerical Recipes' generator); and in order.
@@ -22,16 +24,6 @@ SCATTERED, IN_ORDER = (1664525, 1013904223), (1, 1)
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
-
-
-def _sum(header: bytes) -> int:
-    return sum(struct.unpack(f"!{len(header) // 2}H", header))
-
-
-def _check(total: int) -> int:
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
 
 
 class Flows(NamedTuple):
@@ -60,14 +52,6 @@ class Frame:
         """Return the IP address of the sender."""
         return ip_address(self.source)
 
-    def header(self, check: int = 0) -> bytes:
-        """The IP header: 20 bytes, of IPv6 40."""
-        source, target = self.client, ip_address(self.target)
-        if not isinstance(source, IPv4Address):
-            return struct.pack("!IHBB", 6 << 28, _SEGMENT, self.protocol, _TTL) + source.packed + target.packed
-        first = struct.pack("!BBHHHBBH", 0x45, 0, 20 + _SEGMENT, 0, _DONT_FRAGMENT, _TTL, self.protocol, check)
-        return first + source.packed + target.packed
-
     def _segment(self, check: int = 0) -> bytes:
         ports = struct.pack("!HH", self.source_port, self.target_port)
         if self.protocol == Protocol.UDP:
@@ -76,22 +60,22 @@ class Frame:
 
     def packed(self) -> bytes:
         """The frame, 54 bytes, of IPv6 74."""
-        header = self.header()
-        addresses = header[12:] if self.client.version == 4 else header[8:]
-        check = _check(_sum(addresses) + self.protocol + _SEGMENT + _sum(self._segment()))
-        kind = _ETHER_IPV4 if self.client.version == 4 else _ETHER_IPV6
-        link = _mac(site.MAC) + _mac(self.source_mac) + struct.pack("!H", kind)
-        return link + self.header(_check(_sum(header))) + self._segment(check)
+        saddr, daddr = self.client.packed, ip_address(self.target).packed
+        covered = pseudo_header(saddr, daddr, self.protocol, _SEGMENT) + self._segment()
+        segment = self._segment(checksum(covered))
+        ip = ip_packet(saddr, daddr, self.protocol, segment, ttl=_TTL, df=True)
+        return add_link_header(ip, NextHop(site.DEVICE, _mac(site.MAC), _mac(self.source_mac)))
 
     def plan(self, flows: Flows | None) -> dict[str, object]:
         """Return the fields of `struct bench_plan` for the harness."""
-        values: dict[str, object] = {"frame": self.packed()}
+        frame = self.packed()
+        values: dict[str, object] = {"frame": frame}
         if flows:
-            header = self.header()
-            swapped = sum(struct.unpack("<10H", header[:20])) - sum(struct.unpack_from("<2H", header, 12))
+            # The harness adds the client's address to the sum of the other words of an IPv4 header.
+            words = struct.unpack_from("<10H", frame, ETHER_BYTES)
             values |= {
                 "address": int(self.client) & 0xFFFFFFFF,  # of IPv6 the last word
-                "sum": swapped,
+                "sum": sum(words[:5] + words[8:]),
                 "flow": flows.first,
                 "multiplier": flows.walk[0],
                 "increment": flows.walk[1],
@@ -108,7 +92,7 @@ class Question(Frame):
 
     def packed(self) -> bytes:
         """The frame, padded to 54 bytes."""
-        head = struct.pack("!HHBBH", 1, _ETHER_IPV4, 6, 4, 1)  # Ethernet, IPv4, request
+        head = struct.pack("!H2sBBH", 1, ETHERTYPE_IPV4, 6, 4, 1)  # Ethernet, IPv4, request
         sender = _mac(self.source_mac) + self.client.packed
-        link = b"\xff" * 6 + _mac(self.source_mac) + struct.pack("!H", _ETHER_ARP)
+        link = b"\xff" * 6 + _mac(self.source_mac) + _ETHERTYPE_ARP
         return (link + head + sender + bytes(6) + ip_address(self.target).packed).ljust(54, b"\0")

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import packets, record, site
-from bench.ending import status_of
+from bench import cases, packets, record
+from bench.program import need_root, progress, status_of
 from bench.rows import FLOOR, FLOOR_TC, ROWS, value_of
 from pylvs.model.errors import PylvsError
 
 BASELINE = Path("bench/baseline.json")
 ALLOWED = 1.15  # times the baseline
 EXIT_DEARER = 1
+_NAME = "bench-guard"
+_PROGRESS = partial(progress, name=_NAME)
 
 
 class NoBaseline(PylvsError):
@@ -51,19 +53,14 @@ def write(path: Path, measured: Mapping[str, float], where: Mapping[str, Any]) -
     path.write_text(json.dumps({"machine": machine, "ratios": ratios}, indent=1) + "\n")
 
 
-def _measure(size: packets.Size, only: Collection[str] = ()) -> dict[str, float]:
-    with packets.ready(size, _progress) as bench:
-        results = bench.run(_progress, only)
+def _measure(size: cases.Size, only: Collection[str] = ()) -> dict[str, float]:
+    with packets.ready(size, _PROGRESS) as bench:
+        results = bench.run(_PROGRESS, only)
     values = {row.name: value_of(row, results) for row in ROWS if row.name not in (FLOOR, FLOOR_TC)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"bench-guard: {text}", file=sys.stderr)
-
-
-def _compare(baseline: Mapping[str, float], size: packets.Size) -> list[str]:
+def _compare(baseline: Mapping[str, float], size: cases.Size) -> list[str]:
     """Print the table; return the rows that are dearer also in a second measurement."""
     measured = _measure(size)
     suspects = dearer(baseline, measured)
@@ -87,28 +84,25 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", type=Path, default=BASELINE, help=f"another one ({BASELINE})")
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     given = parser.parse_args(words)
-    if os.geteuid():
-        print("bench-guard: Operation not permitted; run it as root", file=sys.stderr)
-        return EXIT_DEARER
-    size, where = packets.QUICK if given.quick else packets.Size(), record.machine()
+    size, where = cases.QUICK if given.quick else cases.Size(), record.machine()
 
     def run() -> int:
-        with site.interruptible():
-            if given.write:
-                write(given.baseline, _measure(size), where)
-                print(f"written: {given.baseline}")
-                return 0
-            baseline, before = read(given.baseline)
-            if any(before.get(name) != where[name] for name in ("kernel", "processor")):
-                print(f"the baseline is of another machine: Linux {before.get('kernel')}, {before.get('processor')}")
-            guilty = _compare(baseline, size)
+        need_root("run it as root")
+        if given.write:
+            write(given.baseline, _measure(size), where)
+            print(f"written: {given.baseline}")
+            return 0
+        baseline, before = read(given.baseline)
+        if any(before.get(name) != where[name] for name in ("kernel", "processor")):
+            print(f"the baseline is of another machine: Linux {before.get('kernel')}, {before.get('processor')}")
+        guilty = _compare(baseline, size)
         if not guilty:
             return 0
         most = f"{ALLOWED - 1:.0%}"
         print(f"bench-guard: over {most} dearer than {given.baseline}: {', '.join(guilty)}", file=sys.stderr)
         return EXIT_DEARER
 
-    return status_of("bench-guard", run, given.baseline)
+    return status_of(_NAME, run, given.baseline)
 
 
 if __name__ == "__main__":

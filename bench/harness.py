@@ -51,7 +51,7 @@ SAME_TC, SAME6_TC = Wrapper("bench_tc", TC), Wrapper("bench_tc6", TC, version=6)
 WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC, SAME6_TC)
 
 
-class Probe:
+class Harness:
     """The loaded harness and what it runs."""
 
     def __init__(self, opened: BpfObject) -> None:
@@ -125,11 +125,11 @@ class Probe:
 
 
 @contextmanager
-def loaded() -> Iterator[Probe]:
+def loaded() -> Iterator[Harness]:
     """Load the harness. Raises what loading raises."""
     with BpfObject(abi.shipped().path(OBJECT)) as opened:
         opened.load()
-        yield Probe(opened)
+        yield Harness(opened)
 
 
 class WrongPath(PylvsError):

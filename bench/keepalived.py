@@ -6,28 +6,20 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.processes import compile_c, processor_s
 from pylvs.model.errors import Unsupported
 
 PROGRAM = "keepalived"
 _SOURCE = Path(__file__).with_name("no_ipvs.c")
 _PATIENCE_S = 30
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def preload(folder: Path) -> Path:
     """Compile the library that replaces IPVS for keepalived, into this folder. Raises Unsupported."""
-    made = folder / "no_ipvs.so"
-    compilers = (["cc"], [sys.executable, "-m", "ziglang", "cc"])
-    for compiler in compilers:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            words = [*compiler, "-shared", "-fPIC", "-O2", "-o", str(made), str(_SOURCE)]
-            subprocess.run(words, check=True, capture_output=True, timeout=_PATIENCE_S)
-            return made
-    raise Unsupported(f"no compiler for {_SOURCE.name}: neither cc nor ziglang's")
+    return compile_c(_SOURCE, folder / "no_ipvs.so", "-shared", "-fPIC")
 
 
 def program() -> str:
@@ -61,20 +53,18 @@ def running(configuration: Path, library: Path) -> Iterator[subprocess.Popen[byt
             process.wait()
 
 
-def processor_s(process: subprocess.Popen[bytes]) -> float:
+def used_s(process: subprocess.Popen[bytes]) -> float:
     """Return the processor time of keepalived and its children. Raises Unsupported if it has ended."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return sum(_used_s(number) for number in [str(process.pid), *children])
+        return sum(_used_s(number) for number in [process.pid, *map(int, children)])
     except OSError:
         raise Unsupported("keepalived has ended") from None
 
 
-def _used_s(number: str) -> float:
+def _used_s(number: int) -> float:
     """Return the time of a single-threaded process, in ns if the kernel has scheduling statistics, else in ticks."""
     try:
-        nanoseconds = int(Path(f"/proc/{number}/schedstat").read_text().split()[0])
+        return int(Path(f"/proc/{number}/schedstat").read_text().split()[0]) / 1e9
     except OSError:
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-    return nanoseconds / 1e9
+        return processor_s(number)

@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
-from bench import harness as probe
 from bench import site
-from bench.commands import program
+from bench.cases import Served
+from bench.commands import CommandFailed, Size, program
 from bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
-from bench.harness import WrongPath
-from bench.path import Path, new_path
+from bench.harness import FLOWS, FLOWS6, WrongPath
+from bench.path import PacketPath, new_path
+from bench.processes import memory_kib
+from bench.program import Progress
 from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.destination import Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey, Timeouts, VirtualService
 
@@ -32,7 +34,6 @@ _TRIALS = 50  # of a chunk
 _PROGRESS_STEP = 1 << 20
 _TITLES = 2  # lines of a listing
 _MB = 1 << 20
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,16 @@ DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
 class LargeTable:
     """A Director with one service, a capacity of so many connections, and the harness."""
 
-    def __init__(self, kind: Kind, connections: int, path: Path) -> None:
+    def __init__(self, kind: Kind, connections: int, path: PacketPath) -> None:
         self.kind = kind
         self.connections = connections
         self.path = path
         self.key = ServiceKey(Protocol.TCP, ip_address(site.VIP6 if kind.version == 6 else site.VIP), PORT)
-        self._wrapper = probe.FLOWS6 if kind.version == 6 else probe.FLOWS
+        self._wrapper = FLOWS6 if kind.version == 6 else FLOWS
 
     def serve(self) -> None:
         """Add the service with equal servers; for IPv6 only one."""
-        six = self.kind.version == 6
-        servers = [site.SERVER6] if six else [site.server(number) for number in range(1, site.SERVERS + 1)]
-        self.path.director.add_service(VirtualService(self.key, "rr"))
-        for server in servers:
-            at = DestinationKey(ip_address(server), PORT)
-            self.path.director.add_destination(self.key, Destination(at, self.kind.method))
+        Served(VirtualService(self.key, "rr"), self.kind.method, site.SERVERS).add_to(self.path.director)
 
     # --- packets ---
 
@@ -182,7 +178,8 @@ class LargeTable:
         try:
             while part := os.read(running.stdout.fileno(), _MB):
                 lines += part.count(b"\n")
-                megabytes = max(megabytes, _most_memory(running.pid))
+                # What wait(2) reports includes the memory of this process, which started it.
+                megabytes = max(megabytes, memory_kib(running.pid).get("VmHWM", 0) / 1024)
         except BaseException:
             running.kill()
             raise
@@ -197,15 +194,6 @@ class LargeTable:
         return self.path.memory(CONNECTION_MAPS) / self.connections
 
 
-def _most_memory(process: int) -> float:
-    """Return the most memory of a process in MB, 0 when it is gone. (That of wait(2) includes its parent's.)"""
-    with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
-
-
 @contextmanager
 def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
     """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
@@ -213,3 +201,19 @@ def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
         table = LargeTable(kind, connections, path)
         table.serve()
         yield table
+
+
+def measure_listing(size: Size, progress: Progress) -> dict[str, Measured]:
+    """Measure `ipvsadm -Lnc` of a large table: seconds, and the megabytes that it takes."""
+    listing, memory = Measured(), Measured()
+    with ready(DR, size.connections) as table:
+        table.make(Measured(), progress)
+        for number in range(size.whole):
+            progress(f"commands: listing {size.connections:,} connections, {number + 1} of {size.whole}")
+            lines, seconds, processor, megabytes = table.list()
+            if lines != sum(table.counts()):
+                raise CommandFailed(f"connections in ipvsadm -Lnc: {lines}, expected: {sum(table.counts())}")
+            listing.samples.append(seconds)
+            listing.processor.append(processor)
+            memory.samples.append(megabytes)
+    return {"list_connections": listing, "list_connections_memory": memory}

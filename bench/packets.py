@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from bench.cases import MANY, NEW_CASES, NEW_WALK, QUICK, Case, NewCase, Size, cases, key, openings, request, services
+from bench.cases import MANY, NEW_CASES, NEW_WALK, Case, NewCase, Size, cases, key, openings, request, services
 from bench.frames import IN_ORDER, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
-from bench.path import Overheads, Path, new_path
+from bench.path import Overheads, PacketPath, new_path
+from bench.program import Progress
 from bench.rows import FLOOR, FLOOR_TC, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
-
-__all__ = ["QUICK", "Bench", "Size", "ready"]
 
 _MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
 _YOUNG_S = 50  # a connection without an answer lives a minute
@@ -23,7 +22,7 @@ _OF_IPV6 = {"connections6", "replies6"}
 class Bench:
     """The services with their connections, and what came out for each row."""
 
-    def __init__(self, size: Size, path: Path) -> None:
+    def __init__(self, size: Size, path: PacketPath) -> None:
         self.size = size
         self.path = path
         self.overheads = Overheads(path.harness)
@@ -36,12 +35,9 @@ class Bench:
 
     def serve(self) -> None:
         """Add the services."""
-        director = self.path.director
-        with director.batch():
+        with self.path.director.batch():
             for each in services():
-                director.add_service(each.service)
-                for destination in each.destinations():
-                    director.add_destination(each.service.key, destination)
+                each.add_to(self.path.director)
 
     def connect(self) -> None:
         """Make the connections whose packets are measured."""
@@ -92,7 +88,7 @@ class Bench:
         self._wrappers[name] = wrapper
         self.results.setdefault(name, Measured()).samples.append(spent)
 
-    def run(self, progress: Callable[[str], None], only: Collection[str] = ()) -> dict[str, Measured]:
+    def run(self, progress: Progress, only: Collection[str] = ()) -> dict[str, Measured]:
         """Measure all cases, or some rows, in rounds, so that other work of the machine affects all alike."""
         established = [case for case in cases(self.size) if not only or case.name in only]
         new = [case for case in NEW_CASES if not only or case.name in only]
@@ -119,7 +115,7 @@ class Bench:
 
 
 @contextmanager
-def ready(size: Size, progress: Callable[[str], None]) -> Iterator[Bench]:
+def ready(size: Size, progress: Progress) -> Iterator[Bench]:
     """Everything made and connected; the namespace is left and gone afterwards. Raises what loading raises."""
     progress("packets: making the tables")
     with new_path("packets", size.capacity) as path:

@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from bench import harness as probe
 from bench import site
 from bench.cases import plain
 from bench.frames import SCATTERED, Flows
-from bench.harness import FLOWS, SHRINK, TC, WRAPPERS, XDP, Hook, Wrapper
+from bench.harness import FLOWS, SHRINK, TC, WRAPPERS, XDP, Harness, Hook, Wrapper, loaded
 from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import open_pin
@@ -25,10 +24,10 @@ from pylvs.model.service import ServiceKey
 _ENTRIES = {XDP: load.XDP, TC: load.TC}
 
 
-class Path:
+class PacketPath:
     """A Director, its programs, and the harness."""
 
-    def __init__(self, director: BpfDirector, harness: probe.Probe, entries: dict[Hook, int]) -> None:
+    def __init__(self, director: BpfDirector, harness: Harness, entries: dict[Hook, int]) -> None:
         self.director = director
         self.harness = harness
         self._entries = entries
@@ -79,9 +78,9 @@ def _memory_of(descriptor: int) -> int:
 
 
 @contextmanager
-def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[Path]:
+def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[PacketPath]:
     """Make a path for so many connections in a namespace; remove both afterwards. Raises what loading raises."""
-    with site.new_site(role, servers), on_one_cpu(), probe.loaded() as harness, ExitStack() as closing:
+    with site.new_site(role, servers), on_one_cpu(), loaded() as harness, ExitStack() as closing:
         director = BpfDirector(State.open())
         director.make()
         director.change_setting("conn_max", capacity)
@@ -90,13 +89,13 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
         entries = {
             hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
         }
-        yield Path(director, harness, entries)
+        yield PacketPath(director, harness, entries)
 
 
 class Overheads:
     """The cost of the harness: it jumps to programs that do nothing, and the cost of these alone is subtracted."""
 
-    def __init__(self, harness: probe.Probe) -> None:
+    def __init__(self, harness: Harness) -> None:
         self._harness = harness
         self._by_name = {wrapper.name: Measured() for wrapper in WRAPPERS}
         self._alone = {name: Measured() for hook in (XDP, TC) for name in (hook.empty, hook.swap)}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.rows import ROWS, SCHEDULED_SERVERS, SCHEDULER_ROWS, Measured, Row, value_of
+
+if TYPE_CHECKING:
+    from rich.table import Table as Drawn
 
 HEADINGS = ("case", "Katran", "must reach", "then", "measured", "raw")
 SCHEDULER_HEADINGS = ("new connection, by scheduler", *(f"{each:,} servers" for each in SCHEDULED_SERVERS))
@@ -86,21 +89,31 @@ def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
     return found
 
 
-def _plain(headings: Sequence[str], cells: Table, out: TextIO) -> None:
-    rows = [tuple(headings), *cells]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines; the first row has the headings. Cells beyond its columns follow without alignment."""
+    columns = range(len(rows[0]))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    found = []
     for row in rows:
-        parts = [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, len(headings)))]
-        print("  ".join([*parts, *row[len(headings) :]]).rstrip(), file=out)
+        cells = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in columns[1:])]
+        found.append("  ".join([*cells, *row[len(columns) :]]).rstrip())
+    return found
 
 
-def _rich(title: str, headings: Sequence[str], cells: Table, out: TextIO) -> None:
-    from rich.console import Console
+def drawn(title: str, headings: Sequence[str]) -> Drawn:
+    """Return a table for a terminal, without rows."""
     from rich.table import Table as Drawn
 
     table = Drawn(title=title, title_justify="left")
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if not number else "right")
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _print_drawn(title: str, headings: Sequence[str], cells: Table, out: TextIO) -> None:
+    from rich.console import Console
+
+    table = drawn(title, headings)
     colours = {"over": "red", "under": "red", "ok": "green", "then": "bold green", "": "default"}
     for row in cells:
         shown = list(row[: len(headings)])
@@ -123,10 +136,10 @@ def show(
         tables.append(("schedulers", SCHEDULER_HEADINGS, schedulers))
     for number, (title, headings, cells) in enumerate(tables):
         if out.isatty():
-            _rich(title, headings, cells, out)
+            _print_drawn(title, headings, cells, out)
         elif cells:
             if number:
                 print(file=out)
-            _plain(headings, cells, out)
+            print(*aligned([tuple(headings), *cells]), sep="\n", file=out)
     for note in notes:
         print(note, file=out)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench import record, report, site
-from bench.__main__ import progress
-from bench.ending import EXIT_FAILED, status_of
+from bench.expiry_timer import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from bench.harness import FLOWS, SAME
 from bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
-from bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from bench.path import Overheads
+from bench.program import need_root, progress, status_of
 from bench.rows import FLOOR, SCALE_ROWS, Measured
 from pylvs.model.dataclass import dataclass, field
 
@@ -216,16 +214,13 @@ def _size(given: argparse.Namespace) -> Size:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     given = _arguments(words)
-    if os.geteuid():
-        print("bench: Operation not permitted; it makes tables in the kernel: run it as root", file=sys.stderr)
-        return EXIT_FAILED
     size = _size(given)
     sizes: dict[str, float] = {"connections": size.connections, "others": size.others}
     where = record.machine()
 
     def run() -> int:
-        with site.interruptible():
-            found = measure(size)
+        need_root("it makes tables in the kernel: run it as root")
+        found = measure(size)
         report.show(found.results, sizes, [*report.footer(where, {}), *found.notes], rows=SCALE_ROWS)
         record.write(given.json, record.Record(found.results, sizes, where, {}), SCALE_ROWS)
         return 0

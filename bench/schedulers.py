@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ipaddress import ip_address
 
 from bench import site
 from bench.cases import NEW_CLIENTS, NEW_WALK, key, request
 from bench.frames import IN_ORDER, SYN, Flows
 from bench.harness import FLOWS, SAME, WrongPath
-from bench.path import Overheads, Path, new_path
+from bench.path import Overheads, PacketPath, new_path
+from bench.program import Progress
 from bench.rows import SCHEDULED, SCHEDULED_SERVERS, SCHEDULER_FLOOR, Measured, scheduler_row
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
@@ -37,7 +37,7 @@ class Size:
 QUICK = Size(rounds=1, new=500, repeat=20_000)
 
 
-def _serve(path: Path, servers: int) -> None:
+def _serve(path: PacketPath, servers: int) -> None:
     service = key(_PORTS[servers])
     with path.director.batch():
         path.director.add_service(VirtualService(service))
@@ -46,7 +46,7 @@ def _serve(path: Path, servers: int) -> None:
             path.director.add_destination(service, Destination(at, weight=1 + number % _WEIGHTS))
 
 
-def _measure_new(path: Path, scheduler: str, servers: int, first: int, number: int) -> float:
+def _measure_new(path: PacketPath, scheduler: str, servers: int, first: int, number: int) -> float:
     """Return the ns of a new connection, the harness included. Raises WrongPath."""
     service = key(_PORTS[servers])
     path.director.edit_service(VirtualService(service, scheduler))
@@ -60,7 +60,7 @@ def _measure_new(path: Path, scheduler: str, servers: int, first: int, number: i
     return spent
 
 
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the results by row, with a floor of the same rounds. Raises WrongPath, and what loading raises."""
     progress("schedulers: making the tables")
     with new_path("schedulers", size.capacity, max(SCHEDULED_SERVERS)) as path:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
+from bench.processes import ip_batch, run
 from pylvs.dataplane.devices import policy
 from pylvs.dataplane.state import State
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import PylvsError
+from pylvs.system import proc
 from pylvs.system.namespaces import inside_network
 
 PREFIX = "pylvs-bench-"
@@ -39,40 +41,28 @@ def has_ipv6() -> bool:
     return os.path.exists("/proc/sys/net/ipv6")
 
 
-def ip(*words: str, lines: str = "") -> None:
-    """Run ip(8) with these lines as input. Raises Unsupported with its error."""
-    try:
-        done = subprocess.run(["ip", *words], input=lines, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise Unsupported("there is no ip command; install iproute2") from None
-    if done.returncode:
-        raise Unsupported(f"ip {' '.join(words)}: {done.stderr.strip() or 'failed'}")
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def _handling(numbers: Sequence[int], handler: Callable[[int, FrameType | None], object] | int) -> Iterator[None]:
+    former = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+def interruptible() -> AbstractContextManager[None]:
     """Turn signals that end the process into KeyboardInterrupt, so that the cleanup runs."""
-    former = {number: signal.signal(number, _interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    return _handling(_ENDING, _interrupt)
 
 
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> AbstractContextManager[None]:
     """Ignore signals that end the process during the cleanup."""
-    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    return _handling((signal.SIGINT, *_ENDING), signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -86,32 +76,27 @@ def deferred() -> Iterator[None]:
 
 
 def _populate(servers: int) -> None:
-    ip("link", "add", DEVICE, "address", MAC, "type", "veth", "peer", "name", "d1")
-    for device in "lo", DEVICE, "d1":
-        ip("link", "set", device, "up")
-    for address in f"{OWN}/16", f"{VIP}/32":
-        ip("addr", "add", address, "dev", DEVICE)
+    lines = [f"link add {DEVICE} address {MAC} type veth peer name d1"]
+    lines += [f"link set {device} up" for device in ("lo", DEVICE, "d1")]
+    lines += [f"addr add {address} dev {DEVICE}" for address in (f"{OWN}/16", f"{VIP}/32")]
     neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
     if has_ipv6():
-        for address in f"{OWN6}/64", f"{VIP6}/128":
-            ip("addr", "add", address, "dev", DEVICE, "nodad")
+        lines += [f"addr add {address} dev {DEVICE} nodad" for address in (f"{OWN6}/64", f"{VIP6}/128")]
         neighbours[SERVER6] = server_mac(1)
-    entries = (f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}\n" for each, mac in neighbours.items())
-    ip("-batch", "-", lines="".join(entries))
-    ip("route", "add", "default", "via", ROUTER)
-    with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
-        file.write("1")
+    lines += [f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}" for each, mac in neighbours.items()]
+    ip_batch(*lines, f"route add default via {ROUTER}")
+    proc.write("net/ipv4/ip_forward", "1")
 
 
-def _remove(name: str) -> None:
-    """Remove every part of the site that exists."""
+def remove_namespace(name: str) -> None:
+    """Remove a namespace with its tables, if it exists."""
     path = f"/run/netns/{name}"
     if not os.path.exists(path):
         return
     with contextlib.suppress(OSError, PylvsError), inside_network(path):
         policy.take_down(State.open())
     with contextlib.suppress(PylvsError):
-        ip("netns", "del", name)
+        run("ip", "netns", "del", name)
 
 
 @contextlib.contextmanager
@@ -120,10 +105,10 @@ def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
     name = f"{PREFIX}{os.getpid()}-{role}"
     try:
         with deferred():
-            ip("netns", "add", name)
+            run("ip", "netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate(servers)
             yield
     finally:
         with undisturbed():
-            _remove(name)
+            remove_namespace(name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -19,7 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import site
-from bench.daemon import DaemonFailed, Manager
+from bench.daemon import Daemon, DaemonFailed, running
+from bench.processes import python_beside
+from bench.program import Progress
 from bench.rows import Measured
 from pylvs.model.dataclass import dataclass, field
 from pylvs.system.socket_filter import enlarge
@@ -140,58 +141,23 @@ def _busy() -> Iterator[None]:
             each.wait()
 
 
-@contextlib.contextmanager
-def _sleeping(found: Measured) -> Iterator[None]:
-    """Measure the longest gap of a process of the same priority that only sleeps."""
-    words = [sys.executable, "-c", _SLEEPER, str(INTERVAL_S)]
-    sleeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert sleeper.stdout is not None
-        sleeper.stdout.readline()
-        yield
-        found.samples.append(float(sleeper.communicate()[0]))
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-
-
-def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the longest gap, in ms. Raises DaemonFailed."""
-    machine = Measured()
-    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("vrrp"):
-        folder = Path(name)
-        file, log = folder / "keepalived.conf", folder / "log"
-        file.write_text(configuration(0))
-        words = ["run", "-f", str(file), "--state-dir", str(folder / "state")]
-        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
-        with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
-            environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
-            daemon = subprocess.Popen(command, stderr=output, env=environment)
-            try:
-                manager.wait_for("READY", daemon, log)
-                with _listening() as receiver, _busy(), _sleeping(machine):
-                    gaps = _watch(receiver, size, file, daemon, log, manager, progress)
-            finally:
-                daemon.terminate()  # and the virtual routers' process with it
-                try:
-                    daemon.wait(_END_S)
-                except subprocess.TimeoutExpired:
-                    daemon.kill()
-                    daemon.wait()
+    with (
+        tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder,
+        site.new_site("vrrp"),
+        running(Path(folder), configuration(0), ending_s=_END_S) as daemon,
+        _listening() as receiver,
+        _busy(),
+        python_beside(_SLEEPER, str(INTERVAL_S)) as longest,  # of the same priority
+    ):
+        gaps = _watch(receiver, size, daemon, progress)
     late = ", ".join(f"{each:.1f}" for each in sorted(gaps.long, reverse=True)[:5]) or "none"
     progress(f"virtual routers: {gaps.count:,} advertisements; gaps of two intervals and more, in ms: {late}")
-    return {"vrrp_gap": Measured([gaps.longest_ms]), "vrrp_gap_machine": machine}
+    return {"vrrp_gap": Measured([gaps.longest_ms]), "vrrp_gap_machine": Measured([float(longest[0])])}
 
 
-def _watch(
-    receiver: socket.socket,
-    size: Size,
-    file: Path,
-    daemon: subprocess.Popen[bytes],
-    log: Path,
-    manager: Manager,
-    progress: Callable[[str], None],
-) -> Gaps:
+def _watch(receiver: socket.socket, size: Size, daemon: Daemon, progress: Progress) -> Gaps:
     first: list[float] = []
     deadline = time.monotonic() + _FIRST_S
     while not first and time.monotonic() < deadline:
@@ -204,10 +170,10 @@ def _watch(
     while (now := time.monotonic()) < end:
         reloads += 1
         progress(f"virtual routers: {(end - now) / 60:.1f} min left, the longest gap {gaps.longest_ms:.2f} ms")
-        file.write_text(configuration(reloads))
-        daemon.send_signal(signal.SIGHUP)
+        daemon.configure(configuration(reloads))
+        daemon.reload()
         _listen(receiver, min(end, now + RELOAD_EVERY_S), gaps.note)
-        manager.wait_for("READY", daemon, log)
+        daemon.wait_ready()
     if gaps.count < 0.5 * size.minutes * 60 / INTERVAL_S:
         raise DaemonFailed(f"pylvs run: only {gaps.count} advertisements came")
     return gaps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,15 @@ def pytest_runtest_makereport(
 def repository() -> Path:
     """Return the root of the source tree."""
     return HERE.parent
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """Return an empty directory that all users may enter.
+
+    Every pytest that starts makes the parents of `tmp_path` private again, also those of tests that run.
+    """
+    with tempfile.TemporaryDirectory(prefix="pylvs-public-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path

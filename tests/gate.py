@@ -46,6 +46,7 @@ class Phase:
     """A command.
 
     `pytest`: it runs pytest, whose results are counted. `beside_load`: every CPU is busy at the same time.
+    `background`: it begins first, runs at the lowest priority beside all others, and its output comes last.
     `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no tests ran" for
     the end of a run without tests.
     """
@@ -55,7 +56,28 @@ class Phase:
     pytest: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     beside_load: bool = False
+    background: bool = False
     may_be_empty: bool = False
+
+    @property
+    def report(self) -> Path:
+        """Return the file of pytest's report."""
+        return FOLDER / f"{self.name.replace(' ', '-')}.xml"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the command with its report."""
+        return [*self.command, f"--junitxml={self.report}"] if self.pytest else list(self.command)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A phase that runs in the background."""
+
+    phase: Phase
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    began: float
 
 
 @dataclass(slots=True)
@@ -90,9 +112,9 @@ def _pytest(name: str, *arguments: str) -> Phase:
     return Phase(name, ["pytest", "-q", "-m", "not real_clock", *arguments], pytest=True)
 
 
-def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None) -> Phase:
+def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None, background: bool = False) -> Phase:
     command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, "tests/unit"]
-    return Phase(name, command, pytest=True, environment=environment or {})
+    return Phase(name, command, pytest=True, environment=environment or {}, background=background)
 
 
 def _real_clocks(name: str, beside_load: bool = False) -> Phase:
@@ -113,13 +135,13 @@ def phases() -> list[Phase]:
 
 
 def nightly_phases() -> list[Phase]:
-    """Return the phases that `./dev test-all` adds. The long simulations take an hour, so they are last."""
+    """Return the phases that `./dev test-all` adds. The simulations compute for hours, while long recordings wait."""
     return [
         _unit("random examples", "not real_clock and not nightly", {RANDOM: "1"}),
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000"]),
         Phase("live conformance", ["python", "-m", "tests.conformance"]),
         *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
-        _unit("simulations", "nightly and not real_clock"),
+        _unit("simulations", "nightly and not real_clock", background=True),
     ]
 
 
@@ -129,16 +151,54 @@ def nightly_phases() -> list[Phase]:
 def run(phase: Phase) -> Result:
     """Run a phase to its end, and count its tests."""
     say(f"{phase.name}: {' '.join(phase.command)}")
-    report = FOLDER / f"{phase.name.replace(' ', '-')}.xml"
-    report.unlink(missing_ok=True)
-    command = [*phase.command, f"--junitxml={report}"] if phase.pytest else list(phase.command)
+    phase.report.unlink(missing_ok=True)
     began, cpu = time.monotonic(), _cpu_s()
     with _busy() if phase.beside_load else contextlib.nullcontext():
-        status = _status(command, os.environ | dict(phase.environment), phase.may_be_empty)
+        status = _status(phase.arguments, os.environ | dict(phase.environment), phase.may_be_empty)
+    return _result(phase, status, began, cpu)
+
+
+@contextlib.contextmanager
+def started(phase: Phase) -> Iterator[Started]:
+    """Start a phase in the background; leaving the block ends it."""
+    say(f"{phase.name}: {' '.join(phase.command)}, in the background")
+    phase.report.unlink(missing_ok=True)
+    command, environment = ["nice", "-n", "19", *phase.arguments], os.environ | dict(phase.environment)
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
+        try:
+            yield Started(phase, process, output, time.monotonic())
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def finish(started: Started) -> Result:
+    """Wait for a phase in the background, and print its output."""
+    say(f"{started.phase.name}: waiting for its end")
+    cpu = _cpu_s()
+    try:
+        status = started.process.wait(PHASE_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        say(f"stopped after {PHASE_LIMIT_S} s")
+        status = 1
+    _show(started.output)
+    return _result(started.phase, status, started.began, cpu)
+
+
+def _result(phase: Phase, status: int, began: float, cpu: float) -> Result:
     result = Result(phase, status, time.monotonic() - began, _cpu_s() - cpu)
     if phase.pytest:
-        _count(report, result)
+        _count(phase.report, result)
     return result
+
+
+def _show(output: IO[bytes]) -> None:
+    output.seek(0)
+    print(output.read().decode(errors="replace"), end="", flush=True)
 
 
 def _status(command: Sequence[str], environment: Mapping[str, str], may_be_empty: bool) -> int:
@@ -149,8 +209,7 @@ def _status(command: Sequence[str], environment: Mapping[str, str], may_be_empty
         if status == NO_TESTS:
             say("no test is marked")
             return 0
-        output.seek(0)
-        print(output.read().decode(errors="replace"), end="", flush=True)
+        _show(output)
         return status
 
 
@@ -265,9 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     began, taint, steal = time.monotonic(), TAINTED.read_text(), ledger.steal_s()
     results: list[Result] = []
-    for phase in chosen:
-        if not (phase.beside_load and _nothing_is_marked(results)):
-            results.append(run(phase))
+    with contextlib.ExitStack() as until:
+        background = [until.enter_context(started(phase)) for phase in chosen if phase.background]
+        for phase in chosen:
+            if not (phase.background or (phase.beside_load and _nothing_is_marked(results))):
+                results.append(run(phase))
+        results += map(finish, background)
     tainted = TAINTED.read_text() != taint
     repaired = not tainted and repeat(results)
     bad = [result for result in results if result.status and not (repaired and result.may_be_repaired)]

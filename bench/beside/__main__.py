@@ -10,15 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import site
 from bench.beside import measure, table, traffic
 from bench.beside.ways import WAYS
-from bench.ending import EXIT_FAILED, status_of
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"bench: {text}", file=sys.stderr)
+from bench.program import need_root, progress, status_of
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -42,19 +36,16 @@ def run(given: argparse.Namespace) -> measure.Found:
     size = measure.QUICK if given.quick else measure.COUNTED if given.instructions else measure.Size()
     with tempfile.TemporaryDirectory(prefix="pylvs-traffic-") as folder:
         program = given.traffic or traffic.compile_traffic(Path(folder))
-        return measure.measure(os.uname().release, unit, program, size, _progress, given.way)
+        return measure.measure(os.uname().release, unit, program, size, progress, given.way)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     given = _arguments(words)
-    if os.geteuid():
-        print("bench: Operation not permitted; it makes network namespaces: run it as root", file=sys.stderr)
-        return EXIT_FAILED
 
     def measured() -> int:
-        with site.interruptible():
-            found = run(given)
+        need_root("it makes network namespaces: run it as root")
+        found = run(given)
         if str(given.json) == "-":
             print(json.dumps(found.plain()))
             return 0

@@ -9,61 +9,22 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address
 from statistics import mean, median
 
 from bench.beside.traffic import Aim, Lost, Taken
 from bench.beside.wire import CLIENT, FAR, MACS, Wire
+from bench.frames import ACK, SYN, Frame
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol
 
-TCP, UDP = 6, 17
-_SYN, _SYN_ACK, _ACK = 0x02, 0x12, 0x10
 _CLIENT_PORT = 40000
 _LIVE = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
-_ETHER_IPV4, _DONT_FRAGMENT, _TTL = 0x0800, 0x4000, 64
 _BATCH = 64  # frames that the kernel lets loose at once
 _SHORTEST = 60
 _TRIES = 5
-
-
-def _sum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Who sends or receives."""
-
-    mac: str
-    address: str
-    port: int
-
-
-def frame(protocol: int, source: End, target: End, flags: int = _ACK) -> bytes:
-    """An Ethernet frame of the shortest length, with right checksums."""
-    ports = struct.pack("!HH", source.port, target.port)
-    if protocol == TCP:
-        rest = ports + struct.pack("!IIBBHHH", 1, 0 if flags == _SYN else 1, 5 << 4, flags, 0xFFFF, 0, 0) + bytes(6)
-        check = 16
-    else:
-        rest = ports + struct.pack("!HH", 26, 0) + bytes(18)
-        check = 6
-    length = 40 if protocol == TCP else 46
-    addresses = IPv4Address(source.address).packed + IPv4Address(target.address).packed
-    payload = rest[: length - 20]
-    summed = _sum(addresses + struct.pack("!HH", protocol, len(payload)) + payload)
-    payload = payload[:check] + struct.pack("!H", summed) + payload[check + 2 :]
-    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 0, _DONT_FRAGMENT, _TTL, protocol, 0) + addresses
-    header = header[:10] + struct.pack("!H", _sum(header)) + header[12:]
-    link = bytes.fromhex((target.mac + source.mac).replace(":", "")) + struct.pack("!H", _ETHER_IPV4)
-    return (link + header + payload).ljust(_SHORTEST, b"\0")
 
 
 class Frames:
@@ -101,20 +62,25 @@ class Frames:
                 return done.duration_ns, self._counted() - before
         raise AssertionError
 
-    def measure(self, protocol: int, aim: Aim, answers: bool, by_director: bool) -> Taken:
+    def measure(self, protocol: Protocol, aim: Aim, answers: bool, by_director: bool) -> Taken:
         """Frames of one flow, of the client or (`answers`) of the server; answers pass the director or do not.
 
         Raises Lost unless each came out where it should.
         """
-        client = End(MACS["client"], CLIENT, _CLIENT_PORT)
-        towards = End(MACS["director"], aim.target, aim.port)
-        server = End(MACS["server"], aim.server, aim.server_port)
-        back = End(MACS["director"], CLIENT, _CLIENT_PORT)
-        opening = [(frame(protocol, client, towards, _SYN), "server")]
+
+        def request(flags: int) -> bytes:
+            frame = Frame(CLIENT, aim.target, _CLIENT_PORT, aim.port, flags, MACS["client"], protocol)
+            return frame.packed().ljust(_SHORTEST, b"\0")
+
+        def answer(flags: int) -> bytes:
+            frame = Frame(aim.server, CLIENT, aim.server_port, _CLIENT_PORT, flags, MACS["server"], protocol)
+            return frame.packed().ljust(_SHORTEST, b"\0")
+
+        opening = [(request(SYN), "server")]
         if by_director:
-            opening.append((frame(protocol, server, back, _SYN_ACK), "client"))
-        opening.append((frame(protocol, client, towards), "server"))
-        sent, receiver = (frame(protocol, server, back), "client") if answers else opening[-1]
+            opening.append((answer(SYN | ACK), "client"))
+        opening.append((request(ACK), "server"))
+        sent, receiver = (answer(ACK), "client") if answers else opening[-1]
         with self._wire.inside("wire"):
             for each, to in opening:
                 self._plan(each, to)

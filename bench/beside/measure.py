@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from bench.beside import frames, traffic, ways
+from bench.beside import traffic, ways
 from bench.beside.frames import Frames
 from bench.beside.traffic import Taken, Traffic
 from bench.beside.ways import NAT, WAYS, Way
 from bench.beside.wire import Wire, new_wire
+from bench.program import Progress
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.cli.meter import on_one_cpu
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol
 
-PROTOCOLS = {"udp": frames.UDP, "tcp": frames.TCP}
+PROTOCOLS = {"udp": Protocol.UDP, "tcp": Protocol.TCP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def measure(
     unit: str,
     program: Path,
     size: Size,
-    progress: Callable[[str], None],
+    progress: Progress,
     chosen: Sequence[str] | None = None,
 ) -> Found:
     """All of it, or only the chosen ways, on this kernel. Raises Lost, and what making the wire raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import TextIO
 from bench.beside import traffic
 from bench.beside.measure import PROTOCOLS, Found
 from bench.beside.ways import DR, FLOOR_XDP, IPVS, NAT, NFTABLES, ROUTED, WAYS, Way
+from bench.report import aligned, drawn
 
 GOALS = {DR: 6.0, NAT: 5.0}  # so many times what pylvs at native XDP takes above the floor, IPVS takes
 INSTRUCTIONS, NANOSECONDS = "instructions", "ns"
@@ -112,27 +114,18 @@ def title(found: Found) -> str:
     return f"Linux {found.kernel} ({clock})"
 
 
-def _plain(kernels: list[Found], out: TextIO) -> None:
-    everything = [(found, [cells for cells, _ in lines(found)]) for found in kernels]
-    rows = [HEADINGS, *(row for _, cells in everything for row in cells)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-
-    def line(row: tuple[str, ...]) -> str:
-        return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(widths[n]) for n, cell in enumerate(row) if n)])
-
-    for found, cells in everything:
-        print(title(found), file=out)
-        for row in (HEADINGS, *cells):
-            print(line(row), file=out)
+def _print_plain(kernels: list[Found], out: TextIO) -> None:
+    cells = [[cells for cells, _ in lines(found)] for found in kernels]
+    headings, *rest = aligned([HEADINGS, *itertools.chain(*cells)])
+    remaining = iter(rest)
+    for found, own in zip(kernels, cells, strict=True):
+        print(title(found), headings, *itertools.islice(remaining, len(own)), sep="\n", file=out)
 
 
-def _rich(kernels: list[Found], out: TextIO) -> None:
+def _print_drawn(kernels: list[Found], out: TextIO) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title="pylvs bench: beside IPVS", title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if number else "left")
+    table = drawn("pylvs bench: beside IPVS", HEADINGS)
     for found in kernels:
         table.add_section()
         table.add_row(f"[bold]{title(found)}[/]")
@@ -146,7 +139,7 @@ def _rich(kernels: list[Found], out: TextIO) -> None:
 
 def show(kernels: list[Found], out: TextIO = sys.stdout) -> None:
     """Print the table: drawn on a terminal, plain otherwise."""
-    (_rich if out.isatty() else _plain)(kernels, out)
+    (_print_drawn if out.isatty() else _print_plain)(kernels, out)
     units = " or ".join(dict.fromkeys(found.unit for found in kernels))
     for note in (*(each.format(unit=units) for each in NOTES), *_missing(kernels)):
         print(note, file=out)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.beside.wire import Wire
+from bench.processes import compile_c
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 
 SOURCE = Path(__file__).with_name("traffic.c")
-_COMPILERS = (["cc"], [sys.executable, "-m", "ziglang", "cc"])
-_COMPILING_S = 240
 _TRIES = 20  # each takes two seconds at most: a link that was set up carries a moment later
 
 
@@ -62,16 +60,7 @@ class Lost(PylvsError):
 
 def compile_traffic(folder: Path) -> Path:
     """Compile the program into this folder. Raises Unsupported."""
-    made = folder / "traffic"
-    errors = ""
-    for compiler in _COMPILERS:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            words = [*compiler, "-O2", "-o", str(made), str(SOURCE)]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILING_S, check=False)
-            if not done.returncode:
-                return made
-            errors = f": {done.stderr.strip()}"
-    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{errors}")
+    return compile_c(SOURCE, folder / "traffic")
 
 
 class Traffic:

@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from bench.beside.traffic import Aim
-from bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, Wire, run
+from bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, Wire
+from bench.processes import run
 from bench.site import DEVICE
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import BpfObject

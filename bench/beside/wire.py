@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-from bench.site import DEVICE, PREFIX, deferred, undisturbed
-from pylvs.dataplane.devices import policy
-from pylvs.dataplane.state import State
+from bench.processes import ip_batch, run
+from bench.site import DEVICE, PREFIX, deferred, has_ipv6, remove_namespace, undisturbed
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system import proc
 from pylvs.system.namespaces import inside_network
 
 FAR = "w0"
@@ -34,17 +31,6 @@ _SYSCTLS = {"ip_forward": "1"} | {
 }
 _UNFINISHED = ("tx", "tso", "gso", "gro")
 _REAL_SERVER_SYSCTLS = {"conf/all/arp_ignore": "1", "conf/all/arp_announce": "2"}
-
-
-def run(*words: str, text: str = "") -> str:
-    """Return the output of a command. Raises Unsupported with its error."""
-    try:
-        done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise Unsupported(f"there is no {words[0]} command; install it") from None
-    if done.returncode:
-        raise Unsupported(f"{' '.join(words)}: {done.stderr.strip() or 'failed'}")
-    return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +60,17 @@ class Wire:
                 run("ip", "netns", "add", self.netns(role))
             with self.inside(role):
                 for name, value in _SYSCTLS.items():
-                    _set(f"ipv4/{name}", value)
-                with contextlib.suppress(FileNotFoundError):
-                    _set("ipv6/conf/all/disable_ipv6", "1")
-                    _set("ipv6/conf/default/disable_ipv6", "1")
+                    proc.write(f"net/ipv4/{name}", value)
+                if has_ipv6():
+                    proc.write("net/ipv6/conf/all/disable_ipv6", "1")
+                    proc.write("net/ipv6/conf/default/disable_ipv6", "1")
         with self.inside("director"):
             peer = f"peer name {FAR} netns {self.netns('wire')}"
-            _ip("link set lo up", f"link add {DEVICE} address {MACS['director']} type veth {peer}")
+            ip_batch("link set lo up", f"link add {DEVICE} address {MACS['director']} type veth {peer}")
         with self.inside("wire"):
-            _ip(*(line for role in ("client", "server") for line in self._far_device(role)))
+            ip_batch(*(line for role in ("client", "server") for line in self._far_device(role)))
             _finished_frames(FAR)
-            _ip(f"link set {FAR} up")
+            ip_batch(f"link set {FAR} up")
         self._address()
 
     def _far_device(self, role: str) -> Iterator[str]:
@@ -94,7 +80,7 @@ class Wire:
     def _address(self) -> None:
         with self.inside("director"):
             _finished_frames(DEVICE)
-            _ip(
+            ip_batch(
                 f"link set {DEVICE} up",
                 f"addr add {DIRECTOR_CLIENTS}/24 dev {DEVICE}",
                 f"addr add {DIRECTOR_SERVERS}/24 dev {DEVICE}",
@@ -104,7 +90,7 @@ class Wire:
             )
         with self.inside("client"):
             _finished_frames("client")
-            _ip(
+            ip_batch(
                 "link set lo up",
                 "link set client up",
                 f"addr add {CLIENT}/24 dev client",
@@ -113,9 +99,9 @@ class Wire:
             )
         with self.inside("server"):
             for name, value in _REAL_SERVER_SYSCTLS.items():
-                _set(f"ipv4/{name}", value)
+                proc.write(f"net/ipv4/{name}", value)
             _finished_frames("server")
-            _ip(
+            ip_batch(
                 "link set lo up",
                 f"addr add {VIP}/32 dev lo",
                 "link set server up",
@@ -130,25 +116,12 @@ class Wire:
 
     def remove(self) -> None:
         """Remove every part that exists."""
-        if os.path.exists(self.path("director")):
-            with contextlib.suppress(OSError, PylvsError), self.inside("director"):
-                policy.take_down(State.open())
-        for role in reversed(ROLES):
-            if os.path.exists(self.path(role)):
-                with contextlib.suppress(PylvsError):
-                    run("ip", "netns", "del", self.netns(role))
-
-
-def _ip(*lines: str) -> None:
-    run("ip", "-batch", "-", text="".join(f"{line}\n" for line in lines))
+        for role in ROLES:
+            remove_namespace(self.netns(role))
 
 
 def _neighbour(address: str, role: str, device: str) -> str:
     return f"neigh add {address} lladdr {MACS[role]} dev {device} nud permanent"
-
-
-def _set(name: str, value: str) -> None:
-    Path("/proc/sys/net", name).write_text(value)
 
 
 def _finished_frames(device: str) -> None:

@@ -73,6 +73,14 @@ INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64
 	return true;
 }
 
+/* Write the outer header's options before translation: both would be lost with what fwd_slow writes later. */
+INLINE bool finish_options(struct __sk_buff *skb, struct scratch *w)
+{
+	bool server = w->error_side == SIDE_SERVER;
+	be32 own = server ? w->virtual_address.word[0] : packet_daddr4(&w->packet);
+	return write_options(skb, w, own) && sum_options(skb, w);
+}
+
 /* `sum` is that of the message as received. */
 INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct destination *d, u16 sum)
 {
@@ -133,7 +141,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 		c->in_packets += 1;
 		c->in_bytes += p->length;
 	}
-	if (masq && !translate(skb, w, d, sum))
+	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (server && !w->icmp_transit)
 		return to_own_client(skb, p);

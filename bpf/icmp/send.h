@@ -111,7 +111,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	memzero(&w->echo, sizeof(w->echo));
 	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
 	if (p->slow_flags & SLOW_OPTIONS &&
-	    (!write_options(skb, w, p->tuple.v4.target) || !echo_options(&w->options, &w->echo, p->tuple.v4.target)))
+	    (!write_options(skb, w, packet_daddr4(p)) || !echo_options(&w->options, &w->echo, packet_daddr4(p))))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (!is_ipv6)
 		max -= w->echo.size - IPV4_HLEN;
@@ -156,7 +156,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		ip->id = (u16)bpf_get_prandom_u32() ?: 1;
 		ip->ttl = ICMP_TTL;
 		ip->protocol = IPPROTO_ICMP;
-		ip->saddr = p->tuple.v4.target;
+		ip->saddr = packet_daddr4(p);
 		ip->daddr = client.word[0] = p->tuple.v4.source;
 		ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
 		icmp.check = ~csum_fold(total);

@@ -49,6 +49,11 @@ INLINE be16 packet_dport(const struct packet *p)
 	return p->is_ipv6 ? p->tuple.v6.target_port : p->tuple.v4.target_port;
 }
 
+INLINE be32 packet_daddr4(const struct packet *p)
+{
+	return p->tuple.v4.target;
+}
+
 INLINE void packet_saddr(struct address *to, const struct packet *p)
 {
 	if (p->is_ipv6)

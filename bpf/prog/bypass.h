@@ -21,7 +21,7 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
 		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
-	if (!write_options(skb, w, p->tuple.v4.target))
+	if (!write_options(skb, w, packet_daddr4(p)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);

@@ -48,7 +48,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	}
 	if (p->from_host && has_loopback_saddr(p))
 		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
-	if (!write_options(skb, w, p->tuple.v4.target))
+	if (!write_options(skb, w, packet_daddr4(p)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);

@@ -8,13 +8,13 @@ from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.network import Network
 from pylvs.reference.packet import Packet
-from pylvs.reference.path import Decision, Path, Verdict, drop
+from pylvs.reference.path import Decision, PacketPath, Verdict, drop
 from pylvs.reference.server import Server
 
 SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
 
 
-class OneRoutePath(Path):
+class OneRoutePath(PacketPath):
     """A server has one route, made by the method of the connection that sends first.
 
     Only the route of DR reaches the server for any destination address. With a route of NAT or a tunnel, the kernel
@@ -22,10 +22,8 @@ class OneRoutePath(Path):
     answers.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            path.network, path.tables, path.connections, path.settings, path.timeouts_s, path.udp_timeout_s
-        )
+    def __init__(self, path: PacketPath) -> None:
+        super().__init__(path.network, path.tables, path.connections, path.settings)
         self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
 
     def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:

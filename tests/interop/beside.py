@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.beside import measure, table, traffic
+from bench.program import progress
 from pylvs.model.errors import NotPermitted, PylvsError
 from tests.interop import guests
 from tests.termination import unwind_on_sigterm
@@ -36,11 +37,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"bench: {text}", file=sys.stderr)
-
-
 def words(program: Path, *options: str) -> tuple[str, ...]:
     """Return the command that runs in a guest."""
     return (*BESIDE, "--instructions", "--traffic", str(program), *options)
@@ -55,7 +51,7 @@ def read(kernel: str, done: subprocess.CompletedProcess[str]) -> measure.Found:
 
 def _here(program: Path, quick: bool) -> measure.Found:
     size = measure.QUICK if quick else measure.Size()
-    return measure.measure(os.uname().release, table.NANOSECONDS, program, size, _progress)
+    return measure.measure(os.uname().release, table.NANOSECONDS, program, size, progress)
 
 
 def _measure(given: argparse.Namespace) -> list[measure.Found]:
@@ -71,7 +67,7 @@ def _measure(given: argparse.Namespace) -> list[measure.Found]:
                 command = words(program, *quick)
                 running[kernel] = guests.start(kernel, *command, options=OPTIONS, seconds=GUEST_S)
             if kernels:
-                _progress(f"{' and '.join(kernels)} as guests, which takes some minutes")
+                progress(f"{' and '.join(kernels)} as guests, which takes some minutes")
             found = [read(kernel, guests.finish(guest, GUEST_S)) for kernel, guest in running.items()]
         finally:
             for guest in running.values():

@@ -46,18 +46,18 @@ class Disk:
 
 
 async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
-    """A reload is refused, whoever asks for it, and nothing is changed; with room it is done."""
+    """A reload over the API or by SIGHUP is refused, and nothing changes; with free space it succeeds."""
     async with host.daemon() as daemon:
         before = (host.state / "services.json").read_bytes()
         disk.fill()
         host.write(service(server(3)))
-        status, told = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
-        assert status == 409, told
-        assert told["error"].endswith(NO_SPACE), told
+        status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
+        assert status == 409, reply
+        assert reply["error"].endswith(NO_SPACE), reply
         await daemon._reload_by_signal()
         assert daemon.reloads == {"refused": 2}
         assert host.servers() == {str(address(1)), str(address(2))}
-        assert f"not reloaded: {told['error']}" in log.getvalue()
+        assert f"not reloaded: {reply['error']}" in log.getvalue()
         assert (host.state / "services.json").read_bytes() == before
         disk.empty()
         assert (await daemon.reload()).table is not None

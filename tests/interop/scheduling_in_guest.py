@@ -51,7 +51,7 @@ class Service:
         server = Server.of(given)
         server.available, server.weight, server.last_weight = True, weight, weight
         self.servers.insert(0, server)
-        self.model.added(server)
+        self.model.changed()
 
     def segment(self, client: int, flags: str) -> bytes:
         """Return a segment of the client's connection."""

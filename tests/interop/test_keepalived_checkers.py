@@ -20,7 +20,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from bench import keepalived as real
+from bench.keepalived import preload, running
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
 from pylvs.health.checkers import CheckContext, probe_of
@@ -249,7 +249,7 @@ async def both(folder: Path, all_cases: list[Case]) -> dict[str, tuple[bool, Out
         )
         file.write_text(text)
         log = file.with_suffix(".log")
-        with real.running(file, real.preload(folder)):
+        with running(file, preload(folder)):
             silent = {case.server() for case in all_cases if case.block.startswith("DNS") and case.up}
             deadline = time.monotonic() + PATIENCE_S
             while time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import addresses
-from pylvs.netlink.addresses import Outcome
+from pylvs.netlink.changes import Outcome
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
@@ -249,7 +249,7 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
 
 
 def fine(*outcomes: Outcome) -> None:
-    assert [each.trouble for each in outcomes if not each.done] == []
+    assert [each.error for each in outcomes if not each.done] == []
 
 
 @contextmanager

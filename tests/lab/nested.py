@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from pylvs.system.namespaces import ID_BATCH, Kind, Mount, mount, unshare
+from pylvs.system.libc import MS_PRIVATE, MS_REC, mount, unshare
+from pylvs.system.namespaces import ID_BATCH, Kind
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     for _ in range(ID_BATCH):
         unshare(Kind.NAME)
     unshare(Kind.MOUNT)
-    mount("", "/", flags=Mount.PRIVATE | Mount.RECURSIVE)
+    mount("", "/", flags=MS_PRIVATE | MS_REC)
     mount("run", "/run", "tmpfs")
     for name in ("netns", "lock"):
         Path("/run", name).mkdir()

@@ -20,7 +20,6 @@ RS1_MAC, DIRECTOR_MAC = "02:00:00:01:01:00", "02:00:00:00:0d:00"
 def through_the_director(lab: Lab) -> list[Frame]:
     """Return all frames of one request on the director's link."""
     director = lab.network.host(DIRECTOR)
-    assert director is not None
     with Capture(lab, director) as capture:
         answers(lab, 1)
         frames: list[Frame] = []
@@ -91,7 +90,6 @@ def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
     assert answers(lab, 1) == ["This is rs1 server!"]
     lab.sh("director", "ipvsadm -C; ipvsadm -A -t 10.0.0.100:80 -s rr; ipvsadm -a -t 10.0.0.100:80 -r 10.0.11.21 -g")
     director = lab.network.host(DIRECTOR)
-    assert director is not None
     limits: list[int] = []
 
     def circled() -> bool:

@@ -12,14 +12,13 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from pylvs.lab import lab as power
-from pylvs.lab.demo import long_connections
+from pylvs.lab.demo import LongConnections
 from pylvs.lab.ip_commands import port_name
-from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.outage import Outage, watched
 from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
@@ -56,7 +55,6 @@ def advertisements(lab: Lab) -> Iterator[Callable[[], list[float]]]:
     """Record when advertisements of director1 came to director2 (seconds since 1970)."""
     times: list[float] = []
     second = lab.network.host("director2")
-    assert second is not None
     with inside_network(lab.wire):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
 
@@ -111,17 +109,17 @@ def test_the_tutorials_pair(make_lab: MakeLab, master: str, backup: str) -> None
     lab = tutorial(make_lab, master, backup)
     until(lambda: holds(lab, "director1"), "the master holds the VIP")
     is_master(lab, "director1")
-    with long_connections(lab) as connections:
+    with closing(LongConnections(lab)) as connections:
         with advertisements(lab) as times, outage(lab) as died:
             until(times, "an advertisement")
-            power.off(lab, "director1")
+            power_off(lab, "director1")
             until(lambda: holds(lab, "director2"), "the backup has taken over")
             last = times()[-1]
         assert set(answers(lab, 4, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
         assert neighbours(lab, "client")[VIP] == MAC["director2"]
         fates = sorted(connections.ask())
     with outage(lab) as returned:
-        power.on(lab, "director1")
+        power_on(lab, "director1")
         lab.sh("director1", f"service {master} start")
         until(lambda: holds(lab, "director1"), "the master is back")
     is_master(lab, "director1")
@@ -144,7 +142,7 @@ def test_a_restarted_master_keeps_its_connections(make_lab: MakeLab) -> None:
     """After stop and start, the tables and the connections are the same."""
     lab = tutorial(make_lab, "pylvs", "pylvs")
     is_master(lab, "director1")
-    with long_connections(lab) as connections:
+    with closing(LongConnections(lab)) as connections:
         assert connections.ask() == ["kept"] * 3
         lab.sh("director1", "service pylvs stop")
         is_master(lab, "director2")

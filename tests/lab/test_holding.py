@@ -103,8 +103,8 @@ def test_a_refused_address_is_reported_and_the_others_are_added() -> None:
     wrong = (address("fd00::9", manage_temporary=True), "eth0")  # only a /64 can have temporary addresses
     outcomes = hold([*placed, wrong])
     assert [each.done for each in outcomes] == [True, False, True, False]
-    assert outcomes[1].trouble == "192.0.2.2/32 could not be put on nowhere0: No such device"
-    assert outcomes[3].trouble.startswith("fd00::9/128 could not be put on eth0: Invalid argument (")
+    assert outcomes[1].error == "192.0.2.2/32 could not be put on nowhere0: No such device"
+    assert outcomes[3].error.startswith("fd00::9/128 could not be put on eth0: Invalid argument (")
     assert [each.done for each in release([*placed, wrong])] == [True] * 4
 
 

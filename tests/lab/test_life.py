@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.lab.hosts import STATE
-from pylvs.lab.lab import build, busy_hosts, open_lab, take_down
+from pylvs.lab.lab import build, open_lab, take_down
+from pylvs.lab.processes import identity, living_in
 from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
 from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, until
@@ -64,7 +65,9 @@ def test_power_off_is_immediate_and_power_on_is_like_a_boot(lab_name: str) -> No
     lab = build(lab_name, design("dr", 1))
     lab.sh("director", "sleep 100 </dev/null >/dev/null 2>&1 & ipvsadm -A -t 10.0.0.100:81")
     assert pylvs("lab", "power", lab_name, "director", "off").returncode == 0
-    assert busy_hosts(lab)["director"] == 0
+    namespace = identity(lab.host("director").network)
+    assert namespace
+    assert living_in([namespace]) == []
     assert lab.run("client", ["ping", "-c", "1", "-W", "1", "10.0.0.10"]).returncode
     assert pylvs("lab", "power", lab_name, "director", "on").returncode == 0
     assert lab.run("client", ["ping", "-c", "1", "-W", "30", "10.0.0.10"]).returncode == 0

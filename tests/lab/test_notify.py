@@ -70,12 +70,10 @@ virtual_server VIP 80 {
 """
 
 
-def test_events_run_scripts_and_send_mail(make_lab: MakeLab, tmp_path: Path) -> None:
+def test_events_run_scripts_and_send_mail(make_lab: MakeLab, tmp_path: Path, public_path: Path) -> None:
     lab = make_lab("dr", 1)
     lab.sh("director", "ipvsadm -C")
-    calls, mail, teller = tmp_path / "told", tmp_path / "mail", tmp_path / "teller"
-    for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest-of-" in str(parent))):
-        folder.chmod(folder.stat().st_mode | 0o055)
+    calls, mail, teller = public_path / "told", tmp_path / "mail", public_path / "teller"
     calls.touch()
     calls.chmod(0o666)
     mail.touch()

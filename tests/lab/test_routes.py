@@ -60,10 +60,10 @@ def test_a_refused_route_is_reported_and_the_others_are_added() -> None:
     ways = [route("10.0.0.0/8", "203.0.113.1"), route("10.1.0.0/16", device="eth9"), route("10.2.0.0/16")]
     outcomes = routes.add(ways)
     assert [each.done for each in outcomes] == [False, False, True]
-    assert outcomes[0].trouble == (
+    assert outcomes[0].error == (
         "route 10.0.0.0/8 could not be added: Network is unreachable (Nexthop has invalid gateway)"
     )
-    assert outcomes[1].trouble == "route 10.1.0.0/16 could not be added: no device eth9"
+    assert outcomes[1].error == "route 10.1.0.0/16 could not be added: no device eth9"
     assert all(each.done for each in routes.remove(ways))
     wrong = RoutingRule(family=4, action="goto", goto=5, preference=9)
-    assert routes.add_rules([wrong])[0].trouble.startswith("rule 9 could not be added: Invalid argument")
+    assert routes.add_rules([wrong])[0].error.startswith("rule 9 could not be added: Invalid argument")

@@ -15,7 +15,8 @@ import pytest
 
 from pylvs.lab.lab import build, labs
 from pylvs.lab.topologies import design
-from pylvs.system.namespaces import NAMED, Mount, mount
+from pylvs.system.libc import mount
+from pylvs.system.namespaces import NAMED
 from tests import sweep
 from tests.lab.support import remains
 
@@ -93,7 +94,7 @@ def test_an_old_unused_directory_is_removed(tmp_path: Path, monkeypatch: pytest.
         folder.mkdir()
         (folder / "file").touch()
     (mounted / "below").mkdir()
-    mount("sweep", mounted / "below", "tmpfs", Mount(0))
+    mount("sweep", mounted / "below", "tmpfs")
     for folder in (left, used, mounted, others):
         long_ago = time.time() - 2 * sweep.OLD_S
         os.utime(folder, (long_ago, long_ago))

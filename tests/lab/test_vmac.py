@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.netlink.addresses import Outcome, hold
+from pylvs.netlink.addresses import hold
+from pylvs.netlink.changes import Outcome
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
@@ -84,8 +85,8 @@ def test_an_existing_vmac_is_adopted_with_its_addresses() -> None:
 
 def test_the_name_of_another_device_is_an_error() -> None:
     subprocess.run(["ip", "link", "add", "vrrp.51", "type", "bridge"], check=True)
-    assert made(FOUR).trouble == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
-    assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).trouble == "VMAC v: there is no device eth9"
+    assert made(FOUR).error == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
+    assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).error == "VMAC v: there is no device eth9"
 
 
 def test_removing_one_twice_is_fine() -> None:

@@ -251,7 +251,7 @@ def markdown(text: str) -> str:
             line = re.sub(r"(?<!\\)\|", BREAK, CODE_SPAN.sub(_hide_span, line))
         lines.append(line)
     text = "\n".join(lines)
-    text = CODE_SPAN.sub(_hide_span, text)
+    text = CODE_SPAN.sub(_hide_span, text).replace("<br>", BREAK + "   ")
     text = re.sub(r"\n(?=\s*(?:[-*] |\d+\. |#|\n|\0|> ))", BREAK, text)
     return re.sub(r"(?<=\0)(#+ [^\n]*)\n", lambda found: found[1] + BREAK, text)
 

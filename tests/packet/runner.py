@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 
-from pylvs.bpf import kernel
+from pylvs.bpf.kernel import TEST_RUN
 from pylvs.bpf.libbpf import library
 
 SHORTEST = 14 + 40
@@ -25,23 +25,22 @@ class Runner:
         self._out = ctypes.create_string_buffer(BUFFER_BYTES)
         self._context = ctypes.create_string_buffer(context, len(context))
         self._is_xdp = hook == "xdp"
-        self._options = kernel._TestOptions(sz=ctypes.sizeof(kernel._TestOptions), repeat=1)
-        self._options.data_out = ctypes.addressof(self._out)
-        self._options.ctx_in = ctypes.addressof(self._context)
-        self._options.ctx_size_in = len(context)
-        self._reference = ctypes.byref(self._options)
+        self._options = ctypes.create_string_buffer(TEST_RUN.size)
+        self._out_at = ctypes.addressof(self._out)
+        # ctx_in, ctx_out, ctx_size_in, ctx_size_out, retval, repeat, duration, flags, cpu, batch_size
+        self._rest = (ctypes.addressof(self._context), 0, len(context), 0, 0, 1, 0, 0, 0, 0)
 
     def __call__(self, frame: bytes) -> tuple[int, bytes]:
         """Return the verdict and the resulting frame."""
-        options = self._options
-        options.data_in = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
-        options.data_size_in = len(frame)
-        options.data_size_out = BUFFER_BYTES
+        start = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
+        ends = (start, self._out_at, len(frame), BUFFER_BYTES)
+        TEST_RUN.pack_into(self._options, 0, TEST_RUN.size, *ends, *self._rest)
         if self._is_xdp:
             struct.pack_into("<I", self._context, 4, len(frame))
-        error = self._run(self._program, self._reference)
+        error = self._run(self._program, self._options)
         if error == -errno.EINVAL and not self._is_xdp and len(frame) < SHORTEST:
             return _TC_PASS, frame  # the kernel makes no socket buffer of less than an IP header
         if error:
             raise OSError(-error, os.strerror(abs(error)), f"a frame of {len(frame)} bytes")
-        return options.retval, ctypes.string_at(self._out, options.data_size_out)
+        _, _, _, _, length, _, _, _, _, verdict, *_ = TEST_RUN.unpack_from(self._options)
+        return verdict, ctypes.string_at(self._out, length)

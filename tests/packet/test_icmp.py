@@ -9,9 +9,9 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import GRE
+from scapy.layers.l2 import GRE, Ether
 
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.service import ServiceKey
@@ -125,6 +125,27 @@ def test_an_error_about_a_reply_reaches_the_server(case: Callable[..., Case], me
         assert left == expected
     packets, size, *out = (now - then for now, then in zip(it.counters(), before, strict=True))
     assert (packets, size, out) == (1, len(frame) - 14, [0, 0])
+
+
+def with_route(frame: bytes, *recorded: str) -> bytes:
+    """Return a frame with a record route option for two addresses."""
+    packet = Ether(frame)[IP]
+    del packet.ihl, packet.len, packet.chksum
+    routers = [*recorded, "0.0.0.0", "0.0.0.0"][:2]
+    packet.options = [IPOption_RR(length=11, pointer=4 + 4 * len(recorded), routers=routers)]
+    return build(ether() / packet)
+
+
+def test_nat_keeps_the_options_of_an_error_and_translates_its_address(case: Callable[..., Case]) -> None:
+    it = case("nat")
+    toward_server = it.error(it.vip, build(it.reply()))
+    quote = it.packet((it.server, REAL_PORT), (it.client, SPORT))
+    expected = it.error(it.server, build(quote), ttl=63)
+    assert it.sent(with_route(toward_server)) == with_route(expected, it.vip)[14:]
+    toward_client = it.error(it.client, build(it.request()))
+    quote = it.packet((it.client, SPORT), (it.vip, it.service.port))
+    expected = it.error(it.client, build(quote), ttl=63, source=it.vip)
+    assert it.sent(with_route(toward_client)) == with_route(expected, it.vip)[14:]
 
 
 @each_method

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.cli import meter as live
 from pylvs.cli.main import run
+from pylvs.cli.meter import LINE_RATE, Meter, Reading, metered
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.errors import PylvsError
@@ -55,7 +55,7 @@ def attach(host: Host, mode: Mode) -> None:
         attachments.request(host.director.reader, "d0", mode)
 
 
-def settled(meter: live.Meter, since: live.Reading, frames: int) -> live.Reading:
+def settled(meter: Meter, since: Reading, frames: int) -> Reading:
     """Return a reading after this many frames."""
     until(lambda: meter.sample(since, meter.read()).packets >= frames, f"{frames} frames")
     return meter.read()
@@ -67,7 +67,7 @@ def test_every_frame_is_counted_once(director_host: Host, wire: socket.socket, m
     service = director_host.new_key()
     director_host.serve(service, 2)
     attach(director_host, mode)
-    with live.meter("d0") as meter:
+    with metered("d0") as meter:
         assert statistics_kept() == 1
         assert meter.attachment.mode == mode
         assert meter.machine.counting > 0
@@ -89,7 +89,7 @@ def test_what_was_not_forwarded_is_named(director_host: Host, wire: socket.socke
     service = director_host.new_key()
     director_host.serve(service, 0)
     attach(director_host, "tc")
-    with live.meter("d0") as meter:
+    with metered("d0") as meter:
         before = meter.read()
         for number in range(20):
             wire.send(tcp("S", 10_000 + number, service.port))
@@ -102,7 +102,7 @@ def test_programs_that_other_devices_share_are_named(director_host: Host) -> Non
     with director_host.director.batch():
         attachments.request(director_host.director.reader, "d1", "tc")
     try:
-        with live.meter("d0") as meter:
+        with metered("d0") as meter:
             assert set(meter.shared) - {"lo"} == {"d1"}
     finally:
         with director_host.director.batch():
@@ -138,7 +138,7 @@ def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket
     assert sum(each["packets"] for each in found["samples"]) == total["packets"]
     assert total["programs"]["xdp"]["runs"] == total["packets"]
     assert total["seconds"] > 1.9
-    assert total["cores_at_10_gbit"] == pytest.approx(total["ns_a_packet"] * live.LINE_RATE / 1e9)
+    assert total["cores_at_10_gbit"] == pytest.approx(total["ns_a_packet"] * LINE_RATE / 1e9)
     lines = table.splitlines()
     assert lines[0].startswith("d0: generic [xdp ")
     assert any(line.endswith("the floor: swap the MAC addresses") for line in lines)
@@ -180,7 +180,7 @@ def test_a_missing_permission_is_reported(director_host: Host) -> None:
 
 def test_it_ends_when_the_device_is_detached(director_host: Host) -> None:
     attach(director_host, "tc")
-    with live.meter("d0") as meter:
+    with metered("d0") as meter:
         meter.read()
         with director_host.director.batch():
             attachments.release(director_host.director.reader, "d0")

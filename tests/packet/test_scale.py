@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.expiry_timer import Pace
 from bench.harness import WrongPath
 from bench.large_table import DR, ready
-from bench.pace import Pace
 from bench.rows import SCALE_ROWS, Measured
 from bench.site import PREFIX
 from tests.packet.table import shorten

@@ -95,7 +95,7 @@ class Twin:
         server = self.known.setdefault(number, Server.of(given))
         server.available, server.weight, server.last_weight = True, weight, weight
         self.servers.insert(0, server)
-        self.model.added(server)
+        self.model.changed()
         self._overload(number, False)
 
     def delete(self, number: int) -> None:
@@ -115,7 +115,7 @@ class Twin:
         given = self._destination(number, weight)
         self.host.director.edit_destination(self.key, given)
         server.edit(given)
-        self.model.edited(server)
+        self.model.changed()
         self._overload(number, False)
 
     def overload(self, number: int) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import hatch_build
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"^## Example: (.*?)\n.*?^````diff\n(.*?)^````$", re.MULTILINE | re.DOTALL)
 EXAMPLES = dict(EXAMPLE.findall((ROOT / "CONTRIBUTING.md").read_text()))
@@ -62,6 +64,10 @@ class Tree:
         done = subprocess.run(command, cwd=self.at, input=EXAMPLES[example], capture_output=True, text=True)
         assert done.returncode == 0, f"{example}: {done.stderr}"
 
+    def compile(self) -> None:
+        """Compile the packet path of the copy. Fails with what the compiler reports."""
+        hatch_build.compile_object(self.at / "bpf/director.bpf.c", self.at / "director.bpf.o", self.at)
+
     def python(self, *arguments: str) -> str:
         """Run Python on the copy, and return its output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -103,6 +109,7 @@ def test_the_scheduler_is_in_the_lists_and_in_the_model(tree: Tree) -> None:
     shares = tree.pylvs("simulate", str(table), "--clients", "10.1.0.0/24", "--count", "8")
     assert shares.count("50.0%") == 2
     tree.test("tests/unit/reference/test_schedulers.py", "-k", "la and not lblc")
+    tree.compile()
 
 
 def test_the_checker_is_a_keyword_and_checks(tree: Tree) -> None:
@@ -119,3 +126,4 @@ def test_the_drop_reason_has_a_number_and_is_counted(tree: Tree) -> None:
     assert names[-2:] == ["REASON_NO_CHUNK", "REASONS"]
     used = sum(path.read_text().count("REASON_NO_CHUNK") for path in (tree.at / "bpf").rglob("*.h"))
     assert used == 2
+    tree.compile()

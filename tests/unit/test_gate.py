@@ -66,6 +66,23 @@ def test_a_run_without_failures_reports_no_repetitions(run_gate: Gate) -> None:
     ]
 
 
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_in_the_background_counts_and_is_shown_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    (tmp_path / "test_0.py").write_text(GOOD)
+    (tmp_path / "test_1.py").write_text(BAD)
+    first = gate.Phase("long", [*command, "test_1.py"], pytest=True, background=True)
+    second = gate.Phase("short", [*command, "test_0.py"], pytest=True)
+    monkeypatch.setattr(gate, "phases", lambda: [first, second])
+    assert gate.main([]) == 1
+    text = capfd.readouterr().out
+    assert text.index("gate: long: ") < text.index("gate: short: ") < text.index("assert 1 == 2")
+    assert "gate: failed: test_1.py::test_bad: assert 1 == 2" in text
+    assert "total: 1 passed, 1 failed, 0 skipped" in text
+
+
 def test_a_failed_phase_does_not_stop_the_next_one(run_gate: Gate) -> None:
     status, lines = run_gate(BAD, GOOD)
     assert status == 1

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 FOR_TYPES = "annotationlib dataclasses inspect typing typing_extensions"
-UNUSED = "aiohttp attr dns http.client multidict prometheus_client pyroute2 rich structlog unittest"
+UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlog unittest"
 
 
 @pytest.mark.parametrize(

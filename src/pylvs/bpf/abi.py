@@ -255,16 +255,6 @@ class Abi:
                 self._objects = json.load(file)["objects"]
         return self._objects
 
-    def map(self, of: str, name: str) -> dict[str, Any]:
-        """Return a map's declaration: type, key_size, value_size, max_entries, map_flags, key, value, inner."""
-        found: dict[str, Any] = self.objects[of]["maps"][name]
-        return found
-
-    def maps(self, of: str) -> dict[str, Any]:
-        """Return the declarations of all maps of an object, by name."""
-        found: dict[str, Any] = self.objects[of]["maps"]
-        return found
-
     def variable(self, of: str, name: str) -> Variable:
         """Return section and field of a variable. Raises KeyError."""
         for section, variables in self.objects[of]["variables"].items():

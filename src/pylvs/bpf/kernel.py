@@ -1,4 +1,4 @@
-"""Facts about kernel and machine (version, BTF, clock, memory), and calls of bpf(2) on programs and links."""
+"""Facts about kernel and machine (version, BTF, clock, memory), and calls of bpf(2) on maps, programs and links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import struct
 import time
 
-from pylvs.bpf import libbpf
 from pylvs.bpf.libbpf import check, library
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported
@@ -19,6 +18,12 @@ TYPES = "/sys/kernel/btf/vmlinux"
 _BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # the ratio of nf_conntrack
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
 _UNLIMITED = 1 << 62
+PROG_TYPE_SCHED_CLS, PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 30, 36  # linux/bpf.h
+_RUN_TIME = 0  # BPF_STATS_RUN_TIME
+_INFO_SIZE = 256
+# struct bpf_test_run_opts: sz, data_in, data_out, data_size_in, data_size_out, ctx_in, ctx_out, ctx_size_in,
+# ctx_size_out, retval, repeat, duration, flags, cpu, batch_size
+TEST_RUN = struct.Struct("@NPPIIPPIIIiIIII")
 
 
 def release() -> tuple[int, int]:
@@ -52,11 +57,6 @@ def local_ports() -> tuple[int, int]:
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         low, high = file.read().split()
     return int(low), int(high)
-
-
-def possible_cpus() -> int:
-    """Return the number of possible CPUs: an element of a per-CPU map has so many values."""
-    return libbpf.possible_cpus()
 
 
 def memory_total() -> int:
@@ -116,20 +116,6 @@ def connection_limit() -> int:
     """Return the default size of the connection table: one connection for each 16 KiB of memory, within bounds."""
     fitting = memory_limit() // _BYTES_OF_MEMORY_PER_CONNECTION
     return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, fitting))
-
-
-# --- syscalls --------------------------------------------------------------------------------------------------------
-# Calls of bpf(2) beyond access to maps: information, links, test runs of programs.
-
-
-# linux/bpf.h
-PROG_TYPE_SCHED_CLS = 3
-PROG_TYPE_XDP = 6
-PROG_TYPE_SK_LOOKUP = 30
-ATTACH_SK_LOOKUP = 36
-
-_INFO_SIZE = 256
-_RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,26 +250,6 @@ def create_link(program: int, target: int, attach_type: int) -> int:
     return check(library().bpf_link_create(program, target, attach_type, None), "attaching a link")
 
 
-class _TestOptions(ctypes.Structure):
-    _fields_ = [
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    ]
-
-
 def run_program(
     program: int,
     data: bytes,
@@ -292,25 +258,18 @@ def run_program(
     longest: int | None = None,
     flags: int = 0,
 ) -> Run:
-    """Run a program on one packet, `repeat` times, without a network (BPF_PROG_TEST_RUN).
+    """Run a program on one packet, `repeat` times, without a network (BPF_PROGTEST_RUN).
 
     `longest` limits the packet's length afterwards, by default to 1024 bytes more than before.
     """
-    options = _TestOptions(sz=ctypes.sizeof(_TestOptions), repeat=repeat, flags=flags)
     source = ctypes.create_string_buffer(data, max(len(data), 1))
     size = len(data) + 1024 if longest is None else longest
     out = ctypes.create_string_buffer(max(size, 1))
-    options.data_in, options.data_size_in = ctypes.addressof(source), len(data)
-    options.data_out, options.data_size_out = ctypes.addressof(out), size
     context_in = ctypes.create_string_buffer(context, max(len(context), 1))
     context_out = ctypes.create_string_buffer(max(len(context), 1))
-    if context:
-        options.ctx_in, options.ctx_size_in = ctypes.addressof(context_in), len(context)
-        options.ctx_out, options.ctx_size_out = ctypes.addressof(context_out), len(context)
-    check(library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "running a program on a made-up packet")
-    return Run(
-        options.retval,
-        out.raw[: options.data_size_out],
-        context_out.raw[: options.ctx_size_out] if context else b"",
-        options.duration,
-    )
+    contexts = (ctypes.addressof(context_in), ctypes.addressof(context_out)) if context else (0, 0)
+    ends = (ctypes.addressof(source), ctypes.addressof(out), len(data), size, *contexts, len(context), len(context))
+    options = ctypes.create_string_buffer(TEST_RUN.pack(TEST_RUN.size, *ends, 0, repeat, 0, flags, 0, 0), TEST_RUN.size)
+    check(library().bpf_prog_test_run_opts(program, options), "running a program on a made-up packet")
+    _, _, _, _, length, _, _, _, context_length, verdict, _, duration_ns, *_ = TEST_RUN.unpack(options.raw)
+    return Run(verdict, out.raw[:length], context_out.raw[:context_length] if context else b"", duration_ns)

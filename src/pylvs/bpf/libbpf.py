@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
-from pylvs.system import kernel_errors
+from pylvs.model.errors import Unsupported
+from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -80,12 +81,12 @@ def library() -> ctypes.CDLL:
     try:
         loaded = ctypes.CDLL(SONAME, use_errno=True)
     except OSError as error:
-        raise kernel_errors.Unsupported(f"{SONAME} cannot be loaded ({error}); {_HOW_TO_GET}") from None
+        raise Unsupported(f"{SONAME} cannot be loaded ({error}); {_HOW_TO_GET}") from None
     for name, (result, arguments) in _SIGNATURES.items():
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise kernel_errors.Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
+            raise Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
         function.restype = result
         function.argtypes = arguments
     _library = loaded
@@ -97,15 +98,12 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
     if _keep:
         return
     printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-    libc = ctypes.CDLL(None)
     show = bool(os.environ.get("PYLVS_DEBUG"))
 
     def message(level: int, text_format: bytes, arguments: int) -> int:
         if level >= _DEBUGGING and not show:
             return 0  # thousands of lines: formatting them takes longer than loading
-        buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
-        libc.vsnprintf(buffer, c_size_t(_LONGEST_MESSAGE), c_char_p(text_format), c_void_p(arguments))
-        text = buffer.value.decode(errors="replace").rstrip("\n")
+        text = libc.vsnprintf(_LONGEST_MESSAGE, text_format, arguments).decode(errors="replace").rstrip("\n")
         if level < _DEBUGGING:
             messages.extend(text.split("\n"))
         if show:
@@ -238,17 +236,13 @@ class BpfObject:
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
 
 
-def create_map(
-    kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0, inner: int = 0
-) -> int:
-    """Create a map without an object file; `inner` is a descriptor of a template for a map of maps.
-
-    Return its descriptor, which the caller closes.
+def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
+    """Create a map without an object file; return its descriptor, which the caller closes.
 
     Raises NoRoom, NotPermitted.
     """
     # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
-    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, inner, flags), 32)
+    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, 0, flags), 32)
     done = library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, options)
     return check(done, f"creating map {name} of {max_entries} elements")
 

@@ -16,37 +16,10 @@ from contextlib import suppress
 
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
-from pylvs.model.errors import Unsupported
-from pylvs.system import kernel_errors
+from pylvs.model.errors import NoRoom, PylvsError, Unsupported
+from pylvs.system import kernel_errors, libc
 
 TYPE_CHECKING = False  # without importing typing
-
-# --- memory order ----------------------------------------------------------------------------------------------------
-# The order in which packets see what Python writes (docs/architecture.md, "Memory order").
-
-
-_GLOBAL_EXPEDITED = 1 << 1  # MEMBARRIER_CMD_GLOBAL_EXPEDITED, Linux 4.16
-_NUMBERS = {"x86_64": 324, "ppc64le": 365}
-_GENERIC = 283  # of membarrier(2) on arm64, riscv64 and all newer ones (asm-generic/unistd.h)
-_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def full_barrier() -> None:
-    """Order all accesses before the call against all after it, on every CPU. Raises Unsupported.
-
-    membarrier(2) runs smp_mb() on the calling CPU. It interrupts only processes that registered for it; no process of
-    pylvs does.
-    """
-    machine = os.uname().machine
-    if _libc.syscall(_NUMBERS.get(machine, _GENERIC), _GLOBAL_EXPEDITED, 0, 0) and machine not in _ORDERED:
-        reason = os.strerror(ctypes.get_errno())
-        raise Unsupported(f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}")
-
-
-# --- maps ------------------------------------------------------------------------------------------------------------
-
 if TYPE_CHECKING:
     from typing import TypeVar
 
@@ -54,14 +27,30 @@ if TYPE_CHECKING:
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
-NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
-INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF
 _PAGE = mmap.PAGESIZE
 _FIRST_MAPPED = 1 << 15  # bytes of an array that are mapped at first
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
+_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
+
+
+def full_barrier() -> None:
+    """Order all accesses before the call against all after it, on every CPU. Raises Unsupported.
+
+    membarrier(2) runs smp_mb() on the calling CPU. It interrupts only processes that registered for it; no process of
+    pylvs does. The order in which packets see what Python writes: docs/architecture.md, "Memory order".
+    """
+    try:
+        libc.membarrier(libc.MEMBARRIER_CMD_GLOBAL_EXPEDITED)
+    except OSError as error:
+        machine = os.uname().machine
+        if machine not in _ORDERED:
+            reason = error.strerror
+            raise Unsupported(
+                f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}"
+            ) from None
 
 
 class Map:
@@ -111,8 +100,18 @@ class Map:
         if getattr(self, "fd", -1) >= 0:
             self.close()
 
-    def _failed(self, doing: str) -> kernel_errors.PylvsError:
+    def _failed(self, doing: str) -> PylvsError:
         return kernel_errors.failure(ctypes.get_errno(), f"{doing} map {self.name}")
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.max_entries:
+            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
+
+    def _in_memory(self, length: int, protection: int, offset: int = 0) -> mmap.mmap:
+        try:
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, protection, offset=offset)
+        except OSError as error:
+            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
 
 
 class HashMap(Map):
@@ -235,8 +234,8 @@ class HashMap(Map):
     def __bool__(self) -> bool:
         return True  # without this, `__len__` would make an empty map false
 
-    def _full(self) -> kernel_errors.NoRoom:
-        return kernel_errors.NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
+    def _full(self) -> NoRoom:
+        return NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
 
 
 class ArrayMap(Map):
@@ -269,10 +268,6 @@ class ArrayMap(Map):
                 return False
             raise self._failed("deleting from")
         return True
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.max_entries:
-            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
 
 
 def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
@@ -358,10 +353,7 @@ class MmapArray(Map):
     def _map(self, count: int) -> None:
         """Map `count` elements and about as many more. Views of the former mapping stay valid."""
         size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
-        try:
-            self._memory = mmap.mmap(self.fd, -(-size // _PAGE) * _PAGE, mmap.MAP_SHARED, self._protection)
-        except OSError as error:
-            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+        self._memory = self._in_memory(-(-size // _PAGE) * _PAGE, self._protection)
         self._mapped = size // self.stride
         self._view = memoryview(self._memory)[:size]
         self._words, self._halves = self._view.cast("Q"), self._view.cast("I")
@@ -414,10 +406,6 @@ class MmapArray(Map):
         self.store(index, offset, word)
         full_barrier()
 
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.max_entries:
-            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
-
     def value(self, index: int) -> memoryview:
         """Return the memory of an element. Raises IndexError."""
         self._check(index)
@@ -442,15 +430,6 @@ class LargeArray(Map):
         stride = (self.value_size + 7) & ~7
         length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
         for start in range(0, length, _WINDOW):
-            with self._window(start, min(_WINDOW, length - start)) as window:
+            with self._in_memory(min(_WINDOW, length - start), mmap.PROT_READ, start) as window:
                 for at in range(0, len(window), size):
                     yield window[at : at + size]
-
-    def _window(self, start: int, length: int) -> mmap.mmap:
-        try:
-            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
-        except OSError as error:
-            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
-
-
-__all__ = ["full_barrier"]

@@ -8,22 +8,21 @@ A container with its own /run mounts its own bpffs, which ends with the containe
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.system import kernel_errors
+from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system import kernel_errors, libc
 from pylvs.system.lock import Lock
 
 DIRECTORY = "/run/pylvs"
 POINT = f"{DIRECTORY}/bpf"
+ALL_STATES = "the states of this machine"  # what a lock of the bpffs guards
 _MARKER = "in-use"
-_CLONE_NEWNS, _CLONE_FS = 0x00020000, 0x00000200
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
-_MNT_DETACH = 2
+_CLONE_NEWNS = 0x00020000
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
 
@@ -47,12 +46,11 @@ def ensure() -> str:
 def _made() -> str | None:
     process = _outermost()
     root = f"/proc/{process}/root"
-    try:
-        os.makedirs(f"{root}{POINT}", mode=0o700, exist_ok=True)
-    except FileNotFoundError:
-        return None  # the process has ended: another one is the outermost now
-    except OSError as error:
-        raise _failed(error.errno or 0, f"making {POINT}") from None
+    with _explained(f"making {POINT}"):
+        try:
+            os.makedirs(f"{root}{POINT}", mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            return None  # the process has ended: another one is the outermost now
     with suppress(FileNotFoundError), Lock(f"{root}{DIRECTORY}", what=DIRECTORY):
         if not os.path.islink(f"{root}{POINT}/{_MARKER}"):
             _within(process, _mount)
@@ -66,7 +64,7 @@ def ensured(timeout_s: float) -> Iterator[str]:
     while True:
         path = ensure()
         try:
-            with Lock(path, timeout_s, "the states of this machine"):
+            with Lock(path, timeout_s, ALL_STATES):
                 if os.path.islink(f"{path}/{_MARKER}"):  # else another process unmounted it before we locked it
                     ours = True
                     yield path
@@ -88,7 +86,7 @@ def remove() -> None:
 def _unmount_empty(found: str) -> None:
     held = os.open(found, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # keeps its device number from being reused
     try:
-        with Lock(found, what="the states of this machine"):
+        with Lock(found, what=ALL_STATES):
             if any(name != _MARKER and "." not in name for name in os.listdir(found)):
                 return  # names with a dot are the kernel's own (maps.debug)
             os.unlink(f"{found}/{_MARKER}")
@@ -100,7 +98,7 @@ def _unmount_empty(found: str) -> None:
             try:
                 if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
                     _within(process, _unmount)
-            except (OSError, kernel_errors.PylvsError):
+            except (OSError, PylvsError):
                 continue  # it has ended, or cannot be entered: an empty copy does no harm
     finally:
         os.close(held)
@@ -215,13 +213,18 @@ def _namespaces() -> list[int]:
     return [process for _, process in sorted(oldest.values())]
 
 
-def _failed(number: int, doing: str) -> kernel_errors.PylvsError:
-    if number == errno.ENODEV:
-        return kernel_errors.Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)")
-    return kernel_errors.failure(number, doing, needed=("CAP_SYS_ADMIN",))
+@contextmanager
+def _explained(doing: str) -> Iterator[None]:
+    """Turn an OSError into an error for the user; `doing` names the failed operation."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)") from None
+        raise kernel_errors.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",)) from None
 
 
-def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:
+def _within(process: int, work: Callable[[], None]) -> None:
     """Run `work` in the mount namespace of another process.
 
     It runs in a thread of its own: setns(2) requires unshared file system attributes, and the other threads keep their
@@ -233,14 +236,15 @@ def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:
 
     def enter() -> None:
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _call(libc.unshare(_CLONE_FS), "leaving the shared file system attributes")
-                _call(libc.setns(namespace, _CLONE_NEWNS), "entering the outermost mount namespace")
-            finally:
-                os.close(namespace)
-            work(libc)
+            with _explained("leaving the shared file system attributes"):
+                libc.unshare(libc.CLONE_FS)
+            with _explained("entering the outermost mount namespace"):
+                namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    libc.setns(namespace, _CLONE_NEWNS, "")
+                finally:
+                    os.close(namespace)
+            work()
         except BaseException as error:
             errors.append(error)
 
@@ -248,21 +252,15 @@ def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:
     thread.start()
     thread.join()
     if errors:
-        if isinstance(errors[0], OSError):
-            raise _failed(errors[0].errno or 0, "entering the outermost mount namespace") from None
         raise errors[0]
 
 
-def _call(result: int, doing: str) -> None:
-    if result:
-        raise _failed(ctypes.get_errno(), doing)
+def _mount() -> None:
+    with _explained(f"mounting a bpffs at {POINT}"):
+        libc.mount("bpf", POINT, "bpf", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, "mode=0700")
+        os.symlink("pylvs", f"{POINT}/{_MARKER}")
 
 
-def _mount(libc: ctypes.CDLL) -> None:
-    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _call(libc.mount(b"bpf", POINT.encode(), b"bpf", flags, b"mode=0700"), f"mounting a bpffs at {POINT}")
-    os.symlink("pylvs", f"{POINT}/{_MARKER}")
-
-
-def _unmount(libc: ctypes.CDLL) -> None:
-    _call(libc.umount2(POINT.encode(), _MNT_DETACH), f"unmounting {POINT}")
+def _unmount() -> None:
+    with _explained(f"unmounting {POINT}"):
+        libc.unmount(POINT)

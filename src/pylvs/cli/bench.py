@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pylvs.cli.main import EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from pylvs.cli.meter import Meter, Reading, Sample
+from pylvs.cli.meter import Meter, Reading, Sample, cores_at_line_rate, joined, metered
 
 _PAUSE_S = 1.0
 _HEADINGS = ("packets/s", "Mbit/s in", "ns a packet", "CPU %", "cores at 10 Gbit/s")
@@ -24,8 +22,6 @@ def _cells(*cells: str) -> str:
 
 
 def _costs(ns_a_packet: float | None) -> tuple[str, str]:
-    from pylvs.cli.meter import cores_at_line_rate
-
     if ns_a_packet is None:
         return "–", "–"
     return f"{ns_a_packet:.1f}", f"{cores_at_line_rate(ns_a_packet):.2f}"
@@ -74,8 +70,6 @@ def _conclude(meter: Meter, total: Sample) -> None:
 
 
 def _described(sample: Sample) -> dict[str, Any]:
-    from pylvs.cli.meter import cores_at_line_rate
-
     cost = sample.ns_a_packet
     return {
         "seconds": sample.seconds,
@@ -110,8 +104,6 @@ def _report(meter: Meter, samples: list[Sample], total: Sample) -> dict[str, Any
 
 def _watch(meter: Meter, seconds: int, quiet: bool) -> tuple[list[Sample], Sample, bool]:
     """Return a sample for each second, their sum, and whether ctrl-C ended the measurement."""
-    from pylvs.cli.meter import joined
-
     first = last = meter.read()
     samples: list[Sample] = []
     interrupted = False
@@ -142,14 +134,12 @@ def bench(device: str, seconds: int, as_json: bool) -> int:
 
     While this runs, the kernel times every run of every eBPF program of the machine. That costs each some 30 ns.
     """
-    from pylvs.cli.meter import meter
-
-    with meter(device) as made:
+    with metered(device) as meter:
         if not as_json:
-            _introduce(made)
-        samples, total, interrupted = _watch(made, seconds, as_json)
+            _introduce(meter)
+        samples, total, interrupted = _watch(meter, seconds, as_json)
         if as_json:
-            click.echo(json.dumps(_report(made, samples, total), indent=2))
+            click.echo(json.dumps(_report(meter, samples, total), indent=2))
         else:
-            _conclude(made, total)
+            _conclude(meter, total)
     return EXIT_INTERRUPTED if interrupted else 0

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import click
 
+from pylvs.cli.common import counted
 from pylvs.config.compile.document import CompiledDocument, compile_document, sort_findings
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.language.parser import read
@@ -62,18 +63,14 @@ def _summary(file: str, understanding: CompiledDocument, findings: Iterable[Find
     services = understanding.configuration.services
     servers = sum(len(service.servers) for service in services)
     routers = len(understanding.configuration.vrrp.instances)
-    parts = [_count(len(services), "service"), _count(servers, "real server")]
-    parts += [_count(routers, "virtual router")] if routers else []
+    parts = [counted(len(services), "service"), counted(servers, "real server")]
+    parts += [counted(routers, "virtual router")] if routers else []
     counts = [
-        f"{number} {severity.value}{'' if number == 1 else 's'}"
+        counted(number, severity.value)
         for severity in Severity
         if (number := sum(each.severity is severity for each in findings))
     ]
     return f"{file}: {', '.join(parts)}; " + (", ".join(counts) if counts else "nothing found")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_json(file: str, understanding: CompiledDocument, findings: Iterable[Finding], show: bool) -> None:

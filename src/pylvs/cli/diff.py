@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from pylvs.cli.common import counted
 from pylvs.config.compile.document import build
 from pylvs.config.diff import Affected, differences
 from pylvs.config.findings import Severity
@@ -45,7 +46,7 @@ def diff(old: str, new: str, ids: tuple[str, ...], as_json: bool) -> int:
         print(json.dumps(content, indent=2))
     elif changes:
         print(*changes, sep="\n")
-        print(f"{_count(len(changes), 'change')}; {_affected_text(affected)}")
+        print(f"{counted(len(changes), 'change')}; {_affected_text(affected)}")
     return EXIT_DIFFERENT if changes else 0
 
 
@@ -60,16 +61,12 @@ def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
     configuration, findings = build(document)
     found = [each for each in (*unread, *findings) if each.severity is not Severity.NOTE]
     if found:
-        text = f"{file}: {_count(len(found), 'finding')}, which pylvs check {file} names"
+        text = f"{file}: {counted(len(found), 'finding')}, which pylvs check {file} names"
         print(one_line(text), file=sys.stderr)
     return configuration
 
 
 def _affected_text(affected: Affected) -> str:
     """Name the services whose connections are affected, and count the others."""
-    stay = f"{_count(affected.untouched, 'service')} keep{'s' if affected.untouched == 1 else ''} all connections"
+    stay = f"{counted(affected.untouched, 'service')} keep{'s' if affected.untouched == 1 else ''} all connections"
     return f"connections of {', '.join(affected.touched)} are affected, {stay}" if affected.touched else stay
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from pylvs.cli.common import as_json
 from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
@@ -25,10 +26,9 @@ def attach(device: str, mode: str) -> None:
     from pylvs.dataplane.devices import attachments
     from pylvs.dataplane.devices.attach import Mode
     from pylvs.dataplane.director import open_director
-
-    director = open_director()
     from pylvs.netlink import links
 
+    director = open_director()
     links.device(device)  # an unknown name must not make tables first
     with director.batch():
         done = attachments.request(director.reader, device, cast(Mode, mode))
@@ -94,7 +94,7 @@ def _overview() -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="for programs")
+@as_json
 def show(as_json: bool) -> None:
     """Show which device runs what, and why, and count the packets that were not merely forwarded."""
     found = _overview()

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from pylvs.lab import diagram
-from pylvs.lab import lab as labs
 from pylvs.lab.hosts import checked_name, environment
+from pylvs.lab.lab import Lab, build, free_name, labs, open_lab, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, Network
 from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
 from pylvs.lab.signals import SIGNALS, defer_signals
@@ -21,6 +21,11 @@ from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 NAMES_TRIED = 10
 TOPOLOGY = click.Choice(list(TOPOLOGIES))
+
+ipv6_option = click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+peer_option = click.option(
+    "--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs)."
+)
 
 
 @click.group()
@@ -32,10 +37,10 @@ def lab() -> None:
 @click.argument("topology", type=TOPOLOGY)
 @click.option("--servers", type=int, help="How many real servers (3).")
 @click.option("--name", help="Letters and digits; without it d1, n1... by topology.")
-@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+@ipv6_option
 @click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
 @click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
-@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
+@peer_option
 @click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
 @click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
 def up(
@@ -75,12 +80,12 @@ def up(
             signal.signal(number, signal.SIG_IGN)  # the lab is complete: a signal must not undo it
 
 
-def _build(name: str, network: Network, bare: bool, blank: bool) -> labs.Lab:
+def _build(name: str, network: Network, bare: bool, blank: bool) -> Lab:
     """Build it under the given name or the first free one, which another process may take at the same moment."""
     for _ in range(NAMES_TRIED):
-        known = name or labs.free_name(TOPOLOGIES[network.topology].letter)
+        known = name or free_name(TOPOLOGIES[network.topology].letter)
         try:
-            return labs.build(known, network, bare=bare, blank=blank)
+            return build(known, network, bare=bare, blank=blank)
         except Busy:
             if name:
                 raise
@@ -91,7 +96,7 @@ def _the_only(name: str | None) -> str:
     """Return the given name, or that of the only lab."""
     if name:
         return checked_name(name)
-    there = [each for each, _ in labs.labs()]
+    there = [each for each, _ in labs()]
     if len(there) == 1:
         return there[0]
     raise InvalidOperation(f"which lab? there are: {', '.join(there)}" if there else "there is no lab")
@@ -102,9 +107,9 @@ def _the_only(name: str | None) -> str:
 @click.option("--all", "everything", is_flag=True, help="All labs.")
 def down(name: str | None, everything: bool) -> None:
     """Remove a lab, half-made ones too, with all that runs in it. The name may be left out if there is only one."""
-    names = [each for each, _ in labs.labs()] if everything else [_the_only(name)]
+    names = [each for each, _ in labs()] if everything else [_the_only(name)]
     for each in names:
-        if not labs.take_down(each):
+        if not take_down(each):
             raise InvalidOperation(f"there is no lab {each}")
         click.echo(f"lab {each} is gone")
 
@@ -112,8 +117,8 @@ def down(name: str | None, everything: bool) -> None:
 @lab.command(name="list")
 def list_labs() -> None:
     """All labs of this machine."""
-    for name, state in labs.labs():
-        what = diagram.address_list(labs.open_lab(name).network) if state == "up" else state
+    for name, state in labs():
+        what = diagram.address_list(open_lab(name).network) if state == "up" else state
         click.echo(f"{name:<10} {what}")
 
 
@@ -121,7 +126,7 @@ def list_labs() -> None:
 @click.argument("name", required=False)
 def show(name: str | None) -> None:
     """Draw a lab again, with the commands that configured it."""
-    opened = labs.open_lab(_the_only(name))
+    opened = open_lab(_the_only(name))
     click.echo(diagram.draw(opened.name, opened.network), nl=False)
     if text := diagram.commands(opened.network):
         click.echo(f"\n{text}", nl=False)
@@ -144,7 +149,7 @@ def execute(name: str, host: str, command: tuple[str, ...]) -> None:
 @click.argument("host", required=False)
 def shell(name: str, host: str | None) -> None:
     """A shell in a host (the director, the first of two, if none is named)."""
-    directors = labs.open_lab(checked_name(name)).network.role(DIRECTOR)
+    directors = open_lab(checked_name(name)).network.role(DIRECTOR)
     _become(name, host or directors[0].name, [shutil.which("bash") or "/bin/sh"])
 
 
@@ -154,20 +159,18 @@ def shell(name: str, host: str | None) -> None:
 @click.argument("state", type=click.Choice(["off", "on"]))
 def power(name: str, host: str, state: str) -> None:
     """Power a director off without a shutdown, or on: it then boots as a machine does."""
-    from pylvs.lab import lab as switch
-
-    opened = labs.open_lab(checked_name(name))
+    opened = open_lab(checked_name(name))
     directors = [each.name for each in opened.network.role(DIRECTOR)]
     if host not in directors:
         raise InvalidOperation(f"{host} is no director; only these can be switched: {', '.join(directors)}")
-    switch.off(opened, host)
+    power_off(opened, host)
     if state == "on":
-        switch.on(opened, host)
+        power_on(opened, host)
 
 
 def _become(name: str, host: str, words: list[str]) -> None:
     """Replace this process by a command in a host."""
-    inside = labs.open_lab(checked_name(name)).host(host).inside()
+    inside = open_lab(checked_name(name)).host(host).inside()
     try:
         # By default nsenter changes to /. A command expects the working directory of its caller.
         words = [*inside[:-1], f"--wdns={os.getcwd()}", "--", *words]
@@ -181,8 +184,8 @@ def _become(name: str, host: str, words: list[str]) -> None:
 
 @lab.command()
 @click.argument("topology", type=click.Choice(["dr", "nat", "tun", "ha"]), default="dr")
-@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
-@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
+@ipv6_option
+@peer_option
 def demo(topology: str, ipv6: bool, peer: str | None) -> None:
     """A guided tour: makes a lab, shows what happens in it, and removes it."""
     from pylvs.lab.demo import tour

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import click
 
+from pylvs.cli.common import as_json
 from pylvs.model import mark_words
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
@@ -110,7 +111,7 @@ def delete(value: str | None, final: bool, number: int | None, everything: bool,
 
 
 @mark.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="for programs")
+@as_json
 def list_rules(as_json: bool) -> None:
     """List the rules in their order, as arguments of pylvs mark add."""
     from pylvs.dataplane.director import open_director

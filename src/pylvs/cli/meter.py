@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import astuple
 from typing import NamedTuple
 
@@ -151,7 +151,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
 
 
 class Meter:
-    """Reads the counters of one device; `meter` has turned the statistics on."""
+    """Reads the counters of one device; `metered` has turned the statistics on."""
 
     def __init__(self, state: State, device: str, machine: Machine) -> None:
         self.device = device
@@ -204,7 +204,7 @@ def nothing_attached(device: str) -> PylvsError:
 
 
 @contextmanager
-def meter(device: str) -> Iterator[Meter]:
+def metered(device: str) -> Iterator[Meter]:
     """Turn the statistics on and measure their cost; turn them off at the end.
 
     Raises NotPermitted, NoSuchDevice, Unsupported; PylvsError where nothing of pylvs is attached.
@@ -221,14 +221,19 @@ def meter(device: str) -> Iterator[Meter]:
 
 
 @contextmanager
-def on_one_cpu(cpu: int | None = None) -> Iterator[None]:
-    """Keep this thread on one processor: the path keeps next hops and free slots by processor."""
+def on_cpus(cpus: Collection[int]) -> Iterator[None]:
+    """Keep this thread on these processors."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before) if cpu is None else cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def on_one_cpu() -> AbstractContextManager[None]:
+    """Keep this thread on one processor: the path keeps next hops and free slots by processor."""
+    return on_cpus({max(os.sched_getaffinity(0))})
 
 
 def _measure_machine(closing: ExitStack) -> Machine:

@@ -11,7 +11,7 @@ import click
 
 from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import InvalidOperation
-from pylvs.realserver import vip as server
+from pylvs.realserver import vip
 
 KINDS = click.Choice([kind.name.lower() for kind in TunnelKind])
 PORT = click.IntRange(1, 65535)
@@ -49,8 +49,8 @@ def up(
     Tunnels are those of the director's ipvsadm, --tun-type and --tun-port. Each packet shows itself whether it has
     a checksum.
     """
-    addresses = [server.parse_vip(text) for text in vips]
-    done = server.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices)
+    addresses = [vip.parse_vip(text) for text in vips]
+    done = vip.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices)
     if not quiet:
         _say(done, "all was so already")
 
@@ -71,7 +71,7 @@ def _tunnels(kinds: Sequence[str], ports: Sequence[int]) -> list[Tunnel]:
 @click.option("-q", "--quiet", is_flag=True, help="Do not say what was changed.")
 def down(vips: tuple[str, ...], quiet: bool) -> None:
     """Restore what `up` changed; with addresses, those alone."""
-    done = server.down([server.parse_vip(text) for text in vips])
+    done = vip.down([vip.parse_vip(text) for text in vips])
     if not quiet:
         _say(done, "there was nothing to restore")
 
@@ -85,7 +85,7 @@ def _say(lines: list[str], otherwise: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
     """Check that everything `up` set is still in force; exit status 1 if not."""
-    findings = server.status()
+    findings = vip.status()
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=1))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pylvs.cli.asking import state_dir
+from pylvs.cli.common import state_dir
 from pylvs.daemon.options import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line

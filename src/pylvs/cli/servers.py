@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from pylvs.cli.asking import as_json, asked, service, state_dir
+from pylvs.cli.common import as_json, asked, print_json, service, state_dir
 from pylvs.cli.status import event_line
 from pylvs.model.destination import MAX_WEIGHT
 from pylvs.model.errors import PylvsError
@@ -156,7 +155,7 @@ def check_now(server: str | None, service: str | None, as_json: bool, state_dir:
     words = ({} if server is None else {"server": server}) | ({} if service is None else {"service": service})
     found = asked(state_dir, "POST", "/v1/check-now", words)["servers"]
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
         return
     for each in found:
         checks = "; ".join(f"{check['check']}: {check['reason']}" for check in each["checks"]) or "no checks"
@@ -176,7 +175,7 @@ def history(server: str, service: str | None, as_json: bool, state_dir: Path | N
         "events"
     ]
     if as_json:
-        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
+        print_json(reply)
         return
     for each in reply:
         click.echo(event_line(each))

@@ -11,63 +11,15 @@ from typing import Any
 
 import click
 
-from pylvs.ipvsadm import main as ipvsadm
+from pylvs.ipvsadm.main import run as run_ipvsadm
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.simulation import LARGEST_COUNT, PORTS, Clients, Simulation, Spread
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
 WIDTH = 40  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SVG_BAR, SVG_LINE, SVG_LEFT, SVG_RIGHT = 400, 24, 260, 120  # pixels
-
-
-def _rows(spread: Spread) -> list[tuple[str, str, int]]:
-    """Return name, weight and connections of each server; a last row has the refused connections."""
-    rows = [(server, f"weight {spread.weights[server]}", got) for server, got in spread.servers.items()]
-    return [*rows, ("refused", "", spread.refused)] if spread.refused else rows
-
-
-def bars(spread: Spread) -> list[str]:
-    """Return a line for each server, for a terminal: its bar, its connections, its share."""
-    rows = _rows(spread)
-    name_width = max(len(name) for name, _, _ in rows)
-    weight_width = max(len(weight) for _, weight, _ in rows)
-    most = max(got for _, _, got in rows) or 1
-    lines = []
-    for name, weight, got in rows:
-        eighths = round(got / most * WIDTH * 8)
-        bar = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
-        share = got / len(spread.answers)
-        lines.append(f"  {name:{name_width}}  {weight:{weight_width}}  {bar:{WIDTH}}  {got}  {share:.1%}")
-    return lines
-
-
-def bars_svg(spreads: list[Spread]) -> str:
-    """Draw the same bars as SVG."""
-    parts, y = [], 0
-    for spread in spreads:
-        y += SVG_LINE
-        parts.append(f'<text x="4" y="{y}" font-weight="bold">{escape(f"{spread.service} {spread.scheduler}")}</text>')
-        rows = _rows(spread)
-        most = max(got for _, _, got in rows) or 1
-        for name, weight, got in rows:
-            y += SVG_LINE
-            length = got / most * SVG_BAR
-            parts.append(f'<text x="4" y="{y}">{escape(f"{name} {weight}")}</text>')
-            parts.append(f'<rect x="{SVG_LEFT}" y="{y - 14}" width="{length:.1f}" height="18" fill="#4878a8"/>')
-            share = f"{got} ({got / len(spread.answers):.1%})"
-            parts.append(f'<text x="{SVG_LEFT + length + 6:.1f}" y="{y}">{share}</text>')
-        y += SVG_LINE // 2
-    size = f'width="{SVG_LEFT + SVG_BAR + SVG_RIGHT}" height="{y + SVG_LINE}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="14">'
-    return "\n".join([head, *parts, "</svg>", ""])
-
-
-# --- simulate --------------------------------------------------------------------------------------------------------
-
 SHOWN = 10  # clients of a service that are listed, unless all are asked for
 EDITS = ("-A", "-E", "-D", "-a", "-e", "-d", "--set")
 LONG_EDITS = ("--add-", "--edit-", "--delete-")
@@ -120,19 +72,20 @@ def simulate(
     stdin. Nothing of this machine is read or changed: the reference implementation decides.
     """
     simulation = Simulation(seed=seed, lasting=not short)
-    groups = read(file.read(), str(getattr(file, "name", "-")), simulation)
+    name = str(getattr(file, "name", "-"))
+    groups = read(file.read(), name, simulation)
     words = [
         word
-        for name, value in (("count", count), ("ports", ports), ("to", target), ("mark", mark))
+        for keyword, value in (("count", count), ("ports", ports), ("to", target), ("mark", mark))
         if value
-        for word in (name, str(value))
+        for word in (keyword, str(value))
     ]
     for network in networks:
         groups.append(clients([network, *words], "--clients", 0, [1] * (1 + len(words))))
     if not groups:
         raise click.UsageError("no clients: give --clients NETWORK, or a line 'clients NETWORK' in the file")
     if not simulation.director.services():
-        raise BadInput(f"{getattr(file, 'name', '-')}:1:1: no service; lines like '-A -t 192.0.2.1:80 -s rr' make one")
+        raise BadInput(f"{name}:1:1: no service; lines like '-A -t 192.0.2.1:80 -s rr' make one")
     spreads = [spread for spread in simulation.run(groups) if spread.answers]
     if not spreads:
         raise BadInput("none of these clients reaches a service; name one with --to PROTOCOL:ADDRESS:PORT")
@@ -172,7 +125,7 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     if first not in EDITS and not first.startswith(LONG_EDITS):
         raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
     errors = io.StringIO()
-    status = ipvsadm.run(words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=errors)
+    status = run_ipvsadm(words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=errors)
     if not status:
         return
     error = next((line for line in errors.getvalue().splitlines() if line.strip()), "refused")
@@ -258,9 +211,6 @@ READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-# --- output ---
-
-
 def as_text(spreads: list[Spread], everyone: bool) -> str:
     """Return the first clients of each service, and a bar for each server."""
     parts = []
@@ -273,6 +223,48 @@ def as_text(spreads: list[Spread], everyone: bool) -> str:
             lines.append(f"  ... and {len(spread.answers) - len(listed)} more (--all)")
         parts.append("\n".join([*lines, "", *bars(spread)]))
     return "\n\n".join(parts)
+
+
+def _rows(spread: Spread) -> list[tuple[str, str, int]]:
+    """Return name, weight and connections of each server; a last row has the refused connections."""
+    rows = [(server, f"weight {spread.weights[server]}", got) for server, got in spread.servers.items()]
+    return [*rows, ("refused", "", spread.refused)] if spread.refused else rows
+
+
+def bars(spread: Spread) -> list[str]:
+    """Return a line for each server, for a terminal: its bar, its connections, its share."""
+    rows = _rows(spread)
+    name_width = max(len(name) for name, _, _ in rows)
+    weight_width = max(len(weight) for _, weight, _ in rows)
+    most = max(got for _, _, got in rows) or 1
+    lines = []
+    for name, weight, got in rows:
+        eighths = round(got / most * WIDTH * 8)
+        bar = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+        share = got / len(spread.answers)
+        lines.append(f"  {name:{name_width}}  {weight:{weight_width}}  {bar:{WIDTH}}  {got}  {share:.1%}")
+    return lines
+
+
+def bars_svg(spreads: list[Spread]) -> str:
+    """Draw the same bars as SVG."""
+    parts, y = [], 0
+    for spread in spreads:
+        y += SVG_LINE
+        parts.append(f'<text x="4" y="{y}" font-weight="bold">{escape(f"{spread.service} {spread.scheduler}")}</text>')
+        rows = _rows(spread)
+        most = max(got for _, _, got in rows) or 1
+        for name, weight, got in rows:
+            y += SVG_LINE
+            length = got / most * SVG_BAR
+            parts.append(f'<text x="4" y="{y}">{escape(f"{name} {weight}")}</text>')
+            parts.append(f'<rect x="{SVG_LEFT}" y="{y - 14}" width="{length:.1f}" height="18" fill="#4878a8"/>')
+            share = f"{got} ({got / len(spread.answers):.1%})"
+            parts.append(f'<text x="{SVG_LEFT + length + 6:.1f}" y="{y}">{share}</text>')
+        y += SVG_LINE // 2
+    size = f'width="{SVG_LEFT + SVG_BAR + SVG_RIGHT}" height="{y + SVG_LINE}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="14">'
+    return "\n".join([head, *parts, "</svg>", ""])
 
 
 def as_values(spreads: list[Spread], seed: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pylvs.cli.asking import ago, as_json, asked, at_clock, state_dir
+from pylvs.cli.common import ago, as_json, asked, at_clock, state_dir
 
 WATCH_EVERY_S = 1.0
 _OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # `event_line` formats them

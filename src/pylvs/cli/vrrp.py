@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pylvs.cli.asking import ago, as_json, at_clock, state_dir
+from pylvs.cli.common import ago, as_json, at_clock, state_dir
 from pylvs.cli.servers import seconds
 
 if TYPE_CHECKING:

@@ -10,48 +10,41 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable
-from ipaddress import ip_address
-from typing import Any
-
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import Collection, Iterable
+from ipaddress import ip_address, ip_network
 
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
+from pylvs.model.routing import NextHop, Route, RoutingRule
 from pylvs.model.service import FIRST, MASK
+from pylvs.netlink.changes import change
+from pylvs.netlink.codec import CREATE, DELROUTE, DELRULE, EXCL, NEWROUTE, NEWRULE, REPLACE
 from pylvs.netlink.links import Routes, local_addresses
-from pylvs.realserver.addresses import explained, netlink
+from pylvs.netlink.routes import encoded, encoded_rule
 from pylvs.system import proc
 
 TABLE = FIRST >> 16  # of policy routing: 20566
 PRIORITY = 100
 _DISCARD = 9  # a port to name in a question about routes; nothing is sent
-_HOST_SCOPE = 254
 _LOOPBACK = 1
+_UNSPECIFIED, _STATIC = 0, 4  # RTPROT_*
+_GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)  # what is to be removed is gone
 
 
 def route_marks(versions: Collection[int]) -> None:
     """Route packets with a probe's mark to lo, for these versions of IP and no other. Raises PylvsError."""
-    with netlink() as route:
-        for version in (4, 6):
-            family = socket.AF_INET if version == 4 else socket.AF_INET6
-            rule = {"family": family, "priority": PRIORITY, "fwmark": FIRST, "fwmask": MASK, "table": TABLE}
-            to_lo = {"family": family, "dst": "default", "type": "local", "oif": _LOOPBACK, "table": TABLE}
-            if version == 4:
-                to_lo["scope"] = _HOST_SCOPE
-            wanted = version in versions
-            _change(lambda: route.route("replace" if wanted else "del", **to_lo), wanted, "the routes of checks")  # noqa: B023
-            _change(lambda: route.rule("add" if wanted else "del", **rule), wanted, "the rule of checks")  # noqa: B023
-
-
-def _change(change: Callable[[], Any], wanted: bool, what: str) -> None:
-    """Apply a change; ignore that what it adds is there already, or what it deletes is gone."""
-    harmless = (errno.EEXIST,) if wanted else (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)
-    try:
-        change()
-    except NetlinkError as error:
-        if error.code not in harmless:
-            raise explained(error, what) from None
+    to_lo = (NextHop(device=socket.if_indextoname(_LOOPBACK)),)
+    for version, everything in ((4, "0.0.0.0/0"), (6, "::/0")):
+        route = Route(destination=ip_network(everything), kind="local", next_hops=to_lo, table=TABLE, protocol=_STATIC)
+        rule = RoutingRule(
+            family=version, table=TABLE, preference=PRIORITY, mark=FIRST, mark_mask=MASK, protocol=_UNSPECIFIED
+        )
+        if version in versions:
+            change("the routes of checks", (NEWROUTE, encoded(route), CREATE | REPLACE))
+            change("the rule of checks", (NEWRULE, encoded_rule(rule), CREATE | EXCL), (errno.EEXIST,))
+        else:
+            change("the routes of checks", (DELROUTE, encoded(route, going=True), 0), _GONE)
+            change("the rule of checks", (DELRULE, encoded_rule(rule), 0), _GONE)
 
 
 def devices_towards(servers: Iterable[Address]) -> set[str]:

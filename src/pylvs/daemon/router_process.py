@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 import traceback
@@ -15,12 +14,12 @@ from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
+from pylvs.system import libc
 from pylvs.system.logs import Format
 from pylvs.vrrp import router_service
 
 NAME = b"pylvs-vrrp"  # shown by ps and top
 EXIT_FAILED, EXIT_USAGE = 1, 2
-_PR_SET_NAME = 15  # prctl(2)
 
 
 class LazyStandby:
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) != 2 or given[1] not in get_args(Format) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
+    libc.prctl(libc.PR_SET_NAME, NAME)
     roles = LazyStandby()
     try:
         router_service.run(Path(given[0]), given[1], roles)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
-from pylvs.system import pid_files
+from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
@@ -56,8 +56,8 @@ class StateDirectory:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
-            self._lock = pid_files.claim(self.pid_path)
-        except pid_files.Held as other:
+            self._lock = lock.claim(self.pid_path)
+        except lock.Held as other:
             raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
         except PermissionError as error:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 
 from pylvs.bpf import kernel, libbpf, mounts
 from pylvs.model import sockets as socket
+from pylvs.model.errors import Busy, NotPermitted, Unsupported
 from pylvs.system import kernel_errors
 from pylvs.system.lock import TIMEOUT_S, Lock
 
@@ -22,7 +23,6 @@ _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a direct
 _SENTINEL = "alive"
 _NOTE, _DRAFT = "note-", "draft-"  # prefixes of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
-_ALL = "the states of this machine"
 _LONGEST_NOTE = 4000  # bytes: a symbolic link's target holds the note
 # r0 = SK_PASS; exit: socket lookup continues as without the program
 _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -34,12 +34,12 @@ def netns_cookie() -> int:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
         except OSError:
-            raise kernel_errors.Unsupported(
+            raise Unsupported(
                 f"this kernel ({os.uname().release}) cannot name its network namespaces (SO_NETNS_COOKIE)"
             ) from None
 
 
-class StateExists(kernel_errors.Busy):
+class StateExists(Busy):
     """Another process made the state of this namespace first."""
 
 
@@ -58,9 +58,7 @@ class State:
         """
         missing = kernel_errors.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
-            raise kernel_errors.NotPermitted(
-                f"Operation not permitted; {' and '.join(missing)} missing: run it as root"
-            )
+            raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
@@ -108,7 +106,7 @@ class State:
         """
         with self._site(timeout_s) as fresh:
             # The lock of all states: another builder of this one finds either `fresh` or the whole state.
-            everything = Lock(os.path.dirname(fresh.path), timeout_s, _ALL)
+            everything = Lock(os.path.dirname(fresh.path), timeout_s, mounts.ALL_STATES)
             try:
                 fresh._watch_namespace()
                 yield fresh
@@ -134,7 +132,7 @@ class State:
                 try:
                     lock.__enter__()
                     break
-                except kernel_errors.Busy:
+                except Busy:
                     if time.monotonic() >= end:
                         raise
             time.sleep(_PAUSE_S)
@@ -216,7 +214,7 @@ class State:
         if not root:
             return
         try:
-            with Lock(root, what=_ALL):
+            with Lock(root, what=mounts.ALL_STATES):
                 _remove(root, os.path.basename(self.path))
         except FileNotFoundError:
             return
@@ -265,7 +263,7 @@ def _is_dead(cookie: int, path: str) -> bool:
         try:
             with Lock(path, 0):
                 return True
-        except kernel_errors.Busy:
+        except Busy:
             return False
     return True
 
@@ -284,7 +282,7 @@ def collect_dead_states() -> list[int]:
         return []
     gone = []
     try:
-        with Lock(root, 0, _ALL):
+        with Lock(root, 0, mounts.ALL_STATES):
             for name in sorted(os.listdir(root)):
                 cookie = _cookie(name)
                 if cookie is None or name == own:
@@ -292,7 +290,7 @@ def collect_dead_states() -> list[int]:
                 if _is_dead(cookie, f"{root}/{name}"):
                     _remove(root, name)
                     gone.append(cookie)
-    except (kernel_errors.Busy, FileNotFoundError):
+    except (Busy, FileNotFoundError):
         return gone
     if gone:
         mounts.remove()

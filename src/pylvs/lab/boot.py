@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import traceback
@@ -25,7 +26,8 @@ from pylvs.lab import ip_commands
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
 from pylvs.lab.hosts import PINS, LabHost
 from pylvs.lab.network import SERVER, Host, Network
-from pylvs.system.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
+from pylvs.system.libc import mount, unmount
+from pylvs.system.namespaces import NAMED, Kind, bind_new, join
 
 OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
@@ -124,11 +126,8 @@ def _exit_status(function: Callable[[], object]) -> int:
     return result if isinstance(result, int) else 0
 
 
-# --- making a host -------------------------------------------------------------------------------------------------
-
-
 def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> None:
-    set_hostname(host.name)
+    socket.sethostname(host.name)
     _mount(lab_host)
     for path, content, mode in files_of(lab, network, host):
         _write(Path(path), content, mode)
@@ -187,16 +186,12 @@ def _start_web_server() -> None:
     _run(["service", "nginx", "start"])
 
 
-# --- a host's own commands -----------------------------------------------------------------------------------------
-
-
 def _import(programs: set[str]) -> None:
     """Import our own programs once, for all hosts that run them."""
     if IPVSADM in programs:
         importlib.import_module("pylvs.dataplane.director")
     if "pylvs" in programs:
         importlib.import_module("pylvs.cli.realserver")
-        importlib.import_module("pyroute2")
     for program in programs & COMMANDS.keys():
         importlib.import_module(COMMANDS[program][0])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
+from itertools import zip_longest
 from types import TracebackType
 
 from pylvs.lab.ip_commands import port_name
@@ -96,8 +97,8 @@ class Frame:
 
 def changes(before: Frame, after: Frame) -> list[int]:
     """Return the offsets at which two frames differ, including all bytes that only one has."""
-    longest_outage = max(len(before.data), len(after.data))
-    return [at for at in range(longest_outage) if before.data[at : at + 1] != after.data[at : at + 1]]
+    pairs = zip_longest(before.data, after.data)
+    return [at for at, (old, new) in enumerate(pairs) if old != new]
 
 
 class Capture:
@@ -140,7 +141,11 @@ def _header(data: bytes, version: int, start: int) -> Header | None:
     if len(data) < start + (20 if version == 4 else 40) or data[start] >> 4 != version:
         return None
     if version == 4:
-        source, destination = IPv4Address(data[start + 12 : start + 16]), IPv4Address(data[start + 16 : start + 20])
-        return Header(4, start, (data[start] & 15) * 4, data[start + 8], data[start + 9], str(source), str(destination))
-    first, second = IPv6Address(data[start + 8 : start + 24]), IPv6Address(data[start + 24 : start + 40])
-    return Header(6, start, 40, data[start + 7], data[start + 6], str(first), str(second))
+        length, ttl_at, protocol_at, addresses_at, width = (data[start] & 15) * 4, 8, 9, 12, 4
+    else:
+        length, ttl_at, protocol_at, addresses_at, width = 40, 7, 6, 8, 16
+    at = start + addresses_at
+    source, destination = ip_address(data[at : at + width]), ip_address(data[at + width : at + 2 * width])
+    return Header(
+        version, start, length, data[start + ttl_at], data[start + protocol_at], str(source), str(destination)
+    )

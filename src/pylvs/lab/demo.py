@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -17,10 +16,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from pylvs.lab import diagram
-from pylvs.lab import lab as power
 from pylvs.lab.capture import Capture, Frame, changes
 from pylvs.lab.files import CONFIGURATION
-from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, SERVER
 from pylvs.lab.outage import watched
 from pylvs.lab.signals import DeferredSignals, defer_signals
@@ -28,67 +26,6 @@ from pylvs.lab.topologies import design
 from pylvs.lab.topologies.ha import BACKUP
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
-
-# --- connections -----------------------------------------------------------------------------------------------------
-# Long-lived HTTP connections of a client.
-
-
-CONNECTION_TIMEOUT_S = 20.0
-KEPT = "kept"
-
-
-class LongConnections:
-    """Connections from a lab's client to its VIP."""
-
-    def __init__(self, lab: Lab, count: int = 3) -> None:
-        """Open them, and send one request over each. Raises OSError."""
-        network = lab.network
-        with inside_network(lab.host("client").network):
-            sockets = [
-                socket.create_connection((network.entry, network.port), CONNECTION_TIMEOUT_S) for _ in range(count)
-            ]
-        self._connections = [http.client.HTTPConnection(network.entry, network.port) for _ in sockets]
-        for connection, made in zip(self._connections, sockets, strict=True):
-            connection.auto_open = 0  # do not open a lost connection again
-            connection.sock = made
-        self._servers = [_ask(each) for each in self._connections]
-
-    def ask(self) -> list[str]:
-        """Send a request over each; return "kept", or why it is lost."""
-        return [_outcome(each, server) for each, server in zip(self._connections, self._servers, strict=True)]
-
-    def close(self) -> None:
-        for each in self._connections:
-            each.close()
-
-
-@contextlib.contextmanager
-def long_connections(lab: Lab, count: int = 3) -> Iterator[LongConnections]:
-    """Open connections, and close them afterwards."""
-    made = LongConnections(lab, count)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def _ask(connection: http.client.HTTPConnection) -> bytes:
-    connection.request("GET", "/")
-    return connection.getresponse().read()
-
-
-def _outcome(connection: http.client.HTTPConnection, server: bytes) -> str:
-    try:
-        return KEPT if _ask(connection) == server else "lost: another server answers"
-    except ConnectionResetError:
-        return "lost: reset"
-    except TimeoutError:
-        return "lost: no answer"
-    except (OSError, http.client.HTTPException) as error:
-        return f"lost: {error!r}"
-
-
-# --- demo ------------------------------------------------------------------------------------------------------------
 
 REQUESTS = 6
 WIDTH_WITHOUT_TERMINAL = 96
@@ -123,6 +60,8 @@ NO_ARP = {
 }
 FIRST, SECOND = f"{DIRECTOR}1", f"{DIRECTOR}2"
 PATIENCE_S = 60.0
+CONNECTION_TIMEOUT_S = 20.0
+KEPT = "kept"
 REQUESTS_HA = 3
 SKEW_S = (256 - BACKUP[1]) / 256
 MEANING_HA = (
@@ -155,6 +94,10 @@ class Guide:
         if text:
             self.console.print(Text(text, style="italic"))
 
+    def print(self, text: str, style: str = "") -> None:
+        """Print a text as it is; the terminal breaks its lines."""
+        self.console.print(Text(text.rstrip("\n"), style=style), soft_wrap=True)
+
     def show(self, host: str, command: str) -> None:
         """Show a command."""
         self.signals.check()
@@ -164,7 +107,7 @@ class Guide:
         """Show a command, run it, show its output. Raises Unsupported if it fails."""
         self.show(host, command)
         output = self.lab.sh(host, command)
-        self.console.print(Text(output.rstrip("\n")), soft_wrap=True)
+        self.print(output)
         return output
 
 
@@ -193,10 +136,10 @@ def _walk(guide: Guide, topology: str) -> None:
     lab, network = guide.lab, guide.lab.network
     client = network.role("client")[0].name
     guide.step("A small network", MEANING[topology])
-    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
+    guide.print(diagram.draw(lab.name, network))
 
     guide.step("The director", "These commands configured it. No daemon runs.")
-    guide.console.print(Text(diagram.commands(network).rstrip()), soft_wrap=True)
+    guide.print(diagram.commands(network))
     guide.run(DIRECTOR, "ipvsadm -Ln")
     guide.run(DIRECTOR, "cat /proc/sys/net/ipv4/ip_forward")
     guide.run(DIRECTOR, "pylvs show")
@@ -213,11 +156,9 @@ def _walk(guide: Guide, topology: str) -> None:
         raise Unsupported(f"the requests should have reached every real server, but: {dict(tally)}")
 
     guide.step("On the wire", "The first frame of one more request, as it reaches the director and as it leaves.")
-    director = network.host(DIRECTOR)
-    assert director is not None
-    with Capture(lab, director) as capture:
+    with Capture(lab, network.host(DIRECTOR)) as capture:
         guide.run(client, "curl -s --max-time 5 http://VIP/")
-        _show_frames(guide.console, capture.frames(), exact=topology == "dr")
+        _show_frames(guide, capture.frames(), exact=topology == "dr")
 
     guide.step("The counts", "Closed connections are inactive until they are forgotten, two minutes after the end.")
     guide.run(DIRECTOR, "ipvsadm -Ln")
@@ -234,7 +175,7 @@ def first_of_connection(frames: Sequence[Frame]) -> tuple[Frame, Frame]:
     return before, after
 
 
-def _show_frames(console: Console, frames: Sequence[Frame], exact: bool) -> None:
+def _show_frames(guide: Guide, frames: Sequence[Frame], exact: bool) -> None:
     before, after = first_of_connection(frames)
     different = changes(before, after) if exact else []
     for title, frame in (("to the director", before), ("from the director", after)):
@@ -242,13 +183,13 @@ def _show_frames(console: Console, frames: Sequence[Frame], exact: bool) -> None
         if exact:
             text.append("\n\n")
             text.append_text(_dump(frame, set(different)))
-        console.print(Panel(text, title=f"{title} ({frame.port})", title_align="left", expand=False))
+        guide.console.print(Panel(text, title=f"{title} ({frame.port})", title_align="left", expand=False))
     if exact:
         names = list(dict.fromkeys(after.field(offset) for offset in different))
         same = len(before.data) - len(different)
         summary = f"Changed: {', '.join(names)}. The other {same} of {len(before.data)} bytes are the same."
-        console.print(Text(summary), soft_wrap=True)
-        console.print(
+        guide.print(summary)
+        guide.console.print(
             Text("The TTL is one less, as in IPVS: it ends loops of packets between directors.", style="italic")
         )
 
@@ -269,14 +210,52 @@ def _dump(frame: Frame, marked: set[int]) -> Text:
     return text
 
 
-# --- two directors ---
+class LongConnections:
+    """Long-lived HTTP connections from a lab's client to its VIP."""
+
+    def __init__(self, lab: Lab, count: int = 3) -> None:
+        """Open them, and send one request over each. Raises OSError."""
+        network = lab.network
+        with inside_network(lab.host("client").network):
+            sockets = [
+                socket.create_connection((network.entry, network.port), CONNECTION_TIMEOUT_S) for _ in range(count)
+            ]
+        self._connections = [http.client.HTTPConnection(network.entry, network.port) for _ in sockets]
+        for connection, made in zip(self._connections, sockets, strict=True):
+            connection.auto_open = 0  # do not open a lost connection again
+            connection.sock = made
+        self._servers = [_ask(each) for each in self._connections]
+
+    def ask(self) -> list[str]:
+        """Send a request over each; return "kept", or why it is lost."""
+        return [_outcome(each, server) for each, server in zip(self._connections, self._servers, strict=True)]
+
+    def close(self) -> None:
+        for each in self._connections:
+            each.close()
+
+
+def _ask(connection: http.client.HTTPConnection) -> bytes:
+    connection.request("GET", "/")
+    return connection.getresponse().read()
+
+
+def _outcome(connection: http.client.HTTPConnection, server: bytes) -> str:
+    try:
+        return KEPT if _ask(connection) == server else "lost: another server answers"
+    except ConnectionResetError:
+        return "lost: reset"
+    except TimeoutError:
+        return "lost: no answer"
+    except (OSError, http.client.HTTPException) as error:
+        return f"lost: {error!r}"
 
 
 def _walk_ha(guide: Guide, peer: str) -> None:
     """Run the steps of a take-over. Raises PylvsError if one has another result than explained."""
     lab, network = guide.lab, guide.lab.network
     guide.step("Two directors", MEANING_HA)
-    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
+    guide.print(diagram.draw(lab.name, network))
 
     guide.step("Their configuration", "The same keepalived.conf except for two words.")
     guide.run(FIRST, f"cat {CONFIGURATION}")
@@ -290,26 +269,23 @@ def _walk_ha(guide: Guide, peer: str) -> None:
         guide.run("client", "curl -s --max-time 5 http://VIP/")
 
     guide.step("The master dies", POWER_OFF)
-    with long_connections(lab) as connections:
+    with closing(LongConnections(lab)) as connections:
         with _watching(guide, SECOND):
             guide.show(FIRST, "(power off)")
-            power.off(lab, FIRST)
+            power_off(lab, FIRST)
         _show_roles(guide, peer, (SECOND,))
         if peer == "pylvs":
             guide.run(SECOND, "pylvs vrrp why")
         guide.run("client", "curl -s --max-time 5 http://VIP/")
         outcomes = Counter(connections.ask())
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-    guide.console.print(Text(f"Connections that were open: {summary}."), soft_wrap=True)
-    guide.console.print(
-        Text("The new master does not know them: their clients connect again. New ones are served.", style="italic"),
-        soft_wrap=True,
-    )
+    guide.print(f"Connections that were open: {summary}.")
+    guide.print("The new master does not know them: their clients connect again. New ones are served.", "italic")
 
     guide.step("It comes back", f"{FIRST} has the higher priority, so it takes over again; {SECOND} gives way at once.")
     with _watching(guide, FIRST):
         guide.show(FIRST, "(power on)")
-        power.on(lab, FIRST)
+        power_on(lab, FIRST)
     _show_roles(guide, peer)
 
     guide.step("The master is stopped", CLEAN_STOP)
@@ -328,10 +304,7 @@ def _watching(guide: Guide, next_master: str) -> Iterator[None]:
         _wait_for_vip(guide, next_master)
         seen.answered()
     outage = seen.outage(begin)
-    guide.console.print(
-        Text(f"The client, which asks every 2 ms, had no answer for {outage.seconds:.3f} s.", style="bold yellow"),
-        soft_wrap=True,
-    )
+    guide.print(f"The client, which asks every 2 ms, had no answer for {outage.seconds:.3f} s.", "bold yellow")
 
 
 def _wait_for_vip(guide: Guide, host: str) -> None:

@@ -45,10 +45,10 @@ def _addresses(network: Network, host: Host, card: Interface) -> list[tuple[str,
 
 
 def _card(network: Network, host: Host, card: Interface, width: int) -> Iterator[str]:
-    (address, record), *more = _addresses(network, host, card)
-    yield f"  ╟─ {host.name:<9} {card.device:<{DEVICE_WIDTH}} {address:<{width}} {card.mac}  {record}".rstrip()
-    for address, record in more:
-        yield f"  ║{'':<{12 + DEVICE_WIDTH + 1}} {address:<{width}} {'':<17}  {record}".rstrip()
+    (address, note), *more = _addresses(network, host, card)
+    yield f"  ╟─ {host.name:<9} {card.device:<{DEVICE_WIDTH}} {address:<{width}} {card.mac}  {note}".rstrip()
+    for address, note in more:
+        yield f"  ║{'':<{12 + DEVICE_WIDTH + 1}} {address:<{width}} {'':<17}  {note}".rstrip()
     if host.role == SERVER and any(word.startswith("pylvs realserver") for word in host.commands):
         text = "VIP, no ARP for it" if network.version == 4 else "VIP"
         if any("--tunnel" in word for word in host.commands):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_interface
 
 from pylvs.lab.hosts import LabHost
 from pylvs.lab.network import NETWORK_HOST, Host, Network
@@ -61,8 +61,3 @@ def _add(address: str, device: str) -> str:
 def until(command: str) -> str:
     """Return a shell command that waits until another one succeeds."""
     return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
-
-
-def bracketed(address: str) -> str:
-    """Return an address as in a URL."""
-    return f"[{address}]" if ip_address(address).version == 6 else address

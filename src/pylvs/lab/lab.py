@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -12,19 +11,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.processes import end_all, identity, kill_all, living_in
+from pylvs.lab.processes import end_all, identity, kill_all
 from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 from pylvs.realserver import vip
-from pylvs.system.lock import Lock
-from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
+from pylvs.system.libc import MS_BIND, MS_PRIVATE, mount, unmount
+from pylvs.system.lock import Lock, locked
+from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 
 TOOLS = {
     "ip": "iproute2",
@@ -141,13 +140,10 @@ def _check_machine(network: Network) -> None:
     tools = dict(TOOLS)
     if any("service keepalived start" in host.commands for host in network.hosts):
         tools["keepalived"] = "keepalived"
-    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=_path())]
+    path = environment()["PATH"]
+    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=path)]
     if missing:
         raise Unsupported(f"a lab needs {', '.join(missing)}; install it")
-
-
-def _path() -> str:
-    return environment()["PATH"]
 
 
 def _need_machine() -> None:
@@ -162,17 +158,17 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
     """Allow one lab to be made or removed at a time. The lock is the directory of all labs; the last lab removes it.
 
     Processes that make parts of a lab inherit the descriptor. So the lock is held until they end, even if the process
-    that started them is killed.
+    that started them is killed. Raises Interrupted.
     """
     while True:
         try:
             STATE.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        if _take_lock(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
+            descriptor = locked(STATE, os.O_RDONLY | os.O_DIRECTORY)
             break
-        os.close(descriptor)  # another process removed it
+        except FileNotFoundError:
+            continue  # another process removed it
+        except BlockingIOError:
+            signals.sleep(STEP_S)
     try:
         yield descriptor
     finally:
@@ -180,21 +176,6 @@ def _lock(signals: DeferredSignals) -> Iterator[int]:
             STATE.rmdir()  # only if it is empty
             STATE.parent.rmdir()
         os.close(descriptor)
-
-
-def _take_lock(descriptor: int, signals: DeferredSignals) -> bool:
-    """Wait for the lock. Raises Interrupted."""
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                signals.sleep(STEP_S)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        else:
-            return True
 
 
 def _remains(name: str) -> bool:
@@ -221,13 +202,10 @@ def _state(name: str) -> str:
 def _describe(lab: Lab, state: str) -> None:
     path = STATE / lab.name / DESCRIPTION
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(_description(lab, state), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def _description(lab: Lab, state: str) -> Mapping[str, Any]:
     namespaces = {host.name: str(LabHost(lab.name, host.name).network) for host in lab.network.hosts}
-    return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    content = {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], None]]:
@@ -264,8 +242,8 @@ def _private_pins(name: str) -> None:
         # os.path.ismount compares devices, and so does not see a directory that is bound to itself.
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         if not any(line.split()[4] == str(PINS) for line in mounts):
-            mount(str(PINS), PINS, flags=Mount.BIND)
-            mount("", PINS, flags=Mount.PRIVATE)
+            mount(str(PINS), PINS, flags=MS_BIND)
+            mount("", PINS, flags=MS_PRIVATE)
         (PINS / f"{name}-").touch()
 
 
@@ -396,33 +374,20 @@ def _remove_pin(path: Path) -> None:
         path.unlink()
 
 
-def busy_hosts(lab: Lab) -> dict[str, int]:
-    """Return the number of processes in each host."""
-    counts = {}
-    for host in lab.network.hosts:
-        namespace = identity(lab.host(host.name).network)
-        counts[host.name] = len(living_in([namespace])) if namespace else 0
-    return counts
+def power_off(lab: Lab, host: str) -> None:
+    """Switch a host off without a shutdown: cut the links, then kill the processes.
 
-
-# --- power -----------------------------------------------------------------------------------------------------------
-# Switch a host's power off and on, without a clean shutdown.
-
-
-def off(lab: Lab, host: str) -> None:
-    """Cut the links, then kill the processes. What they configured stays until `on`."""
+    What they configured stays until `power_on`.
+    """
     namespace = identity(lab.host(host).network)
-    spec = lab.network.host(host)
-    assert spec
     assert namespace
-    _set_links(lab, spec, "down")
+    _set_links(lab, lab.network.host(host), "down")
     kill_all(namespace)
 
 
-def on(lab: Lab, host: str) -> None:
+def power_on(lab: Lab, host: str) -> None:
     """Restore the host as after a boot: its addresses, no tables, its commands. Raises Unsupported."""
     spec = lab.network.host(host)
-    assert spec
     if spec.shared_vip_device:
         lab.sh(host, f"ip addr flush to {lab.network.vip}")
     lab.sh(host, "pylvs down")

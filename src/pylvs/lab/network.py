@@ -76,9 +76,9 @@ class Network:
     hosts: tuple[Host, ...]
     entry: str
 
-    def host(self, name: str) -> Host | None:
-        """Return the host of this name; None if there is none."""
-        return next((host for host in self.hosts if host.name == name), None)
+    def host(self, name: str) -> Host:
+        """Return the host of this name, which must be there."""
+        return next(host for host in self.hosts if host.name == name)
 
     def role(self, role: str) -> list[Host]:
         """Return all hosts of a role, in order."""

@@ -72,6 +72,17 @@ def host_address(subnet: str, host: int, version: int, number: int = 0) -> AnyIn
     return IPv6Interface(f"{v6.format(n=number)}:{host}/64")
 
 
+def built_in(servers: int, version: int, **hosts: tuple[str, int]) -> AddressPlan:
+    """Return the usual addresses; `hosts` are other fields, each with a subnet and the number of the host in it."""
+    fields = {"vip": ("lan", 100), "dip": ("lan", 10), "client": ("lan", 5)} | hosts
+    addresses: dict[str, Any] = {
+        name: host_address(subnet, number, version) for name, (subnet, number) in fields.items()
+    }
+    addresses["vip"] = single_address(addresses["vip"])
+    addresses["servers"] = tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1))
+    return AddressPlan(**addresses)
+
+
 def single_address(interface: AnyInterface) -> AnyInterface:
     """Return the address with the prefix length of a single host."""
     return ip_interface(f"{interface.ip}/{interface.max_prefixlen}")
@@ -86,14 +97,10 @@ def load_overrides(path: Path) -> dict[str, Any]:
     """Read and check a plan file. Raises InvalidOperation with the file and the field."""
     try:
         text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return read_overrides(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
     except OSError as error:
         raise InvalidOperation(f"{path}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidOperation(f"{path}: {error}") from None
-    try:
-        return read_overrides(raw)
-    except InvalidOperation as error:
+    except (ValueError, InvalidOperation) as error:
         raise InvalidOperation(f"{path}: {error}") from None
 
 

@@ -31,7 +31,7 @@ _TURNED = {
 
 
 class CannotExpress(Exception):
-    """A rule matches or does what mark rules cannot; the text names it."""
+    """A rule has a match or an action without an equivalent in mark rules; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +262,9 @@ def _families(rule: MarkRule) -> int:
 
 
 def mark_rules(hooks: Sequence[Hook]) -> tuple[list[MarkRule], list[Skipped]]:
-    """Return the mark rules that do the same as these base chains, and the rules that are not imported.
+    """Return mark rules equivalent to these base chains, and the rules that are not imported.
 
-    Raises InvalidOperation if there are too many, or if chains call each other in circles.
+    Raises InvalidOperation if there are too many, or if chains call each other in a loop.
     """
     writer = _Writer()
     for hook in sorted(hooks, key=lambda each: each.priority):

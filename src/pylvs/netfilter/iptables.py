@@ -34,7 +34,7 @@ _UNSUPPORTED_TARGETS = {
 
 
 def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
-    """Return the base chains, of IPv4 unless the text or `six` says IPv6.
+    """Return the base chains. They are of IPv4, unless `six` is set or the text names IPv6.
 
     `source` is the name of the text in locations. Raises InvalidOperation.
     """
@@ -181,7 +181,7 @@ def _address_range(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Cla
             networks = list(summarize_address_range(ip_address(first), ip_address(last or first)))
         except (TypeError, ValueError):
             raise CannotExpress(f"{text}: not a range of addresses") from None
-        if turned:  # in none of them
+        if turned:  # in none of the networks
             yield from ((condition(True, **{side: each}),) for each in networks)
         else:
             yield tuple(condition(**{side: each}) for each in networks)
@@ -219,7 +219,7 @@ def _port(side: str) -> Callable[[_RuleParser, str, bool], Iterator[Clause]]:
 
 def _either_port(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     sides = [clause for side in ("source_ports", "target_ports") for clause in _port(side)(reader, text, turned)]
-    if turned:  # neither
+    if turned:  # neither port matches
         yield from sides
     else:
         yield tuple(each for clause in sides for each in clause)
@@ -229,7 +229,7 @@ def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     value, slash, mask = text.partition("/")
     bits = number_of(mask, ALL_BITS, "a mask") if slash else ALL_BITS
     wanted = number_of(value, ALL_BITS, "a mark")
-    if wanted & ~bits:  # no mark is so
+    if wanted & ~bits:  # no mark matches: the value has bits outside the mask
         if not turned:
             yield ()
         return
@@ -258,7 +258,7 @@ def _dscp_class(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
 
 def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     if (text in ("unicast", "host")) == turned:
-        yield ()  # others never come to a service
+        yield ()  # other packet types never reach a service
 
 
 def _flag_bits(text: str) -> int:

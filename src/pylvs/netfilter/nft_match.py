@@ -21,7 +21,7 @@ _TURNED = {"==": False, "in": False, "!=": True}
 def clauses(match: Mapping[str, Any]) -> list[Clause]:
     """Return the clauses of a match.
 
-    Raises CannotExpress for what mark rules lack, KeyError and the like for an unknown form.
+    Raises CannotExpress if mark rules have no equivalent, KeyError, TypeError or similar for an unknown form.
     """
     operator, left, right = match.get("op", "=="), match["left"], match["right"]
     kind, what = next(iter(left.items()))
@@ -163,7 +163,7 @@ def _turned_ports(operator: str) -> bool:
 
 
 def _masked(operator: str, what: Sequence[Any], right: Any) -> list[Clause]:
-    """`mark and 0xff == 1`, `tcp flags & (syn | ack) == syn`, `tcp flags syn`."""
+    """Return the clauses of `mark and 0xff == 1`, `tcp flags & (syn | ack) == syn` or `tcp flags syn`."""
     left, bits = what
     if left == {"meta": {"key": "mark"}} and isinstance(bits, int) and isinstance(right, int):
         if operator == "in":
@@ -174,7 +174,7 @@ def _masked(operator: str, what: Sequence[Any], right: Any) -> list[Clause]:
     if left == {"payload": {"protocol": "tcp", "field": "flags"}}:
         mask, value = _flag_bits(bits), _flag_bits(right)
         tcp = (condition(protocol=6),)
-        if operator == "in":  # any of them
+        if operator == "in":  # any of the flags
             wanted = [1 << bit for bit in range(8) if value >> bit & 1]
             return [tcp, tuple(condition(tcp_flags=(each, each)) for each in wanted)]
         if value & ~mask:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 from collections.abc import Callable, Collection, Sequence
 
 from pylvs.model.addresses import family_of
-from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress
-from pylvs.netlink.rtnl import CREATE, REPLACE, Request, RouteSocket, attribute, text, u32
+from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Request, attribute, text, u32
 
-NEW, DELETE = 20, 21  # RTM_NEWADDR, RTM_DELADDR
-IFADDRMSG = struct.Struct("=BBBBI")
 LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo
 ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS = 1, 2, 3, 4, 6, 8  # IFA_*
 NO_DAD, HOME, MANAGE_TEMPORARY, NO_PREFIX_ROUTE, JOIN_GROUP = 0x02, 0x10, 0x100, 0x200, 0x400  # IFA_F_*
@@ -24,22 +21,14 @@ GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
 Placed = tuple[HeldAddress, str]  # an address and its device
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Whether a change is in force, and otherwise the kernel's error as text."""
-
-    done: bool
-    trouble: str = ""
-
-
 def hold(addresses: Sequence[Placed]) -> list[Outcome]:
     """Add addresses; one that exists already gets the requested lifetimes and flags."""
-    return _each(addresses, lambda held, index: Request(NEW, encoded(held, index), CREATE | REPLACE), "put on", ())
+    return _each(addresses, lambda held, index: (NEWADDR, encoded(held, index), CREATE | REPLACE), "put on", ())
 
 
 def release(addresses: Sequence[Placed]) -> list[Outcome]:
     """Remove addresses; a missing address or device is no error."""
-    return _each(addresses, lambda held, index: Request(DELETE, named(held, index)), "taken off", GONE)
+    return _each(addresses, lambda held, index: (DELADDR, named(held, index), 0), "taken off", GONE)
 
 
 def encoded(held: HeldAddress, index: int) -> bytes:
@@ -51,9 +40,8 @@ def encoded(held: HeldAddress, index: int) -> bytes:
         body += text(LABEL, held.label)
     if flags := flags_of(held):
         body += u32(FLAGS, flags)
-    if (
-        held.interface.version == 6 and held.preferred_lft_s != FOREVER
-    ):  # IPv4 ignores it when it chooses a source address
+    # IPv4 ignores the lifetime when it chooses a source address.
+    if held.interface.version == 6 and held.preferred_lft_s != FOREVER:
         body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
     return body
 
@@ -79,20 +67,6 @@ def flags_of(held: HeldAddress) -> int:
     return sum(flag for wanted, flag in given if wanted)
 
 
-def index_of(device: str) -> int:
-    """Return a device's index in this network namespace; 0 if there is none of that name."""
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return 0
-
-
-def in_words(number: int, words: str) -> str:
-    """Return the text of an errno with the kernel's message."""
-    plain = os.strerror(number)
-    return f"{plain} ({words})" if words else plain
-
-
 def _each(
     addresses: Sequence[Placed],
     request: Callable[[HeldAddress, int], Request],
@@ -100,15 +74,11 @@ def _each(
     fine: Collection[int],
 ) -> list[Outcome]:
     indexes = {device: index_of(device) for device in {device for _, device in addresses}}
-    there = [(held, device) for held, device in addresses if indexes[device]]
-    with RouteSocket() as route:
-        answers = iter(route.do([request(held, indexes[device]) for held, device in there]))
-    outcomes = []
-    for held, device in addresses:
-        number, words = next(answers) if indexes[device] else (errno.ENODEV, "")
-        if number == 0 or number in fine:
-            outcomes.append(Outcome(True))
-        else:
-            why = in_words(number, words)
-            outcomes.append(Outcome(False, f"{held.interface} could not be {doing} {device}: {why}"))
-    return outcomes
+
+    def of(placed: Placed) -> Request:
+        held, device = placed
+        if not indexes[device]:
+            raise NoSuchDevice(os.strerror(errno.ENODEV))
+        return request(held, indexes[device])
+
+    return execute(addresses, of, lambda placed: f"{placed[0].interface} could not be {doing} {placed[1]}", fine)

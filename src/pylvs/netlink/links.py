@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
-from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
@@ -16,30 +15,13 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchDevice
-from pylvs.netlink.codec import (
-    GENERIC,
-    Netlink,
-    NetlinkError,
-    attribute,
-    attributes,
-    generic_family,
-    name,
-    number,
-    octets,
-)
-from pylvs.netlink.codec import text as text_attribute
+from pylvs.netlink import codec
+from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, name, number
 
 Network = IPv4Network | IPv6Network
-_LINK_GET, _ADDRESS_GET, _ROUTE_GET = 18, 22, 26  # RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE
-_UP, _LOOPBACK = 0x1, 0x8  # IFF_UP, IFF_LOOPBACK
-_LINK_MESSAGE = struct.Struct("=BxHiII")
-_ADDRESS_MESSAGE = struct.Struct("=BBBBI")
-_ROUTE_MESSAGE = struct.Struct("=BBBBBBBBI")
 _SIOCETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
 XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT = 1, 2, 4  # NETDEV_XDP_ACT_*
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
-
-
 # of the networks for documentation: no host has them
 _ANYWHERE: dict[int, tuple[Address, ...]] = {
     4: (IPv4Address("192.0.2.77"), IPv4Address("203.0.113.177")),
@@ -80,6 +62,22 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignedAddress:
+    """An address of the device with this index."""
+
+    index: int
+    address: Address
+    peer: Address  # the other end of a point-to-point link, else the address itself
+    prefix: int
+    label: str  # ifconfig's alias; IPv4 only
+
+    @property
+    def network(self) -> Network:
+        """The network that the device reaches without a gateway."""
+        return ip_network((self.peer, self.prefix), strict=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The route to an address: device, next hop (None: the address itself), source address and kind of route."""
 
@@ -91,7 +89,7 @@ class Route:
 
     @property
     def local(self) -> bool:
-        """Whether the address is this host's own."""
+        """Return whether the address is this host's own."""
         return self.kind == LOCAL_ROUTE
 
 
@@ -107,14 +105,9 @@ class Traffic:
     out_lost: int
 
 
-def to_address(raw: bytes) -> Address:
-    """Return 4 or 16 bytes in network order as an address."""
-    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
-
-
 def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
-    _family, _kind, index, flags, _change = _LINK_MESSAGE.unpack_from(message)
-    found = attributes(message, _LINK_MESSAGE.size)
+    _family, _kind, index, flags, _change = codec.IFINFOMSG.unpack_from(message)
+    found = attributes(message, codec.IFINFOMSG.size)
     info = attributes(found.get(18, b""))  # IFLA_LINKINFO
     xdp = attributes(found.get(43, b""))  # IFLA_XDP
     return Device(
@@ -122,8 +115,8 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         name=name(found.get(3)),
         mac=found.get(1, b""),
         kind=name(info.get(1)),
-        up=bool(flags & _UP),
-        loopback=bool(flags & _LOOPBACK),
+        up=bool(flags & codec.IFF_UP),
+        loopback=bool(flags & codec.IFF_LOOPBACK),
         mtu=number(found.get(4)),
         master=number(found.get(10)),
         lower=number(found.get(5)),
@@ -133,75 +126,66 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
     )
 
 
-def _addresses() -> Iterator[tuple[int, Address, tuple[Address, int]]]:
-    """Yield each device's index with an address, and the address and prefix length of its on-link network."""
+def addresses() -> list[AssignedAddress]:
+    """Return all addresses of all devices."""
+    found = []
     with Netlink() as link:
-        for message in link.dump(_ADDRESS_GET, _ADDRESS_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            family, prefix, _flags, _scope, index = _ADDRESS_MESSAGE.unpack_from(message)
-            parts = attributes(message, _ADDRESS_MESSAGE.size)
-            raw = parts.get(2) or parts.get(1)  # IFA_LOCAL; IFA_ADDRESS is the peer of a point-to-point link
-            if raw and family in (socket.AF_INET, socket.AF_INET6):
-                yield index, to_address(raw), (to_address(parts.get(1) or raw), prefix)
-
-
-def addresses_by_device() -> dict[int, list[Address]]:
-    """Return the addresses of each device, by its index."""
-    found: dict[int, list[Address]] = {}
-    for index, address, _ in _addresses():
-        found.setdefault(index, []).append(address)
+        for message in link.dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            _family, prefix, _flags, _scope, index = codec.IFADDRMSG.unpack_from(message)
+            parts = attributes(message, codec.IFADDRMSG.size)
+            peer = address_of(parts.get(1))  # IFA_ADDRESS
+            own = address_of(parts.get(2)) or peer  # IFA_LOCAL
+            if own is not None:
+                found.append(AssignedAddress(index, own, peer or own, prefix, name(parts.get(3))))  # IFA_LABEL
     return found
 
 
-def links() -> list[tuple[int, Address, Network]]:
-    """Return each address as (index of its device, address, on-link network)."""
-    return [(index, address, ip_network(network, strict=False)) for index, address, network in _addresses()]
+def _addresses_by_device() -> dict[int, list[Address]]:
+    found: dict[int, list[Address]] = {}
+    for each in addresses():
+        found.setdefault(each.index, []).append(each.address)
+    return found
 
 
 def local_addresses() -> set[Address]:
     """Return every address that a device of this namespace holds."""
-    return {address for held in addresses_by_device().values() for address in held}
+    return {each.address for each in addresses()}
 
 
 def devices() -> list[Device]:
     """Return all devices, sorted by index."""
-    addresses = addresses_by_device()
+    held = _addresses_by_device()
     with Netlink() as link:
-        messages = link.dump(_LINK_GET, _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-    return sorted((_device(message, addresses) for message in messages), key=lambda device: device.index)
+        messages = link.dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    return sorted((_device(message, held) for message in messages), key=lambda device: device.index)
 
 
 def device(wanted: str | int) -> Device:
     """Return the device of a name or an index. Raises NoSuchDevice, which lists those that exist."""
-    return _device(_link(wanted), addresses_by_device())
+    return _device(_link(wanted), _addresses_by_device())
 
 
 def traffic(wanted: str | int) -> Traffic:
     """Return a device's counters since its creation. Raises NoSuchDevice."""
-    counted = attributes(_link(wanted), _LINK_MESSAGE.size).get(23, b"")  # IFLA_STATS64
+    counted = attributes(_link(wanted), codec.IFINFOMSG.size).get(23, b"")  # IFLA_STATS64
     inside, out, inside_bytes, out_bytes, *lost = struct.unpack_from("=8Q", counted.ljust(64, b"\0"))
     return Traffic(inside, out, inside_bytes, out_bytes, lost[0] + lost[2], lost[1] + lost[3])  # errors and dropped
 
 
 def _link(wanted: str | int) -> bytes:
     """Return the kernel's message on a device. Raises NoSuchDevice."""
-    index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
-    body = _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
+    index, label = (wanted, b"") if isinstance(wanted, int) else (0, codec.text(3, wanted))
+    body = codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
     try:
-        if isinstance(wanted, str) and not 0 < len(octets(wanted)) < 16:
+        if isinstance(wanted, str) and not 0 < len(codec.octets(wanted)) < 16:
             raise NetlinkError(errno.ENODEV, "")
         with Netlink() as link:
-            return link.request(_LINK_GET, body)[0]
+            return link.request(codec.GETLINK, body)[0]
     except NetlinkError as error:
         if error.number not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
             raise error.as_failure(f"asking for device {wanted}") from None
         there = ", ".join(each.name for each in devices())
         raise NoSuchDevice(f"{wanted}: no such device; there are: {there}") from None
-
-
-def route_to(address: Address) -> Route | None:
-    """Return the route by which the kernel would send to an address; None when there is none."""
-    with Routes() as routes:
-        return routes.to(address)
 
 
 class Routes:
@@ -245,26 +229,26 @@ class Routes:
 def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Route | None]:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     bits = address.max_prefixlen
-    body = _ROUTE_MESSAGE.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
+    body = codec.RTMSG.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
     if mark:
-        body += attribute(16, struct.pack("=I", mark))  # RTA_MARK
+        body += codec.u32(16, mark)  # RTA_MARK
     try:
-        message = link.request(_ROUTE_GET, body)[0]
+        message = link.request(codec.GETROUTE, body)[0]
     except NetlinkError as error:
         if error.number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
             return 0, None
         raise error.as_failure(f"asking for the route to {address}") from None
-    kind = _ROUTE_MESSAGE.unpack_from(message)[7]
-    found = attributes(message, _ROUTE_MESSAGE.size)
-    gateway, source = found.get(5), found.get(7)  # RTA_GATEWAY, RTA_PREFSRC
+    kind = codec.RTMSG.unpack_from(message)[7]
+    found = attributes(message, codec.RTMSG.size)
+    gateway = found.get(5)  # RTA_GATEWAY
     if 18 in found:  # RTA_VIA: a next hop of the other family
         gateway = found[18][2:]
     if kind not in (1, LOCAL_ROUTE):  # RTN_UNICAST; the others drop (blackhole, unreachable, prohibit)
         return kind, None
     return kind, Route(
         number(found.get(4)),  # RTA_OIF
-        to_address(gateway) if gateway else None,
-        to_address(source) if source else None,
+        address_of(gateway),
+        address_of(found.get(7)),  # RTA_PREFSRC
         kind,
         number(attributes(found.get(8, b"")).get(2)),  # RTA_METRICS, RTAX_MTU
     )
@@ -278,11 +262,11 @@ def routed_local(mark: int, family: int) -> bool:
 
 def native_xdp(index: int) -> int | None:
     """Return the XDP features of a driver (XDP_BASIC...), since Linux 6.3; None if the kernel does not report them."""
-    with Netlink(GENERIC) as link:
-        family = generic_family(link, "netdev")
+    with Netlink(codec.NETLINK_GENERIC) as link:
+        family = codec.generic_family(link, "netdev")
         if family is None:
             return None
-        body = struct.pack("=BBH", 1, 1, 0) + attribute(1, struct.pack("=I", index))  # NETDEV_CMD_DEV_GET, IFINDEX
+        body = struct.pack("=BBH", 1, 1, 0) + codec.u32(1, index)  # NETDEV_CMD_DEV_GET, IFINDEX
         try:
             answers = link.request(family, body)
         except NetlinkError:

@@ -11,12 +11,12 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from pylvs.model.dataclass import dataclass
-from pylvs.netlink.rtnl import ACK, CREATE, ERROR, HEADER, REQUEST, attribute, nested, receive_all, refusal, text, walk
+from pylvs.netlink import codec
+from pylvs.netlink.codec import Netlink, Reply, attribute, message, nested, text
 
-NETLINK_NETFILTER, SUBSYSTEM = 12, 10
+SUBSYSTEM = 10
 BATCH_BEGIN, BATCH_END = 16, 17
 NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS = 0, 2, 3, 6, 9, 12
-APPEND = 0x800
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 LOCAL_IN, LOCAL_OUT = 1, 3
 DROP, ACCEPT = 0, 1
@@ -104,36 +104,22 @@ class Table:
     chains: Sequence[Chain]
 
 
-def replace(family: int, name: str, table: Table | None) -> tuple[int, str]:
-    """Replace a table atomically, or delete it; return errno (0: done) and the kernel's message."""
+def replace(family: int, name: str, table: Table | None) -> Reply:
+    """Replace a table atomically, or delete it."""
     # Create it first: the deletion fails if there is none.
-    messages = [(NEW_TABLE, CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
+    changes = [(NEW_TABLE, codec.CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
     if table is not None:
-        messages += [(NEW_TABLE, CREATE, text(1, name)), *_content(table)]
-    batch = _message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
-    for sequence, (kind, flags, body) in enumerate(messages, 1):
-        batch += _message(SUBSYSTEM << 8 | kind, flags | ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
-    batch += _message(BATCH_END, 0, len(messages) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+        changes += [(NEW_TABLE, codec.CREATE, text(1, name)), *_content(table)]
+    batch = message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+    for sequence, (kind, flags, body) in enumerate(changes, 1):
+        batch += message(SUBSYSTEM << 8 | kind, flags | codec.ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
+    batch += message(BATCH_END, 0, len(changes) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as kernel:
-            kernel.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK
-            kernel.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK
-            kernel.send(batch)
-            return _answer(receive_all(kernel))
+        with Netlink(codec.NETLINK_NETFILTER) as kernel:
+            replies = [reply for _, reply in kernel.send(batch)] or [codec.NO_ANSWER]
     except OSError as error:
         return error.errno or errno.EIO, ""
-
-
-def _answer(datagrams: Iterable[bytes]) -> tuple[int, str]:
-    acknowledged = False
-    for data in datagrams:
-        for kind, flags, _sequence, body in walk(data):
-            if kind == ERROR:
-                acknowledged = True
-                code, words = refusal(body, flags)
-                if code:
-                    return code, words
-    return (0, "") if acknowledged else (errno.EIO, "the kernel did not answer")
+    return next((reply for reply in replies if reply[0]), (0, ""))
 
 
 def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
@@ -143,22 +129,17 @@ def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
         body += number(3, MAP if each.value_octets else 0)
         if each.value_octets:
             body += number(6, each.value_type) + number(7, each.value_octets) + attribute(13, HOST_ORDER)
-        yield NEW_SET, CREATE, body
+        yield NEW_SET, codec.CREATE, body
         for start in range(0, len(each.elements), ELEMENTS_AT_ONCE):
             elements = [_element(*pair) for pair in each.elements[start : start + ELEMENTS_AT_ONCE]]
-            yield NEW_ELEMENTS, CREATE, own + text(2, each.name) + nested(3, *elements)
+            yield NEW_ELEMENTS, codec.CREATE, own + text(2, each.name) + nested(3, *elements)
     for chain in table.chains:
         hook = nested(4, number(1, chain.hook), attribute(2, struct.pack("!i", chain.priority)))
-        yield NEW_CHAIN, CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
+        yield NEW_CHAIN, codec.CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
         for rule in chain.rules:
-            yield NEW_RULE, CREATE | APPEND, own + text(2, chain.name) + nested(4, *rule)
+            yield NEW_RULE, codec.CREATE | codec.APPEND, own + text(2, chain.name) + nested(4, *rule)
 
 
 def _element(key: bytes, value: bytes) -> bytes:
     data = nested(2, attribute(1, value)) if value else b""
     return nested(1, nested(1, attribute(1, key)), data)
-
-
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    length = HEADER.size + len(body)
-    return HEADER.pack(length, kind, REQUEST | flags, sequence, 0) + body + bytes(-length % 4)

@@ -14,21 +14,11 @@ from typing import TypeVar
 
 from pylvs.model.addresses import family_of
 from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
-from pylvs.netlink.addresses import Outcome, in_words, index_of
+from pylvs.netlink import codec
+from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.codec import Request, attribute, nested, text, u32
 from pylvs.netlink.iproute2 import Names, named, number_of
-from pylvs.netlink.monitor import (
-    DELROUTE,
-    DELRULE,
-    NEWROUTE,
-    NEWRULE,
-    ROUTE,
-    RTA_DST,
-    RTA_PRIORITY,
-    RTA_TABLE,
-    RouteKey,
-    RuleKey,
-)
-from pylvs.netlink.rtnl import APPEND, CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
+from pylvs.netlink.monitor import RTA_DST, RTA_PRIORITY, RTA_TABLE, RouteKey, RuleKey
 
 KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 KINDS |= {"throw": 9, "nat": 10}
@@ -63,28 +53,26 @@ GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 Thing = TypeVar("Thing", Route, RoutingRule)
 
 
-class NoSuchDevice(Exception):
-    """The device of a next hop does not exist."""
-
-
 def add(routes: Sequence[Route]) -> list[Outcome]:
     """Add routes; an existing one is no error. The kernel needs the addresses that they name as sources first."""
-    return _each(routes, lambda route: Request(NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
+    return _each(routes, lambda route: (codec.NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
 
 
 def remove(routes: Sequence[Route]) -> list[Outcome]:
     """Remove routes; a missing one is no error."""
-    return _each(routes, lambda route: Request(DELROUTE, encoded(route, going=True)), "removed", GONE)
+    return _each(routes, lambda route: (codec.DELROUTE, encoded(route, going=True), 0), "removed", GONE)
 
 
 def add_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
     """Add rules; an existing one is no error."""
-    return _each(rules, lambda rule: Request(NEWRULE, encoded_rule(rule), CREATE | EXCL), "added", (errno.EEXIST,))
+    return _each(
+        rules, lambda rule: (codec.NEWRULE, encoded_rule(rule), codec.CREATE | codec.EXCL), "added", (errno.EEXIST,)
+    )
 
 
 def remove_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
     """Remove rules; a missing one is no error."""
-    return _each(rules, lambda rule: Request(DELRULE, encoded_rule(rule)), "removed", GONE)
+    return _each(rules, lambda rule: (codec.DELRULE, encoded_rule(rule), 0), "removed", GONE)
 
 
 def key_of(route: Route) -> RouteKey:
@@ -112,7 +100,7 @@ def encoded(route: Route, going: bool = False) -> bytes:
     to = route.destination
     hops = () if route.kind in WITHOUT_HOPS else route.next_hops
     scope = SCOPES.get(route.kind, 0) if route.scope is None else route.scope
-    body = ROUTE.pack(
+    body = codec.RTMSG.pack(
         family_of(to.network_address),
         to.prefixlen,
         0,
@@ -137,7 +125,7 @@ def encoded(route: Route, going: bool = False) -> bytes:
 
 
 def _how(route: Route) -> int:
-    return CREATE | APPEND if route.append else CREATE
+    return codec.CREATE | codec.APPEND if route.append else codec.CREATE
 
 
 def _index(hop: NextHop) -> int:
@@ -145,7 +133,7 @@ def _index(hop: NextHop) -> int:
         return 0
     index = index_of(hop.device)
     if not index:
-        raise NoSuchDevice(hop.device)
+        raise NoSuchDevice(f"no device {hop.device}")
     return index
 
 
@@ -207,7 +195,7 @@ def _realms(words: str) -> int:
 
 def encoded_rule(rule: RoutingRule) -> bytes:
     """Encode a rule for RTM_NEWRULE or RTM_DELRULE."""
-    body = ROUTE.pack(
+    body = codec.RTMSG.pack(
         socket.AF_INET if rule.family == 4 else socket.AF_INET6,
         rule.destination.prefixlen if rule.destination else 0,
         rule.source.prefixlen if rule.source else 0,
@@ -254,29 +242,7 @@ def _ends(words: str) -> tuple[int, int]:
 def _each(
     things: Sequence[Thing], request: Callable[[Thing], Request], doing: str, fine: Collection[int]
 ) -> list[Outcome]:
-    outcomes: list[Outcome | None] = []
-    requests: list[Request] = []
-    for thing in things:
-        try:
-            requests.append(request(thing))
-            outcomes.append(None)
-        except NoSuchDevice as missing:
-            gone = errno.ENODEV in fine
-            outcomes.append(
-                Outcome(gone, "" if gone else f"{_called(thing)} could not be {doing}: no device {missing}")
-            )
-    with RouteSocket() as route:
-        answers = iter(route.do(requests))
-    return [
-        _outcome(thing, *next(answers), doing, fine) if outcome is None else outcome
-        for thing, outcome in zip(things, outcomes, strict=True)
-    ]
-
-
-def _outcome(thing: Route | RoutingRule, number: int, words: str, doing: str, fine: Collection[int]) -> Outcome:
-    if number == 0 or number in fine:
-        return Outcome(True)
-    return Outcome(False, f"{_called(thing)} could not be {doing}: {in_words(number, words)}")
+    return execute(things, request, lambda thing: f"{_called(thing)} could not be {doing}", fine)
 
 
 def _called(thing: Route | RoutingRule) -> str:

@@ -6,19 +6,8 @@ import errno
 import struct
 
 from pylvs.model.dataclass import dataclass
-from pylvs.netlink.codec import (
-    CREATE,
-    EXCL,
-    REPLACE,
-    Netlink,
-    NetlinkError,
-    attributes,
-    name,
-    nested,
-    number,
-    text,
-    u32,
-)
+from pylvs.netlink import codec
+from pylvs.netlink.codec import Netlink, NetlinkError, attributes, name, nested, number, text, u32
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and of egress
 _CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
@@ -67,7 +56,9 @@ def clsact_devices(link: Netlink, ifindex: int = 0) -> list[int]:
 def add_clsact(link: Netlink, ifindex: int) -> bool:
     """Add clsact to a device; return False when it had it. Raises NetlinkError."""
     try:
-        link.request(_NEW_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"), CREATE | EXCL)
+        link.request(
+            _NEW_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"), codec.CREATE | codec.EXCL
+        )
     except NetlinkError as error:
         if error.number == errno.EEXIST and has_clsact(link, ifindex):
             return False
@@ -113,7 +104,7 @@ def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int) 
         raise FileExistsError(errno.EEXIST, taken[0].label)
     body = _message(ifindex, _HANDLE, side, priority << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")
     options = nested(_OPTIONS, u32(_FD, program), text(_NAME, NAME_PREFIX + role), u32(_FLAGS, _DIRECT_ACTION))
-    link.request(_NEW_FILTER, body + options, CREATE | REPLACE)
+    link.request(_NEW_FILTER, body + options, codec.CREATE | codec.REPLACE)
 
 
 def our_filter(link: Netlink, ifindex: int, side: int, role: str) -> Filter | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import struct
 
 from pylvs.bpf import kernel
 from pylvs.model.errors import PylvsError
-from pylvs.netlink.codec import Netlink, nested, u32
+from pylvs.netlink.codec import IFINFOMSG, Netlink, nested, u32
 
 _SET_LINK = 19  # RTM_SETLINK
 _XDP, _FD, _FLAGS, _EXPECTED = 43, 1, 3, 8  # IFLA_XDP, IFLA_XDP_*
@@ -29,8 +28,7 @@ def set_program(link: Netlink, ifindex: int, mode: str, program: int, instead_of
             members += [u32(_EXPECTED, expected), u32(_FLAGS, MODES[mode] | _REPLACE)]
         else:
             members.append(u32(_FLAGS, MODES[mode] | _IF_NOEXIST))
-        header = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0)
-        link.request(_SET_LINK, header + nested(_XDP, *members))
+        link.request(_SET_LINK, IFINFOMSG.pack(0, 0, ifindex, 0, 0) + nested(_XDP, *members))
     finally:
         if expected >= 0:
             os.close(expected)

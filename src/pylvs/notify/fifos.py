@@ -24,6 +24,8 @@ from pylvs.system.processes.scripts import Processes
 
 MOST_WAITING = 10_000  # lines that do not fit into the pipe; the oldest are dropped
 FINISH_S = 2.0  # at the end, for a slow reader
+FIRST_S, LONGEST_S = 1.0, 60.0  # before a reader program is restarted; doubled after each short run
+READER_FINISH_S = 3.0  # at the end, to read the lines in the pipe
 _MODE = 0o600
 _TICK_S = 0.01
 
@@ -122,13 +124,6 @@ def _open(path: str, user: str, group: str) -> tuple[int, bool]:
     return descriptor, made
 
 
-# --- reader programs -------------------------------------------------------------------------------------------------
-
-
-FIRST_S, LONGEST_S = 1.0, 60.0  # before a restart; doubled after each short run
-READER_FINISH_S = 3.0  # at the end, to read the lines in the pipe
-
-
 class Reader:
     """Runs the program that reads a notify FIFO, and restarts it; its last argument is the pipe's path."""
 
@@ -162,9 +157,6 @@ class Reader:
             delay_s = FIRST_S if ended.seconds > LONGEST_S else delay_s
             await asyncio.sleep(delay_s)
             delay_s = min(LONGEST_S, 2 * delay_s)
-
-
-# --- all pipes of a configuration ------------------------------------------------------------------------------------
 
 
 class FifoSet:

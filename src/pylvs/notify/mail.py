@@ -22,6 +22,9 @@ from pylvs.system.logs import get_logger
 
 LONGEST_LINE = 4096
 MOST_LINES = 100  # of one reply
+MOST_WAITING = 500  # alerts
+OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
+FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 READY, DONE, CLOSING, START_INPUT = 220, 250, 221, 354
 
 
@@ -121,14 +124,6 @@ def _with_dots(message: bytes) -> bytes:
     """Double the dot at the start of a line, and append the final dot (RFC 5321 4.5.2)."""
     lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in [*lines]) + b".\r\n"
-
-
-# --- queue of alerts -------------------------------------------------------------------------------------------------
-
-
-MOST_WAITING = 500
-OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
-FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pylvs
 from pylvs.bpf.kernel import describe_program
@@ -20,11 +20,8 @@ from pylvs.model.destination import TunnelKind
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.netlink import tc
 from pylvs.netlink.codec import Netlink, NetlinkError
-from pylvs.realserver.addresses import Device, device, devices
+from pylvs.netlink.links import Device, device, devices
 from pylvs.system.undo_log import Memory
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 OBJECT = Path(pylvs.__file__).parent / "bpf" / "objects" / "realserver.bpf.o"
 PROGRAM, VIPS, PORTS, COUNTS = "decapsulate", "vips", "gue_ports", "counts"
@@ -33,7 +30,6 @@ ROLE = "realserver"
 
 def attach(
     memory: Memory,
-    route: IPRoute,
     vips: Mapping[Address, Sequence[TunnelKind]],
     ports: Sequence[int],
     names: Sequence[str],
@@ -45,15 +41,11 @@ def attach(
     done: list[str] = []
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
     known += [f"port {port}" for port in ports]
-    if (
-        known == memory.unwrapped
-        and list(names) == memory.programs
-        and all(counts for _, counts in status(memory, route))
-    ):
+    if known == memory.unwrapped and list(names) == memory.programs and all(counts for _, counts in status(memory)):
         return done
     with _loaded(vips, ports) as program, Netlink() as link:
         for name in names:
-            where = device(route, name)
+            where = device(name)
             fresh = name not in memory.programs
             if fresh:
                 memory.programs.append(name)
@@ -65,22 +57,22 @@ def attach(
     return done
 
 
-def forget_gone(memory: Memory, route: IPRoute) -> list[str]:
+def forget_gone(memory: Memory) -> list[str]:
     """Drop devices that were removed or renamed from the undo log; return them as lines."""
-    there = {each.name for each in devices(route)}
+    there = {each.name for each in devices()}
     gone = [name for name in memory.programs if name not in there]
     memory.programs[:] = [name for name in memory.programs if name in there]
     memory.qdiscs[:] = [name for name in memory.qdiscs if name in there]
     return [f"{name} is gone, and the program at its ingress" for name in gone]
 
 
-def detach(memory: Memory, route: IPRoute) -> list[str]:
+def detach(memory: Memory) -> list[str]:
     """Detach the program, and remove the clsact that was added for it; return the changes as lines."""
     done = []
     with Netlink() as link:
         for name in memory.programs:
             with contextlib.suppress(PylvsError, NetlinkError):  # the device may be gone, and its filter with it
-                where = device(route, name)
+                where = device(name)
                 if tc.remove_filter(link, where.index, tc.INGRESS, ROLE):
                     done.append(f"the program at the ingress of {name} is off")
                 if name in memory.qdiscs:
@@ -101,14 +93,14 @@ class Counts(NamedTuple):
     corrupt: int  # dropped: a checksum of the tunnel was wrong
 
 
-def status(memory: Memory, route: IPRoute) -> list[tuple[str, Counts | None]]:
+def status(memory: Memory) -> list[tuple[str, Counts | None]]:
     """Return each device with the counters of our program; None if the program is gone."""
     found: list[tuple[str, Counts | None]] = []
     with Netlink() as link:
         for name in memory.programs:
             counts = None
             with contextlib.suppress(PylvsError, NetlinkError):
-                running = tc.our_filter(link, device(route, name).index, tc.INGRESS, ROLE)
+                running = tc.our_filter(link, device(name).index, tc.INGRESS, ROLE)
                 counts = _counts(running.program) if running else None
             found.append((name, counts))
     return found

@@ -8,40 +8,31 @@ neighbour discovery uses only the addresses of the device itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Tunnel
-from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
+from pylvs.model.routing import HeldAddress
+from pylvs.netlink.addresses import encoded, named
+from pylvs.netlink.changes import change, set_up
+from pylvs.netlink.codec import CREATE, DELADDR, EXCL, NEWADDR
+from pylvs.netlink.links import Device, addresses, device, devices, local_addresses
 from pylvs.realserver import decapsulation
-from pylvs.realserver.addresses import (
-    Device,
-    Holding,
-    add_address,
-    device,
-    devices,
-    free_label,
-    holdings,
-    netlink,
-    remove_address,
-    set_up,
-)
 from pylvs.system import proc
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.undo_log import Memory, changing, load
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
-
 STATE = Path("/run/pylvs/realserver")
 # Values with which a device sends no ARP for addresses of lo; another value is set to the first of them.
 SILENT = {"arp_ignore": (1, 2, 8), "arp_announce": (2,)}
+_LONGEST_LABEL = 15  # IFNAMSIZ - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +69,20 @@ def up(vips: Sequence[Address], tunnels: Sequence[Tunnel] = (), names: Sequence[
     the director; without them, all that are up. When it raises PylvsError, nothing has changed.
     """
     _need_root()
-    with changing(memory_path(network_cookie())) as memory, netlink() as route:
-        concerned = [device(route, name) for name in names] or _outward(route)
-        loopback = next(each for each in devices(route) if each.loopback)
-        _check_free(vips, holdings(route), loopback)
+    with changing(memory_path(network_cookie())) as memory:
+        concerned = [device(name) for name in names] or _outward()
+        loopback = next(each for each in devices() if each.loopback)
+        _check_free(vips, loopback)
         before = deepcopy(memory)
         try:
-            return _become(memory, route, loopback, vips, tunnels, concerned)
+            return _become(memory, loopback, vips, tunnels, concerned)
         except BaseException:
-            _undo(memory, before, route)
+            _undo(memory, before)
             raise
 
 
 def _become(
     memory: Memory,
-    route: IPRoute,
     loopback: Device,
     vips: Sequence[Address],
     tunnels: Sequence[Tunnel],
@@ -102,48 +92,48 @@ def _become(
     if not loopback.up:
         memory.devices_up.append(loopback.name)
         memory.save()
-        set_up(route, loopback, True)
+        set_up(loopback, True)
         done.append(f"{loopback.name} is up")
     if any(vip.version == 4 for vip in vips):
         done += _be_silent(memory, ["all", loopback.name, *(each.name for each in concerned)])
     # Set the sysctls before the addresses: neighbours would cache an ARP reply sent in between.
-    held = holdings(route)
+    held = local_addresses()
     for vip in vips:
-        if any(each.address == vip for each in held):
+        if vip in held:
             memory.addresses.setdefault(str(vip), "")
             continue
         memory.addresses[str(vip)] = loopback.name
         memory.save()
-        add_address(route, vip, loopback, free_label(holdings(route), loopback.name))
+        _add(vip, loopback)
         done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
-    memory.tunnels += [word for word in map(decapsulation.word, tunnels) if word not in memory.tunnels]
+    memory.tunnels += [name for name in map(decapsulation.tunnel_name, tunnels) if name not in memory.tunnels]
     if memory.tunnels:
         known = [ip_address(text) for text in memory.addresses]
-        done += decapsulation.up(memory, route, known, concerned)
+        done += decapsulation.up(memory, known, concerned)
     return done
 
 
-def _undo(memory: Memory, before: Memory, route: IPRoute) -> None:
+def _undo(memory: Memory, before: Memory) -> None:
     """Undo the changes since `before`, and keep earlier ones."""
     with contextlib.suppress(PylvsError):
         for text, name in list(memory.addresses.items()):
             if text not in before.addresses:
                 if name:
-                    remove_address(route, ip_address(text), device(route, name))
+                    _remove(ip_address(text), device(name))
                 del memory.addresses[text]
         if memory.tunnels and not before.tunnels:
-            decapsulation.down(memory, route)
+            decapsulation.down(memory)
         memory.tunnels[:] = before.tunnels
         memory.restore_sysctls(keep=before.sysctls)
         for name in [each for each in memory.devices_up if each not in before.devices_up]:
-            set_up(route, device(route, name), False)
+            set_up(device(name), False)
             memory.devices_up.remove(name)
 
 
 def down(vips: Sequence[Address] = ()) -> list[str]:
     """Stop being a real server for these addresses, or all; return the changes as lines. Raises PylvsError."""
     _need_root()
-    with changing(memory_path(network_cookie())) as memory, netlink() as route:
+    with changing(memory_path(network_cookie())) as memory:
         done: list[str] = []
         mine = [ip_address(text) for text in memory.addresses]
         for vip in vips:
@@ -153,32 +143,58 @@ def down(vips: Sequence[Address] = ()) -> list[str]:
         for vip in vips or mine:
             name = memory.addresses[str(vip)]
             if name:
-                remove_address(route, vip, device(route, name))
+                _remove(vip, device(name))
                 done.append(f"{vip} is off {name}")
             del memory.addresses[str(vip)]
         rest = [ip_address(text) for text in memory.addresses]
         if memory.tunnels:
-            done += decapsulation.up(memory, route, rest, []) if rest else decapsulation.down(memory, route)
+            done += decapsulation.up(memory, rest, []) if rest else decapsulation.down(memory)
         if not rest:
-            done += _restore(memory, route)
+            done += _restore(memory)
         return done
 
 
 def status() -> list[Finding]:
     """Check that all changes of `up` are still in force; return nothing if this is no real server."""
     memory = load(memory_path(network_cookie()))
-    with netlink() as route:
-        held = holdings(route)
-        findings = []
-        for text in memory.addresses:
-            where = [each.device for each in held if each.address == ip_address(text)]
-            findings.append(Finding(text, bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
-        if any(ip_address(text).version == 4 for text in memory.addresses):
-            loopback = next(each.name for each in devices(route) if each.loopback)
-            findings += [_silence(each.name) for each in _outward(route) if each.name != loopback]
-        if memory.tunnels:
-            findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory, route)]
+    known = devices()
+    findings = []
+    for text in memory.addresses:
+        where = [each.name for each in known if ip_address(text) in each.addresses]
+        findings.append(Finding(text, bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
+    if any(ip_address(text).version == 4 for text in memory.addresses):
+        findings += [_silence(each.name) for each in _outward()]
+    if memory.tunnels:
+        findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory)]
     return findings
+
+
+def _free_label(name: str) -> str:
+    """Return `lo:0`, or with the next free number; "" if the device's name is too long for a label."""
+    taken = {each.label for each in addresses()}
+    number = next(n for n in range(len(taken) + 1) if f"{name}:{n}" not in taken)
+    label = f"{name}:{number}"
+    return label if len(label) <= _LONGEST_LABEL else ""
+
+
+def _add(address: Address, where: Device) -> None:
+    """Add a host address (/32, /128) to a device; for IPv6 without duplicate address detection. Raises PylvsError."""
+    own = ip_interface(address)
+    held, switched_off = HeldAddress(interface=own, no_dad=True), [errno.EACCES]
+    if address.version == 4:
+        # A host route's broadcast address is itself, as in the usual script lvs_rs.sh.
+        held, switched_off = HeldAddress(interface=own, broadcast=address, label=_free_label(where.name)), []
+    what = f"{held.interface} on {where.name}"
+    if change(what, (NEWADDR, encoded(held, where.index), CREATE | EXCL), switched_off):
+        switch = f"net.ipv6.conf.{where.name}.disable_ipv6"
+        raise Unsupported(f"{what}: IPv6 is switched off there; sysctl {switch}=0")
+
+
+def _remove(address: Address, where: Device) -> None:
+    """Remove an address; a missing one is no error. Raises PylvsError."""
+    held = HeldAddress(interface=ip_interface(address))
+    request = DELADDR, named(held, where.index), 0
+    change(f"{held.interface} on {where.name}", request, (errno.EADDRNOTAVAIL,))
 
 
 def _need_root() -> None:
@@ -186,21 +202,22 @@ def _need_root() -> None:
         raise NotPermitted("Operation not permitted: addresses and settings of this machine change; run as root")
 
 
-def _outward(route: IPRoute) -> list[Device]:
+def _outward() -> list[Device]:
     """Return the devices that can receive packets: up, not lo, no tunnels, no ports of a bridge or bond."""
     return [
         each
-        for each in devices(route)
-        if each.up and not each.loopback and not each.enslaved and each.kind not in decapsulation.TUNNEL_KINDS
+        for each in devices()
+        if each.up and not each.loopback and not each.master and each.kind not in decapsulation.TUNNEL_KINDS
     ]
 
 
-def _check_free(vips: Sequence[Address], held: Sequence[Holding], loopback: Device) -> None:
+def _check_free(vips: Sequence[Address], loopback: Device) -> None:
+    elsewhere = {each.address: each for each in addresses() if each.index != loopback.index}
     for vip in vips:
-        for each in held:
-            if each.address == vip and each.device != loopback.name:
-                remedy = f"ip addr del {vip}/{each.prefix} dev {each.device}"
-                raise InvalidOperation(f"{vip}: is on {each.device}, which would answer for it; {remedy}")
+        if found := elsewhere.get(vip):
+            name = device(found.index).name
+            remedy = f"ip addr del {vip}/{found.prefix} dev {name}"
+            raise InvalidOperation(f"{vip}: is on {name}, which would answer for it; {remedy}")
 
 
 def _be_silent(memory: Memory, names: Sequence[str]) -> list[str]:
@@ -224,7 +241,7 @@ def _silence(name: str) -> Finding:
     return Finding(name, good, ", ".join(words) + ("" if good else ": it answers ARP for the VIP, or asks with it"))
 
 
-def _restore(memory: Memory, route: IPRoute) -> list[str]:
+def _restore(memory: Memory) -> list[str]:
     """Restore sysctls and devices; return the changes as lines."""
     names = [proc.dotted(name) for name in memory.sysctls]
     left = [proc.dotted(name) for name in memory.restore_sysctls()]
@@ -232,7 +249,7 @@ def _restore(memory: Memory, route: IPRoute) -> list[str]:
     done += [f"{name} was changed since, and stays" for name in left]
     for name in memory.devices_up:
         with contextlib.suppress(NoSuchDevice):
-            set_up(route, device(route, name), False)
+            set_up(device(name), False)
             done.append(f"{name} is down")
     memory.devices_up.clear()
     return done

@@ -9,7 +9,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.reference.packet import Packet
 from pylvs.reference.server import Server
-from pylvs.reference.states import NEW_S
+from pylvs.reference.tcp import NEW_S
 
 EXTENDED_S = 60  # given to a template whose timer ends while connections refer to it (4.9)
 RETIRED_PORT = 65535  # of a template whose server is no longer valid (5.4)
@@ -33,8 +33,8 @@ class Connection:
     template: bool = False
     control: Connection | None = None  # its template
     controls: int = 0  # of a template: connections that refer to it
-    assured: bool = False  # of a template: a connection of it was established, or got a reply
-    no_output: bool = True  # this host has seen packets of the client alone (4.3)
+    assured: bool = False  # of a template: one of its connections was established, or got a reply
+    no_output: bool = True  # this host has seen only packets of the client (4.3)
     active: bool = False
     gone: bool = False
 

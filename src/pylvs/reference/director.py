@@ -1,4 +1,4 @@
-"""The reference's Director: the tables that ipvsadm edits, and frames through them. No I/O.
+"""The reference's Director: edit the tables as ipvsadm does, and pass frames through them. No I/O.
 
 director = ReferenceDirector(network)
 director.add_service(...)
@@ -8,34 +8,26 @@ director.advance(60)
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.connection import SCTP_STATES, TCP_STATES
 from pylvs.model.connection import Connection as ConnectionRow
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
-from pylvs.model.marks import MarkRule, mark_of
+from pylvs.model.in_memory import InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
-from pylvs.model.marks import checked as checked_rule
+from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters
-from pylvs.model.rules import check_destination
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
-from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.reference import sctp, states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse
-from pylvs.reference.path import Decision, Path
-from pylvs.reference.schedulers.locality import EXPIRATION_S
-from pylvs.reference.server import Totals
+from pylvs.reference.path import Decision, PacketPath
+from pylvs.reference.server import Server, Totals
 from pylvs.reference.service import Service
 from pylvs.reference.tables import Tables
-
-TABLE_SIZE = 4096
-LOCALITY_SETTINGS = {"lblc": "lblc_expiration", "lblcr": "lblcr_expiration"}
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:
@@ -55,22 +47,20 @@ def _mark_fields(frame: bytes) -> MarkPacket:
     )
 
 
-class ReferenceDirector:
-    """IPVS as it decides, in memory. It implements `pylvs.model.director.Director`."""
+class ReferenceDirector(InMemory):
+    """IPVS's decisions, in memory. It implements `pylvs.model.director.Director`."""
 
     def __init__(self, network: Network) -> None:
+        super().__init__()
         self.network = network
         self._connections = ConnectionTable()
-        self.tables = Tables(self._is_referred)
-        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
-        self._timeouts = Timeouts()
-        self._timeouts_s: dict[int, float] = dict(states.TIMEOUTS_S)
-        self._udp_timeout_s: list[float] = [self._timeouts.udp_s]
-        self._path = Path(
-            network, self.tables, self._connections, self._settings, self._timeouts_s, self._udp_timeout_s
-        )
-        self._mark_rules: tuple[MarkRule, ...] = ()
-        self.now = 0.0  # seconds since the director was made
+        self.tables = Tables(Trash(self._is_referred))
+        self._path = PacketPath(network, self.tables, self._connections, self._settings)
+
+    @property
+    def now(self) -> float:
+        """Return the seconds since the director was made."""
+        return self._path.now
 
     # --- packets and time ---
 
@@ -81,7 +71,7 @@ class ReferenceDirector:
         )
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """Set the standby addresses (`pylvs.model.vrrp.Roles`); `held` is ignored, because the network has it."""
+        """Set the standby addresses (`pylvs.model.vrrp.Roles`). `held` is ignored: `Network.local` has them."""
         self._path.standby = frozenset(each.packed for each in addresses)
 
     def connection(self, key: Key) -> Connection | None:
@@ -94,21 +84,17 @@ class ReferenceDirector:
 
     def advance(self, seconds: float) -> None:
         """Advance the clock, and run the timers that are due."""
-        self.now += seconds
-        self._path.now = self.now
+        self._path.now += seconds
         self._connections.advance(self.now)
-        self.tables.advance(self.now)
+        self.tables.trash.advance(self.now)
         self._tick()
 
     def _tick(self) -> None:
-        expirations = {
-            scheduler: self._settings.get(name, EXPIRATION_S) for scheduler, name in LOCALITY_SETTINGS.items()
-        }
         for service in self.tables:
-            service.advance(self.now, expirations)
+            service.advance(self.now, self._settings)
 
-    def _is_referred(self, server: object) -> bool:
-        return any(connection.server is server for connection in self._connections)
+    def _is_referred(self, server: Server) -> bool:
+        return server.references > 0 or any(connection.server is server for connection in self._connections)
 
     # --- edits ---
 
@@ -136,10 +122,7 @@ class ReferenceDirector:
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
-        given = self.tables.service(key).given
-        self.tables.add_destination(
-            key, destination, lambda: check_destination(given, destination, lambda _: False, self._is_local)
-        )
+        self.tables.add_destination(key, destination, lambda address: address.packed in self.network.local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
@@ -149,20 +132,6 @@ class ReferenceDirector:
         """Raises NoSuchService, NoSuchDestination."""
         self.tables.delete_destination(key, destination, self.now)
         self._expire_unserved()
-
-    # --- firewall marks ---
-
-    def mark_rules(self) -> list[MarkRule]:
-        """Return the rules in the order of evaluation."""
-        return list(self._mark_rules)
-
-    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Replace the rules. Raises InvalidOperation."""
-        self._mark_rules = tuple(checked_rule(rule) for rule in change(self.mark_rules()))
-        return self.mark_rules()
-
-    def _is_local(self, address: Address) -> bool:
-        return address.packed in self.network.local
 
     def _expire_unserved(self) -> None:
         """End connections of deleted servers if expire_nodest_conn is set (1.8)."""
@@ -191,19 +160,8 @@ class ReferenceDirector:
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Change three timeouts (4.4); existing connections get them at their next packet."""
-        self._timeouts = timeouts
-        self._timeouts_s[states.ESTABLISHED] = timeouts.tcp_s
-        self._timeouts_s[states.FIN_WAIT] = timeouts.tcp_fin_s
-        self._udp_timeout_s[0] = timeouts.udp_s
-
-    def change_setting(self, name: str, value: int) -> None:
-        """Raises NoSuchSetting, InvalidOperation."""
-        setting = known_setting(name)
-        self._settings[setting.name] = checked(setting, value)
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: edits in memory gain nothing from a batch."""
-        return contextlib.nullcontext()
+        super().set_timeouts(timeouts)
+        self._path.timeouts = timeouts
 
     # --- listings ---
 
@@ -226,9 +184,9 @@ class ReferenceDirector:
         elif protocol == UDP:
             state = "UDP"
         elif protocol == SCTP:
-            state = sctp.STATE_NAMES[connection.state]
+            state = SCTP_STATES[connection.state]
         else:
-            state = states.STATE_NAMES[connection.state]
+            state = TCP_STATES[connection.state]
         return ConnectionRow(
             protocol,
             state,
@@ -240,17 +198,6 @@ class ReferenceDirector:
             connection.server.key.address,
             connection.port,
         )
-
-    def timeouts(self) -> Timeouts:
-        return self._timeouts
-
-    def settings(self) -> Mapping[str, int]:
-        """Return the settings by their short names."""
-        return dict(self._settings)
-
-    def table_size(self) -> int:
-        """Return what listings show as `size=`."""
-        return TABLE_SIZE
 
 
 def _counters(totals: Totals) -> Counters:

@@ -31,12 +31,14 @@ from pylvs.reference.packet import (
     updated_checksum,
 )
 
-# --- icmp ------------------------------------------------------------------------------------------------------------
-# ICMP errors that the director sends to clients (IPVS-SEMANTICS 2.6, 7.1; RFC 792, RFC 4443).
-
-
-QUOTED4, QUOTED6 = 548, 1232  # bytes: the errors have 576 and 1280
-TTL = 64
+CHECKSUM_AT = {TCP: 16, UDP: 6}  # in the transport header
+MANGLED = 0xFFFF  # replaces a UDP checksum of 0 (RFC 768)
+GRE_BYTES, GUE_BYTES = 4, 12  # GUE: a UDP header and 4 bytes
+GRE_CHECKSUM = 0x8000
+COPY_FLAG = 0x80  # bit of an option's type: copy the option into every fragment
+CONGESTED = 3  # ECN's codepoint CE; one less is ECT(0)
+QUOTED4, QUOTED6 = 548, 1232  # bytes: ICMP errors have 576 and 1280
+TTL = 64  # of ICMP errors
 TOS_MASK, INTERNETWORK_CONTROL = 0x1E, 0xC0  # of the packet's TOS; the precedence (RFC 1812 4.3.2.5)
 
 
@@ -55,30 +57,20 @@ TOO_BIG = Error((3, 4), (2, 0))
 
 
 def error_about(packet: Packet, error: Error, rest: int = 0, ip: bytes | None = None) -> bytes:
-    """Return an error from the virtual address to the client, which quotes `ip`, or else the packet.
+    """Return an error from the virtual address to the client. It quotes `ip`, by default the packet.
 
     `rest` is the header's second 32 bits: the MTU, if the packet is too big.
     """
     quote = (packet.ip if ip is None else ip)[: QUOTED4 if packet.family == 4 else QUOTED6]
     type_and_code = error.v4 if packet.family == 4 else error.v6
-    message = bytearray(bytes(type_and_code) + b"\0\0" + rest.to_bytes(4, "big") + quote)
+    message = bytes(type_and_code) + b"\0\0" + rest.to_bytes(4, "big") + quote
+    saddr, daddr = packet.daddr, packet.saddr
     if packet.family == 4:
-        message[2:4] = checksum(bytes(message)).to_bytes(2, "big")
-        tos = packet.tos & TOS_MASK | INTERNETWORK_CONTROL
-        return ipv4(packet.daddr, packet.saddr, ICMP, bytes(message), ttl=TTL, tos=tos)
-    covered = pseudo_header(packet.daddr, packet.saddr, ICMP6, len(message)) + bytes(message)
-    message[2:4] = checksum(covered).to_bytes(2, "big")
-    return ipv6(packet.daddr, packet.saddr, ICMP6, bytes(message), hop_limit=TTL, tos=0)
-
-
-# --- forwarding ------------------------------------------------------------------------------------------------------
-
-CHECKSUM_AT = {TCP: 16, UDP: 6}  # in the transport header
-MANGLED = 0xFFFF  # replaces a UDP checksum of 0 (RFC 768)
-GRE_BYTES, GUE_BYTES = 4, 12  # GUE: a UDP header and 4 bytes
-GRE_CHECKSUM = 0x8000
-COPY_FLAG = 0x80  # of an option's type: every fragment has the option
-CONGESTED, CAPABLE = 3, 2  # ECN's codepoints CE and ECT(0)
+        protocol, covered, tos = ICMP, message, packet.tos & TOS_MASK | INTERNETWORK_CONTROL
+    else:
+        protocol, covered, tos = ICMP6, pseudo_header(saddr, daddr, ICMP6, len(message)) + message, 0
+    message = message[:2] + checksum(covered).to_bytes(2, "big") + message[4:]
+    return ip_packet(saddr, daddr, protocol, message, ttl=TTL, tos=tos)
 
 
 def add_link_header(ip: bytes, hop: NextHop) -> bytes:
@@ -100,8 +92,7 @@ def decrement_ttl(packet: Packet, own: bytes = b"") -> bytearray:
         at = packet.record_at + pointer - 1
         ip[at : at + 4] = own or packet.daddr
         ip[packet.record_at + 2] = pointer + 4
-    ip[10:12] = b"\0\0"
-    ip[10:12] = checksum(ip[: (ip[0] & 15) * 4]).to_bytes(2, "big")
+    _set_header_checksum(ip)
     return ip
 
 
@@ -119,8 +110,7 @@ def translate(packet: Packet, ip: bytearray, *, address: bytes, port: int, is_re
         old, new = old + bytes(ip[port_at : port_at + 2]), new + port.to_bytes(2, "big")
         ip[port_at : port_at + 2] = new[-2:]
     if packet.family == 4:
-        ip[10:12] = b"\0\0"
-        ip[10:12] = checksum(ip[: (ip[0] & 15) * 4]).to_bytes(2, "big")
+        _set_header_checksum(ip)
     if packet.protocol in CHECKSUM_AT:
         check_at = packet.l4 + CHECKSUM_AT[packet.protocol]
         ip[check_at : check_at + 2] = _transport_checksum(packet, ip, check_at, old, new).to_bytes(2, "big")
@@ -150,9 +140,6 @@ def _crc32c(ip: bytearray, at: int) -> bytes:
     return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
 
 
-# --- tunnels (7.4) ---
-
-
 def encapsulation_bytes(tunnel: Tunnel, family: int) -> int:
     """Return the length of the headers that a tunnel to an address of a family adds."""
     outer = IPV4_BYTES if family == 4 else IPV6_BYTES
@@ -175,11 +162,8 @@ def encapsulate(packet: Packet, tunnel: Tunnel, saddr: bytes, daddr: bytes, *, p
         protocol, payload = GRE, _gre(inner, packet.family, tunnel)
     else:
         protocol, payload = UDP, _gue(inner, inner_protocol, tunnel, saddr, daddr)
-    ttl = packet.ttl - 1
-    if len(daddr) == 4:
-        df = packet.df and packet.family == 4 and pmtu_disc
-        return ipv4(saddr, daddr, protocol, payload, ttl=ttl, tos=tos, df=df)
-    return ipv6(saddr, daddr, protocol, payload, hop_limit=ttl, tos=tos)
+    df = packet.df and packet.family == 4 and pmtu_disc
+    return ip_packet(saddr, daddr, protocol, payload, ttl=packet.ttl - 1, tos=tos, df=df)
 
 
 def _gre(inner: bytes, family: int, tunnel: Tunnel) -> bytes:
@@ -200,21 +184,24 @@ def _gue(inner: bytes, inner_protocol: int, tunnel: Tunnel, saddr: bytes, daddr:
     return header + check.to_bytes(2, "big") + body
 
 
-# --- headers ---
-
-
-def ipv4(saddr: bytes, daddr: bytes, protocol: int, payload: bytes, *, ttl: int, tos: int, df: bool = False) -> bytes:
-    """Return an IPv4 packet without options and with identification 0."""
-    head = bytes((0x45, tos)) + (IPV4_BYTES + len(payload)).to_bytes(2, "big") + b"\0\0"
+def ip_packet(
+    saddr: bytes, daddr: bytes, protocol: int, payload: bytes, *, ttl: int, tos: int = 0, df: bool = False
+) -> bytes:
+    """Return a packet of the addresses' family: without options, with identification 0, with flow label 0."""
+    length = len(payload)
+    if len(daddr) == 16:
+        head = (6 << 28 | tos << 20).to_bytes(4, "big") + length.to_bytes(2, "big") + bytes((protocol, ttl))
+        return head + saddr + daddr + payload
+    head = bytes((0x45, tos)) + (IPV4_BYTES + length).to_bytes(2, "big") + b"\0\0"
     head += (DONT_FRAGMENT if df else 0).to_bytes(2, "big") + bytes((ttl, protocol))
     check = checksum(head + saddr + daddr)
     return head + check.to_bytes(2, "big") + saddr + daddr + payload
 
 
-def ipv6(saddr: bytes, daddr: bytes, protocol: int, payload: bytes, *, hop_limit: int, tos: int) -> bytes:
-    """Return an IPv6 packet with flow label 0."""
-    head = (6 << 28 | tos << 20).to_bytes(4, "big") + len(payload).to_bytes(2, "big") + bytes((protocol, hop_limit))
-    return head + saddr + daddr + payload
+def _set_header_checksum(ip: bytearray) -> None:
+    """Compute the checksum of an IPv4 header anew."""
+    ip[10:12] = b"\0\0"
+    ip[10:12] = checksum(ip[: (ip[0] & 15) * 4]).to_bytes(2, "big")
 
 
 def fragment(ip: bytes, mtu: int) -> list[bytes]:
@@ -234,8 +221,7 @@ def fragment(ip: bytes, mtu: int) -> list[bytes]:
         head[2:4] = (size + len(payload_part)).to_bytes(2, "big")
         kept = int.from_bytes(head[6:8], "big") & ~(MORE_FRAGMENTS | OFFSET)
         head[6:8] = (kept | offset >> 3 | (MORE_FRAGMENTS if more else 0)).to_bytes(2, "big")
-        head[10:12] = b"\0\0"
-        head[10:12] = checksum(head).to_bytes(2, "big")
+        _set_header_checksum(head)
         fragments.append(bytes(head) + payload_part)
     return fragments
 

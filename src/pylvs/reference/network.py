@@ -19,7 +19,7 @@ class NextHop:
 
 @dataclass(slots=True)
 class Network:
-    """A host's view. `next_hops` holds single addresses; the default routes have the rest."""
+    """A host's view. `next_hops` has single addresses; the default routes serve all others."""
 
     macs: frozenset[bytes]  # the host's own link addresses
     local: frozenset[bytes]  # its own addresses

@@ -1,13 +1,22 @@
-"""Parse packets, and refuse what the host's stack refuses before IPVS."""
+"""Parse packets, and refuse those that the host's stack refuses before IPVS. Checksums (RFC 1071, RFC 1624)."""
 
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass
 from pylvs.reference import sctp
-from pylvs.reference.states import SYN
+from pylvs.reference.tcp import SYN
 
-# --- checksum --------------------------------------------------------------------------------------------------------
-# Internet checksums (RFC 1071, RFC 1624).
+ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
+ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
+HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
+EXTENSIONS = 8  # limit of extension headers that are skipped
+HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
+ICMP_BYTES = 8
+IPSEC = frozenset((AH, ESP))
+PORT_IKE = 500
+MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
+END, NOP, RECORD_ROUTE, LOOSE_ROUTE, STRICT_ROUTE = 0, 1, 7, 0x83, 0x89
 
 
 def fold16(number: int) -> int:
@@ -38,21 +47,6 @@ def pseudo_header(saddr: bytes, daddr: bytes, protocol: int, length: int) -> byt
     return saddr + daddr + length.to_bytes(4, "big") + bytes((0, 0, 0, protocol))
 
 
-# --- packet ----------------------------------------------------------------------------------------------------------
-
-ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
-ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
-ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
-HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
-EXTENSIONS = 8  # most extension headers that are skipped
-HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
-ICMP_BYTES = 8
-IPSEC = frozenset((AH, ESP))
-PORT_IKE = 500
-MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
-END, NOP, RECORD_ROUTE, LOOSE_ROUTE, STRICT_ROUTE = 0, 1, 7, 0x83, 0x89
-
-
 @dataclass(slots=True, eq=False)
 class Packet:
     """An IP packet and its transport header; ports and flags as far as the packet has them."""
@@ -73,7 +67,7 @@ class Packet:
     chunk: int | None = None  # SCTP: the type of the first chunk
     event_chunk: int | None = None  # the chunk type that the state machine uses
     whole: bool = True  # the transport header is complete
-    headless: bool = False  # without complete ports, or an incomplete ICMP header
+    headless: bool = False  # the ports or the ICMP header are incomplete
     no_sum: bool = False  # UDP without a checksum
     record_at: int = 0  # offset of a record route option with space; 0: none
     fragment: bool = False

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from pylvs.model.destination import Method
+from pylvs.model.service import Timeouts
 from pylvs.reference import forwarding, persistence, sctp
 from pylvs.reference.connections import Connection, ConnectionTable
 from pylvs.reference.forwarding import (
@@ -23,7 +24,8 @@ from pylvs.reference.packet import IPSEC, SCTP, TCP, UDP, Packet, parse
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server, Totals
 from pylvs.reference.service import Service
-from pylvs.reference.states import (
+from pylvs.reference.tables import FTP, FTP_DATA, Tables
+from pylvs.reference.tcp import (
     ACTIVE,
     CLOSE,
     ESTABLISHED,
@@ -33,15 +35,15 @@ from pylvs.reference.states import (
     TIME_WAIT,
     Direction,
     next_tcp_state,
+    timeout_s,
 )
-from pylvs.reference.tables import FTP, FTP_DATA, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference handles whole packets"
 STANDBY = "to or from a standby virtual address"
 SOURCE_ROUTED = "source-routed: the stack drops it"
 LOOPBACK6, BROADCAST4 = bytes(15) + b"\1", b"\xff" * 4
-MIN_MTU4, MIN_MTU6 = 68, 1280  # inside a tunnel
+MIN_MTU4, MIN_MTU6 = 68, 1280  # of a tunnel: below, packets are dropped (7.4)
 
 
 class Verdict(Enum):
@@ -53,7 +55,7 @@ class Verdict(Enum):
 
 
 class Decision(NamedTuple):
-    """A verdict, and either the frames sent with the device of each, or the frame that the stack gets."""
+    """A verdict, and the frames sent (device, frame) or the frame for the stack."""
 
     verdict: Verdict
     sent: tuple[tuple[str, bytes], ...] = ()
@@ -66,11 +68,11 @@ def drop(reason: str) -> Decision:
 
 
 def to_stack(frame: bytes, reason: str = "") -> Decision:
-    """Pass a frame to the stack, as it came or rewritten."""
+    """Pass a frame to the stack, unmodified or rewritten."""
     return Decision(Verdict.STACK, frame=frame, reason=reason)
 
 
-class Path:
+class PacketPath:
     """Frames in, decisions out. The director owns the tables, connections and settings."""
 
     def __init__(
@@ -79,15 +81,12 @@ class Path:
         tables: Tables,
         connections: ConnectionTable,
         settings: Mapping[str, int],
-        timeouts_s: Mapping[int, float],
-        udp_timeout_s: list[float],
     ) -> None:
         self.network = network
         self.tables = tables
         self.connections = connections
         self.settings = settings
-        self.timeouts_s = timeouts_s
-        self.udp_timeout_s = udp_timeout_s
+        self.timeouts = Timeouts()
         self.totals = Totals()
         self.standby: frozenset[bytes] = frozenset()  # virtual addresses of which another director is master
         self.now = 0.0
@@ -188,7 +187,7 @@ class Path:
         return decision
 
     def _accepts_saddr(self, saddr: bytes) -> bool:
-        """Return whether the kernel accepts a source address from outside, which it checks before IPVS.
+        """Return whether the kernel accepts the source address of a received packet; it checks that before IPVS.
 
         See RFC 1122 3.2.1.3 and RFC 4291 2.5.3, 2.7.
         """
@@ -207,7 +206,7 @@ class Path:
         return True
 
     def _schedule(self, service: Service, packet: Packet) -> Connection | None:
-        server = service.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
+        server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
         if server is None:
             return None
         return self._connect(service, packet, server, server.port or packet.dport, None)
@@ -224,7 +223,7 @@ class Path:
             self.connections.retire(template)
             template = None
         if template is None:
-            server = service.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
+            server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
             if server is None:
                 return None
             template = Connection(key, server, server.port if has_port else 0, server.method, key[0], template=True)
@@ -273,13 +272,13 @@ class Path:
     def _advance_state(self, packet: Packet, connection: Connection, direction: Direction) -> None:
         before, established = connection.state, False
         if packet.protocol == UDP:
-            connection.timeout_s = self.udp_timeout_s[0]
+            connection.timeout_s = self.timeouts.udp_s
             established = direction == Direction.OUTPUT
         elif packet.protocol == TCP and packet.event_flags is not None:
             secure = self.settings["secure_tcp"] == SECURE_ON
             state = next_tcp_state(before, packet.event_flags, direction, secure)
             connection.enter(state, active=state in ACTIVE)
-            connection.timeout_s = self.timeouts_s[state]
+            connection.timeout_s = timeout_s(state, self.timeouts)
             established = state == ESTABLISHED != before
         elif packet.protocol == SCTP and packet.event_chunk is not None:
             state = sctp.next_sctp_state(before, packet.event_chunk, direction)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.model.connection import SCTP_STATES
-from pylvs.reference.states import Direction
+from pylvs.reference.tcp import Direction
 
 INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, ERROR, COOKIE_ECHO, COOKIE_ACK = 1, 2, 6, 7, 8, 9, 10, 11
 SHUTDOWN_COMPLETE = 14
@@ -11,7 +10,6 @@ COMMON_BYTES, CHUNK_BYTES = 12, 4
 ROWS = (INIT, INIT_ACK, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN, SHUTDOWN_ACK, SHUTDOWN_COMPLETE, ERROR, ABORT)
 ABBREVIATIONS = ("NO", "I1", "IN", "CS", "CR", "CW", "CO", "CE", "ES", "SS", "SR", "SA", "RJ", "CL")
 NONE, ESTABLISHED, CLOSED = 0, ABBREVIATIONS.index("ES"), ABBREVIATIONS.index("CL")
-STATE_NAMES = SCTP_STATES
 
 # The first row is for data and all other chunks; then one row for each of ROWS. A column is a state.
 TABLE = {

@@ -1,4 +1,4 @@
-"""Destinations as the tables hold them: configuration and counts (IPVS-SEMANTICS 1.5 to 1.8)."""
+"""Destinations in the tables: configuration and counts (IPVS-SEMANTICS 1.5 to 1.8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Server:
     port: int  # 0: the packet's destination port
     method: Method
     weight: int
-    last_weight: int  # the latest that was not 0; at first the configured one, even 0 (1.7)
+    last_weight: int  # the latest non-zero weight; at first the configured one, even 0 (1.7)
     upper: int
     lower: int
     tunnel: Tunnel
@@ -40,7 +40,7 @@ class Server:
     persistent: int = 0  # templates
     references: int = 0  # entries of scheduler caches, which keep a deleted server in the trash
     totals: Totals = field(default_factory=Totals)
-    service_totals: Totals = field(default_factory=Totals)  # of its service
+    service_totals: Totals = field(default_factory=Totals)  # counters of the service
 
     @classmethod
     def of(cls, destination: Destination) -> Server:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import NO_SCHEDULER, ServiceFlag, VirtualService
-from pylvs.reference.schedulers import SCHEDULERS, Flow, Scheduler
-from pylvs.reference.schedulers.locality import Locality
+from pylvs.reference.schedulers import SCHEDULERS, Scheduler
+from pylvs.reference.schedulers.locality import LocalityLeastConnections
 from pylvs.reference.server import Server, Totals
 
 
@@ -16,13 +18,13 @@ class Service:
     given: VirtualService
     servers: list[Server] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    scheduler: Scheduler | None = None
-    address: bytes = b""
-    port: int = 0
-    mark: int = 0
-    family: int = 4
-    persistent: bool = False
-    one_packet: bool = False
+    scheduler: Scheduler = field(init=False)
+    address: bytes = field(init=False)
+    port: int = field(init=False)
+    mark: int = field(init=False)
+    family: int = field(init=False)
+    persistent: bool = field(init=False)
+    one_packet: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.address = self.given.key.address.packed
@@ -36,13 +38,10 @@ class Service:
         self.given = given
         self.persistent = ServiceFlag.PERSISTENT in given.flags
         self.one_packet = ServiceFlag.ONE_PACKET in given.flags
-        if self.scheduler is not None:
-            self.scheduler.options = given.flags
 
-    def _new_scheduler(self) -> Scheduler | None:
-        if self.given.scheduler == NO_SCHEDULER:
-            return None
-        scheduler = SCHEDULERS[self.given.scheduler](self.servers, self.given.flags)
+    def _new_scheduler(self) -> Scheduler:
+        kind = Scheduler if self.given.scheduler == NO_SCHEDULER else SCHEDULERS[self.given.scheduler]
+        scheduler = kind(self.servers, self.given.flags)
         scheduler.address_bytes = len(self.address)
         return scheduler
 
@@ -51,42 +50,24 @@ class Service:
         is_new = given.scheduler != self.given.scheduler
         self._set_options(given)
         if is_new:
-            if self.scheduler is not None:
-                self.scheduler.close()
+            self.scheduler.close()
             self.scheduler = self._new_scheduler()
+        else:
+            self.scheduler.options = given.flags
 
     def add(self, server: Server) -> None:
         """Insert a server at the head of the list."""
         self.servers.insert(0, server)
         server.service_totals = self.totals
-        if self.scheduler is not None:
-            self.scheduler.added(server)
+        self.scheduler.changed()
 
     def remove(self, server: Server) -> None:
         position = self.servers.index(server)
         del self.servers[position]
-        if self.scheduler is not None:
-            self.scheduler.deleted(server, position)
+        self.scheduler.deleted(server, position)
 
-    def edited(self, server: Server) -> None:
-        """Report an edit of a server to the scheduler."""
-        if self.scheduler is not None:
-            self.scheduler.edited(server)
-
-    def close(self) -> None:
-        """Release what the scheduler holds."""
-        if self.scheduler is not None:
-            self.scheduler.close()
-
-    def choose(self, flow: Flow, now: float) -> Server | None:
-        """Return the server for a new connection; None: no scheduler, or no server."""
-        return self.scheduler.choose(flow, now) if self.scheduler is not None else None
-
-    def advance(self, now: float, expirations_s: dict[str, int]) -> None:
-        """Run the scheduler's timers; `expirations_s` are those of lblc and lblcr."""
-        if self.scheduler is None:
-            return
-        cache = getattr(self.scheduler, "cache", None)
-        if isinstance(cache, Locality) and self.given.scheduler in expirations_s:
-            cache.expiration_s = expirations_s[self.given.scheduler]
+    def advance(self, now: float, settings: Mapping[str, int]) -> None:
+        """Run the scheduler's timers with the settings by their short names."""
+        if isinstance(self.scheduler, LocalityLeastConnections):
+            self.scheduler.cache.expiration_s = settings[f"{self.scheduler.name}_expiration"]
         self.scheduler.advance(now)

@@ -11,12 +11,12 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.connections import Key
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.forwarding import add_link_header, ipv4, ipv6
+from pylvs.reference.forwarding import add_link_header, ip_packet
 from pylvs.reference.network import Network, NextHop
-from pylvs.reference.states import ACK, FIN, SYN
+from pylvs.reference.tcp import ACK, FIN, SYN
 
 TTL = 64
-PORTS = (32768, 60999)  # the range of ports that Linux uses for clients
+PORTS = (32768, 60999)  # Linux's default of ip_local_port_range
 USUAL_COUNT = 256  # default number of clients of a network
 LARGEST_COUNT = 1_000_000
 _MAC, _ROUTER_MAC = bytes((2, 0, 0, 0, 0, 1)), bytes((2, 0, 0, 0, 0, 2))
@@ -27,7 +27,7 @@ class Clients:
     """Clients of a network, and the service they connect to; without `to`, every service of their address family."""
 
     network: IPv4Network | IPv6Network
-    count: int = 0  # 0: all of a small network, else USUAL_COUNT
+    count: int = 0  # 0: all addresses of a small network, else USUAL_COUNT
     to: ServiceKey | None = None  # its `mark` is the packets' mark
     ports: tuple[int, int] = PORTS
 
@@ -64,16 +64,12 @@ class Simulation:
     """
 
     def __init__(self, *, seed: int = 0, lasting: bool = True) -> None:
-        self._local: set[bytes] = set()
-        self.director = ReferenceDirector(self._network())
+        own4, own6 = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(11) + b"\1"
+        hop = NextHop("out", _ROUTER_MAC, _MAC, 1500, own4, own6)
+        self.director = ReferenceDirector(Network(frozenset({_MAC}), frozenset(), {}, hop, hop))
         self._random = random.Random(seed)
         self._shuffled = seed != 0
         self._lasting = lasting
-
-    def _network(self) -> Network:
-        own4, own6 = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(11) + b"\1"
-        hop = NextHop("out", _ROUTER_MAC, _MAC, 1500, own4, own6)
-        return Network(frozenset({_MAC}), frozenset(self._local), {}, hop, hop)
 
     def run(self, groups: Iterable[Clients]) -> list[Spread]:
         """Open all clients' connections, group by group; return the spreads in the order of the services."""
@@ -91,8 +87,7 @@ class Simulation:
         return list(spreads.values())
 
     def _open(self, group: Clients, service_key: ServiceKey, spreads: dict[ServiceKey, Spread]) -> None:
-        self._local.add(service_key.address.packed)
-        self.director.network.local = frozenset(self._local)
+        self.director.network.local |= {service_key.address.packed}
         service = self.director.tables.find(
             service_key.address.version,
             service_key.mark,
@@ -150,9 +145,5 @@ def _packet(service_key: ServiceKey, client: Address, port: int, flags: int) -> 
         segment = ports + b"\0\x08\0\0"
     else:
         segment = ports + bytes(8) + bytes((1, 0, 0, 4))
-    saddr, virtual = client.packed, service_key.address.packed
-    if len(saddr) == 4:
-        ip = ipv4(saddr, virtual, int(service_key.protocol), segment, ttl=TTL, tos=0)
-    else:
-        ip = ipv6(saddr, virtual, int(service_key.protocol), segment, hop_limit=TTL, tos=0)
+    ip = ip_packet(client.packed, service_key.address.packed, int(service_key.protocol), segment, ttl=TTL)
     return add_link_header(ip, NextHop("in", _MAC, _ROUTER_MAC))

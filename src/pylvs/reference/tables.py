@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 
+from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
+from pylvs.model.in_memory import Deleted, Trash
 from pylvs.model.rules import check_destination, check_service
 from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
@@ -15,32 +17,18 @@ from pylvs.reference.server import Server
 from pylvs.reference.service import Service
 
 FTP, FTP_DATA, UNPRIVILEGED = 21, 20, 1024
-TRASH_PERIOD_S = 60  # between runs
-TRASH_KEPT_S = 120  # at least, after the last connection ended
 
 ServiceAddress = tuple[int, bytes, int]  # protocol, address, port
 
 
 @dataclass(slots=True, eq=False)
-class _Trashed:
-    server: Server
-    service: Service  # the service that had it
-    idle_since: float | None = None  # the first run that found no reference
-
-
-@dataclass(slots=True, eq=False)
 class Tables:
-    """Services by key, and deleted servers that something may still refer to.
+    """Services by key, and deleted servers to which connections or templates may still refer."""
 
-    `is_referred` returns whether connections or templates refer to a server.
-    """
-
-    is_referred: Callable[[Server], bool]
+    trash: Trash[Server]
     by_key: dict[ServiceKey, Service] = field(default_factory=dict)
     _by_address: dict[ServiceAddress, Service] = field(default_factory=dict)
     _by_mark: dict[tuple[int, int], Service] = field(default_factory=dict)  # family 4 or 6, mark
-    _trash: dict[tuple[ServiceKey, DestinationKey], _Trashed] = field(default_factory=dict)
-    _next_run: float | None = None
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.by_key.values())
@@ -68,7 +56,7 @@ class Tables:
     # --- edits ---
 
     def add_service(self, given: VirtualService) -> Service:
-        """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
+        """Add a service. Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
         if given.key in self.by_key:
             raise ServiceExists(f"{given.key} is there already")
         check_service(given, KERNEL_SCHEDULERS)
@@ -93,23 +81,23 @@ class Tables:
             del self._by_mark[service.family, service.mark]
         else:
             del self._by_address[int(key.protocol), service.address, service.port]
-        service.close()
+        service.scheduler.close()
         for server in list(service.servers):
             service.servers.remove(server)
             self._discard(service, server, now)
 
-    def add_destination(self, key: ServiceKey, given: Destination, check: Callable[[], None]) -> Server:
-        """Raises NoSuchService, DestinationExists, and what `check` raises."""
+    def add_destination(self, key: ServiceKey, given: Destination, is_local: Callable[[Address], bool]) -> Server:
+        """Add a server, or revive it (1.8). Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
         service = self.service(key)
-        check()
+        check_destination(service.given, given, lambda _: False, is_local)
         if any(server.key == given.key for server in service.servers):
             raise DestinationExists(f"{key} has {given.key} already")
-        trashed = self._trash.pop((key, given.key), None)
-        if trashed is None:
+        deleted = self.trash.take(key, given.key)
+        if deleted is None:
             server = Server.of(given)
         else:
-            server = trashed.server
-            if trashed.service is not service:
+            server = deleted.destination
+            if deleted.owner is not service:
                 server.totals.clear()
             server.edit(given)
             server.last_weight = given.weight
@@ -123,7 +111,7 @@ class Tables:
         check_destination(service.given, given)
         server = self.server(service, given.key)
         server.edit(given)
-        service.edited(server)
+        service.scheduler.changed()
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey, now: float) -> None:
         """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
@@ -134,9 +122,7 @@ class Tables:
 
     def _discard(self, service: Service, server: Server, now: float) -> None:
         server.available = False
-        if not self._trash:
-            self._next_run = now + TRASH_PERIOD_S
-        self._trash[service.given.key, server.key] = _Trashed(server, service)
+        self.trash.put(service.given.key, server.key, Deleted(server, service), now)
 
     # --- finding ---
 
@@ -153,18 +139,3 @@ class Tables:
             if server.key == key:
                 return server
         raise NoSuchDestination(f"{service.given.key} has no {key}")
-
-    # --- the clock ---
-
-    def advance(self, now: float) -> None:
-        """Remove trashed servers that nothing referred to for 120 s; runs once a minute (1.8)."""
-        while self._next_run is not None and self._next_run <= now:
-            run = self._next_run
-            for name, trashed in list(self._trash.items()):
-                if self.is_referred(trashed.server) or trashed.server.references:
-                    trashed.idle_since = None
-                elif trashed.idle_since is None:
-                    trashed.idle_since = run
-                elif run >= trashed.idle_since + TRASH_KEPT_S:
-                    del self._trash[name]
-            self._next_run = run + TRASH_PERIOD_S if self._trash else None

@@ -1,18 +1,19 @@
-"""Notifications of changed files: inotify(7), through libc."""
+"""Notifications of changed files: inotify(7)."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
+
+from pylvs.system import libc
 
 MODIFY, CLOSE_WRITE, MOVED_FROM, MOVED_TO = 0x2, 0x8, 0x40, 0x80
 CREATE, DELETE, DELETE_SELF, MOVE_SELF, IGNORED, OVERFLOW = 0x100, 0x200, 0x400, 0x800, 0x8000, 0x4000
 ENTRIES = MODIFY | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _CHUNK = 1 << 16
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Inotify:
@@ -20,7 +21,7 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError."""
-        self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._descriptor = libc.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         """Return the descriptor, for an event loop."""
@@ -28,11 +29,12 @@ class Inotify:
 
     def watch(self, folder: str) -> int:
         """Start watching a folder; return its number in the events of `read`. Raises OSError."""
-        return _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(folder), ctypes.c_uint32(ENTRIES)))
+        return libc.inotify_add_watch(self._descriptor, folder, ENTRIES)
 
     def forget(self, number: int) -> None:
         """Stop watching a folder; harmless if it no longer exists."""
-        _libc.inotify_rm_watch(self._descriptor, number)
+        with suppress(OSError):
+            libc.inotify_rm_watch(self._descriptor, number)
 
     def read(self) -> Iterator[tuple[int, int, str]]:
         """Yield folder's number (-1: events were lost), mask and name of each event that is ready; never wait."""
@@ -49,10 +51,3 @@ class Inotify:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result

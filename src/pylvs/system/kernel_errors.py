@@ -113,17 +113,3 @@ def _with_notes(error: PylvsError, log: Iterable[str]) -> PylvsError:
     for line in list(log)[-_LOG_LINES:]:
         error.add_note(line)
     return error
-
-
-__all__ = [
-    "Busy",
-    "KernelRefused",
-    "NoRoom",
-    "NoSuchDevice",
-    "NotPermitted",
-    "PylvsError",
-    "Unsupported",
-    "failure",
-    "load_failure",
-    "missing_capabilities",
-]

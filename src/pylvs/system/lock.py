@@ -1,11 +1,13 @@
-"""A lock on a directory for one writer at a time; the kernel releases it when its holder ends."""
+"""Locks of files and directories by flock(2); the kernel releases a lock when its holder ends.
+
+`Lock` waits for a directory, `claim` takes a PID file or fails.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
-from types import TracebackType
 
 from pylvs.model.errors import Busy
 
@@ -13,9 +15,48 @@ TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
 
+StrPath = str | os.PathLike[str]
+
+
+class Held(Exception):
+    """Another process has locked a PID file; the text is its PID, or "unknown"."""
+
+
+def locked(path: StrPath, flags: int) -> int:
+    """Open a file or directory, lock it and return the descriptor. Raises BlockingIOError, FileNotFoundError, OSError.
+
+    The lock is that of the path: another process may remove or replace it between open(2) and flock(2).
+    """
+    while True:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                kept, descriptor = descriptor, -1
+                return kept
+        except FileNotFoundError:
+            continue
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def claim(path: StrPath) -> int:
+    """Lock a PID file, write this process's PID and return the descriptor. Raises Held, OSError.
+
+    To release it, unlink the file and then close the descriptor.
+    """
+    try:
+        descriptor = locked(path, os.O_RDWR | os.O_CREAT)
+    except BlockingIOError:
+        raise Held(_content(path) or "unknown") from None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
 
 class Lock:
-    """flock(2) on a directory. The same object may be entered again while it holds the lock."""
+    """The lock of a directory. The same object may be entered again while it holds the lock."""
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S, what: str = "the tables") -> None:
         self.path = path
@@ -26,62 +67,53 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock."""
+        """Return whether this object holds the lock."""
         return self._depth > 0
 
     def __enter__(self) -> Lock:
         """Wait for the lock. Raises Busy naming the holder after `timeout_s`; FileNotFoundError without directory."""
         if not self._depth:
-            self._acquire()
+            self._descriptor = self._acquired()
         self._depth += 1
         return self
 
-    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _acquire(self) -> None:
+    def _acquired(self) -> int:
         end = time.monotonic() + self.timeout_s
         pause = _FIRST_PAUSE_S
         while True:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._still_there(descriptor):
-                    self._descriptor, descriptor = descriptor, -1
-                    return
-                continue  # removed or replaced between open(2) and flock(2)
+                return locked(self.path, os.O_RDONLY | os.O_DIRECTORY)
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    holder = self._holder(descriptor)
                     raise Busy(
-                        f"{self._what} are locked by {holder} for more than {self.timeout_s:g} s; try again later"
+                        f"{self._what} are locked by {_holder(self.path)} for more than {self.timeout_s:g} s;"
+                        " try again later"
                     ) from None
-            finally:
-                if descriptor >= 0:
-                    os.close(descriptor)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    def _still_there(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
-        except FileNotFoundError:
-            return False
 
-    @staticmethod
-    def _holder(descriptor: int) -> str:
-        status = os.fstat(descriptor)
-        inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        try:
-            with open("/proc/locks", encoding="utf-8") as locks:
-                for line in locks:
-                    # number: FLOCK ADVISORY WRITE process device:inode start end
-                    words = line.split()
-                    if len(words) > 5 and words[1] == "FLOCK" and words[5] == inode:
-                        return f"process {words[4]}"
-        except OSError:
-            pass
-        return "another process"
+def _holder(path: str) -> str:
+    status = os.stat(path)
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in _content("/proc/locks").splitlines():
+        # number: FLOCK ADVISORY WRITE process device:inode start end
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5] == inode:
+            return f"process {words[4]}"
+    return "another process"
+
+
+def _content(path: StrPath) -> str:
+    """Return a file's text, or nothing if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,21 +1,20 @@
-"""Namespaces and mounts: the system calls that Python 3.11 lacks."""
+"""Network, mount and UTS namespaces: enter them, and bind new ones to files."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntFlag
 from pathlib import Path
 
+from pylvs.system import libc
+
 NAMED = Path("/run/netns")  # where `ip netns` keeps named network namespaces
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Kind(IntFlag):
@@ -26,58 +25,19 @@ class Kind(IntFlag):
     NETWORK = 0x40000000
 
 
-class Mount(IntFlag):
-    """The MS_* flags that are used here."""
-
-    BIND = 4096
-    RECURSIVE = 16384
-    PRIVATE = 1 << 18
-    SLAVE = 1 << 19
-
-
 _FILES = {Kind.MOUNT: "mnt", Kind.NAME: "uts", Kind.NETWORK: "net"}  # under /proc/PID/ns
 
 # Linux 6.18 numbers namespaces from batches, one batch for each CPU (include/linux/cookie.h).
 ID_BATCH = 4096
-
-MNT_DETACH = 2
-NO_FLAGS = Mount(0)
-
-
-def _checked(result: int, subject: str) -> None:
-    """Raise the error of the last system call."""
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), subject)
-
-
-def unshare(kinds: Kind) -> None:
-    """Move this process into new namespaces. Raises OSError."""
-    _checked(_libc.unshare(int(kinds)), f"unshare {kinds!r}")
 
 
 def join(path: str | Path, kind: Kind) -> None:
     """Enter the namespace that a file under /proc/PID/ns or /run/netns stands for. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(_libc.setns(descriptor, int(kind)), str(path))
+        libc.setns(descriptor, kind, str(path))
     finally:
         os.close(descriptor)
-
-
-def mount(source: str, target: str | Path, kind: str = "", flags: Mount = NO_FLAGS, options: str = "") -> None:
-    """mount(2). Raises OSError."""
-    _checked(
-        _libc.mount(
-            os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(int(flags)), options.encode()
-        ),
-        str(target),
-    )
-
-
-def unmount(target: str | Path) -> None:
-    """Detach a mount now (MNT_DETACH); it ends with its last use. Raises OSError."""
-    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
 
 
 def bind_new(kind: Kind, path: str | Path) -> None:
@@ -85,33 +45,26 @@ def bind_new(kind: Kind, path: str | Path) -> None:
 
     Later mounts of this namespace propagate into a new mount namespace, and not the reverse. Raises OSError.
     """
-    home = _open_own(kind)
     try:
-        try:
-            _bind_new(kind, path, home)
-        except OSError as error:
-            if kind is not Kind.MOUNT or error.errno != errno.EINVAL:
-                raise
-            _bind_younger(path, home)
-    finally:
-        os.close(home)
+        _bind_new(kind, path)
+    except OSError as error:
+        if kind is not Kind.MOUNT or error.errno != errno.EINVAL:
+            raise
+        _bind_younger(path)
 
 
-def _bind_new(kind: Kind, path: str | Path, home: int) -> None:
-    unshare(kind)
-    try:
+def _bind_new(kind: Kind, path: str | Path) -> None:
+    with _inside(kind, lambda: libc.unshare(kind)):
         if kind is Kind.MOUNT:
-            mount("", "/", flags=Mount.SLAVE | Mount.RECURSIVE)
+            libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
         made = _open_own(kind)
-    finally:
-        _checked(_libc.setns(home, int(kind)), "the former namespace")
     try:
-        mount(f"/proc/self/fd/{made}", path, flags=Mount.BIND)
+        libc.mount(f"/proc/self/fd/{made}", path, flags=libc.MS_BIND)
     finally:
         os.close(made)
 
 
-def _bind_younger(path: str | Path, home: int) -> None:
+def _bind_younger(path: str | Path) -> None:
     """Bind a mount namespace with a greater id than that of the one we are in.
 
     The kernel refuses to bind any other: it would find a loop (mnt_ns_loop in fs/namespace.c). Linux 6.18 compares the
@@ -121,14 +74,12 @@ def _bind_younger(path: str | Path, home: int) -> None:
     """
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
-    names = _open_own(Kind.NAME)
     try:
-        for _ in range(ID_BATCH):
-            unshare(Kind.NAME)
-        _bind_new(Kind.MOUNT, path, home)
+        with _inside(Kind.NAME, lambda: libc.unshare(Kind.NAME)):
+            for _ in range(ID_BATCH):
+                libc.unshare(Kind.NAME)
+            _bind_new(Kind.MOUNT, path)
     finally:
-        _checked(_libc.setns(names, int(Kind.NAME)), "the former UTS namespace")
-        os.close(names)
         os.sched_setaffinity(0, allowed)
 
 
@@ -136,23 +87,25 @@ def _open_own(kind: Kind) -> int:
     return os.open(f"/proc/thread-self/ns/{_FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def set_hostname(name: str) -> None:
-    """Set the host name of this process's UTS namespace. Raises OSError."""
-    socket.sethostname(name)
+@contextlib.contextmanager
+def _inside(kind: Kind, enter: Callable[[], None]) -> Iterator[None]:
+    """Enter another namespace of this kind, and return to the present one at the end."""
+    home = _open_own(kind)
+    try:
+        enter()
+        try:
+            yield
+        finally:
+            libc.setns(home, kind, "the former namespace")
+    finally:
+        os.close(home)
 
 
 @contextlib.contextmanager
 def inside_network(path: str | Path) -> Iterator[None]:
     """Enter another network namespace and return at the end; sockets that are opened within stay in it."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        join(path, Kind.NETWORK)
-        try:
-            yield
-        finally:
-            _checked(_libc.setns(home, int(Kind.NETWORK)), "the former network namespace")
-    finally:
-        os.close(home)
+    with _inside(Kind.NETWORK, lambda: join(path, Kind.NETWORK)):
+        yield
 
 
 def network_cookie() -> int:

@@ -1,12 +1,7 @@
-"""Sysctls under /proc/sys, and the MTUs of devices. Names use slashes, because device names may contain dots."""
+"""Sysctls under /proc/sys. Names use slashes, because device names may contain dots."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import socket
-import struct
 from pathlib import Path
 
 from pylvs.model.errors import NotPermitted, Unsupported
@@ -49,21 +44,3 @@ def write(name: str, value: str) -> None:
 def dotted(name: str) -> str:
     """Return the name in the syntax of sysctl(8): dots for slashes, and slashes for dots."""
     return name.translate(str.maketrans("/.", "./"))
-
-
-# --- MTUs of devices -------------------------------------------------------------------------------------------------
-
-
-SIOCGIFMTU = 0x8921  # netdevice(7)
-IFREQ = struct.Struct("=16si20x")
-
-
-def mtus() -> dict[str, int]:
-    """Return the MTU of each device of this network namespace by its name; without netlink."""
-    found = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # the device was removed since
-                answer = fcntl.ioctl(asking, SIOCGIFMTU, IFREQ.pack(os.fsencode(name), 0))
-                found[name] = int(IFREQ.unpack(answer)[1])
-    return found

@@ -1,11 +1,9 @@
-"""A Director whose tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1)."""
+"""A Director whose tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1); VRRP roles."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pylvs.model.addresses import Address
@@ -13,67 +11,18 @@ from pylvs.model.connection import Connection
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
-from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
-from pylvs.model.marks import MOST_RULES, MarkRule
-from pylvs.model.marks import checked as checked_rule
+from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
+from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.rows import Counters, PacketCounts, Rates
 from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
 from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, Timeouts, VirtualService
-from pylvs.model.settings import SETTINGS, checked, known_setting
 
-TABLE_SIZE = 4096
-TRASH_PERIOD_S = 60.0  # between runs while the trash is not empty
-TRASH_GRACE_S = 120.0  # without references between two runs, before a destination is removed
+_NONE: frozenset[Address] = frozenset()
 
 
-@dataclass(slots=True)
-class _Deleted:
-    """A deleted destination; `service_id` distinguishes its service from a later one with the same key."""
-
-    row: DestinationRow
-    service_id: int
-    idle_since_s: float | None = None
-
-    def referred_to(self) -> bool:
-        """Return whether connections or templates refer to it."""
-        return bool(self.row.active or self.row.inactive or self.row.persistent)
-
-
-class _Trash:
-    """Deleted destinations, which keep their counts if they are added again soon (IPVS-SEMANTICS 1.8).
-
-    Times are seconds of the caller's clock.
-    """
-
-    def __init__(self) -> None:
-        self._deleted: dict[tuple[ServiceKey, DestinationKey], _Deleted] = {}
-        self._next_run_s = 0.0
-
-    def put(self, service: ServiceKey, row: DestinationRow, service_id: int, now_s: float) -> None:
-        """Add a destination that was deleted."""
-        self._run(now_s)
-        if not self._deleted:
-            self._next_run_s = now_s + TRASH_PERIOD_S
-        self._deleted[service, row.destination.key] = _Deleted(row, service_id)
-
-    def take(self, service: ServiceKey, key: DestinationKey, now_s: float) -> _Deleted | None:
-        """Remove and return the destination of this key; None if there is none."""
-        self._run(now_s)
-        return self._deleted.pop((service, key), None)
-
-    def _run(self, now_s: float) -> None:
-        while self._deleted and self._next_run_s <= now_s:
-            self._expire(self._next_run_s)
-            self._next_run_s += TRASH_PERIOD_S
-
-    def _expire(self, at_s: float) -> None:
-        for key, each in list(self._deleted.items()):
-            if each.referred_to():
-                each.idle_since_s = None
-            elif each.idle_since_s is None:
-                each.idle_since_s = at_s
-            elif at_s - each.idle_since_s >= TRASH_GRACE_S:
-                del self._deleted[key]
+def _is_referred(row: DestinationRow) -> bool:
+    """Return whether connections or templates refer to a destination."""
+    return bool(row.active or row.inactive or row.persistent)
 
 
 @dataclass(slots=True)
@@ -87,7 +36,7 @@ class _Entry:
     rates: Rates = Rates()
 
 
-class MemoryDirector:
+class MemoryDirector(InMemory):
     """The tables in memory. `put_connections`, `count` and `count_service` stand for packets.
 
     `broadcasts` are the broadcast addresses of the simulated host, `local` its own IPv6 addresses.
@@ -102,6 +51,7 @@ class MemoryDirector:
         local: Iterable[Address] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._schedulers = tuple(schedulers)
         self._engines = tuple(engines)
         self._broadcasts = frozenset(broadcasts)
@@ -110,11 +60,8 @@ class MemoryDirector:
         self._identities = 0
         self._edition = 1
         self._entries: dict[ServiceKey, _Entry] = {}
-        self._trash = _Trash()
+        self._trash: Trash[DestinationRow] = Trash(_is_referred)
         self._connections: tuple[Connection, ...] = ()
-        self._mark_rules: tuple[MarkRule, ...] = ()
-        self._timeouts = Timeouts()
-        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
 
     def add_service(self, service: VirtualService) -> None:
         """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
@@ -136,7 +83,7 @@ class MemoryDirector:
         """Raises NoSuchService."""
         entry = self._entry(key)
         for row in entry.rows.values():
-            self._trash.put(key, row, entry.identity, self._clock())
+            self._discard(key, row, entry)
         del self._entries[key]
         self._edition += 1
 
@@ -157,10 +104,11 @@ class MemoryDirector:
         if destination.key in entry.rows:
             raise DestinationExists(f"{key} has {destination.key} already")
         row = DestinationRow(destination)
-        deleted = self._trash.take(key, destination.key, self._clock())
+        self._trash.advance(self._clock())
+        deleted = self._trash.take(key, destination.key)
         if deleted is not None:
-            row = replace(deleted.row, destination=destination)
-            if deleted.service_id != entry.identity:
+            row = replace(deleted.destination, destination=destination)
+            if deleted.owner != entry.identity:
                 row = replace(row, counters=Counters(), rates=Rates())
         entry.rows[destination.key] = row
         self._edition += 1
@@ -177,8 +125,11 @@ class MemoryDirector:
         entry = self._entry(key)
         row = self._row(entry, destination)
         del entry.rows[destination]
-        self._trash.put(key, row, entry.identity, self._clock())
+        self._discard(key, row, entry)
         self._edition += 1
+
+    def _discard(self, key: ServiceKey, row: DestinationRow, entry: _Entry) -> None:
+        self._trash.put(key, row.destination.key, Deleted(row, entry.identity), self._clock())
 
     def services(self) -> list[ServiceRow]:
         """Return all services, in no particular order."""
@@ -192,39 +143,12 @@ class MemoryDirector:
         """Return what `put_connections` set."""
         return iter(self._connections)
 
-    def mark_rules(self) -> list[MarkRule]:
-        return list(self._mark_rules)
-
-    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Replace the rules. Raises NoRoom, InvalidOperation."""
-        fresh = [checked_rule(rule) for rule in change(list(self._mark_rules))]
-        if len(fresh) > MOST_RULES:
-            raise NoRoom(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
-        self._mark_rules = tuple(fresh)
-        return fresh
-
-    def timeouts(self) -> Timeouts:
-        return self._timeouts
-
     def troubles(self) -> Sequence[Trouble]:
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
+        super().set_timeouts(timeouts)
         self._edition += 1
-
-    def settings(self) -> Mapping[str, int]:
-        """Return the settings by their short names."""
-        return dict(self._settings)
-
-    def change_setting(self, key: str, value: int) -> None:
-        """Raises NoSuchSetting, InvalidOperation."""
-        setting = known_setting(key)
-        self._settings[setting.name] = checked(setting, value)
-
-    def table_size(self) -> int:
-        """Return what listings show as `size=`."""
-        return TABLE_SIZE
 
     def edition(self) -> int:
         """Return a number that every edit of the tables changes."""
@@ -236,10 +160,6 @@ class MemoryDirector:
 
     def follow_host(self) -> None:
         """Do nothing: there is no host."""
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: edits in memory gain nothing from a batch."""
-        return contextlib.nullcontext()
 
     def put_connections(self, connections: Iterable[Connection]) -> None:
         """Set the connection table."""
@@ -281,13 +201,6 @@ class MemoryDirector:
 
 def _service_row(entry: _Entry) -> ServiceRow:
     return ServiceRow(entry.service, tuple(reversed(entry.rows.values())), entry.counters, entry.rates)
-
-
-# --- roles -----------------------------------------------------------------------------------------------------------
-# VRRP roles in memory, for tests of code that publishes roles.
-
-
-_NONE: frozenset[Address] = frozenset()
 
 
 class MemoryRoles:

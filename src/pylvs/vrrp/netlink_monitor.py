@@ -6,6 +6,7 @@ LinkState turns rtnetlink messages into changes and is pure.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -14,9 +15,9 @@ from typing import TypeVar
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
-from pylvs.netlink import monitor
-from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
-from pylvs.netlink.rtnl import RouteSocket, receive_all
+from pylvs.netlink import codec, monitor
+from pylvs.netlink.codec import Netlink, NetlinkError, receive_all
+from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message, RouteKey, RouteMessage, RuleKey, RuleMessage
 from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 
 # Multicast groups of rtnetlink(7).
@@ -24,6 +25,7 @@ LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4
 IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
 ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
 RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
+MOST_TORN = 8  # dumps that changes interrupted, before the last one is used as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Link:
     up: bool = False  # enabled, with carrier
     below: int = 0  # index of the lower device
     kind: str = ""
-    addresses: tuple[AddressNews, ...] = ()
+    addresses: tuple[AddressMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +167,18 @@ class LinkState:
         self.routes: set[RouteKey] = set()
         self.rules: set[RuleKey] = set()
 
-    def update(self, message: News) -> list[Change]:
+    def update(self, message: Message) -> list[Change]:
         """Apply a message."""
-        if isinstance(message, RouteNews):
+        if isinstance(message, RouteMessage):
             return [RouteRemoved(message.key)] if _was_removed(self.routes, message.key, message) else []
-        if isinstance(message, RuleNews):
+        if isinstance(message, RuleMessage):
             return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
         before = self.by_index.get(message.index)
-        after = _link(before, message) if isinstance(message, LinkNews) else _with_address(before, message)
+        after = _link(before, message) if isinstance(message, LinkMessage) else _with_address(before, message)
         self._set(before, after)
         return list(link_changes(before, after))
 
-    def replace(self, messages: Iterable[News]) -> list[Change]:
+    def replace(self, messages: Iterable[Message]) -> list[Change]:
         """Apply a complete dump."""
         fresh = LinkState()
         for message in messages:
@@ -190,10 +192,10 @@ class LinkState:
         self.routes, self.rules = fresh.routes, fresh.rules
         return changes
 
-    def replace_routes(self, messages: Iterable[News]) -> list[Change]:
+    def replace_routes(self, messages: Iterable[Message]) -> list[Change]:
         """Apply a complete dump of routes."""
         present = {
-            each.key for each in messages if isinstance(each, RouteNews) and each.protocol == PROTOCOL_KEEPALIVED
+            each.key for each in messages if isinstance(each, RouteMessage) and each.protocol == PROTOCOL_KEEPALIVED
         }
         removed, self.routes = self.routes - present, present
         return [RouteRemoved(key) for key in removed]
@@ -207,7 +209,7 @@ class LinkState:
             del self.by_index[before.index]
 
 
-def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bool:
+def _was_removed(known: set[Key], key: Key, message: RouteMessage | RuleMessage) -> bool:
     """Update the known keys, which are those of protocol keepalived; return whether one was removed."""
     if message.protocol != PROTOCOL_KEEPALIVED:
         return False
@@ -219,7 +221,7 @@ def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bo
     return was_known
 
 
-def _link(before: Link | None, message: LinkNews) -> Link | None:
+def _link(before: Link | None, message: LinkMessage) -> Link | None:
     if message.gone:
         return None
     return Link(
@@ -235,7 +237,7 @@ def _link(before: Link | None, message: LinkNews) -> Link | None:
     )
 
 
-def _with_address(before: Link | None, message: AddressNews) -> Link | None:
+def _with_address(before: Link | None, message: AddressMessage) -> Link | None:
     if before is None:
         return None  # the link was removed, or a message with all its addresses follows
     kept = [each for each in before.addresses if not _same_address(each, message)]
@@ -246,7 +248,7 @@ def _with_address(before: Link | None, message: AddressNews) -> Link | None:
     return replace(before, addresses=tuple(kept))
 
 
-def _same_address(one: AddressNews, other: AddressNews) -> bool:
+def _same_address(one: AddressMessage, other: AddressMessage) -> bool:
     """A link has an IPv6 address once, an IPv4 address once for each prefix."""
     return one.interface.ip == other.interface.ip and (
         one.interface.version == 6 or one.interface.network == other.interface.network
@@ -262,7 +264,7 @@ class NetlinkMonitor:
     def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
         groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (ROUTES_AND_RULES if routes else 0)
         self._with_routes = routes
-        self._request_socket = RouteSocket()
+        self._request_socket = Netlink()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         enlarge(self._socket, receive_buffer)
@@ -328,27 +330,32 @@ class NetlinkMonitor:
         link = self.links.get(device)
         return select_primary(link.addresses, family, excluded) if link else None
 
-    def _dump_all(self) -> Iterator[News]:
-        yield from self._dump(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        yield from self._dump(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    def _dump_all(self) -> Iterator[Message]:
+        yield from self._dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._with_routes:
             yield from self._dump_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._dump(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+                yield from self._dump(codec.GETRULE, codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
-    def _dump_routes(self) -> Iterator[News]:
+    def _dump_routes(self) -> Iterator[Message]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            yield from self._dump(
-                monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0)
-            )
+            yield from self._dump(codec.GETROUTE, codec.RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
 
-    def _dump(self, kind: int, body: bytes) -> Iterator[News]:
-        for answer, content in self._request_socket.dump(kind, body):
-            if (message := monitor.understood(answer, content)) is not None:
+    def _dump(self, kind: int, body: bytes) -> Iterator[Message]:
+        try:
+            found = self._request_socket.dump(kind, body, MOST_TORN)
+        except NetlinkError as error:
+            raise OSError(error.number, os.strerror(error.number)) from None
+        new = kind - 2  # RTM_NEWLINK for RTM_GETLINK, and so on
+        for content in found:
+            if (message := monitor.understood(new, content)) is not None:
                 yield message
 
 
-def select_primary(addresses: Iterable[AddressNews], family: int, excluded: Collection[Address] = ()) -> Address | None:
+def select_primary(
+    addresses: Iterable[AddressMessage], family: int, excluded: Collection[Address] = ()
+) -> Address | None:
     """Return the first usable address; others rank before deprecated ones and IPv4 secondaries."""
     wanted = [
         each
@@ -374,8 +381,8 @@ def _drop_foreign_routes(receiver: socket.socket) -> None:
     type_offset, protocol_offset = 4, 16 + 5
     program = (
         (LOAD_2, 0, 0, type_offset),  # classic BPF loads in network byte order, the header is in host order
-        (EQUALS, 1, 0, socket.htons(monitor.NEWROUTE)),
-        (EQUALS, 0, 2, socket.htons(monitor.DELROUTE)),
+        (EQUALS, 1, 0, socket.htons(codec.NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(codec.DELROUTE)),
         (LOAD_1, 0, 0, protocol_offset),
         (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
         TAKE,

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import nftables as nft
-from pylvs.netlink.addresses import Outcome, in_words
+from pylvs.netlink.changes import Outcome, in_words
 from pylvs.netlink.nftables import Chain, Set, Table
 from pylvs.vrrp.netlink_monitor import Link
 from pylvs.vrrp.vmac import VmacPlan
@@ -61,7 +61,7 @@ class PacketFilter:
                 continue
             outcome = _install(family, mine, above)
             self._installed[family] = mine, above
-            errors += [outcome.trouble] if outcome.trouble else []
+            errors += [outcome.error] if outcome.error else []
         return errors
 
 

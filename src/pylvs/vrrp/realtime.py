@@ -6,7 +6,6 @@ What the machine does not allow is skipped with a warning; none of it is needed 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import resource
@@ -15,11 +14,9 @@ from collections.abc import Iterator
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
-from pylvs.system import pid_files
+from pylvs.system import libc, lock
 
 REALTIME = 1  # default priority: above every ordinary process
-_MCL_CURRENT, _MCL_FUTURE = 1, 2
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,8 @@ def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
 def single_instance(path: str) -> Iterator[None]:
     """Hold the PID file. Raises Busy with the PID of the process that holds it."""
     try:
-        descriptor = pid_files.claim(path)
-    except pid_files.Held as other:
+        descriptor = lock.claim(path)
+    except lock.Held as other:
         raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
     try:
         yield
@@ -87,7 +84,9 @@ def _lock_memory(warnings: list[str]) -> bool:
     most = resource.RLIM_INFINITY
     with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
-    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
-        warnings.append(f"memory is not locked: {os.strerror(ctypes.get_errno())}")
+    try:
+        libc.mlockall(libc.MCL_CURRENT | libc.MCL_FUTURE)
+    except OSError as error:
+        warnings.append(f"memory is not locked: {error.strerror}")
         return False
     return True

@@ -10,7 +10,8 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
-from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
@@ -112,7 +113,7 @@ def lost_resources(
 
 
 def _errors(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.trouble for outcome in outcomes if not outcome.done]
+    return [outcome.error for outcome in outcomes if not outcome.done]
 
 
 # --- the host of all virtual routers ---

@@ -28,9 +28,9 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.netlink import addresses
-from pylvs.netlink.addresses import Outcome, in_words, index_of
-from pylvs.netlink.monitor import DELLINK, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, LINK, NEWLINK, UP
-from pylvs.netlink.rtnl import CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
+from pylvs.netlink.changes import Outcome, in_words, index_of
+from pylvs.netlink.codec import CREATE, DELLINK, EXCL, IFF_UP, IFINFOMSG, NEWLINK, Netlink, attribute, nested, text, u32
+from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor
@@ -166,13 +166,13 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
     present = existing.get(device.name)
     if present is not None and (present.kind, present.below, present.mac) != (KIND, base, device.mac):
         return Outcome(False, f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC")
-    with RouteSocket() as route:
+    with Netlink() as route:
         if present is None:
-            number, detail = route.do([Request(NEWLINK, _create_message(device, base), CREATE | EXCL)])[0]
+            number, detail = route.do([(NEWLINK, _create_message(device, base), CREATE | EXCL)])[0]
             if number:
                 return Outcome(False, f"VMAC {device.name} above {device.base}: {in_words(number, detail)}")
         error = _set_vmac_sysctls(device)
-        answers = route.do([Request(NEWLINK, _no_link_local_message(device)), Request(NEWLINK, _up_message(device))])
+        answers = route.do([(NEWLINK, _no_link_local_message(device), 0), (NEWLINK, _up_message(device), 0)])
         for number, detail in answers:
             if number:
                 return Outcome(False, f"VMAC {device.name}: {in_words(number, detail)}")
@@ -181,9 +181,9 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
 
 def remove_vmac(device: VmacDevice) -> Outcome:
     """Remove a VMAC; a missing one is no error."""
-    with RouteSocket() as route:
-        body = LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name)
-        number, detail = route.do([Request(DELLINK, body)])[0]
+    with Netlink() as route:
+        body = IFINFOMSG.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name)
+        number, detail = route.do([(DELLINK, body, 0)])[0]
     if number in (0, errno.ENODEV):
         return Outcome(True)
     return Outcome(False, f"VMAC {device.name} could not be removed: {in_words(number, detail)}")
@@ -191,18 +191,18 @@ def remove_vmac(device: VmacDevice) -> Outcome:
 
 def _create_message(device: VmacDevice, base: int) -> bytes:
     info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
-    head = LINK.pack(0, 0, 0, 0, 0)
+    head = IFINFOMSG.pack(0, 0, 0, 0, 0)
     return head + info + u32(IFLA_LINK, base) + text(IFLA_IFNAME, device.name) + attribute(IFLA_ADDRESS, device.mac)
 
 
 def _no_link_local_message(device: VmacDevice) -> bytes:
     """Disable the link-local address made from the MAC address, which all routers of the VRID would share."""
     mode = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
-    return LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name) + nested(IFLA_AF_SPEC, mode)
+    return IFINFOMSG.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name) + nested(IFLA_AF_SPEC, mode)
 
 
 def _up_message(device: VmacDevice) -> bytes:
-    return LINK.pack(0, 0, 0, UP, UP) + text(IFLA_IFNAME, device.name)
+    return IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP) + text(IFLA_IFNAME, device.name)
 
 
 def link_local_source(device: VmacDevice, link_local: Address) -> HeldAddress:
@@ -316,7 +316,7 @@ class VmacManager:
             existing = self._links.links.get(device.name)
             if device.base in self._links.links and (existing is None or not existing.enabled):
                 outcome = create_vmac(device, self._links.links)
-                errors += [outcome.trouble] if outcome.trouble else []
+                errors += [outcome.error] if outcome.error else []
         changes = self._links.read()
         self._add_link_local()
         return errors, changes + self._links.read()
@@ -342,7 +342,7 @@ class VmacManager:
         return errors
 
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
-        return [outcome.trouble for device in devices if (outcome := remove_vmac(device)).trouble]
+        return [outcome.error for device in devices if (outcome := remove_vmac(device)).error]
 
     def _add_link_local(self) -> None:
         """Add the base device's link-local address, from which VRRP over IPv6 sends."""

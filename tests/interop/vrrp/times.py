@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from pyroute2 import IPRoute
-
 from pylvs.lab.outage import watched
+from pylvs.netlink.codec import IFF_UP, IFINFOMSG, NEWLINK, Netlink
+from pylvs.netlink.links import device
 from pylvs.system.namespaces import inside_network
 from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, CellFailed
 from tests.interop.vrrp.observer import Observer
@@ -88,15 +88,13 @@ def _pair(case: Row, program: str, trials: int, folder: Path) -> Iterator[Times]
 
 
 @contextmanager
-def _switch(where: Segment) -> Iterator[Callable[[str], None]]:
-    """Return a process that sets a host's link down at once; a new command would take milliseconds to start."""
+def _switch(where: Segment) -> Iterator[Callable[[str], object]]:
+    """Yield a function that sets a host's link down at once; a new command would take milliseconds to start."""
     with inside_network(where.switch):
-        route = IPRoute()
-    try:
-        numbers = {host: route.link_lookup(ifname=port(host))[0] for host in ("a", "b")}
-        yield lambda host: route.link("set", index=numbers[host], state="down")
-    finally:
-        route.close()
+        link = Netlink()
+        down = {host: IFINFOMSG.pack(0, 0, device(port(host)).index, 0, IFF_UP) for host in ("a", "b")}
+    with link:
+        yield lambda host: link.request(NEWLINK, down[host])
 
 
 @dataclass
@@ -105,7 +103,7 @@ class _Trial:
     where: Segment
     observer: Observer
     routers: dict[str, Router]
-    unplug: Callable[[str], None]
+    unplug: Callable[[str], object]
     master: str = "a"
 
     def begin(self) -> None:

@@ -20,6 +20,17 @@ virtual_server 192.0.2.1 80 {
     }
 }
 """
+ROUTER = """\
+global_defs {
+    dynamic_interfaces
+}
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    prioritee 200
+    virtual_ipaddress { 192.0.2.1 }
+}
+"""
 
 
 @pytest.fixture
@@ -81,3 +92,16 @@ def test_what_is_shown_is_a_configuration(file: Path, tmp_path: Path, capsys: py
     again = tmp_path / "again.conf"
     again.write_text(capsys.readouterr().out)
     assert run(["check", str(again)]) == 0
+
+
+def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keepalived.conf"
+    file.write_text(ROUTER)
+    assert run(["check", str(file)]) == 5
+    printed = capfd.readouterr().err.splitlines()
+    assert printed == [
+        f"{file}:7:5: warning: prioritee is not known in vrrp_instance and is ignored; did you mean 'priority'?",
+        f"{file}: 0 services, 0 real servers, 1 virtual router; 1 warning",
+    ]
+    assert run(["check", "--json", str(file)]) == 5
+    assert json.loads(capfd.readouterr().out)["virtual_routers"] == ["VI_1"]

@@ -37,7 +37,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def log_output() -> Iterator[io.StringIO]:
-    """Return the log."""
+    """Collect the log of the test in a string."""
     out = io.StringIO()
     handlers, level = logging.root.handlers[:], logging.root.level
     former = logs.write_with(lambda *_: None)

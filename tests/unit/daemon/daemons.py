@@ -133,7 +133,7 @@ class FakeHost(HostServices):
         """Run no scripts."""
 
     async def run_startup_script(self) -> None:
-        """Run no script."""
+        """Skip the startup script: these tests need none."""
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
         """Start a fake pylvs-vrrp, which holds no address."""

@@ -1,9 +1,14 @@
 """A fake pylvs-vrrp: it serves the socket of the virtual routers, and invents their states.
 
-It appends each request to `requests.json` in the state directory. `behaviour.json` there has its behaviour: the
-`version` that it sends, the error with which it `refuses` a configuration, `warnings`, requests to which it is
-`silent`, how long its routers have been in their state (`age_s`), how long its end `takes_s`, and a file that it
-`leaves` then.
+It appends each request to `requests.json` in the state directory. `behaviour.json` there sets its behaviour:
+
+- `version`: the version that it sends
+- `refuses`: the error with which it refuses a configuration
+- `warnings`: the warnings of a configuration
+- `silent`: requests that it does not answer
+- `age_s`: how long its routers have been in their state
+- `takes_s`: how long its end takes
+- `leaves`: a file that it leaves behind at its end
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.daemons import FakeHost, run, server, service
 
-ODD = Finding(Location("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
+WARNING = Finding(Location("test.conf", 3, 5), Severity.WARNING, "weight 0 is unusual", "check the weight")
 BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
 
 
@@ -47,12 +47,12 @@ def test_the_socket_is_for_root_alone(host: FakeHost, monkeypatch: pytest.Monkey
     client = Client(host.state)
     (mode,) = asked(host, lambda: stat.S_IMODE((host.state / "control").stat().st_mode))
     assert mode == 0o600
-    monkeypatch.setattr(application, "_CREDENTIALS", _Stranger())
+    monkeypatch.setattr(application, "_CREDENTIALS", _ForeignUser())
     ((status, content),) = asked(host, lambda: client.ask("POST", "/v1/reload"))
     assert (status, content) == (403, {"error": "root alone may ask this daemon"})
 
 
-class _Stranger:
+class _ForeignUser:
     """Returns the credentials of another user."""
 
     size = 12
@@ -65,7 +65,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
     client = Client(host.state)
 
     def change() -> None:
-        host.write(service(server(1, weight=3), server(2)), findings=[ODD])
+        host.write(service(server(1, weight=3), server(2)), findings=[WARNING])
 
     answers = asked(
         host,
@@ -81,8 +81,8 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
         "column": 5,
         "width": 1,
         "severity": "warning",
-        "text": "odd",
-        "advice": "think again",
+        "text": "weight 0 is unusual",
+        "advice": "check the weight",
         "security": False,
         "fatal": False,
     }
@@ -123,7 +123,7 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
     assert asked(host, allowed) == ["POST"]
 
 
-def test_a_malformed_request_is_one_line_in_the_log(host: FakeHost, log_output: io.StringIO) -> None:
+def test_a_malformed_request_is_logged_in_one_line(host: FakeHost, log_output: io.StringIO) -> None:
     def malformed() -> bytes:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.connect(str(host.state / "control"))
@@ -144,12 +144,12 @@ def test_a_malformed_request_is_one_line_in_the_log(host: FakeHost, log_output: 
     assert not [line for line in lines if "Traceback" in line]
 
 
-def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:
+def test_without_a_daemon_the_error_names_the_socket(tmp_path: Path) -> None:
     with pytest.raises(NoDaemon, match=re.escape(f"no pylvs run answers at {tmp_path}/none/control; start it")):
         Client(tmp_path / "none").ask("POST", "/v1/reload")
 
 
-def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: FakeHost) -> None:
+def test_the_command_prints_the_differences_and_fails_with_the_reload(host: FakeHost) -> None:
     def command(*text: str) -> Callable[[], tuple[int, str, str, str]]:
         def call() -> tuple[int, str, str, str]:
             done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(host.state)])
@@ -161,7 +161,7 @@ def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: Fa
     answers = asked(
         host,
         command(),
-        lambda: host.write(service(server(1, weight=3)), findings=[ODD]),
+        lambda: host.write(service(server(1, weight=3)), findings=[WARNING]),
         command("--dry-run"),
         command(),
         lambda: host.write(service(server(1)), findings=[BROKEN]),
@@ -171,13 +171,13 @@ def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: Fa
         command("--allow-empty"),
     )
     assert answers[0] == (0, "nothing has changed\n", "", "")
-    assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{ODD}\n", "")
+    assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{WARNING}\n", "")
     assert answers[5] == (1, "", f"{BROKEN}\n", "test.conf: cannot be run: test.conf:9:1: error: a } is missing")
     assert answers[7][3].startswith("test.conf: says nothing;")
     assert answers[8][:2] == (0, "1 -> 0 services\n")
 
 
-def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(host: FakeHost) -> None:
+def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     def refuse() -> None:
         host.write(service(server(1), server(2), scheduler="nobody-knows"))
 

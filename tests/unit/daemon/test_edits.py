@@ -92,7 +92,7 @@ def todo_for(
 
 
 @given(tables, tables, st.sets(st.sampled_from(KEYS)), st.booleans())
-def test_the_wanted_table_comes_about_and_foreign_services_stay(
+def test_the_desired_services_are_added_and_foreign_ones_stay(
     before: list[WantedRow], wanted: list[WantedRow], ours: set[ServiceKey], exclusive: bool
 ) -> None:
     director = filled(before)
@@ -107,7 +107,7 @@ def test_the_wanted_table_comes_about_and_foreign_services_stay(
 
 
 @given(tables, tables)
-def test_what_is_right_gets_no_edit(before: list[WantedRow], wanted: list[WantedRow]) -> None:
+def test_a_correct_table_gets_no_edit(before: list[WantedRow], wanted: list[WantedRow]) -> None:
     director = filled(before)
     had, want = table(director), as_table(wanted)
     todo = todo_for(director, wanted, KEYS)
@@ -143,7 +143,7 @@ def test_a_service_has_a_server_while_either_table_gives_it_one(
 
 
 @given(tables, tables)
-def test_an_image_follows_the_edits(before: list[WantedRow], wanted: list[WantedRow]) -> None:
+def test_a_snapshot_matches_the_table_after_each_edit(before: list[WantedRow], wanted: list[WantedRow]) -> None:
     director = filled(before)
     image = snapshot_of(director.services())
     for edit in todo_for(director, wanted, KEYS):

@@ -60,7 +60,7 @@ def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_
 
 
 @pytest.mark.parametrize("content", ["7", "[1]", '{"devices": 5}', '{"devices": [1]}', "[" * 100_000])
-def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(tmp_path: Path, content: str) -> None:
     state = StateDirectory(tmp_path)
     state.file("via_vip").write_text(content)
     with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
@@ -89,7 +89,7 @@ def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch:
     assert len(kept_now) <= 3
 
 
-def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(host: FakeHost) -> None:
+def test_a_drain_of_one_port_does_not_end_that_of_others(host: FakeHost) -> None:
     host.write(service(server(1), server(2)), service(server(1, port=443), key=OTHER))
 
     async def scenario() -> None:
@@ -147,7 +147,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
 
 
 @pytest.mark.parametrize("service", ["\udcff", "ä"])
-def test_arguments_that_are_not_text_get_a_reason(
+def test_arguments_that_are_not_text_are_refused_with_a_reason(
     host: FakeHost, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_output = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
@@ -171,7 +171,7 @@ def test_arguments_that_are_not_text_get_a_reason(
     ("body", "kind"),
     [(b"\xff\xfe\xfd", "application/json"), (b"{", "application/json; charset=nonsense"), (b"[" * 100_000, "x/y")],
 )
-def test_a_body_that_is_no_text_is_a_wrong_request(host: FakeHost, body: bytes, kind: str) -> None:
+def test_a_body_that_is_no_text_is_a_bad_request(host: FakeHost, body: bytes, kind: str) -> None:
     def asked() -> tuple[int, bytes]:
         from pylvs.daemon.api.client import _Connection
 
@@ -203,7 +203,7 @@ def test_a_client_of_unknown_user_is_refused() -> None:
     run(scenario())
 
 
-def test_a_follower_who_went_is_forgotten_though_nothing_happens(
+def test_a_follower_that_disconnected_is_removed_without_an_event(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status_routes, "CLIENT_POLL_S", 0.05)
@@ -219,7 +219,7 @@ def test_a_follower_who_went_is_forgotten_though_nothing_happens(
     run(scenario())
 
 
-def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
+def test_a_full_disk_does_not_interrupt_the_stop(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     def full(*_: object) -> None:
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
     assert "no space left" in log_output.getvalue()
 
 
-def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(log_output: io.StringIO) -> None:
+def test_a_task_with_an_os_error_is_restarted_and_is_no_bug(log_output: io.StringIO) -> None:
     tries: list[int] = []
 
     async def scenario() -> None:

@@ -48,7 +48,7 @@ def test_a_loss_is_reported_after_a_while_and_its_end_at_once(path: Path) -> Non
 
 
 @pytest.mark.parametrize("between", ["", None])
-def test_what_is_over_sooner_is_no_loss(path: Path, between: str | None) -> None:
+def test_a_short_fault_is_no_loss(path: Path, between: str | None) -> None:
     path.is_for(10, "")
     for _ in range(5):
         path.is_for(FAULT_AFTER_S - POLL_S / 2, "for a moment")

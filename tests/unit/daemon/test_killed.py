@@ -76,7 +76,7 @@ def mortal_world(folder: Path, left: int) -> tuple[FakeHost, Mortal]:
     return host, tables
 
 
-def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tmp_path: Path) -> None:
+def test_a_dead_server_stays_down_after_a_partly_refused_first_table(tmp_path: Path) -> None:
     host = FakeHost(tmp_path / "state")
     host.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
     host.dead = {address(2)}

@@ -37,7 +37,7 @@ def options(tmp_path: Path) -> Options:
     return Options(str(path), ("extra",))
 
 
-def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
+def test_a_subprocess_reads_the_same_configuration(options: Options) -> None:
     here = load(options)
     servers = [str(each.destination.key) for each in here.configuration.services[0].servers]
     assert servers == ["10.0.0.1:80", "10.0.0.2:80"]
@@ -47,7 +47,9 @@ def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
     assert load_in_subprocess(gone) == load(gone)
 
 
-def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_took_long_is_read_in_a_subprocess_next_time(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere: list[Options] = []
 
     def noted(options: Options) -> Loaded:
@@ -83,7 +85,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
         ("", "says nothing"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:
+def test_a_configuration_that_cannot_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:
     Path(options.file).write_text(text)
     with pytest.raises(Refused, match=message):
         accept(load(options), options, allow_empty=False)

@@ -64,17 +64,17 @@ def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject:
 @pytest.mark.parametrize(
     "event", [down(1, initial=True), down(1, ending=True), lost(initial=True, silent=True), lost(ending=True), up(9)]
 )
-def test_of_these_keepalived_mails_nothing(event: Event) -> None:
+def test_keepalived_mails_nothing_about_these_events(event: Event) -> None:
     assert alert_of(event, web_service(), "LVS_1") is None
 
 
-def test_who_wants_no_alerts_gets_none() -> None:
+def test_services_without_alerts_mail_nothing() -> None:
     quiet = service()
     assert [alert_of(event, quiet, "x") for event in (up(1), down(1), gained(), lost())] == [None] * 4
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_whatever_a_reason_says_the_message_stays_one(subject: str, body: str) -> None:
+def test_no_reason_breaks_the_headers_or_the_end_of_a_message(subject: str, body: str) -> None:
     wire = message(Alert(subject, body, 0), MAIL)
     found = email.message_from_bytes(wire, policy=email.policy.default)
     assert {name.lower() for name in found} >= {"date", "from", "subject", "to", "x-mailer"}
@@ -131,7 +131,7 @@ async def mail_server(dialogue: Dialogue = Mailbox.serve, refuse: tuple[str, ...
         server.close()
 
 
-def test_a_message_is_handed_over_in_keepaliveds_way() -> None:
+def test_a_message_is_sent_in_keepaliveds_dialogue() -> None:
     async def main() -> Mailbox:
         async with mail_server() as box:
             wire = message(Alert("[L] Realserver x - UP", "a\n.dot", 0), MAIL)
@@ -152,7 +152,7 @@ def test_a_message_is_handed_over_in_keepaliveds_way() -> None:
     assert lines[lines.index("") + 1 :] == ["=> a .dot <=", "..", ".."]
 
 
-def test_one_recipient_who_is_refused_does_not_cost_the_other_his_mail() -> None:
+def test_a_refused_recipient_does_not_stop_the_others() -> None:
     async def main() -> None:
         async with mail_server(refuse=("<b@",)) as box:
             refused = await deliver(b"x", replace(MAIL, port=box.port))
@@ -188,7 +188,7 @@ def saying(*pieces: bytes, hold: bool = False) -> Dialogue:
         (saying(b"220 hi\r\n"), "after HELO: the connection was closed"),
     ],
 )
-def test_a_server_that_talks_nonsense_is_left_with_a_reason(dialogue: Dialogue, text: str) -> None:
+def test_a_malformed_reply_is_an_error_with_a_reason(dialogue: Dialogue, text: str) -> None:
     async def main() -> None:
         async with mail_server(dialogue) as box:
             with pytest.raises(Refused, match=text):
@@ -205,7 +205,7 @@ async def hanging(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.Stre
     await reader.read()
 
 
-def test_a_server_that_says_nothing_is_left_in_time() -> None:
+def test_a_silent_server_times_out() -> None:
     async def main() -> None:
         async with mail_server(hanging) as box:
             with pytest.raises(Refused, match=r"after the greeting: no answer in 60 s"):
@@ -229,7 +229,7 @@ def event(number: int, at: float) -> Event:
     return kind(at=at, service="web", reason=f"event {number}", server=server_key(1), **more)  # type: ignore[arg-type]
 
 
-def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_are_sent_in_order_and_dropped_beyond_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mails, "MOST_WAITING", 5)
     monkeypatch.setattr(mails, "FINISH_S", LONG_S)
     monkeypatch.setattr(time, "time", lambda: 1000.0)

@@ -67,7 +67,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     assert found["pylvs_backend_incoming_bytes_total", web] == 40
 
 
-def test_what_happened_to_packets_is_counted_by_name() -> None:
+def test_packets_are_counted_by_reason() -> None:
     found = samples(MetricsInput("1", reasons={"table full dropped": 3, "no route": 0}))
     assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
@@ -80,7 +80,7 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
 
 
-def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
+def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
     unmade = CheckSnapshot(check, None, 0, None, "", False, None, None, 3.0, False, 1, 0, 0)
@@ -104,7 +104,7 @@ def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
     assert found["pylvs_table_edits_total", labels(why="restored")] == 5
 
 
-def test_the_board_asks_for_metrics_that_there_are() -> None:
+def test_the_dashboard_queries_existing_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
@@ -122,7 +122,7 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
     assert asked <= there
 
 
-def test_an_empty_table_is_a_page_as_well() -> None:
+def test_an_empty_table_has_metrics_too() -> None:
     found = samples(MetricsInput("1.2.3"))
     assert found["pylvs_info", labels(version="1.2.3")] == 1
     assert found["node_ipvs_connections_total", ()] == 0

@@ -158,7 +158,7 @@ def test_notify_does_not_wait_for_scripts(tmp_path: Path) -> None:
     assert play(tmp_path, scenario).count("down>") == 10
 
 
-def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_waiting_scripts_the_latest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_scripts, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 

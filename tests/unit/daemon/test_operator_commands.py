@@ -62,7 +62,7 @@ def weight_of(host: FakeHost, number: int) -> int | None:
     return host.table().get(str(WEB), {}).get(str(address(number)))
 
 
-def test_a_drained_server_leaves_the_table_when_nothing_is_connected(host: FakeHost) -> None:
+def test_a_drained_server_leaves_the_table_without_connections(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon():
             key = DestinationKey(address(1), 80)
@@ -133,7 +133,7 @@ def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch:
     run(scenario())
 
 
-def test_a_drain_is_called_off_by_enable(host: FakeHost) -> None:
+def test_enable_cancels_a_drain(host: FakeHost) -> None:
     key = DestinationKey(address(1), 80)
     answers = during(
         host,
@@ -166,7 +166,7 @@ def test_a_drain_survives_a_daemon_that_is_killed(host: FakeHost) -> None:
     run(later())
 
 
-def test_overrides_survive_a_reload_and_status_shows_what_differs(host: FakeHost) -> None:
+def test_overrides_survive_a_reload_and_status_lists_them(host: FakeHost) -> None:
     def change() -> None:
         host.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))
 
@@ -192,7 +192,7 @@ def test_overrides_survive_a_reload_and_status_shows_what_differs(host: FakeHost
     assert answers[10] == []
 
 
-def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(host: FakeHost) -> None:
+def test_check_now_probes_immediately_and_history_has_the_reasons(host: FakeHost) -> None:
     def die() -> None:
         host.dead.add(address(1))
 
@@ -236,7 +236,7 @@ def test_the_page_of_metrics_is_served(host: FakeHost) -> None:
 
 def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeHost) -> None:
     listen_host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
-    place = (ip_address(listen_host), port)
+    endpoint = (ip_address(listen_host), port)
 
     def fetched(path: str = "/metrics") -> str:
         with urllib.request.urlopen(f"http://{listen_host}:{port}{path}", timeout=PATIENCE_S) as response:
@@ -252,7 +252,7 @@ def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeH
     answers = during(
         host,
         refused,
-        lambda: host.write(service(server(1)), metrics_address=place),
+        lambda: host.write(service(server(1)), metrics_address=endpoint),
         lambda: ask(host, "POST", "/v1/reload"),
         fetched,
         lambda: refused("/v1/status"),

@@ -87,9 +87,7 @@ def test_edits_of_others_in_the_last_moment_are_seen(host: FakeHost) -> None:
     run(scenario())
 
 
-def test_a_table_that_is_edited_all_the_time_is_an_error_and_no_endless_run(
-    host: FakeHost, log_output: io.StringIO
-) -> None:
+def test_a_table_that_others_edit_continuously_is_an_error(host: FakeHost, log_output: io.StringIO) -> None:
     assert isinstance(host.tables, Stubborn)
     host.tables.meddled = reconciler.ATTEMPTS
 
@@ -140,7 +138,7 @@ def test_signals_reload_write_down_and_end(host: FakeHost) -> None:
     assert '"address":"10.0.0.1"' in dump
 
 
-def test_work_in_the_background_begins_again_after_a_fault(
+def test_a_background_task_is_restarted_after_an_exception(
     monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.process.RESTART_PAUSE_S", 0.001)

@@ -32,7 +32,7 @@ def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> No
     asyncio.run(main())
 
 
-def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> None:
+def test_the_last_configuration_names_the_shutdown_script(tmp_path: Path) -> None:
     file = tmp_path / "said"
     settings = [
         GlobalSettings(
@@ -44,13 +44,13 @@ def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> Non
     assert file.read_text().split() == ["start1", "stop2"]
 
 
-def test_what_never_began_has_no_end(tmp_path: Path) -> None:
+def test_the_shutdown_script_runs_only_after_a_startup(tmp_path: Path) -> None:
     file = tmp_path / "said"
     run(GlobalSettings(shutdown_script=script_writing(file, "stop")), begin=False)
     assert not file.exists()
 
 
-def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+def test_a_script_that_hangs_is_ended(tmp_path: Path) -> None:
     begin = time.monotonic()
     run(GlobalSettings(startup_script=Script(("/bin/sleep", "600")), startup_script_timeout_s=0.2))
     assert time.monotonic() - begin < 600  # for which it would run

@@ -71,7 +71,7 @@ def test_a_second_daemon_is_refused_in_one_line_with_the_first_ones_number(tmp_p
     second.release()
 
 
-def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) -> None:
+def test_a_killed_daemon_leaves_no_lock_but_its_state(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -97,7 +97,7 @@ def test_an_unusable_directory_is_refused_with_a_reason(tmp_path: Path) -> None:
         StateDirectory(tmp_path / "file" / "state").acquire()
 
 
-def test_what_is_kept_is_replaced_at_one_stroke_and_nothing_is_no_file(tmp_path: Path) -> None:
+def test_a_state_file_is_replaced_atomically_and_an_empty_one_is_removed(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert state.read("name") is None
     state.write("name", {"a": 1})
@@ -126,7 +126,7 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
         state.release()
 
 
-def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> None:
+def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert load_owned(state) == {}
     assert load_overrides(state) == {}
@@ -144,7 +144,7 @@ def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])
-def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, content: str) -> None:
     state = StateDirectory(tmp_path)
     for name in "services", "overrides":
         state.file(name).write_text(content)

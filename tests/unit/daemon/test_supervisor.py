@@ -1,4 +1,4 @@
-"""What the daemon does to the table at its start, at reloads, at its stop, and after a crash."""
+"""The daemon's edits of the table at its start, at reloads, at its stop, and after a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pylvs.model.errors import Busy
 from pylvs.model.service import Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
-PLACE = Location("test.conf", 3, 5)
+LOCATION = Location("test.conf", 3, 5)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones
 
 
 @pytest.mark.parametrize(("settings", "left"), [({}, {"FWM 7"}), ({"lvs_flush_on_stop": "all"}, set())])
-def test_the_end_can_take_everything(host: FakeHost, settings: dict[str, Any], left: set[str]) -> None:
+def test_the_stop_can_remove_all_services(host: FakeHost, settings: dict[str, Any], left: set[str]) -> None:
     host.write(service(server(1)), **settings)
 
     async def scenario() -> None:
@@ -59,7 +59,7 @@ def test_the_end_can_take_everything(host: FakeHost, settings: dict[str, Any], l
     run(scenario())
 
 
-def test_the_end_can_leave_everything(host: FakeHost) -> None:
+def test_the_stop_can_leave_all_services(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon(keep_table=True):
             pass
@@ -68,7 +68,7 @@ def test_the_end_can_leave_everything(host: FakeHost) -> None:
     run(scenario())
 
 
-def test_lvs_flush_empties_the_table_but_not_what_is_wanted(host: FakeHost) -> None:
+def test_lvs_flush_empties_the_table_except_desired_services(host: FakeHost) -> None:
     host.tables.add_service(VirtualService(FOREIGN))
     host.tables.add_service(VirtualService(WEB))
     host.tables.add_destination(WEB, Destination(DestinationKey(address(1), 80)))
@@ -187,7 +187,7 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(host: FakeHost, monkeypatch:
     run(scenario())
 
 
-def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(host: FakeHost, log_output: io.StringIO) -> None:
+def test_a_server_that_a_reload_adds_is_logged(host: FakeHost, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
             assert "server added" not in log_output.getvalue()
@@ -240,7 +240,7 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "a } is missing", fatal=True)])
+            host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "a } is missing", fatal=True)])
             with pytest.raises(Refused, match=r"test\.conf:3:5: error: a } is missing") as refused:
                 await daemon.reload()
             assert len(refused.value.findings) == 1
@@ -249,14 +249,14 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
                 await daemon.reload()
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             assert daemon.reloads == {"refused": 2}
-            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "an unknown word")])
             for dry_run in True, False:
                 with pytest.raises(Refused, match=r"1 error; .* --force: .*an unknown word"):
                     await daemon.reload(dry_run)
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             await daemon.reload(force=True)
             assert host.servers() == {"10.0.0.1"}
-            host.write(good, findings=[Finding(PLACE, Severity.WARNING, "odd")])
+            host.write(good, findings=[Finding(LOCATION, Severity.WARNING, "odd")])
             await daemon.reload()
             host.write()
             await daemon.reload(allow_empty=True)
@@ -265,8 +265,8 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
     run(scenario())
 
 
-def test_a_start_with_errors_is_a_start_and_they_stay_visible(host: FakeHost) -> None:
-    host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word", "write another")])
+def test_a_start_with_errors_runs_and_status_lists_them(host: FakeHost) -> None:
+    host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "an unknown word", "write another")])
 
     async def scenario() -> None:
         async with host.daemon():
@@ -279,8 +279,8 @@ def test_a_start_with_errors_is_a_start_and_they_stay_visible(host: FakeHost) ->
     run(scenario())
 
 
-def test_strict_runs_nothing_that_has_a_finding(host: FakeHost) -> None:
-    finding = Finding(PLACE, Severity.WARNING, "odd", "think again")
+def test_strict_refuses_a_file_with_a_finding(host: FakeHost) -> None:
+    finding = Finding(LOCATION, Severity.WARNING, "odd", "think again")
 
     async def scenario() -> None:
         async with host.daemon(strict=True) as daemon:

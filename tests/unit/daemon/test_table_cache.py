@@ -76,7 +76,7 @@ def texts(plan: EditPlan) -> list[str]:
     return [str(edit) for edit in plan.edits]
 
 
-def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: TableCache) -> None:
+def test_own_edits_are_not_read_back(director: Watched, table: TableCache) -> None:
     rows = [row(WEB, server(1), server(2)), row(DNS, server(1))]
     assert len(carry_out(table, DesiredTable(rows)).edits) == 5
     assert nothing_to_do(carry_out(table, DesiredTable(rows)))
@@ -107,7 +107,7 @@ def test_foreign_edits_are_reverted_and_reported(director: Watched, table: Table
     assert nothing_to_do(carry_out(table, desired))
 
 
-def test_of_edits_in_one_moment_only_the_others_are_restored(director: Watched, table: TableCache) -> None:
+def test_of_concurrent_edits_only_the_foreign_ones_are_reverted(director: Watched, table: TableCache) -> None:
     carry_out(table, DesiredTable([row(WEB, server(1), server(2))]))
     director.edit_destination(WEB, server(1, weight=9))
     plan = carry_out(table, DesiredTable([row(WEB, server(1))]))
@@ -193,7 +193,7 @@ def test_a_refused_removal_of_a_service_is_tried_again(
     assert nothing_to_do(carry_out(table, DesiredTable([web], both)))
 
 
-def test_a_service_in_the_place_of_another_leaves_nothing_of_that_one(director: Watched, table: TableCache) -> None:
+def test_a_service_that_replaces_another_leaves_none_of_its_rows(director: Watched, table: TableCache) -> None:
     """Also if the daemon owns as many services as before, as after an incomplete reload."""
     ours, web = frozenset({WEB, DNS, MARK}), row(WEB)
     carry_out(table, DesiredTable([web, row(DNS)], ours))

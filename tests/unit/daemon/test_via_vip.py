@@ -60,7 +60,7 @@ def test_each_server_that_is_checked_so_has_a_service_of_its_own() -> None:
     assert len(set(servers_of(made).values())) == 2
 
 
-def test_how_it_is_forwarded_is_how_clients_packets_are() -> None:
+def test_a_check_is_forwarded_by_the_method_of_clients_packets() -> None:
     gue = Tunnel(TunnelKind.GUE, 6080)
     made = configured(
         service(server(11, method=Method.TUNNEL, tunnel=gue)),
@@ -74,7 +74,7 @@ def test_how_it_is_forwarded_is_how_clients_packets_are() -> None:
     assert six == tunnel
 
 
-def test_one_mark_does_for_all_services_of_a_server() -> None:
+def test_one_mark_serves_all_services_of_a_server() -> None:
     assert len(configured(service(server(11)), service(server(11), port=443)).rows) == 1
 
 
@@ -90,7 +90,7 @@ def test_a_server_that_stays_keeps_its_mark_and_a_free_one_is_not_used_soon_agai
     assert after["10.0.0.14"] not in before.values()
 
 
-def test_marks_come_round_again_and_pass_those_that_are_taken() -> None:
+def test_marks_wrap_around_and_skip_those_in_use() -> None:
     made = configured(service(server(11)))
     (kept,) = servers_of(made).values()
     made._last = COUNT - 2
@@ -98,7 +98,7 @@ def test_marks_come_round_again_and_pass_those_that_are_taken() -> None:
     assert servers_of(made) == {"10.0.0.11": kept, "10.0.0.12": FIRST + COUNT - 1, "10.0.0.13": FIRST + 1}
 
 
-def test_where_there_is_no_virtual_address_the_check_says_so() -> None:
+def test_without_a_virtual_address_the_check_fails_with_the_reason() -> None:
     marked = WantedService("fwmark 7", (ServiceKey.of_mark(7),), servers=(server(11),))
     made = configured(marked)
     assert made.rows == ()
@@ -143,7 +143,7 @@ def _check(**more: object) -> TcpCheck:
     return TcpCheck(target=Target(ip_address("10.0.0.11"), via_vip=True, **more))  # type: ignore[arg-type]
 
 
-def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list[Check]) -> None:
+def test_the_configured_source_and_each_address_of_a_group_are_used(asked: list[Check]) -> None:
     other, named = ip_address("192.0.2.2"), ip_address("10.0.0.9")
     check = SmtpCheck(targets=(Target(other, 25, source=named, via_vip=True),))
     wanted = replace(
@@ -157,7 +157,7 @@ def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list
     assert found.targets == (Target(other, 25, source=named, mark=FIRST),)
 
 
-def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
+def test_without_a_source_address_the_check_fails_with_the_reason(
     asked: list[Check], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(server: Address, version: int, avoiding: object) -> Address:
@@ -169,7 +169,7 @@ def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
     assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
 
 
-def test_such_checks_are_never_shared_between_services() -> None:
+def test_checks_through_the_vip_are_never_shared_between_services() -> None:
     """They check the same server, each with another virtual address."""
     check = replace(_check(), pace=Pace(shared=True))
     first, second = (service(replace(server(11), checks=(check,)), vip=ip_address(f"192.0.2.{n}")) for n in (1, 2))
@@ -207,7 +207,7 @@ class Machine:
         self.versions = set(versions)
 
 
-def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_host_stays_prepared_while_such_checks_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False, "eth1": True}), StateDirectory(tmp_path)
     made = configured(service(server(11, via=False)))
     made.adapt_host(state)
@@ -231,7 +231,7 @@ def test_ipv6_alone_changes_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert (machine.accept, machine.versions) == ({"eth0": False}, {6})
 
 
-def test_what_a_killed_daemon_changed_the_next_one_puts_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_next_daemon_restores_the_changes_of_a_killed_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
     configured(service(server(11))).adapt_host(state)
     assert machine.accept == {"eth0": True}

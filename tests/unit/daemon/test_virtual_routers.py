@@ -1,4 +1,4 @@
-"""How the daemon starts, adopts, configures, replaces and stops pylvs-vrrp."""
+"""The daemon starts, adopts, configures, replaces and stops pylvs-vrrp."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(host: Fak
     assert log_output.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
 
 
-def test_no_process_runs_where_none_is_wanted(host: FakeHost) -> None:
+def test_no_process_runs_without_virtual_routers(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon(vrrp=False) as daemon:
             assert (await daemon.routers.status())["instances"] == []
@@ -120,7 +120,7 @@ def test_without_checks_there_are_virtual_routers_as_well(host: FakeHost) -> Non
     run(scenario())
 
 
-def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(host: FakeHost) -> None:
+def test_a_reload_keeps_the_process_until_the_last_router_is_removed(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
@@ -144,7 +144,7 @@ def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(host: 
     run(scenario())
 
 
-def test_what_the_process_refuses_changes_nothing(host: FakeHost) -> None:
+def test_a_configuration_that_the_process_refuses_changes_nothing(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
             set_behaviour(host.state, refuses="VI_1: eth0 has no room")
@@ -289,7 +289,7 @@ def test_a_process_that_cannot_be_made_harms_no_service(host: FakeHost, monkeypa
     run(scenario())
 
 
-def test_events_of_the_process_are_the_daemons_news(host: FakeHost) -> None:
+def test_events_of_the_process_are_events_of_the_daemon(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await daemon.routers.request("yield", names=[], seconds=60.0)

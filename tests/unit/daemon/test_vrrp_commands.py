@@ -61,7 +61,7 @@ def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
     return reply
 
 
-def test_status_says_who_is_master_since_when_and_why(host: FakeHost) -> None:
+def test_status_names_the_master_the_time_and_the_reason(host: FakeHost) -> None:
     page, numbers = during(
         host, lambda: invoked(host, commands.status), lambda: invoked(host, commands.status, "--json")
     )
@@ -85,7 +85,7 @@ def test_status_says_who_is_master_since_when_and_why(host: FakeHost) -> None:
     assert [each["name"] for each in json.loads(numbers.output)["instances"]] == ["VI_1", "VI_2"]
 
 
-def test_the_page_says_what_is_wrong(host: FakeHost) -> None:
+def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
     (reply,) = during(host, lambda: ask(host, "GET", "/v1/vrrp"))
     first = reply["instances"][0]
     first |= {"state": "FAULT", "faults": ["eth0 is down", "script web failed"], "mismatches": ["other addresses"]}
@@ -163,7 +163,7 @@ def test_the_commands_work_without_the_daemon(host: FakeHost) -> None:
     assert "VI_1  MASTER" in done.output
 
 
-def test_where_none_run_one_line_says_so(host: FakeHost, tmp_path: Path) -> None:
+def test_without_virtual_routers_the_error_is_one_line(host: FakeHost, tmp_path: Path) -> None:
     for command in (commands.status, commands.why, commands.yield_, commands.resume):
         done = invoked(host, command)
         assert done.exit_code == 1
@@ -232,7 +232,7 @@ def test_without_virtual_routers_the_api_says_so(host: FakeHost) -> None:
     assert refused == (409, {"error": "no virtual routers run here: the configuration has no vrrp_instance"})
 
 
-def test_a_reload_prints_what_virtual_routers_remark(host: FakeHost) -> None:
+def test_a_reload_prints_the_warnings_of_virtual_routers(host: FakeHost) -> None:
     set_behaviour(host.state, warnings=["VI_2: eth0 is down"])
     (done,) = during(host, lambda: invoked(host, reload))
     assert done.exit_code == 0
@@ -271,7 +271,7 @@ class Speaker:
         (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "this is no process of pylvs"),
     ],
 )
-def test_strangers_at_the_socket_are_named_in_one_line(
+def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
     tmp_path: Path, answer: bytes, patience_s: float, text: str
 ) -> None:
     path = tmp_path / "vrrp"
@@ -279,7 +279,7 @@ def test_strangers_at_the_socket_are_named_in_one_line(
         pipe_client.Client(path, patience_s)
 
 
-def test_a_socket_of_another_user_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "vrrp"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))

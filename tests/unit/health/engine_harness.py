@@ -70,13 +70,13 @@ class EngineHarness:
         self.loop = FakeTimeLoop()
         self.events: list[Event] = []
         self.changes = 0
-        self.probes: list[tuple[float, DestinationKey, Check]] = []  # when, of whom, which
+        self.probes: list[tuple[float, DestinationKey, Check]] = []  # time, server, check
         self.made: list[Check] = []  # checks for which a probe was made
         self.probe_s = 0.0  # how long a probe takes
         self.wall_offset = 0.0
         self._outcomes: dict[DestinationKey | Check, Outcome] = {}
         self.engine = Engine(Configuration(services), self._probe_of, wall=self.wall, chance=chance, **engine)
-        self.engine.on_event(self._heard)
+        self.engine.on_event(self._record_event)
         self.engine.on_change(self._changed)
 
     def __enter__(self) -> EngineHarness:
@@ -102,9 +102,9 @@ class EngineHarness:
         """Let so many seconds pass."""
         self.loop.pass_(seconds)
 
-    def set_outcome(self, whom: int | DestinationKey | Check, outcome: Outcome) -> None:
+    def set_outcome(self, probed: int | DestinationKey | Check, outcome: Outcome) -> None:
         """Set the outcome of probes of this server, or of this check of any server."""
-        self._outcomes[key(whom) if isinstance(whom, int) else whom] = outcome
+        self._outcomes[key(probed) if isinstance(probed, int) else probed] = outcome
 
     def kill(self, *numbers: int) -> None:
         """Let probes of these servers fail."""
@@ -148,7 +148,7 @@ class EngineHarness:
 
     def times(self, number: int) -> list[float]:
         """Return when server number N was probed, in seconds since the start."""
-        return [when - START_S for when, whom, _ in self.probes if whom == key(number)]
+        return [when - START_S for when, server_key, _ in self.probes if server_key == key(number)]
 
     def wait(self, what: Any) -> Any:
         """Run a coroutine of the engine until it ends."""
@@ -158,21 +158,21 @@ class EngineHarness:
         """The wall clock."""
         return self.loop.time() + 1e9 + self.wall_offset
 
-    def _heard(self, event: Event) -> None:
+    def _record_event(self, event: Event) -> None:
         self.events.append(event)
 
     def _changed(self) -> None:
         self.changes += 1
 
     def _probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
-        whom = server.destination.key
+        server_key = server.destination.key
         self.made.append(check)
 
         async def probe() -> Outcome:
-            self.probes.append((self.loop.time(), whom, check))
+            self.probes.append((self.loop.time(), server_key, check))
             if self.probe_s:
                 await asyncio.sleep(self.probe_s)
-            return self._outcomes.get(check) or self._outcomes.get(whom, OK)
+            return self._outcomes.get(check) or self._outcomes.get(server_key, OK)
 
         return probe
 

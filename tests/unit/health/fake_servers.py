@@ -188,17 +188,19 @@ def undisturbed(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     """Run in a new event loop, which must end without open sockets and without errors."""
 
     async def watched() -> Result:
-        complaints: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
 
         def complain(_: object, context: dict[str, Any]) -> None:
-            if "for incoming connection" not in context["message"]:  # of the test's server, told in debug mode alone
-                complaints.append(context)
+            if (
+                "for incoming connection" not in context["message"]
+            ):  # of the test's server, which asyncio reports only in debug mode
+                errors.append(context)
 
         asyncio.get_running_loop().set_exception_handler(complain)
         before = open_files()
         result = await main()
         await until_async(lambda: open_files() <= before, lambda: sorted(os.listdir("/proc/self/fd")))
-        assert not complaints, complaints
+        assert not errors, errors
         return result
 
     with asyncio.Runner(loop_factory=Loop) as runner:

@@ -74,7 +74,7 @@ def test_the_meaning_of_keywords(line: str, outcome: Outcome) -> None:
         ("-5%", "the agent said '-5%', which is none of its words"),
     ],
 )
-def test_what_it_may_not_say(line: str, reason: str) -> None:
+def test_an_invalid_line_is_an_error(line: str, reason: str) -> None:
     with pytest.raises(ProbeFailed, match=f"^{reason}$"):
         AgentState().update(line)
 
@@ -89,7 +89,7 @@ def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: in
     assert standing.outcome(configured).weight == weight
 
 
-def test_what_is_not_mentioned_stays_as_last_reported() -> None:
+def test_a_value_that_a_line_omits_stays() -> None:
     lines = [
         b"75%\n",
         b"drain\n",
@@ -119,7 +119,7 @@ def test_a_line_is_read_with_or_without_its_end() -> None:
         assert asked(agent_check, agent(line, hold=hold), context=of(20)).weight == 10
 
 
-def test_what_it_wants_to_hear_is_sent() -> None:
+def test_the_configured_text_is_sent_first() -> None:
     requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -136,7 +136,7 @@ async def agent_that_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamW
     await reader.read()
 
 
-def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
+def test_an_unreachable_agent_is_a_failure() -> None:
     assert asked(agent_check, agent_that_hangs).reason == f"{TIMED_OUT} waiting for the agent's words"
     assert asked(agent_check, agent(b"")).reason == "connection closed waiting for the agent's words"
     too_long = asked(agent_check, agent(b"x" * 5000))

@@ -94,7 +94,7 @@ def test_what_an_answer_means(options: dict[str, Any], answer: bytes, outcome: O
     assert asked(udp_check(**options), lambda data: [answer])[0] == outcome
 
 
-def test_a_missing_answer_is_a_failure_where_one_is_required() -> None:
+def test_a_missing_reply_is_a_failure_if_one_is_required() -> None:
     outcome, _ = asked(udp_check(require_reply=True), nothing)
     assert outcome == Outcome(False, f"{TIMED_OUT} waiting for the answer")
 
@@ -134,11 +134,11 @@ def test_an_error_is_named(rcode: int, name: str) -> None:
     assert asked(dns_check(), answering(rcode))[0] == Outcome(False, f"{name} for . SOA")
 
 
-def test_answers_to_other_questions_are_passed_over() -> None:
+def test_replies_to_other_queries_are_skipped() -> None:
     def reply(data: bytes) -> list[bytes]:
         right = answering()(data)[0]
-        stranger, question = bytes([right[0] ^ 1]) + right[1:], data
-        return [b"", b"\0", stranger, question, right]
+        foreign, question = bytes([right[0] ^ 1]) + right[1:], data
+        return [b"", b"\0", foreign, question, right]
 
     assert asked(dns_check(), reply)[0] == Outcome(True, "NOERROR for . SOA")
 
@@ -148,13 +148,13 @@ def test_a_silent_name_server_times_out(reply: Reply) -> None:
     assert asked(dns_check(), reply)[0] == Outcome(False, f"{TIMED_OUT} waiting for the answer")
 
 
-def test_an_answer_that_is_none_is_named() -> None:
+def test_a_malformed_reply_is_reported() -> None:
     outcome, _ = asked(dns_check(), lambda data: [data[:2] + b"\x81\x80\0\1"])
     assert not outcome.ok
     assert outcome.reason.startswith("the answer cannot be read: ")
 
 
-def test_unreadable_records_do_not_matter() -> None:
+def test_unreadable_records_are_ignored() -> None:
     def reply(data: bytes) -> list[bytes]:
         return [data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + data[12:] + b"\xff" * 30]
 
@@ -162,7 +162,7 @@ def test_unreadable_records_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(("type_", "name"), [("A", "a" * 64 + ".example"), ("A", "a..b"), ("NOSUCH", ".")])
-def test_a_question_that_cannot_be_asked_is_named(type_: str, name: str) -> None:
+def test_an_impossible_query_is_reported(type_: str, name: str) -> None:
     check = DnsCheck(target=Target(IPv4Address(V4), 53), type=type_, name=name)
     outcome = undisturbed(lambda: ask(check))
     assert not outcome.ok

@@ -13,7 +13,7 @@ LATE = replace(PACE, warmup_s=20)  # the first probe comes after ten seconds
 ALPHA = replace(LATE, alpha=True)
 
 
-def test_who_is_absent_stays_down_until_checked() -> None:
+def test_a_server_missing_in_the_table_stays_down_until_checked() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), unchecked(3))) as harness:
         harness.engine.adopt([found(vip(), (1, 1))])
         assert harness.table() == {1: 1, 3: 1}
@@ -25,7 +25,7 @@ def test_who_is_absent_stays_down_until_checked() -> None:
         assert harness.names() == ["server_up 2"]
 
 
-def test_who_is_dead_as_before_is_no_news() -> None:
+def test_a_server_that_is_still_dead_causes_no_event() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as harness:
         harness.engine.adopt([found(vip(), (1, 1))])
         harness.kill(2)
@@ -34,7 +34,7 @@ def test_who_is_dead_as_before_is_no_news() -> None:
         assert harness.table() == {1: 1}
 
 
-def test_who_is_there_is_up_even_with_alpha_and_is_believed_with_retries() -> None:
+def test_a_server_in_the_table_is_up_even_with_alpha_and_has_its_retries() -> None:
     with EngineHarness(service(server(1, pace=ALPHA), server(2, pace=ALPHA))) as harness:
         harness.engine.adopt([found(vip(), (1, 1), (2, 1))])
         assert harness.table() == {1: 1, 2: 1}
@@ -45,7 +45,7 @@ def test_who_is_there_is_up_even_with_alpha_and_is_believed_with_retries() -> No
         assert harness.table() == {1: 1}
 
 
-def test_weight_0_means_down_only_where_failure_inhibits() -> None:
+def test_weight_0_is_down_only_with_inhibit_on_failure() -> None:
     inhibiting = server(1, pace=LATE, inhibit_on_failure=True)
     with EngineHarness(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as harness:
         harness.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
@@ -53,19 +53,19 @@ def test_weight_0_means_down_only_where_failure_inhibits() -> None:
         assert harness.table() == {1: 0, 2: 1, 3: 0}
 
 
-def test_a_service_that_is_not_there_begins_as_ever() -> None:
+def test_a_service_missing_in_the_table_starts_as_configured() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as harness:
         harness.engine.adopt([found(vip(9), (1, 1))])
         assert harness.table() == {1: 1, 2: 1}
 
 
-def test_any_key_of_a_group_will_do() -> None:
+def test_any_key_of_a_group_is_enough() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), keys=(vip(1), vip(2)))) as harness:
         harness.engine.adopt([found(vip(2), (1, 1))])
         assert harness.table(vip(1)) == harness.table(vip(2)) == {1: 1}
 
 
-def test_a_sorry_server_that_serves_serves_on() -> None:
+def test_a_sorry_server_that_serves_continues() -> None:
     servers = (server(1, pace=LATE), server(2, pace=LATE, inhibit_on_failure=True), server(3, pace=LATE))
     with EngineHarness(service(*servers, quorum=2, sorry=99)) as harness:
         harness.engine.adopt([found(vip(), (2, 0), (99, 1))])
@@ -75,7 +75,7 @@ def test_a_sorry_server_that_serves_serves_on() -> None:
         assert harness.table() == {1: 1, 2: 1}
 
 
-def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
+def test_a_sorry_server_ends_at_the_start_without_checks() -> None:
     with EngineHarness(service(unchecked(1, weight=2), quorum=2, sorry=99)) as harness:
         harness.engine.adopt([found(vip(), (1, 2), (99, 1))])
         assert harness.table() == {1: 2}
@@ -83,14 +83,14 @@ def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
         assert harness.names() == ["quorum_gained"]
 
 
-def test_a_quorum_within_its_hysteresis_is_as_the_table_has_it() -> None:
+def test_a_quorum_within_its_hysteresis_is_adopted_from_the_table() -> None:
     servers = [server(number, pace=LATE) for number in (1, 2, 3)]
     with EngineHarness(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as harness:
         harness.engine.adopt([found(vip(), (1, 1), (2, 1), (99, 0))])
         assert harness.table() == {1: 1, 2: 1, 99: 0}
 
 
-def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
+def test_a_weight_set_by_a_check_holds_until_its_next_outcome() -> None:
     script = MiscCheck(script=Script(("load",)), dynamic=True, pace=LATE)
     with EngineHarness(service(server(1, script, weight=10), server(2, pace=LATE, weight=10))) as harness:
         harness.engine.adopt([found(vip(), (1, 3), (2, 4))])
@@ -101,7 +101,7 @@ def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
         assert harness.names() == ["quorum_gained", "weight_changed 1"]
 
 
-def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> None:
+def test_an_override_of_the_weight_does_not_revive_a_dead_server() -> None:
     with EngineHarness(
         service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))
     ) as harness:
@@ -111,7 +111,7 @@ def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> Non
         assert harness.table() == {1: 0, 2: 0}
 
 
-def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> None:
+def test_an_adopted_weight_ends_with_the_first_outcome() -> None:
     first, second = (MiscCheck(script=Script((name,)), dynamic=True, pace=LATE) for name in ("load", "other"))
     with EngineHarness(service(server(1, first, weight=10))) as harness:
         harness.engine.adopt([found(vip(), (1, 3))])
@@ -126,13 +126,13 @@ def test_an_override_is_no_sign_of_health() -> None:
     with EngineHarness(
         service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))
     ) as harness:
-        said = {
+        overrides = {
             ("web", key(1)): Override(Standing.DRAINED),
             ("web", key(2)): Override(Standing.DISABLED),
             ("web", key(7)): Override(Standing.DRAINED),
             ("shop", key(1)): Override(Standing.DRAINED),
         }
-        assert harness.engine.restore_overrides(said) == (("web", key(1)), ("web", key(2)))
+        assert harness.engine.restore_overrides(overrides) == (("web", key(1)), ("web", key(2)))
         harness.engine.adopt([found(vip(), (1, 0), (3, 1))])
         assert harness.table() == {1: 0, 3: 1}
         harness.start(1)

@@ -20,7 +20,7 @@ def two_services() -> EngineHarness:
     return harness
 
 
-def test_drain_keeps_the_place_and_takes_the_weight() -> None:
+def test_drain_keeps_the_server_in_the_table_with_weight_0() -> None:
     with two_services() as harness:
         assert harness.engine.drain(key(1), "web") == (("web", key(1)),)
         assert harness.table() == {1: 0, 2: 1}
@@ -31,7 +31,7 @@ def test_drain_keeps_the_place_and_takes_the_weight() -> None:
         assert harness.names() == ["overridden 1", "weight_changed 1"]
 
 
-def test_disable_takes_out_of_the_table_and_checks_go_on() -> None:
+def test_disable_removes_the_server_and_its_checks_continue() -> None:
     with two_services() as harness:
         harness.engine.disable(ip_address("10.0.0.1"))
         assert harness.table() == harness.table(vip(2)) == {2: 1}
@@ -58,7 +58,7 @@ def test_a_weight_holds_until_it_is_taken_back() -> None:
         assert changes[0].reason == "the operator: weight 9"
 
 
-def test_to_say_the_same_again_is_no_event() -> None:
+def test_a_repeated_override_is_no_event() -> None:
     with two_services() as harness:
         harness.engine.drain(key(1))
         harness.names()
@@ -76,7 +76,7 @@ def test_a_drained_server_keeps_its_connections_while_the_sorry_server_serves() 
         assert harness.table() == {99: 1}
 
 
-def test_a_dead_server_stays_out_whatever_weight_it_is_given() -> None:
+def test_a_dead_server_stays_out_with_an_override_of_its_weight() -> None:
     with two_services() as harness:
         harness.kill(1)
         harness.pass_(25)
@@ -89,7 +89,7 @@ def test_a_dead_server_stays_out_whatever_weight_it_is_given() -> None:
         assert harness.table() == {1: 50, 2: 1}
 
 
-def test_overrides_are_known() -> None:
+def test_the_engine_lists_the_overrides() -> None:
     with two_services() as harness:
         harness.engine.drain(key(1), "web")
         harness.engine.set_weight(key(1), 3, "web")
@@ -101,7 +101,7 @@ def test_overrides_are_known() -> None:
         assert harness.engine.overrides() == {}
 
 
-def test_who_is_not_there_is_named() -> None:
+def test_an_unknown_server_is_reported() -> None:
     with two_services() as harness:
         with pytest.raises(NoSuchDestination, match=r"10\.0\.0\.7:80: no such real server in any service"):
             harness.engine.drain(key(7))
@@ -114,7 +114,7 @@ def test_who_is_not_there_is_named() -> None:
         assert harness.names() == []
 
 
-def test_check_now_does_not_wait_for_the_clock() -> None:
+def test_check_now_probes_immediately() -> None:
     slow = replace(PACE, delay_loop_s=3600)
     with EngineHarness(service(server(1, tcp(1, slow), tcp(1, slow, port=443)), server(2, pace=slow))) as harness:
         harness.start()

@@ -27,7 +27,7 @@ def test_the_same_configuration_changes_nothing() -> None:
         assert harness.names() == []
 
 
-def test_a_change_beside_leaves_servers_as_they_were() -> None:
+def test_another_change_leaves_the_states_of_servers() -> None:
     with EngineHarness(service(server(1), server(2), server(3))) as harness:
         harness.start()
         harness.kill(2)
@@ -103,7 +103,7 @@ def test_new_servers_begin_as_at_the_start() -> None:
         assert harness.table() == {1: 1, 2: 1}
 
 
-def test_a_check_taken_away_has_no_say_any_more() -> None:
+def test_a_removed_check_no_longer_counts() -> None:
     both = (tcp(1), tcp(1, port=443))
     with EngineHarness(service(server(1, *both))) as harness:
         harness.start()
@@ -187,7 +187,7 @@ def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> No
         assert harness.names() == ["server_down 1"]
 
 
-def test_whom_scripts_run_as_makes_new_probes_and_keeps_states() -> None:
+def test_another_script_user_makes_new_probes_and_keeps_states() -> None:
     with EngineHarness(service(server(1))) as harness:
         harness.start()
         harness.kill(1)

@@ -20,7 +20,7 @@ def services(number: int) -> list[WantedService]:
     ]
 
 
-def test_one_probe_speaks_for_all_services() -> None:
+def test_one_probe_counts_for_all_services() -> None:
     with EngineHarness(*services(50)) as harness:
         harness.start()
         harness.pass_(20)
@@ -66,7 +66,7 @@ def test_a_weight_is_not_shared_between_different_ones() -> None:
         assert [harness.table(vip(each)) for each in (1, 2, 3)] == [{1: 4}] * 3
 
 
-def test_a_service_that_joins_knows_what_is_known() -> None:
+def test_a_new_service_has_the_states_of_its_shared_checks() -> None:
     with EngineHarness(*services(2)) as harness:
         harness.start()
         harness.kill(2)
@@ -86,7 +86,7 @@ def test_a_service_that_joins_knows_what_is_known() -> None:
         assert len(harness.probes) == probes
 
 
-def test_a_server_with_two_ports_is_probed_once_where_the_question_is_one() -> None:
+def test_a_server_with_two_ports_is_probed_once_by_equal_checks() -> None:
     first = server(1, pace=SHARED)
     second = replace(first, destination=replace(first.destination, key=replace(first.destination.key, port=81)))
     with EngineHarness(service(first, second)) as harness:

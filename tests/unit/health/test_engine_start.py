@@ -17,7 +17,7 @@ def test_the_table_is_known_before_the_start_and_full() -> None:
         assert harness.names() == []
 
 
-def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
+def test_a_start_reports_the_quorum_but_no_server() -> None:
     with EngineHarness(service(server(1), server(2))) as harness:
         harness.start()
         (gained,) = harness.take(QuorumGained)
@@ -25,7 +25,7 @@ def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
         assert harness.names() == []
 
 
-def test_the_first_probe_of_all_is_believed_without_retries() -> None:
+def test_the_first_probe_counts_without_retries() -> None:
     with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as harness:
         harness.kill(2)
         harness.start()
@@ -33,7 +33,7 @@ def test_the_first_probe_of_all_is_believed_without_retries() -> None:
         assert harness.names() == ["quorum_gained", "server_down 2"]
 
 
-def test_later_ones_need_their_retries() -> None:
+def test_later_probes_need_their_retries() -> None:
     with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as harness:
         harness.start()
         harness.kill(2)
@@ -67,7 +67,7 @@ def test_an_alpha_server_that_inhibits_waits_in_the_table() -> None:
         assert harness.table() == {1: 1}
 
 
-def test_without_a_quorum_the_start_is_the_sorry_servers() -> None:
+def test_without_a_quorum_the_sorry_server_serves_at_the_start() -> None:
     with EngineHarness(
         service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(4), quorum=2, sorry=99)
     ) as harness:

@@ -211,11 +211,11 @@ class States(RuleBasedStateMachine):
         assert self.harness.engine.desired_rows() == tuple(expected)
 
     @invariant()
-    def who_hears_of_changes_knows_the_table(self) -> None:
+    def listeners_to_changes_have_the_desired_rows(self) -> None:
         assert self.harness.engine.desired_rows() == self.rows
 
     @invariant()
-    def who_hears_events_knows_the_states(self) -> None:
+    def listeners_to_events_have_the_states(self) -> None:
         for name, wanted in self.wanted.items():
             now = self.now(name)
             assert {each.server: each.up for each in now.servers} == {

@@ -64,7 +64,7 @@ def test_with_unknown_addresses_nothing_is_suspended() -> None:
         assert len(harness.times(1)) == 1
 
 
-def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
+def test_a_shared_check_runs_while_any_of_its_services_is_active() -> None:
     pace = replace(PACE, shared=True)
     first = service(server(1, pace=pace), ha_suspend=True)
     second = service(server(1, pace=pace), name="b", keys=(vip(2),))
@@ -80,7 +80,7 @@ def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
         assert len(harness.times(1)) == 2
 
 
-def test_what_a_reload_brings_into_a_suspended_service_is_suspended_too() -> None:
+def test_a_reload_adds_suspended_servers_to_a_suspended_service() -> None:
     pace = replace(PACE, shared=True)
     with EngineHarness(service(server(1, pace=pace), ha_suspend=True)) as harness:
         harness.engine.set_host_addresses(ELSEWHERE)

@@ -46,7 +46,7 @@ def test_a_sorry_server_that_inhibits_waits_with_weight_0() -> None:
         assert settle(harness, revive=(1,)) == {1: 1, 2: 0, 3: 1, 99: 0}
 
 
-def test_without_a_sorry_server_who_is_left_serves_on() -> None:
+def test_without_a_sorry_server_the_remaining_servers_serve() -> None:
     """As recorded: quorum 2 of three."""
     with EngineHarness(service(server(1), server(2), server(3), quorum=2)) as harness:
         harness.start()
@@ -127,7 +127,7 @@ def test_one_failure_among_successes_is_forgotten() -> None:
         assert len(harness.take(CheckFailed)) == 5
 
 
-def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_server() -> None:
+def test_a_check_that_this_machine_cannot_make_is_inconclusive() -> None:
     with EngineHarness(service(server(1))) as harness:
         harness.start()
         harness.names()
@@ -155,7 +155,7 @@ def test_listeners_of_the_table_are_called_only_if_it_changed() -> None:
         assert now[1] is rows[1]
 
 
-def test_thousands_that_fail_at_once_are_one_by_one_found() -> None:
+def test_thousands_of_concurrent_failures_are_all_reported() -> None:
     with EngineHarness(service(*(server(number) for number in range(1, 251)), quorum=100, sorry=254)) as harness:
         harness.start()
         harness.names()

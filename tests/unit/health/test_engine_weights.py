@@ -20,7 +20,7 @@ def weighing(weight: int) -> Outcome:
     return Outcome(True, f"weight {weight}", weight)
 
 
-def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
+def test_two_dynamic_checks_combine_as_in_keepalived() -> None:
     """As recorded from 2.2.7: configured weight 10, quorum 8, and the exit statuses of two scripts."""
     with EngineHarness(service(server(1, A, B, weight=10), quorum=8)) as harness:
         harness.start()
@@ -47,7 +47,7 @@ def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
         ]
 
 
-def test_a_weight_is_gone_with_the_outcome_that_says_none() -> None:
+def test_a_weight_ends_with_an_outcome_without_weight() -> None:
     with EngineHarness(service(server(1, A, weight=10))) as harness:
         harness.start()
         harness.set_outcome(A, weighing(3))

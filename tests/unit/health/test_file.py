@@ -76,12 +76,14 @@ def test_a_number_is_read_as_keepalived_reads_it(tmp_path: Path, text: str, numb
         (1, 0, True, True, None),
     ],
 )
-def test_what_a_number_does(number: int, weight: int, reverse: bool, ok: bool, becomes: int | None) -> None:
+def test_the_number_decides_state_and_weight(
+    number: int, weight: int, reverse: bool, ok: bool, becomes: int | None
+) -> None:
     outcome = judge_number(number, FileCheck(path="/f", weight=weight, reverse=reverse), 10)
     assert (outcome.ok, outcome.weight) == (ok, becomes)
 
 
-def test_a_missing_file_counts_as_nought(tmp_path: Path) -> None:
+def test_a_missing_file_counts_as_0(tmp_path: Path) -> None:
     path = tmp_path / "absent"
     reason = f"no such file or directory: {path} counts as 0"
     assert read(path) == Outcome(True, reason)
@@ -90,12 +92,12 @@ def test_a_missing_file_counts_as_nought(tmp_path: Path) -> None:
     assert read(tmp_path) == Outcome(True, f"is a directory: {tmp_path} counts as 0")
 
 
-def test_a_pipe_without_a_writer_does_not_hold_up_anybody(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert read(tmp_path / "pipe").ok
 
 
-def test_a_number_beyond_all_is_ignored(tmp_path: Path) -> None:
+def test_a_number_out_of_range_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("-99999999999")
     expected = f"-99999999999 in {path} is beyond all numbers and is ignored"

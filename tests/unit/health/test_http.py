@@ -47,7 +47,7 @@ def got(handler: Handler, url: Url = ROOT, pace: Pace = PATIENT, **options: obje
     return asked(lambda target: HttpCheck(target=target, urls=(url,), pace=pace, **options), handler)  # type: ignore[arg-type]
 
 
-def test_what_is_sent_is_what_keepalived_sends() -> None:
+def test_requests_are_keepaliveds() -> None:
     target = Target(IPv4Address("192.0.2.1"), 80)
     check = HttpCheck(target=target, urls=())
     agent = "User-Agent: KeepAliveClient\r\n"
@@ -69,14 +69,14 @@ def test_what_is_sent_is_what_keepalived_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "check", "surroundings", "name"),
+    ("url", "check", "parents", "name"),
     [
         ("url.example", "check.example", "server.example", "url.example"),
         ("", "check.example", "server.example", "check.example"),
         ("", "", "server.example", "server.example"),
     ],
 )
-def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surroundings: str, name: str) -> None:
+def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, parents: str, name: str) -> None:
     requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surrounding
     outcome = asked(
         lambda target: HttpCheck(target=target, urls=(Url("/", virtualhost=url),), virtualhost=check, pace=PATIENT),
         handler,
-        context=CheckContext(virtualhost=surroundings),
+        context=CheckContext(virtualhost=parents),
     )
     assert outcome.ok
     assert f"\r\nHost: {name}\r\n".encode() in requests[0]
@@ -191,7 +191,7 @@ def test_a_known_length_ends_the_wait() -> None:
         (hangs(CHUNKED + b"a\r\n123"), "reading the body, 3 bytes so far"),
     ],
 )
-def test_a_server_that_falls_silent_times_out(handler: Handler, reason: str) -> None:
+def test_a_server_that_stops_replying_times_out(handler: Handler, reason: str) -> None:
     assert got(handler) == Outcome(False, f"{TIMED_OUT} {reason}")
 
 
@@ -223,7 +223,7 @@ def test_a_hundred_megabytes_are_not_read() -> None:
     assert got(in_chunks, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
 
 
-def test_small_chunks_without_end_are_not_read() -> None:
+def test_endless_small_chunks_are_not_read() -> None:
     """The check ends after twice its timeout, although data never stops."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -247,7 +247,7 @@ def test_a_huge_header_is_not_read() -> None:
     assert got(replies(large)) == Outcome(True, GOOD)
 
 
-def test_a_reset_is_named_wherever_it_comes() -> None:
+def test_a_reset_is_reported_in_every_phase() -> None:
     assert got(replies(reset=True)).reason == "connection reset waiting for the answer"
     in_body = got(replies(b"HTTP/1.0 200 OK\r\n\r\nhi", pause_s=0.2, reset=True))
     assert in_body == Outcome(False, "connection reset reading the body, 2 bytes so far")
@@ -263,12 +263,12 @@ async def probe_now(check: HttpCheck) -> Outcome:
     return await probe_of(check, CheckContext())()
 
 
-def test_an_impossible_expression_is_named() -> None:
+def test_an_invalid_expression_is_reported() -> None:
     check = HttpCheck(target=Target(IPv4Address("127.0.0.1"), 1), urls=(Url("/", regex="a("),))
     assert undisturbed(lambda: probe_now(check)) == Outcome(False, "missing closing parenthesis at character 3")
 
 
-def test_an_expression_that_never_ends_is_given_up() -> None:
+def test_an_expression_without_end_is_cancelled() -> None:
     outcome = got(replies(b"HTTP/1.0 200 OK\r\n\r\n" + b"a" * 40 + b"b"), Url("/", regex="^(a+)+$"))
     assert outcome == Outcome(False, "'^(a+)+$': the match was given up: match limit exceeded")
 
@@ -295,7 +295,7 @@ def test_all_pages_must_be_good() -> None:
     assert paths[2:] == [b"/a", b"/bad"]
 
 
-def test_slow_servers_do_not_hold_up_others() -> None:
+def test_slow_servers_do_not_delay_others() -> None:
     async def main() -> list[Outcome]:
         async with tcp(silent) as slow, tcp(replies(HELLO), V6) as quick:
             checks = [HttpCheck(target=slow, urls=(Url("/"),), pace=HASTY) for _ in range(30)]

@@ -65,14 +65,14 @@ LINES = st.sampled_from(
 
 @given(st.one_of(st.lists(LINES, max_size=12).map(b"".join), st.binary(max_size=200)), st.data())
 @settings(deadline=None, max_examples=400)
-def test_an_answer_means_the_same_however_it_is_cut(text: bytes, data: st.DataObject) -> None:
+def test_a_reply_means_the_same_at_every_split(text: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert read(pieces) == read([text])
     assert read([bytes([each]) for each in text]) == read([text])
 
 
-def test_an_interim_answer_is_passed_over_wherever_it_is_cut() -> None:
+def test_an_interim_reply_is_skipped_at_every_split() -> None:
     whole = b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
     expected = read([whole])
     assert expected[0] == 200

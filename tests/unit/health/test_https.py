@@ -57,12 +57,12 @@ def test_the_name_is_sent_if_configured(
     tls: ssl.SSLContext, options: dict[str, object], url: Url, name: str | None
 ) -> None:
     names: list[str | None] = []
-    tls.sni_callback = lambda connection, said, context: names.append(said)
+    tls.sni_callback = lambda connection, sent, context: names.append(sent)
     assert got_over_tls(replies(HELLO), tls, url, **options) == Outcome(True, GOOD)
     assert names == [name]
 
 
-def test_a_name_that_cannot_be_one_is_named(tls: ssl.SSLContext) -> None:
+def test_an_invalid_name_is_reported(tls: ssl.SSLContext) -> None:
     outcome = got_over_tls(replies(HELLO), tls, sni_name="a..b")
     assert not outcome.ok
     assert outcome.reason.startswith("TLS failed: server name 'a..b'")
@@ -72,7 +72,7 @@ def check_of(target: Target, pace: Pace = PATIENT) -> HttpCheck:
     return HttpCheck(target=target, urls=(ROOT,), tls=True, pace=pace)
 
 
-def test_tls_to_a_server_without_it_is_named() -> None:
+def test_tls_to_a_server_without_it_is_reported() -> None:
     assert asked(check_of, replies(HELLO)) == Outcome(False, "TLS failed: wrong version number")
     assert asked(check_of, replies()) == Outcome(False, "connection closed in the TLS handshake")
     assert asked(check_of, replies(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
@@ -112,5 +112,5 @@ def test_close_notify_is_sent_if_configured(tls: ssl.SSLContext) -> None:
     assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "")
 
 
-def test_an_end_without_close_notify_is_an_end(tls: ssl.SSLContext) -> None:
+def test_an_end_without_close_notify_is_accepted(tls: ssl.SSLContext) -> None:
     assert got_over_tls(replies(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok

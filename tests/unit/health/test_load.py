@@ -53,7 +53,7 @@ def test_the_reason_has_the_smoothed_load() -> None:
     assert outcomes(pages(page(0), page(2)), 2, smoothing=0.5)[-1].reason == "load 0.5, smoothed 0.25: weight 75"
 
 
-def test_busy_processors_are_known_after_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_load_is_available_after_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "SECOND_PAGE_AFTER_S", 0.0)
     handler = pages(
         page(idle=100, other=10), page(idle=107, other=11), page(idle=107, other=11), page(idle=114, other=11)
@@ -63,7 +63,7 @@ def test_busy_processors_are_known_after_the_first_probe(monkeypatch: pytest.Mon
     assert found[1].reason == "load not known yet"
 
 
-def test_a_metric_of_ones_own_and_a_lone_number() -> None:
+def test_a_configured_metric_and_a_single_number() -> None:
     handler = pages(b'jobs{queue="a"} 3\njobs{queue="b"} 5\n', b"2\n")
     found = outcomes(handler, 2, source=LoadSource.METRIC, metric='jobs{queue="b"}', full=10.0)
     assert [each.weight for each in found] == [50, 80]
@@ -87,14 +87,14 @@ def test_an_unreadable_page_keeps_the_weight_for_a_while_and_the_server_up() -> 
         (replies(), "connection closed without an answer"),
     ],
 )
-def test_whatever_the_server_does_the_reason_is_named(handler: Handler, text: str) -> None:
+def test_every_failure_has_its_reason(handler: Handler, text: str) -> None:
     (found,) = outcomes(handler, 1)
     assert (found.ok, found.weight) == (True, None)
     assert text in found.reason
 
 
 @pytest.mark.parametrize("handler", [hangs(), hangs(b"HTTP/1.0 200 OK\r\n\r\n")])
-def test_a_server_that_hangs_is_left_at_the_timeout(handler: Handler) -> None:
+def test_a_server_that_hangs_times_out(handler: Handler) -> None:
     (found,) = outcomes(handler, 1)
     assert found.ok
     assert TIMED_OUT in found.reason
@@ -109,7 +109,7 @@ def test_no_server_there() -> None:
     assert found == Outcome(True, "load unknown, weight as configured: connection refused")
 
 
-def test_a_metric_that_is_none_is_named_at_each_probe() -> None:
+def test_an_invalid_metric_is_reported_at_each_probe() -> None:
     found = outcomes(silent, 2, source=LoadSource.METRIC, metric="two words")
     assert {each.reason for each in found} == {found[0].reason}
     assert "two words" in found[0].reason

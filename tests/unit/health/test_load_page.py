@@ -57,7 +57,7 @@ def test_no_time_a_restart_or_other_processors_give_no_load(after: bytes) -> Non
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), min_size=2, max_size=6))
-def test_a_busy_share_is_a_share(times: list[tuple[float, float]]) -> None:
+def test_the_busy_share_is_between_0_and_1(times: list[tuple[float, float]]) -> None:
     """Also if the kernel's idle time decreases."""
     found = busy(page(idle=times[0][0], other=times[0][1]), page(idle=times[1][0], other=times[1][1]))
     assert found is None or 0 <= found <= 1
@@ -113,13 +113,13 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
         (METRIC, b'jobs{pool="web"} 1\n' * 20001, "20001 lines"),
     ],
 )
-def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, message: str) -> None:
+def test_a_page_without_the_value_is_an_error_with_the_reason(check: LoadCheck, text: bytes, message: str) -> None:
     with pytest.raises(ProbeFailed, match=message.replace("{", r"\{")):
         parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
-def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
+def test_no_page_causes_a_traceback(noise: bytes, begin: bytes) -> None:
     """The result is a reason of one line, the page's one number, or consistent times."""
     for check in (LOAD1, BUSY):
         found = parsed(begin + noise, check)
@@ -144,6 +144,6 @@ def parsed(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
 
 
 @pytest.mark.parametrize("metric", ["", "two words", "a{", "# comment", "9lives", 'a{b="c"} 1\nd'])
-def test_what_names_no_metric_is_refused(metric: str) -> None:
+def test_an_invalid_metric_is_refused(metric: str) -> None:
     with pytest.raises(ProbeFailed):
         Selector.of(metric)

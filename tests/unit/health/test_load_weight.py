@@ -91,7 +91,7 @@ def test_unreadable_pages_change_nothing_until_patience_ends(rule: LoadRule, loa
         assert (state.weight, state.load) == (None, None)
 
 
-def test_an_example() -> None:
+def test_the_example_of_the_how_to() -> None:
     """Weight 100 by load1 per core, as in the how-to; the last step reaches an end."""
     loads = [0.0, 0.02, 0.5, 0.5, 0.5, 0.5, 1.5, 1.5, 1.5, *[0.0] * 9]
     expected = [100, 100, 74, 62, 56, 56, 10, 10, 10, 31, 66, 83, 91, 96, 96, 96, 96, 100]
@@ -109,6 +109,6 @@ def test_without_smoothing_or_hysteresis_each_reading_counts() -> None:
     assert weights(rule, [0, 1, 2, 4, 7, 8, 9, 0]) == [10, 9, 8, 5, 1, 1, 1, 10]
 
 
-def test_one_more_reading_begins_patience_anew() -> None:
+def test_a_reading_restarts_the_patience() -> None:
     rule = load_rule(10, patience=2)
     assert weights(rule, [1.0, None, None, 1.0, None, None, None]) == [1, 1, 1, 1, 1, 1, 10]

@@ -32,13 +32,13 @@ def test_every_exit_status_means_what_it_means_in_keepalived(status: int) -> Non
         Ended(None, trouble="no such file"),
     ],
 )
-def test_any_other_end_is_down_and_brings_no_weight(end: Ended) -> None:
+def test_any_other_exit_is_down_and_sets_no_weight(end: Ended) -> None:
     found = outcome(end, True)
     assert (found.ok, found.weight) == (False, None)
     assert found.reason == str(end)
 
 
-def test_a_machine_without_a_process_for_it_learns_nothing_of_the_server() -> None:
+def test_without_a_process_for_scripts_the_outcome_is_inconclusive() -> None:
     end = Ended(None, trouble="the process that runs scripts has ended", unable=True)
     assert outcome(end, True) == Outcome(False, "the process that runs scripts has ended", inconclusive=True)
 

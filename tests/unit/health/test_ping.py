@@ -35,7 +35,7 @@ def test_a_host_that_is_there_answers(address: Address) -> None:
     assert outcome.reason.startswith("echo after ")
 
 
-def test_many_at_once_do_not_take_each_others_answers() -> None:
+def test_concurrent_probes_match_their_own_replies() -> None:
     """A raw socket receives all replies of its peer; each probe must wait for its own."""
     living = [Target(address) for address in HERE * 100]
     outcomes = pinged(*living)
@@ -44,7 +44,7 @@ def test_many_at_once_do_not_take_each_others_answers() -> None:
     assert all(outcome.ok for outcome in outcomes)
 
 
-def test_a_source_that_is_not_here_is_named() -> None:
+def test_a_source_that_is_not_local_is_reported() -> None:
     [outcome] = pinged(Target(IPv4Address(V4), source=IPv4Address("192.0.2.77")))
     if outcome.inconclusive:
         pytest.skip(outcome.reason)

@@ -52,7 +52,7 @@ def loop() -> Iterator[FakeTimeLoop]:
     loop.close()
 
 
-def test_a_probe_comes_again_so_long_after_it_ended(loop: FakeTimeLoop) -> None:
+def test_a_probe_repeats_after_its_delay_from_the_end(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     diary.scheduler.schedule(diary.scheduled(every_s=10, takes_s=2), 3)
@@ -60,7 +60,7 @@ def test_a_probe_comes_again_so_long_after_it_ended(loop: FakeTimeLoop) -> None:
     assert diary.begun == [3, 15, 27, 39]
 
 
-def test_what_is_put_before_the_start_begins_with_it(loop: FakeTimeLoop) -> None:
+def test_a_probe_scheduled_before_the_start_waits_for_it(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.schedule(diary.scheduled(), 3)
     loop.pass_(20)
@@ -69,7 +69,7 @@ def test_what_is_put_before_the_start_begins_with_it(loop: FakeTimeLoop) -> None
     assert diary.begun == [23]
 
 
-def test_an_earlier_time_takes_the_place_of_a_later_one(loop: FakeTimeLoop) -> None:
+def test_an_earlier_time_replaces_a_later_one(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     scheduled = diary.scheduled()
@@ -95,7 +95,7 @@ def test_a_slot_never_runs_twice_at_once(loop: FakeTimeLoop) -> None:
     assert diary.begun == [0, 15]
 
 
-def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop) -> None:
+def test_the_limit_of_concurrent_probes_holds_and_all_run(loop: FakeTimeLoop) -> None:
     diary = Diary(loop, at_once=7)
     diary.scheduler.start(loop)
     for _ in range(50):
@@ -106,12 +106,12 @@ def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop
     assert diary.scheduler.running == 0
 
 
-def test_some_descriptors_are_left_for_the_rest() -> None:
+def test_some_descriptors_are_reserved() -> None:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert descriptor_limit() == descriptors * 3 // 4
 
 
-def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:
+def test_a_waiting_probe_can_be_removed_or_hastened(loop: FakeTimeLoop) -> None:
     diary = Diary(loop, at_once=1)
     diary.scheduler.start(loop)
     several = [diary.scheduled(every_s=1000, takes_s=2) for _ in range(4)]
@@ -124,7 +124,7 @@ def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTim
     assert diary.begun == [0, 2, 4]
 
 
-def test_many_that_are_due_at_once_leave_others_their_turn(loop: FakeTimeLoop) -> None:
+def test_many_due_probes_do_not_starve_others(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     for _ in range(BATCH * 3):
@@ -142,19 +142,19 @@ def test_many_that_are_due_at_once_leave_others_their_turn(loop: FakeTimeLoop) -
     assert len(set(seen) - {0}) >= 2
 
 
-def test_one_that_is_removed_while_it_runs_is_cancelled_and_has_no_say(loop: FakeTimeLoop) -> None:
+def test_a_running_probe_that_is_removed_is_cancelled(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     scheduled = diary.scheduled(takes_s=5)
     diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    scheduled.on_outcome = lambda outcome: pytest.fail("its outcome is nobody's")
+    scheduled.on_outcome = lambda outcome: pytest.fail("the probe was removed")
     diary.scheduler.remove(scheduled)
     loop.pass_(60)
     assert (diary.begun, diary.cancelled, diary.scheduler.running) == ([0], 1, 0)
 
 
-def test_a_paused_one_waits_and_what_runs_counts(loop: FakeTimeLoop) -> None:
+def test_a_paused_probe_waits_and_a_running_one_counts(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     scheduled = diary.scheduled(every_s=10, takes_s=2)
@@ -168,7 +168,7 @@ def test_a_paused_one_waits_and_what_runs_counts(loop: FakeTimeLoop) -> None:
     assert diary.begun == [0, 106]
 
 
-def test_the_end_waits_for_what_runs(loop: FakeTimeLoop) -> None:
+def test_the_stop_waits_for_running_scripts(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
     diary.scheduler.start(loop)
     for delay in (0, 0, 5):
@@ -244,7 +244,7 @@ def test_first_probes_are_spread_over_the_warmup() -> None:
         assert max(by_ten_seconds) <= 55
 
 
-def test_a_checker_that_is_broken_off_from_within_is_asked_again(loop: FakeTimeLoop) -> None:
+def test_a_checker_that_cancels_itself_is_repeated(loop: FakeTimeLoop) -> None:
     diary, outcomes = Diary(loop), list[Outcome]()
 
     async def probe() -> Outcome:

@@ -19,7 +19,7 @@ QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
         (3, 1, [3, 2, 3, 4, 2, 1], [False, False, False, True, True, False]),  # the start has to gain it
     ],
 )
-def test_it_is_lost_below_and_gained_above(
+def test_the_quorum_is_lost_below_and_gained_above_its_hysteresis(
     needed: int, hysteresis: int, weights: list[int], expected: list[bool]
 ) -> None:
     quorum = Quorum(needed, hysteresis)
@@ -32,22 +32,22 @@ def test_it_is_lost_below_and_gained_above(
 
 
 @given(QUORUMS, st.booleans(), st.integers(0, 60))
-def test_at_one_weight_it_moves_at_most_once(quorum: Quorum, up: bool, weight: int) -> None:
+def test_at_a_constant_weight_the_quorum_changes_at_most_once(quorum: Quorum, up: bool, weight: int) -> None:
     once = quorum.after(up, weight)
     assert quorum.after(once, weight) == once
 
 
 @given(QUORUMS, st.integers(0, 60))
-def test_no_weight_gains_and_loses_it(quorum: Quorum, weight: int) -> None:
+def test_no_weight_both_gains_and_loses_the_quorum(quorum: Quorum, weight: int) -> None:
     assert not (quorum.after(False, weight) and not quorum.after(True, weight))
 
 
 @given(QUORUMS, st.booleans(), st.integers(0, 60), st.integers(0, 60))
-def test_more_weight_never_takes_it_away(quorum: Quorum, up: bool, weight: int, more: int) -> None:
+def test_more_weight_never_loses_the_quorum(quorum: Quorum, up: bool, weight: int, more: int) -> None:
     assert quorum.after(up, weight) <= quorum.after(up, weight + more)
 
 
 @given(st.builds(Quorum, st.integers(1, 20), st.integers(1, 20)), st.booleans(), st.integers(0, 60))
-def test_between_the_two_marks_it_stays_as_it_is(quorum: Quorum, up: bool, weight: int) -> None:
+def test_between_both_limits_the_quorum_stays(quorum: Quorum, up: bool, weight: int) -> None:
     between = quorum.lost_below + weight % (quorum.gained_at - quorum.lost_below)
     assert quorum.after(up, between) == up

@@ -40,7 +40,7 @@ HELLO, DONE, BYE = b"220 mx ready\r\n", b"250 mx\r\n", b"221 bye\r\n"
 GREETED = Outcome(True, "greeted: '220 mx ready'")
 
 
-def test_it_says_what_keepalived_says() -> None:
+def test_requests_are_keepaliveds() -> None:
     requests: list[bytes] = []
     assert asked(smtp_check, server(HELLO, DONE, BYE, requests=requests)) == GREETED
     assert requests == [b"HELO smtpchecker.keepalived.org\r\n", b"QUIT\r\n"]
@@ -68,7 +68,7 @@ def test_it_says_what_keepalived_says() -> None:
         ((HELLO, DONE, b""), Outcome(False, "connection closed waiting for the answer to QUIT")),
     ],
 )
-def test_what_a_server_may_say(replies: tuple[bytes, ...], outcome: Outcome) -> None:
+def test_replies_of_a_server_decide_the_outcome(replies: tuple[bytes, ...], outcome: Outcome) -> None:
     assert asked(smtp_check, server(*replies)) == outcome
 
 
@@ -81,7 +81,7 @@ def test_what_a_server_may_say(replies: tuple[bytes, ...], outcome: Outcome) -> 
         ((HELLO, DONE, b""), "the answer to QUIT"),
     ],
 )
-def test_a_server_that_falls_silent_times_out(replies: tuple[bytes, ...], what: str) -> None:
+def test_a_server_that_stops_replying_times_out(replies: tuple[bytes, ...], what: str) -> None:
     assert asked(smtp_check, server(*replies, hang=True)) == Outcome(False, f"{TIMED_OUT} waiting for {what}")
 
 

@@ -37,7 +37,7 @@ def test_a_server_that_accepts_is_up(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", [V4, V6])
-def test_a_connection_to_itself_is_none(host: str) -> None:
+def test_a_connection_to_itself_does_not_count(host: str) -> None:
     with closed(host) as target:
         itself = replace(target, source_port=target.port)
         assert outcome_at(itself) == Outcome(False, "connection refused")
@@ -119,7 +119,7 @@ def test_a_fixed_port_can_be_used_again_at_once() -> None:
     assert undisturbed(main) == [Outcome(True, "connected")] * 5
 
 
-def test_it_comes_from_the_configured_source() -> None:
+def test_the_probe_uses_the_configured_source() -> None:
     seen: list[tuple[str, int]] = []
 
     async def main(port: int) -> None:
@@ -155,7 +155,7 @@ def test_it_comes_from_the_configured_source() -> None:
         ({"device": "pylvs-absent"}, "no such device while binding to device pylvs-absent"),
     ],
 )
-def test_a_source_that_is_not_here_is_named(changes: dict[str, object], reason: str) -> None:
+def test_a_source_that_is_not_local_is_reported(changes: dict[str, object], reason: str) -> None:
     assert outcome_at(replace(Target(IPv4Address(V4), 1), **changes)) == Outcome(False, reason)  # type: ignore[arg-type]
 
 
@@ -164,12 +164,12 @@ def test_a_link_local_address_needs_a_device_that_is_there() -> None:
     assert outcome_at(target).reason == "no such device while binding to device pylvs-absent"
 
 
-def test_a_mark_is_set_or_the_missing_privilege_named() -> None:
+def test_a_mark_is_set_or_the_error_names_the_privilege() -> None:
     outcome = asked(lambda target: tcp_check(replace(target, mark=7)), silent)
     assert outcome.ok if os.geteuid() == 0 else "while setting firewall mark 7" in outcome.reason
 
 
-def test_too_many_open_files_say_nothing_of_the_server() -> None:
+def test_too_many_open_files_are_inconclusive() -> None:
     async def main() -> Outcome:
         async with tcp(silent) as target:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,7 +182,7 @@ def test_too_many_open_files_say_nothing_of_the_server() -> None:
     assert undisturbed(main) == Outcome(False, "this process has too many open files", inconclusive=True)
 
 
-def test_many_at_once_do_not_disturb_each_other() -> None:
+def test_concurrent_probes_are_independent() -> None:
     listener, waiting = full_listener()
     dead = Target(IPv4Address(V4), listener.getsockname()[1])
 
@@ -217,7 +217,7 @@ def test_every_errno_has_a_text(code: int) -> None:
     assert str(errno_failure(code, "while sending")) == f"{text} while sending"
 
 
-def test_what_a_server_sent_is_quoted_on_one_line() -> None:
+def test_a_reply_is_quoted_on_one_line() -> None:
     assert quoted(b"hello") == "'hello'"
     assert quoted(b"a\r\n\x1b[31m\xff'\"") == "'a\\r\\n\\x1b[31m\\xff'\"'"
     assert quoted(b"x" * 100) == f"'{'x' * 60}…'"

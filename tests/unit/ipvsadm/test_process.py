@@ -25,7 +25,6 @@ HEAVY = {
     "click",
     "logging",
     "multiprocessing",
-    "pyroute2",
     "rich",
     "subprocess",
     "typing_extensions",

@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.model.routing import HeldAddress
 from pylvs.netlink.addresses import encoded, flags_of, named
-from pylvs.netlink.rtnl import attributes
+from pylvs.netlink.codec import attributes
 
 LOCAL, OTHER = ip_address("192.0.2.1").packed, ip_address("192.0.2.9").packed
 

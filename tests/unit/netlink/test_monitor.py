@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.netlink import monitor
-from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews
-from pylvs.netlink.rtnl import attribute, nested, text, u32
+from pylvs.netlink.codec import address_of, attribute, nested, text, u32
+from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message, RouteKey, RouteMessage
 
 KINDS = (16, 17, 20, 21, 24, 25, 32, 33, 3, 2)
 
@@ -44,18 +44,18 @@ def a_route(network: str, metric: int = 0, protocol: int = 18, table: int = 254)
     return body + u32(15, table) + (u32(6, metric) if metric else b"")
 
 
-def one(kind: int, body: bytes) -> News:
+def one(kind: int, body: bytes) -> Message:
     (found,) = monitor.read(message(kind, body))
     return found
 
 
 def test_a_link() -> None:
     mac = b"\x02\0\0\0\0\x01"
-    assert one(16, a_link()) == LinkNews(4, "eth0", mac, 1500, True, True, 3, "macvlan")
-    assert one(16, a_link(flags=1)) == LinkNews(4, "eth0", mac, 1500, True, False, 3, "macvlan")
-    assert one(16, a_link(flags=0x40)) == LinkNews(4, "eth0", mac, 1500, False, False, 3, "macvlan")
+    assert one(16, a_link()) == LinkMessage(4, "eth0", mac, 1500, True, True, 3, "macvlan")
+    assert one(16, a_link(flags=1)) == LinkMessage(4, "eth0", mac, 1500, True, False, 3, "macvlan")
+    assert one(16, a_link(flags=0x40)) == LinkMessage(4, "eth0", mac, 1500, False, False, 3, "macvlan")
     gone = one(17, a_link())
-    assert isinstance(gone, LinkNews)
+    assert isinstance(gone, LinkMessage)
     assert gone.gone
 
 
@@ -64,26 +64,26 @@ def test_a_port_that_leaves_its_bridge_still_exists() -> None:
 
 
 def test_an_address_is_the_own_one_and_not_its_peer() -> None:
-    assert one(20, an_address("192.0.2.1/24")) == AddressNews(4, ip_interface("192.0.2.1/24"), 0, 0x80)
-    assert one(21, an_address("fd00::1/64")) == AddressNews(4, ip_interface("fd00::1/64"), 0, 0x80, gone=True)
+    assert one(20, an_address("192.0.2.1/24")) == AddressMessage(4, ip_interface("192.0.2.1/24"), 0, 0x80)
+    assert one(21, an_address("fd00::1/64")) == AddressMessage(4, ip_interface("fd00::1/64"), 0, 0x80, gone=True)
 
 
 @pytest.mark.parametrize(("flags", "usable"), [(0x80, True), (0xC0, False), (0xC4, True), (0x88, False), (0x280, True)])
 def test_an_address_is_usable_after_duplicate_address_detection(flags: int, usable: bool) -> None:
     found = one(20, an_address("fd00::1/64", flags))
-    assert isinstance(found, AddressNews)
+    assert isinstance(found, AddressMessage)
     assert found.usable is usable
 
 
 def test_a_route() -> None:
-    assert one(24, a_route("192.0.2.0/24", 7)) == RouteNews(RouteKey(ip_network("192.0.2.0/24"), 254, 7), 18)
-    assert one(25, a_route("0.0.0.0/0")) == RouteNews(RouteKey(ip_network("0.0.0.0/0"), 254, 0), 18, gone=True)
-    assert one(24, a_route("::/0", table=5000)) == RouteNews(RouteKey(ip_network("::/0"), 5000, 0), 18)
+    assert one(24, a_route("192.0.2.0/24", 7)) == RouteMessage(RouteKey(ip_network("192.0.2.0/24"), 254, 7), 18)
+    assert one(25, a_route("0.0.0.0/0")) == RouteMessage(RouteKey(ip_network("0.0.0.0/0"), 254, 0), 18, gone=True)
+    assert one(24, a_route("::/0", table=5000)) == RouteMessage(RouteKey(ip_network("::/0"), 5000, 0), 18)
 
 
 def test_a_datagram_has_many_messages_and_those_of_other_kinds_are_passed_over() -> None:
     data = message(16, a_link()) + message(28, b"neighbour") + message(20, an_address("192.0.2.1/24"))
-    assert [type(each) for each in monitor.read(data)] == [LinkNews, AddressNews]
+    assert [type(each) for each in monitor.read(data)] == [LinkMessage, AddressMessage]
 
 
 WHOLE = [(16, a_link()), (20, an_address("192.0.2.1/24")), (20, an_address("fd00::1/64")), (24, a_route("fd00::/8", 3))]
@@ -115,6 +115,6 @@ def test_nothing_at_all_makes_it_fail(data: bytes) -> None:
 
 
 def test_the_address_of_no_family_is_none() -> None:
-    assert monitor.address_of(b"12345") is None
-    assert monitor.address_of(None) is None
-    assert monitor.address_of(bytes(4)) == ip_address("0.0.0.0")
+    assert address_of(b"12345") is None
+    assert address_of(None) is None
+    assert address_of(bytes(4)) == ip_address("0.0.0.0")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pylvs.model.routing import NextHop, Route, RoutingRule
-from pylvs.netlink.monitor import RouteKey, RouteNews, RuleNews, understood
+from pylvs.netlink.codec import attributes
+from pylvs.netlink.monitor import RouteKey, RouteMessage, RuleMessage, understood
 from pylvs.netlink.routes import encoded, encoded_rule, key_of, key_of_rule
-from pylvs.netlink.rtnl import attributes
 
 HOP = NextHop(via=ip_address("192.0.2.9"))
 
@@ -127,7 +127,7 @@ def test_options_that_are_no_metrics() -> None:
 def test_the_removal_of_a_route_has_its_key(to: str, given: dict[str, int]) -> None:
     wanted = route(to, **given)
     found = understood(25, encoded(wanted, going=True))
-    assert isinstance(found, RouteNews)
+    assert isinstance(found, RouteMessage)
     tos = 0 if wanted.destination.version == 6 else found.key.tos
     assert RouteKey(found.key.destination, found.key.table, found.key.metric, tos) == key_of(wanted)
 
@@ -195,7 +195,7 @@ def test_each_option_of_a_rule_has_its_number(name: str, words: str, kind: int, 
     ],
 )
 def test_the_removal_of_a_rule_has_its_key(rule: RoutingRule) -> None:
-    assert understood(33, encoded_rule(rule)) == RuleNews(key_of_rule(rule), 18, gone=True)
+    assert understood(33, encoded_rule(rule)) == RuleMessage(key_of_rule(rule), 18, gone=True)
 
 
 def test_l3mdev_names_no_table() -> None:

@@ -39,7 +39,7 @@ class Site:
     def add(self, number: int, weight: int) -> None:
         server = new_server(number, weight)
         self.servers.insert(0, server)
-        self.scheduler.added(server)
+        self.scheduler.changed()
 
     def server(self, number: int) -> Server:
         (found,) = [server for server in self.servers if server.address[3] == number]
@@ -55,7 +55,7 @@ class Site:
         server = self.server(number)
         server.weight = weight
         server.last_weight = weight or server.last_weight
-        self.scheduler.edited(server)
+        self.scheduler.changed()
 
     def switch(self, scheduler: str) -> None:
         self.scheduler.close()

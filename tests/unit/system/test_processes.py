@@ -19,8 +19,8 @@ import pytest
 
 from pylvs.model.checks import Script
 from pylvs.system.processes import runner
-from pylvs.system.processes import tree as process_tree
 from pylvs.system.processes.scripts import Ended, Processes
+from pylvs.system.processes.tree import alive, process, send, stopped_tree
 from tests.waiting import PATIENCE_S, until, until_async
 
 T = TypeVar("T")
@@ -67,18 +67,15 @@ def reported(*arguments: str, **environment: str) -> dict[str, object]:
 
 
 def written(path: Path, text: str) -> str:
-    """Write a program that all users may execute, in directories that all users may enter."""
+    """Write a program that all users may execute."""
     path.write_text(text)
     path.chmod(0o755)
-    for folder in path.parents:
-        if "pytest-of-" in str(folder):  # made by pytest with mode 0700
-            folder.chmod(folder.stat().st_mode | 0o055)
     return str(path)
 
 
 def gone(pids: list[int]) -> bool:
     """Wait until none of these processes runs."""
-    until(lambda: not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids), pids)
+    until(lambda: not any((about := process(pid)) and alive(about) for pid in pids), pids)
     return True
 
 
@@ -163,8 +160,8 @@ def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["status"] is None
 
 
-def test_a_script_without_its_first_line_is_the_shells(tmp_path: Path) -> None:
-    assert ended(written(tmp_path / "old", "exit 4\n")).status == 4
+def test_a_script_without_its_first_line_is_the_shells(public_path: Path) -> None:
+    assert ended(written(public_path / "old", "exit 4\n")).status == 4
 
 
 def test_a_name_without_slash_is_found_on_path() -> None:
@@ -172,8 +169,8 @@ def test_a_name_without_slash_is_found_on_path() -> None:
 
 
 @as_root
-def test_a_script_that_others_can_change_does_not_run_as_root(tmp_path: Path) -> None:
-    program = written(tmp_path / "program", "#!/bin/sh\nexit 0\n")
+def test_a_script_that_others_can_change_does_not_run_as_root(public_path: Path) -> None:
+    program = written(public_path / "program", "#!/bin/sh\nexit 0\n")
     os.chmod(program, 0o777)
     end = ended(program, user="root", security=True)
     assert end.status is None
@@ -203,10 +200,10 @@ while :; do sleep 60; done
 """
 
 
-def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(tmp_path: Path) -> None:
+def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(public_path: Path) -> None:
     """Also children with sessions of their own, without parents, or that ignore SIGTERM."""
-    pids = tmp_path / "pids"
-    program = written(tmp_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
+    pids = public_path / "pids"
+    program = written(public_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
     for timeout_s in (3, 20, 60):  # time enough to fork them all, on a busy machine as well
         pids.write_text("")
         end = ended(program, user="root" if os.geteuid() == 0 else "", timeout_s=timeout_s)
@@ -235,8 +232,8 @@ def test_background_processes_of_a_script_live_on_and_are_reaped(tmp_path: Path)
         end = await processes.run(Script(("/bin/sh", "-c", f"sleep 600 & echo $! >{pids}; exit 7")), LONG_S)
         assert end.status == 7
         pid = int(pids.read_text())
-        about = process_tree.process(pid)
-        lived = about is not None and process_tree.alive(about)
+        about = process(pid)
+        lived = about is not None and alive(about)
         os.kill(pid, signal.SIGKILL)
         await until_async(lambda: not Path(f"/proc/{pid}").exists())
         return lived
@@ -328,23 +325,23 @@ def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
     """Also while its processes fork."""
     code = "import os, time\nfor _ in range(4): os.fork()\ntime.sleep(600)"
     pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", code])
-    root = process_tree.process(pid)
+    root = process(pid)
     assert root is not None
-    tree = process_tree.stopped_tree(root)
+    tree = stopped_tree(root)
 
     def whole() -> bool:
         nonlocal tree
         if len(tree) < 16:
             for each in tree:
-                process_tree.send(each, signal.SIGCONT)
+                send(each, signal.SIGCONT)
             time.sleep(0.02)  # in which it grows
-            tree = process_tree.stopped_tree(root)
+            tree = stopped_tree(root)
         return len(tree) >= 16
 
     until(whole)
     assert len(tree) == 16
     assert tree[0] == root
     for each in tree:
-        process_tree.send(each, signal.SIGKILL)
+        send(each, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert gone([each.pid for each in tree])

@@ -1,9 +1,9 @@
-"""The in-memory Director keeps IPVS's promises about its tables (IPVS-SEMANTICS 1)."""
+"""The in-memory Director keeps IPVS's promises about its tables (IPVS-SEMANTICS 1); MemoryRoles records calls."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
@@ -11,6 +11,7 @@ from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.director import DestinationRow, Director
 from pylvs.model.errors import (
+    Busy,
     DestinationExists,
     InvalidOperation,
     NoSuchDestination,
@@ -22,8 +23,10 @@ from pylvs.model.errors import (
 )
 from pylvs.model.rows import Counters
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
-from pylvs.testing import MemoryDirector
+from pylvs.model.vrrp import Roles
+from pylvs.testing import MemoryDirector, MemoryRoles
 
+ONE, OTHER = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 KEY = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)
 KEY_V6 = ServiceKey(Protocol.TCP, IPv6Address("2001:db8::1"), 80)
 SERVICE = VirtualService(KEY, "rr")
@@ -276,3 +279,22 @@ def test_timeouts_settings_and_connections_are_kept(director: MemoryDirector) ->
     director.put_connections([one])
     with director.batch():
         assert list(director.connections()) == [one]
+
+
+def test_the_latest_call_counts_and_every_call_is_recorded() -> None:
+    memory = MemoryRoles()
+    roles: Roles = memory
+    assert not memory.standby | memory.held
+    roles.stand_by(frozenset({ONE, OTHER}))
+    roles.stand_by(frozenset({ONE}), frozenset({ONE, OTHER}))
+    assert memory.standby == {ONE}
+    assert memory.held == {OTHER}
+    assert [standby for standby, _ in memory.calls] == [{ONE, OTHER}, {ONE}]
+
+
+def test_an_error_changes_nothing() -> None:
+    roles = MemoryRoles()
+    roles.error = Busy("not now")
+    with pytest.raises(Busy, match="not now"):
+        roles.stand_by(frozenset({ONE}))
+    assert roles.calls == []

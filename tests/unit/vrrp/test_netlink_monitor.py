@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews
+from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message, RouteKey, RouteMessage
 from pylvs.vrrp.netlink_monitor import (
     AddressAdded,
     AddressRemoved,
@@ -27,15 +27,15 @@ MAC = b"\x02\0\0\0\0\x01"
 VIP = ip_address("192.0.2.100")
 
 
-def link(index: int = 1, name: str = "eth0", up: bool = True, gone: bool = False, mac: bytes = MAC) -> LinkNews:
-    return LinkNews(index, name, mac, 1500, True, up, gone=gone)
+def link(index: int = 1, name: str = "eth0", up: bool = True, gone: bool = False, mac: bytes = MAC) -> LinkMessage:
+    return LinkMessage(index, name, mac, 1500, True, up, gone=gone)
 
 
-def address(text: str, index: int = 1, flags: int = 0x80, scope: int = 0, gone: bool = False) -> AddressNews:
-    return AddressNews(index, ip_interface(text), scope, flags, gone)
+def address(text: str, index: int = 1, flags: int = 0x80, scope: int = 0, gone: bool = False) -> AddressMessage:
+    return AddressMessage(index, ip_interface(text), scope, flags, gone)
 
 
-def state_of(*messages: News) -> LinkState:
+def state_of(*messages: Message) -> LinkState:
     state = LinkState()
     for each in messages:
         state.update(each)
@@ -109,20 +109,22 @@ def test_an_address_of_an_unknown_device_is_ignored() -> None:
 def test_a_dump_reports_what_was_missed_and_no_more() -> None:
     gone = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
     stays = RouteKey(ip_network("198.51.100.0/24"), 254, 0)
-    state = state_of(link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteNews(gone, 18), RouteNews(stays, 18))
-    changes = state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)])
+    state = state_of(
+        link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteMessage(gone, 18), RouteMessage(stays, 18)
+    )
+    changes = state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteMessage(stays, 18)])
     assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, RouteRemoved}
     assert len(changes) == 8  # b is down before it has gone
     assert set(state.by_name) == {"a", "c"}
-    assert state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)]) == []
+    assert state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteMessage(stays, 18)]) == []
 
 
 def test_only_keepalived_s_routes_are_reported() -> None:
     key = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
-    state = state_of(RouteNews(key, 18), RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
-    assert state.update(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
-    assert state.update(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
-    assert state.update(RouteNews(key, 18, gone=True)) == []
+    state = state_of(RouteMessage(key, 18), RouteMessage(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
+    assert state.update(RouteMessage(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
+    assert state.update(RouteMessage(key, 18, gone=True)) == [RouteRemoved(key)]
+    assert state.update(RouteMessage(key, 18, gone=True)) == []
 
 
 def test_the_first_address_that_is_not_virtual_is_the_primary_one() -> None:
@@ -150,7 +152,7 @@ ADDRESSES = st.builds(
 
 
 @given(st.lists(LINKS | ADDRESSES, max_size=25))
-def test_all_changes_add_up_to_the_state(messages: list[News]) -> None:
+def test_all_changes_add_up_to_the_state(messages: list[Message]) -> None:
     state = LinkState()
     up: set[str] = set()
     present: set[str] = set()
@@ -177,11 +179,11 @@ def test_all_changes_add_up_to_the_state(messages: list[News]) -> None:
     assert state.replace([*dump_of(state)]) == []
 
 
-def dump_of(state: LinkState) -> list[News]:
+def dump_of(state: LinkState) -> list[Message]:
     """Return the messages of a complete dump."""
-    changes: list[News] = []
+    changes: list[Message] = []
     for each in state.by_index.values():
-        changes.append(LinkNews(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
+        changes.append(LinkMessage(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
         changes += each.addresses
     return changes
 

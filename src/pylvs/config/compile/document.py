@@ -21,7 +21,7 @@ from pylvs.config.schema.types import WrittenScript
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
-from pylvs.system import proc
+from pylvs.netlink import links
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,13 @@ def _compile(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocu
     if settings.script_user:
         scripts.check_user(next(effective.below("global_defs")).location("script_user"))
     services = tuple(_services(effective, section, settings, scripts, findings))
-    vrrp = vrrp_of(effective, scripts, findings, proc.mtus() if mtus is None else mtus)
+    vrrp = vrrp_of(effective, scripts, findings, _mtus() if mtus is None else mtus)
     configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
     return CompiledDocument(effective, configuration, sort_findings(findings.all(), document))
+
+
+def _mtus() -> dict[str, int]:
+    return {each.name: each.mtu for each in links.devices()}
 
 
 def _services(

@@ -132,7 +132,7 @@ MAX_NAME = 4096
 
 
 class IncludeChecks(Flag):
-    """What an include must find. A name without wildcards must always exist."""
+    """The conditions for the files of an include. A name without wildcards must always exist."""
 
     READABLE = 1
     MATCH = 2

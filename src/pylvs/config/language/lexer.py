@@ -102,7 +102,7 @@ class Lexer:
             found.append(word)
 
     def _single_quotes(self, word: Word, first: Word | None) -> Word | None:
-        """Warn of single quotes around words. `first` began with one; return the word that still waits for its end."""
+        """Warn of single quotes around words. `first` began with one; return the word whose quote is still open."""
         if word.text[0] == "'":
             first = first or word
         if first is None or word.text[-1] != "'" or word.text == "'":
@@ -113,7 +113,7 @@ class Lexer:
         return None
 
     def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
-        """Return the words without backslashes at the end, which continue only definitions."""
+        """Return the words without backslashes at the end: a backslash continues only a definition."""
         if not backslashes:
             return found
         self.findings.error(
@@ -167,7 +167,7 @@ class Lexer:
         return Word(_characters(parts), line.location(start, at), quoted), at
 
     def _quotes(self, line: Line, start: int, keyword: str, parts: list[str]) -> int:
-        """Append what the quotes at `start` enclose to `parts`; return where they end."""
+        """Append the text in the quotes at `start` to `parts`; return where the quotes end."""
         text, at = line.text, start + 1
         plain = _IN_QUOTES[text[start]]
         while at < len(text):
@@ -215,7 +215,7 @@ class Lexer:
         )
 
     def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
-        """Report a reference to an unknown variable, except what may be the dollar sign of a password."""
+        """Report a reference to an unknown variable. A dollar sign that may belong to a password is no reference."""
         name = reference[0].strip("${}").split()[0]
         alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
         if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):

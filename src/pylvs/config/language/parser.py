@@ -87,8 +87,8 @@ class _Builder:
     pending: tuple[Word, ...] = ()  # a statement whose block may still open
     skipped: int = 0  # open blocks that are nested too deep
     before: Location | None = None  # of the last word or brace
-    lacking: tuple[_OpenBlock, Location] | None = None  # by indentation, the block should end before this location
-    early: tuple[_OpenBlock, Location] | None = None  # by indentation, this brace should not end the block
+    lacking: tuple[_OpenBlock, Location] | None = None  # indentation suggests that the block ends before this location
+    early: tuple[_OpenBlock, Location] | None = None  # indentation suggests that this brace does not end the block
 
     def statement(self, words: tuple[Word, ...]) -> None:
         """Begin a statement, with or without a block."""
@@ -205,7 +205,7 @@ class _Frame:
     lines: Iterator[Line]
     name: str = ""  # of the variable
     source: Source | None = None
-    checks: IncludeChecks = NO_CHECKS  # what `include_check` asks for in this file
+    checks: IncludeChecks = NO_CHECKS  # the conditions that `include_check` set in this file
 
 
 @dataclass(slots=True)

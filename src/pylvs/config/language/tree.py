@@ -115,7 +115,7 @@ class Line:
         return Line(self.text[start:stop], tuple(kept))
 
     def located_at(self, location: Location) -> Line:
-        """Return the same characters, all of them located at `location`: what replaces a variable there."""
+        """Return the same characters, all located at `location`, to replace a variable there."""
         return Line(self.text, (Origin(0, location.file, location.line, location.column, location.width),))
 
     def _origin(self, at: int) -> Origin:

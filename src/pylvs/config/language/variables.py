@@ -1,4 +1,4 @@
-"""Variables and sequences, which replace and repeat text, and the budget that limits what they produce."""
+"""Variables and sequences, which replace and repeat text, and the budget that limits their output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pylvs.config.language.lexer import BANG, HASH, REFERENCE
 from pylvs.config.language.tree import Line
 from pylvs.model.dataclass import dataclass, field
 
-MAX_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
+MAX_TEXT = 32 << 20  # characters: three times the size of a file with 100,000 real servers and a check each
 MAX_LINE = 1 << 16  # characters, before and after variables are replaced in it
-MAX_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
+MAX_LINES = 1_000_000  # lines: an example in keepalived's manual makes 65,024 blocks of a dozen lines
 
 
 @dataclass(slots=True)

@@ -112,7 +112,7 @@ def _needed_devices(concerns: Concerns, everything: list[Device], of_routers: fr
     by_index = {each.index: each for each in everything}
     found = _spread_out(everything) if concerns.marks else set()
     if concerns.virtual & of_routers:
-        networks = [(index, network) for index, own, network in links.links() if own not in of_routers]
+        networks = [(each.index, each.network) for each in links.addresses() if each.address not in of_routers]
         for address in concerns.virtual & of_routers:
             found |= _towards_router(address, holders, everything, networks)
     with links.Routes() as routes:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What a checker needs besides its check: settings of the server and service, and the script runner."""
+    """The settings of the server and service for a checker, and the script runner."""
 
-    weight: int = 1  # configured for the real server; relative weights ("75%", "5 more") start here
-    virtualhost: str = ""  # of the real server, else of the service; the check's own counts first
+    weight: int = 1  # the real server's; the base of relative weights ("75%", "5 more")
+    virtualhost: str = ""  # the real server's, else the service's; the check's own takes precedence
     processes: Processes | None = None  # None: scripts are not run
 
 

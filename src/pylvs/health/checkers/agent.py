@@ -1,9 +1,9 @@
 """AGENT_CHECK: an agent on the server reports its state and weight, in the protocol of HAProxy's agents.
 
 It sends one line. "75%" is a share of the configured weight. "drain" and "maint" take the server out of use until
-"ready". "down", "fail" and "stopped", with a description after #, mean failed until "up". What a line does not mention
-stays as reported before (HAProxy's configuration manual, "agent-check"). Unlike there, an agent that does not answer is
-a failed check, because it may be the only check of a server.
+"ready". "down", "fail" and "stopped", with a description after #, mean failed until "up". A value that a line omits
+keeps its last report (HAProxy's configuration manual, "agent-check"). Unlike in HAProxy, an agent that does not reply
+is a failed check, because it may be the only check of a server.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _DOWN_KEYWORDS = ("down", "fail", "stopped")
 
 
 class AgentState:
-    """Everything that an agent has reported so far."""
+    """The state and weight that an agent has reported."""
 
     def __init__(self) -> None:
-        self.admin = "ready"  # or drain, maint
-        self.down = ""  # the keyword and description of a failed server
+        self.admin = "ready"  # "ready", "drain" or "maint"
+        self.down = ""  # keyword and description while the agent reports a failure
         self.percent: int | None = None
-        self.ignored: list[str] = []  # keywords of the last line
+        self.ignored: list[str] = []  # unknown keywords of the last line
 
     def update(self, line: str) -> None:
         """Apply a line. Raises ProbeFailed if it has no known keyword."""

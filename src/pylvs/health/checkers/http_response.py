@@ -29,11 +29,11 @@ class BodyTooLong(ProbeFailed):
 
 @dataclass(slots=True)
 class HttpResponse:
-    """Status, header, and what `read_body` kept of the body; `remark` is a defect that is no failure."""
+    """Status, header and body; `remark` is a protocol error that does not fail the check."""
 
     status: int
     head: bytes  # with the empty line at its end
-    body: bytes = b""  # if asked for
+    body: bytes = b""  # only if `read_body` keeps it
     digests: tuple[str, ...] = ()  # MD5 of the body; of a chunked one as sent, and as decoded
     remark: str = ""
 
@@ -68,7 +68,7 @@ class ResponseReader:
                 return HttpResponse(status, self._buffer[:end])
 
     async def some(self, most: int) -> bytes:
-        """Return the next bytes of the body, at most so many; none at the end. Raises ProbeFailed."""
+        """Return up to `most` next bytes of the body; none at its end. Raises ProbeFailed."""
         if self._at >= len(self._buffer):
             self._buffer, self._at = b"", 0
             if not await self._more(f"reading the body, {self.size} bytes so far"):
@@ -130,7 +130,7 @@ def _fields(head: bytes) -> dict[bytes, list[bytes]]:
 
 
 class _BodySink:
-    """Computes digests of a body, and keeps it if asked for."""
+    """Computes digests of a body, and keeps the body if `keep` is set."""
 
     def __init__(self, digest: bool, keep: bool, chunked: bool) -> None:
         self._sent = hashlib.md5(usedforsecurity=False) if digest else None

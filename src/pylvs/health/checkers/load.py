@@ -1,6 +1,6 @@
-"""LOAD_CHECK: set the weight by the load that the server reports. It never takes a server out.
+"""LOAD_CHECK: set the weight by the load that the server reports. It never removes a server.
 
-The server has node_exporter's page of metrics, a page of the operator's own, or a page with one number.
+The server has node_exporter's page of metrics, a page with a metric of the operator, or a page with one number.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _samples(text: str, what: str) -> list[Sample]:
 
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except Exception as error:  # the parser documents none
+    except Exception as error:  # the parser does not document its exceptions
         raise ProbeFailed(f"{what} is not in Prometheus's text format: {error}") from None
 
 
@@ -145,12 +145,12 @@ def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
     return CpuTimes(total, idle)
 
 
-_MAX_LOAD = 2.0  # times `full`: a higher load counts as this, or the smoothed load would fall late
+_MAX_LOAD = 2.0  # times `full`: the limit of a reading, so that the smoothed load falls soon after a peak
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """How a load becomes the weight of a server with this configured weight."""
+    """The function from load to weight, for a server with this configured weight."""
 
     check: LoadCheck
     configured: int
@@ -167,20 +167,20 @@ class LoadRule:
 
     @property
     def step(self) -> int:
-        """The smallest change, except for the last one to either end."""
+        """The smallest change, except for the last one to the lowest or the full weight."""
         return max(math.ceil(self.configured * self.check.hysteresis), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadState:
-    """What is kept between readings; without a weight the configured one counts."""
+    """The state between readings; with weight None the configured weight counts."""
 
     load: float | None = None  # smoothed
     weight: int | None = None
-    missed: int = 0  # readings in a row
+    missed: int = 0  # failed readings in a row
 
     def after(self, load: float, rule: LoadRule) -> LoadState:
-        """Return the state after a reading. Both ends are reached exactly: a server must return to full weight."""
+        """Return the state after a reading. It reaches both ends exactly, so that a server returns to full weight."""
         load = min(load, _MAX_LOAD * rule.check.full)
         share = rule.check.smoothing  # of the old value
         smoothed = load if self.load is None else share * self.load + (1 - share) * load

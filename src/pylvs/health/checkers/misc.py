@@ -30,7 +30,7 @@ def probe(check: MiscCheck, context: CheckContext) -> Probe:
 def outcome(ended: Ended, dynamic: bool) -> Outcome:
     """Return the outcome of a program. With `dynamic`, exit statuses from 2 to 255 are weights.
 
-    Any other end keeps the configured weight. If this host could not start the program, or its script runner was
+    Any other exit keeps the configured weight. If this host could not start the program, or its script runner was
     killed, the outcome is inconclusive.
     """
     if ended.unable:

@@ -15,7 +15,7 @@ from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, 
 from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
 
-_TOKEN_BYTES = 20  # identifier, sequence number and data; random: a reply matches one request only
+_TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that a reply matches one request only
 _ICMP_FILTER, _ICMP6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h: a set bit drops that type
 _SOL_RAW = 255
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM)

@@ -8,7 +8,7 @@ from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import SmtpCheck
 
-_MAX_LINE = 4096  # RFC 5321 allows 512; a server with longer lines is good, too
+_MAX_LINE = 4096  # RFC 5321 allows 512; accept servers with longer lines, too
 _MAX_LINES = 100
 _READY, _DONE = 220, 250
 

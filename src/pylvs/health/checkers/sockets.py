@@ -74,7 +74,7 @@ async def ready(sock: socket.socket, deadline: Deadline, *, writing: bool = Fals
 
 
 class Endpoint:
-    """A target, with everything that is the same for each socket to it."""
+    """A target, and the settings that all sockets to it share."""
 
     __slots__ = ("_device", "_mark", "_may_self_connect", "_options", "_source", "_target", "address", "family")
 

@@ -15,16 +15,16 @@ from pylvs.health.checkers.sockets import Deadline, Endpoint, ready
 from pylvs.health.outcome import ProbeFailed, errno_failure
 
 _READ_SIZE = 1 << 16  # bytes read in one run of the event loop
-_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, which Python has from 3.12 on
+_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, in Python since 3.12
 Result = TypeVar("Result")
 
 
 @cache
 def lenient_tls() -> ssl.SSLContext:
-    """Return TLS settings that accept every server: a check asks whether it works, not who it is.
+    """Return TLS settings that accept every server: a check proves function, not identity.
 
-    Certificates are not verified. Allowed are all versions that OpenSSL has here, keys of any length, and servers
-    without secure renegotiation.
+    Certificates are not verified. All versions that this host's OpenSSL supports are allowed, keys of any length, and
+    servers without secure renegotiation.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -37,7 +37,7 @@ def lenient_tls() -> ssl.SSLContext:
 
 def _tls_error_text(error: Exception, what: str = "") -> str:
     """Return a short text for an error, from OpenSSL if it has one."""
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which one depends on Python's version
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # the class depends on Python's version
         return "connection closed in the TLS handshake"
     reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
@@ -140,7 +140,7 @@ class TcpStream:
         return found.removesuffix(b"\r")
 
     async def _wait(self, where: str, *, writing: bool = False) -> None:
-        # Data that arrived while this process could not run still counts after the deadline. But a server that sends
+        # Data that arrived while this process could not run counts even after the deadline. But a server that sends
         # without end must not hold a check for ever: it ends at twice its timeout.
         deadline = self._deadline
         overdue = asyncio.get_running_loop().time() > deadline.at + deadline.seconds

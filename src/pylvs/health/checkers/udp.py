@@ -14,7 +14,7 @@ _DEFAULT_MAX_REPLY = 255  # max_reply_length
 
 
 def probe(check: UdpCheck, context: CheckContext) -> Probe:
-    """Return a probe that sends one datagram, and waits for an answer or an error."""
+    """Return a probe that sends one datagram, and waits for a reply or an ICMP error."""
     endpoint = Endpoint(check.target)
 
     async def ask() -> Outcome:

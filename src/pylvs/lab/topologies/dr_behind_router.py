@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
-from pylvs.lab.plan import AddressPlan, host_address, single_address
+from pylvs.lab.network import ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, built_in, single_address
 from pylvs.lab.topologies import parts
-
-TITLE = "direct routing behind a router with static NAT"
 
 
 def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return AddressPlan(
-        vip=single_address(host_address("lan", 100, version)),
-        dip=host_address("lan", 10, version),
-        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=host_address("outside", 5, version),
-        gateway=host_address("lan", 1, version),
-        outside=host_address("outside", 1, version),
-        public=host_address("outside", 88, version),
+    return built_in(
+        servers,
+        version,
+        client=("outside", 5),
+        gateway=("lan", 1),
+        outside=("outside", 1),
+        public=("outside", 88),
     )
 
 
@@ -36,17 +33,13 @@ def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
 
 
 def network(plan: AddressPlan) -> Network:
-    """Servers answer through the router, which translates the VIP back to the public address."""
-    assert plan.client is not None
+    """Return the network. Servers reply through the router, which translates the VIP back to the public address."""
     assert plan.gateway is not None
     assert plan.outside is not None
     assert plan.public is not None
-    addresses = [(plan.outside, "gateway")]
-    addresses = (
-        [(plan.outside, "public")]
-        if plan.public.ip == plan.outside.ip
-        else [*addresses, (single_address(plan.public), "public")]
-    )
+    addresses = [(plan.outside, "gateway"), (single_address(plan.public), "public")]
+    if plan.public.ip == plan.outside.ip:
+        addresses = [(plan.outside, "public")]
     vip, public = str(plan.vip.ip), str(plan.public.ip)
     router = Host(
         "router",
@@ -55,29 +48,17 @@ def network(plan: AddressPlan) -> Network:
         forwarding=True,
         commands=static_nat(public, vip, plan.version),
     )
-    client = Host(
-        "client",
-        CLIENT,
-        (parts.card(CLIENT, "outside", [(plan.client, "CIP")]),),
-        gateway=str(plan.outside.ip),
-        names={"VIP": public},  # a client knows no other
-    )
-    return Network(
-        topology="dr-behind-router",
-        title=TITLE,
-        path="client → router (public address becomes VIP) → director → real server → router (and back) → client",
-        method="-g",
-        version=plan.version,
-        vip=vip,
-        vip_prefix=plan.vip.network.prefixlen,
-        port=plan.port,
-        scheduler=plan.scheduler,
-        links=(Switch("outside", str(plan.outside.network)), Switch("lan", str(plan.gateway.network))),
-        hosts=(
-            client,
+    return parts.network(
+        plan,
+        "dr-behind-router",
+        "direct routing behind a router with static NAT",
+        "client → router (public address becomes VIP) → director → real server → router (and back) → client",
+        [Switch("outside", str(plan.outside.network)), Switch("lan", str(plan.gateway.network))],
+        [
+            parts.client(plan, "outside", plan.outside, names={"VIP": public}),  # clients use only the public address
             router,
-            parts.director(plan, "-g", (parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device),), plan.gateway),
+            parts.director(plan, "lan", plan.gateway),
             *parts.servers(plan, "lan", plan.gateway, vip),
-        ),
+        ],
         entry=public,
     )

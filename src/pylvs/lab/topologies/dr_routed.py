@@ -5,28 +5,28 @@ All are on one switch, where the gateway has an address in both subnets.
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
-from pylvs.lab.plan import AddressPlan, host_address
-from pylvs.lab.topologies import parts
+from dataclasses import replace
 
-TITLE = "direct routing with the VIP in another subnet than the real servers"
+from pylvs.lab.network import CLIENT, ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, built_in, host_address
+from pylvs.lab.topologies import parts
 
 
 def plan(servers: int, version: int) -> AddressPlan:
-    """Return the built-in addresses."""
-    return AddressPlan(
-        vip=host_address("public", 100, version),
-        dip=host_address("lan", 10, version),
-        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=host_address("outside", 5, version),
-        gateway=host_address("lan", 1, version),
-        gateway_vip=host_address("public", 1, version),
-        outside=host_address("outside", 1, version),
+    """Return the built-in addresses. The VIP has the prefix length of its subnet."""
+    addresses = built_in(
+        servers,
+        version,
+        client=("outside", 5),
+        gateway=("lan", 1),
+        gateway_vip=("public", 1),
+        outside=("outside", 1),
     )
+    return replace(addresses, vip=host_address("public", 100, version))
 
 
 def network(plan: AddressPlan) -> Network:
-    """Without a client in the plan, the gateway is the client."""
+    """Return the network. Without a client in the plan, the gateway is the client."""
     assert plan.gateway is not None
     assert plan.gateway_vip is not None
     pairs = [(plan.gateway_vip, "gateway"), (plan.gateway, "gateway")]
@@ -47,23 +47,15 @@ def network(plan: AddressPlan) -> Network:
             parts.client(plan, "outside", plan.outside),
             Host("router", ROUTER, cards, forwarding=True),
         ]
-    return Network(
-        topology="dr-routed",
-        title=TITLE,
-        path=path,
-        method="-g",
-        version=plan.version,
-        vip=str(plan.vip.ip),
-        vip_prefix=plan.vip.network.prefixlen,
-        port=plan.port,
-        scheduler=plan.scheduler,
-        links=tuple(links),
-        hosts=(
+    return parts.network(
+        plan,
+        "dr-routed",
+        "direct routing with the VIP in another subnet than the real servers",
+        path,
+        links,
+        [
             *outer,
-            parts.director(
-                plan, "-g", (parts.card(DIRECTOR, "switch", [(plan.dip, "DIP")], plan.device),), plan.gateway
-            ),
+            parts.director(plan, "switch", plan.gateway),
             *parts.servers(plan, "switch", plan.gateway, str(plan.vip.ip)),
-        ),
-        entry=str(plan.vip.ip),
+        ],
     )

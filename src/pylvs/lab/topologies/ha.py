@@ -3,61 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pylvs.lab.files import CONFIGURATION
-from pylvs.lab.network import CLIENT, DIRECTOR, Host, Network, Switch
-from pylvs.lab.plan import AddressPlan, AnyInterface, host_address, single_address
+from pylvs.lab.network import DIRECTOR, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, AnyInterface, built_in
 from pylvs.lab.topologies import parts
-
-TITLE = "two directors, one VIP, all hosts on one switch"
 
 MASTER, BACKUP = ("MASTER", 100), ("BACKUP", 90)
 VRID = 51
 CHECKED_EVERY_S = 2
-LINK_LOCAL = "fe80::100/64"  # in VRRP version 3 over IPv6 a link-local address comes first
+LINK_LOCAL = "fe80::100/64"  # VRRP version 3 over IPv6 requires a link-local address as the first (RFC 9568, 5.2.9)
 
 
 def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses."""
-    return AddressPlan(
-        vip=single_address(host_address("lan", 100, version)),
-        dip=host_address("lan", 10, version),
-        dip2=host_address("lan", 11, version),
-        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=host_address("lan", 5, version),
-    )
+    return built_in(servers, version, dip2=("lan", 11))
 
 
 def network(plan: AddressPlan) -> Network:
-    """director1 starts as the master; director2 runs the program that the plan names as its peer."""
+    """Return the network. director1 starts as the master; director2 runs the plan's `peer`."""
     assert plan.dip2 is not None
-    client = parts.client(plan, "lan", plan.gateway)
     vip = str(plan.vip.ip)
-    where = f"[{vip}]" if plan.version == 6 else vip
-    return Network(
-        topology="ha",
-        title=TITLE,
-        path="client → the director that is MASTER → real server → client; the other director waits",
-        method="-g",
-        version=plan.version,
-        vip=vip,
-        vip_prefix=plan.vip.network.prefixlen,
-        port=plan.port,
-        scheduler=plan.scheduler,
-        links=(Switch("lan", str(plan.dip.network)),),
-        hosts=(
-            # The lab is up when it serves, and director1 has the VIP.
-            Host(CLIENT, CLIENT, client.interfaces, client.gateway, awaits=f"curl -s --max-time 1 http://{where}/"),
+    # The lab is up when the VIP serves and director1 holds it.
+    serves = f"curl -s --max-time 1 http://{f'[{vip}]' if plan.version == 6 else vip}/"
+    return parts.network(
+        plan,
+        "ha",
+        "two directors, one VIP, all hosts on one switch",
+        "client → the director that is MASTER → real server → client; the other director waits",
+        [Switch("lan", str(plan.dip.network))],
+        [
+            replace(parts.client(plan, "lan", plan.gateway), awaits=serves),
             _director(plan, 1, plan.dip, MASTER, "pylvs"),
             _director(plan, 2, plan.dip2, BACKUP, plan.peer),
             *parts.servers(plan, "lan", plan.gateway, vip),
-        ),
-        entry=vip,
+        ],
     )
 
 
 def _director(plan: AddressPlan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
-    """Start the backup once the VIP answers, so that every lab comes up the same way."""
+    """Return a director. The backup starts when the VIP answers, so director1 is always the first master."""
     return Host(
         f"{DIRECTOR}{number}",
         DIRECTOR,

@@ -1,11 +1,12 @@
-"""Hosts that topologies consist of: the client, the director, the real servers."""
+"""What topologies consist of: the client, the director, the real servers, and the network of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, Interface
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, Interface, Network, Switch
 from pylvs.lab.plan import AddressPlan, AnyInterface
+from pylvs.model.addresses import endpoint
 
 _ROLE_OCTETS = {CLIENT: 0x0C, DIRECTOR: 0x0D, ROUTER: 0x0F}
 
@@ -35,46 +36,80 @@ def card(
         device,
         mac(role, index, number),
         tuple(str(one) for one, _ in pairs),
-        tuple(record for _, record in pairs),
+        tuple(note for _, note in pairs),
     )
 
 
-def client(plan: AddressPlan, link: str, gateway: AnyInterface | None = None) -> Host:
+def network(
+    plan: AddressPlan,
+    topology: str,
+    title: str,
+    path: str,
+    links: Iterable[Switch],
+    hosts: Iterable[Host],
+    *,
+    method: str = "-g",
+    entry: str = "",
+) -> Network:
+    """Return the network of a plan, with these links and hosts; clients use `entry`, or else the VIP."""
+    vip = str(plan.vip.ip)
+    return Network(
+        topology=topology,
+        title=title,
+        path=path,
+        method=method,
+        version=plan.version,
+        vip=vip,
+        vip_prefix=plan.vip.network.prefixlen,
+        port=plan.port,
+        scheduler=plan.scheduler,
+        links=tuple(links),
+        hosts=tuple(hosts),
+        entry=entry or vip,
+    )
+
+
+def client(
+    plan: AddressPlan, link: str, gateway: AnyInterface | None = None, names: Mapping[str, str] | None = None
+) -> Host:
     """Return the client, on its own link or on that of the servers."""
     assert plan.client is not None
-    via = str(gateway.ip) if gateway else ""
-    return Host("client", CLIENT, (card(CLIENT, link, [(plan.client, "CIP")]),), gateway=via)
+    return Host(
+        "client", CLIENT, (card(CLIENT, link, [(plan.client, "CIP")]),), gateway=_ip(gateway), names=names or {}
+    )
 
 
 def director(
     plan: AddressPlan,
-    method: str,
-    cards: tuple[Interface, ...],
+    link: str,
     gateway: AnyInterface | None = None,
-    forwarding: bool = False,
+    *,
+    method: str = "-g",
+    second_card: Interface | None = None,
 ) -> Host:
-    """Return the director with its table: one virtual service, all real servers."""
+    """Return the director with its table: one virtual service, all real servers. With a second card it is a router."""
+    first = card(DIRECTOR, link, [(plan.dip, "DIP")], plan.device)
     return Host(
         "director",
         DIRECTOR,
-        cards,
-        gateway=str(gateway.ip) if gateway else "",
-        forwarding=forwarding,
+        (first, second_card) if second_card else (first,),
+        gateway=_ip(gateway),
+        forwarding=second_card is not None,
         vip_device=plan.device,
         commands=table(plan, method),
     )
 
 
+def _ip(interface: AnyInterface | None) -> str:
+    return str(interface.ip) if interface else ""
+
+
 def table(plan: AddressPlan, method: str) -> tuple[str, ...]:
     """Return the ipvsadm commands of a plan."""
-    service = _endpoint(plan.vip, plan.port)
+    service = endpoint(plan.vip.ip, plan.port)
     lines = [f"ipvsadm -A -t {service} -s {plan.scheduler}"]
-    lines += [f"ipvsadm -a -t {service} -r {_endpoint(server, plan.port)} {method}" for server in plan.servers]
+    lines += [f"ipvsadm -a -t {service} -r {endpoint(server.ip, plan.port)} {method}" for server in plan.servers]
     return tuple(lines)
-
-
-def _endpoint(interface: AnyInterface, port: int) -> str:
-    return f"{interface.ip}:{port}" if interface.version == 4 else f"[{interface.ip}]:{port}"
 
 
 def servers(plan: AddressPlan, link: str, gateway: AnyInterface | None, realserver: str = "") -> list[Host]:
@@ -91,6 +126,6 @@ def server(
         f"rs{number}",
         SERVER,
         (Interface(link, plan.device, mac(SERVER, 0, number), (str(address),), ("RIP",)),),
-        gateway=str(gateway.ip) if gateway else "",
+        gateway=_ip(gateway),
         commands=(f"pylvs realserver up {realserver}",) if realserver else (),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Network, Switch
-from pylvs.lab.plan import AddressPlan, first_of, host_address, single_address
+from dataclasses import replace
+
+from pylvs.lab.network import ROUTER, Host, Network, Switch
+from pylvs.lab.plan import AddressPlan, built_in, first_of, host_address
 from pylvs.lab.topologies import parts
 
-TITLE = "IP tunnelling, real servers in other subnets"
 # encapsulation -> options of ipvsadm and of `pylvs realserver up`
 OPTIONS = {
     "ipip": ("-i", "--tunnel"),
@@ -18,19 +19,12 @@ FIRST_SITE = 10  # 10.0.11.0/24 is the first server's
 
 def plan(servers: int, version: int) -> AddressPlan:
     """Return the built-in addresses: a subnet for every server."""
-    return AddressPlan(
-        vip=single_address(host_address("lan", 100, version)),
-        dip=host_address("lan", 10, version),
-        servers=tuple(
-            host_address("site", 20 + number, version, FIRST_SITE + number) for number in range(1, servers + 1)
-        ),
-        client=host_address("outside", 5, version),
-        outside=host_address("outside", 1, version),
-    )
+    sites = tuple(host_address("site", 20 + number, version, FIRST_SITE + number) for number in range(1, servers + 1))
+    return replace(built_in(servers, version, client=("outside", 5), outside=("outside", 1)), servers=sites)
 
 
 def network(plan: AddressPlan) -> Network:
-    """The router has the first address of every subnet, unless the plan gives another for the client's."""
+    """Return the network. The router has the first address of every subnet, or the plan's `outside` in the client's."""
     assert plan.client is not None
     method, decapsulation = OPTIONS[plan.tunnel]
     outside = plan.outside or first_of(plan.client)
@@ -48,26 +42,18 @@ def network(plan: AddressPlan) -> Network:
         for number, address in enumerate(plan.servers, start=1)
         for site in (first_of(address),)
     ]
-    return Network(
-        topology="tun",
-        title=TITLE,
-        path="client → director (encapsulates) → router → real server (decapsulates) → router → client",
-        method="-i",
-        version=plan.version,
-        vip=str(plan.vip.ip),
-        vip_prefix=plan.vip.network.prefixlen,
-        port=plan.port,
-        scheduler=plan.scheduler,
-        links=(
-            Switch("outside", str(outside.network)),
-            Switch("lan", str(plan.dip.network)),
-            *(Switch(site_names[site], str(site.network)) for site in sites),
-        ),
-        hosts=(
-            Host("client", CLIENT, (parts.card(CLIENT, "outside", [(plan.client, "CIP")]),), gateway=str(outside.ip)),
+    links = {"outside": outside, "lan": plan.dip} | {name: site for site, name in site_names.items()}
+    return parts.network(
+        plan,
+        "tun",
+        "IP tunnelling, real servers in other subnets",
+        "client → director (encapsulates) → router → real server (decapsulates) → router → client",
+        [Switch(name, str(interface.network)) for name, interface in links.items()],
+        [
+            parts.client(plan, "outside", outside),
             Host("router", ROUTER, tuple(cards), forwarding=True),
-            parts.director(plan, method, (parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device),), here),
+            parts.director(plan, "lan", here, method=method),
             *servers,
-        ),
-        entry=str(plan.vip.ip),
+        ],
+        method="-i",
     )

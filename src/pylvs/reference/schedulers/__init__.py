@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pylvs.reference.schedulers.common import Flow, Scheduler
+from pylvs.reference.schedulers.failover import Failover, Overflow
 from pylvs.reference.schedulers.hashing import DestinationHashing, MaglevHashing, SourceHashing
-from pylvs.reference.schedulers.heaviest import Failover, Overflow
 from pylvs.reference.schedulers.least_connections import (
     LeastConnections,
     NeverQueue,

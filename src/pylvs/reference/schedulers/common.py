@@ -1,6 +1,6 @@
 """Base class and load measures of schedulers (IPVS-SEMANTICS 3.1).
 
-Lists have the newest server first; of equals the first in the list wins.
+Lists have the newest server first; on a tie the first in the list wins.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ class Flow(NamedTuple):
 
 
 class Scheduler:
-    """The scheduler of one service.
+    """The scheduler of one service; this one is `none`.
 
-    `servers` is the service's own list, and the methods report each change of it. `options` are the service's flags.
+    `servers` is the service's own list, and the methods report its changes. `options` are the service's flags.
     """
 
     name = ""
-    address_bytes = 4  # of the service's addresses: 16 for IPv6
+    address_bytes = 4  # length of the service's addresses: 16 for IPv6
 
     def __init__(self, servers: list[Server], options: int = 0) -> None:
         self.servers = servers
         self.options = options
 
-    def added(self, server: Server) -> None:
-        """Handle that `server` was inserted at the list's head."""
+    def changed(self) -> None:
+        """Handle that a server was inserted at the list's head, or that a server's weight or thresholds were edited."""
 
     def deleted(self, server: Server, position: int) -> None:
         """Handle that `server` was removed from the list, where it had this position."""
-
-    def edited(self, server: Server) -> None:
-        """Handle that weight or thresholds of `server` may have changed."""
+        self.changed()
 
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Return the server of a new connection; None: no server is available."""
-        raise NotImplementedError
+        return None
 
     def advance(self, now: float) -> None:
         """Run the timers."""
@@ -81,8 +79,3 @@ def least_loaded(servers: Iterable[Server], load: Callable[[Server], int]) -> Se
             if best_load * server.weight > its_load * best.weight:
                 best, best_load = server, its_load
     return best
-
-
-def heaviest(servers: Iterable[Server]) -> Server | None:
-    """Return the server with the greatest weight, the first of equals."""
-    return max(servers, key=lambda server: server.weight, default=None)

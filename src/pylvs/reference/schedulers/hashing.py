@@ -12,20 +12,20 @@ BITS = 8
 BUCKETS = 1 << BITS  # of dh and sh
 SLOTS = 4093  # of mh: a prime
 KEY_1, KEY_2 = 2654435761, 2654446892  # of mh
-TURN_BITS = 6  # mh scales weights to about as many bits
+TURN_BITS = 6  # mh scales weights to about this many bits
 FALLBACK = ServiceFlag.SCHED_1  # sh-fallback, mh-fallback
 BY_PORT = ServiceFlag.SCHED_2  # sh-port, mh-port
 
-MULTIPLIER = 0x61C88647  # 2^32 divided by the golden ratio, twice
+MULTIPLIER = 0x61C88647  # 2^32 / φ², with φ the golden ratio
 LONG = 0xFFFFFFFFFFFFFFFF
 
 
 def fold(address: bytes) -> int:
-    """Return the address as a 32-bit number: of an IPv6 address the exclusive or of its four words (3.11)."""
-    fold16 = int.from_bytes(address[:4], "big")
-    for at in range(4, len(address), 4):
-        fold16 ^= int.from_bytes(address[at : at + 4], "big")
-    return fold16
+    """Return the address as a 32-bit number; for IPv6, the exclusive or of its four words (3.11)."""
+    folded = 0
+    for at in range(0, len(address), 4):
+        folded ^= int.from_bytes(address[at : at + 4], "big")
+    return folded
 
 
 def bucket(number: int, bits: int) -> int:
@@ -65,7 +65,7 @@ def siphash13(number: int, key: int) -> int:
 
 
 class DestinationHashing(Scheduler):
-    """Fill 256 buckets with the list, one each, in a circle; the destination address picks one.
+    """Fill 256 buckets cyclically with the list, one per server; the destination address picks one.
 
     Weights do not matter.
     """
@@ -73,7 +73,7 @@ class DestinationHashing(Scheduler):
     name = "dh"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Return the server of the bucket if it is usable. There is no second choice."""
+        """Return the server of the bucket if it is usable. There is no fallback."""
         if not self.servers:
             return None
         server = self.servers[bucket(fold(flow.daddr), BITS) % len(self.servers)]
@@ -81,7 +81,7 @@ class DestinationHashing(Scheduler):
 
 
 class SourceHashing(Scheduler):
-    """Fill 256 buckets: in a circle, each server gets as many in a row as its weight, at least one.
+    """Fill 256 buckets cyclically: each server gets as many in a row as its weight, at least one.
 
     The client's address picks the bucket; with `sh-port` the port counts, too.
     """
@@ -90,15 +90,10 @@ class SourceHashing(Scheduler):
 
     def __init__(self, servers: list[Server], options: int = 0) -> None:
         super().__init__(servers, options)
-        self._buckets: list[Server] = []  # empty: to be filled again
+        self._buckets: list[Server] = []  # empty: fill them at the next choice
 
-    def added(self, server: Server) -> None:
-        self._buckets = []
-
-    def deleted(self, server: Server, number: int) -> None:
-        self._buckets = []
-
-    def edited(self, server: Server) -> None:
+    def changed(self) -> None:
+        """Fill the buckets again at the next connection."""
         self._buckets = []
 
     def _filled(self) -> list[Server]:
@@ -127,7 +122,7 @@ class SourceHashing(Scheduler):
 
 
 class MaglevHashing(Scheduler):
-    """Share 4093 slots by weight, so that few change when a server comes or leaves; the client's hash picks one."""
+    """Distribute 4093 slots by weight; the client's hash picks one. Few slots change with the list."""
 
     name = "mh"
 
@@ -136,18 +131,11 @@ class MaglevHashing(Scheduler):
         self._slots: list[Server] = []
         self._stale = True
 
-    def added(self, server: Server) -> None:
-        """Rebuild the table later, unless there are more servers than slots."""
-        self._changed()
+    def changed(self) -> None:
+        """Rebuild the table later, unless there are more servers than slots.
 
-    def deleted(self, server: Server, number: int) -> None:
-        self._changed()
-
-    def edited(self, server: Server) -> None:
-        """Rebuild the table later. A weight of 0 changes nothing, because the last other weight counts."""
-        self._changed()
-
-    def _changed(self) -> None:
+        An edit to weight 0 changes nothing, because the last other weight counts.
+        """
         if self._stale and len(self.servers) == SLOTS + 1:
             self._slots, self._stale = self._built(self.servers[1:]), False
         self._stale = self._stale or len(self.servers) <= SLOTS

@@ -9,11 +9,11 @@ from pylvs.reference.server import Server
 
 CHAIN_BITS = 10
 CHAINS = 1 << CHAIN_BITS
-TABLE_SIZE = 16 * CHAINS  # with more entries, old ones are removed
-MAX_ENTRIES = TABLE_SIZE * 3 // 2  # no more are added
-PERIOD_S = 60  # between checks
-FULL_CHECK_EVERY = 30  # one check in so many uses the expiration that is set
-IDLE_S = 360  # an entry without use may be removed, when there are too many
+TABLE_SIZE = 16 * CHAINS  # above this number, old entries are removed
+MAX_ENTRIES = TABLE_SIZE * 3 // 2  # at this number, no entry is added
+PERIOD_S = 60  # between runs of the timer
+FULL_CHECK_EVERY = 30  # each 30th run uses the configured expiration
+IDLE_S = 360  # with too many entries, one unused for so long is removed
 EXPIRATION_S = 86400  # lblc_expiration, lblcr_expiration
 
 
@@ -62,7 +62,7 @@ class Locality:
             self.count -= 1
 
     def advance(self, now: float) -> None:
-        """Check the table once a period since the first call."""
+        """Run the timer once a period since the first call."""
         if self._next_run is None:
             self._next_run = now + PERIOD_S
         while now >= self._next_run:
@@ -133,14 +133,10 @@ class LocalityLeastConnections(Scheduler):
         self.cache.clear()
 
 
-class ReplicatedLocality(Scheduler):
+class ReplicatedLocality(LocalityLeastConnections):
     """Choose as lblc, but from a set of servers: it grows when its servers are crowded, and shrinks with time."""
 
     name = "lblcr"
-
-    def __init__(self, servers: list[Server], options: int = 0) -> None:
-        super().__init__(servers, options)
-        self.cache = Locality()
 
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Return the least loaded member of the set; if it is crowded, add the one that wlc chooses."""
@@ -169,12 +165,6 @@ class ReplicatedLocality(Scheduler):
             entry.servers.remove(busiest)
             entry.last_change = now
             busiest.references -= 1
-
-    def advance(self, now: float) -> None:
-        self.cache.advance(now)
-
-    def close(self) -> None:
-        self.cache.clear()
 
 
 def _least(members: list[Server]) -> Server | None:

@@ -9,7 +9,7 @@ from pylvs.reference.server import Server
 
 
 class RoundRobin(Scheduler):
-    """Take the next usable server of the list, in a circle. Of weights only 0 matters."""
+    """Take the next usable server of the list, cyclically. Non-zero weights do not matter."""
 
     name = "rr"
 
@@ -51,25 +51,14 @@ class WeightedRoundRobin(Scheduler):
         self.divisor = gcd(*weights) or 1
         self.max_weight = max(weights) - (self.divisor - 1) if weights else 0
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Start at the head, with the same current weight if it is still valid."""
         self._measure()
         self.cursor = None
         if self.current_weight > self.max_weight or self.current_weight == 0:
             self.current_weight = self.max_weight
         elif self.divisor > 1:
             self.current_weight = self.current_weight // self.divisor * self.divisor + 1
-
-    def added(self, server: Server) -> None:
-        """Start at the head, with the same current weight if it is still valid."""
-        self._changed()
-
-    def deleted(self, server: Server, position: int) -> None:
-        """Do as after an addition."""
-        self._changed()
-
-    def edited(self, server: Server) -> None:
-        """Do as after an addition."""
-        self._changed()
 
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Continue after the cursor; lower the current weight at each end of the list.

@@ -18,6 +18,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
 MOST_LINKS = 40  # as in Linux, path_resolution(7)
+SCRIPT_USER = "keepalived_script"  # keepalived's default, where the machine has it
 
 
 def insecurities(path: str, uid: int) -> tuple[str, ...]:
@@ -74,12 +75,6 @@ def _of_one(path: str, about: os.stat_result) -> list[str]:
     elif about.st_mode & stat.S_IWGRP and about.st_gid:
         found.append(f"{path} is writable by group {about.st_gid}")
     return found
-
-
-# --- users and groups ------------------------------------------------------------------------------------------------
-
-
-SCRIPT_USER = "keepalived_script"  # keepalived's default, where the machine has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ until it ends. Background processes that it leaves then live on, and this proces
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -22,7 +21,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from pylvs.system.processes.accounts import insecurities
+from pylvs.system import libc
+from pylvs.system.processes.accounts import insecurities, located
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
 GRACE_S = 2.0  # between SIGTERM and SIGKILL, as keepalived has it
@@ -30,9 +30,7 @@ _STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in 
 _TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
 _LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
 KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _UMASK = 0o077
-_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -74,7 +72,7 @@ class Runner:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         while self._open:
@@ -92,8 +90,6 @@ class Runner:
         nearest = min((each.deadline for each in self._running.values()), default=None)
         return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
 
-    # --- requests and results ---
-
     def _receive(self) -> None:
         chunk = self._channel.recv(1 << 16)
         self._open = bool(chunk)
@@ -110,13 +106,11 @@ class Runner:
                 self._start(request)
 
     def _answer(self, each: Running) -> None:
-        status = each.status
-        exited = status is not None and os.WIFEXITED(status)
-        signalled = status is not None and os.WIFSIGNALED(status)
+        status = None if each.status is None else os.waitstatus_to_exitcode(each.status)  # negative: a signal
         result = {
             "id": each.number,
-            "status": os.WEXITSTATUS(status) if exited and status is not None and not each.failure else None,
-            "signal": os.WTERMSIG(status) if signalled and status is not None else 0,
+            "status": None if status is None or status < 0 or each.failure else status,
+            "signal": 0 if status is None else max(0, -status),
             "timed_out": each.timed_out,
             "trouble": each.failure.decode(errors="replace"),
             "unable": each.unable,
@@ -128,8 +122,6 @@ class Runner:
             self._channel.sendall(json.dumps(result).encode() + b"\n")
         except OSError:
             self._open = False
-
-    # --- one script ---
 
     def _start(self, request: dict[str, Any]) -> None:
         output, its_output = os.pipe2(os.O_CLOEXEC)
@@ -268,7 +260,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(_UMASK)
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
-        path = _program(arguments[0])
+        path = located(arguments[0])
         if request["secure"] and (found := insecurities(path, request["uid"])):
             _give_up(errors, f"not run as root: {'; '.join(found)}")
         what = f"cannot become {request['user']}"
@@ -278,8 +270,8 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
             os.setresgid(request["gid"], request["gid"], request["gid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
         what = f"{path}: cannot be run as {request['user']}"
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             os.execve(path, arguments, environment)
         except OSError as error:
@@ -291,20 +283,6 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     except BaseException as error:
         _give_up(errors, f"{what}: {error}")
     os._exit(127)
-
-
-def _prctl(option: int, value: int) -> None:
-    _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(each) for each in (value, 0, 0, 0)))
-
-
-def _program(name: str) -> str:
-    if "/" in name:
-        return name
-    for folder in os.environ.get("PATH", os.defpath).split(":"):
-        path = os.path.join(folder or ".", name)
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    return name
 
 
 def _give_up(errors: int, text: str) -> NoReturn:

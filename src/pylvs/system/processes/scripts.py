@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a script ended: its exit status, the signal that ended it, or in `trouble` why it could not start."""
+    """End of a script: its exit status, the signal that ended it, or in `trouble` why it could not start."""
 
     status: int | None
     signal: int = 0

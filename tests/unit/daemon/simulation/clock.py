@@ -1,7 +1,7 @@
 """A virtual clock for a whole daemon: its event loop, the threads that it starts, and the functions of `time`.
 
-The loop's time jumps to the next timer. Work for a thread runs in the loop instead, at a time that the seed draws; what
-the work costs passes on the thread's own clock, and its result reaches the loop when that time has come.
+The loop's time jumps to the next timer. Work for a thread runs in the loop instead, at a time that the seed draws. Its
+duration passes on the thread's own clock. Its result reaches the loop at the end of that duration.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Clock:
         return self.loop.selector.now + self.ahead_s
 
     def wall(self) -> float:
-        """The wall clock."""
+        """Return seconds since the Unix epoch."""
         return EPOCH_S + self.now()
 
     def spend(self, seconds: float) -> None:
-        """Let work take so long: in a thread nothing waits for it; in the loop everything does."""
+        """Let work take this time: in a thread nothing waits for it, in the loop everything does."""
         if self.in_thread:
             self.ahead_s += seconds
         else:
@@ -71,8 +71,8 @@ class SimLoop(FakeTimeLoop):
         self.clock = clock
         self.handlers: dict[int, Callable[[], object]] = {}  # of signals
         self.delay_s: Callable[[], float] = lambda: 0.0  # before a thread does what it is asked
-        self.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self.complaints: list[dict[str, Any]] = []
+        self.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.errors: list[dict[str, Any]] = []
         self.selector.now = START_S
         self.selector.select = self._pass_time  # type: ignore[method-assign]
         self.contexts: WeakKeyDictionary[asyncio.Task[Any], contextvars.Context] = WeakKeyDictionary()
@@ -85,7 +85,7 @@ class SimLoop(FakeTimeLoop):
         return []
 
     def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
-        """Remember the context of each task, which Python 3.11 does not tell."""
+        """Remember the context of each task, which Python 3.11 does not expose."""
         task = super().create_task(coro, name=name, context=context)
         self.contexts[task] = contextvars.copy_context() if context is None else context
         return task
@@ -115,7 +115,7 @@ class SimLoop(FakeTimeLoop):
         self.handlers[sig] = partial(contextvars.copy_context().run, callback, *args)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Remove the handler."""
+        """Remove the handler; return False if there is none."""
         return self.handlers.pop(sig, None) is not None
 
     def signal_(self, number: signal.Signals) -> bool:

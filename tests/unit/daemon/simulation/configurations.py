@@ -1,7 +1,7 @@
 """Random configurations, and random changes of them for reloads.
 
-Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both have its number. A subject of
-notifications has scripts in every configuration of a simulation or in none: which ones, their own names say.
+Service number N has the name `web-N` or `www-N` and the address 192.0.2.N, so both have its number. A service or
+server has scripts in every configuration of a simulation or in none. Each script's name tells its subject.
 """
 
 from __future__ import annotations
@@ -255,10 +255,10 @@ class Drawn:
         elif kind < 0.5 and servers:
             servers.pop(rng.randrange(len(servers)))
         elif servers:
-            place = rng.randrange(len(servers))
-            was = servers[place]
+            index = rng.randrange(len(servers))
+            was = servers[index]
             new = self.server(number, last_octet(was.destination.key), old.alpha)
             names = rng.sample(("destination", "checks", "inhibit_on_failure"), rng.choice((1, 1, 2)))
-            servers[place] = replace(was, **{name: getattr(new, name) for name in names})
+            servers[index] = replace(was, **{name: getattr(new, name) for name in names})
         found = self._named(replace(old, servers=tuple(servers)), old.name)
         return replace(before, services=(*before.services[:at], found, *before.services[at + 1 :]))

@@ -169,7 +169,7 @@ class SimEngine(Engine):
             self.world.invariants.after_engine(self.daemon, self.desired_rows(), events, reloaded)
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
-        """See Engine."""
+        """Restore them in the model too."""
         names = super().restore_overrides(overrides)
         model = self.daemon.model
         for service, key in names:
@@ -196,7 +196,7 @@ class SimEngine(Engine):
         self.look()
 
     def start(self) -> None:
-        """See Engine."""
+        """Start the model too, and judge the services without checks."""
         for service in self.daemon.model.services.values():
             if not any(server.checks for server in service.servers.values()):
                 service.judge(service.has_quorum)  # nothing else would ever do so
@@ -207,21 +207,21 @@ class SimEngine(Engine):
         self.world.ready(self.daemon)
 
     def announce_stop(self, reason: str = "pylvs stops") -> None:
-        """See Engine."""
+        """Pass the last events to the invariants."""
         super().announce_stop(reason)
         events, self._events[:] = list(self._events), []
         for event in events:
             self.daemon.expect(event)
 
     def replace(self, configuration: Configuration) -> None:
-        """See Engine."""
+        """Replace the configuration of the model too."""
         self.world.note("reload: {} services", len(configuration.services))
         super().replace(configuration)
         self.daemon.model.replace(configuration)
         self.look(reloaded=True)
 
     def set_host_addresses(self, addresses: Iterable[Address]) -> None:
-        """See Engine."""
+        """Set them in the model too."""
         here = frozenset(addresses)
         super().set_host_addresses(here)
         self.daemon.model.addresses_here(here)

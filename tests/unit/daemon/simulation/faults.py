@@ -1,7 +1,7 @@
-"""What can go wrong around a daemon: a table that fails, a disk that is full, the process that runs scripts killed.
+"""Faults around a daemon: a table that fails, a full disk, a killed process that runs scripts.
 
-`Faults` is what the schedule of a seed sets and lifts. The table is the real MemoryDirector; the faults come before or
-after its edits, never instead of half of one.
+The schedule of a seed sets and lifts `Faults`. The table is the real MemoryDirector. Faults occur before or after its
+edits, never within one.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""What must hold in every simulation, whatever fails.
+"""The invariants of every simulation, under every fault.
 
 A disturbance is a fault that affected the daemon, an edit by another program, or the daemon's absence. If only edits
 of one service were refused, only this service is disturbed. The desired state is that of `model.py`, not the engine's.
 
-1. **Desired state.** After each outcome, override, reload and change of addresses, the engine's desired state is the
-   model's: servers up, and down after `retry` failures in a row; weights; quorum with hysteresis; sorry server only
-   while the quorum is lost; overrides kept through reloads and restarts.
+1. **Desired state.** The engine's desired state equals the model's after each outcome, override, reload and change of
+   addresses. A server is down after `retry` failures in a row. The quorum has hysteresis. The sorry server serves only
+   while the quorum is lost. Overrides survive reloads and restarts.
 2. **Convergence.** `LAG_S` after a change, and `RETRY_S` after the last disturbance, each service of the table is as
    desired. So a server that is down has no weight above 0 for longer, and refused edits are tried again. A service
    with refused edits does not delay another. After the last fault the whole table is as desired within `bound_s`
    of simulated time, which follows from the timing of the checks. From then on there is no edit.
-3. **Whole edits.** A plan must not leave a service without a server: if it has one with a weight before and after the
-   plan, it has one at every moment. This does not apply if an edit of the plan was refused.
+3. **Whole edits.** A plan does not leave a service without a server. A service that has a server with a weight before
+   and after the plan has one at every moment. This does not apply if an edit of the plan was refused.
 4. **Notifications.** Of each quorum and each server the events alternate, and match the model's state. Each script runs
    once for each transition, in order, or the log has the reason why not.
 5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model; a new one
@@ -127,7 +127,7 @@ class Invariants:
     ) -> None:
         """Check the engine after an action with these events."""
         model = daemon.model
-        self._hear(daemon, model, events, reloaded)
+        self._check_events(daemon, model, events, reloaded)
         found = {row.service.key: self._converted(row) for row in wanted}
         desired = model.desired()
         self.holds(
@@ -174,12 +174,12 @@ class Invariants:
         model.new_servers.clear()
         model.new_services.clear()
 
-    def _hear(self, daemon: Daemon, model: HealthModel, events: Sequence[Event], reloaded: bool) -> None:
+    def _check_events(self, daemon: Daemon, model: HealthModel, events: Sequence[Event], reloaded: bool) -> None:
         listener = daemon.listener
         presumed = set(model.new_servers)
         ending = [event for event in events if getattr(event, "ending", False)]
         for event in ending:
-            self._hear_end(daemon, event)
+            self._check_end(daemon, event)
         if reloaded:
             self._forget(listener, model)
         self._presume(listener, model)
@@ -215,7 +215,7 @@ class Invariants:
             elif isinstance(event, SorryServerOut):
                 self.holds(listener.sorry.pop(number, None) == event.server, "{}: does not serve", event)
 
-    def _hear_end(self, daemon: Daemon, event: Event) -> None:
+    def _check_end(self, daemon: Daemon, event: Event) -> None:
         listener, number = daemon.listener, number_of(event.service)
         daemon.expect(event)
         if isinstance(event, ServerDown):
@@ -242,7 +242,7 @@ class Invariants:
         now, window = self.world.clock.now(), check.window
         self.holds(not check.running, "{}: two probes at once", name)
         self.holds(not check.suspended, "{}: a probe while its services are suspended", name)
-        self.holds(window is not None, "{}: a probe that nobody asked for", name)
+        self.holds(window is not None, "{}: an unscheduled probe", name)
         assert window is not None
         first, last = window
         on_time = first - TINY_S <= now and (now <= last + TINY_S or self.world.at_once)

@@ -1,7 +1,7 @@
 """An independent model of the health engine: from outcomes of probes to the desired state.
 
-The engine changes states when something happens; this model derives everything anew from what each check last counted
-as. It knows nothing of the engine but, at a start, what the engine took over from the table that it found.
+The engine changes states at events. This model derives all states anew from the last result of each check. At a start
+it copies the state that the engine adopted from the table, and otherwise nothing of the engine.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ServerModel:
         return self.checked_weight if self.override.weight is None else self.override.weight
 
     def destination(self, sorry: bool) -> Destination | None:
-        """Return what the table should have."""
+        """Return the desired row, or None."""
         if self.override.standing is Standing.DISABLED:
             return None
         serves = self.up and (not sorry or self.override.standing is Standing.DRAINED)
@@ -113,7 +113,7 @@ class ServerModel:
 
 @dataclass(eq=False)
 class ServiceModel:
-    """One service."""
+    """The expected state of a virtual service: servers, quorum, suspension."""
 
     wanted: WantedService
     servers: dict[DestinationKey, ServerModel] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class ServiceModel:
         return not self.has_quorum and self.wanted.sorry_server is not None
 
     def destinations(self) -> dict[DestinationKey, Destination]:
-        """Return what the table should have."""
+        """Return the desired rows of the servers."""
         serving = self.sorry
         found = {key: row for key, each in self.servers.items() if (row := each.destination(serving)) is not None}
         sorry = self.wanted.sorry_server
@@ -326,7 +326,7 @@ class HealthModel:
         if not check.suspended:
             check.window = self._now() + delay_s, self._now() + delay_s
         if outcome.ok and before == (check.good, check.weight):
-            return delay_s  # no news; an adopted sorry server serves on until there is some
+            return delay_s  # nothing changed; an adopted sorry server serves until a result differs
         for number in dict.fromkeys(each.service for each in check.servers):
             self._moved(self.services[number])
         return delay_s

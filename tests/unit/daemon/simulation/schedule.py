@@ -1,4 +1,4 @@
-"""The events of a simulation: what and when is drawn from the seed before it begins, details later."""
+"""The events of a simulation: the seed determines kinds and times before it begins, and details later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOREIGN = (
     ServiceKey.of_mark(8),
     ServiceKey(Protocol.TCP, ip_address("198.51.100.1"), 80),
 )
-MODES = ("good", "good", "good", "dead", "dead", "flapping", "slow", "odd")
+MODES = ("good", "good", "good", "dead", "dead", "flapping", "slow", "broken")
 
 
 class Schedule:
@@ -179,8 +179,8 @@ class Schedule:
     def _reload(self) -> None:
         world, rng = self.world, self.rng
         fatal = rng.random() < 0.15
-        place = Location("test.conf", 1, 1)
-        findings = (Finding(place, Severity.ERROR, "not a word", fatal=True),) if fatal else ()
+        location = Location("test.conf", 1, 1)
+        findings = (Finding(location, Severity.ERROR, "not a word", fatal=True),) if fatal else ()
         world.file = Loaded(self.drawn_change(), findings)
         if not world.daemon.steady:
             return
@@ -281,12 +281,12 @@ class Schedule:
             return
         row = rng.choice(own)
         key = row.service.key
-        kind = rng.choice(("delete", "destination", "weight", "stranger", "scheduler", "flush", "down"))
+        kind = rng.choice(("delete", "destination", "weight", "foreign", "scheduler", "flush", "down"))
         world.note("others: {} {}", kind, key)
         world.disturbed()
         if kind == "delete":
             table.delete_service(key)
-        elif kind == "stranger":
+        elif kind == "foreign":
             table.add_destination(key, Destination(real(99)))
         elif kind == "scheduler":
             table.edit_service(replace(row.service, scheduler="lc"))

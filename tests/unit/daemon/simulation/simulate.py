@@ -84,7 +84,7 @@ def _replaced(world: World) -> Iterator[None]:
     ScriptProcess.world = world
     former_write = logs.write_with(_Logger(world))
     supervisor = "pylvs.daemon.supervisor"
-    nobody = Account("nobody", 65534, 65534)
+    account = Account("nobody", 65534, 65534)
     try:
         with (
             world.clock.in_force(),
@@ -96,7 +96,7 @@ def _replaced(world: World) -> Iterator[None]:
             patch("pylvs.daemon.host_monitor.POLL_S", 5.0),  # its reports go to no virtual router
             patch("pylvs.daemon.table.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
-            patch("pylvs.system.processes.scripts.script_account", lambda *_: nobody),
+            patch("pylvs.system.processes.scripts.script_account", lambda *_: account),
         ):
             yield
     finally:

@@ -37,7 +37,7 @@ LOOK_EVERY = 5  # seconds, at a desired state that nothing should have changed
 class Truth:
     """The state of a real server."""
 
-    mode: str = "good"  # good, dead, flapping, slow, odd
+    mode: str = "good"  # good, dead, flapping, slow, broken
     weight: int = 1  # that it asks for
 
 
@@ -114,8 +114,8 @@ class World:
         rng, truth = self.rng, self.truth[last_octet(key)]
         mode, timeout_s = truth.mode, check.pace.timeout_s
         quick = rng.uniform(0.001, 0.05)
-        if mode == "odd":
-            return await self._odd(check, rng.random())
+        if mode == "broken":
+            return await self._broken(check, rng.random())
         good = mode == "good" or (mode != "dead" and rng.random() < 0.5)
         if mode == "slow" or (not good and rng.random() < 0.5):
             await asyncio.sleep(timeout_s * (rng.uniform(0.5, 0.999) if good else 1.0))
@@ -126,7 +126,7 @@ class World:
         weight = truth.weight if isinstance(check, AgentCheck) else None
         return Outcome(True, "ok", weight)
 
-    async def _odd(self, check: Check, draw: float) -> Outcome:
+    async def _broken(self, check: Check, draw: float) -> Outcome:
         if draw < 0.3:
             return Outcome(False, "this process has too many open files", inconclusive=True)
         await asyncio.sleep(0.01)
@@ -136,7 +136,7 @@ class World:
             raise asyncio.CancelledError
         if draw < 0.8 and not self.at_once:
             await self.unhung.wait()  # it ends only if it is cancelled
-        return Outcome(draw < 0.95, "odd")
+        return Outcome(draw < 0.95, "neither good nor bad")
 
     def script_takes(self, arguments: tuple[str, ...]) -> tuple[float, int]:
         """Return how long a script runs, and its exit status."""
@@ -347,6 +347,6 @@ class World:
                 self.daemon.engine.look()
             if self.violation is not None:
                 raise self.violation
-            complaints = [each for each in self.loop.complaints if not isinstance(each.get("exception"), Killed)]
-            if complaints:
-                raise Violation(f"the event loop complains: {complaints[0]}")
+            errors = [each for each in self.loop.errors if not isinstance(each.get("exception"), Killed)]
+            if errors:
+                raise Violation(f"the event loop reports: {errors[0]}")

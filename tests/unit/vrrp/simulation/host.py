@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.netlink.addresses import Outcome, Placed
-from pylvs.netlink.monitor import AddressNews, LinkNews, News
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
+from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message
 from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.packet import Datagram
@@ -72,17 +73,17 @@ class Device:
     name: str
     index: int
     mac: bytes
-    base: tuple[AddressNews, ...]
+    base: tuple[AddressMessage, ...]
     enabled: bool = True
     carrier: bool = True
-    addresses: dict[Any, AddressNews] = field(default_factory=dict)
+    addresses: dict[Any, AddressMessage] = field(default_factory=dict)
 
     @property
     def up(self) -> bool:
         return self.enabled and self.carrier
 
-    def link_message(self) -> LinkNews:
-        return LinkNews(self.index, self.name, self.mac, 1500, self.enabled, self.up)
+    def link_message(self) -> LinkMessage:
+        return LinkMessage(self.index, self.name, self.mac, 1500, self.enabled, self.up)
 
 
 class Host:
@@ -103,7 +104,7 @@ class Host:
         self.devices: dict[str, Device] = {}
         for index, source in enumerate(plan.sources, 1):
             name = f"eth{index - 1}"
-            base = AddressNews(index, ip_interface(f"{source}/{24 if source.version == 4 else 64}"))
+            base = AddressMessage(index, ip_interface(f"{source}/{24 if source.version == 4 else 64}"))
             mac = bytes((2, 0, 0, index, 0, number))
             self.devices[name] = Device(name, index, mac, (base,), addresses={base.interface: base})
         self.boot()
@@ -214,7 +215,7 @@ class Host:
         for interface, each in list(device.addresses.items()):
             if interface.ip == address:
                 del device.addresses[interface]
-                self._say(AddressNews(each.index, each.interface, each.scope, each.flags, gone=True))
+                self._say(AddressMessage(each.index, each.interface, each.scope, each.flags, gone=True))
 
     def forget_everything(self) -> None:
         """Lose the power: only the configured addresses return."""
@@ -237,7 +238,7 @@ class Host:
             device = self.devices[name]
             self.network.held(self, name, held.interface.ip, True)
             if held.interface not in device.addresses:
-                message = device.addresses[held.interface] = AddressNews(device.index, held.interface)
+                message = device.addresses[held.interface] = AddressMessage(device.index, held.interface)
                 self._say(message)
         return [Outcome(True)] * len(placed)
 
@@ -278,7 +279,7 @@ class Host:
                 taken = True
         return taken
 
-    def _say(self, message: News) -> None:
+    def _say(self, message: Message) -> None:
         if self.monitor is not None:
             self.monitor.queue.append(message)
             self.ready[self.monitor.descriptor] = None

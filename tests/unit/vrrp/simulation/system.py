@@ -10,8 +10,9 @@ from typing import Any
 from unittest import mock
 
 from pylvs.model.addresses import Address
-from pylvs.netlink.addresses import Outcome, Placed
-from pylvs.netlink.monitor import News
+from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
+from pylvs.netlink.monitor import Message
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
 from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
@@ -214,7 +215,7 @@ class SimulatedMonitor(NetlinkMonitor):
     def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
-        self.queue: list[News] = []
+        self.queue: list[Message] = []
         self._state = LinkState()
         for device in self._host.devices.values():
             self._state.update(device.link_message())

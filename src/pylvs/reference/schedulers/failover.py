@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pylvs.reference.schedulers.common import Flow, Scheduler, heaviest
+from collections.abc import Iterable
+
+from pylvs.reference.schedulers.common import Flow, Scheduler
 from pylvs.reference.server import Server
 
 
@@ -12,7 +14,7 @@ class Failover(Scheduler):
     name = "fo"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Take the newest of equals."""
+        """On a tie, take the newest."""
         return heaviest(server for server in self.servers if server.usable)
 
 
@@ -22,5 +24,10 @@ class Overflow(Scheduler):
     name = "ovf"
 
     def choose(self, flow: Flow, now: float) -> Server | None:
-        """Return None once all are full: a server takes weight + 1 connections."""
+        """Return None when all are full: a server takes weight + 1 connections."""
         return heaviest(server for server in self.servers if server.usable and server.active <= server.weight)
+
+
+def heaviest(servers: Iterable[Server]) -> Server | None:
+    """Return the server with the greatest weight, the first of equals."""
+    return max(servers, key=lambda server: server.weight, default=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.errors import Busy
-from pylvs.system import pid_files
+from pylvs.system.lock import Held, claim
 from pylvs.vrrp.realtime import single_instance
 
 
@@ -20,12 +20,12 @@ def give_back(path: Path, descriptor: int) -> None:
 
 def test_a_second_process_gets_the_pid_of_the_holder(tmp_path: Path) -> None:
     path = tmp_path / "pid"
-    first = pid_files.claim(path)
+    first = claim(path)
     assert path.read_text() == f"{os.getpid()}\n"
-    with pytest.raises(pid_files.Held, match=f"^{os.getpid()}$"):
-        pid_files.claim(path)
+    with pytest.raises(Held, match=f"^{os.getpid()}$"):
+        claim(path)
     give_back(path, first)
-    give_back(path, pid_files.claim(path))
+    give_back(path, claim(path))
 
 
 @pytest.mark.parametrize("claims_again", [True, False])
@@ -33,7 +33,7 @@ def test_the_lock_of_an_unlinked_file_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims_again: bool
 ) -> None:
     path = tmp_path / "pid"
-    held = [pid_files.claim(path)]
+    held = [claim(path)]
     lock = fcntl.flock
 
     def late(descriptor: int, kind: int) -> None:
@@ -41,7 +41,7 @@ def test_the_lock_of_an_unlinked_file_holds_nothing(
         monkeypatch.setattr(fcntl, "flock", lock)
         give_back(path, held.pop())
         if claims_again:
-            held.append(pid_files.claim(path))
+            held.append(claim(path))
         lock(descriptor, kind)
 
     monkeypatch.setattr(fcntl, "flock", late)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 
+from bench.processes import python_beside
 from pylvs.bpf import abi
+from pylvs.cli.meter import on_cpus
 from pylvs.dataplane.tables import Tables
 from pylvs.model.dataclass import dataclass, field
 
@@ -137,30 +137,8 @@ def _stolen_ms(cpu: int) -> float:
 def watched(tables: Tables) -> Iterator[Watch]:
     """Watch for gaps on the CPU of the expiry timer, from another CPU."""
     watch = Watch(tables, int(tables.pace.get(0, "cpu")))
-    with (
-        _away_from(watch.cpu),
-        subprocess.Popen(
-            [sys.executable, "-c", _SPINNER, str(watch.cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as spinner,
-    ):
-        assert spinner.stdout is not None
-        spinner.stdout.readline()
-        try:
-            yield watch
-        except BaseException:
-            spinner.kill()
-            raise
-        output, _ = spinner.communicate(b"\n")
-        watch.look()
-    longest, late = output.split()
-    watch.gap_ms, watch.late = float(longest), int(late)
-
-
-@contextmanager
-def _away_from(cpu: int) -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {cpu} or before)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    others = set(range(os.cpu_count() or 1)) - {watch.cpu}
+    with on_cpus(others or os.sched_getaffinity(0)), python_beside(_SPINNER, str(watch.cpu)) as gaps:
+        yield watch
+    watch.look()
+    watch.gap_ms, watch.late = float(gaps[0]), int(gaps[1])

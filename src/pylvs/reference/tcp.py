@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pylvs.model.connection import TCP_STATES
+from pylvs.model.service import Timeouts
 
 
 class Direction(IntEnum):
@@ -20,9 +20,9 @@ SECURE_ON = 3  # the mode of secure_tcp that uses its tables; modes 1 and 2 wait
 NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(11)
 ABBREVIATIONS = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
 ACTIVE = frozenset((ESTABLISHED, SYN_SENT, SYN_RECV, SYNACK))
-EVENTS = (RST, SYN, FIN, ACK)  # the first that is set counts
+EVENTS = (RST, SYN, FIN, ACK)  # the first flag that is set decides
 
-# A row for each event, a column for each present state, in the order of ABBREVIATIONS.
+# A row for each event, a column for each current state, in the order of ABBREVIATIONS.
 TABLE = {
     Direction.INPUT: {
         SYN: "SR ES ES SR SR SR SR SR SR SR SR",
@@ -65,12 +65,10 @@ SECURE_TABLE = {
     },
 }
 
-TIMEOUTS_S = {
+TIMEOUTS_S = {  # of states whose timeout cannot be set
     NONE: 2,
-    ESTABLISHED: 900,
     SYN_SENT: 120,
     SYN_RECV: 60,
-    FIN_WAIT: 120,
     TIME_WAIT: 120,
     CLOSE: 10,
     CLOSE_WAIT: 60,
@@ -79,7 +77,6 @@ TIMEOUTS_S = {
     SYNACK: 120,
 }
 NEW_S = 3  # a connection's timeout until a packet gives it a state
-STATE_NAMES = TCP_STATES
 
 
 def _parse(tables: dict[Direction, dict[int, str]]) -> dict[Direction, dict[int, tuple[int, ...]]]:
@@ -99,3 +96,10 @@ def next_tcp_state(state: int, flags: int, direction: Direction, secure: bool) -
         if flags & event:
             return rows[event][state]
     return CLOSE
+
+
+def timeout_s(state: int, timeouts: Timeouts) -> int:
+    """Return the timeout of a connection in a state (4.4)."""
+    if state == ESTABLISHED:
+        return timeouts.tcp_s
+    return timeouts.tcp_fin_s if state == FIN_WAIT else TIMEOUTS_S[state]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.pace import Pace
+from bench.expiry_timer import Pace
 from pylvs.bpf import abi
 
 

@@ -1,7 +1,8 @@
-"""Options and functions of the commands that send requests to a running daemon."""
+"""Options that several commands have, requests to a running daemon, and the format of their output."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def asked(directory: Path | None, method: str, path: str, content: Any = None) -
     if isinstance(reply, dict) and "error" in reply:
         raise PylvsError(reply["error"])
     return reply
+
+
+def print_json(value: Any) -> None:
+    """Print a daemon's reply for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 service", "2 services"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def ago(seconds: float) -> str:
