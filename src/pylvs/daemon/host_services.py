@@ -37,12 +37,10 @@ class HostServices:
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
         self._notifier = Notifier()
-        self._vrrp = True  # virtual routers are run
         self._loader = ConfigurationLoader()
 
     def load(self, options: Options) -> Loaded:
         """Read the configuration. In a thread; errors are findings."""
-        self._vrrp = options.vrrp
         return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
@@ -75,7 +73,7 @@ class HostServices:
                 get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self.vip_checks.configure(configuration)
-        self._notifier.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
+        self._notifier.configure(configuration, bool(configuration.vrrp.instances))
 
     def notify(self, event: Event) -> None:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
