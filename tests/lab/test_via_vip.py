@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pylvs.lab.lab import Lab
-from pylvs.model.service import FIRST, MASK
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
 from tests.lab.support import answers, shared_evenly, until
 
 KINDS = {"-g": "DR", "-i": "TUN"}
-RULE = f"fwmark {FIRST:#x}/{MASK:#x}"
+RULE = f"fwmark {FIRST_PROBE_MARK:#x}/{PROBE_MARK_MASK:#x}"
 
 # The checks of port 80 go through the virtual address, those of port 81 to the same servers directly.
 SERVICES = """

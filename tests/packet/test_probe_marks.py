@@ -11,9 +11,17 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import abi
-from pylvs.model import service as probe_marks
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    FIRST_PROBE_MARK,
+    PROBE_MARK_MASK,
+    PROBE_MARKS,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+    is_probe_mark,
+)
 from tests.packet import frames
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, VIP4, VIP6, Host, ip, server4, server6, server_mac
 from tests.packet.wire import Wire, wire
@@ -26,7 +34,7 @@ def probe_service(
     host: Host, number: int, server: int, family: int = 4, method: Method = Method.ROUTE
 ) -> tuple[ServiceKey, int]:
     """Add the service of a probe's mark with this one server; return the mark."""
-    mark = probe_marks.FIRST + number
+    mark = FIRST_PROBE_MARK + number
     key = ServiceKey.of_mark(mark, FAMILY[family])
     host.director.add_service(VirtualService(key, "rr", ServiceFlag.ONE_PACKET))
     address = ip_address(server4(server) if family == 4 else server6(server))
@@ -92,7 +100,7 @@ def test_an_address_of_another_host_is_checked_if_the_mark_is_routed_to_it(direc
         with wire() as link, closing(ask(family, service.port, mark)):
             assert next_hop_of(link, service.port) != server_mac(5)
         ip(*six, "route", "add", "local", "default", "dev", "lo", "table", "4711")
-        ip(*six, "rule", "add", "fwmark", f"{probe_marks.FIRST}/{probe_marks.MASK}", "lookup", "4711")
+        ip(*six, "rule", "add", "fwmark", f"{FIRST_PROBE_MARK}/{PROBE_MARK_MASK}", "lookup", "4711")
         with wire() as link, closing(ask(family, service.port, mark)):
             assert next_hop_of(link, service.port) == server_mac(5)
     finally:
@@ -108,7 +116,7 @@ def test_a_mark_without_its_service_reaches_no_server(director_host: Host, kind:
     service = director_host.new_key(Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP)
     director_host.serve(service, 2)
     before = director_host.reason("NO_DESTINATION")
-    with wire() as link, closing(ask(4, service.port, probe_marks.FIRST + 99, kind)):
+    with wire() as link, closing(ask(4, service.port, FIRST_PROBE_MARK + 99, kind)):
         assert next_hop_of(link, service.port) == ""
     assert director_host.reason("NO_DESTINATION") > before
 
@@ -139,9 +147,9 @@ def test_other_packets_are_not_slowed_down(director_host: Host) -> None:
 
 
 def test_python_and_the_packet_path_agree_on_the_marks() -> None:
-    assert abi.constant("PROBE_MARKS") == probe_marks.FIRST
+    assert abi.constant("PROBE_MARKS") == FIRST_PROBE_MARK
     shift = abi.constant("PROBE_MARKS_SHIFT")
-    assert (0xFFFFFFFF >> shift << shift, 1 << shift) == (probe_marks.MASK, probe_marks.COUNT)
-    assert probe_marks.is_probe_mark(probe_marks.FIRST + probe_marks.COUNT - 1)
-    assert not probe_marks.is_probe_mark(probe_marks.FIRST + probe_marks.COUNT)
-    assert not probe_marks.is_probe_mark(0)
+    assert (0xFFFFFFFF >> shift << shift, 1 << shift) == (PROBE_MARK_MASK, PROBE_MARKS)
+    assert is_probe_mark(FIRST_PROBE_MARK + PROBE_MARKS - 1)
+    assert not is_probe_mark(FIRST_PROBE_MARK + PROBE_MARKS)
+    assert not is_probe_mark(0)

@@ -45,7 +45,7 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A sub-package may import what its package may, and the package's other modules. These may import less.
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
-    "config/schema": {"config", "config/language", "config/schema/checkers", "netlink", "model"},
+    "config/schema": {"config", "config/language", "netlink", "system", "model"},
     "daemon/api": {"daemon", "daemon/table", "health", "system", "model"},
     "daemon/table": {"config", "system", "model"},
     "health/checkers": {"health", "system", "system/processes", "model"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -53,10 +53,7 @@ class Finding:
     def encoded(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
         return {
-            "file": self.location.file,
-            "line": self.location.line,
-            "column": self.location.column,
-            "width": self.location.width,
+            **asdict(self.location),
             "severity": self.severity.value,
             "text": self.text,
             "advice": self.advice,
@@ -76,7 +73,6 @@ class Findings:
         self.add(Finding(location, Severity.ERROR, text, advice, fatal=fatal))
 
     def warning(self, location: Location, text: str, advice: str = "") -> None:
-        """Add a warning."""
         self.add(Finding(location, Severity.WARNING, text, advice))
 
     def add(self, finding: Finding) -> None:

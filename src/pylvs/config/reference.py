@@ -34,11 +34,11 @@ def _distinct(block: Block, path: str) -> Iterator[tuple[str, Block]]:
 
 
 def _table(path: str, block: Block) -> Iterator[str]:
-    head = f" `{_cell(str(block.head))}`" if block.head else ""
+    head = f" `{_cell(block.head.syntax)}`" if block.head else ""
     yield f"## {path or 'The top of the file'}"
     yield f"{_sentence(block.doc)}{_state(block)}" + (f" Syntax:{head}." if head else "")
     if block.lines:
-        yield f"Each line: `{_cell(str(block.lines))}`."
+        yield f"Each line: `{_cell(block.lines.syntax)}`."
     keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.IGNORED]
     ignored = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.IGNORED]
     blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
@@ -56,7 +56,7 @@ def _table(path: str, block: Block) -> Iterator[str]:
 
 def _row(keyword: Keyword) -> str:
     names = ", ".join(f"`{name}`" for name in (keyword.name, *keyword.aliases))
-    value = f"`{_cell(str(keyword.type))}`" if str(keyword.type) and keyword.state is State.SUPPORTED else ""
+    value = f"`{_cell(keyword.type.syntax)}`" if keyword.type.syntax and keyword.state is State.SUPPORTED else ""
     return f"| {names} | {value} | {_default(keyword)} | {_cell(keyword.doc)}{_notes(keyword)} |"
 
 

@@ -9,8 +9,8 @@ from pylvs.config.compile.effective import EffectiveBlock, EffectiveValue, Origi
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.language.lexer import format_arguments, format_statement, format_word
 from pylvs.config.language.tree import Document
+from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.types import plain
-from pylvs.config.schema.virtual_server import Server
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.printing import visible
@@ -102,7 +102,7 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
 def _setting(setting: EffectiveValue, indent: str) -> str:
     """Return one line, commented out where the parser would reject it: no value, or an unset flag without "off"."""
     name, text = setting.keyword.name, text_of(setting)
-    if str(setting.keyword.type) == "":  # the keyword alone is its value
+    if not setting.keyword.type.syntax:  # the keyword alone is its value
         text = ""
         absent = not setting.value
     else:

@@ -16,14 +16,14 @@ from ipaddress import ip_address, ip_network
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import NextHop, Route, RoutingRule
-from pylvs.model.service import FIRST, MASK
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK
 from pylvs.netlink.changes import change
 from pylvs.netlink.codec import CREATE, DELROUTE, DELRULE, EXCL, NEWROUTE, NEWRULE, REPLACE
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.netlink.routes import encoded, encoded_rule
 from pylvs.system import proc
 
-TABLE = FIRST >> 16  # of policy routing: 20566
+TABLE = FIRST_PROBE_MARK >> 16  # of policy routing: 20566
 PRIORITY = 100
 _DISCARD = 9  # a port to name in a question about routes; nothing is sent
 _LOOPBACK = 1
@@ -37,7 +37,12 @@ def route_marks(versions: Collection[int]) -> None:
     for version, everything in ((4, "0.0.0.0/0"), (6, "::/0")):
         route = Route(destination=ip_network(everything), kind="local", next_hops=to_lo, table=TABLE, protocol=_STATIC)
         rule = RoutingRule(
-            family=version, table=TABLE, preference=PRIORITY, mark=FIRST, mark_mask=MASK, protocol=_UNSPECIFIED
+            family=version,
+            table=TABLE,
+            preference=PRIORITY,
+            mark=FIRST_PROBE_MARK,
+            mark_mask=PROBE_MARK_MASK,
+            protocol=_UNSPECIFIED,
         )
         if version in versions:
             change("the routes of checks", (NEWROUTE, encoded(route), CREATE | REPLACE))

@@ -1,7 +1,7 @@
 """Checks that reach one real server through the virtual address, by the same packet path as clients.
 
 Such a check shows that the server holds the virtual address, that its application listens there, and that it
-decapsulates tunnelled packets. Each server gets a firewall mark (`model.probe_marks`) and a service of that mark with
+decapsulates tunnelled packets. Each server gets a firewall mark (`PROBE_MARKS` of them) and a service of that mark with
 this server only. The check's socket has the mark. Clients' services and their counters are not affected.
 """
 
@@ -15,13 +15,12 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, Probe, constant_probe
-from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.system.logs import get_logger
 
@@ -64,10 +63,10 @@ class VipChecks:
 
     def _free(self, taken: Collection[int]) -> int:
         """Return a free mark, 0 if there is none. A mark is reused late: packets of an old check may still arrive."""
-        for _ in range(probe_marks.COUNT):
-            self._last = (self._last + 1) % probe_marks.COUNT
-            if probe_marks.FIRST + self._last not in taken:
-                return probe_marks.FIRST + self._last
+        for _ in range(PROBE_MARKS):
+            self._last = (self._last + 1) % PROBE_MARKS
+            if FIRST_PROBE_MARK + self._last not in taken:
+                return FIRST_PROBE_MARK + self._last
         return 0
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: CheckContext) -> Probe:
@@ -77,7 +76,7 @@ class VipChecks:
             return constant_probe(Outcome(False, f"{service.name} has no virtual address to check through"))
         mark = self._marks.get(_path(vip, server))
         if mark is None:
-            reason = f"all {probe_marks.COUNT} marks of checks through virtual addresses are in use"
+            reason = f"all {PROBE_MARKS} marks of checks through virtual addresses are in use"
             return constant_probe(Outcome(False, reason))
         return self._through(check, vip, server.destination.key.address, mark, context)
 

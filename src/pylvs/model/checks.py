@@ -12,8 +12,6 @@ from typing import ClassVar
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 
-# --- scripts ---------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -25,9 +23,6 @@ class Script:
 
     def __str__(self) -> str:
         return " ".join(self.arguments)
-
-
-# --- checks ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,10 @@ class Method(IntEnum):
     ROUTE = 3
 
 
+# As keepalived.conf and the daemon's log write them.
+METHOD_NAMES = {Method.MASQ: "NAT", Method.LOCAL: "local", Method.TUNNEL: "TUN", Method.ROUTE: "DR"}
+
+
 class TunnelKind(IntEnum):
     """Encapsulations of the tunnel method, with IPVS's numbers."""
 

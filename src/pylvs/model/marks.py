@@ -182,28 +182,26 @@ def mark_of(rules: Sequence[MarkRule], packet: Packet, mark: int = 0) -> int:
 
 def without(rules: Sequence[MarkRule], position: int) -> list[MarkRule]:
     """Return the list without one rule; earlier rules that skipped it keep their targets."""
-
-    def shortened(at: int, skip: int) -> int:
-        return skip - 1 if at < position < at + 1 + skip and skip < TO_THE_END else skip
-
-    return [
-        replace(rule, then_skip=shortened(at, rule.then_skip), else_skip=shortened(at, rule.else_skip))
-        for at, rule in enumerate(rules)
-        if at != position
-    ]
+    kept = _skipping(rules, position, -1)
+    del kept[position]
+    return kept
 
 
 def with_rule(rules: Sequence[MarkRule], rule: MarkRule, position: int) -> list[MarkRule]:
     """Return the list with another rule at a position; earlier rules that skipped it keep their targets."""
+    return [*_skipping(rules[:position], position, 1), rule, *rules[position:]]
 
-    def lengthened(at: int, skip: int) -> int:
-        return skip + 1 if at < position < at + 1 + skip and skip < TO_THE_END else skip
 
-    before = [
-        replace(each, then_skip=lengthened(at, each.then_skip), else_skip=lengthened(at, each.else_skip))
-        for at, each in enumerate(rules[:position])
+def _skipping(rules: Sequence[MarkRule], position: int, more: int) -> list[MarkRule]:
+    """Return the rules; those that skip the rule at a position skip that many more."""
+
+    def changed(at: int, skip: int) -> int:
+        return skip + more if at < position < at + 1 + skip and skip < TO_THE_END else skip
+
+    return [
+        replace(each, then_skip=changed(at, each.then_skip), else_skip=changed(at, each.else_skip))
+        for at, each in enumerate(rules)
     ]
-    return [*before, rule, *rules[position:]]
 
 
 def give_mark(rules: Iterable[MarkRule], mark: int, family: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add, attrgetter, sub
 
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination
@@ -12,13 +13,13 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from pylvs.model.director import Director
 
-# --- statistics ------------------------------------------------------------------------------------------------------
-# Counters and rates of a service or a destination (IPVS-SEMANTICS 9).
-
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Events since the last `-Z`; bytes are whole IP packets, before encapsulation."""
+    """Events of a service or destination since the last `-Z`; bytes are whole IP packets, before encapsulation.
+
+    IPVS-SEMANTICS 9.
+    """
 
     connections: int = 0
     in_packets: int = 0
@@ -27,22 +28,13 @@ class Counters:
     out_bytes: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(
-            self.connections + other.connections,
-            self.in_packets + other.in_packets,
-            self.out_packets + other.out_packets,
-            self.in_bytes + other.in_bytes,
-            self.out_bytes + other.out_bytes,
-        )
+        return Counters(*map(add, _numbers(self), _numbers(other)))
 
     def __sub__(self, other: Counters) -> Counters:
-        return Counters(
-            self.connections - other.connections,
-            self.in_packets - other.in_packets,
-            self.out_packets - other.out_packets,
-            self.in_bytes - other.in_bytes,
-            self.out_bytes - other.out_bytes,
-        )
+        return Counters(*map(sub, _numbers(self), _numbers(other)))
+
+
+_numbers = attrgetter("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +66,6 @@ class PacketCounts:
     connections_limit: int | None = None
     expiry: Expiry | None = None
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
-
-
-# --- services, destinations and devices ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

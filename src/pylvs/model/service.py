@@ -9,16 +9,12 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass
 
-# --- schedulers ------------------------------------------------------------------------------------------------------
-# The schedulers of IPVS by name. Their numbers are those of `bpf/abi/config.h`.
-
-
 DEFAULT_SCHEDULER = "wlc"
 NO_SCHEDULER = "none"  # a service without one: every new connection finds no destination
 NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
 
+# All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
-KERNEL_SCHEDULERS = SCHEDULERS  # the data plane has all schedulers of IPVS
 
 
 def scheduler_number(name: str) -> int:
@@ -33,39 +29,33 @@ def scheduler_name(number: int) -> str:
     return SCHEDULERS[number - 1] if number else NO_SCHEDULER
 
 
-# --- timeouts --------------------------------------------------------------------------------------------------------
-# The three timeouts that `ipvsadm --set` changes (IPVS-SEMANTICS 4.4).
-
-
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds without packets after which a connection expires: established TCP, TCP after a FIN, UDP."""
+    """Seconds without packets after which a connection expires: established TCP, TCP after a FIN, UDP.
+
+    `ipvsadm --set` changes them (IPVS-SEMANTICS 4.4).
+    """
 
     tcp_s: int = 900
     tcp_fin_s: int = 120
     udp_s: int = 300
 
 
-# --- probe marks -----------------------------------------------------------------------------------------------------
-# The firewall marks of checks through a virtual address (`via vip`): each stands for one real server. They apply only
+# The firewall marks of checks through a virtual address (`via_vip`): each stands for one real server. They apply only
 # to packets of the director's own sockets, not to received packets. BPF has the same numbers. `ipvsadm` does not list
 # their services.
-
-
-FIRST = 0x50560000
-MASK = 0xFFFF0000
-COUNT = 0x10000
+FIRST_PROBE_MARK = 0x50560000
+PROBE_MARK_MASK = 0xFFFF0000
+PROBE_MARKS = 0x10000
 
 
 def is_probe_mark(mark: int) -> bool:
     """Return whether a mark is one of these."""
-    return mark & MASK == FIRST
+    return mark & PROBE_MARK_MASK == FIRST_PROBE_MARK
 
-
-# --- services --------------------------------------------------------------------------------------------------------
 
 NETMASK_V4_ALL = 0xFFFFFFFF
 NETMASK_V6_ALL = 128

@@ -275,8 +275,6 @@ class VrrpConfiguration:
     settings: VrrpSettings = field(default_factory=VrrpSettings)
 
 
-# --- roles of addresses ----------------------------------------------------------------------------------------------
-
 if TYPE_CHECKING:
     from typing import Protocol
 else:

@@ -11,7 +11,7 @@ from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.in_memory import Deleted, Trash
 from pylvs.model.rules import check_destination, check_service
-from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
 from pylvs.reference.server import Server
 from pylvs.reference.service import Service
@@ -59,7 +59,7 @@ class Tables:
         """Add a service. Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
         if given.key in self.by_key:
             raise ServiceExists(f"{given.key} is there already")
-        check_service(given, KERNEL_SCHEDULERS)
+        check_service(given, SCHEDULERS)
         service = self.by_key[given.key] = Service(given)
         if service.mark:
             self._by_mark[service.family, service.mark] = service
@@ -70,7 +70,7 @@ class Tables:
     def edit_service(self, given: VirtualService) -> None:
         """Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
         service = self.service(given.key)
-        check_service(given, KERNEL_SCHEDULERS)
+        check_service(given, SCHEDULERS)
         service.edit(given)
 
     def delete_service(self, key: ServiceKey, now: float) -> None:

@@ -15,7 +15,7 @@ from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchServi
 from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.rows import Counters, PacketCounts, Rates
 from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
-from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceKey, Timeouts, VirtualService
 
 _NONE: frozenset[Address] = frozenset()
 
@@ -45,7 +45,7 @@ class MemoryDirector(InMemory):
     def __init__(
         self,
         *,
-        schedulers: Collection[str] = KERNEL_SCHEDULERS,
+        schedulers: Collection[str] = SCHEDULERS,
         engines: Collection[str] = KNOWN_ENGINES,
         broadcasts: Iterable[Address] = (),
         local: Iterable[Address] = (),

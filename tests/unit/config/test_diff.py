@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.config.compile.document import build
-from pylvs.config.describe import field_differences
-from pylvs.config.diff import Affected, Change, differences
+from pylvs.config.diff import Affected, Change, differences, field_differences
 from pylvs.config.language.parser import read_text
 from pylvs.model.checks import (
     AgentCheck,

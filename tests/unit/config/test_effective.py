@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
 from pylvs.config.compile.document import CompiledDocument
-from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.effective import FIELD_KEYWORDS, EffectiveBlock
 from pylvs.config.show import as_json, shown
+from pylvs.model import checks, vrrp, wanted
+from pylvs.model.checks import HttpCheck, TcpCheck
 from tests.unit.config.support import compiled, messages
 
 FULL = """\
@@ -158,3 +161,23 @@ def test_programs_get_the_same_as_people() -> None:
 def test_a_service_that_is_left_out_is_not_shown() -> None:
     document = compiled("virtual_server 192.0.2.1 80 {\n    protocol TCP\n    lvs_sched rr\n}\n")
     assert "virtual_server" not in shown(document.effective)
+
+
+def test_a_field_of_the_model_has_the_value_of_its_keyword() -> None:
+    found = block(compiled(FULL), "virtual_server", "real_server", "HTTP_GET")
+    found.adjust("enable_sni", True, "for the test")
+    made = found.make(HttpCheck, pace=None, target=None, urls=(), tls=False)
+    assert made.sni is True
+    assert made.protocol == found.get("http_protocol", str)
+
+
+def test_a_field_without_a_keyword_must_be_given() -> None:
+    with pytest.raises(KeyError, match="target"):
+        block(compiled(FULL), "virtual_server", "real_server", "HTTP_GET").make(TcpCheck, pace=None)
+
+
+@pytest.mark.parametrize("field", FIELD_KEYWORDS)
+def test_fields_with_other_names_are_in_the_model(field: str) -> None:
+    owner, _, name = field.partition(".")
+    classes = [getattr(module, owner) for module in (checks, vrrp, wanted) if hasattr(module, owner)]
+    assert name in {each.name for each in fields(classes[0])}

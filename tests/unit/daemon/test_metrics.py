@@ -16,7 +16,7 @@ from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.rows import Counters, Expiry
-from pylvs.model.service import FIRST, Protocol, ServiceKey, VirtualService
+from pylvs.model.service import FIRST_PROBE_MARK, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -49,7 +49,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     rows = [
         row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50)),
         row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
-        row(ServiceKey.of_mark(FIRST), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
+        row(ServiceKey.of_mark(FIRST_PROBE_MARK), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
     ]
     found = samples(MetricsInput("1", rows, totals=Counters(11, 22, 33, 44, 55)))
     assert found["node_ipvs_connections_total", ()] == 11
@@ -58,7 +58,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
     assert found["node_ipvs_incoming_bytes_total", ()] == 44
     assert found["node_ipvs_outgoing_bytes_total", ()] == 55
     remote = {"remote_address": "10.0.0.2", "remote_port": "80"}
-    assert not [labelled for _, labelled in found if ("local_mark", f"{FIRST:08X}") in labelled]
+    assert not [labelled for _, labelled in found if ("local_mark", f"{FIRST_PROBE_MARK:08X}") in labelled]
     web = labels(local_address="192.0.2.1", local_port="80", local_mark="", proto="TCP", **remote)
     mark = labels(local_address="", local_port="0", local_mark="0000001F", proto="FWM", **remote)
     assert (found["node_ipvs_backend_weight", web], found["node_ipvs_backend_weight", mark]) == (3, 0)

@@ -12,7 +12,7 @@ from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableCh
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy
-from pylvs.model.service import FIRST, Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import FIRST_PROBE_MARK, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.model.wanted import WantedRow
 from pylvs.testing import MemoryDirector
 
@@ -215,7 +215,7 @@ def test_edits_come_in_slices(director: Watched, table: TableCache) -> None:
 def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(
     director: Watched, table: TableCache
 ) -> None:
-    kept, left = ServiceKey.of_mark(FIRST), ServiceKey.of_mark(FIRST + 1)
+    kept, left = ServiceKey.of_mark(FIRST_PROBE_MARK), ServiceKey.of_mark(FIRST_PROBE_MARK + 1)
     director.add_service(VirtualService(left))
     desired = DesiredTable([row(WEB, server(1)), row(kept, server(1))])
     carry_out(table, desired)

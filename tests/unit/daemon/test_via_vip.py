@@ -21,7 +21,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import COUNT, FIRST, Protocol, ServiceFlag, ServiceKey, is_probe_mark
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, Protocol, ServiceFlag, ServiceKey, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")
@@ -93,9 +93,13 @@ def test_a_server_that_stays_keeps_its_mark_and_a_free_one_is_not_used_soon_agai
 def test_marks_wrap_around_and_skip_those_in_use() -> None:
     made = configured(service(server(11)))
     (kept,) = servers_of(made).values()
-    made._last = COUNT - 2
+    made._last = PROBE_MARKS - 2
     made.configure(Configuration((service(server(11), server(12), server(13)),)))
-    assert servers_of(made) == {"10.0.0.11": kept, "10.0.0.12": FIRST + COUNT - 1, "10.0.0.13": FIRST + 1}
+    assert servers_of(made) == {
+        "10.0.0.11": kept,
+        "10.0.0.12": FIRST_PROBE_MARK + PROBE_MARKS - 1,
+        "10.0.0.13": FIRST_PROBE_MARK + 1,
+    }
 
 
 def test_without_a_virtual_address_the_check_fails_with_the_reason() -> None:
@@ -154,7 +158,7 @@ def test_the_configured_source_and_each_address_of_a_group_are_used(asked: list[
     asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], CheckContext())))
     (found,) = asked
     assert isinstance(found, SmtpCheck)
-    assert found.targets == (Target(other, 25, source=named, mark=FIRST),)
+    assert found.targets == (Target(other, 25, source=named, mark=FIRST_PROBE_MARK),)
 
 
 def test_without_a_source_address_the_check_fails_with_the_reason(

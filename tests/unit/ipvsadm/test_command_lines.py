@@ -13,7 +13,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import KERNEL_SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 
@@ -50,7 +50,7 @@ def services(draw: st.DrawFn) -> VirtualService:
         mask = draw(st.one_of(st.just(-1), masks))
     if by_mark or key.protocol is Protocol.UDP:
         flags |= draw(st.sampled_from([ServiceFlag(0), ServiceFlag.ONE_PACKET]))
-    scheduler = draw(st.sampled_from([*KERNEL_SCHEDULERS, "none"]))
+    scheduler = draw(st.sampled_from([*SCHEDULERS, "none"]))
     flags |= draw(st.sampled_from([ServiceFlag(0), ServiceFlag.SCHED_1, ServiceFlag.SCHED_2]))
     if scheduler not in ("sh", "mh"):  # theirs has no name of its own
         flags |= draw(st.sampled_from([ServiceFlag(0), ServiceFlag.SCHED_3]))

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import KERNEL_SCHEDULERS, ServiceFlag
+from pylvs.model.service import SCHEDULERS as NAMES
+from pylvs.model.service import ServiceFlag
 from pylvs.reference.schedulers import SCHEDULERS, Flow
 from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
 from pylvs.reference.server import Server
@@ -80,7 +81,7 @@ WEIGHTS = {11: 4, 12: 3, 13: 2}
 
 
 def test_every_scheduler_of_ipvs_is_there() -> None:
-    assert set(SCHEDULERS) == set(KERNEL_SCHEDULERS)
+    assert set(SCHEDULERS) == set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_the_order_of_ipvs(scheduler: str, weights: dict[int, int], expected: st
     assert Site(scheduler, weights).picks(len(expected.split())) == expected
 
 
-@pytest.mark.parametrize("scheduler", KERNEL_SCHEDULERS)
+@pytest.mark.parametrize("scheduler", NAMES)
 def test_there_is_no_choice_without_a_server_that_is_usable(scheduler: str) -> None:
     for options in 0, ALL_OPTIONS:
         site = Site(scheduler, options=options)

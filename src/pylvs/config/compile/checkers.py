@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.findings import Findings
-from pylvs.config.schema.checkers.weighted import NODE_EXPORTER_PORT
+from pylvs.config.language.tree import Word
 from pylvs.config.schema.reader import Section
-from pylvs.config.schema.types import WrittenScript, did_you_mean
-from pylvs.config.schema.virtual_server import Server
-from pylvs.config.schema.vrrp_tracks import TrackWeight
-from pylvs.config.schema.vrrp_types import Named
+from pylvs.config.schema.service_types import Server
+from pylvs.config.schema.types import Written, did_you_mean
+from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -36,36 +34,22 @@ from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived uses inotify; polling each second is nearly as fast.
 FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
-LEFT_OUT = "the check is left out"
+NODE_EXPORTER_PORT = 9100
 
 
 @dataclass(slots=True)
 class CheckMaker:
     """Makes the checks of one real server."""
 
-    findings: Findings
     scripts: ScriptRules
-    document: Section  # has the track_file and bfd_instance blocks
+    block: EffectiveBlock  # of the real server
     server: Server
     service_port: int  # of the virtual service; 0 for a mark
-    shared: bool = False  # shared_probes of global_defs
-    has_vip: bool = True  # False for a firewall mark
-
-    def make(self, block: EffectiveBlock) -> Check | None:
-        """Make the check of a block."""
-        return MAKERS[block.block.name](self, block)
+    has_vip: bool  # False for a firewall mark
 
     def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
-        return Pace(
-            delay_loop_s=block.seconds("delay_loop"),
-            timeout_s=block.seconds(timeout),
-            retry=block.get("retry", int),
-            delay_before_retry_s=block.seconds("delay_before_retry"),
-            warmup_s=block.seconds("warmup"),
-            alpha=block.get("alpha", bool),
-            log_all_failures=block.get("log_all_failures", bool),
-            shared=self.shared,
-        )
+        shared = self.block.settings.value("shared_probes", bool) or False
+        return block.make(Pace, timeout_s=block.seconds(timeout), shared=shared)
 
     def target(
         self, block: EffectiveBlock, *, ports: bool = True, default_port: int = 0, via_vip: bool = False
@@ -78,12 +62,11 @@ class CheckMaker:
             if port:
                 block.fill("connect_port", port)
             else:
-                text = f"{block.block.name} has no port to connect to; it will fail"
-                self.findings.error(block.word.location, text, "write connect_port")
+                block.error("", f"{block.block.name} has no port to connect to; it will fail", "write connect_port")
         source = block.address("bindto")
         if source is not None and source.version != address.version:
             text = f"bindto {source} is not of the IP version of {address}; it is ignored"
-            self.findings.error(block.location("bindto"), text, "write an address of the same IP version")
+            block.error("bindto", text, "write an address of the same IP version")
             block.adjust("bindto", None, "another IP version")
             source = None
         return Target(
@@ -101,13 +84,10 @@ class CheckMaker:
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
             text = "via_vip needs a virtual address; a firewall mark has none, so pylvs checks the real server"
-            self.findings.error(block.location("via_vip"), text, "remove it")
+            block.error("via_vip", text, "remove it")
             block.adjust("via_vip", False, "no virtual address")
             via_vip = False
         return self.target(block, via_vip=via_vip)
-
-    def report_left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
-        self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
 
     def tcp(self, block: EffectiveBlock) -> Check | None:
         return TcpCheck(target=self.target_or_vip(block), pace=self.timing(block))
@@ -115,92 +95,63 @@ class CheckMaker:
     def http(self, block: EffectiveBlock) -> Check | None:
         urls = tuple(url for each in block.below("url") if (url := self.url(each)))
         if not urls:
-            self.report_left_out(block, f"{block.block.name} has no url with a path", "add url { path / }")
+            block.error("", f"{block.block.name} has no url with a path; the check is left out", "add url { path / }")
             return None
-        return HttpCheck(
-            target=self.target_or_vip(block),
-            pace=self.timing(block),
-            urls=urls,
-            tls=block.block.name == "SSL_GET",
-            sni=block.get("enable_sni", bool),
-            sni_name=block.get("sni_name", str),
-            virtualhost=block.maybe("virtualhost", str, ""),
-            protocol=block.get("http_protocol", str),
-            fast_recovery=block.get("fast_recovery", bool),
-        )
+        tls = block.block.name == "SSL_GET"
+        return block.make(HttpCheck, target=self.target_or_vip(block), pace=self.timing(block), urls=urls, tls=tls)
 
     def url(self, block: EffectiveBlock) -> Url | None:
         """Make one URL; None, and a finding, without a path."""
         path = block.maybe("path", str)
         if not path:
-            self.findings.error(block.word.location, "url has no path; it is ignored", "write path /")
+            block.error("", "url has no path; it is ignored", "write path /")
             return None
         regex = block.get("regex", str)
         for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
             if not regex and block.is_written(name):
-                self.findings.warning(block.location(name), f"{name} has no effect without regex", "write one")
+                block.warning(name, f"{name} has no effect without regex", "write one")
         minimum, maximum = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
         if maximum and minimum > maximum:
             text = f"regex_min_offset {minimum} is above regex_max_offset {maximum}: nothing can match"
-            self.findings.warning(block.location("regex_min_offset"), text, "write a smaller one")
-        options = block.get("regex_options", tuple)
+            block.warning("regex_min_offset", text, "write a smaller one")
         if regex:
             try:
-                Regex(regex.encode(errors="surrogateescape"), options)
+                Regex(regex.encode(errors="surrogateescape"), block.get("regex_options", tuple))
             except BadRegex as error:
-                text = f"'{regex}' is not a regular expression: {error}; it is ignored"
-                self.findings.error(block.location("regex"), text, "repair it")
+                block.error("regex", f"'{regex}' is not a regular expression: {error}; it is ignored", "repair it")
                 block.adjust("regex", "", "not a regular expression")
-                regex = ""
-        return Url(
-            path=path,
-            digest=block.get("digest", str),
-            statuses=block.get("status_code", tuple),
-            virtualhost=block.maybe("virtualhost", str, ""),
-            regex=regex,
-            regex_no_match=block.get("regex_no_match", bool),
-            regex_options=options,
-            regex_min_offset=minimum,
-            regex_max_offset=maximum,
-            tls_compliant=block.get("tls_compliant", bool),
-        )
+        return block.make(Url)
 
     def smtp(self, block: EffectiveBlock) -> Check | None:
         hosts = tuple(self.target(each) for each in block.below("host"))
         targets = hosts or (self.target_or_vip(block),)
-        return SmtpCheck(targets=targets, pace=self.timing(block), helo_name=block.get("helo_name", str))
+        return block.make(SmtpCheck, targets=targets, pace=self.timing(block))
 
     def dns(self, block: EffectiveBlock) -> Check | None:
-        return DnsCheck(
-            target=self.target_or_vip(block),
-            pace=self.timing(block),
-            type=block.get("type", str),
-            name=block.get("name", str),
-        )
+        return block.make(DnsCheck, target=self.target_or_vip(block), pace=self.timing(block))
 
     def udp(self, block: EffectiveBlock) -> Check | None:
         minimum, maximum = block.get("min_reply_length", int), block.get("max_reply_length", int)
         reply = block.maybe("require_reply", Pattern)
         if minimum > maximum:
             text = f"min_reply_length {minimum} is above max_reply_length {maximum}: the check will always fail"
-            self.findings.warning(block.location("min_reply_length"), text, "write a smaller one")
-        return UdpCheck(
+            block.warning("min_reply_length", text, "write a smaller one")
+        return block.make(
+            UdpCheck,
             target=self.target_or_vip(block),
             pace=self.timing(block),
             payload=block.get("payload", Pattern).value,
             require_reply=reply is not None,
             reply=reply or Pattern(),
-            min_reply_length=minimum,
-            max_reply_length=maximum,
         )
 
     def ping(self, block: EffectiveBlock) -> Check | None:
         return PingCheck(target=self.target(block, ports=False), pace=self.timing(block))
 
     def misc(self, block: EffectiveBlock) -> Check | None:
-        written = block.maybe("misc_path", WrittenScript)
+        written = block.maybe("misc_path", Written)
         if written is None:
-            self.report_left_out(block, "MISC_CHECK has no misc_path", "write misc_path with a program")
+            block.error("", "MISC_CHECK has no misc_path; the check is left out", "write misc_path with a program")
             return None
         user, group = block.maybe("user", tuple, ("", ""))
         script = self.scripts.usable(written, user, group)
@@ -214,13 +165,15 @@ class CheckMaker:
         """FILE_CHECK, whose path is in a track_file block."""
         name = block.maybe("track_file", str)
         if not name:
-            self.report_left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
+            block.error(
+                "", "FILE_CHECK has no track_file; the check is left out", "write track_file with a block's name"
+            )
             return None
         files = self._named("track_file")
         path = files[name].value("file", str) if name in files else None
         if not path:
             near = did_you_mean(name, list(files)) or f"write a block track_file {name} with its file"
-            self.report_left_out(block, f"there is no track_file {name} with a file", near)
+            block.error("", f"there is no track_file {name} with a file; the check is left out", near)
             return None
         of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
         weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
@@ -231,15 +184,18 @@ class CheckMaker:
         setting, sessions = section.setting("name"), self._named("bfd_instance")
         if setting is not None and setting.value not in sessions:
             near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
-            self.findings.error(setting.words[0].location, f"there is no bfd_instance {setting.value}", near)
+            self.block.error(setting.words[0], f"there is no bfd_instance {setting.value}", near)
 
     def _named(self, kind: str) -> dict[str, Section]:
         """Return the top-level blocks of a kind by name."""
-        return {each.head.name: each for each in self.document.below(kind) if isinstance(each.head, Named)}
+        document = self.block.outer[-1]
+        return {each.head.text: each for each in document.below(kind) if isinstance(each.head, Word)}
 
     def agent(self, block: EffectiveBlock) -> Check | None:
         if not block.is_written("connect_port"):
-            self.report_left_out(block, "AGENT_CHECK has no connect_port", "write the port that the agent listens on")
+            block.error(
+                "", "AGENT_CHECK has no connect_port; the check is left out", "write the port that the agent listens on"
+            )
             return None
         send = block.get("send", str)
         return AgentCheck(
@@ -249,19 +205,8 @@ class CheckMaker:
     def load(self, block: EffectiveBlock) -> Check | None:
         source, metric = block.get("source", tuple)
         assert isinstance(source, LoadSource)
-        return LoadCheck(
-            target=self.target(block, default_port=NODE_EXPORTER_PORT),
-            pace=self.timing(block),
-            path=block.get("path", str),
-            source=source,
-            metric=metric,
-            full=block.get("full", float),
-            floor=block.get("floor", float),
-            smoothing=block.get("smoothing", float),
-            hysteresis=block.get("hysteresis", float),
-            patience=block.get("patience", int),
-            tls=block.get("tls", bool),
-        )
+        target = self.target(block, default_port=NODE_EXPORTER_PORT)
+        return block.make(LoadCheck, target=target, pace=self.timing(block), source=source, metric=metric)
 
 
 MAKERS: Mapping[str, Callable[[CheckMaker, EffectiveBlock], Check | None]] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import Enum
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from pylvs.config.findings import Location
+from pylvs.config.findings import Findings, Location
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
 from pylvs.config.schema.grammar import Block, Keyword, State
@@ -17,6 +18,60 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 
 T = TypeVar("T")
+
+# The keywords of the model's fields whose names differ. Changes are described by them; some are those of no block.
+FIELD_KEYWORDS = {
+    "GlobalSettings.smtp_alert": "smtp_alert_checker",
+    "GlobalSettings.checker_nice": "checker_priority",
+    "GlobalSettings.fifo": "lvs_notify_fifo",
+    "Mail.recipients": "notification_email",
+    "Mail.sender": "notification_email_from",
+    "Mail.server": "smtp_server",
+    "Mail.port": "smtp_server's port",
+    "Mail.helo_name": "smtp_helo_name",
+    "Mail.connect_timeout_s": "smtp_connect_timeout",
+    "WantedService.virtualhost": "virtualhost",
+    "HttpCheck.sni": "enable_sni",
+    "HttpCheck.protocol": "http_protocol",
+    "Url.statuses": "status_code",
+    "MiscCheck.script": "misc_path",
+    "MiscCheck.dynamic": "misc_dynamic",
+    "SmtpCheck.targets": "host",
+    "VrrpInstance.vrid": "virtual_router_id",
+    "VrrpInstance.advert_interval_s": "advert_int",
+    "VrrpInstance.starts_as_master": "state MASTER",
+    "VrrpInstance.addresses": "virtual_ipaddress",
+    "VrrpInstance.excluded": "virtual_ipaddress_excluded",
+    "VrrpInstance.routes": "virtual_route",
+    "VrrpInstance.rules": "virtual_rule",
+    "VrrpInstance.peers": "unicast_peer",
+    "VrrpInstance.source": "source address",
+    "VrrpConfiguration.addresses": "static_ipaddress",
+    "VrrpConfiguration.routes": "static_route",
+    "VrrpConfiguration.rules": "static_rule",
+    "VrrpConfiguration.track_groups": "track_group",
+    "VrrpGroup.members": "member",
+    "Announcements.repeat": "garp_master_repeat",
+    "Announcements.delay_s": "garp_master_delay",
+    "Announcements.refresh_s": "garp_master_refresh",
+    "Announcements.refresh_repeat": "garp_master_refresh_repeat",
+    "Announcements.lower_priority_repeat": "garp_lower_prio_repeat",
+    "Announcements.lower_priority_delay_s": "garp_lower_prio_delay",
+    "Announcements.extra_interval_s": "garp_extra_if",
+    "Tracks.interfaces": "track_interface",
+    "Tracks.scripts": "track_script",
+    "Tracks.files": "track_file",
+    "Tracks.processes": "track_process",
+    "Notify.master": "notify_master",
+    "Notify.backup": "notify_backup",
+    "Notify.fault": "notify_fault",
+    "Notify.stop": "notify_stop",
+    "Notify.every": "notify",
+    "Notify.deleted": "notify_deleted",
+    "Notify.lower_priority_heard": "notify_master_rx_lower_pri",
+    "Notify.priority_changes": "notify_priority_changes",
+    "VrrpSettings.fifos": "notify_fifo",
+}
 
 
 class OriginKind(Enum):
@@ -67,6 +122,7 @@ class EffectiveBlock:
     section: Section
     outer: tuple[Section, ...]  # the surrounding blocks, the nearest first
     settings: Section  # global_defs
+    findings: Findings
     head: object = None  # the value of the words before the brace
     blocks: list[EffectiveBlock] = field(default_factory=list)
     _values: dict[str, EffectiveValue] = field(default_factory=dict)
@@ -140,6 +196,19 @@ class EffectiveBlock:
         assert value is None or isinstance(value, IPv4Address | IPv6Address)
         return value
 
+    def make(self, cls: type[T], **given: Any) -> T:
+        """Make an object of the model: a field that is not `given` has the value of its keyword.
+
+        A keyword without a value leaves the field's default. Raises KeyError for a field without a keyword here.
+        """
+        model: Any = cls  # a dataclass
+        for each in fields(model):
+            if each.name not in given:
+                value = self.effective(keyword_of(model.__name__, each.name)).value
+                if value is not None:
+                    given[each.name] = value
+        return cls(**given)
+
     def is_written(self, name: str) -> bool:
         """Return whether the value is written in this block or in one from which it is inherited."""
         return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
@@ -148,6 +217,19 @@ class EffectiveBlock:
         """Return where findings about a value belong: its first word, else the keyword, else the block."""
         words = self.effective(name).words
         return words[min(1, len(words) - 1)].location if words else self.word.location
+
+    def error(self, at: str | Word, text: str, advice: str = "") -> None:
+        """Report an error at a word, at the value of a keyword by name, or for "" at the block."""
+        self.findings.error(self._location(at), text, advice)
+
+    def warning(self, at: str | Word, text: str, advice: str = "") -> None:
+        """Report a warning, likewise."""
+        self.findings.warning(self._location(at), text, advice)
+
+    def _location(self, at: str | Word) -> Location:
+        if isinstance(at, Word):
+            return at.location
+        return self.location(at) if at else self.word.location
 
     def fill(self, name: str, value: object) -> None:
         """Set a default that depends on other blocks."""
@@ -179,21 +261,27 @@ class EffectiveBlock:
             yield from each.walk()
 
 
-def resolve(document: Section) -> EffectiveBlock:
+@cache
+def keyword_of(owner: str, field: str) -> str:
+    """Return the keyword of a field of a class of the model: by default its name, without the unit."""
+    return FIELD_KEYWORDS.get(f"{owner}.{field}") or field.removesuffix("_s")
+
+
+def resolve(document: Section, findings: Findings) -> EffectiveBlock:
     """Return the effective configuration, without broken blocks and always with global_defs."""
     settings = document.first(GLOBAL_DEFS.name) or Section(GLOBAL_DEFS, None)
-    found = _resolve(document, (), settings)
+    found = _resolve(document, (), settings, findings)
     if settings.node is None:
-        found.blocks.insert(0, _resolve(settings, (document,), settings))
+        found.blocks.insert(0, _resolve(settings, (document,), settings, findings))
     return found
 
 
-def _resolve(section: Section, outer: tuple[Section, ...], settings: Section) -> EffectiveBlock:
-    found = EffectiveBlock(section.block, section, outer, settings, section.head)
+def _resolve(section: Section, outer: tuple[Section, ...], settings: Section, findings: Findings) -> EffectiveBlock:
+    found = EffectiveBlock(section.block, section, outer, settings, findings, section.head)
     outer = (section, *outer)
     for below in section.sections:
         if not below.broken and below.block.state is State.SUPPORTED:
-            found.blocks.append(_resolve(below, outer, settings))
+            found.blocks.append(_resolve(below, outer, settings, findings))
     return found
 
 

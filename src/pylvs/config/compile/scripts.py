@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.findings import Finding, Findings, Location, Severity
-from pylvs.config.schema.types import OPENS, WrittenScript
+from pylvs.config.schema.types import OPENS, Written
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
@@ -31,18 +31,32 @@ class ScriptRules:
     """Checks scripts; looks up each user, and each program of a user, once."""
 
     findings: Findings
-    secure: bool = False  # enable_script_security
-    user: str = ""  # script_user
-    group: str = ""
+    secure: bool  # enable_script_security
+    user: str  # script_user
+    group: str
     _accounts: dict[tuple[str, str], Account | str] = field(default_factory=dict)
     _checked: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     _warned: bool = False
 
-    def usable(self, written: WrittenScript | None, user: str = "", group: str = "") -> Script | None:
+    @classmethod
+    def of_document(cls, settings: EffectiveBlock) -> ScriptRules:
+        """Make the rules of global_defs; report a script_user that this machine does not have."""
+        user, group = settings.maybe("script_user", tuple, ("", ""))
+        rules = cls(settings.findings, settings.get("enable_script_security", bool), user, group)
+        found = rules._account(Script(())) if user else None
+        if isinstance(found, str):
+            settings.error("script_user", found, "name a user that this machine has")
+        return rules
+
+    def of(self, block: EffectiveBlock, name: str) -> Script | None:
+        """Return the script of a keyword as it will run; None, and a finding, if it must not run."""
+        return self.usable(block.maybe(name, Written))
+
+    def usable(self, written: Written[Script] | None, user: str = "", group: str = "") -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""
         if written is None:
             return None
-        script = written.script if not user else replace(written.script, user=user, group=group)
+        script = written.value if not user else replace(written.value, user=user, group=group)
         location = written.word.location
         account = self._account(script)
         if isinstance(account, str):
@@ -63,12 +77,6 @@ class ScriptRules:
             self._report_unusable(path, problem, location)
             return None
         return script if self._is_secure(path, insecure, location) else None
-
-    def check_user(self, location: Location) -> None:
-        """Report a script_user that this machine does not have."""
-        account = self._account(Script((), self.user, self.group))
-        if isinstance(account, str):
-            self.findings.error(location, account, "name a user that this machine has")
 
     def _account(self, script: Script) -> Account | str:
         """Return the account that the script runs as, or the reason why there is none."""
@@ -109,22 +117,17 @@ class ScriptRules:
         return not (insecure and self.secure)
 
 
-def fifos_of(
-    settings: EffectiveBlock, scripts: ScriptRules, findings: Findings, names: Sequence[str]
-) -> Iterator[Fifo]:
+def fifos_of(settings: EffectiveBlock, scripts: ScriptRules, names: Sequence[str]) -> Iterator[Fifo]:
     """Yield the FIFOs of these names; report readers without a FIFO and paths that are used twice."""
     for name in names:
         fifo = settings.maybe(name, Fifo)
-        reader = settings.maybe(f"{name}_script", WrittenScript)
+        reader = settings.maybe(f"{name}_script", Written)
         if fifo is None:
             if reader is not None:
-                location = settings.location(f"{name}_script")
-                findings.error(location, f"without {name} there is nothing to read", f"add {name}")
+                settings.error(f"{name}_script", f"without {name} there is nothing to read", f"add {name}")
             continue
         if taken := _taken(settings, name, fifo):
-            findings.error(
-                settings.location(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own"
-            )
+            settings.error(name, f"{fifo.path} is {taken} already", "give each pipe a name of its own")
             continue
         yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED_FIFO)
 

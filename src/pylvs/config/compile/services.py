@@ -1,22 +1,318 @@
-"""Compile `virtual_server` blocks to services."""
+"""Compile `virtual_server` blocks to services, by keepalived's rules: adjust values that cannot hold, with findings."""
 
 from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from pylvs.config.compile.checkers import MAKERS, CheckMaker
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.compile.service_rules import Entries, version_of
-from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.forwarding import Forwarding, Granularity
 from pylvs.config.schema.reader import Section
-from pylvs.config.schema.types import WrittenScript
-from pylvs.config.schema.virtual_server import Server
-from pylvs.model.checks import Script
-from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from pylvs.config.schema.service_types import PERSISTENCE_S, Forwarding, Granularity, MarkEntry, Range, Server
+from pylvs.config.schema.types import did_you_mean
+from pylvs.model.addresses import endpoint
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import DEFAULT_SCHEDULER, Protocol, ServiceFlag, ServiceKey
 from pylvs.model.wanted import WantedServer, WantedService
+
+VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
+FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+DEFAULT_METHOD = Forwarding(Method.MASQ)
+FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What a virtual server stands for: one address, one firewall mark, or all entries of a group."""
+
+    all: tuple[Range | MarkEntry, ...]
+    group: str = ""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return tuple(each for each in self.all if isinstance(each, Range))
+
+    @property
+    def ports(self) -> set[int]:
+        return {each.port for each in self.ranges}
+
+    @property
+    def marks(self) -> tuple[MarkEntry, ...]:
+        return tuple(each for each in self.all if isinstance(each, MarkEntry))
+
+    @property
+    def versions(self) -> set[int]:
+        """The IP versions of addresses and of marks with a family."""
+        return {each.first.version for each in self.ranges} | {
+            VERSIONS[each.family] for each in self.marks if each.family
+        }
+
+    def keys(self, protocol: Protocol, version: int) -> Iterator[tuple[ServiceKey, Word]]:
+        """Yield the keys in the table; `version` is that of marks without a family."""
+        for entry in self.all:
+            if isinstance(entry, MarkEntry):
+                yield ServiceKey.of_mark(entry.mark, entry.family or FAMILIES[version]), entry.word
+            else:
+                for address in entry.addresses():
+                    yield ServiceKey(protocol, address, entry.port), entry.word
+
+    def name(self, protocol: Protocol, version: int) -> str:
+        """Return the name of the service: "192.0.2.1:80 tcp", "fwmark 7", "fwmark 7 inet6", "group web tcp"."""
+        first = self.all[0]
+        if self.group:
+            return f"group {self.group}" + (f" {protocol.name.lower()}" if self.ranges else "")
+        if isinstance(first, MarkEntry):
+            return f"fwmark {first.mark}" + (" inet6" if (first.family or FAMILIES[version]) != socket.AF_INET else "")
+        return f"{endpoint(first.first, first.port)} {protocol.name.lower()}"
+
+
+def groups_of(root: EffectiveBlock) -> Mapping[str, Section]:
+    """Return the groups by name; of two with one name the first counts."""
+    groups: dict[str, Section] = {}
+    for block in root.below("virtual_server_group"):
+        section = block.section
+        assert section.node is not None
+        assert isinstance(section.head, str)
+        earlier = groups.setdefault(section.head, section)
+        if earlier is not section:
+            assert earlier.node is not None
+            line = earlier.node.location.line
+            text = f"there is a group {section.head} already, in line {line}; the first one counts"
+            block.error(section.node.words[-1], text, "give it another name")
+    return groups
+
+
+def entries_of(service: EffectiveBlock, groups: Mapping[str, Section]) -> Entries | None:
+    """Return the entries of a virtual_server; None, and a finding, if there are none."""
+    head = service.head
+    if isinstance(head, Server):
+        return Entries((Range(head.address, head.address, head.port, head.word),))
+    if isinstance(head, MarkEntry):
+        return Entries((head,))
+    assert isinstance(head, Word)
+    group = groups.get(head.text)
+    if group is None:
+        near = did_you_mean(head.text, list(groups)) or f"write a block virtual_server_group {head.text}"
+        service.error(head, f"there is no group {head}; the service is left out", near)
+        return None
+    entries = tuple(each.value for each in group.settings if isinstance(each.value, Range | MarkEntry))
+    if not entries:
+        service.error(head, f"the group {head} is empty; the service is left out", "give it an address or a mark")
+        return None
+    return Entries(entries, head.text)
+
+
+def apply(service: EffectiveBlock, entries: Entries) -> bool:
+    """Apply every rule in its order; return False if the service is left out."""
+    _protocol(service, entries)
+    _methods(service)
+    _scheduler(service)
+    if not _families(service, entries):
+        return False
+    _ports(service, entries)
+    _duplicates(service)
+    if not list(service.below("real_server")):
+        service.error("", "the service has no real server; it is left out", "add a real_server block")
+        return False
+    _persistence(service, entries)
+    _sorry_server(service, entries)
+    _quorum(service)
+    return True
+
+
+def version_of(service: EffectiveBlock, entries: Entries) -> int:
+    """Return the IP version of marks without a family."""
+    family = service.maybe("ip_family", str)
+    if family:
+        return 6 if family == "inet6" else 4
+    if len(entries.versions) == 1:
+        return min(entries.versions)
+    servers = [_server(each).address.version for each in service.below("real_server")]
+    plain = [_server(each).address.version for each in service.below("real_server") if not _tunnelled(each)]
+    return plain[0] if plain else servers[0] if len(set(servers)) == 1 else 4
+
+
+def method_of(server: EffectiveBlock) -> Forwarding:
+    """Return the forwarding method of a real server."""
+    return server.get("lvs_method", Forwarding)
+
+
+def _server(block: EffectiveBlock) -> Server:
+    assert isinstance(block.head, Server)
+    return block.head
+
+
+def _tunnelled(server: EffectiveBlock) -> bool:
+    return method_of(server).method is Method.TUNNEL
+
+
+def _protocol(service: EffectiveBlock, entries: Entries) -> None:
+    written = service.is_written("protocol")
+    if entries.ranges and not written:
+        service.warning("", "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP")
+        service.adjust("protocol", Protocol.UDP, "not given")
+    elif not entries.ranges and written:
+        service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
+    if not written and not entries.ranges:
+        service.fill("protocol", Protocol.TCP)
+    if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
+        service.warning("ops", "ops is of UDP alone; it is ignored", "remove it")
+        service.adjust("ops", False, "not UDP")
+
+
+def _methods(service: EffectiveBlock) -> None:
+    lacking = [each for each in service.below("real_server") if each.maybe("lvs_method", Forwarding) is None]
+    if lacking:
+        service.warning("", "no forwarding method is given; it is NAT", "write lvs_method DR, or NAT")
+    for each in (service, *lacking):
+        if each.maybe("lvs_method", Forwarding) is None:
+            each.adjust("lvs_method", DEFAULT_METHOD, "not given")
+    if service.maybe("sorry_server_lvs_method", Forwarding) is None:
+        service.fill("sorry_server_lvs_method", service.get("lvs_method", Forwarding))
+
+
+def _scheduler(service: EffectiveBlock) -> None:
+    scheduler = service.effective("lvs_sched")
+    node = service.section.node
+    tried = node is not None and any(each.keyword in ("lb_algo", "lvs_sched") for each in node.block or ())
+    if not service.is_written("lvs_sched") and not tried:
+        service.warning("", f"no scheduler is given; it is {DEFAULT_SCHEDULER}", f"write lvs_sched {DEFAULT_SCHEDULER}")
+    if scheduler.value not in FLAGS_OF:
+        for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
+            if service.get(name, bool):
+                text = f"{name} is of the scheduler {name[:2]} alone; it is ignored"
+                service.warning(name, text, f"write lvs_sched {name[:2]}, or remove it")
+                service.adjust(name, False, "another scheduler")
+
+
+def _families(service: EffectiveBlock, entries: Entries) -> bool:
+    """Reject real servers of the other IP version, which only a tunnel reaches."""
+    plain = [each for each in service.below("real_server") if not _tunnelled(each)]
+    if len(entries.versions) > 1 and plain:
+        text = f"the group {entries.group} has IPv4 and IPv6, and not all servers are tunnelled"
+        service.error("", f"{text}; the service is left out", "make a group of each, or write lvs_method TUN")
+        return False
+    family = service.maybe("ip_family", str)
+    if family and entries.versions and entries.versions != {6 if family == "inet6" else 4}:
+        service.error("ip_family", f"ip_family {family} is not that of the addresses; it is ignored")
+        service.adjust("ip_family", None, "another family")
+    version = version_of(service, entries)
+    for each in plain:
+        if _server(each).address.version != version:
+            text = f"{_server(each).address} is not IPv{version} as the service is; the real server is left out"
+            service.error(_server(each).word, text, "only lvs_method TUN leads to the other IP version")
+            service.leave_out(each)
+    for mark in entries.marks:
+        if not mark.family and len(entries.versions) > 1:
+            text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
+            service.error(mark.word, text, f"write fwmark {mark.mark} inet, or inet6")
+    if not service.is_written("ip_family"):
+        service.fill("ip_family", "inet6" if version == 6 else "inet")
+    return True
+
+
+def _ports(service: EffectiveBlock, entries: Entries) -> None:
+    """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one."""
+    for each in service.below("real_server"):
+        server = _server(each)
+        if not server.port or method_of(each).method is Method.MASQ:
+            continue
+        each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
+
+
+def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what: str) -> int:
+    """Return the port in the table of a server that NAT does not reach."""
+    if not ports:
+        text = f"a firewall mark's service has no port; that of {server.address} is ignored"
+        service.warning(server.word, text, f"write {server.address} alone, and connect_port in its checks")
+        return 0
+    if ports == {server.port}:
+        return server.port
+    wanted = min(ports)
+    if len(ports) > 1:
+        text = f"port {server.port} is not that of every address of the group; the port of each packet stays"
+        service.warning(server.word, text, "DR and TUN change no port; write the address alone")
+        return 0
+    text = f"port {server.port} of the {what} is not the service's; it is {wanted} in the table"
+    service.warning(server.word, text, "DR and TUN change no port; checks still go to the written one")
+    return wanted
+
+
+def _duplicates(service: EffectiveBlock) -> None:
+    seen: Counter[tuple[object, int]] = Counter()
+    for each in list(service.below("real_server")):
+        server = _server(each)
+        key = server.address, server.table_port
+        seen[key] += 1
+        if seen[key] > 1:
+            text = f"the service has the real server {server.address} with this port already; this one is left out"
+            service.warning(server.word, text, "remove it")
+            service.leave_out(each)
+            continue
+        lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
+        if upper and lower > upper:
+            text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
+            each.warning("lthreshold", text, "write a smaller lthreshold")
+
+
+def _persistence(service: EffectiveBlock, entries: Entries) -> None:
+    if not service.maybe("persistence_timeout", int) and any(each.port == 0 for each in entries.ranges):
+        text = f"a service without a port must be persistent; persistence_timeout is {PERSISTENCE_S}"
+        service.warning("", text, "write a port, or persistence_timeout")
+        service.adjust("persistence_timeout", PERSISTENCE_S, "no port")
+    granularity = service.maybe("persistence_granularity", Granularity)
+    if granularity is None:
+        return
+    if not entries.versions <= {granularity.version} or version_of(service, entries) != granularity.version:
+        text = f"{granularity} is no netmask of the service's IP version; it is ignored"
+        service.error("persistence_granularity", text, "255.255.255.0 for IPv4, 64 for IPv6")
+        service.adjust("persistence_granularity", None, "another IP version")
+    elif not service.maybe("persistence_timeout", int):
+        text = "persistence_granularity has no effect without persistence_timeout"
+        service.warning("persistence_granularity", text, "write persistence_timeout")
+
+
+def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
+    server = service.maybe("sorry_server", Server)
+    method = service.get("sorry_server_lvs_method", Forwarding).method
+    if server is not None and method is not Method.TUNNEL and server.address.version != version_of(service, entries):
+        text = f"{server.address} is not of the service's IP version; there is no sorry server"
+        service.error(server.word, text, "only sorry_server_lvs_method TUN leads to the other IP version")
+        service.adjust("sorry_server", None, "another IP version")
+        return
+    if server is not None and server.port and method is not Method.MASQ:
+        port = _fitting_port(service, server, entries.ports, "sorry server")
+        if port != server.port:
+            service.adjust("sorry_server", replace(server, fixed_port=port), "the service's port")
+    if server is None:
+        if service.is_written("sorry_server_lvs_method"):
+            text = "sorry_server_lvs_method has no effect without sorry_server"
+            service.warning("sorry_server_lvs_method", text, "write one")
+        if service.get("sorry_server_inhibit", bool):
+            text = "sorry_server_inhibit has no effect without sorry_server"
+            service.warning("sorry_server_inhibit", text, "write one")
+        service.fill("sorry_server_lvs_method", None)
+
+
+def _quorum(service: EffectiveBlock) -> None:
+    total = sum(each.get("weight", int) for each in service.below("real_server"))
+    quorum = service.get("quorum", int)
+    if quorum > total:
+        text = f"quorum {quorum} is more than all real servers weigh; it is {total}"
+        service.warning("quorum", text, f"write quorum {total} or less, or larger weights")
+        service.adjust("quorum", total, f"lowered from {quorum}")
+        quorum = total
+    hysteresis, maximum = service.get("hysteresis", int), max(0, quorum - 1)
+    if hysteresis > maximum:
+        text = f"hysteresis {hysteresis} is not below the quorum of {quorum}; it is {maximum}"
+        service.warning("hysteresis", text, f"write hysteresis {maximum} or less")
+        service.adjust("hysteresis", maximum, f"lowered from {hysteresis}")
+
 
 FLAGS = {
     "flag-1": ServiceFlag.SCHED_1,
@@ -30,98 +326,81 @@ FLAGS = {
 }
 
 
-@dataclass(slots=True)
-class ServiceMaker:
-    """Makes the services of one document, each with keys of its own."""
+def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedService]:
+    """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
+    groups = groups_of(root)
+    taken: dict[ServiceKey, Word] = {}
+    for block in list(root.below("virtual_server")):
+        entries = entries_of(block, groups)
+        service = None
+        if entries is not None and apply(block, entries):
+            service = _service(block, entries, scripts, taken)
+        if service is not None:
+            yield service
+        else:
+            root.leave_out(block)
 
-    findings: Findings
-    scripts: ScriptRules
-    document: Section
-    shared: bool = False  # shared_probes of global_defs
-    _taken: dict[ServiceKey, Word] = field(default_factory=dict)
 
-    def make(self, block: EffectiveBlock, entries: Entries) -> WantedService | None:
-        """Make the service of a block after the rules are applied; None if all its keys are taken."""
-        protocol, version = block.get("protocol", Protocol), version_of(block, entries)
-        keys = self._free_keys(entries, protocol, version)
-        if not keys:
-            return None
-        timeout = block.maybe("persistence_timeout", int, 0)
-        flags = ServiceFlag.PERSISTENT if timeout else ServiceFlag(0)
-        for name, flag in FLAGS.items():
-            if block.get(name, bool):
-                flags |= flag
-        granularity = block.maybe("persistence_granularity", Granularity)
-        sorry = block.maybe("sorry_server", Server)
-        return WantedService(
-            name=entries.name(protocol, version),
-            keys=keys,
-            scheduler=block.get("lvs_sched", str),
-            flags=flags,
-            timeout_s=timeout,
-            netmask=granularity.netmask if granularity else -1,
-            engine=block.get("persistence_engine", str),
-            servers=tuple(self._server(each, entries) for each in block.below("real_server")),
-            sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
-            sorry_server_inhibit=block.get("sorry_server_inhibit", bool),
-            quorum=block.get("quorum", int),
-            hysteresis=block.get("hysteresis", int),
-            quorum_up=self._script(block, "quorum_up"),
-            quorum_down=self._script(block, "quorum_down"),
-            alpha=block.get("alpha", bool),
-            omega=block.get("omega", bool),
-            ha_suspend=block.get("ha_suspend", bool),
-            smtp_alert=block.get("smtp_alert", bool),
-            virtualhost=block.maybe("virtualhost", str, ""),
-        )
+def _service(
+    block: EffectiveBlock, entries: Entries, scripts: ScriptRules, taken: dict[ServiceKey, Word]
+) -> WantedService | None:
+    """Make the service of a block after the rules are applied; None if earlier services have all its keys."""
+    protocol, version = block.get("protocol", Protocol), version_of(block, entries)
+    keys = _free_keys(block, entries.keys(protocol, version), taken)
+    if not keys:
+        return None
+    timeout = block.maybe("persistence_timeout", int, 0)
+    flags = ServiceFlag.PERSISTENT if timeout else ServiceFlag(0)
+    for name, flag in FLAGS.items():
+        if block.get(name, bool):
+            flags |= flag
+    granularity = block.maybe("persistence_granularity", Granularity)
+    sorry = block.maybe("sorry_server", Server)
+    return block.make(
+        WantedService,
+        name=entries.name(protocol, version),
+        keys=keys,
+        scheduler=block.get("lvs_sched", str),
+        flags=flags,
+        timeout_s=timeout,
+        netmask=granularity.netmask if granularity else -1,
+        engine=block.get("persistence_engine", str),
+        servers=tuple(_wanted_server(each, entries, scripts) for each in block.below("real_server")),
+        sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
+        quorum_up=scripts.of(block, "quorum_up"),
+        quorum_down=scripts.of(block, "quorum_down"),
+    )
 
-    def _free_keys(self, entries: Entries, protocol: Protocol, version: int) -> tuple[ServiceKey, ...]:
-        """Return the keys that no earlier service has."""
-        free = []
-        for key, word in entries.keys(protocol, version):
-            if key in self._taken:
-                text = f"{key} was given already, in line {self._taken[key].location.line}; this one is left out"
-                self.findings.error(word.location, text, "remove one of them")
-            else:
-                self._taken[key] = word
-                free.append(key)
-        return tuple(free)
 
-    def _server(self, block: EffectiveBlock, entries: Entries) -> WantedServer:
-        server = block.head
-        assert isinstance(server, Server)
-        ports = {each.port for each in entries.ranges}
-        maker = CheckMaker(
-            self.findings,
-            self.scripts,
-            self.document,
-            server,
-            service_port=min(ports) if len(ports) == 1 else 0,
-            shared=self.shared,
-            has_vip=bool(entries.ranges),
-        )
-        checks = [maker.make(each) for each in block.below(*MAKERS)]
-        for section in block.section.below("BFD_CHECK"):
-            maker.bfd(section)
-        destination = _destination(
-            server,
-            block.get("lvs_method", Forwarding),
-            block.get("weight", int),
-            block.get("uthreshold", int),
-            block.get("lthreshold", int),
-        )
-        return WantedServer(
-            destination=destination,
-            checks=tuple(check for check in checks if check is not None),
-            inhibit_on_failure=block.get("inhibit_on_failure", bool),
-            alpha=block.get("alpha", bool),
-            notify_up=self._script(block, "notify_up"),
-            notify_down=self._script(block, "notify_down"),
-            smtp_alert=block.get("smtp_alert", bool),
-        )
+def _free_keys(
+    block: EffectiveBlock, keys: Iterator[tuple[ServiceKey, Word]], taken: dict[ServiceKey, Word]
+) -> tuple[ServiceKey, ...]:
+    """Return the keys that no earlier service has."""
+    free = []
+    for key, word in keys:
+        if key in taken:
+            text = f"{key} was given already, in line {taken[key].location.line}; this one is left out"
+            block.error(word, text, "remove one of them")
+        else:
+            taken[key] = word
+            free.append(key)
+    return tuple(free)
 
-    def _script(self, block: EffectiveBlock, name: str) -> Script | None:
-        return self.scripts.usable(block.maybe(name, WrittenScript))
+
+def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules) -> WantedServer:
+    server, ports = _server(block), entries.ports
+    maker = CheckMaker(scripts, block, server, min(ports) if len(ports) == 1 else 0, has_vip=bool(ports))
+    checks = [MAKERS[each.block.name](maker, each) for each in block.below(*MAKERS)]
+    for section in block.section.below("BFD_CHECK"):
+        maker.bfd(section)
+    thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
+    return block.make(
+        WantedServer,
+        destination=_destination(server, method_of(block), block.get("weight", int), *thresholds),
+        checks=tuple(check for check in checks if check is not None),
+        notify_up=scripts.of(block, "notify_up"),
+        notify_down=scripts.of(block, "notify_down"),
+    )
 
 
 def _destination(

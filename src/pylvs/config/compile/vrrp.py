@@ -1,48 +1,48 @@
-"""Compile all VRRP blocks to a `VrrpConfiguration`: sync groups, and conflicts between virtual routers."""
+"""Compile all VRRP blocks to a `VrrpConfiguration`: also groups, static addresses and routes, and conflicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
-from pylvs.config.compile import vrrp_static, vrrp_tracking
 from pylvs.config.compile.effective import EffectiveBlock
-from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.compile.vrrp_instances import CompiledInstance, InstanceMaker, notify_of
-from pylvs.config.compile.vrrp_static import RulePreferences
+from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
+from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
 from pylvs.config.compile.vrrp_tracking import (
-    DEFINITION_KEYWORDS,
     Symbols,
+    define_file,
+    define_process,
+    define_script,
     name_of,
+    tracked_words,
     tracks_of,
     without_data_plane_weight,
     without_weights,
 )
-from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.vrrp_tracks import WrittenTrack
+from pylvs.config.schema.types import Written
+from pylvs.config.schema.vrrp_types import DelayedLink
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
-from pylvs.model.vrrp import VrrpConfiguration, VrrpGroup, VrrpInstance
+from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 
-GroupOfInstance = dict[str, str]
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
+DEFAULT_INTERFACE = "eth0"
 
 
-def vrrp_of(
-    root: EffectiveBlock, scripts: ScriptRules, findings: Findings, mtus: Mapping[str, int]
-) -> VrrpConfiguration:
+def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int]) -> VrrpConfiguration:
     """Compile the VRRP blocks of a document. `mtus` are those of this machine's devices.
 
     Remove rejected blocks from the effective configuration too.
     """
     settings = next(root.below("global_defs"))
-    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool, False))
-    symbols.definitions = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
+    symbols = Symbols(settings, scripts, mtus, settings.maybe("dynamic_interfaces", bool, False))
+    symbols.definitions = {f"{each.block.name} {name_of(each)}": name_of(each) for each in root.below(*DEFINITIONS)}
     _missing_devices(root, symbols)
-    return _VrrpCompiler(root, settings, scripts, symbols, RulePreferences(findings)).build()
+    return _VrrpCompiler(root, symbols).build()
 
 
 @dataclass(slots=True)
@@ -50,27 +50,23 @@ class _VrrpCompiler:
     """Compiles the blocks in the order of the text."""
 
     root: EffectiveBlock
-    settings: EffectiveBlock
-    scripts: ScriptRules
     symbols: Symbols
-    preferences: RulePreferences
     instances: list[CompiledInstance] = field(default_factory=list)
     groups: dict[str, EffectiveBlock] = field(default_factory=dict)
-    track_groups: vrrp_static.TrackGroups = field(default_factory=dict)
     addresses: list[HeldAddress] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     rules: list[RoutingRule] = field(default_factory=list)
 
     def build(self) -> VrrpConfiguration:
         """Compile every block, then check what concerns several virtual routers."""
-        maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
+        symbols = self.symbols
         for block in list(self.root.blocks):
-            self._block(block, maker)
-        kept = {each.instance.name: each for each in without_conflicts(self.instances, self.symbols.findings)}
-        taken: GroupOfInstance = {}
+            self._block(block)
+        kept = {each.instance.name: each for each in without_conflicts(self.instances)}
+        taken: dict[str, str] = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
-            group = group_of(block, kept, taken, self.symbols, self.scripts)
+            group = group_of(block, kept, taken, symbols)
             if group is None:
                 self.root.leave_out(block)
             else:
@@ -81,59 +77,55 @@ class _VrrpCompiler:
         return VrrpConfiguration(
             instances=tuple(each.instance for each in kept.values()),
             groups=tuple(groups),
-            scripts=tuple(self.symbols.scripts.values()),
-            files=tuple(self.symbols.files.values()),
-            processes=tuple(self.symbols.processes.values()),
+            scripts=tuple(symbols.scripts.values()),
+            files=tuple(symbols.files.values()),
+            processes=tuple(symbols.processes.values()),
             addresses=tuple(self.addresses),
             routes=tuple(self.routes),
             rules=tuple(self.rules),
-            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.symbols.findings)),
-            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.symbols),
+            track_groups=tuple(members_of(symbols.track_groups, kept)),
+            settings=vrrp_settings_of(self.root, symbols),
         )
 
-    def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
-        findings = self.symbols.findings
+    def _block(self, block: EffectiveBlock) -> None:
+        symbols = self.symbols
         match block.block.name:
             case "vrrp_script":
-                vrrp_tracking.define_script(block, self.scripts, self.symbols)
+                define_script(block, symbols)
             case "track_file":
-                vrrp_tracking.define_file(block, self.symbols)
+                define_file(block, symbols)
             case "vrrp_track_process":
-                vrrp_tracking.define_process(block, self.symbols)
+                define_process(block, symbols)
             case "track_group":
-                vrrp_static.track_group_of(block, self.track_groups, findings)
+                track_group_of(block, symbols)
             case "static_ipaddress":
-                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.symbols)
+                self.addresses += addresses_of(block, symbols)
             case "static_routes":
-                self.routes += vrrp_static.routes_of(block, self.track_groups, findings)
+                self.routes += _of_track_groups(block, symbols)
             case "static_rules":
-                vrrp_static.check_rule_groups(block, self.track_groups, findings)
-                self.rules += self.preferences.of_lines(block)
+                _of_track_groups(block, symbols)
+                self.rules += rules_of(block, symbols)
             case "vrrp_instance":
-                self._instance(block, maker)
+                self._instance(block)
             case "vrrp_sync_group":
-                self._group(block)
+                if not self._taken(block, self.groups):
+                    self.groups[name_of(block).text] = block
 
-    def _instance(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
+    def _instance(self, block: EffectiveBlock) -> None:
         if self._taken(block, {each.instance.name for each in self.instances}):
             return
-        compiled = maker.make(block)
+        compiled = instance_of(block, self.symbols)
         if compiled is None:
             self.root.leave_out(block)
         else:
             self.instances.append(compiled)
 
-    def _group(self, block: EffectiveBlock) -> None:
-        if not self._taken(block, set(self.groups)):
-            self.groups[name_of(block).name] = block
-
-    def _taken(self, block: EffectiveBlock, names: set[str]) -> bool:
+    def _taken(self, block: EffectiveBlock, names: Collection[str]) -> bool:
         """Return whether an earlier block has the name, and reject this one then."""
         name = name_of(block)
-        if name.name not in names:
+        if name.text not in names:
             return False
-        text = f"the name '{name.name}' is taken; this {block.block.name} is left out"
-        self.symbols.findings.error(name.word.location, text, "give it another name")
+        block.error(name, f"the name '{name}' is taken; this {block.block.name} is left out", "give it another name")
         self.root.leave_out(block)
         return True
 
@@ -145,50 +137,44 @@ def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
             if setting.keyword is None or setting.keyword.name != "default_interface":
                 for word in getattr(setting.value, "devices", ()):
                     assert isinstance(word, Word)
-                    symbols.device(word)
+                    symbols.check_device(word)
 
 
 def group_of(
-    block: EffectiveBlock,
-    instances: dict[str, CompiledInstance],
-    taken: GroupOfInstance,
-    symbols: Symbols,
-    scripts: ScriptRules,
+    block: EffectiveBlock, instances: dict[str, CompiledInstance], taken: dict[str, str], symbols: Symbols
 ) -> VrrpGroup | None:
     """Compile a vrrp_sync_group; None, and a finding, if it has no member."""
-    name = name_of(block).name
-    members = tuple(_members(block, name, instances, taken, symbols))
+    name = name_of(block).text
+    members = tuple(_members(block, name, instances, taken))
     if not members:
         text = f"group {name} has no virtual router; it is left out"
-        symbols.findings.error(
-            block.word.location, text, f"add group {{ {_bare_names(block, instances) or 'NAME ...'} }}"
-        )
+        block.error("", text, f"add group {{ {_bare_names(block, instances) or 'NAME ...'} }}")
         return None
     if len(members) == 1:
         text = f"group {name} has only one virtual router, {members[0]}"
-        symbols.findings.warning(block.word.location, text, "add the others, or remove the group")
+        block.warning("", text, "add the others, or remove the group")
     tracks = tracks_of(block, symbols)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
-        _shared(instances[member], tracked_names(block), symbols)
+        _report_shared(instances[member], block)
         if not weights:
-            instances[member] = _without_weights(instances[member], name, symbols)
+            instances[member] = _without_weights(instances[member], name)
     return VrrpGroup(
-        name=name, members=members, tracks=tracks, notify=notify_of(block, scripts), member_weights=weights
+        name=name, members=members, tracks=tracks, notify=notify_of(block, symbols.script_rules), member_weights=weights
     )
 
 
 def _members(
-    block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: GroupOfInstance, symbols: Symbols
+    block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: dict[str, str]
 ) -> Iterator[str]:
     for word in chain.from_iterable(block.lines("group", tuple)):
         assert isinstance(word, Word)
         if word.text not in instances:
             text = f"group {name}: there is no virtual router '{word.text}'"
-            symbols.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
+            block.error(word, text, "define a vrrp_instance of this name, or remove it")
         elif word.text in taken:
             text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
-            symbols.findings.error(word.location, text, "a virtual router can be in one group")
+            block.error(word, text, "a virtual router can be in one group")
         else:
             taken[word.text] = name
             yield word.text
@@ -200,32 +186,22 @@ def _bare_names(block: EffectiveBlock, instances: dict[str, CompiledInstance]) -
     return " ".join(node.keyword for node in nodes if node.keyword in instances)
 
 
-def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
-    """Return the block and name of each tracked object."""
-    return {
-        (name, line.name)
-        for name in ("track_interface", *DEFINITION_KEYWORDS)
-        for line in block.lines(name, WrittenTrack)
-    }
-
-
-def _shared(member: CompiledInstance, watched: set[tuple[str, str]], symbols: Symbols) -> None:
+def _report_shared(member: CompiledInstance, group: EffectiveBlock) -> None:
     """Report what both a member and its group track."""
-    for kind, name in sorted(tracked_names(member.block) & watched):
-        text = f"{name} in {kind} is watched by its group too"
-        symbols.findings.warning(member.block.word.location, text, "remove it from the virtual router")
+    for kind, name in sorted(tracked_words(member.block).keys() & tracked_words(group).keys()):
+        member.block.warning("", f"{name} in {kind} is watched by its group too", "remove it from the virtual router")
 
 
-def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> CompiledInstance:
+def _without_weights(member: CompiledInstance, group: str) -> CompiledInstance:
     """Return a member without weights: the members of a group have one priority, which only the group changes."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"
-    tracks = without_weights(instance.tracks, member.block, symbols, why, keep_interfaces=True)
-    data_plane = without_data_plane_weight(instance.track_data_plane, member.block, symbols, why)
+    tracks = without_weights(instance.tracks, member.block, why, keep_interfaces=True)
+    data_plane = without_data_plane_weight(instance.track_data_plane, member.block, why)
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 
 
-def without_conflicts(instances: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
+def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstance]:
     """Return the virtual routers without those that collide with an earlier one; report shared addresses and VMACs."""
     kept: list[CompiledInstance] = []
     holders: dict[Address, str] = {}
@@ -238,20 +214,21 @@ def without_conflicts(instances: list[CompiledInstance], findings: Findings) -> 
                 f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family} on"
                 f" {instance.interface}; {instance.name} is left out"
             )
-            findings.error(each.block.location("virtual_router_id"), text, "give one of them another number")
+            each.block.error("virtual_router_id", text, "give one of them another number")
             continue
         for held in each.addresses:
-            address = held.address.interface.ip
+            address = held.value.interface.ip
             holder = holders.setdefault(address, instance.name)
             if holder != instance.name:
                 text = f"{address} belongs to {holder} too: both can hold it at once"
-                findings.warning(held.word.location, text, "give each address to one virtual router")
+                each.block.warning(held.word, text, "give each address to one virtual router")
         if instance.vmac is not None and instance.vmac.name:
             other = vmacs.setdefault(instance.vmac.name, instance.name)
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
-                findings.error(each.block.location("use_vmac"), text, "give it another name")
-                each = _unnamed(each)
+                each.block.error("use_vmac", text, "give it another name")
+                unnamed = replace(instance, vmac=replace(instance.vmac, name=""))
+                each = replace(each, instance=unnamed)
         kept.append(each)
     return kept
 
@@ -266,7 +243,124 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     return one.multicast == other.multicast
 
 
-def _unnamed(compiled: CompiledInstance) -> CompiledInstance:
-    instance = compiled.instance
-    assert instance.vmac is not None
-    return replace(compiled, instance=replace(instance, vmac=replace(instance.vmac, name="")))
+def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
+    """Return the settings of all virtual routers."""
+    settings = symbols.settings
+    return settings.make(
+        VrrpSettings,
+        fifos=tuple(fifos_of(settings, symbols.script_rules, (SHARED_FIFO, "vrrp_notify_fifo"))),
+        states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
+        startup_delay_s=settings.get("vrrp_startup_delay", float),
+        no_fault_mails=settings.get("no_email_faults", bool),
+        dynamic_interfaces=symbols.dynamic_interfaces,
+        default_interface=default_interface(settings),
+        nice=settings.get("vrrp_priority", int),
+        realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
+        cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
+        vmac_address_prefix=settings.get("vmac_addr_prefix", str),
+        limits=tuple(_limits(root, symbols)),
+        link_delays=tuple(_delays(root)),
+    )
+
+
+def default_interface(settings: EffectiveBlock) -> str:
+    """Return the device of static addresses that name none."""
+    device: Written[str] | None = settings.maybe("default_interface", Written)
+    return device.value if device else DEFAULT_INTERFACE
+
+
+def _limits(root: EffectiveBlock, symbols: Symbols) -> Iterator[SendingLimit]:
+    """Yield the limit of each garp_group, then that of all other devices."""
+    taken: set[str] = set()
+    for block in root.below("garp_group"):
+        arp, neighbour = block.maybe("garp_interval", float), block.maybe("gna_interval", float)
+        if arp is None and neighbour is None:
+            block.error("", "the garp_group limits nothing; it is left out", "add garp_interval")
+            continue
+        words = list(_group_devices(block, symbols))
+        for word in words:
+            if word.text in taken:
+                text = f"{word.text} is in an earlier garp_group; it does not count here"
+                block.error(word, text, "name each device once")
+        names = tuple(dict.fromkeys(word.text for word in words if word.text not in taken))
+        taken.update(names)
+        if names:
+            yield SendingLimit(devices=names, arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
+        elif not words:
+            block.warning("", "the garp_group names no device", "add interface DEVICE")
+    arp, neighbour = (symbols.settings.maybe(f"vrrp_{each}_interval", float) for each in ("garp", "gna"))
+    if arp or neighbour:
+        yield SendingLimit(devices=(), arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
+
+
+def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
+    device = block.maybe("interface", Written)
+    if device is not None:
+        yield device.word
+    for word in chain.from_iterable(block.lines("interfaces", tuple)):
+        assert isinstance(word, Word)
+        symbols.check_device(word)
+        yield word
+
+
+def _delays(root: EffectiveBlock) -> Iterator[LinkDelay]:
+    seen: set[str] = set()
+    for block in root.below("interface_up_down_delays"):
+        for line in block.section.lines(DelayedLink):
+            if line.device.text in seen:
+                block.warning(line.device, f"{line.device} has a delay already", "remove one of them")
+                continue
+            seen.add(line.device.text)
+            yield LinkDelay(line.device.text, line.down_s, line.up_s)
+
+
+def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:
+    """Add a track_group; `members_of` checks its members after all virtual routers are compiled."""
+    name = name_of(block)
+    if name.text in symbols.track_groups:
+        block.error(name, f"the name '{name}' is taken; this one does not count", "choose another")
+    else:
+        symbols.track_groups[name.text] = block
+
+
+def members_of(
+    groups: Mapping[str, EffectiveBlock], instances: Collection[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each track_group with its virtual routers."""
+    for name, block in groups.items():
+        words = list(chain.from_iterable(block.lines("group", tuple)))
+        for word in words:
+            if word.text not in instances:
+                block.error(word, f"there is no virtual router '{word.text}'", "define it, or remove it")
+        if not words:
+            block.error("", f"track_group {name} has no virtual router", "add group { NAME ... }")
+        yield name, tuple(dict.fromkeys(word.text for word in words if word.text in instances))
+
+
+def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddress]:
+    """Yield the addresses of a static_ipaddress."""
+    device = default_interface(symbols.settings)
+    for held in block.section.lines(Written):
+        address: HeldAddress = held.value
+        if not address.device:
+            if not symbols.dynamic_interfaces and device not in symbols.mtus:
+                text = f"{held.word.text} has no device, and this machine has no '{device}', the default_interface"
+                block.error(held.word, text, "write dev DEVICE")
+            address = replace(address, device=device)
+        yield replace(address, track_group=_group(block, held.group, symbols))
+
+
+def _of_track_groups(block: EffectiveBlock, symbols: Symbols) -> list[Any]:
+    """Return the routes or rules of a block, each with its track_group if that is defined above."""
+    return [
+        replace(each.value, track_group=_group(block, each.group, symbols)) for each in block.section.lines(Written)
+    ]
+
+
+def _group(block: EffectiveBlock, word: Word | None, symbols: Symbols) -> str:
+    """Return the name of a track_group that is defined above, else "" and a finding."""
+    if word is None or word.text in symbols.track_groups:
+        return word.text if word else ""
+    text = f"no track_group '{word.text}' is defined before; no virtual router depends on it"
+    block.error(word, text, "move its definition before this block")
+    return ""

@@ -7,15 +7,14 @@ from typing import TypeVar
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.types import WrittenScript
-from pylvs.config.schema.vrrp_tracks import TrackWeight, WrittenTrack
-from pylvs.config.schema.vrrp_types import Named
+from pylvs.config.schema.types import Written
+from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
 ETHERNET_MTU = 1500
+FIRST_PREFERENCE = 16384
 T = TypeVar("T")
 MAX_PROCESSES = 0xFFFFFFFF
 Definition = VrrpScript | TrackFile | TrackProcess
@@ -25,103 +24,83 @@ DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file"
 
 @dataclass(slots=True)
 class Symbols:
-    """What an instance or group may refer to: this machine's devices, and the definitions above it in the text."""
+    """What the blocks of a document may refer to: global_defs, this machine's devices, and the definitions above."""
 
-    findings: Findings
+    settings: EffectiveBlock  # global_defs
+    script_rules: ScriptRules
     mtus: Mapping[str, int]  # of this machine's devices
     dynamic_interfaces: bool = False
     scripts: dict[str, VrrpScript] = field(default_factory=dict)
     files: dict[str, TrackFile] = field(default_factory=dict)
     processes: dict[str, TrackProcess] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)  # names of rejected scripts
+    track_groups: dict[str, EffectiveBlock] = field(default_factory=dict)
+    next_preference: int = FIRST_PREFERENCE  # of a routing rule without one; keepalived counts down in the text
     definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
 
-    def device(self, word: Word) -> bool:
-        """Return whether this machine has the device; report a missing one unless devices may appear later."""
-        if word.text in self.mtus or self.dynamic_interfaces:
-            return True
-        self.findings.warning(
-            word.location,
-            f"this machine has no device '{word.text}'",
-            "create it, correct its name, or write dynamic_interfaces into global_defs",
-        )
-        return False
+    def check_device(self, word: Word) -> None:
+        """Report a device that this machine does not have, unless devices may appear later."""
+        if word.text not in self.mtus and not self.dynamic_interfaces:
+            advice = "create it, correct its name, or write dynamic_interfaces into global_defs"
+            self.settings.warning(word, f"this machine has no device '{word.text}'", advice)
 
     def undefined(self, kind: str, word: Word) -> None:
         """Report a name without a definition above it."""
         where = self.definitions.get(f"{kind} {word.text}")
         if where is None:
-            self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+            self.settings.error(word, f"there is no {kind} '{word.text}', so it is not watched", "define it")
         else:
             line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
-            self.findings.error(
-                word.location,
-                f"{kind} '{word.text}' is defined only in {line}, so it is not watched",
-                f"move the {kind} before this block",
-            )
+            text = f"{kind} '{word.text}' is defined only in {line}, so it is not watched"
+            self.settings.error(word, text, f"move the {kind} before this block")
 
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""
         return self.mtus.get(device, ETHERNET_MTU)
 
 
-def name_of(block: EffectiveBlock) -> Named:
+def name_of(block: EffectiveBlock) -> Word:
     """Return the name of a block."""
-    assert isinstance(block.head, Named)
+    assert isinstance(block.head, Word)
     return block.head
 
 
-def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols) -> None:
+def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
     """Define a vrrp_script unless its program cannot run."""
     name = name_of(block)
-    written = block.maybe("script", WrittenScript)
+    written = block.maybe("script", Written)
     if written is None:
-        symbols.unusable.add(name.name)
-        symbols.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
+        symbols.unusable.add(name.text)
+        block.error("", f"vrrp_script {name} has no script", "add script COMMAND")
         return
     user, group = block.maybe("user", tuple, ("", ""))
-    program = scripts.usable(written, user, group)
+    program = symbols.script_rules.usable(written, user, group)
     if program is None:
-        symbols.unusable.add(name.name)
-        text = f"vrrp_script {name.name} watches nothing, for its program cannot run"
-        symbols.findings.error(name.word.location, text, "see its script")
+        symbols.unusable.add(name.text)
+        block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")
         return
-    _define(
-        symbols,
-        symbols.scripts,
-        name,
-        VrrpScript(
-            name=name.name,
-            script=program,
-            interval_s=block.get("interval", int),
-            timeout_s=block.get("timeout", int),
-            track=_track(name, block.effective("weight").value),
-            rise=block.get("rise", int),
-            fall=block.get("fall", int),
-            ill_at_start=block.get("init_fail", bool),
-        ),
-    )
+    ill = block.get("init_fail", bool)
+    found = block.make(VrrpScript, name=name.text, script=program, track=_track(block), ill_at_start=ill)
+    _define(block, symbols.scripts, found)
 
 
 def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
     name = name_of(block)
     path = block.maybe("file", str)
     if path is None:
-        symbols.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
+        block.error("", f"track_file {name} has no file", "add file PATH")
         return
     number, overwrite = block.maybe("init_file", tuple, (None, False))
-    track = _track(name, block.effective("weight").value)
-    found = TrackFile(name=name.name, path=path, track=track, initial=number, overwrite=overwrite)
-    _define(symbols, symbols.files, name, found)
+    track = _track(block)
+    found = TrackFile(name=name.text, path=path, track=track, initial=number, overwrite=overwrite)
+    _define(block, symbols.files, found)
 
 
 def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
     name = name_of(block)
     command = block.maybe("process", tuple)
     if command is None:
-        symbols.findings.error(
-            block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME"
-        )
+        block.error("", f"vrrp_track_process {name} has no process", "add process NAME")
         return
     minimum, maximum = block.get("quorum", int), block.maybe("quorum_max", int)
     if maximum == 0 and not block.is_written("quorum"):
@@ -129,7 +108,7 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         block.adjust("quorum", None, "none may run")
     if maximum is not None and maximum < minimum:
         text = f"quorum_max {maximum} is less than quorum {minimum} and is ignored"
-        symbols.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
+        block.error("quorum_max", text, "raise it, or remove it")
         maximum = None
     match = block.maybe("param_match", str)
     delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
@@ -142,52 +121,56 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         for each, seconds in delays.items():
             block.adjust(each, seconds, "the last one in the text")
     found = TrackProcess(
-        name=name.name,
+        name=name.text,
         command=command,
         match_arguments=len(command) > 1 or match is not None,
         arguments_begin=match == "initial",
         arguments_partly=match == "partial",
         full_command=block.get("full_command", bool) or len(command) > 1,
-        track=_track(name, block.effective("weight").value),
+        track=_track(block),
         least=minimum,
         most=MAX_PROCESSES if maximum is None else maximum,
         fork_delay_s=delays["fork_delay"],
         terminate_delay_s=delays["terminate_delay"],
     )
-    _define(symbols, symbols.processes, name, found)
+    _define(block, symbols.processes, found)
 
 
-def _track(name: Named, weight: object) -> Track:
+def _track(block: EffectiveBlock) -> Track:
     """Return the track with its weight; defaults are plain numbers."""
+    name, weight = name_of(block).text, block.effective("weight").value
     if isinstance(weight, TrackWeight):
-        return Track(name.name, weight.value or 0, bool(weight.reverse))
+        return Track(name, weight.value or 0, bool(weight.reverse))
     assert isinstance(weight, int)
-    return Track(name.name, weight)
+    return Track(name, weight)
 
 
-def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> None:
+def _define(block: EffectiveBlock, among: dict[str, T], found: T) -> None:
     """Add a definition under its name; the first one counts."""
-    if name.name in among:
-        text = f"the name '{name.name}' is taken; this one does not count"
-        symbols.findings.error(name.word.location, text, "give it another name")
+    name = name_of(block)
+    if name.text in among:
+        block.error(name, f"the name '{name}' is taken; this one does not count", "give it another name")
     else:
-        among[name.name] = found
+        among[name.text] = found
 
 
 def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
     """Return everything that a block tracks; report what it cannot track."""
-    tables: Mapping[str, Mapping[str, Definition]] = {
-        "track_script": symbols.scripts,
-        "track_file": symbols.files,
-        "track_process": symbols.processes,
-    }
-    found = {name: _defined(block, name, table, symbols) for name, table in tables.items()}
     return Tracks(
-        interfaces=_each(block, "track_interface", symbols, lambda line: _interface(line, symbols, own_device)),
-        scripts=found["track_script"],
-        files=found["track_file"],
-        processes=found["track_process"],
+        scripts=_defined(block, "track_script", symbols.scripts, symbols),
+        files=_defined(block, "track_file", symbols.files, symbols),
+        processes=_defined(block, "track_process", symbols.processes, symbols),
+        interfaces=_each(block, "track_interface", lambda line: _interface(block, line, symbols, own_device)),
     )
+
+
+def tracked_words(block: EffectiveBlock) -> dict[tuple[str, str], Word]:
+    """Return where a block tracks each object, by the track block and the object's name."""
+    return {
+        (name, line.name): line.word
+        for name in ("track_interface", *DEFINITION_KEYWORDS)
+        for line in block.lines(name, WrittenTrack)
+    }
 
 
 def data_plane_of(block: EffectiveBlock) -> Track | None:
@@ -196,12 +179,12 @@ def data_plane_of(block: EffectiveBlock) -> Track | None:
     return None if weight is None else Track("data plane", weight.value or 0)
 
 
-def without_data_plane_weight(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
+def without_data_plane_weight(track: Track | None, block: EffectiveBlock, why: str) -> Track | None:
     """Reject a weighted track_data_plane where weights cannot count, as for scripts."""
     if track is None or not track.weight:
         return track
     text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
-    symbols.findings.error(block.location(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    block.error(DATA_PLANE, text, f"write {DATA_PLANE} without a weight, or remove it")
     return None
 
 
@@ -214,28 +197,26 @@ def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], 
             symbols.undefined(DEFINITION_KEYWORDS[name], line.word)
         return None
 
-    return _each(block, name, symbols, look_up)
+    return _each(block, name, look_up)
 
 
-def _each(
-    block: EffectiveBlock, name: str, symbols: Symbols, look_up: Callable[[WrittenTrack], Track | None]
-) -> tuple[Track, ...]:
+def _each(block: EffectiveBlock, name: str, look_up: Callable[[WrittenTrack], Track | None]) -> tuple[Track, ...]:
     """Return the tracks of the blocks of one name; the first line about an object counts."""
     found: dict[str, Track] = {}
     for line in block.lines(name, WrittenTrack):
         if line.name in found:
-            symbols.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
+            block.warning(line.word, f"{line.name} is watched already", "remove one of them")
         elif (track := look_up(line)) is not None:
             found[line.name] = track
     return tuple(found.values())
 
 
-def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track | None:
+def _interface(block: EffectiveBlock, line: WrittenTrack, symbols: Symbols, own_device: str) -> Track | None:
     if line.name == own_device:
         text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
-        symbols.findings.warning(line.word.location, text, "remove it")
+        block.warning(line.word, text, "remove it")
         return None
-    symbols.device(line.word)
+    symbols.check_device(line.word)
     return _weighted(line, Track(line.name))
 
 
@@ -245,21 +226,17 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
     return Track(line.name, default.weight if value is None else value, default.reverse if reverse is None else reverse)
 
 
-def without_weights(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
+def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interfaces: bool) -> Tracks:
     """Return the tracks without weights, and report those that had one.
 
     As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if
     `keep_interfaces`.
     """
-    locations = {
-        (name, line.name): line.word.location
-        for name in ("track_interface", *DEFINITION_KEYWORDS)
-        for line in block.lines(name, WrittenTrack)
-    }
+    words = tracked_words(block)
 
     def report(kind: str, track: Track, effect: str) -> None:
         text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
-        symbols.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
+        block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
 
     interfaces, scripts, files = [], [], []
     for track in tracks.interfaces:

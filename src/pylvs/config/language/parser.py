@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from pylvs.config.findings import Finding, Findings, Location
-from pylvs.config.gc_pause import gc_paused
 from pylvs.config.language.includes import (
     INCLUDE,
     NO_CHECKS,
@@ -23,7 +22,7 @@ from pylvs.config.language.includes import (
     read_source,
 )
 from pylvs.config.language.lexer import BANG, HASH, SPACE, SPACES, Brace, Lexer
-from pylvs.config.language.tree import Document, Line, Node, Word
+from pylvs.config.language.tree import Document, Line, Node, Word, gc_paused
 from pylvs.config.language.variables import (
     DEFINITION,
     MAX_LINE,
@@ -31,6 +30,7 @@ from pylvs.config.language.variables import (
     SEQUENCE,
     Budget,
     Repetition,
+    Value,
     Variables,
     parse_repetition,
     strip_comment,
@@ -282,7 +282,7 @@ class _Parser:
                 if character == "@":
                     at = self._condition(line, at)
                 elif character == "$" and (match := DEFINITION.match(line.text, at)):
-                    self._define(line, match)
+                    self.variables.values[match[1]] = self._definition(line, match)
                     break
                 elif character == "~" and (match := SEQUENCE.match(line.text, at)):
                     self._sequence(line, at, match)
@@ -343,11 +343,11 @@ class _Parser:
             at = end
         return at
 
-    def _definition(self, line: Line, match: re.Match[str]) -> tuple[bool, list[Line]]:
-        """Consume a definition; return whether it has several lines, and the lines without trailing backslashes."""
+    def _definition(self, line: Line, match: re.Match[str]) -> Value:
+        """Consume a definition; return its lines without trailing backslashes."""
         rest = line.part(match.end())
         if not rest.text.rstrip(_BLANKS).endswith("\\"):
-            return False, [rest.part(0, len(strip_comment(rest.text)))]
+            return Value((rest.part(0, len(strip_comment(rest.text))),))
         lines = [rest]
         for following in self.frames[-1].lines:
             if not self.budget.spend(len(following.text), following):
@@ -367,15 +367,7 @@ class _Parser:
                 break
         ends = [len(one.text.rstrip(_BLANKS)) - one.text.rstrip(_BLANKS).endswith("\\") for one in lines]
         parts = [one.part(0, end) for one, end in zip(lines, ends, strict=True)]
-        return True, [part for part in parts if part.text.strip(_BLANKS)]
-
-    def _define(self, line: Line, match: re.Match[str]) -> None:
-        """Define a variable."""
-        several, lines = self._definition(line, match)
-        if several:
-            self.variables.define_lines(match[1], lines)
-        else:
-            self.variables.define(match[1], lines[0])
+        return Value(tuple(part for part in parts if part.text.strip(_BLANKS)), several=True)
 
     def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:
         """Push a frame that repeats the rest of the line, or of its block, for each value."""
@@ -402,7 +394,7 @@ class _Parser:
         """Yield the rest of a sequence's line for each value, after its variables are defined."""
         for values in repetition.values():
             for name, value in zip(repetition.names, values, strict=True):
-                self.variables.define(name, Line.of_file(value, "", 0).located_at(location))
+                self.variables.values[name] = Value((Line.of_file(value, "", 0).located_at(location),))
             yield rest
 
     def _include(self, line: Line, match: re.Match[str]) -> None:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from pylvs.config.findings import Location
 from pylvs.model.dataclass import dataclass, field
+
+
+@contextlib.contextmanager
+def gc_paused() -> Iterator[None]:
+    """Disable the cyclic collector within the block: a large configuration is a million objects without cycles."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ _RANDOM_MIN, _RANDOM_MAX = 0, 32767
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The lines of a variable. One that was defined on several lines may only end a line."""
+    """The lines of a variable; none is the empty value. One that was defined on several lines may only end a line."""
 
     lines: tuple[Line, ...]
     several: bool = False
@@ -146,13 +146,6 @@ class Variables:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     values: dict[str, Value] = field(default_factory=dict)
     random_numbers: random.Random = field(default_factory=random.Random)
-
-    def define(self, name: str, line: Line) -> None:
-        self.values[name] = Value((line,))
-
-    def define_lines(self, name: str, lines: Sequence[Line]) -> None:
-        """Define a variable of several lines; no line is the empty value."""
-        self.values[name] = Value(tuple(lines), several=True)
 
     def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
         """Replace variables, also within their values, until none is left.

@@ -5,7 +5,6 @@ A keyword is one line in a block's table. That line alone makes it parsed, check
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Generic, TypeVar
@@ -65,21 +64,21 @@ class Words:
         while self:
             yield self.take("")
 
-    def warn(self, word: Word, text: str, advice: str = "", security: bool = False) -> None:
+    def warn(self, word: Word, text: str, advice: str = "") -> None:
         """Report a word that is accepted nevertheless."""
-        self._report(Finding(word.location, Severity.WARNING, text, advice, security))
+        self._report(Finding(word.location, Severity.WARNING, text, advice))
 
 
-class Type(ABC, Generic[T_co]):
-    """Parses the arguments of a keyword. The reader reports words that it does not take as surplus."""
+@dataclass(frozen=True, slots=True)
+class Type(Generic[T_co]):
+    """The arguments that a keyword accepts.
 
-    @abstractmethod
-    def parse(self, words: Words) -> T_co:
-        """Return the value; raises BadValue."""
+    `syntax` describes them, for findings and the reference: "seconds", "NAT, DR or TUN". `parse` returns their value or
+    raises BadValue. The reader reports words that it does not take as surplus.
+    """
 
-    @abstractmethod
-    def __str__(self) -> str:
-        """Describe what may be written, for findings and the reference: "seconds", "NAT, DR or TUN"."""
+    syntax: str
+    parse: Callable[[Words], T_co]
 
 
 class State(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from pylvs.config.findings import Finding, Findings, Severity
+from pylvs.config.findings import Finding, Findings
 from pylvs.config.language.tree import Node, Word
 from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.types import did_you_mean
@@ -14,6 +14,11 @@ from pylvs.model.dataclass import dataclass, field
 T = TypeVar("T")
 
 MAX_BLOCKS_NAMED = 4  # in the advice of one finding
+UNSUPPORTED = {
+    State.LATER: "is known but does not happen yet",
+    State.NEVER: "does not happen in pylvs",
+    State.DEAD: "has no effect",
+}
 
 
 def blocks_with(root: Block, word: str, beside: Block | None = None) -> list[str]:
@@ -113,9 +118,6 @@ class Reader:
         self._fill(section, nodes, quiet=False)
         return section
 
-    def report(self, word: Word, severity: Severity, text: str, advice: str = "") -> None:
-        self.findings.add(Finding(word.location, severity, text, advice))
-
     def _fill(self, section: Section, nodes: tuple[Node, ...], quiet: bool) -> None:
         """Read the statements of a block; `quiet` if the block is already reported as unsupported."""
         for node in nodes:
@@ -136,18 +138,13 @@ class Reader:
         if key not in self._unknown:
             self._unknown[key] = unknown_keyword(self.root, section.block, node.keyword)
         text, advice = self._unknown[key]
-        self.report(node.words[0], Severity.WARNING, text, advice)
+        self.findings.warning(node.location, text, advice)
 
     def _report_state(self, entry: Keyword | Block, node: Node) -> bool:
         """Report an unsupported entry; return whether it is one."""
-        texts = {
-            State.LATER: f"{entry.name} is known but does not happen yet",
-            State.NEVER: f"{entry.name} does not happen in pylvs",
-            State.DEAD: f"{entry.name} has no effect",
-        }
-        text = texts.get(entry.state)
+        text = UNSUPPORTED.get(entry.state)
         if text is not None:
-            self.report(node.words[0], Severity.WARNING, text, entry.instead)
+            self.findings.warning(node.location, f"{entry.name} {text}", entry.instead)
         return text is not None
 
     def _renamed(self, block: Block, entry: Keyword, node: Node) -> Keyword:
@@ -156,26 +153,26 @@ class Reader:
             return entry
         now = block.find(entry.is_now)
         assert isinstance(now, Keyword)
-        self.report(node.words[0], Severity.WARNING, f"{entry.name} is an old word for {now.name}", f"write {now.name}")
+        self.findings.warning(node.location, f"{entry.name} is an old word for {now.name}", f"write {now.name}")
         return now
 
     def _line(self, section: Section, node: Node, kind: Type[object]) -> None:
         """Read one line of a block of lines."""
         if node.block is not None:
-            self.report(node.words[0], Severity.WARNING, f"'{node.keyword}' takes no block here; it is ignored")
+            self.findings.warning(node.location, f"'{node.keyword}' takes no block here; it is ignored")
         read = self._parse(Words(node, node.words, self.findings.add), kind, node)
         if read is not None:
             section.add(read)
 
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
-            self.report(node.words[0], Severity.WARNING, f"{node.keyword} takes no block; what is in it is ignored")
+            self.findings.warning(node.location, f"{node.keyword} takes no block; what is in it is ignored")
         read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         earlier = section.setting(entry.name)
         if read is not None and earlier is not None:
             winner = "first" if entry.first_wins else "last"
             text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"
-            self.report(node.words[0], Severity.WARNING, text, "remove one of them")
+            self.findings.warning(node.location, text, "remove one of them")
             if entry.first_wins:
                 return
         if read is not None:
@@ -192,11 +189,11 @@ class Reader:
         else:
             self._report_surplus(words)
         if node.block is None:
-            self.report(node.words[0], Severity.ERROR, f"{node.keyword} has no block", "add { ... }")
+            self.findings.error(node.location, f"{node.keyword} has no block", "add { ... }")
             below.broken = True
         if earlier is not None:
             text = f"{node.keyword} is given a second time; both count together"
-            self.report(node.words[0], Severity.WARNING, text, "put everything into one block")
+            self.findings.warning(node.location, text, "put everything into one block")
         else:
             section.sections.append(below)
         self._fill(below, node.block or (), quiet)
@@ -206,7 +203,8 @@ class Reader:
         try:
             value = kind.parse(words)
         except BadValue as problem:
-            self.report(problem.word or node.words[0], problem.severity, problem.text, problem.advice)
+            location = problem.word.location if problem.word else node.location
+            self.findings.add(Finding(location, problem.severity, problem.text, problem.advice))
             return None
         taken = words.taken
         self._report_surplus(words)
@@ -217,4 +215,4 @@ class Reader:
         if words:
             extra = list(words.rest())
             text = " ".join(word.text for word in extra)
-            self.report(extra[0], Severity.WARNING, f"surplus '{text}' behind {words.node.keyword} is ignored")
+            self.findings.warning(extra[0].location, f"surplus '{text}' behind {words.node.keyword} is ignored")

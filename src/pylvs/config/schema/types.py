@@ -1,11 +1,12 @@
-"""The types of values that most keywords have. `__str__` describes what may be written."""
+"""The types of values that keywords of several blocks have, and those of global_defs."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
+from typing import Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
@@ -13,16 +14,31 @@ from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
+from pylvs.model.service import LONGEST_S, Timeouts
+from pylvs.model.vrrp import Fifo
+
+T = TypeVar("T")
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_U32 = 0xFFFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
 MAX_DIGITS = 40  # Python rejects integers of thousands of digits
+SMTP_PORT = 25
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T]):
+    """A value, and the words that findings about it, its devices and its track_group refer to."""
+
+    value: T
+    word: Word
+    devices: tuple[Word, ...] = ()  # which must exist on this machine
+    group: Word | None = None
 
 
 def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
@@ -48,6 +64,14 @@ def number_of(word: Word) -> int:
     return -value if word.text.startswith("-") else value
 
 
+def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice: str = "") -> int:
+    """Parse a whole number from `minimum` to `maximum`; raises BadValue, which begins with `what`."""
+    value = number_of(word)
+    if not minimum <= value <= maximum:
+        raise BadValue(f"{what} {word.text} is not between {minimum} and {maximum}".lstrip(), advice, word)
+    return value
+
+
 def address_of(word: Word) -> Address:
     """Parse an IPv4 or IPv6 address; raises BadValue."""
     for mark, advice in {"/": "write it without a prefix length", "%": "write it without a device"}.items():
@@ -61,219 +85,110 @@ def address_of(word: Word) -> Address:
 
 def port_of(word: Word) -> int:
     """Parse a port; raises BadValue."""
-    value = number_of(word)
-    if not 1 <= value <= 65535:
-        raise BadValue(f"port {word.text} is not between 1 and 65535", word=word)
-    return value
+    return number_within(word, 1, 65535, "port")
 
 
-@dataclass(frozen=True, slots=True)
-class Flag(Type[bool]):
-    """The keyword alone, which means yes, or with on, off, true, false, yes or no."""
-
-    def parse(self, words: Words) -> bool:
-        return BOOLEAN.parse(words) if words else True
-
-    def __str__(self) -> str:
-        return "[on|off]"
+def _boolean(words: Words) -> bool:
+    word = words.take(BOOLEAN.syntax)
+    if word.text.lower() not in TRUE + FALSE:
+        raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
+    return word.text.lower() in TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class Bare(Type[bool]):
-    """The keyword alone, which means yes."""
+def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = None) -> Type[int]:
+    """Make the type of whole numbers from `minimum` to `maximum`; `bare` is the value of the keyword alone."""
+    syntax = f"a whole number, {minimum} to {maximum}"
 
-    def parse(self, words: Words) -> bool:
-        return True
+    def parse(words: Words) -> int:
+        if not words and bare is not None:
+            return bare
+        return number_within(words.take(syntax), minimum, maximum)
 
-    def __str__(self) -> str:
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Boolean(Type[bool]):
-    """One of on, off, true, false, yes, no."""
-
-    def parse(self, words: Words) -> bool:
-        word = words.take(str(self))
-        if word.text.lower() not in TRUE + FALSE:
-            raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
-        return word.text.lower() in TRUE
-
-    def __str__(self) -> str:
-        return "on|off"
+    return Type(syntax, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class Integer(Type[int]):
-    """A whole number from `minimum` to `maximum`; `bare` is the value of the keyword alone."""
-
-    minimum: int = 0
-    maximum: int = MAX_INTEGER
-    bare: int | None = None
-
-    def parse(self, words: Words) -> int:
-        if not words and self.bare is not None:
-            return self.bare
-        word = words.take(str(self))
-        value = number_of(word)
-        if not self.minimum <= value <= self.maximum:
-            raise BadValue(f"{word.text} is not between {self.minimum} and {self.maximum}", word=word)
-        return value
-
-    def __str__(self) -> str:
-        return f"a whole number, {self.minimum} to {self.maximum}"
+def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Type[float]:
+    """Make the type of seconds with an optional fraction."""
+    return _decimal("seconds", " of seconds", " seconds", minimum, maximum)
 
 
-@dataclass(frozen=True, slots=True)
-class Seconds(Type[float]):
-    """Seconds, with an optional fraction."""
+def real(minimum: float, maximum: float) -> Type[float]:
+    """Make the type of numbers with a fraction."""
+    return _decimal(f"a number, {plain(minimum)} to {plain(maximum)}", "", "", minimum, maximum)
 
-    minimum: float = 0.0
-    maximum: float = MAX_SECONDS
 
-    def parse(self, words: Words) -> float:
-        word = words.take("seconds")
+def _decimal(what: str, kind: str, unit: str, minimum: float, maximum: float) -> Type[float]:
+    bounds = plain(minimum), plain(maximum)
+
+    def parse(words: Words) -> float:
+        word = words.take(what)
         if not DECIMAL.match(word.text):
-            raise BadValue(f"'{word.text}' is not a number of seconds", word=word)
-        if not self.minimum <= float(word.text) <= self.maximum:
-            raise BadValue(
-                f"{word.text} seconds is not between {plain(self.minimum)} and {plain(self.maximum)}", word=word
-            )
+            raise BadValue(f"'{word.text}' is not a number{kind}", word=word)
+        if not minimum <= float(word.text) <= maximum:
+            raise BadValue(f"{word.text}{unit} is not between {' and '.join(bounds)}", word=word)
         return float(word.text)
 
-    def __str__(self) -> str:
-        return f"seconds, {plain(self.minimum)} to {plain(self.maximum)}"
+    return Type(f"seconds, {bounds[0]} to {bounds[1]}" if unit else what, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class Real(Type[float]):
-    """A number with a fraction."""
-
-    minimum: float
-    maximum: float
-
-    def parse(self, words: Words) -> float:
-        word = words.take(str(self))
-        if not DECIMAL.match(word.text):
-            raise BadValue(f"'{word.text}' is not a number", word=word)
-        if not self.minimum <= float(word.text) <= self.maximum:
-            raise BadValue(f"{word.text} is not between {plain(self.minimum)} and {plain(self.maximum)}", word=word)
-        return float(word.text)
-
-    def __str__(self) -> str:
-        return f"a number, {plain(self.minimum)} to {plain(self.maximum)}"
+def text(what: str = "a string") -> Type[str]:
+    """Make the type of one word or quoted string."""
+    return Type(what, lambda words: words.take(what).text)
 
 
-@dataclass(frozen=True, slots=True)
-class Text(Type[str]):
-    """One word or quoted string."""
+def texts(what: str = "words", minimum: int = 0) -> Type[tuple[str, ...]]:
+    """Make the type of all words of the line, at least `minimum`."""
 
-    what: str = "a string"
-
-    def parse(self, words: Words) -> str:
-        return words.take(self.what).text
-
-    def __str__(self) -> str:
-        return self.what
-
-
-@dataclass(frozen=True, slots=True)
-class Texts(Type[tuple[str, ...]]):
-    """All words of the line, at least `minimum`."""
-
-    what: str = "words"
-    minimum: int = 0
-
-    def parse(self, words: Words) -> tuple[str, ...]:
+    def parse(words: Words) -> tuple[str, ...]:
         found = tuple(word.text for word in words.rest())
-        if len(found) < self.minimum:
-            words.take(self.what)
+        if len(found) < minimum:
+            words.take(what)
         return found
 
-    def __str__(self) -> str:
-        return self.what
+    return Type(what, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice(Type[object]):
-    """A key of a table, whose value it gives. Case is significant, as in keepalived, unless `any_case`."""
+def choice(*names: str, any_case: bool = False) -> Type[str]:
+    """Make the type of one of these words. Case is significant, as in keepalived, unless `any_case`."""
+    syntax = "|".join(names)
+    known = {name.lower() if any_case else name: name for name in names}
 
-    table: Mapping[str, object]
-    any_case: bool = False
+    def parse(words: Words) -> str:
+        word = words.take(syntax)
+        found = known.get(word.text.lower() if any_case else word.text)
+        if found is None:
+            raise BadValue(f"'{word.text}' is not one of {', '.join(names)}", did_you_mean(word.text, names), word)
+        return found
 
-    def parse(self, words: Words) -> object:
-        word = words.take(str(self))
-        table = {key.lower(): value for key, value in self.table.items()} if self.any_case else self.table
-        text = word.text.lower() if self.any_case else word.text
-        if text not in table:
-            near = did_you_mean(word.text, list(self.table))
-            raise BadValue(f"'{word.text}' is not one of {', '.join(self.table)}", near, word)
-        return table[text]
-
-    def __str__(self) -> str:
-        return "|".join(self.table)
+    return Type(syntax, parse)
 
 
-def choice(*words: str, any_case: bool = False) -> Choice:
-    """Make a choice between words that are their own values."""
-    return Choice({word: word for word in words}, any_case)
+def one_or_nothing(name: str, with_it: T, alone: T) -> Type[T]:
+    """Make the type of the keyword alone, or with one word that changes its value."""
+
+    def parse(words: Words) -> T:
+        word = words.peek()
+        if word is None:
+            return alone
+        if words.take_if(name) is None:
+            raise BadValue(f"'{word.text}' is not known here", f"write {name}, or nothing", word)
+        return with_it
+
+    return Type(f"[{name}]", parse)
 
 
-@dataclass(frozen=True, slots=True)
-class IpAddress(Type[Address]):
-    """An IPv4 or IPv6 address."""
-
-    def parse(self, words: Words) -> Address:
-        return address_of(words.take(str(self)))
-
-    def __str__(self) -> str:
-        return "an IP address"
+def _endpoint(words: Words) -> tuple[Address, int]:
+    return address_of(words.take("an IP address")), port_of(words.take("a port"))
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint(Type[tuple[Address, int]]):
-    """An address and a port."""
-
-    def parse(self, words: Words) -> tuple[Address, int]:
-        return address_of(words.take("an IP address")), port_of(words.take("a port"))
-
-    def __str__(self) -> str:
-        return "an IP address and a port"
+def account(words: Words) -> tuple[str, str]:
+    """Take an optional user and an optional group; "" for what is missing."""
+    user = words.take("").text if words else ""
+    return user, words.take("").text if words else ""
 
 
-FLAG = Flag()
-BARE = Bare()
-BOOLEAN = Boolean()
-SECONDS = Seconds()
-TEXT = Text()
-ADDRESS = IpAddress()
-PORT = Integer(1, 65535)
-MARK = Integer(1, MAX_U32)
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenScript:
-    """A script, and the word that findings refer to."""
-
-    script: Script
-    word: Word
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptType(Type[WrittenScript]):
-    """Program and arguments in one word; with `with_user`, a user and a group may follow."""
-
-    with_user: bool = True
-
-    def parse(self, words: Words) -> WrittenScript:
-        word = words.take("a program")
-        program = arguments_of(word)
-        user = words.take("").text if self.with_user and words else ""
-        group = words.take("").text if self.with_user and words else ""
-        return WrittenScript(Script(program, user, group), word)
-
-    def __str__(self) -> str:
-        return "a program with its arguments in quotes" + (" [user [group]]" if self.with_user else "")
+def _user(words: Words) -> tuple[str, str]:
+    return words.take("a user").text, words.take("").text if words else ""
 
 
 def arguments_of(word: Word) -> tuple[str, ...]:
@@ -289,18 +204,85 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class UserType(Type[tuple[str, str]]):
-    """A user, and an optional group; "" for the user's own."""
-
-    def parse(self, words: Words) -> tuple[str, str]:
-        user = words.take("a user").text
-        return user, words.take("").text if words else ""
-
-    def __str__(self) -> str:
-        return "user [group]"
+def _script(words: Words) -> Written[Script]:
+    word = words.take("a program")
+    return Written(Script(arguments_of(word)), word)
 
 
-SCRIPT = ScriptType()
-SCRIPT_ALONE = ScriptType(with_user=False)
-USER = UserType()
+def _script_with_user(words: Words) -> Written[Script]:
+    word = words.take("a program")
+    return Written(Script(arguments_of(word), *account(words)), word)
+
+
+FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
+BARE = Type("", lambda _: True)  # the keyword alone
+BOOLEAN = Type("on|off", _boolean)
+TEXT = text()
+ADDRESS = Type("an IP address", lambda words: address_of(words.take("an IP address")))
+ENDPOINT = Type("an IP address and a port", _endpoint)
+COUNT = integer(0, MAX_U32)
+PORT = integer(1, 65535)
+MARK = integer(1, MAX_U32)
+USER = Type("user [group]", _user)
+SCRIPT_ALONE = Type("a program with its arguments in quotes", _script)
+SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script_with_user)
+
+
+def _mail_server(words: Words) -> tuple[str, int]:
+    word = words.take("a mail server")
+    server = word.text
+    if server.count(":") == 1:
+        host, _, port = server.partition(":")
+        raise BadValue(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
+    return server, port_of(words.take("")) if words else SMTP_PORT
+
+
+def _fifo(words: Words) -> Fifo:
+    """Parse the path of a named pipe and its owner; another keyword names its reader."""
+    word = words.take("a path")
+    if not word.text.startswith("/"):
+        raise BadValue(f"'{word.text}' is no absolute path", "begin it with /", word)
+    return Fifo(word.text, *account(words))
+
+
+def _cpus(words: Words) -> tuple[int, ...]:
+    found, last = [], (os.cpu_count() or 1) - 1
+    for word in (words.take("the number of a CPU"), *words.rest()):
+        number = number_of(word)
+        if not 0 <= number <= last:
+            raise BadValue(f"this machine has no CPU {word.text}", f"write one of 0 to {last}", word)
+        found.append(number)
+    return tuple(found)
+
+
+def _timeouts(words: Words) -> Timeouts:
+    """Parse pairs of a name and seconds; 0 or a missing name leaves the timeout unchanged."""
+    names = {"tcp": 0, "tcpfin": 0, "udp": 0}
+    if not words:
+        words.take("one of tcp, tcpfin and udp with seconds")
+    for word in words.rest():
+        if word.text not in names:
+            near = did_you_mean(word.text, list(names)) or "tcp, tcpfin or udp"
+            raise BadValue(f"there is no timeout '{word.text}'", near, word)
+        value = words.take("seconds")
+        names[word.text] = number_of(value)
+        if not 0 <= names[word.text] <= LONGEST_S:
+            raise BadValue(f"{value.text} is not between 0 and {LONGEST_S} seconds", word=value)
+    return Timeouts(names["tcp"], names["tcpfin"], names["udp"])
+
+
+def _flush_on_stop(words: Words) -> str:
+    """Parse what to remove at the end: "all", or with VS the services of the configuration, "vs"."""
+    if not words:
+        return "all"
+    word = words.take("")
+    if word.text.lower() != "vs":
+        raise BadValue(f"'{word.text}' cannot be flushed", "write VS, or nothing", word)
+    return "vs"
+
+
+MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
+FIFO = Type("a path [user [group]]", _fifo)
+CPUS = Type("CPU [CPU ...]", _cpus)
+TIMEOUTS = Type("[tcp SECONDS] [tcpfin SECONDS] [udp SECONDS]", _timeouts)
+FLUSH_ON_STOP = Type("[VS]", _flush_on_stop)

@@ -1,217 +1,115 @@
-"""Types of values that only virtual routers have: addresses with options, devices, peers, VMACs, passwords."""
+"""The types of values that only virtual routers have: devices, peers, VMACs, passwords, tracks."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_interface
-from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import MAX_U32, address_of, did_you_mean, number_of
+from pylvs.config.schema.routing_types import short_name
+from pylvs.config.schema.types import (
+    MAX_U32,
+    SCRIPT,
+    Written,
+    address_of,
+    choice,
+    number_of,
+    number_within,
+    one_or_nothing,
+    seconds,
+)
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.routing import FOREVER, HeldAddress, Interface
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
-from pylvs.netlink.iproute2 import Names, named
 
-MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
-ADDRESS_FLAGS = {
-    "home": "home",
-    "-nodad": "no_dad",
-    "mngtmpaddr": "manage_temporary",
-    "noprefixroute": "no_prefix_route",
-    "autojoin": "join_group",
-    "no_track": "tracked",
-    "use_vmac": "own_vmac",
-}
-ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
-MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
 MAX_EXTRA_S = 86400
 MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
+MAX_LINK_DELAY_S = 255.0
+MAX_PASSWORD = 8  # octets that VRRP carries
+MAX_WEIGHT = 253  # the distance of priorities 1 and 254
+MAX_FILE_WEIGHT = 254
+NUMBER = re.compile(r"-?[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenAddress:
-    """An address, and the words that findings about it, its devices and its group refer to."""
+class DelayedLink:
+    """How long a device must be down or up before pylvs reacts."""
 
-    address: HeldAddress
-    word: Word
-    devices: tuple[Word, ...] = ()
-    group: Word | None = None
-
-
-def interface_of(word: Word, words: Words | None = None) -> Interface:
-    """Parse an address with a prefix length, by default the longest; raises BadValue.
-
-    With `words`, an invalid length is only a warning and the longest counts, as in keepalived.
-    """
-    text, slash, length = word.text.partition("/")
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise BadValue(f"'{word.text}' is not an IP address", "", word) from None
-    if slash and not (length.isascii() and length.isdigit() and int(length) <= address.max_prefixlen):
-        text = f"'{length}' is not a prefix length of 0 to {address.max_prefixlen}"
-        if words is None:
-            raise BadValue(text, "", word)
-        words.warn(word, f"{text}; /{address.max_prefixlen} counts")
-        slash = ""
-    return ip_interface(f"{address}/{int(length)}" if slash else f"{address}/{address.max_prefixlen}")
-
-
-def short_name(word: Word, what: str) -> str:
-    """Return a name that fits into IFNAMSIZ; raises BadValue."""
-    if len(word.text) > MAX_DEVICE_NAME:
-        raise BadValue(f"{what} '{word.text}' is longer than {MAX_DEVICE_NAME} characters", "shorten it", word)
-    return word.text
-
-
-@dataclass(frozen=True, slots=True)
-class AddressLine(Type[WrittenAddress]):
-    """An address with `ip address`'s options; `static` if it does not depend on VRRP's state."""
-
-    static: bool = False
-
-    def parse(self, words: Words) -> WrittenAddress:
-        first = words.take("an IP address")
-        interface = interface_of(first, words)
-        given: dict[str, Any] = {"interface": interface}
-        if interface.version == 6 and interface.network.prefixlen == 128:
-            given["preferred_lft_s"] = 0
-        given["no_dad"] = interface.version == 6  # `-nodad` resets it
-        device: Word | None = None
-        group: Word | None = None
-        for word in words.rest():
-            option = word.text
-            if option in ADDRESS_FLAGS and option in self._options():
-                given[ADDRESS_FLAGS[option]] = ADDRESS_FLAGS[option] not in ("tracked", "no_dad")
-            elif option not in self._options():
-                near = did_you_mean(option, self._options())
-                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
-            elif option == "dev":
-                if device is not None:
-                    raise BadValue("a second device for one address", "write the address once for each", word)
-                device = words.take("a device behind dev")
-                given["device"] = device.text
-            elif option == "track_group":
-                group = words.take("the name of a track_group")
-                given["track_group"] = group.text
-            else:
-                self._value(given, interface, option, words)
-        return WrittenAddress(HeldAddress(**given), first, (device,) if device else (), group)
-
-    def _options(self) -> list[str]:
-        flags = [flag for flag in ADDRESS_FLAGS if not (self.static and flag == "use_vmac")]
-        return [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if self.static else [])]
-
-    @staticmethod
-    def _value(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
-        value = words.take(f"a value behind {option}")
-        if option == "label":
-            given["label"] = short_name(value, "label")
-        elif option == "scope":
-            scope = named(Names.SCOPES, value.text, 255)
-            if scope is None:
-                words.warn(value, f"scope '{value.text}' is not known; global counts")
-            given["scope"] = scope or 0
-        elif option in ("brd", "broadcast"):
-            given["broadcast"] = _broadcast(interface, value)
-        elif option == "peer":
-            try:
-                peer = address_of(value)
-            except BadValue as problem:
-                words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
-            else:
-                if peer.version != interface.version:
-                    raise BadValue(f"peer {peer} is not of the address's family", "", value)
-                given["peer"] = peer
-        elif value.text == "forever":
-            given["preferred_lft_s"] = FOREVER
-        elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
-            given["preferred_lft_s"] = int(value.text)
-        else:
-            words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
-
-    def __str__(self) -> str:
-        last = "track_group NAME" if self.static else "use_vmac"
-        return (
-            "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
-            f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
-        )
-
-
-def _broadcast(interface: Interface, word: Word) -> Address | None:
-    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
-    if word.text in ("+", "-"):
-        if interface.network.prefixlen >= interface.max_prefixlen - 1:
-            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
-        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
-    address = address_of(word)
-    if address.version != 4 or interface.version != 4:
-        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
-    return address
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device's name."""
-
-    name: str
-    word: Word
+    device: Word
+    down_s: float
+    up_s: float
 
     @property
     def devices(self) -> tuple[Word, ...]:
-        """The devices that must exist on this machine."""
-        return (self.word,)
+        """The devices that must exist on this machine, as those of `Written`."""
+        return (self.device,)
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceType(Type[Device]):
-    """The name of a network device. Whether it exists is checked after all blocks are read."""
+class TrackWeight:
+    """A tracking weight; None stands for that of the definition."""
 
-    def parse(self, words: Words) -> Device:
-        word = words.take("a device")
-        return Device(short_name(word, "device"), word)
-
-    def __str__(self) -> str:
-        return "a device"
+    value: int | None = None
+    reverse: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class PeerLine(Type[Peer]):
-    """One unicast peer, and the TTLs that its packets may have."""
+class WrittenTrack:
+    """One line of a track block; findings refer to `word`."""
 
-    def parse(self, words: Words) -> Peer:
-        address = address_without_length(words, "an IP address")
-        limits = {"min_ttl": 0, "max_ttl": 255}
-        word = words.peek()
-        for word in words.rest():
-            if word.text not in limits:
-                words.warn(word, f"'{word.text}' is not known behind a peer and is ignored", "one peer a line")
-                continue
-            value = words.take(f"a number behind {word.text}")
-            number = number_of(value)
-            if not 0 <= number <= 255:
-                words.warn(value, f"{word.text} {value.text} is not between 0 and 255 and is ignored")
-            else:
-                limits[word.text] = number
-        if word is not None and limits["min_ttl"] > limits["max_ttl"]:
-            minimum, maximum = limits.values()
-            words.warn(
-                word, f"min_ttl {minimum} is more than max_ttl {maximum}: every packet of {address} is discarded"
-            )
-        return Peer(address, limits["min_ttl"], limits["max_ttl"])
-
-    def __str__(self) -> str:
-        return "ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]"
+    name: str
+    weight: TrackWeight
+    word: Word
 
 
-def address_without_length(words: Words, what: str) -> Address:
+def _device(words: Words) -> Written[str]:
+    """Parse the name of a network device. Whether it exists is checked after all blocks are read."""
+    word = words.take("a device")
+    return Written(short_name(word, "device"), word, (word,))
+
+
+def _delay(words: Words) -> DelayedLink:
+    """Parse a device, seconds for down, and seconds for up if they differ."""
+    device, delay = DEVICE.parse(words), seconds(0, MAX_LINK_DELAY_S)
+    down = delay.parse(words)
+    return DelayedLink(device.word, down, delay.parse(words) if words else down)
+
+
+def _polled(words: Words) -> Written[str]:
+    """Parse a device, and how keepalived polls it."""
+    device = DEVICE.parse(words)
+    if words:
+        choice("MII", "ETHTOOL", "IOCTL").parse(words)
+    return device
+
+
+def _peer(words: Words) -> Peer:
+    """Parse one unicast peer, and the TTLs that its packets may have."""
+    address = _address(words)
+    limits = {"min_ttl": 0, "max_ttl": 255}
+    word = words.peek()
+    for word in words.rest():
+        if word.text not in limits:
+            words.warn(word, f"'{word.text}' is not known behind a peer and is ignored", "one peer a line")
+            continue
+        value = words.take(f"a number behind {word.text}")
+        number = number_of(value)
+        if not 0 <= number <= 255:
+            words.warn(value, f"{word.text} {value.text} is not between 0 and 255 and is ignored")
+        else:
+            limits[word.text] = number
+    minimum, maximum = limits.values()
+    if word is not None and minimum > maximum:
+        words.warn(word, f"min_ttl {minimum} is more than max_ttl {maximum}: every packet of {address} is discarded")
+    return Peer(address, minimum, maximum)
+
+
+def _address(words: Words) -> Address:
     """Take an address; ignore a prefix length with a warning. Raises BadValue."""
-    word = words.take(what)
+    word = words.take("an IP address")
     host, slash, length = word.text.partition("/")
     if slash and length.isdigit():
         words.warn(word, f"the prefix length /{length} has no meaning here and is ignored", f"write {host}")
@@ -219,165 +117,172 @@ def address_without_length(words: Words, what: str) -> Address:
     return address_of(word)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceType(Type[Address]):
-    """The source address of advertisements."""
+def multicast(version: int = 0) -> Type[Address]:
+    """Make the type of a multicast address, of one family if `version` is 4 or 6."""
+    syntax = f"an IPv{version} multicast address" if version else "a multicast address"
 
-    def parse(self, words: Words) -> Address:
-        return address_without_length(words, "an IP address")
-
-    def __str__(self) -> str:
-        return "an IP address"
-
-
-@dataclass(frozen=True, slots=True)
-class MulticastType(Type[Address]):
-    """A multicast address, of one family if `version` is 4 or 6."""
-
-    version: int = 0
-
-    def parse(self, words: Words) -> Address:
-        word = words.take(str(self))
+    def parse(words: Words) -> Address:
+        word = words.take(syntax)
         address = address_of(word)
-        if self.version not in (0, address.version):
-            raise BadValue(f"'{word.text}' is not an IPv{self.version} address", "", word)
+        if version not in (0, address.version):
+            raise BadValue(f"'{word.text}' is not an IPv{version} address", "", word)
         if not address.is_multicast:
             raise BadValue(f"{word.text} is no multicast address", "write one of 224.0.0.0/4 or ff00::/8", word)
         return address
 
-    def __str__(self) -> str:
-        return f"an IPv{self.version} multicast address" if self.version else "a multicast address"
+    return Type(syntax, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class VmacType(Type[Vmac]):
-    """The optional name and MAC address of a VMAC; invalid ones are ignored with a warning."""
-
-    def parse(self, words: Words) -> Vmac:
-        name, mac = "", None
-        for word in words.rest():
-            if MAC.match(word.text):
-                octets = bytes(int(octet, 16) for octet in re.split("[:-]", word.text))
-                if octets[:5] in STANDARD_MACS:
-                    words.warn(word, f"{word.text} is one of VRRP's own addresses and is ignored", "leave it out")
-                else:
-                    mac = octets
-            elif name:
-                words.warn(word, f"the VMAC has a name already; '{word.text}' is ignored")
+def _vmac(words: Words) -> Vmac:
+    """Parse the optional name and MAC address of a VMAC; ignore invalid ones with a warning."""
+    name, mac = "", None
+    for word in words.rest():
+        if MAC.match(word.text):
+            octets = bytes(int(octet, 16) for octet in re.split("[:-]", word.text))
+            if octets[:5] in STANDARD_MACS:
+                words.warn(word, f"{word.text} is one of VRRP's own addresses and is ignored", "leave it out")
             else:
-                try:
-                    name = short_name(word, "device")
-                except BadValue as problem:
-                    words.warn(word, f"{problem.text}; it is ignored", problem.advice)
-        return Vmac(name, mac)
-
-    def __str__(self) -> str:
-        return "[a device's name] [a MAC address of 6 or 5 octets]"
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraType(Type[tuple[bool, int]]):
-    """The interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
-
-    def parse(self, words: Words) -> tuple[bool, int]:
-        all_devices = words.take_if("all") is not None
-        word = words.take("seconds")
-        seconds = number_of(word)
-        if not 0 <= seconds <= MAX_EXTRA_S:
-            raise BadValue(f"{word.text} is not between 0 and {MAX_EXTRA_S}", "", word)
-        return all_devices, seconds
-
-    def __str__(self) -> str:
-        return f"[all] a whole number, 0 to {MAX_EXTRA_S}"
+                mac = octets
+        elif name:
+            words.warn(word, f"the VMAC has a name already; '{word.text}' is ignored")
+        else:
+            try:
+                name = short_name(word, "device")
+            except BadValue as problem:
+                words.warn(word, f"{problem.text}; it is ignored", problem.advice)
+    return Vmac(name, mac)
 
 
-@dataclass(frozen=True, slots=True)
-class ChecksumType(Type[OldChecksum]):
-    """When to use keepalived's old checksum: always, or `never`."""
-
-    def parse(self, words: Words) -> OldChecksum:
-        word = words.peek()
-        if word is None:
-            return OldChecksum.ALWAYS
-        if words.take_if("never") is None:
-            raise BadValue(f"'{word.text}' is not known here", "write never, or nothing", word)
-        return OldChecksum.NEVER
-
-    def __str__(self) -> str:
-        return "[never]"
+def _extra(words: Words) -> tuple[bool, int]:
+    """Parse the interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
+    all_devices = words.take_if("all") is not None
+    return all_devices, number_within(words.take("seconds"), 0, MAX_EXTRA_S)
 
 
-@dataclass(frozen=True, slots=True)
-class PasswordType(Type[bytes]):
-    """A password, cut to the 8 octets that VRRP carries."""
-
-    maximum: int = 8
-
-    def parse(self, words: Words) -> bytes:
-        word = words.take("a password")
-        octets = word.text.encode(errors="surrogateescape")
-        if len(octets) > self.maximum:
-            words.warn(word, f"the password is longer than {self.maximum} octets; the rest is cut", "shorten it")
-        return octets[: self.maximum]
-
-    def __str__(self) -> str:
-        return f"a password of at most {self.maximum} octets"
+def _password(words: Words) -> bytes:
+    """Parse a password, and cut it to the octets that VRRP carries."""
+    word = words.take("a password")
+    octets = word.text.encode(errors="surrogateescape")
+    if len(octets) > MAX_PASSWORD:
+        words.warn(word, f"the password is longer than {MAX_PASSWORD} octets; the rest is cut", "shorten it")
+    return octets[:MAX_PASSWORD]
 
 
-@dataclass(frozen=True, slots=True)
-class AtLeastOne(Type[int]):
-    """A positive whole number; 0 counts as 1, with a warning."""
+def at_least_one(maximum: int = MAX_U32) -> Type[int]:
+    """Make the type of a positive whole number; 0 counts as 1, with a warning."""
+    syntax = f"a whole number, 1 to {maximum}"
 
-    maximum: int = MAX_U32
-
-    def parse(self, words: Words) -> int:
-        word = words.take(str(self))
+    def parse(words: Words) -> int:
+        word = words.take(syntax)
         value = number_of(word)
-        if not 0 <= value <= self.maximum:
-            raise BadValue(f"{word.text} is not between 1 and {self.maximum}", "", word)
+        if not 0 <= value <= maximum:
+            raise BadValue(f"{word.text} is not between 1 and {maximum}", "", word)
         if value == 0:
             words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
         return max(1, value)
 
-    def __str__(self) -> str:
-        return f"a whole number, 1 to {self.maximum}"
+    return Type(syntax, parse)
 
 
-@dataclass(frozen=True, slots=True)
-class NameList(Type[tuple[Word, ...]]):
-    """One or more names on a line."""
-
-    what: str
-
-    def parse(self, words: Words) -> tuple[Word, ...]:
-        return words.take(self.what), *words.rest()
-
-    def __str__(self) -> str:
-        return f"{self.what} [...]"
+def names(what: str) -> Type[tuple[Word, ...]]:
+    """Make the type of one or more names on a line."""
+    return Type(f"{what} [...]", lambda words: (words.take(what), *words.rest()))
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """The name of a block."""
-
-    name: str
-    word: Word
+def _deleted(words: Words) -> Written[Script] | bool:
+    """Parse notify_deleted's script. True: only the state that is reported changes."""
+    return SCRIPT.parse(words) if words else True
 
 
-@dataclass(frozen=True, slots=True)
-class NameType(Type[Named]):
-    """The name of a block, by which other blocks refer to it."""
+DEVICE = Type("a device", _device)
+DELAY_LINE = Type(f"DEVICE SECONDS [SECONDS], 0 to {MAX_LINK_DELAY_S:g}: down, and up", _delay)
+POLLED_LINE = Type("DEVICE [MII|ETHTOOL|IOCTL]", _polled)
+PEER_LINE = Type("ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]", _peer)
+SOURCE = Type("an IP address", _address)
+VMAC = Type("[a device's name] [a MAC address of 6 or 5 octets]", _vmac)
+EXTRA = Type(f"[all] a whole number, 0 to {MAX_EXTRA_S}", _extra)
+CHECKSUM = one_or_nothing("never", OldChecksum.NEVER, OldChecksum.ALWAYS)
+PASSWORD = Type(f"a password of at most {MAX_PASSWORD} octets", _password)
+AT_LEAST_ONE = at_least_one()
+NAME = Type("NAME", lambda words: words.take("a name"))  # of a block, by which other blocks refer to it
+DELETED = Type(f"[{SCRIPT.syntax}]", _deleted)
 
-    def parse(self, words: Words) -> Named:
-        word = words.take("a name")
-        return Named(word.text, word)
 
-    def __str__(self) -> str:
-        return "NAME"
+def track_weight(maximum: int = MAX_WEIGHT) -> Type[TrackWeight]:
+    """Make the type of a weight, optionally with `reverse`."""
+
+    def parse(words: Words) -> TrackWeight:
+        word = words.take("a weight")
+        value = number_of(word)
+        if not -maximum <= value <= maximum:
+            raise BadValue(f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored", word=word)
+        return TrackWeight(value, True if words.take_if("reverse") else None)
+
+    return Type(f"a whole number, -{maximum} to {maximum} [reverse]", parse)
 
 
-CHECKSUM = ChecksumType()
-DEVICE = DeviceType()
-NAME = NameType()
-SOURCE = SourceType()
-AT_LEAST_ONE = AtLeastOne()
+def _optional_weight(words: Words) -> TrackWeight:
+    """Parse the keyword alone, which is weight 0, or `weight` and a number."""
+    if not words.take_if("weight"):
+        return TrackWeight(0)
+    word = words.take("a weight")
+    return TrackWeight(number_within(word, -MAX_WEIGHT, MAX_WEIGHT, "weight", "write one that is"))
+
+
+def track_line(what: str, maximum: int = MAX_WEIGHT) -> Type[WrittenTrack]:
+    """Make the type of a name with an optional weight in this block."""
+
+    def parse(words: Words) -> WrittenTrack:
+        """Parse the line; raises BadValue for a surplus word, because keepalived then ignores the line."""
+        word = words.take(f"the name of {what}")
+        weight = _line_weight(words, maximum) if words.take_if("weight") else TrackWeight()
+        extra = words.peek()
+        if extra is not None:
+            raise BadValue(
+                f"'{extra.text}' is not known here, so {word.text} is not watched",
+                "write one name a line, and no more than 'weight N [reverse]' behind it",
+                extra,
+            )
+        return WrittenTrack(word.text, weight, word)
+
+    return Type(f"the name of {what} [weight -{maximum} to {maximum} [reverse|noreverse]]", parse)
+
+
+def _line_weight(words: Words, maximum: int) -> TrackWeight:
+    word = words.take("a weight")
+    value = number_of(word)
+    kept: int | None = value
+    if abs(value) == MAX_WEIGHT + 1 and maximum == MAX_WEIGHT:
+        kept = MAX_WEIGHT if value > 0 else -MAX_WEIGHT
+        words.warn(word, f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}; it counts as {kept}")
+    elif abs(value) > maximum:
+        kept = None
+        words.warn(word, f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored")
+    direction = words.take_if("reverse", "noreverse")
+    return TrackWeight(kept, direction.text == "reverse" if direction else None)
+
+
+def _initial(words: Words) -> tuple[int, bool]:
+    """Parse the initial number of a track_file, and whether to overwrite an existing one; in any order."""
+    number, overwrite = 0, False
+    for word in words.rest():
+        if word.text == "overwrite":
+            overwrite = True
+        elif not NUMBER.match(word.text):
+            raise BadValue(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
+        else:
+            number = number_of(word)
+            if abs(number) > MAX_FILE_WEIGHT:
+                limits = f"-{MAX_FILE_WEIGHT} and {MAX_FILE_WEIGHT}"
+                words.warn(word, f"{word.text} is not between {limits}, where it would count")
+    return number, overwrite
+
+
+def _process(words: Words) -> tuple[str, ...]:
+    return words.take("a command").text, *(word.text for word in words.rest())
+
+
+OPTIONAL_WEIGHT = Type(f"[weight N], -{MAX_WEIGHT} to {MAX_WEIGHT}", _optional_weight)
+FILE_WEIGHT = track_weight(MAX_FILE_WEIGHT)
+INITIAL = Type("[a number] [overwrite]", _initial)
+PROCESS = Type("a command [arguments ...]", _process)

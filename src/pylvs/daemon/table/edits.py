@@ -11,9 +11,9 @@ from ipaddress import IPv4Address
 from operator import itemgetter
 from typing import ClassVar, TypeVar
 
-from pylvs.config.describe import METHODS, differing, joined
+from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, TunnelFlag
+from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
@@ -228,7 +228,7 @@ def _service_fields(service: VirtualService) -> dict[str, str]:
 
 def _destination_fields(destination: Destination) -> dict[str, str]:
     """Return weight, forwarding method, thresholds and tunnel."""
-    fields = {"weight": str(destination.weight), "method": METHODS[destination.method]}
+    fields = {"weight": str(destination.weight), "method": METHOD_NAMES[destination.method]}
     if destination.upper or destination.lower:
         fields["thresholds"] = f"{destination.lower} to {destination.upper}"
     tunnel = destination.tunnel

@@ -1,0 +1,332 @@
+"""The keywords of virtual routers: `vrrp_instance`, `vrrp_sync_group`, and the blocks that define tracked objects."""
+
+from __future__ import annotations
+
+from pylvs.config.schema.grammar import Block, Keyword, State, Type
+from pylvs.config.schema.routing_types import address_line, route_line, rule_line
+from pylvs.config.schema.types import (
+    BARE,
+    COUNT,
+    FLAG,
+    SCRIPT,
+    SCRIPT_ALONE,
+    TEXT,
+    USER,
+    choice,
+    integer,
+    seconds,
+    text,
+    texts,
+)
+from pylvs.config.schema.vrrp_types import (
+    AT_LEAST_ONE,
+    CHECKSUM,
+    DELETED,
+    DEVICE,
+    EXTRA,
+    FILE_WEIGHT,
+    INITIAL,
+    MAX_FILE_WEIGHT,
+    NAME,
+    OPTIONAL_WEIGHT,
+    PASSWORD,
+    PEER_LINE,
+    PROCESS,
+    SOURCE,
+    VMAC,
+    at_least_one,
+    multicast,
+    names,
+    track_line,
+    track_weight,
+)
+
+RUN_SECONDS = at_least_one(4294)
+
+TRACKS = (
+    Block(
+        "track_interface",
+        "tracked devices; with weight 0, a device that is down is a fault",
+        lines=track_line("a device"),
+    ),
+    Block("track_script", "tracked scripts", lines=track_line("a vrrp_script")),
+    Block("track_file", "tracked files", lines=track_line("a track_file", MAX_FILE_WEIGHT)),
+    Block("track_process", "tracked processes", lines=track_line("a vrrp_track_process", MAX_FILE_WEIGHT)),
+    Block(
+        "track_bfd",
+        "tracked BFD sessions",
+        lines=track_line("a bfd_instance"),
+        state=State.LATER,
+        instead="nothing is watched; use track_script",
+        merged=True,
+    ),
+)
+
+
+def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+    return Keyword(name, kind, doc, first_wins=True)
+
+
+NOTIFIES = (
+    _script("notify_master", "run at the transition to master"),
+    _script("notify_backup", "run at the transition to backup"),
+    _script("notify_fault", "run at the transition to fault"),
+    _script("notify_stop", "run when pylvs stops it"),
+    _script("notify_deleted", "report DELETED instead of FAULT when a reload removes it, and run the program", DELETED),
+    _script("notify", "run at every transition, after the others; arguments: INSTANCE or GROUP, name, state, priority"),
+    Keyword(
+        "notify_priority_changes",
+        FLAG,
+        "write changes of priority into the FIFOs",
+        False,
+        global_names=("vrrp_notify_priority_changes",),
+    ),
+    Keyword("smtp_alert", FLAG, "mail transitions", False, global_names=("smtp_alert_vrrp", "smtp_alert")),
+)
+
+VRRP_SCRIPT = Block(
+    "vrrp_script",
+    "a program that runs periodically; exit status 0 is success",
+    (
+        Keyword("script", SCRIPT_ALONE, "the program and its arguments"),
+        Keyword("interval", RUN_SECONDS, "seconds between two runs", 1),
+        Keyword("timeout", RUN_SECONDS, "seconds after which it is killed", default_of="interval"),
+        Keyword("weight", track_weight(), "default weight where a virtual router gives none", 0),
+        Keyword("rise", integer(1), "consecutive successes until the state is up", 1),
+        Keyword("fall", integer(1), "consecutive failures until the state is down", 1),
+        Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
+        Keyword("init_fail", BARE, "start in state down", False),
+    ),
+    head=NAME,
+)
+TRACK_FILE = Block(
+    "track_file",
+    "a file with a number that, times a weight, changes priorities",
+    (
+        Keyword("file", text("a path"), "path of the file"),
+        Keyword("weight", FILE_WEIGHT, "default weight where a virtual router gives none", 1),
+        Keyword("init_file", INITIAL, "create the file at startup with this number, by default 0"),
+    ),
+    aliases=("vrrp_track_file",),
+    head=NAME,
+)
+
+
+def _delay(name: str, doc: str) -> Keyword:
+    return Keyword(name, seconds(0.000001, 3600), doc)
+
+
+VRRP_TRACK_PROCESS = Block(
+    "vrrp_track_process",
+    "a number of processes that must run",
+    (
+        Keyword("process", PROCESS, "name of the process; with arguments, its command line"),
+        Keyword(
+            "param_match",
+            choice("initial", "partial"),
+            "initial: the last argument may be longer; partial: more arguments may follow",
+        ),
+        Keyword("weight", FILE_WEIGHT, "default weight where a virtual router gives none", 0),
+        Keyword("quorum", integer(1, 65535), "minimum number of processes", 1),
+        Keyword("quorum_max", integer(0, 65535), "maximum number of processes", default_doc="any"),
+        _delay("fork_delay", "seconds that enough processes must run before the state is up"),
+        _delay("terminate_delay", "seconds that too few processes must run before the state is down"),
+        _delay("delay", "both delays"),
+        Keyword("full_command", BARE, "compare with the whole command line", False),
+    ),
+    head=NAME,
+)
+
+
+def _bfd(name: str, *aliases: str) -> Keyword:
+    return Keyword(name, text(), "property of the session", aliases=aliases)
+
+
+BFD_INSTANCE = Block(
+    "bfd_instance",
+    "a BFD session (RFC 5880)",
+    (
+        _bfd("neighbor_ip", "neighbour_ip"),
+        *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
+        Keyword("weight", track_weight(), "default weight"),
+        *(Keyword(name, BARE, "property of the session") for name in ("passive", "vrrp", "checker")),
+    ),
+    head=NAME,
+    state=State.LATER,
+    instead="there are no BFD sessions; use track_script",
+)
+TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
+
+
+def _with_global(name: str, kind: Type[object], doc: str, default: object, *fallbacks: str) -> Keyword:
+    """Make a keyword whose default is `vrrp_NAME` of global_defs, or one of the fallbacks there."""
+    return Keyword(name, kind, doc, default, global_names=(f"vrrp_{name}", *fallbacks))
+
+
+AUTHENTICATION = Block(
+    "authentication",
+    "VRRP version 2: a password in every advertisement, or an IPsec authentication header",
+    (
+        Keyword(
+            "auth_type", choice("PASS", "AH"), "PASS: the password in plain text; AH: IPsec's authentication header"
+        ),
+        Keyword("auth_pass", PASSWORD, "the password"),
+    ),
+    merged=True,
+)
+
+GARP = (
+    _with_global(
+        "garp_master_delay", COUNT, "seconds after a take-over until gratuitous ARPs are repeated; 0: no repetition", 5
+    ),
+    _with_global("garp_master_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at a time", 5),
+    _with_global("garp_master_refresh", COUNT, "seconds between gratuitous ARPs while master; 0: none", 0),
+    _with_global("garp_master_refresh_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at each refresh", 1),
+    _with_global(
+        "garp_lower_prio_delay",
+        COUNT,
+        "as garp_master_delay, after an advertisement with a lower priority",
+        5,
+        "vrrp_garp_master_delay",
+    ),
+    _with_global(
+        "garp_lower_prio_repeat",
+        COUNT,
+        "as garp_master_repeat, after an advertisement with a lower priority",
+        5,
+        "vrrp_garp_master_repeat",
+    ),
+    Keyword(
+        "garp_extra_if",
+        EXTRA,
+        "seconds between gratuitous ARPs on the other devices that hold addresses",
+        default_doc="0: none",
+        global_names=("vrrp_garp_extra_if",),
+    ),
+)
+
+UNICAST = (
+    Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PEER_LINE),
+    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"),
+    Keyword("unicast_ttl", integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
+    Keyword("unicast_fault_no_peer", BARE, "without a peer, go to fault instead of multicast", False),
+    _with_global("check_unicast_src", BARE, "accept advertisements only from peers", False),
+    Keyword(
+        "old_unicast_checksum",
+        CHECKSUM,
+        "version 3: the checksum of keepalived before 1.3.7; never: not even if a peer uses it",
+        aliases=("old_unicast_chksum",),
+    ),
+)
+
+VRRP_INSTANCE = Block(
+    "vrrp_instance",
+    "a virtual router: addresses that one of several routers holds",
+    (
+        Keyword("state", choice("MASTER", "BACKUP"), "initial state", "BACKUP"),
+        Keyword("interface", DEVICE, "interface of advertisements"),
+        Keyword("virtual_router_id", integer(1, 255), "VRID, the same on all routers"),
+        Keyword(
+            "priority",
+            integer(1, 255),
+            "priority: the highest becomes master; 255 owns the addresses",
+            100,
+            default_doc="100; with state MASTER 255",
+        ),
+        Keyword("advert_int", seconds(0.01, 255), "seconds between advertisements", 1.0),
+        _with_global("version", integer(2, 3), "version of VRRP; IPv6 needs 3", 2),
+        AUTHENTICATION,
+        Block("virtual_ipaddress", "addresses that the master holds", lines=address_line()),
+        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=address_line()),
+        Block("virtual_routes", "routes that the master adds", lines=route_line()),
+        Block("virtual_rules", "routing rules that the master adds", lines=rule_line()),
+        Keyword("nopreempt", BARE, "do not take over from a router of lower priority", False),
+        Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
+        Keyword("preempt_delay", seconds(0, 1000), "seconds to wait before preemption", 0.0),
+        Keyword("accept", BARE, "accept packets to the addresses on this host", default_doc="unless strict_mode"),
+        Keyword("no_accept", BARE, "drop packets to the addresses unless this router owns them", False),
+        Keyword("strict_mode", FLAG, "follow RFC 9568 strictly", False, global_names=("vrrp_strict",)),
+        Keyword(
+            "mcast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"
+        ),
+        Keyword("mcast_dst_ip", multicast(), "multicast group of advertisements", default_doc="vrrp_mcast_group4 or 6"),
+        Keyword("track_src_ip", BARE, "fault while this machine does not have the source address", False),
+        *UNICAST,
+        Keyword(
+            "use_vmac", VMAC, "use a macvlan with the virtual MAC address", default_doc="none; its name is vrrp.VRID"
+        ),
+        Keyword("use_vmac_addr", BARE, "use a macvlan on each other device that holds an address", False),
+        Keyword("vmac_xmit_base", BARE, "send advertisements from the underlying device", False),
+        *GARP,
+        _with_global("lower_prio_no_advert", FLAG, "do not answer an advertisement with a lower priority", False),
+        _with_global(
+            "higher_prio_send_advert",
+            FLAG,
+            "send an advertisement to a router with a higher priority before becoming backup",
+            False,
+        ),
+        _with_global("down_timer_adverts", integer(1, 100), "missing advertisements until a backup takes over", 3),
+        Keyword("dont_track_primary", BARE, "do not go to fault if the interface is down", False),
+        *TRACKS,
+        Keyword(
+            "track_data_plane",
+            OPTIONAL_WEIGHT,
+            "fault while this machine cannot forward services; with a weight, change the priority instead",
+            default_doc="only reported",
+            since="0.2",
+        ),
+        *NOTIFIES,
+        Keyword(
+            "notify_master_rx_lower_pri",
+            SCRIPT,
+            "run when a master receives an advertisement with a lower priority",
+            first_wins=True,
+        ),
+        _with_global(
+            "skip_check_adv_addr", FLAG, "do not compare the addresses again in later advertisements of a router", False
+        ),
+        Keyword(
+            "promote_secondaries", BARE, "keep the secondary addresses of a network when the primary is removed", False
+        ),
+        Keyword("kernel_rx_buf_size", integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
+        Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
+        Keyword("debug", integer(0, 4), "nothing", state=State.IGNORED),
+        Keyword(
+            "linkbeat_use_polling",
+            BARE,
+            "poll the link of the device",
+            state=State.NEVER,
+            instead="the kernel reports every change of a link; remove it",
+        ),
+        Keyword(
+            "lvs_sync_daemon_interface",
+            TEXT,
+            "interface of the connection synchronisation daemon",
+            state=State.LATER,
+            instead="connections are not synchronised",
+            aliases=("lvs_sync_daemon_inteface",),
+        ),
+        Keyword("use_ipvlan", texts(), "use an ipvlan", state=State.LATER, instead="use use_vmac"),
+        Keyword("vrf", TEXT, "the VRF of unicast advertisements", state=State.LATER, instead="name the interface"),
+    ),
+    head=NAME,
+)
+
+VRRP_SYNC_GROUP = Block(
+    "vrrp_sync_group",
+    "virtual routers that change state together",
+    (
+        Block("group", "names of the virtual routers", lines=names("the name of a vrrp_instance")),
+        *TRACKS,
+        *NOTIFIES,
+        Keyword("sync_group_tracking_weight", BARE, "the weights of the members count", False),
+        Keyword(
+            "global_tracking",
+            BARE,
+            "as sync_group_tracking_weight",
+            state=State.DEAD,
+            instead="write track_interface, track_script or track_file into the group",
+        ),
+    ),
+    head=NAME,
+)
