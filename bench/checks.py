@@ -16,7 +16,7 @@ from bench.program import Progress
 from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.engine import Engine
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported

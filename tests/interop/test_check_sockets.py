@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.namespaces import inside

@@ -23,7 +23,7 @@ import pytest
 from bench.keepalived import preload, running
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived

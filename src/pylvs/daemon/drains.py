@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import fields
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
-from pylvs.health.events import Override, ServerName, Standing
+from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 
 POLL_S = 0.5
@@ -61,19 +62,10 @@ class Drain:
 
     def encoded(self) -> dict[str, Any]:
         """Return the drain as JSON types, for the API."""
-        return {
-            "number": self.number,
-            "servers": [{"service": service, "server": str(server)} for service, server in self.servers],
-            "began_at": self.began_at,
-            "deadline_at": self.deadline_at,
-            "force": self.force,
-            "active_only": self.active_only,
-            "stage": self.stage.value,
-            "active": self.active,
-            "inactive": self.inactive,
-            "persistent": self.persistent,
-            "most": self.most,
-        }
+        internal = ("idle_polls", "ends_at")
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in internal}
+        servers = [{"service": service, "server": str(server)} for service, server in self.servers]
+        return found | {"servers": servers, "stage": self.stage.value}
 
     def count(self, destinations: Iterable[DestinationRow]) -> None:
         """Update the counts from the table, and note whether there is a connection to wait for."""
@@ -130,16 +122,14 @@ class Drains:
 
     def resume(self) -> None:
         """At the start, continue the drains of the last daemon. Raises Unsupported."""
-        try:
-            for row in self._state.read(DRAINS_FILE) or ():
+        with self._state.decoding(DRAINS_FILE) as rows:
+            for row in rows or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
-                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
-                drain.active_only = row.get("active_only", False)  # absent in files of older versions
+                active_only = row.get("active_only", False)  # absent in files of older versions
+                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"], active_only)
                 if drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
-        except (ValueError, TypeError, KeyError) as error:
-            raise Unsupported(f"{self._state.file(DRAINS_FILE)}: damaged ({error}); remove it") from None
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -159,7 +149,7 @@ class Drains:
 
     def _poll(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
         overrides = self._engine.overrides()
-        drained = [name for name in drain.servers if _standing(overrides, name) is Standing.DRAINED]
+        drained = [name for name in drain.servers if overrides.get(name, NO_OVERRIDE).standing is Standing.DRAINED]
         if not drained:
             self._end(drain, Stage.CALLED_OFF)
             return
@@ -213,7 +203,3 @@ class Drains:
             self._state.write(DRAINS_FILE, rows)
         except PylvsError as error:
             self._log.error(str(error))
-
-
-def _standing(overrides: Mapping[ServerName, Override], name: ServerName) -> Standing:
-    return overrides[name].standing if name in overrides else Standing.ENABLED

@@ -15,33 +15,26 @@ POLL_S = 0.5
 FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 
 
-class ForwardingMonitor:
-    """Reports to virtual routers whether services are forwarded here. They may change to fault.
+async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
+    """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
 
     `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
     reported after `FAULT_AFTER_S`, its end at once.
     """
-
-    def __init__(self, error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
-        self._error = error
-        self._report = report
-
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        clock = asyncio.get_running_loop().time
-        reported: bool | None = None
-        since: float | None = None
-        while True:
-            error = self._error()
-            now = clock()
-            since = (since or now) if error else None
-            if error == "" and reported is not True:
-                reported = True
-                await self._report(True, "")
-            elif error and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
-                reported = False
-                await self._report(False, error)
-            await asyncio.sleep(POLL_S)
+    clock = asyncio.get_running_loop().time
+    reported: bool | None = None
+    since: float | None = None
+    while True:
+        text = error()
+        now = clock()
+        since = (since or now) if text else None
+        if text == "" and reported is not True:
+            reported = True
+            await report(True, "")
+        elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
+            reported = False
+            await report(False, text)
+        await asyncio.sleep(POLL_S)
 
 
 class HostMonitor:

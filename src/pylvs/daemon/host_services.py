@@ -1,27 +1,26 @@
-"""The daemon's port to a real host: files, BPF tables, checks over the network, scripts, processes."""
+"""What the daemon needs of its host: files, BPF tables, checks over the network, scripts, processes."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from collections.abc import Iterable
 
 from pylvs.config.diff import differences
 from pylvs.daemon.loading import ConfigurationLoader, Loaded
-from pylvs.daemon.notifications import FifoNotifier, MailAlerts, ScriptNotifier
+from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.director import open_director
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip
-from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
@@ -29,66 +28,61 @@ from pylvs.system.self_exec import command
 
 
 class HostServices:
-    """Implements `ports.HostPort`; see there for the threads and errors of its methods."""
+    """One host. Tests replace what would leave the process."""
 
     def __init__(self) -> None:
         self.manager = ServiceManager()
         self._processes = Processes()
-        self._started = False
-        self._shutdown_script: tuple[Script | None, float] = None, 0.0  # with its timeout
-        self._vip_checks = VipChecks()
-        self._scripts = ScriptNotifier()
-        self._mails = MailAlerts()
-        self._fifos = FifoNotifier()
-        self._vrrp = True  # virtual routers are run
+        self._started = False  # the shutdown_script runs only if the startup_script did
+        self._settings = GlobalSettings()
+        self.vip_checks = VipChecks()
+        self._notifier = Notifier()
         self._loader = ConfigurationLoader()
-        self._nice = 0  # last checker_priority; without one the daemon keeps the niceness that it was started with
 
     def load(self, options: Options) -> Loaded:
-        self._vrrp = options.vrrp
+        """Read the configuration. In a thread; errors are findings."""
         return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
+        """Describe what a reload changes. In a thread."""
         return map(str, differences(old, new))
 
     def director(self) -> LongLivedDirector:
+        """Open the tables. In the table thread. Raises PylvsError."""
         return open_director()
 
     def addresses(self) -> Iterable[Address]:
+        """Return this host's addresses. In the table thread."""
         return local_addresses()
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
         if goes_via_vip(check):
-            return self._vip_checks.probe_of(check, service, server, context)
+            return self.vip_checks.probe_of(check, service, server, context)
         return probe_of(check, context)
 
     def configure(self, configuration: Configuration) -> None:
+        """Use this configuration for scripts, checks and notifications from now on."""
+        before, self._settings = self._settings, configuration.settings
         settings = configuration.settings
-        if settings.checker_nice != self._nice:
-            self._nice = settings.checker_nice
+        if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
             try:
-                os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+                os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)
             except OSError as error:
-                get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
+                get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        if self._started:  # the shutdown_script runs only if the startup_script did
-            self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
-        self._vip_checks.configure(configuration)
-        self._scripts.configure(configuration)
-        self._mails.configure(configuration)
-        self._fifos.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
+        self.vip_checks.configure(configuration)
+        self._notifier.configure(configuration, bool(configuration.vrrp.instances))
 
     def notify(self, event: Event) -> None:
-        self._scripts.notify(event)
-        self._fifos.notify(event)
-        self._mails.notify(event)
+        """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
+        self._notifier.notify(event)
 
-    async def run_startup_script(self, configuration: Configuration) -> None:
-        settings = configuration.settings
+    async def run_startup_script(self) -> None:
+        """Run the startup_script before anything else, until it ends or its timeout expires."""
         self._started = True
-        self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
-        await self._run("startup_script", settings.startup_script, settings.startup_script_timeout_s)
+        await self._run("startup_script", self._settings.startup_script, self._settings.startup_script_timeout_s)
 
     async def _run(self, keyword: str, script: Script | None, timeout_s: float) -> None:
         if script is None:
@@ -100,16 +94,8 @@ class HostServices:
         for line in ended.lines():
             logger.info(f"{keyword} said: {line}")
 
-    def check_rows(self) -> tuple[WantedRow, ...]:
-        return self._vip_checks.rows
-
-    def adapt_host(self, state: StateDirectory) -> None:
-        self._vip_checks.adapt_host(state)
-
-    def restore_host(self, state: StateDirectory) -> None:
-        self._vip_checks.restore(state)
-
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(
             command("pylvs.daemon.router_process", str(state.path), log_format),
             stdin=subprocess.DEVNULL,
@@ -118,6 +104,8 @@ class HostServices:
         )
 
     async def close(self) -> None:
-        await asyncio.gather(self._scripts.finish(), self._mails.finish(), self._fifos.finish())
-        await self._run("shutdown_script", *self._shutdown_script)
+        """Finish notifications and end what runs, in bounded time."""
+        await self._notifier.finish()
+        if self._started:
+            await self._run("shutdown_script", self._settings.shutdown_script, self._settings.shutdown_script_timeout_s)
         await self._processes.close()

@@ -44,19 +44,15 @@ class Refused(PylvsError):
         self.findings = findings
 
 
-def without_checks(configuration: Configuration) -> Configuration:
-    """Return the configuration with every server up and unchecked."""
-    services = tuple(
-        replace(service, servers=tuple(replace(server, checks=(), alpha=False) for server in service.servers))
-        for service in configuration.services
-    )
-    return replace(configuration, services=services)
-
-
 def apply_options(configuration: Configuration, options: Options) -> Configuration:
-    """Remove checks and virtual routers where the command line switches them off."""
-    found = configuration if options.checks else without_checks(configuration)
-    return found if options.vrrp else replace(found, vrrp=VrrpConfiguration())
+    """Remove checks and virtual routers where the command line switches them off. An unchecked server is up."""
+    if not options.checks:
+        services = tuple(
+            replace(service, servers=tuple(replace(server, checks=(), alpha=False) for server in service.servers))
+            for service in configuration.services
+        )
+        configuration = replace(configuration, services=services)
+    return configuration if options.vrrp else replace(configuration, vrrp=VrrpConfiguration())
 
 
 def errors(loaded: Loaded) -> list[Finding]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from pylvs.config.findings import Finding, Severity
@@ -31,8 +32,6 @@ _IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fie
 MAX_SCRIPTS = 50  # at a time
 
 Subject = tuple[str, DestinationKey | None]  # the name of a service, with a server, or None for its quorum
-
-# --- logs ---
 
 
 def log_event(event: Event) -> None:
@@ -62,55 +61,57 @@ def log_findings(findings: Iterable[Finding]) -> None:
         log(f"{finding.location}: {finding.text}{advice}")
 
 
-# --- notify_up, notify_down, quorum_up, quorum_down ---
+class Notifier:
+    """Runs the scripts, writes the FIFO lines and sends the mails that the configuration has for events.
 
-
-class _Services:
-    """The services of this configuration and of the one before, which has those that a reload removed."""
-
-    def __init__(self) -> None:
-        self._now: Mapping[str, WantedService] = {}
-        self._before: Mapping[str, WantedService] = {}
-
-    def replace(self, configuration: Configuration) -> None:
-        self._before, self._now = self._now, configuration.by_name()
-
-    def of(self, event: Event) -> Iterator[WantedService]:
-        """Yield the definitions of the event's service, the one that counts first."""
-        both = (self._before, self._now) if _is_ending(event) else (self._now, self._before)
-        yield from (services[event.service] for services in both if event.service in services)
-
-
-class ScriptNotifier:
-    """Runs notify scripts with the configured arguments and nothing else, as keepalived does.
-
-    Scripts about one server, or about the quorum of one service, run one after another; keepalived runs them
-    concurrently. They have their own script runner, so checks do not wait for them.
+    Scripts get the configured arguments and nothing else, as keepalived's do. Those about one server, or about the
+    quorum of one service, run one after another; keepalived runs them concurrently. They have their own script runner,
+    so checks do not wait for them.
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
         self.processes = processes or Processes(at_once=MAX_SCRIPTS)
+        self.outbox = Outbox()
         self._turns: InTurn[Subject] = InTurn(self.processes)
-        self._services = _Services()
+        self._fifos = FifoSet()
+        self._settings = GlobalSettings()
+        self._services: Mapping[str, WantedService] = {}
+        self._before: Mapping[str, WantedService] = {}  # with the services that the last reload removed
 
-    def configure(self, configuration: Configuration) -> None:
-        """Use this configuration from now on."""
-        settings = configuration.settings
+    def configure(self, configuration: Configuration, routers: bool = False) -> None:
+        """Use this configuration from now on. With `routers`, pylvs-vrrp runs the reader of a shared FIFO."""
+        self._settings = settings = configuration.settings
+        self._before, self._services = self._services, configuration.by_name()
         self.processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        self._services.replace(configuration)
+        self.outbox.configure(settings.mail)
+        shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
+        own = [settings.fifo] if settings.fifo else []
+        foreign = [fifo.path for fifo in shared] if routers else []
+        self._fifos.configure([*shared, *own], settings, foreign)
 
     def notify(self, event: Event) -> None:
-        """Queue the script of the event, if it has one."""
-        for service in self._services.of(event):
-            found = script_of(event, service)
-            if found is not None:
-                server = event.server if isinstance(event, ServerEvent) else None
-                where = {"service": event.service} | ({"server": str(server)} if server else {})
-                self._turns.put((event.service, server), *found, where)
-                return
+        """Start what the event has, and do not wait for it."""
+        both = (self._before, self._services) if _is_ending(event) else (self._services, self._before)
+        definitions = [services[event.service] for services in both if event.service in services]
+        script = next(filter(None, (script_of(event, service) for service in definitions)), None)
+        if script is not None:
+            server = event.server if isinstance(event, ServerEvent) else None
+            where = {"service": event.service} | ({"server": str(server)} if server else {})
+            self._turns.put((event.service, server), *script, where)
+        line = next(filter(None, (fifo_line(event, service) for service in definitions)), "")
+        if line:
+            self._fifos.write(line)
+        service = self._services.get(event.service)
+        if service is not None and self._settings.mail.recipients:
+            alert = alert_of(event, service, self._settings.router_id or socket.gethostname())
+            if alert is not None:
+                self.outbox.put(alert)
 
     async def finish(self) -> None:
-        """Wait for queued scripts, in bounded time, and end those that still run."""
+        """Wait for scripts, mails and readers of FIFOs, in bounded time, and end the scripts that still run."""
+        await asyncio.gather(self._finish_scripts(), self.outbox.finish(), self._fifos.finish())
+
+    async def _finish_scripts(self) -> None:
         await self._turns.finish()
         await self.processes.close()
 
@@ -138,40 +139,10 @@ def server_of(event: ServerEvent, service: WantedService) -> WantedServer | None
     return next((each for each in service.servers if each.destination.key == event.server), None)
 
 
-# --- mail, with keepalived's subjects and bodies ---
-
-
-class MailAlerts:
-    """Sends the mails that the configuration asks for."""
-
-    def __init__(self) -> None:
-        self.outbox = Outbox()
-        self._services: Mapping[str, WantedService] = {}
-        self._settings = GlobalSettings()
-
-    def configure(self, configuration: Configuration) -> None:
-        """Use this configuration from now on."""
-        self._services, self._settings = configuration.by_name(), configuration.settings
-        self.outbox.configure(configuration.settings.mail)
-
-    def notify(self, event: Event) -> None:
-        """Queue the mail of the event, if it has one."""
-        service = self._services.get(event.service)
-        if service is None or not self._settings.mail.recipients:
-            return
-        alert = alert_of(event, service, self._settings.router_id or socket.gethostname())
-        if alert is not None:
-            self.outbox.put(alert)
-
-    async def finish(self) -> None:
-        """Send queued mails, in bounded time."""
-        await self.outbox.finish()
-
-
 def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | None:
     """Return the mail of an event, None if it has none.
 
-    As in keepalived, the end of a daemon sends none, and its start sends one for each quorum.
+    Subjects and bodies are keepalived's. As there, the end of a daemon sends none, and its start one for each quorum.
     """
     if _is_ending(event):
         return None
@@ -198,48 +169,14 @@ def _quorum_text(event: QuorumGained | QuorumLost) -> str:
     return f"{prefix} {event.quorum}+{event.hysteresis}={event.quorum + event.hysteresis} <= {event.weight}"
 
 
-# --- FIFOs, with keepalived's lines: `RS [10.0.0.2]:tcp:80 [192.0.2.1]:tcp:80 DOWN` ---
-
-
-class FifoNotifier:
-    """Writes lines into the FIFOs of the configuration, for the events that have notify scripts."""
-
-    def __init__(self) -> None:
-        self._fifos = FifoSet()
-        self._services = _Services()
-
-    def configure(self, configuration: Configuration, routers: bool) -> None:
-        """Use this configuration from now on. With `routers`, pylvs-vrrp runs the reader of a shared FIFO."""
-        self._services.replace(configuration)
-        shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
-        own = [configuration.settings.fifo] if configuration.settings.fifo else []
-        foreign = [fifo.path for fifo in shared] if routers else []
-        self._fifos.configure([*shared, *own], configuration.settings, foreign)
-
-    def notify(self, event: Event) -> None:
-        """Write the line of the event, if it has one."""
-        for service in self._services.of(event):
-            line = fifo_line(event, service)
-            if line:
-                self._fifos.write(line)
-                return
-
-    async def finish(self) -> None:
-        """Wait for readers, in bounded time."""
-        await self._fifos.finish()
-
-
 def fifo_line(event: Event, service: WantedService) -> str:
-    """Return the line of an event, "" if it has none."""
+    """Return the line of an event, as `RS [10.0.0.2]:tcp:80 [192.0.2.1]:tcp:80 DOWN`, "" if it has none."""
     if isinstance(event, QuorumGained | QuorumLost):
         silent = isinstance(event, QuorumLost) and event.silent
         return "" if silent else f"VS {virtual_name(service)} {state_of(event)}"
     if isinstance(event, ServerUp | ServerDown) and server_of(event, service):
         return f"RS {real_name(event, service)} {virtual_name(service)} {state_of(event)}"
     return ""
-
-
-# --- keepalived's names ---
 
 
 def state_of(event: Event) -> str:

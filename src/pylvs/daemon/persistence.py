@@ -15,14 +15,11 @@ from pylvs.health.events import Override, ServerName, Standing
 from pylvs.health.snapshots import ServiceSnapshot
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.errors import Unsupported
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import Configuration
 
 SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"
 OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
-
-# --- owned services ---
 
 
 class Ownership:
@@ -32,14 +29,9 @@ class Ownership:
     """
 
     def __init__(self, state: StateDirectory) -> None:
+        """Begin with the services of the last daemon. Raises Unsupported."""
         self._state = state
-        self._owned: OwnedServices = {}
-        self.keys: frozenset[ServiceKey] = frozenset()
-
-    def load(self) -> OwnedServices:
-        """Return the services of the last daemon, with the servers that it had. Raises Unsupported."""
-        self._owned = load_owned(self._state)
-        return self._owned
+        self.owned = load_owned(state)
 
     async def before_edits(self, owned: OwnedServices) -> None:
         """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
@@ -47,15 +39,12 @@ class Ownership:
         The new services have no servers yet: after a crash their absence from the table must not count as down.
         """
         added = {key: frozenset[DestinationKey]() for key in owned}
-        await self._save(added | dict(self._owned))
+        await self.after_edits(added | dict(self.owned))
 
     async def after_edits(self, owned: OwnedServices) -> None:
         """Own exactly these services. Raises PylvsError."""
-        await self._save(owned)
-
-    async def _save(self, owned: OwnedServices) -> None:
         await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
-        self._owned, self.keys = owned, frozenset(owned)
+        self.owned = owned
 
 
 def owned_services(configuration: Configuration) -> OwnedServices:
@@ -78,15 +67,13 @@ def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
 
 def load_owned(state: StateDirectory) -> OwnedServices:
     """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
-    try:
+    with state.decoding(SERVICES_FILE) as rows:
         return {
             ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
                 DestinationKey(ip_address(rip), rport) for rip, rport in servers
             )
-            for protocol, address, port, mark, servers in state.read(SERVICES_FILE) or ()
+            for protocol, address, port, mark, servers in rows or ()
         }
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(state, SERVICES_FILE, error) from None
 
 
 def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
@@ -109,9 +96,6 @@ def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configurati
     return found
 
 
-# --- overrides ---
-
-
 def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
     """Write the operator's overrides. Raises PylvsError."""
     rows = [
@@ -129,26 +113,17 @@ def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Overrid
 
 def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
     """Return the overrides of the last daemon. Raises Unsupported."""
-    try:
+    with state.decoding(OVERRIDES_FILE) as rows:
         return {
             (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
                 Standing(row["standing"]), row["weight"]
             )
-            for row in state.read(OVERRIDES_FILE) or ()
+            for row in rows or ()
         }
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(state, OVERRIDES_FILE, error) from None
-
-
-def _damaged(state: StateDirectory, name: str, error: Exception) -> Unsupported:
-    return Unsupported(f"{state.file(name)}: damaged ({error}); remove it")
-
-
-# --- the dump at SIGUSR1 and SIGUSR2 ---
 
 
 def write_dump(state: StateDirectory, services: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Path:
-    """Write everything that the daemon knows to a file, and return its path. Raises PylvsError."""
+    """Write everything that the daemon knows to a file, at SIGUSR1 and SIGUSR2; return its path. Raises PylvsError."""
     state.write(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
     return state.file(DUMP_FILE)
 

@@ -49,22 +49,17 @@ class BackgroundTasks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _once(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _once(self, work: Awaitable[None], prefix: str = "") -> None:
         try:
             await work
         except (PylvsError, OSError) as error:
-            get_logger().error(str(error))
+            get_logger().error(f"{prefix}{error}")
         except Exception:
-            get_logger().exception("this is a bug")
+            get_logger().exception(f"{prefix}this is a bug")
 
     async def _always(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         while True:
-            try:
-                await work()
-            except (PylvsError, OSError) as error:
-                get_logger().error(f"{what} failed and begins again: {error}")
-            except Exception:
-                get_logger().exception(f"{what} failed and begins again: this is a bug")
+            await self._once(work(), f"{what} failed and begins again: ")
             await asyncio.sleep(RESTART_PAUSE_S)
 
 

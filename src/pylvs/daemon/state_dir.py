@@ -15,14 +15,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
-from pylvs.system.unix_sockets import address_of
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
@@ -57,7 +56,9 @@ class StateDirectory:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
-            self._lock = self._locked()
+            self._lock = lock.claim(self.pid_path)
+        except lock.Held as other:
+            raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
         except PermissionError as error:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
         except OSError as error:
@@ -71,12 +72,6 @@ class StateDirectory:
         if self.path.is_dir() and self.path.stat().st_mode & 0o022:
             raise Unsupported(f"{self.path}: others may write to it; chmod go-w, or choose another --state-dir")
 
-    def _locked(self) -> int:
-        try:
-            return lock.claim(self.pid_path)
-        except lock.Held as other:
-            raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
-
     def release(self) -> None:
         """Remove the socket and the lock; remove the directory if nothing else is in it."""
         self.socket_path.unlink(missing_ok=True)
@@ -89,22 +84,29 @@ class StateDirectory:
             os.close(self._lock)
             self._lock = -1
 
-    def socket_address(self) -> AbstractContextManager[str]:
-        """Return an alias of `socket_path` that is short enough for sockaddr_un, valid within the block."""
-        return address_of(self.socket_path)
-
     def file(self, name: str) -> Path:
         return self.path / f"{name}.json"
 
     def read(self, name: str) -> Any:
         """Return the content of a file, None if there is none. Raises Unsupported if it cannot be read as JSON."""
-        path = self.file(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise Unsupported(f"{path}: damaged ({error}); remove it") from None
+            raise self._damaged(name, error) from None
+
+    @contextlib.contextmanager
+    def decoding(self, name: str) -> Iterator[Any]:
+        """Return the content of a file as `read` does. Raises Unsupported if the block cannot decode it, too."""
+        content = self.read(name)
+        try:
+            yield content
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> Unsupported:
+        return Unsupported(f"{self.file(name)}: damaged ({error}); remove it")
 
     def write(self, name: str, content: Any) -> None:
         """Replace a file atomically; remove it if the content is empty or None. Raises PylvsError."""

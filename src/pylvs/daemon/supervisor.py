@@ -18,16 +18,17 @@ import time
 from collections import Counter
 from functools import partial
 
+from pylvs.config.findings import Finding
 from pylvs.daemon import persistence
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.event_bus import EventBus
-from pylvs.daemon.host_monitor import ForwardingMonitor, HostMonitor
+from pylvs.daemon.host_monitor import HostMonitor, monitor_forwarding
+from pylvs.daemon.host_services import HostServices
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import log_event, log_findings
 from pylvs.daemon.options import Options
 from pylvs.daemon.persistence import Ownership
-from pylvs.daemon.ports import HostPort, Reloaded
 from pylvs.daemon.process import BackgroundTasks, signal_handlers
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.cache import DesiredTable, TableCache
@@ -36,6 +37,7 @@ from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.wanted import Configuration
@@ -47,6 +49,16 @@ RETRY_S = 1.0  # for the first table and the last edits
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 
 
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The result of a reload; `table` is None for a dry run."""
+
+    findings: tuple[Finding, ...]
+    differences: tuple[str, ...]
+    table: ReconcileResult | None = None
+    routers: ConfigureResult = field(default_factory=ConfigureResult)
+
+
 class Supervisor:
     """One daemon. `engine`, `reconciler`, `drains` and `loaded` are there before the API serves its first request."""
 
@@ -54,8 +66,9 @@ class Supervisor:
     drains: Drains
     reconciler: Reconciler
     loaded: Loaded
+    _ownership: Ownership
 
-    def __init__(self, options: Options, host: HostPort) -> None:
+    def __init__(self, options: Options, host: HostServices) -> None:
         self.options = options
         self.state = StateDirectory(options.state_dir)
         self.table_thread = TableThread("pylvs-editor")
@@ -66,7 +79,6 @@ class Supervisor:
         self.routers = VirtualRouters(self.state, self.events, start)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
-        self._ownership = Ownership(self.state)
         self._ownership_pending = asyncio.Event()  # to be saved once the table is complete
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
@@ -77,8 +89,6 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
-
-    # --- start and stop ---
 
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
@@ -118,8 +128,8 @@ class Supervisor:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
         tasks.keep_running(self.routers.run, "running virtual routers")
-        monitor = ForwardingMonitor(self._forwarding_error, self.routers.report_forwarding)
-        tasks.keep_running(monitor.run, "monitoring forwarding")
+        monitor = partial(monitor_forwarding, self._forwarding_error, self.routers.report_forwarding)
+        tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
             complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
             if complete:
@@ -131,13 +141,14 @@ class Supervisor:
 
     async def _prepare(self, loaded: Loaded) -> None:
         """Read everything that the daemon needs before it changes anything."""
-        owned = self._ownership.load()
+        self._ownership = Ownership(self.state)
+        owned = self._ownership.owned
         overrides = persistence.load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self._host.configure(configuration)
-        await self._host.run_startup_script(configuration)
+        await self._host.run_startup_script()
         self.engine = Engine(configuration, self._host.probe_of)
         self.engine.restore_overrides(overrides)
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
@@ -150,7 +161,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))
-        await self.table_thread.run(self._host.adapt_host, self.state)
+        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
 
     async def _first_table(self) -> bool:
         """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""
@@ -184,12 +195,12 @@ class Supervisor:
             self.engine.stop()
             if not self.options.keep_table:
                 await self._delete_services()
-            await self.table_thread.run(self._host.restore_host, self.state)
+            await self.table_thread.run(self._host.vip_checks.restore, self.state)
 
     async def _delete_services(self) -> None:
         """Delete the daemon's services, or with lvs_flush_on_stop all services."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._final_table = DesiredTable((), self._ownership.keys, exclusive=flush)
+        self._final_table = DesiredTable((), self._ownership.owned.keys(), exclusive=flush)
         deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
         while (await self.reconciler.reconcile()).error and time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
@@ -198,8 +209,6 @@ class Supervisor:
                 await self._ownership.after_edits({})
             except PylvsError as error:  # the next daemon finds the services gone
                 self._log.error(str(error))
-
-    # --- reload ---
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run all of it. Raises Refused; then nothing has changed.
@@ -248,7 +257,7 @@ class Supervisor:
         self._host.configure(configuration)
         try:
             await self._ownership.before_edits(self._owned_services(configuration))
-            await self.table_thread.run(self._host.adapt_host, self.state)
+            await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
         except BaseException:
@@ -273,8 +282,6 @@ class Supervisor:
             with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
 
-    # --- while it runs ---
-
     def status(self) -> str:
         """Return one line for the log and the service manager."""
         services, servers, down = self.engine.tally()
@@ -287,8 +294,8 @@ class Supervisor:
             return self._final_table
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        rows = (*self.engine.desired_rows(), *self._host.check_rows())
-        return DesiredTable(rows, self._ownership.keys, exclusive, settings.lvs_timeouts)
+        rows = (*self.engine.desired_rows(), *self._host.vip_checks.rows)
+        return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts)
 
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""
@@ -298,7 +305,7 @@ class Supervisor:
         return error if error or self.started_at else None
 
     def _owned_services(self, configuration: Configuration) -> persistence.OwnedServices:
-        rows = self._host.check_rows()
+        rows = self._host.vip_checks.rows
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
         return checks | dict(persistence.owned_services(configuration))
 
@@ -337,7 +344,7 @@ class Supervisor:
 
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
-        await self.table_thread.run(self._host.adapt_host, self.state)
+        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
         director = self.reconciler.table.director
         try:
             await self.table_thread.run(director.follow_host)

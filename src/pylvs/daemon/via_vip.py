@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, Probe, constant_probe
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import PylvsError
 from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.system.logs import get_logger
@@ -39,7 +39,8 @@ class VipChecks:
     """The firewall marks of these checks, their services, and the host settings that they need."""
 
     def __init__(self) -> None:
-        self.rows: tuple[WantedRow, ...] = ()  # for the table, besides the configured services
+        # For the table, besides the configured services; the same object while nothing changes.
+        self.rows: tuple[WantedRow, ...] = ()
         self._marks: dict[ForwardingPath, int] = {}
         self._vips: frozenset[Address] = frozenset()
         self._last = -1
@@ -97,10 +98,11 @@ class VipChecks:
 
         return ask
 
-    # --- host settings, in the table thread ---
-
     def adapt_host(self, state: StateDirectory) -> None:
-        """Set routing rules and accept_local for these checks. A change is saved before it is made, for `restore`."""
+        """Set routing rules and accept_local for these checks; called again after changes of the host.
+
+        A change is saved before it is made, for `restore`. In the table thread.
+        """
         from pylvs.daemon import probe_routing
 
         saved = _saved_devices(state)
@@ -127,20 +129,20 @@ class VipChecks:
             self._log.error(f"checks through virtual addresses may fail: {error}")
 
     def restore(self, state: StateDirectory) -> None:
-        """Revert `adapt_host`."""
+        """Revert `adapt_host`. In the table thread."""
         self._marks, self.rows = {}, ()
         self.adapt_host(state)
 
 
 def _saved_devices(state: StateDirectory) -> set[str] | None:
     """Return the devices that this daemon, or one before it, changed; None if none. Raises Unsupported."""
-    saved = state.read(DEVICES_FILE)
-    if saved is None:
-        return None
-    devices = saved.get("devices") if isinstance(saved, dict) else None
-    if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
-        raise Unsupported(f"{state.file(DEVICES_FILE)}: damaged (no list of devices); remove it")
-    return set(devices)
+    with state.decoding(DEVICES_FILE) as saved:
+        if saved is None:
+            return None
+        devices = saved.get("devices") if isinstance(saved, dict) else None
+        if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
+            raise ValueError("no list of devices")
+        return set(devices)
 
 
 def _paths(configuration: Configuration) -> Iterator[ForwardingPath]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import (
     Message,
-    MessageSocket,
     NoRouters,
     OtherVersion,
     WatchedSocket,
@@ -53,19 +52,23 @@ class _RetryLater(PylvsError):
     """The process could not be started or configured; the next attempt may succeed."""
 
 
+@contextlib.contextmanager
+def _retried(error: type[PylvsError] = PylvsError) -> Iterator[None]:
+    """Raise such an error of the block as _RetryLater."""
+    try:
+        yield
+    except error as cause:
+        raise _RetryLater(str(cause)) from None
+
+
 class VrrpClient:
     """One connection to pylvs-vrrp; `open` makes it.
 
     `closed` is set when the connection has ended, or when the process sends what this version cannot read.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        pipe: MessageSocket,
-        on_event: Callable[[Message], None],
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]) -> None:
+        """Connect. Raises NoRouters, PylvsError."""
         self.pid = 0
         self.closed = asyncio.Event()
         self._path = path
@@ -75,7 +78,7 @@ class VrrpClient:
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
-        self._socket = WatchedSocket(watch_in_asyncio, pipe, self._dispatch, self._ended)
+        self._socket = WatchedSocket(watch_in_asyncio, connected(path), self._dispatch, self._ended)
 
     @classmethod
     async def open(
@@ -86,7 +89,7 @@ class VrrpClient:
         `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
         NoRouters, PylvsError.
         """
-        client = cls(path, connected(path), on_event, on_close)
+        client = cls(path, on_event, on_close)
         try:
             client._send(greeting())
             client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
@@ -174,8 +177,6 @@ class VirtualRouters:
         self._lock = asyncio.Lock()
         self._log = get_logger()
 
-    # --- for the daemon and the API ---
-
     async def configure(self, configuration: Configuration) -> ConfigureResult:
         """Run these virtual routers from now on. If the process cannot be reached, `run` tries again.
 
@@ -255,25 +256,19 @@ class VirtualRouters:
                         self._retry(str(error))
         await asyncio.Event().wait()  # after `stop`: a return would be taken for a failure
 
-    # --- inside ---
-
     async def _settle(self) -> tuple[str, ...]:
         """Run and configure the process, or stop it, as wanted; return its warnings. Raises _RetryLater, PylvsError."""
         if self._wanted is None:
-            try:
+            with _retried():
                 await self._stop_any()
-            except PylvsError as error:
-                raise _RetryLater(str(error)) from None
             self._error = ""
             return ()
         client = await self._connect()
-        try:
+        with _retried(NoReply):
             reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
             if self._forwarding is not None:
                 well, reason = self._forwarding
                 await client.request("data_plane", well=well, words=reason)
-        except NoReply as error:
-            raise _RetryLater(str(error)) from None
         if self._error:
             self._log.info("the virtual routers are as configured again")
         self._error = ""
@@ -282,20 +277,16 @@ class VirtualRouters:
     async def _connect(self) -> VrrpClient:
         if self._client is not None and not self._client.closed.is_set():
             return self._client
-        try:
-            client = await self._open()
-            self._log.info("goes on with the virtual routers' process", process=client.pid)
-        except NoRouters:
-            client = await self._start_process()
-            self._log.info("started the process of the virtual routers", process=client.pid)
-        except PylvsError as error:
-            raise _RetryLater(str(error)) from None
-        self._client, self._connected_at = client, time.monotonic()
-        try:
+        with _retried():
+            try:
+                client = await self._open()
+                self._log.info("goes on with the virtual routers' process", process=client.pid)
+            except NoRouters:
+                client = await self._start_process()
+                self._log.info("started the process of the virtual routers", process=client.pid)
+            self._client, self._connected_at = client, time.monotonic()
             await client.request("subscribe")
-        except PylvsError as error:
-            raise _RetryLater(str(error)) from None
-        return client
+            return client
 
     async def _open(self) -> VrrpClient:
         """Connect to a running process; stop one of another version. Raises NoRouters, PylvsError."""
@@ -313,12 +304,8 @@ class VirtualRouters:
             raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            try:
+            with contextlib.suppress(NoRouters):
                 return await self._open()
-            except NoRouters:
-                pass
-            except PylvsError as error:
-                raise _RetryLater(str(error)) from None
             if self._process.poll() is not None:
                 raise _RetryLater(f"the virtual routers' process {_exit_text(self._process)} at its start")
             if time.monotonic() > deadline:

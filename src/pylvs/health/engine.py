@@ -7,32 +7,37 @@ again, so they may call the engine.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace as with_
+from typing import Any
 
 from pylvs.health.events import (
     ChecksResumed,
     ChecksSuspended,
     Event,
-    EventDispatcher,
     Overridden,
     Override,
+    ServerEvent,
     ServerName,
     Standing,
 )
 from pylvs.health.outcome import Outcome
 from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
 from pylvs.health.servers import CheckState, ServerState
-from pylvs.health.services import ServiceRegistry, ServiceState
+from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
-from pylvs.health.state_builder import CONFIGURED, ProbeOf, ReloadChanges, StateBuilder, adopt_service, script_identity
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
 from pylvs.model.director import ServiceRow
-from pylvs.model.errors import OutOfRange
+from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from pylvs.model.wanted import Configuration, WantedRow
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -58,15 +63,17 @@ class Engine:
         self._chance = chance
         self._scheduler = ProbeScheduler(descriptor_limit() if at_once is None else at_once)
         self._builder = StateBuilder(probe_of, self._on_outcome)
-        self._dispatcher = EventDispatcher(history)
-        self._services = ServiceRegistry({})
+        self._services: dict[str, ServiceState] = {}  # in the order of the configuration
+        self._history: dict[ServerName, deque[Event]] = {}
+        self._history_length = history
+        self._table_changed = False  # since the last `_dispatch`
+        self._event_listeners: list[Callable[[Event], None]] = []
+        self._change_listeners: list[Callable[[], None]] = []
         self._host_addresses: frozenset[Address] | None = None  # unknown: no check is suspended
         self._awaited: dict[CheckState, asyncio.Future[None]] = {}  # by `check_now`
         self._started = False
         self.configuration = configuration
         self._build(configuration)
-
-    # --- start and stop ---
 
     def start(self) -> None:
         """Run checks in the running event loop, and publish the first quorum of each service."""
@@ -75,18 +82,18 @@ class Engine:
         self._scheduler.start(asyncio.get_running_loop())
         at = self._wall()
         events: list[Event] = []
-        for service in self._services:
+        for service in self._services.values():
             events += self._update_quorum(service, "start", at)
-        self._dispatcher.dispatch([*events, *self._suspensions()])
+        self._dispatch([*events, *self._suspensions()])
 
     def announce_stop(self, reason: str = "pylvs stops") -> None:
         """Publish the end of servers and quorums that are up, for services with omega; the table stays as it is."""
         events: list[Event] = []
         at = self._wall()
-        for service in self._services:
+        for service in self._services.values():
             if service.wanted.omega:
                 events += service.end_events(service.servers.values(), True, reason, at)
-        self._dispatcher.dispatch(events)
+        self._dispatch(events)
 
     def stop(self) -> None:
         """Run no more probes, and publish no more events."""
@@ -98,11 +105,9 @@ class Engine:
         self.stop()
         await self._scheduler.close()
 
-    # --- the desired table ---
-
     def desired_rows(self) -> tuple[WantedRow, ...]:
         """Return the rows of the desired table, in the order of the configuration."""
-        return tuple(row for service in self._services for row in service.rows())
+        return tuple(row for service in self._services.values() for row in service.rows())
 
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """Before `start`, adopt the state that the table shows, as after a crash.
@@ -112,27 +117,23 @@ class Engine:
         in the table keeps getting the connections.
         """
         found = {row.service.key: row for row in rows}
-        for service in self._services:
+        for service in self._services.values():
             row = next((found[key] for key in service.wanted.keys if key in found), None)
             if row is not None:
-                adopt_service(service, row)
+                service.adopt(row)
 
-    # --- configuration ---
-
-    def replace(self, configuration: Configuration) -> ReloadChanges:
+    def replace(self, configuration: Configuration) -> None:
         """Reload: what did not change keeps its state, timers, history and weight.
 
         A changed check begins again, and its server keeps its state until the first outcome. New services and servers
         begin as at the start. Servers that stay keep their overrides.
         """
-        return self._build(configuration)
+        self._build(configuration)
 
     def set_host_addresses(self, addresses: Collection[Address]) -> None:
         """Suspend the checks of ha_suspend services without an address among these, and resume the others."""
         self._host_addresses = frozenset(addresses)
-        self._dispatcher.dispatch(self._suspensions())
-
-    # --- operator overrides ---
+        self._dispatch(self._suspensions())
 
     def drain(self, server: DestinationKey | Address, service: str | None = None) -> tuple[ServerName, ...]:
         """Set weight 0 until `enable`: the server gets no new connections.
@@ -166,7 +167,7 @@ class Engine:
 
         No server means all of the service; neither means all. Suspended checks are not run.
         """
-        chosen = self._services.named(server, service)
+        chosen = self._find(server, service)
         states = dict.fromkeys(link.state for each in chosen for link in each.links if not link.state.scheduled.paused)
         awaited = []
         for state in states:
@@ -177,82 +178,71 @@ class Engine:
         if awaited:
             await asyncio.wait(awaited)
         now = self._scheduler.now
-        left = [each for each in chosen if self._services.has(each)]  # a reload may have removed some
-        return tuple(server_snapshot(each, self._services.service(each.service).sorry, now) for each in left)
-
-    def named(
-        self, server: DestinationKey | Address | None = None, service: str | None = None
-    ) -> tuple[ServerName, ...]:
-        """Return the names of the servers that `drain` would find. Raises as it does."""
-        return tuple(each.name for each in self._services.named(server, service))
+        left = set(self._servers())  # a reload may have removed some
+        return tuple(server_snapshot(each, self._services[each.service].sorry, now) for each in chosen if each in left)
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
-        return self._services.overrides()
+        return {server.name: server.override for server in self._servers() if server.override}
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist."""
-        return self._services.restore(overrides)
+        known = []
+        for (service, key), override in overrides.items():
+            server = self._services[service].servers.get(key) if service in self._services else None
+            if server is not None:
+                server.override = override
+                server.reported_weight = server.weight()
+                known.append(server.name)
+        for service in {service for service, _ in known}:
+            self._services[service].presume_quorum()
+        return tuple(known)
 
-    # --- listeners and snapshots ---
+    def on_event(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event. Its exceptions are logged."""
+        self._event_listeners.append(listener)
 
-    def on_event(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with every event. Return a function that ends this."""
-        return self._dispatcher.on_event(listener)
-
-    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` after changes of `desired_rows()`, once for simultaneous ones. Ended like `on_event`."""
-        return self._dispatcher.on_change(listener)
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after changes of `desired_rows()`, once for simultaneous ones. Its exceptions are logged."""
+        self._change_listeners.append(listener)
 
     def tally(self) -> tuple[int, int, int]:
         """Return the numbers of services, of real servers, and of real servers that are down."""
-        servers = list(self._services.servers())
-        return len(self._services.services), len(servers), sum(not server.up for server in servers)
+        servers = self._servers()
+        return len(self._services), len(servers), sum(not server.up for server in servers)
 
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """Return the state of all services, in the order of the configuration."""
         now = self._scheduler.now
-        return tuple(service_snapshot(service, now) for service in self._services)
-
-    def service_snapshot(self, service: str) -> ServiceSnapshot:
-        """Return the state of one service. Raises NoSuchService."""
-        return service_snapshot(self._services.service(service), self._scheduler.now)
+        return tuple(service_snapshot(service, now) for service in self._services.values())
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """Return the last events of a server, oldest first. Raises as `drain`."""
-        history = self._dispatcher.history
-        events = [event for name in self.named(server, service) for event in history.of_server(name)]
+        events = [event for each in self._find(server, service) for event in self._history.get(each.name, ())]
         return tuple(sorted(events, key=lambda event: event.at))
 
-    @property
-    def probes_running(self) -> int:
-        """How many probes run."""
-        return self._scheduler.running
-
-    # --- inside ---
-
-    def _build(self, configuration: Configuration) -> ReloadChanges:
+    def _build(self, configuration: Configuration) -> None:
         at = self._wall()
+        before = self._services
         renew = script_identity(configuration.settings) != script_identity(self.configuration.settings)
-        built = self._builder.build(self._services.services, configuration, renew, at)
-        self._services, self.configuration = ServiceRegistry(built.services), configuration
+        built = self._builder.build(before, configuration, renew, at)
+        self._services, self.configuration = built.services, configuration
         for state in built.ended:
             self._scheduler.remove(state.scheduled)
             self._wake_waiter(state)
         for state in built.begun:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
-        if built.changes.removed or built.changes.servers_removed:
-            self._dispatcher.history.keep({server.name for server in self._services.servers()})
+        names = {server.name for server in self._servers()}
+        self._history = {name: events for name, events in self._history.items() if name in names}
         if not self._started:
             for service in built.touched:
                 service.presume_quorum()
-            return built.changes
-        self._dispatcher.table_changed |= bool(built.changes.added or built.changes.removed)
+            return
+        self._table_changed |= set(before.values()) != set(built.services.values())
         events = built.events
         for service in built.touched:
             events += self._update_quorum(service, CONFIGURED, at)
-        self._dispatcher.dispatch([*events, *self._suspensions(built.touched)])
-        return built.changes
+        self._dispatch([*events, *self._suspensions(built.touched)])
 
     def _on_outcome(self, state: CheckState, outcome: Outcome) -> float:
         """Apply the outcome of a probe, and return the seconds until the next."""
@@ -269,9 +259,9 @@ class Engine:
         events: list[Event] = []
         for server in state.servers:
             events += server.on_outcome(state, good, outcome, at)
-            service = self._services.services[server.service]
+            service = self._services[server.service]
             events += self._update_quorum(service, f"{server.key}: {outcome.reason}", at, server)
-        self._dispatcher.dispatch(events)
+        self._dispatch(events)
         return delay
 
     def _wake_waiter(self, state: CheckState) -> None:
@@ -286,7 +276,7 @@ class Engine:
         if server is not None:
             service.count((server,))
         events = list(service.update_quorum(reason, at))
-        self._dispatcher.table_changed |= service.rows_changed(server)
+        self._table_changed |= service.rows_changed(server)
         return events
 
     def _override(
@@ -296,7 +286,7 @@ class Engine:
         change: Callable[[Override], Override],
         text: str,
     ) -> tuple[ServerName, ...]:
-        chosen = self._services.named(server, service)
+        chosen = self._find(server, service)
         at = self._wall()
         reason = f"the operator: {text}"
         events: list[Event] = []
@@ -305,10 +295,10 @@ class Engine:
             if override == each.override:
                 continue
             each.override = override
-            events.append(Overridden(at=at, service=each.service, server=each.key, reason=reason, override=override))
+            events.append(each.event(Overridden, reason, at, override=override))
             events += each.update(reason, at)
-            events += self._update_quorum(self._services.service(each.service), reason, at, each)
-        self._dispatcher.dispatch(events)
+            events += self._update_quorum(self._services[each.service], reason, at, each)
+        self._dispatch(events)
         return tuple(each.name for each in chosen)
 
     def _suspensions(self, touched: Iterable[ServiceState] = ()) -> list[Event]:
@@ -316,7 +306,7 @@ class Engine:
         at = self._wall()
         events: list[Event] = []
         changed = dict.fromkeys(touched)
-        for service in self._services:
+        for service in self._services.values():
             suspended = service.suspended_with(self._host_addresses)
             if suspended == service.suspended:
                 continue
@@ -332,9 +322,47 @@ class Engine:
 
     def _suspend(self, state: CheckState) -> None:
         """Pause the check if all services that have it are suspended, else resume it."""
-        suspended = all(self._services.services[server.service].suspended for server in state.servers)
+        suspended = all(self._services[server.service].suspended for server in state.servers)
         if suspended and not state.scheduled.paused:
             self._scheduler.pause(state.scheduled)
             self._wake_waiter(state)
         elif state.scheduled.paused and not suspended:
             self._scheduler.resume(state.scheduled, self._chance() * state.check.pace.warmup_s)
+
+    def _servers(self) -> list[ServerState]:
+        return [server for service in self._services.values() for server in service.servers.values()]
+
+    def _find(self, server: DestinationKey | Address | None, service: str | None) -> tuple[ServerState, ...]:
+        """Return the servers with this key or address, or all; of one service or all.
+
+        Raises NoSuchService, NoSuchDestination.
+        """
+        if service is not None and service not in self._services:
+            raise NoSuchService(f"{service}: no such service in the configuration")
+        candidates = self._servers() if service is None else self._services[service].servers.values()
+        found = tuple(each for each in candidates if server is None or server in (each.key, each.key.address))
+        if not found and server is not None:
+            where = "any service" if service is None else f"service {service}"
+            raise NoSuchDestination(f"{server}: no such real server in {where} of the configuration")
+        return found
+
+    def _dispatch(self, events: Iterable[Event]) -> None:
+        """Pass events to their listeners, then call the listeners of the table if it changed."""
+        for event in events:
+            if isinstance(event, ServerEvent):
+                name = event.service, event.server
+                self._history.setdefault(name, deque(maxlen=self._history_length)).append(event)
+            for on_event in tuple(self._event_listeners):
+                _call(on_event, event.name, event)
+        if self._table_changed:
+            self._table_changed = False
+            for on_change in tuple(self._change_listeners):
+                _call(on_change, "changes of the table")
+
+
+def _call(listener: Callable[..., None], of_what: str, *arguments: Any) -> None:
+    """Call a listener. An exception of one must not keep events from the others."""
+    try:
+        listener(*arguments)
+    except Exception:
+        log.exception("a listener to %s failed", of_what)

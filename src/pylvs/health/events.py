@@ -1,24 +1,17 @@
-"""Events of the health engine, their listeners, and the last events of each server.
+"""Events of the health engine, and the operator's overrides that some of them report.
 
 `Event.at` is a Unix time. Everything that measures time uses the monotonic clock.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Callable, Container, Iterable
 from enum import Enum
-from typing import Any
+from typing import ClassVar
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
 
-log = logging.getLogger(__name__)
-
 ServerName = tuple[str, DestinationKey]  # the name of a service, and a server of it
-
-# --- operator overrides ---
 
 
 class Standing(Enum):
@@ -43,21 +36,18 @@ class Override:
 
 NO_OVERRIDE = Override()
 
-# --- events ---
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An event in one service, by its configured name, with its reason."""
 
+    name: ClassVar[str]  # in the API and in logs: `server_up`, `quorum_lost` ...
     at: float
     service: str
     reason: str
 
-    @property
-    def name(self) -> str:
-        """The name in the API and in logs: `server_up`, `quorum_lost` ..."""
-        return "".join("_" + letter.lower() if letter.isupper() else letter for letter in type(self).__name__)[1:]
+    def __init_subclass__(cls) -> None:
+        cls.name = "".join("_" + letter.lower() if letter.isupper() else letter for letter in cls.__name__)[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,65 +172,3 @@ class ChecksSuspended(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChecksResumed(Event):
     """This host has the service's address again: checks run."""
-
-
-# --- listeners ---
-
-
-class History:
-    """The last `length` events of each server."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._servers: dict[ServerName, deque[Event]] = {}
-
-    def add(self, event: Event) -> None:
-        """Remember an event of a server; other events are ignored."""
-        if isinstance(event, ServerEvent):
-            self._servers.setdefault((event.service, event.server), deque(maxlen=self._length)).append(event)
-
-    def of_server(self, name: ServerName) -> tuple[Event, ...]:
-        """Return the events of a server, oldest first."""
-        return tuple(self._servers.get(name, ()))
-
-    def keep(self, servers: Container[ServerName]) -> None:
-        """Forget all other servers."""
-        self._servers = {name: events for name, events in self._servers.items() if name in servers}
-
-
-class EventDispatcher:
-    """Calls listeners. It logs an exception of one, and calls the others."""
-
-    def __init__(self, length: int) -> None:
-        self.history = History(length)
-        self.table_changed = False  # since the last `dispatch`
-        self._event_listeners: list[Callable[[Event], None]] = []
-        self._change_listeners: list[Callable[[], None]] = []
-
-    def on_event(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call the listener with every event. Return a function that ends this."""
-        self._event_listeners.append(listener)
-        return lambda: self._event_listeners.remove(listener)
-
-    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call the listener after changes of the desired table. Return a function that ends this."""
-        self._change_listeners.append(listener)
-        return lambda: self._change_listeners.remove(listener)
-
-    def dispatch(self, events: Iterable[Event]) -> None:
-        """Pass events to their listeners, then call the listeners of the table if it changed."""
-        for event in events:
-            self.history.add(event)
-            for on_event in tuple(self._event_listeners):
-                _call(on_event, event.name, event)
-        if self.table_changed:
-            self.table_changed = False
-            for on_change in tuple(self._change_listeners):
-                _call(on_change, "changes of the table")
-
-
-def _call(listener: Callable[..., None], of_what: str, *arguments: Any) -> None:
-    try:
-        listener(*arguments)
-    except Exception:
-        log.exception("a listener to %s failed", of_what)

@@ -38,8 +38,6 @@ def constant_probe(outcome: Outcome) -> Probe:
     return ask
 
 
-# --- failures ---
-
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
@@ -78,9 +76,6 @@ class ProbeFailed(Exception):
     def __init__(self, reason: str, inconclusive: bool = False) -> None:
         super().__init__(reason)
         self.inconclusive = inconclusive
-
-    def outcome(self) -> Outcome:
-        return Outcome(False, str(self), inconclusive=self.inconclusive)
 
 
 class NoSocket(ProbeFailed):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import count
 
 from pylvs.health.outcome import Outcome, Probe
+from pylvs.model.dataclass import dataclass
 
 BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
@@ -31,20 +32,18 @@ def descriptor_limit() -> int:
     return 0 if most == resource.RLIM_INFINITY else max(most * 3 // 4, 1)
 
 
+@dataclass(slots=True, eq=False)
 class ScheduledProbe:
     """A probe in the schedule. `on_outcome` gets each outcome and returns the seconds until the next probe."""
 
-    __slots__ = ("due", "on_outcome", "paused", "probe", "queued", "started", "task", "took_s")
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-        self.on_outcome: Callable[[Outcome], float] = lambda outcome: NEVER
-        self.due = NEVER
-        self.paused = False
-        self.queued = False  # due, but too many others run
-        self.started = 0.0
-        self.took_s: float | None = None
-        self.task: asyncio.Task[None] | None = None
+    probe: Probe
+    on_outcome: Callable[[Outcome], float] = lambda outcome: NEVER
+    due: float = NEVER
+    paused: bool = False
+    queued: bool = False  # due, but too many others run
+    started: float = 0.0
+    took_s: float | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class ProbeScheduler:

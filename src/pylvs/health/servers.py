@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from pylvs.health.events import (
     NO_OVERRIDE,
@@ -13,6 +14,7 @@ from pylvs.health.events import (
     Event,
     Override,
     ServerDown,
+    ServerEvent,
     ServerName,
     ServerUp,
     Standing,
@@ -104,37 +106,25 @@ class CheckLink:
         return self.presumed if self.state.good is None else self.state.good
 
 
+@dataclass(slots=True, eq=False)
 class ServerState:
     """The state of a server. Its weight, quorum share and destination are functions of it."""
 
-    __slots__ = (
-        "announced",
-        "counted_weight",
-        "held_weight",
-        "links",
-        "override",
-        "reason",
-        "reported_weight",
-        "row_destination",
-        "service",
-        "since",
-        "up",
-        "wanted",
-    )
+    service: str
+    wanted: WantedServer
+    since: float
+    links: list[CheckLink] = field(default_factory=list)
+    override: Override = NO_OVERRIDE
+    up: bool = True
+    announced: bool = False  # an event reported its first state, or none is needed
+    reason: str = "not checked yet"
+    reported_weight: int = field(init=False)  # by the last event with a weight
+    counted_weight: int = 0  # its part of the service's `weight_up`
+    row_destination: Destination | None = None  # in the service's rows
+    held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
 
-    def __init__(self, service: str, wanted: WantedServer, at: float) -> None:
-        self.service = service
-        self.wanted = wanted
-        self.links: list[CheckLink] = []
-        self.override: Override = NO_OVERRIDE
-        self.up = True
-        self.announced = False  # an event reported its first state, or none is needed
-        self.since = at
-        self.reason = "not checked yet"
-        self.reported_weight = wanted.destination.weight  # by the last event with a weight
-        self.counted_weight = 0  # its part of the service's `weight_up`
-        self.row_destination: Destination | None = None  # in the service's rows
-        self.held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
+    def __post_init__(self) -> None:
+        self.reported_weight = self.wanted.destination.weight
 
     @property
     def key(self) -> DestinationKey:
@@ -159,7 +149,8 @@ class ServerState:
         itself.
         """
         configured = self.wanted.destination.weight
-        if self.held_weight is not None and self._weights_unknown():
+        unknown = (link.state.good is None and sets_weight(link.state.check) for link in self.links)
+        if self.held_weight is not None and any(unknown):
             return self.held_weight
         change = sum(link.state.weight - configured for link in self.links if link.state.weight is not None)
         return min(max(configured + change, 0), MAX_WEIGHT)
@@ -169,10 +160,6 @@ class ServerState:
         if self.override.standing is not Standing.ENABLED:
             return 0
         return self.health_weight() if self.override.weight is None else self.override.weight
-
-    def weight_up(self) -> int:
-        """Return what the server adds to the quorum."""
-        return self.weight() if self.up else 0
 
     def destination(self, sorry: bool) -> Destination | None:
         """Return its destination in the table, or None; `sorry`: the sorry server replaces the real ones.
@@ -190,16 +177,13 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield CheckInconclusive(
-                at=at, service=self.service, server=self.key, reason=outcome.reason, check=check.word
-            )
+            yield self.event(CheckInconclusive, outcome.reason, at, check=check.word)
             return
         if not outcome.ok:
-            yield CheckFailed(
-                at=at,
-                service=self.service,
-                server=self.key,
-                reason=outcome.reason,
+            yield self.event(
+                CheckFailed,
+                outcome.reason,
+                at,
                 check=check.word,
                 attempt=state.failures,
                 attempts=state.failures if state.good is False else check.pace.retry + 1,
@@ -207,7 +191,7 @@ class ServerState:
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield CheckRecovered(at=at, service=self.service, server=self.key, reason=outcome.reason, check=check.word)
+            yield self.event(CheckRecovered, outcome.reason, at, check=check.word)
         yield from self.update(f"{check.word}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
@@ -218,15 +202,34 @@ class ServerState:
         if self.up and not before:
             self._announce(at, reason)
             self.reported_weight = weight
-            yield ServerUp(at=at, service=self.service, server=self.key, reason=reason, weight=weight)
+            yield self.event(ServerUp, reason, at, weight=weight)
         elif not self.up and (before or (known_down and not self.announced)):
             self._announce(at, reason)
-            yield ServerDown(at=at, service=self.service, server=self.key, reason=reason, initial=not before)
+            yield self.event(ServerDown, reason, at, initial=not before)
         elif self.up and self.checked and not self.announced:
             self._announce(self.since, reason)  # up from the start, as presumed: no event
         if self.up and weight != self.reported_weight:
             was, self.reported_weight = self.reported_weight, weight
-            yield WeightChanged(at=at, service=self.service, server=self.key, reason=reason, before=was, weight=weight)
+            yield self.event(WeightChanged, reason, at, before=was, weight=weight)
+
+    def adopt(self, found: Destination | None) -> None:
+        """Presume that the server is up if the table has it.
+
+        With inhibit_on_failure weight 0 means down, unless the server has weight 0 when it is up, too.
+        """
+        inhibited = self.wanted.inhibit_on_failure and self.weight() > 0
+        up = found is not None and (found.weight > 0 or not inhibited)
+        for link in self.links:
+            link.presumed = up
+            link.state.first_counts &= not up
+        self.up, self.announced, self.reason = up, True, "as the table was found"
+        dynamic = any(sets_weight(link.state.check) for link in self.links)
+        if found is not None and up and not self.override and dynamic:
+            self.held_weight = self.reported_weight = found.weight
+
+    def event(self, kind: Callable[..., ServerEvent], reason: str, at: float, **fields: Any) -> ServerEvent:
+        """Make an event of this server."""
+        return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
     def _announce(self, since: float, reason: str) -> None:
         self.since, self.reason, self.announced = since, reason, True
@@ -234,6 +237,3 @@ class ServerState:
     def _with_weight(self, weight: int) -> Destination:
         configured = self.wanted.destination
         return configured if weight == configured.weight else replace(configured, weight=weight)
-
-    def _weights_unknown(self) -> bool:
-        return any(link.state.good is None and sets_weight(link.state.check) for link in self.links)

@@ -1,25 +1,24 @@
-"""The state of one service: servers, quorum, sorry server, desired rows; and all services of a configuration."""
+"""The state of one service: servers, quorum, sorry server, desired rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from pylvs.health.events import (
     Event,
-    Override,
     QuorumGained,
     QuorumLost,
     ServerDown,
-    ServerName,
     SorryServerIn,
     SorryServerOut,
+    Standing,
 )
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.errors import NoSuchDestination, NoSuchService
+from pylvs.model.director import ServiceRow
 from pylvs.model.wanted import WantedRow, WantedService
 
 
@@ -44,40 +43,22 @@ class Quorum:
         """Return whether there is a quorum at this weight; `had`: there was one before."""
         return weight >= (self.lost_below if had else self.gained_at)
 
-    def at_start(self, weight: int) -> bool:
-        """Return whether there is a quorum at the start. As in keepalived it must be gained."""
-        return self.after(False, weight)
 
-
+@dataclass(slots=True, eq=False)
 class ServiceState:
     """The state of a service; its rows are a function of it."""
 
-    __slots__ = (
-        "_rows",
-        "_rows_sorry",
-        "_stale",
-        "has_quorum",
-        "servers",
-        "since",
-        "sorry_announced",
-        "started",
-        "suspended",
-        "wanted",
-        "weight_up",
-    )
-
-    def __init__(self, wanted: WantedService, at: float) -> None:
-        self.wanted = wanted
-        self.servers: dict[DestinationKey, ServerState] = {}
-        self.weight_up = 0  # sum over the servers that are up
-        self.has_quorum = True
-        self.started = False
-        self.since = at
-        self.suspended = False
-        self.sorry_announced: DestinationKey | None = None  # the sorry server by the last event
-        self._rows: tuple[WantedRow, ...] = ()
-        self._rows_sorry = False  # `sorry` when the rows were made
-        self._stale = True  # the rows must be made again
+    wanted: WantedService
+    since: float
+    servers: dict[DestinationKey, ServerState] = field(default_factory=dict)
+    weight_up: int = 0  # sum over the servers that are up
+    has_quorum: bool = True
+    started: bool = False
+    suspended: bool = False
+    sorry_announced: DestinationKey | None = None  # the sorry server by the last event
+    _rows: tuple[WantedRow, ...] = ()
+    _rows_sorry: bool = False  # `sorry` when the rows were made
+    _stale: bool = True  # the rows must be made again
 
     @property
     def quorum(self) -> Quorum:
@@ -127,7 +108,24 @@ class ServiceState:
     def presume_quorum(self) -> None:
         """Set the quorum by what the servers presume, before the first outcome."""
         self.count(self.servers.values(), reset=True)
-        self.has_quorum = self.quorum.at_start(self.weight_up)
+        self.has_quorum = self.quorum.after(False, self.weight_up)  # as in keepalived it must be gained
+        self.rows_changed()
+
+    def adopt(self, row: ServiceRow) -> None:
+        """Presume the state of each checked server by the row of the table, and the quorum by the sorry server."""
+        found = {each.destination.key: each.destination for each in row.destinations}
+        for key, server in self.servers.items():
+            # A disabled server is absent, healthy or not.
+            if server.links and server.override.standing is not Standing.DISABLED:
+                server.adopt(found.get(key))
+        self.presume_quorum()
+        sorry_server = self.wanted.sorry_server
+        in_use = sorry_server is not None and sorry_server.key in found and sorry_server.key not in self.servers
+        serving = in_use and sorry_server is not None and found[sorry_server.key].weight > 0
+        if serving and any(server.links for server in self.servers.values()):
+            self.has_quorum = False  # until the first outcome
+        else:
+            self.has_quorum = self.quorum.after(not serving, self.weight_up)
         self.rows_changed()
 
     def count(self, servers: Iterable[ServerState], reset: bool = False) -> None:
@@ -135,7 +133,7 @@ class ServiceState:
         if reset:
             self.weight_up = 0
         for server in servers:
-            weight = server.weight_up()
+            weight = server.weight() if server.up else 0
             self.weight_up += weight if reset else weight - server.counted_weight
             server.counted_weight = weight
 
@@ -148,7 +146,11 @@ class ServiceState:
             self.has_quorum = self.quorum.after(had, weight)
         if initial or had != self.has_quorum:
             self.since = at
-            yield self._quorum_event(reason, at, initial)
+            if self.has_quorum:
+                yield self._quorum_event(QuorumGained, reason, at, initial=initial)
+            else:
+                silent = initial and self.wanted.sorry_server is None
+                yield self._quorum_event(QuorumLost, reason, at, initial=initial, silent=silent)
         sorry = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
         before, self.sorry_announced = self.sorry_announced, sorry
         if before != sorry:
@@ -166,96 +168,20 @@ class ServiceState:
 
     def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
-        name = self.wanted.name
         for server in servers:
             if server.up:
-                yield ServerDown(at=at, service=name, server=server.key, reason=reason, ending=True)
+                yield server.event(ServerDown, reason, at, ending=True)
         if whole and self.has_quorum:
-            wanted = self.wanted
-            yield QuorumLost(
-                at=at,
-                service=name,
-                reason=reason,
-                weight=self.weight_up,
-                quorum=wanted.quorum,
-                hysteresis=wanted.hysteresis,
-                ending=True,
-            )
+            yield self._quorum_event(QuorumLost, reason, at, ending=True)
 
-    def _quorum_event(self, reason: str, at: float, initial: bool) -> Event:
-        name, wanted, weight = self.wanted.name, self.wanted, self.weight_up
-        needed, hysteresis = wanted.quorum, wanted.hysteresis
-        if self.has_quorum:
-            return QuorumGained(
-                at=at, service=name, reason=reason, weight=weight, quorum=needed, hysteresis=hysteresis, initial=initial
-            )
-        return QuorumLost(
+    def _quorum_event(self, kind: type[QuorumGained | QuorumLost], reason: str, at: float, **flags: bool) -> Event:
+        wanted = self.wanted
+        return kind(
             at=at,
-            service=name,
+            service=wanted.name,
             reason=reason,
-            weight=weight,
-            quorum=needed,
-            hysteresis=hysteresis,
-            initial=initial,
-            silent=initial and wanted.sorry_server is None,
+            weight=self.weight_up,
+            quorum=wanted.quorum,
+            hysteresis=wanted.hysteresis,
+            **flags,
         )
-
-
-class ServiceRegistry:
-    """The services of a configuration by name, in its order."""
-
-    def __init__(self, services: Mapping[str, ServiceState]) -> None:
-        self.services = services
-
-    def __iter__(self) -> Iterator[ServiceState]:
-        return iter(self.services.values())
-
-    def service(self, name: str) -> ServiceState:
-        """Return the service of this name. Raises NoSuchService."""
-        if name not in self.services:
-            raise NoSuchService(f"{name}: no such service in the configuration")
-        return self.services[name]
-
-    def servers(self) -> Iterator[ServerState]:
-        """Yield the servers of all services."""
-        for service in self:
-            yield from service.servers.values()
-
-    def named(self, server: DestinationKey | Address | None, service: str | None) -> tuple[ServerState, ...]:
-        """Return the servers with this key or address, or all; of one service or all.
-
-        Raises NoSuchService, NoSuchDestination.
-        """
-        services = tuple(self) if service is None else (self.service(service),)
-        found = tuple(
-            state
-            for each in services
-            for key, state in each.servers.items()
-            if server is None or key == server or key.address == server
-        )
-        if not found and server is not None:
-            where = "any service" if service is None else f"service {service}"
-            raise NoSuchDestination(f"{server}: no such real server in {where} of the configuration")
-        return found
-
-    def has(self, server: ServerState) -> bool:
-        """Return whether the server is still in the configuration."""
-        service = self.services.get(server.service)
-        return service is not None and service.servers.get(server.key) is server
-
-    def overrides(self) -> dict[ServerName, Override]:
-        """Return the overrides of all servers that have one."""
-        return {server.name: server.override for server in self.servers() if server.override}
-
-    def restore(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
-        """Set overrides of an earlier engine, and return the servers that still exist."""
-        known = []
-        for (service, key), override in overrides.items():
-            server = self.services[service].servers.get(key) if service in self.services else None
-            if server is not None:
-                server.override = override
-                server.reported_weight = server.weight()
-                known.append(server.name)
-        for service in {service for service, _ in known}:
-            self.services[service].presume_quorum()
-        return tuple(known)

@@ -21,6 +21,7 @@ class CheckSnapshot:
     failures: int  # in a row
     weight: int | None  # that it sets
     reason: str  # of the last outcome, "" before
+    inconclusive: bool  # the last outcome
     checked_at: float | None
     took_s: float | None  # the duration of the last probe
     next_in_s: float | None  # None: running now, or suspended
@@ -28,7 +29,6 @@ class CheckSnapshot:
     shared_by: int  # servers that have this check
     probes: int  # since the start
     failed_probes: int
-    inconclusive: bool = False  # the last outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,18 @@
-"""Build the states of a configuration: new ones, and old ones that continue where nothing changed.
-
-At the start, servers can also adopt their state from the table that was found.
-"""
+"""Build the states of a configuration: new ones, and old ones that continue where nothing changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
-from pylvs.health.events import Event, ServerAdded, Standing
+from pylvs.health.events import Event, ServerAdded
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.probe_scheduler import ScheduledProbe
 from pylvs.health.servers import CheckLink, CheckState, ServerState, SharedKey, sets_weight
 from pylvs.health.services import ServiceState
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import ServiceRow
+from pylvs.model.destination import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
@@ -28,22 +25,8 @@ ProbeOf = Callable[[Check, WantedService, WantedServer], Probe]
 
 
 @dataclass(slots=True)
-class ReloadChanges:
-    """What a reload changed: services by name, and the numbers of servers and checks."""
-
-    added: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)  # or renamed only
-    unchanged: int = 0
-    servers_added: int = 0
-    servers_removed: int = 0
-    checks_started: int = 0
-    checks_ended: int = 0
-
-
-@dataclass(slots=True)
 class BuildResult:
-    """The states of a configuration, and the changes that led to them; `renew`: all probes were made again."""
+    """The states of a configuration, and what changed; `renew`: all probes were made again."""
 
     at: float
     renew: bool
@@ -52,7 +35,6 @@ class BuildResult:
     events: list[Event] = field(default_factory=list)
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # checks without a server
-    changes: ReloadChanges = field(default_factory=ReloadChanges)
 
 
 class StateBuilder:
@@ -75,11 +57,9 @@ class StateBuilder:
             state = before.get(wanted.name)
             if state is not None and state.wanted == wanted:
                 built.services[wanted.name] = state
-                built.changes.unchanged += 1
                 if renew:
                     self._renew(state)
                 continue
-            (built.changes.added if state is None else built.changes.changed).append(wanted.name)
             service = ServiceState(wanted, at) if state is None else state
             built.services[wanted.name] = service
             built.touched.append(service)
@@ -87,17 +67,14 @@ class StateBuilder:
             if state is None:
                 service.presume_quorum()
         kept = set(before.values())
-        for name, state in old.items():
+        for state in old.values():
             if state not in kept:
-                built.changes.removed.append(name)
                 self._end(state, state.servers.values(), True, built)
         built.ended = [state for state in self._orphans if not state.servers]
         self._orphans.clear()
         if gone := set(built.ended):
             self._shared = {key: state for key, state in self._shared.items() if state not in gone}
         built.begun = [state for state in built.begun if state.servers]
-        built.changes.checks_started = len(built.begun)
-        built.changes.checks_ended = len(built.ended)
         return built
 
     def _set_servers(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
@@ -111,17 +88,8 @@ class StateBuilder:
             state = before.pop(key, None)
             servers[key] = server = self._server(wanted, each, state, new_probes, built)
             if state is None:
-                built.changes.servers_added += 1
-                built.events.append(
-                    ServerAdded(
-                        at=built.at,
-                        service=wanted.name,
-                        server=key,
-                        reason=ADDED,
-                        weight=each.destination.weight,
-                        up=server.up,
-                    )
-                )
+                weight = each.destination.weight
+                built.events.append(server.event(ServerAdded, ADDED, built.at, weight=weight, up=server.up))
         self._end(service, before.values(), False, built)
         service.wanted, service.servers = wanted, servers
         for state in servers.values():
@@ -172,7 +140,7 @@ class StateBuilder:
             return self._shared[key]
         scheduled = ScheduledProbe(self._probe_of(check, service, server))
         state = CheckState(check, scheduled, key, first_counts=self.first_counts)
-        scheduled.on_outcome = lambda outcome: self._on_outcome(state, outcome)
+        scheduled.on_outcome = partial(self._on_outcome, state)
         if key is not None:
             self._shared[key] = state
         built.begun.append(state)
@@ -187,7 +155,6 @@ class StateBuilder:
     def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """Remove servers, with `whole` the service, that are no longer in the configuration."""
         gone = list(servers)
-        built.changes.servers_removed += len(gone)
         built.events += service.end_events(gone, whole, REMOVED, built.at)
         for server in gone:
             links, server.links = server.links, []
@@ -228,39 +195,3 @@ def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[st
         if service.name not in found and service.keys in left:
             found[service.name] = left.pop(service.keys)
     return found
-
-
-def adopt_service(service: ServiceState, row: ServiceRow) -> None:
-    """Presume the state of each checked server by its row, and the quorum by the sorry server."""
-    found = {each.destination.key: each.destination for each in row.destinations}
-    for key, server in service.servers.items():
-        # A disabled server is absent, healthy or not.
-        if server.links and server.override.standing is not Standing.DISABLED:
-            _adopt_server(server, found.get(key))
-    service.presume_quorum()
-    sorry_server = service.wanted.sorry_server
-    in_use = sorry_server is not None and sorry_server.key in found and sorry_server.key not in service.servers
-    serving = in_use and sorry_server is not None and found[sorry_server.key].weight > 0
-    if serving and any(server.links for server in service.servers.values()):
-        service.has_quorum = False  # until the first outcome
-    else:
-        service.has_quorum = service.quorum.after(not serving, service.weight_up)
-    service.rows_changed()
-
-
-def _adopt_server(server: ServerState, found: Destination | None) -> None:
-    """Presume that the server is up if the table has it.
-
-    With inhibit_on_failure weight 0 means down, unless the server has weight 0 when it is up, too.
-    """
-    inhibited = server.wanted.inhibit_on_failure and server.weight() > 0
-    up = found is not None and (found.weight > 0 or not inhibited)
-    for link in server.links:
-        link.presumed = up
-        link.state.first_counts &= not up
-    server.up = up
-    server.announced = True
-    server.reason = "as the table was found"
-    dynamic = any(sets_weight(link.state.check) for link in server.links)
-    if found is not None and up and not server.override and dynamic:
-        server.held_weight = server.reported_weight = found.weight

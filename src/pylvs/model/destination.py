@@ -57,6 +57,9 @@ class DestinationKey:
     address: Address
     port: int
 
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an address itself hashes the text of its number
+
     def __str__(self) -> str:
         return endpoint(self.address, self.port)
 

@@ -102,6 +102,9 @@ class ServiceKey:
         """Return socket.AF_INET or socket.AF_INET6."""
         return family_of(self.address)
 
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port, self.mark))  # an address itself hashes the text of its number
+
     def __str__(self) -> str:
         if self.mark:
             return f"FWM {self.mark}" + ("" if self.address.version == 4 else " IPv6")

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
+from pylvs.daemon.host_services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
@@ -25,7 +27,7 @@ from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
 from tests.unit.daemon.fake_routers import start_fake_routers
 from tests.waiting import PATIENCE_S, until_async
@@ -63,10 +65,21 @@ def vrrp(*names: str) -> VrrpConfiguration:
     )
 
 
-class FakeHost:
-    """The host of a daemon (`pylvs.daemon.ports.HostPort`). `state` and `tables` outlive it, as after a crash."""
+class SameHostSettings(VipChecks):
+    """Checks through virtual addresses that change no setting of the host."""
+
+    def adapt_host(self, state: StateDirectory) -> None:
+        """Change nothing."""
+
+    def restore(self, state: StateDirectory) -> None:
+        """Change nothing."""
+
+
+class FakeHost(HostServices):
+    """The host of a daemon. `state` and `tables` outlive it, as after a crash."""
 
     def __init__(self, state: Path) -> None:
+        super().__init__()
         self.state = state
         self.tables = MemoryDirector()
         self.manager = ServiceManager({})
@@ -74,7 +87,7 @@ class FakeHost:
         self.dead: set[Address] = set()
         self.probes: dict[Address, int] = {}
         self.loads = 0
-        self.extra_rows: tuple[WantedRow, ...] = ()
+        self.vip_checks = SameHostSettings()
         self.notified: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -91,7 +104,7 @@ class FakeHost:
             process.kill()
             process.wait()
 
-    # --- what the daemon meets: see `pylvs.daemon.ports.HostPort` ---
+    # --- what the daemon meets ---
 
     def load(self, options: Options) -> Loaded:
         self.loads += 1
@@ -119,22 +132,13 @@ class FakeHost:
     def configure(self, configuration: Configuration) -> None:
         """Run no scripts."""
 
-    async def run_startup_script(self, configuration: Configuration) -> None:
+    async def run_startup_script(self) -> None:
         """Skip the startup script: these tests need none."""
-
-    def check_rows(self) -> tuple[WantedRow, ...]:
-        return self.extra_rows
-
-    def adapt_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
         """Start a fake pylvs-vrrp, which holds no address."""
         self.processes.append(start_fake_routers(state.path))
         return self.processes[-1]
-
-    def restore_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
 
     def notify(self, event: Event) -> None:
         """Remember the event."""

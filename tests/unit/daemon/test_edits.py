@@ -10,13 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.daemon.table.edits import (
-    AddDestination,
-    AddService,
-    DeleteDestination,
-    DeleteService,
+    DestinationEdit,
     Edit,
-    EditDestination,
-    apply_to_snapshot,
+    ServiceEdit,
     required_edits,
     snapshot_of,
 )
@@ -117,15 +113,15 @@ def test_a_correct_table_gets_no_edit(before: list[WantedRow], wanted: list[Want
     todo = todo_for(director, wanted, KEYS)
     for edit in todo:
         match edit:
-            case AddService(service):
-                assert service.key not in had
-            case DeleteService(key):
+            case ServiceEdit(key, None):
                 assert key not in want
-            case AddDestination(key, destination):
-                assert destination.key not in {each.key for each in had.get(key, (None, frozenset()))[1]}
-            case DeleteDestination(key, destination_key):
-                assert destination_key not in {each.key for each in want[key][1]}
-            case EditDestination(key, destination, found):
+            case ServiceEdit(key, _, None):
+                assert key not in had
+            case DestinationEdit(key, name, None):
+                assert name not in {each.key for each in want[key][1]}
+            case DestinationEdit(key, name, _, None):
+                assert name not in {each.key for each in had.get(key, (None, frozenset()))[1]}
+            case DestinationEdit(key, _, destination, found):
                 assert found != destination
                 assert found in had[key][1]
     assert len(todo) == len(set(todo))
@@ -152,7 +148,7 @@ def test_a_snapshot_matches_the_table_after_each_edit(before: list[WantedRow], w
     image = snapshot_of(director.services())
     for edit in todo_for(director, wanted, KEYS):
         edit.apply(director)
-        apply_to_snapshot(image, edit)
+        edit.apply_to(image)
         assert image == snapshot_of(director.services())
     assert required_edits(image, wanted, KEYS) == ()
 

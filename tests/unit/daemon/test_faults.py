@@ -226,7 +226,7 @@ def test_a_full_disk_does_not_interrupt_the_stop(
         raise PylvsError("no space left")
 
     restored: list[StateDirectory] = []
-    monkeypatch.setattr(host, "restore_host", restored.append)
+    monkeypatch.setattr(host.vip_checks, "restore", restored.append)
 
     async def scenario() -> None:
         async with host.daemon():

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.notifications import FifoNotifier, fifo_line
+from pylvs.daemon.notifications import Notifier, fifo_line
 from pylvs.health.events import Event
 from pylvs.model.checks import Script
+from pylvs.model.destination import Destination
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
-from tests.unit.daemon.test_notify_scripts import down, gained, lost, service, up
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.waiting import until_async
 
 
@@ -37,7 +38,8 @@ def test_the_lines_are_keepaliveds(event: Event, about: WantedService, line: str
 def configuration(shared: Path, own: Path, reader: Script | None = None) -> Configuration:
     fifos = (Fifo(str(shared), reader=reader, services=True), Fifo(f"{shared}-of-routers"))
     settings = GlobalSettings(fifo=Fifo(str(own)))
-    return Configuration((service(),), settings, VrrpConfiguration(settings=VrrpSettings(fifos=fifos)))
+    without_scripts = replace(service(), servers=(WantedServer(Destination(server_key(1))),))
+    return Configuration((without_scripts,), settings, VrrpConfiguration(settings=VrrpSettings(fifos=fifos)))
 
 
 def read(descriptor: int) -> list[str]:
@@ -48,7 +50,7 @@ def test_the_shared_fifo_and_its_own_get_lines(tmp_path: Path) -> None:
     paths = tmp_path / "shared", tmp_path / "own"
 
     async def main() -> None:
-        fifos = FifoNotifier()
+        fifos = Notifier()
         fifos.configure(configuration(*paths), routers=False)
         pipes = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
         fifos.notify(up(1))
@@ -72,7 +74,7 @@ def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tm
     reader = Script(("/bin/sh", "-c", f'touch {ran}; cat "$0"'))
 
     async def main(routers: bool) -> None:
-        fifos = FifoNotifier()
+        fifos = Notifier()
         fifos.configure(configuration(*paths, reader), routers=routers)
         if not routers:
             await until_async(ran.exists)

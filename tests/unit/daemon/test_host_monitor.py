@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.daemon.host_monitor import FAULT_AFTER_S, POLL_S, ForwardingMonitor
+from pylvs.daemon.host_monitor import FAULT_AFTER_S, POLL_S, monitor_forwarding
 from tests.unit.health.clock import START_S, FakeTimeLoop
 
 
@@ -17,7 +17,7 @@ class Path:
         self.loop = loop
         self.error: str | None = None
         self.reported: list[tuple[float, bool, str]] = []
-        loop.create_task(ForwardingMonitor(lambda: self.error, self._tell).run())
+        loop.create_task(monitor_forwarding(lambda: self.error, self._tell))
 
     async def _tell(self, well: bool, error: str) -> None:
         self.reported.append((self.loop.time() - START_S, well, error))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.notifications import MailAlerts, alert_of
+from pylvs.daemon.notifications import Notifier, alert_of
 from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
@@ -30,9 +30,10 @@ Dialogue = Callable[["Mailbox", asyncio.StreamReader, asyncio.StreamWriter], Awa
 
 
 def web_service(name: str = "web", **fields: object) -> WantedService:
-    """Return a service with all alerts."""
-    made = replace(service(name, smtp_alert=True), **fields)  # type: ignore[arg-type]
-    return replace(made, servers=tuple(replace(each, smtp_alert=True) for each in made.servers))
+    """Return a service with all alerts, and without scripts."""
+    made = replace(service(name, smtp_alert=True, quorum_up=None, quorum_down=None), **fields)  # type: ignore[arg-type]
+    alerting = {"smtp_alert": True, "notify_up": None, "notify_down": None}
+    return replace(made, servers=tuple(replace(each, **alerting) for each in made.servers))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +217,8 @@ def test_a_silent_server_times_out() -> None:
         runner.run(main())
 
 
-def sending(mail: Mail, *services: WantedService) -> MailAlerts:
-    made = MailAlerts()
+def sending(mail: Mail, *services: WantedService) -> Notifier:
+    made = Notifier()
     made.configure(Configuration(services or (web_service(),), GlobalSettings(router_id="LVS_1", mail=mail)))
     return made
 

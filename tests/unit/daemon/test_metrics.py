@@ -82,8 +82,8 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
 
 def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
-    made = CheckSnapshot(check, False, 4, None, "connection refused", 1.0, 0.25, 3.0, False, 1, 9, 4)
-    unmade = CheckSnapshot(check, None, 0, None, "", None, None, 3.0, False, 1, 0, 0)
+    made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
+    unmade = CheckSnapshot(check, None, 0, None, "", False, None, None, 3.0, False, 1, 0, 0)
     server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
     service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
     reloads = {"done": 2, "refused": 1}
@@ -106,7 +106,7 @@ def test_checks_servers_and_quorums_have_metrics() -> None:
 
 def test_the_dashboard_queries_existing_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
-    made = CheckSnapshot(check, True, 0, None, "connected", 1.0, 0.25, 3.0, False, 1, 9, 4)
+    made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.notifications import ScriptNotifier, script_of
+from pylvs.daemon.notifications import Notifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
 from pylvs.model.checks import Script
 from pylvs.model.destination import Destination, DestinationKey
@@ -98,7 +98,7 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "told"
         self.file.touch()
-        self.notifier = ScriptNotifier(Processes(at_once=16))
+        self.notifier = Notifier(Processes(at_once=16))
 
     def script_writing(self, text: str, wait: str = ":") -> Script:
         return script("/bin/sh", "-c", f"echo '<{text}' >>{self.file}; {wait}; echo '{text}>' >>{self.file}")

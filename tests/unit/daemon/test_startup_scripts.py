@@ -24,7 +24,7 @@ def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> No
         services = HostServices()
         services.configure(Configuration(settings=first))
         if begin:
-            await services.run_startup_script(Configuration(settings=first))
+            await services.run_startup_script()
         for settings in later:
             services.configure(Configuration(settings=settings))
         await services.close()

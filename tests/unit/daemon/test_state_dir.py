@@ -29,6 +29,7 @@ from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.system.unix_sockets import address_of
 
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 SIX = ServiceKey(Protocol.UDP, ip_address("2001:db8::1"), 53)
@@ -116,10 +117,10 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
         state = StateDirectory(tmp_path / ("x" * length))
         state.acquire()
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
-            with state.socket_address() as address:
+            with address_of(state.socket_path) as address:
                 listener.bind(address)
             listener.listen()
-            with state.socket_address() as address:
+            with address_of(state.socket_path) as address:
                 client.connect(address)
         assert state.socket_path.exists()
         state.release()

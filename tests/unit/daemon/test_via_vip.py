@@ -13,7 +13,7 @@ import pytest
 from pylvs.daemon import probe_routing, via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.state_builder import StateBuilder
 from pylvs.model import checks

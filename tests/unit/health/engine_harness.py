@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.snapshots import ServiceSnapshot
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
@@ -115,9 +116,9 @@ class EngineHarness:
         for number in numbers:
             self.set_outcome(number, OK)
 
-    def replace(self, *services: WantedService, **settings: Any) -> Any:
+    def replace(self, *services: WantedService, **settings: Any) -> None:
         """Reload."""
-        return self.engine.replace(Configuration(services, **settings))
+        self.engine.replace(Configuration(services, **settings))
 
     def table(self, service_key: ServiceKey | None = None) -> dict[int, int]:
         """Return the desired weights of a service's servers by number."""
@@ -131,6 +132,14 @@ class EngineHarness:
         taken = [event for event in self.events if isinstance(event, kind)]
         self.events = [event for event in self.events if not isinstance(event, kind)]
         return taken
+
+    def snapshot(self, name: str) -> ServiceSnapshot:
+        """Return the state of one service."""
+        return next(each for each in self.engine.snapshot() if each.name == name)
+
+    @property
+    def probes_running(self) -> int:
+        return self.engine._scheduler.running
 
     def names(self) -> list[str]:
         """Return and forget all events, as text: `server_down 1`, `quorum_lost`."""

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.dns import judge_response as judged_dns
-from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed

@@ -49,7 +49,7 @@ def test_weight_0_is_down_only_with_inhibit_on_failure() -> None:
     inhibiting = server(1, pace=LATE, inhibit_on_failure=True)
     with EngineHarness(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as harness:
         harness.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
-        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True, True]
+        assert [each.up for each in harness.snapshot("web").servers] == [False, True, True]
         assert harness.table() == {1: 0, 2: 1, 3: 0}
 
 
@@ -107,7 +107,7 @@ def test_an_override_of_the_weight_does_not_revive_a_dead_server() -> None:
     ) as harness:
         harness.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
         harness.engine.adopt([found(vip(), (1, 0), (2, 0))])
-        assert [each.up for each in harness.engine.service_snapshot("web").servers] == [False, True]
+        assert [each.up for each in harness.snapshot("web").servers] == [False, True]
         assert harness.table() == {1: 0, 2: 0}
 
 

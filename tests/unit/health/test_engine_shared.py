@@ -31,7 +31,7 @@ def test_one_probe_counts_for_all_services() -> None:
         assert all(harness.table(vip(each)) == {1: 1} for each in range(1, 51))
         assert harness.names() == ["server_down 2"] * 50
         assert harness.changes == 1
-        assert harness.engine.service_snapshot("web 7").servers[0].checks[0].shared_by == 50
+        assert harness.snapshot("web 7").servers[0].checks[0].shared_by == 50
 
 
 def test_other_servers_and_other_questions_are_not_shared() -> None:

@@ -174,7 +174,7 @@ class States(RuleBasedStateMachine):
             self.sorry.pop(name, None)
 
     def now(self, name: str) -> ServiceSnapshot:
-        return self.harness.engine.service_snapshot(name)
+        return self.harness.snapshot(name)
 
     def listen(self) -> None:
         """Check that events of one subject alternate."""

@@ -19,7 +19,7 @@ def test_checks_run_only_while_the_address_is_here() -> None:
         assert harness.names() == ["checks_suspended", "quorum_gained", "quorum_gained"]
         harness.pass_(30)
         assert (len(harness.times(1)), len(harness.times(2))) == (0, 4)
-        assert harness.engine.service_snapshot("web").suspended
+        assert harness.snapshot("web").suspended
         harness.kill(1)
         harness.engine.set_host_addresses(HERE)
         assert harness.names() == ["checks_resumed"]

@@ -70,7 +70,7 @@ def test_a_weight_does_not_outlive_a_failure() -> None:
         assert harness.table() == {1: 3}
         harness.pass_(15)
         assert harness.table() == {}
-        (down,) = harness.engine.service_snapshot("web").servers
+        (down,) = harness.snapshot("web").servers
         assert (down.weight, down.checks[0].weight) == (10, None)
         harness.set_outcome(A, OK)
         harness.pass_(10)
@@ -94,5 +94,5 @@ def test_a_weight_of_0_drains() -> None:
         harness.set_outcome(A, weighing(0))
         harness.pass_(10)
         assert harness.table() == {1: 0, 2: 1}
-        snapshot = harness.engine.service_snapshot("web").servers[0]
+        snapshot = harness.snapshot("web").servers[0]
         assert (snapshot.up, snapshot.weight, snapshot.configured_weight) == (True, 0, 1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.file import judge_number, number_in
-from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import FileCheck
 from tests.unit.health.fake_servers import undisturbed

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.http import request
-from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import (

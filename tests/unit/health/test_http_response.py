@@ -22,9 +22,6 @@ class Pieces:
     async def receive(self, where: str) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
-    def put_back(self, data: bytes) -> None:
-        self._pieces.insert(0, data)
-
 
 def read(pieces: list[bytes]) -> tuple[object, ...]:
     """Return status, header, body and digests, or the reason of the failure."""

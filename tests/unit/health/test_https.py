@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pylvs.health.checkers import load
-from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.checkers import CheckContext, load, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, replies, silent, tcp, undisturbed

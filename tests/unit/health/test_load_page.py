@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.load import CpuTimes, Selector, Unreadable, parse_page
+from pylvs.health.checkers.load import CpuTimes, Selector, parse_page
+from pylvs.health.outcome import ProbeFailed
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 
 LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))
@@ -113,7 +114,7 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
     ],
 )
 def test_a_page_without_the_value_is_an_error_with_the_reason(check: LoadCheck, text: bytes, message: str) -> None:
-    with pytest.raises(Unreadable, match=message.replace("{", r"\{")):
+    with pytest.raises(ProbeFailed, match=message.replace("{", r"\{")):
         parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
@@ -138,11 +139,11 @@ def parsed(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
     """Return what was read, or why it was not."""
     try:
         return parse_page(page, check, None)
-    except Unreadable as unreadable:
+    except ProbeFailed as unreadable:
         return str(unreadable)
 
 
 @pytest.mark.parametrize("metric", ["", "two words", "a{", "# comment", "9lives", 'a{b="c"} 1\nd'])
 def test_an_invalid_metric_is_refused(metric: str) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(ProbeFailed):
         Selector.of(metric)

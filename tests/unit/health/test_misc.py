@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.misc import outcome
-from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck, Pace, Script
 from pylvs.system.processes.scripts import Ended, Processes

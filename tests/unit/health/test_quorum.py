@@ -23,7 +23,7 @@ def test_the_quorum_is_lost_below_and_gained_above_its_hysteresis(
     needed: int, hysteresis: int, weights: list[int], expected: list[bool]
 ) -> None:
     quorum = Quorum(needed, hysteresis)
-    up = quorum.at_start(weights[0])
+    up = quorum.after(False, weights[0])
     found = [up]
     for weight in weights[1:]:
         up = quorum.after(up, weight)

@@ -10,26 +10,23 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from pylvs.daemon.api.control_routes import reload_operations, server_operations, vrrp_operations
+from pylvs import __version__
+from pylvs.daemon.api.control_routes import CHANGES
 from pylvs.daemon.api.metrics import CONTENT_TYPE
-from pylvs.daemon.api.operations import Operation, json_response
-from pylvs.daemon.api.status_routes import (
-    event_operations,
-    metrics_operations,
-    metrics_page,
-    openapi_operation,
-    status_operations,
-)
-from pylvs.daemon.ports import ApiContext
+from pylvs.daemon.api.operations import Given, Operation, json_response
+from pylvs.daemon.api.status_routes import QUERIES, metrics_page
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Endpoint = tuple[Address, int]
@@ -46,23 +43,28 @@ _STATUSES: dict[type[PylvsError], HTTPStatus] = {
 }
 
 
-def all_operations(daemon: ApiContext) -> tuple[Operation, ...]:
-    """Return every operation, and the one that describes them all."""
-    made = [
-        *status_operations(daemon),
-        *server_operations(daemon),
-        *vrrp_operations(daemon),
-        *event_operations(daemon),
-        *reload_operations(daemon),
-        *metrics_operations(daemon),
-    ]
-    return (*made, openapi_operation(made))
+async def openapi(_daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    paths: dict[str, dict[str, Any]] = {}
+    for each in OPERATIONS:
+        paths.setdefault(each.path, {})[each.method.lower()] = each.described()
+    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return json_response(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "pylvs run", "version": __version__},
+            "paths": paths,
+            "components": {"schemas": {"Error": error}},
+        }
+    )
 
 
-async def serve(daemon: ApiContext, listener: socket.socket) -> web.AppRunner:
+OPERATIONS = (*QUERIES, *CHANGES, Operation("GET", "/v1/openapi.json", "This document.", openapi))
+
+
+async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
     """Serve requests on this socket until the runner is cleaned up, which closes the socket."""
     application = web.Application(middlewares=[_root_only, _errors_as_json], client_max_size=_MAX_REQUEST_BYTES)
-    application.add_routes(each.route() for each in all_operations(daemon))
+    application.add_routes(each.route(daemon) for each in OPERATIONS)
     logging.getLogger("aiohttp.server").addFilter(_one_line)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
@@ -116,8 +118,8 @@ def _one_line(record: logging.LogRecord) -> bool:
 class MetricsServer:
     """Serves `/metrics` over TCP at the configuration's metrics_address."""
 
-    def __init__(self, page: Callable[[], Awaitable[str]]) -> None:
-        self._page = page
+    def __init__(self, daemon: Supervisor) -> None:
+        self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._at: Endpoint | None = None
         self._log = get_logger()
@@ -148,10 +150,5 @@ class MetricsServer:
         self._runner = self._at = None
 
     async def _respond(self, _: web.Request) -> web.Response:
-        page = await self._page()
+        page = await metrics_page(self._daemon)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
-
-
-def metrics_server(daemon: ApiContext) -> MetricsServer:
-    """Return the metrics server of a daemon."""
-    return MetricsServer(partial(metrics_page, daemon))

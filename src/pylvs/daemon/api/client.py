@@ -12,6 +12,7 @@ from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.system.unix_sockets import address_of
 
 REPLY_TIMEOUT_S = 600.0  # a reload waits for the reloads before it
 
@@ -30,7 +31,7 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.sock.settimeout(self.timeout)
-        with self._state.socket_address() as address:
+        with address_of(self._state.socket_path) as address:
             self.sock.connect(address)
 
 
@@ -57,9 +58,8 @@ class Client:
         self, method: str, path: str, content: Any = None, timeout_s: float | None = REPLY_TIMEOUT_S
     ) -> Iterator[http.client.HTTPResponse]:
         """Return the response before its body has come; `timeout_s` None waits without end. Raises as `ask`."""
-        connection = _Connection(self.state, timeout_s)
         body = None if content is None else json.dumps(content).encode()
-        try:
+        with contextlib.closing(_Connection(self.state, timeout_s)) as connection:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
@@ -74,5 +74,3 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
-        finally:
-            connection.close()

@@ -7,6 +7,7 @@ others begin with `pylvs_`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,35 @@ _COUNTED = {
 }
 _SERVICE = ["local_address", "local_port", "local_mark", "proto"]
 _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
+_CHECK = ["service", "server", "check", "number"]
+# name, help, and the attribute of the object
+_BACKEND_GAUGES = (
+    ("node_ipvs_backend_connections_active", "Connections of a destination that are active.", "active"),
+    ("node_ipvs_backend_connections_inactive", "Connections of a destination that are inactive.", "inactive"),
+    ("node_ipvs_backend_weight", "The weight of a destination in the table.", "destination.weight"),
+    ("pylvs_backend_connections_persistent", "The persistence templates of a destination.", "persistent"),
+)
+_QUORUM_GAUGES = (
+    ("pylvs_quorum_up", "Whether a virtual server has its quorum.", "has_quorum"),
+    ("pylvs_quorum_weight", "The weight that the quorum asks for.", "quorum"),
+    ("pylvs_weight_up", "The weights of the real servers that are up.", "weight_up"),
+    ("pylvs_sorry_server_in", "Whether the sorry server serves.", "sorry_server_in"),
+)
+_SERVER_GAUGES = (
+    ("pylvs_server_up", "Whether a real server counts as up.", "up"),
+    ("pylvs_server_in_table", "Whether a real server is in the table.", "in_table"),
+    ("pylvs_server_weight", "The weight that a real server should have now.", "weight"),
+    ("pylvs_server_configured_weight", "The weight of the configuration.", "configured_weight"),
+    ("pylvs_server_since_seconds", "Since when it is up or down, seconds since 1970.", "since"),
+)
+_CHECK_GAUGES = (
+    ("pylvs_check_up", "Whether a check counts as good; absent before it was made.", "good"),
+    ("pylvs_check_duration_seconds", "How long the last probe took.", "took_s"),
+)
+_CHECK_COUNTERS = (
+    ("pylvs_check_probes", "Probes made.", "probes"),
+    ("pylvs_check_failed_probes", "Probes that failed.", "failed_probes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +110,17 @@ class _InputCollector(Collector):
         yield from vrrp_metrics(self._given.routers)
 
 
-def _gauge(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=labels)
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, help_: str, labels: Sequence[str], values: Labelled
+) -> Metric:
+    family = kind(name, help_, labels=labels)
     for label_values, value in values:
         family.add_metric(label_values, value)
     return family
 
 
-def _counter(name: str, help_: str, labels: Sequence[str], values: Labelled) -> Metric:
-    """Return a counter; prometheus_client appends `_total` to its name."""
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+_gauge = partial(_family, GaugeMetricFamily)
+_counter = partial(_family, CounterMetricFamily)  # prometheus_client appends `_total` to its name
 
 
 def _of(objects: Labelled, attribute: str) -> Labelled:
@@ -104,6 +132,11 @@ def _of(objects: Labelled, attribute: str) -> Labelled:
 
 def _one(value: float) -> Labelled:
     return [((), value)]
+
+
+def _gauge_if_known(name: str, help_: str, value: float | None) -> Iterator[Metric]:
+    if value is not None:
+        yield _gauge(name, help_, [], _one(value))
 
 
 def _by_label(counts: Mapping[str, float]) -> Labelled:
@@ -127,13 +160,8 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
     for attribute, (suffix, help_) in _COUNTED.items():
         text = f"All {help_}, of the services that there are and were."
         yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
-    for attribute in ("active", "inactive"):
-        name, text = f"node_ipvs_backend_connections_{attribute}", f"Connections of a destination that are {attribute}."
-        yield _gauge(name, text, _BACKEND, _of(backends, attribute))
-    text = "The weight of a destination in the table."
-    yield _gauge("node_ipvs_backend_weight", text, _BACKEND, _of(backends, "destination.weight"))
-    text = "The persistence templates of a destination."
-    yield _gauge("pylvs_backend_connections_persistent", text, _BACKEND, _of(backends, "persistent"))
+    for name, help_, attribute in _BACKEND_GAUGES:
+        yield _gauge(name, help_, _BACKEND, _of(backends, attribute))
     for attribute, (suffix, help_) in _COUNTED.items():
         of_services = _of(services, f"counters.{attribute}")
         yield _counter(f"pylvs_service_{suffix}", f"A service's {help_}.", _SERVICE, of_services)
@@ -144,11 +172,8 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
 def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
     text = "What happened to packets beyond being forwarded."
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(given.reasons))
-    if given.connections is not None:
-        yield _gauge("pylvs_connections", "Connections in the table.", [], _one(given.connections))
-    if given.connections_limit is not None:
-        text = "Connections that the table holds."
-        yield _gauge("pylvs_connections_limit", text, [], _one(given.connections_limit))
+    yield from _gauge_if_known("pylvs_connections", "Connections in the table.", given.connections)
+    yield from _gauge_if_known("pylvs_connections_limit", "Connections that the table holds.", given.connections_limit)
     if given.expiry:
         expiry = given.expiry
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
@@ -158,47 +183,30 @@ def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
 
 
 def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
-    label = ["service"]
     quorums = [([each.name], each) for each in services]
-    yield _gauge("pylvs_quorum_up", "Whether a virtual server has its quorum.", label, _of(quorums, "has_quorum"))
-    yield _gauge("pylvs_quorum_weight", "The weight that the quorum asks for.", label, _of(quorums, "quorum"))
-    yield _gauge("pylvs_weight_up", "The weights of the real servers that are up.", label, _of(quorums, "weight_up"))
-    yield _gauge("pylvs_sorry_server_in", "Whether the sorry server serves.", label, _of(quorums, "sorry_server_in"))
-
-    labels = ["service", "server"]
     servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
-    yield _gauge("pylvs_server_up", "Whether a real server counts as up.", labels, _of(servers, "up"))
-    yield _gauge("pylvs_server_in_table", "Whether a real server is in the table.", labels, _of(servers, "in_table"))
-    text = "The weight that a real server should have now."
-    yield _gauge("pylvs_server_weight", text, labels, _of(servers, "weight"))
-    text = "The weight of the configuration."
-    yield _gauge("pylvs_server_configured_weight", text, labels, _of(servers, "configured_weight"))
-    text = "Since when it is up or down, seconds since 1970."
-    yield _gauge("pylvs_server_since_seconds", text, labels, _of(servers, "since"))
-
-    # The number distinguishes checks of one type on one server.
-    labels = ["service", "server", "check", "number"]
     checks = [
-        ([*server_labels, each.check.word, str(number)], each)
-        for server_labels, server in servers
+        ([*labels, each.check.word, str(number)], each)  # the number distinguishes checks of one type on one server
+        for labels, server in servers
         for number, each in enumerate(server.checks)
     ]
-    text = "Whether a check counts as good; absent before it was made."
-    yield _gauge("pylvs_check_up", text, labels, _of(checks, "good"))
-    yield _gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, _of(checks, "took_s"))
-    yield _counter("pylvs_check_probes", "Probes made.", labels, _of(checks, "probes"))
-    yield _counter("pylvs_check_failed_probes", "Probes that failed.", labels, _of(checks, "failed_probes"))
+    for name, help_, attribute in _QUORUM_GAUGES:
+        yield _gauge(name, help_, ["service"], _of(quorums, attribute))
+    for name, help_, attribute in _SERVER_GAUGES:
+        yield _gauge(name, help_, ["service", "server"], _of(servers, attribute))
+    for name, help_, attribute in _CHECK_GAUGES:
+        yield _gauge(name, help_, _CHECK, _of(checks, attribute))
+    for name, help_, attribute in _CHECK_COUNTERS:
+        yield _counter(name, help_, _CHECK, _of(checks, attribute))
 
 
 def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
     yield _gauge("pylvs_info", "The version that answers.", ["version"], [([given.version], 1)])
     yield _counter("pylvs_reloads", "Reloads of the configuration.", ["result"], _by_label(given.reloads))
-    if given.reloaded_at is not None:
-        text = "When a configuration was last put in force, seconds since 1970."
-        yield _gauge("pylvs_configuration_since_seconds", text, [], _one(given.reloaded_at))
-    if given.errors is not None:
-        text = "Errors in the configuration in force: it does not do all that it says."
-        yield _gauge("pylvs_configuration_errors", text, [], _one(given.errors))
+    text = "When a configuration was last put in force, seconds since 1970."
+    yield from _gauge_if_known("pylvs_configuration_since_seconds", text, given.reloaded_at)
+    text = "Errors in the configuration in force: it does not do all that it says."
+    yield from _gauge_if_known("pylvs_configuration_errors", text, given.errors)
     yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], _by_label(given.edits))
 
 

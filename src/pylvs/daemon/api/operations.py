@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -17,7 +17,11 @@ from pylvs.daemon.event_bus import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 
-Handler = Callable[[web.Request, Mapping[str, Any]], Awaitable[web.StreamResponse]]
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
+Given = Mapping[str, Any]  # the parameters of a request
+Handler = Callable[["Supervisor", web.Request, Given], Awaitable[web.StreamResponse]]
 _TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -63,10 +67,10 @@ class Operation:
     takes: Mapping[str, Field] = field(default_factory=dict)
     answers: str = "application/json"
 
-    def route(self) -> web.RouteDef:
+    def route(self, daemon: Supervisor) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
             given = await _body(request) if self.method == "POST" else self._query(request)
-            return await self.handler(request, self._checked(given))
+            return await self.handler(daemon, request, self._checked(given))
 
         return web.route(self.method, self.path, handle)
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.process import BackgroundTasks
 from pylvs.model.errors import PylvsError
+from pylvs.system.unix_sockets import address_of
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from pylvs.daemon.api.application import MetricsServer
-    from pylvs.daemon.ports import ApiContext
+    from pylvs.daemon.supervisor import Supervisor
     from pylvs.model.wanted import GlobalSettings
 
 _BACKLOG = 128
@@ -30,7 +31,7 @@ _BACKLOG = 128
 class ApiServer:
     """The socket, and the application behind it."""
 
-    def __init__(self, daemon: ApiContext) -> None:
+    def __init__(self, daemon: Supervisor) -> None:
         self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._metrics: MetricsServer | None = None
@@ -61,7 +62,7 @@ class ApiServer:
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics at the metrics_address of these settings."""
         if self._metrics is None and settings.metrics_address is not None:
-            self._metrics = (await _application()).metrics_server(self._daemon)
+            self._metrics = (await _application()).MetricsServer(self._daemon)
         if self._metrics is not None:
             await self._metrics.follow(settings.metrics_address)
 
@@ -72,7 +73,7 @@ class ApiServer:
         state = self._daemon.state
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            with state.socket_address() as address:
+            with address_of(state.socket_path) as address:
                 before = os.umask(0o177)
                 try:
                     listener.bind(address)

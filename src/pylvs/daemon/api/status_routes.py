@@ -1,4 +1,4 @@
-"""The operations that only read: status, metrics, events, and the OpenAPI document."""
+"""The operations that only read: status, metrics, events (as JSON lines)."""
 
 from __future__ import annotations
 
@@ -6,59 +6,60 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from pylvs import __version__
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
-from pylvs.daemon.api.operations import Field, Operation, json_response
+from pylvs.daemon.api.operations import Field, Given, Operation, json_response
 from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
-from pylvs.daemon.ports import ApiContext
 from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, unattached
 from pylvs.model.service import ServiceKey
 
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
+LINES = "application/x-ndjson"
+CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 
 
-def status_operations(daemon: ApiContext) -> Iterable[Operation]:
-    async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        rows = await daemon.table_thread.run(daemon.reconciler.table.rows)
-        counts = counts_of(rows)
-        services = daemon.engine.snapshot()
-        routers = await daemon.routers.status()
-        files = daemon.loaded.files
-        last = daemon.reconciler.last
-        return json_response(
-            {
-                "version": __version__,
-                "pid": os.getpid(),
-                "now": time.time(),
-                "ready": daemon.started_at > 0,
-                "started_at": daemon.started_at or None,
-                "loaded_at": daemon.loaded_at or None,
-                "files": list(files),
-                "findings": len(daemon.loaded.findings),
-                "errors": [str(each) for each in errors(daemon.loaded)],
-                "reloads": dict(daemon.reloads),
-                "table": {
-                    "trouble": last.error,
-                    "refused": list(last.refused),
-                    "unattached": unattached(daemon.reconciler.table.director),
-                    "edits": dict(daemon.reconciler.edit_counts),
-                },
-                "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
-                "virtual_routers": routers_encoded(routers),
-                "services": [service_encoded(each, counts) for each in services],
-            }
-        )
-
-    help_ = "The state of services, servers, checks and virtual routers, and what differs from the file."
-    return [Operation("GET", "/v1/status", help_, status)]
+async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    rows = await daemon.table_thread.run(daemon.reconciler.table.rows)
+    counts = counts_of(rows)
+    services = daemon.engine.snapshot()
+    routers = await daemon.routers.status()
+    files = daemon.loaded.files
+    last = daemon.reconciler.last
+    return json_response(
+        {
+            "version": __version__,
+            "pid": os.getpid(),
+            "now": time.time(),
+            "ready": daemon.started_at > 0,
+            "started_at": daemon.started_at or None,
+            "loaded_at": daemon.loaded_at or None,
+            "files": list(files),
+            "findings": len(daemon.loaded.findings),
+            "errors": [str(each) for each in errors(daemon.loaded)],
+            "reloads": dict(daemon.reloads),
+            "table": {
+                "trouble": last.error,
+                "refused": list(last.refused),
+                "unattached": unattached(daemon.reconciler.table.director),
+                "edits": dict(daemon.reconciler.edit_counts),
+            },
+            "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
+            "virtual_routers": routers_encoded(routers),
+            "services": [service_encoded(each, counts) for each in services],
+        }
+    )
 
 
 def routers_encoded(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,32 +139,15 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
 
 
 def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
-    return {
-        "check": check.check.word,
-        "good": check.good,
-        "failures": check.failures,
-        "weight": check.weight,
-        "reason": check.reason,
-        "inconclusive": check.inconclusive,
-        "checked_at": check.checked_at,
-        "took_s": check.took_s,
-        "next_in_s": check.next_in_s,
-        "running": check.running,
-        "shared_by": check.shared_by,
-        "probes": check.probes,
-        "failed_probes": check.failed_probes,
-    }
+    return {field.name: getattr(check, field.name) for field in fields(check)} | {"check": check.check.word}
 
 
-# --- metrics ---
-
-
-async def metrics_page(daemon: ApiContext) -> str:
+async def metrics_page(daemon: Supervisor) -> str:
     """Return the page. A thread writes it: a large table takes seconds."""
     return await asyncio.to_thread(exposition, await metrics_input(daemon))
 
 
-async def metrics_input(daemon: ApiContext) -> MetricsInput:
+async def metrics_input(daemon: Supervisor) -> MetricsInput:
     table = daemon.reconciler.table
     rows = await daemon.table_thread.run(table.rows)
     packets = await daemon.table_thread.run(table.director.packet_counts)
@@ -184,67 +168,35 @@ async def metrics_input(daemon: ApiContext) -> MetricsInput:
     )
 
 
-def metrics_operations(daemon: ApiContext) -> Iterable[Operation]:
-    async def metrics(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        page = await metrics_page(daemon)
-        return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
-
-    return [Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE)]
+async def metrics(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    page = await metrics_page(daemon)
+    return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
-# --- events, as JSON lines ---
-
-LINES = "application/x-ndjson"
-CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
-
-
-def event_operations(daemon: ApiContext) -> Iterable[Operation]:
-    async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
-        if not given.get("follow", False):
-            return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
-        response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
-        with daemon.events.subscribe() as subscriber:
-            await response.prepare(request)
-            while True:
-                try:
-                    async with asyncio.timeout(CLIENT_POLL_S):
-                        event = await subscriber.next()
-                except TimeoutError:
-                    if request.transport is None:  # the client has disconnected
-                        return response
-                    continue
-                try:
-                    await response.write(json_line(event))
-                except ConnectionError:  # the same
+async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
+    if not given.get("follow", False):
+        return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
+    response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
+    with daemon.events.subscribe() as subscriber:
+        await response.prepare(request)
+        while True:
+            try:
+                async with asyncio.timeout(CLIENT_POLL_S):
+                    event = await subscriber.next()
+            except TimeoutError:
+                if request.transport is None:  # the client has disconnected
                     return response
-
-    help_ = "The last events; with follow, new events until the client disconnects. A JSON object a line."
-    takes = {"follow": Field(bool, "true: new events")}
-    return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
-
-
-# --- the OpenAPI document ---
+                continue
+            try:
+                await response.write(json_line(event))
+            except ConnectionError:  # the same
+                return response
 
 
-def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    paths: dict[str, dict[str, Any]] = {}
-    for each in operations:
-        paths.setdefault(each.path, {})[each.method.lower()] = each.described()
-    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "pylvs run", "version": __version__},
-        "paths": paths,
-        "components": {"schemas": {"Error": error}},
-    }
-
-
-def openapi_operation(others: Iterable[Operation]) -> Operation:
-    """Return the operation that describes the others and itself."""
-    all_of_them = list(others)
-
-    async def openapi(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        return json_response(document(all_of_them))
-
-    all_of_them.append(Operation("GET", "/v1/openapi.json", "This document.", openapi))
-    return all_of_them[-1]
+_STATUS_HELP = "The state of services, servers, checks and virtual routers, and what differs from the file."
+_EVENTS_HELP = "The last events; with follow, new events until the client disconnects. A JSON object a line."
+QUERIES = (
+    Operation("GET", "/v1/status", _STATUS_HELP, status),
+    Operation("GET", "/v1/events", _EVENTS_HELP, events, {"follow": Field(bool, "true: new events")}, LINES),
+    Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE),
+)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from pylvs.daemon.table import edits
-from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit, TableSnapshot, apply_to_snapshot, snapshot_of
+from pylvs.daemon.table.edits import Edit, RefusedEdit, TableSnapshot, snapshot_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
@@ -56,13 +56,10 @@ class EditPlan:
     """
 
     edits: tuple[Edit, ...] = ()
-    restored: frozenset[Edit] = frozenset()
+    restored: tuple[Edit, ...] = ()
     tables_gone: bool = False
     timeouts: Timeouts | None = None
     changed: bool = True
-
-    def __bool__(self) -> bool:
-        return bool(self.edits or self.timeouts)
 
 
 class TableCache:
@@ -103,10 +100,10 @@ class TableCache:
             # A daemon that was killed may have left services of checks, which no configuration names.
             owned = {*desired.owned, *(key for key in self._snapshot if is_probe_mark(key.mark))}
             needed = edits.required_edits(self._snapshot, desired.rows, owned, desired.exclusive)
-        restored: frozenset[Edit] = frozenset()
+        restored: tuple[Edit, ...] = ()
         if foreign and before is not None:
-            own = edits.required_edits(before, desired.rows, desired.owned, desired.exclusive)
-            restored = frozenset(needed).difference(own)
+            own = frozenset(edits.required_edits(before, desired.rows, desired.owned, desired.exclusive))
+            restored = tuple(edit for edit in needed if edit not in own)
         timeouts = desired.timeouts if desired.timeouts not in (None, self.director.timeouts()) else None
         return EditPlan(needed, restored, tables_gone, timeouts, bool(rows) or not same_services)
 
@@ -134,7 +131,7 @@ class TableCache:
                     if count and time.monotonic() >= end:
                         break
                     count += 1
-                    if edit.key not in self._snapshot and not isinstance(edit, AddService):
+                    if edit.key not in self._snapshot and not edit.adds_service:
                         continue
                     try:
                         edit.apply(self.director)
@@ -142,7 +139,7 @@ class TableCache:
                         refused.append(RefusedEdit(edit, error))
                         self._refused.add(edit.key)
                     else:
-                        apply_to_snapshot(self._snapshot, edit)
+                        edit.apply_to(self._snapshot)
             except BaseException:
                 self._snapshot = None  # the last edit may or may not be in the table
                 raise

@@ -8,214 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
+from operator import itemgetter
+from typing import ClassVar, TypeVar
 
+from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import WantedRow
-
-# --- services and destinations in log lines: `weight 1 -> 3, method DR -> NAT` ---
-
-
-def describe_service(service: VirtualService) -> str:
-    """Return the scheduler and the options that are not defaults."""
-    return _joined(_service_fields(service))
-
-
-def describe_destination(destination: Destination) -> str:
-    """Return weight, forwarding method, thresholds and tunnel."""
-    return _joined(_destination_fields(destination))
-
-
-def service_changes(before: VirtualService, after: VirtualService) -> str:
-    """Return the options that differ, as `NAME OLD -> NEW`."""
-    return _changes(_service_fields(before), _service_fields(after))
-
-
-def destination_changes(before: Destination, after: Destination) -> str:
-    """Return the options that differ, as `NAME OLD -> NEW`."""
-    return _changes(_destination_fields(before), _destination_fields(after))
-
-
-def _service_fields(service: VirtualService) -> dict[str, str]:
-    fields = {"scheduler": service.scheduler}
-    if service.flags & ServiceFlag.PERSISTENT or service.timeout_s:
-        fields["persistence"] = f"{service.timeout_s} s"
-    if service.mask != VirtualService(service.key).mask:
-        v4 = isinstance(service.key.address, IPv4Address)
-        fields["granularity"] = str(IPv4Address(service.mask)) if v4 else f"/{service.mask}"
-    if service.engine:
-        fields["engine"] = service.engine
-    flags = [flag.name.lower().replace("_", "-") for flag in service.flags & ~ServiceFlag.PERSISTENT if flag.name]
-    if flags:
-        fields["flags"] = "+".join(flags)
-    return fields
-
-
-def _destination_fields(destination: Destination) -> dict[str, str]:
-    fields = {"weight": str(destination.weight), "method": METHOD_NAMES[destination.method]}
-    if destination.upper or destination.lower:
-        fields["thresholds"] = f"{destination.lower} to {destination.upper}"
-    tunnel = destination.tunnel
-    if tunnel.kind or tunnel.port or tunnel.flags:
-        parts = [tunnel.kind.name, str(tunnel.port) if tunnel.port else ""]
-        parts += [flag.name.lower() for flag in TunnelFlag if flag & tunnel.flags and flag.name]
-        fields["tunnel"] = " ".join(part for part in parts if part)
-    return fields
-
-
-def _joined(fields: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in fields.items())
-
-
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    names = [*before, *(name for name in after if name not in before)]
-    return ", ".join(
-        f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
-        for name in names
-        if before.get(name) != after.get(name)
-    )
-
-
-# --- edits ---
-# `key` is the edited service. `apply` raises what the Director's method raises. `foreign_change` describes the change
-# by another program that the edit reverts.
-
-
-@dataclass(frozen=True, slots=True)
-class AddService:
-    """Add a service without destinations."""
-
-    service: VirtualService
-
-    @property
-    def key(self) -> ServiceKey:
-        return self.service.key
-
-    def apply(self, director: Director) -> None:
-        director.add_service(self.service)
-
-    @property
-    def foreign_change(self) -> str:
-        return f"{self.key} was removed"
-
-    def __str__(self) -> str:
-        return f"{self.key}: added, {describe_service(self.service)}"
-
-
-@dataclass(frozen=True, slots=True)
-class EditService:
-    """Change how a service is scheduled; destinations and connections stay."""
-
-    service: VirtualService
-    found: VirtualService
-
-    @property
-    def key(self) -> ServiceKey:
-        return self.service.key
-
-    def apply(self, director: Director) -> None:
-        director.edit_service(self.service)
-
-    @property
-    def foreign_change(self) -> str:
-        return f"{self.key} was changed: {service_changes(self.service, self.found)}"
-
-    def __str__(self) -> str:
-        return f"{self.key}: {service_changes(self.found, self.service)}"
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteService:
-    """Delete a service with its destinations."""
-
-    key: ServiceKey
-
-    def apply(self, director: Director) -> None:
-        director.delete_service(self.key)
-
-    @property
-    def foreign_change(self) -> str:
-        return f"{self.key} was added, though it is not configured"
-
-    def __str__(self) -> str:
-        return f"{self.key}: removed"
-
-
-@dataclass(frozen=True, slots=True)
-class AddDestination:
-    """Add a destination to a service."""
-
-    key: ServiceKey
-    destination: Destination
-
-    def apply(self, director: Director) -> None:
-        director.add_destination(self.key, self.destination)
-
-    @property
-    def foreign_change(self) -> str:
-        return f"{self.key} -> {self.destination.key} was removed"
-
-    def __str__(self) -> str:
-        return f"{self.key} -> {self.destination.key}: added, {describe_destination(self.destination)}"
-
-
-@dataclass(frozen=True, slots=True)
-class EditDestination:
-    """Change a destination; its connections stay."""
-
-    key: ServiceKey
-    destination: Destination
-    found: Destination
-
-    def apply(self, director: Director) -> None:
-        director.edit_destination(self.key, self.destination)
-
-    @property
-    def foreign_change(self) -> str:
-        changes = destination_changes(self.destination, self.found)
-        return f"{self.key} -> {self.destination.key} was changed: {changes}"
-
-    def __str__(self) -> str:
-        changes = destination_changes(self.found, self.destination)
-        return f"{self.key} -> {self.destination.key}: {changes}"
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteDestination:
-    """Delete a destination; its connections end as in IPVS."""
-
-    key: ServiceKey
-    destination: DestinationKey
-
-    def apply(self, director: Director) -> None:
-        director.delete_destination(self.key, self.destination)
-
-    @property
-    def foreign_change(self) -> str:
-        return f"{self.key} -> {self.destination} was added, though it is not configured"
-
-    def __str__(self) -> str:
-        return f"{self.key} -> {self.destination}: removed"
-
-
-Edit = AddService | EditService | DeleteService | AddDestination | EditDestination | DeleteDestination
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedEdit:
-    """An edit that the data plane refused."""
-
-    edit: Edit
-    error: PylvsError
-
-    def __str__(self) -> str:
-        return f"{self.edit}: refused: {self.error}"
-
-
-# --- the snapshot ---
 
 
 @dataclass(slots=True)
@@ -244,21 +46,92 @@ def snapshot_of(rows: Iterable[ServiceRow]) -> TableSnapshot:
     }
 
 
-def apply_to_snapshot(snapshot: TableSnapshot, edit: Edit) -> None:
-    """Change the snapshot as the edit changed the table."""
-    if isinstance(edit, AddService):
-        snapshot[edit.key] = SnapshotEntry(with_netmask(edit.service))
-    elif isinstance(edit, DeleteService):
-        del snapshot[edit.key]
-    elif isinstance(edit, DeleteDestination):
-        del snapshot[edit.key].servers[edit.destination]
-    elif isinstance(edit, (AddDestination, EditDestination)):
-        snapshot[edit.key].servers[edit.destination.key] = edit.destination
-    else:
-        snapshot[edit.key].service = with_netmask(edit.service)
+@dataclass(frozen=True, slots=True)
+class ServiceEdit:
+    """From the service `found` (None: there is none) to the `desired` one. Without either the service is deleted."""
+
+    key: ServiceKey
+    desired: VirtualService | None = None
+    found: VirtualService | None = None
+
+    @property
+    def adds_service(self) -> bool:
+        return self.desired is not None and self.found is None
+
+    def apply(self, director: Director) -> None:
+        """Edit the table. Raises what the Director's method raises."""
+        if self.desired is None:
+            director.delete_service(self.key)
+        elif self.found is None:
+            director.add_service(self.desired)
+        else:
+            director.edit_service(self.desired)
+
+    def apply_to(self, snapshot: TableSnapshot) -> None:
+        """Change the snapshot as `apply` changed the table."""
+        if self.desired is None:
+            del snapshot[self.key]
+        elif self.found is None:
+            snapshot[self.key] = SnapshotEntry(with_netmask(self.desired))
+        else:
+            snapshot[self.key].service = with_netmask(self.desired)
+
+    @property
+    def foreign_change(self) -> str:
+        """The change by another program that the edit reverts."""
+        return _foreign_change(str(self.key), self.desired, self.found)
+
+    def __str__(self) -> str:
+        return _edit_text(str(self.key), self.desired, self.found)
 
 
-# --- from the snapshot to the desired rows ---
+@dataclass(frozen=True, slots=True)
+class DestinationEdit:
+    """The same of one destination of a service. Connections stay, except those of a deleted destination."""
+
+    key: ServiceKey
+    destination: DestinationKey
+    desired: Destination | None = None
+    found: Destination | None = None
+    adds_service: ClassVar[bool] = False
+
+    def apply(self, director: Director) -> None:
+        """Edit the table. Raises what the Director's method raises."""
+        if self.desired is None:
+            director.delete_destination(self.key, self.destination)
+        elif self.found is None:
+            director.add_destination(self.key, self.desired)
+        else:
+            director.edit_destination(self.key, self.desired)
+
+    def apply_to(self, snapshot: TableSnapshot) -> None:
+        """Change the snapshot as `apply` changed the table."""
+        if self.desired is None:
+            del snapshot[self.key].servers[self.destination]
+        else:
+            snapshot[self.key].servers[self.destination] = self.desired
+
+    @property
+    def foreign_change(self) -> str:
+        """The change by another program that the edit reverts."""
+        return _foreign_change(f"{self.key} -> {self.destination}", self.desired, self.found)
+
+    def __str__(self) -> str:
+        return _edit_text(f"{self.key} -> {self.destination}", self.desired, self.found)
+
+
+Edit = ServiceEdit | DestinationEdit
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEdit:
+    """An edit that the data plane refused."""
+
+    edit: Edit
+    error: PylvsError
+
+    def __str__(self) -> str:
+        return f"{self.edit}: refused: {self.error}"
 
 
 def required_edits(
@@ -278,7 +151,7 @@ def required_edits(
     edits: list[Edit] = []
     for key, row in rows.items():
         edits += _row_edits(found.get(key), row)
-    edits += [DeleteService(key) for key in found if key not in rows and (exclusive or key in owned)]
+    edits += [ServiceEdit(key) for key in found if key not in rows and (exclusive or key in owned)]
     return tuple(edits)
 
 
@@ -292,17 +165,75 @@ def _row_edits(found: SnapshotEntry | None, row: WantedRow) -> Iterator[Edit]:
     for each in row.destinations:
         desired.setdefault(each.key, each)
     if found is None:
-        yield AddService(row.service)
-        yield from (AddDestination(key, each) for each in desired.values())
+        yield ServiceEdit(key, row.service)
+        yield from (DestinationEdit(key, each.key, each) for each in desired.values())
         return
     if found.service != with_netmask(row.service):
-        yield EditService(row.service, found.service)
+        yield ServiceEdit(key, row.service, found.service)
     servers = found.servers
-    yield from (AddDestination(key, each) for name, each in desired.items() if name not in servers)
+    yield from (DestinationEdit(key, name, each) for name, each in desired.items() if name not in servers)
     changed = [
-        EditDestination(key, each, servers[name])
+        (each.weight <= servers[name].weight, DestinationEdit(key, name, each, servers[name]))
         for name, each in desired.items()
         if name in servers and servers[name] != each
     ]
-    yield from sorted(changed, key=lambda edit: edit.destination.weight <= edit.found.weight)
-    yield from (DeleteDestination(key, name) for name in servers if name not in desired)
+    yield from (edit for _, edit in sorted(changed, key=itemgetter(0)))
+    yield from (DestinationEdit(key, name) for name in servers if name not in desired)
+
+
+Value = TypeVar("Value", VirtualService, Destination)
+
+
+def _fields(value: VirtualService | Destination) -> dict[str, str]:
+    return _service_fields(value) if isinstance(value, VirtualService) else _destination_fields(value)
+
+
+def _changes(before: Value, after: Value) -> str:
+    """Return the options that differ: `weight 1 -> 3, method DR -> NAT`."""
+    return ", ".join(map(str, differing(_fields(before), _fields(after))))
+
+
+def _edit_text(name: str, desired: Value | None, found: Value | None) -> str:
+    if desired is None:
+        return f"{name}: removed"
+    if found is None:
+        return f"{name}: added, {joined(_fields(desired))}"
+    return f"{name}: {_changes(found, desired)}"
+
+
+def _foreign_change(name: str, desired: Value | None, found: Value | None) -> str:
+    """Describe the change by another program that an edit reverts."""
+    if desired is None:
+        return f"{name} was added, though it is not configured"
+    if found is None:
+        return f"{name} was removed"
+    return f"{name} was changed: {_changes(desired, found)}"
+
+
+def _service_fields(service: VirtualService) -> dict[str, str]:
+    """Return the scheduler and the options that are not defaults."""
+    fields = {"scheduler": service.scheduler}
+    if service.flags & ServiceFlag.PERSISTENT or service.timeout_s:
+        fields["persistence"] = f"{service.timeout_s} s"
+    if service.mask != VirtualService(service.key).mask:
+        v4 = isinstance(service.key.address, IPv4Address)
+        fields["granularity"] = str(IPv4Address(service.mask)) if v4 else f"/{service.mask}"
+    if service.engine:
+        fields["engine"] = service.engine
+    flags = [flag.name.lower().replace("_", "-") for flag in service.flags & ~ServiceFlag.PERSISTENT if flag.name]
+    if flags:
+        fields["flags"] = "+".join(flags)
+    return fields
+
+
+def _destination_fields(destination: Destination) -> dict[str, str]:
+    """Return weight, forwarding method, thresholds and tunnel."""
+    fields = {"weight": str(destination.weight), "method": METHOD_NAMES[destination.method]}
+    if destination.upper or destination.lower:
+        fields["thresholds"] = f"{destination.lower} to {destination.upper}"
+    tunnel = destination.tunnel
+    if tunnel.kind or tunnel.port or tunnel.flags:
+        parts = [tunnel.kind.name, str(tunnel.port) if tunnel.port else ""]
+        parts += [flag.name.lower() for flag in TunnelFlag if flag & tunnel.flags and flag.name]
+        fields["tunnel"] = " ".join(part for part in parts if part)
+    return fields

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit
+from pylvs.daemon.table.edits import Edit, RefusedEdit
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.system.logs import get_logger
@@ -55,7 +55,6 @@ class ReconcileResult:
     """The result of one run."""
 
     edits: int = 0
-    restored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()  # edits that the data plane refused
     error: str = ""  # why the table could not be read or edited at all
     busy: bool = False  # other programs hold the tables: the old entries still forward
@@ -108,7 +107,7 @@ class Reconciler:
             desired = self._desired()
             plan = await self.thread.run(self.table.plan, desired)
             if plan.tables_gone:
-                count = sum(isinstance(edit, AddService) for edit in plan.edits)
+                count = sum(edit.adds_service for edit in plan.edits)
                 self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
             else:
                 self._log_restored(plan)
@@ -138,15 +137,13 @@ class Reconciler:
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
         self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
-        restored = tuple(str(edit) for edit in plan.edits if edit in plan.restored)
-        return ReconcileResult(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
+        return ReconcileResult(len(plan.edits) - len(failures), tuple(map(str, failures)))
 
     def _log_restored(self, plan: EditPlan) -> None:
-        restored = [edit for edit in plan.edits if edit in plan.restored]
-        for edit in restored[:MAX_LOG_LINES]:
+        for edit in plan.restored[:MAX_LOG_LINES]:
             self._log.warning(f"restored: {edit.foreign_change}")
-        if len(restored) > MAX_LOG_LINES:
-            self._log.warning(f"restored: {len(restored) - MAX_LOG_LINES} more")
+        if len(plan.restored) > MAX_LOG_LINES:
+            self._log.warning(f"restored: {len(plan.restored) - MAX_LOG_LINES} more")
 
     def _log_errors(self) -> None:
         errors = (self.last.error,) if self.last.error else self.last.refused

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
@@ -82,14 +82,11 @@ def probe(check: AgentCheck, context: CheckContext) -> Probe:
     state = AgentState()
 
     async def ask() -> Outcome:
-        try:
-            with await TcpStream.open(endpoint, Deadline(check.pace.timeout_s)) as stream:
-                if check.send:
-                    await stream.send(check.send)
-                line = await stream.line(_MAX_LINE, "waiting for the agent's words")
-            state.update(line.decode("ascii", "replace"))
-        except ProbeFailed as error:
-            return error.outcome()
+        with await TcpStream.open(endpoint, Deadline(check.pace.timeout_s)) as stream:
+            if check.send:
+                await stream.send(check.send)
+            line = await stream.line(_MAX_LINE, "waiting for the agent's words")
+        state.update(line.decode("ascii", "replace"))
         return state.outcome(context.weight)
 
     return ask

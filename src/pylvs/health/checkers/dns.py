@@ -9,9 +9,9 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
+from pylvs.health.outcome import Outcome, Probe, constant_probe, quoted
 from pylvs.model.checks import DnsCheck
 
 _RESPONSE = 0x80  # QR, in the third byte
@@ -24,24 +24,21 @@ def probe(check: DnsCheck, context: CheckContext) -> Probe:
     try:
         query = dns.message.make_query(check.name, check.type).to_wire()
     except (dns.exception.DNSException, UnicodeError, ValueError) as error:
-        query, invalid = b"", Outcome(False, f"{name} cannot be asked for: {error}")
+        return constant_probe(Outcome(False, f"{name} cannot be asked for: {error}"))
 
     async def ask() -> Outcome:
-        if not query:
-            return invalid
         deadline = Deadline(check.pace.timeout_s)
         identity = os.urandom(2)
 
         def is_response(data: bytes) -> bool:
             return data[:2] == identity and len(data) > 2 and data[2] & _RESPONSE != 0
 
-        try:
-            with endpoint.connected_datagram() as sock:
-                send_datagram(sock, identity + query[2:])
-                data = await receive_datagram(sock, deadline, is_response)
-        except ProbeFailed as error:
-            return error.outcome()
-        return deadline.expired("waiting for the answer").outcome() if data is None else judge_response(data, name)
+        with endpoint.connected_datagram() as sock:
+            send_datagram(sock, identity + query[2:])
+            data = await receive_datagram(sock, deadline, is_response)
+        if data is None:
+            raise deadline.expired("waiting for the answer")
+        return judge_response(data, name)
 
     return ask
 

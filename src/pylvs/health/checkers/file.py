@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.outcome import Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
 from pylvs.model.destination import MAX_WEIGHT

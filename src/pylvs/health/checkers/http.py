@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.http_response import BodyTooLong, HttpResponse, ResponseReader, read_body
-from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
@@ -37,7 +37,7 @@ def probe(check: HttpCheck, context: CheckContext) -> Probe:
                 reasons.append(await page.good())
             except ProbeFailed as error:
                 path = f"{page.path}: " if len(pages) > 1 else ""
-                return Outcome(False, f"{path}{error}", inconclusive=error.inconclusive)
+                raise ProbeFailed(f"{path}{error}", error.inconclusive) from None
         return Outcome(True, "; ".join(dict.fromkeys(reasons)))
 
     return ask

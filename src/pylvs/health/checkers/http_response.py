@@ -49,24 +49,23 @@ class ResponseReader:
 
     async def head(self) -> HttpResponse:
         """Read status line and header, skipping interim responses (1xx). Raises ProbeFailed."""
+        status = 0
         while True:
-            status, end = 0, -1
-            while end < 0:
+            end = _header_end(self._buffer)
+            if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
+                raise ProbeFailed(f"a header of more than {HEAD_LIMIT} bytes")
+            if not status and b"\n" in self._buffer:
+                status = _status(self._buffer.partition(b"\n")[0])
+            if end < 0:
                 if not await self._more("waiting for the answer"):
                     after = f"after {quoted(self._buffer)}" if self._buffer else "without an answer"
                     raise ProbeFailed(f"connection closed {after}")
-                end = _header_end(self._buffer)
-                if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
-                    raise ProbeFailed(f"a header of more than {HEAD_LIMIT} bytes")
-                if not status and b"\n" in self._buffer:
-                    status = _status(self._buffer.partition(b"\n")[0])
-            head, self._at = self._buffer[:end], end
-            if not 100 <= status < 200 or status == 101:
-                return HttpResponse(status, head)
-            self._buffer, self._at = self._buffer[end:], 0
-            if self._buffer:  # the next response may be there already
-                self._stream.put_back(self._buffer)
-                self._buffer = b""
+            elif 100 <= status < 200 and status != 101:
+                self._buffer, status = self._buffer[end:], 0
+                self._count(len(self._buffer))  # it is searched again: this bounds the work of many interim responses
+            else:
+                self._at = end
+                return HttpResponse(status, self._buffer[:end])
 
     async def some(self, most: int) -> bytes:
         """Return up to `most` next bytes of the body; none at its end. Raises ProbeFailed."""
@@ -99,10 +98,13 @@ class ResponseReader:
     async def _more(self, where: str) -> bool:
         piece = await self._stream.receive(where)
         self._buffer += piece
-        self._raw += len(piece)
+        self._count(len(piece))
+        return bool(piece)
+
+    def _count(self, received: int) -> None:
+        self._raw += received
         if self._raw > _RAW_LIMIT:
             raise BodyTooLong
-        return bool(piece)
 
 
 def _status(line: bytes) -> int:

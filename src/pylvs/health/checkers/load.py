@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.http_response import ResponseReader, read_body
-from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
@@ -22,16 +22,10 @@ from pylvs.model.dataclass import dataclass, field
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
-# --- the page of metrics ---
-
 LOAD1, CPU_SECONDS = "node_load1", "node_cpu_seconds_total"
 _MAX_NUMBER = 64  # bytes
 _MAX_LINES = 20_000  # of one metric: 2048 processors with 8 modes each have fewer
 _METRICS = {LoadSource.LOAD1_PER_CORE: (LOAD1, CPU_SECONDS), LoadSource.CPU_BUSY: (CPU_SECONDS,)}
-
-
-class Unreadable(Exception):
-    """The page has no usable load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +58,14 @@ class Selector:
 
     @classmethod
     def of(cls, text: str) -> Selector:
-        """Parse a selector. Raises Unreadable."""
+        """Parse a selector. Raises ProbeFailed."""
         samples = list(_samples(f"{text} 0\n", f"'{text}'"))
         if len(samples) != 1:
-            raise Unreadable(f"'{text}' names no metric")
+            raise ProbeFailed(f"'{text}' names no metric")
         return cls(samples[0].name, samples[0].labels)
 
     def value(self, samples: Iterable[Sample]) -> float:
-        """Return the sum of all samples with the name and labels. Raises Unreadable if there are none."""
+        """Return the sum of all samples with the name and labels. Raises ProbeFailed if there are none."""
         found = [
             sample.value
             for sample in samples
@@ -79,12 +73,12 @@ class Selector:
         ]
         if not found:
             labels = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
-            raise Unreadable(f"the page has no {self.name}" + (f"{{{labels}}}" if labels else ""))
+            raise ProbeFailed(f"the page has no {self.name}" + (f"{{{labels}}}" if labels else ""))
         return _finite(sum(found), self.name)
 
 
 def parse_page(page: bytes, check: LoadCheck, selector: Selector | None) -> float | CpuTimes:
-    """Return the load of a page, or CPU times to be compared with those of a second page. Raises Unreadable.
+    """Return the load of a page, or CPU times to be compared with those of a second page. Raises ProbeFailed.
 
     A page with one number is the load itself, for every source.
     """
@@ -113,7 +107,7 @@ def _single_number(page: bytes) -> float | None:
 
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value) or value < 0:
-        raise Unreadable(f"{what} is {value:g}, which is not a load")
+        raise ProbeFailed(f"{what} is {value:g}, which is not a load")
     return value
 
 
@@ -122,18 +116,18 @@ def _lines_of(page: bytes, names: Iterable[str]) -> str:
     prefixes = tuple(name.encode() + sign for name in names for sign in (b" ", b"{", b"\t"))
     lines = [line for line in page.split(b"\n") if line.startswith(prefixes)]
     if len(lines) > _MAX_LINES:
-        raise Unreadable(f"the page has {len(lines)} lines of {' and '.join(names)}")
+        raise ProbeFailed(f"the page has {len(lines)} lines of {' and '.join(names)}")
     return b"\n".join([*lines, b""]).decode(errors="replace")
 
 
 def _samples(text: str, what: str) -> list[Sample]:
-    """Parse lines. Raises Unreadable."""
+    """Parse lines. Raises ProbeFailed."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except Exception as error:  # the parser does not document its exceptions
-        raise Unreadable(f"{what} is not in Prometheus's text format: {error}") from None
+        raise ProbeFailed(f"{what} is not in Prometheus's text format: {error}") from None
 
 
 def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
@@ -147,45 +141,34 @@ def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
             if sample.labels.get("mode") == "idle":
                 idle[cpu] = seconds
     if not total or total.keys() != idle.keys():
-        raise Unreadable(f'the page has no {CPU_SECONDS}{{mode="idle"}} of each processor')
+        raise ProbeFailed(f'the page has no {CPU_SECONDS}{{mode="idle"}} of each processor')
     return CpuTimes(total, idle)
 
-
-# --- from load to weight ---
 
 _MAX_LOAD = 2.0  # times `full`: the limit of a reading, so that the smoothed load falls soon after a peak
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """The function from load to weight; the fields are those of `LoadCheck`."""
+    """The function from load to weight, for a server with this configured weight."""
 
+    check: LoadCheck
     configured: int
-    full: float = 1.0
-    floor: float = 0.1
-    smoothing: float = 0.5
-    hysteresis: float = 0.05
-    patience: int = 3
-
-    @classmethod
-    def of(cls, check: LoadCheck, configured: int) -> LoadRule:
-        """Return the rule of a check for a server of this configured weight."""
-        return cls(configured, check.full, check.floor, check.smoothing, check.hysteresis, check.patience)
 
     @property
     def least(self) -> int:
         """The lowest weight: the floor, and at least 1 if the configured weight is not 0."""
-        return min(max(math.ceil(self.configured * self.floor), 1), self.configured)
+        return min(max(math.ceil(self.configured * self.check.floor), 1), self.configured)
 
     def aim(self, load: float) -> int:
         """Return the weight for this load, without history."""
-        share = 1 - load / self.full
+        share = 1 - load / self.check.full
         return min(max(round(self.configured * max(share, 0.0)), self.least), self.configured)
 
     @property
     def step(self) -> int:
         """The smallest change, except for the last one to the lowest or the full weight."""
-        return max(math.ceil(self.configured * self.hysteresis), 1)
+        return max(math.ceil(self.configured * self.check.hysteresis), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +181,9 @@ class LoadState:
 
     def after(self, load: float, rule: LoadRule) -> LoadState:
         """Return the state after a reading. It reaches both ends exactly, so that a server returns to full weight."""
-        load = min(load, _MAX_LOAD * rule.full)
-        smoothed = load if self.load is None else rule.smoothing * self.load + (1 - rule.smoothing) * load
+        load = min(load, _MAX_LOAD * rule.check.full)
+        share = rule.check.smoothing  # of the old value
+        smoothed = load if self.load is None else share * self.load + (1 - share) * load
         aim = rule.aim(smoothed)
         now = rule.configured if self.weight is None else self.weight
         small = abs(aim - now) < rule.step and aim not in (rule.least, rule.configured)
@@ -208,10 +192,8 @@ class LoadState:
     def without(self, rule: LoadRule) -> LoadState:
         """Return the state after a failed reading: as before, until `patience` readings have failed."""
         missed = self.missed + 1
-        return LoadState(missed=missed) if missed > rule.patience else LoadState(self.load, self.weight, missed)
+        return LoadState(missed=missed) if missed > rule.check.patience else LoadState(self.load, self.weight, missed)
 
-
-# --- the checker ---
 
 SECOND_PAGE_AFTER_S = 1.0  # at the first probe, if the load is a difference between two pages
 
@@ -220,7 +202,7 @@ def probe(check: LoadCheck, context: CheckContext) -> Probe:
     """Return a probe that keeps the load between calls."""
     try:
         selector = Selector.of(check.metric) if check.source is LoadSource.METRIC else None
-    except Unreadable as error:
+    except ProbeFailed as error:
         return constant_probe(Outcome(True, str(error)))
     return _Load(check, context, selector).ask
 
@@ -232,7 +214,7 @@ class _Load:
         self._check = check
         self._selector = selector
         self._endpoint = Endpoint(check.target)
-        self._rule = LoadRule.of(check, context.weight)
+        self._rule = LoadRule(check, context.weight)
         self._state = LoadState()
         self._times: CpuTimes | None = None  # of the last page
         host = written(check.target.address, check.target.port)
@@ -246,9 +228,9 @@ class _Load:
         deadline = Deadline(self._check.pace.timeout_s)
         try:
             load = await self._load(deadline)
-        except (ProbeFailed, Unreadable) as error:
-            if isinstance(error, ProbeFailed) and error.inconclusive:
-                return error.outcome()
+        except ProbeFailed as error:
+            if error.inconclusive:
+                raise
             self._state = self._state.without(self._rule)
             kept = "as it was" if self._state.weight is not None else "as configured"
             return Outcome(True, f"load unknown, weight {kept}: {error}", self._state.weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.checks import MiscCheck
 from pylvs.system.processes.scripts import Ended

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
 from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
@@ -52,17 +52,14 @@ def probe(check: PingCheck, context: CheckContext) -> Probe:
     async def ask() -> Outcome:
         deadline = Deadline(check.pace.timeout_s)
         clock = asyncio.get_running_loop().time
-        try:
-            sock, raw = _socket(endpoint, kind)
-            with sock:
-                message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
-                sent = clock()
-                send_datagram(sock, summed(message) if raw and kind.v4 else message)
-                if await receive_datagram(sock, deadline, is_reply(message, kind, raw)) is None:
-                    return deadline.expired("waiting for the echo").outcome()
-                return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
-        except ProbeFailed as error:
-            return error.outcome()
+        sock, raw = _socket(endpoint, kind)
+        with sock:
+            message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
+            sent = clock()
+            send_datagram(sock, summed(message) if raw and kind.v4 else message)
+            if await receive_datagram(sock, deadline, is_reply(message, kind, raw)) is None:
+                raise deadline.expired("waiting for the echo")
+            return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
 
     return ask
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
-from pylvs.model.checks import SmtpCheck, Target
+from pylvs.model.checks import SmtpCheck
 
 _MAX_LINE = 4096  # RFC 5321 allows 512; accept servers with longer lines, too
 _MAX_LINES = 100
@@ -24,14 +24,11 @@ def probe(check: SmtpCheck, context: CheckContext) -> Probe:
             try:
                 greeting = await _greeted(endpoint, Deadline(check.pace.timeout_s), helo)
             except ProbeFailed as error:
-                return Outcome(False, _reason(target, str(error), len(hosts)), inconclusive=error.inconclusive)
+                host = f"{target}: " if len(hosts) > 1 else ""
+                raise ProbeFailed(f"{host}{error}", error.inconclusive) from None
         return Outcome(True, greeting)
 
     return ask
-
-
-def _reason(target: Target, reason: str, hosts: int) -> str:
-    return f"{target}: {reason}" if hosts > 1 else reason
 
 
 async def _greeted(endpoint: Endpoint, deadline: Deadline, helo: bytes) -> str:

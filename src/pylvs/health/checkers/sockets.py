@@ -164,32 +164,30 @@ class Endpoint:
         return ProbeFailed("no address on this machine to connect from, or no free port")
 
     def _prepare(self, made: socket.socket, kind: int) -> None:
-        if self._mark:
-            try:
+        where = ""
+        try:
+            if self._mark:
+                where = f"while setting firewall mark {self._mark}"
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-            except OSError as error:
-                raise errno_failure(error.errno or 0, f"while setting firewall mark {self._mark}") from None
-        if self._device:
-            try:
+            if self._device:
+                where = f"while binding to device {self._target.device}"
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device)
-            except OSError as error:
-                raise errno_failure(error.errno or 0, f"while binding to device {self._target.device}") from None
-        if self._source:
-            self._bind(made, kind, self._source)
+            if self._source:
+                where = f"while binding to {_endpoint_text(self._source)}"
+                self._bind(made, kind, self._source)
+        except OSError as error:
+            raise errno_failure(error.errno or 0, where) from None
 
     def _bind(self, made: socket.socket, kind: int, source: SocketAddress) -> None:
-        try:
-            if kind == socket.SOCK_STREAM and source[1]:
-                # Otherwise the port would be in TIME_WAIT for a minute.
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            elif kind == socket.SOCK_STREAM:
-                made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            if self._needs_scope() and self._target.source is not None and self._target.source.is_link_local:
-                source = (*source[:2], 0, self._connect_address()[-1])
-            made.bind(source)
-        except OSError as error:
-            raise errno_failure(error.errno or 0, f"while binding to {_endpoint_text(source)}") from None
+        if kind == socket.SOCK_STREAM and source[1]:
+            # Otherwise the port would be in TIME_WAIT for a minute.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        elif kind == socket.SOCK_STREAM:
+            made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        if self._needs_scope() and self._target.source is not None and self._target.source.is_link_local:
+            source = (*source[:2], 0, self._connect_address()[-1])
+        made.bind(source)
 
 
 def _socket_address(address: Address, port: int) -> SocketAddress:
@@ -208,9 +206,6 @@ def _source_address(target: Target) -> SocketAddress | None:
 def _endpoint_text(source: SocketAddress) -> str:
     host, port = source[0], source[1]
     return f"{host or 'port'} {port}".strip() if port else host
-
-
-# --- datagrams, for DNS, UDP and ICMP ---
 
 
 def send_datagram(sock: socket.socket, data: bytes) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed
+from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.checks import TcpCheck
 
 _CONNECTED = Outcome(True, "connected")
@@ -14,10 +14,7 @@ def probe(check: TcpCheck, context: CheckContext) -> Probe:
     endpoint, timeout_s = Endpoint(check.target), check.pace.timeout_s
 
     async def ask() -> Outcome:
-        try:
-            (await endpoint.connected(Deadline(timeout_s))).close()
-        except ProbeFailed as error:
-            return error.outcome()
+        (await endpoint.connected(Deadline(timeout_s))).close()
         return _CONNECTED
 
     return ask

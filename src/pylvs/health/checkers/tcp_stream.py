@@ -7,16 +7,16 @@ import contextlib
 import errno
 import socket
 import ssl
-from functools import cache
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Self, TypeVar
 
 from pylvs.health.checkers.sockets import Deadline, Endpoint, ready
 from pylvs.health.outcome import ProbeFailed, errno_failure
 
 _READ_SIZE = 1 << 16  # bytes read in one run of the event loop
 _LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, in Python since 3.12
-_WAIT_ERRORS = (BlockingIOError, ssl.SSLWantReadError)
+Result = TypeVar("Result")
 
 
 @cache
@@ -61,9 +61,7 @@ class TcpStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self.close_notify and self._tls is not None:
                 with contextlib.suppress(OSError, ValueError):  # the peer has not answered it, or has disconnected
@@ -83,34 +81,13 @@ class TcpStream:
         except OSError as error:
             raise errno_failure(error.errno or errno.ECONNRESET, where) from None
         self._sock = self._tls
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._wait(where)
-            except ssl.SSLWantWriteError:
-                await self._wait(where, writing=True)
-            except ssl.SSLError as error:
-                raise ProbeFailed(_tls_error_text(error)) from None
-            except OSError as error:
-                raise errno_failure(error.errno or errno.ECONNRESET, where) from None
-            else:
-                return
+        await self._repeat(self._tls.do_handshake, where)
 
     async def send(self, data: bytes) -> None:
         """Send all data."""
         rest = memoryview(data)
         while rest:
-            try:
-                rest = rest[self._sock.send(rest) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                await self._wait("while sending", writing=True)
-            except ssl.SSLWantReadError:
-                await self._wait("while sending")
-            except ssl.SSLError as error:
-                raise ProbeFailed(_tls_error_text(error)) from None
-            except OSError as error:
-                raise errno_failure(error.errno or errno.ECONNRESET, "while sending") from None
+            rest = rest[await self._repeat(partial(self._sock.send, rest), "while sending", writing=True) :]
 
     async def receive(self, where: str = "waiting for the answer") -> bytes:
         """Return the next bytes, at most 64 KiB; none at the end, with or without TLS's close_notify."""
@@ -119,15 +96,25 @@ class TcpStream:
             return data
         if self._tls is None:  # a first recv(2) would nearly always fail with EAGAIN
             await self._wait(where)
+        return await self._repeat(self._received, where)
+
+    def _received(self) -> bytes:
+        try:
+            return self._sock.recv(_READ_SIZE)
+        except ssl.SSLEOFError:
+            return b""
+
+    async def _repeat(self, call: Callable[[], Result], where: str, *, writing: bool = False) -> Result:
+        """Repeat a call of the socket until it need not wait, and return its result."""
         while True:
             try:
-                return self._sock.recv(_READ_SIZE)
-            except _WAIT_ERRORS:
+                return call()
+            except ssl.SSLWantReadError:
                 await self._wait(where)
             except ssl.SSLWantWriteError:
                 await self._wait(where, writing=True)
-            except ssl.SSLEOFError:
-                return b""
+            except BlockingIOError:
+                await self._wait(where, writing=writing)
             except ssl.SSLError as error:
                 raise ProbeFailed(_tls_error_text(error)) from None
             except OSError as error:
@@ -151,10 +138,6 @@ class TcpStream:
             raise ProbeFailed(f"a line of more than {longest} bytes {where}")
         found, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return found.removesuffix(b"\r")
-
-    def put_back(self, data: bytes) -> None:
-        """Put bytes back, to be read next."""
-        self._buffer = data + self._buffer
 
     async def _wait(self, where: str, *, writing: bool = False) -> None:
         # Data that arrived while this process could not run counts even after the deadline. But a server that sends

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
+from pylvs.health.outcome import Outcome, Probe, quoted
 from pylvs.model.checks import UdpCheck
 
 _RANDOM_BYTES = 32
@@ -19,19 +19,17 @@ def probe(check: UdpCheck, context: CheckContext) -> Probe:
 
     async def ask() -> Outcome:
         deadline = Deadline(check.pace.timeout_s)
-        try:
-            with endpoint.connected_datagram() as sock:
-                send_datagram(sock, check.payload or os.urandom(_RANDOM_BYTES))
-                return _outcome(check, await receive_datagram(sock, deadline), deadline)
-        except ProbeFailed as error:
-            return error.outcome()
+        with endpoint.connected_datagram() as sock:
+            send_datagram(sock, check.payload or os.urandom(_RANDOM_BYTES))
+            return _outcome(check, await receive_datagram(sock, deadline), deadline)
 
     return ask
 
 
 def _outcome(check: UdpCheck, data: bytes | None, deadline: Deadline) -> Outcome:
+    """Return the outcome of an answer, None if there is none. Raises ProbeFailed."""
     if data is None and check.require_reply:
-        return deadline.expired("waiting for the answer").outcome()
+        raise deadline.expired("waiting for the answer")
     if data is None:
         return Outcome(True, f"no ICMP error within {deadline.seconds:g} s")
     if not check.require_reply:

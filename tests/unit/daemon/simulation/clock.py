@@ -13,7 +13,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -106,12 +105,7 @@ class SimLoop(FakeTimeLoop):
             self.call_later(cost_s, end, result, error)
 
         def end(result: Any, error: BaseException | None) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+            _settle(future, result, error)
 
         self.call_later(self.delay_s(), begin)
         return future
@@ -132,27 +126,36 @@ class SimLoop(FakeTimeLoop):
         return handler is not None
 
 
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
 class SimPool:
     """Replaces a ThreadPoolExecutor with one thread: one call after another, in simulated time."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
-        self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._queue: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
         self._ending: Callable[[], None] | None = None  # of the work under way
         self._over = False
         self.busy_until = 0.0  # the table's lock is held until then
 
-    def submit(self, work: Callable[..., Any], *args: Any, **named: Any) -> Future[Any]:
-        """As `Executor.submit`."""
+    def submit(self, work: Callable[..., Any], *args: Any, **named: Any) -> asyncio.Future[Any]:
+        """As `Executor.submit`, with a future of the loop, which `asyncio.wrap_future` returns as it is."""
         assert not self._over, "the editor is asked after its end"
-        future: Future[Any] = Future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append((future, lambda: work(*args, **named)))
         if len(self._queue) == 1 and self._ending is None:
             self._loop.call_later(self._loop.delay_s(), self._begin)
         return future
 
     def _begin(self) -> None:
-        while self._queue and not self._queue[0][0].set_running_or_notify_cancel():
+        while self._queue and self._queue[0][0].cancelled():
             self._queue.popleft()
         if not self._queue:
             return
@@ -165,10 +168,7 @@ class SimPool:
                 return
             self._ending = None
             self._queue.popleft()
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+            _settle(future, result, error)
             if self._queue and not self._over:
                 self._loop.call_later(self._loop.delay_s(), self._begin)
 

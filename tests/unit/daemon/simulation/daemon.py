@@ -27,6 +27,7 @@ from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.unit.daemon.daemons import SameHostSettings
 from tests.unit.daemon.simulation.clock import SimPool
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import CURRENT, Killed, ScriptProcess, Table
@@ -181,7 +182,7 @@ class SimEngine(Engine):
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """See Engine. The model copies the adopted state."""
         super().adopt(rows)
-        for state in self._services:
+        for state in self._services.values():
             service = self.daemon.model.services[number_of(state.wanted.name)]
             service.has_quorum = state.has_quorum
             for key, server in state.servers.items():
@@ -212,13 +213,12 @@ class SimEngine(Engine):
         for event in events:
             self.daemon.expect(event)
 
-    def replace(self, configuration: Configuration) -> Any:
+    def replace(self, configuration: Configuration) -> None:
         """Replace the configuration of the model too."""
         self.world.note("reload: {} services", len(configuration.services))
-        found = super().replace(configuration)
+        super().replace(configuration)
         self.daemon.model.replace(configuration)
         self.look(reloaded=True)
-        return found
 
     def set_host_addresses(self, addresses: Iterable[Address]) -> None:
         """Set them in the model too."""
@@ -226,6 +226,10 @@ class SimEngine(Engine):
         super().set_host_addresses(here)
         self.daemon.model.addresses_here(here)
         self.look()
+
+    def named(self, server: DestinationKey | Address | None = None, service: str | None = None) -> list[ServerName]:
+        """Return the names of the servers that requests with these arguments are about."""
+        return [each.name for each in self._find(server, service)]
 
     def asked_now(self, server: DestinationKey | Address | None, service: str | None) -> None:
         """Expect the probes of `check_now`."""
@@ -259,6 +263,7 @@ class SimHost(HostServices):
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
         self.manager = ServiceManager({})
+        self.vip_checks = SameHostSettings()
         self.daemon, self.world = daemon, daemon.world
 
     def load(self, options: Options) -> Loaded:
@@ -316,12 +321,6 @@ class SimHost(HostServices):
             return outcome
 
         return probe
-
-    def adapt_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
-
-    def restore_host(self, state: StateDirectory) -> None:
-        """Change nothing."""
 
     def start_routers(self, state: StateDirectory, log_format: str) -> Any:
         """Fail: there are no virtual routers."""

@@ -28,7 +28,7 @@ of one service were refused, only this service is disturbed. The desired state i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pylvs.health.events import (
@@ -41,10 +41,11 @@ from pylvs.health.events import (
     SorryServerOut,
     WeightChanged,
 )
-from pylvs.model.destination import DestinationKey
+from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
-from pylvs.model.service import ServiceKey, is_probe_mark
+from pylvs.model.service import ServiceKey, VirtualService, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedRow
+from pylvs.testing import MemoryDirector
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import Run
 from tests.unit.daemon.simulation.model import CheckModel, HealthModel, Rows
@@ -102,6 +103,9 @@ class Invariants:
         self._changed_at: dict[ServiceKey, float] = {}
         self._desired: Rows = {}
         self._serving: set[ServiceKey] = set()
+        self._rows: dict[ServiceKey, tuple[WantedRow, tuple[VirtualService, dict[DestinationKey, Destination]]]] = {}
+        self._table: Rows = {}
+        self._table_of: tuple[int, dict[ServiceKey, ServiceRow]] = 0, {}  # edition and `foreign` of `_table`
 
     def holds(self, condition: object, text: str, *arguments: Any) -> None:
         """Raise a Violation unless it holds."""
@@ -124,9 +128,11 @@ class Invariants:
         """Check the engine after an action with these events."""
         model = daemon.model
         self._check_events(daemon, model, events, reloaded)
-        found = {row.service.key: (row.service, {each.key: each for each in row.destinations}) for row in wanted}
+        found = {row.service.key: self._converted(row) for row in wanted}
         desired = model.desired()
-        self.holds(found == desired, "the engine desires {}, the model {}", _Rows(found), _Rows(desired))
+        self.holds(
+            found == desired, "the engine desires {}, the model {}", _Rows(found.items()), _Rows(desired.items())
+        )
         now = self.world.clock.now()
         for key in desired.keys() | self._desired.keys():
             if desired.get(key) != self._desired.get(key):
@@ -143,13 +149,18 @@ class Invariants:
                 listener.sorry.get(number) == (sorry and sorry.key), "sorry server of {}: told otherwise", number
             )
             for name, server in service.servers.items():
-                known = listener.up.get((number, name))
-                self.holds(known == server.up, "{} of {}: told {}, is {}", name, number, known, server.up)
-                if server.up:
-                    weight = listener.weight.get((number, name))
-                    self.holds(
-                        weight == server.weight, "{} of {}: weight told {}, is {}", name, number, weight, server.weight
-                    )
+                known, up = listener.up.get((number, name)), server.up
+                self.holds(known == up, "{} of {}: told {}, is {}", name, number, known, up)
+                if up:
+                    announced, weight = listener.weight.get((number, name)), server.weight
+                    self.holds(announced == weight, "{} of {}: weight told {}, is {}", name, number, announced, weight)
+
+    def _converted(self, row: WantedRow) -> tuple[VirtualService, dict[DestinationKey, Destination]]:
+        """Return a row of the engine as in `Rows`; the engine returns the same object while nothing changes."""
+        known = self._rows.get(row.service.key)
+        if known is None or known[0] is not row:
+            known = self._rows[row.service.key] = row, (row.service, {each.key: each for each in row.destinations})
+        return known[1]
 
     @staticmethod
     def _presume(listener: Listener, model: HealthModel) -> None:
@@ -298,27 +309,27 @@ class Invariants:
 
     def table(self) -> Rows:
         """Return the actual state, without other programs' services and services of marks."""
-        return {
-            row.service.key: (
-                row.service,
-                {each.destination.key: each.destination for each in row.destinations},
-            )
-            for row in self.world.table.rows()
-            if row.service.key not in self.foreign and not is_probe_mark(row.service.key.mark)
-        }
+        edition = MemoryDirector.edition(self.world.table)
+        if self._table_of[0] != edition or self._table_of[1] is not self.foreign:
+            self._table_of = edition, self.foreign
+            self._table = {
+                row.service.key: (
+                    row.service,
+                    {each.destination.key: each.destination for each in row.destinations},
+                )
+                for row in self.world.table.rows()
+                if row.service.key not in self.foreign and not is_probe_mark(row.service.key.mark)
+            }
+        return self._table
 
     def right(self) -> bool:
         """Return whether the table is as desired."""
         return self.table() == self._desired
 
     def _same(self, key: ServiceKey, table: Rows) -> None:
-        self.holds(
-            table.get(key) == self._desired.get(key),
-            "{}: the table has {}, desired is {}",
-            key,
-            _Rows({key: table[key]} if key in table else {}),
-            _Rows({key: self._desired[key]} if key in self._desired else {}),
-        )
+        found, desired = table.get(key), self._desired.get(key)
+        text = "{}: the table has {}, desired is {}"
+        self.holds(found == desired, text, key, _Rows(((key, found),)), _Rows(((key, desired),)))
 
     def converged(self, daemon: Daemon) -> None:
         """Check the table after the bound."""
@@ -327,7 +338,7 @@ class Invariants:
         for key in self._desired.keys() | table.keys():
             self._same(key, table)
         probes = {row.service.key for row in self.world.table.rows() if is_probe_mark(row.service.key.mark)}
-        through = {row.service.key for row in daemon.host.check_rows()}
+        through = {row.service.key for row in daemon.host.vip_checks.rows}
         self.holds(probes == through, "services of checks: {}, desired {}", probes, through)
         self.holds(daemon.supervisor.reconciler.last.complete, "the reconciler still has an error")
         for service in daemon.model.services.values():
@@ -378,7 +389,7 @@ class Invariants:
         self.holds(world.disk_owner is None, "the lock of the state directory is held")
         self.holds(not any(check.running for check in daemon.probing), "probes still run")
         if not daemon.options.keep_table and daemon.steady and not daemon.leaving_failed:
-            self.holds(not self.table(), "left in the table: {}", _Rows(self.table()))
+            self.holds(not self.table(), "left in the table: {}", _Rows(self.table().items()))
             self.holds("services" not in world.disk, "the daemon's own services are still noted")
         self._foreign_as_left()
 
@@ -386,7 +397,7 @@ class Invariants:
 class _Rows:
     """Rows for messages, formatted only if needed."""
 
-    def __init__(self, rows: Mapping[ServiceKey, Any]) -> None:
+    def __init__(self, rows: Iterable[tuple[ServiceKey, Any]]) -> None:
         self._rows = rows
 
     def __format__(self, _: str) -> str:
@@ -394,7 +405,10 @@ class _Rows:
 
     def __str__(self) -> str:
         parts = []
-        for key, (service, servers) in self._rows.items():
+        for key, row in self._rows:
+            if row is None:
+                continue
+            service, servers = row
             weights = ", ".join(f"{name}={each.weight}" for name, each in servers.items())
             parts.append(f"[{key} {service.scheduler}: {weights}]")
         return " ".join(parts) or "nothing"

@@ -141,9 +141,10 @@ class ServiceModel:
 
     def destinations(self) -> dict[DestinationKey, Destination]:
         """Return the desired rows of the servers."""
-        found = {key: row for key, each in self.servers.items() if (row := each.destination(self.sorry)) is not None}
+        serving = self.sorry
+        found = {key: row for key, each in self.servers.items() if (row := each.destination(serving)) is not None}
         sorry = self.wanted.sorry_server
-        if sorry is not None and self.sorry:
+        if sorry is not None and serving:
             found[sorry.key] = sorry
         elif sorry is not None and self.wanted.sorry_server_inhibit and sorry.key not in found:
             found[sorry.key] = replace(sorry, weight=0)

@@ -14,7 +14,6 @@ from pylvs.daemon import persistence
 from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.table import edits
 from pylvs.daemon.table.cache import TableCache
-from pylvs.daemon.table.edits import DeleteDestination
 from pylvs.daemon.table.reconciler import Reconciler, TableThread
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
@@ -93,8 +92,11 @@ def _overrides_are_not_saved() -> AbstractContextManager[Any]:
 def _removals_come_first() -> AbstractContextManager[Any]:
     row_edits = edits._row_edits
 
+    def is_no_removal(edit: Any) -> bool:
+        return edit.desired is not None
+
     def mutated(found: Any, row: Any) -> Any:
-        return sorted(row_edits(found, row), key=lambda edit: not isinstance(edit, DeleteDestination))
+        return sorted(row_edits(found, row), key=is_no_removal)
 
     return patch.object(edits, "_row_edits", mutated)
 
