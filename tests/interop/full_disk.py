@@ -20,7 +20,7 @@ from pylvs.daemon.api.client import Client
 from pylvs.system import logs
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service
 
-NO_SPACE = "services.json: No space left on device: what must survive a crash is not kept"
+NO_SPACE = "services.json: No space left on device: this state would be lost in a crash"
 _SIZE = 64 * 1024
 
 

@@ -169,7 +169,7 @@ def test_foreign_edits_of_the_table_are_undone(make_lab: MakeLab, tmp_path: Path
         assert f"UDP  {lab.network.vip}:53 wlc" in running.listing()
         lab.sh("director", "pylvs down")
         until(lambda: running.servers() == there, "the table is made again")
-        assert "the tables were taken away (pylvs down?)" in running.log()
+        assert "the tables were removed (pylvs down?)" in running.log()
         assert len(set(answers(lab, 6))) == 3
 
 
@@ -189,7 +189,7 @@ def test_a_program_that_another_tool_removes_is_restored(make_lab: MakeLab, tmp_
             f"tc qdisc del dev {device} clsact; while ! tc qdisc add dev {device} ingress; do"
             f" tc qdisc del dev {device} clsact; done",
         )
-        refused = f"{device} is not attached: an ingress qdisc of somebody else"
+        refused = f"{device} is not attached: an ingress qdisc of another program"
         until(lambda: refused in running.log(), "the log says what is in the way")
         assert refused in lab.sh("director", f"pylvs status --state-dir {running.folder / 'state'}")
         lab.sh("director", f"tc qdisc del dev {device} ingress")

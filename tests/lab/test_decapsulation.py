@@ -132,7 +132,7 @@ def test_a_removed_device_does_not_matter(lab: Lab, words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--tun-type gue", "--tun-type gue: needs the port that the director was told; add --tun-port PORT"),
+        ("--tun-type gue", "--tun-type gue: needs the director's tunnel port; add --tun-port PORT"),
         ("--tun-type gre --tun-port 7", "--tun-port 7: only GUE has a port; add --tun-type gue"),
     ],
 )

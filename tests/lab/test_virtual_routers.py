@@ -180,7 +180,7 @@ def test_a_killed_pylvs_run_keeps_address_and_advertisements_and_the_next_one_ad
         first.start()
         assert first.process() == process
         assert "virtual routers: VI_1 MASTER since " in first.run("status")
-    assert first.log().count(f"goes on with the virtual routers' process (process={process})") == 3
+    assert first.log().count(f"adopted the running process of the virtual routers (process={process})") == 3
     assert first.router()["since"] == since, "not a single transition"
     assert [each["state"] for each in second.ask("why", name="VI_1")["VI_1"]] == ["BACKUP"]
 

@@ -191,7 +191,7 @@ def test_a_foreign_filter_at_our_priority_is_busy_and_nothing_changes(host: Host
     sh("tc", "qdisc", "add", "dev", "d0", "clsact")
     add_foreign_filter(host, tc.PRIORITIES["director"])
     before = host.filters()
-    with pytest.raises(Busy, match="d0: filter theirs of somebody else has priority 5"):
+    with pytest.raises(Busy, match="d0: filter theirs of another program has priority 5"):
         host.attach("tc")
     assert host.filters() == before
 

@@ -154,7 +154,7 @@ def test_an_edit_is_complete_if_a_device_is_refused_and_the_device_is_retried(ho
     assert [row.service.key for row in host.director.services()] == [SERVICE]
     (problem,) = host.director.troubles()
     assert (problem.device, problem.needed) == ("d0", True)
-    assert "an ingress qdisc of somebody else" in problem.reason
+    assert "an ingress qdisc of another program" in problem.reason
     assert missing(host) == [problem]
     any_edit(host)
     assert host.director.troubles() == [problem]
@@ -216,7 +216,7 @@ def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subproc
     with host.director.batch():  # the watcher waits so long
         tc("qdisc", "del", "dev", "d0", "clsact")
         tc("qdisc", "add", "dev", "d0", "ingress")
-    assert "pylvs: d0 is not attached: an ingress qdisc of somebody else" in watch.stderr.readline()
+    assert "pylvs: d0 is not attached: an ingress qdisc of another program" in watch.stderr.readline()
     tc("qdisc", "del", "dev", "d0", "ingress")
     assert watch.stderr.readline() == "pylvs: all devices are attached again\n"
     assert "d0" in there(host)

@@ -130,7 +130,7 @@ def _next(meter: Meter, last: Reading, samples: list[Sample]) -> Reading:
 @click.option("--seconds", type=click.IntRange(1), default=10, show_default=True, help="how long")
 @click.option("--json", "as_json", is_flag=True, help="for programs: everything at the end")
 def bench(device: str, seconds: int, as_json: bool) -> int:
-    """Measure what the packets that flow through DEV cost this machine, compared to the least that is possible.
+    """Measure what the packets that flow through DEV cost this machine, compared to the minimum on this machine.
 
     While this runs, the kernel times every run of every eBPF program of the machine. That costs each some 30 ns.
     """

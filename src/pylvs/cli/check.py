@@ -1,4 +1,4 @@
-"""`pylvs check`: print what is wrong with a configuration, and what it amounts to.
+"""`pylvs check`: print the findings of a configuration, and its effective settings.
 
 Exit status, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that are not secure.
 """

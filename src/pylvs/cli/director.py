@@ -144,7 +144,7 @@ def down() -> None:
     there = state.exists
     gone = take_down(state)
     if not there:
-        click.echo("nothing is up in this network namespace")
+        click.echo("there are no tables in this network namespace")
     else:
         click.echo(f"down; detached: {', '.join(gone) or 'nothing was attached'}")
 

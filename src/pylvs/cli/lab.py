@@ -89,7 +89,7 @@ def _build(name: str, network: Network, bare: bool, blank: bool) -> Lab:
         except Busy:
             if name:
                 raise
-    raise Busy("others take every free name; choose one with --name")
+    raise Busy("all default names are in use; choose one with --name")
 
 
 def _the_only(name: str | None) -> str:

@@ -61,7 +61,7 @@ def _tunnels(kinds: Sequence[str], ports: Sequence[int]) -> list[Tunnel]:
     if ports and TunnelKind.GUE not in wanted:
         raise InvalidOperation(f"--tun-port {ports[0]}: only GUE has a port; add --tun-type gue")
     if TunnelKind.GUE in wanted and not ports:
-        raise InvalidOperation("--tun-type gue: needs the port that the director was told; add --tun-port PORT")
+        raise InvalidOperation("--tun-type gue: needs the director's tunnel port; add --tun-port PORT")
     plain = [Tunnel(kind) for kind in wanted if kind != TunnelKind.GUE]
     return plain + [Tunnel(TunnelKind.GUE, port) for port in dict.fromkeys(ports)]
 

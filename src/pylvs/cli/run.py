@@ -37,7 +37,7 @@ def run(
     log_format: Any,
     state_dir: Path | None,
 ) -> None:
-    """Keep the table as FILE and the health checks want it, in the foreground. SIGHUP reloads, SIGTERM ends."""
+    """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends."""
     import asyncio
     import resource
 
@@ -85,7 +85,7 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
     if routers["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['trouble']}")
     if table["refused"]:
-        raise PylvsError(f"the configuration is in force, but the table did not take {len(table['refused'])} edits")
+        raise PylvsError(f"the configuration is in force, but the table refused {len(table['refused'])} edits")
 
 
 def _tell(text: str) -> None:

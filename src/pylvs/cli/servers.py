@@ -83,7 +83,7 @@ def drain(
     elif ended["stage"] == "late":
         raise PylvsError(f"{left} are left at the deadline; weight stays 0: drain again, disable or enable")
     else:
-        raise PylvsError("the drain was called off")
+        raise PylvsError("the drain was cancelled")
 
 
 def _followed(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
         count = f"{len(wrong)} error{'s' if len(wrong) > 1 else ''}"
         raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
     if loaded.empty and not allow_empty:
-        raise Refused(f"{options.file}: says nothing; to empty the table, reload with --allow-empty", loaded.findings)
+        raise Refused(f"{options.file}: is empty; to empty the table, reload with --allow-empty", loaded.findings)
     return loaded.configuration
 
 

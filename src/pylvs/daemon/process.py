@@ -36,7 +36,7 @@ class BackgroundTasks:
         self._add(self._once(work))
 
     def keep_running(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Run what does not end by itself, and start it again after an exception."""
+        """Run an endless task, and restart it after an exception."""
         self._add(self._always(work, what))
 
     def cancel(self) -> None:
@@ -59,7 +59,7 @@ class BackgroundTasks:
 
     async def _always(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         while True:
-            await self._once(work(), f"{what} failed and begins again: ")
+            await self._once(work(), f"{what} failed and is restarted: ")
             await asyncio.sleep(RESTART_PAUSE_S)
 
 

@@ -1,4 +1,4 @@
-"""The state directory of a running daemon: its lock, its sockets, and what must survive a crash.
+"""The state directory of a running daemon: its lock, its sockets, and its state across crashes.
 
 Each daemon has one directory, by default one for each network namespace, below /run:
 
@@ -123,4 +123,4 @@ class StateDirectory:
                 os.fsync(file.fileno())
             draft.replace(path)
         except OSError as error:
-            raise PylvsError(f"{path}: {error.strerror}: what must survive a crash is not kept") from None
+            raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None

@@ -155,7 +155,7 @@ def _paths(configuration: Configuration) -> Iterator[ForwardingPath]:
 
 
 def _path(vip: Address, server: WantedServer) -> ForwardingPath:
-    """Return the path without weight and thresholds, which are for clients.
+    """Return the destination without weight and thresholds, which concern clients only.
 
     Except for NAT the port is left out, because the packet keeps it: one mark is enough for all services.
     """

@@ -280,7 +280,7 @@ class VirtualRouters:
         with _retried():
             try:
                 client = await self._open()
-                self._log.info("goes on with the virtual routers' process", process=client.pid)
+                self._log.info("adopted the running process of the virtual routers", process=client.pid)
             except NoRouters:
                 client = await self._start_process()
                 self._log.info("started the process of the virtual routers", process=client.pid)

@@ -384,7 +384,7 @@ def open_entry(state: State, name: str) -> int:
         _load_entry(state, name)
         program = libbpf.open_pin(state.pin_path(name))
     if program is None:
-        raise Unsupported(f"{state.path}: the programs are not pinned; pylvs down, and set it up anew")
+        raise Unsupported(f"{state.path}: the programs are not pinned; save the table, run pylvs down and restore it")
     return program
 
 

@@ -1,4 +1,4 @@
-"""One edit: written beside what is in force, then put in force by one store.
+"""One edit: written beside the live data, then put in force by one store.
 
     with Transaction(tables) as edit:
         edit.write_version(slot, {...})

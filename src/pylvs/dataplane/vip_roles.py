@@ -89,7 +89,7 @@ class Keeper:
                 file.writelines(lines)
             os.rename(draft, path)
         except OSError as error:
-            raise PylvsError(f"{path}: {error.strerror}: tables made from now on do not know the roles") from None
+            raise PylvsError(f"{path}: {error.strerror}: tables that are created later lack the roles") from None
 
     def close(self) -> None:
         """Remove the stored roles and release the lock."""

@@ -189,5 +189,5 @@ async def _outcome_of(probe: Probe, task: asyncio.Task[None]) -> Outcome:
             raise
         return Outcome(False, "the check was cancelled on this machine", inconclusive=True)
     except Exception as error:
-        log.exception("a checker raised what it should have answered")
+        log.exception("a checker raised an exception instead of returning an outcome")
         return Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)

@@ -129,7 +129,7 @@ def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None
         finally:
             take_down(name)
     console.print()
-    console.print(Text(f"The lab is gone again. Yours: pylvs lab up {topology}", style="bold green"))
+    console.print(Text(f"The lab is removed. Create your own: pylvs lab up {topology}", style="bold green"))
 
 
 def _walk(guide: Guide, topology: str) -> None:

@@ -122,7 +122,7 @@ def _read(rule: Object) -> Rule | Skipped:
     except (CannotExpress, InvalidOperation) as error:
         return Skipped(location, text, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return Skipped(location, text, "it is written in a way that is not known here")
+        return Skipped(location, text, "pylvs does not know this form of rule")
 
 
 def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
@@ -133,7 +133,7 @@ def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
             raise CannotExpress("it has a statement behind its verdict")
         if kind == "match":
             if mask or value:
-                raise CannotExpress("it asks more after it has marked")
+                raise CannotExpress("it has a condition after it sets the mark")
             clauses.extend(_clauses(content))
         elif kind == "mangle" and content["key"] == {"meta": {"key": "mark"}}:
             mask, value = compose(mask, value, *_marking(content["value"]))
@@ -182,7 +182,7 @@ def _clauses(match: Mapping[str, Any]) -> list[Clause]:
 def _values(right: Any) -> list[Any]:
     """Return the elements of an anonymous set, or the one value. Raises CannotExpress."""
     if isinstance(right, str) and right.startswith("@"):
-        raise CannotExpress(f"it asks the set {right}, whose elements change behind a rule's back")
+        raise CannotExpress(f"it uses the set {right}, whose elements may change at any time")
     if isinstance(right, Mapping) and "set" in right:
         found = right["set"]
         values = found if isinstance(found, list) else [found]
@@ -311,7 +311,7 @@ def _masked(operator: str, what: Sequence[Any], right: Any) -> list[Clause]:
         if value & ~mask:
             return [tcp] if _turned(operator) else [()]
         return [tcp, (condition(_turned(operator), tcp_flags=(value, mask)),)]
-    raise CannotExpress("it looks at single bits of what pylvs mark takes as a whole")
+    raise CannotExpress("it compares single bits; pylvs mark compares the whole field")
 
 
 def _flag_bits(value: Any) -> int:

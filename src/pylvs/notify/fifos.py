@@ -86,7 +86,7 @@ class FifoWriter:
         while self._waiting and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_TICK_S)
         if self._waiting:
-            self._log.warning("lines of a notify FIFO are lost: nobody read them", count=len(self._waiting))
+            self._log.warning("lines of a notify FIFO are lost: no process read them", count=len(self._waiting))
         self.close()
 
     def close(self) -> None:

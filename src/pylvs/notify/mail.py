@@ -178,7 +178,7 @@ class Outbox:
             except Refused as error:
                 self._log.warning("an alert was not sent", subject=alert.subject, reason=str(error))
             if self._lost and not self._waiting:
-                self._log.warning("alerts were not sent: too many waited", count=self._lost)
+                self._log.warning("alerts were not sent: the queue is full", count=self._lost)
                 self._lost = 0
 
     async def finish(self) -> None:

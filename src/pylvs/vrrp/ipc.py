@@ -92,13 +92,13 @@ class MessageSocket:
         while len(self._received) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._received)
             if length > MAX_UNSENT:
-                raise ConnectionClosed("the other end does not speak this language")
+                raise ConnectionClosed("the peer sent data that is no message of pylvs")
             if len(self._received) < _LENGTH.size + length:
                 break
             try:
                 messages.append(pickle.loads(self._received[_LENGTH.size : _LENGTH.size + length]))
             except Exception:  # pickle raises exceptions of any class
-                raise ConnectionClosed("the other end does not speak this language") from None
+                raise ConnectionClosed("the peer sent data that is no message of pylvs") from None
             del self._received[: _LENGTH.size + length]
         if closed and not messages:
             raise ConnectionClosed(closed)
@@ -216,7 +216,7 @@ def greeting() -> Message:
 def check_greeting(path: Path, answer: Any) -> int:
     """Return the PID from the answer to `greeting`. Raises OtherVersion, PylvsError."""
     if not isinstance(answer, dict) or not isinstance(answer.get("hello"), str):
-        raise PylvsError(f"{path}: this is no process of pylvs")
+        raise PylvsError(f"{path}: the process at this socket is not pylvs-vrrp")
     if (answer["hello"], answer.get("protocol")) != (__version__, PROTOCOL):
         raise OtherVersion(
             f"{path}: the virtual routers are run by pylvs {answer['hello']}, and this is {__version__}; "
@@ -283,7 +283,7 @@ class Client:
         return self._received.pop(0)
 
     def _gone(self, closed: ConnectionClosed) -> PylvsError:
-        return PylvsError(f"{self._path}: the process of the virtual routers went away ({closed})")
+        return PylvsError(f"{self._path}: the process of the virtual routers has ended ({closed})")
 
 
 def answer_of(answer: Message) -> Any:

@@ -97,7 +97,7 @@ class Router:
         self.evaluate()
 
     def stop(self, why: TransitionReason = TransitionReason.STOP) -> None:
-        """Enter FAULT for good, and notify."""
+        """Enter FAULT permanently, and notify."""
         was_running, self._running = self._running, False
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._service.now, State.FAULT, why))

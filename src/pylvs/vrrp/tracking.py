@@ -1,6 +1,6 @@
 """Tracked objects: their last results, and what these make of a virtual router's priority. Pure.
 
-An object is well, ill, or has no result yet. With weight 0 it decides whether the virtual router may run. A positive
+An object is up, down, or has no result yet. With weight 0 it decides whether the virtual router may run. A positive
 weight counts while the object is well, a negative one while it is ill; `reverse` changes the sign, as in keepalived.
 A file has a number instead, by which the weight is multiplied.
 """

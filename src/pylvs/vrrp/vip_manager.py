@@ -269,7 +269,7 @@ class VipManager:
         self._conflicts.listen_soon()
 
     def _restore(self, changes: Sequence[Change]) -> None:
-        """Add again what another program removed, and what the kernel removed while a device was down or gone."""
+        """Restore addresses, routes and rules that another program or the kernel removed."""
         removed = {(each.interface.ip, each.device) for each in changes if isinstance(each, AddressRemoved)}
         came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
         for name, resources in list(self._held.items()):

@@ -173,7 +173,7 @@ def test_the_command_prints_the_differences_and_fails_with_the_reload(host: Fake
     assert answers[0] == (0, "nothing has changed\n", "", "")
     assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{WARNING}\n", "")
     assert answers[5] == (1, "", f"{BROKEN}\n", "test.conf: cannot be run: test.conf:9:1: error: a } is missing")
-    assert answers[7][3].startswith("test.conf: says nothing;")
+    assert answers[7][3].startswith("test.conf: is empty;")
     assert answers[8][:2] == (0, "1 -> 0 services\n")
 
 
@@ -188,4 +188,4 @@ def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     _, (status, stderr, error) = asked(host, refuse, command)
     assert status == 1
     assert "scheduler wlc -> nobody-knows: refused: " in stderr
-    assert error == "the configuration is in force, but the table did not take 1 edits"
+    assert error == "the configuration is in force, but the table refused 1 edits"

@@ -253,7 +253,7 @@ def test_a_task_with_an_os_error_is_restarted_and_is_no_bug(log_output: io.Strin
             await until(lambda: len(tries) == 2)
 
     run(scenario())
-    assert "draining failed and begins again: busy" in log_output.getvalue()
+    assert "draining failed and is restarted: busy" in log_output.getvalue()
     assert "bug" not in log_output.getvalue()
 
 

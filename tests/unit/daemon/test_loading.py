@@ -81,8 +81,8 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
     [
         ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
         ("include /nowhere/at/all.conf\n", "cannot be run"),
-        ("# nothing\n! at all\n", "says nothing; to empty the table, reload with --allow-empty"),
-        ("", "says nothing"),
+        ("# nothing\n! at all\n", "is empty; to empty the table, reload with --allow-empty"),
+        ("", "is empty"),
     ],
 )
 def test_a_configuration_that_cannot_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:

@@ -67,7 +67,7 @@ def test_a_locked_table_is_waited_for_and_logged_once(host: FakeHost, log_output
             assert result is not None
             assert result.error.startswith("the tables are locked by process 4711")
             await until(lambda: host.servers() == {"10.0.0.1"})
-            await until(lambda: "as it should be again" in log_output.getvalue().partition("reloaded")[2])
+            await until(lambda: "has the desired state again" in log_output.getvalue().partition("reloaded")[2])
 
     run(scenario())
     line = "error: the tables are locked by process 4711 for more than 10 s; try again later (retry_in_s=0.01)"
@@ -96,7 +96,7 @@ def test_a_table_that_others_edit_continuously_is_an_error(host: FakeHost, log_o
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
 
     run(scenario())
-    assert "error: the tables are being edited by others all the time" in log_output.getvalue()
+    assert "error: other programs edit the tables continuously" in log_output.getvalue()
 
 
 def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(host: FakeHost, log_output: io.StringIO) -> None:
@@ -155,5 +155,5 @@ def test_a_background_task_is_restarted_after_an_exception(
             await until(lambda: len(begun) > 3)
 
     run(scenario())
-    assert "error: being faulty failed and begins again: this is a bug\n" in log_output.getvalue()
+    assert "error: being faulty failed and is restarted: this is a bug\n" in log_output.getvalue()
     assert "ValueError: why" in log_output.getvalue()

@@ -85,7 +85,7 @@ def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(host: Fak
     run(scenario())
     assert len(set(pids)) == 1
     assert len(requests_of(host, "stop")) == 1
-    assert log_output.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
+    assert log_output.getvalue().count(f"adopted the running process of the virtual routers (process={pids[0]})") == 2
 
 
 def test_no_process_runs_without_virtual_routers(host: FakeHost) -> None:

@@ -267,8 +267,8 @@ class Speaker:
     ("answer", "patience_s", "text"),
     [
         (b"", 0.2, "no answer within 0.2 s"),
-        (b"\0\0\0\x04nope", PATIENCE_S, "does not speak this language"),
-        (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "this is no process of pylvs"),
+        (b"\0\0\0\x04nope", PATIENCE_S, "sent data that is no message of pylvs"),
+        (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "the process at this socket is not pylvs-vrrp"),
     ],
 )
 def test_a_foreign_process_at_the_socket_is_reported_in_one_line(

@@ -68,10 +68,10 @@ def test_the_meaning_of_keywords(line: str, outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("", "the agent said nothing"),
-        ("# only words", "the agent said nothing"),
-        ("HTTP/1.1 200 OK", "the agent said 'HTTP/1.1 200 OK', which is none of its words"),
-        ("-5%", "the agent said '-5%', which is none of its words"),
+        ("", "the agent sent an empty line"),
+        ("# only words", "the agent sent an empty line"),
+        ("HTTP/1.1 200 OK", "the agent sent 'HTTP/1.1 200 OK', which has no known keyword"),
+        ("-5%", "the agent sent '-5%', which has no known keyword"),
     ],
 )
 def test_an_invalid_line_is_an_error(line: str, reason: str) -> None:

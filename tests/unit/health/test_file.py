@@ -100,7 +100,7 @@ def test_a_pipe_without_a_writer_does_not_block(tmp_path: Path) -> None:
 def test_a_number_out_of_range_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("-99999999999")
-    expected = f"-99999999999 in {path} is beyond all numbers and is ignored"
+    expected = f"-99999999999 in {path} is out of range and is ignored"
     assert read(path) == Outcome(False, expected, inconclusive=True)
 
 

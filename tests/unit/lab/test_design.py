@@ -112,7 +112,7 @@ def test_both_ends_of_a_tunnel_have_the_same_kind() -> None:
     assert network.role("realserver")[0].commands[0].endswith("--tun-type gue --tun-port 6080")
     with pytest.raises(InvalidOperation, match="tunnel = 'vxlan': must be one of ipip, gre, gue"):
         read_overrides({"tunnel": "vxlan"})
-    with pytest.raises(InvalidOperation, match="dr: nothing is tunnelled there; gre goes with tun"):
+    with pytest.raises(InvalidOperation, match="dr: the topology has no tunnel; use gre with tun"):
         design("dr", 1, 4, {"tunnel": "gre"})
 
 
@@ -135,7 +135,7 @@ def test_two_directors_have_the_same_configuration_but_for_their_role(servers: i
     assert [(host.files, host.commands, host.awaits) for host in bare.hosts if host.role != "realserver"] == [
         ({}, (), "")
     ] * 3
-    with pytest.raises(InvalidOperation, match="dr: one director has no peer; keepalived goes with ha"):
+    with pytest.raises(InvalidOperation, match="dr: the topology has one director; use keepalived with ha"):
         design("dr", 1, 4, {"peer": "keepalived"})
 
 

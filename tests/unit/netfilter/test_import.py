@@ -204,7 +204,7 @@ def test_more_ports_than_fit_in_one_rule_become_several() -> None:
         ([{"limit": {"rate": 5}}, SET_5], "it counts packets"),
         ([{"xt": None}, SET_5], "iptables wrote it"),
         ([SET_5, {"drop": None}], "it drops packets"),
-        ([{"match": 5}, SET_5], "not known here"),
+        ([{"match": 5}, SET_5], "does not know this form of rule"),
         ([{"mangle": SET_5["mangle"] | {"value": {"numgen": {"mode": "inc", "mod": 2}}}}], "computes the mark"),
     ],
 )

@@ -21,7 +21,7 @@ from pylvs.model.wanted import WantedRow
 
 
 class LongLivedDirector(Director, Protocol):
-    """A Director with what a process needs that keeps it open."""
+    """A Director with the methods for a process that keeps it open."""
 
     def edition(self) -> int:
         """Return a number that every edit of the tables changes, by any process; 0 without tables."""
@@ -80,7 +80,7 @@ class TableCache:
         return self.director.services() if self.director.edition() else []
 
     def plan(self, desired: DesiredTable) -> EditPlan:
-        """Return what makes the table the desired one. Raises PylvsError, OSError where it cannot be read."""
+        """Return the edits that lead to the desired table. Raises PylvsError, OSError where it cannot be read."""
         edition = self.director.edition()
         before, tables_gone = self._snapshot, bool(self._edition) and not edition
         foreign = before is None or edition != self._edition

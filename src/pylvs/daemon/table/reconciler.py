@@ -108,12 +108,12 @@ class Reconciler:
             plan = await self.thread.run(self.table.plan, desired)
             if plan.tables_gone:
                 count = sum(edit.adds_service for edit in plan.edits)
-                self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
+                self._log.warning("the tables were removed (pylvs down?); creating them again", services=count)
             else:
                 self._log_restored(plan)
             with contextlib.suppress(TableChanged):
                 return await self._apply(plan, desired)
-        raise TableChanged("the tables are being edited by others all the time")
+        raise TableChanged("other programs edit the tables continuously")
 
     async def _apply(self, plan: EditPlan, desired: DesiredTable) -> ReconcileResult:
         if plan.timeouts:
@@ -133,7 +133,7 @@ class Reconciler:
         if plan.changed:
             await self.thread.run(self.table.plan_applied, desired)
         if plan.tables_gone:
-            self._log.info("made the tables again", edits=len(plan.edits) - len(failures))
+            self._log.info("created the tables again", edits=len(plan.edits) - len(failures))
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
         self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
@@ -151,5 +151,5 @@ class Reconciler:
             if text not in self._logged:
                 self._log.error(text, retry_in_s=POLL_S)
         if self._logged and not errors:
-            self._log.info("the table is as it should be again")
+            self._log.info("the table has the desired state again")
         self._logged = errors

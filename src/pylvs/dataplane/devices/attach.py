@@ -144,7 +144,7 @@ def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
     except NetlinkError as error:
         if error.number in (errno.EEXIST, errno.EBUSY, errno.EINVAL):
             raise Busy(
-                f"{device.name}: an ingress qdisc of somebody else sits where clsact must be;"
+                f"{device.name}: an ingress qdisc of another program occupies the position of clsact;"
                 f" see: tc qdisc show dev {device.name}"
             ) from None
         raise error.as_failure(f"{device.name}: attaching at TC") from None
@@ -172,7 +172,7 @@ def _set_side(
                 tc.set_filter(link, device.index, side, role, program)
     except FileExistsError as error:
         raise Busy(
-            f"{device.name}: filter {error.strerror} of somebody else has priority {tc.PRIORITIES[role]} at TC;"
+            f"{device.name}: filter {error.strerror} of another program has priority {tc.PRIORITIES[role]} at TC;"
             f" see: tc filter show dev {device.name} {'ingress' if side == tc.INGRESS else 'egress'}"
         ) from None
 

@@ -37,11 +37,11 @@ class AgentState:
         report, _, description = line.partition("\r")[0].partition("#")
         keywords = [keyword for keyword in _SEPARATORS.split(report.strip()) if keyword]
         if not keywords:
-            raise ProbeFailed("the agent said nothing")
+            raise ProbeFailed("the agent sent an empty line")
         self.ignored = [keyword for keyword in keywords if not self._apply(keyword.lower(), description.strip())]
         harmless = all(keyword.lower().startswith("maxconn:") for keyword in keywords)
         if len(self.ignored) == len(keywords) and not harmless:
-            raise ProbeFailed(f"the agent said {quoted(line.encode())}, which is none of its words")
+            raise ProbeFailed(f"the agent sent {quoted(line.encode())}, which has no known keyword")
 
     def _apply(self, keyword: str, description: str) -> bool:
         if keyword in ("ready", "drain", "maint"):

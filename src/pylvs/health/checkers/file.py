@@ -27,7 +27,7 @@ def probe(check: FileCheck, context: CheckContext) -> Probe:
             read_error = ""
         number = number_in(text)
         if not _LOWEST <= number <= _HIGHEST:
-            return Outcome(False, f"{number} in {check.path} is beyond all numbers and is ignored", inconclusive=True)
+            return Outcome(False, f"{number} in {check.path} is out of range and is ignored", inconclusive=True)
         outcome = judge_number(number, check, context.weight)
         return Outcome(outcome.ok, read_error, outcome.weight) if read_error else outcome
 

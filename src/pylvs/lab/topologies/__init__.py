@@ -37,9 +37,9 @@ def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping
         raise InvalidOperation(f"{servers} servers: must be from 1 to {MOST_SERVERS}")
     shape = TOPOLOGIES[topology]
     if overrides and topology != "tun" and overrides.get("tunnel", "ipip") != "ipip":
-        raise InvalidOperation(f"{topology}: nothing is tunnelled there; {overrides['tunnel']} goes with tun")
+        raise InvalidOperation(f"{topology}: the topology has no tunnel; use {overrides['tunnel']} with tun")
     if overrides and topology != "ha" and overrides.get("peer", "pylvs") != "pylvs":
-        raise InvalidOperation(f"{topology}: one director has no peer; {overrides['peer']} goes with ha")
+        raise InvalidOperation(f"{topology}: the topology has one director; use {overrides['peer']} with ha")
     if overrides and "vip" in overrides:
         version = overrides["vip"].version
     return shape.network(override(shape.plan(servers, version), overrides or {}))

@@ -254,7 +254,7 @@ class Disk(StateDirectory):
         if world.faults.disk and world.rng.random() < world.faults.disk:
             world.disturbed()
             world.disk_failed.add(name)
-            raise PylvsError(f"{name}: No space left on device: what must survive a crash is not kept")
+            raise PylvsError(f"{name}: No space left on device: this state would be lost in a crash")
         world.disk_failed.discard(name)
         if content:
             world.disk[name] = json.dumps(content)

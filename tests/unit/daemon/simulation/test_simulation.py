@@ -26,7 +26,7 @@ HAPPENS = (
     "the process that runs scripts is stopped",
     "not reloaded",
     "this process has too many open files",
-    "the tables were taken away",
+    "the tables were removed",
     "restored: ",
     "drain removed",
     "drain forced",
@@ -38,11 +38,11 @@ HAPPENS = (
     "No space left on device",
     "Resource temporarily unavailable",
     "the tables are locked",
-    "the tables are being edited by others all the time",
+    "other programs edit the tables continuously",
     "SIGTERM",
-    "what must survive a crash is not kept",
+    "this state would be lost in a crash",
     "check recovered",
-    "the table is as it should be again",
+    "the table has the desired state again",
 )
 
 

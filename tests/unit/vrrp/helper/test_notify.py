@@ -218,7 +218,7 @@ def test_finish_waits_a_limited_time_for_a_reader(tmp_path: Path) -> None:
         helper.send(configure(Notify(priority_changes=True), fifo))
         helper.send(*(PriorityChanged("VI", "MASTER", number) for number in range(5000)), Finish())
         assert helper.ended() == 0
-    assert "lines of a notify FIFO are lost: nobody read them" in helper.log.read_text()
+    assert "lines of a notify FIFO are lost: no process read them" in helper.log.read_text()
 
 
 def test_the_reader_of_a_fifo_gets_its_path_and_every_line(tmp_path: Path) -> None:
