@@ -12,7 +12,7 @@ from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.table.cache import LongLivedDirector
+from pylvs.daemon.table import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.health.checkers import CheckContext, probe_of

@@ -30,9 +30,9 @@ from pylvs.daemon.notifications import log_event, log_findings
 from pylvs.daemon.options import Options
 from pylvs.daemon.persistence import Ownership
 from pylvs.daemon.process import BackgroundTasks, signal_handlers
+from pylvs.daemon.reconciler import Reconciler, ReconcileResult, TableThread
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.table.cache import DesiredTable, TableCache
-from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine

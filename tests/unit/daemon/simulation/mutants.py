@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import persistence
+from pylvs.daemon import persistence, table
 from pylvs.daemon.process import BackgroundTasks
-from pylvs.daemon.table import edits
-from pylvs.daemon.table.cache import TableCache
-from pylvs.daemon.table.reconciler import Reconciler, TableThread
+from pylvs.daemon.reconciler import Reconciler, TableThread
+from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
@@ -90,7 +89,7 @@ def _overrides_are_not_saved() -> AbstractContextManager[Any]:
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
-    row_edits = edits._row_edits
+    row_edits = table._row_edits
 
     def is_no_removal(edit: Any) -> bool:
         return edit.desired is not None
@@ -98,16 +97,16 @@ def _removals_come_first() -> AbstractContextManager[Any]:
     def mutated(found: Any, row: Any) -> Any:
         return sorted(row_edits(found, row), key=is_no_removal)
 
-    return patch.object(edits, "_row_edits", mutated)
+    return patch.object(table, "_row_edits", mutated)
 
 
 def _foreign_services_are_deleted() -> AbstractContextManager[Any]:
-    required_edits = edits.required_edits
+    required_edits = table.required_edits
 
     def mutated(found: Any, desired: Any, owned: Any = (), exclusive: bool = False) -> Any:
         return required_edits(found, desired, owned, exclusive or bool(owned))
 
-    return patch.object(edits, "required_edits", mutated)
+    return patch.object(table, "required_edits", mutated)
 
 
 def _foreign_edits_are_not_noticed() -> AbstractContextManager[Any]:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.daemon.table.edits import Edit, RefusedEdit
+from pylvs.daemon.table import DesiredTable, Edit, EditPlan, RefusedEdit, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.system.logs import get_logger
