@@ -27,9 +27,8 @@ from pylvs.health.events import (
 )
 from pylvs.health.outcome import Outcome
 from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
-from pylvs.health.servers import CheckState, ServerState
-from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
+from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey

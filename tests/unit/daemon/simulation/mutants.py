@@ -19,8 +19,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
 from pylvs.health.outcome import Outcome
 from pylvs.health.probe_scheduler import ProbeScheduler
-from pylvs.health.servers import CheckState
-from pylvs.health.services import Quorum, ServiceState
+from pylvs.health.state import CheckState, Quorum, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.processes.scripts import Processes
