@@ -41,7 +41,7 @@ def run(
     import asyncio
     import resource
 
-    from pylvs.daemon.host_services import HostServices
+    from pylvs.daemon.host import HostServices
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.system import logs
 

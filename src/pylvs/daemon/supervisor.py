@@ -22,14 +22,11 @@ from pylvs.config.findings import Finding
 from pylvs.daemon import persistence
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
-from pylvs.daemon.event_bus import EventBus
-from pylvs.daemon.host_monitor import HostMonitor, monitor_forwarding
-from pylvs.daemon.host_services import HostServices
+from pylvs.daemon.host import BackgroundTasks, HostMonitor, HostServices, monitor_forwarding, signal_handlers
 from pylvs.daemon.loading import Loaded, Refused, accept
-from pylvs.daemon.notifications import log_event, log_findings
+from pylvs.daemon.notifications import EventBus, log_event, log_findings
 from pylvs.daemon.options import Options
 from pylvs.daemon.persistence import Ownership
-from pylvs.daemon.process import BackgroundTasks, signal_handlers
 from pylvs.daemon.reconciler import Reconciler, ReconcileResult, TableThread
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache

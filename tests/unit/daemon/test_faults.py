@@ -20,9 +20,9 @@ from pylvs.daemon import persistence
 from pylvs.daemon.api import application, status_routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
+from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.options import Options
-from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.model.director import ServiceRow

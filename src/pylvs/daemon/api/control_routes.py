@@ -13,8 +13,8 @@ from aiohttp import web
 
 from pylvs.daemon.api.operations import Field, Given, Operation, json_response
 from pylvs.daemon.api.status_routes import server_encoded
-from pylvs.daemon.event_bus import encode_event
 from pylvs.daemon.loading import Refused
+from pylvs.daemon.notifications import encode_event
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.model.destination import SERVER_PATTERN, server_named

@@ -14,8 +14,8 @@ from aiohttp import web
 from pylvs import __version__
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.operations import Field, Given, Operation, json_response
-from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
+from pylvs.daemon.notifications import json_line
 from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import PropertyMock, patch
 
 from pylvs.daemon import persistence, table
-from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.reconciler import Reconciler, TableThread
 from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
