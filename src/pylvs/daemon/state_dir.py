@@ -8,6 +8,8 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `services.json`: the services that the daemon owns, with their configured servers
 - `overrides.json`: the operator's overrides
 - `drains.json`: the drains that are not over
+- `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
+- `dump.json`: what the daemon knew at SIGUSR1 or SIGUSR2
 """
 
 from __future__ import annotations
@@ -15,16 +17,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pylvs.health.events import Override, ServerName, Standing
+from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
+if TYPE_CHECKING:  # clients of the API have no use for the health engine
+    from pylvs.health.snapshots import ServiceSnapshot
+    from pylvs.model.director import ServiceRow
+
 ROOT = Path("/run/pylvs/daemon")
+SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"
 
 
 def default_path() -> Path:
@@ -124,3 +136,50 @@ class StateDirectory:
             draft.replace(path)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
+
+
+def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
+    """Write the operator's overrides. Raises PylvsError."""
+    rows = [
+        {
+            "service": service,
+            "address": str(server.address),
+            "port": server.port,
+            "standing": override.standing.value,
+            "weight": override.weight,
+        }
+        for (service, server), override in overrides.items()
+    ]
+    state.write(OVERRIDES_FILE, rows)
+
+
+def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
+    """Return the overrides of the last daemon. Raises Unsupported."""
+    with state.decoding(OVERRIDES_FILE) as rows:
+        return {
+            (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
+                Standing(row["standing"]), row["weight"]
+            )
+            for row in rows or ()
+        }
+
+
+def write_dump(state: StateDirectory, services: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Path:
+    """Write everything that the daemon knows to a file, at SIGUSR1 and SIGUSR2; return its path. Raises PylvsError."""
+    state.write(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
+    return state.file(DUMP_FILE)
+
+
+def to_json(value: Any) -> Any:
+    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return value.name.lower() if value.name else int(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(each) for key, each in value.items()}
+    return str(value)

@@ -19,15 +19,22 @@ from collections import Counter
 from functools import partial
 
 from pylvs.config.findings import Finding
-from pylvs.daemon import persistence
+from pylvs.daemon import state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.host import BackgroundTasks, HostMonitor, HostServices, monitor_forwarding, signal_handlers
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import EventBus, log_event, log_findings
 from pylvs.daemon.options import Options
-from pylvs.daemon.persistence import Ownership
-from pylvs.daemon.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.reconciler import (
+    OwnedServices,
+    Ownership,
+    Reconciler,
+    ReconcileResult,
+    TableThread,
+    adoptable_rows,
+    owned_services,
+)
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
@@ -140,7 +147,7 @@ class Supervisor:
         """Read everything that the daemon needs before it changes anything."""
         self._ownership = Ownership(self.state)
         owned = self._ownership.owned
-        overrides = persistence.load_overrides(self.state)
+        overrides = state_dir.load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
@@ -151,7 +158,7 @@ class Supervisor:
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
         self.drains.resume()
         rows = await self.table_thread.run(table.rows)
-        self.engine.adopt(persistence.adoptable_rows(rows, owned, configuration))
+        self.engine.adopt(adoptable_rows(rows, owned, configuration))
         self.engine.on_event(self._on_event)
         self.engine.on_event(self.events.publish_health)
         self.engine.on_change(self.reconciler.wake)
@@ -301,10 +308,10 @@ class Supervisor:
         error = host_error if last.busy else last.error or host_error
         return error if error or self.started_at else None
 
-    def _owned_services(self, configuration: Configuration) -> persistence.OwnedServices:
+    def _owned_services(self, configuration: Configuration) -> OwnedServices:
         rows = self._host.vip_checks.rows
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
-        return checks | dict(persistence.owned_services(configuration))
+        return checks | dict(owned_services(configuration))
 
     async def _save_ownership(self, result: ReconcileResult) -> None:
         """Own the services in force, once the table is complete: until then there are old ones to delete."""
@@ -335,7 +342,7 @@ class Supervisor:
     def _save_overrides(self) -> None:
         self._overrides_pending = False
         try:
-            persistence.save_overrides(self.state, self.engine.overrides())
+            state_dir.save_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
             self._log.error(str(error))
 
@@ -371,5 +378,5 @@ class Supervisor:
         """Write everything to a file: keepalived does so at SIGUSR1 and SIGUSR2."""
         async with self._reloading:
             rows = await self.table_thread.run(self.reconciler.table.rows)
-            path = await asyncio.to_thread(persistence.write_dump, self.state, self.engine.snapshot(), rows)
+            path = await asyncio.to_thread(state_dir.write_dump, self.state, self.engine.snapshot(), rows)
             self._log.info("written", file=str(path))

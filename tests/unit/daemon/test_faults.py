@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import persistence
+from pylvs.daemon import reconciler, state_dir
 from pylvs.daemon.api import application, status_routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
@@ -69,13 +69,13 @@ def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(tmp_path: Pat
 
 def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = persistence.save_overrides
+    keep = state_dir.save_overrides
 
     def counted(state: StateDirectory, overrides: Any) -> None:
         kept_now.append(len(overrides))
         keep(state, overrides)
 
-    monkeypatch.setattr(persistence, "save_overrides", counted)
+    monkeypatch.setattr(state_dir, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
@@ -230,7 +230,7 @@ def test_a_full_disk_does_not_interrupt_the_stop(
 
     async def scenario() -> None:
         async with host.daemon():
-            monkeypatch.setattr(persistence, "save_owned", full)
+            monkeypatch.setattr(reconciler, "save_owned", full)
 
     run(scenario())
     assert restored

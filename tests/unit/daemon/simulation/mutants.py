@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import persistence, table
+from pylvs.daemon import state_dir, table
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.reconciler import Reconciler, TableThread
 from pylvs.daemon.table import TableCache
@@ -84,7 +84,7 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_not_saved() -> AbstractContextManager[Any]:
-    return patch.object(persistence, "save_overrides", lambda *_: None)
+    return patch.object(state_dir, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
