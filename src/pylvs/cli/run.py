@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import state_dir
-from pylvs.daemon.options import DEFAULT_FILE, Options
+from pylvs.daemon import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
 

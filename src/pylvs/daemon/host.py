@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from typing import Any
 
 from pylvs.config.diff import differences
+from pylvs.daemon import Options
 from pylvs.daemon.loading import ConfigurationLoader, Loaded
 from pylvs.daemon.notifications import Notifier
-from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks

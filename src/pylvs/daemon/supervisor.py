@@ -19,13 +19,12 @@ from collections import Counter
 from functools import partial
 
 from pylvs.config.findings import Finding
-from pylvs.daemon import state_dir
+from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.host import BackgroundTasks, HostMonitor, HostServices, monitor_forwarding, signal_handlers
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import EventBus, log_event, log_findings
-from pylvs.daemon.options import Options
 from pylvs.daemon.reconciler import (
     OwnedServices,
     Ownership,

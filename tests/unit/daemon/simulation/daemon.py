@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pylvs.daemon import Options
 from pylvs.daemon.host import HostMonitor, HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options
-from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import DesiredTable

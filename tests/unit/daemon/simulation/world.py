@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from pylvs.daemon import Options
 from pylvs.daemon.loading import Loaded
-from pylvs.daemon.options import Options
 from pylvs.health.events import Override, ServerName
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
