@@ -16,6 +16,7 @@ from dataclasses import replace as with_
 from typing import Any
 
 from pylvs.health.events import (
+    NO_OVERRIDE,
     ChecksResumed,
     ChecksSuspended,
     Event,
@@ -182,7 +183,7 @@ class Engine:
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
-        return {server.name: server.override for server in self._servers() if server.override}
+        return {server.name: server.override for server in self._servers() if server.override != NO_OVERRIDE}
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist."""

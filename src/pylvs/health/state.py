@@ -229,7 +229,7 @@ class ServerState:
             link.state.first_counts &= not up
         self.up, self.announced, self.reason = up, True, "as the table was found"
         dynamic = any(sets_weight(link.state.check) for link in self.links)
-        if found is not None and up and not self.override and dynamic:
+        if found is not None and up and self.override == NO_OVERRIDE and dynamic:
             self.held_weight = self.reported_weight = found.weight
 
     def event(self, kind: Callable[..., ServerEvent], reason: str, at: float, **fields: Any) -> ServerEvent:
