@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
-from pylvs.daemon.state_dir import SERVICES_FILE, StateDirectory
+from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, Edit, EditPlan, RefusedEdit, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
@@ -31,6 +31,7 @@ BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
 MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
 ATTEMPTS = 20  # of a plan that other programs' edits make void
 MAX_LOG_LINES = 20  # for the restored edits of one run
+SERVICES_FILE = "services"  # the services that the daemon owns
 
 OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
 Arguments = ParamSpec("Arguments")

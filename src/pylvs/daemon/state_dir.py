@@ -17,12 +17,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.destination import DestinationKey
@@ -31,12 +29,8 @@ from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
-if TYPE_CHECKING:  # clients of the API have no use for the health engine
-    from pylvs.health.snapshots import ServiceSnapshot
-    from pylvs.model.director import ServiceRow
-
 ROOT = Path("/run/pylvs/daemon")
-SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"
+OVERRIDES_FILE = "overrides"
 
 
 def default_path() -> Path:
@@ -162,24 +156,3 @@ def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
             )
             for row in rows or ()
         }
-
-
-def write_dump(state: StateDirectory, services: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Path:
-    """Write everything that the daemon knows to a file, at SIGUSR1 and SIGUSR2; return its path. Raises PylvsError."""
-    state.write(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
-    return state.file(DUMP_FILE)
-
-
-def to_json(value: Any) -> Any:
-    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
-    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Enum):
-        return value.name.lower() if value.name else int(value.value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_json(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): to_json(each) for key, each in value.items()}
-    return str(value)

@@ -16,7 +16,10 @@ import contextlib
 import signal
 import time
 from collections import Counter
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
+from typing import Any
 
 from pylvs.config.findings import Finding
 from pylvs.daemon import Options, state_dir
@@ -47,6 +50,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import garbage
 from pylvs.system.logs import get_logger
 
+DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 RETRY_S = 1.0  # for the first table and the last edits
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
@@ -377,5 +381,21 @@ class Supervisor:
         """Write everything to a file: keepalived does so at SIGUSR1 and SIGUSR2."""
         async with self._reloading:
             rows = await self.table_thread.run(self.reconciler.table.rows)
-            path = await asyncio.to_thread(state_dir.write_dump, self.state, self.engine.snapshot(), rows)
-            self._log.info("written", file=str(path))
+            content = {"services": self.engine.snapshot(), "table": rows}
+            await asyncio.to_thread(lambda: self.state.write(DUMP_FILE, to_json(content)))
+            self._log.info("written", file=str(self.state.file(DUMP_FILE)))
+
+
+def to_json(value: Any) -> Any:
+    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return value.name.lower() if value.name else int(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(each) for key, each in value.items()}
+    return str(value)
