@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import persistence
+from pylvs.daemon import reconciler
 from pylvs.daemon.api.client import Client
 from pylvs.system import logs
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service
@@ -66,7 +66,7 @@ async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A disk that fills up while the table is edited for the first time ends nothing."""
-    keep_own = persistence.save_owned
+    keep_own = reconciler.save_owned
     kept_before: list[int] = []
 
     def full_after_the_first(*arguments: Any) -> None:
@@ -75,7 +75,7 @@ async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
         kept_before.append(1)
         keep_own(*arguments)
 
-    with mock.patch.object(persistence, "save_owned", full_after_the_first):
+    with mock.patch.object(reconciler, "save_owned", full_after_the_first):
         async with host.daemon():
             assert host.servers() == {str(address(1)), str(address(2))}
             assert len(kept_before) > 1

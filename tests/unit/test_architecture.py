@@ -46,8 +46,7 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
     "config/schema": {"config", "config/language", "netlink", "system", "model"},
-    "daemon/api": {"daemon", "daemon/table", "health", "system", "model"},
-    "daemon/table": {"config", "system", "model"},
+    "daemon/api": {"daemon", "health", "system", "model"},
     "health/checkers": {"health", "system", "system/processes", "model"},
     "system/processes": {"system", "model"},
     "vrrp/helper": {"vrrp", "notify", "system", "system/processes", "model"},

@@ -19,7 +19,7 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
         ("pylvs.dataplane.director pylvs.dataplane.editor", f"asyncio hashlib random secrets socket {FOR_TYPES}"),
         # the daemon, with two checks of HTTP
         ("pylvs.cli.main pylvs.cli.run", f"asyncio {UNUSED}"),
-        ("pylvs.daemon.host_services pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
+        ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
     ],
 )
 def test_a_process_starts_without(modules: str, unwanted: str) -> None:

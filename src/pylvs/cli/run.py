@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import state_dir
-from pylvs.daemon.options import DEFAULT_FILE, Options
+from pylvs.daemon import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
 
@@ -41,7 +41,7 @@ def run(
     import asyncio
     import resource
 
-    from pylvs.daemon.host_services import HostServices
+    from pylvs.daemon.host import HostServices
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.system import logs
 

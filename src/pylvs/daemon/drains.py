@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from pylvs.daemon.event_bus import EventBus
+from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing

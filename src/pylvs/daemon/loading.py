@@ -16,7 +16,7 @@ from dataclasses import replace
 from pylvs.config.compile.document import build
 from pylvs.config.findings import Finding, Location, Severity
 from pylvs.config.language.parser import read
-from pylvs.daemon.options import Options
+from pylvs.daemon import Options
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration

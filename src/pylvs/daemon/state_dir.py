@@ -8,6 +8,8 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `services.json`: the services that the daemon owns, with their configured servers
 - `overrides.json`: the operator's overrides
 - `drains.json`: the drains that are not over
+- `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
+- `dump.json`: what the daemon knew at SIGUSR1 or SIGUSR2
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from pylvs.health.events import Override, ServerName, Standing
+from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
+OVERRIDES_FILE = "overrides"
 
 
 def default_path() -> Path:
@@ -124,3 +130,29 @@ class StateDirectory:
             draft.replace(path)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
+
+
+def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
+    """Write the operator's overrides. Raises PylvsError."""
+    rows = [
+        {
+            "service": service,
+            "address": str(server.address),
+            "port": server.port,
+            "standing": override.standing.value,
+            "weight": override.weight,
+        }
+        for (service, server), override in overrides.items()
+    ]
+    state.write(OVERRIDES_FILE, rows)
+
+
+def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
+    """Return the overrides of the last daemon. Raises Unsupported."""
+    with state.decoding(OVERRIDES_FILE) as rows:
+        return {
+            (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
+                Standing(row["standing"]), row["weight"]
+            )
+            for row in rows or ()
+        }

@@ -16,23 +16,29 @@ import contextlib
 import signal
 import time
 from collections import Counter
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
+from typing import Any
 
 from pylvs.config.findings import Finding
-from pylvs.daemon import persistence
+from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
-from pylvs.daemon.event_bus import EventBus
-from pylvs.daemon.host_monitor import HostMonitor, monitor_forwarding
-from pylvs.daemon.host_services import HostServices
+from pylvs.daemon.host import BackgroundTasks, HostMonitor, HostServices, monitor_forwarding, signal_handlers
 from pylvs.daemon.loading import Loaded, Refused, accept
-from pylvs.daemon.notifications import log_event, log_findings
-from pylvs.daemon.options import Options
-from pylvs.daemon.persistence import Ownership
-from pylvs.daemon.process import BackgroundTasks, signal_handlers
+from pylvs.daemon.notifications import EventBus, log_event, log_findings
+from pylvs.daemon.reconciler import (
+    OwnedServices,
+    Ownership,
+    Reconciler,
+    ReconcileResult,
+    TableThread,
+    adoptable_rows,
+    owned_services,
+)
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.table.cache import DesiredTable, TableCache
-from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
@@ -44,6 +50,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import garbage
 from pylvs.system.logs import get_logger
 
+DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 RETRY_S = 1.0  # for the first table and the last edits
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
@@ -143,7 +150,7 @@ class Supervisor:
         """Read everything that the daemon needs before it changes anything."""
         self._ownership = Ownership(self.state)
         owned = self._ownership.owned
-        overrides = persistence.load_overrides(self.state)
+        overrides = state_dir.load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
@@ -154,7 +161,7 @@ class Supervisor:
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
         self.drains.resume()
         rows = await self.table_thread.run(table.rows)
-        self.engine.adopt(persistence.adoptable_rows(rows, owned, configuration))
+        self.engine.adopt(adoptable_rows(rows, owned, configuration))
         self.engine.on_event(self._on_event)
         self.engine.on_event(self.events.publish_health)
         self.engine.on_change(self.reconciler.wake)
@@ -304,10 +311,10 @@ class Supervisor:
         error = host_error if last.busy else last.error or host_error
         return error if error or self.started_at else None
 
-    def _owned_services(self, configuration: Configuration) -> persistence.OwnedServices:
+    def _owned_services(self, configuration: Configuration) -> OwnedServices:
         rows = self._host.vip_checks.rows
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
-        return checks | dict(persistence.owned_services(configuration))
+        return checks | dict(owned_services(configuration))
 
     async def _save_ownership(self, result: ReconcileResult) -> None:
         """Own the services in force, once the table is complete: until then there are old ones to delete."""
@@ -338,7 +345,7 @@ class Supervisor:
     def _save_overrides(self) -> None:
         self._overrides_pending = False
         try:
-            persistence.save_overrides(self.state, self.engine.overrides())
+            state_dir.save_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
             self._log.error(str(error))
 
@@ -374,5 +381,21 @@ class Supervisor:
         """Write everything to a file: keepalived does so at SIGUSR1 and SIGUSR2."""
         async with self._reloading:
             rows = await self.table_thread.run(self.reconciler.table.rows)
-            path = await asyncio.to_thread(persistence.write_dump, self.state, self.engine.snapshot(), rows)
-            self._log.info("written", file=str(path))
+            content = {"services": self.engine.snapshot(), "table": rows}
+            await asyncio.to_thread(lambda: self.state.write(DUMP_FILE, to_json(content)))
+            self._log.info("written", file=str(self.state.file(DUMP_FILE)))
+
+
+def to_json(value: Any) -> Any:
+    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return value.name.lower() if value.name else int(value.value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(each) for key, each in value.items()}
+    return str(value)

@@ -3,13 +3,20 @@
 Such a check shows that the server holds the virtual address, that its application listens there, and that it
 decapsulates tunnelled packets. Each server gets a firewall mark (`PROBE_MARKS` of them) and a service of that mark with
 this server only. The check's socket has the mark. Clients' services and their counters are not affected.
+
+A rule of policy routing sends packets with a probe's mark to lo, where the packet path forwards them. It does so
+whether this host holds the address or not. If it does, an answer has a source address of this host. IPv4 drops such a
+packet as forged unless `accept_local` of the device is on; IPv6 has no such rule.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
@@ -20,11 +27,23 @@ from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.routing import NextHop, Route, RoutingRule
+from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.netlink.changes import change
+from pylvs.netlink.codec import CREATE, DELROUTE, DELRULE, EXCL, NEWROUTE, NEWRULE, REPLACE
+from pylvs.netlink.links import Routes, local_addresses
+from pylvs.netlink.routes import encoded, encoded_rule
+from pylvs.system import proc
 from pylvs.system.logs import get_logger
 
 DEVICES_FILE = "via_vip"  # the devices whose accept_local this daemon, or one before it, switched on
+TABLE = FIRST_PROBE_MARK >> 16  # of policy routing: 20566
+PRIORITY = 100
+_DISCARD = 9  # a port to name in a question about routes; nothing is sent
+_LOOPBACK = 1
+_UNSPECIFIED, _STATIC = 0, 4  # RTPROT_*
+_GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)  # what is to be removed is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +100,6 @@ class VipChecks:
         return self._through(check, vip, server.destination.key.address, mark, context)
 
     def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
-        from pylvs.daemon.probe_routing import source_towards
-
         made: tuple[Address, Probe] | None = None  # the probe, and the source address that it was made for
 
         async def ask() -> Outcome:
@@ -103,8 +120,6 @@ class VipChecks:
 
         A change is saved before it is made, for `restore`. In the table thread.
         """
-        from pylvs.daemon import probe_routing
-
         saved = _saved_devices(state)
         if not self._marks and saved is None:
             return
@@ -112,17 +127,17 @@ class VipChecks:
         v4 = [path.destination.key.address for path in self._marks if path.family == socket.AF_INET]
         v6 = len(self._marks) > len(v4)
         try:
-            wanted = probe_routing.devices_towards(v4)
-            added = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
+            wanted = devices_towards(v4)
+            added = {each for each in wanted if not accepts_own_sources(each)}
             devices = {"devices": sorted(before & wanted | added)} if self._marks else None
             if devices:
                 state.write(DEVICES_FILE, devices)
-            probe_routing.route_marks({version for version, has in ((4, v4), (6, v6)) if has})
+            route_marks({version for version, has in ((4, v4), (6, v6)) if has})
             for device in sorted(added):
-                probe_routing.accept_own_sources(device, True)
+                accept_own_sources(device, True)
                 self._log.info("switched on accept_local for checks through virtual addresses", device=device)
             for device in sorted(before - wanted):
-                probe_routing.accept_own_sources(device, False)
+                accept_own_sources(device, False)
             if not devices:
                 state.write(DEVICES_FILE, None)
         except (PylvsError, OSError) as error:
@@ -197,3 +212,86 @@ def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check
     else:
         fields["target"] = redirected(targets_of(check)[0])
     return replace(check, **fields)
+
+
+def route_marks(versions: Collection[int]) -> None:
+    """Route packets with a probe's mark to lo, for these versions of IP and no other. Raises PylvsError."""
+    to_lo = (NextHop(device=socket.if_indextoname(_LOOPBACK)),)
+    for version, everything in ((4, "0.0.0.0/0"), (6, "::/0")):
+        route = Route(destination=ip_network(everything), kind="local", next_hops=to_lo, table=TABLE, protocol=_STATIC)
+        rule = RoutingRule(
+            family=version,
+            table=TABLE,
+            preference=PRIORITY,
+            mark=FIRST_PROBE_MARK,
+            mark_mask=PROBE_MARK_MASK,
+            protocol=_UNSPECIFIED,
+        )
+        if version in versions:
+            change("the routes of checks", (NEWROUTE, encoded(route), CREATE | REPLACE))
+            change("the rule of checks", (NEWRULE, encoded_rule(rule), CREATE | EXCL), (errno.EEXIST,))
+        else:
+            change("the routes of checks", (DELROUTE, encoded(route, going=True), 0), _GONE)
+            change("the rule of checks", (DELRULE, encoded_rule(rule), 0), _GONE)
+
+
+def devices_towards(servers: Iterable[Address]) -> set[str]:
+    """Return the devices towards these real servers, by which their answers arrive."""
+    found = set()
+    with Routes() as routes:
+        for server in servers:
+            route = routes.to(server)
+            if route is not None and not route.local:
+                found.add(socket.if_indextoname(route.ifindex))
+    return found
+
+
+def accepts_own_sources(device: str) -> bool:
+    """Return whether IPv4 accepts packets from this host's addresses on the device; True for a deleted device."""
+    everywhere, there = (f"net/ipv4/conf/{name}/accept_local" for name in ("all", device))
+    return not proc.exists(there) or bool(proc.read_number(everywhere) or proc.read_number(there))
+
+
+def accept_own_sources(device: str, on: bool) -> None:
+    """Set whether the device accepts them; ignore a deleted device. Raises PylvsError."""
+    name = f"net/ipv4/conf/{device}/accept_local"
+    if proc.exists(name):
+        proc.write(name, "1" if on else "0")
+
+
+def source_towards(server: Address, version: int, avoiding: Collection[Address]) -> Address:
+    """Return the address of this host, of this version of IP, from which to probe the server.
+
+    That is the address that the kernel would use, or else the nearest one. None of `avoiding` is used, because the
+    server has those addresses too. Raises PylvsError, OSError.
+    """
+    if server.version == version:
+        chosen = _chosen_by_kernel(server)
+        if chosen not in avoiding:
+            return chosen
+    usable = [
+        each
+        for each in local_addresses()
+        if each.version == version
+        and each not in avoiding
+        and not (each.is_loopback or each.is_link_local or each.is_unspecified)
+    ]
+    if not usable:
+        raise PylvsError(f"this host has no IPv{version} address of its own to check {server} from")
+    return max(usable, key=lambda each: (_bits_in_common(each, server), -int(each)))
+
+
+def _chosen_by_kernel(server: Address) -> Address:
+    with socket.socket(family_of(server), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as asking:
+        try:
+            asking.connect((str(server), _DISCARD))
+        except OSError as error:
+            raise PylvsError(f"{server}: {os.strerror(error.errno or 0)}") from None
+        return ip_address(asking.getsockname()[0].partition("%")[0])
+
+
+def _bits_in_common(one: Address, other: Address) -> int:
+    """Return the length of the common prefix, 0 for two versions of IP (RFC 6724 5, rule 8)."""
+    if one.version != other.version:
+        return 0
+    return one.max_prefixlen - (int(one) ^ int(other)).bit_length()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pylvs.daemon.event_bus import EventBus
+from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError

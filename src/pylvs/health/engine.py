@@ -16,6 +16,7 @@ from dataclasses import replace as with_
 from typing import Any
 
 from pylvs.health.events import (
+    NO_OVERRIDE,
     ChecksResumed,
     ChecksSuspended,
     Event,
@@ -27,9 +28,8 @@ from pylvs.health.events import (
 )
 from pylvs.health.outcome import Outcome
 from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
-from pylvs.health.servers import CheckState, ServerState
-from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
+from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
@@ -183,7 +183,7 @@ class Engine:
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
-        return {server.name: server.override for server in self._servers() if server.override}
+        return {server.name: server.override for server in self._servers() if server.override != NO_OVERRIDE}
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist."""

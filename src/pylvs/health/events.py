@@ -29,10 +29,6 @@ class Override:
     standing: Standing = Standing.ENABLED
     weight: int | None = None  # None: by checks and configuration
 
-    def __bool__(self) -> bool:
-        """Return whether it overrides anything."""
-        return self != NO_OVERRIDE
-
 
 NO_OVERRIDE = Override()
 

@@ -65,11 +65,6 @@ class ProbeScheduler:
         """The loop's clock."""
         return self._loop.time() if self._loop else 0.0
 
-    @property
-    def running(self) -> int:
-        """How many probes run."""
-        return len(self._running)
-
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run probes from now on."""
         self._loop = loop

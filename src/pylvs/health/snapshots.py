@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pylvs.health.events import Override
 from pylvs.health.probe_scheduler import NEVER
-from pylvs.health.servers import CheckState, ServerState
-from pylvs.health.services import ServiceState
+from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.model.checks import Check
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey

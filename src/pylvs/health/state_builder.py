@@ -8,8 +8,7 @@ from functools import partial
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.probe_scheduler import ScheduledProbe
-from pylvs.health.servers import CheckLink, CheckState, ServerState, SharedKey, sets_weight
-from pylvs.health.services import ServiceState
+from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey

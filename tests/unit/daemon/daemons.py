@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
-from pylvs.daemon.host_services import HostServices
+from pylvs.daemon import Options
+from pylvs.daemon.host import HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options
-from pylvs.daemon.options import Options
-from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import VipChecks

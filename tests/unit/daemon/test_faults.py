@@ -16,13 +16,12 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import persistence
-from pylvs.daemon.api import application, status_routes
+from pylvs.daemon import Options, reconciler, state_dir
+from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
+from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
-from pylvs.daemon.options import Options
-from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.model.director import ServiceRow
@@ -69,13 +68,13 @@ def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(tmp_path: Pat
 
 def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = persistence.save_overrides
+    keep = state_dir.save_overrides
 
     def counted(state: StateDirectory, overrides: Any) -> None:
         kept_now.append(len(overrides))
         keep(state, overrides)
 
-    monkeypatch.setattr(persistence, "save_overrides", counted)
+    monkeypatch.setattr(state_dir, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
@@ -111,13 +110,13 @@ def test_a_drain_of_one_port_does_not_end_that_of_others(host: FakeHost) -> None
 
 def test_the_status_of_many_services_counts_the_table_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    counts_of = status_routes.counts_of
+    counts_of = routes.counts_of
 
-    def noted(rows: Sequence[ServiceRow]) -> status_routes.Counts:
+    def noted(rows: Sequence[ServiceRow]) -> routes.Counts:
         calls.append(1)
         return counts_of(rows)
 
-    monkeypatch.setattr(status_routes, "counts_of", noted)
+    monkeypatch.setattr(routes, "counts_of", noted)
     host.write(service(server(1)), service(server(2), key=OTHER))
 
     async def scenario() -> None:
@@ -135,11 +134,11 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
         threads.append(threading.current_thread())
         return exposition(facts)
 
-    monkeypatch.setattr("pylvs.daemon.api.status_routes.exposition", noted)
+    monkeypatch.setattr("pylvs.daemon.api.routes.exposition", noted)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            assert "pylvs_info" in await status_routes.metrics_page(daemon)
+            assert "pylvs_info" in await routes.metrics_page(daemon)
 
     run(scenario())
     assert threads
@@ -206,7 +205,7 @@ def test_a_client_of_unknown_user_is_refused() -> None:
 def test_a_follower_that_disconnected_is_removed_without_an_event(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_routes, "CLIENT_POLL_S", 0.05)
+    monkeypatch.setattr(routes, "CLIENT_POLL_S", 0.05)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
@@ -230,7 +229,7 @@ def test_a_full_disk_does_not_interrupt_the_stop(
 
     async def scenario() -> None:
         async with host.daemon():
-            monkeypatch.setattr(persistence, "save_owned", full)
+            monkeypatch.setattr(reconciler, "save_owned", full)
 
     run(scenario())
     assert restored

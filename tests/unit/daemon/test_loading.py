@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import loading
+from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
-from pylvs.daemon.options import Options
 
 TEXT = """
 virtual_server 192.0.2.1 80 {

@@ -14,15 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.persistence import (
-    adoptable_rows,
-    load_overrides,
-    load_owned,
-    owned_services,
-    save_overrides,
-    save_owned,
-)
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.reconciler import adoptable_rows, load_owned, owned_services, save_owned
+from pylvs.daemon.state_dir import StateDirectory, load_overrides, save_overrides
 from pylvs.health.events import Override, Standing
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow

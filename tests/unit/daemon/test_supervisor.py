@@ -11,9 +11,9 @@ import pytest
 
 from pylvs.cli.status import lines as status_lines
 from pylvs.config.findings import Finding, Location, Severity
+from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
-from pylvs.daemon.options import Options
 from pylvs.health.outcome import Outcome
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import Busy

@@ -7,7 +7,7 @@ import re
 import socket
 from pathlib import Path
 
-from pylvs.daemon.process import ServiceManager
+from pylvs.daemon.host import ServiceManager
 from tests.waiting import PATIENCE_S
 
 

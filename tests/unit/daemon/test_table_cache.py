@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.daemon.table import DesiredTable, EditPlan, TableCache, TableChanged
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy

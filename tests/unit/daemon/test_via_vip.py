@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import probe_routing, via_vip
+from pylvs.daemon import via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.health.checkers import CheckContext
@@ -128,7 +128,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         return ask
 
     monkeypatch.setattr(via_vip, "probe_of", probe_of)
-    monkeypatch.setattr(probe_routing, "source_towards", lambda server, version, avoiding: OWN)
+    monkeypatch.setattr(via_vip, "source_towards", lambda server, version, avoiding: OWN)
     return made
 
 
@@ -167,7 +167,7 @@ def test_without_a_source_address_the_check_fails_with_the_reason(
     def nothing(server: Address, version: int, avoiding: object) -> Address:
         raise PylvsError("no address of its own")
 
-    monkeypatch.setattr(probe_routing, "source_towards", nothing)
+    monkeypatch.setattr(via_vip, "source_towards", nothing)
     wanted = service(server(11))
     probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
@@ -189,7 +189,7 @@ def test_checks_through_the_vip_are_never_shared_between_services() -> None:
 
 
 class Machine:
-    """Fake host settings for `probe_routing`."""
+    """Fake host settings."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, devices: dict[str, bool]) -> None:
         self.accept = dict(devices)
@@ -203,7 +203,7 @@ class Machine:
             "accept_own_sources": self.accept.__setitem__,
         }
         for name, change in changes.items():
-            monkeypatch.setattr(probe_routing, name, change)
+            monkeypatch.setattr(via_vip, name, change)
 
     def _route(self, versions: set[int]) -> None:
         if self.fails:

@@ -139,7 +139,7 @@ class EngineHarness:
 
     @property
     def probes_running(self) -> int:
-        return self.engine._scheduler.running
+        return len(self.engine._scheduler._running)
 
     def names(self) -> list[str]:
         """Return and forget all events, as text: `server_down 1`, `quorum_lost`."""

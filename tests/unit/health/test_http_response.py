@@ -8,8 +8,8 @@ from typing import cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.http_response import ResponseReader, read_body
-from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.checkers.http import ResponseReader, read_body
+from pylvs.health.checkers.sockets import TcpStream
 from pylvs.health.outcome import ProbeFailed
 
 

@@ -29,7 +29,7 @@ class Diary:
     def scheduled(self, every_s: float = 10, takes_s: float = 0) -> ScheduledProbe:
         async def probe() -> Outcome:
             self.begun.append(self.loop.time() - START_S)
-            self.most = max(self.most, self.scheduler.running)
+            self.most = max(self.most, len(self.scheduler._running))
             try:
                 await asyncio.sleep(takes_s)
             except asyncio.CancelledError:
@@ -103,7 +103,7 @@ def test_the_limit_of_concurrent_probes_holds_and_all_run(loop: FakeTimeLoop) ->
     loop.pass_(60)
     assert diary.most == 7
     assert len(diary.begun) == 50
-    assert diary.scheduler.running == 0
+    assert len(diary.scheduler._running) == 0
 
 
 def test_some_descriptors_are_reserved() -> None:
@@ -151,7 +151,7 @@ def test_a_running_probe_that_is_removed_is_cancelled(loop: FakeTimeLoop) -> Non
     scheduled.on_outcome = lambda outcome: pytest.fail("the probe was removed")
     diary.scheduler.remove(scheduled)
     loop.pass_(60)
-    assert (diary.begun, diary.cancelled, diary.scheduler.running) == ([0], 1, 0)
+    assert (diary.begun, diary.cancelled, len(diary.scheduler._running)) == ([0], 1, 0)
 
 
 def test_a_paused_probe_waits_and_a_running_one_counts(loop: FakeTimeLoop) -> None:
@@ -175,7 +175,7 @@ def test_the_stop_waits_for_running_scripts(loop: FakeTimeLoop) -> None:
         diary.scheduler.schedule(diary.scheduled(takes_s=3), delay)
     loop.pass_(1)
     loop.run_until_complete(diary.scheduler.close())
-    assert (diary.cancelled, diary.scheduler.running) == (2, 0)
+    assert (diary.cancelled, len(diary.scheduler._running)) == (2, 0)
     loop.pass_(60)
     assert diary.begun == [0, 0]
 

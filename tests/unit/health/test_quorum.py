@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.services import Quorum
+from pylvs.health.state import Quorum
 
 QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
 

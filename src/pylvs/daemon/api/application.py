@@ -17,10 +17,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
-from pylvs.daemon.api.control_routes import CHANGES
 from pylvs.daemon.api.metrics import CONTENT_TYPE
 from pylvs.daemon.api.operations import Given, Operation, json_response
-from pylvs.daemon.api.status_routes import QUERIES, metrics_page
+from pylvs.daemon.api.routes import ROUTES, metrics_page
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
@@ -58,7 +57,7 @@ async def openapi(_daemon: Supervisor, _: web.Request, _given: Given) -> web.Res
     )
 
 
-OPERATIONS = (*QUERIES, *CHANGES, Operation("GET", "/v1/openapi.json", "This document.", openapi))
+OPERATIONS = (*ROUTES, Operation("GET", "/v1/openapi.json", "This document.", openapi))
 
 
 async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from pylvs.daemon.event_bus import json_line
+from pylvs.daemon.notifications import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 

@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.unix_sockets import address_of
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 
 from pylvs.health.checkers import CheckContext
-from pylvs.health.checkers.sockets import Deadline, Endpoint
-from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import AgentCheck
 from pylvs.model.destination import MAX_WEIGHT

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pylvs.health.checkers import CheckContext
-from pylvs.health.checkers.http_response import ResponseReader, read_body
-from pylvs.health.checkers.sockets import Deadline, Endpoint
-from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.checkers.http import ResponseReader, read_body
+from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.host_monitor import HostMonitor
-from pylvs.daemon.host_services import HostServices
+from pylvs.daemon import Options
+from pylvs.daemon.host import HostMonitor, HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options
-from pylvs.daemon.options import Options
-from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.table.cache import DesiredTable
+from pylvs.daemon.table import DesiredTable
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
 from pylvs.health.outcome import Outcome, Probe

@@ -10,18 +10,16 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import persistence
-from pylvs.daemon.process import BackgroundTasks
-from pylvs.daemon.table import edits
-from pylvs.daemon.table.cache import TableCache
-from pylvs.daemon.table.reconciler import Reconciler, TableThread
+from pylvs.daemon import state_dir, table
+from pylvs.daemon.host import BackgroundTasks
+from pylvs.daemon.reconciler import Reconciler, TableThread
+from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
 from pylvs.health.outcome import Outcome
 from pylvs.health.probe_scheduler import ProbeScheduler
-from pylvs.health.servers import CheckState
-from pylvs.health.services import Quorum, ServiceState
+from pylvs.health.state import CheckState, Quorum, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.processes.scripts import Processes
@@ -86,11 +84,11 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_not_saved() -> AbstractContextManager[Any]:
-    return patch.object(persistence, "save_overrides", lambda *_: None)
+    return patch.object(state_dir, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
-    row_edits = edits._row_edits
+    row_edits = table._row_edits
 
     def is_no_removal(edit: Any) -> bool:
         return edit.desired is not None
@@ -98,16 +96,16 @@ def _removals_come_first() -> AbstractContextManager[Any]:
     def mutated(found: Any, row: Any) -> Any:
         return sorted(row_edits(found, row), key=is_no_removal)
 
-    return patch.object(edits, "_row_edits", mutated)
+    return patch.object(table, "_row_edits", mutated)
 
 
 def _foreign_services_are_deleted() -> AbstractContextManager[Any]:
-    required_edits = edits.required_edits
+    required_edits = table.required_edits
 
     def mutated(found: Any, desired: Any, owned: Any = (), exclusive: bool = False) -> Any:
         return required_edits(found, desired, owned, exclusive or bool(owned))
 
-    return patch.object(edits, "required_edits", mutated)
+    return patch.object(table, "required_edits", mutated)
 
 
 def _foreign_edits_are_not_noticed() -> AbstractContextManager[Any]:

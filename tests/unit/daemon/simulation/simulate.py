@@ -93,8 +93,8 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.HostMonitor", SimHostMonitor),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
             patch(f"{supervisor}.garbage.settle", lambda: None),
-            patch("pylvs.daemon.host_monitor.POLL_S", 5.0),  # its reports go to no virtual router
-            patch("pylvs.daemon.table.reconciler.ThreadPoolExecutor", world.pool),
+            patch("pylvs.daemon.host.POLL_S", 5.0),  # its reports go to no virtual router
+            patch("pylvs.daemon.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
             patch("pylvs.system.processes.scripts.script_account", lambda *_: account),
         ):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from pylvs.daemon import Options
 from pylvs.daemon.loading import Loaded
-from pylvs.daemon.options import Options
-from pylvs.health.events import Override, ServerName
+from pylvs.health.events import NO_OVERRIDE, Override, ServerName
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check
@@ -190,7 +190,7 @@ class World:
             self._known_overrides = {
                 (model.services[server.service].wanted.name, server.key): server.override
                 for server in model.servers()
-                if server.override
+                if server.override != NO_OVERRIDE
             }
         disturbed = max([self.disturbed_at, *self.disturbances.values()])
         calm = disturbed < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way

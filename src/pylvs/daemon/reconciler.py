@@ -1,6 +1,6 @@
 """Reconcile the table with the desired state: at every change of that state, and every few seconds.
 
-The second catches the edits of other programs.
+The second catches the edits of other programs. The daemon deletes only services that it owns.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
-from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.daemon.table.edits import Edit, RefusedEdit
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.table import DesiredTable, Edit, EditPlan, RefusedEdit, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
+from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
 POLL_S = 2.0  # for edits by other programs
@@ -25,7 +31,9 @@ BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
 MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
 ATTEMPTS = 20  # of a plan that other programs' edits make void
 MAX_LOG_LINES = 20  # for the restored edits of one run
+SERVICES_FILE = "services"  # the services that the daemon owns
 
+OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -153,3 +161,77 @@ class Reconciler:
         if self._logged and not errors:
             self._log.info("the table has the desired state again")
         self._logged = errors
+
+
+class Ownership:
+    """The services that this daemon may delete, and the next one if this one is killed.
+
+    The state directory has a service before the daemon's first edit of it, and until after the last.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        """Begin with the services of the last daemon. Raises Unsupported."""
+        self._state = state
+        self.owned = load_owned(state)
+
+    async def before_edits(self, owned: OwnedServices) -> None:
+        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
+
+        The new services have no servers yet: after a crash their absence from the table must not count as down.
+        """
+        added = {key: frozenset[DestinationKey]() for key in owned}
+        await self.after_edits(added | dict(self.owned))
+
+    async def after_edits(self, owned: OwnedServices) -> None:
+        """Own exactly these services. Raises PylvsError."""
+        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
+        self.owned = owned
+
+
+def owned_services(configuration: Configuration) -> OwnedServices:
+    """Return the services of a configuration."""
+    return {
+        key: frozenset(each.destination.key for each in service.servers)
+        for service in configuration.services
+        for key in service.keys
+    }
+
+
+def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
+    """Write the owned services. Raises PylvsError."""
+    rows = [
+        [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
+        for key, servers in owned.items()
+    ]
+    state.write(SERVICES_FILE, rows)
+
+
+def load_owned(state: StateDirectory) -> OwnedServices:
+    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
+    with state.decoding(SERVICES_FILE) as rows:
+        return {
+            ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
+                DestinationKey(ip_address(rip), rport) for rip, rport in servers
+            )
+            for protocol, address, port, mark, servers in rows or ()
+        }
+
+
+def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
+    """Return the table's rows of owned services, for the engine to adopt.
+
+    A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
+    """
+    configured = {
+        key: {each.destination.key: each.destination for each in service.servers}
+        for service in configuration.services
+        for key in service.keys
+    }
+    found = []
+    for row in rows:
+        key = row.service.key
+        if key in owned and key in configured:
+            present = {each.destination.key for each in row.destinations}
+            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
+            found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
+    return found

@@ -1,0 +1,285 @@
+"""What the daemon needs of its host: tasks, signals, the service manager, files, BPF tables, networking, scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any
+
+from pylvs.config.diff import differences
+from pylvs.daemon import Options
+from pylvs.daemon.loading import ConfigurationLoader, Loaded
+from pylvs.daemon.notifications import Notifier
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.table import LongLivedDirector
+from pylvs.daemon.via_vip import VipChecks
+from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen
+from pylvs.dataplane.director import open_director
+from pylvs.health.checkers import CheckContext, probe_of
+from pylvs.health.events import Event
+from pylvs.health.outcome import Probe
+from pylvs.model.addresses import Address
+from pylvs.model.checks import Check, Script, goes_via_vip
+from pylvs.model.errors import PylvsError
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.netlink.links import local_addresses
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Processes
+from pylvs.system.self_exec import command
+
+RESTART_PAUSE_S = 1.0  # of a background task
+POLL_S = 0.5  # of the error of forwarding
+FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
+SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
+
+
+class BackgroundTasks:
+    """Tasks that log their exceptions, and that are cancelled when the block ends."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> BackgroundTasks:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine once."""
+        self._add(self._once(work))
+
+    def keep_running(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Run an endless task, and restart it after an exception."""
+        self._add(self._always(work, what))
+
+    def cancel(self) -> None:
+        """Request that all tasks end; each does so at its next await."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _add(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _once(self, work: Awaitable[None], prefix: str = "") -> None:
+        try:
+            await work
+        except (PylvsError, OSError) as error:
+            get_logger().error(f"{prefix}{error}")
+        except Exception:
+            get_logger().exception(f"{prefix}this is a bug")
+
+    async def _always(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        while True:
+            await self._once(work(), f"{what} failed and is restarted: ")
+            await asyncio.sleep(RESTART_PAUSE_S)
+
+
+@contextlib.contextmanager
+def signal_handlers(actions: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Within the block, call an action in the event loop for each of these signals. In the main thread only."""
+    loop = asyncio.get_running_loop()
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
+    try:
+        yield
+    finally:
+        for number in actions:
+            loop.remove_signal_handler(number)
+
+
+class ServiceManager:
+    """The service manager that started the daemon, by sd_notify(3). Without one nothing is sent."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        given = os.environ if environment is None else environment
+        self._address = given.get(SOCKET, "")
+        self.watchdog_s = _watchdog_s(given)  # 0: no watchdog
+
+    def ready(self, status: str) -> None:
+        """Report that the start or a reload is done."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """Report that a reload begins; `ready` follows. Type=notify-reload asks for the time."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """Report that the daemon stops."""
+        self._send("STOPPING=1")
+
+    def alive(self) -> None:
+        """Reset the watchdog; due at least every `watchdog_s`."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address.startswith(("/", "@")):
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+            to.setblocking(False)
+            to.sendto(text.encode(), address)
+
+
+def _watchdog_s(given: Mapping[str, str]) -> float:
+    """Return the watchdog's interval; 0 where there is none, or where it watches another process."""
+    try:
+        if int(given.get(WATCHDOG_PID, os.getpid())) != os.getpid():
+            return 0.0
+        return int(given.get(WATCHDOG, "0")) / 1e6
+    except ValueError:
+        return 0.0
+
+
+async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
+    """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
+
+    `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
+    reported after `FAULT_AFTER_S`, its end at once.
+    """
+    clock = asyncio.get_running_loop().time
+    reported: bool | None = None
+    since: float | None = None
+    while True:
+        text = error()
+        now = clock()
+        since = (since or now) if text else None
+        if text == "" and reported is not True:
+            reported = True
+            await report(True, "")
+        elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
+            reported = False
+            await report(False, text)
+        await asyncio.sleep(POLL_S)
+
+
+class HostMonitor:
+    """Calls `update` at the start, and whenever rtnetlink(7) reports a change of devices, addresses or routes.
+
+    `update` returns the seconds until it is called without a report.
+    """
+
+    def __init__(self, update: Callable[[], Awaitable[float]]) -> None:
+        self._update = update
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch the network namespace of the calling thread until cancelled."""
+        loop = asyncio.get_running_loop()
+        with listen() as kernel:
+            loop.add_reader(kernel, self._receive, kernel)
+            try:
+                await self._follow()
+            finally:
+                loop.remove_reader(kernel)
+
+    def _receive(self, kernel: socket.socket) -> None:
+        if drain(kernel):
+            self._changed.set()
+
+    async def _follow(self) -> None:
+        next_s = 0.0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), next_s)
+            await asyncio.sleep(GATHER_S)
+            self._changed.clear()
+            begin, next_s = time.monotonic(), RETRY_S
+            try:
+                next_s = await self._update()
+            except Exception as error:
+                get_logger().error("could not follow addresses and devices", reason=str(error))
+            await asyncio.sleep(SHARE * (time.monotonic() - begin))
+
+
+class HostServices:
+    """One host. Tests replace what would leave the process."""
+
+    def __init__(self) -> None:
+        self.manager = ServiceManager()
+        self._processes = Processes()
+        self._started = False  # the shutdown_script runs only if the startup_script did
+        self._settings = GlobalSettings()
+        self.vip_checks = VipChecks()
+        self._notifier = Notifier()
+        self._loader = ConfigurationLoader()
+
+    def load(self, options: Options) -> Loaded:
+        """Read the configuration. In a thread; errors are findings."""
+        return self._loader.load(options)
+
+    def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
+        """Describe what a reload changes. In a thread."""
+        return map(str, differences(old, new))
+
+    def director(self) -> LongLivedDirector:
+        """Open the tables. In the table thread. Raises PylvsError."""
+        return open_director()
+
+    def addresses(self) -> Iterable[Address]:
+        """Return this host's addresses. In the table thread."""
+        return local_addresses()
+
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        """Return the probe of a check."""
+        context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
+        if goes_via_vip(check):
+            return self.vip_checks.probe_of(check, service, server, context)
+        return probe_of(check, context)
+
+    def configure(self, configuration: Configuration) -> None:
+        """Use this configuration for scripts, checks and notifications from now on."""
+        before, self._settings = self._settings, configuration.settings
+        settings = configuration.settings
+        if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)
+            except OSError as error:
+                get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self.vip_checks.configure(configuration)
+        self._notifier.configure(configuration, bool(configuration.vrrp.instances))
+
+    def notify(self, event: Event) -> None:
+        """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
+        self._notifier.notify(event)
+
+    async def run_startup_script(self) -> None:
+        """Run the startup_script before anything else, until it ends or its timeout expires."""
+        self._started = True
+        await self._run("startup_script", self._settings.startup_script, self._settings.startup_script_timeout_s)
+
+    async def _run(self, keyword: str, script: Script | None, timeout_s: float) -> None:
+        if script is None:
+            return
+        ended = await self._processes.run(script, timeout_s)
+        logger = get_logger()
+        log = logger.info if ended.status == 0 and not ended.timed_out else logger.warning
+        log(f"{keyword} has run", script=str(script), end=str(ended))
+        for line in ended.lines():
+            logger.info(f"{keyword} said: {line}")
+
+    def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
+        return subprocess.Popen(
+            command("pylvs.daemon.router_process", str(state.path), log_format),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # it logs to stderr, which it shares with the daemon
+            start_new_session=True,  # Ctrl-C in the terminal is for the daemon
+        )
+
+    async def close(self) -> None:
+        """Finish notifications and end what runs, in bounded time."""
+        await self._notifier.finish()
+        if self._started:
+            await self._run("shutdown_script", self._settings.shutdown_script, self._settings.shutdown_script_timeout_s)
+        await self._processes.close()

@@ -1,1 +1,0 @@
-"""Reconcile the table with the desired state."""
