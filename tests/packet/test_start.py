@@ -14,7 +14,6 @@ OF_EDITS = {
     "pylvs.dataplane.editor",
     "pylvs.dataplane.devices.attachments",
     "pylvs.netlink.links",
-    "pylvs.ipvsadm.rules",
 }
 OF_OTHERS = {
     "pylvs.dataplane.scheduler_tables",
@@ -25,7 +24,6 @@ OF_OTHERS = {
     "pylvs.dataplane.upgrade",
     "pylvs.dataplane.vip_roles",
     "pylvs.ipvsadm.helptext",
-    "pylvs.ipvsadm.rules",
     "pylvs.model.connection",
     "pylvs.model.director",
     "pylvs.model.marks",

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pylvs.ipvsadm.messages import Complaint, try_help
-from pylvs.ipvsadm.names import Names
-from pylvs.ipvsadm.options import Command, Words, check_command, check_listing, check_tunnel, read_flags
+from pylvs.ipvsadm.options import (
+    Command,
+    Complaint,
+    Words,
+    check_command,
+    check_listing,
+    check_tunnel,
+    read_flags,
+    try_help,
+)
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass, field
@@ -25,6 +32,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 
+TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 TIMEOUTS_TO_SET = 3
 DEFAULT_PERSISTENCE_S = 360
 DEVICE_NAME_LENGTH = 15
@@ -40,6 +48,43 @@ TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
 DAEMON_STATES = ("master", "backup")
 NO_TUNNEL = Tunnel()
 WHOLE_ADDRESS = -1  # the netmask where none is given
+
+
+class Names:
+    """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures. None where there is none.
+
+    Protocols are IP protocol numbers.
+    """
+
+    def address(self, host: str) -> IPv4Address | None:
+        """Look up the IPv4 address of a host name."""
+        if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
+            return None
+        try:
+            return IPv4Address(socket.gethostbyname(host))
+        except (OSError, ValueError):
+            return None
+
+    def port(self, service: str, protocol: int) -> int | None:
+        """Look up the port of a service name."""
+        try:
+            return socket.getservbyname(service, TRANSPORTS[protocol])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def host(self, address: Address) -> str | None:
+        """Look up the host name of an address."""
+        try:
+            return socket.gethostbyaddr(str(address))[0]
+        except (OSError, ValueError):
+            return None
+
+    def service(self, port: int, protocol: int) -> str | None:
+        """Look up the service name of a port."""
+        try:
+            return socket.getservbyport(port, TRANSPORTS[protocol])
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 @dataclass(slots=True)

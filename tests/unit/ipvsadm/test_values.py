@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.ipvsadm.listing import cut, sorted_services, whole
-from pylvs.ipvsadm.names import numeric
+from pylvs.ipvsadm.listing import cut, numeric, sorted_services, whole
 from pylvs.ipvsadm.parsing import Endpoint, as_int, endpoint, leading_number, whole_number
 from pylvs.model.addresses import Address
 from pylvs.model.director import ServiceRow
