@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
-from pylvs.dataplane.slot_allocator import list_of, now_s
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
     Tables,
@@ -23,9 +22,8 @@ from pylvs.dataplane.tables import (
     set_bit,
     tunnel_state,
     tunnel_word,
-    write_bitmaps,
 )
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.transaction import Transaction, list_of, now_s, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
 from pylvs.model.service import ServiceKey

@@ -9,8 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pylvs.dataplane.state import State, collect_dead_states
-from pylvs.dataplane.tables import Tables, service_key
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService

@@ -20,10 +20,9 @@ from pylvs.dataplane.destinations import (
     write_list,
 )
 from pylvs.dataplane.devices import attachments, host
-from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import REPLACING, StateExists, roles_directory
 from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
-from pylvs.dataplane.transaction import Transaction, recover
+from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists

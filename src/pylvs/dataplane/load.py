@@ -20,10 +20,9 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.slot_allocator import Book
 from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, OBJECT, ORPHANS, REPLACING, TC, XDP, State, own_build
-from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables
-from pylvs.dataplane.transaction import Facts
+from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Facts, Tables
+from pylvs.dataplane.transaction import Book
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts

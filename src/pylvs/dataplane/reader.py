@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Records, Tables, destination_of, service_of
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
 from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
 
 TYPE_CHECKING = False  # without importing typing

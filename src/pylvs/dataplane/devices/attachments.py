@@ -26,8 +26,16 @@ from collections.abc import Iterator, Mapping
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.dataplane.devices import attach, host
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, TC, XDP, State
-from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables, address_bytes, address_of, key_of, replace_keys
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import (
+    FORMER,
+    MAP_DIRECTORY,
+    Tables,
+    Versions,
+    address_bytes,
+    address_of,
+    key_of,
+    replace_keys,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError

@@ -13,8 +13,7 @@ import os
 import struct
 
 from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import address_bytes, replace_keys, set_bit
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import Versions, address_bytes, replace_keys, set_bit
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.rows import Trouble
