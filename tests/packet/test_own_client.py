@@ -17,7 +17,6 @@ import pytest
 from scapy.layers.inet import IP, UDP
 
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.devices import host as own_host
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -268,7 +267,7 @@ def test_a_setting_of_the_operator_stays(host: Host) -> None:
 
 
 def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
-    with mock.patch.object(own_host, "_set", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(attach, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)
     assert line.startswith("lo: net.ipv4.conf.lo.accept_local cannot be set to 1: Read-only file system; ")

@@ -405,13 +405,13 @@ def _load_entry(state: State, name: str) -> None:
 def take_down(state: State) -> list[str]:
     """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
     from pylvs.dataplane import vip_roles
-    from pylvs.dataplane.devices import attach, host
+    from pylvs.dataplane.devices import attach
 
     if not state.exists:
         return []
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
-        host.restore(state)
+        attach.restore_lo(state)
     state.remove()
     vip_roles.forget(state.cookie)
     return gone

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
-from pylvs.dataplane.devices import attach, host
+from pylvs.dataplane.devices import attach
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, TC, XDP, State
 from pylvs.dataplane.tables import (
     FORMER,
@@ -181,7 +181,7 @@ def release(tables: Tables, device: str) -> bool:
     found = links.device(device)
     done = attach.detach(found.index, tables.state)
     if found.loopback:
-        host.accept_local(tables.state, tables.state.notes(), False)
+        attach.accept_local(tables.state, tables.state.notes(), False)
     tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(tables)
     return done
@@ -322,10 +322,10 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
     if not problems:
         _forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
-        host.accepts_local(notes) and not changes.shrunk
+        attach.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*problems.values(), *host.accept_local(state, notes, own_clients and by_lo)]
+    return [*problems.values(), *attach.accept_local(state, notes, own_clients and by_lo)]
 
 
 def _forget_former(state: State) -> None:
