@@ -21,7 +21,6 @@ OF_OTHERS = {
     "pylvs.dataplane.marks",
     "pylvs.dataplane.bulk_add",
     "pylvs.dataplane.load",
-    "pylvs.dataplane.upgrade",
     "pylvs.dataplane.vip_roles",
     "pylvs.ipvsadm.helptext",
     "pylvs.model.connection",

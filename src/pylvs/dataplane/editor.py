@@ -115,9 +115,9 @@ class Editor:
         director = self._director
         director.renew()
         if director.state.note(REPLACING) is not None or director.state.is_outdated():
-            from pylvs.dataplane import upgrade  # late: most edits replace no program
+            from pylvs.dataplane import load  # late: most edits replace no program
 
-            upgrade.renew_programs(self._tables)
+            load.renew_programs(self._tables)
             director.open_again()
             director.renew()
         director.settled = True
@@ -377,9 +377,9 @@ class Editor:
             if setting.name != "conn_max":
                 self._tables.root.set(0, f"settings.{setting.name}", value)
                 return
-            from pylvs.dataplane import upgrade
+            from pylvs.dataplane import load
 
-            upgrade.resize(self._tables, value, drop)
+            load.resize(self._tables, value, drop)
 
 
 # What the packet path reads of this host.
