@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP
 
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
@@ -119,7 +120,7 @@ def nat(host: Host, protocol: Protocol, vip: str, port: int = REAL_PORT) -> Serv
 def counted(host: Host, service: ServiceKey) -> tuple[int, int]:
     """Return packets of the real server: requests and replies."""
     key = host.director.service(service).destinations[0].destination.key
-    slot = host.director.slots.listed(service, key)
+    slot = DestinationSlots(host.director.tables).listed(service, key)
     assert slot is not None
     _, came_in, went_out, *_ = host.director.reader.statistics.counted(slot)
     return came_in, went_out

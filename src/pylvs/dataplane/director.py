@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from pylvs.dataplane.destinations import DestinationSlots
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
     from pylvs.model.connection import Connection
@@ -74,11 +73,6 @@ class BpfDirector:
 
             self._reader = Reader(self._tables)
         return self._reader
-
-    @property
-    def slots(self) -> DestinationSlots:
-        """The editor of destination slots; the state must exist."""
-        return self._editor.slots
 
     def renew(self) -> None:
         """Open the tables again if another process replaced them. None does while this one holds the lock."""

@@ -147,10 +147,11 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
-        from pylvs.model.rows import warnings
+        if director.troubles():
+            from pylvs.model.rows import warnings  # late: most edits attach every device
 
-        for line in warnings(director):
-            print(f"ipvsadm: warning: {line}", file=sys.stderr)
+            for line in warnings(director):
+                print(f"ipvsadm: warning: {line}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()
         return EXIT_BROKEN_PIPE

@@ -20,7 +20,6 @@ from pylvs.bpf import kernel
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
-from pylvs.model.rows import Trouble
 from pylvs.netlink import links, tc, xdp
 from pylvs.netlink.codec import Netlink, NetlinkError
 from pylvs.netlink.links import Device
@@ -29,6 +28,8 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
+
+    from pylvs.model.rows import Trouble
 
     Mode = Literal["auto", "native", "generic", "tc"]
 else:
@@ -371,6 +372,8 @@ def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[T
     try:
         _turn_on(state, _ACCEPT_LOCAL)
     except OSError as error:
+        from pylvs.model.rows import Trouble  # late: most kernels accept the setting
+
         cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
         return [Trouble("lo", f"{cause}; clients on this host do not reach NAT services of IPv4", False, attached=True)]
     return []

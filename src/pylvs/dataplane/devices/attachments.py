@@ -39,7 +39,6 @@ from pylvs.dataplane.tables import (
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
-from pylvs.model.rows import Trouble
 from pylvs.model.service import ServiceKey, is_probe_mark
 from pylvs.netlink import links
 from pylvs.netlink.links import Device
@@ -47,6 +46,8 @@ from pylvs.netlink.links import Device
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
+
+    from pylvs.model.rows import Trouble
 
 GRACE_S = 60  # attaching native XDP resets many cards: it stays so long after the last service
 _WANTED, _OFF = "wanted-", "off"  # set by hand: mode and name of a device, by its index
@@ -309,6 +310,8 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
         except NoSuchDevice:
             continue  # the device was deleted at this moment
         except PylvsError as error:
+            from pylvs.model.rows import Trouble  # late: most edits attach every device
+
             problems[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
     grace = _in_grace(state, notes, empty=not in_use)
     for index in sorted(set(there) - set(wanted)):
@@ -337,6 +340,8 @@ def _forget_former(state: State) -> None:
 
 def missing(tables: Tables) -> list[Trouble]:
     """Return the devices that should be attached and are not, with reasons; excluded ones only if they are needed."""
+    from pylvs.model.rows import Trouble
+
     state = tables.state
     notes = state.notes()
     everything = links.devices()
