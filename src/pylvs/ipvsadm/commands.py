@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pylvs.ipvsadm.listing import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
-    from pylvs.model.service import ServiceKey
 
 LINES_AT_ONCE = 256
 FTP_PORT = 21
@@ -159,13 +158,22 @@ class Session:
         key, rules = request.service_key(), self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
-        print(no_rule(key), file=self._stderr)
+        print(
+            f"ipvsadm: warning: no rule gives IPv{key.address.version} packets the mark {key.mark}, so the service gets"
+            " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import",
+            file=self._stderr,
+        )
 
     def _warn_of_ftp(self, request: Request) -> None:
         """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
         if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
-            print(ftp_by_nat(), file=self._stderr)
+            print(
+                "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV,"
+                " EPSV) fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual"
+                " address and a service for each of its passive ports",
+                file=self._stderr,
+            )
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
@@ -260,23 +268,6 @@ def refusal(error: PylvsError, of_server: bool) -> str:
     if isinstance(error, errors.NoSuchService) and of_server:
         return "Service not defined"
     return MESSAGES.get(type(error)) or str(error)
-
-
-def no_rule(key: ServiceKey) -> str:
-    """Return a warning about a service of a firewall mark that no rule gives."""
-    return (
-        f"ipvsadm: warning: no rule gives IPv{key.address.version} packets the mark {key.mark}, so the service gets"
-        " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import"
-    )
-
-
-def ftp_by_nat() -> str:
-    """Return a warning about a real server of FTP whose data connections NAT does not translate."""
-    return (
-        "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV, EPSV)"
-        " fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual address and a"
-        " service for each of its passive ports"
-    )
 
 
 def cannot_open(error: PylvsError) -> str:

@@ -11,6 +11,8 @@ import io
 import os
 import sys
 
+from pylvs.model.errors import PylvsError
+
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,7 +136,6 @@ def _as_program(command: Callable[..., int]) -> int:
     """Run a command as this process; turn every error into an exit status and a few lines."""
     gc.disable()  # the process ends before a collection would pay off
     from pylvs.ipvsadm.options import EXIT_ARGUMENTS, EXIT_LISTING
-    from pylvs.model.errors import PylvsError
 
     _take_bytes_as_they_are()
     try:

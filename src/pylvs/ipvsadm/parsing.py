@@ -264,8 +264,8 @@ def as_int(number: int) -> int:
 def endpoint(text: str, protocol: int, names: Names) -> tuple[Address, int | None] | None:
     """Parse `host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
 
-    Without a port, it is None. As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host
-    is ignored.
+    A missing port is None. As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host is
+    ignored.
     """
     if not text.strip("0123456789"):
         return None  # inet_aton(3) would read a number as an address
