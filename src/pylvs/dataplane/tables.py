@@ -1,4 +1,4 @@
-"""The pinned maps of one state, opened at first use: their generations, and the types of the model as elements.
+"""The pinned maps of one state, opened at first use, and the types of the model as the bytes of their elements.
 
 Facts, services and destinations have two halves each. The generation in force decides which half packets read.
 """
@@ -188,6 +188,9 @@ def replace_keys(of: maps.HashMap, wanted: set[bytes], value: bytes | None = b"\
         of.put(key, value or key)
     for key in there - wanted:
         of.remove(key)
+
+
+# Generations.
 
 
 class Facts:

@@ -328,6 +328,26 @@ class Transaction(Versions):
         recover(self.tables)
 
 
+def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
+    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
+    by_nat, form = abi.constant("DESTINATION_USED_BY_NAT"), abi.struct("destination").view(*_ADDRESSED)
+    virtual = {(fields["address"], fields["family"]) for fields in present}
+    replies = {(address, 6 if any(address[4:]) else 4) for address in list(tables.locals.keys())}
+    marked = any(fields["mark"] for fields in present)
+    top = tables.book.get(0, "destination_top")
+    for address, family, used, vip, mark, vip_family in form.iter_unpack(tables.destinations.array.elements(0, top)):
+        if used:
+            marked |= bool(mark)
+            virtual.add((vip, vip_family))
+            if used == by_nat:
+                replies.add((address, family))
+    everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
+    for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
+        at = abi.struct("root").offset(name) >> 3
+        for index, word in enumerate(everything if marked else bitmap(addresses)):
+            tables.root.array.words[at + index] = word
+
+
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
     from pylvs.dataplane.scheduler_tables import MaglevTables  # late: needed only after a writer died
@@ -357,26 +377,6 @@ def recover(tables: Tables) -> None:
     MaglevTables(tables).keep_only(present)
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
-
-
-def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
-    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
-    by_nat, form = abi.constant("DESTINATION_USED_BY_NAT"), abi.struct("destination").view(*_ADDRESSED)
-    virtual = {(fields["address"], fields["family"]) for fields in present}
-    replies = {(address, 6 if any(address[4:]) else 4) for address in list(tables.locals.keys())}
-    marked = any(fields["mark"] for fields in present)
-    top = tables.book.get(0, "destination_top")
-    for address, family, used, vip, mark, vip_family in form.iter_unpack(tables.destinations.array.elements(0, top)):
-        if used:
-            marked |= bool(mark)
-            virtual.add((vip, vip_family))
-            if used == by_nat:
-                replies.add((address, family))
-    everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
-    for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
-        at = abi.struct("root").offset(name) >> 3
-        for index, word in enumerate(everything if marked else bitmap(addresses)):
-            tables.root.array.words[at + index] = word
 
 
 def _drop_stray_keys(tables: Tables, present: dict[int, dict[str, Any]]) -> None:
