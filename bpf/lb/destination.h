@@ -23,7 +23,7 @@ INLINE u32 method_in(u32 flags)
 	return flags >> DESTINATION_METHOD & 15;
 }
 
-/* Return the weight in the generation in force. The halves are those of the flags: dataplane/transaction.py
+/* Return the weight in the generation in force. The halves are those of the flags: dataplane/tables.py
  * writes both. */
 INLINE s32 destination_weight(const struct destination *d, u32 live)
 {

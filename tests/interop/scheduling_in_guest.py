@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
 import frames
 
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
@@ -62,7 +63,7 @@ class Service:
     def connect(self, client: int) -> tuple[int | None, int | None]:
         """Return the server that gets a new connection, and the choice of the reference."""
         for server in self.servers:
-            slot = self.host.director.slots.find(self.key, server.key)
+            slot = DestinationSlots(self.host.director.tables).find(self.key, server.key)
             assert slot is not None
             row = self.host.director.tables.destinations.read(slot)
             server.active, server.inactive = row["active"], row["inactive"]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from pylvs.bpf import kernel
 from pylvs.cli.director import detach
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import REPLACING
 from pylvs.model.destination import Destination, DestinationKey, Method
@@ -234,7 +234,7 @@ def killed(when: str, host: Host, connections: int = 0) -> None:
             module = {"load": load, "attachments": attachments}[owner]
             setattr(module, name, lambda *_: os._exit(0))
             with host.director.batch():
-                upgrade.swap_programs(host.director.tables, connections)
+                load.swap_programs(host.director.tables, connections)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0

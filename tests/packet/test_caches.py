@@ -15,6 +15,7 @@ from scapy.utils import checksum
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import load, scheduler_tables
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.state import CACHE_SWEEP
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
@@ -67,7 +68,8 @@ def ask_for(host: Host, mark: int, first: int, count: int) -> None:
 
 def remembered(host: Host, service: ServiceKey) -> int:
     """Return how many cache entries refer to the service's servers, including deleted ones."""
-    slots = [host.director.slots.find(service, DestinationKey(ip_address(server4(number)), 0)) for number in (1, 2)]
+    find = DestinationSlots(host.director.tables).find
+    slots = [find(service, DestinationKey(ip_address(server4(number)), 0)) for number in (1, 2)]
     return sum(host.director.tables.destinations.get(slot, "cached") for slot in slots if slot is not None)
 
 

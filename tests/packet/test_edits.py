@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.slot_allocator import WAIT_MS, list_class
+from pylvs.dataplane.transaction import WAIT_MS, list_class
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import Director
 from pylvs.model.errors import NoRoom, PylvsError

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import libbpf
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import EGRESS, ENTRIES, TC, XDP, State, own_build
 from pylvs.model.dataclass import replace
@@ -83,7 +83,7 @@ def test_a_new_build_loads_what_the_devices_need() -> None:
         host.serve(key(80), 1)
         before = held(host)
         with host.director.batch():
-            upgrade.swap_programs(host.director.tables)
+            load.swap_programs(host.director.tables)
         assert held(host) == before == {TC, XDP}
         host.forwarded(tcp("S", sport=4000, dport=80))
 

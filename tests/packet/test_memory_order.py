@@ -20,8 +20,7 @@ import pytest
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.transaction import MASK32, Versions
+from pylvs.dataplane.tables import MASK32, Tables, Versions
 from pylvs.dataplane.vip_roles import VipRoles
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported

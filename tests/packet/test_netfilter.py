@@ -16,9 +16,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from pylvs.model.marks import Packet, mark_of
-from pylvs.netfilter import iptables, nft
+from pylvs.netfilter import hooks_of_host, iptables, nft
 from pylvs.netfilter.chains import Hook, mark_rules
-from pylvs.netfilter.sources import hooks_of_host
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
 from tests.waiting import until

@@ -16,8 +16,8 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP
 
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.devices import host as own_host
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -120,7 +120,7 @@ def nat(host: Host, protocol: Protocol, vip: str, port: int = REAL_PORT) -> Serv
 def counted(host: Host, service: ServiceKey) -> tuple[int, int]:
     """Return packets of the real server: requests and replies."""
     key = host.director.service(service).destinations[0].destination.key
-    slot = host.director.slots.listed(service, key)
+    slot = DestinationSlots(host.director.tables).listed(service, key)
     assert slot is not None
     _, came_in, went_out, *_ = host.director.reader.statistics.counted(slot)
     return came_in, went_out
@@ -268,7 +268,7 @@ def test_a_setting_of_the_operator_stays(host: Host) -> None:
 
 
 def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
-    with mock.patch.object(own_host, "_set", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(attach, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)
     assert line.startswith("lo: net.ipv4.conf.lo.accept_local cannot be set to 1: Read-only file system; ")

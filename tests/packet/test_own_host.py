@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import kernel
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import attach
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -68,7 +69,7 @@ def serve(host: Host, service: ServiceKey, address: str, method: Method, port: i
 def packets(host: Host, service: ServiceKey) -> tuple[int, int]:
     """Return packets of the service's real server: requests and replies."""
     key = host.director.service(service).destinations[0].destination.key
-    slot = host.director.slots.listed(service, key)
+    slot = DestinationSlots(host.director.tables).listed(service, key)
     assert slot is not None
     _, came_in, went_out, *_ = host.director.reader.statistics.counted(slot)
     return came_in, went_out

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.dataplane import destinations
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from tests.packet.frames import parsed, tcp
@@ -160,7 +161,7 @@ class Driven:
         self._overload(server, server in self.model.overloaded)
 
     def _overload(self, server: int, yes: bool) -> None:
-        slot = self.host.director.slots.find(self.key, self.destination(server).key)
+        slot = DestinationSlots(self.host.director.tables).find(self.key, self.destination(server).key)
         assert slot is not None
         self.host.director.tables.destinations.set(slot, "overloaded", int(yes))
 

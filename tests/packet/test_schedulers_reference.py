@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
@@ -75,7 +76,7 @@ class Twin:
         return Destination(DestinationKey(ip_address(name(number)), self.key.port), weight=weight)
 
     def _position(self, number: int) -> int:
-        position = self.host.director.slots.find(self.key, self._destination(number).key)
+        position = DestinationSlots(self.host.director.tables).find(self.key, self._destination(number).key)
         assert position is not None
         return position
 

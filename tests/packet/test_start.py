@@ -14,7 +14,6 @@ OF_EDITS = {
     "pylvs.dataplane.editor",
     "pylvs.dataplane.devices.attachments",
     "pylvs.netlink.links",
-    "pylvs.ipvsadm.rules",
 }
 OF_OTHERS = {
     "pylvs.dataplane.scheduler_tables",
@@ -22,10 +21,8 @@ OF_OTHERS = {
     "pylvs.dataplane.marks",
     "pylvs.dataplane.bulk_add",
     "pylvs.dataplane.load",
-    "pylvs.dataplane.upgrade",
     "pylvs.dataplane.vip_roles",
     "pylvs.ipvsadm.helptext",
-    "pylvs.ipvsadm.rules",
     "pylvs.model.connection",
     "pylvs.model.director",
     "pylvs.model.marks",

@@ -153,8 +153,8 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     pylvs runs them. Rules that cannot be taken over are named on standard error.
     """
     from pylvs.dataplane.director import open_director
+    from pylvs.netfilter import hooks_of, hooks_of_host
     from pylvs.netfilter.chains import mark_rules
-    from pylvs.netfilter.sources import hooks_of, hooks_of_host
 
     found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
     rules, left = mark_rules(found)

@@ -13,7 +13,7 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import MaglevTables
-from pylvs.dataplane.tables import Tables, destination_name, service_key, set_all_bits, set_bit, version_fields
+from pylvs.dataplane.tables import ALL_ONES, Tables, destination_name, service_key, set_bit, version_fields
 from pylvs.dataplane.transaction import Transaction, recover
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
@@ -23,6 +23,13 @@ from pylvs.netlink.links import Route
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
+
+
+def set_all_bits(tables: Tables, name: str) -> None:
+    """Set all bits of a bitmap: a packet to any address may belong to a service of a firewall mark."""
+    at = abi.struct("root").offset(name) >> 3
+    for index in range(abi.constant("BITMAP_WORDS")):
+        tables.root.array.words[at + index] = ALL_ONES
 
 
 class NewService:

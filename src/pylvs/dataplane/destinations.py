@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
-from pylvs.dataplane.slot_allocator import list_of, now_s
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
     Tables,
@@ -23,9 +22,8 @@ from pylvs.dataplane.tables import (
     set_bit,
     tunnel_state,
     tunnel_word,
-    write_bitmaps,
 )
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.transaction import Transaction, list_of, now_s, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
 from pylvs.model.service import ServiceKey
@@ -218,12 +216,10 @@ class DestinationSlots:
 
     def _forget(self, edit: Transaction, dest_slot: int) -> None:
         """Free a destination's name and slot; its service keeps what it counted."""
-        fields, statistics = self.tables.destinations.read(dest_slot), self._statistics
+        fields = self.tables.destinations.read(dest_slot)
         owner = fields["service"]
         if edit.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
-            base, counted = statistics.base(self.tables.service_bases, owner), statistics.counted(dest_slot)
-            kept = tuple(one - other for one, other in zip(base, counted, strict=True))
-            statistics.set_base(self.tables.service_bases, owner, kept)
+            self._add_to_base(owner, tuple(-each for each in self._statistics.counted(dest_slot)))
         virtual = key_of(
             {
                 "family": fields["virtual_family"],

@@ -9,8 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pylvs.dataplane.state import State, collect_dead_states
-from pylvs.dataplane.tables import Tables, service_key
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from pylvs.dataplane.destinations import DestinationSlots
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
     from pylvs.model.connection import Connection
@@ -75,11 +73,6 @@ class BpfDirector:
 
             self._reader = Reader(self._tables)
         return self._reader
-
-    @property
-    def slots(self) -> DestinationSlots:
-        """The editor of destination slots; the state must exist."""
-        return self._editor.slots
 
     def renew(self) -> None:
         """Open the tables again if another process replaced them. None does while this one holds the lock."""

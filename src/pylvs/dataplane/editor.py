@@ -6,6 +6,7 @@ Reading is in `reader`: a listing imports half as much and starts sooner.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -19,15 +20,27 @@ from pylvs.dataplane.destinations import (
     split_list,
     write_list,
 )
-from pylvs.dataplane.devices import attachments, host
-from pylvs.dataplane.slot_allocator import list_of
+from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import REPLACING, StateExists, roles_directory
-from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
-from pylvs.dataplane.transaction import Transaction, recover
+from pylvs.dataplane.tables import (
+    Tables,
+    Versions,
+    address_bytes,
+    destination_name,
+    key_of,
+    replace_keys,
+    service_key,
+    set_bit,
+    version_fields,
+)
+from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import rules
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
 from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
+from pylvs.netlink import links
 from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
@@ -39,6 +52,9 @@ if TYPE_CHECKING:
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import Trouble
     from pylvs.model.service import Timeouts
+
+
+_DEVICE_SETTINGS = "/proc/sys/net/ipv4/conf"
 
 
 class Editor:
@@ -73,7 +89,7 @@ class Editor:
             with suppress(StateExists), self._director.state.building() as fresh:  # by another process before this one
                 load.create(fresh)
             self._director.open_again()
-            host.forward(self._director.state)
+            attach.forward_lo(self._director.state)
         self._director.renew()
 
     @contextmanager
@@ -99,9 +115,9 @@ class Editor:
         director = self._director
         director.renew()
         if director.state.note(REPLACING) is not None or director.state.is_outdated():
-            from pylvs.dataplane import upgrade  # late: most edits replace no program
+            from pylvs.dataplane import load  # late: most edits replace no program
 
-            upgrade.renew_programs(self._tables)
+            load.renew_programs(self._tables)
             director.open_again()
             director.renew()
         director.settled = True
@@ -111,7 +127,7 @@ class Editor:
             from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
 
             vip_roles.settle(self._tables)
-        host.refresh(director.versions)
+        _refresh_snapshots(director.versions)
 
     def _end(self) -> None:
         """Put new services in force, tidy, and reconcile the attachments."""
@@ -289,7 +305,7 @@ class Editor:
                 edit.book.let_list_go(version["list"], version["count"])
 
     def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
-        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, host.is_local)
+        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, _is_local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         with self._existing(key) as (slot, version):
@@ -361,6 +377,41 @@ class Editor:
             if setting.name != "conn_max":
                 self._tables.root.set(0, f"settings.{setting.name}", value)
                 return
-            from pylvs.dataplane import upgrade
+            from pylvs.dataplane import load
 
-            upgrade.resize(self._tables, value, drop)
+            load.resize(self._tables, value, drop)
+
+
+# What the packet path reads of this host.
+
+
+def _is_local(address: Address) -> bool:
+    """Return whether a device of this host has the address."""
+    return address in links.local_addresses()
+
+
+def _refresh_snapshots(versions: Versions) -> None:
+    """Update the snapshots of this host's addresses, devices and marks. The caller holds the lock."""
+    tables = versions.tables
+    own = {address_bytes(each) for each in links.local_addresses()}
+    for key in own - set(tables.locals.keys()):  # before the key, lest a killed process leave one without its bit
+        set_bit(tables, "reply_bits", key, 6 if any(key[4:]) else 4)
+    replace_keys(tables.locals, own)
+    replace_keys(tables.accept_locals, _accept_local_devices())
+    facts = versions.facts()
+    (rules,), (services,) = facts.get("mark_rules"), facts.get("marks")
+    if rules or services or len(tables.routed_marks):
+        from pylvs.dataplane import marks  # late: most tables have none
+
+        marks.refresh_devices(tables, facts)
+        marks.refresh_routed(versions)
+
+
+def _accept_local_devices() -> set[bytes]:
+    """Return the devices on which the kernel accepts packets with a local saddr, as keys of `accept_locals`."""
+    found = set()
+    for name in os.listdir(_DEVICE_SETTINGS):
+        with suppress(OSError), open(f"{_DEVICE_SETTINGS}/{name}/accept_local", "rb") as file:
+            if file.read().strip() != b"0":
+                found.add(struct.pack("<I", 0 if name == "all" else socket.if_nametoindex(name)))
+    return found

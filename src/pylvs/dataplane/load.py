@@ -1,7 +1,8 @@
 """Load the object file: size, create and pin its maps, load its programs, start the expiry timer; and take it all down.
 
-A new state, another size of the connection table and the program of a newer pylvs are all loaded here. The new copy
-reuses the maps that stay and makes the others. Then the caller replaces the entry programs on the devices.
+A new state, another size of the connection table and the program of a newer pylvs are all loaded here. Maps do not
+grow: another `conn_max` needs another connection table and another copy of the programs. The new copy reuses the maps
+that stay and makes the others. Then its entry programs replace those on the devices, under live connections.
 
 The verifier takes about 1 µs of CPU for each instruction that it checks. So a state begins with the programs of TC
 ingress alone. The entry programs for XDP, TC egress and devices without link addresses are loaded at first need, each
@@ -20,12 +21,11 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.slot_allocator import Book
 from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, OBJECT, ORPHANS, REPLACING, TC, XDP, State, own_build
-from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables
-from pylvs.dataplane.transaction import Facts
+from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Facts, Tables
+from pylvs.dataplane.transaction import Book
 from pylvs.model import sockets as socket
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import kernel_errors
 
@@ -338,7 +338,7 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
     facts.set("timeouts_s", timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s)
 
 
-def reload(state: State, connections: int = 0) -> None:
+def _reload(state: State, connections: int = 0) -> None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
     The caller holds the lock, and then attaches the new entry programs where the old ones are. Raises what `create`
@@ -370,8 +370,58 @@ def _keep_former(tables: Tables) -> None:
         with tables.state.opened(f"{MAP_DIRECTORY}/{name}") as descriptor:
             if descriptor is not None:
                 former = tables.path(f"{FORMER}{kernel.map_info(descriptor).id}")
-                with contextlib.suppress(FileExistsError):  # left by an interrupted `reload`
+                with contextlib.suppress(FileExistsError):  # left by an interrupted `_reload`
                     os.link(tables.path(name), former)
+
+
+def renew_programs(tables: Tables) -> None:
+    """Replace programs of an older pylvs, or finish a replacement that a killed process began."""
+    swap_programs(tables, int(tables.state.note(REPLACING) or 0))
+
+
+def swap_programs(tables: Tables, connections: int = 0) -> None:
+    """Load the object again, with `connections` over another connection table, and replace the running programs.
+
+    Devices switch one by one, without a gap: the old programs keep their tail calls until the last device has switched.
+    If this process is killed, the next edit continues (`renew_programs`).
+    """
+    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+
+    _reload(tables.state, connections)
+    fresh = Tables(tables.state)
+    if connections:
+        _forget_counts(fresh)
+    attachments.reconcile(fresh, attachments.Concerns(shrunk=True))
+    if connections:
+        _forget_counts(fresh, 1 << 31)  # decrements by the old program after the first reset wrapped around
+
+
+def resize(tables: Tables, connections: int, drop: bool) -> None:
+    """Change the size of the connection table. Raises Busy while there are connections, unless `drop` is set.
+
+    The caller holds the lock. Packets use the old table until the new program runs on their device.
+    """
+    if connections == tables.pool.get(0, "capacity"):
+        return
+    from pylvs.dataplane.connections import ConnectionReader  # late: it imports this module
+
+    living = sum(1 for _ in ConnectionReader(tables).connections())
+    if living and not drop:
+        raise Busy(
+            f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
+        )
+    swap_programs(tables, connections)
+
+
+def _forget_counts(tables: Tables, least: int = 0) -> None:
+    """Set the connection counts of destinations to 0 if they are `least` or more."""
+    destinations = tables.destinations
+    for slot in range(tables.book.get(0, "destination_top")):
+        for name in "active", "inactive", "persistent":
+            if destinations.get(slot, name) >= least:
+                destinations.set(slot, name, 0)
+        if not least:
+            destinations.set(slot, "overloaded", 0)
 
 
 def open_entry(state: State, name: str) -> int:
@@ -406,13 +456,13 @@ def _load_entry(state: State, name: str) -> None:
 def take_down(state: State) -> list[str]:
     """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
     from pylvs.dataplane import vip_roles
-    from pylvs.dataplane.devices import attach, host
+    from pylvs.dataplane.devices import attach
 
     if not state.exists:
         return []
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
-        host.restore(state)
+        attach.restore_lo(state)
     state.remove()
     vip_roles.forget(state.cookie)
     return gone

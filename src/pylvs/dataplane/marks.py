@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
-from pylvs.dataplane.slot_allocator import WAIT_MS
-from pylvs.dataplane.tables import Tables, address_bytes, address_of, replace_keys
-from pylvs.dataplane.transaction import Facts, Transaction, Versions
+from pylvs.dataplane.tables import Facts, Tables, Versions, address_bytes, address_of, replace_keys
+from pylvs.dataplane.transaction import WAIT_MS, Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoRoom
 from pylvs.model.marks import MarkRule, Network, Not

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Records, Tables, destination_of, service_of
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
 from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
 
 TYPE_CHECKING = False  # without importing typing
@@ -28,18 +27,13 @@ _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
-def reason_names() -> Mapping[int, str]:
-    """Return the names of the drop reasons ("table full dropped") by their numbers in bpf/abi/base.h."""
+def reason_counts(tables: Tables) -> Mapping[str, int]:
+    """Return the packet counts by drop reason, zeros included; "table full dropped" is so named in bpf/abi/base.h."""
     return {
-        number: name.removeprefix("REASON_").lower().replace("_", " ")
+        name.removeprefix("REASON_").lower().replace("_", " "): tables.reasons.sums(number)[0]
         for name, number in abi.shipped().enum("reason").items()
         if name not in ("REASONS", "REASON_NONE")  # no reasons
     }
-
-
-def reason_counts(tables: Tables) -> Mapping[str, int]:
-    """Return the number of packets of each drop reason, zeros included."""
-    return {name: tables.reasons.sums(number)[0] for number, name in reason_names().items()}
 
 
 def expiry(tables: Tables) -> Expiry | None:

@@ -18,10 +18,9 @@ from functools import lru_cache
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.dataplane.slot_allocator import WAIT_MS
 from pylvs.dataplane.state import CACHE_SWEEP, State
 from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.transaction import WAIT_MS, Transaction
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The pinned maps of one state, opened at first use, and the types of the model as the bytes of their elements."""
+"""The pinned maps of one state, opened at first use, and the types of the model as the bytes of their elements.
+
+Facts, services and destinations have two halves each. The generation in force decides which half packets read.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualServic
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
 MAP_DIRECTORY = "maps"
@@ -28,8 +31,8 @@ _METHODS = {int(method): method for method in Method}
 _KEY4 = struct.Struct("!4sHBx")
 _KEY6 = struct.Struct("!16sHBx")
 _NAME = struct.Struct("<16s16sIHHBBBx")
-_ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
-_ALL_ONES = (1 << 64) - 1
+ALL_ONES = (1 << 64) - 1
+MASK32 = 0xFFFFFFFF
 
 
 class Records:
@@ -187,6 +190,141 @@ def replace_keys(of: maps.HashMap, wanted: set[bytes], value: bytes | None = b"\
         of.remove(key)
 
 
+# Generations.
+
+
+class Facts:
+    """Facts about the whole table, in the root, of one generation: counts of services, timeouts."""
+
+    def __init__(self, tables: Tables, generation: int) -> None:
+        self._root = tables.root
+        self._codec = abi.struct("facts")
+        self._base = abi.struct("root").offset("facts") + (generation & 1) * self._codec.size
+
+    def get(self, name: str) -> tuple[int, ...]:
+        """Return a fact's numbers."""
+        field = self._codec.fields[name]
+        return struct.unpack_from("<" + field.format, self._root.array.memory, self._base + field.offset)
+
+    def set(self, name: str, *values: int) -> None:
+        """Write a fact."""
+        field = self._codec.fields[name]
+        struct.pack_into("<" + field.format, self._root.array.memory, self._base + field.offset, *values)
+
+    def copy_from(self, other: Facts) -> None:
+        """Copy the facts of another generation."""
+        memory = self._root.array.memory
+        memory[self._base : self._base + self._codec.size] = memory[other._base : other._base + self._codec.size]
+
+
+def later(one: int, other: int) -> bool:
+    """Return whether generation `one` comes after `other`; they wrap at 32 bits."""
+    return 0 < (one - other & MASK32) < 1 << 31
+
+
+def half_in_force(generations: tuple[int, int], live: int) -> int:
+    """Return the half that packets read, as version_in_force in bpf/lb/service.h."""
+    newer = 1 if later(generations[1], generations[0]) else 0
+    return 1 - newer if later(generations[newer], live) else newer
+
+
+class Versions:
+    """Reads and writes the halves of services and destinations."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self._codec = abi.struct("service_version")
+        self._generation = self._codec.offset("generation")
+        self._pair = struct.Struct(f"<I{self._codec.size - 4}xI")  # the generations of two versions
+
+    @property
+    def live(self) -> int:
+        """The generation in force."""
+        return int(self.tables.root.get(0, "live")) & MASK32
+
+    def _generations(self, slot: int) -> tuple[int, int]:
+        array = self.tables.services.array
+        one, other = self._pair.unpack_from(array.upto(slot), slot * array.stride + self._generation)
+        return one, other
+
+    def _half_offset(self, slot: int, half: int) -> int:
+        return slot * self.tables.services.array.stride + half * self._codec.size
+
+    def _store_generation(self, slot: int, half: int, generation: int) -> None:
+        """Write a generation by one store: after a torn read a packet could take the wrong half."""
+        self.tables.services.array.store_half(slot, half * self._codec.size + self._generation, generation)
+
+    def services(self, live: int) -> list[tuple[int, dict[str, Any]]]:
+        """Return slots and versions of all services."""
+        found = []
+        for family in 4, 6:
+            for _, values, count in self.tables.service_keys(family).chunks():
+                for (slot,) in struct.iter_unpack("<I", values[: 4 * count]):
+                    version = self.version(slot, live)
+                    if version["present"] and version["family"] == family:
+                        found.append((slot, version))
+        return found
+
+    def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
+        """Return the fields of a service's version in force."""
+        half = half_in_force(self._generations(slot), self.live if live is None else live)
+        return self._codec.unpack_from(self.tables.services.array.upto(slot), self._half_offset(slot, half), whole=True)
+
+    def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
+        """Write the half that is not in force. No packet reads it before `live` has reached its generation."""
+        half = 1 - half_in_force(self._generations(slot), self.live)
+        memory, start = self.tables.services.array.upto(slot), self._half_offset(slot, half)
+        row, size = bytearray(self._codec.size), 4
+        self._codec.pack_row_into(row, 0, fields)
+        self._store_generation(slot, half, generation)
+        before, behind = slice(self._generation), slice(self._generation + size, self._codec.size)
+        for part in before, behind:
+            memory[start + (part.start or 0) : start + part.stop] = row[part]
+
+    def new_service(self, slot: int, generation: int) -> None:
+        """Clear a slot: the service is absent in all generations before this one."""
+        self.tables.services.clear(slot)
+        self._store_generation(slot, 0, generation - 1)
+        self._store_generation(slot, 1, generation - 2)
+
+    def withdraw_version(self, slot: int, live: int) -> None:
+        """Make a half that is later than `live` the older one."""
+        one, other = self._generations(slot)
+        for half, (mine, theirs) in enumerate(((one, other), (other, one))):
+            if later(mine, live):
+                self._store_generation(slot, half, theirs - 1)
+
+    def _states(self, slot: int) -> tuple[int, int]:
+        one, other = self.tables.destinations.get(slot, "states")
+        return int(one), int(other)
+
+    def write_flags(self, slot: int, generation: int, flags: int, weight: int | None = None) -> None:
+        """Write a destination's other half: its weight (the present one by default), then the state by one store."""
+        one, other = self._states(slot)
+        half = 1 - half_in_force((one >> 32, other >> 32), self.live)
+        destinations = self.tables.destinations
+        if weight is None:
+            weight = destinations.get(slot, "weights")[1 - half]
+        destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
+        self.store_state(slot, half, generation, flags)
+
+    def withdraw_flags(self, slot: int, live: int) -> None:
+        """Make a half that is later than `live` the older one."""
+        states = self._states(slot)
+        for half in 0, 1:
+            if later(states[half] >> 32, live):
+                self.store_state(slot, half, (states[1 - half] >> 32) - 1 & MASK32, 0)
+
+    def store_state(self, slot: int, half: int, generation: int, flags: int) -> None:
+        """Write one half of a destination's states by one store."""
+        destinations = self.tables.destinations
+        destinations.array.store(slot, destinations.codec.offset("states") + 8 * half, generation << 32 | flags)
+
+    def facts(self, generation: int | None = None) -> Facts:
+        """Return the facts of a generation, by default of the one in force."""
+        return Facts(self.tables, self.live if generation is None else generation)
+
+
 # Bitmaps of address hashes, in the root. A packet whose bits are 0 belongs to no service and needs no lookup.
 # `vip_bits`: the VIPs. `reply_bits`: the source addresses of replies. These are the RIPs of NAT destinations, the VIPs
 # (other servers answer with them) and this host's own addresses.
@@ -206,13 +344,6 @@ def set_bit(tables: Tables, name: str, address: bytes, family: int) -> None:
     tables.root.array.words[at] |= 1 << (bit & 63)
 
 
-def set_all_bits(tables: Tables, name: str) -> None:
-    """Set all bits of a bitmap: a packet to any address may belong to a service of a firewall mark."""
-    at = abi.struct("root").offset(name) >> 3
-    for index in range(abi.constant("BITMAP_WORDS")):
-        tables.root.array.words[at + index] = _ALL_ONES
-
-
 def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
     """Return the words of a bitmap with the bits of these addresses, each with its family."""
     words = [0] * abi.constant("BITMAP_WORDS")
@@ -220,26 +351,6 @@ def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
         bit = address_bit(address, family)
         words[bit >> 6] |= 1 << (bit & 63)
     return words
-
-
-def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
-    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
-    by_nat, form = abi.constant("DESTINATION_USED_BY_NAT"), abi.struct("destination").view(*_ADDRESSED)
-    virtual = {(fields["address"], fields["family"]) for fields in present}
-    replies = {(address, 6 if any(address[4:]) else 4) for address in list(tables.locals.keys())}
-    marked = any(fields["mark"] for fields in present)
-    top = tables.book.get(0, "destination_top")
-    for address, family, used, vip, mark, vip_family in form.iter_unpack(tables.destinations.array.elements(0, top)):
-        if used:
-            marked |= bool(mark)
-            virtual.add((vip, vip_family))
-            if used == by_nat:
-                replies.add((address, family))
-    everything = [_ALL_ONES] * abi.constant("BITMAP_WORDS")
-    for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
-        at = abi.struct("root").offset(name) >> 3
-        for index, word in enumerate(everything if marked else bitmap(addresses)):
-            tables.root.array.words[at + index] = word
 
 
 # The types of the model as bytes.

@@ -5,20 +5,33 @@
         edit.commit()
         ...clean-up that may be lost...
 
-Facts, services and destinations have two halves each. The generation in force decides which half packets read. An edit
-writes the other halves with the next generation, and then stores that generation.
+An edit writes the halves that are not in force with the next generation, and then stores that generation. A writer that
+dies before the store has changed nothing. After one that dies later, the next writer finishes the clean-up by
+`recover`. The caller of an edit holds the state's lock.
 
-A writer that dies before the store has changed nothing. After one that dies later, the next writer finishes the
-clean-up by `recover`. The caller of an edit holds the state's lock.
+An edit takes slots of services and destinations, and chunks of members for the lists of services. The size of a chunk
+is a power of two of members. The map `books` has the free slots and chunks. All of it can be derived from the tables. A
+packet on another CPU may still read what an edit released, so a slot waits some milliseconds before it is used again.
 """
 
 from __future__ import annotations
 
 import struct
+import time
+from collections.abc import Collection, Iterable, Iterator
 
 from pylvs.bpf import abi
-from pylvs.dataplane.slot_allocator import Book, chunks, gaps, list_of, now_s
-from pylvs.dataplane.tables import Tables, key_of, service_key, write_bitmaps
+from pylvs.dataplane.tables import (
+    ALL_ONES,
+    MASK32,
+    Records,
+    Tables,
+    Versions,
+    bitmap,
+    key_of,
+    service_key,
+)
+from pylvs.model.errors import NoRoom
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
@@ -26,140 +39,241 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-MASK32 = 0xFFFFFFFF
+    from pylvs.bpf.maps import MmapArray
+
+WAIT_MS = 20  # far longer than the program runs for one packet
 FTP_PORT = 21
+_STEPS = 2  # from leaving to waiting, and from there to free
+_LINK = struct.Struct("<I")
+_ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
 
 
-class Facts:
-    """Facts about the whole table, in the root, of one generation: counts of services, timeouts."""
-
-    def __init__(self, tables: Tables, generation: int) -> None:
-        self._root = tables.root
-        self._codec = abi.struct("facts")
-        self._base = abi.struct("root").offset("facts") + (generation & 1) * self._codec.size
-
-    def get(self, name: str) -> tuple[int, ...]:
-        """Return a fact's numbers."""
-        field = self._codec.fields[name]
-        return struct.unpack_from("<" + field.format, self._root.array.memory, self._base + field.offset)
-
-    def set(self, name: str, *values: int) -> None:
-        """Write a fact."""
-        field = self._codec.fields[name]
-        struct.pack_into("<" + field.format, self._root.array.memory, self._base + field.offset, *values)
-
-    def copy_from(self, other: Facts) -> None:
-        """Copy the facts of another generation."""
-        memory = self._root.array.memory
-        memory[self._base : self._base + self._codec.size] = memory[other._base : other._base + self._codec.size]
+def list_class(count: int) -> int:
+    """Return the class of the chunk that holds `count` members: the exponent of its size."""
+    return max(count - 1, 0).bit_length()
 
 
-def later(one: int, other: int) -> bool:
-    """Return whether generation `one` comes after `other`; they wrap at 32 bits."""
-    return 0 < (one - other & MASK32) < 1 << 31
+def gaps(used: list[tuple[int, int]], classes: int) -> Iterator[tuple[int, int]]:
+    """Yield chunks (first member, size) that fill the gaps between used ones, which are in order."""
+    at = 0
+    for start, size in used:
+        while at < start:
+            piece = min(1 << ((start - at).bit_length() - 1), 1 << (classes - 1))
+            yield at, piece
+            at += piece
+        at = start + size
 
 
-def half_in_force(generations: tuple[int, int], live: int) -> int:
-    """Return the half that packets read, as version_in_force in bpf/lb/service.h."""
-    newer = 1 if later(generations[1], generations[0]) else 0
-    return 1 - newer if later(generations[newer], live) else newer
+def list_of(tables: Tables, version: dict[str, Any]) -> list[int]:
+    """Return the slots of a service's destinations, in list order."""
+    members, count = tables.members, version["count"]
+    words = members.elements(version["list"], count).cast("I")
+    return list(words[:: members.stride // 4]) if count else []
 
 
-class Versions:
-    """Reads and writes the halves of services and destinations."""
+def chunks(versions: Iterable[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Return the chunks (first member, size) of these services' lists, in order."""
+    return sorted((fields["list"], 1 << list_class(fields["count"])) for fields in versions if fields["count"])
+
+
+def now_s() -> int:
+    """Return the clock of deletions: seconds since boot, suspend included."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Book:
+    """The allocator of slots and chunks. The caller holds the lock."""
 
     def __init__(self, tables: Tables) -> None:
-        self.tables = tables
-        self._codec = abi.struct("service_version")
-        self._generation = self._codec.offset("generation")
-        self._pair = struct.Struct(f"<I{self._codec.size - 4}xI")  # the generations of two versions
+        self._tables = tables
+        self._book: Records = tables.book
+        self.nothing = abi.constant("NOTHING")
+        self._classes = abi.constant("LIST_CLASSES")
+        # Chains: the next slot or chunk is in a field that packets do not read.
+        self._links = {
+            "services": abi.struct("service_version").offset("next"),  # of the first of a slot's two versions
+            "members": abi.struct("member").offset("next"),
+            "destinations": abi.struct("destination").offset("next"),
+        }
 
-    @property
-    def live(self) -> int:
-        """The generation in force."""
-        return int(self.tables.root.get(0, "live")) & MASK32
+    def _link(self, array: MmapArray, index: int) -> int:
+        """Return the next slot or chunk of a chain."""
+        return int(_LINK.unpack_from(array.upto(index), index * array.stride + self._links[array.name])[0])
 
-    def _generations(self, slot: int) -> tuple[int, int]:
-        array = self.tables.services.array
-        one, other = self._pair.unpack_from(array.upto(slot), slot * array.stride + self._generation)
-        return one, other
+    def _set_link(self, array: MmapArray, index: int, following: int) -> None:
+        _LINK.pack_into(array.upto(index), index * array.stride + self._links[array.name], following)
 
-    def _half_offset(self, slot: int, half: int) -> int:
-        return slot * self.tables.services.array.stride + half * self._codec.size
+    def take_service(self) -> int:
+        """Take a free slot. Raises NoRoom."""
+        book, full = self._book, self._tables.services.count
+        for _ in range(_STEPS):
+            if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
+                break
+            self._wait()
+        return self._take("service", self._tables.services, "virtual services")
 
-    def _store_generation(self, slot: int, half: int, generation: int) -> None:
-        """Write a generation by one store: after a torn read a packet could take the wrong half."""
-        self.tables.services.array.store_half(slot, half * self._codec.size + self._generation, generation)
+    def _take(self, kind: str, records: Records, what: str) -> int:
+        """Take the first free slot, or one that was never used. Raises NoRoom."""
+        free, top = self._book.get(0, f"{kind}_free"), self._book.get(0, f"{kind}_top")
+        if free != self.nothing:
+            self._book.set(0, f"{kind}_free", self._link(records.array, free))
+            return int(free)
+        if top >= records.count:
+            raise NoRoom(f"the table is full: it holds {records.count} {what}")
+        self._book.set(0, f"{kind}_top", top + 1)
+        return int(top)
 
-    def services(self, live: int) -> list[tuple[int, dict[str, Any]]]:
-        """Return slots and versions of all services."""
-        found = []
-        for family in 4, 6:
-            for _, values, count in self.tables.service_keys(family).chunks():
-                for (slot,) in struct.iter_unpack("<I", values[: 4 * count]):
-                    version = self.version(slot, live)
-                    if version["present"] and version["family"] == family:
-                        found.append((slot, version))
+    def _wait(self) -> None:
+        """Wait until released slots of services are one step closer to free."""
+        if any(self._book.get(0, name) != self.nothing for name in ("service_leaving", "service_waiting")):
+            time.sleep(WAIT_MS / 1000)
+            self.settle()
+
+    def let_service_go(self, slot: int) -> None:
+        """Release a slot; it is free after a wait."""
+        self._set_link(self._tables.services.array, slot, self._book.get(0, "service_leaving"))
+        self._book.set(0, "service_leaving", slot)
+
+    def take_list(self, count: int) -> int:
+        """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoRoom."""
+        if not count:
+            return 0
+        size = list_class(count)
+        if size < self._classes:
+            chunk = self._take_chunk(size)
+            if chunk is None:
+                self._merge_gaps()
+                chunk = self._take_chunk(size)
+            if chunk is not None:
+                return chunk
+        raise NoRoom(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
+
+    def _take_chunk(self, size: int) -> int | None:
+        """Take a free chunk of a class, one never used, or a part of a larger one."""
+        free = list(self._book.get(0, "list_free"))
+        if free[size] == self.nothing:
+            top = self._book.get(0, "member_top")
+            if top + (1 << size) <= self._tables.members.max_entries:
+                self._book.set(0, "member_top", top + (1 << size))
+                return int(top)
+        for larger in range(size, self._classes):
+            if free[larger] != self.nothing:
+                chunk = int(free[larger])
+                free[larger] = self._link(self._tables.members, chunk)
+                for part in range(size, larger):  # the rest is one chunk of each smaller class
+                    rest = chunk + (1 << part)
+                    self._set_link(self._tables.members, rest, free[part])
+                    free[part] = rest
+                self._book.set(0, "list_free", *free)
+                return chunk
+        return None
+
+    def _merge_gaps(self) -> None:
+        """Rebuild the free chunks from the gaps between the lists in force, once no packet can read former lists."""
+        time.sleep(WAIT_MS / 1000)
+        versions = Versions(self._tables)
+        live = versions.live
+        found = (versions.version(slot, live) for slot in range(self._book.get(0, "service_top")))
+        used = chunks(fields for fields in found if fields["present"])
+        none = [self.nothing] * self._classes
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "member_top", max((start + size for start, size in used), default=0))
+        for start, size in gaps(used, self._classes):
+            self._let_go("list_free", start, size)
+
+    def let_list_go(self, chunk: int, count: int) -> None:
+        """Release a chunk; it is free after a wait."""
+        if count:
+            self._let_go("list_leaving", chunk, count)
+
+    def _let_go(self, to: str, chunk: int, count: int) -> None:
+        size, chains = list_class(count), list(self._book.get(0, to))
+        self._set_link(self._tables.members, chunk, chains[size])
+        chains[size] = chunk
+        self._book.set(0, to, *chains)
+
+    def take_destination(self) -> int:
+        """Take a free slot. Raises NoRoom."""
+        return self._take("destination", self._tables.destinations, "real servers")
+
+    def free_destination(self, slot: int) -> None:
+        """Free a slot to which no connection refers."""
+        self._tables.destinations.clear(slot)
+        self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
+        self._book.set(0, "destination_free", slot)
+
+    def note_deleted(self, slot: int) -> None:
+        """Record that a destination left its service; it may be revived."""
+        destinations = self._tables.destinations
+        destinations.set(slot, "deleted_s", max(now_s(), 1))
+        destinations.set(slot, "next", self._book.get(0, "deleted"))
+        self._book.set(0, "deleted", slot)
+
+    def deleted(self) -> list[int]:
+        """Return the slots of the deleted destinations."""
+        found, slot = [], self._book.get(0, "deleted")
+        while slot != self.nothing:
+            found.append(int(slot))
+            slot = self._link(self._tables.destinations.array, slot)
         return found
 
-    def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
-        """Return the fields of a service's version in force."""
-        half = half_in_force(self._generations(slot), self.live if live is None else live)
-        return self._codec.unpack_from(self.tables.services.array.upto(slot), self._half_offset(slot, half), whole=True)
+    def set_deleted(self, slots: list[int]) -> None:
+        """Make these slots the chain of deleted destinations."""
+        following = self.nothing
+        for slot in reversed(slots):
+            if self._link(self._tables.destinations.array, slot) != following:
+                self._tables.destinations.set(slot, "next", following)
+            following = slot
+        self._book.set(0, "deleted", following)
 
-    def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
-        """Write the half that is not in force. No packet reads it before `live` has reached its generation."""
-        half = 1 - half_in_force(self._generations(slot), self.live)
-        memory, start = self.tables.services.array.upto(slot), self._half_offset(slot, half)
-        row, size = bytearray(self._codec.size), 4
-        self._codec.pack_row_into(row, 0, fields)
-        self._store_generation(slot, half, generation)
-        before, behind = slice(self._generation), slice(self._generation + size, self._codec.size)
-        for part in before, behind:
-            memory[start + (part.start or 0) : start + part.stop] = row[part]
+    def revive(self, slots: set[int]) -> None:
+        """Take these destinations from the chain of deleted ones: their services list them again."""
+        if slots:
+            for slot in slots:
+                self._tables.destinations.set(slot, "deleted_s", 0)
+            self.set_deleted([slot for slot in self.deleted() if slot not in slots])
 
-    def new_service(self, slot: int, generation: int) -> None:
-        """Clear a slot: the service is absent in all generations before this one."""
-        self.tables.services.clear(slot)
-        self._store_generation(slot, 0, generation - 1)
-        self._store_generation(slot, 1, generation - 2)
+    def settle(self) -> None:
+        """Free what was released long enough ago. Every edit begins with it."""
+        book, now = self._book, time.monotonic_ns() // 1_000_000
+        if now - book.get(0, "waiting_since_ms") < WAIT_MS:
+            return
+        services, members, nothing = self._tables.services.array, self._tables.members, self.nothing
+        slot = book.get(0, "service_waiting")
+        while slot != nothing:
+            following = self._link(services, slot)
+            self._set_link(services, slot, book.get(0, "service_free"))
+            book.set(0, "service_free", slot)
+            slot = following
+        book.set(0, "service_waiting", book.get(0, "service_leaving"))
+        book.set(0, "service_leaving", nothing)
+        waiting = book.get(0, "list_waiting")
+        if any(chunk != nothing for chunk in waiting):
+            free = list(book.get(0, "list_free"))
+            for size, first in enumerate(waiting):
+                chunk = first
+                while chunk != nothing:
+                    following = self._link(members, chunk)
+                    self._set_link(members, chunk, free[size])
+                    free[size] = chunk
+                    chunk = following
+            book.set(0, "list_free", *free)
+        book.set(0, "list_waiting", *book.get(0, "list_leaving"))
+        book.set(0, "list_leaving", *[nothing] * self._classes)
+        book.set(0, "waiting_since_ms", now)
 
-    def withdraw_version(self, slot: int, live: int) -> None:
-        """Make a half that is later than `live` the older one."""
-        one, other = self._generations(slot)
-        for half, (mine, theirs) in enumerate(((one, other), (other, one))):
-            if later(mine, live):
-                self._store_generation(slot, half, theirs - 1)
-
-    def _states(self, slot: int) -> tuple[int, int]:
-        one, other = self.tables.destinations.get(slot, "states")
-        return int(one), int(other)
-
-    def write_flags(self, slot: int, generation: int, flags: int, weight: int | None = None) -> None:
-        """Write a destination's other half: its weight (the present one by default), then the state by one store."""
-        one, other = self._states(slot)
-        half = 1 - half_in_force((one >> 32, other >> 32), self.live)
-        destinations = self.tables.destinations
-        if weight is None:
-            weight = destinations.get(slot, "weights")[1 - half]
-        destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
-        self.store_state(slot, half, generation, flags)
-
-    def withdraw_flags(self, slot: int, live: int) -> None:
-        """Make a half that is later than `live` the older one."""
-        states = self._states(slot)
-        for half in 0, 1:
-            if later(states[half] >> 32, live):
-                self.store_state(slot, half, (states[1 - half] >> 32) - 1 & MASK32, 0)
-
-    def store_state(self, slot: int, half: int, generation: int, flags: int) -> None:
-        """Write one half of a destination's states by one store."""
-        destinations = self.tables.destinations
-        destinations.array.store(slot, destinations.codec.offset("states") + 8 * half, generation << 32 | flags)
-
-    def facts(self, generation: int | None = None) -> Facts:
-        """Return the facts of a generation, by default of the one in force."""
-        return Facts(self.tables, self.live if generation is None else generation)
+    def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
+        """Write an allocator with these tops and nothing free below them."""
+        nothing, none = self.nothing, [self.nothing] * self._classes
+        for name in "service_free", "service_leaving", "service_waiting", "destination_free", "deleted":
+            self._book.set(0, name, nothing)
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "service_top", service_top)
+        self._book.set(0, "destination_top", destination_top)
+        self._book.set(0, "member_top", member_top)
+        self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)
 
 
 class Transaction(Versions):
@@ -212,6 +326,26 @@ class Transaction(Versions):
             self.tables.book.set(0, "pending", 0)
             return
         recover(self.tables)
+
+
+def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
+    """Rebuild the bitmaps from the services in force and all destinations, deleted ones too."""
+    by_nat, form = abi.constant("DESTINATION_USED_BY_NAT"), abi.struct("destination").view(*_ADDRESSED)
+    virtual = {(fields["address"], fields["family"]) for fields in present}
+    replies = {(address, 6 if any(address[4:]) else 4) for address in list(tables.locals.keys())}
+    marked = any(fields["mark"] for fields in present)
+    top = tables.book.get(0, "destination_top")
+    for address, family, used, vip, mark, vip_family in form.iter_unpack(tables.destinations.array.elements(0, top)):
+        if used:
+            marked |= bool(mark)
+            virtual.add((vip, vip_family))
+            if used == by_nat:
+                replies.add((address, family))
+    everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
+    for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
+        at = abi.struct("root").offset(name) >> 3
+        for index, word in enumerate(everything if marked else bitmap(addresses)):
+            tables.root.array.words[at + index] = word
 
 
 def recover(tables: Tables) -> None:

@@ -10,10 +10,9 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pylvs.ipvsadm.messages import EXIT_LISTING, EXIT_REFUSED, Complaint, ftp_by_nat, no_rule, refusal, try_help
-from pylvs.ipvsadm.names import Names, numeric, with_names
-from pylvs.ipvsadm.options import Command, Given
-from pylvs.ipvsadm.parsing import Request, parse
+from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, Command, Complaint, Given, try_help
+from pylvs.ipvsadm.parsing import Names, Request, parse
+from pylvs.model import errors
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
@@ -25,13 +24,26 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO, NoReturn
 
-    from pylvs.ipvsadm.names import Writer
+    from pylvs.ipvsadm.listing import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
 
 LINES_AT_ONCE = 256
 FTP_PORT = 21
+PROGRAM = "ipvsadm"  # ignored in any position of a line
 SERVER_COMMANDS = (Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER)
+MESSAGES: dict[type[PylvsError], str] = {
+    errors.ServiceExists: "Service already exists",
+    errors.NoSuchService: "No such service",
+    errors.DestinationExists: "Destination already exists",
+    errors.NoSuchDestination: "No such destination",
+    errors.NoSuchScheduler: "Scheduler or persistence engine not found",
+    errors.OutOfRange: "Numerical result out of range",
+    errors.InvalidOperation: "Invalid operation.  Possibly wrong module version, address not unicast, ...",
+    errors.NotPermitted: "Permission denied (you must be root)",
+    errors.NoSuchDevice: "No such device",
+}
+HINT = "Are you sure that IP Virtual Server is built in the kernel or as module?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +80,6 @@ class Session:
 
     def restore(self, lines: Iterable[str]) -> Outcome:
         """Execute command lines in order; a final error ends the restore, and earlier changes stay."""
-        from pylvs.ipvsadm.rules import command_lines
-
         outcome = Outcome()
         for words in command_lines(lines):
             outcome = self.run(words, restoring=True)
@@ -90,7 +100,7 @@ class Session:
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
-            from pylvs.ipvsadm.rules import rule_lines
+            from pylvs.ipvsadm.listing import rule_lines
 
             self._write(rule_lines(self._services(), self._writer(request)))
         else:
@@ -98,8 +108,6 @@ class Session:
         return Outcome()
 
     def _restore_input(self) -> Outcome:
-        from pylvs.ipvsadm.rules import input_lines
-
         lines = input_lines(self._stdin)
         # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
         with contextlib.nullcontext() if self._stdin.isatty() else self._director.batch():
@@ -150,13 +158,22 @@ class Session:
         key, rules = request.service_key(), self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
-        print(no_rule(key), file=self._stderr)
+        print(
+            f"ipvsadm: warning: no rule gives IPv{key.address.version} packets the mark {key.mark}, so the service gets"
+            " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import",
+            file=self._stderr,
+        )
 
     def _warn_of_ftp(self, request: Request) -> None:
         """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
         if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
-            print(ftp_by_nat(), file=self._stderr)
+            print(
+                "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV,"
+                " EPSV) fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual"
+                " address and a service for each of its passive ports",
+                file=self._stderr,
+            )
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
@@ -203,6 +220,8 @@ class Session:
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
+        from pylvs.ipvsadm.listing import numeric, with_names
+
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
 
 
@@ -223,3 +242,36 @@ def _refuse_daemon(request: Request, rows: Iterable[ServiceRow]) -> NoReturn:
     except (OSError, ValueError):
         raise NoSuchDevice(f"{interface}: no such device") from None
     raise Unsupported("--start-daemon: pylvs has no connection synchronisation; nothing was started")
+
+
+def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the arguments of each line of `-R` that has any: split at blanks, without quotes or comments."""
+    for line in lines:
+        words = [word for word in line.replace("\t", " ").replace("\r", " ").rstrip("\n").split(" ") if word]
+        words = [word for word in words if word != PROGRAM]
+        if words:
+            yield words
+
+
+def input_lines(stdin: IO[str]) -> Iterable[str]:
+    """Return the lines of the input; only line feeds end them.
+
+    A pipe or file is read completely first: a slow writer must not keep the tables locked.
+    """
+    if stdin.isatty():
+        return stdin
+    return stdin.read().split("\n")
+
+
+def refusal(error: PylvsError, of_server: bool) -> str:
+    """Return the message for an error of the tables; `of_server` is set for a command about a real server."""
+    if isinstance(error, errors.NoSuchService) and of_server:
+        return "Service not defined"
+    return MESSAGES.get(type(error)) or str(error)
+
+
+def cannot_open(error: PylvsError) -> str:
+    """Return the message for tables that could not be opened."""
+    if isinstance(error, errors.NotPermitted):
+        return f"Can't initialize ipvs: {MESSAGES[errors.NotPermitted]}\n{HINT}"
+    return f"Can't initialize ipvs: {error}"

@@ -1,4 +1,4 @@
-"""The listings of `-L`: a class for each view, with its title and lines."""
+"""What ipvsadm prints of the table: the listings of `-L`, with a class for each view, and the rules of `-S`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from functools import cmp_to_key, lru_cache
 from ipaddress import IPv4Address
 from operator import itemgetter
 
-from pylvs.ipvsadm import names
-from pylvs.ipvsadm.names import Writer
 from pylvs.ipvsadm.options import Given, flag_words
-from pylvs.ipvsadm.parsing import as_int
+from pylvs.ipvsadm.parsing import Names, as_int
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
-from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
+from pylvs.model.service import (
+    NETMASK_V4_ALL,
+    NETMASK_V6_ALL,
+    PROTOCOL_TEMPLATE,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
 
     Row = TypeVar("Row")
 
+REMEMBERED = 4096  # names to cache during a listing
+LONGEST = 59  # characters of host:port
+LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
 IPVS_VERSION = "1.2.1"
 METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
 SERVER_TITLE = "  -> RemoteAddress:Port"
@@ -39,10 +49,61 @@ HALF_THE_SPACE = 1 << 31
 CONNECTIONS_TITLE = "pro expire state       source             virtual            destination"
 ENGINE_TITLE = "        pe name          pe_data"
 WRITTEN_AGAIN = 4096  # texts of virtual services and real servers to cache: many connections share them
+SERVICE_OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
+METHOD_OPTIONS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LOCAL: "-g"}
 PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
 
+Writer = Callable[[Address, int, int], str]  # address, port, protocol (0: without port names)
 Key = tuple[int, ...]
 NumberWriter = Callable[[int], str]
+
+
+# Endpoints as text.
+
+
+def address_text(address: Address) -> str:
+    """Write an address as inet_ntop(3) does: unlike Python, with dotted quads in mapped addresses."""
+    return str(address) if isinstance(address, IPv4Address) else socket.inet_ntop(socket.AF_INET6, address.packed)
+
+
+def numeric(address: Address, port: int, _: int = 0) -> str:
+    """Write an endpoint as `192.0.2.1:80` or `[2001:db8::1]:80`."""
+    return f"{address!s}:{port}" if isinstance(address, IPv4Address) else f"[{address_text(address)}]:{port}"
+
+
+def with_names(names: Names) -> Writer:
+    """Return a writer that uses names where there are any, and cuts long texts."""
+    host_of, service_of = lru_cache(REMEMBERED)(names.host), lru_cache(REMEMBERED)(names.service)
+
+    def write(address: Address, port: int, protocol: int) -> str:
+        host = host_of(address) or address_text(address)
+        service = service_of(port, protocol) or str(port)
+        return (f"{host}:{service}" if isinstance(address, IPv4Address) else f"[{host}]:{service}")[:LONGEST]
+
+    return write
+
+
+def listed(writer: Writer) -> Writer:
+    """Return a writer for the columns of a listing."""
+
+    def write(address: Address, port: int, protocol: int) -> str:
+        text = writer(address, port, protocol)
+        return text[:LONGEST_V4_LISTED] if isinstance(address, IPv4Address) else text
+
+    return write
+
+
+def mark_text(mark: int) -> str:
+    """Write a firewall mark as ipvsadm does: as a signed number, although it reads an unsigned one."""
+    return str(mark - (1 << 32) if mark >= 1 << 31 else mark)
+
+
+def mask_text(netmask: int, family: int) -> str:
+    """Write a persistence mask: an IPv4 mask, or an IPv6 prefix length."""
+    return str(IPv4Address(netmask)) if family == socket.AF_INET else str(netmask)
+
+
+# Listings.
 
 
 def cut(number: int) -> str:
@@ -213,15 +274,15 @@ def view_of(given: AbstractSet[str]) -> View:
     return View()
 
 
-def table(rows: Iterable[ServiceRow], view: View, writer: names.Writer, *, unsorted: bool) -> Iterator[str]:
+def table(rows: Iterable[ServiceRow], view: View, writer: Writer, *, unsorted: bool) -> Iterator[str]:
     """Yield the lines of a listing, its title first."""
-    write = names.listed(writer)
+    write = listed(writer)
     yield view.title
     for row in rows if unsorted else sorted_services(rows):
         key = row.service.key
         protocol = 0 if key.mark else int(key.protocol)
         if key.mark:
-            name, kind = names.mark_text(key.mark) + ("" if key.address.version == 4 else " IPv6"), "FWM"
+            name, kind = mark_text(key.mark) + ("" if key.address.version == 4 else " IPv6"), "FWM"
         else:
             name, kind = write(key.address, key.port, protocol), key.protocol.name
         if isinstance(view, CounterView):
@@ -241,7 +302,7 @@ def scheduling(service: VirtualService) -> str:
     if ServiceFlag.PERSISTENT in service.flags:
         words.append(f"persistent {service.timeout_s}")
         if masked(service):
-            words.append(f"mask {names.mask_text(service.mask, service.key.family)}")
+            words.append(f"mask {mask_text(service.mask, service.key.family)}")
         if service.engine:
             words.append(f"pe {service.engine}")
     if ServiceFlag.ONE_PACKET in service.flags:
@@ -288,3 +349,59 @@ def connection_lines(connections: Iterable[Connection], write: Writer, *, engine
         if engines and engine:
             line = f"{line:<{len(line) - len(destination) + 18}} {engine:<16} {data}"
         yield line + "\n"
+
+
+# Rules, as in ipvsadm without thresholds.
+
+
+def rule_lines(rows: Iterable[ServiceRow], write: Writer) -> Iterator[str]:
+    """Yield a line for each service and each destination."""
+    for row in sorted_services(rows):
+        service = row.service
+        protocol = 0 if service.key.mark else int(service.key.protocol)
+        name = _service_name(service.key, protocol, write)
+        yield f"-A {name} {_service_options(service)}\n"
+        for server in sorted_destinations(row.destinations):
+            where = server.destination.key
+            address = write(where.address, where.port, protocol)
+            yield f"-a {name} -r {address} {_destination_options(server.destination)}\n"
+
+
+def _service_name(key: ServiceKey, protocol: int, write: Writer) -> str:
+    if key.mark:
+        return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
+    return f"{SERVICE_OPTIONS[key.protocol]} {write(key.address, key.port, protocol)}"
+
+
+def _service_options(service: VirtualService) -> str:
+    words = [f"-s {service.scheduler}"]
+    if ServiceFlag.PERSISTENT in service.flags:
+        words.append(f"-p {service.timeout_s}")
+        if masked(service):
+            words.append(f"-M {mask_text(service.mask, service.key.family)}")
+    if service.engine:
+        words.append(f"--pe {service.engine}")
+    if ServiceFlag.ONE_PACKET in service.flags:
+        words.append("-o")
+    flags = flag_words(service)
+    if flags is not None:
+        words.append(f"-b {flags}")
+    return " ".join(words)
+
+
+def _destination_options(server: Destination) -> str:
+    words = [METHOD_OPTIONS[server.method], f"-w {server.weight}"]
+    tunnel = server.tunnel
+    if server.method is Method.TUNNEL:
+        words.append(f"--tun-type {tunnel.kind.name.lower()}")
+        if tunnel.kind is TunnelKind.GUE:
+            words.append(f"--tun-port {tunnel.port}")
+        if tunnel.kind is not TunnelKind.IPIP:
+            words.append(_checksum_option(tunnel.flags))
+    return " ".join(words)
+
+
+def _checksum_option(flags: TunnelFlag) -> str:
+    if TunnelFlag.REMCSUM in flags:
+        return "--tun-remcsum"
+    return "--tun-csum" if TunnelFlag.CSUM in flags else "--tun-nocsum"

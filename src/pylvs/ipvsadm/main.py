@@ -11,7 +11,6 @@ import io
 import os
 import sys
 
-from pylvs.ipvsadm.messages import EXIT_ARGUMENTS, EXIT_LISTING, cannot_open
 from pylvs.model.errors import PylvsError
 
 TYPE_CHECKING = False  # without importing typing
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from typing import IO, NoReturn
 
     from pylvs.ipvsadm.commands import Session
-    from pylvs.ipvsadm.names import Names
+    from pylvs.ipvsadm.parsing import Names
     from pylvs.model.director import Director
 
 EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
@@ -79,10 +78,8 @@ def run_restore(
     stderr: IO[str] | None = None,
     names: Names | None = None,
 ) -> int:
-    """Run `ipvsadm-restore`: replace the table with the rules on stdin; arguments are ignored."""
-    from pylvs.ipvsadm.rules import without_comments
-
-    rules = io.StringIO(without_comments(stdin.read()))
+    """Run `ipvsadm-restore`: replace the table with the rules on stdin, without comment lines; ignore arguments."""
+    rules = io.StringIO("\n".join(line for line in stdin.read().split("\n") if not line.startswith("#")))
     session = _session(director, rules, stdout, stderr, names)
     session.run(["-C"])
     return session.run(["-R"]).status
@@ -130,7 +127,7 @@ def _session(
     director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str] | None, names: Names | None
 ) -> Session:
     from pylvs.ipvsadm.commands import Session
-    from pylvs.ipvsadm.names import Names
+    from pylvs.ipvsadm.parsing import Names
 
     return Session(director, names or Names(), stdin, stdout, stderr or sys.stderr)
 
@@ -138,19 +135,24 @@ def _session(
 def _as_program(command: Callable[..., int]) -> int:
     """Run a command as this process; turn every error into an exit status and a few lines."""
     gc.disable()  # the process ends before a collection would pay off
+    from pylvs.ipvsadm.options import EXIT_ARGUMENTS, EXIT_LISTING
+
     _take_bytes_as_they_are()
     try:
         director = open_director()
     except PylvsError as error:
+        from pylvs.ipvsadm.commands import cannot_open
+
         print(cannot_open(error), file=sys.stderr)
         return EXIT_ARGUMENTS
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
-        from pylvs.model.rows import warnings
+        if director.troubles():
+            from pylvs.model.rows import warnings  # late: most edits attach every device
 
-        for line in warnings(director):
-            print(f"ipvsadm: warning: {line}", file=sys.stderr)
+            for line in warnings(director):
+                print(f"ipvsadm: warning: {line}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()
         return EXIT_BROKEN_PIPE

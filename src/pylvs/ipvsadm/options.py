@@ -9,10 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from pylvs.ipvsadm.messages import Complaint, not_understood
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, TunnelKind
 from pylvs.model.service import ServiceFlag, VirtualService
+
+EXIT_ARGUMENTS = 2  # invalid arguments
+EXIT_REFUSED = 255  # errors of the tables, and unknown options
+EXIT_LISTING = 1  # a listing of a missing service, or output that could not be written
+
+
+class Complaint(Exception):
+    """An error message for stderr with an exit status; a `final` one ends a restore at this line."""
+
+    def __init__(self, text: str, status: int = EXIT_ARGUMENTS, *, final: bool = True) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+        self.final = final
+
+
+def try_help() -> Complaint:
+    """Return the error for a command line that does not begin with a command."""
+    return Complaint("Try `ipvsadm -h' or 'ipvsadm --help' for more information.", EXIT_REFUSED)
+
+
+def not_understood(word: str, problem: str) -> Complaint:
+    """Return the error for an unknown option, or an option without its value."""
+    return Complaint(f"{word}: {problem}", EXIT_REFUSED, final=False)
 
 
 class Command:

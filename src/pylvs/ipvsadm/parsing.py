@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from pylvs.ipvsadm.messages import Complaint, try_help
-from pylvs.ipvsadm.names import Names
-from pylvs.ipvsadm.options import Command, Words, check_command, check_listing, check_tunnel, read_flags
+from pylvs.ipvsadm.options import (
+    Command,
+    Complaint,
+    Words,
+    check_command,
+    check_listing,
+    check_tunnel,
+    read_flags,
+    try_help,
+)
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass, field
@@ -25,6 +32,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 
+TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 TIMEOUTS_TO_SET = 3
 DEFAULT_PERSISTENCE_S = 360
 DEVICE_NAME_LENGTH = 15
@@ -40,6 +48,43 @@ TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
 DAEMON_STATES = ("master", "backup")
 NO_TUNNEL = Tunnel()
 WHOLE_ADDRESS = -1  # the netmask where none is given
+
+
+class Names:
+    """Names of the C library: /etc/hosts, /etc/services, DNS, as nsswitch.conf configures. None where there is none.
+
+    Protocols are IP protocol numbers.
+    """
+
+    def address(self, host: str) -> IPv4Address | None:
+        """Look up the IPv4 address of a host name."""
+        if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
+            return None
+        try:
+            return IPv4Address(socket.gethostbyname(host))
+        except (OSError, ValueError):
+            return None
+
+    def port(self, service: str, protocol: int) -> int | None:
+        """Look up the port of a service name."""
+        try:
+            return socket.getservbyname(service, TRANSPORTS[protocol])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def host(self, address: Address) -> str | None:
+        """Look up the host name of an address."""
+        try:
+            return socket.gethostbyaddr(str(address))[0]
+        except (OSError, ValueError):
+            return None
+
+    def service(self, port: int, protocol: int) -> str | None:
+        """Look up the service name of a port."""
+        try:
+            return socket.getservbyport(port, TRANSPORTS[protocol])
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 @dataclass(slots=True)
@@ -216,18 +261,11 @@ def as_int(number: int) -> int:
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An address with an optional port."""
-
-    address: Address
-    port: int | None
-
-
-def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
+def endpoint(text: str, protocol: int, names: Names) -> tuple[Address, int | None] | None:
     """Parse `host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
 
-    As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host is ignored.
+    A missing port is None. As in ipvsadm, brackets need a colon after them, and the port after a bracketed IPv4 host is
+    ignored.
     """
     if not text.strip("0123456789"):
         return None  # inet_aton(3) would read a number as an address
@@ -245,11 +283,11 @@ def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
         if address is None:
             return None
     if port_text is None:
-        return Endpoint(address, None)
+        return address, None
     port = whole_number(port_text, 0, MAX_PORT)
     if port is None:
         port = names.port(port_text, protocol)
-    return None if port is None else Endpoint(address, port)
+    return None if port is None else (address, port)
 
 
 def ipv4(text: str, names: Names) -> IPv4Address | None:
@@ -286,6 +324,10 @@ def _constant(attribute: str, constant: object) -> Setter:
     return lambda request, _, __: setattr(request, attribute, constant)
 
 
+def _flag(attribute: str, flag: ServiceFlag | TunnelFlag) -> Setter:
+    return lambda request, _, __: setattr(request, attribute, getattr(request, attribute) | flag)
+
+
 def _text(attribute: str, length: int | None = None) -> Setter:
     return lambda request, value, _: setattr(request, attribute, (value or "")[:length])
 
@@ -308,10 +350,10 @@ def _service_of(protocol: int) -> Setter:
         found = endpoint(value or "", protocol, names)
         if found is None:
             raise Complaint("illegal virtual server address[:port] specified")
+        request.address, port = found
         request.protocol = protocol
-        request.address = found.address
-        request.port = found.port or 0
-        request.family = family_of(found.address)
+        request.port = port or 0
+        request.family = family_of(request.address)
         if request.family == socket.AF_INET6:
             request.netmask = WHOLE_ADDRESS
 
@@ -350,29 +392,18 @@ def _set_netmask(request: Request, value: str | None, names: Names) -> None:
     request.netmask = int(mask)
 
 
-def _set_ops(request: Request, _: str | None, __: Names) -> None:
-    request.flags |= ServiceFlag.ONE_PACKET
-
-
 def _set_server(request: Request, value: str | None, names: Names) -> None:
     found = endpoint(value or "", request.protocol, names)
     if found is None:
         raise Complaint("illegal real server address[:port] specified")
-    request.server = found.address
-    request.server_port = request.port if found.port is None else found.port
+    request.server, port = found
+    request.server_port = request.port if port is None else port
 
 
 def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
     if value not in TUNNEL_KINDS:
         raise Complaint("illegal tunnel type specified")
     request.tunnel_kind = TUNNEL_KINDS[value]
-
-
-def _tunnel_flag(flag: TunnelFlag) -> Setter:
-    def set_flag(request: Request, _: str | None, __: Names) -> None:
-        request.tunnel_flags |= flag
-
-    return set_flag
 
 
 def _check_group(_: Request, value: str | None, __: Names) -> None:
@@ -403,7 +434,7 @@ SETTERS: dict[str, Setter] = {
     "pe": _text("engine"),
     "persistent": _set_persistent,
     "netmask": _set_netmask,
-    "ops": _set_ops,
+    "ops": _flag("flags", ServiceFlag.ONE_PACKET),
     "sched-flags": _text("flag_words"),
     "real-server": _set_server,
     "gatewaying": _constant("method", Method.ROUTE),
@@ -414,8 +445,8 @@ SETTERS: dict[str, Setter] = {
     "l-threshold": _number("lower", 0, MAX_THRESHOLD, "l_threshold"),
     "tun-type": _set_tunnel_kind,
     "tun-port": _number("tunnel_port", 1, MAX_PORT, "tunnel port"),
-    "tun-csum": _tunnel_flag(TunnelFlag.CSUM),
-    "tun-remcsum": _tunnel_flag(TunnelFlag.REMCSUM),
+    "tun-csum": _flag("tunnel_flags", TunnelFlag.CSUM),
+    "tun-remcsum": _flag("tunnel_flags", TunnelFlag.REMCSUM),
     "mcast-interface": _text("interface", DEVICE_NAME_LENGTH),
     "mcast-group": _check_group,
     "mcast-port": _number("", 1, MAX_PORT, "mcast-port"),

@@ -1,1 +1,59 @@
-"""Import the firewall marks that rules of iptables and nftables set, as mark rules."""
+"""Import the firewall marks that rules of iptables and nftables set, as mark rules.
+
+The rules come from a file or stdin in either format, or from iptables-save and nft.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from pylvs.model.errors import InvalidOperation, Unsupported
+from pylvs.netfilter import iptables, nft
+from pylvs.netfilter.chains import Hook
+
+TIMEOUT_S = 30
+# command: whether it lists IPv6
+_SAVE_COMMANDS: Mapping[tuple[str, ...], bool] = {
+    ("iptables-save", "-t", "mangle"): False,
+    ("ip6tables-save", "-t", "mangle"): True,
+}
+_NFT = ("nft", "-j", "list", "ruleset")
+_IPTABLES_TABLES = ("ip mangle ", "ip6 mangle ")  # nft lists the rules of iptables-nft, too, but not completely
+
+
+def hooks_of(text: str, six: bool = False) -> list[Hook]:
+    """Return the base chains in a text of either format. Raises InvalidOperation."""
+    return nft.hooks(text) if text.lstrip().startswith("{") else iptables.hooks(text, six)
+
+
+def hooks_of_host() -> tuple[list[Hook], list[str]]:
+    """Return the base chains of this network namespace, and the commands that listed them. Raises Unsupported."""
+    found: list[Hook] = []
+    commands = []
+    for command, six in _SAVE_COMMANDS.items():
+        if shutil.which(command[0]):
+            commands.append(" ".join(command))
+            found += iptables.hooks(_output(command), six, f"{command[0]} ")
+    has_iptables = bool(commands)
+    if shutil.which(_NFT[0]):
+        commands.append(" ".join(_NFT))
+        listed = nft.hooks(_output(_NFT))
+        found += [hook for hook in listed if not (has_iptables and hook.name.startswith(_IPTABLES_TABLES))]
+    if not commands:
+        raise Unsupported("neither iptables-save nor nft is installed here; name a file with what they print")
+    return found, commands
+
+
+def _output(command: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unsupported(f"{' '.join(command)}: no answer within {TIMEOUT_S} s") from None
+    except OSError as error:
+        raise Unsupported(f"{' '.join(command)}: {error.strerror}") from None
+    if done.returncode:
+        words = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise InvalidOperation(f"{' '.join(command)}: {words}")
+    return done.stdout

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane.slot_allocator import gaps, list_class
-from pylvs.dataplane.transaction import half_in_force, later
+from pylvs.dataplane.tables import half_in_force, later
+from pylvs.dataplane.transaction import gaps, list_class
 
 generations = st.integers(0, (1 << 32) - 1)
 

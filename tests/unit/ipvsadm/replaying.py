@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pylvs.ipvsadm.main import run, run_restore, run_save
-from pylvs.ipvsadm.names import Names
+from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
 from pylvs.testing import MemoryDirector
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from pylvs.ipvsadm.listing import connection_lines
-from pylvs.ipvsadm.names import numeric
+from pylvs.ipvsadm.listing import connection_lines, numeric
 from pylvs.model.connection import Connection
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call

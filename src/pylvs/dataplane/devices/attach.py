@@ -1,6 +1,11 @@
-"""Attach programs to devices, detach them, and list what is attached.
+"""Attach programs to devices, detach them, list what is attached, and set the sysctls of lo that packets need.
 
 The kernel reports what is attached. Notes of the state hold only the reason for a mode, and whether pylvs added clsact.
+
+`forwarding` of lo lets `bpf_fib_lookup` work with ip_forward=0; it enables nothing else. `accept_local` of lo lets
+replies of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h), because their saddr is an
+address of this host. lo receives no packet from outside, and other devices still refuse such a saddr. Notes of the
+state hold the former values, which are restored.
 """
 
 from __future__ import annotations
@@ -21,7 +26,10 @@ from pylvs.netlink.links import Device
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Literal
+
+    from pylvs.model.rows import Trouble
 
     Mode = Literal["auto", "native", "generic", "tc"]
 else:
@@ -32,6 +40,12 @@ DIRECTOR, REAL_SERVER = "director", "realserver"  # roles; each has its own filt
 _NOTE = "device-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
 ON_REQUEST = "on request"
+_FORWARDING, _ACCEPT_LOCAL = ("forwarding-ipv4", "forwarding-ipv6"), "accept-local"
+_SETTINGS = {  # by the names of their notes
+    "forwarding-ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding",
+    "forwarding-ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding",
+    "accept-local": "/proc/sys/net/ipv4/conf/lo/accept_local",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,3 +322,64 @@ def _made_clsact(state: State, ifindex: int) -> bool:
     return state.exists and any(
         (state.note(_note(ifindex, role)) or "").startswith(_MADE_CLSACT) for role in (DIRECTOR, REAL_SERVER)
     )
+
+
+# The settings of lo.
+
+
+def _set_sysctl(path: str, value: str) -> str:
+    """Write a setting if it differs, and return its former value. Raises OSError."""
+    with open(path, encoding="ascii") as file:
+        before = file.read().strip()
+    if before != value:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    return before
+
+
+def _turn_on(state: State, note: str) -> None:
+    before = _set_sysctl(_SETTINGS[note], "1")
+    if before != "1" and state.note(note) is None:
+        state.set_note(note, before)
+
+
+def _put_back(state: State, note: str) -> None:
+    before = state.note(note)
+    if before is not None:
+        with contextlib.suppress(OSError):
+            _set_sysctl(_SETTINGS[note], before)
+        state.set_note(note, None)
+
+
+def forward_lo(state: State) -> None:
+    """Turn on forwarding of lo, for IPv4 and IPv6."""
+    for note in _FORWARDING:
+        with contextlib.suppress(FileNotFoundError):
+            _turn_on(state, note)
+
+
+def accepts_local(notes: Mapping[str, str]) -> bool:
+    """Return whether `accept_local` turned the setting on."""
+    return _ACCEPT_LOCAL in notes
+
+
+def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[Trouble]:
+    """Turn on accept_local of lo, or restore it; return why that failed."""
+    if not wanted:
+        if accepts_local(notes):
+            _put_back(state, _ACCEPT_LOCAL)
+        return []
+    try:
+        _turn_on(state, _ACCEPT_LOCAL)
+    except OSError as error:
+        from pylvs.model.rows import Trouble  # late: most kernels accept the setting
+
+        cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
+        return [Trouble("lo", f"{cause}; clients on this host do not reach NAT services of IPv4", False, attached=True)]
+    return []
+
+
+def restore_lo(state: State) -> None:
+    """Restore all settings."""
+    for note in _SETTINGS:
+        _put_back(state, note)

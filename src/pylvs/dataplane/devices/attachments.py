@@ -24,14 +24,21 @@ import time
 from collections.abc import Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
-from pylvs.dataplane.devices import attach, host
+from pylvs.dataplane.devices import attach
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, TC, XDP, State
-from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Tables, address_bytes, address_of, key_of, replace_keys
-from pylvs.dataplane.transaction import Versions
+from pylvs.dataplane.tables import (
+    FORMER,
+    MAP_DIRECTORY,
+    Tables,
+    Versions,
+    address_bytes,
+    address_of,
+    key_of,
+    replace_keys,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
-from pylvs.model.rows import Trouble
 from pylvs.model.service import ServiceKey, is_probe_mark
 from pylvs.netlink import links
 from pylvs.netlink.links import Device
@@ -39,6 +46,8 @@ from pylvs.netlink.links import Device
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
+
+    from pylvs.model.rows import Trouble
 
 GRACE_S = 60  # attaching native XDP resets many cards: it stays so long after the last service
 _WANTED, _OFF = "wanted-", "off"  # set by hand: mode and name of a device, by its index
@@ -173,7 +182,7 @@ def release(tables: Tables, device: str) -> bool:
     found = links.device(device)
     done = attach.detach(found.index, tables.state)
     if found.loopback:
-        host.accept_local(tables.state, tables.state.notes(), False)
+        attach.accept_local(tables.state, tables.state.notes(), False)
     tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(tables)
     return done
@@ -301,6 +310,8 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
         except NoSuchDevice:
             continue  # the device was deleted at this moment
         except PylvsError as error:
+            from pylvs.model.rows import Trouble  # late: most edits attach every device
+
             problems[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
     grace = _in_grace(state, notes, empty=not in_use)
     for index in sorted(set(there) - set(wanted)):
@@ -314,10 +325,10 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
     if not problems:
         _forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
-        host.accepts_local(notes) and not changes.shrunk
+        attach.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*problems.values(), *host.accept_local(state, notes, own_clients and by_lo)]
+    return [*problems.values(), *attach.accept_local(state, notes, own_clients and by_lo)]
 
 
 def _forget_former(state: State) -> None:
@@ -329,6 +340,8 @@ def _forget_former(state: State) -> None:
 
 def missing(tables: Tables) -> list[Trouble]:
     """Return the devices that should be attached and are not, with reasons; excluded ones only if they are needed."""
+    from pylvs.model.rows import Trouble
+
     state = tables.state
     notes = state.notes()
     everything = links.devices()
