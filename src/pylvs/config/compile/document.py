@@ -11,8 +11,8 @@ from pylvs.config.compile.services import services_of
 from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.findings import Finding
 from pylvs.config.language.tree import Document, gc_paused
-from pylvs.config.schema.reader import Reader
-from pylvs.config.schema.root import ROOT
+from pylvs.config.schema.global_defs import ROOT
+from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail
 from pylvs.netlink import links
