@@ -12,7 +12,8 @@ import pytest
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
-from pylvs.vrrp import realtime, router_service
+from pylvs.vrrp import router_service
+from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
@@ -98,8 +99,8 @@ def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterSer
     monkeypatch.setattr(router_service, "VipManager", lambda *_: FakeVipManager(switch, ip_address("10.0.0.1")))
     monkeypatch.setattr(router_service, "AdvertReceivers", FakeReceivers)
     monkeypatch.setattr(router_service, "HelperLink", FakeHelper)
-    monkeypatch.setattr(realtime, "enable_realtime", lambda settings: realtime.RealtimeStatus(0, False))
-    monkeypatch.setattr(realtime, "freeze_gc", lambda: None)
+    monkeypatch.setattr(router_service, "enable_realtime", lambda settings: RealtimeStatus(0, False))
+    monkeypatch.setattr(router_service, "freeze_gc", lambda: None)
     monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
     monkeypatch.setattr(RouterService, "at", lambda self, when, call: switch.at(when, call))
     service = RouterService("text", roles)
