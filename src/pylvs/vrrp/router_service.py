@@ -163,6 +163,8 @@ class RouterService:
         first, self._configured = not self._configured, True
         self.helper.send(Configure(request["settings"], new))
         before, self._configuration = self._configuration, new
+        groups = {each.group.name: each.state for each in self.groups}
+        routers = {each: each.state for each in self.routers.values()}
         if first or new.settings != before.settings:
             self._enable_realtime()
         self.tracking.configure(new)
@@ -173,6 +175,8 @@ class RouterService:
             self._start_at = self.now + new.settings.startup_delay_s
             self.loop.at(self._start_at, partial(self._start, []))
         self._start(warnings)
+        if new.settings.states_on_reload and not first and self.now >= self._start_at:
+            self._report_states(groups, routers)
         if first:
             freeze_gc()
         return {"warnings": warnings}
@@ -232,6 +236,16 @@ class RouterService:
         """Start the virtual routers that do not run yet; append error messages."""
         for router in () if self._stopping or self.now < self._start_at else self.routers.values():
             errors += self._try(router.name, router.start)
+
+    def _report_states(self, groups: dict[str, State], routers: dict[Router, State]) -> None:
+        """Report states that a reload kept: as in keepalived, of all groups, and of instances that are not master."""
+        for group in self.groups:
+            if group.state in (State.MASTER, groups.get(group.group.name)):
+                self.notify(StateChanged("GROUP", group.group.name, group.state.value, 0, at_reload=True))
+        for router in self.routers.values():
+            if router.state is not State.MASTER and routers.get(router) is router.state:
+                priority = router.machine.priority
+                self.notify(StateChanged("INSTANCE", router.name, router.state.value, priority, at_reload=True))
 
     def _create_groups(self) -> None:
         self.groups = []

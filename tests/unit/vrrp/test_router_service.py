@@ -13,6 +13,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 from pylvs.vrrp import router_service
+from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
@@ -194,6 +195,32 @@ def test_a_reload_during_the_startup_delay_keeps_the_delay(service: RouterServic
     assert set(states(service).values()) == {State.FAULT}
     run(service, 5)
     assert set(states(service).values()) == {State.MASTER}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_reload_reports_kept_states_of_groups_and_of_instances_that_are_not_master(
+    service: RouterService, wanted: bool
+) -> None:
+    helper: Any = service.helper
+    fault = replace(SECOND, name="VI_3", vrid=53, fault_without_peers=True)
+    more: dict[str, Any] = {
+        "groups": (VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
+        "settings": VrrpSettings(states_on_reload=wanted, startup_delay_s=1.0),
+    }
+    configure(service, FIRST, SECOND, fault, **more)
+    configure(service, FIRST, SECOND, fault, **more)
+    run(service, 6)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER, "VI_3": State.FAULT}
+    assert not [each for each in helper.messages if getattr(each, "at_reload", False)]
+    configure(service, FIRST, SECOND, fault, replace(FIRST, name="VI_4", vrid=54), **more)
+    assert [each for each in helper.messages if getattr(each, "at_reload", False)] == (
+        [
+            StateChanged("GROUP", "VG", "MASTER", 0, at_reload=True),
+            StateChanged("INSTANCE", "VI_3", "FAULT", fault.priority, at_reload=True),
+        ]
+        if wanted
+        else []
+    )
 
 
 def test_a_reload_applies_limits_to_running_routers(service: RouterService) -> None:
