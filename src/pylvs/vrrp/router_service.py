@@ -41,9 +41,8 @@ from pylvs.vrrp.helper.link import (
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
-from pylvs.vrrp.router import Router
+from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers
-from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
