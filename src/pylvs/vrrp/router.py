@@ -1,4 +1,4 @@
-"""A virtual router: carries out its machine's actions, keeps timers, derives priority and faults; and its sync group."""
+"""A virtual router: carries out its machine's actions, keeps timers, derives priority and faults; and sync groups."""
 
 from __future__ import annotations
 
