@@ -39,13 +39,11 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     settings = next(effective.below("global_defs"))
     scripts = ScriptRules.of_document(settings)
     services = tuple(services_of(effective, scripts))
-    vrrp = vrrp_of(effective, scripts, _mtus() if mtus is None else mtus)
+    if mtus is None:
+        mtus = {each.name: each.mtu for each in links.devices()}
+    vrrp = vrrp_of(effective, scripts, mtus)
     configuration = Configuration(services, _settings(settings, scripts), vrrp)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
-
-
-def _mtus() -> dict[str, int]:
-    return {each.name: each.mtu for each in links.devices()}
 
 
 def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
