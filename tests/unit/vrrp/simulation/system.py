@@ -209,7 +209,7 @@ class SimulatedConflictSocket(SimulatedSocket):
 class SimulatedMonitor(NetlinkMonitor):
     """The product's link state, with messages from the simulated kernel."""
 
-    def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
+    def __init__(self, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
         self.queue: list[Message] = []
