@@ -18,8 +18,16 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.conflicts import MAX_FILTERED_ADDRESSES, ConflictSocket, ConflictTracker, neighbour_ip
-from pylvs.vrrp.garp import FrameSender, GarpRateLimit, GarpScheduler, announcement_frame, forwards_ipv6
-from pylvs.vrrp.protocol.arp_ndp import AddressBinding, gratuitous_arp, parse_binding
+from pylvs.vrrp.garp import (
+    AddressBinding,
+    FrameSender,
+    GarpRateLimit,
+    GarpScheduler,
+    announcement_frame,
+    forwards_ipv6,
+    gratuitous_arp,
+    parse_binding,
+)
 from tests.interop import keepalived
 from tests.interop.namespaces import ip
 

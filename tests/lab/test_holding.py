@@ -174,7 +174,7 @@ def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
 
 def test_a_removed_route_is_seen_even_without_a_notification() -> None:
     ip("addr add 192.0.2.1/24 dev eth0")
-    with NetlinkMonitor(routes=True) as watch:
+    with NetlinkMonitor() as watch:
         ip("route add 198.51.100.0/24 via 192.0.2.9 proto 18")
         ip("route add 198.51.101.0/24 via 192.0.2.9 proto 18")
         ip("route add 203.0.113.0/24 via 192.0.2.9 proto static")
@@ -195,14 +195,14 @@ def test_a_removed_rule_is_seen() -> None:
         RoutingRule(family=6, preference=101, action="goto", goto=32766, destination=ip_network("fd00::/8")),
         RoutingRule(family=4, preference=102, action="blackhole", source=ip_network("198.51.100.0/24")),
     ]
-    with NetlinkMonitor(routes=True) as watch:
+    with NetlinkMonitor() as watch:
         assert all(each.done for each in add_rules(rules))
         watch.read()
         ip("rule del preference 100")
         assert KeyRemoved(key_of_rule(rules[0])) in until(watch, KeyRemoved)
         ip("-6 rule del preference 101")
         assert KeyRemoved(key_of_rule(rules[1])) in until(watch, KeyRemoved)
-    with NetlinkMonitor(routes=True) as later:
+    with NetlinkMonitor() as later:
         ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
         ip("rule del preference 103")
         ip("rule del preference 102")

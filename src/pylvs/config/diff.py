@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 from pylvs.config.compile.effective import keyword_of
+from pylvs.config.compile.services import FLAGS
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
@@ -24,16 +25,6 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_FLAGS = {
-    ServiceFlag.ONE_PACKET: "ops",
-    ServiceFlag.SCHED_1: "flag-1",
-    ServiceFlag.SCHED_2: "flag-2",
-    ServiceFlag.SCHED_3: "flag-3",
-}
-_FLAGS_OF = {
-    "sh": {ServiceFlag.SCHED_1: "sh-fallback", ServiceFlag.SCHED_2: "sh-port"},
-    "mh": {ServiceFlag.SCHED_1: "mh-fallback", ServiceFlag.SCHED_2: "mh-port"},
-}
 _REPORTED_ELSEWHERE = (
     "name",
     "keys",
@@ -179,7 +170,9 @@ def _describe_scheduling(service: WantedService) -> dict[str, str]:
         described["persistence_granularity"] = str(IPv4Address(service.netmask)) if v4 else str(service.netmask)
     if service.engine:
         described["persistence_engine"] = service.engine
-    names = _FLAGS | _FLAGS_OF.get(service.scheduler, {})
+    names = {  # that of its own scheduler, else "flag-N"
+        flag: name for name, flag in FLAGS.items() if name[:3] not in ("sh-", "mh-") or name[:2] == service.scheduler
+    }
     flags = [names[flag] for flag in service.flags & ~ServiceFlag.PERSISTENT]
     if flags:
         described["flags"] = "+".join(flags)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Block, Keyword, State
-from pylvs.config.schema.root import ROOT
 from pylvs.config.show import value_text
 
 HEAD = """\

@@ -14,19 +14,18 @@ from functools import partial
 
 from pylvs.model.addresses import Address
 from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
-from pylvs.vrrp.garp import DeviceAddress
-from pylvs.vrrp.loop import Loop, Timer
-from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.protocol.arp_ndp import (
+from pylvs.vrrp.garp import (
     ETH_P_ARP,
     ETH_P_IPV6,
     HOP_LIMIT,
     ICMPV6,
     NEIGHBOUR_ADVERTISEMENT,
     AddressBinding,
+    DeviceAddress,
     parse_binding,
 )
-from pylvs.vrrp.rate_limiter import RateLimiter
+from pylvs.vrrp.loop import Loop, RateLimiter, Timer
+from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 
 LOG_INTERVAL_S = 60.0  # of the same address and host
 DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)

@@ -2,18 +2,31 @@
 
 Callbacks must not block; `max_late_s` measures the result. An exception of one callback is reported and ends no other.
 asyncio would run I/O callbacks before timers within one iteration.
+
+The process has a real-time priority, CPU affinity, locked memory and no garbage collection, so that advertisements
+leave on time. What the machine does not allow is skipped with a warning; none of it is needed for correctness.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import heapq
 import itertools
+import os
+import resource
 import selectors
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+from pylvs.model.dataclass import dataclass
+from pylvs.model.vrrp import VrrpSettings
+from pylvs.system import libc
 
 Call = Callable[[], None]
 MILLISECOND = 0.001
+REALTIME = 1  # default priority: above every ordinary process
 
 
 class Timer:
@@ -115,3 +128,88 @@ class Loop:
                 self.max_late_s = max(self.max_late_s, now - when)
                 self._call(call)
                 now = time.monotonic()
+
+
+class RateLimiter:
+    """Allow one event of each kind in `interval_s`, such as a log line; in this time at most `max_kinds` kinds."""
+
+    def __init__(self, interval_s: float = 60.0, max_kinds: int = 1024) -> None:
+        self.surplus = 0  # suppressed events of further kinds
+        self._interval_s = interval_s
+        self._max_kinds = max_kinds
+        self._allowed_at: dict[Hashable, float] = {}
+        self._suppressed: Counter[Hashable] = Counter()
+
+    def allow(self, kind: Hashable, now: float) -> int | None:
+        """Return how many events were suppressed since the last one of this kind; None: suppress this one, too."""
+        if kind in self._allowed_at and now - self._allowed_at[kind] < self._interval_s:
+            self._suppressed[kind] += 1
+            return None
+        if kind not in self._allowed_at and len(self._allowed_at) >= self._max_kinds:
+            self._allowed_at = {each: at for each, at in self._allowed_at.items() if now - at < self._interval_s}
+            suppressed = {each: count for each, count in self._suppressed.items() if each in self._allowed_at}
+            self._suppressed = Counter(suppressed)
+            if len(self._allowed_at) >= self._max_kinds:
+                self.surplus += 1
+                return None
+        self._allowed_at[kind] = now
+        return self._suppressed.pop(kind, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeStatus:
+    """What the kernel granted."""
+
+    realtime: int  # priority; 0: ordinary
+    locked: bool
+    warnings: tuple[str, ...] = ()
+
+
+def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
+    """Apply the settings. Child processes do not inherit the priority."""
+    warnings: list[str] = []
+    realtime = _set_scheduler(settings, warnings)
+    if settings.cpus:
+        try:
+            os.sched_setaffinity(0, settings.cpus)
+        except OSError as error:
+            warnings.append(f"vrrp_cpu_affinity {' '.join(map(str, settings.cpus))}: {error.strerror}")
+    locked = _lock_memory(warnings)
+    return RealtimeStatus(realtime, locked, tuple(warnings))
+
+
+def freeze_gc() -> None:
+    """Disable the collector, whose pauses would delay timers; reference counts free what this process allocates."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _set_scheduler(settings: VrrpSettings, warnings: list[str]) -> int:
+    wanted = settings.realtime_priority or (0 if settings.nice else REALTIME)
+    if wanted:
+        try:
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(wanted))
+            return wanted
+        except OSError as error:
+            if settings.realtime_priority:
+                warnings.append(f"vrrp_rt_priority {wanted}: {error.strerror}")
+    nice = settings.nice or -20
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError as error:
+        warnings.append(f"neither a real-time priority nor niceness {nice}: {error.strerror}")
+    return 0
+
+
+def _lock_memory(warnings: list[str]) -> bool:
+    most = resource.RLIM_INFINITY
+    with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+    try:
+        libc.mlockall(libc.MCL_CURRENT | libc.MCL_FUTURE)
+    except OSError as error:
+        warnings.append(f"memory is not locked: {error.strerror}")
+        return False
+    return True

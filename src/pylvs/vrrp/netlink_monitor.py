@@ -22,7 +22,7 @@ from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attac
 # Multicast groups of rtnetlink(7).
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
 IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
-ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
+GROUPS = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
 RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
 MOST_TORN = 8  # dumps that changes interrupted, before the last one is used as it is
 
@@ -204,21 +204,15 @@ def _with_address(before: Link | None, message: AddressMessage) -> Link | None:
 
 
 class NetlinkMonitor:
-    """Links and addresses of the calling thread's network namespace.
+    """Links, addresses, and routes and rules of protocol keepalived, of the calling thread's network namespace."""
 
-    With `routes`, also the routes and rules of protocol keepalived.
-    """
-
-    def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
-        groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (ROUTES_AND_RULES if routes else 0)
-        self._with_routes = routes
+    def __init__(self, receive_buffer: int = RECEIVE_BUFFER) -> None:
         self._request_socket = Netlink()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         enlarge(self._socket, receive_buffer)
-        if routes:
-            _drop_foreign_routes(self._socket)
-        self._socket.bind((0, groups))
+        _drop_foreign_routes(self._socket)
+        self._socket.bind((0, GROUPS))
         self._state = LinkState()
         self._state.replace(self._dump_all())
 
@@ -261,7 +255,7 @@ class NetlinkMonitor:
                 stale = True
         if stale:
             changes += self._state.replace(self._dump_all())
-        elif self._with_routes and any(map(_removes_routes, changes)) and self._state.routes:
+        elif any(map(_removes_routes, changes)) and self._state.routes:
             changes += self._state.replace_routes(self._dump_routes())
         return changes
 
@@ -276,10 +270,9 @@ class NetlinkMonitor:
     def _dump_all(self) -> Iterator[Message]:
         yield from self._dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         yield from self._dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        if self._with_routes:
-            yield from self._dump_routes()
-            for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._dump(codec.GETRULE, codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+        yield from self._dump_routes()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            yield from self._dump(codec.GETRULE, codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
     def _dump_routes(self) -> Iterator[Message]:
         for family in (socket.AF_INET, socket.AF_INET6):

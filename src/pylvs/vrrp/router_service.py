@@ -11,19 +11,22 @@ router process outlives it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 import traceback
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pylvs.model.addresses import Address
-from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.errors import Busy, InvalidOperation, PylvsError
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance
-from pylvs.vrrp import control, realtime
+from pylvs.system import lock
+from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import (
@@ -35,14 +38,11 @@ from pylvs.vrrp.helper.link import (
     PriorityChanged,
     StateChanged,
 )
-from pylvs.vrrp.loop import Call, Loop, Timer
+from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
-from pylvs.vrrp.rate_limiter import RateLimiter
-from pylvs.vrrp.realtime import RealtimeStatus
-from pylvs.vrrp.router import Router
+from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers
-from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
@@ -56,8 +56,22 @@ RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 def run(state_dir: Path, log_format: str, roles: Roles) -> None:
     """Run until SIGTERM or a request to stop. The state directory must exist. Raises Busy, PylvsError."""
     os.chdir(state_dir)
-    with realtime.single_instance("vrrp.pid"):
+    with single_instance("vrrp.pid"):
         RouterService(log_format, roles).run()
+
+
+@contextlib.contextmanager
+def single_instance(path: str) -> Iterator[None]:
+    """Hold the PID file. Raises Busy with the PID of the process that holds it."""
+    try:
+        descriptor = lock.claim(path)
+    except lock.Held as other:
+        raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
+    try:
+        yield
+        os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 class RouterService:
@@ -148,6 +162,8 @@ class RouterService:
         first, self._configured = not self._configured, True
         self.helper.send(Configure(request["settings"], new))
         before, self._configuration = self._configuration, new
+        groups = {each.group.name: each.state for each in self.groups}
+        routers = {each: each.state for each in self.routers.values()}
         if first or new.settings != before.settings:
             self._enable_realtime()
         self.tracking.configure(new)
@@ -158,12 +174,14 @@ class RouterService:
             self._start_at = self.now + new.settings.startup_delay_s
             self.loop.at(self._start_at, partial(self._start, []))
         self._start(warnings)
+        if new.settings.states_on_reload and not first and self.now >= self._start_at:
+            self._report_states(groups, routers)
         if first:
-            realtime.freeze_gc()
+            freeze_gc()
         return {"warnings": warnings}
 
     def _enable_realtime(self) -> None:
-        self.realtime_status = realtime.enable_realtime(self._configuration.settings)
+        self.realtime_status = enable_realtime(self._configuration.settings)
         for warning in self.realtime_status.warnings:
             self.log("warning", warning)
 
@@ -217,6 +235,16 @@ class RouterService:
         """Start the virtual routers that do not run yet; append error messages."""
         for router in () if self._stopping or self.now < self._start_at else self.routers.values():
             errors += self._try(router.name, router.start)
+
+    def _report_states(self, groups: dict[str, State], routers: dict[Router, State]) -> None:
+        """Report states that a reload kept: as in keepalived, of all groups, and of instances that are not master."""
+        for group in self.groups:
+            if group.state in (State.MASTER, groups.get(group.group.name)):
+                self.notify(StateChanged("GROUP", group.group.name, group.state.value, 0, at_reload=True))
+        for router in self.routers.values():
+            if router.state is not State.MASTER and routers.get(router) is router.state:
+                priority = router.machine.priority
+                self.notify(StateChanged("INSTANCE", router.name, router.state.value, priority, at_reload=True))
 
     def _create_groups(self) -> None:
         self.groups = []

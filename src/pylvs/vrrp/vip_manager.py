@@ -128,7 +128,7 @@ class VipManager:
         self._log = log
         self._on_change = on_change
         self._on_loss = on_loss
-        self._links = NetlinkMonitor(routes=True)
+        self._links = NetlinkMonitor()
         self._vmacs = VmacManager(self._links)
         self._firewall = Firewall()
         self._frame_sender = FrameSender()

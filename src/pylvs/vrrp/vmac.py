@@ -41,7 +41,7 @@ KIND = "macvlan"
 PRIVATE = 1  # MACVLAN_MODE_PRIVATE: VMACs of one base device do not exchange packets
 IFLA_AF_SPEC = 26
 INFO_KIND, INFO_DATA, MACVLAN_MODE = 1, 2, 1
-AF_INET, AF_INET6, INET_CONF, ADDR_GEN_MODE, GEN_MODE_NONE = 2, 10, 1, 8, 1
+AF_INET6, ADDR_GEN_MODE, GEN_MODE_NONE = 10, 8, 1
 ON_VMAC = {"arp_ignore": "1", "accept_local": "1", "rp_filter": "0", "promote_secondaries": "1"}
 ON_BASE = {"arp_ignore": "1", "arp_filter": "1"}
 
@@ -150,11 +150,16 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
         return Outcome(False, f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC")
     with Netlink() as route:
         if present is None:
-            number, detail = route.do([(NEWLINK, _create_message(device, base), CREATE | EXCL)])[0]
+            info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
+            message = _message(device, u32(IFLA_LINK, base), attribute(IFLA_ADDRESS, device.mac), info)
+            number, detail = route.do([(NEWLINK, message, CREATE | EXCL)])[0]
             if number:
                 return Outcome(False, f"VMAC {device.name} above {device.base}: {in_words(number, detail)}")
         error = _set_vmac_sysctls(device)
-        answers = route.do([(NEWLINK, _no_link_local_message(device), 0), (NEWLINK, _up_message(device), 0)])
+        # no link-local address made from the MAC address, which all routers of the VRID would share
+        no_link_local = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
+        quiet, up = _message(device, nested(IFLA_AF_SPEC, no_link_local)), _message(device, flags=IFF_UP)
+        answers = route.do([(NEWLINK, quiet, 0), (NEWLINK, up, 0)])
         for number, detail in answers:
             if number:
                 return Outcome(False, f"VMAC {device.name}: {in_words(number, detail)}")
@@ -164,27 +169,15 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
 def remove_vmac(device: VmacDevice) -> Outcome:
     """Remove a VMAC; a missing one is no error."""
     with Netlink() as route:
-        body = IFINFOMSG.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name)
-        number, detail = route.do([(DELLINK, body, 0)])[0]
+        number, detail = route.do([(DELLINK, _message(device), 0)])[0]
     if number in (0, errno.ENODEV):
         return Outcome(True)
     return Outcome(False, f"VMAC {device.name} could not be removed: {in_words(number, detail)}")
 
 
-def _create_message(device: VmacDevice, base: int) -> bytes:
-    info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
-    head = IFINFOMSG.pack(0, 0, 0, 0, 0)
-    return head + info + u32(IFLA_LINK, base) + text(IFLA_IFNAME, device.name) + attribute(IFLA_ADDRESS, device.mac)
-
-
-def _no_link_local_message(device: VmacDevice) -> bytes:
-    """Disable the link-local address made from the MAC address, which all routers of the VRID would share."""
-    mode = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
-    return IFINFOMSG.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name) + nested(IFLA_AF_SPEC, mode)
-
-
-def _up_message(device: VmacDevice) -> bytes:
-    return IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP) + text(IFLA_IFNAME, device.name)
+def _message(device: VmacDevice, *attributes: bytes, flags: int = 0) -> bytes:
+    """Return a message about a device by its name, which sets these flags."""
+    return IFINFOMSG.pack(0, 0, 0, flags, flags) + text(IFLA_IFNAME, device.name) + b"".join(attributes)
 
 
 def link_local_source(device: VmacDevice, link_local: Address) -> HeldAddress:

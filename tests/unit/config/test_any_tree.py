@@ -9,8 +9,8 @@ from pylvs.config.compile.document import compile_document
 from pylvs.config.findings import Location
 from pylvs.config.language.parser import read_text
 from pylvs.config.language.tree import Document, Node, Word
-from pylvs.config.schema import checkers as schema
-from pylvs.config.schema.root import ROOT
+from pylvs.config.schema import virtual_server as schema
+from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.show import as_json, shown
 
 NAMES = sorted({name for block in ROOT.blocks() for name in block.names()})

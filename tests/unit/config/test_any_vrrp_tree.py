@@ -9,8 +9,8 @@ from pylvs.config.compile.document import compile_document
 from pylvs.config.findings import Location
 from pylvs.config.language.parser import read_text
 from pylvs.config.language.tree import Document, Node, Word
+from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Block
-from pylvs.config.schema.root import ROOT
 from pylvs.config.show import as_json, shown
 from tests.unit.config.vrrp_support import MTUS
 

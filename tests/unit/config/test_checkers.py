@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.config.compile.checkers import MAKERS
-from pylvs.config.schema.checkers import CHECKERS
 from pylvs.config.schema.grammar import State
+from pylvs.config.schema.virtual_server import CHECKERS
 from pylvs.model.checks import (
     AgentCheck,
     Check,

@@ -6,8 +6,7 @@ import pytest
 
 from pylvs.config.findings import Severity
 from pylvs.config.language.parser import read_text
-from pylvs.config.schema.grammar import Block, Keyword, State
-from pylvs.config.schema.reader import Reader, Section
+from pylvs.config.schema.grammar import Block, Keyword, Reader, Section, State
 from pylvs.config.schema.types import (
     ADDRESS,
     BARE,

@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.model.errors import Busy
 from pylvs.system.lock import Held, claim
-from pylvs.vrrp.realtime import single_instance
+from pylvs.vrrp.router_service import single_instance
 
 
 def give_back(path: Path, descriptor: int) -> None:

@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from pylvs.vrrp.protocol.arp_ndp import (
+from pylvs.vrrp.garp import (
     AddressBinding,
     gratuitous_arp,
     neighbour_advertisement,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
 from pylvs.vrrp.conflicts import DEFEND_INTERVAL_S, LOG_INTERVAL_S, MAX_LOGGED, ConflictTracker
-from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
-from pylvs.vrrp.protocol.arp_ndp import AddressBinding
+from pylvs.vrrp.garp import AddressBinding, GarpRateLimit, GarpScheduler
 
 VIP, SECOND = ip_address("10.0.0.100"), ip_address("fd00::100")
 MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.vrrp.rate_limiter import RateLimiter
+from pylvs.vrrp.loop import RateLimiter
 
 
 def test_one_event_of_each_kind_is_allowed_in_a_minute() -> None:

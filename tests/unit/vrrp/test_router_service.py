@@ -12,7 +12,9 @@ import pytest
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
-from pylvs.vrrp import realtime, router_service
+from pylvs.vrrp import router_service
+from pylvs.vrrp.helper.link import StateChanged
+from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
@@ -98,8 +100,8 @@ def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterSer
     monkeypatch.setattr(router_service, "VipManager", lambda *_: FakeVipManager(switch, ip_address("10.0.0.1")))
     monkeypatch.setattr(router_service, "AdvertReceivers", FakeReceivers)
     monkeypatch.setattr(router_service, "HelperLink", FakeHelper)
-    monkeypatch.setattr(realtime, "enable_realtime", lambda settings: realtime.RealtimeStatus(0, False))
-    monkeypatch.setattr(realtime, "freeze_gc", lambda: None)
+    monkeypatch.setattr(router_service, "enable_realtime", lambda settings: RealtimeStatus(0, False))
+    monkeypatch.setattr(router_service, "freeze_gc", lambda: None)
     monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
     monkeypatch.setattr(RouterService, "at", lambda self, when, call: switch.at(when, call))
     service = RouterService("text", roles)
@@ -193,6 +195,32 @@ def test_a_reload_during_the_startup_delay_keeps_the_delay(service: RouterServic
     assert set(states(service).values()) == {State.FAULT}
     run(service, 5)
     assert set(states(service).values()) == {State.MASTER}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_reload_reports_kept_states_of_groups_and_of_instances_that_are_not_master(
+    service: RouterService, wanted: bool
+) -> None:
+    helper: Any = service.helper
+    fault = replace(SECOND, name="VI_3", vrid=53, fault_without_peers=True)
+    more: dict[str, Any] = {
+        "groups": (VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
+        "settings": VrrpSettings(states_on_reload=wanted, startup_delay_s=1.0),
+    }
+    configure(service, FIRST, SECOND, fault, **more)
+    configure(service, FIRST, SECOND, fault, **more)
+    run(service, 6)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER, "VI_3": State.FAULT}
+    assert not [each for each in helper.messages if getattr(each, "at_reload", False)]
+    configure(service, FIRST, SECOND, fault, replace(FIRST, name="VI_4", vrid=54), **more)
+    assert [each for each in helper.messages if getattr(each, "at_reload", False)] == (
+        [
+            StateChanged("GROUP", "VG", "MASTER", 0, at_reload=True),
+            StateChanged("INSTANCE", "VI_3", "FAULT", fault.priority, at_reload=True),
+        ]
+        if wanted
+        else []
+    )
 
 
 def test_a_reload_applies_limits_to_running_routers(service: RouterService) -> None:

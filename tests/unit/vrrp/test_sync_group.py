@@ -7,7 +7,7 @@ from typing import Any
 
 from pylvs.model.vrrp import VrrpGroup
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.router import SyncGroup
 
 
 @dataclass(eq=False)

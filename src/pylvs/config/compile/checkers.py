@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.reader import Section
+from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import Server
-from pylvs.config.schema.types import Written, did_you_mean
+from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,

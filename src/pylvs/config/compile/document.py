@@ -11,8 +11,8 @@ from pylvs.config.compile.services import services_of
 from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.findings import Finding
 from pylvs.config.language.tree import Document, gc_paused
-from pylvs.config.schema.reader import Reader
-from pylvs.config.schema.root import ROOT
+from pylvs.config.schema.global_defs import ROOT
+from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail
 from pylvs.netlink import links
@@ -39,13 +39,11 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     settings = next(effective.below("global_defs"))
     scripts = ScriptRules.of_document(settings)
     services = tuple(services_of(effective, scripts))
-    vrrp = vrrp_of(effective, scripts, _mtus() if mtus is None else mtus)
+    if mtus is None:
+        mtus = {each.name: each.mtu for each in links.devices()}
+    vrrp = vrrp_of(effective, scripts, mtus)
     configuration = Configuration(services, _settings(settings, scripts), vrrp)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
-
-
-def _mtus() -> dict[str, int]:
-    return {each.name: each.mtu for each in links.devices()}
 
 
 def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:

@@ -12,8 +12,7 @@ from typing import Any, TypeVar, overload
 from pylvs.config.findings import Findings, Location
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
-from pylvs.config.schema.grammar import Block, Keyword, State
-from pylvs.config.schema.reader import Section, Setting
+from pylvs.config.schema.grammar import Block, Keyword, Section, Setting, State
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 

@@ -11,9 +11,8 @@ from pylvs.config.compile.checkers import MAKERS, CheckMaker
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.reader import Section
+from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, Forwarding, Granularity, MarkEntry, Range, Server
-from pylvs.config.schema.types import did_you_mean
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method

@@ -12,29 +12,27 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from pylvs.config.findings import Finding, Findings, Location
-from pylvs.config.language.includes import (
-    INCLUDE,
-    NO_CHECKS,
-    IncludeChecks,
-    Source,
-    Unreadable,
-    included_sources,
-    read_source,
-)
 from pylvs.config.language.lexer import BANG, HASH, SPACE, SPACES, Brace, Lexer
-from pylvs.config.language.tree import Document, Line, Node, Word, gc_paused
-from pylvs.config.language.variables import (
+from pylvs.config.language.preprocessor import (
     DEFINITION,
+    INCLUDE,
     MAX_LINE,
     MAX_TEXT,
+    NO_CHECKS,
     SEQUENCE,
     Budget,
+    IncludeChecks,
     Repetition,
+    Source,
+    Unreadable,
     Value,
     Variables,
+    included_sources,
     parse_repetition,
+    read_source,
     strip_comment,
 )
+from pylvs.config.language.tree import Document, Line, Node, Word, gc_paused
 from pylvs.model.dataclass import dataclass, field
 
 MAX_DEPTH = 32  # nested blocks; keepalived's own go six deep

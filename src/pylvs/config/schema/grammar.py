@@ -1,4 +1,4 @@
-"""The elements of a schema: blocks, keywords, and the types that parse their values.
+"""The elements of a schema: blocks, keywords and the types of their values; and the reader that parses a tree by them.
 
 A keyword is one line in a block's table. That line alone makes it parsed, checked, suggested and documented.
 """
@@ -6,10 +6,11 @@ A keyword is one line in a block's table. That line alone makes it parsed, check
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from enum import Enum
 from typing import Generic, TypeVar
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.findings import Finding, Findings, Severity
 from pylvs.config.language.tree import Node, Word
 from pylvs.model.dataclass import dataclass, field
 
@@ -150,3 +151,217 @@ class Block(_Entry):
         for entry in self.entries:
             if isinstance(entry, Block):
                 yield from entry.blocks()
+
+
+def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
+    """Return "did you mean 'x'?", or "" if no choice is similar."""
+    lowered = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(text.lower(), lowered, n=1, cutoff=0.6)
+    return f"did you mean '{lowered[near[0]]}'?" if near else ""
+
+
+T = TypeVar("T")
+
+MAX_BLOCKS_NAMED = 4  # in the advice of one finding
+UNSUPPORTED = {
+    State.LATER: "is known but does not happen yet",
+    State.NEVER: "does not happen in pylvs",
+    State.DEAD: "has no effect",
+}
+
+
+def blocks_with(root: Block, word: str, beside: Block | None = None) -> list[str]:
+    """Return the names of the blocks that know the keyword, in the schema's order.
+
+    With `beside`, only of blocks that are in the same top-level block.
+    """
+    tops = [top for top in root.entries if isinstance(top, Block)]
+    if beside is not None:
+        tops = [top for top in tops if any(block is beside for block in top.blocks())]
+    blocks = [root] if beside is None else []
+    found = [block.name for block in (*blocks, *(block for top in tops for block in top.blocks())) if block.find(word)]
+    return list(dict.fromkeys(found))
+
+
+def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
+    """Return the problem and the advice for a keyword that `block` does not know."""
+    inside = f"in {block.name}" if block.name else "outside of all blocks"
+    ignored = f"{word} is not known {inside} and is ignored"
+    found = blocks_with(root, word, block if block is not root else None)
+    near = "" if found else did_you_mean(word, list(block.names()))
+    if not near:
+        found = found or blocks_with(root, word)
+    if found:
+        holders = [name or "the top of the file" for name in found[:MAX_BLOCKS_NAMED]]
+        return ignored, f"it belongs into {' or '.join(holders)}"
+    if not near:
+        everywhere = sorted({name for each in root.blocks() for name in each.names()})
+        near = did_you_mean(word, everywhere)
+    return ignored, near or "remove it"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One parsed line: of a keyword, or (`keyword` None) of a block of lines."""
+
+    keyword: Keyword | None
+    value: object
+    node: Node
+    words: tuple[Word, ...] = ()  # of the value, without the keyword
+
+
+@dataclass(slots=True, eq=False)
+class Section:
+    """One parsed block, without the lines that were rejected."""
+
+    block: Block
+    node: Node | None  # None: the whole document
+    head: object = None
+    settings: list[Setting] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    broken: bool = False  # its head was rejected: the whole block is ignored
+    _last: dict[str, Setting] = field(default_factory=dict)
+
+    def add(self, setting: Setting) -> None:
+        self.settings.append(setting)
+        if setting.keyword is not None:
+            self._last[setting.keyword.name] = setting
+
+    def setting(self, name: str) -> Setting | None:
+        """Return the setting of a keyword (not of an alias); None if it is not given."""
+        return self._last.get(name)
+
+    def value(self, name: str, kind: type[T]) -> T | None:
+        """Return a keyword's written value; None if it is not given."""
+        setting = self.setting(name)
+        if setting is None:
+            return None
+        assert isinstance(setting.value, kind), f"{name} is {type(setting.value).__name__}, not {kind.__name__}"
+        return setting.value
+
+    def lines(self, kind: type[T]) -> Iterator[T]:
+        """Yield the values of a block of lines."""
+        for setting in self.settings:
+            if setting.keyword is None:
+                assert isinstance(setting.value, kind)
+                yield setting.value
+
+    def below(self, *names: str) -> Iterator[Section]:
+        """Yield the unbroken blocks of these names, in the order of the text."""
+        return (section for section in self.sections if section.block.name in names and not section.broken)
+
+    def first(self, name: str) -> Section | None:
+        return next(self.below(name), None)
+
+
+class Reader:
+    """Reads blocks by a schema and collects findings, in the order of the text."""
+
+    def __init__(self, root: Block) -> None:
+        self.root = root
+        self.findings = Findings()
+        self._unknown: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def read(self, nodes: tuple[Node, ...]) -> Section:
+        section = Section(self.root, None)
+        self._fill(section, nodes, quiet=False)
+        return section
+
+    def _fill(self, section: Section, nodes: tuple[Node, ...], quiet: bool) -> None:
+        """Read the statements of a block; `quiet` if the block is already reported as unsupported."""
+        for node in nodes:
+            entry = section.block.find(node.keyword)
+            if entry is None and section.block.lines is not None:
+                self._line(section, node, section.block.lines)
+            elif entry is None:
+                self._report_unknown(section, node)
+            else:
+                quiet_below = quiet or self._report_state(entry, node)
+                if isinstance(entry, Block):
+                    self._block(section, entry, node, quiet_below)
+                else:
+                    self._keyword(section, self._renamed(section.block, entry, node), node)
+
+    def _report_unknown(self, section: Section, node: Node) -> None:
+        key = section.block.name, node.keyword
+        if key not in self._unknown:
+            self._unknown[key] = unknown_keyword(self.root, section.block, node.keyword)
+        text, advice = self._unknown[key]
+        self.findings.warning(node.location, text, advice)
+
+    def _report_state(self, entry: Keyword | Block, node: Node) -> bool:
+        """Report an unsupported entry; return whether it is one."""
+        text = UNSUPPORTED.get(entry.state)
+        if text is not None:
+            self.findings.warning(node.location, f"{entry.name} {text}", entry.instead)
+        return text is not None
+
+    def _renamed(self, block: Block, entry: Keyword, node: Node) -> Keyword:
+        """Return the keyword that replaces a deprecated one."""
+        if not entry.is_now:
+            return entry
+        now = block.find(entry.is_now)
+        assert isinstance(now, Keyword)
+        self.findings.warning(node.location, f"{entry.name} is an old word for {now.name}", f"write {now.name}")
+        return now
+
+    def _line(self, section: Section, node: Node, kind: Type[object]) -> None:
+        """Read one line of a block of lines."""
+        if node.block is not None:
+            self.findings.warning(node.location, f"'{node.keyword}' takes no block here; it is ignored")
+        read = self._parse(Words(node, node.words, self.findings.add), kind, node)
+        if read is not None:
+            section.add(read)
+
+    def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
+        if node.block is not None:
+            self.findings.warning(node.location, f"{node.keyword} takes no block; what is in it is ignored")
+        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
+        earlier = section.setting(entry.name)
+        if read is not None and earlier is not None:
+            winner = "first" if entry.first_wins else "last"
+            text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"
+            self.findings.warning(node.location, text, "remove one of them")
+            if entry.first_wins:
+                return
+        if read is not None:
+            section.add(Setting(entry, read.value, node, read.words))
+
+    def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
+        earlier = section.first(entry.name) if entry.merged else None
+        below = earlier or Section(entry, node)
+        words = Words(node, node.arguments, self.findings.add)
+        if entry.head is not None:
+            read = self._parse(words, entry.head, node)
+            below.broken = read is None
+            below.head = read.value if read else None
+        else:
+            self._report_surplus(words)
+        if node.block is None:
+            self.findings.error(node.location, f"{node.keyword} has no block", "add { ... }")
+            below.broken = True
+        if earlier is not None:
+            text = f"{node.keyword} is given a second time; both count together"
+            self.findings.warning(node.location, text, "put everything into one block")
+        else:
+            section.sections.append(below)
+        self._fill(below, node.block or (), quiet)
+
+    def _parse(self, words: Words, kind: Type[object], node: Node) -> Setting | None:
+        """Parse a value; return it in a Setting because None may be a value, or None if it is rejected."""
+        try:
+            value = kind.parse(words)
+        except BadValue as problem:
+            location = problem.word.location if problem.word else node.location
+            self.findings.add(Finding(location, problem.severity, problem.text, problem.advice))
+            return None
+        taken = words.taken
+        self._report_surplus(words)
+        return Setting(None, value, node, taken)
+
+    def _report_surplus(self, words: Words) -> None:
+        """Report the words that a type did not take."""
+        if words:
+            extra = list(words.rest())
+            text = " ".join(word.text for word in extra)
+            self.findings.warning(extra[0].location, f"surplus '{text}' behind {words.node.keyword} is ignored")

@@ -9,8 +9,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import MAX_U32, Written, address_of, did_you_mean, number_within
+from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
+from pylvs.config.schema.types import MAX_U32, Written, address_of, number_within
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import (

@@ -9,18 +9,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from pylvs.config.findings import Severity
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import (
-    MARK,
-    MAX_INTEGER,
-    address_of,
-    choice,
-    did_you_mean,
-    integer,
-    number_of,
-    number_within,
-    port_of,
-)
+from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
+from pylvs.config.schema.types import MARK, MAX_INTEGER, address_of, choice, integer, number_of, number_within, port_of
 from pylvs.model.addresses import Address
 from pylvs.model.checks import LoadSource, Pattern
 from pylvs.model.dataclass import dataclass

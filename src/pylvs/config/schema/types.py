@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words
+from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
@@ -39,13 +38,6 @@ class Written(Generic[T]):
     word: Word
     devices: tuple[Word, ...] = ()  # which must exist on this machine
     group: Word | None = None
-
-
-def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
-    """Return "did you mean 'x'?", or "" if no choice is similar."""
-    lowered = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(text.lower(), lowered, n=1, cutoff=0.6)
-    return f"did you mean '{lowered[near[0]]}'?" if near else ""
 
 
 def plain(number: float) -> str:

@@ -21,9 +21,7 @@ from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.helper.notify import Notifier
-from pylvs.vrrp.helper.track_file import TrackFiles
-from pylvs.vrrp.helper.track_process import TrackProcesses
-from pylvs.vrrp.helper.track_script import TrackScripts
+from pylvs.vrrp.helper.track import TrackFiles, TrackProcesses, TrackScripts
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one

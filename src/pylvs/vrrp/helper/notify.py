@@ -20,7 +20,7 @@ from pylvs.notify.mail import Alert, Outbox
 from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.rate_limiter import RateLimiter
+from pylvs.vrrp.loop import RateLimiter
 
 MAX_SCRIPTS = 50
 LOWER_PRIORITY_INTERVAL_S = 1.0  # between notifications of one instance about lower priorities

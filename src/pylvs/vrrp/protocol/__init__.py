@@ -1,1 +1,1 @@
-"""VRRP without I/O: packets, the state machine, frames of ARP and NDP."""
+"""VRRP without I/O: packets and the state machine."""

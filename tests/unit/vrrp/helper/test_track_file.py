@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pylvs.model.vrrp import Track, TrackFile, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track_file import parse_number
+from pylvs.vrrp.helper.track import parse_number
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.helper.running_helper import Started, run_helper
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_being_written_has_its_old_number(tmp_path: Path) -> None
     aside.mkdir()
     (aside / "old").write_text("1")
     os.utime(aside / "old", (0, 0))
-    with run_helper(tmp_path, constants={"vrrp.helper.track_file.SETTLED_S": 600}) as helper:
+    with run_helper(tmp_path, constants={"vrrp.helper.track.SETTLED_S": 600}) as helper:
         helper.send(configure(file(path), file(directory / "old", "old")))
         helper.until(lambda: (numbers(helper), numbers(helper, "old")) == ([5], [0]))
         with open(path, "w") as out:

@@ -17,7 +17,7 @@ import pytest
 from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track_process import ProcessInfo, ProcessWatch, matches, running_processes
+from pylvs.vrrp.helper.track import ProcessInfo, ProcessWatch, matches, running_processes
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper

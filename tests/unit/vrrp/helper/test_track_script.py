@@ -18,7 +18,7 @@ from pylvs.model.vrrp import Track
 from pylvs.system.processes import tree
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track_script import SLACK_S, Hysteresis, TrackScripts
+from pylvs.vrrp.helper.track import SLACK_S, Hysteresis, TrackScripts
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked

@@ -14,9 +14,8 @@ from pylvs.vrrp.garp import GarpScheduler
 from pylvs.vrrp.protocol import adverts
 from pylvs.vrrp.protocol import machine as machines
 from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, Machine, State
-from pylvs.vrrp.router import Router
+from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.router_service import RouterService
-from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.vip_manager import VipManager
 
 

@@ -14,11 +14,10 @@ from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import Message
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
-from pylvs.vrrp.loop import Call, Loop, Timer
+from pylvs.vrrp.garp import AddressBinding, parse_binding
+from pylvs.vrrp.loop import Call, Loop, RealtimeStatus, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
-from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
 from pylvs.vrrp.protocol.packet import Datagram
-from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.host import Storm, running
 
@@ -210,7 +209,7 @@ class SimulatedConflictSocket(SimulatedSocket):
 class SimulatedMonitor(NetlinkMonitor):
     """The product's link state, with messages from the simulated kernel."""
 
-    def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
+    def __init__(self, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
         self.queue: list[Message] = []
@@ -290,16 +289,6 @@ class SimulatedHeld:
         return running.host.release(placed)
 
 
-class SimulatedRealtime:
-    """The module `pylvs.vrrp.realtime`."""
-
-    def enable_realtime(self, settings: object) -> RealtimeStatus:
-        return RealtimeStatus(0, False)
-
-    def freeze_gc(self) -> None:
-        pass
-
-
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
     """Replace the operating system by this module."""
@@ -309,7 +298,8 @@ def simulated() -> Iterator[None]:
         (router_service, "AdvertReceivers", SimulatedReceivers),
         (router_service, "HelperLink", SimulatedHelper),
         (router_service, "ControlServer", SimulatedControl),
-        (router_service, "realtime", SimulatedRealtime()),
+        (router_service, "enable_realtime", lambda settings: RealtimeStatus(0, False)),
+        (router_service, "freeze_gc", lambda: None),
         (router_service, "time", clock),
         (router, "time", clock),
         (loop, "time", clock),
