@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.reference.schedulers.common import Flow, Scheduler, least_loaded, overhead
+from pylvs.reference.schedulers.weighted import Flow, Scheduler, least_loaded, overhead
 from pylvs.reference.schedulers.hashing import bucket, fold
 from pylvs.reference.server import Server
 
