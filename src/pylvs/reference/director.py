@@ -22,12 +22,11 @@ from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters
 from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.reference.connections import Connection, ConnectionTable, Key
-from pylvs.reference.network import Network
+from pylvs.reference.forwarding import Network
 from pylvs.reference.packet import SCTP, UDP, parse
 from pylvs.reference.path import Decision, PacketPath
 from pylvs.reference.server import Server, Totals
-from pylvs.reference.service import Service
-from pylvs.reference.tables import Tables
+from pylvs.reference.tables import Service, Tables
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:

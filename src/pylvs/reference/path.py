@@ -8,10 +8,18 @@ from typing import NamedTuple
 
 from pylvs.model.destination import Method
 from pylvs.model.service import Timeouts
-from pylvs.reference import forwarding, persistence, sctp
-from pylvs.reference.connections import Connection, ConnectionTable
+from pylvs.reference import forwarding
+from pylvs.reference.connections import (
+    Connection,
+    ConnectionTable,
+    connection_port,
+    is_valid_template,
+    template_key,
+)
 from pylvs.reference.forwarding import (
     Error,
+    Network,
+    NextHop,
     add_link_header,
     decrement_ttl,
     encapsulate,
@@ -19,24 +27,25 @@ from pylvs.reference.forwarding import (
     fragment,
     translate,
 )
-from pylvs.reference.network import Network, NextHop
-from pylvs.reference.packet import IPSEC, SCTP, TCP, UDP, Packet, parse
+from pylvs.reference.packet import ABORT, IPSEC, RST, SCTP, TCP, UDP, Packet, parse
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server, Totals
-from pylvs.reference.service import Service
-from pylvs.reference.tables import FTP, FTP_DATA, Tables
-from pylvs.reference.tcp import (
+from pylvs.reference.states import (
     ACTIVE,
     CLOSE,
     ESTABLISHED,
     FIN_WAIT,
-    RST,
+    SCTP_CLOSED,
+    SCTP_ESTABLISHED,
+    SCTP_TIMEOUTS_S,
     SECURE_ON,
     TIME_WAIT,
     Direction,
+    next_sctp_state,
     next_tcp_state,
-    timeout_s,
+    tcp_timeout_s,
 )
+from pylvs.reference.tables import FTP, FTP_DATA, Service, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference handles whole packets"
@@ -153,7 +162,7 @@ class PacketPath:
         if not mode or connection.control is not None:
             return False
         if connection.protocol == SCTP:
-            return connection.state == sctp.CLOSED
+            return connection.state == SCTP_CLOSED
         if connection.state in (TIME_WAIT, CLOSE):
             return True
         return bool(mode & 2) and connection.state == FIN_WAIT and connection.no_output
@@ -202,7 +211,7 @@ class PacketPath:
         if packet.protocol == TCP:
             return not packet.flags & RST and (packet.opens or bool(self.settings["sloppy_tcp"]))
         if packet.protocol == SCTP:
-            return packet.chunk != sctp.ABORT and (packet.opens or bool(self.settings["sloppy_sctp"]))
+            return packet.chunk != ABORT and (packet.opens or bool(self.settings["sloppy_sctp"]))
         return True
 
     def _schedule(self, service: Service, packet: Packet) -> Connection | None:
@@ -216,10 +225,10 @@ class PacketPath:
 
         Without a template, ask the scheduler (5.2).
         """
-        key, has_port = persistence.template_key(service, packet)
+        key, has_port = template_key(service, packet)
         template = self.connections.find_template(key)
         quiescent = bool(self.settings["expire_quiescent_template"])
-        if template is not None and not persistence.is_valid(template, expire_quiescent=quiescent):
+        if template is not None and not is_valid_template(template, expire_quiescent=quiescent):
             self.connections.retire(template)
             template = None
         if template is None:
@@ -229,7 +238,7 @@ class PacketPath:
             template = Connection(key, server, server.port if has_port else 0, server.method, key[0], template=True)
             template.timeout_s = service.given.timeout_s
             self.connections.add(template, self.now)
-        port = persistence.connection_port(service, template, packet)
+        port = connection_port(service, template, packet)
         connection = self._connect(service, packet, template.server, port, template)
         self.connections.restart(template, self.now)
         return connection
@@ -278,13 +287,13 @@ class PacketPath:
             secure = self.settings["secure_tcp"] == SECURE_ON
             state = next_tcp_state(before, packet.event_flags, direction, secure)
             connection.enter(state, active=state in ACTIVE)
-            connection.timeout_s = timeout_s(state, self.timeouts)
+            connection.timeout_s = tcp_timeout_s(state, self.timeouts)
             established = state == ESTABLISHED != before
         elif packet.protocol == SCTP and packet.event_chunk is not None:
-            state = sctp.next_sctp_state(before, packet.event_chunk, direction)
-            connection.enter(state, active=state == sctp.ESTABLISHED)
-            connection.timeout_s = sctp.TIMEOUTS_S[state]
-            established = state == sctp.ESTABLISHED != before
+            state = next_sctp_state(before, packet.event_chunk, direction)
+            connection.enter(state, active=state == SCTP_ESTABLISHED)
+            connection.timeout_s = SCTP_TIMEOUTS_S[state]
+            established = state == SCTP_ESTABLISHED != before
         if established and connection.control is not None:
             connection.control.assured = True
         self.connections.restart(connection, self.now)
