@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import as_json, asked, print_json, service, state_dir
-from pylvs.cli.status import event_line
+from pylvs.cli.daemon import event_line
 from pylvs.model.destination import MAX_WEIGHT
 from pylvs.model.errors import PylvsError
 

@@ -21,8 +21,7 @@ from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, SERVER, command_lines, draw
 from pylvs.lab.outage import watched
 from pylvs.lab.processes import DeferredSignals, defer_signals
-from pylvs.lab.topologies import design
-from pylvs.lab.topologies.ha import BACKUP
+from pylvs.lab.topologies import BACKUP, design
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
 
