@@ -8,43 +8,13 @@ from typing import NamedTuple
 
 from pylvs.model.destination import Method
 from pylvs.model.service import Timeouts
-from pylvs.reference import forwarding
-from pylvs.reference.connections import (
-    Connection,
-    ConnectionTable,
-    connection_port,
-    is_valid_template,
-    template_key,
-)
-from pylvs.reference.forwarding import (
-    Error,
-    Network,
-    NextHop,
-    add_link_header,
-    decrement_ttl,
-    encapsulate,
-    encapsulation_bytes,
-    fragment,
-    translate,
-)
+from pylvs.reference import forwarding, states
+from pylvs.reference.connections import Connection, ConnectionTable, connection_port, is_valid_template, template_key
+from pylvs.reference.forwarding import Error, Network, NextHop, decrement_ttl, translate
 from pylvs.reference.packet import ABORT, IPSEC, RST, SCTP, TCP, UDP, Packet, parse
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server, Totals
-from pylvs.reference.states import (
-    ACTIVE,
-    CLOSE,
-    ESTABLISHED,
-    FIN_WAIT,
-    SCTP_CLOSED,
-    SCTP_ESTABLISHED,
-    SCTP_TIMEOUTS_S,
-    SECURE_ON,
-    TIME_WAIT,
-    Direction,
-    next_sctp_state,
-    next_tcp_state,
-    tcp_timeout_s,
-)
+from pylvs.reference.states import Direction
 from pylvs.reference.tables import FTP, FTP_DATA, Service, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
@@ -162,10 +132,10 @@ class PacketPath:
         if not mode or connection.control is not None:
             return False
         if connection.protocol == SCTP:
-            return connection.state == SCTP_CLOSED
-        if connection.state in (TIME_WAIT, CLOSE):
+            return connection.state == states.SCTP_CLOSED
+        if connection.state in (states.TIME_WAIT, states.CLOSE):
             return True
-        return bool(mode & 2) and connection.state == FIN_WAIT and connection.no_output
+        return bool(mode & 2) and connection.state == states.FIN_WAIT and connection.no_output
 
     def _handle_new(self, frame: bytes, packet: Packet, mark: int) -> Decision:
         """Handle a packet without a connection (2.4, 2.5)."""
@@ -284,16 +254,16 @@ class PacketPath:
             connection.timeout_s = self.timeouts.udp_s
             established = direction == Direction.OUTPUT
         elif packet.protocol == TCP and packet.event_flags is not None:
-            secure = self.settings["secure_tcp"] == SECURE_ON
-            state = next_tcp_state(before, packet.event_flags, direction, secure)
-            connection.enter(state, active=state in ACTIVE)
-            connection.timeout_s = tcp_timeout_s(state, self.timeouts)
-            established = state == ESTABLISHED != before
+            secure = self.settings["secure_tcp"] == states.SECURE_ON
+            state = states.next_tcp_state(before, packet.event_flags, direction, secure)
+            connection.enter(state, active=state in states.ACTIVE)
+            connection.timeout_s = states.tcp_timeout_s(state, self.timeouts)
+            established = state == states.ESTABLISHED != before
         elif packet.protocol == SCTP and packet.event_chunk is not None:
-            state = next_sctp_state(before, packet.event_chunk, direction)
-            connection.enter(state, active=state == SCTP_ESTABLISHED)
-            connection.timeout_s = SCTP_TIMEOUTS_S[state]
-            established = state == SCTP_ESTABLISHED != before
+            state = states.next_sctp_state(before, packet.event_chunk, direction)
+            connection.enter(state, active=state == states.SCTP_ESTABLISHED)
+            connection.timeout_s = states.SCTP_TIMEOUTS_S[state]
+            established = state == states.SCTP_ESTABLISHED != before
         if established and connection.control is not None:
             connection.control.assured = True
         self.connections.restart(connection, self.now)
@@ -312,7 +282,7 @@ class PacketPath:
         mtu, free = hop.mtu, not packet.df
         if method == Method.TUNNEL:
             outer = len(server.address)
-            mtu -= encapsulation_bytes(server.tunnel, 4 if outer == 4 else 6)
+            mtu -= forwarding.encapsulation_bytes(server.tunnel, 4 if outer == 4 else 6)
             if mtu < (MIN_MTU4 if outer == 4 else MIN_MTU6):
                 return drop("the MTU inside the tunnel is too small")
             free = free or (not pmtu_disc and packet.family == 4)
@@ -326,7 +296,7 @@ class PacketPath:
             )
         elif method == Method.TUNNEL:
             saddr = hop.saddr4 if len(server.address) == 4 else hop.saddr6
-            ip = encapsulate(packet, server.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
+            ip = forwarding.encapsulate(packet, server.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
         else:
             ip = bytes(decrement_ttl(packet))
         return _sent(ip, hop)
@@ -410,5 +380,5 @@ class PacketPath:
 
 def _sent(ip: bytes, hop: NextHop) -> Decision:
     """Send by a device, in fragments if necessary. Packets that must not be fragmented were checked before."""
-    fragments = [ip] if len(ip) <= hop.mtu else fragment(ip, hop.mtu)
-    return Decision(Verdict.SENT, tuple((hop.device, add_link_header(each, hop)) for each in fragments))
+    fragments = [ip] if len(ip) <= hop.mtu else forwarding.fragment(ip, hop.mtu)
+    return Decision(Verdict.SENT, tuple((hop.device, forwarding.add_link_header(each, hop)) for each in fragments))
