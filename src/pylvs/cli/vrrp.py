@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, at_clock, print_json, state_dir
-from pylvs.cli.servers import seconds
+from pylvs.cli.common import ago, as_json, at_clock, print_json, seconds, state_dir
 
 if TYPE_CHECKING:
     from pylvs.vrrp.ipc import Client

@@ -1,7 +1,7 @@
 """End a host's processes, and defer signals while a lab is made or removed.
 
 Processes are found by network namespace, and ended by file descriptor, never by name. Signals are handled between
-steps: an exception between the start of a command and the record of it would leave a process or a namespace behind.
+steps. An exception between the start of a command and the record of it would leave a process or a namespace behind.
 """
 
 from __future__ import annotations
