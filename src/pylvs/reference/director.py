@@ -142,7 +142,7 @@ class ReferenceDirector(InMemory):
             raise DestinationExists(f"{key} has {destination.key} already")
         deleted = self._trash.take(key, destination.key)
         if deleted is None:
-            server = Server.of(destination)
+            server = Server(destination)
         else:
             server = deleted.destination
             if deleted.owner is not service:
@@ -245,7 +245,7 @@ def _counters(totals: Totals) -> Counters:
 def _service_row(service: Service) -> ServiceRow:
     rows = tuple(
         DestinationRow(
-            Destination(server.key, server.method, server.weight, server.upper, server.lower, server.tunnel),
+            server.given,
             server.active,
             server.inactive,
             server.persistent,

@@ -205,7 +205,9 @@ class PacketPath:
             server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
             if server is None:
                 return None
-            template = Connection(key, server, server.port if has_port else 0, server.method, key[0], template=True)
+            template = Connection(
+                key, server, server.port if has_port else 0, server.given.method, key[0], template=True
+            )
             template.timeout_s = service.given.timeout_s
             self.connections.add(template, self.now)
         port = connection_port(service, template, packet)
@@ -218,8 +220,8 @@ class PacketPath:
     ) -> Connection:
         """Create a connection, which counts as inactive (2.5 step 6, 4.2)."""
         key = (packet.protocol, packet.saddr, packet.sport, packet.daddr, packet.dport)
-        connection = Connection(key, server, port, server.method, packet.protocol)
-        connection.no_output = server.method != Method.MASQ
+        connection = Connection(key, server, port, server.given.method, packet.protocol)
+        connection.no_output = server.given.method != Method.MASQ
         connection.control = control
         if control is not None:
             control.controls += 1
@@ -282,7 +284,7 @@ class PacketPath:
         mtu, free = hop.mtu, not packet.df
         if method == Method.TUNNEL:
             outer = len(server.address)
-            mtu -= forwarding.encapsulation_bytes(server.tunnel, 4 if outer == 4 else 6)
+            mtu -= forwarding.encapsulation_bytes(server.given.tunnel, 4 if outer == 4 else 6)
             if mtu < (MIN_MTU4 if outer == 4 else MIN_MTU6):
                 return drop("the MTU inside the tunnel is too small")
             free = free or (not pmtu_disc and packet.family == 4)
@@ -296,7 +298,7 @@ class PacketPath:
             )
         elif method == Method.TUNNEL:
             saddr = hop.saddr4 if len(server.address) == 4 else hop.saddr6
-            ip = forwarding.encapsulate(packet, server.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
+            ip = forwarding.encapsulate(packet, server.given.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
         else:
             ip = bytes(decrement_ttl(packet))
         return _sent(ip, hop)
