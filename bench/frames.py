@@ -11,8 +11,7 @@ from typing import NamedTuple
 from bench import site
 from pylvs.model.addresses import Address
 from pylvs.model.service import Protocol
-from pylvs.reference.forwarding import add_link_header, ip_packet
-from pylvs.reference.network import NextHop
+from pylvs.reference.forwarding import NextHop, add_link_header, ip_packet
 from pylvs.reference.packet import ETHER_BYTES, ETHERTYPE_IPV4, checksum, pseudo_header
 
 _ETHERTYPE_ARP, _TTL = b"\x08\x06", 64

@@ -6,7 +6,7 @@ from pylvs.model.destination import Destination, Method
 from pylvs.model.service import ServiceKey
 from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.network import Network
+from pylvs.reference.forwarding import Network
 from pylvs.reference.packet import Packet
 from pylvs.reference.path import Decision, PacketPath, Verdict, drop
 from pylvs.reference.server import Server

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pylvs.cli.check import exit_status
+from pylvs.cli.configuration import exit_status
 from pylvs.config.compile.document import compile_document, sort_findings
 from pylvs.config.findings import Finding
 from pylvs.config.language.parser import read

@@ -49,7 +49,7 @@ class Service:
         key = DestinationKey(ip_address(server4(number)), self.key.port)
         given = Destination(key, Method.ROUTE, weight)
         self.host.director.add_destination(self.key, given)
-        server = Server.of(given)
+        server = Server(given)
         server.available, server.weight, server.last_weight = True, weight, weight
         self.servers.insert(0, server)
         self.model.changed()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.cli.check import exit_status
+from pylvs.cli.configuration import exit_status
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
 from tests.interop import keepalived

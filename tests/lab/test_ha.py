@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 from pylvs.lab.demo import LongConnections
-from pylvs.lab.ip_commands import port_name
+from pylvs.lab.hosts import port_name
 from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.outage import Outage, watched
 from pylvs.lab.topologies import design

@@ -93,7 +93,7 @@ class Twin:
             self.edit(number, weight)
             return
         self.host.director.add_destination(self.key, given)
-        server = self.known.setdefault(number, Server.of(given))
+        server = self.known.setdefault(number, Server(given))
         server.available, server.weight, server.last_weight = True, weight, weight
         self.servers.insert(0, server)
         self.model.changed()
@@ -336,7 +336,7 @@ def test_sh_fills_all_buckets(director_host: Host, weights: list[int], flags: Se
         for number, weight in enumerate(reversed(weights)):
             at = DestinationKey(ip_address(0x0A4D0100 + number), key.port)
             director_host.director.add_destination(key, Destination(at, weight=weight))
-            servers.insert(0, Server.of(Destination(at, weight=weight)))
+            servers.insert(0, Server(Destination(at, weight=weight)))
     model = reference.SCHEDULERS["sh"](servers, flags)
     wanted = {}
     for client in range(0xC6120000, 0xC6120000 + 600):

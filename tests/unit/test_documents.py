@@ -164,7 +164,7 @@ def _picks(scheduler: str, weights: str, count: int) -> str:
     chooses = REFERENCE[scheduler](servers)
     for number, weight in (map(int, each.split(":")) for each in weights.split()):
         key = DestinationKey(ip_address(f"10.0.0.{number}"), 80)
-        servers.insert(0, Server.of(Destination(key, weight=weight)))
+        servers.insert(0, Server(Destination(key, weight=weight)))
         chooses.changed()
     picks = []
     for _ in range(count):

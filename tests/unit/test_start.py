@@ -18,7 +18,7 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
         ("pylvs.ipvsadm.main pylvs.ipvsadm.commands pylvs.ipvsadm.listing", f"asyncio click json socket {FOR_TYPES}"),
         ("pylvs.dataplane.director pylvs.dataplane.editor", f"asyncio hashlib random secrets socket {FOR_TYPES}"),
         # the daemon, with two checks of HTTP
-        ("pylvs.cli.main pylvs.cli.run", f"asyncio {UNUSED}"),
+        ("pylvs.cli.main pylvs.cli.daemon", f"asyncio {UNUSED}"),
         ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
     ],
 )

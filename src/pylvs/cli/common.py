@@ -1,8 +1,9 @@
-"""Options that several commands have, requests to a running daemon, and the format of their output."""
+"""Options and arguments that several commands have, requests to a running daemon, and the format of their output."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ state_dir = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="for programs")
 service = click.option("--service", help="the virtual server, as status names it; default: each that has the server")
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def asked(directory: Path | None, method: str, path: str, content: Any = None) -> Any:
@@ -51,3 +53,11 @@ def ago(seconds: float) -> str:
 def at_clock(moment: float) -> str:
     """Format a Unix time as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def seconds(text: str) -> float:
+    """Parse a length of time: `90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 10m, 1.5h")
+    return float(found[1]) * _UNITS_S[found[2] or ""]

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 
-from pylvs.lab import diagram
 from pylvs.lab.hosts import checked_name, environment
 from pylvs.lab.lab import Lab, build, free_name, labs, open_lab, power_off, power_on, take_down
-from pylvs.lab.network import DIRECTOR, Network
+from pylvs.lab.network import DIRECTOR, Network, address_list, command_lines, draw
 from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
-from pylvs.lab.signals import SIGNALS, defer_signals
+from pylvs.lab.processes import SIGNALS, defer_signals
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 
@@ -74,7 +73,7 @@ def up(
     network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)
     with defer_signals():
         made = _build(checked_name(name) if name else "", network, bare, blank)
-        click.echo(diagram.draw(made.name, made.network), nl=False)
+        click.echo(draw(made.name, made.network), nl=False)
         click.echo(f"  try it: pylvs lab exec {made.name} client -- curl -s http://VIP/")
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the lab is complete: a signal must not undo it
@@ -118,7 +117,7 @@ def down(name: str | None, everything: bool) -> None:
 def list_labs() -> None:
     """All labs of this machine."""
     for name, state in labs():
-        what = diagram.address_list(open_lab(name).network) if state == "up" else state
+        what = address_list(open_lab(name).network) if state == "up" else state
         click.echo(f"{name:<10} {what}")
 
 
@@ -127,8 +126,8 @@ def list_labs() -> None:
 def show(name: str | None) -> None:
     """Draw a lab again, with the commands that configured it."""
     opened = open_lab(_the_only(name))
-    click.echo(diagram.draw(opened.name, opened.network), nl=False)
-    if text := diagram.commands(opened.network):
+    click.echo(draw(opened.name, opened.network), nl=False)
+    if text := command_lines(opened.network):
         click.echo(f"\n{text}", nl=False)
 
 

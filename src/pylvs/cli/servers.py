@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -10,25 +9,16 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import as_json, asked, print_json, service, state_dir
-from pylvs.cli.status import event_line
+from pylvs.cli.common import as_json, asked, print_json, seconds, service, state_dir
+from pylvs.cli.daemon import event_line
 from pylvs.model.destination import MAX_WEIGHT
 from pylvs.model.errors import PylvsError
 
 LOOK_EVERY_S = 0.3
 LONGEST_NUMBER = 20  # digits
-_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _STAYS = "it holds through reloads, until pylvs enable"
 
 server = click.argument("server", metavar="SERVER[:PORT]")
-
-
-def seconds(text: str) -> float:
-    """Parse a length of time: `90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
-    if not found:
-        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 10m, 1.5h")
-    return float(found[1]) * _UNITS_S[found[2] or ""]
 
 
 def _print_servers(names: list[dict[str, str]], what: str, remark: str = "") -> None:

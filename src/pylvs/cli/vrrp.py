@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, at_clock, state_dir
-from pylvs.cli.servers import seconds
+from pylvs.cli.common import ago, as_json, at_clock, print_json, seconds, state_dir
 
 if TYPE_CHECKING:
     from pylvs.vrrp.ipc import Client
@@ -40,7 +38,7 @@ def status(as_json: bool, state_dir: Path | None) -> None:
     with _client(state_dir) as client:
         reply = client.ask("status")
     if as_json:
-        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
+        print_json(reply)
     else:
         click.echo("\n".join(lines(reply, time.time())))
 
@@ -127,7 +125,7 @@ def why(name: str | None, as_json: bool, state_dir: Path | None) -> None:
     with _client(state_dir) as client:
         reply = client.ask("why", name=name)
     if as_json:
-        click.echo(json.dumps(reply, indent=2, ensure_ascii=False))
+        print_json(reply)
         return
     for router, transitions in reply.items():
         if not transitions:

@@ -22,9 +22,8 @@ from functools import partial
 from pathlib import Path
 
 import pylvs
-from pylvs.lab import ip_commands
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
-from pylvs.lab.hosts import PINS, LabHost
+from pylvs.lab.hosts import PINS, LabHost, address_commands, until
 from pylvs.lab.network import SERVER, Host, Network
 from pylvs.system.libc import mount, unmount
 from pylvs.system.namespaces import NAMED, Kind, bind_new, join
@@ -132,7 +131,7 @@ def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> Non
     for path, content, mode in files_of(lab, network, host):
         _write(Path(path), content, mode)
     _set_sysctls(host)
-    _run(["ip", "-batch", "-"], "".join(f"{line}\n" for line in ip_commands.addresses(network, host)))
+    _run(["ip", "-batch", "-"], "".join(f"{line}\n" for line in address_commands(network, host)))
     if host.role == SERVER:
         _start_web_server()
 
@@ -199,7 +198,7 @@ def _import(programs: set[str]) -> None:
 def _run_commands(host: Host) -> None:
     """Run a host's commands. Those of ipvsadm come last, as one `ipvsadm -R`."""
     if host.follows:
-        _run(["sh", "-c", ip_commands.until(host.follows)])
+        _run(["sh", "-c", until(host.follows)])
     table = []
     for line in host.commands:
         words = line.split()

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from types import TracebackType
 
-from pylvs.lab.ip_commands import port_name
+from pylvs.lab.hosts import port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
 from pylvs.model.dataclass import dataclass

@@ -15,15 +15,13 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pylvs.lab import diagram
 from pylvs.lab.capture import Capture, Frame, changes
 from pylvs.lab.files import CONFIGURATION
 from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
-from pylvs.lab.network import DIRECTOR, SERVER
+from pylvs.lab.network import DIRECTOR, SERVER, command_lines, draw
 from pylvs.lab.outage import watched
-from pylvs.lab.signals import DeferredSignals, defer_signals
-from pylvs.lab.topologies import design
-from pylvs.lab.topologies.ha import BACKUP
+from pylvs.lab.processes import DeferredSignals, defer_signals
+from pylvs.lab.topologies import BACKUP, design
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
 
@@ -136,10 +134,10 @@ def _walk(guide: Guide, topology: str) -> None:
     lab, network = guide.lab, guide.lab.network
     client = network.role("client")[0].name
     guide.step("A small network", MEANING[topology])
-    guide.print(diagram.draw(lab.name, network))
+    guide.print(draw(lab.name, network))
 
     guide.step("The director", "These commands configured it. No daemon runs.")
-    guide.print(diagram.commands(network))
+    guide.print(command_lines(network))
     guide.run(DIRECTOR, "ipvsadm -Ln")
     guide.run(DIRECTOR, "cat /proc/sys/net/ipv4/ip_forward")
     guide.run(DIRECTOR, "pylvs show")
@@ -255,7 +253,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
     """Run the steps of a take-over. Raises PylvsError if one has another result than explained."""
     lab, network = guide.lab, guide.lab.network
     guide.step("Two directors", MEANING_HA)
-    guide.print(diagram.draw(lab.name, network))
+    guide.print(draw(lab.name, network))
 
     guide.step("Their configuration", "The same keepalived.conf except for two words.")
     guide.run(FIRST, f"cat {CONFIGURATION}")

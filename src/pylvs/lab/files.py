@@ -1,4 +1,4 @@
-"""Files that make a lab host a machine of its own: names, network configuration, web server, commands."""
+"""Files that make a lab host a machine of its own: names, network configuration, daemons, commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from pathlib import Path
 import pylvs
 from pylvs.lab.hosts import MARK
 from pylvs.lab.network import DIRECTOR, SERVER, Host, Network
+from pylvs.lab.plan import AddressPlan
 
 WEB_STATE = "/var/lib/pylvs-lab"
 WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
 BIG_FILE_BYTES = 10 << 20
 CONFIGURATION = "/etc/keepalived/keepalived.conf"
 DIRECTOR_STATE = "/var/lib/pylvs-lab"
+# Of the directors' keepalived.conf
+VRID = 51
+CHECKED_EVERY_S = 2
+AUTHENTICATION = """\
+    authentication {
+        auth_type PASS
+        auth_pass lab
+    }
+"""
+LINK_LOCAL = "fe80::100/64"  # VRRP version 3 over IPv6 requires a link-local address as the first (RFC 9568, 5.2.9)
 LONGEST_INTERPRETER = 120  # the kernel cuts first lines at 127 or 255 characters
 
 # Installed where distributions have them: `from MODULE import FUNCTION`.
@@ -216,3 +227,37 @@ def _web(port: int) -> str:
         f"    server {{\n        listen unix:{WEB_STATE}/upload.sock;\n"
         f'        return 200 "$http_x_length bytes\\n";\n    }}\n}}\n'
     )
+
+
+def keepalived_conf(plan: AddressPlan, state: str, priority: int) -> str:
+    """Return the keepalived.conf of a director."""
+    password = AUTHENTICATION if plan.version == 4 else ""
+    first = f"        {LINK_LOCAL}\n" if plan.version == 6 else ""
+    servers = "".join(
+        f"""\
+    real_server {server.ip} {plan.port} {{
+        TCP_CHECK {{
+            connect_timeout {CHECKED_EVERY_S}
+        }}
+    }}
+"""
+        for server in plan.servers
+    )
+    return f"""\
+vrrp_instance VI_1 {{
+    state {state}
+    interface {plan.device}
+    virtual_router_id {VRID}
+    priority {priority}
+    advert_int 1
+{password}    virtual_ipaddress {{
+{first}        {plan.vip}
+    }}
+}}
+virtual_server {plan.vip.ip} {plan.port} {{
+    delay_loop {CHECKED_EVERY_S}
+    lb_algo {plan.scheduler}
+    lb_kind DR
+    protocol TCP
+{servers}}}
+"""

@@ -12,12 +12,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pylvs.lab import boot, ip_commands
-from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
-from pylvs.lab.ip_commands import port_name
+from pylvs.lab import boot
+from pylvs.lab.hosts import (
+    DESCRIPTION,
+    MARK,
+    PINS,
+    STATE,
+    LabHost,
+    environment,
+    listed,
+    namespace_commands,
+    port_name,
+    quiet_switches,
+    until,
+    wire_commands,
+)
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.processes import end_all, identity, kill_all
-from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
+from pylvs.lab.processes import STEP_S, DeferredSignals, defer_signals, end_all, identity, kill_all
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 from pylvs.realserver import vip
@@ -222,9 +233,9 @@ def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], N
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
         lambda: _private_pins(lab.name),
-        lambda: finish(_ip(ip_commands.namespaces(lab.name, lab.network), lock)),
-        lambda: finish((NETWORK_HOST, _start(quiet, ip_commands.quiet_switches(), lock))),
-        lambda: finish(_ip(ip_commands.wires(lab.name, lab.network), lock, net)),
+        lambda: finish(_ip(namespace_commands(lab.name, lab.network), lock)),
+        lambda: finish((NETWORK_HOST, _start(quiet, quiet_switches(), lock))),
+        lambda: finish(_ip(wire_commands(lab.name, lab.network), lock, net)),
         lambda: finish(("", _start(boot.command(lab.name, lock), network, lock))),
         lambda: finish(*((host.name, _start_waiting(lab, host)) for host in hosts if host.awaits)),
         lambda: _describe(lab, "up"),
@@ -312,7 +323,7 @@ def _output(process: subprocess.Popen[str], signals: DeferredSignals, deadline: 
 
 def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
     """Start a process that ends when what the host awaits has come."""
-    return _start([*LabHost(lab.name, host.name).inside(), "sh"], f"{ip_commands.until(host.awaits)}\n")
+    return _start([*LabHost(lab.name, host.name).inside(), "sh"], f"{until(host.awaits)}\n")
 
 
 def _remove(name: str) -> None:

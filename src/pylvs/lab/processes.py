@@ -1,4 +1,8 @@
-"""Find a host's processes by network namespace, and end them by file descriptor, never by name."""
+"""End a host's processes, and defer signals while a lab is made or removed.
+
+Processes are found by network namespace, and ended by file descriptor, never by name. Signals are handled between
+steps. An exception between the start of a command and the record of it would leave a process or a namespace behind.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 TERM_S = 2.0  # between SIGTERM and SIGKILL
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STEP_S = 0.05
 
 Identity = tuple[int, int]  # device and inode of a namespace
 
@@ -78,3 +86,50 @@ def _wait(descriptors: list[int], seconds: float) -> None:
         waiting -= set(ended)
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came; clean up."""
+
+
+class DeferredSignals:
+    """Signals that came and are not handled yet."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def record(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal by recording it."""
+        self.received.append(signum)
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came, and count it as handled."""
+        if self.received:
+            signum = self.received[0]
+            self.received.clear()
+            raise Interrupted(signum)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, unless a signal comes. Raises Interrupted."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(STEP_S, left))
+        self.check()
+
+
+@contextlib.contextmanager
+def defer_signals() -> Iterator[DeferredSignals]:
+    """Defer signals. Those that are still unhandled are sent again at the end."""
+    signals = DeferredSignals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # Python runs signal handlers in the main thread alone
+        return
+    former = {signum: signal.signal(signum, signals.record) for signum in SIGNALS}
+    try:
+        yield signals
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+        for received in dict.fromkeys(signals.received):
+            os.kill(os.getpid(), received)

@@ -16,18 +16,19 @@ from pylvs.model.connection import SCTP_STATES, TCP_STATES
 from pylvs.model.connection import Connection as ConnectionRow
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
-from pylvs.model.in_memory import InMemory, Trash
+from pylvs.model.errors import DestinationExists, ServiceExists
+from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.rules import check_destination, check_service
+from pylvs.model.service import SCHEDULERS, ServiceKey, Timeouts, VirtualService
 from pylvs.reference.connections import Connection, ConnectionTable, Key
-from pylvs.reference.network import Network
+from pylvs.reference.forwarding import Network
 from pylvs.reference.packet import SCTP, UDP, parse
 from pylvs.reference.path import Decision, PacketPath
 from pylvs.reference.server import Server, Totals
-from pylvs.reference.service import Service
-from pylvs.reference.tables import Tables
+from pylvs.reference.tables import Service, Tables
 
 
 def _mark_fields(frame: bytes) -> MarkPacket:
@@ -54,7 +55,8 @@ class ReferenceDirector(InMemory):
         super().__init__()
         self.network = network
         self._connections = ConnectionTable()
-        self.tables = Tables(Trash(self._is_referred))
+        self.tables = Tables()
+        self._trash = Trash(self._is_referred)
         self._path = PacketPath(network, self.tables, self._connections, self._settings)
 
     @property
@@ -86,7 +88,7 @@ class ReferenceDirector(InMemory):
         """Advance the clock, and run the timers that are due."""
         self._path.now += seconds
         self._connections.advance(self.now)
-        self.tables.trash.advance(self.now)
+        self._trash.advance(self.now)
         self._tick()
 
     def _tick(self) -> None:
@@ -100,19 +102,29 @@ class ReferenceDirector(InMemory):
 
     def add_service(self, service: VirtualService) -> None:
         """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
-        self.tables.add_service(service)
+        if service.key in self.tables.by_key:
+            raise ServiceExists(f"{service.key} is there already")
+        check_service(service, SCHEDULERS)
+        self.tables.insert(Service(service))
         self._tick()
 
     def edit_service(self, service: VirtualService) -> None:
         """Replace scheduler, flags, timeout and mask. Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
-        self.tables.edit_service(service)
+        there = self.tables.service(service.key)
+        check_service(service, SCHEDULERS)
+        there.edit(service)
         self._tick()
 
     def delete_service(self, key: ServiceKey) -> None:
-        """Raises NoSuchService."""
-        had_servers = bool(self.tables.service(key).servers)
-        self.tables.delete_service(key, self.now)
-        if had_servers:
+        """Move the servers to the trash; connections stay (1.4). Raises NoSuchService."""
+        service = self.tables.service(key)
+        self.tables.remove(service)
+        service.scheduler.close()
+        servers = service.servers.copy()
+        service.servers.clear()
+        for server in servers:
+            self._discard(service, server)
+        if servers:
             self._expire_unserved()
 
     def flush(self) -> None:
@@ -121,17 +133,43 @@ class ReferenceDirector(InMemory):
             self.delete_service(key)
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
-        self.tables.add_destination(key, destination, lambda address: address.packed in self.network.local)
+        """Add a server, or revive it (1.8). Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
+        service = self.tables.service(key)
+        check_destination(
+            service.given, destination, lambda _: False, lambda address: address.packed in self.network.local
+        )
+        if any(server.key == destination.key for server in service.servers):
+            raise DestinationExists(f"{key} has {destination.key} already")
+        deleted = self._trash.take(key, destination.key)
+        if deleted is None:
+            server = Server(destination)
+        else:
+            server = deleted.destination
+            if deleted.owner is not service:
+                server.totals.clear()
+            server.edit(destination)
+            server.last_weight = destination.weight
+            server.available = True
+        service.add(server)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
-        self.tables.edit_destination(key, destination)
+        service = self.tables.service(key)
+        check_destination(service.given, destination)
+        service.server(destination.key).edit(destination)
+        service.scheduler.changed()
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
-        """Raises NoSuchService, NoSuchDestination."""
-        self.tables.delete_destination(key, destination, self.now)
+        """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
+        service = self.tables.service(key)
+        server = service.server(destination)
+        service.remove(server)
+        self._discard(service, server)
         self._expire_unserved()
+
+    def _discard(self, service: Service, server: Server) -> None:
+        server.available = False
+        self._trash.put(service.given.key, server.key, Deleted(server, service), self.now)
 
     def _expire_unserved(self) -> None:
         """End connections of deleted servers if expire_nodest_conn is set (1.8)."""
@@ -207,7 +245,7 @@ def _counters(totals: Totals) -> Counters:
 def _service_row(service: Service) -> ServiceRow:
     rows = tuple(
         DestinationRow(
-            Destination(server.key, server.method, server.weight, server.upper, server.lower, server.tunnel),
+            server.given,
             server.active,
             server.inactive,
             server.persistent,

@@ -1,10 +1,9 @@
-"""Rewrite packets: TTL, NAT, tunnels (IPVS-SEMANTICS 7.3 to 7.5) and fragments (RFC 791)."""
+"""Next hops, and what is sent there: TTL, NAT, tunnels (IPVS-SEMANTICS 7.3 to 7.5) and fragments (RFC 791)."""
 
 from __future__ import annotations
 
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Tunnel, TunnelFlag, TunnelKind
-from pylvs.reference.network import NextHop
 from pylvs.reference.packet import (
     DONT_FRAGMENT,
     END,
@@ -40,6 +39,39 @@ CONGESTED = 3  # ECN's codepoint CE; one less is ECT(0)
 QUOTED4, QUOTED6 = 548, 1232  # bytes: ICMP errors have 576 and 1280
 TTL = 64  # of ICMP errors
 TOS_MASK, INTERNETWORK_CONTROL = 0x1E, 0xC0  # of the packet's TOS; the precedence (RFC 1812 4.3.2.5)
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """The result of a FIB lookup: device, link addresses, MTU."""
+
+    device: str
+    dmac: bytes
+    smac: bytes
+    mtu: int = 1500
+    saddr4: bytes = b""  # the source address for this route
+    saddr6: bytes = b""
+
+
+@dataclass(slots=True)
+class Network:
+    """A host's view. `next_hops` has single addresses; the default routes serve all others."""
+
+    macs: frozenset[bytes]  # the host's own link addresses
+    local: frozenset[bytes]  # its own addresses
+    next_hops: dict[bytes, NextHop] = field(default_factory=dict)
+    default4: NextHop | None = None
+    default6: NextHop | None = None
+    forwards4: bool = True  # ip_forward
+    forwards6: bool = True
+
+    def next_hop(self, address: bytes) -> NextHop | None:
+        """Return the next hop towards an address that is not the host's own; None: no route."""
+        return self.next_hops.get(address) or (self.default4 if len(address) == 4 else self.default6)
+
+    def forwards(self, family: int) -> bool:
+        """Return whether the host routes packets of a family."""
+        return self.forwards4 if family == 4 else self.forwards6
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass
-from pylvs.reference import sctp
-from pylvs.reference.tcp import SYN
 
 ETHER_BYTES, IPV4_BYTES, IPV6_BYTES = 14, 20, 40
 ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
@@ -13,6 +11,11 @@ HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 EXTENSIONS = 8  # limit of extension headers that are skipped
 HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
 ICMP_BYTES = 8
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+# Types of SCTP chunks
+INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, ERROR, COOKIE_ECHO, COOKIE_ACK = 1, 2, 6, 7, 8, 9, 10, 11
+SHUTDOWN_COMPLETE = 14
+CHUNK_BYTES = 4  # of a chunk's header
 IPSEC = frozenset((AH, ESP))
 PORT_IKE = 500
 MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
@@ -76,7 +79,7 @@ class Packet:
     @property
     def opens(self) -> bool:
         """Return whether the packet may reopen a connection: SYN, with or without ACK, or INIT (2.3 step 1)."""
-        return self.flags & SYN != 0 or self.chunk == sctp.INIT
+        return self.flags & SYN != 0 or self.chunk == INIT
 
     @property
     def connection_protocol(self) -> int:
@@ -199,12 +202,27 @@ def _transport(packet: Packet) -> Packet | None:
     # The kernel's state machines read at the end of the fixed IPv6 header, even if extension headers follow.
     event_at = IPV6_BYTES if packet.family == 6 else at
     if protocol == SCTP:
-        packet.chunk = sctp.chunk_at(ip, at + sctp.COMMON_BYTES)
+        packet.chunk = _chunk_at(ip, at + HEADER_BYTES[SCTP])
         if packet.chunk is not None:
-            packet.event_chunk = sctp.event_at(ip, event_at + sctp.COMMON_BYTES)
+            packet.event_chunk = _event_chunk_at(ip, event_at + HEADER_BYTES[SCTP])
     elif protocol == TCP:
         packet.flags = ip[at + 13] if packet.whole else 0
         packet.event_flags = ip[event_at + 13] if event_at + HEADER_BYTES[TCP] <= len(ip) else None
     elif packet.whole:
         packet.no_sum = ip[at + 6 : at + 8] == b"\0\0"
     return packet
+
+
+def _chunk_at(packet: bytes, at: int) -> int | None:
+    """Return the type of the chunk at an offset, if its header is complete."""
+    return packet[at] if at + CHUNK_BYTES <= len(packet) else None
+
+
+def _event_chunk_at(packet: bytes, at: int) -> int | None:
+    """Return the chunk type that decides the state: an ABORT behind a COOKIE ECHO or COOKIE ACK, else the first."""
+    chunk_type = _chunk_at(packet, at)
+    if chunk_type in (COOKIE_ECHO, COOKIE_ACK):
+        length = int.from_bytes(packet[at + 2 : at + 4], "big")
+        if length >= CHUNK_BYTES and _chunk_at(packet, at + (length + 3 & ~3)) == ABORT:
+            return ABORT
+    return chunk_type

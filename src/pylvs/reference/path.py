@@ -8,35 +8,14 @@ from typing import NamedTuple
 
 from pylvs.model.destination import Method
 from pylvs.model.service import Timeouts
-from pylvs.reference import forwarding, persistence, sctp
-from pylvs.reference.connections import Connection, ConnectionTable
-from pylvs.reference.forwarding import (
-    Error,
-    add_link_header,
-    decrement_ttl,
-    encapsulate,
-    encapsulation_bytes,
-    fragment,
-    translate,
-)
-from pylvs.reference.network import Network, NextHop
-from pylvs.reference.packet import IPSEC, SCTP, TCP, UDP, Packet, parse
+from pylvs.reference import forwarding, states
+from pylvs.reference.connections import Connection, ConnectionTable, connection_port, is_valid_template, template_key
+from pylvs.reference.forwarding import Error, Network, NextHop, decrement_ttl, translate
+from pylvs.reference.packet import ABORT, IPSEC, RST, SCTP, TCP, UDP, Packet, parse
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server, Totals
-from pylvs.reference.service import Service
-from pylvs.reference.tables import FTP, FTP_DATA, Tables
-from pylvs.reference.tcp import (
-    ACTIVE,
-    CLOSE,
-    ESTABLISHED,
-    FIN_WAIT,
-    RST,
-    SECURE_ON,
-    TIME_WAIT,
-    Direction,
-    next_tcp_state,
-    timeout_s,
-)
+from pylvs.reference.states import Direction
+from pylvs.reference.tables import FTP, FTP_DATA, Service, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference handles whole packets"
@@ -153,10 +132,10 @@ class PacketPath:
         if not mode or connection.control is not None:
             return False
         if connection.protocol == SCTP:
-            return connection.state == sctp.CLOSED
-        if connection.state in (TIME_WAIT, CLOSE):
+            return connection.state == states.SCTP_CLOSED
+        if connection.state in (states.TIME_WAIT, states.CLOSE):
             return True
-        return bool(mode & 2) and connection.state == FIN_WAIT and connection.no_output
+        return bool(mode & 2) and connection.state == states.FIN_WAIT and connection.no_output
 
     def _handle_new(self, frame: bytes, packet: Packet, mark: int) -> Decision:
         """Handle a packet without a connection (2.4, 2.5)."""
@@ -202,7 +181,7 @@ class PacketPath:
         if packet.protocol == TCP:
             return not packet.flags & RST and (packet.opens or bool(self.settings["sloppy_tcp"]))
         if packet.protocol == SCTP:
-            return packet.chunk != sctp.ABORT and (packet.opens or bool(self.settings["sloppy_sctp"]))
+            return packet.chunk != ABORT and (packet.opens or bool(self.settings["sloppy_sctp"]))
         return True
 
     def _schedule(self, service: Service, packet: Packet) -> Connection | None:
@@ -216,20 +195,22 @@ class PacketPath:
 
         Without a template, ask the scheduler (5.2).
         """
-        key, has_port = persistence.template_key(service, packet)
+        key, has_port = template_key(service, packet)
         template = self.connections.find_template(key)
         quiescent = bool(self.settings["expire_quiescent_template"])
-        if template is not None and not persistence.is_valid(template, expire_quiescent=quiescent):
+        if template is not None and not is_valid_template(template, expire_quiescent=quiescent):
             self.connections.retire(template)
             template = None
         if template is None:
             server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
             if server is None:
                 return None
-            template = Connection(key, server, server.port if has_port else 0, server.method, key[0], template=True)
+            template = Connection(
+                key, server, server.port if has_port else 0, server.given.method, key[0], template=True
+            )
             template.timeout_s = service.given.timeout_s
             self.connections.add(template, self.now)
-        port = persistence.connection_port(service, template, packet)
+        port = connection_port(service, template, packet)
         connection = self._connect(service, packet, template.server, port, template)
         self.connections.restart(template, self.now)
         return connection
@@ -239,8 +220,8 @@ class PacketPath:
     ) -> Connection:
         """Create a connection, which counts as inactive (2.5 step 6, 4.2)."""
         key = (packet.protocol, packet.saddr, packet.sport, packet.daddr, packet.dport)
-        connection = Connection(key, server, port, server.method, packet.protocol)
-        connection.no_output = server.method != Method.MASQ
+        connection = Connection(key, server, port, server.given.method, packet.protocol)
+        connection.no_output = server.given.method != Method.MASQ
         connection.control = control
         if control is not None:
             control.controls += 1
@@ -275,16 +256,16 @@ class PacketPath:
             connection.timeout_s = self.timeouts.udp_s
             established = direction == Direction.OUTPUT
         elif packet.protocol == TCP and packet.event_flags is not None:
-            secure = self.settings["secure_tcp"] == SECURE_ON
-            state = next_tcp_state(before, packet.event_flags, direction, secure)
-            connection.enter(state, active=state in ACTIVE)
-            connection.timeout_s = timeout_s(state, self.timeouts)
-            established = state == ESTABLISHED != before
+            secure = self.settings["secure_tcp"] == states.SECURE_ON
+            state = states.next_tcp_state(before, packet.event_flags, direction, secure)
+            connection.enter(state, active=state in states.ACTIVE)
+            connection.timeout_s = states.tcp_timeout_s(state, self.timeouts)
+            established = state == states.ESTABLISHED != before
         elif packet.protocol == SCTP and packet.event_chunk is not None:
-            state = sctp.next_sctp_state(before, packet.event_chunk, direction)
-            connection.enter(state, active=state == sctp.ESTABLISHED)
-            connection.timeout_s = sctp.TIMEOUTS_S[state]
-            established = state == sctp.ESTABLISHED != before
+            state = states.next_sctp_state(before, packet.event_chunk, direction)
+            connection.enter(state, active=state == states.SCTP_ESTABLISHED)
+            connection.timeout_s = states.SCTP_TIMEOUTS_S[state]
+            established = state == states.SCTP_ESTABLISHED != before
         if established and connection.control is not None:
             connection.control.assured = True
         self.connections.restart(connection, self.now)
@@ -303,7 +284,7 @@ class PacketPath:
         mtu, free = hop.mtu, not packet.df
         if method == Method.TUNNEL:
             outer = len(server.address)
-            mtu -= encapsulation_bytes(server.tunnel, 4 if outer == 4 else 6)
+            mtu -= forwarding.encapsulation_bytes(server.given.tunnel, 4 if outer == 4 else 6)
             if mtu < (MIN_MTU4 if outer == 4 else MIN_MTU6):
                 return drop("the MTU inside the tunnel is too small")
             free = free or (not pmtu_disc and packet.family == 4)
@@ -317,7 +298,7 @@ class PacketPath:
             )
         elif method == Method.TUNNEL:
             saddr = hop.saddr4 if len(server.address) == 4 else hop.saddr6
-            ip = encapsulate(packet, server.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
+            ip = forwarding.encapsulate(packet, server.given.tunnel, saddr, server.address, pmtu_disc=pmtu_disc)
         else:
             ip = bytes(decrement_ttl(packet))
         return _sent(ip, hop)
@@ -401,5 +382,5 @@ class PacketPath:
 
 def _sent(ip: bytes, hop: NextHop) -> Decision:
     """Send by a device, in fragments if necessary. Packets that must not be fragmented were checked before."""
-    fragments = [ip] if len(ip) <= hop.mtu else fragment(ip, hop.mtu)
-    return Decision(Verdict.SENT, tuple((hop.device, add_link_header(each, hop)) for each in fragments))
+    fragments = [ip] if len(ip) <= hop.mtu else forwarding.fragment(ip, hop.mtu)
+    return Decision(Verdict.SENT, tuple((hop.device, forwarding.add_link_header(each, hop)) for each in fragments))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
+from pylvs.model.destination import Destination, DestinationKey
 
 
 @dataclass(slots=True)
@@ -24,15 +24,12 @@ class Totals:
 class Server:
     """A destination of a service. Delete and add keep the same object (1.8), so identity matters."""
 
-    key: DestinationKey
-    address: bytes
-    port: int  # 0: the packet's destination port
-    method: Method
-    weight: int
-    last_weight: int  # the latest non-zero weight; at first the configured one, even 0 (1.7)
-    upper: int
-    lower: int
-    tunnel: Tunnel
+    given: Destination  # the configuration
+    key: DestinationKey = field(init=False)
+    address: bytes = field(init=False)
+    port: int = field(init=False)  # 0: the packet's destination port
+    weight: int = field(init=False)
+    last_weight: int = field(init=False)  # the latest non-zero weight; at first the configured one, even 0 (1.7)
     available: bool = True  # not deleted
     overloaded: bool = False  # no new connections, except under templates (6.1)
     active: int = 0
@@ -42,20 +39,11 @@ class Server:
     totals: Totals = field(default_factory=Totals)
     service_totals: Totals = field(default_factory=Totals)  # counters of the service
 
-    @classmethod
-    def of(cls, destination: Destination) -> Server:
-        """Make a server from its configuration."""
-        return cls(
-            destination.key,
-            destination.key.address.packed,
-            destination.key.port,
-            destination.method,
-            destination.weight,
-            destination.weight,
-            destination.upper,
-            destination.lower,
-            destination.tunnel,
-        )
+    def __post_init__(self) -> None:
+        self.key = self.given.key
+        self.address = self.key.address.packed
+        self.port = self.key.port
+        self.weight = self.last_weight = self.given.weight
 
     @property
     def usable(self) -> bool:
@@ -64,28 +52,25 @@ class Server:
 
     def edit(self, destination: Destination) -> None:
         """Apply an edit (1.7, 6.2)."""
-        self.method = destination.method
-        self.tunnel = destination.tunnel
-        self.weight = destination.weight
-        if destination.weight:
-            self.last_weight = destination.weight
-        if destination.upper == 0 or destination.upper > self.upper:
+        if destination.upper == 0 or destination.upper > self.given.upper:
             self.overloaded = False
-        self.upper, self.lower = destination.upper, destination.lower
+        self.given = destination
+        self.weight = destination.weight
+        self.last_weight = destination.weight or self.last_weight
 
     def bind(self) -> None:
         """Set `overloaded` if the new connection or template fills the server (6.1)."""
-        if self.upper and self.active + self.inactive >= self.upper:
+        if self.given.upper and self.active + self.inactive >= self.given.upper:
             self.overloaded = True
 
     def release(self) -> None:
         """Clear `overloaded` if the server has few enough connections again (6.1)."""
         total = self.active + self.inactive
-        if self.lower:
-            if total < self.lower:
+        if self.given.lower:
+            if total < self.given.lower:
                 self.overloaded = False
-        elif self.upper:
-            if 4 * total < 3 * self.upper:
+        elif self.given.upper:
+            if 4 * total < 3 * self.given.upper:
                 self.overloaded = False
         else:
             self.overloaded = False

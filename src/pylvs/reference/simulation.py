@@ -11,9 +11,8 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.connections import Key
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.forwarding import add_link_header, ip_packet
-from pylvs.reference.network import Network, NextHop
-from pylvs.reference.tcp import ACK, FIN, SYN
+from pylvs.reference.forwarding import Network, NextHop, add_link_header, ip_packet
+from pylvs.reference.packet import ACK, FIN, SYN
 
 TTL = 64
 PORTS = (32768, 60999)  # Linux's default of ip_local_port_range

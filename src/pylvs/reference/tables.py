@@ -1,20 +1,18 @@
-"""Services and servers: lookup, edits, and the trash (IPVS-SEMANTICS 1)."""
+"""Services with their servers and schedulers, and how a packet finds its service (IPVS-SEMANTICS 1.2 to 1.6)."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
-from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
-from pylvs.model.in_memory import Deleted, Trash
-from pylvs.model.rules import check_destination, check_service
-from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
+from pylvs.model.destination import DestinationKey
+from pylvs.model.errors import NoSuchDestination, NoSuchService
+from pylvs.model.service import NO_SCHEDULER, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
-from pylvs.reference.server import Server
-from pylvs.reference.service import Service
+from pylvs.reference.schedulers import SCHEDULERS, Scheduler
+from pylvs.reference.schedulers.locality import LocalityLeastConnections
+from pylvs.reference.server import Server, Totals
 
 FTP, FTP_DATA, UNPRIVILEGED = 21, 20, 1024
 
@@ -22,10 +20,78 @@ ServiceAddress = tuple[int, bytes, int]  # protocol, address, port
 
 
 @dataclass(slots=True, eq=False)
-class Tables:
-    """Services by key, and deleted servers to which connections or templates may still refer."""
+class Service:
+    """A configured service and its servers, the newest first (1.6)."""
 
-    trash: Trash[Server]
+    given: VirtualService
+    servers: list[Server] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    scheduler: Scheduler = field(init=False)
+    address: bytes = field(init=False)
+    port: int = field(init=False)
+    mark: int = field(init=False)
+    family: int = field(init=False)
+    persistent: bool = field(init=False)
+    one_packet: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.address = self.given.key.address.packed
+        self.port = self.given.key.port
+        self.mark = self.given.key.mark
+        self.family = self.given.key.address.version
+        self._set_options(self.given)
+        self.scheduler = self._new_scheduler()
+
+    def _set_options(self, given: VirtualService) -> None:
+        self.given = given
+        self.persistent = ServiceFlag.PERSISTENT in given.flags
+        self.one_packet = ServiceFlag.ONE_PACKET in given.flags
+
+    def _new_scheduler(self) -> Scheduler:
+        kind = Scheduler if self.given.scheduler == NO_SCHEDULER else SCHEDULERS[self.given.scheduler]
+        scheduler = kind(self.servers, self.given.flags)
+        scheduler.address_bytes = len(self.address)
+        return scheduler
+
+    def edit(self, given: VirtualService) -> None:
+        """Replace flags, timeout and mask. A new scheduler starts without state (1.4)."""
+        is_new = given.scheduler != self.given.scheduler
+        self._set_options(given)
+        if is_new:
+            self.scheduler.close()
+            self.scheduler = self._new_scheduler()
+        else:
+            self.scheduler.options = given.flags
+
+    def server(self, key: DestinationKey) -> Server:
+        """Raises NoSuchDestination."""
+        for server in self.servers:
+            if server.key == key:
+                return server
+        raise NoSuchDestination(f"{self.given.key} has no {key}")
+
+    def add(self, server: Server) -> None:
+        """Insert a server at the head of the list."""
+        self.servers.insert(0, server)
+        server.service_totals = self.totals
+        self.scheduler.changed()
+
+    def remove(self, server: Server) -> None:
+        position = self.servers.index(server)
+        del self.servers[position]
+        self.scheduler.deleted(server, position)
+
+    def advance(self, now: float, settings: Mapping[str, int]) -> None:
+        """Run the scheduler's timers with the settings by their short names."""
+        if isinstance(self.scheduler, LocalityLeastConnections):
+            self.scheduler.cache.expiration_s = settings[f"{self.scheduler.name}_expiration"]
+        self.scheduler.advance(now)
+
+
+@dataclass(slots=True, eq=False)
+class Tables:
+    """Services by key, by address and by mark."""
+
     by_key: dict[ServiceKey, Service] = field(default_factory=dict)
     _by_address: dict[ServiceAddress, Service] = field(default_factory=dict)
     _by_mark: dict[tuple[int, int], Service] = field(default_factory=dict)  # family 4 or 6, mark
@@ -53,78 +119,22 @@ class Tables:
                 return ftp
         return self._by_address.get((protocol, address, 0))
 
-    # --- edits ---
-
-    def add_service(self, given: VirtualService) -> Service:
-        """Add a service. Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
-        if given.key in self.by_key:
-            raise ServiceExists(f"{given.key} is there already")
-        check_service(given, SCHEDULERS)
-        service = self.by_key[given.key] = Service(given)
+    def insert(self, service: Service) -> None:
+        """Add a service, which must not be there."""
+        key = service.given.key
+        self.by_key[key] = service
         if service.mark:
             self._by_mark[service.family, service.mark] = service
         else:
-            self._by_address[int(given.key.protocol), service.address, service.port] = service
-        return service
+            self._by_address[int(key.protocol), service.address, service.port] = service
 
-    def edit_service(self, given: VirtualService) -> None:
-        """Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
-        service = self.service(given.key)
-        check_service(given, SCHEDULERS)
-        service.edit(given)
-
-    def delete_service(self, key: ServiceKey, now: float) -> None:
-        """Move the servers to the trash; connections stay (1.4). Raises NoSuchService."""
-        service = self.service(key)
+    def remove(self, service: Service) -> None:
+        key = service.given.key
         del self.by_key[key]
         if service.mark:
             del self._by_mark[service.family, service.mark]
         else:
             del self._by_address[int(key.protocol), service.address, service.port]
-        service.scheduler.close()
-        for server in list(service.servers):
-            service.servers.remove(server)
-            self._discard(service, server, now)
-
-    def add_destination(self, key: ServiceKey, given: Destination, is_local: Callable[[Address], bool]) -> Server:
-        """Add a server, or revive it (1.8). Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
-        service = self.service(key)
-        check_destination(service.given, given, lambda _: False, is_local)
-        if any(server.key == given.key for server in service.servers):
-            raise DestinationExists(f"{key} has {given.key} already")
-        deleted = self.trash.take(key, given.key)
-        if deleted is None:
-            server = Server.of(given)
-        else:
-            server = deleted.destination
-            if deleted.owner is not service:
-                server.totals.clear()
-            server.edit(given)
-            server.last_weight = given.weight
-            server.available = True
-        service.add(server)
-        return server
-
-    def edit_destination(self, key: ServiceKey, given: Destination) -> None:
-        """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
-        service = self.service(key)
-        check_destination(service.given, given)
-        server = self.server(service, given.key)
-        server.edit(given)
-        service.scheduler.changed()
-
-    def delete_destination(self, key: ServiceKey, destination: DestinationKey, now: float) -> None:
-        """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
-        service = self.service(key)
-        server = self.server(service, destination)
-        service.remove(server)
-        self._discard(service, server, now)
-
-    def _discard(self, service: Service, server: Server, now: float) -> None:
-        server.available = False
-        self.trash.put(service.given.key, server.key, Deleted(server, service), now)
-
-    # --- finding ---
 
     def service(self, key: ServiceKey) -> Service:
         """Raises NoSuchService."""
@@ -132,10 +142,3 @@ class Tables:
         if found is None:
             raise NoSuchService(f"{key} is not there")
         return found
-
-    def server(self, service: Service, key: DestinationKey) -> Server:
-        """Raises NoSuchDestination."""
-        for server in service.servers:
-            if server.key == key:
-                return server
-        raise NoSuchDestination(f"{service.given.key} has no {key}")

@@ -15,8 +15,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.errors import PylvsError
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.forwarding import CHECKSUM_AT
-from pylvs.reference.network import Network, NextHop
+from pylvs.reference.forwarding import CHECKSUM_AT, Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, checksum, ones_complement_sum, parse, pseudo_header
 from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Decision, Verdict
 from tests.packet.fuzz.steps import StandBy, Step

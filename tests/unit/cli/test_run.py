@@ -72,7 +72,7 @@ def test_without_permission_the_error_names_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # to all but root, unlike /run on some machines
     closed.mkdir(mode=0o700)
     code = (
-        "import os, sys, pylvs.cli.run, pylvs.system.logs, pylvs.daemon.host, pylvs.daemon.supervisor;"
+        "import os, sys, pylvs.cli.daemon, pylvs.system.logs, pylvs.daemon.host, pylvs.daemon.supervisor;"
         "import pylvs.cli.main as m;"
         "os.setresuid(*[65534] * 3); m.main()"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pylvs.cli.run import reload as reload_command
+from pylvs.cli.daemon import reload as reload_command
 from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pylvs.cli import daemon as views
 from pylvs.cli import servers as verbs
-from pylvs.cli import status as views
 from pylvs.daemon import drains
 from pylvs.daemon.api.client import Client
 from pylvs.model.destination import SERVER_PATTERN, DestinationKey

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.cli.status import lines as status_lines
+from pylvs.cli.daemon import lines as status_lines
 from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client

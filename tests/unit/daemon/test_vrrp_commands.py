@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pylvs.cli import status as views
+from pylvs.cli import daemon as views
 from pylvs.cli import vrrp as commands
-from pylvs.cli.run import reload
+from pylvs.cli.daemon import reload
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError

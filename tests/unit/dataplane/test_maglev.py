@@ -83,7 +83,7 @@ WEIGHTS = st.one_of(st.integers(0, 9), st.sampled_from([0, 64, 100, 1000, 65536,
 @given(st.dictionaries(st.integers(1, 1 << 31), WEIGHTS, max_size=40), st.sampled_from([0, 80, 65535]))
 def test_tables_are_those_of_the_reference(weights: dict[int, int], port: int) -> None:
     servers = [
-        Server.of(Destination(DestinationKey(ip_address(number), port), weight=weight))
+        Server(Destination(DestinationKey(ip_address(number), port), weight=weight))
         for number, weight in weights.items()
     ]
     expected = MaglevHashing(servers)._built(servers)

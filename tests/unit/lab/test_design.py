@@ -9,10 +9,9 @@ import pytest
 
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read_text
-from pylvs.lab.diagram import commands, draw
 from pylvs.lab.files import files_of
-from pylvs.lab.ip_commands import wires
-from pylvs.lab.network import Host, Network, without_configuration
+from pylvs.lab.hosts import wire_commands
+from pylvs.lab.network import Host, Network, command_lines, draw, without_configuration
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import InvalidOperation
@@ -55,7 +54,7 @@ def test_the_diagram_shows_every_interface_and_address(topology: str, servers: i
             assert all(f" {address} " in drawn for address in card.addresses)
     assert f"{network.vip}/" in drawn
     assert max(len(line) for line in drawn.splitlines()) <= 120
-    typed = commands(network)
+    typed = command_lines(network)
     if topology == "ha":
         assert [line.strip() for line in typed.splitlines()[:2]] == [
             "director1# service pylvs start",
@@ -68,7 +67,7 @@ def test_the_diagram_shows_every_interface_and_address(topology: str, servers: i
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_names_of_devices_fit_the_kernel(topology: str) -> None:
     network = design(topology, 60)
-    names = [line.split()[2] for line in wires("d1", network) if line.startswith("link add")]
+    names = [line.split()[2] for line in wire_commands("d1", network) if line.startswith("link add")]
     assert all(len(name) <= 15 for name in names)
     assert len(set(names)) == len(names)
 

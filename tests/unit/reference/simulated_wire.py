@@ -24,7 +24,7 @@ from pylvs.ipvsadm.main import run as run_ipvsadm
 from pylvs.model.errors import PylvsError
 from pylvs.model.settings import parse_setting
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.network import Network, NextHop
+from pylvs.reference.forwarding import Network, NextHop
 from pylvs.reference.path import SOURCE_ROUTED, Verdict
 
 ORACLE, GOLDEN = (Path(__file__).parents[2] / name for name in ("oracle", "golden"))

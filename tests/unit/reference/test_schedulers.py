@@ -20,7 +20,7 @@ ALL_OPTIONS = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2
 
 def new_server(number: int, weight: int, port: int = 601) -> Server:
     """Return a server with address 10.0.0.NUMBER."""
-    return Server.of(Destination(DestinationKey(ip_address(f"10.0.0.{number}"), port), weight=weight))
+    return Server(Destination(DestinationKey(ip_address(f"10.0.0.{number}"), port), weight=weight))
 
 
 def flow(saddr: str = "10.1.0.1", port: int = 4000, daddr: str = "10.1.0.100") -> Flow:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pylvs.reference.schedulers.common import Flow, Scheduler
-from pylvs.reference.schedulers.failover import Failover, Overflow
 from pylvs.reference.schedulers.hashing import DestinationHashing, MaglevHashing, SourceHashing
-from pylvs.reference.schedulers.least_connections import (
+from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
+from pylvs.reference.schedulers.weighted import (
+    Failover,
+    Flow,
     LeastConnections,
     NeverQueue,
+    Overflow,
+    RoundRobin,
+    Scheduler,
     ShortestExpectedDelay,
     WeightedLeastConnections,
+    WeightedRoundRobin,
 )
-from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
-from pylvs.reference.schedulers.round_robin import RoundRobin, WeightedRoundRobin
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     scheduler.name: scheduler

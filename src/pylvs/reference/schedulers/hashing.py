@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from pylvs.model.service import ServiceFlag
-from pylvs.reference.schedulers.common import WORD, Flow, Scheduler
+from pylvs.reference.schedulers.weighted import WORD, Flow, Scheduler
 from pylvs.reference.server import Server
 
 BITS = 8

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.reference.schedulers.common import Flow, Scheduler, least_loaded, overhead
 from pylvs.reference.schedulers.hashing import bucket, fold
+from pylvs.reference.schedulers.weighted import Flow, Scheduler, least_loaded, overhead
 from pylvs.reference.server import Server
 
 CHAIN_BITS = 10

@@ -1,6 +1,7 @@
-"""`pylvs check`: print the findings of a configuration, and its effective settings.
+"""`pylvs check` and `pylvs diff`: the findings and the effective settings of a configuration; what differs between two.
 
-Exit status, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that are not secure.
+Exit status of `check`, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that are not secure. Of `diff`,
+as of diff(1): 0 nothing differs, 1 something does, 2 a file cannot be read.
 """
 
 from __future__ import annotations
@@ -13,22 +14,31 @@ from collections.abc import Iterable
 import click
 
 from pylvs.cli.common import counted
-from pylvs.config.compile.document import CompiledDocument, compile_document, sort_findings
+from pylvs.config.compile.document import CompiledDocument, build, compile_document, sort_findings
+from pylvs.config.diff import Affected, differences
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.language.parser import read
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
 from pylvs.model.printing import one_line
+from pylvs.model.wanted import Configuration
 
 EXIT_FOUND = 5
 EXIT_SECURITY = 6
+EXIT_DIFFERENT = 1
+EXIT_UNREADABLE = 2
+
+config_id = click.option(
+    "-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True))
-@click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
+@config_id
 @click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@as_json
 @click.option("--strict", is_flag=True, help="Any finding is a failure, notes about this machine as well.")
 def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
     """Read a configuration in keepalived's language and print what is wrong with it.
@@ -83,3 +93,53 @@ def _print_json(file: str, understanding: CompiledDocument, findings: Iterable[F
     if show:
         found["effective"] = effective_json(understanding.effective)
     print(json.dumps(found, indent=2))
+
+
+@click.command()
+@click.argument("old", type=click.Path(allow_dash=True))
+@click.argument("new", type=click.Path(allow_dash=True))
+@config_id
+@as_json
+def diff(old: str, new: str, ids: tuple[str, ...], as_json: bool) -> int:
+    """Print what differs between two configurations, and which established connections it affects.
+
+    Order, comments and defaults that are written out make no difference. Exit status: 0 nothing differs, 1 something
+    does, 2 a file cannot be read.
+    """
+    before, after = _configuration(old, ids), _configuration(new, ids)
+    if before is None or after is None:
+        return EXIT_UNREADABLE
+    changes = differences(before, after)
+    affected = Affected.by(changes, before, after)
+    if as_json:
+        content = {
+            "changes": [change.encoded() for change in changes],
+            "connections": {"touched": list(affected.touched), "untouched": affected.untouched},
+        }
+        print(json.dumps(content, indent=2))
+    elif changes:
+        print(*changes, sep="\n")
+        print(f"{counted(len(changes), 'change')}; {_affected_text(affected)}")
+    return EXIT_DIFFERENT if changes else 0
+
+
+def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
+    """Return the configuration of a file. Print the errors that make it unreadable, and return None then."""
+    document, unread = read(file, ids)
+    fatal = [finding for finding in unread if finding.fatal]
+    if fatal:
+        for finding in fatal:
+            print(one_line(str(finding)), file=sys.stderr)
+        return None
+    configuration, findings = build(document)
+    found = [each for each in (*unread, *findings) if each.severity is not Severity.NOTE]
+    if found:
+        text = f"{file}: {counted(len(found), 'finding')}, which pylvs check {file} names"
+        print(one_line(text), file=sys.stderr)
+    return configuration
+
+
+def _affected_text(affected: Affected) -> str:
+    """Name the services whose connections are affected, and count the others."""
+    stay = f"{counted(affected.untouched, 'service')} keep{'s' if affected.untouched == 1 else ''} all connections"
+    return f"connections of {', '.join(affected.touched)} are affected, {stay}" if affected.touched else stay
