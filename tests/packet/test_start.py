@@ -23,7 +23,6 @@ OF_OTHERS = {
     "pylvs.dataplane.load",
     "pylvs.dataplane.vip_roles",
     "pylvs.ipvsadm.helptext",
-    "pylvs.model.connection",
     "pylvs.model.director",
     "pylvs.model.marks",
     "pylvs.model.settings",

@@ -30,8 +30,8 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
+from pylvs.system.processes import command
 from pylvs.system.processes.scripts import Processes
-from pylvs.system.self_exec import command
 
 RESTART_PAUSE_S = 1.0  # of a background task
 POLL_S = 0.5  # of the error of forwarding

@@ -18,10 +18,9 @@ from typing import ParamSpec, TypeVar
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, Edit, EditPlan, RefusedEdit, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import DestinationKey
-from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.rows import DestinationRow, ServiceRow
+from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 

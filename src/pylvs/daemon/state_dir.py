@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.health.events import Override, ServerName, Standing
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
+from pylvs.model.service import DestinationKey
 from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET

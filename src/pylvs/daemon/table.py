@@ -15,11 +15,20 @@ from typing import ClassVar, Protocol, TypeVar
 
 from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, TunnelFlag
-from pylvs.model.director import Director, ServiceRow
+from pylvs.model.director import Director
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.rows import PacketCounts
-from pylvs.model.service import ServiceFlag, ServiceKey, Timeouts, VirtualService, is_probe_mark
+from pylvs.model.rows import PacketCounts, ServiceRow
+from pylvs.model.service import (
+    METHOD_NAMES,
+    Destination,
+    DestinationKey,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    TunnelFlag,
+    VirtualService,
+    is_probe_mark,
+)
 from pylvs.model.wanted import WantedRow
 
 

@@ -25,10 +25,19 @@ from pylvs.health.outcome import Outcome, Probe, constant_probe
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import NextHop, Route, RoutingRule
-from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    FIRST_PROBE_MARK,
+    PROBE_MARK_MASK,
+    PROBE_MARKS,
+    Destination,
+    DestinationKey,
+    Method,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.netlink.changes import change
 from pylvs.netlink.codec import CREATE, DELROUTE, DELRULE, EXCL, NEWROUTE, NEWRULE, REPLACE

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
 

@@ -7,8 +7,7 @@ from pylvs.health.probe_scheduler import NEVER
 from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.model.checks import Check
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, DestinationKey, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,18 @@ from pylvs.ipvsadm.options import Given, flag_words
 from pylvs.ipvsadm.parsing import Names, as_int
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
 from pylvs.model.service import (
     NETMASK_V4_ALL,
     NETMASK_V6_ALL,
     PROTOCOL_TEMPLATE,
+    Destination,
+    Method,
     Protocol,
     ServiceFlag,
     ServiceKey,
+    TunnelFlag,
+    TunnelKind,
     VirtualService,
 )
 
@@ -28,7 +31,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
 
     Row = TypeVar("Row")
 

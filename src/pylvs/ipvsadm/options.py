@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method, TunnelKind
-from pylvs.model.service import ServiceFlag, VirtualService
+from pylvs.model.service import Method, ServiceFlag, TunnelKind, VirtualService
 
 EXIT_ARGUMENTS = 2  # invalid arguments
 EXIT_REFUSED = 255  # errors of the tables, and unknown options

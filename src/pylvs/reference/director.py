@@ -12,17 +12,22 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.connection import SCTP_STATES, TCP_STATES
-from pylvs.model.connection import Connection as ConnectionRow
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import SCTP_STATES, TCP_STATES, Deleted, InMemory, Trash
+from pylvs.model.director import Connection as ConnectionRow
 from pylvs.model.errors import DestinationExists, ServiceExists
-from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
-from pylvs.model.rows import Counters
-from pylvs.model.rules import check_destination, check_service
-from pylvs.model.service import SCHEDULERS, ServiceKey, Timeouts, VirtualService
+from pylvs.model.rows import Counters, DestinationRow, ServiceRow, Trouble
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+    check_destination,
+    check_service,
+)
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.forwarding import Network
 from pylvs.reference.packet import SCTP, UDP, parse

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from pylvs.model.destination import Method
-from pylvs.model.service import Timeouts
+from pylvs.model.service import Method, Timeouts
 from pylvs.reference import forwarding, states
 from pylvs.reference.connections import Connection, ConnectionTable, connection_port, is_valid_template, template_key
 from pylvs.reference.forwarding import Error, Network, NextHop, decrement_ttl, translate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.service import Destination, DestinationKey
 
 
 @dataclass(slots=True)

@@ -6,9 +6,8 @@ import socket
 from collections.abc import Iterator, Mapping
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import NoSuchDestination, NoSuchService
-from pylvs.model.service import NO_SCHEDULER, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import NO_SCHEDULER, DestinationKey, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
 from pylvs.reference.schedulers import SCHEDULERS, Scheduler
 from pylvs.reference.schedulers.locality import LocalityLeastConnections

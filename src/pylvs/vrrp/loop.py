@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import VrrpSettings
-from pylvs.system import libc
+from pylvs.system import syscalls
 
 Call = Callable[[], None]
 MILLISECOND = 0.001
@@ -208,7 +208,7 @@ def _lock_memory(warnings: list[str]) -> bool:
     with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     try:
-        libc.mlockall(libc.MCL_CURRENT | libc.MCL_FUTURE)
+        syscalls.mlockall(syscalls.MCL_CURRENT | syscalls.MCL_FUTURE)
     except OSError as error:
         warnings.append(f"memory is not locked: {error.strerror}")
         return False

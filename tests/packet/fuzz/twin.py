@@ -326,14 +326,14 @@ def _words(decision: Decision) -> str:
 
 
 def _counted(row: object) -> tuple[object, ...]:
-    from pylvs.model.director import DestinationRow
+    from pylvs.model.rows import DestinationRow
 
     assert isinstance(row, DestinationRow)
     return (str(row.destination.key), row.destination, row.active, row.inactive, row.persistent, row.counters)
 
 
 def _named(connection: object) -> tuple[object, ...]:
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
 
     assert isinstance(connection, Connection)
     it = connection

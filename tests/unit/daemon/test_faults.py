@@ -24,8 +24,8 @@ from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.rows import ServiceRow
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
 
 

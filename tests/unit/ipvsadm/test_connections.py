@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from pylvs.ipvsadm.listing import connection_lines, numeric
-from pylvs.model.connection import Connection
+from pylvs.model.director import Connection
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pylvs.ipvsadm.listing import cut, numeric, sorted_services, whole
 from pylvs.ipvsadm.parsing import as_int, endpoint, leading_number, whole_number
 from pylvs.model.addresses import Address
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.unit.ipvsadm.replaying import NAMES
 

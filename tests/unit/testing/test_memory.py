@@ -7,9 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from pylvs.model.connection import Connection
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
-from pylvs.model.director import DestinationRow, Director
+from pylvs.model.director import Connection, Director
 from pylvs.model.errors import (
     Busy,
     DestinationExists,
@@ -21,8 +19,19 @@ from pylvs.model.errors import (
     OutOfRange,
     ServiceExists,
 )
-from pylvs.model.rows import Counters
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.rows import Counters, DestinationRow
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    Tunnel,
+    TunnelKind,
+    VirtualService,
+)
 from pylvs.model.vrrp import Roles
 from pylvs.testing import MemoryDirector, MemoryRoles
 

@@ -20,10 +20,9 @@ from pylvs.daemon.notifications import encode_event, json_line
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName, Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
-from pylvs.model.destination import SERVER_PATTERN, DestinationKey, server_named
-from pylvs.model.director import DestinationRow, ServiceRow, unattached
 from pylvs.model.errors import OutOfRange
-from pylvs.model.service import ServiceKey
+from pylvs.model.rows import DestinationRow, ServiceRow, unattached
+from pylvs.model.service import SERVER_PATTERN, DestinationKey, ServiceKey, server_named
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
