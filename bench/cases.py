@@ -21,9 +21,8 @@ from bench.harness import (
     Wrapper,
 )
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 
 CLIENT, CLIENT6 = "198.18.0.7", "fd67::7"
 FAR, FAR6 = "198.19.0.9", "fd68::9"  # other hosts, for whose packets this one is a router

@@ -19,9 +19,8 @@ from bench.program import Progress
 from bench.rows import Measured
 from pylvs.dataplane.director import open_director
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 FIRST_VIP, FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
 PORT = 80

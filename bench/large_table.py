@@ -22,9 +22,8 @@ from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
 
 PORT, CLIENT_PORT = 80, 40000
 CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"

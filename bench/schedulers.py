@@ -12,8 +12,7 @@ from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
 from bench.rows import SCHEDULED, SCHEDULED_SERVERS, SCHEDULER_FLOOR, Measured, scheduler_row
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import VirtualService
+from pylvs.model.service import Destination, DestinationKey, VirtualService
 
 _PORTS = dict(zip(SCHEDULED_SERVERS, range(80, 90), strict=False))
 _WEIGHTS = 4  # of the servers in turn: 1, 2, 3, 4, 1, ...

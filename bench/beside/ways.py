@@ -23,9 +23,8 @@ from pylvs.dataplane.devices.attach import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.netlink import tc, xdp
 from pylvs.netlink.codec import Netlink
 

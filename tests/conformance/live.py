@@ -10,9 +10,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from pylvs.model.addresses import endpoint
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, checksum, parse
 from pylvs.reference.path import Decision, Verdict
 from pylvs.reference.tables import FTP

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.model.destination import Destination, Method
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, Method, ServiceKey
 from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.network import Network

@@ -17,8 +17,16 @@ from typing import Any
 
 from pylvs.ipvsadm.main import run as ipvsadm
 from pylvs.model.addresses import endpoint
-from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    Destination,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 from tests import ledger
 from tests.packet.fuzz.steps import (
     AddServer,

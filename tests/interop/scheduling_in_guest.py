@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
 import frames
 
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.server import Server
 from tests.packet.host import MAC, ROUTER_MAC, VIP4, Host, server4, server_mac

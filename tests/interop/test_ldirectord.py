@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.model.destination import Method
-from pylvs.model.service import ServiceFlag
+from pylvs.model.service import Method, ServiceFlag
 from tests.interop import ldirectord
 from tests.interop.ldirectord import SERVERS
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, scripted
 from tests.conformance.script import Guest
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, EditServer

@@ -23,9 +23,8 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.waiting import until
 

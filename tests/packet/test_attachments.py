@@ -18,9 +18,8 @@ from pylvs.cli.director import detach
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import REPLACING
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
-from pylvs.model.service import VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4
 from tests.waiting import until

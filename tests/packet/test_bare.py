@@ -16,8 +16,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation
+from pylvs.model.service import Method
 from tests.packet.host import MAC, VIP4, Host, ip, server4, server_mac
 from tests.waiting import PATIENCE_S
 

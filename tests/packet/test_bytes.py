@@ -12,8 +12,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from pylvs.dataplane.devices import attachments
-from pylvs.model.destination import Destination, Method
-from pylvs.model.service import Protocol
+from pylvs.model.service import Destination, Method, Protocol
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, parsed, summed_anew, tcp, udp
 from tests.packet.host import (

@@ -16,8 +16,7 @@ from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.state import CACHE_SWEEP
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import udp
 from tests.packet.host import PASSED, Host, ip, new_host, server4, stop_timer
 

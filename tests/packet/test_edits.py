@@ -17,10 +17,22 @@ from hypothesis import strategies as st
 from pylvs.bpf import abi
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.slot_allocator import WAIT_MS, list_class
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import Director
 from pylvs.model.errors import NoRoom, PylvsError
-from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 from pylvs.reference.director import ReferenceDirector
 from pylvs.testing import MemoryDirector
 from tests.packet.frames import parsed, tcp

@@ -8,8 +8,7 @@ import pytest
 
 from pylvs.bpf.maps import HashMap
 from pylvs.dataplane import load
-from pylvs.model.destination import Method
-from pylvs.model.service import Protocol, ServiceKey, Timeouts
+from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
 from tests.packet.table import entries4, entry, look_at, looked_at, shorten

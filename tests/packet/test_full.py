@@ -13,9 +13,8 @@ from pylvs.cli.director import show
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import (
     DROPPED,

@@ -13,8 +13,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import GRE, Ether
 
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Tunnel, TunnelKind
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
 from tests.packet.host import DROPPED, OWN4, PASSED, ROUTER4, ROUTER6, SENT, VIP4, VIP6, Host, server4, server6
 

@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.model.destination import Method
+from pylvs.model.service import Method
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import DROPPED, HOOKS, Host, new_host
 from tests.packet.table import entries4, shorten

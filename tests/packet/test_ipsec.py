@@ -7,8 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, carrying, parsed, udp
 from tests.packet.host import DROPPED, OWN4, OWN6, PASSED, SENT, VIP4, VIP6, Host, key, server4, server6
 

@@ -23,10 +23,18 @@ from scapy.layers.inet import ICMP
 import pylvs.dataplane
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import SCHEDULERS, Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+)
 from pylvs.testing import MemoryDirector
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SENT, Host, key, new_host, server4

@@ -14,8 +14,8 @@ from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import EGRESS, ENTRIES, TC, XDP, State, own_build
 from pylvs.model.dataclass import replace
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
+from pylvs.model.service import Destination, DestinationKey, Method
 from tests.packet.frames import tcp
 from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, XDP_TX, Host, key, new_host
 

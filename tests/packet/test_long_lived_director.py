@@ -11,9 +11,8 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import VirtualService
+from pylvs.model.service import Destination, DestinationKey, VirtualService
 from tests.packet.frames import tcp
 from tests.packet.host import HOOKS, PASSED, SENT, Host, ip, key, new_host, server4
 from tests.waiting import until

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scapy.layers.inet import TCP, UDP
 
 from pylvs.bpf import kernel
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import InvalidOperation, NoRoom
 from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import (
@@ -27,7 +26,7 @@ from pylvs.model.marks import (
     checked,
     mark_of,
 )
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.host import (
     DROPPED,

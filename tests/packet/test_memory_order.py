@@ -23,9 +23,8 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import MASK32, Versions
 from pylvs.dataplane.vip_roles import VipRoles
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Timeouts, VirtualService
 from pylvs.system import libc
 from tests.packet.host import VIP4, Host, server4
 

@@ -18,9 +18,8 @@ from scapy.layers.inet import IP, UDP
 
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices import host as own_host
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4
 from tests.packet.test_bare import CLIENT as BEHIND_TUN

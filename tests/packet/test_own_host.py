@@ -14,8 +14,7 @@ import pytest
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.devices import attach
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.frames import CLIENT4
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, TC_DROP, TC_PASS, VIP4, VIP6, Host, server4

@@ -11,11 +11,13 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import abi
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import (
     FIRST_PROBE_MARK,
     PROBE_MARK_MASK,
     PROBE_MARKS,
+    Destination,
+    DestinationKey,
+    Method,
     Protocol,
     ServiceFlag,
     ServiceKey,

@@ -12,8 +12,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.dataplane import destinations
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SERVERS, Host, new_host, server4, server_mac
 

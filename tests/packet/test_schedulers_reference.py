@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, Destination, DestinationKey, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
 from pylvs.reference.server import Server

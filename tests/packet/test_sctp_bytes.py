@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from scapy.layers.sctp import crc32c
 
 from pylvs.bpf.kernel import Run
-from pylvs.model.destination import Method
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, SCTP_PROTOCOL, carrying, chunk, parsed, sctp
 from tests.packet.host import DROPPED, MAC, PASSED, SENT, VIP4, VIP6, Host, server4, server6, server_mac
 

@@ -12,8 +12,7 @@ import time
 
 import pytest
 
-from pylvs.model.destination import Method
-from pylvs.model.service import Protocol
+from pylvs.model.service import Method, Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp
 from tests.packet.host import VIP4, VIP6, Host, server_mac
 from tests.packet.test_sctp_bytes import right, transport

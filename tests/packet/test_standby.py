@@ -32,10 +32,9 @@ from pylvs.dataplane.state import roles_directory
 from pylvs.dataplane.tables import address_bit, address_bytes
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Method
 from pylvs.model.errors import Busy, NoRoom
 from pylvs.model.marks import MarkRule
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Method, Protocol, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
 from tests.packet.host import HOOKS, OWN4, PASSED, ROUTER4, SENT, VIP4, VIP6, Host, ip, new_host, server4, server6

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.model.destination import Method
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import PASSED, SENT, VIP4, VIP6, Host, new_host, server4, server6
 

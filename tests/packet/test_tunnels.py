@@ -12,8 +12,17 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Ether
 
 from pylvs.bpf import kernel
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 from tests.packet.frames import CLIENT4, CLIENT6, build, parsed, tcp, udp
 from tests.packet.host import (
     DROPPED,

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pylvs.model.destination import Method
-from pylvs.model.service import Protocol
+from pylvs.model.service import Method, Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import DROPPED, HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.packet.runner import Runner

@@ -16,8 +16,7 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
 from tests.waiting import PATIENCE_S

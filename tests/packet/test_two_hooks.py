@@ -6,8 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import tcp, udp
 from tests.packet.host import SENT, Host
 

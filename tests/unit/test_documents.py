@@ -14,8 +14,7 @@ import pytest
 from pylvs.cli.main import pylvs
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import SCHEDULERS
+from pylvs.model.service import SCHEDULERS, Destination, DestinationKey
 from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
 from pylvs.reference.schedulers import Flow

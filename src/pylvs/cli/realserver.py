@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 import click
 
-from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import InvalidOperation
+from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.realserver import vip
 
 KINDS = click.Choice([kind.name.lower() for kind in TunnelKind])

@@ -12,8 +12,8 @@ import click
 
 from pylvs.cli.common import as_json, asked, print_json, service, state_dir
 from pylvs.cli.status import event_line
-from pylvs.model.destination import MAX_WEIGHT
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import MAX_WEIGHT
 
 LOOK_EVERY_S = 0.3
 LONGEST_NUMBER = 20  # digits

@@ -12,8 +12,16 @@ from pylvs.config.compile.effective import keyword_of
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import ServiceFlag, ServiceKey
+from pylvs.model.service import (
+    METHOD_NAMES,
+    Destination,
+    DestinationKey,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+)
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 

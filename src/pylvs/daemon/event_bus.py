@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from pylvs.health.events import Event, Override
-from pylvs.model.destination import DestinationKey
+from pylvs.model.service import DestinationKey
 
 MAX_QUEUED = 10_000  # events for one subscriber that does not read them
 REMEMBERED = 1000  # events

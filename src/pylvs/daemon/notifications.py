@@ -19,7 +19,7 @@ from pylvs.health.events import (
     SorryServerIn,
 )
 from pylvs.model.checks import Script
-from pylvs.model.destination import DestinationKey
+from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import Alert, Outbox

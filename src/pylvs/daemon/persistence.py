@@ -13,9 +13,8 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.health.snapshots import ServiceSnapshot
-from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration
 
 SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"

@@ -18,9 +18,17 @@ from pylvs.health.outcome import Outcome, Probe, constant_probe
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    FIRST_PROBE_MARK,
+    PROBE_MARKS,
+    Destination,
+    DestinationKey,
+    Method,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from pylvs.system.logs import get_logger
 

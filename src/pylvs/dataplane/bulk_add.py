@@ -15,9 +15,8 @@ from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed,
 from pylvs.dataplane.scheduler_tables import MaglevTables
 from pylvs.dataplane.tables import Tables, destination_name, service_key, set_all_bits, set_bit, version_fields
 from pylvs.dataplane.transaction import Transaction, recover
-from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
-from pylvs.model.service import ServiceKey, VirtualService, is_probe_mark
+from pylvs.model.service import Destination, ServiceKey, VirtualService, is_probe_mark
 from pylvs.netlink.links import Route
 
 TYPE_CHECKING = False  # without importing typing

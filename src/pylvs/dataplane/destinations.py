@@ -27,8 +27,7 @@ from pylvs.dataplane.tables import (
 )
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
-from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
 from pylvs.netlink.links import Route
 
 TYPE_CHECKING = False  # without importing typing

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables, service_key
 from pylvs.dataplane.transaction import Versions
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

@@ -24,10 +24,17 @@ from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import REPLACING, StateExists, roles_directory
 from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
 from pylvs.dataplane.transaction import Transaction, recover
-from pylvs.model import rules
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
-from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    ServiceKey,
+    VirtualService,
+    check_destination,
+    check_service,
+)
 from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
@@ -169,7 +176,7 @@ class Editor:
         key = service.key
         if (self._bulk_add and key in self._bulk_add) or self._director.slot(key) is not None:
             raise ServiceExists(f"{key}: there is such a virtual service already")
-        rules.check_service(service, SCHEDULERS)
+        check_service(service, SCHEDULERS)
         if not self._director.settled:
             with self.batch():
                 self.add_service(service)
@@ -186,7 +193,7 @@ class Editor:
         from pylvs.dataplane import load, scheduler_tables  # late: edits of destinations do not need them
 
         self._known(service.key)
-        rules.check_service(service, SCHEDULERS)
+        check_service(service, SCHEDULERS)
         maglev = scheduler_tables.MaglevTables(self._tables)
         with self._existing(service.key) as (slot, version):
             fields = version | version_fields(service, load.ticks_per_second())
@@ -289,11 +296,11 @@ class Editor:
                 edit.book.let_list_go(version["list"], version["count"])
 
     def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
-        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, host.is_local)
+        check_destination(VirtualService(key), destination, self._routes.is_broadcast, host.is_local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         with self._existing(key) as (slot, version):
-            rules.check_destination(VirtualService(key), destination)
+            check_destination(VirtualService(key), destination)
             dest_slot = self._listed(key, destination.key)
             position, before, entry, after = split_list(self._tables, version, dest_slot)
             fresh = before + pack_member(dest_slot, destination, last_weight(entry)) + after

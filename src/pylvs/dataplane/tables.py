@@ -11,8 +11,20 @@ from pylvs.bpf import abi, maps
 from pylvs.dataplane.state import State
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService, scheduler_name, scheduler_number
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+    scheduler_name,
+    scheduler_number,
+)
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

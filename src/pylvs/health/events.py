@@ -9,7 +9,7 @@ from enum import Enum
 from typing import ClassVar
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import DestinationKey
+from pylvs.model.service import DestinationKey
 
 ServerName = tuple[str, DestinationKey]  # the name of a service, and a server of it
 

@@ -25,7 +25,7 @@ from pylvs.health.probe_scheduler import ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
+from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey
 from pylvs.model.wanted import WantedServer
 
 SharedKey = tuple[Address, Check, int]  # server, check, and the server's weight if the outcome depends on it

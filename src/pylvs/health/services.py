@@ -17,8 +17,8 @@ from pylvs.health.events import (
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
+from pylvs.model.service import Destination, DestinationKey
 from pylvs.model.wanted import WantedRow, WantedService
 
 

@@ -8,8 +8,7 @@ from pylvs.health.servers import CheckState, ServerState
 from pylvs.health.services import ServiceState
 from pylvs.model.checks import Check
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, DestinationKey, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)

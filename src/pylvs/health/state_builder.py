@@ -12,7 +12,7 @@ from pylvs.health.servers import CheckLink, CheckState, ServerState, SharedKey, 
 from pylvs.health.services import ServiceState
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import DestinationKey
+from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"

@@ -17,9 +17,8 @@ from pylvs.ipvsadm.parsing import Request, parse
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
-from pylvs.model.service import Protocol, Timeouts, is_probe_mark
+from pylvs.model.service import Method, Protocol, Timeouts, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

@@ -13,9 +13,19 @@ from pylvs.ipvsadm.names import Writer
 from pylvs.ipvsadm.options import Given, flag_words
 from pylvs.ipvsadm.parsing import as_int
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
-from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
+from pylvs.model.service import (
+    NETMASK_V4_ALL,
+    NETMASK_V6_ALL,
+    PROTOCOL_TEMPLATE,
+    Destination,
+    Method,
+    Protocol,
+    ServiceFlag,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

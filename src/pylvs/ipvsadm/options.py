@@ -11,8 +11,7 @@ from collections.abc import Set as AbstractSet
 
 from pylvs.ipvsadm.messages import Complaint, not_understood
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method, TunnelKind
-from pylvs.model.service import ServiceFlag, VirtualService
+from pylvs.model.service import Method, ServiceFlag, TunnelKind, VirtualService
 
 
 class Command:

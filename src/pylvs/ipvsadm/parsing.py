@@ -11,17 +11,24 @@ from pylvs.ipvsadm.options import Command, Words, check_command, check_listing, 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.rules import MAX_PREFIX, MAX_THRESHOLD
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     LONGEST_S,
+    MAX_PREFIX,
+    MAX_THRESHOLD,
+    MAX_WEIGHT,
     NAME_LENGTH,
     NETMASK_V4_ALL,
     NETMASK_V6_ALL,
+    Destination,
+    DestinationKey,
+    Method,
     Protocol,
     ServiceFlag,
     ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
     VirtualService,
 )
 

@@ -7,9 +7,17 @@ from collections.abc import Iterable, Iterator
 from pylvs.ipvsadm import listing, names
 from pylvs.ipvsadm.listing import masked
 from pylvs.ipvsadm.options import flag_words
-from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    Destination,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

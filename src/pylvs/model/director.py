@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached, warnings
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 
 if TYPE_CHECKING:
     from pylvs.model.connection import Connection

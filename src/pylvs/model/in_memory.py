@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import NoRoom
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
-from pylvs.model.service import ServiceKey, Timeouts
+from pylvs.model.service import DestinationKey, ServiceKey, Timeouts
 from pylvs.model.settings import SETTINGS, checked, known_setting
 
 TABLE_SIZE = 4096

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Sequence
 
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.netlink.changes import remove_device, set_up
 from pylvs.netlink.links import Device, device, devices
 from pylvs.realserver import ingress

@@ -16,8 +16,8 @@ from pylvs.bpf.kernel import describe_program
 from pylvs.bpf.libbpf import BpfObject, check, library
 from pylvs.bpf.maps import HashMap, Map, PerCpuArray
 from pylvs.model.addresses import Address
-from pylvs.model.destination import TunnelKind
 from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.model.service import TunnelKind
 from pylvs.netlink import tc
 from pylvs.netlink.codec import Netlink, NetlinkError
 from pylvs.netlink.links import Device, device, devices

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Method
+from pylvs.model.service import Method
 from pylvs.reference.packet import Packet
 from pylvs.reference.server import Server
 from pylvs.reference.tcp import NEW_S

@@ -14,13 +14,12 @@ from ipaddress import ip_address
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.connection import SCTP_STATES, TCP_STATES
 from pylvs.model.connection import Connection as ConnectionRow
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.in_memory import InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
 from pylvs.reference.packet import SCTP, UDP, parse

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.service import Tunnel, TunnelFlag, TunnelKind
 from pylvs.reference.network import NextHop
 from pylvs.reference.packet import (
     DONT_FRAGMENT,

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from pylvs.model.destination import Method
-from pylvs.model.service import Timeouts
+from pylvs.model.service import Method, Timeouts
 from pylvs.reference import forwarding, persistence, sctp
 from pylvs.reference.connections import Connection, ConnectionTable
 from pylvs.reference.forwarding import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
+from pylvs.model.service import Destination, DestinationKey, Method, Tunnel
 
 
 @dataclass(slots=True)

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterator
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.in_memory import Deleted, Trash
-from pylvs.model.rules import check_destination, check_service
-from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    ServiceKey,
+    VirtualService,
+    check_destination,
+    check_service,
+)
 from pylvs.reference.packet import TCP
 from pylvs.reference.server import Server
 from pylvs.reference.service import Service

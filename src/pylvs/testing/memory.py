@@ -9,13 +9,21 @@ from dataclasses import replace
 from pylvs.model.addresses import Address
 from pylvs.model.connection import Connection
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
 from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.rows import Counters, PacketCounts, Rates
-from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
-from pylvs.model.service import SCHEDULERS, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    KNOWN_ENGINES,
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+    check_destination,
+    check_service,
+)
 
 _NONE: frozenset[Address] = frozenset()
 

@@ -6,8 +6,20 @@ from ipaddress import ip_address
 
 from hypothesis import strategies as st
 
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 from tests.packet.fuzz.steps import AddServer, AddService, Edit, Set, SetTimeouts
 from tests.packet.host import SERVERS, VIP4, VIP6, server4, server6
 

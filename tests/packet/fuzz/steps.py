@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import Director
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Roles
 
 

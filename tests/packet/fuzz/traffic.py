@@ -8,8 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
-from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    VirtualService,
+)
 from pylvs.reference.packet import checksum, pseudo_header
 from tests.packet.fuzz.site import METHODS, PERSISTENCE_S, SERVER_PORTS, SETTINGS, WEIGHTS
 from tests.packet.fuzz.steps import (

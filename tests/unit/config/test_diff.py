@@ -31,9 +31,19 @@ from pylvs.model.checks import (
     UdpCheck,
     Url,
 )
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+)
 from pylvs.model.vrrp import (
     Authentication,
     Fifo,

@@ -8,8 +8,17 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.checks import TcpCheck
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+)
 from tests.unit.config.support import TUTORIAL, compiled, messages, single, with_service
 
 

@@ -23,9 +23,8 @@ from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.testing import MemoryDirector

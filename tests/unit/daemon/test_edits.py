@@ -16,9 +16,8 @@ from pylvs.daemon.table.edits import (
     required_edits,
     snapshot_of,
 )
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import WantedRow
 from pylvs.testing import MemoryDirector
 

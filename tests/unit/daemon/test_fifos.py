@@ -12,8 +12,7 @@ import pytest
 from pylvs.daemon.notifications import Notifier, fifo_line
 from pylvs.health.events import Event
 from pylvs.model.checks import Script
-from pylvs.model.destination import Destination
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Destination, ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up

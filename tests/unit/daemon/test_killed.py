@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 from pylvs.testing import MemoryDirector
 from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, FakeHost, address, run, server, service, until
 

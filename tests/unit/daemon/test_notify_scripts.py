@@ -14,8 +14,7 @@ import pytest
 from pylvs.daemon.notifications import Notifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
 from pylvs.model.checks import Script
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.notify import serial_scripts
 from pylvs.system.processes.scripts import Processes

@@ -19,7 +19,7 @@ from pylvs.cli import servers as verbs
 from pylvs.cli import status as views
 from pylvs.daemon import drains
 from pylvs.daemon.api.client import Client
-from pylvs.model.destination import SERVER_PATTERN, DestinationKey
+from pylvs.model.service import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, address, run, server, service, until
 from tests.waiting import PATIENCE_S
 

@@ -24,10 +24,9 @@ from pylvs.daemon.persistence import (
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, Standing
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.system.unix_sockets import address_of
 

@@ -15,9 +15,8 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.options import Options
 from pylvs.health.outcome import Outcome
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import Busy
-from pylvs.model.service import Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
 LOCATION = Location("test.conf", 3, 5)

@@ -9,10 +9,17 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy
-from pylvs.model.service import FIRST_PROBE_MARK, Protocol, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    FIRST_PROBE_MARK,
+    Destination,
+    DestinationKey,
+    Protocol,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+)
 from pylvs.model.wanted import WantedRow
 from pylvs.testing import MemoryDirector
 

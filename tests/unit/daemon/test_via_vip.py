@@ -19,9 +19,20 @@ from pylvs.health.state_builder import StateBuilder
 from pylvs.model import checks
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARKS, Protocol, ServiceFlag, ServiceKey, is_probe_mark
+from pylvs.model.service import (
+    FIRST_PROBE_MARK,
+    PROBE_MARKS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelKind,
+    is_probe_mark,
+)
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")

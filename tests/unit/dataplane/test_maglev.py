@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pylvs.bpf import abi
 from pylvs.dataplane.scheduler_tables import fold, siphash13, slot_positions
 from pylvs.dataplane.tables import address_bytes
-from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.service import Destination, DestinationKey
 from pylvs.reference.schedulers.hashing import MaglevHashing
 from pylvs.reference.server import Server
 

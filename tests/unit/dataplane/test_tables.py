@@ -18,8 +18,19 @@ from pylvs.dataplane.tables import (
     tunnel_word,
     version_fields,
 )
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 ports = st.integers(0, 65535)

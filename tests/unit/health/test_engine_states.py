@@ -22,7 +22,7 @@ from pylvs.health.events import (
 from pylvs.health.outcome import Outcome
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck, Script
-from pylvs.model.destination import Destination
+from pylvs.model.service import Destination
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, key, server, service, tcp, vip
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pylvs.health.checkers.load import LoadRule, LoadState
 from pylvs.model.checks import LoadCheck, Target
-from pylvs.model.destination import MAX_WEIGHT
+from pylvs.model.service import MAX_WEIGHT
 
 
 def load_rule(configured: int, **fields: float) -> LoadRule:

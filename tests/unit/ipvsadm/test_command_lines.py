@@ -10,10 +10,21 @@ from hypothesis import strategies as st
 
 from pylvs.ipvsadm.options import OPTIONS
 from pylvs.model.addresses import Address
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+    VirtualService,
+)
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 

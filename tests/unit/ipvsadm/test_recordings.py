@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from pylvs.ipvsadm import main as program
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import NotPermitted
 from pylvs.model.rows import Counters, Rates
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import ORACLE, call, cases_of, counters, differences, replay
 

@@ -7,9 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import SCHEDULERS as NAMES
-from pylvs.model.service import ServiceFlag
+from pylvs.model.service import Destination, DestinationKey, ServiceFlag
 from pylvs.reference.schedulers import SCHEDULERS, Flow
 from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
 from pylvs.reference.server import Server

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pylvs.daemon.notifications import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
-from pylvs.model.destination import DestinationKey
+from pylvs.model.service import DestinationKey
 from pylvs.system import logs
 
 SERVER = DestinationKey(ip_address("10.0.0.1"), 80)

@@ -8,7 +8,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 
 from pylvs.model.connection import Connection
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.director import DestinationRow, Director
 from pylvs.model.errors import (
     Busy,
@@ -22,7 +21,18 @@ from pylvs.model.errors import (
     ServiceExists,
 )
 from pylvs.model.rows import Counters
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    Tunnel,
+    TunnelKind,
+    VirtualService,
+)
 from pylvs.model.vrrp import Roles
 from pylvs.testing import MemoryDirector, MemoryRoles
 

@@ -16,8 +16,15 @@ from pylvs.config.schema.service_types import PERSISTENCE_S, Forwarding, Granula
 from pylvs.config.schema.types import did_you_mean
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.service import DEFAULT_SCHEDULER, Protocol, ServiceFlag, ServiceKey
+from pylvs.model.service import (
+    DEFAULT_SCHEDULER,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+)
 from pylvs.model.wanted import WantedServer, WantedService
 
 VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}

@@ -24,8 +24,17 @@ from pylvs.config.schema.types import (
 from pylvs.model.addresses import Address
 from pylvs.model.checks import LoadSource, Pattern
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import MAX_WEIGHT, METHOD_NAMES, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
+from pylvs.model.service import (
+    DEFAULT_SCHEDULER,
+    MAX_WEIGHT,
+    METHOD_NAMES,
+    SCHEDULERS,
+    Method,
+    Protocol,
+    Tunnel,
+    TunnelFlag,
+    TunnelKind,
+)
 from pylvs.system.pcre2 import OPTIONS
 
 METHODS = {METHOD_NAMES[method]: method for method in (Method.MASQ, Method.ROUTE, Method.TUNNEL)}

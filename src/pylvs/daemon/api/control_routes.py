@@ -17,8 +17,8 @@ from pylvs.daemon.event_bus import encode_event
 from pylvs.daemon.loading import Refused
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
-from pylvs.model.destination import SERVER_PATTERN, server_named
 from pylvs.model.errors import OutOfRange
+from pylvs.model.service import SERVER_PATTERN, server_named
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor

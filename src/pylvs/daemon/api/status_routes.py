@@ -18,9 +18,8 @@ from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
 from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
-from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, unattached
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import DestinationKey, ServiceKey
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor

@@ -13,10 +13,17 @@ from typing import ClassVar, TypeVar
 
 from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import METHOD_NAMES, Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    METHOD_NAMES,
+    Destination,
+    DestinationKey,
+    ServiceFlag,
+    ServiceKey,
+    TunnelFlag,
+    VirtualService,
+)
 from pylvs.model.wanted import WantedRow
 
 

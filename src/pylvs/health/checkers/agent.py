@@ -15,7 +15,7 @@ from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import AgentCheck
-from pylvs.model.destination import MAX_WEIGHT
+from pylvs.model.service import MAX_WEIGHT
 
 _MAX_LINE = 1024
 _SEPARATORS = re.compile(r"[ \t,]+")

@@ -8,7 +8,7 @@ import re
 from pylvs.health.checkers import CheckContext
 from pylvs.health.outcome import Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
-from pylvs.model.destination import MAX_WEIGHT
+from pylvs.model.service import MAX_WEIGHT
 
 _NUMBER = re.compile(rb"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")  # strtol(3) with base 0
 _READ_BYTES = 64

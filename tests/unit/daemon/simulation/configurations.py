@@ -13,8 +13,7 @@ from ipaddress import ip_address
 
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, Pace, Script, Target, TcpCheck, Url
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.service import Protocol, ServiceKey, Timeouts
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 SERVICES, SERVERS = 4, 5  # numbers of services, and of real servers: 10.0.0.N

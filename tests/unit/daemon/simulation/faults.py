@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import (
     Busy,
@@ -30,7 +29,7 @@ from pylvs.model.errors import (
     PylvsError,
     Unsupported,
 )
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 
 if TYPE_CHECKING:

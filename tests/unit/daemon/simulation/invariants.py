@@ -41,9 +41,8 @@ from pylvs.health.events import (
     SorryServerOut,
     WeightChanged,
 )
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
-from pylvs.model.service import ServiceKey, VirtualService, is_probe_mark
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedRow
 from pylvs.testing import MemoryDirector
 from tests.unit.daemon.simulation.configurations import last_octet, number_of

@@ -14,8 +14,7 @@ from pylvs.health.events import NO_OVERRIDE, Override, Standing
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, goes_via_vip
-from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from tests.unit.daemon.simulation.configurations import number_of
 

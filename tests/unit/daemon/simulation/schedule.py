@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.loading import Loaded
-from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from tests.unit.daemon.simulation.configurations import SERVICES, real, vip
 from tests.unit.daemon.simulation.faults import Faults
 

@@ -19,9 +19,8 @@ from pylvs.health.events import Override, ServerName
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.model.wanted import Configuration
 from tests.unit.daemon.simulation.clock import Clock, SimPool
 from tests.unit.daemon.simulation.configurations import SERVERS, SERVICES, Drawn, last_octet, vip

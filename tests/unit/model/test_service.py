@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
-from pylvs.model.destination import SERVER_PATTERN, DestinationKey, server_named
 from pylvs.model.errors import InvalidOperation
+from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 
 
 @given(st.from_regex(SERVER_PATTERN, fullmatch=True))
