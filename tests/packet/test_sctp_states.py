@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.model.connection import Connection
+from pylvs.model.director import Connection
 from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp
 from tests.packet.host import HOOKS, PASSED, SENT, VIP4, VIP6, Host, server4, server6

@@ -26,7 +26,6 @@ OF_OTHERS = {
     "pylvs.dataplane.vip_roles",
     "pylvs.ipvsadm.helptext",
     "pylvs.ipvsadm.rules",
-    "pylvs.model.connection",
     "pylvs.model.director",
     "pylvs.model.marks",
     "pylvs.model.settings",

@@ -12,7 +12,7 @@ from pylvs.bpf.maps import LargeArray
 from pylvs.dataplane import load
 from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
 from pylvs.model.addresses import Address
-from pylvs.model.connection import SCTP_STATES, TCP_STATES, Connection
+from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import Protocol
 
 _BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once

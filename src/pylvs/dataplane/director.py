@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.destinations import DestinationSlots
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
 

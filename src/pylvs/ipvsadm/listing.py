@@ -31,7 +31,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
 
     Row = TypeVar("Row")
 

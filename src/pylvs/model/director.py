@@ -1,4 +1,4 @@
-"""The Director: the one object that holds and edits the tables.
+"""The Director: the one object that holds and edits the tables; the connections that it lists.
 
 Two implementations: `pylvs.dataplane.director.BpfDirector` (pinned BPF maps) and `pylvs.testing.MemoryDirector`.
 Every editing method is atomic: it happens as a whole or raises a `PylvsError` and changes nothing.
@@ -8,17 +8,77 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pylvs.model.addresses import Address
 from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 
 if TYPE_CHECKING:
-    from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.service import Timeouts
 
-__all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached", "warnings"]
+__all__ = [
+    "SCTP_STATES",
+    "TCP_STATES",
+    "Connection",
+    "DestinationRow",
+    "Director",
+    "ServiceRow",
+    "Trouble",
+    "unattached",
+    "warnings",
+]
+
+# The names in listings, in the order of IPVS's numbers (IPVS-SEMANTICS 4.5, 4.6).
+TCP_STATES = (
+    "NONE",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "SYNACK",
+)
+SCTP_STATES = (
+    "NONE",
+    "INIT1",
+    "INIT",
+    "C-SENT",
+    "C-REPLIED",
+    "C-WAIT",
+    "COOKIE",
+    "C-ECHOED",
+    "ESTABLISHED",
+    "S-SENT",
+    "S-RECEIVED",
+    "S-ACK-SENT",
+    "REJECTED",
+    "CLOSED",
+)
+
+
+class Connection(NamedTuple):
+    """One entry of the connection table (IPVS-SEMANTICS 4.2): a tuple, because there may be millions.
+
+    `state` is the state's name in a listing; `expires_s` is in whole seconds. A template has client port 0.
+    """
+
+    protocol: int
+    state: str
+    expires_s: int
+    client: Address
+    client_port: int
+    virtual: Address
+    virtual_port: int
+    destination: Address
+    destination_port: int
+    engine: str = ""
+    engine_data: str = ""
 
 
 class Director(Protocol):

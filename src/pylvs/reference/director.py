@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.connection import SCTP_STATES, TCP_STATES
-from pylvs.model.connection import Connection as ConnectionRow
-from pylvs.model.director import DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import SCTP_STATES, TCP_STATES, DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import Connection as ConnectionRow
 from pylvs.model.in_memory import InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of

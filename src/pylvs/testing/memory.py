@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pylvs.model.addresses import Address
-from pylvs.model.connection import Connection
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import Connection, DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
 from pylvs.model.in_memory import Deleted, InMemory, Trash
 from pylvs.model.rows import Counters, PacketCounts, Rates

@@ -334,7 +334,7 @@ def _counted(row: object) -> tuple[object, ...]:
 
 
 def _named(connection: object) -> tuple[object, ...]:
-    from pylvs.model.connection import Connection
+    from pylvs.model.director import Connection
 
     assert isinstance(connection, Connection)
     it = connection

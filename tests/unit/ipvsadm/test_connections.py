@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from pylvs.ipvsadm.listing import connection_lines
 from pylvs.ipvsadm.names import numeric
-from pylvs.model.connection import Connection
+from pylvs.model.director import Connection
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 

@@ -7,8 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from pylvs.model.connection import Connection
-from pylvs.model.director import DestinationRow, Director
+from pylvs.model.director import Connection, DestinationRow, Director
 from pylvs.model.errors import (
     Busy,
     DestinationExists,
