@@ -15,8 +15,8 @@ import pytest
 
 from pylvs.lab.lab import build, labs
 from pylvs.lab.topologies import design
-from pylvs.system.libc import mount
 from pylvs.system.namespaces import NAMED
+from pylvs.system.syscalls import mount
 from tests import sweep
 from tests.lab.support import remains
 

@@ -14,7 +14,7 @@ from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
-from pylvs.system import libc
+from pylvs.system import syscalls
 from pylvs.system.logs import Format
 from pylvs.vrrp import router_service
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) != 2 or given[1] not in get_args(Format) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
-    libc.prctl(libc.PR_SET_NAME, NAME)
+    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     roles = LazyStandby()
     try:
         router_service.run(Path(given[0]), given[1], roles)

@@ -27,7 +27,7 @@ from pylvs.dataplane.transaction import Facts
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
-from pylvs.system import kernel_errors
+from pylvs.system import syscalls
 
 STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
 CONNECTION_MAPS = (
@@ -186,7 +186,7 @@ def _allow_descriptors() -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _DESCRIPTORS:
         if most < _DESCRIPTORS:
-            raise kernel_errors.failure(errno.EMFILE, f"loading {OBJECT}")
+            raise syscalls.failure(errno.EMFILE, f"loading {OBJECT}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 

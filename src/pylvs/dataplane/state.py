@@ -21,7 +21,7 @@ from pylvs.bpf import abi, kernel, libbpf, mounts
 from pylvs.model import sockets as socket
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, NotPermitted, Unsupported
-from pylvs.system import kernel_errors
+from pylvs.system import syscalls
 from pylvs.system.lock import TIMEOUT_S, Lock
 
 OBJECT = "director"
@@ -94,7 +94,7 @@ class State:
 
         Raises NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported, Busy.
         """
-        missing = kernel_errors.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
+        missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
             raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
         cookie = netns_cookie()

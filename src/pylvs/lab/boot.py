@@ -26,8 +26,8 @@ from pylvs.lab import ip_commands
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
 from pylvs.lab.hosts import PINS, LabHost
 from pylvs.lab.network import SERVER, Host, Network
-from pylvs.system.libc import mount, unmount
 from pylvs.system.namespaces import NAMED, Kind, bind_new, join
+from pylvs.system.syscalls import mount, unmount
 
 OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")

@@ -21,9 +21,9 @@ from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 from pylvs.realserver import vip
-from pylvs.system.libc import MS_BIND, MS_PRIVATE, mount, unmount
 from pylvs.system.lock import Lock, locked
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
+from pylvs.system.syscalls import MS_BIND, MS_PRIVATE, mount, unmount
 
 TOOLS = {
     "ip": "iproute2",

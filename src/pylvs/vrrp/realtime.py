@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
-from pylvs.system import libc, lock
+from pylvs.system import lock, syscalls
 
 REALTIME = 1  # default priority: above every ordinary process
 
@@ -85,7 +85,7 @@ def _lock_memory(warnings: list[str]) -> bool:
     with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     try:
-        libc.mlockall(libc.MCL_CURRENT | libc.MCL_FUTURE)
+        syscalls.mlockall(syscalls.MCL_CURRENT | syscalls.MCL_FUTURE)
     except OSError as error:
         warnings.append(f"memory is not locked: {error.strerror}")
         return False

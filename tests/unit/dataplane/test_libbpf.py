@@ -14,7 +14,7 @@ from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import HashMap, PerCpuArray
 from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError, Unsupported
-from pylvs.system import kernel_errors
+from pylvs.system import syscalls
 
 PACKET = bytes(64)
 XDP_PASS = 2
@@ -119,7 +119,7 @@ def test_without_privileges_the_missing_ones_are_named(objects: Path) -> None:
     [(errno.ENOMEM, NoRoom), (errno.EEXIST, Busy), (errno.EPERM, NotPermitted), (errno.EOPNOTSUPP, Unsupported)],
 )
 def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[PylvsError]) -> None:
-    error = kernel_errors.failure(number, "doing something")
+    error = syscalls.failure(number, "doing something")
     assert isinstance(error, kind)
     assert str(error).startswith("doing something: ")
     assert error.errno == number

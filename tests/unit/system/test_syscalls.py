@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.system import libc
+from pylvs.system import syscalls
 
 
 @pytest.mark.parametrize(
     ("call", "number", "subject"),
     [
-        (lambda: libc.setns(-1, 0, "the namespace"), errno.EBADF, "the namespace"),
-        (lambda: libc.inotify_rm_watch(-1, 3), errno.EBADF, "watch 3"),
-        (lambda: libc.inotify_add_watch(-1, "/", libc.CLONE_FS), errno.EBADF, "/"),
-        (lambda: libc.prctl(-1, 0), errno.EINVAL, "prctl -1"),
-        (lambda: libc.membarrier(-1), errno.EINVAL, "membarrier"),
+        (lambda: syscalls.setns(-1, 0, "the namespace"), errno.EBADF, "the namespace"),
+        (lambda: syscalls.inotify_rm_watch(-1, 3), errno.EBADF, "watch 3"),
+        (lambda: syscalls.inotify_add_watch(-1, "/", syscalls.CLONE_FS), errno.EBADF, "/"),
+        (lambda: syscalls.prctl(-1, 0), errno.EINVAL, "prctl -1"),
+        (lambda: syscalls.membarrier(-1), errno.EINVAL, "membarrier"),
     ],
 )
 def test_an_error_has_its_errno_and_names_its_subject(call: Callable[[], object], number: int, subject: str) -> None:
@@ -35,23 +35,23 @@ def test_an_unknown_mount_point_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     refused = r"No such file|not permitted"
     with pytest.raises(OSError, match=refused) as raised:
-        libc.mount("x", missing, "tmpfs")
+        syscalls.mount("x", missing, "tmpfs")
     assert raised.value.filename == str(missing)
     with pytest.raises(OSError, match=refused) as raised:
-        libc.unmount(missing)
+        syscalls.unmount(missing)
     assert raised.value.filename == str(missing)
 
 
 def test_a_process_gets_a_name() -> None:
     code = (
-        "from pylvs.system import libc; libc.prctl(libc.PR_SET_NAME, b'called-so');"
+        "from pylvs.system import syscalls; syscalls.prctl(syscalls.PR_SET_NAME, b'called-so');"
         "print(open('/proc/self/comm').read(), end='')"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "called-so\n"
 
 
 def test_libc_is_opened_by_the_first_call() -> None:
-    code = "from pylvs.system import libc; print(libc._libc); libc.prctl(libc.PR_SET_NAME, b'x'); print(libc._libc)"
+    code = "from pylvs.system import syscalls as s; print(s._libc);s.prctl(s.PR_SET_NAME, b'called-so'); print(s._libc)"
     before, after = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     assert before == "None"
     assert "CDLL" in after
@@ -59,4 +59,4 @@ def test_libc_is_opened_by_the_first_call() -> None:
 
 def test_a_text_is_formatted_up_to_a_size() -> None:
     """On x86-64 and arm64 a va_list is passed as a pointer; no conversion reads it here."""
-    assert libc.vsnprintf(8, b"100%% of it", ctypes.addressof(ctypes.create_string_buffer(64))) == b"100% of"
+    assert syscalls.vsnprintf(8, b"100%% of it", ctypes.addressof(ctypes.create_string_buffer(64))) == b"100% of"
