@@ -23,7 +23,7 @@ from bench.processes import python_beside
 from bench.program import Progress
 from bench.rows import Measured
 from pylvs.model.dataclass import dataclass, field
-from pylvs.system.socket_filter import enlarge
+from pylvs.system.sockets import enlarge
 
 INTERVAL_S = 0.01
 RELOAD_EVERY_S = 5.0

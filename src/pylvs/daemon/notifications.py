@@ -23,9 +23,8 @@ from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import Alert, Outbox
-from pylvs.notify.serial_scripts import InTurn
 from pylvs.system.logs import get_logger
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import InTurn, Processes
 
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn)
 _IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from pylvs.model.addresses import Address
-from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
+from pylvs.system.sockets import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
 from pylvs.vrrp.garp import DeviceAddress
 from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor

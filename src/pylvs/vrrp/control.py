@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pylvs
 from pylvs.model.errors import PylvsError
-from pylvs.system.unix_sockets import peer_of
+from pylvs.system.sockets import peer_of
 from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State

@@ -24,7 +24,7 @@ from typing import Any
 
 from pylvs import __version__
 from pylvs.model.errors import NotPermitted, PylvsError
-from pylvs.system.unix_sockets import address_of, peer_of
+from pylvs.system.sockets import address_of, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PROTOCOL = 1

@@ -17,7 +17,7 @@ from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK, Int
 from pylvs.netlink import codec, monitor
 from pylvs.netlink.codec import Netlink, NetlinkError, receive_all
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message, RouteKey, RouteMessage, RuleKey, RuleMessage
-from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
+from pylvs.system.sockets import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 
 # Multicast groups of rtnetlink(7).
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
+from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 

@@ -21,7 +21,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "daemon.virtual_routers.STATUS_TIMEOUT_S",
         "notify.fifos.READER_FINISH_S",
         "notify.fifos.FINISH_S",
-        "notify.serial_scripts.FINISH_S",
+        "system.processes.scripts.FINISH_S",
         "notify.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)

@@ -28,7 +28,7 @@ from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
-from pylvs.system.unix_sockets import address_of
+from pylvs.system.sockets import address_of
 
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 SIX = ServiceKey(Protocol.UDP, ip_address("2001:db8::1"), 53)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
-from pylvs.system.unix_sockets import address_of
+from pylvs.system.sockets import address_of
 
 REPLY_TIMEOUT_S = 600.0  # a reload waits for the reloads before it
 

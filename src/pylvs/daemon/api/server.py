@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.process import BackgroundTasks
 from pylvs.model.errors import PylvsError
-from pylvs.system.unix_sockets import address_of
+from pylvs.system.sockets import address_of
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -17,8 +17,7 @@ from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import Alert, Outbox
-from pylvs.notify.serial_scripts import InTurn
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import InTurn, Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.rate_limiter import RateLimiter
 

@@ -23,8 +23,7 @@ from pylvs.health.probe_scheduler import ProbeScheduler
 from pylvs.health.servers import CheckState
 from pylvs.health.services import Quorum, ServiceState
 from pylvs.health.state_builder import StateBuilder
-from pylvs.notify.serial_scripts import InTurn
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import InTurn, Processes
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 
