@@ -23,8 +23,8 @@ from pylvs.model.checks import Check, Script, goes_via_vip
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
+from pylvs.system.processes import command
 from pylvs.system.processes.scripts import Processes
-from pylvs.system.self_exec import command
 
 
 class HostServices:

@@ -21,7 +21,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.system.self_exec import command
+from pylvs.system.processes import command
 
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 

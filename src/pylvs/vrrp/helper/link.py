@@ -17,7 +17,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.printing import one_line
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
-from pylvs.system import self_exec
+from pylvs.system import processes
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 
@@ -102,7 +102,7 @@ class HelperLink:
         self._started_at = self._loop.now
         ours, its = socket.socketpair()
         with its:
-            command = self_exec.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
+            command = processes.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
             try:
                 self._child = subprocess.Popen(
                     command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
