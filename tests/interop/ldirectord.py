@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.system.namespaces import inside_network
 from tests.lab.support import until
 from tests.termination import unwind_on_sigterm

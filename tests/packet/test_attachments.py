@@ -18,7 +18,7 @@ from pylvs.cli.director import detach
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import REPLACING
-from pylvs.model.director import Trouble
+from pylvs.model.rows import Trouble
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4

@@ -18,7 +18,7 @@ from scapy.layers.inet import IP, UDP
 
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices import host as own_host
-from pylvs.model.director import warnings
+from pylvs.model.rows import warnings
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4

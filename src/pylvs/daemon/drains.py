@@ -19,8 +19,8 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
 from pylvs.system.logs import get_logger
 

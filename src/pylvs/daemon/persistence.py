@@ -13,7 +13,7 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.health.snapshots import ServiceSnapshot
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration
 

@@ -32,8 +32,8 @@ from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, DestinationKey
 from pylvs.model.wanted import Configuration, WantedRow
 

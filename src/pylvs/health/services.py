@@ -17,7 +17,7 @@ from pylvs.health.events import (
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey
 from pylvs.model.wanted import WantedRow, WantedService
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.director import SCTP_STATES, TCP_STATES, DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import SCTP_STATES, TCP_STATES, InMemory, Trash
 from pylvs.model.director import Connection as ConnectionRow
-from pylvs.model.in_memory import InMemory, Trash
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
-from pylvs.model.rows import Counters
+from pylvs.model.rows import Counters, DestinationRow, ServiceRow, Trouble
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.director import Deleted, Trash
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
-from pylvs.model.in_memory import Deleted, Trash
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,

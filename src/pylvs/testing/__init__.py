@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import Connection, DestinationRow, ServiceRow, Trouble
+from pylvs.model.director import Connection, Deleted, InMemory, Trash
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
-from pylvs.model.in_memory import Deleted, InMemory, Trash
-from pylvs.model.rows import Counters, PacketCounts, Rates
+from pylvs.model.rows import Counters, DestinationRow, PacketCounts, Rates, ServiceRow, Trouble
 from pylvs.model.service import (
     KNOWN_ENGINES,
     SCHEDULERS,

@@ -327,7 +327,7 @@ def _words(decision: Decision) -> str:
 
 
 def _counted(row: object) -> tuple[object, ...]:
-    from pylvs.model.director import DestinationRow
+    from pylvs.model.rows import DestinationRow
 
     assert isinstance(row, DestinationRow)
     return (str(row.destination.key), row.destination, row.active, row.inactive, row.persistent, row.counters)

@@ -25,8 +25,8 @@ from pylvs.daemon.options import Options
 from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.rows import ServiceRow
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
 
 

@@ -13,8 +13,7 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.rows import Counters, Expiry
+from pylvs.model.rows import Counters, DestinationRow, Expiry, ServiceRow
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)

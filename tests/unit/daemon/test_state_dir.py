@@ -24,8 +24,8 @@ from pylvs.daemon.persistence import (
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, Standing
-from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.system.sockets import address_of

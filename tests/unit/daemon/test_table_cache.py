@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     FIRST_PROBE_MARK,
     Destination,

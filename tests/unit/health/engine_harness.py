@@ -13,7 +13,7 @@ from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.snapshots import ServiceSnapshot
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from tests.unit.health.clock import START_S, FakeTimeLoop

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pylvs.ipvsadm.options import OPTIONS
 from pylvs.model.addresses import Address
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,

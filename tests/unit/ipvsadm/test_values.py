@@ -13,7 +13,7 @@ from pylvs.ipvsadm.listing import cut, sorted_services, whole
 from pylvs.ipvsadm.names import numeric
 from pylvs.ipvsadm.parsing import Endpoint, as_int, endpoint, leading_number, whole_number
 from pylvs.model.addresses import Address
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.unit.ipvsadm.replaying import NAMES
 

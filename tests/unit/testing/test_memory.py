@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from pylvs.model.director import Connection, DestinationRow, Director
+from pylvs.model.director import Connection, Director
 from pylvs.model.errors import (
     Busy,
     DestinationExists,
@@ -19,7 +19,7 @@ from pylvs.model.errors import (
     OutOfRange,
     ServiceExists,
 )
-from pylvs.model.rows import Counters
+from pylvs.model.rows import Counters, DestinationRow
 from pylvs.model.service import (
     Destination,
     DestinationKey,

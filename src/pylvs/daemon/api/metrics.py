@@ -16,8 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import ServiceRow
-from pylvs.model.rows import Counters, Expiry
+from pylvs.model.rows import Counters, Expiry, ServiceRow
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine

@@ -18,7 +18,7 @@ from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
 from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
-from pylvs.model.director import DestinationRow, ServiceRow, unattached
+from pylvs.model.rows import DestinationRow, ServiceRow, unattached
 from pylvs.model.service import DestinationKey, ServiceKey
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Protocol
 from pylvs.daemon.table import edits
 from pylvs.daemon.table.edits import Edit, RefusedEdit, TableSnapshot, snapshot_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.director import Director, ServiceRow
+from pylvs.model.director import Director
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.rows import PacketCounts
+from pylvs.model.rows import PacketCounts, ServiceRow
 from pylvs.model.service import ServiceKey, Timeouts, is_probe_mark
 from pylvs.model.wanted import WantedRow
 

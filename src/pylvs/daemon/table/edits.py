@@ -13,8 +13,9 @@ from typing import ClassVar, TypeVar
 
 from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import Director, ServiceRow
+from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     METHOD_NAMES,
     Destination,

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from pylvs.dataplane.director import BpfDirector
-from pylvs.model.director import warnings
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import warnings
 
 # RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400

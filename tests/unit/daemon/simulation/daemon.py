@@ -22,8 +22,8 @@ from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, Serve
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, MiscCheck
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from tests.unit.daemon.daemons import SameHostSettings

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import (
     Busy,
     InvalidOperation,
@@ -29,6 +28,7 @@ from pylvs.model.errors import (
     PylvsError,
     Unsupported,
 )
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 

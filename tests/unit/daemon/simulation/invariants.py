@@ -41,7 +41,7 @@ from pylvs.health.events import (
     SorryServerOut,
     WeightChanged,
 )
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedRow
 from pylvs.testing import MemoryDirector
