@@ -264,7 +264,7 @@ def check_destination(
     def where() -> str:  # only for an error: for many destinations, this text would take most of the time
         return f"{service.key} -> {destination.key}"
 
-    if family_of(destination.key.address) != service.key.family and destination.method != Method.TUNNEL:
+    if destination.key.address.version != service.key.address.version and destination.method != Method.TUNNEL:
         raise InvalidOperation(f"{where()}: a server of the other address family is reached by tunnels only")
     if not 0 <= destination.weight <= MAX_WEIGHT:
         raise OutOfRange(f"{where()}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}")
