@@ -107,7 +107,7 @@ def test_a_state_file_is_replaced_atomically_and_an_empty_one_is_removed(tmp_pat
     (tmp_path / "name.json").write_text("{")
     with pytest.raises(Unsupported, match=r"name\.json: damaged .*; remove it"):
         state.read("name")
-    with pytest.raises(PylvsError, match="not kept"):
+    with pytest.raises(PylvsError, match="would be lost"):
         StateDirectory(tmp_path / "gone").write("name", [1])
 
 
