@@ -16,12 +16,12 @@ from bench.program import Progress
 from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
+from pylvs.daemon.supervisor import settle_garbage
 from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.engine import Engine
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration
-from pylvs.system import garbage
 
 FIRST_SERVER = IPv4Address("127.1.0.1")  # lo answers for all of 127.0.0.0/8, and nginx on each of them
 PORT = 80
@@ -104,7 +104,7 @@ async def _ours(configuration: Configuration, size: Size) -> Measured:
     engine = Engine(
         configuration, lambda check, service, server: probe_of(check, CheckContext(server.destination.weight))
     )
-    garbage.settle()  # as the daemon does
+    settle_garbage()  # as the daemon does
     engine.start()
     try:
         await asyncio.sleep(size.delay_s + 1)

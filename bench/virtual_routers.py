@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pylvs.system.sockets import enlarge
-
 from bench import site
 from bench.daemon import Daemon, DaemonFailed, running
 from bench.processes import python_beside
 from bench.program import Progress
 from bench.rows import Measured
 from pylvs.model.dataclass import dataclass, field
+from pylvs.system.sockets import enlarge
 
 INTERVAL_S = 0.01
 RELOAD_EVERY_S = 5.0

@@ -20,13 +20,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pylvs.system.syscalls import unmount
-
 from pylvs.dataplane.state import collect_dead_states
 from pylvs.lab.lab import labs, take_down
 from pylvs.lab.processes import end_all, identity
 from pylvs.model.errors import PylvsError
 from pylvs.system.namespaces import NAMED
+from pylvs.system.syscalls import unmount
 from tests.running import RECORDS
 
 FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))

@@ -9,9 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from pylvs.system.syscalls import MS_PRIVATE, MS_REC, mount, unshare
-
 from pylvs.system.namespaces import ID_BATCH, Kind
+from pylvs.system.syscalls import MS_PRIVATE, MS_REC, mount, unshare
 
 
 def main() -> None:

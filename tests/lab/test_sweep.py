@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pylvs.system.syscalls import mount
 
 from pylvs.lab.lab import build, labs
 from pylvs.lab.topologies import design
 from pylvs.system.namespaces import NAMED
+from pylvs.system.syscalls import mount
 from tests import sweep
 from tests.lab.support import remains
 

@@ -22,10 +22,9 @@ from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.tables import MASK32, Tables, Versions
 from pylvs.dataplane.vip_roles import VipRoles
-from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
-from pylvs.model.service import ServiceKey, Timeouts, VirtualService
-from pylvs.system import libc
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Timeouts, VirtualService
+from pylvs.system import syscalls
 from tests.packet.host import VIP4, Host, server4
 
 Edit = Callable[[BpfDirector, ServiceKey], object]
@@ -106,7 +105,7 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
     director_host.serve(service, 1)
     with (
         mock.patch.object(os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
-        mock.patch.object(libc, "_SYS_MEMBARRIER_GENERIC", -1),
+        mock.patch.object(syscalls, "_SYS_MEMBARRIER_GENERIC", -1),
         pytest.raises(Unsupported, match="membarrier"),
     ):
         director.edit_service(VirtualService(service, "wlc"))

@@ -11,7 +11,7 @@ import time
 from pylvs.bpf.libbpf import check, library
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported
-from pylvs.system import kernel_errors
+from pylvs.system import syscalls
 
 OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
@@ -210,7 +210,7 @@ def keep_run_statistics() -> int:
         return int(done)
     number = ctypes.get_errno() or -done
     number = errno.EOPNOTSUPP if number == errno.EINVAL else number
-    raise kernel_errors.failure(number, "turning on the statistics of eBPF programs", needed=("CAP_SYS_ADMIN",))
+    raise syscalls.failure(number, "turning on the statistics of eBPF programs", needed=("CAP_SYS_ADMIN",))
 
 
 def link_netns(descriptor: int) -> int:

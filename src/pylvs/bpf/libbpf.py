@@ -7,16 +7,17 @@ A call that fails raises a PylvsError of one line, with the last lines of the ve
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
-from pylvs.model.errors import Unsupported
-from pylvs.system import kernel_errors, libc
+from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system import syscalls
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
     def message(level: int, text_format: bytes, arguments: int) -> int:
         if level >= _DEBUGGING and not show:
             return 0  # thousands of lines: formatting them takes longer than loading
-        text = libc.vsnprintf(_LONGEST_MESSAGE, text_format, arguments).decode(errors="replace").rstrip("\n")
+        text = syscalls.vsnprintf(_LONGEST_MESSAGE, text_format, arguments).decode(errors="replace").rstrip("\n")
         if level < _DEBUGGING:
             messages.extend(text.split("\n"))
         if show:
@@ -118,7 +119,7 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
 def check(result: int, doing: str) -> int:
     """Return the result, or raise the error of a negative one; `doing` begins its text."""
     if result < 0:
-        raise kernel_errors.failure(ctypes.get_errno() or -result, doing)
+        raise syscalls.failure(ctypes.get_errno() or -result, doing)
     return result
 
 
@@ -146,7 +147,7 @@ class BpfObject:
         with _undisturbed():
             self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(self.path), None)
         if not self._object:
-            raise kernel_errors.failure(ctypes.get_errno(), f"opening {self.path}", messages)
+            raise syscalls.failure(ctypes.get_errno(), f"opening {self.path}", messages)
 
     def __enter__(self) -> BpfObject:
         return self
@@ -225,7 +226,7 @@ class BpfObject:
         with _undisturbed():
             result = self._lib.bpf_object__load(self._object)
         if result < 0:
-            raise kernel_errors.load_failure(-result, os.path.basename(self.path), messages)
+            raise _load_failure(-result, os.path.basename(self.path), messages)
 
     def map_fd(self, name: str) -> int:
         """Return the descriptor of a loaded map, which the object closes."""
@@ -259,7 +260,7 @@ def unpin(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise kernel_errors.failure(error.errno or 0, f"removing the pin {path}") from None
+        raise syscalls.failure(error.errno or 0, f"removing the pin {path}") from None
     return True
 
 
@@ -274,3 +275,35 @@ def open_pin(path: str) -> int | None:
 def possible_cpus() -> int:
     """Return the number of values in an element of a per-CPU map."""
     return check(library().libbpf_num_possible_cpus(), "counting the processors")
+
+
+def _load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
+    """Return why an object did not load: lack of permission or memory first, then the verifier's message."""
+    lines = [line for line in log if line.strip()]
+    doing = f"loading {name}"
+    if number == errno.EPERM or (number == errno.EACCES and syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")):
+        return syscalls.failure(errno.EPERM, doing, lines)
+    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or _map_too_large(number, lines):
+        return syscalls.failure(number, doing, lines)
+    if number == errno.ENOENT and syscalls.missing_capabilities("CAP_BPF"):
+        return syscalls.failure(errno.EPERM, doing, lines)
+    reason = _reason(lines) or os.strerror(number)
+    error = Unsupported(f"{doing}: this kernel ({os.uname().release}) refuses it: {reason}")
+    error.errno = number
+    return syscalls.with_notes(error, lines)
+
+
+def _map_too_large(number: int, lines: list[str]) -> bool:
+    return number == errno.E2BIG and any("failed to create" in line for line in lines)
+
+
+def _reason(lines: list[str]) -> str:
+    """Return the line of the log that names the cause: the verifier's last message, or libbpf's first error."""
+    noise = ("processed ", "-- END", "-- BEGIN", "verification time", "stack depth", "libbpf: failed to load object")
+    if any("BEGIN PROG LOAD LOG" in line for line in lines):
+        end = next((i for i, line in enumerate(lines) if "END PROG LOAD LOG" in line), len(lines))
+        for line in reversed(lines[:end]):
+            if not line.startswith(noise):
+                return line.strip()
+    errors = [line for line in lines if "Retrying" not in line]
+    return errors[0].strip().removeprefix("libbpf: ") if errors else ""

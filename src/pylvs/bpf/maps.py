@@ -1,6 +1,6 @@
 """BPF maps as Python objects. Keys and values are bytes; the codecs of `abi` pack and unpack them.
 
-A map object owns its descriptor and closes it. A failed call raises an error of `kernel_errors`. A missing element is
+A map object owns its descriptor and closes it. A failed call raises a PylvsError. A missing element is
 no error.
 """
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
 from pylvs.model.errors import NoRoom, PylvsError, Unsupported
-from pylvs.system import kernel_errors, libc
+from pylvs.system import syscalls
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def full_barrier() -> None:
     pylvs does. The order in which packets see what Python writes: docs/architecture.md, "Memory order".
     """
     try:
-        libc.membarrier(libc.MEMBARRIER_CMD_GLOBAL_EXPEDITED)
+        syscalls.membarrier(syscalls.MEMBARRIER_CMD_GLOBAL_EXPEDITED)
     except OSError as error:
         machine = os.uname().machine
         if machine not in _ORDERED:
@@ -101,7 +101,7 @@ class Map:
             self.close()
 
     def _failed(self, doing: str) -> PylvsError:
-        return kernel_errors.failure(ctypes.get_errno(), f"{doing} map {self.name}")
+        return syscalls.failure(ctypes.get_errno(), f"{doing} map {self.name}")
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.max_entries:
@@ -111,7 +111,7 @@ class Map:
         try:
             return mmap.mmap(self.fd, length, mmap.MAP_SHARED, protection, offset=offset)
         except OSError as error:
-            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+            raise syscalls.failure(error.errno or 0, f"mapping {self.name} into memory") from None
 
 
 class HashMap(Map):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pylvs.model.errors import PylvsError, Unsupported
-from pylvs.system import kernel_errors, libc
+from pylvs.system import syscalls
 from pylvs.system.lock import Lock
 
 DIRECTORY = "/run/pylvs"
@@ -221,7 +221,7 @@ def _explained(doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)") from None
-        raise kernel_errors.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",)) from None
+        raise syscalls.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",)) from None
 
 
 def _within(process: int, work: Callable[[], None]) -> None:
@@ -237,11 +237,11 @@ def _within(process: int, work: Callable[[], None]) -> None:
     def enter() -> None:
         try:
             with _explained("leaving the shared file system attributes"):
-                libc.unshare(libc.CLONE_FS)
+                syscalls.unshare(syscalls.CLONE_FS)
             with _explained("entering the outermost mount namespace"):
                 namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    libc.setns(namespace, _CLONE_NEWNS, "")
+                    syscalls.setns(namespace, _CLONE_NEWNS, "")
                 finally:
                     os.close(namespace)
             work()
@@ -257,10 +257,10 @@ def _within(process: int, work: Callable[[], None]) -> None:
 
 def _mount() -> None:
     with _explained(f"mounting a bpffs at {POINT}"):
-        libc.mount("bpf", POINT, "bpf", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, "mode=0700")
+        syscalls.mount("bpf", POINT, "bpf", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "mode=0700")
         os.symlink("pylvs", f"{POINT}/{_MARKER}")
 
 
 def _unmount() -> None:
     with _explained(f"unmounting {POINT}"):
-        libc.unmount(POINT)
+        syscalls.unmount(POINT)

@@ -1,25 +1,81 @@
-"""The Director: the one object that holds and edits the tables.
+"""The Director: the one object that holds and edits the tables; the connections that it lists.
 
-Two implementations: `pylvs.dataplane.director.BpfDirector` (pinned BPF maps) and `pylvs.testing.MemoryDirector`.
+Implementations: `pylvs.dataplane.director.BpfDirector` (pinned BPF maps) and `pylvs.testing.MemoryDirector`. The second
+and the reference model share `InMemory` and `Trash`.
 Every editing method is atomic: it happens as a whole or raises a `PylvsError` and changes nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached, warnings
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import NoRoom
+from pylvs.model.marks import MOST_RULES, MarkRule
+from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import ServiceRow, Trouble
+from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
+from pylvs.model.settings import SETTINGS, checked, known_setting
 
-if TYPE_CHECKING:
-    from pylvs.model.connection import Connection
-    from pylvs.model.marks import MarkRule
-    from pylvs.model.service import Timeouts
+TABLE_SIZE = 4096
+TRASH_PERIOD_S = 60.0  # between runs while the trash is not empty
+TRASH_GRACE_S = 120.0  # without references between two runs, before a destination is removed
 
-__all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached", "warnings"]
+T = TypeVar("T")
+
+# The names in listings, in the order of IPVS's numbers (IPVS-SEMANTICS 4.5, 4.6).
+TCP_STATES = (
+    "NONE",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "SYNACK",
+)
+SCTP_STATES = (
+    "NONE",
+    "INIT1",
+    "INIT",
+    "C-SENT",
+    "C-REPLIED",
+    "C-WAIT",
+    "COOKIE",
+    "C-ECHOED",
+    "ESTABLISHED",
+    "S-SENT",
+    "S-RECEIVED",
+    "S-ACK-SENT",
+    "REJECTED",
+    "CLOSED",
+)
+
+
+class Connection(NamedTuple):
+    """One entry of the connection table (IPVS-SEMANTICS 4.2): a tuple, because there may be millions.
+
+    `state` is the state's name in a listing; `expires_s` is in whole seconds. A template has client port 0.
+    """
+
+    protocol: int
+    state: str
+    expires_s: int
+    client: Address
+    client_port: int
+    virtual: Address
+    virtual_port: int
+    destination: Address
+    destination_port: int
+    engine: str = ""
+    engine_data: str = ""
 
 
 class Director(Protocol):
@@ -87,3 +143,92 @@ class Director(Protocol):
 
     def batch(self) -> AbstractContextManager[None]:
         """Group edits: each is still atomic, but locks, scans and attachments happen once."""
+
+
+class InMemory:
+    """The part of `Director` that is the same for all Directors in memory: settings, timeouts, mark rules."""
+
+    def __init__(self) -> None:
+        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
+        self._timeouts = Timeouts()
+        self._mark_rules: tuple[MarkRule, ...] = ()
+
+    def mark_rules(self) -> list[MarkRule]:
+        """Return the rules in the order of evaluation."""
+        return list(self._mark_rules)
+
+    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+        """Replace the rules. Raises NoRoom, InvalidOperation."""
+        fresh = [checked_rule(rule) for rule in change(self.mark_rules())]
+        if len(fresh) > MOST_RULES:
+            raise NoRoom(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
+        self._mark_rules = tuple(fresh)
+        return fresh
+
+    def timeouts(self) -> Timeouts:
+        return self._timeouts
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Change three timeouts (IPVS-SEMANTICS 4.4); existing connections get them at their next packet."""
+        self._timeouts = timeouts
+
+    def settings(self) -> Mapping[str, int]:
+        """Return the settings by their short names."""
+        return dict(self._settings)
+
+    def change_setting(self, name: str, value: int) -> None:
+        """Raises NoSuchSetting, InvalidOperation."""
+        setting = known_setting(name)
+        self._settings[setting.name] = checked(setting, value)
+
+    def table_size(self) -> int:
+        """Return what listings show as `size=`."""
+        return TABLE_SIZE
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Return a context without effect: edits in memory gain nothing from a batch."""
+        return contextlib.nullcontext()
+
+
+@dataclass(slots=True)
+class Deleted(Generic[T]):
+    """A deleted destination; `owner` distinguishes its service from a later one with the same key."""
+
+    destination: T
+    owner: object
+    idle_since_s: float | None = None  # the first run that found no reference
+
+
+class Trash(Generic[T]):
+    """Deleted destinations, which keep their counts if they are added again soon (IPVS-SEMANTICS 1.8).
+
+    `is_referred` returns whether connections or templates refer to one. Times are seconds of the caller's clock.
+    """
+
+    def __init__(self, is_referred: Callable[[T], bool]) -> None:
+        self._is_referred = is_referred
+        self._deleted: dict[tuple[ServiceKey, DestinationKey], Deleted[T]] = {}
+        self._next_run_s = 0.0
+
+    def put(self, service: ServiceKey, key: DestinationKey, deleted: Deleted[T], now_s: float) -> None:
+        """Add a destination that was deleted."""
+        self.advance(now_s)
+        if not self._deleted:
+            self._next_run_s = now_s + TRASH_PERIOD_S
+        self._deleted[service, key] = deleted
+
+    def take(self, service: ServiceKey, key: DestinationKey) -> Deleted[T] | None:
+        """Remove and return the destination of this key; None if there is none."""
+        return self._deleted.pop((service, key), None)
+
+    def advance(self, now_s: float) -> None:
+        """Run once a minute: remove what nothing has referred to for two minutes."""
+        while self._deleted and self._next_run_s <= now_s:
+            for key, each in list(self._deleted.items()):
+                if self._is_referred(each.destination):
+                    each.idle_since_s = None
+                elif each.idle_since_s is None:
+                    each.idle_since_s = self._next_run_s
+                elif self._next_run_s - each.idle_since_s >= TRASH_GRACE_S:
+                    del self._deleted[key]
+            self._next_run_s += TRASH_PERIOD_S

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from operator import add, attrgetter, sub
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination
-from pylvs.model.service import VirtualService
+from pylvs.model.service import Destination, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

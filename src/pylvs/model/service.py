@@ -1,17 +1,24 @@
-"""Virtual services, their schedulers, timeouts and flags (IPVS-SEMANTICS 1.1 to 1.4)."""
+"""Virtual services, their destinations, and IPVS's checks of both (IPVS-SEMANTICS 1.1 to 1.8)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from enum import IntEnum, IntFlag
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange
 
 DEFAULT_SCHEDULER = "wlc"
 NO_SCHEDULER = "none"  # a service without one: every new connection finds no destination
+KNOWN_ENGINES = ("sip",)  # persistence engines of IPVS
 NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
+MAX_WEIGHT = MAX_THRESHOLD = 0x7FFFFFFF
+MAX_PORT = 0xFFFF
+MAX_PREFIX = 128  # bits of an IPv6 address
+LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 # All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
@@ -27,9 +34,6 @@ def scheduler_number(name: str) -> int:
 def scheduler_name(number: int) -> str:
     """Return the inverse of `scheduler_number`."""
     return SCHEDULERS[number - 1] if number else NO_SCHEDULER
-
-
-LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +132,173 @@ class VirtualService:
         if self.netmask >= 0:
             return self.netmask
         return NETMASK_V4_ALL if isinstance(self.key.address, IPv4Address) else NETMASK_V6_ALL
+
+
+class Method(IntEnum):
+    """Forwarding methods, with IPVS's numbers."""
+
+    MASQ = 0
+    LOCAL = 1
+    TUNNEL = 2
+    ROUTE = 3
+
+
+# As keepalived.conf and the daemon's log write them.
+METHOD_NAMES = {Method.MASQ: "NAT", Method.LOCAL: "local", Method.TUNNEL: "TUN", Method.ROUTE: "DR"}
+
+
+class TunnelKind(IntEnum):
+    """Encapsulations of the tunnel method, with IPVS's numbers."""
+
+    IPIP = 0
+    GUE = 1
+    GRE = 2
+
+
+class TunnelFlag(IntFlag):
+    """Checksum choices of a tunnel; none of them is "nocsum"."""
+
+    CSUM = 1
+    REMCSUM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How a tunnelled destination is reached; port in host order, GUE only."""
+
+    kind: TunnelKind = TunnelKind.IPIP
+    port: int = 0
+    flags: TunnelFlag = TunnelFlag(0)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationKey:
+    """What identifies a destination within its service; port 0 means "the port of the packet"."""
+
+    address: Address
+    port: int
+
+    def __hash__(self) -> int:
+        return hash((int(self.address), self.port))  # an address itself hashes the text of its number
+
+    def __str__(self) -> str:
+        return endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A real server of a service, with its weight, thresholds and forwarding method."""
+
+    key: DestinationKey
+    method: Method = Method.ROUTE
+    weight: int = 1
+    upper: int = 0  # overloaded from this number of connections; 0: never
+    lower: int = 0  # available again below this number; 0: three quarters of upper
+    tunnel: Tunnel = Tunnel()
+
+
+def _server_pattern() -> str:
+    word, port = "[0-9A-Fa-f]{1,4}", "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    byte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+    shortened = (f"({word}:){{1,{before}}}(:{word}){{1,{7 - before}}}" for before in range(1, 7))
+    ipv6 = "|".join((f"({word}:){{7}}{word}", f"({word}:){{1,7}}:", *shortened, f":(:{word}){{1,7}}", "::"))
+    return rf"^({byte}(\.{byte}){{3}}(:{port})?|{ipv6}|\[({ipv6})\](:{port})?)$"
+
+
+SERVER_PATTERN = _server_pattern()  # the syntax of `server_named` as a regular expression of JSON Schema
+
+
+def server_named(text: str) -> DestinationKey | Address:
+    """Parse `10.0.0.2:80` or `[2001:db8::2]:80`, one server, or an address: every server with it.
+
+    Raises InvalidOperation.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        if colon and (bracketed or ":" not in host):
+            address = ip_address(host[1:-1] if bracketed else host)
+            if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
+                raise ValueError
+            return DestinationKey(address, int(port))
+        return ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise InvalidOperation(
+            f"{text}: must be ADDRESS or ADDRESS:PORT of a real server, [ADDRESS]:PORT in IPv6"
+        ) from None
+
+
+# The checks do not look up objects. To keep IPVS's order of errors, a Director looks up a service before
+# `check_service`. It calls `check_destination` before it looks up the destination.
+
+
+def check_service(
+    service: VirtualService, known_schedulers: Collection[str], known_engines: Collection[str] = KNOWN_ENGINES
+) -> None:
+    """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation."""
+    if service.scheduler != NO_SCHEDULER and service.scheduler not in known_schedulers:
+        raise NoSuchScheduler(
+            f"{service.key}: no scheduler {service.scheduler!r}; there are: {_list(known_schedulers)}"
+        )
+    if service.engine and service.engine not in known_engines:
+        raise NoSuchScheduler(
+            f"{service.key}: no persistence engine {service.engine!r}; there are: {_list(known_engines)}"
+        )
+    if service.key.family == socket.AF_INET6 and not 1 <= service.mask <= MAX_PREFIX:
+        raise InvalidOperation(f"{service.key}: a prefix length of {service.mask}; it must be from 1 to {MAX_PREFIX}")
+
+
+def check_destination(
+    service: VirtualService,
+    destination: Destination,
+    is_broadcast: Callable[[Address], bool] | None = None,
+    is_local: Callable[[Address], bool] | None = None,
+) -> None:
+    """Check a destination of a service. Raises OutOfRange, InvalidOperation.
+
+    As in IPVS, the address is checked only when a destination is added: callers then pass `is_broadcast`. It returns
+    whether the routing table has an IPv4 address as a broadcast one. `is_local` returns whether this host has an IPv6
+    address, which may then be link-local.
+    """
+
+    def where() -> str:  # only for an error: for many destinations, this text would take most of the time
+        return f"{service.key} -> {destination.key}"
+
+    if destination.key.address.version != service.key.address.version and destination.method != Method.TUNNEL:
+        raise InvalidOperation(f"{where()}: a server of the other address family is reached by tunnels only")
+    if not 0 <= destination.weight <= MAX_WEIGHT:
+        raise OutOfRange(f"{where()}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}")
+    if not (0 <= destination.upper <= MAX_THRESHOLD and 0 <= destination.lower <= MAX_THRESHOLD):
+        raise InvalidOperation(f"{where()}: thresholds must be from 0 to {MAX_THRESHOLD}")
+    if destination.lower > destination.upper:
+        raise OutOfRange(f"{where()}: lower threshold {destination.lower} above the upper one, {destination.upper}")
+    if (
+        destination.method == Method.TUNNEL
+        and destination.tunnel.kind == TunnelKind.GUE
+        and not destination.tunnel.port
+    ):
+        raise InvalidOperation(f"{where()}: a GUE tunnel needs a port")
+    if is_broadcast is not None and not may_serve(destination.key.address, is_broadcast, is_local):
+        raise InvalidOperation(f"{where()}: not the address of a single host")
+
+
+def may_serve(
+    address: Address, is_broadcast: Callable[[Address], bool], is_local: Callable[[Address], bool] | None = None
+) -> bool:
+    """Return whether IPVS accepts an address of a real server: unicast, or one of this host."""
+    if isinstance(address, IPv4Address):
+        in_network_zero = int(address) >> 24 == 0
+        limited_broadcast = int(address) == 0xFFFFFFFF
+        return not (in_network_zero or limited_broadcast or address.is_multicast or is_broadcast(address))
+    if _plain_unicast(address):
+        return True
+    return is_local is not None and is_local(address)
+
+
+def _plain_unicast(address: IPv6Address) -> bool:
+    unspecified = int(address) == 0
+    return not (unspecified or address.is_multicast or address.is_link_local or address.ipv4_mapped is not None)
+
+
+def _list(names: Collection[str]) -> str:
+    return ", ".join(names)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination
-from pylvs.model.service import ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NotPermitted, PylvsError
-from pylvs.system import kernel_errors
+from pylvs.system import syscalls
 
 NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC = 0, 12, 16
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300  # NLM_F_*
@@ -53,7 +53,7 @@ class NetlinkError(Exception):
 
     def as_failure(self, doing: str) -> PylvsError:
         """Return this as an error for the user; `doing` names the failed operation."""
-        error = kernel_errors.failure(self.number, doing, needed=("CAP_NET_ADMIN",))
+        error = syscalls.failure(self.number, doing, needed=("CAP_NET_ADMIN",))
         if self.reason and not isinstance(error, NotPermitted):
             explained = type(error)(f"{error} ({self.reason})")
             explained.errno = error.errno

@@ -1,1 +1,1 @@
-"""Notification of an operator by scripts, named pipes and mail."""
+"""Notification of an operator by named pipes and mail; `system.processes.scripts` runs scripts."""

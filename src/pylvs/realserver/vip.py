@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.destination import Tunnel
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
 from pylvs.model.routing import HeldAddress
+from pylvs.model.service import Tunnel
 from pylvs.netlink.addresses import encoded, named
 from pylvs.netlink.changes import change, set_up
 from pylvs.netlink.codec import CREATE, DELADDR, EXCL, NEWADDR

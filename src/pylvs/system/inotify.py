@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-from pylvs.system import libc
+from pylvs.system import syscalls
 
 MODIFY, CLOSE_WRITE, MOVED_FROM, MOVED_TO = 0x2, 0x8, 0x40, 0x80
 CREATE, DELETE, DELETE_SELF, MOVE_SELF, IGNORED, OVERFLOW = 0x100, 0x200, 0x400, 0x800, 0x8000, 0x4000
@@ -21,7 +21,7 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError."""
-        self._descriptor = libc.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = syscalls.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         """Return the descriptor, for an event loop."""
@@ -29,12 +29,12 @@ class Inotify:
 
     def watch(self, folder: str) -> int:
         """Start watching a folder; return its number in the events of `read`. Raises OSError."""
-        return libc.inotify_add_watch(self._descriptor, folder, ENTRIES)
+        return syscalls.inotify_add_watch(self._descriptor, folder, ENTRIES)
 
     def forget(self, number: int) -> None:
         """Stop watching a folder; harmless if it no longer exists."""
         with suppress(OSError):
-            libc.inotify_rm_watch(self._descriptor, number)
+            syscalls.inotify_rm_watch(self._descriptor, number)
 
     def read(self) -> Iterator[tuple[int, int, str]]:
         """Yield folder's number (-1: events were lost), mask and name of each event that is ready; never wait."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import IntFlag
 from pathlib import Path
 
-from pylvs.system import libc
+from pylvs.system import syscalls
 
 NAMED = Path("/run/netns")  # where `ip netns` keeps named network namespaces
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
@@ -35,7 +35,7 @@ def join(path: str | Path, kind: Kind) -> None:
     """Enter the namespace that a file under /proc/PID/ns or /run/netns stands for. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        libc.setns(descriptor, kind, str(path))
+        syscalls.setns(descriptor, kind, str(path))
     finally:
         os.close(descriptor)
 
@@ -54,12 +54,12 @@ def bind_new(kind: Kind, path: str | Path) -> None:
 
 
 def _bind_new(kind: Kind, path: str | Path) -> None:
-    with _inside(kind, lambda: libc.unshare(kind)):
+    with _inside(kind, lambda: syscalls.unshare(kind)):
         if kind is Kind.MOUNT:
-            libc.mount("", "/", flags=libc.MS_SLAVE | libc.MS_REC)
+            syscalls.mount("", "/", flags=syscalls.MS_SLAVE | syscalls.MS_REC)
         made = _open_own(kind)
     try:
-        libc.mount(f"/proc/self/fd/{made}", path, flags=libc.MS_BIND)
+        syscalls.mount(f"/proc/self/fd/{made}", path, flags=syscalls.MS_BIND)
     finally:
         os.close(made)
 
@@ -75,9 +75,9 @@ def _bind_younger(path: str | Path) -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        with _inside(Kind.NAME, lambda: libc.unshare(Kind.NAME)):
+        with _inside(Kind.NAME, lambda: syscalls.unshare(Kind.NAME)):
             for _ in range(ID_BATCH):
-                libc.unshare(Kind.NAME)
+                syscalls.unshare(Kind.NAME)
             _bind_new(Kind.MOUNT, path)
     finally:
         os.sched_setaffinity(0, allowed)
@@ -96,7 +96,7 @@ def _inside(kind: Kind, enter: Callable[[], None]) -> Iterator[None]:
         try:
             yield
         finally:
-            libc.setns(home, kind, "the former namespace")
+            syscalls.setns(home, kind, "the former namespace")
     finally:
         os.close(home)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.system import garbage, logs
+from pylvs.system import logs
 from tests.waiting import PATIENCE_S
 
 
@@ -21,7 +21,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "daemon.virtual_routers.STATUS_TIMEOUT_S",
         "notify.fifos.READER_FINISH_S",
         "notify.fifos.FINISH_S",
-        "notify.serial_scripts.FINISH_S",
+        "system.processes.scripts.FINISH_S",
         "notify.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
@@ -29,9 +29,9 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Replace garbage.settle, which would scan all objects of pytest; return a list with an item for each call."""
+    """Replace settle_garbage, which would scan all objects of pytest; return a list with an item for each call."""
     times: list[int] = []
-    monkeypatch.setattr(garbage, "settle", lambda: times.append(1))
+    monkeypatch.setattr("pylvs.daemon.supervisor.settle_garbage", lambda: times.append(1))
     return times
 
 

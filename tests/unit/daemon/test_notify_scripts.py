@@ -16,7 +16,7 @@ from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, Se
 from pylvs.model.checks import Script
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
-from pylvs.notify import serial_scripts
+from pylvs.system.processes import scripts as processes
 from pylvs.system.processes.scripts import Processes
 from tests.waiting import until_async
 
@@ -158,7 +158,7 @@ def test_notify_does_not_wait_for_scripts(tmp_path: Path) -> None:
 
 
 def test_of_too_many_waiting_scripts_the_latest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serial_scripts, "MOST_WAITING", 2)
+    monkeypatch.setattr(processes, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 
     async def scenario(recorder: Recorder) -> None:
@@ -190,7 +190,7 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monk
     async def scenario(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))
         with monkeypatch.context() as patch:
-            patch.setattr(serial_scripts, "TIMEOUT_S", 0.2)
+            patch.setattr(processes, "NOTIFY_TIMEOUT_S", 0.2)
             recorder.notifier.notify(down(1))
             for _ in range(3):  # it has begun
                 await asyncio.sleep(0)
@@ -206,7 +206,7 @@ def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch:
         recorder.notifier.notify(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
-    monkeypatch.setattr(serial_scripts, "FINISH_S", 0.5)
+    monkeypatch.setattr(processes, "FINISH_S", 0.5)
 
     async def hanging(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))

@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from pylvs.system.sockets import address_of
 
 from pylvs.daemon.reconciler import adoptable_rows, load_owned, owned_services, save_owned
 from pylvs.daemon.state_dir import StateDirectory, load_overrides, save_overrides
@@ -22,6 +21,7 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.system.sockets import address_of
 
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 SIX = ServiceKey(Protocol.UDP, ip_address("2001:db8::1"), 53)

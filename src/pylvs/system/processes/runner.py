@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from pylvs.system import libc
+from pylvs.system import syscalls
 from pylvs.system.processes.accounts import insecurities, located
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
@@ -72,7 +72,7 @@ class Runner:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         while self._open:
@@ -270,8 +270,8 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
             os.setresgid(request["gid"], request["gid"], request["gid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
         what = f"{path}: cannot be run as {request['user']}"
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             os.execve(path, arguments, environment)
         except OSError as error:

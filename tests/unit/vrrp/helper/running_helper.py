@@ -26,7 +26,7 @@ PATIENT = {
     "notify.fifos.FINISH_S": PATIENCE_S,
     "notify.fifos.READER_FINISH_S": PATIENCE_S,
     "notify.fifos.FIRST_S": 0.05,
-    "notify.serial_scripts.FINISH_S": PATIENCE_S,
+    "system.processes.scripts.FINISH_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
     "vrrp.helper.track.POLL_S": 0.05,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.system import self_exec
+from pylvs.system import processes as programs
 from pylvs.vrrp.helper.link import FINISH_S, MAX_RESTART_S, RESTART_S, STEADY_S, Finish, HelperLink
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 from tests.waiting import until
@@ -39,7 +39,7 @@ def test_finish_ends_although_the_helper_or_its_child_hangs(
     finished: list[bool] = []
     with open(started, "wb") as out:
         code = f"import os; os.dup2({out.fileno()}, 1); {program}"
-        monkeypatch.setattr(self_exec, "command", lambda *_: [sys.executable, "-c", code])
+        monkeypatch.setattr(programs, "command", lambda *_: [sys.executable, "-c", code])
         children = _children(monkeypatch, pass_fds=[out.fileno()])
         link = HelperLink(loop, "text", lambda message: None)
         link.start()

@@ -51,7 +51,7 @@ def test_a_process_gets_a_name() -> None:
 
 
 def test_libc_is_opened_by_the_first_call() -> None:
-    code = "from pylvs.system import libc; print(syscalls._libc); syscalls.prctl(syscalls.PR_SET_NAME, b'x'); print(syscalls._libc)"
+    code = "from pylvs.system import syscalls as s;print(s._libc); s.prctl(s.PR_SET_NAME, b'x'); print(s._libc)"
     before, after = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     assert before == "None"
     assert "CDLL" in after

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from pylvs.system import garbage
+from pylvs.daemon.supervisor import settle_garbage
 
 
 class Ring:
@@ -19,14 +19,14 @@ def test_present_objects_are_frozen_and_unreachable_ones_are_collected_at_the_ne
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
         kept = Ring()
-        garbage.settle()
+        settle_garbage()
         assert gc.get_freeze_count() > 0
         assert gc.get_threshold()[0] > before[0]
         seen = weakref.ref(kept)
         del kept
         gc.collect()
         assert seen() is not None  # frozen
-        garbage.settle()
+        settle_garbage()
         assert seen() is None
     finally:
         gc.unfreeze()

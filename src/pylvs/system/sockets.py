@@ -1,11 +1,17 @@
-"""Socket filters in classic BPF (Documentation/networking/filter.rst in the kernel), and receive buffers."""
+"""What Python's sockets lack: filters in classic BPF, large receive buffers, the peer, UNIX sockets with long paths.
+
+Filters: Documentation/networking/filter.rst in the kernel.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, operand
 
@@ -16,9 +22,12 @@ NETWORK_HEADER, ANCILLARY = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF, SKF_AD_OFF
 TAKE: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
 DROP: Instruction = (RETURN, 0, 0, 0)
 
+LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
+
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 def attach(filtered: socket.socket, program: Sequence[Instruction]) -> None:
@@ -34,3 +43,22 @@ def enlarge(enlarged: socket.socket, octets: int) -> None:
         enlarged.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
     except PermissionError:
         enlarged.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+
+
+@contextlib.contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """Yield a path that fits into sun_path; it is valid within. Raises OSError if its directory does not exist."""
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def peer_of(end: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end; the process is the one that made its socket."""
+    pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, user
