@@ -44,7 +44,7 @@ def test_an_unknown_mount_point_is_named(tmp_path: Path) -> None:
 
 def test_a_process_gets_a_name() -> None:
     code = (
-        "from pylvs.system import libc; syscalls.prctl(syscalls.PR_SET_NAME, b'called-so');"
+        "from pylvs.system import syscalls; syscalls.prctl(syscalls.PR_SET_NAME, b'called-so');"
         "print(open('/proc/self/comm').read(), end='')"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "called-so\n"

@@ -92,7 +92,7 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.ApiServer", SimApiServer),
             patch(f"{supervisor}.HostMonitor", SimHostMonitor),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
-            patch(f"{supervisor}.garbage.settle", lambda: None),
+            patch(f"{supervisor}.settle_garbage", lambda: None),
             patch("pylvs.daemon.host.POLL_S", 5.0),  # its reports go to no virtual router
             patch("pylvs.daemon.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
