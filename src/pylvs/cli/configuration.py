@@ -20,7 +20,7 @@ from pylvs.config.findings import Finding, Severity
 from pylvs.config.language.parser import read
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
-from pylvs.model.printing import one_line
+from pylvs.model.errors import one_line
 from pylvs.model.wanted import Configuration
 
 EXIT_FOUND = 5

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from pylvs import __version__
-from pylvs.model.errors import PylvsError
-from pylvs.model.printing import one_line
+from pylvs.model.errors import PylvsError, one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

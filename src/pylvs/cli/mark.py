@@ -10,9 +10,8 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.model import mark_words
-from pylvs.model.errors import InvalidOperation
+from pylvs.model.errors import InvalidOperation, one_line
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
-from pylvs.model.printing import one_line
 
 # option, name of the argument, placeholder, help
 _CONDITIONS = (

@@ -13,7 +13,7 @@ from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.printing import visible
+from pylvs.model.errors import visible
 
 INDENT = "    "
 COLUMN = 48  # where the comment with a value's origin begins

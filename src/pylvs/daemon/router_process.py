@@ -12,8 +12,7 @@ from typing import get_args
 
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.errors import PylvsError
-from pylvs.model.printing import one_line
+from pylvs.model.errors import PylvsError, one_line
 from pylvs.system import syscalls
 from pylvs.system.logs import Format
 from pylvs.vrrp import router_service

@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from email.utils import formatdate
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.printing import one_line
+from pylvs.model.errors import one_line
 from pylvs.model.wanted import Mail
 from pylvs.system.logs import get_logger
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from pylvs.model.printing import one_line
+from pylvs.model.errors import one_line
 
 Format = Literal["text", "json"]
 Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.printing import one_line
+from pylvs.model.errors import one_line
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes
