@@ -27,6 +27,7 @@ enum limits {
 	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
+	CONN_RECORDS = 512,
 	ENTRIES = 16, /* in a bucket of the index of IPv4 connections */
 	OTHER_BUCKETS = 4, /* overflow buckets of a full one */
 };

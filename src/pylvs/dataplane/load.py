@@ -21,7 +21,19 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, OBJECT, ORPHANS, REPLACING, TC, XDP, State, own_build
+from pylvs.dataplane.state import (
+    CACHE_SWEEP,
+    CLOCK,
+    ENTRIES,
+    OBJECT,
+    ORPHANS,
+    REPLACING,
+    RESTORE,
+    TC,
+    XDP,
+    State,
+    own_build,
+)
 from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Facts, Tables
 from pylvs.dataplane.transaction import Book
 from pylvs.model import sockets as socket
@@ -37,12 +49,13 @@ CONNECTION_MAPS = (
     "connections6",
     "replies6",
     "words6",
+    "conn_counts",
     "controls",
     "registry6",
     "looks",
     "pools",
     "magazines",
-    "orphans_magazine",
+    "commands_magazine",
     "free_slots4",
     "free_slots6",
     "sweepers",
@@ -151,7 +164,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
     bundle = abi.constant("BUNDLE")
     sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
-    sizes |= dict.fromkeys(("destinations", "destination_bases", "estimates", "names"), destinations)
+    sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
@@ -169,7 +182,7 @@ def _new_seeds() -> tuple[int, int]:
 
 def _entry_of(program: str) -> str:
     """Return the entry program with which a program is loaded: tail calls stay within XDP or TC."""
-    return XDP if program.startswith("xdp_") else program if program in ENTRIES else TC
+    return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
 
 
 def _tunnel_secret(seeds: tuple[int, int]) -> int:
@@ -411,6 +424,15 @@ def resize(tables: Tables, connections: int, drop: bool) -> None:
             f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
         )
     swap_programs(tables, connections)
+
+
+@contextlib.contextmanager
+def opened_restore(tables: Tables) -> Iterator[int]:
+    """Yield the program that inserts connections into these tables (`dataplane.restore`). Raises what `create` does."""
+    with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (RESTORE,)) as opened:
+        _reuse_maps(opened, tables)
+        opened.load()
+        yield opened.program_fd(RESTORE)
 
 
 def _forget_counts(tables: Tables, least: int = 0) -> None:

@@ -27,6 +27,7 @@ from pylvs.system.lock import TIMEOUT_S, Lock
 OBJECT = "director"
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
+RESTORE = "restore_conns"  # likewise; loaded for a copy of the connection table alone
 REPLACING = "loading"  # a note: pins are being replaced, by maps for so many connections (0: as many as before)
 _BUILD = "object"  # a note
 ROLES = "/run/pylvs/roles"
