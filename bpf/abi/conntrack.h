@@ -122,6 +122,25 @@ struct conn_record {
 	u8 assured; /* of a template */
 };
 
+/* A half-open connection, in the order in which its CPU made it. */
+struct half_open {
+	u32 slot; /* 0: none */
+	u16 generation; /* of its state word */
+	u16 second; /* of its first packet */
+};
+
+/* How often packets of a service made half-open connections, per CPU. */
+struct service_syns {
+	u32 round;
+	u32 now; /* in this round of the CPU's part of `half_opens` */
+	u32 before; /* in the round before */
+};
+
+struct half_open_walk {
+	u32 at; /* next element of the CPU's part */
+	u32 round;
+};
+
 struct registered { /* owner of an IPv6 slot */
 	struct tuple6 tuple;
 };
@@ -183,6 +202,12 @@ ARRAY_MAP(words6, u64, 1024, BPF_F_MMAPABLE);
 ARRAY_MAP(registry6, struct registered, 1024, 0);
 
 ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both families */
+
+ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
+
+PERCPU_MAP(half_open_walks, struct half_open_walk, 1);
+
+PERCPU_MAP(service_syns, struct service_syns, 64);
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 

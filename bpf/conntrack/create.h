@@ -3,6 +3,7 @@
  */
 #pragma once
 #include "conntrack/end.h"
+#include "conntrack/half_open.h"
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
 
@@ -131,7 +132,11 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 		.user = BY_PACKET,
 	};
 	enum create_result result = insert_conn(&new);
-	if (result == CREATED && controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
+	if (unlikely(result != CREATED))
+		return result;
+	if (likely(is_half_open_state(state)))
+		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service, now);
+	if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
 		assure(new.slot);
-	return result;
+	return CREATED;
 }

@@ -52,6 +52,8 @@ CONNECTION_MAPS = (
     "conn_counts",
     "controls",
     "registry6",
+    "half_opens",
+    "half_open_walks",
     "looks",
     "pools",
     "magazines",
@@ -68,6 +70,7 @@ ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
+_HALF_OPEN_SHARE, _FEWEST_HALF_OPEN = 4, 64
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -148,6 +151,15 @@ def buckets4(connections: int) -> int:
     return -(-2 * connections // abi.constant("ENTRIES"))
 
 
+def half_opens_each(connections: int) -> int:
+    """Return the half-open connections that each CPU keeps at most: together a quarter of the table."""
+    return max(connections // _HALF_OPEN_SHARE // _online_cpus(), _FEWEST_HALF_OPEN)
+
+
+def _online_cpus() -> int:
+    return os.cpu_count() or 1
+
+
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
@@ -165,8 +177,9 @@ def _sizes(connections: int) -> dict[str, int]:
     bundle = abi.constant("BUNDLE")
     sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
+    sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
+    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
@@ -227,6 +240,8 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
                 "buckets": buckets4(connections),
                 "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
+            "half_opens_each": half_opens_each(connections),
+            "half_open_rings": _online_cpus(),
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": _tunnel_secret(seeds),
             "fib_gives_source": int(kernel.release() >= (6, 7)),
