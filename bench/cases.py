@@ -55,8 +55,8 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Return a capacity of the connection table that the bench does not exhaust."""
-        return self.flows + len(NEW_CASES) * self.new * (self.rounds + 1) + 32768
+        """Return a capacity of the connection table that the bench fills less than half, so that half-open ones stay."""
+        return 2 * (self.flows + len(NEW_CASES) * self.new * (self.rounds + 1) + 32768)
 
 
 QUICK = Size(rounds=3, repeat=20_000, flows=1 << 14, new=2_000)

@@ -13,6 +13,7 @@
  *	   v
  *	PROG_NEW ---> find the service (lb/) ---> [PROG_PERSIST] ---> scheduler ---> PROG_CONNECT
  *	                                                                                |
+ *	        the table fills: PROG_MAKE_ROOM, once <---------------------------------+
  *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send()
  *
  * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
@@ -47,6 +48,7 @@
 #include "prog/encap.h"
 #include "prog/fwd_slow.h"
 #include "prog/hash_fallback.h"
+#include "prog/make_room.h"
 #include "prog/nat_orphan.h"
 #include "prog/new.h"
 #include "prog/parse_slow.h"
@@ -162,6 +164,7 @@ int pylvs_tc_egress(struct __sk_buff *skb)
 PROG_XDP_AND_TC(new)
 PROG_XDP_AND_TC(persist)
 PROG_XDP_AND_TC(connect)
+PROG_XDP_AND_TC(make_room)
 PROG_XDP_AND_TC(hash_fallback)
 PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)

@@ -132,13 +132,13 @@ struct half_open {
 /* How often packets of a service made half-open connections, per CPU. */
 struct service_syns {
 	u32 round;
-	u32 now; /* in this round of the CPU's part of `half_opens` */
+	u32 now; /* in this round of the ring */
 	u32 before; /* in the round before */
 };
 
-struct half_open_walk {
-	u32 at; /* next element of the CPU's part */
-	u32 round;
+struct half_open_queue { /* a ring: numbers of places, which only increase */
+	u32 first; /* the oldest connection */
+	u32 end; /* behind the newest one */
 };
 
 struct registered { /* owner of an IPv6 slot */
@@ -205,7 +205,7 @@ ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both f
 
 ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
 
-PERCPU_MAP(half_open_walks, struct half_open_walk, 1);
+PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
 
 PERCPU_MAP(service_syns, struct service_syns, 64);
 

@@ -37,6 +37,16 @@ INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struc
 	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
 }
 
+/* Let the expiry timer end a template that no connection refers to and that was never assured. */
+INLINE void end_unused_template(u32 template)
+{
+	struct control *control = control_of(template);
+	if (!control || control->controls || control->assured)
+		return;
+	WRITE_ONCE(control->timeout, 0);
+	set_expiry_tick(template, ticks() ?: 1);
+}
+
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
  * that was killed. */
 INLINE void release_template(u32 slot, bool killed)
@@ -45,9 +55,9 @@ INLINE void release_template(u32 slot, bool killed)
 	struct control *template = control ? control_of(control->template) : NULL;
 	if (!template)
 		return;
-	u32 before = __sync_fetch_and_add(&template->controls, -1);
-	if (killed && before == 1 && !template->assured)
-		WRITE_ONCE(template->timeout, 0), set_expiry_tick(control->template, ticks() ?: 1);
+	__sync_fetch_and_add(&template->controls, -1);
+	if (killed)
+		end_unused_template(control->template);
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its

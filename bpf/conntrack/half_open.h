@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Half-open connections take a bounded share of the table, so a SYN flood cannot fill it.
+ * Half-open connections give way to others, so a SYN flood cannot fill the table.
  *
- * Each CPU keeps the half-open connections that it made in a ring. A new one takes the place of the oldest one. If that
- * is still half-open, it ends, so under a flood the lifetime of half-open connections adapts to the rate. Established
- * connections are never ended.
+ * Each CPU keeps the half-open connections that it made in a ring. If the table is half full and the CPU has its share
+ * of a quarter of the table, or if the table is nearly full, each new connection ends the oldest one that is still
+ * half-open. So under a flood the lifetime of half-open connections adapts to the rate, and they take half of the table
+ * at most. Established connections are never ended.
  *
  * A service that made few of the ring's connections has a reserved share: its half-open connections stay, and those of
  * other services end sooner.
@@ -16,10 +17,12 @@
 enum half_open_limits {
 	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
 	HALF_OPEN_RESERVED = 16, /* a service with less than this part of the ring has a reserved share */
-	HALF_OPEN_STEPS = 8, /* elements that a new connection visits, at most */
+	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
+	HALF_OPEN_ROOM = 16, /* a table is nearly full if less than this part of it is free */
+	HALF_OPEN_STEPS = 8, /* connections that a new one visits, at most */
 };
 
-enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS };
+enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
 
 INLINE bool is_half_open_state(u32 state)
 {
@@ -53,7 +56,8 @@ INLINE bool has_reserved_share(u32 service, u32 round)
 	return syns && syns->now < few && syns->before < few;
 }
 
-/* End the connection if it is still half-open, unless its service has a reserved share. */
+/* End the connection if it is still half-open, unless its service has a reserved share. Return whether it ended or had
+ * to stay. */
 VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
 {
 	struct slot_conn held;
@@ -69,38 +73,85 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
 		return HALF_OPEN_GONE;
 	if (d && has_reserved_share(d->service, round))
 		return HALF_OPEN_STAYS;
-	if (end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED))
-		count(REASON_HALF_OPEN_ENDED);
-	return HALF_OPEN_GONE;
+	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED))
+		return HALF_OPEN_GONE;
+	count(REASON_HALF_OPEN_ENDED);
+	return HALF_OPEN_ENDED;
 }
 
-/* Put a new half-open connection into the ring of this CPU. Where all places that it may visit have connections with a
- * reserved share, it takes the last one's place, and that one stays until its timeout. */
-VERIFIED_ONCE int note_half_open(u32 slot, u32 generation, u32 service, u32 now)
+/* Return a place of this CPU's ring. */
+INLINE struct half_open *place_in_ring(u32 number)
 {
-	struct half_open_walk *walk = map_elem(half_open_walks, 0);
-	u32 first = bpf_get_smp_processor_id() % (half_open_rings ?: 1) * half_opens_each;
-	if (!walk)
-		return 0;
-	struct service_syns *syns = syns_in_round(service, walk->round);
+	u32 ring = bpf_get_smp_processor_id() % (half_open_rings ?: 1);
+	return map_elem(half_opens, ring * half_opens_each + (number & (half_opens_each - 1)));
+}
+
+INLINE u32 round_of(const struct half_open_queue *queue)
+{
+	return queue->end / (half_opens_each ?: 1);
+}
+
+/* Whether a new connection should end a half-open one: in a table that is half full, if this CPU has many of them; in
+ * one that is nearly full, always. */
+INLINE bool needs_room(void)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	u32 used = pool ? READ_ONCE(pool->used) : 0;
+	if (!pool || likely(used < pool->capacity / 2))
+		return false;
+	const struct half_open_queue *queue = map_elem(half_open_queues, 0);
+	if (!queue)
+		return false;
+	return queue->end - queue->first > half_opens_each / HALF_OPEN_SHARE ||
+	       used >= pool->capacity - pool->capacity / HALF_OPEN_ROOM;
+}
+
+/* Append a connection. If the ring is full, its oldest connection leaves it, and stays until its timeout. */
+INLINE void append_half_open(struct half_open_queue *queue, const struct half_open *entry)
+{
+	struct half_open *place = place_in_ring(queue->end);
+	if (!place)
+		return;
+	*place = *entry;
+	queue->end += 1;
+	if (queue->end - queue->first > half_opens_each)
+		queue->first += 1;
+}
+
+/* End the oldest half-open connection, for a new one. One with a reserved share becomes the newest instead. */
+INLINE void end_oldest_half_open(u32 now)
+{
+	struct half_open_queue *queue = map_elem(half_open_queues, 0);
+	if (!queue)
+		return;
+#pragma nounroll
+	for (u32 i = 0; i < HALF_OPEN_STEPS && queue->first != queue->end; i++) {
+		struct half_open *place = place_in_ring(queue->first);
+		if (!place)
+			return;
+		struct half_open oldest = *place;
+		queue->first += 1;
+		if ((u16)(second_of(now) - oldest.second) > HALF_OPEN_SECONDS)
+			continue;
+		switch (end_half_open(oldest.slot, oldest.generation, round_of(queue))) {
+		case HALF_OPEN_ENDED:
+			return;
+		case HALF_OPEN_STAYS:
+			append_half_open(queue, &oldest);
+			break;
+		}
+	}
+}
+
+/* Note a new half-open connection. */
+INLINE void note_half_open(u32 slot, u32 generation, u32 service, u32 now)
+{
+	struct half_open_queue *queue = map_elem(half_open_queues, 0);
+	if (!queue)
+		return;
+	struct service_syns *syns = syns_in_round(service, round_of(queue));
 	if (syns)
 		syns->now += 1;
-#pragma nounroll
-	for (u32 i = 0; i < HALF_OPEN_STEPS; i++) {
-		struct half_open *place = map_elem(half_opens, first + walk->at);
-		if (!place)
-			return 0;
-		walk->at += 1;
-		if (walk->at >= half_opens_each) {
-			walk->at = 0;
-			walk->round += 1;
-		}
-		bool is_old = !place->slot || (u16)(second_of(now) - place->second) > HALF_OPEN_SECONDS;
-		if (!is_old && end_half_open(place->slot, place->generation, walk->round) == HALF_OPEN_STAYS &&
-		    i + 1 < HALF_OPEN_STEPS)
-			continue;
-		*place = (struct half_open){.slot = slot, .generation = generation, .second = second_of(now)};
-		return 0;
-	}
-	return 0;
+	struct half_open entry = {.slot = slot, .generation = generation, .second = second_of(now)};
+	append_half_open(queue, &entry);
 }

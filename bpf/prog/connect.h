@@ -11,6 +11,8 @@
 INLINE int table_full(struct ctx ctx, struct scratch *w)
 {
 	drop_old_ref(w);
+	if (w->template != NO_TEMPLATE)
+		end_unused_template(w->template);
 	if (w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	return tail_call(ctx, PROG_HASH_FALLBACK);
@@ -37,6 +39,8 @@ INLINE int prog_connect(struct ctx ctx)
 	struct packet *p = &w->packet;
 	if (w->destination == NO_INDEX)
 		return reject_no_destination(ctx, w);
+	if (unlikely(needs_room()) && !w->has_room)
+		return tail_call(ctx, PROG_MAKE_ROOM);
 	u32 now = ticks();
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
 		return table_full(ctx, w);

@@ -1,4 +1,4 @@
-"""A SYN flood: half-open connections take a bounded share of the table, and established ones are never ended."""
+"""A SYN flood: half-open connections give way to others, and established ones are never ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import ETHER_BYTES, checksum
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
@@ -62,10 +61,6 @@ def states(host: Host, service: ServiceKey) -> Counter[str]:
     return Counter(each.state if each.client_port else "template" for each in found)
 
 
-def ring() -> int:
-    return load.half_opens_each(CAPACITY)
-
-
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -76,12 +71,9 @@ def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_room(
     for sport in range(2000, 2000 + HOLDING):
         host.run(packet("S", service, sport), hook)
         host.run(packet("A", service, sport), hook)
-    before = host.pool("used")
     flood(host, service, 10 * CAPACITY, hook)
-    found = states(host, service)
-    assert found["ESTABLISHED"] == HOLDING
-    assert 0 < found["SYN_RECV"] <= ring()
-    assert host.pool("used") <= before + ring() + 32  # a CPU reserves some for itself
+    assert states(host, service)["ESTABLISHED"] == HOLDING
+    assert host.pool("used") <= CAPACITY * 7 // 8  # with the half-open ones of several cases
     assert host.reason("TABLE_FULL_STATELESS") == full
     assert host.reason("TABLE_FULL_DROPPED") == 0
 
@@ -89,10 +81,10 @@ def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_room(
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_handshakes_complete_during_a_flood(host: Host, method: Method) -> None:
     service = serve(host, 4, method)
-    flood(host, service, ring())
+    flood(host, service, CAPACITY)
     for sport in range(3000, 3050):
         first = host.forwarded(packet("S", service, sport))
-        flood(host, service, ring() // 2)
+        flood(host, service, CAPACITY // 16)
         second = host.forwarded(packet("A", service, sport))
         assert parsed(first).dst == parsed(second).dst
     assert states(host, service)["ESTABLISHED"] == 50
@@ -101,32 +93,47 @@ def test_handshakes_complete_during_a_flood(host: Host, method: Method) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_another_service_keeps_its_half_open_connections(host: Host, family: int) -> None:
     attacked, quiet = serve(host, family, Method.ROUTE), serve(host, family, Method.ROUTE)
-    flood(host, attacked, 2 * ring())
+    flood(host, attacked, CAPACITY)
     for sport in range(3000, 3020):
         host.run(packet("S", quiet, sport))
-    flood(host, attacked, 4 * ring())
+    flood(host, attacked, 2 * CAPACITY)
     assert states(host, quiet) == {"SYN_RECV": 20}
-    assert states(host, attacked)["SYN_RECV"] <= ring()
 
 
 def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
     service = serve(host, 4, Method.ROUTE, ServiceFlag.PERSISTENT)
     host.run(packet("S", service, 3000))
     host.run(packet("A", service, 3000))
-    flood(host, service, 4 * ring())
-    host.expiry.run(host.director)
+    for _ in range(16):
+        flood(host, service, CAPACITY // 8)
+        host.expiry.run(host.director)
     found = states(host, service)
     assert found["ESTABLISHED"] == 1
-    assert found["SYN_RECV"] <= ring()
-    assert found["template"] <= ring() + 1
+    assert found["SYN_RECV"] > 0
+    assert found["template"] == found["SYN_RECV"] + 1
 
 
-def test_no_handshake_is_ended_while_the_share_suffices() -> None:
+def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
     with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
         service = serve(host, 4, Method.ROUTE)
-        flood(host, service, ring())
-        assert states(host, service) == {"SYN_RECV": ring()}
+        flood(host, service, CAPACITY // 2 - 64)
+        assert states(host, service) == {"SYN_RECV": CAPACITY // 2 - 64}
         assert host.reason("HALF_OPEN_ENDED") == 0
-        flood(host, service, 1)
-        assert states(host, service) == {"SYN_RECV": ring()}
-        assert host.reason("HALF_OPEN_ENDED") == 1
+        flood(host, service, CAPACITY)
+        assert host.reason("HALF_OPEN_ENDED") > 0
+
+
+def test_half_open_connections_make_room_in_a_nearly_full_table() -> None:
+    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+        service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.ROUTE)
+        flood(host, service, CAPACITY)
+        sport = 2000
+        while host.pool("used") < CAPACITY * 15 // 16:
+            host.run(packet("S", other, sport))
+            host.run(packet("A", other, sport))
+            sport += 1
+        for number in range(50):
+            host.run(packet("S", service, 5000 + number))
+            host.run(packet("A", service, 5000 + number))
+        assert states(host, service)["ESTABLISHED"] == 50
+        assert host.reason("TABLE_FULL_DROPPED") == 0

@@ -53,7 +53,7 @@ CONNECTION_MAPS = (
     "controls",
     "registry6",
     "half_opens",
-    "half_open_walks",
+    "half_open_queues",
     "looks",
     "pools",
     "magazines",
@@ -70,7 +70,7 @@ ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
-_HALF_OPEN_SHARE, _FEWEST_HALF_OPEN = 4, 64
+_FEWEST_HALF_OPEN = 64
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -152,8 +152,8 @@ def buckets4(connections: int) -> int:
 
 
 def half_opens_each(connections: int) -> int:
-    """Return the half-open connections that each CPU keeps at most: together a quarter of the table."""
-    return max(connections // _HALF_OPEN_SHARE // _online_cpus(), _FEWEST_HALF_OPEN)
+    """Return the half-open connections that the ring of a CPU remembers, a power of two; of all, the whole table."""
+    return 1 << max(connections // _online_cpus(), _FEWEST_HALF_OPEN).bit_length() - 1
 
 
 def _online_cpus() -> int:
@@ -179,7 +179,9 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES)
+    sizes |= dict.fromkeys(
+        ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
+    )
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
