@@ -24,7 +24,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "reference": {"model"},
     "netfilter": {"model"},
-    "testing": {"model"},
     "system": {"model"},
     "bpf": {"system", "model"},
     "netlink": {"bpf", "system", "model"},

@@ -21,7 +21,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.model.wanted import WantedRow
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 WEB, DNS, MARK = (
     ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80),

@@ -18,8 +18,8 @@ from pylvs.daemon.loading import Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.testing import MemoryDirector
 from pylvs.vrrp.ipc import Client, NoRouters
+from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S

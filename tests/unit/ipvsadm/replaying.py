@@ -15,7 +15,7 @@ from typing import Any
 from pylvs.ipvsadm.main import run, run_restore, run_save
 from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 TESTS = Path(__file__).resolve().parents[2]
 ORACLE = TESTS / "oracle" / "cli"

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from pylvs.ipvsadm.main import run
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 
 class Terminal(io.StringIO):

@@ -9,7 +9,7 @@ import pytest
 from pylvs.ipvsadm.main import run, run_restore
 from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import MarkRule, checked
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 
 class Terminal(io.StringIO):

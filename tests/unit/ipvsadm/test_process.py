@@ -12,7 +12,7 @@ import pytest
 LAUNCHER = """
 import sys
 from pylvs.ipvsadm import main as program
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 director = MemoryDirector()
 with open(sys.argv.pop(1)) as rules:
     program.run(["-R"], director=director, stdin=rules, stdout=sys.stdout)
