@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import zip_longest
-from types import TracebackType
 
 from pylvs.lab.hosts import port_name
 from pylvs.lab.lab import Lab
@@ -68,7 +69,7 @@ class Frame:
 
     def describe(self) -> list[str]:
         """Return a line for the link, one for each IP header, one for TCP."""
-        lines = [f"{_mac(self.data[6:12])} > {_mac(self.data[:6])}"]
+        lines = [f"{self.data[6:12].hex(':')} > {self.data[:6].hex(':')}"]
         headers = self.headers
         for each in headers:
             limit = "TTL" if each.version == 4 else "hop limit"
@@ -101,40 +102,31 @@ def changes(before: Frame, after: Frame) -> list[int]:
     return [at for at, (old, new) in enumerate(pairs) if old != new]
 
 
-class Capture:
-    """Receive all frames of a host, at the switch's end of its links, where every hook's packets pass."""
+@contextlib.contextmanager
+def captured(lab: Lab, host: Host) -> Iterator[Callable[[], list[Frame]]]:
+    """Receive all frames of a host, at the switch's end of its links, where every hook's packets pass.
 
-    def __init__(self, lab: Lab, host: Host) -> None:
-        self._sockets: list[tuple[str, socket.socket]] = []
+    The function that it yields returns what came since its last call, link by link.
+    """
+    with contextlib.ExitStack() as until:
+        sockets = []
         with inside_network(lab.wire):
-            for number in range(len(host.interfaces)):
-                raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            for number, card in enumerate(host.interfaces):
+                raw = until.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
                 raw.bind((port_name(host, number), ETH_P_ALL))
                 raw.setblocking(False)
-                self._sockets.append((host.interfaces[number].device, raw))
+                sockets.append((card.device, raw))
 
-    def __enter__(self) -> Capture:
-        return self
+        def frames() -> list[Frame]:
+            found = []
+            for device, raw in sockets:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        data, (_, _, kind, _, _) = raw.recvfrom(LONGEST_FRAME)
+                        found.append(Frame(device, kind == PACKET_OUTGOING, data))
+            return found
 
-    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None) -> None:
-        for _, raw in self._sockets:
-            raw.close()
-
-    def frames(self) -> list[Frame]:
-        """Return what came since the last call, link by link."""
-        found = []
-        for device, raw in self._sockets:
-            while True:
-                try:
-                    data, (_, _, kind, _, _) = raw.recvfrom(LONGEST_FRAME)
-                except BlockingIOError:
-                    break
-                found.append(Frame(device, kind == PACKET_OUTGOING, data))
-        return found
-
-
-def _mac(raw: bytes) -> str:
-    return raw.hex(":")
+        yield frames
 
 
 def _header(data: bytes, version: int, start: int) -> Header | None:

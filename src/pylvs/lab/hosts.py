@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,9 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from pylvs.lab.network import NETWORK_HOST, PREFIX, Host, Network
-from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
 from pylvs.system.namespaces import NAMED
+from pylvs.system.syscalls import unmount
 
 STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the mount points of its hosts
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs
@@ -20,32 +21,14 @@ MARK = Path("/etc/pylvs-lab")  # in a lab host, and nowhere else: "HOST of lab L
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
 class LabHost:
-    """A host of a lab: its namespaces and its disk."""
+    """A host of a lab: the files of its namespaces, and its disk."""
 
-    lab: str
-    host: str
-
-    @property
-    def network(self) -> Path:
-        """Return the file of the network namespace."""
-        return NAMED / f"{PREFIX}{self.lab}-{self.host}"
-
-    @property
-    def mounts(self) -> Path:
-        """Return the file of the mount namespace."""
-        return PINS / f"{self.lab}-{self.host}.mnt"
-
-    @property
-    def name(self) -> Path:
-        """Return the file of the UTS namespace."""
-        return PINS / f"{self.lab}-{self.host}.uts"
-
-    @property
-    def disk(self) -> Path:
-        """Return the mount point of what the host writes; only the host sees it."""
-        return STATE / self.lab / self.host
+    def __init__(self, lab: str, host: str) -> None:
+        self.network = NAMED / f"{PREFIX}{lab}-{host}"
+        self.mounts = PINS / f"{lab}-{host}.mnt"
+        self.name = PINS / f"{lab}-{host}.uts"
+        self.disk = STATE / lab / host  # the mount point of what the host writes; only the host sees it
 
     def inside(self) -> list[str]:
         """Return the words that run a command in this host."""
@@ -132,3 +115,10 @@ def _add(address: str, device: str) -> str:
 def until(command: str) -> str:
     """Return a shell command that waits until another one succeeds."""
     return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
+
+
+def unmount_all(path: Path) -> None:
+    """Unmount everything that is mounted on a path."""
+    with contextlib.suppress(OSError):
+        while True:
+            unmount(path)
