@@ -22,7 +22,6 @@ DIRECTORY = "/run/pylvs"
 POINT = f"{DIRECTORY}/bpf"
 ALL_STATES = "the states of this machine"  # what a lock of the bpffs guards
 _MARKER = "in-use"
-_CLONE_NEWNS = 0x00020000
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
 
@@ -232,6 +231,8 @@ def _within(process: int, work: Callable[[], None]) -> None:
     """
     import threading
 
+    from pylvs.system.namespaces import Kind, join
+
     errors: list[BaseException] = []
 
     def enter() -> None:
@@ -239,11 +240,7 @@ def _within(process: int, work: Callable[[], None]) -> None:
             with _explained("leaving the shared file system attributes"):
                 syscalls.unshare(syscalls.CLONE_FS)
             with _explained("entering the outermost mount namespace"):
-                namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    syscalls.setns(namespace, _CLONE_NEWNS, "")
-                finally:
-                    os.close(namespace)
+                join(f"/proc/{process}/ns/mnt", Kind.MOUNT)
             work()
         except BaseException as error:
             errors.append(error)

@@ -12,7 +12,7 @@ from pylvs.ipvsadm.options import Given, flag_words
 from pylvs.ipvsadm.parsing import Names, as_int
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow, in_order
 from pylvs.model.service import (
     NETMASK_V4_ALL,
     NETMASK_V6_ALL,
@@ -239,11 +239,11 @@ class CounterView(View):
         self._write: NumberWriter = whole if exact else cut
 
     def of_service(self, row: ServiceRow) -> str:
-        return "".join(map(self._write, _in_order(row.counters)))
+        return "".join(map(self._write, in_order(row.counters)))
 
     def of_destination(self, row: DestinationRow) -> str:
         """Show the low 32 bits of all but bytes."""
-        connections, in_packets, out_packets, in_bytes, out_bytes = _in_order(row.counters)
+        connections, in_packets, out_packets, in_bytes, out_bytes = in_order(row.counters)
         shown = (low(connections), low(in_packets), low(out_packets), in_bytes, out_bytes)
         return "".join(map(self._write, shown))
 
@@ -254,11 +254,11 @@ class RateView(CounterView):
     title = f"Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n{SERVER_TITLE}\n"
 
     def of_service(self, row: ServiceRow) -> str:
-        return "".join(map(self._write, _in_order(row.rates)))
+        return "".join(map(self._write, in_order(row.rates)))
 
     def of_destination(self, row: DestinationRow) -> str:
         """Show low 32 bits; only rates of bytes are cut."""
-        *events, in_bytes, out_bytes = map(low, _in_order(row.rates))
+        *events, in_bytes, out_bytes = map(low, in_order(row.rates))
         return "".join([*map(whole, events), self._write(in_bytes), self._write(out_bytes)])
 
 
@@ -327,10 +327,6 @@ def tunnel_info(server: Destination) -> str:
         return "ipip"
     checksum = "r+c" if TunnelFlag.REMCSUM in tunnel.flags else "+c" if TunnelFlag.CSUM in tunnel.flags else "-c"
     return f"gue:{tunnel.port}:{checksum}" if tunnel.kind is TunnelKind.GUE else f"gre:{checksum}"
-
-
-def _in_order(values: Counters | Rates) -> tuple[int, int, int, int, int]:
-    return values.connections, values.in_packets, values.out_packets, values.in_bytes, values.out_bytes
 
 
 def connection_lines(connections: Iterable[Connection], write: Writer, *, engines: bool) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Boot the hosts of a lab: their namespaces, disks, files and sysctls, then their own commands.
 
-A program, which gets the lab's name and a file descriptor as arguments, and the network as JSON on stdin. Only a
-process with one thread can enter a mount namespace, and any process may call `build`. One process makes all hosts,
-because a fork costs far less than a new shell and a new Python for each host.
+A program, which gets the lab's name and the descriptor of a lock as arguments, and the network as JSON on stdin. It
+keeps the descriptor open until the hosts are made. Only a process with one thread can enter a mount namespace, and any
+process may call `build`. One process makes all hosts, because a fork costs far less than a new shell and a new Python
+for each host.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pylvs
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
 from pylvs.lab.hosts import PINS, LabHost, address_commands, unmount_all, until
 from pylvs.lab.network import SERVER, Host, Network
@@ -32,13 +32,6 @@ IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
 IPV6_ZERO = ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra")
 IPVSADM = "ipvsadm"
 FORK = multiprocessing.get_context("fork")
-
-
-def command(lab: str, lock: int) -> list[str]:
-    """Return the command that runs this program. It keeps the descriptor `lock` open until the hosts are made."""
-    tree = str(Path(pylvs.__file__).resolve().parents[1])
-    code = f"import sys; sys.path.insert(0, {tree!r}); from pylvs.lab.boot import main; main()"
-    return [sys.executable, "-I", "-c", code, lab, str(lock)]
 
 
 def main() -> None:
@@ -196,3 +189,7 @@ def _run_own(words: Sequence[str], text: str = "") -> None:
     process.join()
     if process.exitcode:
         sys.exit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pylvs.lab import boot
 from pylvs.lab.hosts import (
     DESCRIPTION,
     MARK,
@@ -35,6 +34,7 @@ from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError,
 from pylvs.realserver import vip
 from pylvs.system.lock import Lock, locked
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
+from pylvs.system.processes import command as python_command
 from pylvs.system.syscalls import MS_BIND, MS_PRIVATE, mount
 
 TOOLS = {
@@ -239,7 +239,7 @@ def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], N
         lambda: finish(_ip(namespace_commands(lab.name, lab.network), lock)),
         lambda: finish((NETWORK_HOST, _start(quiet, quiet_switches(), lock))),
         lambda: finish(_ip(wire_commands(lab.name, lab.network), lock, net)),
-        lambda: finish(("", _start(boot.command(lab.name, lock), network, lock))),
+        lambda: finish(("", _start(python_command("pylvs.lab.boot", lab.name, str(lock)), network, lock))),
         lambda: finish(*((host.name, awaited(host)) for host in lab.network.hosts if host.awaits)),
         lambda: _describe(lab, "up"),
     ]
