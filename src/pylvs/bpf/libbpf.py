@@ -53,7 +53,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
     "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
-    "bpf_map_lookup_and_delete_elem": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
     "bpf_map_update_batch": (c_int, (c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
@@ -270,7 +269,8 @@ def _load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
     doing = f"loading {name}"
     if number == errno.EPERM or (number == errno.EACCES and syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")):
         return syscalls.failure(errno.EPERM, doing, lines)
-    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or _map_too_large(number, lines):
+    too_large = number == errno.E2BIG and any("failed to create" in line for line in lines)  # a map
+    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or too_large:
         return syscalls.failure(number, doing, lines)
     if number == errno.ENOENT and syscalls.missing_capabilities("CAP_BPF"):
         return syscalls.failure(errno.EPERM, doing, lines)
@@ -278,10 +278,6 @@ def _load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
     error = Unsupported(f"{doing}: this kernel ({os.uname().release}) refuses it: {reason}")
     error.errno = number
     return syscalls.with_notes(error, lines)
-
-
-def _map_too_large(number: int, lines: list[str]) -> bool:
-    return number == errno.E2BIG and any("failed to create" in line for line in lines)
 
 
 def _reason(lines: list[str]) -> str:

@@ -222,11 +222,6 @@ class HashMap(Map):
                 raise self._failed("deleting from")
         return deleted
 
-    def clear(self) -> None:
-        """Delete all elements."""
-        for keys, _values, count in self.chunks():
-            self.remove_many(bytes(keys[: count * self.key_size]), count)
-
     def __len__(self) -> int:
         return sum(count for _keys, _values, count in self.chunks())
 
@@ -283,12 +278,6 @@ class PerCpuArray(ArrayMap):
         self.stride = (self.value_size + 7) & ~7  # the kernel pads each CPU's value to 8 bytes
         return self.stride * self.cpus
 
-    def values(self, index: int) -> list[bytes]:
-        """Return the values of all CPUs. Raises IndexError."""
-        raw = self.get(index)
-        assert raw is not None  # a per-CPU array has no empty slots
-        return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
-
     def _counters(self, width: int | None) -> struct.Struct:
         """Return the format of a record: its first `width` 64-bit counters, or all of it."""
         size = self.stride // self.records
@@ -298,7 +287,7 @@ class PerCpuArray(ArrayMap):
         """Return the sums over all CPUs of a record's first `width` 64-bit counters, or of all of them."""
         index, at = divmod(record, self.records)
         raw = self.get(index)
-        assert raw is not None
+        assert raw is not None  # a per-CPU array has no empty slots
         form = self._counters(width)
         return _sums(form.unpack_from(raw, cpu * self.stride + at * form.size) for cpu in range(self.cpus))
 

@@ -110,11 +110,12 @@ class VipChecks:
 
     def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
         made: tuple[Address, Probe] | None = None  # the probe, and the source address that it was made for
+        configured = next((target.source for target in targets_of(check) if target.source is not None), None)
 
         async def ask() -> Outcome:
             nonlocal made
             try:
-                source = _configured_source(check) or source_towards(server, vip.version, self._vips)
+                source = configured or source_towards(server, vip.version, self._vips)
             except (PylvsError, OSError) as error:
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
@@ -200,10 +201,6 @@ def _vip(check: Check, service: WantedService) -> Address | None:
     addresses = [key.address for key in service.keys if not key.mark]
     named = [target.address for target in targets_of(check) if target.address in addresses]
     return next(iter([*named, *addresses]), None)
-
-
-def _configured_source(check: Check) -> Address | None:
-    return next((target.source for target in targets_of(check) if target.source is not None), None)
 
 
 def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check:

@@ -40,18 +40,14 @@ def main() -> None:
     network = Network.from_dict(json.load(sys.stdin))
     hosts = [(host, LabHost(lab, host.name)) for host in network.hosts]
     for _, lab_host in hosts:
-        _make_namespaces(lab_host)
+        lab_host.disk.mkdir()
+        for kind, pin in ((Kind.MOUNT, lab_host.mounts), (Kind.NAME, lab_host.name)):
+            pin.touch()
+            bind_new(kind, pin)
     _in_each(hosts, lock, lambda host, lab_host: _configure(lab, network, host, lab_host))
     with_commands = [(host, lab_host) for host, lab_host in hosts if host.commands]
     _import({line.split()[0] for host, _ in with_commands for line in host.commands})
     _in_each(with_commands, lock, lambda host, _: _run_commands(host))
-
-
-def _make_namespaces(lab_host: LabHost) -> None:
-    lab_host.disk.mkdir()
-    for kind, pin in ((Kind.MOUNT, lab_host.mounts), (Kind.NAME, lab_host.name)):
-        pin.touch()
-        bind_new(kind, pin)
 
 
 def _in_each(hosts: Sequence[tuple[Host, LabHost]], lock: int, function: Callable[[Host, LabHost], None]) -> None:

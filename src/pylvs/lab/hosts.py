@@ -18,6 +18,10 @@ STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the m
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs
 DESCRIPTION = "lab.json"
 MARK = Path("/etc/pylvs-lab")  # in a lab host, and nowhere else: "HOST of lab LAB"
+# A script for the lab's own namespace, which disables IPv6 on bridges.
+QUIET_SWITCHES = (
+    "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
+)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -86,11 +90,6 @@ def wire_commands(lab: str, network: Network) -> list[str]:
 def port_name(host: Host, number: int) -> str:
     """Return the name of the bridge's end of a link."""
     return f"{host.name}-{number}"
-
-
-def quiet_switches() -> str:
-    """Return a script for the lab's own namespace that disables IPv6 on bridges."""
-    return "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
 
 
 def address_commands(network: Network, host: Host) -> Iterator[str]:

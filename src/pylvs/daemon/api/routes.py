@@ -170,12 +170,8 @@ def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
 
 async def metrics_page(daemon: Supervisor) -> str:
     """Return the page. A thread writes it: a large table takes seconds."""
-    return await asyncio.to_thread(exposition, await metrics_input(daemon))
-
-
-async def metrics_input(daemon: Supervisor) -> MetricsInput:
     table = daemon.reconciler.table
-    return MetricsInput(
+    given = MetricsInput(
         __version__,
         await daemon.table_thread.run(table.rows),
         await daemon.table_thread.run(table.director.packet_counts),
@@ -186,6 +182,7 @@ async def metrics_input(daemon: Supervisor) -> MetricsInput:
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
     )
+    return await asyncio.to_thread(exposition, given)
 
 
 async def metrics(daemon: Supervisor, *_: object) -> web.Response:
