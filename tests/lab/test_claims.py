@@ -48,7 +48,7 @@ def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_
         assert set(changes(came, left)) <= allowed
         assert left.data[:6].hex(":") == RS1_MAC
         assert left.data[6:12].hex(":") == DIRECTOR_MAC
-        assert left.headers[0].ttl == came.headers[0].ttl - 1
+        assert left.packets[0].ttl == came.packets[0].ttl - 1
         if version == 4:
             header = left.data[14:34]
             total = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, 20, 2))
@@ -57,7 +57,7 @@ def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_
 
 def test_replies_do_not_pass_the_director(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1)
-    assert {frame.headers[0].source for frame in through_the_director(lab)} == {"10.0.0.5"}
+    assert {frame.packets[0].saddr for frame in through_the_director(lab)} == {bytes((10, 0, 0, 5))}
 
 
 def test_a_real_server_answers_arp_for_a_vip_on_its_interface(make_lab: MakeLab) -> None:
@@ -93,7 +93,7 @@ def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
     limits: list[int] = []
 
     def circled() -> bool:
-        limits.extend(frame.headers[0].ttl for frame in received() if frame.flags and frame.to_host)
+        limits.extend(frame.packets[0].ttl for frame in received() if frame.flags and frame.to_host)
         return len(limits) > 10 and min(limits) <= 2
 
     with captured(lab, director) as received:

@@ -150,7 +150,7 @@ def test_one_public_address(make_lab: MakeLab) -> None:
     answered = {frame.data[6:12].hex(":") for frame in frames if frame.to_host}
     assert asked == {"02:00:00:00:0d:00"}
     assert answered == {host.interfaces[0].mac for host in server}
-    assert {frame.headers[0].source for frame in frames if frame.to_host} == {"192.168.1.100"}
+    assert {frame.packets[0].saddr for frame in frames if frame.to_host} == {bytes((192, 168, 1, 100))}
 
 
 def two_scripts_lab(make_lab: MakeLab) -> Lab:

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": {"system", "model"},
     "vrrp": {"notify", "netlink", "system", "model"},
     "ipvsadm": {"dataplane", "model"},
-    "lab": {"realserver", "system", "model"},
+    "lab": {"realserver", "reference", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),
