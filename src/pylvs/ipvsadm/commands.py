@@ -79,15 +79,6 @@ class Session:
             print(complaint.text, file=self.stderr)
             return Outcome(complaint.status, complaint.final)
 
-    def restore(self, lines: Iterable[str]) -> Outcome:
-        """Execute command lines in order; a final error ends the restore, and earlier changes stay."""
-        outcome = Outcome()
-        for words in command_lines(lines):
-            outcome = self.run(words, restoring=True)
-            if outcome.final:
-                break
-        return outcome
-
     def _do(self, request: Request, restoring: bool) -> Outcome:
         if request.command in (Command.HELP, Command.VERSION):
             from pylvs.ipvsadm import helptext
@@ -97,7 +88,7 @@ class Session:
         if request.command is Command.RESTORE:
             if restoring:
                 raise try_help()
-            return self._restore_input()
+            return self._restore()
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
@@ -108,11 +99,16 @@ class Session:
             self._edit(request)
         return Outcome()
 
-    def _restore_input(self) -> Outcome:
-        lines = input_lines(self.stdin)
+    def _restore(self) -> Outcome:
+        """Execute the lines of the input in order; a final error ends the restore, and earlier changes stay."""
+        lines, outcome = input_lines(self.stdin), Outcome()
         # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
         with contextlib.nullcontext() if self.stdin.isatty() else self._director.batch():
-            return self.restore(lines)
+            for words in command_lines(lines):
+                outcome = self.run(words, restoring=True)
+                if outcome.final:
+                    break
+        return outcome
 
     def _edit(self, request: Request) -> None:
         director = self._director
