@@ -229,27 +229,19 @@ def _within(process: int, work: Callable[[], None]) -> None:
     It runs in a thread of its own: setns(2) requires unshared file system attributes, and the other threads keep their
     namespace.
     """
-    import threading
+    from concurrent.futures import ThreadPoolExecutor
 
     from pylvs.system.namespaces import Kind, join
 
-    errors: list[BaseException] = []
-
     def enter() -> None:
-        try:
-            with _explained("leaving the shared file system attributes"):
-                syscalls.unshare(syscalls.CLONE_FS)
-            with _explained("entering the outermost mount namespace"):
-                join(f"/proc/{process}/ns/mnt", Kind.MOUNT)
-            work()
-        except BaseException as error:
-            errors.append(error)
+        with _explained("leaving the shared file system attributes"):
+            syscalls.unshare(syscalls.CLONE_FS)
+        with _explained("entering the outermost mount namespace"):
+            join(f"/proc/{process}/ns/mnt", Kind.MOUNT)
+        work()
 
-    thread = threading.Thread(target=enter, name="pylvs-mount")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1, "pylvs-mount") as pool:
+        pool.submit(enter).result()
 
 
 def _mount() -> None:

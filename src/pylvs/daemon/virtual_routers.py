@@ -18,7 +18,6 @@ from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import (
@@ -185,8 +184,9 @@ class VirtualRouters:
         Raises PylvsError if the process refuses the configuration; it keeps the old one.
         """
         async with self._lock:
-            before = self._wanted
-            self._wanted = configuration if is_needed(configuration.vrrp) else None
+            before, routers = self._wanted, configuration.vrrp
+            is_needed = routers.instances or routers.addresses or routers.routes or routers.rules
+            self._wanted = configuration if is_needed else None
             try:
                 warnings = await self._settle()
             except PylvsError as error:
@@ -394,11 +394,6 @@ async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[
             reported = False
             await report(False, text)
         await asyncio.sleep(POLL_S)
-
-
-def is_needed(routers: VrrpConfiguration) -> bool:
-    """Return whether there are virtual routers, or static addresses, routes or rules."""
-    return bool(routers.instances or routers.addresses or routers.routes or routers.rules)
 
 
 def _exit_text(process: subprocess.Popen[bytes]) -> str:
