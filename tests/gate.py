@@ -72,11 +72,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A phase that runs in the background."""
+    """A phase that runs; `output` is a file if its output comes last, or not at all."""
 
     phase: Phase
     process: subprocess.Popen[bytes]
-    output: IO[bytes]
+    output: IO[bytes] | None
     began: float
 
 
@@ -150,81 +150,49 @@ def nightly_phases() -> list[Phase]:
 
 def run(phase: Phase) -> Result:
     """Run a phase to its end, and count its tests."""
-    say(f"{phase.name}: {' '.join(phase.command)}")
-    phase.report.unlink(missing_ok=True)
-    began, cpu = time.monotonic(), _cpu_s()
-    with _busy() if phase.beside_load else contextlib.nullcontext():
-        status = _status(phase.arguments, os.environ | dict(phase.environment), phase.may_be_empty)
-    return _result(phase, status, began, cpu)
+    with started(phase) as running:
+        return finish(running)
 
 
 @contextlib.contextmanager
 def started(phase: Phase) -> Iterator[Started]:
-    """Start a phase in the background; leaving the block ends it."""
-    say(f"{phase.name}: {' '.join(phase.command)}, in the background")
+    """Start a phase; leaving the block ends it."""
+    say(f"{phase.name}: {' '.join(phase.command)}{', in the background' if phase.background else ''}")
     phase.report.unlink(missing_ok=True)
-    command, environment = ["nice", "-n", "19", *phase.arguments], os.environ | dict(phase.environment)
-    with (
-        tempfile.TemporaryFile() as output,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as process,
-    ):
-        try:
-            yield Started(phase, process, output, time.monotonic())
-        finally:
-            process.send_signal(signal.SIGTERM)
+    command = [*(("nice", "-n", "19") if phase.background else ()), *phase.arguments]
+    environment = os.environ | dict(phase.environment)
+    with contextlib.ExitStack() as until:
+        output = until.enter_context(tempfile.TemporaryFile()) if phase.background or phase.may_be_empty else None
+        if phase.beside_load:
+            until.enter_context(_busy())
+        process = until.enter_context(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        )
+        until.callback(process.send_signal, signal.SIGTERM)
+        yield Started(phase, process, output, time.monotonic())
 
 
-def finish(started: Started) -> Result:
-    """Wait for a phase in the background, and print its output."""
-    say(f"{started.phase.name}: waiting for its end")
-    cpu = _cpu_s()
+def finish(running: Started) -> Result:
+    """Wait for the end of a phase, print its output if that comes last, and count its tests."""
+    phase = running.phase
+    if phase.background:
+        say(f"{phase.name}: waiting for its end")
+    cpu = _cpu_s()  # a child counts when it is reaped
     try:
-        status = started.process.wait(PHASE_LIMIT_S)
+        status = running.process.wait(PHASE_LIMIT_S)
     except subprocess.TimeoutExpired:
         say(f"stopped after {PHASE_LIMIT_S} s")
         status = 1
-    _show(started.output)
-    return _result(started.phase, status, started.began, cpu)
-
-
-def _result(phase: Phase, status: int, began: float, cpu: float) -> Result:
-    result = Result(phase, status, time.monotonic() - began, _cpu_s() - cpu)
+    if phase.may_be_empty and status == NO_TESTS:
+        say("no test is marked")
+        status = 0
+    elif running.output is not None:
+        running.output.seek(0)
+        print(running.output.read().decode(errors="replace"), end="", flush=True)
+    result = Result(phase, status, time.monotonic() - running.began, _cpu_s() - cpu)
     if phase.pytest:
         _count(phase.report, result)
     return result
-
-
-def _show(output: IO[bytes]) -> None:
-    output.seek(0)
-    print(output.read().decode(errors="replace"), end="", flush=True)
-
-
-def _status(command: Sequence[str], environment: Mapping[str, str], may_be_empty: bool) -> int:
-    if not may_be_empty:
-        return _wait(command, environment, None)
-    with tempfile.TemporaryFile() as output:
-        status = _wait(command, environment, output)
-        if status == NO_TESTS:
-            say("no test is marked")
-            return 0
-        _show(output)
-        return status
-
-
-def _wait(command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None) -> int:
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-    ) as process:
-        try:
-            return process.wait(PHASE_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            say(f"stopped after {PHASE_LIMIT_S} s")
-            return 1
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pylvs.ipvsadm.main import run as ipvsadm
 from pylvs.model.addresses import endpoint
 from pylvs.model.service import (
     Destination,
@@ -39,7 +38,7 @@ from tests.packet.fuzz.steps import (
     SetTimeouts,
 )
 
-__all__ = ["Guest", "NoGuest", "in_guest", "ipvsadm", "line"]
+__all__ = ["Guest", "NoGuest", "in_guest", "line"]
 ORACLE = Path(__file__).parents[1] / "oracle"
 UML = Path(__file__).parents[1] / "oracle_support" / "uml"
 ATTEMPTS = 4  # user-mode Linux sometimes dies on a busy machine

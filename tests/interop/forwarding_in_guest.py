@@ -29,7 +29,7 @@ import frames
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.cli.main import run as pylvs
-from pylvs.ipvsadm.main import run as ipvsadm
+from pylvs.ipvsadm.commands import Session
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
 
@@ -140,7 +140,7 @@ def make_wires(director: Director) -> None:
     run("ip", "netns", "exec", FAR, "ip", "-batch", "-", stdin=far)
     out = io.StringIO()
     lines = "".join(f"{line}\n" for line in table())
-    if ipvsadm(["-R"], director=director, stdin=io.StringIO(lines), stdout=out, stderr=out):
+    if Session(director, io.StringIO(lines), out, out).run(["-R"]).status:
         raise Wrong(f"ipvsadm -R: {out.getvalue().strip()}")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pylvs.lab.hosts import PINS, STATE, listed
 from pylvs.lab.lab import Lab
+from pylvs.lab.network import Network
 from pylvs.system.namespaces import NAMED
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
@@ -34,6 +35,11 @@ def until(
 def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def endpoint(network: Network, address: str) -> str:
+    """Return ADDRESS:PORT for ipvsadm."""
+    return f"{address}:{network.port}" if network.version == 4 else f"[{address}]:{network.port}"
 
 
 def parts(name: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.lab.capture import Capture, Frame, changes
+from pylvs.lab.capture import Frame, captured, changes
 from pylvs.lab.demo import first_of_connection
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import DIRECTOR
@@ -20,13 +20,13 @@ RS1_MAC, DIRECTOR_MAC = "02:00:00:01:01:00", "02:00:00:00:0d:00"
 def through_the_director(lab: Lab) -> list[Frame]:
     """Return all frames of one request on the director's link."""
     director = lab.network.host(DIRECTOR)
-    with Capture(lab, director) as capture:
+    with captured(lab, director) as received:
         answers(lab, 1)
         frames: list[Frame] = []
 
         def complete() -> bool:
             """Return whether the client's FIN and the ACK after it were forwarded; curl does not wait for that."""
-            frames.extend(frame for frame in capture.frames() if frame.flags)
+            frames.extend(frame for frame in received() if frame.flags)
             came, left = ([frame.flags for frame in frames if frame.to_host is way] for way in (True, False))
             return came == left and any("FIN" in flags for flags in came[:-1])
 
@@ -48,7 +48,7 @@ def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_
         assert set(changes(came, left)) <= allowed
         assert left.data[:6].hex(":") == RS1_MAC
         assert left.data[6:12].hex(":") == DIRECTOR_MAC
-        assert left.headers[0].ttl == came.headers[0].ttl - 1
+        assert left.packets[0].ttl == came.packets[0].ttl - 1
         if version == 4:
             header = left.data[14:34]
             total = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, 20, 2))
@@ -57,7 +57,7 @@ def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_
 
 def test_replies_do_not_pass_the_director(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1)
-    assert {frame.headers[0].source for frame in through_the_director(lab)} == {"10.0.0.5"}
+    assert {frame.packets[0].saddr for frame in through_the_director(lab)} == {bytes((10, 0, 0, 5))}
 
 
 def test_a_real_server_answers_arp_for_a_vip_on_its_interface(make_lab: MakeLab) -> None:
@@ -93,10 +93,10 @@ def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
     limits: list[int] = []
 
     def circled() -> bool:
-        limits.extend(frame.headers[0].ttl for frame in capture.frames() if frame.flags and frame.to_host)
+        limits.extend(frame.packets[0].ttl for frame in received() if frame.flags and frame.to_host)
         return len(limits) > 10 and min(limits) <= 2
 
-    with Capture(lab, director) as capture:
+    with captured(lab, director) as received:
         assert lab.run("client", ["curl", "-s", "--max-time", "2", "http://VIP/"]).returncode in (7, 28)
         until(circled, "the packet has gone in circles")
 

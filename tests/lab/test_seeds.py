@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.lab.capture import Capture
+from pylvs.lab.capture import captured
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.support import answers, neighbours, shared_evenly
@@ -143,14 +143,14 @@ def test_one_public_address(make_lab: MakeLab) -> None:
     rows = [("10.0.0.21:80", 0, 2), ("10.0.0.22:80", 0, 2)]
     assert sorted(counted(lab)) == sorted(listing("TCP  192.168.1.100:80 rr", "Route", rows))
     client, server = lab.network.role("client")[0], lab.network.role("realserver")
-    with Capture(lab, client) as capture:
+    with captured(lab, client) as received:
         answers(lab, 2, url="http://192.168.1.100/")
-        frames = [frame for frame in capture.frames() if frame.flags]
+        frames = [frame for frame in received() if frame.flags]
     asked = {frame.data[:6].hex(":") for frame in frames if not frame.to_host}
     answered = {frame.data[6:12].hex(":") for frame in frames if frame.to_host}
     assert asked == {"02:00:00:00:0d:00"}
     assert answered == {host.interfaces[0].mac for host in server}
-    assert {frame.headers[0].source for frame in frames if frame.to_host} == {"192.168.1.100"}
+    assert {frame.packets[0].saddr for frame in frames if frame.to_host} == {bytes((192, 168, 1, 100))}
 
 
 def two_scripts_lab(make_lab: MakeLab) -> Lab:

@@ -13,7 +13,7 @@ import pytest
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.support import answers, shared_evenly, until
+from tests.lab.support import answers, endpoint, shared_evenly, until
 
 KILLS = 20
 CONNECTIONS, REQUESTS = 8, 200
@@ -51,7 +51,7 @@ def test_killed_edits_lose_no_request(topology: str, make_lab: MakeLab) -> None:
             words = [
                 "-e",
                 "-t",
-                lab.network.endpoint(lab.network.vip),
+                endpoint(lab.network, lab.network.vip),
                 "-r",
                 server,
                 lab.network.method,

@@ -6,7 +6,7 @@ import pytest
 
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.support import answers, shared_evenly
+from tests.lab.support import answers, endpoint, shared_evenly
 
 CHOICES = {
     "gre": ("--tun-nocsum", "--tun-csum"),
@@ -23,8 +23,8 @@ def choose(lab: Lab, kind: str, choice: str) -> None:
     """Edit every real server's tunnel."""
     port = "--tun-port 6080" if kind == "gue" else ""
     for host in lab.network.role("realserver"):
-        server = lab.network.endpoint(host.interfaces[0].addresses[0].partition("/")[0])
-        service = lab.network.endpoint(lab.network.vip)
+        server = endpoint(lab.network, host.interfaces[0].addresses[0].partition("/")[0])
+        service = endpoint(lab.network, lab.network.vip)
         lab.sh("director", f"ipvsadm -e -t {service} -r {server} -i --tun-type {kind} {port} {choice}")
 
 

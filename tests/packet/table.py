@@ -11,6 +11,7 @@ from pylvs.bpf import abi, maps
 from pylvs.bpf.libbpf import library
 from pylvs.dataplane import load
 from pylvs.dataplane.tables import Tables
+from tests.maps import values
 
 Change = Callable[[int], None]
 
@@ -174,7 +175,7 @@ def wipe4(tables: Tables) -> None:
         while not library().bpf_map_lookup_and_delete_elem(free.fd, None, bytes(abi.struct("bundle").size)):
             pass
     with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
-        emptied = [_without_slots4(value).ljust(magazines.stride, b"\0") for value in magazines.values(0)]
+        emptied = [_without_slots4(value).ljust(magazines.stride, b"\0") for value in values(magazines, 0)]
         magazines.put(0, b"".join(emptied))
     with maps.ArrayMap.open(tables.path("commands_magazine")) as commands:
         commands.put(0, _without_slots4(commands.get(0) or b""))

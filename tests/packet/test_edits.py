@@ -34,7 +34,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.reference.director import ReferenceDirector
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.packet.frames import parsed, tcp
 from tests.packet.fuzz.twin import the_network
 from tests.packet.host import OWN6, VIP4, VIP6, Host, server_mac

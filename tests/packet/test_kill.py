@@ -35,7 +35,7 @@ from pylvs.model.service import (
     Timeouts,
     VirtualService,
 )
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SENT, Host, key, new_host, server4
 

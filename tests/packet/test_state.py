@@ -17,10 +17,12 @@ from pylvs.bpf import libbpf, mounts
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
+from tests.maps import create_map
 from tests.waiting import until
 
-SOURCE = str(Path(__file__).resolve().parents[2] / "src")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE}
+ROOT = Path(__file__).resolve().parents[2]
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
 ARRAY = 2
 ALONE = "pylvs-alone"  # the mount of this namespace exists only in its own /run
 
@@ -28,10 +30,11 @@ CREATE = """
 import struct
 from pylvs.bpf import libbpf
 from pylvs.dataplane.state import State
+from tests.maps import create_map
 state = State.open(create=True)
 with state.lock():
     if not state.pins():
-        libbpf.pin(libbpf.create_map(2, "mark", 4, 8, 1), state.pin_path("mark"))
+        libbpf.pin(create_map(2, "mark", 4, 8, 1), state.pin_path("mark"))
 state.set_note("by", sys.argv[1])
 print(state.cookie)
 """
@@ -400,7 +403,7 @@ def test_a_pinned_map_keeps_its_values(namespace: str) -> None:
         first.put(0, b"8 bytes.")
     with ArrayMap.open(state.pin_path("mark")) as second:
         assert second.get(0) == b"8 bytes."
-    with pytest.raises(Busy), ArrayMap(libbpf.create_map(ARRAY, "other", 4, 4, 1)) as other:
+    with pytest.raises(Busy), ArrayMap(create_map(ARRAY, "other", 4, 4, 1)) as other:
         libbpf.pin(other.fd, state.pin_path("mark"))
-    with pytest.raises(PylvsError), ArrayMap(libbpf.create_map(ARRAY, "other", 4, 4, 1)) as other:
+    with pytest.raises(PylvsError), ArrayMap(create_map(ARRAY, "other", 4, 4, 1)) as other:
         libbpf.pin(other.fd, state.pin_path("a.dot"))

@@ -24,7 +24,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "reference": {"model"},
     "netfilter": {"model"},
-    "testing": {"model"},
     "system": {"model"},
     "bpf": {"system", "model"},
     "netlink": {"bpf", "system", "model"},
@@ -35,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": {"system", "model"},
     "vrrp": {"notify", "netlink", "system", "model"},
     "ipvsadm": {"dataplane", "model"},
-    "lab": {"realserver", "system", "model"},
+    "lab": {"realserver", "reference", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),

@@ -37,14 +37,6 @@ class Field:
     type: str  # of a nested structure, else empty
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A variable of an object's data sections."""
-
-    section: str
-    field: Field
-
-
 def format_of(description: Mapping[str, Any]) -> str:
     count, kind, size = description["count"], description["kind"], description["size"]
     if kind in ("struct", "union"):
@@ -255,11 +247,11 @@ class Abi:
                 self._objects = json.load(file)["objects"]
         return self._objects
 
-    def variable(self, of: str, name: str) -> Variable:
-        """Return section and field of a variable. Raises KeyError."""
+    def variable(self, of: str, name: str) -> tuple[str, Field]:
+        """Return the data section of a variable, and its field there. Raises KeyError."""
         for section, variables in self.objects[of]["variables"].items():
             if name in variables:
-                return Variable(section, _described(variables[name]))
+                return section, _described(variables[name])
         raise KeyError(f"object {of} has no variable {name}")
 
     def digest(self, of: str) -> str:
@@ -281,10 +273,10 @@ class Abi:
         """
         of = os.path.basename(opened.path).removesuffix(".bpf.o")
         for name, value in values.items():
-            variable = self.variable(of, name)
+            section, field = self.variable(of, name)
             if isinstance(value, Mapping):
-                value = self.struct(variable.field.type).pack(value)
-            opened.set_data(variable.section, variable.field.offset, encode(variable.field, value))
+                value = self.struct(field.type).pack(value)
+            opened.set_data(section, field.offset, encode(field, value))
 
 
 def _numbers(words: Sequence[str]) -> dict[str, int]:

@@ -133,11 +133,10 @@ class MapInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """The kernel's information on a program; `tag` is a digest of its instructions."""
+    """The kernel's information on a program."""
 
     type: int
     id: int
-    tag: str
     name: str
     map_ids: tuple[int, ...]
 
@@ -178,18 +177,18 @@ def map_info(descriptor: int) -> MapInfo:
 
 
 def program_info(descriptor: int) -> ProgramInfo:
-    """Return type, tag, name and maps of a program."""
+    """Return type, name and maps of a program."""
     # struct bpf_prog_info: type, id, tag[8], lengths and addresses of the code, load_time, uid, nr_map_ids, map_ids
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     _info(descriptor, buffer)
-    kind, number, tag = struct.unpack_from("<II8s", buffer)
+    kind, number = struct.unpack_from("<II", buffer)
     (count,) = struct.unpack_from("<I", buffer, 52)
     name = _name(struct.unpack_from("<16s", buffer, 64)[0])
     buffer = ctypes.create_string_buffer(_INFO_SIZE)
     ids = (ctypes.c_uint32 * max(count, 1))()
     struct.pack_into("<IQ", buffer, 52, count, ctypes.addressof(ids))
     _info(descriptor, buffer)
-    return ProgramInfo(kind, number, tag.hex(), name, tuple(ids[:count]))
+    return ProgramInfo(kind, number, name, tuple(ids[:count]))
 
 
 def program_runs(descriptor: int) -> Runs:
@@ -250,21 +249,11 @@ def create_link(program: int, target: int, attach_type: int) -> int:
     return check(library().bpf_link_create(program, target, attach_type, None), "attaching a link")
 
 
-def run_program(
-    program: int,
-    data: bytes,
-    context: bytes = b"",
-    repeat: int = 1,
-    longest: int | None = None,
-    flags: int = 0,
-) -> Run:
-    """Run a program on one packet, `repeat` times, without a network (BPF_PROGTEST_RUN).
-
-    `longest` limits the packet's length afterwards, by default to 1024 bytes more than before.
-    """
+def run_program(program: int, data: bytes, context: bytes = b"", repeat: int = 1, flags: int = 0) -> Run:
+    """Run a program on one packet, `repeat` times, without a network (BPF_PROGTEST_RUN)."""
     source = ctypes.create_string_buffer(data, max(len(data), 1))
-    size = len(data) + 1024 if longest is None else longest
-    out = ctypes.create_string_buffer(max(size, 1))
+    size = len(data) + 1024  # for headers that the program adds
+    out = ctypes.create_string_buffer(size)
     context_in = ctypes.create_string_buffer(context, max(len(context), 1))
     context_out = ctypes.create_string_buffer(max(len(context), 1))
     contexts = (ctypes.addressof(context_in), ctypes.addressof(context_out)) if context else (0, 0)

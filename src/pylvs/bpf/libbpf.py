@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -51,11 +50,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__name": (c_char_p, (c_void_p,)),
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
-    "bpf_map_create": (c_int, (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p)),
     "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
     "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
-    "bpf_map_lookup_and_delete_elem": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
     "bpf_map_update_batch": (c_int, (c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
@@ -237,17 +234,6 @@ class BpfObject:
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
 
 
-def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
-    """Create a map without an object file; return its descriptor, which the caller closes.
-
-    Raises NoRoom, NotPermitted.
-    """
-    # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
-    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, 0, flags), 32)
-    done = library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, options)
-    return check(done, f"creating map {name} of {max_entries} elements")
-
-
 def pin(descriptor: int, path: str) -> None:
     """Pin a map, program or link at a path in a bpffs. Raises Busy if the path exists."""
     check(library().bpf_obj_pin(descriptor, os.fsencode(path)), f"pinning {path}")
@@ -283,7 +269,8 @@ def _load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
     doing = f"loading {name}"
     if number == errno.EPERM or (number == errno.EACCES and syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")):
         return syscalls.failure(errno.EPERM, doing, lines)
-    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or _map_too_large(number, lines):
+    too_large = number == errno.E2BIG and any("failed to create" in line for line in lines)  # a map
+    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or too_large:
         return syscalls.failure(number, doing, lines)
     if number == errno.ENOENT and syscalls.missing_capabilities("CAP_BPF"):
         return syscalls.failure(errno.EPERM, doing, lines)
@@ -291,10 +278,6 @@ def _load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
     error = Unsupported(f"{doing}: this kernel ({os.uname().release}) refuses it: {reason}")
     error.errno = number
     return syscalls.with_notes(error, lines)
-
-
-def _map_too_large(number: int, lines: list[str]) -> bool:
-    return number == errno.E2BIG and any("failed to create" in line for line in lines)
 
 
 def _reason(lines: list[str]) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Self = TypeVar("Self", bound="Map")
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
-MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF
@@ -56,10 +55,10 @@ def full_barrier() -> None:
 class Map:
     """A map of any type."""
 
-    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None) -> None:
+    def __init__(self, descriptor: int) -> None:
         """Take over an open descriptor."""
         self.fd = descriptor
-        self.info = info or kernel.map_info(descriptor)
+        self.info = kernel.map_info(descriptor)
         self.name = self.info.name
         self.key_size = self.info.key_size
         self.value_size = self.info.value_size
@@ -223,11 +222,6 @@ class HashMap(Map):
                 raise self._failed("deleting from")
         return deleted
 
-    def clear(self) -> None:
-        """Delete all elements."""
-        for keys, _values, count in self.chunks():
-            self.remove_many(bytes(keys[: count * self.key_size]), count)
-
     def __len__(self) -> int:
         return sum(count for _keys, _values, count in self.chunks())
 
@@ -284,12 +278,6 @@ class PerCpuArray(ArrayMap):
         self.stride = (self.value_size + 7) & ~7  # the kernel pads each CPU's value to 8 bytes
         return self.stride * self.cpus
 
-    def values(self, index: int) -> list[bytes]:
-        """Return the values of all CPUs. Raises IndexError."""
-        raw = self.get(index)
-        assert raw is not None  # a per-CPU array has no empty slots
-        return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
-
     def _counters(self, width: int | None) -> struct.Struct:
         """Return the format of a record: its first `width` 64-bit counters, or all of it."""
         size = self.stride // self.records
@@ -299,7 +287,7 @@ class PerCpuArray(ArrayMap):
         """Return the sums over all CPUs of a record's first `width` 64-bit counters, or of all of them."""
         index, at = divmod(record, self.records)
         raw = self.get(index)
-        assert raw is not None
+        assert raw is not None  # a per-CPU array has no empty slots
         form = self._counters(width)
         return _sums(form.unpack_from(raw, cpu * self.stride + at * form.size) for cpu in range(self.cpus))
 
@@ -343,17 +331,16 @@ class MmapArray(Map):
     a 64-bit word of `words` is a single store; `struct.pack_into` writes byte by byte.
     """
 
-    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None, writable: bool = True) -> None:
+    def __init__(self, descriptor: int) -> None:
         """Take over an open descriptor. Raises Unsupported if the map cannot be mapped."""
-        super().__init__(descriptor, info)
+        super().__init__(descriptor)
         self.stride = (self.value_size + 7) & ~7
-        self._protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map(1)
 
     def _map(self, count: int) -> None:
         """Map `count` elements and about as many more. Views of the former mapping stay valid."""
         size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
-        self._memory = self._in_memory(-(-size // _PAGE) * _PAGE, self._protection)
+        self._memory = self._in_memory(-(-size // _PAGE) * _PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
         self._mapped = size // self.stride
         self._view = memoryview(self._memory)[:size]
         self._words, self._halves = self._view.cast("Q"), self._view.cast("I")

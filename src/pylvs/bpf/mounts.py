@@ -22,7 +22,6 @@ DIRECTORY = "/run/pylvs"
 POINT = f"{DIRECTORY}/bpf"
 ALL_STATES = "the states of this machine"  # what a lock of the bpffs guards
 _MARKER = "in-use"
-_CLONE_NEWNS = 0x00020000
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
 
@@ -230,29 +229,19 @@ def _within(process: int, work: Callable[[], None]) -> None:
     It runs in a thread of its own: setns(2) requires unshared file system attributes, and the other threads keep their
     namespace.
     """
-    import threading
+    from concurrent.futures import ThreadPoolExecutor
 
-    errors: list[BaseException] = []
+    from pylvs.system.namespaces import Kind, join
 
     def enter() -> None:
-        try:
-            with _explained("leaving the shared file system attributes"):
-                syscalls.unshare(syscalls.CLONE_FS)
-            with _explained("entering the outermost mount namespace"):
-                namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    syscalls.setns(namespace, _CLONE_NEWNS, "")
-                finally:
-                    os.close(namespace)
-            work()
-        except BaseException as error:
-            errors.append(error)
+        with _explained("leaving the shared file system attributes"):
+            syscalls.unshare(syscalls.CLONE_FS)
+        with _explained("entering the outermost mount namespace"):
+            join(f"/proc/{process}/ns/mnt", Kind.MOUNT)
+        work()
 
-    thread = threading.Thread(target=enter, name="pylvs-mount")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1, "pylvs-mount") as pool:
+        pool.submit(enter).result()
 
 
 def _mount() -> None:

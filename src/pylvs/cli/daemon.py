@@ -232,16 +232,4 @@ def _of_the_table() -> str:
     from pylvs.dataplane.director import open_director
 
     director = open_director()
-    rows, packets = director.services(), director.packet_counts()
-    connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
-    return exposition(
-        MetricsInput(
-            __version__,
-            rows,
-            packets.reasons,
-            connections,
-            packets.connections_limit,
-            expiry=packets.expiry,
-            totals=packets.totals,
-        )
-    )
+    return exposition(MetricsInput(__version__, director.services(), director.packet_counts()))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pylvs.ipvsadm.main import run as run_ipvsadm
+from pylvs.ipvsadm.commands import Session
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey
@@ -125,8 +125,7 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     if first not in EDITS and not first.startswith(LONG_EDITS):
         raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
     errors = io.StringIO()
-    status = run_ipvsadm(words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=errors)
-    if not status:
+    if not Session(simulation.director, io.StringIO(), io.StringIO(), errors).run(words).status:
         return
     error = next((line for line in errors.getvalue().splitlines() if line.strip()), "refused")
     wrong = next(

@@ -34,8 +34,6 @@ from pylvs.system.processes import command
 from pylvs.system.processes.scripts import Processes
 
 RESTART_PAUSE_S = 1.0  # of a background task
-POLL_S = 0.5  # of the error of forwarding
-FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
@@ -140,65 +138,38 @@ def _watchdog_s(given: Mapping[str, str]) -> float:
         return 0.0
 
 
-async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
-    """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
+async def monitor_host(update: Callable[[], Awaitable[float]]) -> None:
+    """Follow this host until cancelled: rtnetlink(7) reports changes of devices, addresses and routes.
 
-    `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
-    reported after `FAULT_AFTER_S`, its end at once.
+    They are those of the calling thread's network namespace.
     """
-    clock = asyncio.get_running_loop().time
-    reported: bool | None = None
-    since: float | None = None
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    with listen() as kernel:
+        loop.add_reader(kernel, lambda: changed.set() if drain(kernel) else None)
+        try:
+            await call_at_changes(update, changed)
+        finally:
+            loop.remove_reader(kernel)
+
+
+async def call_at_changes(update: Callable[[], Awaitable[float]], changed: asyncio.Event) -> None:
+    """Call `update` at the start, and whenever `changed` is set.
+
+    It returns the seconds until it is called without a change.
+    """
+    next_s = 0.0
     while True:
-        text = error()
-        now = clock()
-        since = (since or now) if text else None
-        if text == "" and reported is not True:
-            reported = True
-            await report(True, "")
-        elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
-            reported = False
-            await report(False, text)
-        await asyncio.sleep(POLL_S)
-
-
-class HostMonitor:
-    """Calls `update` at the start, and whenever rtnetlink(7) reports a change of devices, addresses or routes.
-
-    `update` returns the seconds until it is called without a report.
-    """
-
-    def __init__(self, update: Callable[[], Awaitable[float]]) -> None:
-        self._update = update
-        self._changed = asyncio.Event()
-
-    async def run(self) -> None:
-        """Watch the network namespace of the calling thread until cancelled."""
-        loop = asyncio.get_running_loop()
-        with listen() as kernel:
-            loop.add_reader(kernel, self._receive, kernel)
-            try:
-                await self._follow()
-            finally:
-                loop.remove_reader(kernel)
-
-    def _receive(self, kernel: socket.socket) -> None:
-        if drain(kernel):
-            self._changed.set()
-
-    async def _follow(self) -> None:
-        next_s = 0.0
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), next_s)
-            await asyncio.sleep(GATHER_S)
-            self._changed.clear()
-            begin, next_s = time.monotonic(), RETRY_S
-            try:
-                next_s = await self._update()
-            except Exception as error:
-                get_logger().error("could not follow addresses and devices", reason=str(error))
-            await asyncio.sleep(SHARE * (time.monotonic() - begin))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), next_s)
+        await asyncio.sleep(GATHER_S)
+        changed.clear()
+        begin, next_s = time.monotonic(), RETRY_S
+        try:
+            next_s = await update()
+        except Exception as error:
+            get_logger().error("could not follow addresses and devices", reason=str(error))
+        await asyncio.sleep(SHARE * (time.monotonic() - begin))
 
 
 class HostServices:

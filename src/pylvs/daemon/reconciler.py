@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.table import DesiredTable, Edit, EditPlan, RefusedEdit, TableCache, TableChanged
+from pylvs.daemon.table import DesiredTable, Edit, EditPlan, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
@@ -125,7 +125,7 @@ class Reconciler:
     async def _apply(self, plan: EditPlan, desired: DesiredTable) -> ReconcileResult:
         if plan.timeouts:
             await self.thread.run(self.table.set_timeouts, plan.timeouts)
-        failures: list[RefusedEdit] = []
+        failures: list[str] = []
         rest: Sequence[Edit] = plan.edits
         budget_s = BATCH_S
         while rest:
@@ -144,7 +144,7 @@ class Reconciler:
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
         self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
-        return ReconcileResult(len(plan.edits) - len(failures), tuple(map(str, failures)))
+        return ReconcileResult(len(plan.edits) - len(failures), tuple(failures))
 
     def _log_restored(self, plan: EditPlan) -> None:
         for edit in plan.restored[:MAX_LOG_LINES]:

@@ -33,29 +33,15 @@ ROOT = Path("/run/pylvs/daemon")
 OVERRIDES_FILE = "overrides"
 
 
-def default_path() -> Path:
-    """Return the directory of the daemon of this network namespace."""
-    return ROOT / f"net{network_cookie()}"
-
-
 class StateDirectory:
-    """The files of one daemon, and its lock."""
+    """The files of one daemon, and its lock; without a path, that of this network namespace."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = default_path() if path is None else Path(os.path.abspath(path))
+        self.path = ROOT / f"net{network_cookie()}" if path is None else Path(os.path.abspath(path))
+        self.pid_path = self.path / "pid"
+        self.socket_path = self.path / "control"
+        self.routers_path = self.path / ROUTERS_SOCKET
         self._lock = -1
-
-    @property
-    def pid_path(self) -> Path:
-        return self.path / "pid"
-
-    @property
-    def socket_path(self) -> Path:
-        return self.path / "control"
-
-    @property
-    def routers_path(self) -> Path:
-        return self.path / ROUTERS_SOCKET
 
     def acquire(self) -> None:
         """Make the directory and lock it. Raises Busy naming the daemon that has it, NotPermitted, Unsupported."""

@@ -26,7 +26,7 @@ from pylvs.config.findings import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
-from pylvs.daemon.host import BackgroundTasks, HostMonitor, HostServices, monitor_forwarding, signal_handlers
+from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import EventBus, log_event, log_findings
 from pylvs.daemon.reconciler import (
@@ -40,7 +40,7 @@ from pylvs.daemon.reconciler import (
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
-from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
+from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monitor_forwarding
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
@@ -199,7 +199,7 @@ class Supervisor:
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
-        tasks.keep_running(HostMonitor(self._follow_host).run, "following addresses and devices")
+        tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")
         if self._host.manager.watchdog_s:
             tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
         self._host.manager.ready(self.status())

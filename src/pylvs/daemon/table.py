@@ -135,17 +135,6 @@ class DestinationEdit:
 Edit = ServiceEdit | DestinationEdit
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedEdit:
-    """An edit that the data plane refused."""
-
-    edit: Edit
-    error: PylvsError
-
-    def __str__(self) -> str:
-        return f"{self.edit}: refused: {self.error}"
-
-
 def required_edits(
     found: Mapping[ServiceKey, SnapshotEntry],
     desired: Iterable[WantedRow],
@@ -345,13 +334,13 @@ class TableCache:
             self.director.set_timeouts(timeouts)
             self._edition = self.director.edition()
 
-    def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[RefusedEdit]]:
-        """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused.
+    def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[str]]:
+        """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
 
         The destinations of a service that could not be added are skipped. Raises TableChanged, Busy, OSError before
         the first edit.
         """
-        refused: list[RefusedEdit] = []
+        refused: list[str] = []
         count = 0
         with self.director.batch():
             self._check_unchanged()
@@ -367,7 +356,7 @@ class TableCache:
                     try:
                         edit.apply(self.director)
                     except PylvsError as error:
-                        refused.append(RefusedEdit(edit, error))
+                        refused.append(f"{edit}: refused: {error}")
                         self._refused.add(edit.key)
                     else:
                         edit.apply_to(self._snapshot)

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import cycle
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
@@ -71,16 +72,19 @@ class VipChecks:
         self.rows: tuple[WantedRow, ...] = ()
         self._marks: dict[ForwardingPath, int] = {}
         self._vips: frozenset[Address] = frozenset()
-        self._last = -1
+        # A mark is reused late: packets of an old check may still arrive.
+        self._next_marks = cycle(range(FIRST_PROBE_MARK, FIRST_PROBE_MARK + PROBE_MARKS))
         self._log = get_logger()
 
     def configure(self, configuration: Configuration) -> None:
         """Allocate a mark for each path that this configuration checks; a path that stays keeps its mark."""
         paths = dict.fromkeys(_paths(configuration))
         marks = {path: mark for path, mark in self._marks.items() if path in paths}
+        taken = set(marks.values())
         for path in paths:
-            if path not in marks and (mark := self._free(set(marks.values()))):
-                marks[path] = mark
+            if path not in marks and len(taken) < PROBE_MARKS:
+                marks[path] = next(mark for mark in self._next_marks if mark not in taken)
+                taken.add(marks[path])
         self._marks = marks  # replaced as a whole: the table thread may be reading it
         rows = tuple(_row(path, mark) for path, mark in marks.items())
         if rows != self.rows:
@@ -88,14 +92,6 @@ class VipChecks:
         self._vips = frozenset(
             key.address for service in configuration.services for key in service.keys if not key.mark
         )
-
-    def _free(self, taken: Collection[int]) -> int:
-        """Return a free mark, 0 if there is none. A mark is reused late: packets of an old check may still arrive."""
-        for _ in range(PROBE_MARKS):
-            self._last = (self._last + 1) % PROBE_MARKS
-            if FIRST_PROBE_MARK + self._last not in taken:
-                return FIRST_PROBE_MARK + self._last
-        return 0
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: CheckContext) -> Probe:
         """Return the probe of a check through the virtual address."""
@@ -110,11 +106,12 @@ class VipChecks:
 
     def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
         made: tuple[Address, Probe] | None = None  # the probe, and the source address that it was made for
+        configured = next((target.source for target in targets_of(check) if target.source is not None), None)
 
         async def ask() -> Outcome:
             nonlocal made
             try:
-                source = _configured_source(check) or source_towards(server, vip.version, self._vips)
+                source = configured or source_towards(server, vip.version, self._vips)
             except (PylvsError, OSError) as error:
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
@@ -200,10 +197,6 @@ def _vip(check: Check, service: WantedService) -> Address | None:
     addresses = [key.address for key in service.keys if not key.mark]
     named = [target.address for target in targets_of(check) if target.address in addresses]
     return next(iter([*named, *addresses]), None)
-
-
-def _configured_source(check: Check) -> Address | None:
-    return next((target.source for target in targets_of(check) if target.source is not None), None)
 
 
 def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import (
@@ -37,9 +36,11 @@ REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies
 STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
-POLL_S = 0.02  # while the process starts
+START_POLL_S = 0.02  # while the process starts
 STEADY_S = 10.0  # a process that ran this long is restarted at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
+POLL_S = 0.5  # of the error of forwarding
+FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 
 StartProcess = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -183,8 +184,9 @@ class VirtualRouters:
         Raises PylvsError if the process refuses the configuration; it keeps the old one.
         """
         async with self._lock:
-            before = self._wanted
-            self._wanted = configuration if is_needed(configuration.vrrp) else None
+            before, routers = self._wanted, configuration.vrrp
+            is_needed = routers.instances or routers.addresses or routers.routes or routers.rules
+            self._wanted = configuration if is_needed else None
             try:
                 warnings = await self._settle()
             except PylvsError as error:
@@ -310,7 +312,7 @@ class VirtualRouters:
                 raise _RetryLater(f"the virtual routers' process {_exit_text(self._process)} at its start")
             if time.monotonic() > deadline:
                 raise _RetryLater(f"the virtual routers' process {self._process.pid} does not answer")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(START_POLL_S)
 
     async def _stop_any(self) -> None:
         """Stop the process that runs, if any: this daemon's child, or one that another daemon left."""
@@ -372,9 +374,26 @@ def _event_fields(event: Message) -> dict[str, Any]:
     return fields | ({"reason": ": ".join(texts)} if texts else {})
 
 
-def is_needed(routers: VrrpConfiguration) -> bool:
-    """Return whether there are virtual routers, or static addresses, routes or rules."""
-    return bool(routers.instances or routers.addresses or routers.routes or routers.rules)
+async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
+    """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
+
+    `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
+    reported after `FAULT_AFTER_S`, its end at once.
+    """
+    clock = asyncio.get_running_loop().time
+    reported: bool | None = None
+    since: float | None = None
+    while True:
+        text = error()
+        now = clock()
+        since = (since or now) if text else None
+        if text == "" and reported is not True:
+            reported = True
+            await report(True, "")
+        elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
+            reported = False
+            await report(False, text)
+        await asyncio.sleep(POLL_S)
 
 
 def _exit_text(process: subprocess.Popen[bytes]) -> str:

@@ -54,14 +54,16 @@ class Outcome:
 
 
 class Session:
-    """A run of ipvsadm, with its Director, names and streams."""
+    """A run of ipvsadm, with its Director, streams and names."""
 
-    def __init__(self, director: Director, names: Names, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
+    def __init__(
+        self, director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str], names: Names | None = None
+    ) -> None:
+        self.stdin = stdin
+        self.stderr = stderr
         self._director = director
-        self._names = names
-        self._stdin = stdin
         self._stdout = stdout
-        self._stderr = stderr
+        self._names = names or Names()
 
     def run(self, words: Sequence[str], *, restoring: bool = False) -> Outcome:
         """Parse and execute one command line; errors are printed on stderr."""
@@ -70,21 +72,12 @@ class Session:
             try:
                 return self._do(request, restoring)
             except PylvsError as error:
-                print(refusal(error, request.command in SERVER_COMMANDS), file=self._stderr)
+                print(refusal(error, request.command in SERVER_COMMANDS), file=self.stderr)
                 is_listing = request.command is Command.LIST
                 return Outcome(EXIT_LISTING if is_listing else EXIT_REFUSED, final=is_listing)
         except Complaint as complaint:
-            print(complaint.text, file=self._stderr)
+            print(complaint.text, file=self.stderr)
             return Outcome(complaint.status, complaint.final)
-
-    def restore(self, lines: Iterable[str]) -> Outcome:
-        """Execute command lines in order; a final error ends the restore, and earlier changes stay."""
-        outcome = Outcome()
-        for words in command_lines(lines):
-            outcome = self.run(words, restoring=True)
-            if outcome.final:
-                break
-        return outcome
 
     def _do(self, request: Request, restoring: bool) -> Outcome:
         if request.command in (Command.HELP, Command.VERSION):
@@ -95,7 +88,7 @@ class Session:
         if request.command is Command.RESTORE:
             if restoring:
                 raise try_help()
-            return self._restore_input()
+            return self._restore()
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
@@ -106,11 +99,16 @@ class Session:
             self._edit(request)
         return Outcome()
 
-    def _restore_input(self) -> Outcome:
-        lines = input_lines(self._stdin)
+    def _restore(self) -> Outcome:
+        """Execute the lines of the input in order; a final error ends the restore, and earlier changes stay."""
+        lines, outcome = input_lines(self.stdin), Outcome()
         # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
-        with contextlib.nullcontext() if self._stdin.isatty() else self._director.batch():
-            return self.restore(lines)
+        with contextlib.nullcontext() if self.stdin.isatty() else self._director.batch():
+            for words in command_lines(lines):
+                outcome = self.run(words, restoring=True)
+                if outcome.final:
+                    break
+        return outcome
 
     def _edit(self, request: Request) -> None:
         director = self._director
@@ -152,26 +150,25 @@ class Session:
         """
         if not request.mark:
             return
-        from pylvs.model.marks import give_mark  # late: no other command needs it
-
         key, rules = request.service_key(), self._director.mark_rules()
-        if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
+        version = key.address.version
+        if any(rule.may_give(key.mark, version) for rule in rules) or not (rules or self.stderr.isatty()):
             return
         print(
-            f"ipvsadm: warning: no rule gives IPv{key.address.version} packets the mark {key.mark}, so the service gets"
+            f"ipvsadm: warning: no rule gives IPv{version} packets the mark {key.mark}, so the service gets"
             " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import",
-            file=self._stderr,
+            file=self.stderr,
         )
 
     def _warn_of_ftp(self, request: Request) -> None:
         """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
-        if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
+        if is_ftp and request.method is Method.MASQ and self.stderr.isatty():
             print(
                 "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV,"
                 " EPSV) fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual"
                 " address and a service for each of its passive ports",
-                file=self._stderr,
+                file=self.stderr,
             )
 
     def _zero(self, request: Request) -> None:

@@ -12,7 +12,7 @@ from pylvs.ipvsadm.options import Given, flag_words
 from pylvs.ipvsadm.parsing import Names, as_int
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow, in_order
 from pylvs.model.service import (
     NETMASK_V4_ALL,
     NETMASK_V6_ALL,
@@ -41,6 +41,7 @@ LONGEST_V4_LISTED = 28  # characters of an IPv4 host:port in a listing
 IPVS_VERSION = "1.2.1"
 METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
 SERVER_TITLE = "  -> RemoteAddress:Port"
+SCHEDULER_TITLE = f"Prot LocalAddress:Port Scheduler Flags\n{SERVER_TITLE}           Forward"
 WIDTH = 9  # columns of a counter; larger ones are cut, not rounded, to K, M, G or T
 CUTS = (  # below the first number: divided by the second, with the letter
     (10**8, 1, ""),
@@ -180,10 +181,37 @@ def version_line(table_size: int) -> str:
     return f"IP Virtual Server version {IPVS_VERSION} (size={table_size})\n"
 
 
-class View:
-    """The default view. Other views replace the titles and the columns after address and port."""
+Columns = tuple[str, Callable[[DestinationRow], str]]
 
-    title = f"Prot LocalAddress:Port Scheduler Flags\n{SERVER_TITLE}           Forward Weight ActiveConn InActConn\n"
+# Views of connections: their titles, and the columns between a destination's name and its connections.
+DEFAULT_VIEW: Columns = (
+    f"{SCHEDULER_TITLE} Weight ActiveConn InActConn\n",
+    lambda row: f" {METHODS[row.destination.method]:<7} {row.destination.weight:<6}",
+)
+VIEWS: dict[str, Columns] = {
+    Given.THRESHOLDS: (
+        f"Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n{SERVER_TITLE}\n",
+        lambda row: f" {row.destination.upper:<10} {row.destination.lower:<10}",
+    ),
+    Given.PERSISTENT_CONN: (
+        f"Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n{SERVER_TITLE}\n",
+        lambda row: f" {row.destination.weight:<9} {row.persistent:<11}",
+    ),
+    Given.TUN_INFO: (
+        f"{SCHEDULER_TITLE} TunnelInfo    Weight ActiveConn InActConn\n",
+        lambda row: (
+            f" {METHODS[row.destination.method]:<7} {tunnel_info(row.destination):<13} {row.destination.weight:<6}"
+        ),
+    ),
+}
+
+
+class View:
+    """A view of connections: its titles, and the columns after the names."""
+
+    def __init__(self, title: str, columns: Callable[[DestinationRow], str]) -> None:
+        self.title = title
+        self._columns = columns
 
     def of_service(self, row: ServiceRow) -> str:
         """Return the columns after the name of a service."""
@@ -191,43 +219,7 @@ class View:
 
     def of_destination(self, row: DestinationRow) -> str:
         """Return the columns after the name of a destination."""
-        server = row.destination
-        return f" {METHODS[server.method]:<7} {server.weight:<6} {row.active:<10} {row.inactive:<10}"
-
-
-class TunnelView(View):
-    """`--tun-info`."""
-
-    title = (
-        "Prot LocalAddress:Port Scheduler Flags\n"
-        f"{SERVER_TITLE}           Forward TunnelInfo    Weight ActiveConn InActConn\n"
-    )
-
-    def of_destination(self, row: DestinationRow) -> str:
-        server = row.destination
-        return (
-            f" {METHODS[server.method]:<7} {tunnel_info(server):<13} {server.weight:<6}"
-            f" {row.active:<10} {row.inactive:<10}"
-        )
-
-
-class ThresholdView(View):
-    """`--thresholds`."""
-
-    title = f"Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n{SERVER_TITLE}\n"
-
-    def of_destination(self, row: DestinationRow) -> str:
-        server = row.destination
-        return f" {server.upper:<10} {server.lower:<10} {row.active:<10} {row.inactive:<10}"
-
-
-class PersistenceView(View):
-    """`--persistent-conn`."""
-
-    title = f"Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n{SERVER_TITLE}\n"
-
-    def of_destination(self, row: DestinationRow) -> str:
-        return f" {row.destination.weight:<9} {row.persistent:<11} {row.active:<10} {row.inactive:<10}"
+        return f"{self._columns(row)} {row.active:<10} {row.inactive:<10}"
 
 
 class CounterView(View):
@@ -239,11 +231,11 @@ class CounterView(View):
         self._write: NumberWriter = whole if exact else cut
 
     def of_service(self, row: ServiceRow) -> str:
-        return "".join(map(self._write, _in_order(row.counters)))
+        return "".join(map(self._write, in_order(row.counters)))
 
     def of_destination(self, row: DestinationRow) -> str:
         """Show the low 32 bits of all but bytes."""
-        connections, in_packets, out_packets, in_bytes, out_bytes = _in_order(row.counters)
+        connections, in_packets, out_packets, in_bytes, out_bytes = in_order(row.counters)
         shown = (low(connections), low(in_packets), low(out_packets), in_bytes, out_bytes)
         return "".join(map(self._write, shown))
 
@@ -254,11 +246,11 @@ class RateView(CounterView):
     title = f"Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n{SERVER_TITLE}\n"
 
     def of_service(self, row: ServiceRow) -> str:
-        return "".join(map(self._write, _in_order(row.rates)))
+        return "".join(map(self._write, in_order(row.rates)))
 
     def of_destination(self, row: DestinationRow) -> str:
         """Show low 32 bits; only rates of bytes are cut."""
-        *events, in_bytes, out_bytes = map(low, _in_order(row.rates))
+        *events, in_bytes, out_bytes = map(low, in_order(row.rates))
         return "".join([*map(whole, events), self._write(in_bytes), self._write(out_bytes)])
 
 
@@ -268,13 +260,7 @@ def view_of(given: AbstractSet[str]) -> View:
         return CounterView(Given.EXACT in given)
     if Given.RATE in given:
         return RateView(Given.EXACT in given)
-    if Given.THRESHOLDS in given:
-        return ThresholdView()
-    if Given.PERSISTENT_CONN in given:
-        return PersistenceView()
-    if Given.TUN_INFO in given:
-        return TunnelView()
-    return View()
+    return View(*next((view for option, view in VIEWS.items() if option in given), DEFAULT_VIEW))
 
 
 def table(rows: Iterable[ServiceRow], view: View, writer: Writer, *, unsorted: bool) -> Iterator[str]:
@@ -327,10 +313,6 @@ def tunnel_info(server: Destination) -> str:
         return "ipip"
     checksum = "r+c" if TunnelFlag.REMCSUM in tunnel.flags else "+c" if TunnelFlag.CSUM in tunnel.flags else "-c"
     return f"gue:{tunnel.port}:{checksum}" if tunnel.kind is TunnelKind.GUE else f"gre:{checksum}"
-
-
-def _in_order(values: Counters | Rates) -> tuple[int, int, int, int, int]:
-    return values.connections, values.in_packets, values.out_packets, values.in_bytes, values.out_bytes
 
 
 def connection_lines(connections: Iterable[Connection], write: Writer, *, engines: bool) -> Iterator[str]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import IO, NoReturn
 
     from pylvs.ipvsadm.commands import Session
-    from pylvs.ipvsadm.parsing import Names
     from pylvs.model.director import Director
 
 EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
@@ -31,33 +30,16 @@ SAVE_HELP = (
 )
 
 
-def run(
-    words: Sequence[str],
-    *,
-    director: Director,
-    stdin: IO[str],
-    stdout: IO[str],
-    stderr: IO[str] | None = None,
-    names: Names | None = None,
-) -> int:
-    """Run `ipvsadm` with these arguments (without the program's name) on a Director; return the exit status."""
-    return _session(director, stdin, stdout, stderr, names).run(words).status
+def run(words: Sequence[str], session: Session) -> int:
+    """Run `ipvsadm` with these arguments (without the program's name); return the exit status."""
+    return session.run(words).status
 
 
-def run_save(
-    words: Sequence[str],
-    *,
-    director: Director,
-    stdin: IO[str],
-    stdout: IO[str],
-    stderr: IO[str] | None = None,
-    names: Names | None = None,
-) -> int:
+def run_save(words: Sequence[str], session: Session) -> int:
     """Run `ipvsadm-save [-n]`: print the table as rules. Other options print help; operands are ignored."""
     if _asks_for_help(words):
-        return _help_of_save(stderr or sys.stderr)
-    numeric = ["-n"] if "-n" in words else []
-    return _session(director, stdin, stdout, stderr, names).run(["-S", *numeric]).status
+        return _help_of_save(session.stderr)
+    return session.run(["-S", *(["-n"] if "-n" in words else [])]).status
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:
@@ -69,18 +51,10 @@ def _help_of_save(stderr: IO[str]) -> int:
     return EXIT_SAVE_HELP
 
 
-def run_restore(
-    words: Sequence[str],
-    *,
-    director: Director,
-    stdin: IO[str],
-    stdout: IO[str],
-    stderr: IO[str] | None = None,
-    names: Names | None = None,
-) -> int:
+def run_restore(_: Sequence[str], session: Session) -> int:
     """Run `ipvsadm-restore`: replace the table with the rules on stdin, without comment lines; ignore arguments."""
-    rules = io.StringIO("\n".join(line for line in stdin.read().split("\n") if not line.startswith("#")))
-    session = _session(director, rules, stdout, stderr, names)
+    lines = session.stdin.read().split("\n")
+    session.stdin = io.StringIO("\n".join(line for line in lines if not line.startswith("#")))
     session.run(["-C"])
     return session.run(["-R"]).status
 
@@ -123,16 +97,7 @@ def open_director() -> Director:
     return open_tables()
 
 
-def _session(
-    director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str] | None, names: Names | None
-) -> Session:
-    from pylvs.ipvsadm.commands import Session
-    from pylvs.ipvsadm.parsing import Names
-
-    return Session(director, names or Names(), stdin, stdout, stderr or sys.stderr)
-
-
-def _as_program(command: Callable[..., int]) -> int:
+def _as_program(command: Callable[[Sequence[str], Session], int]) -> int:
     """Run a command as this process; turn every error into an exit status and a few lines."""
     gc.disable()  # the process ends before a collection would pay off
     from pylvs.ipvsadm.options import EXIT_ARGUMENTS, EXIT_LISTING
@@ -146,7 +111,9 @@ def _as_program(command: Callable[..., int]) -> int:
         print(cannot_open(error), file=sys.stderr)
         return EXIT_ARGUMENTS
     try:
-        status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
+        from pylvs.ipvsadm.commands import Session
+
+        status = command(sys.argv[1:], Session(director, sys.stdin, sys.stdout, sys.stderr))
         sys.stdout.flush()
         if director.troubles():
             from pylvs.model.rows import warnings  # late: most edits attach every device

@@ -1,8 +1,9 @@
 """Boot the hosts of a lab: their namespaces, disks, files and sysctls, then their own commands.
 
-A program, which gets the lab's name and a file descriptor as arguments, and the network as JSON on stdin. Only a
-process with one thread can enter a mount namespace, and any process may call `build`. One process makes all hosts,
-because a fork costs far less than a new shell and a new Python for each host.
+A program, which gets the lab's name and the descriptor of a lock as arguments, and the network as JSON on stdin. It
+keeps the descriptor open until the hosts are made. Only a process with one thread can enter a mount namespace, and any
+process may call `build`. One process makes all hosts, because a fork costs far less than a new shell and a new Python
+for each host.
 """
 
 from __future__ import annotations
@@ -10,35 +11,27 @@ from __future__ import annotations
 import glob
 import importlib
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-import pylvs
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
-from pylvs.lab.hosts import PINS, LabHost, address_commands, until
+from pylvs.lab.hosts import PINS, LabHost, address_commands, unmount_all, until
 from pylvs.lab.network import SERVER, Host, Network
 from pylvs.system.namespaces import NAMED, Kind, bind_new, join
-from pylvs.system.syscalls import mount, unmount
+from pylvs.system.syscalls import mount
 
 OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
 IPV6_ZERO = ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra")
 IPVSADM = "ipvsadm"
-
-
-def command(lab: str, lock: int) -> list[str]:
-    """Return the command that runs this program. It keeps the descriptor `lock` open until the hosts are made."""
-    tree = str(Path(pylvs.__file__).resolve().parents[1])
-    code = f"import sys; sys.path.insert(0, {tree!r}); from pylvs.lab.boot import main; main()"
-    return [sys.executable, "-I", "-c", code, lab, str(lock)]
+FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
@@ -47,18 +40,14 @@ def main() -> None:
     network = Network.from_dict(json.load(sys.stdin))
     hosts = [(host, LabHost(lab, host.name)) for host in network.hosts]
     for _, lab_host in hosts:
-        _make_namespaces(lab_host)
+        lab_host.disk.mkdir()
+        for kind, pin in ((Kind.MOUNT, lab_host.mounts), (Kind.NAME, lab_host.name)):
+            pin.touch()
+            bind_new(kind, pin)
     _in_each(hosts, lock, lambda host, lab_host: _configure(lab, network, host, lab_host))
     with_commands = [(host, lab_host) for host, lab_host in hosts if host.commands]
     _import({line.split()[0] for host, _ in with_commands for line in host.commands})
     _in_each(with_commands, lock, lambda host, _: _run_commands(host))
-
-
-def _make_namespaces(lab_host: LabHost) -> None:
-    lab_host.disk.mkdir()
-    for kind, pin in ((Kind.MOUNT, lab_host.mounts), (Kind.NAME, lab_host.name)):
-        pin.touch()
-        bind_new(kind, pin)
 
 
 def _in_each(hosts: Sequence[tuple[Host, LabHost]], lock: int, function: Callable[[Host, LabHost], None]) -> None:
@@ -66,63 +55,32 @@ def _in_each(hosts: Sequence[tuple[Host, LabHost]], lock: int, function: Callabl
     # Files, not pipes, because daemons keep their outputs open.
     outputs = [os.memfd_create(host.name) for host, _ in hosts]
 
-    def inside(number: int) -> None:
-        host, lab_host = hosts[number]
-        join(lab_host.network, Kind.NETWORK)
-        # Before this line the process holds the lock and the outputs that `build` reads to their end. After it,
-        # removing the lab ends the process.
-        os.close(lock)
-        os.dup2(outputs[number], 1)
-        os.dup2(outputs[number], 2)
-        join(lab_host.name, Kind.NAME)
-        join(lab_host.mounts, Kind.MOUNT)
-        function(host, lab_host)
+    def inside(host: Host, lab_host: LabHost, output: int) -> None:
+        try:
+            join(lab_host.network, Kind.NETWORK)
+            # Before this line the process holds the lock and the outputs that `build` reads to their end. After it,
+            # removing the lab ends the process.
+            os.close(lock)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            join(lab_host.name, Kind.NAME)
+            join(lab_host.mounts, Kind.MOUNT)
+            function(host, lab_host)
+        except OSError as error:
+            sys.exit(str(error))
 
-    started = [_fork(partial(inside, number)) for number in range(len(hosts))]
+    started = [FORK.Process(target=inside, args=(*each, output)) for each, output in zip(hosts, outputs, strict=True)]
+    for process in started:
+        process.start()
     failed = ""
     for process, (host, _), output in zip(started, hosts, outputs, strict=True):
-        if (status := _wait_for(process)) and not failed:
+        process.join()
+        if process.exitcode and not failed:
             text = os.pread(output, 1 << 16, 0).decode(errors="replace").strip()
-            failed = f"{host.name}: {text or f'exit status {status}'}"
+            failed = f"{host.name}: {text or f'exit status {process.exitcode}'}"
         os.close(output)
     if failed:
         sys.exit(failed)
-
-
-def _fork(function: Callable[[], object]) -> int:
-    """Call a function that is a program in a child process; return its PID."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        status = _exit_status(function)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def _wait_for(process: int) -> int:
-    """Wait for a child process; return its exit status."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def _exit_status(function: Callable[[], object]) -> int:
-    """Return the exit status of a function that is a program."""
-    try:
-        result = function()
-    except SystemExit as end:
-        result = end.code
-    except OSError as error:
-        result = str(error)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    if isinstance(result, str):
-        print(result, file=sys.stderr)
-        return 1
-    return result if isinstance(result, int) else 0
 
 
 def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> None:
@@ -139,8 +97,7 @@ def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> Non
 def _mount(lab_host: LabHost) -> None:
     # A copy of these mounts would keep the namespaces of other hosts alive.
     for folder in (NAMED, PINS):
-        while _unmounted(folder):
-            pass
+        unmount_all(folder)
     mount("sysfs", "/sys", "sysfs")
     mount("pylvs-lab", lab_host.disk, "tmpfs", options="mode=755")
     for path in OWN_FOLDERS:
@@ -149,14 +106,6 @@ def _mount(lab_host: LabHost) -> None:
         for folder in (own, upper, work):
             folder.mkdir()
         mount("pylvs-lab", path, "overlay", options=f"lowerdir={path},upperdir={upper},workdir={work}")
-
-
-def _unmounted(folder: Path) -> bool:
-    try:
-        unmount(folder)
-    except OSError:
-        return False
-    return True
 
 
 def _write(path: Path, content: str, mode: int) -> None:
@@ -223,13 +172,20 @@ def _run_own(words: Sequence[str], text: str = "") -> None:
     """Run one of our own commands as `files_of` installs it, without another start of Python."""
     module, function = COMMANDS[words[0]]
 
-    def program() -> object:
+    def program() -> None:
         given = os.memfd_create("input")
         os.pwrite(given, text.encode(), 0)
         os.dup2(given, 0)
         sys.stdin = os.fdopen(0, encoding="utf-8")
         sys.argv = [shutil.which(words[0]) or words[0], *words[1:]]
-        return getattr(importlib.import_module(module), function)()
+        sys.exit(getattr(importlib.import_module(module), function)())
 
-    if status := _wait_for(_fork(program)):
-        sys.exit(status)
+    process = FORK.Process(target=program)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import struct
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import zip_longest
-from types import TracebackType
 
 from pylvs.lab.hosts import port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
 from pylvs.model.dataclass import dataclass
+from pylvs.reference.packet import ETHER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6, Packet, parse
 from pylvs.system.namespaces import inside_network
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
-ETHER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 14, 0x0800, 0x86DD
-TCP, IPIP, IPV6 = 6, 4, 41
 LONGEST_FRAME = 65535
+INNER = {IPIP: ETHERTYPE_IPV4, IPV6: ETHERTYPE_IPV6}  # by the outer packet's protocol
 FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x08, "PSH"), (0x01, "FIN"), (0x04, "RST"))
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """An IP header: its offset, and some fields."""
-
-    version: int
-    start: int
-    length: int
-    ttl: int
-    protocol: int
-    source: str
-    destination: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,55 +30,43 @@ class Frame:
     data: bytes
 
     @property
-    def headers(self) -> list[Header]:
-        """Return the IP headers, the outer one first."""
-        kind = int.from_bytes(self.data[12:14], "big")
-        version = {ETHERTYPE_IPV4: 4, ETHERTYPE_IPV6: 6}.get(kind, 0)
-        start, found = ETHER_BYTES, []
-        while version:
-            header = _header(self.data, version, start)
-            if header is None:
-                break
-            found.append(header)
-            start += header.length
-            version = {IPIP: 4, IPV6: 6}.get(header.protocol, 0)
+    def packets(self) -> list[Packet]:
+        """Return the IP packets, the outer one first."""
+        found: list[Packet] = []
+        packet = parse(self.data)
+        while packet is not None:
+            found.append(packet)
+            ethertype = INNER.get(packet.protocol)
+            packet = parse(bytes(12) + ethertype + packet.ip[packet.l4 :]) if ethertype else None
         return found
 
     @property
     def flags(self) -> list[str]:
         """Return the flags of the TCP header; empty without one."""
-        headers = self.headers
-        if not headers or headers[-1].protocol != TCP:
-            return []
-        at = headers[-1].start + headers[-1].length + 13
-        return [name for bit, name in FLAGS if self.data[at] & bit]
+        return [name for packet in self.packets[-1:] for bit, name in FLAGS if packet.flags & bit]
 
     def describe(self) -> list[str]:
         """Return a line for the link, one for each IP header, one for TCP."""
-        lines = [f"{_mac(self.data[6:12])} > {_mac(self.data[:6])}"]
-        headers = self.headers
-        for each in headers:
-            limit = "TTL" if each.version == 4 else "hop limit"
-            lines.append(f"IPv{each.version} {each.source} > {each.destination}, {limit} {each.ttl}")
+        lines = [f"{self.data[6:12].hex(':')} > {self.data[:6].hex(':')}"]
+        packets = self.packets
+        for each in packets:
+            limit = "TTL" if each.family == 4 else "hop limit"
+            lines.append(f"IPv{each.family} {ip_address(each.saddr)} > {ip_address(each.daddr)}, {limit} {each.ttl}")
         if self.flags:
-            at = headers[-1].start + headers[-1].length
-            source, destination = struct.unpack_from("!HH", self.data, at)
-            lines.append(f"TCP {source} > {destination}, {' '.join(self.flags)}")
+            lines.append(f"TCP {packets[-1].sport} > {packets[-1].dport}, {' '.join(self.flags)}")
         return lines
 
     def field(self, offset: int) -> str:
         """Return the name of the field at an offset."""
         if offset < ETHER_BYTES:
             return "destination MAC" if offset < 6 else "source MAC" if offset < 12 else "type"
-        for header in self.headers:
-            inside = offset - header.start
-            if 0 <= inside < header.length:
-                names = (
-                    {8: "TTL", 10: "header checksum", 11: "header checksum"}
-                    if header.version == 4
-                    else {7: "hop limit"}
-                )
+        inside = offset - ETHER_BYTES
+        for packet in self.packets:
+            if inside < packet.l4:
+                checksum = "header checksum"
+                names = {8: "TTL", 10: checksum, 11: checksum} if packet.family == 4 else {7: "hop limit"}
                 return names.get(inside, f"byte {inside} of the IP header")
+            inside -= packet.l4
         return "payload"
 
 
@@ -101,51 +76,28 @@ def changes(before: Frame, after: Frame) -> list[int]:
     return [at for at, (old, new) in enumerate(pairs) if old != new]
 
 
-class Capture:
-    """Receive all frames of a host, at the switch's end of its links, where every hook's packets pass."""
+@contextlib.contextmanager
+def captured(lab: Lab, host: Host) -> Iterator[Callable[[], list[Frame]]]:
+    """Receive all frames of a host, at the switch's end of its links, where every hook's packets pass.
 
-    def __init__(self, lab: Lab, host: Host) -> None:
-        self._sockets: list[tuple[str, socket.socket]] = []
+    The function that it yields returns what came since its last call, link by link.
+    """
+    with contextlib.ExitStack() as until:
+        sockets = []
         with inside_network(lab.wire):
-            for number in range(len(host.interfaces)):
-                raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            for number, card in enumerate(host.interfaces):
+                raw = until.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
                 raw.bind((port_name(host, number), ETH_P_ALL))
                 raw.setblocking(False)
-                self._sockets.append((host.interfaces[number].device, raw))
+                sockets.append((card.device, raw))
 
-    def __enter__(self) -> Capture:
-        return self
+        def frames() -> list[Frame]:
+            found = []
+            for device, raw in sockets:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        data, (_, _, kind, _, _) = raw.recvfrom(LONGEST_FRAME)
+                        found.append(Frame(device, kind == PACKET_OUTGOING, data))
+            return found
 
-    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None) -> None:
-        for _, raw in self._sockets:
-            raw.close()
-
-    def frames(self) -> list[Frame]:
-        """Return what came since the last call, link by link."""
-        found = []
-        for device, raw in self._sockets:
-            while True:
-                try:
-                    data, (_, _, kind, _, _) = raw.recvfrom(LONGEST_FRAME)
-                except BlockingIOError:
-                    break
-                found.append(Frame(device, kind == PACKET_OUTGOING, data))
-        return found
-
-
-def _mac(raw: bytes) -> str:
-    return raw.hex(":")
-
-
-def _header(data: bytes, version: int, start: int) -> Header | None:
-    if len(data) < start + (20 if version == 4 else 40) or data[start] >> 4 != version:
-        return None
-    if version == 4:
-        length, ttl_at, protocol_at, addresses_at, width = (data[start] & 15) * 4, 8, 9, 12, 4
-    else:
-        length, ttl_at, protocol_at, addresses_at, width = 40, 7, 6, 8, 16
-    at = start + addresses_at
-    source, destination = ip_address(data[at : at + width]), ip_address(data[at + width : at + 2 * width])
-    return Header(
-        version, start, length, data[start + ttl_at], data[start + protocol_at], str(source), str(destination)
-    )
+        yield frames

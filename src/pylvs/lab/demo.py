@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pylvs.lab.capture import Capture, Frame, changes
+from pylvs.lab.capture import Frame, captured, changes
 from pylvs.lab.files import CONFIGURATION
 from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, SERVER, command_lines, draw
@@ -154,9 +154,9 @@ def _walk(guide: Guide, topology: str) -> None:
         raise Unsupported(f"the requests should have reached every real server, but: {dict(tally)}")
 
     guide.step("On the wire", "The first frame of one more request, as it reaches the director and as it leaves.")
-    with Capture(lab, network.host(DIRECTOR)) as capture:
+    with captured(lab, network.host(DIRECTOR)) as frames:
         guide.run(client, "curl -s --max-time 5 http://VIP/")
-        _show_frames(guide, capture.frames(), exact=topology == "dr")
+        _show_frames(guide, frames(), exact=topology == "dr")
 
     guide.step("The counts", "Closed connections are inactive until they are forgotten, two minutes after the end.")
     guide.run(DIRECTOR, "ipvsadm -Ln")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,43 +10,29 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from pylvs.lab.network import NETWORK_HOST, PREFIX, Host, Network
-from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
 from pylvs.system.namespaces import NAMED
+from pylvs.system.syscalls import unmount
 
 STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the mount points of its hosts
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs
 DESCRIPTION = "lab.json"
 MARK = Path("/etc/pylvs-lab")  # in a lab host, and nowhere else: "HOST of lab LAB"
+# A script for the lab's own namespace, which disables IPv6 on bridges.
+QUIET_SWITCHES = (
+    "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
+)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
 class LabHost:
-    """A host of a lab: its namespaces and its disk."""
+    """A host of a lab: the files of its namespaces, and its disk."""
 
-    lab: str
-    host: str
-
-    @property
-    def network(self) -> Path:
-        """Return the file of the network namespace."""
-        return NAMED / f"{PREFIX}{self.lab}-{self.host}"
-
-    @property
-    def mounts(self) -> Path:
-        """Return the file of the mount namespace."""
-        return PINS / f"{self.lab}-{self.host}.mnt"
-
-    @property
-    def name(self) -> Path:
-        """Return the file of the UTS namespace."""
-        return PINS / f"{self.lab}-{self.host}.uts"
-
-    @property
-    def disk(self) -> Path:
-        """Return the mount point of what the host writes; only the host sees it."""
-        return STATE / self.lab / self.host
+    def __init__(self, lab: str, host: str) -> None:
+        self.network = NAMED / f"{PREFIX}{lab}-{host}"
+        self.mounts = PINS / f"{lab}-{host}.mnt"
+        self.name = PINS / f"{lab}-{host}.uts"
+        self.disk = STATE / lab / host  # the mount point of what the host writes; only the host sees it
 
     def inside(self) -> list[str]:
         """Return the words that run a command in this host."""
@@ -105,11 +92,6 @@ def port_name(host: Host, number: int) -> str:
     return f"{host.name}-{number}"
 
 
-def quiet_switches() -> str:
-    """Return a script for the lab's own namespace that disables IPv6 on bridges."""
-    return "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
-
-
 def address_commands(network: Network, host: Host) -> Iterator[str]:
     """Return commands for ip in a host: addresses and routes."""
     yield "link set lo up"
@@ -132,3 +114,10 @@ def _add(address: str, device: str) -> str:
 def until(command: str) -> str:
     """Return a shell command that waits until another one succeeds."""
     return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
+
+
+def unmount_all(path: Path) -> None:
+    """Unmount everything that is mounted on a path."""
+    with contextlib.suppress(OSError):
+        while True:
+            unmount(path)

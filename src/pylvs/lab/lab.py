@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pylvs.lab import boot
 from pylvs.lab.hosts import (
     DESCRIPTION,
     MARK,
     PINS,
+    QUIET_SWITCHES,
     STATE,
     LabHost,
     environment,
     listed,
     namespace_commands,
     port_name,
-    quiet_switches,
+    unmount_all,
     until,
     wire_commands,
 )
@@ -34,7 +34,8 @@ from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError,
 from pylvs.realserver import vip
 from pylvs.system.lock import Lock, locked
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
-from pylvs.system.syscalls import MS_BIND, MS_PRIVATE, mount, unmount
+from pylvs.system.processes import command as python_command
+from pylvs.system.syscalls import MS_BIND, MS_PRIVATE, mount
 
 TOOLS = {
     "ip": "iproute2",
@@ -222,22 +223,24 @@ def _describe(lab: Lab, state: str) -> None:
 def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], None]]:
     """Return the steps: description, namespaces, links, hosts with their commands."""
     net = LabHost(lab.name, NETWORK_HOST).network
-    hosts = lab.network.hosts
     quiet = ["nsenter", f"--net={net}", "sh"]
     network = json.dumps(lab.network.to_dict())
 
     def finish(*processes: tuple[str, subprocess.Popen[str]]) -> None:
         _finish(processes, signals)
 
+    def awaited(host: Host) -> subprocess.Popen[str]:
+        return _start([*lab.host(host.name).inside(), "sh"], f"{until(host.awaits)}\n")
+
     return [
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
         lambda: _private_pins(lab.name),
         lambda: finish(_ip(namespace_commands(lab.name, lab.network), lock)),
-        lambda: finish((NETWORK_HOST, _start(quiet, quiet_switches(), lock))),
+        lambda: finish((NETWORK_HOST, _start(quiet, QUIET_SWITCHES, lock))),
         lambda: finish(_ip(wire_commands(lab.name, lab.network), lock, net)),
-        lambda: finish(("", _start(boot.command(lab.name, lock), network, lock))),
-        lambda: finish(*((host.name, _start_waiting(lab, host)) for host in hosts if host.awaits)),
+        lambda: finish(("", _start(python_command("pylvs.lab.boot", lab.name, str(lock)), network, lock))),
+        lambda: finish(*((host.name, awaited(host)) for host in lab.network.hosts if host.awaits)),
         lambda: _describe(lab, "up"),
     ]
 
@@ -321,11 +324,6 @@ def _output(process: subprocess.Popen[str], signals: DeferredSignals, deadline: 
     return None
 
 
-def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
-    """Start a process that ends when what the host awaits has come."""
-    return _start([*LabHost(lab.name, host.name).inside(), "sh"], f"{until(host.awaits)}\n")
-
-
 def _remove(name: str) -> None:
     """Remove what there is of a lab, complete or not."""
     namespaces = {path.name.removeprefix(f"{PREFIX}{name}-"): path for path in _namespaces(name)}
@@ -342,8 +340,7 @@ def _remove(name: str) -> None:
     shutil.rmtree(STATE / name, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError), _pins_lock():
         if not listed(PINS):
-            with contextlib.suppress(OSError):
-                unmount(PINS)
+            unmount_all(PINS)
             with contextlib.suppress(OSError):
                 PINS.rmdir()
 
@@ -376,13 +373,8 @@ def _forget_realserver(namespace: Path) -> None:
 
 def _remove_pin(path: Path) -> None:
     """Unmount a namespace from its file, and remove the file."""
-    for _ in range(8):  # there may be several mounts on it
-        try:
-            unmount(path)
-        except OSError:
-            break
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    unmount_all(path)
+    path.unlink(missing_ok=True)
 
 
 def power_off(lab: Lab, host: str) -> None:

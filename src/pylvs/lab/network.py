@@ -97,10 +97,6 @@ class Network:
             table[host.name] = first
         return table
 
-    def endpoint(self, address: str) -> str:
-        """Return ADDRESS:PORT for ipvsadm."""
-        return f"{address}:{self.port}" if self.version == 4 else f"[{address}]:{self.port}"
-
     def to_dict(self) -> dict[str, Any]:
         """Return the content of lab.json."""
         return asdict(self)
@@ -108,24 +104,15 @@ class Network:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
         """Return the network of a lab.json."""
+
+        def fields(row: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: tuple(each) if isinstance(each, list) else each for name, each in row.items()}
+
         hosts = tuple(
-            Host(
-                **{
-                    **host,
-                    "interfaces": tuple(
-                        Interface(
-                            **{**card, "addresses": tuple(card["addresses"]), "notes": tuple(card.get("notes", ()))}
-                        )
-                        for card in host["interfaces"]
-                    ),
-                    "routes": tuple(host["routes"]),
-                    "commands": tuple(host["commands"]),
-                }
-            )
+            Host(**{**fields(host), "interfaces": tuple(Interface(**fields(card)) for card in host["interfaces"])})
             for host in data["hosts"]
         )
-        links = tuple(Switch(**link) for link in data["links"])
-        return cls(**{**data, "links": links, "hosts": hosts})
+        return cls(**{**data, "links": tuple(Switch(**link) for link in data["links"]), "hosts": hosts})
 
 
 def address_of(text: str) -> str:

@@ -78,13 +78,10 @@ def _signal(pid: int, wanted: set[Identity], signals: set[signal.Signals]) -> in
 
 
 def _wait(descriptors: list[int], seconds: float) -> None:
-    """Wait until all have ended, or for the time."""
+    """Wait until all have ended, or for the time; close the descriptors."""
     deadline = time.monotonic() + seconds
-    waiting = set(descriptors)
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        ended, _, _ = select.select(list(waiting), [], [], left)
-        waiting -= set(ended)
     for descriptor in descriptors:
+        select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
         os.close(descriptor)
 
 

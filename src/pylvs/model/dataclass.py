@@ -109,11 +109,7 @@ def _record(cls: Any) -> dict[str, _Field]:
 def _values(cls: Any) -> Callable[[Any], Any]:
     """Return the getter of the values that are compared and hashed."""
     names = [name for name, each in cls.__record__.items() if each.compare]
-    return attrgetter(*names) if names else _no_values
-
-
-def _no_values(_instance: Any) -> tuple[()]:
-    return ()
+    return attrgetter(*names) if names else lambda _: ()
 
 
 def _eq(self: Any, other: Any) -> Any:

@@ -1,7 +1,7 @@
 """The Director: the one object that holds and edits the tables; the connections that it lists.
 
-Implementations: `pylvs.dataplane.director.BpfDirector` (pinned BPF maps) and `pylvs.testing.MemoryDirector`. The second
-and the reference model share `InMemory` and `Trash`.
+Implementations: `pylvs.dataplane.director.BpfDirector` (pinned BPF maps), and the `MemoryDirector` of the tests, which
+shares `InMemory` and `Trash` with the reference model.
 Every editing method is atomic: it happens as a whole or raises a `PylvsError` and changes nothing.
 """
 

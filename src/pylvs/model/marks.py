@@ -204,11 +204,6 @@ def _skipping(rules: Sequence[MarkRule], position: int, more: int) -> list[MarkR
     ]
 
 
-def give_mark(rules: Iterable[MarkRule], mark: int, family: int) -> bool:
-    """Return whether a rule may give packets of an address family (4 or 6) this mark."""
-    return any(rule.may_give(mark, family) for rule in rules)
-
-
 def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Return the same ports in the fewest ranges, in order."""
     found: list[tuple[int, int]] = []

@@ -27,24 +27,18 @@ class Counters:
     out_bytes: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*map(add, _numbers(self), _numbers(other)))
+        return Counters(*map(add, in_order(self), in_order(other)))
 
     def __sub__(self, other: Counters) -> Counters:
-        return Counters(*map(sub, _numbers(self), _numbers(other)))
+        return Counters(*map(sub, in_order(self), in_order(other)))
 
 
-_numbers = attrgetter("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
+in_order = attrgetter("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Rates per second of the estimator (IPVS-SEMANTICS 9.3)."""
-
-    connections: int = 0
-    in_packets: int = 0
-    out_packets: int = 0
-    in_bytes: int = 0
-    out_bytes: int = 0
+class Rates(Counters):
+    """The same per second, by the estimator (IPVS-SEMANTICS 9.3)."""
 
 
 @dataclass(frozen=True, slots=True)

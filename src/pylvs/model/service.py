@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from enum import IntEnum, IntFlag
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
@@ -238,11 +238,11 @@ def check_service(
     """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation."""
     if service.scheduler != NO_SCHEDULER and service.scheduler not in known_schedulers:
         raise NoSuchScheduler(
-            f"{service.key}: no scheduler {service.scheduler!r}; there are: {_list(known_schedulers)}"
+            f"{service.key}: no scheduler {service.scheduler!r}; there are: {', '.join(known_schedulers)}"
         )
     if service.engine and service.engine not in known_engines:
         raise NoSuchScheduler(
-            f"{service.key}: no persistence engine {service.engine!r}; there are: {_list(known_engines)}"
+            f"{service.key}: no persistence engine {service.engine!r}; there are: {', '.join(known_engines)}"
         )
     if service.key.family == socket.AF_INET6 and not 1 <= service.mask <= MAX_PREFIX:
         raise InvalidOperation(f"{service.key}: a prefix length of {service.mask}; it must be from 1 to {MAX_PREFIX}")
@@ -290,15 +290,7 @@ def may_serve(
         in_network_zero = int(address) >> 24 == 0
         limited_broadcast = int(address) == 0xFFFFFFFF
         return not (in_network_zero or limited_broadcast or address.is_multicast or is_broadcast(address))
-    if _plain_unicast(address):
+    unspecified = int(address) == 0
+    if not (unspecified or address.is_multicast or address.is_link_local or address.ipv4_mapped is not None):
         return True
     return is_local is not None and is_local(address)
-
-
-def _plain_unicast(address: IPv6Address) -> bool:
-    unspecified = int(address) == 0
-    return not (unspecified or address.is_multicast or address.is_link_local or address.ipv4_mapped is not None)
-
-
-def _list(names: Collection[str]) -> str:
-    return ", ".join(names)

@@ -8,8 +8,9 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 
 from pylvs.model.addresses import family_of
+from pylvs.model.errors import NoSuchDevice
 from pylvs.model.routing import FOREVER, HeldAddress
-from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.changes import Outcome, execute, index_of
 from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Request, attribute, text, u32
 
 LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo

@@ -9,17 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import InvalidOperation, NotPermitted, Unsupported
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, Unsupported
 from pylvs.netlink.codec import DELLINK, IFF_UP, IFINFOMSG, NEWLINK, Netlink, Request
 
 if TYPE_CHECKING:
     from pylvs.netlink.links import Device
 
 Thing = TypeVar("Thing")
-
-
-class NoSuchDevice(Exception):
-    """A device does not exist; the text names it or the cause."""
 
 
 @dataclass(frozen=True, slots=True)

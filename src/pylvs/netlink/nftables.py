@@ -131,15 +131,13 @@ def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
             body += number(6, each.value_type) + number(7, each.value_octets) + attribute(13, HOST_ORDER)
         yield NEW_SET, codec.CREATE, body
         for start in range(0, len(each.elements), ELEMENTS_AT_ONCE):
-            elements = [_element(*pair) for pair in each.elements[start : start + ELEMENTS_AT_ONCE]]
+            elements = [
+                nested(1, nested(1, attribute(1, key)), nested(2, attribute(1, value)) if value else b"")
+                for key, value in each.elements[start : start + ELEMENTS_AT_ONCE]
+            ]
             yield NEW_ELEMENTS, codec.CREATE, own + text(2, each.name) + nested(3, *elements)
     for chain in table.chains:
         hook = nested(4, number(1, chain.hook), attribute(2, struct.pack("!i", chain.priority)))
         yield NEW_CHAIN, codec.CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
         for rule in chain.rules:
             yield NEW_RULE, codec.CREATE | codec.APPEND, own + text(2, chain.name) + nested(4, *rule)
-
-
-def _element(key: bytes, value: bytes) -> bytes:
-    data = nested(2, attribute(1, value)) if value else b""
-    return nested(1, nested(1, attribute(1, key)), data)

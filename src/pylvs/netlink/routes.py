@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from pylvs.model.addresses import family_of
+from pylvs.model.errors import NoSuchDevice
 from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
 from pylvs.netlink import codec
-from pylvs.netlink.changes import NoSuchDevice, Outcome, execute, index_of
+from pylvs.netlink.changes import Outcome, execute, index_of
 from pylvs.netlink.codec import Request, attribute, nested, text, u32
 from pylvs.netlink.iproute2 import Names, named, number_of
 from pylvs.netlink.monitor import RTA_DST, RTA_PRIORITY, RTA_TABLE, RouteKey, RuleKey
@@ -55,7 +56,7 @@ Thing = TypeVar("Thing", Route, RoutingRule)
 
 def add(routes: Sequence[Route]) -> list[Outcome]:
     """Add routes; an existing one is no error. The kernel needs the addresses that they name as sources first."""
-    return _each(routes, lambda route: (codec.NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
+    return _each(routes, _addition, "added", (errno.EEXIST,))
 
 
 def remove(routes: Sequence[Route]) -> list[Outcome]:
@@ -124,8 +125,8 @@ def encoded(route: Route, going: bool = False) -> bytes:
     return body
 
 
-def _how(route: Route) -> int:
-    return codec.CREATE | codec.APPEND if route.append else codec.CREATE
+def _addition(route: Route) -> Request:
+    return codec.NEWROUTE, encoded(route), codec.CREATE | (codec.APPEND if route.append else 0)
 
 
 def _index(hop: NextHop) -> int:

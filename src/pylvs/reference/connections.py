@@ -28,7 +28,6 @@ class Connection:
     server: Server
     port: int  # of the server
     method: Method  # of the server when the connection was made (1.7)
-    protocol: int
     state: int = 0
     timeout_s: float = NEW_S
     expires: float = 0

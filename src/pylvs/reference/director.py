@@ -218,29 +218,24 @@ class ReferenceDirector(InMemory):
     def connections(self) -> Iterator[ConnectionRow]:
         """Yield connections and templates."""
         for connection in self._connections:
-            yield self._listed(connection)
-
-    def _listed(self, connection: Connection) -> ConnectionRow:
-        protocol, client, client_port, virtual, virtual_port = connection.key
-        if connection.template:
-            state = "ASSURED" if connection.assured else "NONE"
-        elif protocol == UDP:
-            state = "UDP"
-        elif protocol == SCTP:
-            state = SCTP_STATES[connection.state]
-        else:
-            state = TCP_STATES[connection.state]
-        return ConnectionRow(
-            protocol,
-            state,
-            int(connection.expires - self.now),
-            ip_address(client),
-            client_port,
-            ip_address(virtual),
-            virtual_port,
-            connection.server.key.address,
-            connection.port,
-        )
+            protocol, client, client_port, virtual, virtual_port = connection.key
+            if connection.template:
+                state = "ASSURED" if connection.assured else "NONE"
+            elif protocol == UDP:
+                state = "UDP"
+            else:
+                state = (SCTP_STATES if protocol == SCTP else TCP_STATES)[connection.state]
+            yield ConnectionRow(
+                protocol,
+                state,
+                int(connection.expires - self.now),
+                ip_address(client),
+                client_port,
+                ip_address(virtual),
+                virtual_port,
+                connection.server.key.address,
+                connection.port,
+            )
 
 
 def _counters(totals: Totals) -> Counters:
@@ -249,13 +244,7 @@ def _counters(totals: Totals) -> Counters:
 
 def _service_row(service: Service) -> ServiceRow:
     rows = tuple(
-        DestinationRow(
-            server.given,
-            server.active,
-            server.inactive,
-            server.persistent,
-            _counters(server.totals),
-        )
+        DestinationRow(server.given, server.active, server.inactive, server.persistent, _counters(server.totals))
         for server in service.servers
     )
     return ServiceRow(service.given, rows, _counters(service.totals))

@@ -130,7 +130,7 @@ class PacketPath:
         mode = self.settings["conn_reuse_mode"]
         if not mode or connection.control is not None:
             return False
-        if connection.protocol == SCTP:
+        if connection.key[0] == SCTP:
             return connection.state == states.SCTP_CLOSED
         if connection.state in (states.TIME_WAIT, states.CLOSE):
             return True
@@ -204,9 +204,7 @@ class PacketPath:
             server = service.scheduler.choose(Flow(packet.saddr, packet.sport, packet.daddr), self.now)
             if server is None:
                 return None
-            template = Connection(
-                key, server, server.port if has_port else 0, server.given.method, key[0], template=True
-            )
+            template = Connection(key, server, server.port if has_port else 0, server.given.method, template=True)
             template.timeout_s = service.given.timeout_s
             self.connections.add(template, self.now)
         port = connection_port(service, template, packet)
@@ -219,7 +217,7 @@ class PacketPath:
     ) -> Connection:
         """Create a connection, which counts as inactive (2.5 step 6, 4.2)."""
         key = (packet.protocol, packet.saddr, packet.sport, packet.daddr, packet.dport)
-        connection = Connection(key, server, port, server.given.method, packet.protocol)
+        connection = Connection(key, server, port, server.given.method)
         connection.no_output = server.given.method != Method.MASQ
         connection.control = control
         if control is not None:

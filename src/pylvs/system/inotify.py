@@ -21,7 +21,7 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError."""
-        self._descriptor = syscalls.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = syscalls.call("inotify", "inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         """Return the descriptor, for an event loop."""
@@ -29,12 +29,12 @@ class Inotify:
 
     def watch(self, folder: str) -> int:
         """Start watching a folder; return its number in the events of `read`. Raises OSError."""
-        return syscalls.inotify_add_watch(self._descriptor, folder, ENTRIES)
+        return syscalls.call(folder, "inotify_add_watch", self._descriptor, os.fsencode(folder), ENTRIES)
 
     def forget(self, number: int) -> None:
         """Stop watching a folder; harmless if it no longer exists."""
         with suppress(OSError):
-            syscalls.inotify_rm_watch(self._descriptor, number)
+            syscalls.call(f"watch {number}", "inotify_rm_watch", self._descriptor, number)
 
     def read(self) -> Iterator[tuple[int, int, str]]:
         """Yield folder's number (-1: events were lost), mask and name of each event that is ready; never wait."""

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable
-from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint32, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
 
 from pylvs.model.errors import Busy, NoRoom, NoSuchDevice, NotPermitted, PylvsError, Unsupported
 
@@ -38,8 +38,8 @@ def _library() -> ctypes.CDLL:
     return _libc
 
 
-def _call(subject: str, name: str, *arguments: object) -> int:
-    """Call a function that returns a negative number if it fails."""
+def call(subject: str, name: str, *arguments: object) -> int:
+    """Call a function of libc that returns a negative number if it fails."""
     result: int = getattr(_library(), name)(*arguments)
     if result < 0:
         number = ctypes.get_errno()
@@ -50,60 +50,45 @@ def _call(subject: str, name: str, *arguments: object) -> int:
 def prctl(option: int, value: int | bytes) -> None:
     """Set an attribute of this process: a number or a text."""
     argument = c_char_p(value) if isinstance(value, bytes) else c_ulong(value)
-    _call(f"prctl {option}", "prctl", c_int(option), argument, c_ulong(0), c_ulong(0), c_ulong(0))
+    call(f"prctl {option}", "prctl", c_int(option), argument, c_ulong(0), c_ulong(0), c_ulong(0))
 
 
 def unshare(kinds: int) -> None:
     """Move this thread into new namespaces, or let it share no more what CLONE_FS shares."""
-    _call(f"unshare {kinds:#x}", "unshare", c_int(kinds))
+    call(f"unshare {kinds:#x}", "unshare", c_int(kinds))
 
 
 def setns(namespace: int, kind: int, subject: str) -> None:
     """Enter the namespace of a descriptor."""
-    _call(subject, "setns", c_int(namespace), c_int(kind))
+    call(subject, "setns", c_int(namespace), c_int(kind))
 
 
 def mount(source: str, target: str | os.PathLike[str], kind: str = "", flags: int = 0, options: str = "") -> None:
     """Mount a file system, or bind or change a mount: mount(2)."""
     where = os.fsencode(target)
-    _call(str(target), "mount", os.fsencode(source), where, kind.encode(), c_ulong(flags), options.encode())
+    call(str(target), "mount", os.fsencode(source), where, kind.encode(), c_ulong(flags), options.encode())
 
 
 def unmount(target: str | os.PathLike[str]) -> None:
     """Detach a mount now (MNT_DETACH); it ends with its last use."""
-    _call(str(target), "umount2", os.fsencode(target), c_int(_MNT_DETACH))
+    call(str(target), "umount2", os.fsencode(target), c_int(_MNT_DETACH))
 
 
 def mlockall(flags: int) -> None:
     """Lock this process's pages in memory: MCL_CURRENT, MCL_FUTURE."""
-    _call("mlockall", "mlockall", c_int(flags))
+    call("mlockall", "mlockall", c_int(flags))
 
 
 def membarrier(command: int) -> None:
     """membarrier(2), for which libc has no function."""
     number = _SYS_MEMBARRIER.get(os.uname().machine, _SYS_MEMBARRIER_GENERIC)
-    _call("membarrier", "syscall", c_long(number), c_long(command), c_long(0), c_long(0))
-
-
-def inotify_init(flags: int) -> int:
-    """Return the descriptor of a new inotify instance."""
-    return _call("inotify", "inotify_init1", c_int(flags))
-
-
-def inotify_add_watch(instance: int, path: str, mask: int) -> int:
-    """Return the number of a new watch."""
-    return _call(path, "inotify_add_watch", c_int(instance), os.fsencode(path), c_uint32(mask))
-
-
-def inotify_rm_watch(instance: int, number: int) -> None:
-    """Remove a watch."""
-    _call(f"watch {number}", "inotify_rm_watch", c_int(instance), c_int(number))
+    call("membarrier", "syscall", c_long(number), c_long(command), c_long(0), c_long(0))
 
 
 def vsnprintf(size: int, text_format: bytes, arguments: int) -> bytes:
     """Return at most `size` - 1 bytes of text; `arguments` is the va_list that libc gave to a callback."""
     buffer = ctypes.create_string_buffer(size)
-    _call("vsnprintf", "vsnprintf", buffer, c_size_t(size), c_char_p(text_format), c_void_p(arguments))
+    call("vsnprintf", "vsnprintf", buffer, c_size_t(size), c_char_p(text_format), c_void_p(arguments))
     return buffer.value
 
 

@@ -18,6 +18,7 @@ from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.forwarding import CHECKSUM_AT, Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, checksum, ones_complement_sum, parse, pseudo_header
 from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Decision, Verdict
+from tests.maps import clear
 from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
     HOOKS,
@@ -137,7 +138,7 @@ class Twin:
         director.change_setting("expire_nodest_conn", 0)
         director.flush()
         for table in self._hashes:
-            table.clear()
+            clear(table)
         tables = director.tables
         wipe4(tables)
         tables.book.set(0, "deleted", 0xFFFFFFFF)

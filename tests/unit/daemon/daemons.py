@@ -26,7 +26,7 @@ from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.daemon.fake_routers import start_fake_routers
 from tests.waiting import PATIENCE_S, until_async
 

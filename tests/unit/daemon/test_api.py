@@ -47,18 +47,9 @@ def test_the_socket_is_for_root_alone(host: FakeHost, monkeypatch: pytest.Monkey
     client = Client(host.state)
     (mode,) = asked(host, lambda: stat.S_IMODE((host.state / "control").stat().st_mode))
     assert mode == 0o600
-    monkeypatch.setattr(application, "_CREDENTIALS", _ForeignUser())
+    monkeypatch.setattr(application, "peer_of", lambda _: (os.getpid(), 4711))
     ((status, content),) = asked(host, lambda: client.ask("POST", "/v1/reload"))
     assert (status, content) == (403, {"error": "root alone may ask this daemon"})
-
-
-class _ForeignUser:
-    """Returns the credentials of another user."""
-
-    size = 12
-
-    def unpack(self, _raw: bytes) -> tuple[int, int, int]:
-        return os.getpid(), 4711, 4711
 
 
 def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) -> None:

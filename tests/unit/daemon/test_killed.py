@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, FakeHost, address, run, server, service, until
 
 

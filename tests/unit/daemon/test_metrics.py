@@ -13,7 +13,7 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.rows import Counters, DestinationRow, Expiry, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
@@ -49,7 +49,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
         row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
         row(ServiceKey.of_mark(FIRST_PROBE_MARK), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
     ]
-    found = samples(MetricsInput("1", rows, totals=Counters(11, 22, 33, 44, 55)))
+    found = samples(MetricsInput("1", rows, PacketCounts(totals=Counters(11, 22, 33, 44, 55))))
     assert found["node_ipvs_connections_total", ()] == 11
     assert found["node_ipvs_incoming_packets_total", ()] == 22
     assert found["node_ipvs_outgoing_packets_total", ()] == 33
@@ -66,13 +66,13 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
 
 
 def test_packets_are_counted_by_reason() -> None:
-    found = samples(MetricsInput("1", reasons={"table full dropped": 3, "no route": 0}))
+    found = samples(MetricsInput("1", packets=PacketCounts({"table full dropped": 3, "no route": 0})))
     assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
 
 
 def test_the_cost_of_expiry_is_a_metric() -> None:
-    found = samples(MetricsInput("1", expiry=Expiry(7, 3, 0.5, 0.25)))
+    found = samples(MetricsInput("1", packets=PacketCounts(expiry=Expiry(7, 3, 0.5, 0.25))))
     assert found["pylvs_expired_total", ()] == 7
     assert found["pylvs_expiry_seconds_total", ()] == 0.5
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
@@ -108,7 +108,7 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
-    there = {name for name, _ in samples(MetricsInput("1", rows, {"no route": 1}, 1, 2, [service]))}
+    there = {name for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, 2), [service]))}
     board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
     asked = {
         name

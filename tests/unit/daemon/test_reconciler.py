@@ -15,7 +15,7 @@ from pylvs.daemon import reconciler
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, run, server, service, until
 
 

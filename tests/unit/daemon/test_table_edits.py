@@ -19,7 +19,7 @@ from pylvs.daemon.table import (
 from pylvs.model.director import Director
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import WantedRow
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 KEYS = [
     *(

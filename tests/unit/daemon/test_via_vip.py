@@ -104,7 +104,8 @@ def test_a_server_that_stays_keeps_its_mark_and_a_free_one_is_not_used_soon_agai
 def test_marks_wrap_around_and_skip_those_in_use() -> None:
     made = configured(service(server(11)))
     (kept,) = servers_of(made).values()
-    made._last = PROBE_MARKS - 2
+    for _ in range(PROBE_MARKS - 2):
+        next(made._next_marks)
     made.configure(Configuration((service(server(11), server(12), server(13)),)))
     assert servers_of(made) == {
         "10.0.0.11": kept,

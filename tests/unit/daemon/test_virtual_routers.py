@@ -18,8 +18,8 @@ from pylvs.daemon.loading import Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.testing import MemoryDirector
 from pylvs.vrrp.ipc import Client, NoRouters
+from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S
@@ -323,8 +323,8 @@ class Broken(MemoryDirector):
 def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edit(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.host.FAULT_AFTER_S", 0.0)
-    for name in ("host.POLL_S", "reconciler.POLL_S"):
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.FAULT_AFTER_S", 0.0)
+    for name in ("virtual_routers.POLL_S", "reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = host.tables = Broken()
     looks: list[str | None] = []

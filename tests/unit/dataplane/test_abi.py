@@ -73,7 +73,7 @@ def test_constants_maps_and_variables_are_found_by_name(abi: Abi) -> None:
     assert abi.constant("ABI_NUMBER") == 7
     assert abi.enum("sign")["BELOW"] == -1
     assert abi.objects["small"]["maps"]["records"]["max_entries"] == 128
-    assert abi.variable("small", "step").section == ".rodata"
+    assert abi.variable("small", "step")[0] == ".rodata"
     with pytest.raises(KeyError, match="no variable nothing"):
         abi.variable("small", "nothing")
 

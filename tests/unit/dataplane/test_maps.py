@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.bpf import libbpf
-from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
+from pylvs.bpf.maps import EXIST, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
 from pylvs.model.errors import NoRoom, PylvsError
+from tests.maps import MMAPABLE, clear, create_map, values
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes BPF maps")
@@ -26,7 +27,7 @@ def value(number: int) -> bytes:
 
 @pytest.fixture
 def table() -> Iterator[HashMap]:
-    with HashMap(libbpf.create_map(HASH, "table", 8, 12, 20000)) as made:
+    with HashMap(create_map(HASH, "table", 8, 12, 20000)) as made:
         yield made
 
 
@@ -54,7 +55,7 @@ def test_batches_store_list_and_delete_every_element_once(table: HashMap) -> Non
     some = list(range(0, 2 * count, 2))  # half of them are not there
     assert table.remove_many(b"".join(key(i) for i in some), len(some)) == count // 2
     assert {each for each, _ in table.items()} == {key(i) for i in range(1, count, 2)}
-    table.clear()
+    clear(table)
     assert len(table) == 0
 
 
@@ -66,19 +67,19 @@ def test_small_batches_grow_until_a_bucket_fits(table: HashMap) -> None:
 
 
 def test_a_full_hash_says_so() -> None:
-    with HashMap(libbpf.create_map(HASH, "small", 8, 12, 4)) as table:
+    with HashMap(create_map(HASH, "small", 8, 12, 4)) as table:
         table.put_many(b"".join(map(key, range(4))), b"".join(map(value, range(4))), 4)
         with pytest.raises(NoRoom, match="small is full: it holds 4"):
             table.put(key(9), value(9))
         with pytest.raises(NoRoom):
             table.put_many(key(9), value(9), 1)
         assert table.put(key(3), value(30))
-    with pytest.raises(ValueError, match="do not fit"), HashMap(libbpf.create_map(HASH, "x", 8, 12, 4)) as table:
+    with pytest.raises(ValueError, match="do not fit"), HashMap(create_map(HASH, "x", 8, 12, 4)) as table:
         table.put_many(b"", b"", 1)
 
 
 def test_an_array_refuses_an_index_beyond_its_end() -> None:
-    with ArrayMap(libbpf.create_map(ARRAY, "array", 4, 8, 3)) as array:
+    with ArrayMap(create_map(ARRAY, "array", 4, 8, 3)) as array:
         array.put(2, key(5))
         assert array.get(2) == key(5)
         assert array.get(0) == bytes(8)
@@ -91,11 +92,11 @@ def test_an_array_refuses_an_index_beyond_its_end() -> None:
 
 @pytest.mark.parametrize("count", [1, 40000])
 def test_per_cpu_values_sum_up(count: int) -> None:
-    with PerCpuArray(libbpf.create_map(PERCPU_ARRAY, "percpu", 4, 16, count)) as array:
+    with PerCpuArray(create_map(PERCPU_ARRAY, "percpu", 4, 16, count)) as array:
         cpus = libbpf.possible_cpus()
         array.put(count - 1, b"".join(struct.pack("<QQ", 1 << 40, i) for i in range(cpus)))
         assert array.sums(count - 1) == (cpus << 40, sum(range(cpus)))
-        assert array.values(count - 1)[cpus - 1] == struct.pack("<QQ", 1 << 40, cpus - 1)
+        assert values(array, count - 1)[cpus - 1] == struct.pack("<QQ", 1 << 40, cpus - 1)
         every = array.all_sums()
         assert len(every) == count
         assert every[-1] == array.sums(count - 1)
@@ -106,7 +107,7 @@ def test_per_cpu_values_sum_up(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 20000])
 def test_records_of_a_per_cpu_value_sum_up_one_by_one(count: int) -> None:
-    with PerCpuArray(libbpf.create_map(PERCPU_ARRAY, "percpu", 4, 3 * 24, count)) as array:
+    with PerCpuArray(create_map(PERCPU_ARRAY, "percpu", 4, 3 * 24, count)) as array:
         array.records = 3
         cpus = libbpf.possible_cpus()
         array.put(count - 1, b"".join(struct.pack("<9Q", *range(1, 10)) for _ in range(cpus)))
@@ -121,7 +122,7 @@ def test_records_of_a_per_cpu_value_sum_up_one_by_one(count: int) -> None:
 
 
 def test_mapped_memory_and_calls_see_the_same_words() -> None:
-    descriptor = libbpf.create_map(ARRAY, "mapped", 4, 12, 1000, MMAPABLE)
+    descriptor = create_map(ARRAY, "mapped", 4, 12, 1000, MMAPABLE)
     with MmapArray(descriptor) as mapped, ArrayMap.duplicate(descriptor) as array:
         assert mapped.stride == 16
         mapped.words[2 * 7] = 1 << 63
@@ -142,7 +143,7 @@ def test_an_array_is_mapped_as_far_as_it_is_used() -> None:
         return sum(int(end, 16) - int(start, 16) for start, end in ranges)
 
     count, before = 100_000, mapped_bytes()
-    descriptor = libbpf.create_map(ARRAY, "growing", 4, 64, count, MMAPABLE)
+    descriptor = create_map(ARRAY, "growing", 4, 64, count, MMAPABLE)
     with MmapArray(descriptor) as mapped, ArrayMap.duplicate(descriptor) as array:
         early = mapped.elements(3, 2)
         assert mapped_bytes() - before < 1 << 16
@@ -162,7 +163,7 @@ def test_an_array_is_mapped_as_far_as_it_is_used() -> None:
 def test_a_large_array_is_read_in_parts_and_whole() -> None:
     """The array is larger than one window, and its size is not a multiple of a part."""
     count, part = 150_001, 1 << 16
-    with MmapArray(libbpf.create_map(ARRAY, "large", 4, 64, count, MMAPABLE)) as mapped:
+    with MmapArray(create_map(ARRAY, "large", 4, 64, count, MMAPABLE)) as mapped:
         for index in range(0, count, 5_000):
             mapped.words[index * 8] = index + 1
         with LargeArray.duplicate(mapped.fd) as large:
@@ -175,11 +176,11 @@ def test_a_large_array_is_read_in_parts_and_whole() -> None:
 
 def test_a_map_that_was_not_made_for_it_cannot_be_mapped() -> None:
     with pytest.raises(PylvsError, match="mapping plain into memory"):
-        MmapArray(libbpf.create_map(ARRAY, "plain", 4, 8, 10))
+        MmapArray(create_map(ARRAY, "plain", 4, 8, 10))
 
 
 def test_a_map_closed_twice_closes_no_other_descriptor() -> None:
-    table = HashMap(libbpf.create_map(HASH, "twice", 4, 4, 1))
+    table = HashMap(create_map(HASH, "twice", 4, 4, 1))
     table.close()
     other = os.open("/dev/null", os.O_RDONLY)
     table.close()

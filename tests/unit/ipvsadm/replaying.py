@@ -12,10 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.main import run, run_restore, run_save
 from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 TESTS = Path(__file__).resolve().parents[2]
 ORACLE = TESTS / "oracle" / "cli"
@@ -93,7 +94,7 @@ def call(director: MemoryDirector, *argv: str, stdin: str = "") -> Any:
     """Run one of the three programs; a `Result` of the oracle."""
     stdout, stderr = io.StringIO(), io.StringIO()
     program = PROGRAMS[argv[0]]
-    status = program(argv[1:], director=director, stdin=io.StringIO(stdin), stdout=stdout, stderr=stderr, names=NAMES)
+    status = program(argv[1:], Session(director, io.StringIO(stdin), stdout, stderr, NAMES))
     return replay.Result(stdout.getvalue(), stderr.getvalue(), status)
 
 

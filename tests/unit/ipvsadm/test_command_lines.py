@@ -25,7 +25,7 @@ from pylvs.model.service import (
     TunnelKind,
     VirtualService,
 )
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 
 SPELLINGS = [f"--{option.long}" for option in OPTIONS] + [f"-{option.short}" for option in OPTIONS if option.short]

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from pylvs.ipvsadm.listing import connection_lines, numeric
 from pylvs.model.director import Connection
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 
 TITLES = "IPVS connection entries\npro expire state       source             virtual            destination"

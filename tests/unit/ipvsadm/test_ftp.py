@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from pylvs.ipvsadm.main import run
-from pylvs.testing import MemoryDirector
+from pylvs.ipvsadm.commands import Session
+from tests.memory import MemoryDirector
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ def warning(words: str, stderr: io.StringIO) -> str:
     service, _, server = words.partition(" -r ")
     for line in f"-A {service}", f"-a {service} -r {server}":
         output = io.StringIO()
-        assert run(line.split(), director=director, stdin=io.StringIO(), stdout=output, stderr=stderr) == 0
+        assert Session(director, io.StringIO(), output, stderr).run(line.split()).status == 0
         assert output.getvalue() == ""
     assert len(director.services()[0].destinations) == 1
     return stderr.getvalue()

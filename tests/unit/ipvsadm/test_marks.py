@@ -6,10 +6,11 @@ import io
 
 import pytest
 
-from pylvs.ipvsadm.main import run, run_restore
+from pylvs.ipvsadm.commands import Session
+from pylvs.ipvsadm.main import run_restore
 from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import MarkRule, checked
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 
 class Terminal(io.StringIO):
@@ -28,7 +29,7 @@ def director_with(*rules: MarkRule) -> MemoryDirector:
 def warning(words: str, director: MemoryDirector, stderr: io.StringIO | None = None) -> str:
     """Run a command that succeeds and prints nothing on stdout; return the output on stderr."""
     stdout, stderr = io.StringIO(), stderr or io.StringIO()
-    assert run(words.split(), director=director, stdin=io.StringIO(), stdout=stdout, stderr=stderr) == 0
+    assert Session(director, io.StringIO(), stdout, stderr).run(words.split()).status == 0
     assert stdout.getvalue() == ""
     return stderr.getvalue()
 
@@ -64,6 +65,6 @@ def test_without_any_rule_only_a_terminal_gets_the_warning() -> None:
 def test_what_is_restored_is_warned_of_too() -> None:
     director, stderr = director_with(RULE), io.StringIO()
     rules = io.StringIO("-A -f 5 -s rr\n-A -f 7 -s rr\n")
-    assert run_restore([], director=director, stdin=rules, stdout=io.StringIO(), stderr=stderr) == 0
+    assert run_restore([], Session(director, rules, io.StringIO(), stderr)) == 0
     assert stderr.getvalue().count("warning") == 1
     assert "the mark 7" in stderr.getvalue()

@@ -12,10 +12,11 @@ import pytest
 LAUNCHER = """
 import sys
 from pylvs.ipvsadm import main as program
-from pylvs.testing import MemoryDirector
+from pylvs.ipvsadm.commands import Session
+from tests.memory import MemoryDirector
 director = MemoryDirector()
 with open(sys.argv.pop(1)) as rules:
-    program.run(["-R"], director=director, stdin=rules, stdout=sys.stdout)
+    Session(director, rules, sys.stdout, sys.stderr).run(["-R"])
 program.open_director = lambda: director
 sys.exit(program.main())
 """

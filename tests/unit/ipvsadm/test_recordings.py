@@ -12,7 +12,7 @@ from pylvs.ipvsadm import main as program
 from pylvs.model.errors import NotPermitted
 from pylvs.model.rows import Counters, Rates
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.ipvsadm.replaying import ORACLE, call, cases_of, counters, differences, replay
 
 OTHERWISE = ("privileges",)  # needs another user; see test_without_the_privilege

@@ -26,16 +26,16 @@ def test_a_syn_is_described_layer_by_layer() -> None:
 def test_a_tunnel_has_two_headers() -> None:
     inner = IP(src="10.0.0.5", dst="10.0.0.100") / TCP(dport=80, flags="PA")
     seen = frame(Ether(src=CLIENT, dst=DIRECTOR) / IPv6(src="fd00::1", dst="fd00::2", hlim=7) / inner)
-    assert [header.version for header in seen.headers] == [6, 4]
+    assert [packet.family for packet in seen.packets] == [6, 4]
     assert seen.describe()[1] == "IPv6 fd00::1 > fd00::2, hop limit 7"
     assert seen.flags == ["ACK", "PSH"]
 
 
 def test_other_frames_have_neither_headers_nor_flags() -> None:
     seen = frame(Ether(src=CLIENT, dst=DIRECTOR) / ARP())
-    assert (seen.headers, seen.flags, len(seen.describe())) == ([], [], 1)
+    assert (seen.packets, seen.flags, len(seen.describe())) == ([], [], 1)
     truncated = Frame("eth0", True, bytes(Ether() / IP())[:20])
-    assert truncated.headers == []
+    assert truncated.packets == []
 
 
 def test_changes_are_named_by_field() -> None:

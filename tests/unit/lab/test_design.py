@@ -15,6 +15,7 @@ from pylvs.lab.network import Host, Network, command_lines, draw, without_config
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import InvalidOperation
+from tests.lab.support import endpoint
 
 CASES = [(topology, servers, version) for topology in TOPOLOGIES for servers in (1, 3, 60) for version in (4, 6)]
 
@@ -61,7 +62,7 @@ def test_the_diagram_shows_every_interface_and_address(topology: str, servers: i
             "director2# service pylvs start",
         ]
     else:
-        assert f"ipvsadm -A -t {network.endpoint(network.vip)} -s rr" in typed
+        assert f"ipvsadm -A -t {endpoint(network, network.vip)} -s rr" in typed
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

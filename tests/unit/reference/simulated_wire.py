@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.ipvsadm.main import run as run_ipvsadm
+from pylvs.ipvsadm.commands import Session
 from pylvs.model.errors import PylvsError
 from pylvs.model.settings import parse_setting
 from pylvs.reference.director import ReferenceDirector
@@ -192,7 +192,7 @@ class SimulatedWire(Wire):
         """Run ipvsadm or sysctl in this process."""
         out, errors = io.StringIO(), io.StringIO()
         if argv[0] == "ipvsadm":
-            status = run_ipvsadm(argv[1:], director=self.director, stdin=io.StringIO(stdin), stdout=out, stderr=errors)
+            status = Session(self.director, io.StringIO(stdin), out, errors).run(argv[1:]).status
         elif argv[0] == "sysctl":
             try:
                 setting, value = parse_setting(argv[-1])

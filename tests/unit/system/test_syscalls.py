@@ -19,8 +19,8 @@ from pylvs.system import syscalls
     ("call", "number", "subject"),
     [
         (lambda: syscalls.setns(-1, 0, "the namespace"), errno.EBADF, "the namespace"),
-        (lambda: syscalls.inotify_rm_watch(-1, 3), errno.EBADF, "watch 3"),
-        (lambda: syscalls.inotify_add_watch(-1, "/", syscalls.CLONE_FS), errno.EBADF, "/"),
+        (lambda: syscalls.call("watch 3", "inotify_rm_watch", -1, 3), errno.EBADF, "watch 3"),
+        (lambda: syscalls.call("/", "inotify_add_watch", -1, b"/", syscalls.CLONE_FS), errno.EBADF, "/"),
         (lambda: syscalls.prctl(-1, 0), errno.EINVAL, "prctl -1"),
         (lambda: syscalls.membarrier(-1), errno.EINVAL, "membarrier"),
     ],

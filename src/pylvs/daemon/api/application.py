@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,18 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
-from pylvs.daemon.api.metrics import CONTENT_TYPE
 from pylvs.daemon.api.operations import Given, Operation, json_response
-from pylvs.daemon.api.routes import ROUTES, metrics_page
+from pylvs.daemon.api.routes import ROUTES, metrics
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
+from pylvs.system.sockets import peer_of
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Endpoint = tuple[Address, int]
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_REASON_LENGTH = 200  # characters, in the log
@@ -78,7 +76,7 @@ async def _root_only(request: web.Request, handler: Handler) -> web.StreamRespon
     if peer is None:  # the client has disconnected, so its user is unknown
         return json_response({"error": "the client disconnected before its user was known"}, HTTPStatus.FORBIDDEN)
     if peer.family == socket.AF_UNIX:
-        _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        _, user = peer_of(peer)
         if user not in (0, os.geteuid()):
             return json_response({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
     return await handler(request)
@@ -149,5 +147,4 @@ class MetricsServer:
         self._runner = self._at = None
 
     async def _respond(self, _: web.Request) -> web.Response:
-        page = await metrics_page(self._daemon)
-        return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+        return await metrics(self._daemon)

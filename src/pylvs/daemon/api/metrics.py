@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.rows import Counters, Expiry, ServiceRow
+from pylvs.model.rows import Counters, PacketCounts, ServiceRow
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
@@ -74,17 +74,13 @@ class MetricsInput:
 
     version: str
     rows: Sequence[ServiceRow] = ()
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    connections: int | None = None
-    connections_limit: int | None = None
+    packets: PacketCounts = field(default_factory=PacketCounts)
     services: Sequence[ServiceSnapshot] = ()
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
     reloaded_at: float | None = None  # Unix time of the last reload that was done
     errors: int | None = None  # in the file that was read then
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by reason
     routers: Mapping[str, Any] = field(default_factory=dict)  # status of the virtual routers
-    expiry: Expiry | None = None
-    totals: Counters = Counters()
 
 
 def exposition(given: MetricsInput) -> str:
@@ -102,8 +98,8 @@ class _InputCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         rows = [row for row in self._given.rows if not is_probe_mark(row.service.key.mark)]
-        yield from _table_metrics(rows, self._given.totals)
-        yield from _packet_metrics(self._given)
+        yield from _table_metrics(rows, self._given.packets.totals)
+        yield from _packet_metrics(self._given.rows, self._given.packets)
         yield from _health_metrics(self._given.services)
         yield from _daemon_metrics(self._given)
         yield from vrrp_metrics(self._given.routers)
@@ -168,13 +164,14 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
         yield _counter(f"pylvs_backend_{suffix}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
-def _packet_metrics(given: MetricsInput) -> Iterator[Metric]:
+def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterator[Metric]:
     text = "What happened to packets beyond being forwarded."
-    yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(given.reasons))
-    yield from _gauge_if_known("pylvs_connections", "Connections in the table.", given.connections)
-    yield from _gauge_if_known("pylvs_connections_limit", "Connections that the table holds.", given.connections_limit)
-    if given.expiry:
-        expiry = given.expiry
+    yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(packets.reasons))
+    connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
+    yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
+    text = "Connections that the table holds."
+    yield from _gauge_if_known("pylvs_connections_limit", text, packets.connections_limit)
+    if expiry := packets.expiry:
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
         yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))
         text = "The longest time that ending connections held a processor in one go."

@@ -47,9 +47,6 @@ class Field:
         return value
 
     def schema(self) -> dict[str, Any]:
-        return {**self.type_schema(), "description": self.help}
-
-    def type_schema(self) -> dict[str, Any]:
         """Return the JSON Schema without a description."""
         name = _SCHEMAS[self.kind]
         pattern = {"pattern": self.pattern} if self.pattern else {}
@@ -106,7 +103,7 @@ class Operation:
             required = [name for name, each in self.takes.items() if each.required]
             schema: dict[str, Any] = {
                 "type": "object",
-                "properties": {name: each.schema() for name, each in self.takes.items()},
+                "properties": {name: each.schema() | {"description": each.help} for name, each in self.takes.items()},
                 "additionalProperties": False,
             }
             if required:
@@ -119,7 +116,7 @@ class Operation:
                     "in": "query",
                     "required": each.required,
                     "description": each.help,
-                    "schema": each.type_schema() | {"type": _SCHEMAS[each.kind]},  # a query cannot have null
+                    "schema": each.schema() | {"type": _SCHEMAS[each.kind]},  # a query cannot have null
                 }
                 for name, each in self.takes.items()
             ]

@@ -170,31 +170,22 @@ def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
 
 async def metrics_page(daemon: Supervisor) -> str:
     """Return the page. A thread writes it: a large table takes seconds."""
-    return await asyncio.to_thread(exposition, await metrics_input(daemon))
-
-
-async def metrics_input(daemon: Supervisor) -> MetricsInput:
     table = daemon.reconciler.table
-    rows = await daemon.table_thread.run(table.rows)
-    packets = await daemon.table_thread.run(table.director.packet_counts)
-    return MetricsInput(
+    given = MetricsInput(
         __version__,
-        rows,
-        packets.reasons,
-        sum(each.active + each.inactive for row in rows for each in row.destinations),
-        packets.connections_limit,
+        await daemon.table_thread.run(table.rows),
+        await daemon.table_thread.run(table.director.packet_counts),
         daemon.engine.snapshot(),
         dict(daemon.reloads),
         daemon.loaded_at or None,
         len(errors(daemon.loaded)),
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
-        packets.expiry,
-        packets.totals,
     )
+    return await asyncio.to_thread(exposition, given)
 
 
-async def metrics(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+async def metrics(daemon: Supervisor, *_: object) -> web.Response:
     page = await metrics_page(daemon)
     return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 

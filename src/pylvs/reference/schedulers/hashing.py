@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
 
 from pylvs.model.service import ServiceFlag
@@ -87,14 +88,11 @@ class SourceHashing(Scheduler):
     """
 
     name = "sh"
-
-    def __init__(self, servers: list[Server], options: int = 0) -> None:
-        super().__init__(servers, options)
-        self._buckets: list[Server] = []  # empty: fill them at the next choice
+    _buckets: Sequence[Server] = ()  # empty: fill them at the next choice
 
     def changed(self) -> None:
         """Fill the buckets again at the next connection."""
-        self._buckets = []
+        self._buckets = ()
 
     def _filled(self) -> list[Server]:
         once: list[Server] = []

@@ -147,7 +147,7 @@ class ReplicatedLocality(LocalityLeastConnections):
                 self.cache.make(flow.daddr, chosen, now)
             return chosen
         entry.last_use = now
-        best = _least(entry.servers)
+        best = least_loaded((server for server in entry.servers if server.available), overhead)
         if len(entry.servers) > 1 and now > entry.last_change + self.cache.expiration_s:
             self._shrink(entry, now)
         if best is not None and not crowded(best, self.servers):
@@ -165,11 +165,6 @@ class ReplicatedLocality(LocalityLeastConnections):
             entry.servers.remove(busiest)
             entry.last_change = now
             busiest.references -= 1
-
-
-def _least(members: list[Server]) -> Server | None:
-    """Return the least loaded member for its weight; only available ones, not overloaded and with a weight."""
-    return least_loaded((member for member in members if member.available), overhead)
 
 
 def _most(members: list[Server]) -> Server | None:

@@ -57,10 +57,7 @@ class RoundRobin(Scheduler):
     """Take the next usable server of the list, cyclically. Non-zero weights do not matter."""
 
     name = "rr"
-
-    def __init__(self, servers: list[Server], options: int = 0) -> None:
-        super().__init__(servers, options)
-        self.cursor: Server | None = None  # the last choice; None: the list's head
+    cursor: Server | None = None  # the last choice; None: the list's head
 
     def deleted(self, server: Server, position: int) -> None:
         """Move the cursor towards the head."""
@@ -84,10 +81,10 @@ class WeightedRoundRobin(Scheduler):
     """
 
     name = "wrr"
+    cursor: Server | None = None  # None: the list's head
 
     def __init__(self, servers: list[Server], options: int = 0) -> None:
         super().__init__(servers, options)
-        self.cursor: Server | None = None  # None: the list's head
         self._measure()
         self.current_weight = self.max_weight
 

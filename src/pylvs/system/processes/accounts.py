@@ -132,8 +132,6 @@ def script_account(user: str = "", group: str = "") -> Account:
 
 def located(program: str) -> str:
     """Return the path of a program; a name without "/" is searched on PATH, and returned unchanged if not found."""
-    if "/" in program:
-        return program
     return shutil.which(program) or program
 
 

@@ -17,6 +17,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -295,3 +296,7 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as channel:
         channel.set_inheritable(False)
         Runner(channel).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

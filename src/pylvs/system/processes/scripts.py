@@ -15,18 +15,16 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pylvs
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
+from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
@@ -191,15 +189,9 @@ class _Channel:
         """Start the process. `settle` is called with each result, and `bereft` at its end. Raises OSError."""
         ours, its = socket.socketpair()
         with its:
-            folder = str(Path(pylvs.__file__).parents[1])
-            code = (
-                f"import sys; sys.path.insert(0, {folder!r}); "
-                f"from pylvs.system.processes.runner import main; main({its.fileno()})"
-            )
             environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-P", "-s", "-c", code),
+                *command("pylvs.system.processes.runner", str(its.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=[its.fileno()],

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon import Options
-from pylvs.daemon.host import HostMonitor, HostServices, ServiceManager
+from pylvs.daemon.host import HostServices, ServiceManager, call_at_changes
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
@@ -54,7 +54,7 @@ class Daemon:
         self.script_processes: list[ScriptProcess] = []
         self.pools: list[SimPool] = []
         self.requests: list[asyncio.Task[Any]] = []
-        self.host_monitor: SimHostMonitor | None = None
+        self.host_changed: asyncio.Event | None = None
         self.engine: SimEngine | None = None
         self.context = contextvars.copy_context()
         self.context.run(CURRENT.set, self)
@@ -348,17 +348,7 @@ class SimApiServer:
         """Do nothing."""
 
 
-class SimHostMonitor(HostMonitor):
-    """Replaces netlink: the world reports changes."""
-
-    def __init__(self, look: Any) -> None:
-        super().__init__(look)
-        CURRENT.get().host_monitor = self
-
-    def change(self) -> None:
-        """Report a change."""
-        self._changed.set()
-
-    async def run(self) -> None:
-        """See HostMonitor."""
-        await self._follow()
+async def sim_monitor_host(update: Any) -> None:
+    """Replace netlink: the world reports changes."""
+    changed = CURRENT.get().host_changed = asyncio.Event()
+    await call_at_changes(update, changed)

@@ -30,7 +30,7 @@ from pylvs.model.errors import (
 )
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 
 if TYPE_CHECKING:
     from tests.unit.daemon.simulation.world import World

@@ -44,7 +44,7 @@ from pylvs.health.events import (
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedRow
-from pylvs.testing import MemoryDirector
+from tests.memory import MemoryDirector
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import Run
 from tests.unit.daemon.simulation.model import CheckModel, HealthModel, Rows

@@ -102,9 +102,9 @@ class Schedule:
         self._addresses_changed()
 
     def _addresses_changed(self) -> None:
-        host_monitor = self.world.daemon.host_monitor
-        if host_monitor is not None:
-            self.world.daemon.run(host_monitor.change)
+        changed = self.world.daemon.host_changed
+        if changed is not None:
+            self.world.daemon.run(changed.set)
 
     # --- faults ---
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from pylvs.system import logs
 from pylvs.system.processes.accounts import Account
-from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, SimHostMonitor
+from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, sim_monitor_host
 from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
 from tests.unit.daemon.simulation.invariants import Violation
 from tests.unit.daemon.simulation.world import World
@@ -90,10 +90,10 @@ def _replaced(world: World) -> Iterator[None]:
             world.clock.in_force(),
             patch(f"{supervisor}.Engine", SimEngine),
             patch(f"{supervisor}.ApiServer", SimApiServer),
-            patch(f"{supervisor}.HostMonitor", SimHostMonitor),
+            patch(f"{supervisor}.monitor_host", sim_monitor_host),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
             patch(f"{supervisor}.settle_garbage", lambda: None),
-            patch("pylvs.daemon.host.POLL_S", 5.0),  # its reports go to no virtual router
+            patch("pylvs.daemon.virtual_routers.POLL_S", 5.0),  # its reports go to no virtual router
             patch("pylvs.daemon.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
             patch("pylvs.system.processes.scripts.script_account", lambda *_: account),

@@ -33,7 +33,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.model.vrrp import Roles
-from pylvs.testing import MemoryDirector, MemoryRoles
+from tests.memory import MemoryDirector, MemoryRoles
 
 ONE, OTHER = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 KEY = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)

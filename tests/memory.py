@@ -1,4 +1,4 @@
-"""Fakes for tests of programs that use pylvs: a Director and VRRP roles in memory.
+"""A Director and VRRP roles in memory.
 
 The Director's tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1).
 """
