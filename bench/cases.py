@@ -55,7 +55,7 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Return a capacity of the connection table that the bench fills less than half, so that half-open ones stay."""
+        """Return a capacity of the connection table that the bench fills by half: half-open connections stay."""
         return 2 * (self.flows + len(NEW_CASES) * self.new * (self.rounds + 1) + 32768)
 
 
