@@ -74,7 +74,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	c.word |= make_word(state, expiry, 0);
 	struct control *control = controlled ? control_of(slot) : NULL;
 	if (control)
-		*control = (struct control){.template = w->template};
+		control->template = w->template;
 	count_conn(d, state);
 	if (masq) {
 		u64 *shared = p->is_ipv6 ? word_of6(slot) : NULL;

@@ -62,6 +62,14 @@ INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
 }
 
+/* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
+ * counts it first (hold_template). */
+INLINE bool is_held(u32 slot)
+{
+	struct control *control = control_of(slot);
+	return control && READ_ONCE(control->controls);
+}
+
 /* Remove the connection, unless another CPU does. `seen` is the word as last read. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
 		     struct destination *d, enum end_reason ending)
@@ -71,6 +79,10 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	if (word_dying(seen) || !is_same_conn(tuple, is_ipv6, slot) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
+	if (unlikely(word_state(seen) == STATE_TEMPLATE) && is_held(slot)) {
+		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
+		return false;
+	}
 	if (d && copy.method == METHOD_MASQ)
 		remove_reverse(tuple, is_ipv6, d, slot, copy.port);
 	if (ending != END_REPLACED)

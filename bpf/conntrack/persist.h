@@ -132,8 +132,10 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);
 	if (likely(result == CREATED)) {
 		struct control *control = control_of(new.slot);
-		if (control)
-			*control = (struct control){.timeout = w->timeout};
+		if (control) { /* not `controls`, which another CPU may be giving back (hold_template) */
+			control->timeout = w->timeout;
+			control->assured = 0;
+		}
 		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
 		count_conn(d, STATE_TEMPLATE);
 		w->template = new.slot;
@@ -154,20 +156,35 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	return true;
 }
 
-/* Take a reference for a connection that will be created, and refresh the template (5.3). */
-INLINE void hold_template(struct scratch *w, u32 now)
+enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template meanwhile */
+
+/* Take a reference for a connection that will be created, and refresh the template (5.3). Return false if the template
+ * has ended. The reference is counted first: if the exchange succeeds, a CPU that ends the template afterwards finds
+ * the count. If it fails, the slot may have a new owner, which keeps the count, so that the reference can be given
+ * back. */
+INLINE bool hold_template(struct scratch *w, u32 now)
 {
 	struct control *control = control_of(w->template);
 	struct found found = find_template(w);
 	struct connection *template = found.connection;
 	if (!control || !template || found.slot != w->template)
-		return;
+		return false;
+	u64 first = READ_ONCE(template->word), seen = first;
+	if (word_state(first) != STATE_TEMPLATE)
+		return false;
 	__sync_fetch_and_add(&control->controls, 1);
-	u64 seen = READ_ONCE(template->word);
-	u32 expiry = now + control->timeout;
-	if (!word_dying(seen))
-		__sync_val_compare_and_swap(&template->word, seen,
-					    make_word(STATE_TEMPLATE, expiry, seen >> WORD_GENERATION));
+#pragma nounroll
+	for (u32 i = 0; i < HOLD_TRIES; i++) {
+		if (word_dying(seen) || (seen ^ first) >> WORD_STATE)
+			break;
+		u64 refreshed = make_word(STATE_TEMPLATE, now + control->timeout, seen >> WORD_GENERATION);
+		u64 before = __sync_val_compare_and_swap(&template->word, seen, refreshed);
+		if (likely(before == seen))
+			return true;
+		seen = before;
+	}
+	__sync_fetch_and_add(&control->controls, -1);
+	return false;
 }
 
 /* Drop the reference again: no connection was created. */

@@ -47,7 +47,8 @@ INLINE int prog_connect(struct ctx ctx)
 	if (w->template != NO_TEMPLATE) {
 		be16 dport = packet_dport(p);
 		w->port = dport == w->service_port && t.destination->port ? t.destination->port : dport;
-		hold_template(w, now);
+		if (unlikely(!hold_template(w, now)))
+			w->template = NO_TEMPLATE; /* it has just ended; its destination stays */
 	}
 	t.port = w->port;
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {

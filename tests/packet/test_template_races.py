@@ -1,0 +1,98 @@
+"""A persistence template that ends, or that another CPU makes, while a packet of its client is on its way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.bpf import abi, maps
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
+from tests.packet.frames import CLIENT4, CLIENT6, tcp
+from tests.packet.host import DROPPED, HOOKS, VIP4, VIP6, Host, on_cpu, server4, server6
+from tests.packet.interleave import Interleaving
+from tests.packet.table import Entry, entries, shorten
+
+FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
+
+
+@pytest.fixture
+def host(director_host: Host) -> Iterator[Host]:
+    """Return the file's host without connections, on one CPU."""
+    shorten(director_host.director.tables, 0)
+    director_host.expiry.run(director_host.director)
+    with on_cpu(min(os.sched_getaffinity(0))):
+        yield director_host
+
+
+def serve(host: Host, family: int, *methods: Method) -> ServiceKey:
+    """Add a persistent service with one server for each method."""
+    service = host.new_key(Protocol.TCP, VIP4 if family == 4 else VIP6)
+    host.director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, 300))
+    for number, method in enumerate(methods, 1):
+        server = server4(number) if family == 4 else server6(number)
+        host.director.add_destination(service, Destination(DestinationKey(ip_address(server), service.port), method))
+    return service
+
+
+def syn(service: ServiceKey, sport: int) -> bytes:
+    client = CLIENT6 if service.address.version == 6 else CLIENT4
+    return tcp(sport=sport, dport=service.port, source=client, target=str(service.address))
+
+
+def template_of(host: Host) -> Entry:
+    (found,) = [each for each in entries(host.director.tables) if each.is_template]
+    return found
+
+
+def references(host: Host, slot: int) -> int:
+    """Return how many connections refer to the template in a slot."""
+    with maps.MmapArray.open(host.director.tables.path("controls")) as controls:
+        at = slot * controls.stride + abi.struct("control").offset("controls")
+        return int.from_bytes(controls.memory[at : at + 4], "little")
+
+
+def end_all(host: Host) -> None:
+    shorten(host.director.tables, 0)
+    for _ in range(2):  # templates end after their connections
+        host.expiry.run(host.director)
+        shorten(host.director.tables, 0)
+    host.expiry.run(host.director)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_does_not_refer_to_a_template_that_ended_before_it(host: Host, family: int, hook: str) -> None:
+    service = serve(host, family, Method.ROUTE)
+    host.forwarded(syn(service, 5000), hook)
+    left, slot = Interleaving(host, hook), template_of(host).slot
+    assert left.get("template") == slot
+    end_all(host)
+    assert not list(host.director.connections())
+
+    assert left.run("PROG_CONNECT", syn(service, 5000)).verdict != DROPPED[hook]
+    assert [each.client_port for each in host.director.connections()] == [5000]
+    end_all(host)
+    assert not list(host.director.connections())
+    assert references(host, slot) == 0
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_does_not_refer_to_a_template_that_is_being_removed(host: Host, family: int, hook: str) -> None:
+    service = serve(host, family, Method.ROUTE)
+    host.run(syn(service, 5000), hook)
+    end_all(host)
+    host.run(syn(service, 5001), hook)
+    template = template_of(host)
+    assert references(host, template.slot) == 1
+    template.change(template.word | 1 << abi.constant("WORD_DYING"))
+    host.run(syn(service, 5002), hook)
+    assert sorted(each.client_port for each in host.director.connections() if each.client_port) == [5001, 5002]
+    assert references(host, template.slot) == 1
+    template.change(template.word)
+    end_all(host)
+    assert not list(host.director.connections())
+    assert references(host, template.slot) == 0
