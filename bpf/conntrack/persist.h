@@ -8,6 +8,7 @@
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
+#include "lb/destination.h"
 
 INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 {
@@ -119,7 +120,7 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 }
 
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
-INLINE bool make_template(struct scratch *w, u32 now)
+INLINE bool make_template(struct scratch *w, const struct root *root, u32 now)
 {
 	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
@@ -153,7 +154,10 @@ INLINE bool make_template(struct scratch *w, u32 now)
 		return false;
 	w->template = winner.slot;
 	w->destination = winner.connection->destination;
-	return true;
+	d = map_elem(destinations, w->destination);
+	if (d)
+		w->method = method_in(destination_flags(d, READ_ONCE(root->live)));
+	return d;
 }
 
 enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template meanwhile */

@@ -38,7 +38,7 @@ INLINE int prog_connect(struct ctx ctx)
 	if (w->destination == NO_INDEX)
 		return reject_no_destination(ctx, w);
 	u32 now = ticks();
-	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
+	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, root, now))
 		return table_full(ctx, w);
 	struct real_server t = {.index = w->destination, .method = w->method};
 	t.destination = map_elem(destinations, t.index);

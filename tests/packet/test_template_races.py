@@ -15,6 +15,8 @@ from tests.packet.host import DROPPED, HOOKS, VIP4, VIP6, Host, on_cpu, server4,
 from tests.packet.interleave import Interleaving
 from tests.packet.table import Entry, entries, shorten
 
+OTHER4, OTHER6 = "198.18.0.8", "2001:db8:7::8"
+NO_TEMPLATE = 0xFFFFFFFF
 FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
 
 
@@ -37,8 +39,9 @@ def serve(host: Host, family: int, *methods: Method) -> ServiceKey:
     return service
 
 
-def syn(service: ServiceKey, sport: int) -> bytes:
-    client = CLIENT6 if service.address.version == 6 else CLIENT4
+def syn(service: ServiceKey, sport: int, other_client: bool = False) -> bytes:
+    six = service.address.version == 6
+    client = (OTHER6 if six else OTHER4) if other_client else (CLIENT6 if six else CLIENT4)
     return tcp(sport=sport, dport=service.port, source=client, target=str(service.address))
 
 
@@ -96,3 +99,25 @@ def test_a_connection_does_not_refer_to_a_template_that_is_being_removed(host: H
     end_all(host)
     assert not list(host.director.connections())
     assert references(host, template.slot) == 0
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(host: Host, hook: str) -> None:
+    service = serve(host, 4, Method.ROUTE, Method.TUNNEL)
+    host.run(syn(service, 5000), hook)
+    first = Interleaving(host, hook)
+    host.run(syn(service, 5000, other_client=True), hook)
+    second = Interleaving(host, hook)
+    assert first.get("destination") != second.get("destination")
+
+    chosen, method = first.get("destination"), first.get("method")
+    for name in "destination", "method":
+        first.set(name, second.get(name))
+    first.set("template", NO_TEMPLATE)
+    first.set("packet.tuple.v4.source_port", int.from_bytes((5001).to_bytes(2, "big"), "little"))
+    first.run("PROG_CONNECT", syn(service, 5001))
+
+    tables = host.director.tables
+    (made,) = [each for each in entries(tables) if each.client_port == 5001]
+    read = abi.struct("place4").view("connection.destination", "connection.method")
+    assert read.unpack_from(tables.connections4.memory, made.slot * tables.connections4.stride) == (chosen, method)
