@@ -1,0 +1,80 @@
+"""Rate limits of ICMP errors that the director sends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+
+from pylvs.model.service import Method, ServiceKey
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
+from tests.packet.host import SENT, VIP4, VIP6, Host, on_cpu
+
+# Several clients, because two may share a window by their hash.
+OTHERS = {4: [f"198.18.0.{number}" for number in range(8, 12)], 6: [f"2001:db8:7::{number}" for number in range(8, 12)]}
+RATE = 8  # errors of a CPU in a second
+FRAMES = 100_000  # at most, until errors are suppressed: slow machines send only few in a second
+FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
+
+
+@pytest.fixture
+def host(director_host: Host) -> Iterator[Host]:
+    root = director_host.director.tables.root
+    before = root.get(0, "settings.icmp_per_second")
+    root.set(0, "settings.icmp_per_second", RATE)
+    with on_cpu(min(os.sched_getaffinity(0))):
+        yield director_host
+    root.set(0, "settings.icmp_per_second", before)
+
+
+def serve(host: Host, family: int) -> ServiceKey:
+    service = host.new_key(vip=VIP4 if family == 4 else VIP6)
+    host.serve(service, 1, Method.TUNNEL)
+    return service
+
+
+def expired(service: ServiceKey, client: str) -> bytes:
+    """Return a frame that is answered with "time exceeded"."""
+    return tcp(dport=service.port, source=client, target=str(service.address), ttl=1)
+
+
+def too_long(service: ServiceKey, client: str) -> bytes:
+    """Return a frame that is too long for the tunnel."""
+    six = service.address.version == 6
+    head = IPv6(src=client, dst=VIP6) if six else IP(src=client, dst=VIP4, flags="DF")
+    return build(ether() / head / TCP(sport=4000, dport=service.port) / bytes(1500 - len(head) - 20))
+
+
+def is_sent(host: Host, frame: bytes) -> bool:
+    return host.run(frame, "tc").verdict in SENT["tc"]
+
+
+def exhaust(host: Host, frame: bytes) -> None:
+    """Send a frame until its error is suppressed."""
+    before = host.reason("ICMP_LIMITED")
+    for _ in range(FRAMES):
+        if not is_sent(host, frame):
+            break
+    assert host.reason("ICMP_LIMITED") == before + 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_errors_do_not_suppress_the_path_mtu(host: Host, family: int) -> None:
+    service = serve(host, family)
+    for client in OTHERS[family]:
+        exhaust(host, expired(service, client))
+    assert any(is_sent(host, too_long(service, client)) for client in OTHERS[family])
+    assert host.reason("TOO_BIG")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("frame", [expired, too_long])
+def test_errors_to_one_client_leave_room_for_those_to_others(
+    host: Host, family: int, frame: Callable[[ServiceKey, str], bytes]
+) -> None:
+    service = serve(host, family)
+    exhaust(host, frame(service, CLIENT4 if family == 4 else CLIENT6))
+    assert any(is_sent(host, frame(service, other)) for other in OTHERS[family])
