@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
-from tests.packet.host import SENT, VIP4, VIP6, Host, on_cpu
+from tests.packet.host import PASSED, SENT, VIP4, VIP6, Host, on_cpu, server4
 
 # Several clients, because two may share a window by their hash.
 OTHERS = {4: [f"198.18.0.{number}" for number in range(8, 12)], 6: [f"2001:db8:7::{number}" for number in range(8, 12)]}
@@ -78,3 +78,17 @@ def test_errors_to_one_client_leave_room_for_those_to_others(
     service = serve(host, family)
     exhaust(host, frame(service, CLIENT4 if family == 4 else CLIENT6))
     assert any(is_sent(host, frame(service, other)) for other in OTHERS[family])
+
+
+def test_searches_for_nat_servers_are_limited_and_further_packets_pass(host: Host) -> None:
+    host.serve(host.new_key(), 1, Method.MASQ, port=8080)
+    orphan = tcp("A", 8080, 4999, server4(1), CLIENT4)
+    host.director.change_setting("nat_icmp_send", 1)
+    try:
+        for _ in range(FRAMES):
+            done = host.run(orphan, "tc")
+            if done.verdict == PASSED["tc"]:
+                break
+        assert (done.verdict, done.data) == (PASSED["tc"], orphan)
+    finally:
+        host.director.change_setting("nat_icmp_send", 0)
