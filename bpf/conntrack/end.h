@@ -19,22 +19,20 @@ NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destinat
 {
 	struct tuple6 key;
 	if (!request || !d)
-		return 0;
+		return true;
 	reply_key6(&key, request, &d->address, port);
 	struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
-	if (reply && reply->slot == slot)
-		bpf_map_delete_elem(&replies6, &key);
-	return 0;
+	return !reply || reply->slot != slot || is_deleted(bpf_map_delete_elem(&replies6, &key));
 }
 
-INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
+/* Return false if the kernel refused. */
+INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
 {
-	if (is_ipv6) {
-		remove_reverse6(&request->v6, d, slot, port);
-		return;
-	}
+	if (is_ipv6)
+		return remove_reverse6(&request->v6, d, slot, port);
 	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
 	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
+	return true;
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
@@ -83,12 +81,16 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
-	if (d && copy.method == METHOD_MASQ)
-		remove_reverse(tuple, is_ipv6, d, slot, copy.port);
+	bool has_reverse = d && copy.method == METHOD_MASQ;
+	if (unlikely(has_reverse && !remove_reverse(tuple, is_ipv6, d, slot, copy.port)) ||
+	    unlikely(!unlink_conn(tuple, is_ipv6, slot))) { /* the expiry timer or the next packet tries again */
+		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
+		return false;
+	}
 	if (ending != END_REPLACED)
 		uncount_conn(d, word_state(seen));
 	if (unlikely(copy.controlled))
 		release_template(slot, ending != END_EXPIRED && ending != END_REPLACED);
-	remove_conn(tuple, is_ipv6, slot, ending == END_ORPHAN);
+	unreserve(is_ipv6, slot, ending == END_ORPHAN);
 	return true;
 }

@@ -101,8 +101,12 @@ INLINE void retire6(const struct found *template, u64 word)
 	registered->tuple.number = copy.slot;
 	registered->tuple.target_port = 0xffff;
 	struct tuple6 retired = registered->tuple;
-	bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST);
-	bpf_map_delete_elem(&connections6, &key);
+	if (!bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST) &&
+	    is_deleted(bpf_map_delete_elem(&connections6, &key)))
+		return;
+	bpf_map_delete_elem(&connections6, &retired);
+	registered->tuple = key;
+	WRITE_ONCE(template->connection->word, word);
 }
 
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
@@ -120,11 +124,11 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 }
 
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
-INLINE bool make_template(struct scratch *w, const struct root *root, u32 now)
+INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
 	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
-		return false;
+		return CREATE_FAILED;
 	bool is_ipv6 = w->packet.is_ipv6;
 	struct connection c = {
 		.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
@@ -143,21 +147,21 @@ INLINE bool make_template(struct scratch *w, const struct root *root, u32 now)
 		result = publish(&w->template_tuple, is_ipv6, &new);
 		if (likely(result == CREATED)) {
 			set_expiry_tick(new.slot, expiry ?: 1);
-			return true;
+			return CREATED;
 		}
 		uncount_conn(d, STATE_TEMPLATE);
 	}
 	if (result != CREATE_EXISTS)
-		return false;
+		return result;
 	struct found winner = find_template(w);
 	if (!winner.connection)
-		return false;
+		return CREATE_FAILED;
 	w->template = winner.slot;
 	w->destination = winner.connection->destination;
 	d = map_elem(destinations, w->destination);
 	if (d)
 		w->method = method_in(destination_flags(d, READ_ONCE(root->live)));
-	return d;
+	return d ? CREATED : CREATE_FAILED;
 }
 
 enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template meanwhile */
