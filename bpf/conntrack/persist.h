@@ -164,7 +164,7 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 	return d ? CREATED : CREATE_FAILED;
 }
 
-enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template meanwhile */
+enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time */
 
 /* Take a reference for a connection that will be created, and refresh the template (5.3). Return false if the template
  * has ended. The reference is counted first: if the exchange succeeds, a CPU that ends the template afterwards finds

@@ -96,8 +96,8 @@ INLINE void unlock(u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-/* Return the set of a fragment's packet, by a keyed hash: a sender cannot choose packets of one set, to displace those
- * of others or to keep every CPU at one lock. */
+/* Return the set of a fragment's packet. The hash has a key, so a sender cannot choose packets of one set. They would
+ * displace those of others, and keep every CPU at one lock. */
 INLINE u32 set_of(const struct fragment *f)
 {
 	u64 mixed = f->id | (u64)f->kind << 32;

@@ -43,10 +43,7 @@ INLINE bool may_search_orphan(const struct root *root)
 INLINE u64 *peer_window(const struct packet *p, bool reports_mtu)
 {
 	struct address peer = {};
-	if (p->is_ipv6)
-		peer = p->tuple.v6.source;
-	else
-		peer.word[0] = p->tuple.v4.source;
+	packet_saddr(&peer, p);
 	u64 mixed = reports_mtu;
 	for (u32 i = 0; i < 4; i++) {
 		mixed = (mixed ^ peer.word[i]) * table_key4.seeds[0];

@@ -7,8 +7,8 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
-/* Forward without a connection; NAT cannot, and drops the packet. Unless the table is full drop it, too: the client's
- * next packet may get a connection, and forwarding by a hash would go on for minutes. */
+/* The table is full: forward without a connection; NAT cannot, and drops the packet. After other errors drop it, too. The
+ * client's next packet may get a connection, and forwarding by a hash would last for minutes. */
 INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result)
 {
 	drop_old_ref(w);

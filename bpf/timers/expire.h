@@ -63,8 +63,8 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 	return held->found.connection && held->found.slot == slot;
 }
 
-/* Whether a state's timeout is fixed, and so short that the expiry cannot be this late: another CPU's fast path has
- * stored that of an established connection behind the FIN or RST. */
+/* Whether the expiry is later than the state's timeout allows. Then the fast path of another CPU has stored that of an
+ * established connection behind the FIN or RST. Only for states with a fixed timeout. */
 INLINE bool is_too_late(u64 word, u32 now, u32 life)
 {
 	u32 state = word_state(word);

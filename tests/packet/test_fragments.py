@@ -111,7 +111,7 @@ def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
 
 
 def test_a_sender_cannot_choose_packets_that_displace_each_other(host: Host) -> None:
-    """Without a key, all of them are in one of the 32 sets, which has room for 8 incomplete packets."""
+    """Without a key, all of them are in one of the 32 sets, which holds 8 incomplete packets."""
 
     def set_without_key(ident: int) -> int:
         source, target = (int.from_bytes(socket.inet_aton(each), "little") for each in (CLIENT4, VIP4))

@@ -72,7 +72,7 @@ def test_other_errors_do_not_suppress_the_path_mtu(host: Host, family: int) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("frame", [expired, too_long])
-def test_errors_to_one_client_leave_room_for_those_to_others(
+def test_errors_to_one_client_do_not_suppress_those_to_others(
     host: Host, family: int, frame: Callable[[ServiceKey, str], bytes]
 ) -> None:
     service = serve(host, family)
