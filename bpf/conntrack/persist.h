@@ -159,9 +159,9 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 	w->template = winner.slot;
 	w->destination = winner.connection->destination;
 	d = map_elem(destinations, w->destination);
-	if (d)
-		w->method = method_in(destination_flags(d, READ_ONCE(root->live)));
-	return d ? CREATED : CREATE_FAILED;
+	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+	w->method = method_in(flags);
+	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
 }
 
 enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time */

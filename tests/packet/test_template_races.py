@@ -23,8 +23,7 @@ FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
 @pytest.fixture
 def host(director_host: Host) -> Iterator[Host]:
     """Return the file's host without connections, on one CPU."""
-    shorten(director_host.director.tables, 0)
-    director_host.expiry.run(director_host.director)
+    end_all(director_host)
     with on_cpu(min(os.sched_getaffinity(0))):
         yield director_host
 
@@ -58,11 +57,10 @@ def references(host: Host, slot: int) -> int:
 
 
 def end_all(host: Host) -> None:
-    shorten(host.director.tables, 0)
     for _ in range(2):  # templates end after their connections
-        host.expiry.run(host.director)
         shorten(host.director.tables, 0)
-    host.expiry.run(host.director)
+        if entries(host.director.tables):
+            host.expiry.run(host.director)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -99,6 +97,25 @@ def test_a_connection_does_not_refer_to_a_template_that_is_being_removed(host: H
     end_all(host)
     assert not list(host.director.connections())
     assert references(host, template.slot) == 0
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_template_that_is_being_removed_opens_no_connection_to_a_deleted_server(
+    host: Host, family: int, hook: str
+) -> None:
+    service = serve(host, family, Method.ROUTE, Method.ROUTE)
+    host.run(syn(service, 5000), hook)
+    (first,) = [each for each in host.director.connections() if each.client_port]
+    host.director.delete_destination(service, DestinationKey(first.destination, service.port))
+    template = template_of(host)
+    template.change(template.word | 1 << abi.constant("WORD_DYING"))
+    assert host.run(syn(service, 5001), hook).verdict == DROPPED[hook]
+    template.change(template.word)
+    host.run(syn(service, 5001), hook)
+    (second,) = [each for each in host.director.connections() if each.client_port == 5001]
+    assert second.destination != first.destination
+    end_all(host)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
