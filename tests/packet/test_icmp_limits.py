@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -9,13 +10,14 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 
+from pylvs.bpf import maps
 from pylvs.model.service import Method, ServiceKey
-from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
+from tests.packet.frames import CLIENT4, build, ether, tcp
 from tests.packet.host import PASSED, SENT, VIP4, VIP6, Host, on_cpu, server4
 
-# Several clients, because two may share a window by their hash.
-OTHERS = {4: [f"198.18.0.{number}" for number in range(8, 12)], 6: [f"2001:db8:7::{number}" for number in range(8, 12)]}
+SOME = 4  # clients: two may share a window by their hash
 RATE = 8  # errors of a CPU in a second
+_numbers = itertools.count(1)
 FRAMES = 100_000  # at most, until errors are suppressed: slow machines send only few in a second
 FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
 
@@ -24,10 +26,17 @@ FAMILIES = [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")]
 def host(director_host: Host) -> Iterator[Host]:
     root = director_host.director.tables.root
     before = root.get(0, "settings.icmp_per_second")
+    with maps.PerCpuArray.open(director_host.director.tables.path("limiters")) as limiters:
+        limiters.fill(0, bytes(limiters.value_size))  # of a test in this second
     root.set(0, "settings.icmp_per_second", RATE)
     with on_cpu(min(os.sched_getaffinity(0))):
         yield director_host
     root.set(0, "settings.icmp_per_second", before)
+
+
+def new_clients(family: int) -> list[str]:
+    """Return addresses of clients that no earlier test had."""
+    return [f"198.18.1.{next(_numbers)}" if family == 4 else f"2001:db8:7::{next(_numbers)}" for _ in range(SOME)]
 
 
 def serve(host: Host, family: int) -> ServiceKey:
@@ -64,9 +73,10 @@ def exhaust(host: Host, frame: bytes) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_errors_do_not_suppress_the_path_mtu(host: Host, family: int) -> None:
     service = serve(host, family)
-    for client in OTHERS[family]:
+    clients = new_clients(family)
+    for client in clients:
         exhaust(host, expired(service, client))
-    assert any(is_sent(host, too_long(service, client)) for client in OTHERS[family])
+    assert any(is_sent(host, too_long(service, client)) for client in clients)
     assert host.reason("TOO_BIG")
 
 
@@ -76,8 +86,9 @@ def test_errors_to_one_client_do_not_suppress_those_to_others(
     host: Host, family: int, frame: Callable[[ServiceKey, str], bytes]
 ) -> None:
     service = serve(host, family)
-    exhaust(host, frame(service, CLIENT4 if family == 4 else CLIENT6))
-    assert any(is_sent(host, frame(service, other)) for other in OTHERS[family])
+    first, *others = new_clients(family)
+    exhaust(host, frame(service, first))
+    assert any(is_sent(host, frame(service, other)) for other in others)
 
 
 def test_searches_for_nat_servers_are_limited_and_further_packets_pass(host: Host) -> None:
