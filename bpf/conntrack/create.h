@@ -81,8 +81,11 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	u32 slot = found.slot, at = NO_ENTRY;
 	new->conn.word |= make_word(new->state, new->expiry, 0);
 	struct control *control = new->has_control ? control_of(slot) : NULL;
-	if (control)
-		*control = new->control;
+	if (control) { /* not `controls`, which another CPU may be giving back (hold_template) */
+		control->template = new->control.template;
+		control->timeout = new->control.timeout;
+		control->assured = new->control.assured;
+	}
 	count_conn(new->conn.destination, new->state);
 	if (masq) {
 		u64 *shared = is_ipv6 ? word_of6(slot) : NULL;

@@ -19,22 +19,20 @@ NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destinat
 {
 	struct tuple6 key;
 	if (!request || !d)
-		return 0;
+		return true;
 	reply_key6(&key, request, &d->address, port);
 	struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
-	if (reply && reply->slot == slot)
-		bpf_map_delete_elem(&replies6, &key);
-	return 0;
+	return !reply || reply->slot != slot || is_deleted(bpf_map_delete_elem(&replies6, &key));
 }
 
-INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
+/* Return false if the kernel refused. */
+INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
 {
-	if (is_ipv6) {
-		remove_reverse6(&request->v6, d, slot, port);
-		return;
-	}
+	if (is_ipv6)
+		return remove_reverse6(&request->v6, d, slot, port);
 	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
 	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
+	return true;
 }
 
 /* Let the expiry timer end a template that no connection refers to and that was never assured. */
@@ -73,6 +71,14 @@ INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
 }
 
+/* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
+ * counts it first (hold_template). */
+INLINE bool is_held(u32 slot)
+{
+	struct control *control = control_of(slot);
+	return control && READ_ONCE(control->controls);
+}
+
 /* Remove the connection, unless another CPU does. `seen` is the word as last read. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
 		     struct destination *d, enum end_reason ending)
@@ -82,12 +88,20 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	if (word_dying(seen) || !is_same_conn(tuple, is_ipv6, slot) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
-	if (d && copy.method == METHOD_MASQ)
-		remove_reverse(tuple, is_ipv6, d, slot, copy.port);
+	if (unlikely(word_state(seen) == STATE_TEMPLATE) && is_held(slot)) {
+		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
+		return false;
+	}
+	bool has_reverse = d && copy.method == METHOD_MASQ;
+	if (unlikely(has_reverse && !remove_reverse(tuple, is_ipv6, d, slot, copy.port)) ||
+	    unlikely(!unlink_conn(tuple, is_ipv6, slot))) { /* the expiry timer or the next packet tries again */
+		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
+		return false;
+	}
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.controlled))
 		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
-	remove_conn(tuple, is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
+	unreserve(is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;
 }

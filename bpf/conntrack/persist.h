@@ -9,6 +9,7 @@
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
+#include "lb/destination.h"
 
 INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 {
@@ -101,8 +102,12 @@ INLINE void retire6(const struct found *template, u64 word)
 	registered->tuple.number = copy.slot;
 	registered->tuple.target_port = 0xffff;
 	struct tuple6 retired = registered->tuple;
-	bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST);
-	bpf_map_delete_elem(&connections6, &key);
+	if (!bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST) &&
+	    is_deleted(bpf_map_delete_elem(&connections6, &key)))
+		return;
+	bpf_map_delete_elem(&connections6, &retired);
+	registered->tuple = key;
+	WRITE_ONCE(template->connection->word, word);
 }
 
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
@@ -120,11 +125,11 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 }
 
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
-INLINE bool make_template(struct scratch *w, u32 now)
+INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
 	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
-		return false;
+		return CREATE_FAILED;
 	u32 expiry = now + w->timeout;
 	struct new_conn new = {
 		.tuple = &w->template_tuple,
@@ -142,32 +147,50 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	enum create_result result = insert_conn(&new);
 	if (likely(result == CREATED)) {
 		w->template = new.slot;
-		return true;
+		return CREATED;
 	}
 	if (result != CREATE_EXISTS)
-		return false;
+		return result;
 	struct found winner = find_template(w);
 	if (!winner.connection)
-		return false;
+		return CREATE_FAILED;
 	w->template = winner.slot;
 	w->destination = winner.connection->destination;
-	return true;
+	d = map_elem(destinations, w->destination);
+	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+	w->method = method_in(flags);
+	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
 }
 
-/* Take a reference for a connection that will be created, and refresh the template (5.3). */
-INLINE void hold_template(struct scratch *w, u32 now)
+enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time */
+
+/* Take a reference for a connection that will be created, and refresh the template (5.3). Return false if the template
+ * has ended. The reference is counted first: if the exchange succeeds, a CPU that ends the template afterwards finds
+ * the count. If it fails, the slot may have a new owner, which keeps the count, so that the reference can be given
+ * back. */
+INLINE bool hold_template(struct scratch *w, u32 now)
 {
 	struct control *control = control_of(w->template);
 	struct found found = find_template(w);
 	struct connection *template = found.connection;
 	if (!control || !template || found.slot != w->template)
-		return;
+		return false;
+	u64 first = READ_ONCE(template->word), seen = first;
+	if (word_state(first) != STATE_TEMPLATE)
+		return false;
 	__sync_fetch_and_add(&control->controls, 1);
-	u64 seen = READ_ONCE(template->word);
-	u32 expiry = now + control->timeout;
-	if (!word_dying(seen))
-		__sync_val_compare_and_swap(&template->word, seen,
-					    make_word(STATE_TEMPLATE, expiry, seen >> WORD_GENERATION));
+#pragma nounroll
+	for (u32 i = 0; i < HOLD_TRIES; i++) {
+		if (word_dying(seen) || (seen ^ first) >> WORD_STATE)
+			break;
+		u64 refreshed = make_word(STATE_TEMPLATE, now + control->timeout, seen >> WORD_GENERATION);
+		u64 before = __sync_val_compare_and_swap(&template->word, seen, refreshed);
+		if (likely(before == seen))
+			return true;
+		seen = before;
+	}
+	__sync_fetch_and_add(&control->controls, -1);
+	return false;
 }
 
 /* Drop the reference again: no connection was created. */

@@ -154,7 +154,21 @@ INLINE bool any_from(const struct pool *pool, u32 at)
 
 /* --- insert and remove --- */
 
-enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
+/* FAILED: no memory at the moment, or a lock that was not available. Unlike a full table this passes at once. */
+enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS, CREATE_FAILED };
+
+enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 };
+
+/* Whether an element is no longer in a hash map. */
+INLINE bool is_deleted(long error)
+{
+	return !error || error == -ENOENT;
+}
+
+INLINE enum create_result result_of(long error)
+{
+	return !error ? CREATED : error == -EEXIST ? CREATE_EXISTS : error == -E2BIG ? CREATE_FULL : CREATE_FAILED;
+}
 
 /* Who takes and gives slots. Commands run their programs in process context, where packets can interrupt them before
  * Linux 6.3, so they have a pool of their own. */
@@ -240,21 +254,18 @@ INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const 
 	if (!is_ipv6)
 		return publish4(&tuple->v4, new_conn, user);
 	struct connection6 value = {.connection = *new_conn->connection, .slot = new_conn->slot};
-	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
-	if (likely(!error))
-		return CREATED;
-	unreserve(is_ipv6, new_conn->slot, user);
-	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
+	enum create_result result = result_of(bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST));
+	if (unlikely(result != CREATED))
+		unreserve(is_ipv6, new_conn->slot, user);
+	return result;
 }
 
-/* Remove a connection whose word this CPU has marked as dying, and free its slot. */
-INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, enum slot_user user)
+/* Remove a connection whose word this CPU has marked as dying from the table. Return false if the kernel refused. */
+INLINE bool unlink_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
-	if (is_ipv6) {
-		bpf_map_delete_elem(&connections6, &tuple->v6);
-	} else {
-		struct key4 key = key4_of(&tuple->v4);
-		unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
-	}
-	unreserve(is_ipv6, slot, user);
+	if (is_ipv6)
+		return is_deleted(bpf_map_delete_elem(&connections6, &tuple->v6));
+	struct key4 key = key4_of(&tuple->v4);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
+	return true;
 }

@@ -8,6 +8,7 @@
  * one is replaced.
  */
 #pragma once
+#include "abi/conntrack.h"
 #include "ctx/scratch.h"
 
 enum {
@@ -17,7 +18,8 @@ enum {
 	DEFRAG_CHUNK = 2048,
 	DEFRAG_HEAD = 256, /* bytes of headers before the fragment header */
 	DEFRAG_BYTES = FRAG_WORDS * 64 * 8 + DEFRAG_CHUNK,
-	DEFRAG_LOCK_TRIES = 4096, /* attempts to take the lock; then the fragment is dropped */
+	/* Attempts to take the lock, then the fragment is dropped: about as long as the lock's owner copies a packet. */
+	DEFRAG_LOCK_TRIES = 512,
 	DEFRAG_TIMEOUT4_S = 30, /* net.ipv4.ipfrag_time */
 	DEFRAG_TIMEOUT6_S = 60, /* IPV6_FRAG_TIMEOUT */
 };
@@ -94,12 +96,16 @@ INLINE void unlock(u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
+/* Return the set of a fragment's packet. The hash has a key, so a sender cannot choose packets of one set. They would
+ * displace those of others, and keep every CPU at one lock. */
 INLINE u32 set_of(const struct fragment *f)
 {
-	u32 hash = f->id ^ f->kind << 16;
-	for (int i = 0; i < 4; i++)
-		hash = (hash ^ f->source.word[i] ^ f->target.word[i] << 1) * 0x9E3779B1u;
-	return hash >> 16 & (DEFRAG_SETS - 1);
+	u64 mixed = f->id | (u64)f->kind << 32;
+	for (int i = 0; i < 4; i++) {
+		mixed = (mixed ^ (f->source.word[i] | (u64)f->target.word[i] << 32)) * table_key4.seeds[0];
+		mixed ^= mixed >> 32;
+	}
+	return mixed * table_key4.seeds[1] >> 32 & (DEFRAG_SETS - 1);
 }
 
 INLINE bool matches_queue(const struct gather *g, const struct fragment *f)

@@ -197,7 +197,9 @@ struct reply_route {
 
 INLINE u32 client_hop_slot(const struct address *client, const struct address *source, bool is_ipv6)
 {
-	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+	/* the upper bits: those of neighbouring addresses differ */
+	u32 hash = address_hash(client, is_ipv6) / ((1 << HASH_BITS) / HOP_SLOTS);
+	return (hash ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
 
 enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };

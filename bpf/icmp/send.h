@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "fwd/send.h"
+#include "icmp/ratelimit.h"
 #include "parse/options4.h"
 
 enum {
@@ -21,20 +22,12 @@ struct error6 {
 	struct icmp_header icmp;
 } __attribute__((packed));
 
-INLINE bool may_send(const struct root *root)
+/* Whether the error reports a path MTU. */
+INLINE bool is_too_big(const struct scratch *w)
 {
-	struct limiter *limiter = map_elem(limiters, 0);
-	u32 rate = root->settings.icmp_per_second, second = ticks() / ticks_per_second;
-	if (!rate || !limiter)
-		return true;
-	if (limiter->tick != second) {
-		limiter->tick = second;
-		limiter->tokens = rate;
-	}
-	if (!limiter->tokens)
-		return false;
-	limiter->tokens -= 1;
-	return true;
+	if (w->packet.is_ipv6)
+		return w->error_type == ICMPV6_PKT_TOOBIG;
+	return w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED;
 }
 
 VERIFIED_ONCE int zero_inner(struct copy *copy)
@@ -103,7 +96,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	u32 max = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, inner_len = skb->len - ETH_HLEN;
-	if (!may_send(root))
+	if (!may_send(root, p, is_too_big(w)))
 		return drop(HOOK_TC, REASON_ICMP_LIMITED);
 	struct address saddr = {};
 	if (!error_saddr(skb, w, &saddr))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
  * be scheduled; drop_entry ends half-open connections. Both act in mode 3 alone: modes 1 and 2 react to low memory, and
- * these tables are allocated beforehand.
+ * IPv4's table is allocated beforehand.
  */
 #pragma once
 #include "conntrack/entry.h"

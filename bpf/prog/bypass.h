@@ -61,6 +61,7 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return forward_past(skb, w);
 	w->template = NO_TEMPLATE;
-	return create_conn(w, NULL, root, now) == CREATE_FULL ? drop(HOOK_TC, REASON_TABLE_FULL_DROPPED)
-							      : forward_past(skb, w);
+	enum create_result result = create_conn(w, NULL, root, now);
+	return result == CREATED || result == CREATE_EXISTS ? forward_past(skb, w)
+							    : drop(HOOK_TC, REASON_TABLE_FULL_DROPPED);
 }

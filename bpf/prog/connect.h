@@ -7,13 +7,14 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
-/* Forward without a connection; NAT cannot, and drops the packet. */
-INLINE int table_full(struct ctx ctx, struct scratch *w)
+/* The table is full: forward without a connection; NAT cannot, and drops the packet. After other errors drop it, too. The
+ * client's next packet may get a connection, and forwarding by a hash would last for minutes. */
+INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result)
 {
 	drop_old_ref(w);
 	if (w->template != NO_TEMPLATE)
 		end_unused_template(w->template);
-	if (w->method == METHOD_MASQ || w->packet.by_inner)
+	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	return tail_call(ctx, PROG_HASH_FALLBACK);
 }
@@ -42,8 +43,11 @@ INLINE int prog_connect(struct ctx ctx)
 	if (unlikely(needs_room()) && !w->has_room)
 		return tail_call(ctx, PROG_MAKE_ROOM);
 	u32 now = ticks();
-	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
-		return table_full(ctx, w);
+	enum create_result result = CREATED;
+	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE)
+		result = make_template(w, root, now);
+	if (unlikely(result != CREATED))
+		return not_created(ctx, w, result);
 	struct real_server t = {.index = w->destination, .method = w->method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
@@ -51,7 +55,8 @@ INLINE int prog_connect(struct ctx ctx)
 	if (w->template != NO_TEMPLATE) {
 		be16 dport = packet_dport(p);
 		w->port = dport == w->service_port && t.destination->port ? t.destination->port : dport;
-		hold_template(w, now);
+		if (unlikely(!hold_template(w, now)))
+			w->template = NO_TEMPLATE; /* it has just ended; its destination stays */
 	}
 	t.port = w->port;
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
@@ -60,7 +65,7 @@ INLINE int prog_connect(struct ctx ctx)
 		drop_old_ref(w);
 		return fwd_first(ctx, w, &t, root, now);
 	}
-	enum create_result result = create_conn(w, t.destination, root, now);
+	result = create_conn(w, t.destination, root, now);
 	drop_old_ref(w);
 	switch (result) {
 	case CREATED:
@@ -72,9 +77,8 @@ INLINE int prog_connect(struct ctx ctx)
 			return drop(ctx.hook, REASON_DYING);
 		return fwd_known(ctx, p, &winner, root, now);
 	}
-	case CREATE_FULL:
+	default:
 		unhold_template(w);
-		break;
+		return not_created(ctx, w, result);
 	}
-	return table_full(ctx, w);
 }

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "icmp/error.h"
+#include "icmp/ratelimit.h"
 
 struct orphan_search {
 	const struct packet *packet;
@@ -61,7 +62,8 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	u32 server = p->rst || !has_ports(p->protocol) ? NO_INDEX : server_of(p, root);
+	bool searches = !p->rst && has_ports(p->protocol) && may_search_orphan(root);
+	u32 server = searches ? server_of(p, root) : NO_INDEX;
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);

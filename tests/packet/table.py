@@ -48,7 +48,7 @@ class Entry(NamedTuple):
         self.change(self.word & ~TICKS | tick & TICKS)
 
 
-def _entries(tables: Tables) -> list[Entry]:
+def entries(tables: Tables) -> list[Entry]:
     return [*_entries4(tables), *_entries6(tables)]
 
 
@@ -60,14 +60,14 @@ def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
 
 def entry(tables: Tables, client_port: int) -> Entry:
     """Return the only connection of a client port."""
-    (found,) = [each for each in _entries(tables) if each.client_port == client_port]
+    (found,) = [each for each in entries(tables) if each.client_port == client_port]
     return found
 
 
 def shorten(tables: Tables, seconds: float) -> None:
     """Let each connection end after this time. None of them may be about to end."""
     then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
-    for each in _entries(tables):
+    for each in entries(tables):
         each.end_at(then)
         look_at(tables, each.slot, then)
 
@@ -89,7 +89,7 @@ def only_templates(tables: Tables) -> Iterator[None]:
     """Let the expiry timer check templates alone in the block. It is stopped before and after."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
         hidden = []
-        for each in _entries(tables):
+        for each in entries(tables):
             if not each.is_template:
                 at = each.slot * _TICK.size
                 hidden.append((at, bytes(looks.memory[at : at + _TICK.size])))

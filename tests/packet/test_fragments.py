@@ -110,6 +110,24 @@ def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
     assert not [row for row in host.director.connections() if f":{5100 + family}" in str(row)]
 
 
+def test_a_sender_cannot_choose_packets_that_displace_each_other(host: Host) -> None:
+    """Without a key, all of them are in one of the 32 sets, which holds 8 incomplete packets."""
+
+    def set_without_key(ident: int) -> int:
+        source, target = (int.from_bytes(socket.inet_aton(each), "little") for each in (CLIENT4, VIP4))
+        mixed = int.from_bytes(ident.to_bytes(2, "big"), "little") ^ (17 | 1 << 9) << 16
+        for word in source ^ target << 1, 0, 0, 0:
+            mixed = (mixed ^ word) * 0x9E3779B1 & 0xFFFFFFFF
+        return mixed >> 16 & 31
+
+    chosen = [ident for ident in range(1, 65536) if set_without_key(ident) == 7][:64]
+    before = host.reason("FRAGMENT_DISPLACED")
+    for ident in chosen:
+        first = IP(src=CLIENT4, dst=VIP4, id=ident, flags="MF") / UDP(sport=5300, dport=53) / Raw(bytes(800))
+        assert host.run(build(ether() / first), "tc").verdict == DROPPED["tc"]
+    assert host.reason("FRAGMENT_DISPLACED") - before < len(chosen) / 2
+
+
 def test_xdp_passes_fragments_unmodified(host: Host) -> None:
     for family in 4, 6:
         for frame in fragments(family, 5200, 2500, 1000):

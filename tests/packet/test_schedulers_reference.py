@@ -324,6 +324,28 @@ DEALS = {  # weights, the newest server's first: shares of 256 buckets that they
 }
 
 
+@pytest.mark.parametrize("usable", [1, 0])
+def test_mh_fallback_finds_the_only_usable_server_of_many(director_host: Host, usable: int) -> None:
+    """Fewer than one slot in 1,024 is usable, so many clients exceed the limit of further hashes."""
+    key = director_host.new_key()
+    with director_host.director.batch():
+        director_host.director.add_service(VirtualService(key, "mh", ServiceFlag.SCHED_1))
+        for number in range(1500):
+            at = DestinationKey(ip_address(0x0A4D0100 + number), key.port)
+            director_host.director.add_destination(key, Destination(at))
+    slots = DestinationSlots(director_host.director.tables)
+    for number in range(usable, 1500):
+        position = slots.find(key, DestinationKey(ip_address(0x0A4D0100 + number), key.port))
+        assert position is not None
+        director_host.director.tables.destinations.set(position, "overloaded", 1)
+    for client in range(0xC6120000, 0xC6120000 + 200):
+        director_host.receive(tcp(sport=2000, dport=key.port, source=str(ip_address(client))))
+    made = [each for each in director_host.director.connections() if each.virtual_port == key.port]
+    assert len(made) == 200 * usable
+    assert {str(each.destination) for each in made} <= {"10.77.1.0"}
+    director_host.director.delete_service(key)
+
+
 @pytest.mark.parametrize("flags", [ServiceFlag(0), ServiceFlag.SCHED_1])
 @pytest.mark.parametrize("weights", DEALS.values(), ids=DEALS)
 def test_sh_fills_all_buckets(director_host: Host, weights: list[int], flags: ServiceFlag) -> None:
