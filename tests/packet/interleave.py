@@ -10,6 +10,7 @@ import os
 import struct
 
 from pylvs.bpf import abi, kernel, maps
+from tests.maps import values
 from tests.packet.host import Host
 
 _HOOK = {"xdp": 0, "tc": 1}
@@ -25,7 +26,7 @@ class Interleaving:
 
     def _left(self) -> bytearray:
         with maps.PerCpuArray.open(self._host.director.tables.path("works")) as works:
-            return bytearray(works.values(_HOOK[self._hook])[self._cpu])
+            return bytearray(values(works, _HOOK[self._hook])[self._cpu])
 
     def get(self, name: str) -> int:
         """Return a field of what was left."""

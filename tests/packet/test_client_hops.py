@@ -6,6 +6,7 @@ import os
 
 from pylvs.bpf import abi, maps
 from pylvs.model.service import Method
+from tests.maps import values
 from tests.packet.frames import tcp
 from tests.packet.host import Host, on_cpu, server4
 
@@ -24,7 +25,7 @@ def test_the_clients_of_one_network_have_slots_of_their_own(director_host: Host)
     family = abi.struct("client_hop").view("family")
     with maps.PerCpuArray.open(host.director.tables.path("client_hops")) as hops:
         used = sum(
-            any(family.unpack_from(value)[0] == 4 for value in hops.values(slot))
+            any(family.unpack_from(value)[0] == 4 for value in values(hops, slot))
             for slot in range(abi.constant("HOP_SLOTS"))
         )
     assert used >= len(clients)
