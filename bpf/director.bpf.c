@@ -19,6 +19,7 @@
  * PROG_FWD_SLOW, PROG_ENCAP, PROG_FRAGMENT, PROG_ICMP_SEND and others. A packet of no service passes to the stack.
  */
 #include "abi/constants.h"
+#include "conntrack/restore.h"
 #include "frag/defrag.h"
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"

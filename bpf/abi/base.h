@@ -27,6 +27,7 @@ enum limits {
 	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
+	CONN_RECORDS = 512, /* in a batch for restore_conns */
 	ENTRIES = 16, /* in a bucket of the index of IPv4 connections */
 	OTHER_BUCKETS = 4, /* overflow buckets of a full one */
 };
@@ -99,6 +100,7 @@ enum reason {
 	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
 	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
 	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
+	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
 	REASONS = 64,
 };
 
@@ -113,6 +115,8 @@ const volatile u32 minute = 480; /* one minute in ticks */
 const volatile u32 slots4 = 1024; /* their number; the first one is 1 */
 const volatile u32 first_slot6 = 2048; /* slots of IPv4 come first */
 const volatile u32 slots6 = 1024;
+const volatile u32 half_opens_each = 64; /* half-open connections, per ring */
+const volatile u32 half_open_rings = 2; /* one for each CPU that was online */
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 tunnel_secret = 0; /* key of the hash that chooses GUE's source ports */
 const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_SRC (Linux 6.7) */

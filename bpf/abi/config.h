@@ -174,15 +174,9 @@ enum destination_use { DESTINATION_FREE, DESTINATION_USED, DESTINATION_USED_BY_N
 struct destination {
 	u64 states[2]; /* generation << 32 | flags */
 	struct address address;
-	u32 active; /* number of connections, atomic */
-	u32 inactive;
-	u32 persistent;
-	u32 overloaded;
 	be16 port;
 	u8 family; /* 4 or 6 */
 	u8 used; /* enum destination_use */
-	u32 upper;
-	u32 lower;
 	u32 service; /* the service it belongs to, even after its deletion */
 	u32 mtu; /* MTU of its route, if set; 0: the device's MTU */
 	s32 weights[2]; /* one with each state; a deleted destination keeps its weight */

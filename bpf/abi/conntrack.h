@@ -84,12 +84,61 @@ struct control {
 	u32 assured; /* of a template: a connection under it was established */
 };
 
+/* What a connection table counts of a destination, by the destination's slot. Each has a cache line of its own, because
+ * every CPU that makes or ends connections writes it, and packets of connections read the destination. */
+struct conn_counts {
+	u32 active; /* atomic, like the next two */
+	u32 inactive;
+	u32 persistent; /* templates */
+	u32 overloaded;
+	u32 upper; /* thresholds */
+	u32 lower;
+} __attribute__((aligned(64)));
+
 struct reply6 { /* the reverse entry of NAT over IPv6 */
 	u32 slot;
 	u32 destination;
 	struct address address;
 	be16 port;
 	u16 controlled;
+};
+
+/* A connection or a template in a form that no layout of the table decides. Python writes a batch of them, and
+ * restore_conns inserts them: into a table of another size, or of another build. */
+struct conn_record {
+	union tuple tuple;
+	u32 destination;
+	u32 expiry; /* tick */
+	u32 was_expiry; /* as restored before; with another one, packets have changed the connection since */
+	u32 template; /* slot in this table; 0: none */
+	u32 timeout; /* of a template, in ticks */
+	u32 slot; /* result, in this table; 0: no room */
+	be16 port;
+	u8 method;
+	u8 state;
+	u8 was_state;
+	u8 family; /* 4 or 6; 0: the batch ends */
+	u8 has_reply;
+	u8 assured; /* of a template */
+};
+
+/* A half-open connection, in the order in which its CPU made it. */
+struct half_open {
+	u32 slot; /* 0: none */
+	u16 generation; /* of its state word */
+	u16 second; /* of its first packet */
+};
+
+/* How often packets of a service made half-open connections, per CPU. */
+struct service_syns {
+	u32 round;
+	u32 now; /* in this round of the CPU's part of `half_opens` */
+	u32 before; /* in the round before */
+};
+
+struct half_open_walk {
+	u32 at; /* next element of the CPU's part */
+	u32 round;
 };
 
 struct registered { /* owner of an IPv6 slot */
@@ -154,13 +203,23 @@ ARRAY_MAP(registry6, struct registered, 1024, 0);
 
 ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both families */
 
+ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
+
+PERCPU_MAP(half_open_walks, struct half_open_walk, 1);
+
+PERCPU_MAP(service_syns, struct service_syns, 64);
+
+ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
+
+ARRAY_MAP(conn_counts, struct conn_counts, 64, BPF_F_MMAPABLE);
+
 ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE);
 
 ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
 
 PERCPU_MAP(magazines, struct magazine, 1);
 
-ARRAY_MAP(orphans_magazine, struct magazine, 1, 0);
+ARRAY_MAP(commands_magazine, struct magazine, 1, 0); /* of programs that commands run */
 
 STACK_MAP(free_slots4, struct bundle, 64);
 

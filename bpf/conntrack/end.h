@@ -51,8 +51,9 @@ INLINE void release_template(u32 slot, bool killed)
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
- * tuple; it still counts until that is scheduled. KILLED and ORPHAN may end the template. */
-enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED };
+ * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. KILLED and
+ * ORPHAN may end the template. */
+enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
  * differs. */
@@ -74,9 +75,9 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	if (d && copy.method == METHOD_MASQ)
 		remove_reverse(tuple, is_ipv6, d, slot, copy.port);
 	if (ending != END_REPLACED)
-		uncount_conn(d, word_state(seen));
+		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.controlled))
-		release_template(slot, ending != END_EXPIRED && ending != END_REPLACED);
-	remove_conn(tuple, is_ipv6, slot, ending == END_ORPHAN);
+		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
+	remove_conn(tuple, is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;
 }

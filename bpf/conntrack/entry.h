@@ -44,6 +44,13 @@ INLINE struct control *control_of(u32 slot)
 	return map_elem(controls, slot);
 }
 
+/* Return the counts of a destination; NULL for NO_INDEX, which bypass connections have. */
+INLINE struct conn_counts *conn_counts_of(u32 destination)
+{
+	struct conn_counts *n = map_elem(conn_counts, destination);
+	return n ? barrier_var(n) : NULL; /* keep the compiler from computing addresses earlier */
+}
+
 INLINE void set_expiry_tick(u32 slot, u32 tick)
 {
 	struct looks *line = map_elem(looks, slot / LOOKS);

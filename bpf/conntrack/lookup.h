@@ -27,6 +27,32 @@ INLINE struct found find_connection(const struct packet *p)
 	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
+struct slot_conn {
+	union tuple tuple;
+	struct found found;
+	bool is_ipv6;
+};
+
+/* Load the connection of a slot. Return false while another CPU creates or ends it. */
+INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
+{
+	held->is_ipv6 = slot >= first_slot6;
+	if (!held->is_ipv6) {
+		struct place4 *conn = map_elem(connections4, slot);
+		if (!conn || !conn->tuple.target)
+			return false;
+		held->tuple.v4 = conn->tuple;
+		held->found = (struct found){&conn->connection, slot};
+		return true;
+	}
+	struct registered *registered = map_elem(registry6, slot - first_slot6);
+	if (!registered)
+		return false;
+	held->tuple.v6 = registered->tuple;
+	held->found = find_tuple(&held->tuple, true);
+	return held->found.connection && held->found.slot == slot;
+}
+
 /* Swap the ends of a tuple. */
 INLINE void tuple_reverse(union tuple *to, const union tuple *from, bool is_ipv6)
 {

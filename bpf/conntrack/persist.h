@@ -4,6 +4,7 @@
  * cannot expire while connections refer to it.
  */
 #pragma once
+#include "conntrack/create.h"
 #include "conntrack/lookup.h"
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
@@ -124,25 +125,24 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
 		return false;
-	bool is_ipv6 = w->packet.is_ipv6;
-	struct connection c = {
-		.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
-	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
-	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);
+	struct new_conn new = {
+		.tuple = &w->template_tuple,
+		.destination = d,
+		.conn = {.destination = w->destination,
+			 .port = is_for_one_port(w) ? d->port : 0,
+			 .method = METHOD_LOCAL},
+		.state = STATE_TEMPLATE,
+		.expiry = expiry,
+		.has_control = true,
+		.control = {.timeout = w->timeout},
+		.is_ipv6 = w->packet.is_ipv6,
+		.user = BY_PACKET,
+	};
+	enum create_result result = insert_conn(&new);
 	if (likely(result == CREATED)) {
-		struct control *control = control_of(new.slot);
-		if (control)
-			*control = (struct control){.timeout = w->timeout};
-		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
-		count_conn(d, STATE_TEMPLATE);
 		w->template = new.slot;
-		result = publish(&w->template_tuple, is_ipv6, &new);
-		if (likely(result == CREATED)) {
-			set_expiry_tick(new.slot, expiry ?: 1);
-			return true;
-		}
-		uncount_conn(d, STATE_TEMPLATE);
+		return true;
 	}
 	if (result != CREATE_EXISTS)
 		return false;

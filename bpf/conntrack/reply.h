@@ -89,8 +89,7 @@ INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, con
 			 enum hook hook)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
-	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now,
-			  hook))
+	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->index, facts_of(root), now, hook))
 		return false;
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(a->index, p);

@@ -19,7 +19,19 @@ INLINE bool has_plenty(const struct pool *pool)
 	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
 }
 
-/* Take the right to one more connection. */
+/* Take the right to one more connection from the pool. */
+INLINE bool take_credit_at_once(void)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return false;
+	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
+		return true;
+	__sync_fetch_and_add(&pool->used, -1);
+	return false;
+}
+
+/* Likewise, from a CPU's pool. */
 INLINE bool take_credit(struct magazine *m)
 {
 	if (likely(m->credits)) {
@@ -29,15 +41,11 @@ INLINE bool take_credit(struct magazine *m)
 	struct pool *pool = map_elem(pools, 0);
 	if (!pool)
 		return false;
-	if (likely(has_plenty(pool))) {
-		__sync_fetch_and_add(&pool->used, CREDITS);
-		m->credits = CREDITS - 1;
-		return true;
-	}
-	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
-		return true;
-	__sync_fetch_and_add(&pool->used, -1);
-	return false;
+	if (unlikely(!has_plenty(pool)))
+		return take_credit_at_once();
+	__sync_fetch_and_add(&pool->used, CREDITS);
+	m->credits = CREDITS - 1;
+	return true;
 }
 
 INLINE void give_credit_at_once(void)
@@ -148,18 +156,30 @@ INLINE bool any_from(const struct pool *pool, u32 at)
 
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
 
-/* Reserve a slot, and choose the generation of its state word. Afterwards call publish or unreserve. */
-INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn)
+/* Who takes and gives slots. Commands run their programs in process context, where packets can interrupt them before
+ * Linux 6.3, so they have a pool of their own. */
+enum slot_user { BY_PACKET, BY_COMMAND };
+
+INLINE struct magazine *magazine_of(enum slot_user user)
 {
-	struct magazine *m = map_elem(magazines, 0);
-	if (!m || !take_credit(m))
+	return user == BY_COMMAND ? map_elem(commands_magazine, 0) : map_elem(magazines, 0);
+}
+
+/* Reserve a slot, and choose the generation of its state word. Afterwards call publish or unreserve. */
+INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn, enum slot_user user)
+{
+	struct magazine *m = magazine_of(user);
+	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
 		return CREATE_FULL;
 	new_conn->slot = take_slot(m, is_ipv6);
 	if (unlikely(!new_conn->slot)) {
-		give_credit(m);
+		if (user == BY_COMMAND)
+			give_credit_at_once();
+		else
+			give_credit(m);
 		return CREATE_FULL;
 	}
-	new_conn->connection->word = (u64)m->generation++ << WORD_GENERATION;
+	new_conn->connection->word |= (u64)m->generation++ << WORD_GENERATION;
 	if (is_ipv6) {
 		struct registered *registered = map_elem(registry6, new_conn->slot - first_slot6);
 		if (registered)
@@ -179,24 +199,23 @@ INLINE void clear_conn4(u32 slot)
 	WRITE_ONCE(words[0], 0);
 }
 
-/* `apart`: the caller is end_orphans, which packets can interrupt before Linux 6.3; it has a pool of its own. */
-VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 apart)
+VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 user)
 {
-	struct magazine *m = apart ? map_elem(orphans_magazine, 0) : map_elem(magazines, 0);
+	struct magazine *m = magazine_of(user);
 	set_expiry_tick(slot, 0);
 	if (!is_ipv6)
 		clear_conn4(slot);
 	if (!m)
 		return 0;
 	give_slot(m, is_ipv6 & 1, slot);
-	if (apart)
+	if (user == BY_COMMAND)
 		give_credit_at_once();
 	else
 		give_credit(m);
 	return 0;
 }
 
-INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn)
+INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn, enum slot_user user)
 {
 	struct key4 key = key4_of(tuple);
 	struct place4 *conn = map_elem(connections4, new_conn->slot);
@@ -209,26 +228,27 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, new_conn->slot, at)))
 		return CREATED;
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
-	unreserve(false, new_conn->slot, false);
+	unreserve(false, new_conn->slot, user);
 	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
 }
 
 /* Insert what was reserved: from now on packets find it. It fails if another CPU was first or the table is full. Then
  * nothing is reserved any more, and the connection's word is the one that was left. */
-INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn)
+INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn,
+				  enum slot_user user)
 {
 	if (!is_ipv6)
-		return publish4(&tuple->v4, new_conn);
+		return publish4(&tuple->v4, new_conn, user);
 	struct connection6 value = {.connection = *new_conn->connection, .slot = new_conn->slot};
 	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
 	if (likely(!error))
 		return CREATED;
-	unreserve(is_ipv6, new_conn->slot, false);
+	unreserve(is_ipv6, new_conn->slot, user);
 	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
 }
 
 /* Remove a connection whose word this CPU has marked as dying, and free its slot. */
-INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, bool apart)
+INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, enum slot_user user)
 {
 	if (is_ipv6) {
 		bpf_map_delete_elem(&connections6, &tuple->v6);
@@ -236,5 +256,5 @@ INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, bool a
 		struct key4 key = key4_of(&tuple->v4);
 		unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
 	}
-	unreserve(is_ipv6, slot, apart);
+	unreserve(is_ipv6, slot, user);
 }

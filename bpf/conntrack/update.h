@@ -9,58 +9,60 @@
 #include "conntrack/state.h"
 #include "ctx/ctx.h"
 
-INLINE u32 *count_of(struct destination *d, u32 state)
+INLINE u32 *count_of(struct conn_counts *n, u32 state)
 {
 	if (unlikely(state == STATE_TEMPLATE))
-		return &d->persistent;
-	return is_active(state) ? &d->active : &d->inactive;
+		return &n->persistent;
+	return is_active(state) ? &n->active : &n->inactive;
 }
 
-/* A bypass connection has no destination. */
-INLINE void count_conn(struct destination *d, u32 state)
+INLINE void count_conn(u32 destination, u32 state)
 {
-	if (!d)
+	struct conn_counts *n = conn_counts_of(destination);
+	if (!n)
 		return;
-	d = barrier_var(d); /* keep the compiler from computing addresses earlier */
-	__sync_fetch_and_add(count_of(d, state), 1);
-	if (unlikely(d->upper) && d->active + d->inactive >= d->upper)
-		d->overloaded = 1;
+	__sync_fetch_and_add(count_of(n, state), 1);
+	if (unlikely(n->upper) && n->active + n->inactive >= n->upper)
+		n->overloaded = 1;
 }
 
 /* Clear the overload flag if the destination is below its threshold again. */
-INLINE void note_removed(struct destination *d)
+INLINE void note_removed(struct conn_counts *n)
 {
-	if (likely(!d->overloaded))
+	if (likely(!n->overloaded))
 		return;
-	u64 total = d->active + d->inactive;
-	if (d->lower ? total < d->lower : !d->upper || 4 * total < 3 * (u64)d->upper)
-		d->overloaded = 0;
+	u64 total = n->active + n->inactive;
+	if (n->lower ? total < n->lower : !n->upper || 4 * total < 3 * (u64)n->upper)
+		n->overloaded = 0;
 }
 
-INLINE void uncount_conn(struct destination *d, u32 state)
+INLINE void uncount_conn(u32 destination, u32 state)
 {
-	if (!d)
+	struct conn_counts *n = conn_counts_of(destination);
+	if (!n)
 		return;
-	d = barrier_var(d);
-	__sync_fetch_and_add(count_of(d, state), -1);
-	note_removed(d);
+	__sync_fetch_and_add(count_of(n, state), -1);
+	note_removed(n);
 }
 
 /* Count a one-packet connection, which ends at once (4.10). */
-INLINE void count_one_packet(struct destination *d)
+INLINE void count_one_packet(u32 destination)
 {
-	if (unlikely(d->upper) && d->active + d->inactive + 1 >= d->upper)
-		d->overloaded = 1;
-	note_removed(d);
+	struct conn_counts *n = conn_counts_of(destination);
+	if (!n)
+		return;
+	if (unlikely(n->upper) && n->active + n->inactive + 1 >= n->upper)
+		n->overloaded = 1;
+	note_removed(n);
 }
 
-INLINE void move_count(struct destination *d, u32 from, u32 to)
+INLINE void move_count(u32 destination, u32 from, u32 to)
 {
-	if (!d || is_active(from) == is_active(to))
+	struct conn_counts *n = is_active(from) == is_active(to) ? NULL : conn_counts_of(destination);
+	if (!n)
 		return;
-	d = barrier_var(d);
-	__sync_fetch_and_add(is_active(to) ? &d->active : &d->inactive, 1);
-	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
+	__sync_fetch_and_add(is_active(to) ? &n->active : &n->inactive, 1);
+	__sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
 }
 
 /* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3). */
@@ -92,7 +94,7 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 }
 
 INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction,
-					    u32 event, struct destination *d, const struct facts *facts, u32 now)
+					    u32 event, u32 destination, const struct facts *facts, u32 now)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
@@ -106,7 +108,7 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 		*old_word = seen;
 		return UPDATE_RACED;
 	}
-	move_count(d, state, next);
+	move_count(destination, state, next);
 	if (unlikely(controlled) && is_established(next) && state != next)
 		assure(slot);
 	if ((s32)(expiry - (u32)old) < 0)
@@ -115,7 +117,7 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 }
 
 /* The general case of update_state. If other CPUs change the word meanwhile, retry at most twice. */
-VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
+VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destination, u32 now)
 {
 	if (!word)
 		return UPDATED;
@@ -126,7 +128,7 @@ VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, struct destin
 	enum update_result moved = UPDATE_RACED;
 #pragma nounroll
 	for (u32 i = 0; i < 3 && moved == UPDATE_RACED; i++)
-		moved = update_state_once(word, &old, slot, controlled, direction, event, d, facts, now);
+		moved = update_state_once(word, &old, slot, controlled, direction, event, destination, facts, now);
 	return moved;
 }
 
@@ -141,13 +143,13 @@ INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *fac
 
 /* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
  * of direct routing and tunnels follow the same rows as NAT's. */
-INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
+INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, u32 destination,
 			 const struct facts *facts, u32 now, enum hook hook)
 {
 	/* Inlined at XDP only, where a call would be too slow. */
 	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now)))
 		return true;
 	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
-	u32 moved = update_state_slow(word, slot, step, d, now);
+	u32 moved = update_state_slow(word, slot, step, destination, now);
 	return likely(moved != UPDATE_DYING);
 }

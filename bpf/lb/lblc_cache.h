@@ -173,7 +173,7 @@ static int idle_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (2 * (s64)(s32)it.destination->active >= it.member->weight)
+	if (2 * (s64)(s32)it.counts->active >= it.member->weight)
 		return 0;
 	c->w->best = index;
 	return 1;
@@ -181,9 +181,10 @@ static int idle_step(u32 index, struct candidates *c)
 
 /* Whether the destination has more active connections than its weight, while another one has fewer than half of its
  * own. */
-INLINE bool is_overloaded(struct candidates *c, const struct destination *d, s32 weight)
+INLINE bool is_overloaded(struct candidates *c, u32 destination, s32 weight)
 {
-	if ((s32)d->active <= weight)
+	struct conn_counts *n = conn_counts_of(destination);
+	if (!n || (s32)n->active <= weight)
 		return false;
 	c->w->best = NO_INDEX;
 	bpf_loop(c->count, idle_step, c, 0);

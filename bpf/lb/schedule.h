@@ -12,6 +12,7 @@
  */
 #pragma once
 #include "abi/config.h"
+#include "conntrack/entry.h"
 #include "ctx/scratch.h"
 
 struct candidates {
@@ -32,6 +33,7 @@ struct candidates {
 struct candidate {
 	struct member *member;
 	struct destination *destination;
+	struct conn_counts *counts;
 };
 
 /* Load the destination at a list index. Return false beyond the end. */
@@ -41,18 +43,19 @@ INLINE bool at_pos(const struct candidates *c, u32 pos, struct candidate *found)
 	if (!found->member)
 		return false;
 	found->destination = map_elem(destinations, found->member->destination);
-	return found->destination;
+	found->counts = map_elem(conn_counts, found->member->destination);
+	return found->destination && found->counts;
 }
 
 INLINE bool is_usable(const struct candidate *it)
 {
-	return it->member->weight > 0 && !it->destination->overloaded;
+	return it->member->weight > 0 && !it->counts->overloaded;
 }
 
 /* IPVS's load: 256 * active + inactive connections, in 32 bits (3.1). */
-INLINE u32 overhead(const struct destination *d)
+INLINE u32 overhead(const struct conn_counts *n)
 {
-	return (d->active << 8) + d->inactive;
+	return (n->active << 8) + n->inactive;
 }
 
 /* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->w->best. */

@@ -8,9 +8,8 @@
 /* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)
 {
-	struct destination *d = w->old_destination != NO_INDEX ? map_elem(destinations, w->old_destination) : NULL;
-	if (unlikely(d))
-		uncount_conn(d, w->old_state);
+	if (unlikely(w->old_destination != NO_INDEX))
+		uncount_conn(w->old_destination, w->old_state);
 	w->old_destination = NO_INDEX;
 }
 

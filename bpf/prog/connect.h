@@ -52,7 +52,7 @@ INLINE int prog_connect(struct ctx ctx)
 	t.port = w->port;
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
 		unhold_template(w);
-		count_one_packet(t.destination);
+		count_one_packet(t.index);
 		drop_old_ref(w);
 		return fwd_first(ctx, w, &t, root, now);
 	}

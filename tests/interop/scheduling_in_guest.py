@@ -64,7 +64,7 @@ class Service:
         for server in self.servers:
             slot = DestinationSlots(self.host.director.tables).find(self.key, server.key)
             assert slot is not None
-            row = self.host.director.tables.destinations.read(slot)
+            row = self.host.director.tables.conn_counts.read(slot)
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(0xC6120000 + client).packed
         wanted = self.model.choose(reference.Flow(source, 1024 + client, ip_address(VIP4).packed), 0)

@@ -176,8 +176,8 @@ def wipe4(tables: Tables) -> None:
     with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
         emptied = [_without_slots4(value).ljust(magazines.stride, b"\0") for value in magazines.values(0)]
         magazines.put(0, b"".join(emptied))
-    with maps.ArrayMap.open(tables.path("orphans_magazine")) as orphans:
-        orphans.put(0, _without_slots4(orphans.get(0) or b""))
+    with maps.ArrayMap.open(tables.path("commands_magazine")) as commands:
+        commands.put(0, _without_slots4(commands.get(0) or b""))
     pool = tables.pool
     pool.set(0, "fresh", 0, pool.get(0, "fresh")[1])
     pool.set(0, "used", pool.get(0, "used") - taken)

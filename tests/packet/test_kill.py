@@ -102,8 +102,8 @@ def facts(director: BpfDirector) -> tuple[Any, ...]:
     held = []
     for _, version in director.reader.versions.services(director.reader.versions.live):
         for slot, _, upper, lower, _, _ in director.reader.members(version):
-            destination = director.tables.destinations.read(slot)
-            held.append((destination["upper"], destination["lower"]) == (upper, lower))
+            counts = director.tables.conn_counts.read(slot)
+            held.append((counts["upper"], counts["lower"]) == (upper, lower))
     rows = director.services()
     wanted = [sum(row.service.key.address.version == version for row in rows) for version in (4, 6)]
     return (

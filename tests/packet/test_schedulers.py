@@ -162,7 +162,7 @@ class Driven:
     def _overload(self, server: int, yes: bool) -> None:
         slot = DestinationSlots(self.host.director.tables).find(self.key, self.destination(server).key)
         assert slot is not None
-        self.host.director.tables.destinations.set(slot, "overloaded", int(yes))
+        self.host.director.tables.conn_counts.set(slot, "overloaded", int(yes))
 
     def pick(self) -> int | None:
         """Return the server of a new connection."""

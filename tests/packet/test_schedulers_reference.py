@@ -81,7 +81,7 @@ class Twin:
 
     def _overload(self, number: int, yes: bool) -> None:
         self.known[number].overloaded = yes
-        self.host.director.tables.destinations.set(self._position(number), "overloaded", int(yes))
+        self.host.director.tables.conn_counts.set(self._position(number), "overloaded", int(yes))
 
     # --- what may happen ---
 
@@ -166,7 +166,7 @@ class Twin:
     def connect(self, client: int, expected: Callable[[int | None, int | None], None]) -> None:
         """Open a connection, and compare its server with that of the reference."""
         for number, server in self.known.items():
-            row = self.host.director.tables.destinations.read(self._position(number))
+            row = self.host.director.tables.conn_counts.read(self._position(number))
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(client << 96 | next(_clients) if self.key.address.version == 6 else client)
         target = VIP4 if self.key.address.version == 4 else VIP6

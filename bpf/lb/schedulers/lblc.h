@@ -20,7 +20,7 @@ static u32 schedule_lblc(struct candidates *c)
 		struct destination *d = map_elem(destinations, before);
 		if (d && destination_flags(d, live) & DESTINATION_AVAILABLE) {
 			s32 weight = destination_weight(d, live);
-			u32 pos = weight > 0 && !is_overloaded(c, d, weight) ? pos_of(c, before) : NO_INDEX;
+			u32 pos = weight > 0 && !is_overloaded(c, before, weight) ? pos_of(c, before) : NO_INDEX;
 			if (pos != NO_INDEX)
 				return pos;
 		}

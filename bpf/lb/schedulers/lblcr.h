@@ -28,21 +28,24 @@ INLINE u32 *set_member(struct set_walk *s, u32 pos)
 	return part ? &part->members[pos % CACHE_MEMBERS] : NULL;
 }
 
-INLINE struct destination *set_destination(struct set_walk *s, u32 pos)
+/* Load the destination of a member, without its place in the list. */
+INLINE bool set_at(struct set_walk *s, u32 pos, struct candidate *found)
 {
-	u32 *member = set_member(s, pos);
-	return member ? map_elem(destinations, *member) : NULL;
+	u32 *member = set_member(s, pos), destination = member ? *member : NOTHING;
+	found->destination = map_elem(destinations, destination);
+	found->counts = conn_counts_of(destination);
+	return found->destination && found->counts;
 }
 
 static int set_least_loaded_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
 	u32 pos = s->count - 1 - index;
-	struct destination *d = set_destination(s, pos);
-	if (!d)
+	struct candidate it;
+	if (!set_at(s, pos, &it))
 		return 1;
-	s32 weight = destination_weight(d, s->live), load = overhead(d);
-	if (weight <= 0 || d->overloaded || !(destination_flags(d, s->live) & DESTINATION_AVAILABLE))
+	s32 weight = destination_weight(it.destination, s->live), load = overhead(it.counts);
+	if (weight <= 0 || it.counts->overloaded || !(destination_flags(it.destination, s->live) & DESTINATION_AVAILABLE))
 		return 0;
 	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight > (s64)load * c->w->best_weight) {
 		c->w->best = pos;
@@ -56,10 +59,10 @@ static int set_most_loaded_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
 	u32 pos = s->count - 1 - index;
-	struct destination *d = set_destination(s, pos);
-	if (!d)
+	struct candidate it;
+	if (!set_at(s, pos, &it))
 		return 1;
-	s32 weight = destination_weight(d, s->live), load = overhead(d);
+	s32 weight = destination_weight(it.destination, s->live), load = overhead(it.counts);
 	if (weight <= 0)
 		return 0;
 	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight < (s64)load * c->w->best_weight) {
@@ -157,7 +160,7 @@ static u32 schedule_lblcr(struct candidates *c)
 			end_change(entry);
 		}
 		struct destination *d = best != NOTHING ? map_elem(destinations, best) : NULL;
-		u32 pos = d && !is_overloaded(c, d, destination_weight(d, s.live)) ? pos_of(c, best) : NO_INDEX;
+		u32 pos = d && !is_overloaded(c, best, destination_weight(d, s.live)) ? pos_of(c, best) : NO_INDEX;
 		if (pos != NO_INDEX)
 			return pos;
 	}

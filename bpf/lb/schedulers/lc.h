@@ -11,7 +11,7 @@ static int lc_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it))
 		return 0;
-	u32 load = overhead(it.destination);
+	u32 load = overhead(it.counts);
 	if (c->w->best == NO_INDEX || load < c->w->best_load) {
 		c->w->best = index;
 		c->w->best_load = load;

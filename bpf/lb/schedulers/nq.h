@@ -11,7 +11,7 @@ static int nq_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it))
 		return 0;
-	if (!it.destination->active) {
+	if (!it.counts->active) {
 		c->w->best = index;
 		return 1;
 	}

@@ -10,7 +10,7 @@ static int ovf_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (is_usable(&it) && it.destination->active <= (u32)it.member->weight)
+	if (is_usable(&it) && it.counts->active <= (u32)it.member->weight)
 		take_heavier(c, index, &it);
 	return 0;
 }

@@ -7,7 +7,7 @@
 /* Remember this destination if it beats the best so far. */
 INLINE void sed_weigh(struct candidates *c, u32 pos, const struct candidate *it)
 {
-	s32 load = it->destination->active + 1;
+	s32 load = it->counts->active + 1;
 	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * it->member->weight > (s64)load * c->w->best_weight) {
 		c->w->best = pos;
 		c->w->best_load = load;

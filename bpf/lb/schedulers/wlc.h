@@ -12,7 +12,7 @@ static int wlc_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it))
 		return 0;
-	s32 load = overhead(it.destination);
+	s32 load = overhead(it.counts);
 	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * it.member->weight > (s64)load * c->w->best_weight) {
 		c->w->best = index;
 		c->w->best_load = load;

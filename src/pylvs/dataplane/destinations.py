@@ -100,8 +100,6 @@ class DestinationSlots:
             "port": socket.htons(destination.key.port),
             "family": address.version,
             "used": abi.constant("DESTINATION_USED_BY_NAT" if by_nat else "DESTINATION_USED"),
-            "upper": destination.upper,
-            "lower": destination.lower,
             "service": slot,
             "mtu": route.mtu if route else 0,
             "weights:8s": struct.pack("<2i", 0, destination.weight),
@@ -114,6 +112,8 @@ class DestinationSlots:
             "virtual_family": version["family"],
         }
         self.tables.destinations.replace(dest_slot, _form(*fields).pack(*fields.values()))
+        thresholds = abi.struct("conn_counts").view("upper", "lower").pack(destination.upper, destination.lower)
+        self.tables.conn_counts.replace(dest_slot, thresholds)
         if dest_slot < unused:
             self._begin_anew(dest_slot, slot)
         if by_nat:
@@ -133,9 +133,12 @@ class DestinationSlots:
     def beyond_revival(self, dest_slot: int) -> bool:
         """Return whether IPVS would have forgotten a deleted destination by now."""
         array = self.tables.destinations.array
-        form = _form("active", "inactive", "persistent", "cached", "deleted_s")
-        *referring, deleted_s = form.unpack_from(array.upto(dest_slot), dest_slot * array.stride)
-        return not any(referring) and now_s() - deleted_s >= REVIVAL_S
+        cached, deleted_s = _form("cached", "deleted_s").unpack_from(array.upto(dest_slot), dest_slot * array.stride)
+        return not cached and not self._is_counted(dest_slot) and now_s() - deleted_s >= REVIVAL_S
+
+    def _is_counted(self, dest_slot: int) -> bool:
+        """Return whether connections or templates have this destination."""
+        return any(self.tables.conn_counts.get(dest_slot, name) for name in ("active", "inactive", "persistent"))
 
     def adopt(self, dest_slot: int, slot: int, version: dict[str, Any], anew: bool) -> None:
         """Give a revived destination to a service; it keeps counters only in the one it left (IPVS-SEMANTICS 1.8)."""
@@ -164,10 +167,11 @@ class DestinationSlots:
         if route and route.source:
             table.write(dest_slot, {"source": address_bytes(route.source)})
         table.set(dest_slot, "mtu", route.mtu if route else 0)
-        if not destination.upper or destination.upper > table.get(dest_slot, "upper"):
-            table.set(dest_slot, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
-        table.set(dest_slot, "upper", destination.upper)
-        table.set(dest_slot, "lower", destination.lower)
+        counts = self.tables.conn_counts
+        if not destination.upper or destination.upper > counts.get(dest_slot, "upper"):
+            counts.set(dest_slot, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
+        counts.set(dest_slot, "upper", destination.upper)
+        counts.set(dest_slot, "lower", destination.lower)
         if destination.method == Method.MASQ:
             table.set(dest_slot, "used", abi.constant("DESTINATION_USED_BY_NAT"))
             set_bit(self.tables, "reply_bits", table.get(dest_slot, "address"), table.get(dest_slot, "family"))
@@ -187,12 +191,10 @@ class DestinationSlots:
         """
         if not self.tables.root.get(0, "settings.expire_nodest_conn"):
             return
-        table, dest_slots = self.tables.destinations, edit.book.deleted()
-        templates = any(table.get(each, "persistent") for each in dest_slots)
-        if not templates and not any(
-            table.get(dest_slot, "active") or table.get(dest_slot, "inactive") for dest_slot in dest_slots
-        ):
+        dest_slots = edit.book.deleted()
+        if not any(map(self._is_counted, dest_slots)):
             return
+        templates = any(self.tables.conn_counts.get(each, "persistent") for each in dest_slots)
         for _ in range(2 if templates else 1):  # a template ends in the run after its connections
             while self.tables.state.run_program(ORPHANS):
                 pass

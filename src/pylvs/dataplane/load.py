@@ -25,7 +25,19 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
-from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, LOADED, OBJECT, ORPHANS, TC, XDP, State, own_build
+from pylvs.dataplane.state import (
+    CACHE_SWEEP,
+    CLOCK,
+    ENTRIES,
+    LOADED,
+    OBJECT,
+    ORPHANS,
+    RESTORE,
+    TC,
+    XDP,
+    State,
+    own_build,
+)
 from pylvs.dataplane.tables import Facts, Tables
 from pylvs.dataplane.transaction import WAIT_MS, Book
 from pylvs.model import sockets as socket
@@ -43,12 +55,15 @@ CONNECTION_MAPS = (
     "connections6",
     "replies6",
     "words6",
+    "conn_counts",
     "controls",
     "registry6",
+    "half_opens",
+    "half_open_walks",
     "looks",
     "pools",
     "magazines",
-    "orphans_magazine",
+    "commands_magazine",
     "free_slots4",
     "free_slots6",
     "sweepers",
@@ -56,6 +71,7 @@ CONNECTION_MAPS = (
 SERVICES = 16384
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
+_NO_SWITCH = "programs"  # an unfinished load over the same connection table
 _DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and the process's own
 _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like the others
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
@@ -63,6 +79,7 @@ ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
+_HALF_OPEN_SHARE, _FEWEST_HALF_OPEN = 4, 64
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -143,6 +160,15 @@ def buckets4(connections: int) -> int:
     return -(-2 * connections // abi.constant("ENTRIES"))
 
 
+def half_opens_each(connections: int) -> int:
+    """Return the half-open connections that each CPU keeps at most: together a quarter of the table."""
+    return max(connections // _HALF_OPEN_SHARE // _online_cpus(), _FEWEST_HALF_OPEN)
+
+
+def _online_cpus() -> int:
+    return os.cpu_count() or 1
+
+
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
@@ -159,9 +185,12 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
     bundle = abi.constant("BUNDLE")
     sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
-    sizes |= dict.fromkeys(("destinations", "destination_bases", "estimates", "names"), destinations)
+    sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
+    sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
+    sizes |= dict.fromkeys(
+        ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
+    )
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
@@ -177,7 +206,7 @@ def _new_seeds() -> tuple[int, int]:
 
 def _entry_of(program: str) -> str:
     """Return the entry program with which a program is loaded: tail calls stay within XDP or TC."""
-    return XDP if program.startswith("xdp_") else program if program in ENTRIES else TC
+    return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
 
 
 def _tunnel_secret(seeds: tuple[int, int]) -> int:
@@ -222,6 +251,8 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
                 "buckets": buckets4(connections),
                 "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
+            "half_opens_each": half_opens_each(connections),
+            "half_open_rings": _online_cpus(),
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": _tunnel_secret(seeds),
             "fib_gives_source": int(kernel.release() >= (6, 7)),
@@ -355,14 +386,14 @@ def _reload(state: State, connections: int = 0) -> None:
         kept = _reuse_maps(opened, tables, anew)
         opened.load()
         _fill_stages(opened, entries)
-        draft, note = state.draft(), "programs"
+        draft, note = state.draft(), _NO_SWITCH
         _pin(opened, state, draft, kept, entries)
         state.note_build(draft)
         if connections:
             _begin_pool(Tables(state, draft), connections, seeds)
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
-            note = f"{draft} {switch}"
+            note = switch
         state.put_in_force(draft, note)
 
 
@@ -376,21 +407,18 @@ def swap_programs(tables: Tables, connections: int = 0) -> None:
 
 
 def finish(state: State) -> None:
-    """Adapt timers, devices and counts to the load in force, after `_reload` in this process or in one that was killed.
+    """Adapt timers and devices to the load in force, after `_reload` in this process or in one that was killed.
 
     Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
     switched.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
-    tables, note = Tables(state), state.unfinished() or ""
+    switch = state.unfinished() or _NO_SWITCH
     _start_timers(state)
-    former, _, switch = note.partition(" ")
-    if switch:
-        _turn_switch(tables, former, switch)
-    attachments.reconcile(tables, attachments.Concerns(shrunk=True))
-    if switch:
-        _forget_counts(tables, 1 << 31)  # decrements by the old program after the first reset wrapped around
+    if switch != _NO_SWITCH:
+        _turn_switch(state, switch)
+    attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
     state.note_finished()
 
 
@@ -429,18 +457,12 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
         attach.replace_programs(state, instead)
 
 
-def _turn_switch(tables: Tables, former: str, switch: str) -> None:
-    """Let all devices use the new connection table, and begin to count its connections."""
-    path = tables.state.pin_path(f"{switch}/{_SELECTED}")
-    if not os.path.exists(path):
-        return  # a process that was killed did it, and attached the programs
-    with MmapArray.open(path) as selected:
-        if selected.words[0]:
-            return
-        with contextlib.suppress(FileNotFoundError), ArrayMap.open(tables.state.pin_path(f"{former}/sweepers")) as old:
-            old.put(0, old.get(0) or b"")  # writing the element stops the timer, which would go on to count
-        _forget_counts(tables)
-        selected.publish(0, 0, 1)
+def _turn_switch(state: State, switch: str) -> None:
+    """Let all devices use the new connection table."""
+    path = state.pin_path(f"{switch}/{_SELECTED}")
+    if os.path.exists(path):  # else a process that was killed did it, and attached the programs
+        with MmapArray.open(path) as selected:
+            selected.publish(0, 0, 1)
 
 
 def resize(tables: Tables, connections: int, drop: bool) -> None:
@@ -460,15 +482,13 @@ def resize(tables: Tables, connections: int, drop: bool) -> None:
     swap_programs(tables, connections)
 
 
-def _forget_counts(tables: Tables, least: int = 0) -> None:
-    """Set the connection counts of destinations to 0 if they are `least` or more."""
-    destinations = tables.destinations
-    for slot in range(tables.book.get(0, "destination_top")):
-        for name in "active", "inactive", "persistent":
-            if destinations.get(slot, name) >= least:
-                destinations.set(slot, name, 0)
-        if not least:
-            destinations.set(slot, "overloaded", 0)
+@contextlib.contextmanager
+def opened_restore(tables: Tables) -> Iterator[int]:
+    """Yield the program that inserts connections into these tables (`dataplane.restore`). Raises what `create` does."""
+    with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (RESTORE,)) as opened:
+        _reuse_maps(opened, tables)
+        opened.load()
+        yield opened.program_fd(RESTORE)
 
 
 def open_entry(state: State, name: str) -> int:

@@ -23,7 +23,8 @@ _MASK64 = (1 << 64) - 1
 _ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
-_SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
+_SHOWN = ("address", "port", "family")
+_COUNTS = ("active", "inactive", "persistent")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
@@ -151,6 +152,7 @@ class Reader:
         self.statistics = Statistics(tables)
         self._member = abi.struct("member").view(*_MEMBER)
         self._shown = abi.struct("destination").view(*_SHOWN)
+        self._counts = abi.struct("conn_counts").view(*_COUNTS)
 
     def steadily(self, read: Callable[[int], Result]) -> Result:
         """Return what `read` finds in one generation; call it again if an edit was committed during the call."""
@@ -211,8 +213,10 @@ class Reader:
     def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
         rows, statistics = [], self.statistics
         table, shown = self.tables.destinations.array, self._shown.unpack_from
+        counted, counts = self.tables.conn_counts.array, self._counts.unpack_from
         for dest_slot, *member in self.members(version):
-            address, active, inactive, persistent, port, family = shown(table.upto(dest_slot), dest_slot * table.stride)
+            address, port, family = shown(table.upto(dest_slot), dest_slot * table.stride)
+            active, inactive, persistent = counts(counted.upto(dest_slot), dest_slot * counted.stride)
             destination = destination_of(address, family, port, *member)
             counters, rates = statistics.destination(dest_slot), statistics.rates((dest_slot,))
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))

@@ -32,6 +32,7 @@ from pylvs.system.lock import TIMEOUT_S, Lock
 OBJECT = "director"
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
+RESTORE = "restore_conns"  # likewise; loaded for a copy of the connection table alone
 LOADED = "maps"  # the directory with the pins of the load in force
 _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load
@@ -285,7 +286,7 @@ class State:
             raise syscalls.failure(error.errno or 0, f"exchanging {self.pin_path(draft)} and {LOADED}") from None
 
     def unfinished(self) -> str | None:
-        """Return the note of a load to which timers, devices or counts are not adapted yet; None if it is complete."""
+        """Return the note of a load to which timers or devices are not adapted yet; None if it is complete."""
         return self.note(f"{LOADED}/{_UNFINISHED}")
 
     def note_finished(self) -> None:

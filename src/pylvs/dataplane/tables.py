@@ -143,6 +143,7 @@ class Tables:
     connections4 = _array("connections4")  # by slot
     connections6 = _hash("connections6")  # by tuple
     words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot
+    conn_counts = _records("conn_counts", "conn_counts")  # connections and thresholds, by slot of the destination
     controls = _records("controls", "control")  # what persistence remembers of connections and templates, by slot
 
     # firewall marks

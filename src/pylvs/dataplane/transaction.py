@@ -200,6 +200,7 @@ class Book:
     def free_destination(self, slot: int) -> None:
         """Free a slot to which no connection refers."""
         self._tables.destinations.clear(slot)
+        self._tables.conn_counts.clear(slot)
         self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
         self._book.set(0, "destination_free", slot)
 
@@ -405,10 +406,12 @@ def _settle_destinations(book: Book, tables: Tables, top: int, listed: set[int])
 def _settle_members(tables: Tables, present: dict[int, dict[str, Any]]) -> None:
     """Set the fields of destinations that have no versions (thresholds, service) as the lists in force have them."""
     form = abi.struct("member").view("destination", "upper", "lower")
-    destinations, array = tables.destinations, tables.members
+    destinations, counts, array = tables.destinations, tables.conn_counts, tables.members
     for slot, version in present.items():
         for dest_slot, upper, lower in form.iter_unpack(array.elements(version["list"], version["count"])):
-            wanted = {"upper": upper, "lower": lower, "service": slot, "service_birth": version["birth"]}
-            for name, value in wanted.items():
-                if destinations.get(dest_slot, name) != value:
-                    destinations.set(dest_slot, name, value)
+            thresholds = {"upper": upper, "lower": lower}
+            owner = {"service": slot, "service_birth": version["birth"]}
+            for table, wanted in (counts, thresholds), (destinations, owner):
+                for name, value in wanted.items():
+                    if table.get(dest_slot, name) != value:
+                        table.set(dest_slot, name, value)

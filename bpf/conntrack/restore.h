@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Insert connections from records, into a table of another size or of another build. Python copies the former table
+ * while packets still use it, then once more what they have changed since.
+ *
+ * A record that was restored before updates its connection only if that is as it was restored: once packets use this
+ * table, they know better.
+ */
+#pragma once
+#include "conntrack/create.h"
+
+/* Whether the connection is as an earlier record restored it. */
+INLINE bool is_as_restored(const struct conn_record *record, u64 seen)
+{
+	return !word_dying(seen) && record->was_expiry == (u32)seen && record->was_state == word_state(seen);
+}
+
+/* Update a connection that a former record inserted. Return false if the record must be inserted now. */
+INLINE bool update_restored(struct conn_record *record, const struct found *found, bool is_ipv6)
+{
+	struct connection *c = found->connection;
+	u64 *word = connection_word(found);
+	record->slot = found->slot;
+	u64 seen = word ? READ_ONCE(*word) : 0;
+	if (!word || !is_as_restored(record, seen))
+		return true;
+	if (c->destination != record->destination || c->port != record->port || c->method != record->method) {
+		struct destination *d = map_elem(destinations, c->destination);
+		return !end_conn(&record->tuple, is_ipv6, found, word, seen, d, END_RESTORED);
+	}
+	u64 next = make_word(record->state, record->expiry, seen >> WORD_GENERATION) |
+		   (u64)(record->has_reply & 1) << WORD_ANSWERED;
+	if (__sync_val_compare_and_swap(word, seen, next) != seen)
+		return true;
+	move_count(c->destination, word_state(seen), record->state);
+	if ((s32)(record->expiry - (u32)seen) < 0)
+		set_expiry_tick(found->slot, record->expiry ?: 1);
+	return true;
+}
+
+/* Count a connection under its template, which holds that. */
+INLINE void hold_restored(u32 template)
+{
+	struct control *control = control_of(template);
+	if (control)
+		__sync_fetch_and_add(&control->controls, 1);
+}
+
+VERIFIED_ONCE int restore_record(struct conn_record *record)
+{
+	if (!record)
+		return 0;
+	bool is_ipv6 = record->family == 6, is_template = record->state == STATE_TEMPLATE;
+	union tuple tuple = record->tuple;
+	struct found found = find_tuple(&tuple, is_ipv6);
+	if (found.connection && update_restored(record, &found, is_ipv6))
+		return 0;
+	struct new_conn new = {
+		.tuple = &tuple,
+		.destination = record->method == METHOD_BYPASS ? NULL : map_elem(destinations, record->destination),
+		.conn = {.destination = record->destination,
+			 .port = record->port,
+			 .method = record->method,
+			 .controlled = record->template != 0,
+			 .word = (u64)(record->has_reply & 1) << WORD_ANSWERED},
+		.state = record->state & (STATES - 1),
+		.expiry = record->expiry,
+		.has_control = is_template || record->template,
+		.control = {.template = record->template,
+			    .timeout = record->timeout,
+			    .assured = record->assured},
+		.is_ipv6 = is_ipv6,
+		.user = BY_COMMAND,
+	};
+	record->slot = 0;
+	if (!new.destination && record->method != METHOD_BYPASS)
+		return 0;
+	if (record->template)
+		hold_restored(record->template);
+	if (insert_conn(&new) == CREATED) {
+		record->slot = new.slot;
+	} else if (record->template) {
+		struct control *control = control_of(record->template);
+		if (control)
+			__sync_fetch_and_add(&control->controls, -1);
+	}
+	return 0;
+}
+
+static int restore_step(u32 index, void *unused)
+{
+	struct conn_record *record = map_elem(conn_records, index);
+	if (!record || !record->family)
+		return 1;
+	restore_record(record);
+	return 0;
+}
+
+/* Python runs this for each batch of `conn_records`. */
+SEC("tc")
+int restore_conns(struct __sk_buff *skb)
+{
+	bpf_loop(CONN_RECORDS, restore_step, NULL, 0);
+	return 0;
+}
