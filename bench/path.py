@@ -87,7 +87,8 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
         with director.batch():
             attachments.request(director.tables, site.DEVICE, "generic")
         entries = {
-            hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
+            hook: closing.enter_context(_opened(director.state.loaded_path(name), name))
+            for hook, name in _ENTRIES.items()
         }
         yield PacketPath(director, harness, entries)
 

@@ -155,6 +155,7 @@ class Layout:
 
 _SCRATCH = ("works", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
 _PRIVATE = ("abi", "prog")
+_SHARED_SECTIONS = ".data."
 
 
 def digest(data: bytes) -> str:
@@ -163,17 +164,24 @@ def digest(data: bytes) -> str:
 
 
 def tables(whole: Description, of: str) -> str:
-    """A digest of all that two pylvs must agree on to share the tables of an object: maps, structures, numbers."""
+    """A digest of all that two pylvs must agree on to share the tables of an object: maps, structures, numbers.
+
+    Variables in a section `.data.NAME` are a map, too, which the loader pins; other sections belong to each load.
+    """
     maps = {name: each for name, each in whole["objects"][of]["maps"].items() if name not in _SCRATCH}
     structures: Description = {}
     names = [each[part].get("type", "") for each in maps.values() for part in ("key", "value") if part in each]
+    sections = whole["objects"][of]["variables"]
+    shared = {name: each for name, each in sections.items() if name.startswith(_SHARED_SECTIONS)}
+    names += [field.get("type", "") for each in shared.values() for field in each.values()]
     while names:
         name = names.pop()
         if name and name not in structures:
             structures[name] = whole["structs"][name]
             names += [field.get("type", "") for field in structures[name]["fields"]]
     numbers = {name: values for name, values in whole["enums"].items() if name not in _PRIVATE}
-    return digest(json.dumps([maps, structures, numbers], sort_keys=True).encode())
+    parts = [maps, structures, numbers, *([shared] if shared else [])]
+    return digest(json.dumps(parts, sort_keys=True).encode())
 
 
 def describe(objects: Mapping[str, bytes]) -> Description:

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.bpf import abi, kernel, maps
-from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf import abi, kernel, libbpf, maps
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
@@ -42,7 +41,7 @@ VIP4, VIP6 = "10.77.0.100", "fd77::100"
 ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
-_start_timers = load._start_timer
+_start_timers = load._start_timers
 
 
 def server4(number: int) -> str:
@@ -85,7 +84,7 @@ class Host:
         """Return the descriptor of an entry program, which the host keeps: "xdp", "tc", "tc_egress", "tc_bare"."""
         if name not in self._programs:
             state, entry = self.director.state, f"pylvs_{name}"
-            if not os.path.exists(state.pin_path(entry)):
+            if not os.path.exists(state.loaded_path(entry)):
                 with self.director.batch():
                     os.close(load.open_entry(state, entry))
             self._programs[name] = load.open_entry(state, entry)
@@ -197,11 +196,11 @@ class ExpiryTimer:
     def __init__(self) -> None:
         self._start = -1  # the program that starts it
 
-    def __call__(self, opened: BpfObject) -> None:
-        """Start all timers, in place of `load._start_timer`."""
+    def __call__(self, state: State) -> None:
+        """Start all timers, in place of `load._start_timers`."""
         self.close()
-        self._start = os.dup(opened.program_fd("start_expiry"))
-        _start_timers(opened)
+        self._start = libbpf.open_pin(state.loaded_path("start_expiry")) or -1
+        _start_timers(state)
 
     def close(self) -> None:
         if self._start >= 0:
@@ -281,7 +280,7 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | 
             director = BpfDirector(State.open())
             with (
                 mock.patch.object(kernel, "connection_limit", return_value=connections),
-                mock.patch.object(load, "_start_timer", expiry),
+                mock.patch.object(load, "_start_timers", expiry),
             ):
                 director.make()
             try:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 from click.testing import CliRunner
 
-from pylvs.bpf import kernel
 from pylvs.cli.director import detach
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.state import REPLACING
 from pylvs.model.rows import Trouble
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4
+from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4
 from tests.waiting import until
 
 SERVICE = key(80)
@@ -221,45 +220,37 @@ def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subproc
     assert "d0" in there(host)
 
 
-# --- another program ---
+def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> None:
+    """Only drivers that can transmit for XDP may then be in the map: others drop the packets."""
+    host.serve(SERVICE, 1)
+    assert len(list(host.director.tables.transmitters.keys())) == 2
+    attached, seen = attach.attach, []
+
+    def attach_now(*arguments: Any, **more: Any) -> attach.Attachment:
+        seen.append(len(list(host.director.tables.transmitters.keys())))
+        return attached(*arguments, **more)
+
+    with mock.patch.object(attach, "attach", attach_now), host.director.batch():
+        attachments.request(host.director.tables, "d0", "native")
+    assert seen == [0]
+    assert len(list(host.director.tables.transmitters.keys())) == 1
 
 
-def killed(when: str, host: Host, connections: int = 0) -> None:
-    """Kill a process that loads the programs again, before it calls a function."""
-    child = os.fork()
-    if not child:
-        try:
-            owner, _, name = when.rpartition(".")
-            module = {"load": load, "attachments": attachments}[owner]
-            setattr(module, name, lambda *_: os._exit(0))
-            with host.director.batch():
-                load.swap_programs(host.director.tables, connections)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.mark.parametrize("when", ["load._pin_maps", "load._pin_programs", "load._start_timer", "attachments.reconcile"])
-@pytest.mark.parametrize("connections", [0, 2048])
-def test_packets_are_served_after_a_killed_change_of_programs(when: str, connections: int) -> None:
-    with new_host(expires=False) as host:
-        host.serve(SERVICE, 1)
-        before = there(host)["d0"]
-        killed(when, host, connections)
-        assert there(host)["d0"] == before
-        for number, hook in (before.xdp, "xdp"), (before.ingress, "tc"):
-            host._programs[hook] = kernel.program_by_id(number)
-        assert host.forwarded(tcp("S", sport=4001, dport=80), "tc")
-        host.receive(tcp("S", sport=4002, dport=80))
-        assert not host.reason("MISSED_STAGE"), "the programs that run reach their stages"
-        host.close_programs()
+def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:
+    """A process that made the tables may have been killed before it turned forwarding on."""
+    host.serve(SERVICE, 1)
+    path = Path("/proc/sys/net/ipv4/conf/lo/forwarding")
+    path.write_text("0")
+    with mock.patch.object(attach, "_set_sysctl", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         any_edit(host)
-        after = there(host)["d0"]
-        assert not {after.xdp, after.ingress} & {before.xdp, before.ingress}
-        assert host.director.state.note(REPLACING) is None
-        assert not [name for name in host.director.state.pins() if "former" in name]
-        assert host.forwarded(tcp("S", sport=4100, dport=80))
-        assert VIP4 in str(host.director.services()[0].service.key)
+    assert host.director.state.note("forwarding-ipv4") == "0", "noted first, so that it is restored"
+    any_edit(host)
+    assert path.read_text() == "1\n"
+    load.take_down(host.director.state)
+    assert path.read_text() == "0\n"
+
+
+# --- pylvs down ---
 
 
 def test_everything_is_detached_if_a_device_disappears_at_the_same_time(host: Host) -> None:

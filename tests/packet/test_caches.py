@@ -74,7 +74,7 @@ def remembered(host: Host, service: ServiceKey) -> int:
 
 @contextmanager
 def sweep_program(host: Host) -> Iterator[int]:
-    program = open_pin(host.director.state.pin_path(CACHE_SWEEP))
+    program = open_pin(host.director.state.loaded_path(CACHE_SWEEP))
     assert program is not None
     try:
         yield program

@@ -22,7 +22,7 @@ from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, XDP_TX, Host, key, new
 
 def held(host: Host) -> set[str]:
     """Return the pinned entry programs."""
-    return {name for name in ENTRIES if os.path.exists(host.director.state.pin_path(name))}
+    return {name for name in ENTRIES if os.path.exists(host.director.state.loaded_path(name))}
 
 
 def attached(host: Host) -> tuple[str, bool]:
@@ -101,6 +101,6 @@ def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.Mon
 
 def test_a_state_without_its_programs_is_reported() -> None:
     with new_host(mode="tc") as host:
-        libbpf.unpin(host.director.state.pin_path(TC))
+        libbpf.unpin(host.director.state.loaded_path(TC))
         with pytest.raises(Unsupported, match="pylvs down"):
             load.open_entry(host.director.state, TC)

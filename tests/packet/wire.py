@@ -1,4 +1,4 @@
-"""The far end of a host's link, and the frames that arrived there."""
+"""The far end of a host's link: frames that arrive there, and frames that it sends."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ _SENTINEL = bytes.fromhex("020000000000" + MAC.replace(":", "") + "88b5")  # an 
 
 
 class Wire:
-    """Frames that left by d0, in order."""
+    """One link: frames that left by the near end, in order, and frames to it."""
 
     def __init__(self, near: socket.socket, far: socket.socket, loopback: socket.socket) -> None:
         self._near = near
         self._far = far
         self._loopback = loopback
         self._number = 0
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame from the far end to the near one."""
+        self._far.send(frame)
 
     def came(self) -> list[bytes]:
         """Return what left since the last call, including frames in flight.
@@ -44,8 +48,8 @@ class Wire:
 
 
 @contextmanager
-def wire() -> Iterator[Wire]:
-    """Open the wire of this namespace's d0; until its end this thread stays on one CPU."""
+def wire(near_end: str = "d0", far_end: str = "d1") -> Iterator[Wire]:
+    """Open a veth of this namespace; until its end this thread stays on one CPU."""
     with ExitStack() as closing:
         closing.enter_context(on_cpu(min(os.sched_getaffinity(0))))
         near, far = (
@@ -53,8 +57,8 @@ def wire() -> Iterator[Wire]:
             for protocol in (0, _ETH_P_ALL)
         )
         loopback = closing.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        near.bind(("d0", 0))
-        far.bind(("d1", 0))
+        near.bind((near_end, 0))
+        far.bind((far_end, 0))
         loopback.bind((OWN4, 0))
         for end in near, far, loopback:
             end.settimeout(PATIENCE_S)

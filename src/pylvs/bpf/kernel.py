@@ -18,7 +18,11 @@ TYPES = "/sys/kernel/btf/vmlinux"
 _BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # the ratio of nf_conntrack
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
 _UNLIMITED = 1 << 62
-PROG_TYPE_SCHED_CLS, PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 30, 36  # linux/bpf.h
+PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP, PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 6, 30, 36  # linux/bpf.h
+_ATTACH_XDP, _XDP_HAS_FRAGS = 37, 1 << 5  # BPF_XDP, BPF_F_XDP_HAS_FRAGS; as libbpf loads a program of "xdp.frags"
+_LD_IMM64, _LOAD_WORD, _ADD, _CALL, _MOVE, _EXIT = 0x18, 0x61, 0x07, 0x85, 0xB7, 0x95  # instructions
+_PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE, _TAIL_CALL = 1, 2, 12
+_XDP_PASS, _TC_ACT_UNSPEC = 2, -1
 _RUN_TIME = 0  # BPF_STATS_RUN_TIME
 _INFO_SIZE = 256
 # struct bpf_test_run_opts: sz, data_in, data_out, data_size_in, data_size_out, ctx_in, ctx_out, ctx_size_in,
@@ -234,14 +238,37 @@ def describe_program(number: int) -> ProgramInfo:
         os.close(descriptor)
 
 
-def load_instructions(kind: int, name: str, code: bytes, expected_attach_type: int = 0) -> int:
+def load_instructions(kind: int, name: str, code: bytes, expected_attach_type: int = 0, flags: int = 0) -> int:
     """Load a program from instructions, and return its descriptor. The caller closes it."""
-    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, ... (`sz` omits the rest)
-    options = ctypes.create_string_buffer(struct.pack("<QII", 16, 0, expected_attach_type), 16)
+    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, prog_btf_fd, prog_flags, ... (`sz` omits the rest)
+    options = ctypes.create_string_buffer(struct.pack("<QIIII", 24, 0, expected_attach_type, 0, flags), 24)
     instructions = ctypes.create_string_buffer(code, len(code))
     count = len(code) // 8
     done = library().bpf_prog_load(kind, name.encode(), b"GPL", instructions, count, options)
     return check(done, f"loading program {name}")
+
+
+def load_switch(is_xdp: bool, programs: int, selected: int, first: int) -> int:
+    """Load a program that only tail-calls, and return its descriptor. The caller closes it.
+
+    It calls program number `first` + N of the program array, where N is the first value of the array `selected`.
+    """
+
+    def load_address(register: int, pseudo: int, descriptor: int) -> bytes:
+        return struct.pack("<BBhi", _LD_IMM64, pseudo << 4 | register, 0, descriptor) + bytes(8)
+
+    code = (
+        load_address(2, _PSEUDO_MAP_FD, programs)
+        + load_address(4, _PSEUDO_MAP_VALUE, selected)
+        + struct.pack("<BBhi", _LOAD_WORD, 4 << 4 | 3, 0, 0)  # r3 = *r4
+        + struct.pack("<BBhi", _ADD, 3, 0, first)
+        + struct.pack("<BBhi", _CALL, 0, 0, _TAIL_CALL)
+        + struct.pack("<BBhi", _MOVE, 0, 0, _XDP_PASS if is_xdp else _TC_ACT_UNSPEC)
+        + struct.pack("<BBhi", _EXIT, 0, 0, 0)
+    )
+    if is_xdp:
+        return load_instructions(PROG_TYPE_XDP, "pylvs_switch", code, _ATTACH_XDP, _XDP_HAS_FRAGS)
+    return load_instructions(PROG_TYPE_SCHED_CLS, "pylvs_switch", code)
 
 
 def create_link(program: int, target: int, attach_type: int) -> int:

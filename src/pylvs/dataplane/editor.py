@@ -21,7 +21,7 @@ from pylvs.dataplane.destinations import (
     write_list,
 )
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.state import REPLACING, StateExists, roles_directory
+from pylvs.dataplane.state import StateExists, roles_directory
 from pylvs.dataplane.tables import (
     Tables,
     Versions,
@@ -121,10 +121,14 @@ class Editor:
         """Bring everything up to date under the lock: the programs, the table after a writer died, snapshots."""
         director = self._director
         director.renew()
-        if director.state.note(REPLACING) is not None or director.state.is_outdated():
+        unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
+        if unfinished or outdated:
             from pylvs.dataplane import load  # late: most edits replace no program
 
-            load.renew_programs(self._tables)
+            if unfinished:
+                load.finish(director.state)
+            if outdated:
+                load.swap_programs(self._tables)
             director.open_again()
             director.renew()
         director.settled = True

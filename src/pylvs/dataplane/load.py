@@ -4,6 +4,10 @@ A new state, another size of the connection table and the program of a newer pyl
 grow: another `conn_max` needs another connection table and another copy of the programs. The new copy reuses the maps
 that stay and makes the others. Then its entry programs replace those on the devices, under live connections.
 
+A kill at any step leaves programs in force that are complete (`State.draft`): the old ones, the new ones, or both, on
+different devices. Both are equally good over the same tables. Another connection table must be that of all devices and
+hooks from one moment on: a packet's reply may come by another device. So a switch replaces the programs first.
+
 The verifier takes about 1 µs of CPU for each instruction that it checks. So a state begins with the programs of TC
 ingress alone. The entry programs for XDP, TC egress and devices without link addresses are loaded at first need, each
 with the programs that it tail-calls.
@@ -20,28 +24,30 @@ from collections.abc import Collection, Iterator
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.bpf.maps import ArrayMap
+from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane.state import (
     CACHE_SWEEP,
     CLOCK,
     ENTRIES,
+    LOADED,
     OBJECT,
     ORPHANS,
-    REPLACING,
     RESTORE,
     TC,
     XDP,
     State,
     own_build,
 )
-from pylvs.dataplane.tables import FORMER, MAP_DIRECTORY, Facts, Tables
-from pylvs.dataplane.transaction import Book
+from pylvs.dataplane.tables import Facts, Tables
+from pylvs.dataplane.transaction import WAIT_MS, Book
 from pylvs.model import sockets as socket
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
 STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
+STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
+_RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections4",
     "index4",
@@ -63,6 +69,9 @@ CONNECTION_MAPS = (
     "sweepers",
 )
 SERVICES = 16384
+_ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
+_SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
+_NO_SWITCH = "programs"  # an unfinished load over the same connection table
 _DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and the process's own
 _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like the others
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
@@ -288,7 +297,7 @@ def _reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) -
         if name in anew:
             continue
         problem = f"they lack {pinned}"
-        with tables.state.opened(f"{MAP_DIRECTORY}/{pinned}") as descriptor:
+        with tables.state.opened(f"{LOADED}/{pinned}") as descriptor:
             try:
                 if descriptor is not None:
                     opened.reuse_map(name, descriptor)
@@ -297,40 +306,31 @@ def _reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) -
                 problem = f"{pinned} differs"
         if problem:
             raise Unsupported(f"the tables are of another pylvs: {problem}; run pylvs down, then ipvsadm")
-        kept.append(name)
+        kept.append(pinned)
     return kept
 
 
-def _pin_maps(opened: BpfObject, state: State, kept: Collection[str]) -> None:
-    os.makedirs(state.pin_path(MAP_DIRECTORY), exist_ok=True)
+def _pin(opened: BpfObject, state: State, directory: str, kept: Collection[str], entries: Collection[str]) -> None:
+    """Pin a load into its directory: links to the maps that it reuses, its other maps, its programs."""
+    for pinned in kept:
+        os.link(state.loaded_path(pinned), state.pin_path(f"{directory}/{pinned}"))
     for name, pinned in _pinned_maps(opened):
-        if name not in kept:
-            _replace_pin(opened.map_fd(name), state.pin_path(f"{MAP_DIRECTORY}/{pinned}"))
+        if pinned not in kept:
+            libbpf.pin(opened.map_fd(name), state.pin_path(f"{directory}/{pinned}"))
+    for name in (*entries, *_RUN):
+        libbpf.pin(opened.program_fd(name), state.pin_path(f"{directory}/{name}"))
 
 
-def _pin_programs(opened: BpfObject, state: State, entries: Collection[str]) -> None:
-    for name in (*entries, *((CLOCK, ORPHANS, CACHE_SWEEP) if TC in entries else ())):
-        _replace_pin(opened.program_fd(name), state.pin_path(name))
-
-
-def _replace_pin(descriptor: int, path: str) -> None:
-    fresh = f"{path}-new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)
-    libbpf.pin(descriptor, fresh)
-    os.rename(fresh, path)
-
-
-def _start_timer(opened: BpfObject) -> None:
+def _start_timers(state: State) -> None:
     """Start the timers. Recent kernels allocate a timer without waiting for memory and may fail: retry."""
-    for name in "start_expiry", "start_estimator", "start_cache_sweep":
+    for name in STARTERS:
         for _ in range(_TIMER_TRIALS):
-            run = kernel.run_program(opened.program_fd(name), bytes(64))
-            if not run.verdict:
+            verdict = state.run_program(name)
+            if not verdict:
                 break
             time.sleep(_TIMER_PAUSE_S)
         else:
-            raise Unsupported(f"this kernel refuses a timer ({name}, step {run.verdict}); 6.1 or newer is needed")
+            raise Unsupported(f"this kernel refuses a timer ({name}, step {verdict}); 6.1 or newer is needed")
 
 
 def create(state: State) -> None:
@@ -338,8 +338,8 @@ def create(state: State) -> None:
     connections, seeds = kernel.connection_limit(), _new_seeds()
     with _open_object(connections, seeds, (TC,)) as opened:
         opened.load()
-        _pin_maps(opened, state, ())
-        _pin_programs(opened, state, (TC,))
+        os.mkdir(state.pin_path(LOADED), 0o700)
+        _pin(opened, state, LOADED, (), (TC,))
         _fill_stages(opened, (TC,))
         tables = Tables(state)
         _begin_pool(tables, connections, seeds)
@@ -352,7 +352,7 @@ def create(state: State) -> None:
                 tables.root.set(0, f"settings.{setting.name}", setting.default)
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
         tables.root.publish(0, "live", 1)
-        _start_timer(opened)
+    _start_timers(state)
     state.note_build()
 
 
@@ -371,65 +371,104 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
 def _reload(state: State, connections: int = 0) -> None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
-    The caller holds the lock, and then attaches the new entry programs where the old ones are. Raises what `create`
-    does; Unsupported for tables of another ABI.
+    The caller holds the lock, and then calls `finish`. Raises what `create` does; Unsupported for another layout.
     """
+    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+
+    if state.leftovers()[1]:  # of a process that was killed: devices may run its switch
+        attachments.reconcile(Tables(state), attachments.Concerns())
     tables = Tables(state)
     capacity = connections or int(tables.pool.get(0, "capacity"))
     anew = {*STAGES, "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
-    entries = [name for name in ENTRIES if os.path.exists(state.pin_path(name))]
+    entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
     with _open_object(capacity, seeds, entries) as opened:
         kept = _reuse_maps(opened, tables, anew)
         opened.load()
         _fill_stages(opened, entries)
-        _keep_former(tables)
-        state.set_note(REPLACING, str(connections))
-        _pin_maps(opened, state, kept)
-        _pin_programs(opened, state, entries)
+        draft, note = state.draft(), _NO_SWITCH
+        _pin(opened, state, draft, kept, entries)
+        state.note_build(draft)
         if connections:
-            _begin_pool(Tables(state), connections, seeds)
-        _start_timer(opened)
-    state.note_build()
-    state.set_note(REPLACING, None)
-
-
-def _keep_former(tables: Tables) -> None:
-    """Pin the program arrays once more: the kernel empties one without a pin, even if a running program uses it."""
-    for name in STAGES:
-        with tables.state.opened(f"{MAP_DIRECTORY}/{name}") as descriptor:
-            if descriptor is not None:
-                former = tables.path(f"{FORMER}{kernel.map_info(descriptor).id}")
-                with contextlib.suppress(FileExistsError):  # left by an interrupted `_reload`
-                    os.link(tables.path(name), former)
-
-
-def renew_programs(tables: Tables) -> None:
-    """Replace programs of an older pylvs, or finish a replacement that a killed process began."""
-    swap_programs(tables, int(tables.state.note(REPLACING) or 0))
+            _begin_pool(Tables(state, draft), connections, seeds)
+            switch = state.draft()
+            _switch_devices(state, switch, draft, entries)
+            note = switch
+        state.put_in_force(draft, note)
 
 
 def swap_programs(tables: Tables, connections: int = 0) -> None:
     """Load the object again, with `connections` over another connection table, and replace the running programs.
 
-    Devices switch one by one, without a gap: the old programs keep their tail calls until the last device has switched.
-    If this process is killed, the next edit continues (`renew_programs`).
+    The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
+    """
+    _reload(tables.state, connections)
+    finish(tables.state)
+
+
+def finish(state: State) -> None:
+    """Adapt timers and devices to the load in force, after `_reload` in this process or in one that was killed.
+
+    Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
+    switched.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
-    _reload(tables.state, connections)
-    fresh = Tables(tables.state)
-    if connections:
-        _forget_counts(fresh)
-    attachments.reconcile(fresh, attachments.Concerns(shrunk=True))
-    if connections:
-        _forget_counts(fresh, 1 << 31)  # decrements by the old program after the first reset wrapped around
+    switch = state.unfinished() or _NO_SWITCH
+    _start_timers(state)
+    if switch != _NO_SWITCH:
+        _turn_switch(state, switch)
+    attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
+    state.note_finished()
+
+
+# Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the
+# new ones, by the number in the map `selected`. One store then changes all devices and hooks.
+
+
+def _switch_devices(state: State, switch: str, draft: str, entries: Collection[str]) -> None:
+    """Let all devices run the switch, which runs their present programs, and then those of the draft."""
+    with contextlib.ExitStack() as opened:
+
+        def kept(descriptor: int | None) -> int:
+            if descriptor is None:
+                raise Unsupported(f"{state.path}: the programs are not pinned")
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        selected = kept(libbpf.create_map(_ARRAY, _SELECTED, 4, 8, 1, MMAPABLE))
+        libbpf.pin(selected, state.pin_path(f"{switch}/{_SELECTED}"))
+        arrays = {}
+        for name in STAGES:
+            arrays[name] = kept(libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES)))
+            libbpf.pin(arrays[name], state.pin_path(f"{switch}/{name}"))
+        instead = {}
+        for name in entries:
+            array, first = arrays[STAGES[name != XDP]], 2 * ENTRIES.index(name)
+            with ArrayMap.duplicate(array) as programs:
+                for number, directory in enumerate((LOADED, draft)):
+                    entry = kept(libbpf.open_pin(state.pin_path(f"{directory}/{name}")))
+                    programs.put_descriptor(first + number, entry)
+                    if directory == LOADED:
+                        running = kernel.program_info(entry).id
+            instead[running] = kept(kernel.load_switch(name == XDP, array, selected, first))
+        from pylvs.dataplane.devices import attach  # late: it is needed for devices only
+
+        attach.replace_programs(state, instead)
+
+
+def _turn_switch(state: State, switch: str) -> None:
+    """Let all devices use the new connection table."""
+    path = state.pin_path(f"{switch}/{_SELECTED}")
+    if os.path.exists(path):  # else a process that was killed did it, and attached the programs
+        with MmapArray.open(path) as selected:
+            selected.publish(0, 0, 1)
 
 
 def resize(tables: Tables, connections: int, drop: bool) -> None:
     """Change the size of the connection table. Raises Busy while there are connections, unless `drop` is set.
 
-    The caller holds the lock. Packets use the old table until the new program runs on their device.
+    The caller holds the lock. Packets of all devices change to the new table at once.
     """
     if connections == tables.pool.get(0, "capacity"):
         return
@@ -452,26 +491,15 @@ def opened_restore(tables: Tables) -> Iterator[int]:
         yield opened.program_fd(RESTORE)
 
 
-def _forget_counts(tables: Tables, least: int = 0) -> None:
-    """Set the connection counts of destinations to 0 if they are `least` or more."""
-    destinations = tables.destinations
-    for slot in range(tables.book.get(0, "destination_top")):
-        for name in "active", "inactive", "persistent":
-            if destinations.get(slot, name) >= least:
-                destinations.set(slot, name, 0)
-        if not least:
-            destinations.set(slot, "overloaded", 0)
-
-
 def open_entry(state: State, name: str) -> int:
     """Return a descriptor of an entry program, which is loaded at the first call. The caller closes it.
 
     The caller holds the lock. Raises what `create` does; Unsupported if another pylvs loaded the running programs.
     """
-    program = libbpf.open_pin(state.pin_path(name))
+    program = libbpf.open_pin(state.loaded_path(name))
     if program is None and name != TC:
         _load_entry(state, name)
-        program = libbpf.open_pin(state.pin_path(name))
+        program = libbpf.open_pin(state.loaded_path(name))
     if program is None:
         raise Unsupported(f"{state.path}: the programs are not pinned; save the table, run pylvs down and restore it")
     return program
@@ -488,8 +516,42 @@ def _load_entry(state: State, name: str) -> None:
     with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
         _reuse_maps(opened, tables)
         opened.load()
-        _fill_stages(opened, (name,))
-        _pin_programs(opened, state, (name,))
+        _fill_stages(opened, (name,))  # before the pin: a pinned program has its tail calls
+        libbpf.pin(opened.program_fd(name), state.loaded_path(name))
+
+
+def drop_half_loaded(state: State) -> None:
+    """Empty the program array of XDP if its entry program is not pinned: the process that loaded them was killed."""
+    if os.path.exists(state.loaded_path(XDP)):
+        return
+    with ArrayMap.open(state.loaded_path(STAGES[0])) as programs:
+        for number in range(programs.max_entries):
+            programs.remove(number)
+
+
+def drop_other_loads(state: State, names: Collection[str]) -> None:
+    """Remove these loads if no device runs their programs: drafts of killed processes, and former loads."""
+    from pylvs.dataplane.devices import attach  # late: most edits find no other load
+
+    running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress) if number}
+    used: set[int] = set()
+    for program in running:
+        with contextlib.suppress(PylvsError):  # it is gone, with its device
+            used.update(kernel.describe_program(program).map_ids)
+    kept = [name for name in names if used & set(_program_arrays(state, name))]
+    if any(os.path.exists(state.pin_path(f"{name}/{_SELECTED}")) for name in kept):
+        return  # a device runs a switch, which calls programs of other loads
+    time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that a device ran a moment ago
+    for name in set(names) - set(kept):
+        state.remove_load(name)
+
+
+def _program_arrays(state: State, load: str) -> Iterator[int]:
+    """Yield the ids of the program arrays in the directory of a load."""
+    for name in STAGES:
+        with state.opened(f"{load}/{name}") as array:
+            if array is not None:
+                yield kernel.map_info(array).id
 
 
 def take_down(state: State) -> list[str]:

@@ -3,13 +3,18 @@
 A namespace is known by its cookie, which the kernel never reuses before the next boot. Each state pins a link to its
 namespace whose program does nothing. The link shows whether the namespace still exists.
 
-A state has a note with the build of its tables and programs. If the layout of its tables is that of this pylvs, the
-next edit replaces the programs of an older build and keeps the connections. If it differs, every command but
-`pylvs down` refuses.
+The directory `maps` of a state has everything of one load of the object: maps, programs, and a note with the build. If
+the layout of its tables is that of this pylvs, the next edit replaces the programs of an older build and keeps the
+connections. If it differs, every command but `pylvs down` refuses.
+
+A load is pinned in a directory of its own, a draft, which is exchanged with `maps` by one rename(2). Then the draft has
+the former load. It stays while a device runs its programs. The kernel empties a program array (of tail calls) without a
+pin or descriptor, even if a running program uses it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -28,8 +33,10 @@ OBJECT = "director"
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # likewise; loaded for a copy of the connection table alone
-REPLACING = "loading"  # a note: pins are being replaced, by maps for so many connections (0: as many as before)
-_BUILD = "object"  # a note
+LOADED = "maps"  # the directory with the pins of the load in force
+_LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
+_UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load
+_EARLIER_BUILD = "object"  # the note with the build in states whose directory `maps` has none
 ROLES = "/run/pylvs/roles"
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a directory's name; the cookie follows
@@ -115,6 +122,10 @@ class State:
         """Return the path of a pin. Names have no dots, which bpffs reserves."""
         return f"{self.path}/{name}"
 
+    def loaded_path(self, name: str) -> str:
+        """Return the path of a pinned map or program of the load in force."""
+        return f"{self.path}/{LOADED}/{name}"
+
     def pins(self) -> list[str]:
         """Return the sorted names of all pins, without notes; those in sub-directories as `directory/name`."""
         return sorted(
@@ -126,7 +137,7 @@ class State:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[int | None]:
-        """Yield a descriptor of a pin; None without this pin."""
+        """Yield a descriptor of a pin, as `maps/pools`; None without this pin."""
         descriptor = libbpf.open_pin(self.pin_path(name))
         try:
             yield descriptor
@@ -135,8 +146,8 @@ class State:
                 os.close(descriptor)
 
     def run_program(self, name: str) -> int:
-        """Run a pinned program once, and return its verdict; 0 without this pin."""
-        with self.opened(name) as program:
+        """Run a program of the load in force once, and return its verdict; 0 if it is not pinned."""
+        with self.opened(f"{LOADED}/{name}") as program:
             return 0 if program is None else kernel.run_program(program, bytes(64)).verdict
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
@@ -208,19 +219,24 @@ class State:
     def note(self, name: str) -> str | None:
         """Return a note, or None. Notes are stored beside the pins and removed with them."""
         try:
-            return os.readlink(self.pin_path(_NOTE + name))
+            return os.readlink(self._note_path(name))
         except OSError:
             return None
 
+    def _note_path(self, name: str) -> str:
+        """Return the path of a note, as `zeroed`, or `maps/build` of a load."""
+        directory, separator, last = name.rpartition("/")
+        return self.pin_path(f"{directory}{separator}{_NOTE}{last}")
+
     def set_note(self, name: str, text: str | None) -> None:
         """Replace a note atomically, or remove it. Raises ValueError for a text of 0 or more than 4000 bytes."""
-        path = self.pin_path(_NOTE + name)
+        path = self._note_path(name)
         if text is None:
             libbpf.unpin(path)
             return
         if not 0 < len(text.encode()) <= _LONGEST_NOTE or "\0" in text:
             raise ValueError(f"note {name}: from 1 to {_LONGEST_NOTE} bytes, without a zero byte")
-        drafts = f"{_DRAFT}{name}-"
+        drafts = f"{_DRAFT}{name.replace('/', '-')}-"
         while True:
             for left in os.listdir(self.path):  # left by a process that was killed
                 if left.startswith(drafts):
@@ -241,13 +257,45 @@ class State:
 
     def build(self) -> Build | None:
         """Return the build of the tables and programs; None without a readable note."""
-        words = (self.note(_BUILD) or "").split()
+        words = (self.note(f"{LOADED}/{_BUILD}") or self.note(_EARLIER_BUILD) or "").split()
         return Build(*words) if len(words) == 3 else None
 
-    def note_build(self) -> None:
-        """Note that the state runs the build of this pylvs."""
+    def note_build(self, directory: str = LOADED) -> None:
+        """Note in the directory of a load that it is of the build of this pylvs."""
         own = own_build()
-        self.set_note(_BUILD, f"{own.tables} {own.digest} {own.version}")
+        self.set_note(f"{directory}/{_BUILD}", f"{own.tables} {own.digest} {own.version}")
+
+    def leftovers(self) -> tuple[list[str], list[str]]:
+        """Return notes that killed processes did not finish, and the directories of loads that are not in force."""
+        names = os.listdir(self.path)
+        return [name for name in names if name.startswith(_DRAFT)], [name for name in names if name.startswith(_LOADS)]
+
+    def draft(self) -> str:
+        """Return the name of a new directory to pin a load into. Edits remove it while no device runs the load."""
+        _, used = self.leftovers()
+        name = next(each for number in itertools.count(1) if (each := f"{_LOADS}{number}") not in used)
+        os.mkdir(self.pin_path(name), 0o700)
+        return name
+
+    def put_in_force(self, draft: str, note: str) -> None:
+        """Exchange a draft with the load in force, atomically; the new one is unfinished, with this note."""
+        self.set_note(f"{draft}/{_UNFINISHED}", note)
+        try:
+            syscalls.exchange(self.pin_path(draft), self.pin_path(LOADED))
+        except OSError as error:
+            raise syscalls.failure(error.errno or 0, f"exchanging {self.pin_path(draft)} and {LOADED}") from None
+
+    def unfinished(self) -> str | None:
+        """Return the note of a load to which timers or devices are not adapted yet; None if it is complete."""
+        return self.note(f"{LOADED}/{_UNFINISHED}")
+
+    def note_finished(self) -> None:
+        """Note that the load in force is complete."""
+        self.set_note(f"{LOADED}/{_UNFINISHED}", None)
+
+    def remove_load(self, name: str) -> None:
+        """Remove the directory of a load that is not in force."""
+        _delete(self.pin_path(name))
 
     def check_build(self) -> None:
         """Raise Unsupported if the layout of the tables is not that of this pylvs."""

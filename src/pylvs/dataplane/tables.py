@@ -11,7 +11,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.bpf import abi, maps
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import LOADED, State
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.service import (
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-MAP_DIRECTORY = "maps"
-FORMER = "former-"  # of a program array that an older program on a device still uses
 ADDRESS_BYTES = 16
 LONGEST_TICKS = 0x7FFFFFFF  # a timeout beyond would compare as past: ticks wrap at 32 bits
 _PLAIN_TUNNEL = Tunnel()
@@ -159,12 +157,13 @@ class Tables:
     accept_locals = _hash("accept_locals")  # devices by ifindex (0: all) on which a received saddr may be local
     standby = _hash("standby")  # the addresses of this host's virtual routers, and whether each is standby
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, load: str = LOADED) -> None:
         self.state = state
+        self._load = load  # the directory of the pins
 
     def path(self, name: str) -> str:
         """Return the path of a map's pin."""
-        return self.state.pin_path(os.path.join(MAP_DIRECTORY, name))
+        return self.state.pin_path(f"{self._load}/{name}")
 
     def mark(self) -> int:
         """Return a number that changes when other tables replace these; 0 while there are none."""

@@ -21,6 +21,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 2, 4, 8,
 MCL_CURRENT, MCL_FUTURE = 1, 2
 MEMBARRIER_CMD_GLOBAL_EXPEDITED = 1 << 1  # Linux 4.16
 _MNT_DETACH = 2
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _SYS_MEMBARRIER = {"x86_64": 324, "ppc64le": 365}  # others, and all newer machines: asm-generic/unistd.h
 _SYS_MEMBARRIER_GENERIC = 283
 _LOG_LINES = 30  # of the verifier's log, kept for developers
@@ -72,6 +73,12 @@ def mount(source: str, target: str | os.PathLike[str], kind: str = "", flags: in
 def unmount(target: str | os.PathLike[str]) -> None:
     """Detach a mount now (MNT_DETACH); it ends with its last use."""
     call(str(target), "umount2", os.fsencode(target), c_int(_MNT_DETACH))
+
+
+def exchange(one: str, other: str) -> None:
+    """Exchange two paths atomically: renameat2(2) with RENAME_EXCHANGE, which a bpffs has since Linux 5.17."""
+    paths = (c_int(_AT_FDCWD), os.fsencode(one), c_int(_AT_FDCWD), os.fsencode(other))
+    _call(one, "renameat2", *paths, c_uint32(_RENAME_EXCHANGE))
 
 
 def mlockall(flags: int) -> None:

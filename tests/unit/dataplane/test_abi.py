@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from pylvs.bpf import kernel
-from pylvs.bpf.abi import Abi
+from pylvs.bpf.abi import OBJECTS, Abi
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import MmapArray, PerCpuArray
 from pylvs.model.errors import Unsupported
 from tests.unit.calls import calls_of
+from tools import layout
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,16 @@ def test_reading_the_description_builds_nothing_that_is_not_asked_for(objects: P
     assert calls_of(lambda: Abi(str(objects))) < 100
     once = calls_of(lambda: description.struct("record"))
     assert calls_of(lambda: description.struct("record")) < once
+
+
+@pytest.mark.parametrize("structure", ["root", "facts", "settings"])
+def test_the_digest_of_the_tables_covers_the_variables_that_builds_share(structure: str) -> None:
+    whole = json.loads(Path(OBJECTS, "abi.json").read_text())
+    before = layout.tables(whole, "director")
+    assert before == whole["objects"]["director"]["tables"]
+    first, second = whole["structs"][structure]["fields"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+    assert layout.tables(whole, "director") != before
 
 
 def test_importing_it_brings_no_heavy_module() -> None:

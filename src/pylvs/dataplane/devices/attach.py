@@ -126,7 +126,12 @@ def attach(
         _refuse_foreign_xdp(found)
     with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # `undo` runs in reverse order after a failure
         xdp_fd = kept.enter_context(open_xdp()) if chosen in xdp.MODES and open_xdp else None
-        made = _add_clsact(link, found, undo) or _made_clsact(state, found.index)
+        made = _made_clsact(state, found.index) or not tc.has_clsact(link, found.index)
+        if made:  # noted before, so that a kill leaves no clsact behind for good
+            note = _note(found.index, role)
+            undo.callback(state.set_note, note, state.note(note))
+            state.set_note(note, f"{_MADE_CLSACT} {chosen} {reason}")
+        _add_clsact(link, found, undo)
         _set_side(link, found, tc.INGRESS, role, tc_fd, kept, undo)
         _set_side(link, found, tc.EGRESS, role, egress_fd, kept, undo)
         if xdp_fd is not None:
@@ -151,8 +156,8 @@ def _naming(doing: str) -> Iterator[None]:
         raise error.as_failure(doing) from None
 
 
-def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
-    """Add clsact to the device; return whether it was missing."""
+def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> None:
+    """Add clsact to the device if it has none."""
     try:
         made = tc.add_clsact(link, device.index)
     except NetlinkError as error:
@@ -164,7 +169,6 @@ def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
         raise error.as_failure(f"{device.name}: attaching at TC") from None
     if made:
         undo.callback(tc.remove_clsact, link, device.index)
-    return made
 
 
 def _set_side(
@@ -257,7 +261,12 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
 
     Raises NoSuchDevice, NotPermitted.
     """
-    found = links.device(device)
+    try:
+        found = links.device(device)
+    except NoSuchDevice:
+        if state.exists and not isinstance(device, str):
+            state.set_note(_note(device, role), None)
+        raise
     with Netlink() as link:
         done = role == DIRECTOR and _detach_xdp(link, found)
         done = _detach_tc(link, found, role, _made_clsact(state, found.index)) or done
@@ -282,12 +291,31 @@ def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None
     return found
 
 
+def replace_programs(state: State, instead: Mapping[int, int]) -> None:
+    """Replace programs on devices, those with these ids by these descriptors. Devices that refuse keep theirs."""
+    with Netlink() as link:
+        for each in attached(state):
+            with contextlib.suppress(NetlinkError, FileExistsError):
+                for side, program in ((tc.INGRESS, each.ingress), (tc.EGRESS, each.egress)):
+                    if program in instead:
+                        tc.set_filter(link, each.ifindex, side, DIRECTOR, instead[program])
+                if each.xdp in instead:
+                    xdp.set_program(link, each.ifindex, each.mode, instead[each.xdp], each.xdp)
+
+
+def noted(notes: Mapping[str, str]) -> set[int]:
+    """Return the indices of the devices that the director attached, by its notes: some may have no program any more."""
+    prefix = _note(0, DIRECTOR).removesuffix("0")
+    return {int(name.removeprefix(prefix)) for name in notes if name.startswith(prefix)}
+
+
 def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
     """Detach this role from every device, and return what was attached."""
     there = attached(state, role)
-    for each in there:
-        with contextlib.suppress(NoSuchDevice):  # the device was deleted at this moment
-            detach(each.ifindex, state, role)
+    left = noted(state.notes()) if role == DIRECTOR else set()  # a clsact, after a kill
+    for index in left | {each.ifindex for each in there}:
+        with contextlib.suppress(NoSuchDevice):  # the device was deleted
+            detach(index, state, role)
     return there
 
 
@@ -327,20 +355,31 @@ def _made_clsact(state: State, ifindex: int) -> bool:
 # The settings of lo.
 
 
-def _set_sysctl(path: str, value: str) -> str:
-    """Write a setting if it differs, and return its former value. Raises OSError."""
+def _sysctl(path: str) -> str:
+    """Return a setting. Raises OSError."""
     with open(path, encoding="ascii") as file:
-        before = file.read().strip()
-    if before != value:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
-    return before
+        return file.read().strip()
+
+
+def _set_sysctl(path: str, value: str) -> None:
+    """Write a setting. Raises OSError."""
+    with open(path, "w", encoding="ascii") as file:
+        file.write(value)
 
 
 def _turn_on(state: State, note: str) -> None:
-    before = _set_sysctl(_SETTINGS[note], "1")
-    if before != "1" and state.note(note) is None:
-        state.set_note(note, before)
+    before = _sysctl(_SETTINGS[note])
+    if before == "1":
+        return
+    noted = state.note(note)
+    if noted is None:
+        state.set_note(note, before)  # first: a process that is killed leaves no setting that is not restored
+    try:
+        _set_sysctl(_SETTINGS[note], "1")
+    except OSError:
+        if noted is None:
+            state.set_note(note, None)
+        raise
 
 
 def _put_back(state: State, note: str) -> None:

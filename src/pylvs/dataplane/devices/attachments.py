@@ -25,17 +25,8 @@ from collections.abc import Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, TC, XDP, State
-from pylvs.dataplane.tables import (
-    FORMER,
-    MAP_DIRECTORY,
-    Tables,
-    Versions,
-    address_bytes,
-    address_of,
-    key_of,
-    replace_keys,
-)
+from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, TC, XDP, State
+from pylvs.dataplane.tables import Tables, Versions, address_bytes, address_of, key_of, replace_keys
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
@@ -53,6 +44,7 @@ GRACE_S = 60  # attaching native XDP resets many cards: it stays so long after t
 _WANTED, _OFF = "wanted-", "off"  # set by hand: mode and name of a device, by its index
 _NEEDED = "needed-"  # devices that services and real servers need, by index
 _UNATTACHED = "unattached-"  # why a device is not attached, by its index
+_CHANGING = "changing"  # a device is being attached or detached, or its program loaded
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
 _LOOPBACK_NET = 127
@@ -170,6 +162,7 @@ def _can_carry(device: Device) -> bool:
 def request(tables: Tables, device: str, mode: attach.Mode) -> attach.Attachment:
     """Attach a device now and always, for `pylvs attach`. Raises what `attach.attach` does."""
     found, state = links.device(device), tables.state
+    state.set_note(_CHANGING, "by hand")  # the next edit tidies up after an error or a kill
     done = _attach(tables, found, mode, state.note(_OWN_SERVER) is not None)
     state.set_note(f"{_WANTED}{found.index}", f"{mode} {found.name}")
     state.set_note(f"{_UNATTACHED}{found.index}", None)
@@ -179,11 +172,13 @@ def request(tables: Tables, device: str, mode: attach.Mode) -> attach.Attachment
 
 def release(tables: Tables, device: str) -> bool:
     """Detach a device and exclude it, for `pylvs detach`; return whether it was attached."""
-    found = links.device(device)
-    done = attach.detach(found.index, tables.state)
+    found, state = links.device(device), tables.state
+    state.set_note(_CHANGING, "by hand")
+    state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
+    _stop_redirects(tables, found.index)
+    done = attach.detach(found.index, state)
     if found.loopback:
-        attach.accept_local(tables.state, tables.state.notes(), False)
-    tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
+        attach.accept_local(state, state.notes(), False)
     _note_devices(tables)
     return done
 
@@ -200,7 +195,15 @@ def _entry(state: State, name: str) -> Iterator[int]:
         os.close(program)
 
 
-def _attach(tables: Tables, device: Device, mode: attach.Mode, own_server: bool, reason: str = "") -> attach.Attachment:
+def _attach(
+    tables: Tables,
+    device: Device,
+    mode: attach.Mode,
+    own_server: bool,
+    reason: str = "",
+    before: attach.Attachment | None = None,
+) -> attach.Attachment:
+    """Attach a device; `before` is what it runs now."""
     state = tables.state
     with contextlib.ExitStack() as opened:
         if device.bare:
@@ -220,6 +223,9 @@ def _attach(tables: Tables, device: Device, mode: attach.Mode, own_server: bool,
         out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
         xdp = functools.partial(_entry, state, XDP)
         _write_device(tables, device)
+        chosen = attach.choose_mode(device)[0] if mode == "auto" else mode
+        if "native" in (chosen, before and before.mode) and (before is None or before.mode != chosen):
+            _stop_redirects(tables, device.index, to_all=chosen == "native")
         return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
 
 
@@ -251,31 +257,39 @@ def _note_devices(tables: Tables) -> None:
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
+    tables.state.set_note(_CHANGING, None)
 
 
-class _Running:
-    """The ids of the pinned entry programs; 0 of one that is not loaded."""
+def _stop_redirects(tables: Tables, ifindex: int, to_all: bool = False) -> None:
+    """Let XDP pass packets for a device, or for all, to TC: its driver may not transmit them after the next step."""
+    for key in list(tables.transmitters.keys()) if to_all else [struct.pack("<I", ifindex)]:
+        tables.transmitters.remove(key)
 
-    def __init__(self, state: State) -> None:
-        self._numbers = dict.fromkeys(ENTRIES, 0)
-        for name in ENTRIES:
-            with state.opened(name) as program:
-                if program is not None:
-                    self._numbers[name] = kernel.program_info(program).id
 
-    def is_right(self, there: attach.Attachment, device: Device, mode: attach.Mode, own_server: bool) -> bool:
-        """Return whether a device runs the programs that it should run."""
-        numbers = self._numbers
-        looks_out = own_server and not (device.loopback or device.bare)
-        if bool(there.egress) != looks_out or there.egress not in (0, numbers[EGRESS]):
-            return False
-        if there.ingress != numbers[BARE if device.bare else TC]:
-            return False
-        if there.mode != there.intended or (there.xdp and there.xdp != numbers[XDP]):
-            return False
-        if mode == "auto":
-            return there.reason != _NOT_NEEDED
-        return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
+def entry_ids(state: State) -> dict[str, int]:
+    """Return the ids of the pinned entry programs; 0 of one that is not loaded."""
+    found = dict.fromkeys(ENTRIES, 0)
+    for name in ENTRIES:
+        with state.opened(f"{LOADED}/{name}") as program:
+            if program is not None:
+                found[name] = kernel.program_info(program).id
+    return found
+
+
+def _is_right(
+    there: attach.Attachment, numbers: Mapping[str, int], device: Device, mode: attach.Mode, own_server: bool
+) -> bool:
+    """Return whether a device runs the programs that it should run, of those with these ids."""
+    looks_out = own_server and not (device.loopback or device.bare)
+    if bool(there.egress) != looks_out or there.egress not in (0, numbers[EGRESS]):
+        return False
+    if there.ingress != numbers[BARE if device.bare else TC]:
+        return False
+    if there.mode != there.intended or (there.xdp and there.xdp != numbers[XDP]):
+        return False
+    if mode == "auto":
+        return there.reason != _NOT_NEEDED
+    return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
 
 
 def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
@@ -299,31 +313,38 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
         if _comes_in_by(device, by_index):
             wanted[device.index] = "auto" if device.index in needed or device.loopback else "tc"
     wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
-    running, changed, problems = _Running(state), False, {}
+    if _in_grace(state, notes, empty=not in_use):
+        idle = there.keys() - wanted.keys() - by_hand.keys()
+        wanted |= {index: "native" for index in idle if there[index].mode == "native"}
+    numbers, problems = entry_ids(state), {}
+    changed = _CHANGING in notes  # by a process that was killed
+    if changed:
+        _drop_half_loaded(state)
     for index, mode in sorted(wanted.items()):
         device, before = by_index[index], there.get(index)
-        if before and running.is_right(before, device, mode, own_server):
+        if before and _is_right(before, numbers, device, mode, own_server):
             continue
+        changed = _note_changing(state, changed)
         try:
-            _attach(tables, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
-            changed = True
+            reason = "" if index in by_hand else _NOT_NEEDED if mode == "tc" or not before else before.reason
+            _attach(tables, device, mode, own_server, reason, before)
         except NoSuchDevice:
             continue  # the device was deleted at this moment
         except PylvsError as error:
             from pylvs.model.rows import Trouble  # late: most edits attach every device
 
             problems[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
-    grace = _in_grace(state, notes, empty=not in_use)
-    for index in sorted(set(there) - set(wanted)):
-        if there[index].mode == "native" and grace and index not in by_hand:
-            continue
+    for index in sorted((set(there) | attach.noted(notes)) - set(wanted)):
+        changed = _note_changing(state, changed)
+        _stop_redirects(tables, index)
         with contextlib.suppress(NoSuchDevice):
-            changed |= attach.detach(index, state)
+            attach.detach(index, state)
     if changed:
         _note_devices(tables)
     _set_numbered(state, notes, _UNATTACHED, {index: each.reason for index, each in problems.items()})
-    if not problems:
-        _forget_former(state)
+    _tidy(state)
+    if in_use:
+        attach.forward_lo(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
         attach.accepts_local(notes) and not changes.shrunk
     )
@@ -331,11 +352,28 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
     return [*problems.values(), *attach.accept_local(state, notes, own_clients and by_lo)]
 
 
-def _forget_former(state: State) -> None:
-    """Remove the program arrays of older programs: every device runs the pinned ones."""
-    for name in os.listdir(state.pin_path(MAP_DIRECTORY)):
-        if name.startswith(FORMER):
-            libbpf.unpin(state.pin_path(f"{MAP_DIRECTORY}/{name}"))
+def _note_changing(state: State, noted: bool) -> bool:
+    """Note that devices change, until `_note_devices`; return True."""
+    if not noted:
+        state.set_note(_CHANGING, "by an edit")
+    return True
+
+
+def _drop_half_loaded(state: State) -> None:
+    from pylvs.dataplane import load  # late: needed only after a process was killed
+
+    load.drop_half_loaded(state)
+
+
+def _tidy(state: State) -> None:
+    """Remove what killed processes left, and loads that no device uses any more."""
+    drafts, loads = state.leftovers()
+    for name in drafts:
+        libbpf.unpin(state.pin_path(name))
+    if loads:
+        from pylvs.dataplane import load  # late: most edits find no other load
+
+        load.drop_other_loads(state, loads)
 
 
 def missing(tables: Tables) -> list[Trouble]:
