@@ -22,7 +22,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Announcements, SendingLimit
 from pylvs.system import proc
-from pylvs.vrrp.protocol.packet import checksum
+from pylvs.vrrp.protocol.adverts import checksum
 
 ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
 BROADCAST_MAC = bytes.fromhex("ffffffffffff")

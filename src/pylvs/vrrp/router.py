@@ -12,7 +12,7 @@ from pylvs.model.vrrp import OWNER, VrrpGroup, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter, Timer
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, Advertisement, AdvertValidator, Datagram
 from pylvs.vrrp.protocol.machine import (
     PRIORITY_STOP,
     Advertise,
@@ -23,7 +23,6 @@ from pylvs.vrrp.protocol.machine import (
     Step,
     TransitionReason,
 )
-from pylvs.vrrp.protocol.packet import Advertisement, Datagram
 from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
 

@@ -39,8 +39,8 @@ from pylvs.vrrp.helper.link import (
     StateChanged,
 )
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
+from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
 from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.tracking import TrackedObject, Tracking

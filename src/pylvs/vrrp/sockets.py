@@ -20,7 +20,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
 from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
+from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _MOST_BYTES = 1 << 16

@@ -28,8 +28,7 @@ from pylvs.vrrp.netlink_monitor import (
     LinkUp,
     NetlinkMonitor,
 )
-from pylvs.vrrp.protocol.adverts import socket_device
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
 

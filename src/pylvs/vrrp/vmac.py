@@ -34,7 +34,7 @@ from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LIN
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor
-from pylvs.vrrp.protocol.packet import virtual_mac
+from pylvs.vrrp.protocol.adverts import virtual_mac
 
 SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
 KIND = "macvlan"

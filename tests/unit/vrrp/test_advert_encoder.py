@@ -13,8 +13,16 @@ from scapy.layers.ipsec import AH
 from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, advertised_addresses, socket_device
-from pylvs.vrrp.protocol.packet import Datagram, checksum, decode, has_pseudo_header, verify_ah
+from pylvs.vrrp.protocol.adverts import (
+    AdvertEncoder,
+    Datagram,
+    advertised_addresses,
+    checksum,
+    decode,
+    has_pseudo_header,
+    socket_device,
+    verify_ah,
+)
 from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, UNICAST, held
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
+from pylvs.vrrp.protocol.adverts import Advertisement
 from pylvs.vrrp.protocol.machine import (
     Action,
     Advertise,
@@ -21,7 +22,6 @@ from pylvs.vrrp.protocol.machine import (
     State,
     TransitionReason,
 )
-from pylvs.vrrp.protocol.packet import Advertisement
 
 OWN, LESS, GREATER = (ip_address(f"192.0.2.{number}") for number in (5, 4, 6))
 VIP = ip_address("192.0.2.100")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, set_tracked, states

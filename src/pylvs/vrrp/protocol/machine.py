@@ -15,7 +15,7 @@ from typing import Any
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.protocol.packet import Advertisement, address_order
+from pylvs.vrrp.protocol.adverts import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
 HISTORY_LENGTH = 64  # transitions

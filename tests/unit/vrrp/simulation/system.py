@@ -17,7 +17,7 @@ from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, v
 from pylvs.vrrp.garp import AddressBinding, parse_binding
 from pylvs.vrrp.loop import Call, Loop, RealtimeStatus, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.host import Storm, running
 
