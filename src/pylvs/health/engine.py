@@ -26,8 +26,7 @@ from pylvs.health.events import (
     ServerName,
     Standing,
 )
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
+from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
 from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity

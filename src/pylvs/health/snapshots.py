@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.health.events import Override
-from pylvs.health.probe_scheduler import NEVER
+from pylvs.health.probes import NEVER
 from pylvs.health.state import CheckState, ServerState, ServiceState
 from pylvs.model.checks import Check
 from pylvs.model.dataclass import dataclass

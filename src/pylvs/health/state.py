@@ -24,8 +24,7 @@ from pylvs.health.events import (
     Standing,
     WeightChanged,
 )
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ScheduledProbe
+from pylvs.health.probes import Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
 from pylvs.model.dataclass import dataclass, field

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from pylvs.health.events import Event, ServerAdded
-from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.probe_scheduler import ScheduledProbe
+from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import Outcome, Probe
 from pylvs.health.snapshots import ServiceSnapshot
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.rows import DestinationRow, ServiceRow

@@ -19,7 +19,7 @@ from pylvs.health.events import (
     SorryServerOut,
     Standing,
 )
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck, Script
 from pylvs.model.service import Destination

@@ -14,9 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe, quoted
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.dataclass import dataclass

@@ -10,9 +10,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
+from pylvs.health.probes import CheckContext, NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
 
 _TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that a reply matches one request only

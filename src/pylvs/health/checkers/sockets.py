@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Self, TypeVar
 
-from pylvs.health.outcome import NoSocket, ProbeFailed, errno_failure
+from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
 

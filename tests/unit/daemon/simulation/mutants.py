@@ -17,8 +17,7 @@ from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ProbeScheduler
+from pylvs.health.probes import Outcome, ProbeScheduler
 from pylvs.health.state import CheckState, Quorum, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.system.processes.scripts import InTurn, Processes
