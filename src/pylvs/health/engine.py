@@ -27,8 +27,15 @@ from pylvs.health.events import (
     Standing,
 )
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
-from pylvs.health.state import CheckState, ServerState, ServiceState
+from pylvs.health.state import (
+    CheckState,
+    ServerSnapshot,
+    ServerState,
+    ServiceSnapshot,
+    ServiceState,
+    server_snapshot,
+    service_snapshot,
+)
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange

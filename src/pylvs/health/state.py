@@ -1,4 +1,7 @@
-"""The state of checks, servers and services, with quorum, sorry server and desired rows."""
+"""The state of checks, servers and services, with quorum, sorry server and desired rows.
+
+Snapshots are the state as immutable values, for the API, the metrics and the dump.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from pylvs.health.events import (
     Standing,
     WeightChanged,
 )
-from pylvs.health.probes import Outcome, ScheduledProbe
+from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey
+from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
 SharedKey = tuple[Address, Check, int]  # server, check, and the server's weight if the outcome depends on it
@@ -243,28 +246,6 @@ class ServerState:
         return configured if weight == configured.weight else replace(configured, weight=weight)
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
-    """The weight that a service needs, with hysteresis against flapping."""
-
-    needed: int = 1
-    hysteresis: int = 0
-
-    @property
-    def gained_at(self) -> int:
-        """The weight at which a lost quorum is regained."""
-        return self.needed + self.hysteresis
-
-    @property
-    def lost_below(self) -> int:
-        """The weight below which a quorum is lost."""
-        return self.needed - self.hysteresis
-
-    def after(self, had: bool, weight: int) -> bool:
-        """Return whether there is a quorum at this weight; `had`: there was one before."""
-        return weight >= (self.lost_below if had else self.gained_at)
-
-
 @dataclass(slots=True, eq=False)
 class ServiceState:
     """The state of a service; its rows are a function of it."""
@@ -281,9 +262,10 @@ class ServiceState:
     _rows_sorry: bool = False  # `sorry` when the rows were made
     _stale: bool = True  # the rows must be made again
 
-    @property
-    def quorum(self) -> Quorum:
-        return Quorum(self.wanted.quorum, self.wanted.hysteresis)
+    def quorum_after(self, had: bool) -> bool:
+        """Return whether `weight_up` is enough; `had`: there was a quorum before, which hysteresis keeps longer."""
+        hysteresis = self.wanted.hysteresis
+        return self.weight_up >= self.wanted.quorum + (-hysteresis if had else hysteresis)
 
     @property
     def sorry(self) -> bool:
@@ -329,7 +311,7 @@ class ServiceState:
     def presume_quorum(self) -> None:
         """Set the quorum by what the servers presume, before the first outcome."""
         self.count(self.servers.values(), reset=True)
-        self.has_quorum = self.quorum.after(False, self.weight_up)  # as in keepalived it must be gained
+        self.has_quorum = self.quorum_after(False)  # as in keepalived it must be gained
         self.rows_changed()
 
     def adopt(self, row: ServiceRow) -> None:
@@ -346,7 +328,7 @@ class ServiceState:
         if serving and any(server.links for server in self.servers.values()):
             self.has_quorum = False  # until the first outcome
         else:
-            self.has_quorum = self.quorum.after(not serving, self.weight_up)
+            self.has_quorum = self.quorum_after(not serving)
         self.rows_changed()
 
     def count(self, servers: Iterable[ServerState], reset: bool = False) -> None:
@@ -360,11 +342,10 @@ class ServiceState:
 
     def update_quorum(self, reason: str, at: float) -> Iterator[Event]:
         """Update the quorum after a change of `weight_up`, and yield events. The first call reports the start."""
-        weight = self.weight_up
         had, initial = self.has_quorum, not self.started
         self.started = True
         if not initial:
-            self.has_quorum = self.quorum.after(had, weight)
+            self.has_quorum = self.quorum_after(had)
         if initial or had != self.has_quorum:
             self.since = at
             if self.has_quorum:
@@ -406,3 +387,111 @@ class ServiceState:
             hysteresis=wanted.hysteresis,
             **flags,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSnapshot:
+    """One check of one server. Times are Unix times."""
+
+    check: Check
+    good: bool | None  # None until its first outcome counts
+    failures: int  # in a row
+    weight: int | None  # that it sets
+    reason: str  # of the last outcome, "" before
+    inconclusive: bool  # the last outcome
+    checked_at: float | None
+    took_s: float | None  # the duration of the last probe
+    next_in_s: float | None  # None: running now, or suspended
+    running: bool
+    shared_by: int  # servers that have this check
+    probes: int  # since the start
+    failed_probes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSnapshot:
+    """One server of one service; `since` is a Unix time."""
+
+    service: str
+    server: DestinationKey
+    up: bool
+    checked: bool  # False: a check had no outcome since the start, and `up` is presumed
+    since: float  # of `up`
+    reason: str  # of `up`
+    weight: int  # effective, if the server is up
+    configured_weight: int
+    override: Override
+    in_table: bool
+    checks: tuple[CheckSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSnapshot:
+    """One service with its servers, in the order of the configuration."""
+
+    name: str
+    keys: tuple[ServiceKey, ...]
+    has_quorum: bool
+    since: float  # of `has_quorum`, Unix time
+    quorum: int
+    hysteresis: int
+    weight_up: int
+    sorry_server: Destination | None
+    sorry_server_in: bool
+    suspended: bool
+    servers: tuple[ServerSnapshot, ...]
+
+
+def check_snapshot(state: CheckState, now: float) -> CheckSnapshot:
+    """Make the snapshot of a check; `now` is the scheduler's time."""
+    scheduled = state.scheduled
+    return CheckSnapshot(
+        check=state.check,
+        good=state.good,
+        failures=state.failures,
+        weight=state.weight,
+        reason=state.reason,
+        inconclusive=state.inconclusive,
+        checked_at=state.checked_at,
+        took_s=scheduled.took_s,
+        next_in_s=None if scheduled.due == NEVER else max(scheduled.due - now, 0.0),
+        running=scheduled.task is not None,
+        shared_by=len(state.servers),
+        probes=state.probes,
+        failed_probes=state.failed_probes,
+    )
+
+
+def server_snapshot(server: ServerState, sorry: bool, now: float) -> ServerSnapshot:
+    """Make the snapshot of a server; `sorry`: the sorry server gets the connections."""
+    return ServerSnapshot(
+        service=server.service,
+        server=server.key,
+        up=server.up,
+        checked=server.checked,
+        since=server.since,
+        reason=server.reason,
+        weight=server.weight(),
+        configured_weight=server.wanted.destination.weight,
+        override=server.override,
+        in_table=server.destination(sorry) is not None,
+        checks=tuple(check_snapshot(link.state, now) for link in server.links),
+    )
+
+
+def service_snapshot(service: ServiceState, now: float) -> ServiceSnapshot:
+    """Make the snapshot of a service with all its servers."""
+    wanted = service.wanted
+    return ServiceSnapshot(
+        name=wanted.name,
+        keys=wanted.keys,
+        has_quorum=service.has_quorum,
+        since=service.since,
+        quorum=wanted.quorum,
+        hysteresis=wanted.hysteresis,
+        weight_up=service.weight_up,
+        sorry_server=wanted.sorry_server,
+        sorry_server_in=service.sorry,
+        suspended=service.suspended,
+        servers=tuple(server_snapshot(server, service.sorry, now) for server in service.servers.values()),
+    )

@@ -20,7 +20,7 @@ from pylvs.health.events import (
     Standing,
 )
 from pylvs.health.probes import Outcome
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
+from pylvs.health.state import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck, Script
 from pylvs.model.service import Destination
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
