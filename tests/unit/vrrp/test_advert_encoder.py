@@ -98,7 +98,7 @@ def test_the_old_checksum_of_unicast_covers_the_multicast_group(old: OldChecksum
     body = encoder.packets(100)[0].payload
     covered = router.multicast if old is OldChecksum.ALWAYS else PEERS[0].address
     assert has_pseudo_header(body, HERE, covered)
-    encoder.use_old_checksum()
+    encoder.old_checksum = True
     assert has_pseudo_header(encoder.packets(100)[0].payload, HERE, router.multicast)
     for later in OldChecksum:
         again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=encoder)

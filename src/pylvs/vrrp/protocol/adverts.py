@@ -40,11 +40,8 @@ _DESTINATION_AT, _MULTICAST = 16, 0xE  # the first 4 bits of the address
 MTU = 1500
 MAX_SENDERS = 256
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
-_NUMBER = struct.Struct("!H")
-_ID_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
 _HEADER_BYTES = {4: _IPV4.size, 6: 40}
 _SPARE_BYTES = 16  # keepalived leaves this many free
-_MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
 
 
 class AdvertError(Enum):
@@ -250,8 +247,8 @@ def socket_device(router: VrrpInstance, device: str) -> str:
 class AdvertEncoder:
     """Build one virtual router's packets, byte for byte as keepalived does.
 
-    Payloads are cached by priority. `before` is the encoder of the former address or configuration: sequence numbers
-    and IP identifications continue from it.
+    `old_checksum` is that of keepalived 1.3.6 and older. `before` is the encoder of the former address or
+    configuration: sequence numbers and IP identifications continue from it.
     """
 
     def __init__(
@@ -273,18 +270,10 @@ class AdvertEncoder:
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]
         self._hops = router.unicast_ttl if router.peers else TTL
-        self._bodies: dict[tuple[int, Address], bytes] = {}
-        self._headers: dict[tuple[int, Address], tuple[bytes, int]] = {}
 
     def advance_sequence(self, sequence: int) -> None:
         """Continue after another router's number: keepalived accepts only increasing ones, from any sender."""
         self.sequence = max(self.sequence, sequence)
-
-    def use_old_checksum(self) -> None:
-        """Use the checksum of keepalived 1.3.6 and older from now on, because a peer does."""
-        if not self.old_checksum:
-            self.old_checksum = True
-            self._bodies.clear()
 
     def packets(self, priority: int) -> list[Datagram]:
         """Return one packet for the multicast group, or one for each peer."""
@@ -294,50 +283,29 @@ class AdvertEncoder:
         return [self._packet(priority, destination) for destination in self._destinations]
 
     def _packet(self, priority: int, destination: Address) -> Datagram:
-        body = self._bodies.get((priority, destination))
-        if body is None:
-            if len(self._bodies) > _MAX_BODIES:
-                self._bodies.clear()
-            body = self._bodies[priority, destination] = self._body(priority, destination)
-        header, protocol = b"", PROTOCOL
-        if self.source.version == 4:
-            header = self._header(len(body), destination)
-        if self._with_ah:
-            body, protocol = add_ah(header, body, self.router.password, self.sequence), AH_PROTOCOL
-        return Datagram(self.source, destination, self._hops, protocol, header, body)
+        body = self._body(priority, destination)
+        header = self._header(len(body), destination) if self.source.version == 4 else b""
+        if not self._with_ah:
+            return Datagram(self.source, destination, self._hops, PROTOCOL, header, body)
+        payload = add_ah(header, body, self.router.password, self.sequence)
+        return Datagram(self.source, destination, self._hops, AH_PROTOCOL, header, payload)
 
     def _body(self, priority: int, destination: Address) -> bytes:
         router = self.router
         authentication = router.authentication if router.version == 2 else None
-        password = router.password if authentication is Authentication.PASS else b""
-        advert = Advertisement(
-            router.version,
-            router.vrid,
-            priority,
-            router.advert_interval_s,
-            self.advertised,
-            authentication,
-            password[:PASSWORD_BYTES],
-        )
+        password = router.password[:PASSWORD_BYTES] if authentication is Authentication.PASS else b""
+        fields = router.version, router.vrid, priority, router.advert_interval_s, self.advertised
+        advert = Advertisement(*fields, authentication, password)
         covered = router.multicast if self.old_checksum and router.peers and self.source.version == 4 else destination
         return encode(advert, self.source, covered)
 
     def _header(self, body_bytes: int, destination: Address) -> bytes:
-        """Return the IPv4 header; only the identification and the checksum differ between packets."""
-        cached = self._headers.get((body_bytes, destination))
-        if cached is None:
-            protocol, ah_bytes = (AH_PROTOCOL, AH_BYTES) if self._with_ah else (PROTOCOL, 0)
-            length = _IPV4.size + ah_bytes + body_bytes
-            ends = self.source.packed, destination.packed
-            plain = _IPV4.pack(0x45, TRAFFIC_CLASS, length, 0, 0, self._hops, protocol, 0, *ends)
-            cached = self._headers[body_bytes, destination] = plain, ~checksum(plain) & 0xFFFF
-        plain, total = cached
-        total += self._identification
-        total = (total & 0xFFFF) + (total >> 16)
-        header = bytearray(plain)
-        _NUMBER.pack_into(header, _ID_AT, self._identification)
-        _NUMBER.pack_into(header, _CHECKSUM_AT, ~total & 0xFFFF)
-        return bytes(header)
+        """Return the IPv4 header."""
+        protocol, ah_bytes = (AH_PROTOCOL, AH_BYTES) if self._with_ah else (PROTOCOL, 0)
+        length = _IPV4.size + ah_bytes + body_bytes
+        fields = 0x45, TRAFFIC_CLASS, length, self._identification, 0, self._hops, protocol
+        ends = self.source.packed, destination.packed
+        return _IPV4.pack(*fields, checksum(_IPV4.pack(*fields, 0, *ends)), *ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,7 +440,7 @@ class AdvertValidator:
                 raise
         advert = decode(payload, source, router.multicast)
         if source in self._peers:
-            self._encoder.use_old_checksum()
+            self._encoder.old_checksum = True  # from now on, because a peer uses it
         return advert
 
     def _compare_addresses(self, advert: Advertisement, sender: Address) -> None:
