@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def seen() -> dict[str, list[str]]:
 def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     """Add what pylvs adds for a master, and remove it."""
     memory = Memory(folder / "settings")
-    with NetlinkMonitor() as monitor:
+    with closing(NetlinkMonitor()) as monitor:
         vmacs = plan_vmacs(vrrp.instances, vrrp.settings, monitor.links)
         for device in vmacs.devices:
             assert vmac.set_sysctls(memory, [device]) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def network() -> Iterator[None]:
 
 
 def made(device: VmacDevice) -> Outcome:
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         return vmac.create_vmac(device, watch.links)
 
 
