@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
+from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, closed_on_error, enlarge
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
@@ -58,7 +58,7 @@ class AdvertReceiver:
         self._socket = socket.socket(
             socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
         )
-        try:
+        with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
             if buffer_bytes:
                 enlarge(self._socket, buffer_bytes)
@@ -69,9 +69,6 @@ class AdvertReceiver:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
             self.rejoin()
-        except BaseException:
-            self._socket.close()
-            raise
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -178,8 +175,7 @@ class AdvertSender:
             if family == 4
             else socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, PROTOCOL)
         )
-        self._ancillary_data: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
-        try:
+        with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # it only sends
             if device:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
@@ -193,9 +189,6 @@ class AdvertSender:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, TRAFFIC_CLASS)
-        except BaseException:
-            self._socket.close()
-            raise
 
     def send(self, packet: Datagram) -> None:
         """Send a packet; the kernel makes the header of IPv6. Raises OSError."""
@@ -203,21 +196,15 @@ class AdvertSender:
         if self.family == 4:
             self._socket.sendto(packet.header + packet.payload, (destination, 0))
         else:
-            ancillary = self._ancillary(packet.source, packet.ttl)
+            info = _PKTINFO6.pack(packet.source.packed, self._index)
+            ancillary = [
+                (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info),
+                (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.pack(packet.ttl)),
+            ]
             self._socket.sendmsg([packet.payload], ancillary, 0, (destination, 0, 0, self._index))
 
     def close(self) -> None:
         self._socket.close()
-
-    def _ancillary(self, source: Address, hops: int) -> list[tuple[int, int, bytes]]:
-        cached = self._ancillary_data.get((source, hops))
-        if cached is None:
-            info = _PKTINFO6.pack(source.packed, self._index)
-            cached = self._ancillary_data[source, hops] = [
-                (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info),
-                (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.pack(hops)),
-            ]
-        return cached
 
 
 def _bind(bound: socket.socket, device: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Self, TypeVar
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
+from pylvs.system.sockets import closed_on_error
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -98,7 +99,7 @@ class Endpoint:
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
         made = self._new_socket(socket.SOCK_STREAM)
-        try:
+        with closed_on_error(made):
             code = made.connect_ex(self._connect_address())
             if code == errno.EINPROGRESS:
                 if not await ready(made, deadline, writing=True):
@@ -109,9 +110,6 @@ class Endpoint:
             # If no process listens on a port of this host, the kernel may choose that port as source, too.
             if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
                 raise errno_failure(errno.ECONNREFUSED)
-        except BaseException:
-            made.close()
-            raise
         return made
 
     def connected_datagram(self, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
@@ -120,16 +118,13 @@ class Endpoint:
         Raises ProbeFailed, NoSocket.
         """
         made = self._new_socket(kind, protocol)
-        try:
+        with closed_on_error(made):
             if self.family == socket.AF_INET:
                 made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
             else:
                 made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
             if code := made.connect_ex(self._connect_address()):
                 raise self._connect_failure(code)
-        except BaseException:
-            made.close()
-            raise
         return made
 
     def _new_socket(self, kind: int, protocol: int = 0) -> socket.socket:
@@ -142,11 +137,8 @@ class Endpoint:
         except OSError as error:
             raise NoSocket(error.errno or 0) from None
         if self._options:
-            try:
+            with closed_on_error(made):
                 self._prepare(made, kind)
-            except BaseException:
-                made.close()
-                raise
         return made
 
     def _connect_address(self) -> SocketAddress:

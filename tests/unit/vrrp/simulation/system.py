@@ -183,7 +183,7 @@ class SimulatedFrameSender:
 class SimulatedConflictSocket(SimulatedSocket):
     """Replaces `pylvs.vrrp.conflicts.ConflictSocket`."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, version: int) -> None:
         super().__init__()
         self.device = device
         self._addresses: frozenset[Address] = frozenset()
