@@ -211,15 +211,9 @@ class GarpScheduler:
         """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
         self.stop()
         self._ready_at = now
-        self._addresses = tuple(addresses)
-        settings = self._settings
-        self._enqueue(self._addresses, settings.repeat)
-        if settings.delay_s:
-            self._rounds[_Round.SECOND] = now + settings.delay_s
-        if settings.refresh_s:
-            self._rounds[_Round.REFRESH] = now + settings.refresh_s
-        if settings.extra_interval_s and self._extra():
-            self._rounds[_Round.EXTRA] = now + settings.extra_interval_s
+        if self._settings.refresh_s:
+            self._rounds[_Round.REFRESH] = now + self._settings.refresh_s
+        self.change(now, addresses)
 
     def change(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
         """Replace the addresses after a reload; announce new ones as after a take-over."""
@@ -252,8 +246,8 @@ class GarpScheduler:
         self._ready_at = max(self._ready_at, now)
         if now < self._quiet_until:
             self._rounds[_Round.DEFERRED] = self._quiet_until
-            return True
-        self._answer(now)
+        else:
+            self._answer(now)
         return True
 
     def stop(self) -> None:

@@ -98,9 +98,6 @@ class Loop:
     def _is_running(self) -> bool:
         return self._running  # which a type checker would narrow, though callbacks change it
 
-    def close(self) -> None:
-        self._selector.close()
-
     def _call(self, call: Call) -> None:
         try:
             call()

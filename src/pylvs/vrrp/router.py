@@ -24,7 +24,7 @@ from pylvs.vrrp.protocol.machine import (
     TransitionReason,
 )
 from pylvs.vrrp.sockets import family_of, protocol_of
-from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
+from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons
 
 if TYPE_CHECKING:
     from pylvs.vrrp.router_service import RouterService
@@ -135,19 +135,15 @@ class Router:
     def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
         """Replace the results of all tracked objects."""
         self.tracked = tracked
-        if self._running:
-            self.evaluate()
-        else:
-            source = self._host.source_of(self.instance)
-            self.own_faults = self._find_faults(source)  # a group that is created now reads them
+        self.evaluate()
 
     def evaluate(self) -> None:
         """Derive faults, source address and priority anew."""
-        if not self._running:
-            return
         had_faults = bool(self.own_faults)
         source, mtu = self._host.source_of(self.instance), self._host.mtu_of(self.instance)
-        self.own_faults = self._find_faults(source)
+        self.own_faults = self._find_faults(source)  # also for a group that is created before the start
+        if not self._running:
+            return
         if source is not None and (self._encoder is None or source != self.machine.address or mtu != self._mtu):
             self._set_source(source)
         self._set_priority()
@@ -162,7 +158,7 @@ class Router:
 
     def _find_faults(self, source: Address | None) -> list[str]:
         instance = self.instance
-        faults = tracking_faults(self.tracked.values())
+        faults = [fault for each in self.tracked.values() if (fault := each.fault)]
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
         elif source is None:
@@ -195,15 +191,15 @@ class Router:
     def _set_priority(self) -> None:
         before = self.machine.priority
         priority = effective_priority(self.instance.priority, self.tracked.values())
-        self._step(self.machine.set_priority(self._service.now, priority))
-        priority = self.machine.priority
-        if priority != before:
-            reasons = priority_reasons(self.tracked.values())
-            text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
-            self._service.log("info", text, state=self.state.value)
-            self._service.publish("priority", self.name, priority=priority, before=before)
-            if self.state is not State.FAULT:
-                self._service.notify(PriorityChanged(self.name, self.state.value, priority))
+        if priority == before:
+            return
+        self.machine = replace(self.machine, priority=priority)
+        reasons = priority_reasons(self.tracked.values())
+        text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
+        self._service.log("info", text, state=self.state.value)
+        self._service.publish("priority", self.name, priority=priority, before=before)
+        if self.state is not State.FAULT:
+            self._service.notify(PriorityChanged(self.name, self.state.value, priority))
 
     def accepts(self, datagram: Datagram) -> bool:
         """Return whether a datagram has the instance's family and protocol."""

@@ -99,8 +99,8 @@ class RouterService:
             "configure": self._configure,
             "status": lambda _: control.service_status(self),
             "why": lambda request: control.transitions_of(self, request.get("name")),
-            "yield": self._yield,
-            "unyield": self._unyield,
+            "yield": lambda request: self._yield(request, self.now + float(request["seconds"])),
+            "unyield": lambda request: self._yield(request, None),
             "data_plane": self._set_data_plane,
             "stop": lambda _: self.stop(),
         }
@@ -294,16 +294,14 @@ class RouterService:
                 found |= {member.name: self.routers[member.name] for member in router.group.members}
         return list(found.values())
 
-    def _yield(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _yield(self, request: dict[str, Any], until: float | None) -> dict[str, Any]:
+        """Make the named routers and their groups backup until then; None: revert that."""
         routers = self._with_groups(request.get("names") or [])
         for router in routers:
-            router.yield_until(self.now + float(request["seconds"]))
-        return {"names": [router.name for router in routers]}
-
-    def _unyield(self, request: dict[str, Any]) -> dict[str, Any]:
-        routers = self._with_groups(request.get("names") or [])
-        for router in routers:
-            router.end_yield()
+            if until is None:
+                router.end_yield()
+            else:
+                router.yield_until(until)
         return {"names": [router.name for router in routers]}
 
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:

@@ -90,11 +90,6 @@ def priority_reasons(tracked: Iterable[TrackedObject]) -> str:
     return "; ".join(each.description for each in tracked if each.track.weight and each.bad)
 
 
-def tracking_faults(tracked: Iterable[TrackedObject]) -> list[str]:
-    """Return why a virtual router must not run."""
-    return [fault for each in tracked if (fault := each.fault)]
-
-
 class Tracking:
     """The last results of all tracked objects. `is_up` tells whether a device can carry packets."""
 

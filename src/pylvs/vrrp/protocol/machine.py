@@ -148,12 +148,6 @@ class Machine:
             return self._receive_as_master(now, advert, source)
         return self, []
 
-    def set_priority(self, now: float, priority: int) -> Step:
-        """Change the effective priority; an owner's never changes."""
-        if self.instance.priority == OWNER or priority == self.priority:
-            return self, []
-        return replace(self, priority=max(1, min(OWNER - 1, priority))), []
-
     def change_interval(self, now: float) -> Step:
         """Restart the timer after a reload changed the interval; a master advertises immediately."""
         if self.state is State.MASTER:
@@ -163,9 +157,7 @@ class Machine:
     def yield_until(self, now: float, until: float) -> Step:
         """Become backup, and do not take over before that time."""
         held = replace(self, held_until=until)
-        if self.state is not State.MASTER:
-            return held, []
-        return held._backup(now, TransitionReason.YIELD, "", [Advertise(PRIORITY_STOP)])
+        return held.follow(now, State.BACKUP, TransitionReason.YIELD) if self.state is State.MASTER else (held, [])
 
     def follow(
         self, now: float, state: State, why: TransitionReason = TransitionReason.GROUP, detail: str = ""

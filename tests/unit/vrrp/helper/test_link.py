@@ -28,7 +28,7 @@ LEAVES_A_CHILD = (
 def loop() -> Iterator[FakeTimeLoop]:
     loop = FakeTimeLoop()
     yield loop
-    loop.close()
+    loop._selector.close()
 
 
 @pytest.mark.parametrize(("program", "processes"), [(HANGS, 1), (LEAVES_A_CHILD, 2)])

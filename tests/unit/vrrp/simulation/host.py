@@ -160,7 +160,7 @@ class Host:
         """`pylvs vrrp yield`."""
         if self.service is not None:
             running.host = self
-            self.service._yield({"names": [], "seconds": seconds})
+            self.service._yield({"names": []}, self.service.now + seconds)
             self._turn()
 
     def step(self, local: float) -> None:
