@@ -73,7 +73,7 @@ def held_by(instance: VrrpInstance, guard: Firewall) -> VmacPlan:
     with closing(NetlinkMonitor()) as watch:
         found = plan_vmacs([instance], VrrpSettings(), watch.links)
         for device in found.devices:
-            assert vmac.create_vmac(device, watch.links).done
+            assert not vmac.create_vmac(device, watch.links)
         watch.read()
         assert guard.set([instance], found, watch.links) == []
         assert all(each.done for each in hold(found.placed(instance)))
