@@ -172,15 +172,14 @@ class ConflictSocket:
             for _ in range(most):
                 frame, (device, *_) = self._socket.recvfrom(MAX_FRAME)
                 binding = parse_binding(frame, device)
-                if binding is not None and device == self._device and self._conflicts_with(binding):
+                if binding is None or device != self._device or binding.mac in self._own_macs:
+                    continue
+                if binding.address in self._addresses:
                     conflicts.append(binding)
         return conflicts
 
     def close(self) -> None:
         self._socket.close()
-
-    def _conflicts_with(self, binding: AddressBinding) -> bool:
-        return binding.address in self._addresses and binding.mac not in self._own_macs
 
 
 class ConflictListener:
@@ -225,8 +224,9 @@ class ConflictListener:
             link = self._links.links.get(device)
             if link is None:
                 continue
+            above = {each.mac for each in self._links.links.values() if each.below == link.index}
             try:
-                self._socket(device, version).watch(addresses, {link.mac, *self._macs_above(link.index)})
+                self._socket(device, version).watch(addresses, {link.mac, *above})
             except OSError as error:
                 self._report(device, f"address conflicts on {device} are not detected: {error.strerror}")
 
@@ -235,9 +235,6 @@ class ConflictListener:
             opened = self._sockets[device, version] = ConflictSocket(device, version)
             self._loop.watch(opened.fileno(), partial(self._receive, opened))
         return self._sockets[device, version]
-
-    def _macs_above(self, index: int) -> set[bytes]:
-        return {link.mac for link in self._links.links.values() if link.below == index}
 
     def _receive(self, receiving: ConflictSocket) -> None:
         for binding in receiving.receive():

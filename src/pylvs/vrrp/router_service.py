@@ -113,7 +113,7 @@ class RouterService:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self.loop.watch(readable, lambda: self._signalled(os.read(readable, 64)))
+        self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
         self.helper.start()
         self._control.open()
         try:
@@ -139,7 +139,7 @@ class RouterService:
             return [f"{name}: {type(error).__name__}: {error}: this is a bug"]
         return []
 
-    def _signalled(self, numbers: bytes) -> None:
+    def _on_signals(self, numbers: bytes) -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(numbers):
             self.stop()
 
@@ -165,7 +165,9 @@ class RouterService:
         groups = {each.group.name: each.state for each in self.groups}
         routers = {each: each.state for each in self.routers.values()}
         if first or new.settings != before.settings:
-            self._enable_realtime()
+            self.realtime_status = enable_realtime(new.settings)
+            for warning in self.realtime_status.warnings:
+                self.log("warning", warning)
         self.tracking.configure(new)
         warnings = self._stop_removed()
         warnings += self._configure_host(before)
@@ -180,20 +182,16 @@ class RouterService:
             freeze_gc()
         return {"warnings": warnings}
 
-    def _enable_realtime(self) -> None:
-        self.realtime_status = enable_realtime(self._configuration.settings)
-        for warning in self.realtime_status.warnings:
-            self.log("warning", warning)
-
     def _stop_removed(self) -> list[str]:
         """Stop the virtual routers that are not configured any more, or with another identity."""
         wanted = {each.name: each for each in self._configuration.instances}
         errors = []
         for name, router in list(self.routers.items()):
-            if not _same_identity(router.instance, wanted.get(name)):
+            new = wanted.get(name)
+            if new is None or any(getattr(router.instance, field) != getattr(new, field) for field in IDENTITY):
                 del self.routers[name]
                 router.group = None  # the other members keep their state
-                why = TransitionReason.STOP if name in wanted else TransitionReason.REMOVED
+                why = TransitionReason.STOP if new else TransitionReason.REMOVED
                 errors += self._try(name, partial(router.stop, why))
         return errors
 
@@ -389,10 +387,6 @@ class RouterService:
     def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
         """Run notify scripts, write to FIFOs and send mail."""
         self.helper.send(message)
-
-
-def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
-    return new is not None and all(getattr(old, name) == getattr(new, name) for name in IDENTITY)
 
 
 class RolePublisher:

@@ -10,13 +10,11 @@ import contextlib
 import errno
 import socket
 import struct
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
 from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, closed_on_error, enlarge
 from pylvs.vrrp.loop import Loop
@@ -218,6 +216,7 @@ def _bind(bound: socket.socket, device: str) -> bool:
 
 
 SocketKey = tuple[str, int, int]  # device, family, protocol
+ReceiverSettings = tuple[frozenset[Address], int]  # what its instances need: groups, bytes of the buffer
 OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
 
 
@@ -237,14 +236,6 @@ def vrid_of(datagram: Datagram) -> int:
     return datagram.payload[at] if len(datagram.payload) > at else -1
 
 
-@dataclass(slots=True)
-class ReceiverSettings:
-    """What the instances that share a socket need of it."""
-
-    groups: set[Address] = field(default_factory=set)
-    buffer: int = 0
-
-
 class AdvertReceivers:
     """One AdvertReceiver for each device, family and protocol, shared by all virtual routers."""
 
@@ -255,12 +246,12 @@ class AdvertReceivers:
 
     def configure(self, instances: Iterable[tuple[VrrpInstance, str]]) -> list[str]:
         """Receive for these instances, each on its device; return error messages."""
-        wanted: dict[SocketKey, ReceiverSettings] = defaultdict(ReceiverSettings)
+        wanted: dict[SocketKey, ReceiverSettings] = {}
         for instance, device in instances:
-            settings = wanted[device, family_of(instance), protocol_of(instance)]
-            settings.buffer = max(settings.buffer, instance.receive_buffer)
-            if not instance.peers:
-                settings.groups.add(instance.multicast)
+            key = device, family_of(instance), protocol_of(instance)
+            groups, buffer_bytes = wanted.get(key, (frozenset(), 0))
+            own = () if instance.peers else (instance.multicast,)
+            wanted[key] = groups.union(own), max(buffer_bytes, instance.receive_buffer)
         for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
             self._close(key)
         errors = []
@@ -284,7 +275,7 @@ class AdvertReceivers:
 
     def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
         device, family, protocol = key
-        receiver = AdvertReceiver(device, family, protocol, settings.groups, settings.buffer)
+        receiver = AdvertReceiver(device, family, protocol, *settings)
         self._open[key] = receiver, settings
         self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OWNER, Track, Tracks, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 
 MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1
 FILE_FAULT_POINTS = -254  # a file's number times its weight, up to which it is a fault
@@ -114,7 +114,8 @@ class Tracking:
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
         """Return what an instance or its group tracks."""
         found: dict[Key, TrackedObject] = {}
-        for tracks in self._tracks_of(instance):
+        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
+        for tracks in (instance.tracks, *([group.tracks] if group else [])):
             for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
                 for track in several:
                     known = self._results.get((kind, track.name), TrackedObject(kind, track))
@@ -125,7 +126,3 @@ class Tracking:
             well, detail = self.data_plane
             found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, detail)
         return found
-
-    def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:
-        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
-        return [instance.tracks] + ([group.tracks] if group else [])

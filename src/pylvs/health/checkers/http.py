@@ -93,19 +93,16 @@ class _Page:
                 if self._digest or self._regex:
                     raise
                 response.remark = f"{error}, not read on"
-        self._judge_digest(response)
+        remark = f" ({response.remark})" if response.remark else ""
+        if self._digest and self._digest not in response.digests:
+            raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
         await self._judge_text(response)
-        return f"status {response.status}" + (f" ({response.remark})" if response.remark else "")
+        return f"status {response.status}{remark}"
 
     def _judge_status(self, response: HttpResponse) -> None:
         if not any(first <= response.status <= last for first, last in self._url.statuses):
             good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self._url.statuses)
             raise ProbeFailed(f"status {response.status}, not {good}")
-
-    def _judge_digest(self, response: HttpResponse) -> None:
-        if self._digest and self._digest not in response.digests:
-            remark = f" ({response.remark})" if response.remark else ""
-            raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
 
     async def _judge_text(self, response: HttpResponse) -> None:
         """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.

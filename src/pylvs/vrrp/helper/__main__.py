@@ -12,10 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
 from typing import Any, cast
 
-from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
@@ -96,19 +94,15 @@ class HelperProcess:
                 self._over.set()
 
     def _configure(self, message: Configure) -> None:
-        settings = message.settings
-        self._notifier.configure(settings, message.routers)
+        settings, routers = message.settings, message.routers
+        self._notifier.configure(settings, routers)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        self._scripts.configure(tracked_scripts(message.routers))
-        self._files.configure(message.routers.files)
-        self._tracked.configure(message.routers.processes)
-
-
-def tracked_scripts(routers: VrrpConfiguration) -> Iterable[VrrpScript]:
-    """Return the scripts that an instance or a group tracks; keepalived runs no others."""
-    tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
-    used = {track.name for each in tracks for track in each.scripts}
-    return [script for script in routers.scripts if script.name in used]
+        # As in keepalived, scripts that no instance or group tracks do not run.
+        tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
+        used = {track.name for each in tracks for track in each.scripts}
+        self._scripts.configure(script for script in routers.scripts if script.name in used)
+        self._files.configure(routers.files)
+        self._tracked.configure(routers.processes)
 
 
 if __name__ == "__main__":
