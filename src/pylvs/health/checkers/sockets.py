@@ -14,14 +14,13 @@ import errno
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Self, TypeVar
 
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
-from pylvs.system.sockets import closed_on_error
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -98,8 +97,7 @@ class Endpoint:
 
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
-        made = self._new_socket(socket.SOCK_STREAM)
-        with closed_on_error(made):
+        with self._new_socket(socket.SOCK_STREAM) as made:
             code = made.connect_ex(self._connect_address())
             if code == errno.EINPROGRESS:
                 if not await ready(made, deadline, writing=True):
@@ -117,8 +115,7 @@ class Endpoint:
 
         Raises ProbeFailed, NoSocket.
         """
-        made = self._new_socket(kind, protocol)
-        with closed_on_error(made):
+        with self._new_socket(kind, protocol) as made:
             if self.family == socket.AF_INET:
                 made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
             else:
@@ -127,8 +124,12 @@ class Endpoint:
                 raise self._connect_failure(code)
         return made
 
-    def _new_socket(self, kind: int, protocol: int = 0) -> socket.socket:
-        """Return a non-blocking socket with the target's source, device and mark. Raises ProbeFailed, NoSocket."""
+    @contextlib.contextmanager
+    def _new_socket(self, kind: int, protocol: int = 0) -> Iterator[socket.socket]:
+        """Yield a non-blocking socket with the target's source, device and mark, closed if the block raises.
+
+        Raises ProbeFailed, NoSocket.
+        """
         source = self._target.source
         if source is not None and family_of(source) != self.family:
             raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
@@ -136,10 +137,13 @@ class Endpoint:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
             raise NoSocket(error.errno or 0) from None
-        if self._options:
-            with closed_on_error(made):
+        try:
+            if self._options:
                 self._prepare(made, kind)
-        return made
+            yield made
+        except BaseException:
+            made.close()
+            raise
 
     def _connect_address(self) -> SocketAddress:
         """Return the target's address; look up the device of a link-local one each time. Raises ProbeFailed."""
