@@ -82,15 +82,9 @@ def parse_binding(frame: bytes, device: str = "") -> AddressBinding | None:
         return None
     _, sender, ethertype = _ETHERNET.unpack_from(frame)
     body = frame[_ETHERNET.size :]
-    if ethertype == ETH_P_ARP:
-        return _parse_arp(body, device)
     if ethertype == ETH_P_IPV6:
         return _parse_advertisement(body, sender, device)
-    return None
-
-
-def _parse_arp(body: bytes, device: str) -> AddressBinding | None:
-    if len(body) < _ARP.size:
+    if ethertype != ETH_P_ARP or len(body) < _ARP.size:
         return None
     types, operation, mac, address, _, _ = _ARP.unpack_from(body)
     if types != ARP_ETHERNET_IPV4 or operation not in (REQUEST, REPLY) or not any(address):
@@ -175,9 +169,8 @@ class GarpRateLimit:
         limit = self._default if isinstance(which, str) else self._limits[which]
         assert limit is not None
         self._free_at[key] = now + (limit.arp_s if family == 4 else limit.neighbour_s)
-        queue = self._waiting[key]
-        queue.pop(scheduler, None)
-        queue[scheduler] = None
+        self._waiting[key].pop(scheduler, None)
+        self.wait(key, scheduler)
 
 
 class _Round(Enum):

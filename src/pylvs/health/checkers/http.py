@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
 from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
@@ -29,6 +30,8 @@ _MAX_CHUNK_LINE = 4096
 _NO_BODY = (204, 304)
 _SEARCH_IN_LOOP = 1 << 16  # bytes; longer texts are searched in a thread
 _CONNECTION = {"C": "close", "K": "keep-alive"}
+
+Piece = tuple[bytes, bool]
 
 
 def probe(check: HttpCheck, context: CheckContext) -> Probe:
@@ -243,50 +246,33 @@ def _fields(head: bytes) -> dict[bytes, list[bytes]]:
     return found
 
 
-class _BodySink:
-    """Computes digests of a body, and keeps the body if `keep` is set."""
-
-    def __init__(self, digest: bool, keep: bool, chunked: bool) -> None:
-        self._sent = hashlib.md5(usedforsecurity=False) if digest else None
-        self._decoded = hashlib.md5(usedforsecurity=False) if digest and chunked else None
-        self._body: list[bytes] | None = [] if keep else None
-
-    def framing(self, piece: bytes) -> None:
-        """Take chunk sizes and trailers, which only the digest of the body as sent includes."""
-        if self._sent is not None:
-            self._sent.update(piece)
-
-    def take(self, piece: bytes) -> None:
-        """Take bytes of the body itself."""
-        self.framing(piece)
-        if self._decoded is not None:
-            self._decoded.update(piece)
-        if self._body is not None:
-            self._body.append(piece)
-
-    def finish(self, response: HttpResponse) -> None:
-        response.digests = tuple(each.hexdigest() for each in (self._sent, self._decoded) if each is not None)
-        response.body = b"".join(self._body or ())
-
-
 async def read_body(reader: ResponseReader, response: HttpResponse, digest: bool, keep: bool) -> None:
     """Read the body: set the response's digests, and with `keep` its body. Raises ProbeFailed."""
-    if response.status in _NO_BODY:
-        sink = _BodySink(digest, keep, False)
-    else:
-        fields = _fields(response.head)
-        coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
-        chunked = coding.rpartition(b",")[2].strip() == b"chunked"
-        sink = _BodySink(digest, keep, chunked)
-        if chunked:
-            await _chunks(reader, sink, response)
-        else:
-            await _plain(reader, sink, response, fields.get(b"content-length", []))
-    sink.finish(response)
+    fields = _fields(response.head)
+    coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
+    chunked = coding.rpartition(b",")[2].strip() == b"chunked" and response.status not in _NO_BODY
+    sent, decoded = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
+    body: list[bytes] = []
+    pieces = _chunks(reader, response) if chunked else _plain(reader, response, fields.get(b"content-length", []))
+    async for piece, framing in pieces:
+        if digest:
+            sent.update(piece)
+        if digest and chunked and not framing:
+            decoded.update(piece)
+        if keep and not framing:
+            body.append(piece)
+    if digest:
+        response.digests = (sent.hexdigest(), decoded.hexdigest()) if chunked else (sent.hexdigest(),)
+    response.body = b"".join(body)
 
 
-async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse, lengths: list[bytes]) -> None:
+# Both yield pieces, and whether each is framing: chunk sizes and trailers, which only the digest as sent includes.
+
+
+async def _plain(reader: ResponseReader, response: HttpResponse, lengths: list[bytes]) -> AsyncIterator[Piece]:
     """Read a body of Content-Length bytes, or else to the end of the connection."""
+    if response.status in _NO_BODY:
+        return
     length = BODY_LIMIT + 1
     known = bool(lengths) and lengths[0].isdigit() and len(lengths[0]) < 20 and len(set(lengths)) == 1
     if known:
@@ -296,18 +282,18 @@ async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse
     elif lengths:
         response.remark = f"Content-Length is {quoted(b', '.join(lengths))}"
     while reader.size < length and (piece := await reader.some(length - reader.size)):
-        sink.take(piece)
+        yield piece, False
     if known and reader.size < length:
         response.remark = f"{reader.size} bytes for a Content-Length of {length}"
     elif known and reader.has_more():
         response.remark = f"more bytes than its Content-Length of {length}"
 
 
-async def _chunks(reader: ResponseReader, sink: _BodySink, response: HttpResponse) -> None:
+async def _chunks(reader: ResponseReader, response: HttpResponse) -> AsyncIterator[Piece]:
     """Read a chunked body (RFC 9112, section 7.1), and skip the trailer."""
     last = False
     while (line := await reader.line()) is not None:
-        sink.framing(line)
+        yield line, True
         if last and not line.strip():
             return
         if last:
@@ -315,12 +301,12 @@ async def _chunks(reader: ResponseReader, sink: _BodySink, response: HttpRespons
         size = _chunk_size(line)
         last = size == 0
         while size and (piece := await reader.some(size)):
-            sink.take(piece)
+            yield piece, False
             size -= len(piece)
         if size or (not last and (end := await reader.line()) is None):
             break
         if not last:
-            sink.framing(end or b"")
+            yield end or b"", True
     response.remark = f"ended within its chunks, after {reader.size} bytes"
 
 
