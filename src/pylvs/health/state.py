@@ -9,24 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pylvs.health.events import (
-    NO_OVERRIDE,
-    CheckFailed,
-    CheckInconclusive,
-    CheckRecovered,
-    Event,
-    Override,
-    QuorumGained,
-    QuorumLost,
-    ServerDown,
-    ServerEvent,
-    ServerName,
-    ServerUp,
-    SorryServerIn,
-    SorryServerOut,
-    Standing,
-    WeightChanged,
-)
+from pylvs.health import events
+from pylvs.health.events import NO_OVERRIDE, Event, Override, ServerEvent, ServerName, Standing
 from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
@@ -184,11 +168,11 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield self.event(CheckInconclusive, outcome.reason, at, check=check.word)
+            yield self.event(events.CheckInconclusive, outcome.reason, at, check=check.word)
             return
         if not outcome.ok:
             yield self.event(
-                CheckFailed,
+                events.CheckFailed,
                 outcome.reason,
                 at,
                 check=check.word,
@@ -198,7 +182,7 @@ class ServerState:
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield self.event(CheckRecovered, outcome.reason, at, check=check.word)
+            yield self.event(events.CheckRecovered, outcome.reason, at, check=check.word)
         yield from self.update(f"{check.word}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
@@ -209,15 +193,15 @@ class ServerState:
         if self.up and not before:
             self._announce(at, reason)
             self.reported_weight = weight
-            yield self.event(ServerUp, reason, at, weight=weight)
+            yield self.event(events.ServerUp, reason, at, weight=weight)
         elif not self.up and (before or (known_down and not self.announced)):
             self._announce(at, reason)
-            yield self.event(ServerDown, reason, at, initial=not before)
+            yield self.event(events.ServerDown, reason, at, initial=not before)
         elif self.up and self.checked and not self.announced:
             self._announce(self.since, reason)  # up from the start, as presumed: no event
         if self.up and weight != self.reported_weight:
             was, self.reported_weight = self.reported_weight, weight
-            yield self.event(WeightChanged, reason, at, before=was, weight=weight)
+            yield self.event(events.WeightChanged, reason, at, before=was, weight=weight)
 
     def adopt(self, found: Destination | None) -> None:
         """Presume that the server is up if the table has it.
@@ -349,17 +333,17 @@ class ServiceState:
         if initial or had != self.has_quorum:
             self.since = at
             if self.has_quorum:
-                yield self._quorum_event(QuorumGained, reason, at, initial=initial)
+                yield self._quorum_event(events.QuorumGained, reason, at, initial=initial)
             else:
                 silent = initial and self.wanted.sorry_server is None
-                yield self._quorum_event(QuorumLost, reason, at, initial=initial, silent=silent)
+                yield self._quorum_event(events.QuorumLost, reason, at, initial=initial, silent=silent)
         sorry = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
         before, self.sorry_announced = self.sorry_announced, sorry
         if before != sorry:
             if before is not None:
-                yield SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
+                yield events.SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
             if sorry is not None:
-                yield SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
+                yield events.SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
 
     def suspended_with(self, addresses: frozenset[Address] | None) -> bool:
         """Return whether ha_suspend stops the checks on a host with these addresses; None: they are unknown."""
@@ -372,11 +356,13 @@ class ServiceState:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
         for server in servers:
             if server.up:
-                yield server.event(ServerDown, reason, at, ending=True)
+                yield server.event(events.ServerDown, reason, at, ending=True)
         if whole and self.has_quorum:
-            yield self._quorum_event(QuorumLost, reason, at, ending=True)
+            yield self._quorum_event(events.QuorumLost, reason, at, ending=True)
 
-    def _quorum_event(self, kind: type[QuorumGained | QuorumLost], reason: str, at: float, **flags: bool) -> Event:
+    def _quorum_event(
+        self, kind: type[events.QuorumGained | events.QuorumLost], reason: str, at: float, **flags: bool
+    ) -> Event:
         wanted = self.wanted
         return kind(
             at=at,

@@ -13,28 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from pylvs.model.addresses import Address
-from pylvs.system.sockets import (
-    ANCILLARY,
-    DROP,
-    EQUALS,
-    LOAD_1,
-    LOAD_2,
-    LOAD_4,
-    TAKE,
-    Instruction,
-    attach,
-    closed_on_error,
-)
-from pylvs.vrrp.garp import (
-    ETH_P_ARP,
-    ETH_P_IPV6,
-    HOP_LIMIT,
-    ICMPV6,
-    NEIGHBOUR_ADVERTISEMENT,
-    AddressBinding,
-    DeviceAddress,
-    parse_binding,
-)
+from pylvs.system import sockets
+from pylvs.system.sockets import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
+from pylvs.vrrp import garp
+from pylvs.vrrp.garp import AddressBinding, DeviceAddress, parse_binding
 from pylvs.vrrp.loop import Loop, RateLimiter, Timer
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 
@@ -92,15 +74,15 @@ SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
 ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
 NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
 ARP_FIELDS = (  # how to load each, its offset and its value
-    (LOAD_2, ETHERTYPE, ETH_P_ARP),
+    (LOAD_2, ETHERTYPE, garp.ETH_P_ARP),
     (LOAD_4, ARP_TYPES, 0x00010800),  # Ethernet, IPv4
     (LOAD_2, ARP_LENGTHS, 0x0604),
 )
 ADVERTISEMENT_FIELDS = (
-    (LOAD_2, ETHERTYPE, ETH_P_IPV6),
-    (LOAD_1, NEXT_HEADER_AT, ICMPV6),
-    (LOAD_1, HOP_LIMIT_AT, HOP_LIMIT),
-    (LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT),
+    (LOAD_2, ETHERTYPE, garp.ETH_P_IPV6),
+    (LOAD_1, NEXT_HEADER_AT, garp.ICMPV6),
+    (LOAD_1, HOP_LIMIT_AT, garp.HOP_LIMIT),
+    (LOAD_1, ICMP_TYPE_AT, garp.NEIGHBOUR_ADVERTISEMENT),
 )
 
 
@@ -152,10 +134,10 @@ class ConflictSocket:
         self._addresses: frozenset[Address] = frozenset()
         self._own_macs: frozenset[bytes] = frozenset()
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        with closed_on_error(self._socket):
+        with sockets.closed_on_error(self._socket):
             attach(self._socket, [DROP])
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            self._socket.bind((device, ETH_P_ARP if version == 4 else ETH_P_IPV6))
+            self._socket.bind((device, garp.ETH_P_ARP if version == 4 else garp.ETH_P_IPV6))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -112,6 +112,11 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
             yield AddressAdded(each, link.name, usable)
 
 
+def replaced_devices(changes: Iterable[Change]) -> set[str]:
+    """Return the devices that were added, removed, or have another link address or MTU."""
+    return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}
+
+
 class LinkState:
     """Links with their addresses, and the routes and rules of protocol keepalived, by all messages so far."""
 

@@ -13,20 +13,12 @@ from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter, Timer
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, Advertisement, AdvertValidator, Datagram
-from pylvs.vrrp.protocol.machine import (
-    PRIORITY_STOP,
-    Advertise,
-    Become,
-    History,
-    Machine,
-    State,
-    Step,
-    TransitionReason,
-)
+from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, History, Machine, State, TransitionReason
 from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons
 
 if TYPE_CHECKING:
+    from pylvs.vrrp.protocol.machine import Step
     from pylvs.vrrp.router_service import RouterService
     from pylvs.vrrp.vip_manager import VipManager
 

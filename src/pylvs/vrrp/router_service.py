@@ -29,15 +29,7 @@ from pylvs.system import lock
 from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
-from pylvs.vrrp.helper.link import (
-    Configure,
-    Finish,
-    HelperLink,
-    LogLine,
-    LowerPriorityReceived,
-    PriorityChanged,
-    StateChanged,
-)
+from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
@@ -151,7 +143,7 @@ class RouterService:
                 self._try(router.name, router.stop)
             for call in (self._receivers.close, self.host.reset, self._roles.reset):
                 self._try("the end", call)
-            self.helper.finish(Finish(), self.loop.stop)
+            self.helper.finish(self.loop.stop)
         return {}
 
     def _configure(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,21 +13,12 @@ from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
+from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.netlink_monitor import (
-    AddressAdded,
-    AddressRemoved,
-    Change,
-    KeyRemoved,
-    LinkAdded,
-    LinkChanged,
-    LinkRemoved,
-    LinkUp,
-    NetlinkMonitor,
-)
+from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
@@ -98,7 +89,7 @@ def lost_resources(
     resources: HeldResources, changes: Iterable[Change], present: Collection[RouteKey | RuleKey]
 ) -> set[str]:
     """Return descriptions of tracked routes and rules that these changes removed and nothing added again."""
-    lost = {each.key for each in changes if isinstance(each, KeyRemoved)}.difference(present)
+    lost = {each.key for each in changes if isinstance(each, netlink_monitor.KeyRemoved)}.difference(present)
     found = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost}
     tracked = [each for each in resources.rules if each.tracked]
     return found | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost}
@@ -219,17 +210,17 @@ class VipManager:
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
     def _apply(self, changes: list[Change]) -> None:
-        replaced = _replaced_devices(changes)
+        replaced = replaced_devices(changes)
         for device in replaced:
             for key in [key for key in self._advert_senders if key[0] == device]:
                 self._advert_senders.pop(key).close()
             self._conflicts.forget(device)
-        if replaced or any(isinstance(change, AddressAdded) for change in changes):
+        if replaced or any(isinstance(change, netlink_monitor.AddressAdded) for change in changes):
             errors, more = self._vmacs.create_missing()
             for error in errors + (self._set_firewall() if replaced else []):
                 self._warn("", error)
             changes = changes + more
-            replaced |= _replaced_devices(more)
+            replaced |= replaced_devices(more)
         self._restore(changes)
         if changes:
             self._on_change(replaced)
@@ -269,8 +260,10 @@ class VipManager:
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Restore addresses, routes and rules that another program or the kernel removed."""
-        removed = {(each.interface.ip, each.device) for each in changes if isinstance(each, AddressRemoved)}
-        came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
+        removed = {
+            (each.interface.ip, each.device) for each in changes if isinstance(each, netlink_monitor.AddressRemoved)
+        }
+        came_up = {each.link.name for each in changes if isinstance(each, netlink_monitor.LinkUp)}
         for name, resources in list(self._held.items()):
             lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
@@ -315,8 +308,3 @@ class VipManager:
         if self._last_warning.get(key) != text:
             self._last_warning[key] = text
             self._log("warning", text)
-
-
-def _replaced_devices(changes: Sequence[Change]) -> set[str]:
-    """Return the devices that were added, removed, or have another link address or MTU."""
-    return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}

@@ -249,7 +249,7 @@ class SimulatedHelper(SimulatedSocket):
     def send(self, message: Any) -> None:
         self.host.network.message_sent(self.host, message)
 
-    def finish(self, message: Any, ended: Call) -> None:
+    def finish(self, ended: Call) -> None:
         ended()
 
     def find(self, result: TrackedObject) -> None:
