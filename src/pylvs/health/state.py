@@ -84,6 +84,25 @@ class CheckState:
             return pace.delay_loop_s
         return pace.delay_before_retry_s
 
+    def snapshot(self, now: float) -> CheckSnapshot:
+        """Return a snapshot; `now` is the scheduler's time."""
+        scheduled = self.scheduled
+        return CheckSnapshot(
+            check=self.check,
+            good=self.good,
+            failures=self.failures,
+            weight=self.weight,
+            reason=self.reason,
+            inconclusive=self.inconclusive,
+            checked_at=self.checked_at,
+            took_s=scheduled.took_s,
+            next_in_s=None if scheduled.due == NEVER else max(scheduled.due - now, 0.0),
+            running=scheduled.task is not None,
+            shared_by=len(self.servers),
+            probes=self.probes,
+            failed_probes=self.failed_probes,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class CheckLink:
@@ -222,6 +241,22 @@ class ServerState:
         """Make an event of this server."""
         return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
+    def snapshot(self, sorry: bool, now: float) -> ServerSnapshot:
+        """Return a snapshot; `sorry`: the sorry server gets the connections."""
+        return ServerSnapshot(
+            service=self.service,
+            server=self.key,
+            up=self.up,
+            checked=self.checked,
+            since=self.since,
+            reason=self.reason,
+            weight=self.weight(),
+            configured_weight=self.wanted.destination.weight,
+            override=self.override,
+            in_table=self.destination(sorry) is not None,
+            checks=tuple(link.state.snapshot(now) for link in self.links),
+        )
+
     def _announce(self, since: float, reason: str) -> None:
         self.since, self.reason, self.announced = since, reason, True
 
@@ -345,12 +380,19 @@ class ServiceState:
             if sorry is not None:
                 yield events.SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
 
-    def suspended_with(self, addresses: frozenset[Address] | None) -> bool:
-        """Return whether ha_suspend stops the checks on a host with these addresses; None: they are unknown."""
-        if addresses is None or not self.wanted.ha_suspend:
-            return False
-        own = {key.address for key in self.wanted.keys if not key.mark}
-        return bool(own) and not own & addresses
+    def suspend(self, addresses: frozenset[Address] | None, at: float) -> Event | None:
+        """Stop the checks by ha_suspend on a host with these addresses (None: unknown), or resume them.
+
+        Return the event, None if nothing changed.
+        """
+        own = {key.address for key in self.wanted.keys if not key.mark} if self.wanted.ha_suspend else set()
+        suspended = addresses is not None and bool(own) and not own & addresses
+        if suspended == self.suspended:
+            return None
+        self.suspended = suspended
+        if suspended:
+            return events.ChecksSuspended(at=at, service=self.wanted.name, reason="its address is not here")
+        return events.ChecksResumed(at=at, service=self.wanted.name, reason="its address is here")
 
     def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
@@ -359,6 +401,23 @@ class ServiceState:
                 yield server.event(events.ServerDown, reason, at, ending=True)
         if whole and self.has_quorum:
             yield self._quorum_event(events.QuorumLost, reason, at, ending=True)
+
+    def snapshot(self, now: float) -> ServiceSnapshot:
+        """Return a snapshot with those of all servers."""
+        wanted = self.wanted
+        return ServiceSnapshot(
+            name=wanted.name,
+            keys=wanted.keys,
+            has_quorum=self.has_quorum,
+            since=self.since,
+            quorum=wanted.quorum,
+            hysteresis=wanted.hysteresis,
+            weight_up=self.weight_up,
+            sorry_server=wanted.sorry_server,
+            sorry_server_in=self.sorry,
+            suspended=self.suspended,
+            servers=tuple(server.snapshot(self.sorry, now) for server in self.servers.values()),
+        )
 
     def _quorum_event(
         self, kind: type[events.QuorumGained | events.QuorumLost], reason: str, at: float, **flags: bool
@@ -426,58 +485,3 @@ class ServiceSnapshot:
     sorry_server_in: bool
     suspended: bool
     servers: tuple[ServerSnapshot, ...]
-
-
-def check_snapshot(state: CheckState, now: float) -> CheckSnapshot:
-    """Make the snapshot of a check; `now` is the scheduler's time."""
-    scheduled = state.scheduled
-    return CheckSnapshot(
-        check=state.check,
-        good=state.good,
-        failures=state.failures,
-        weight=state.weight,
-        reason=state.reason,
-        inconclusive=state.inconclusive,
-        checked_at=state.checked_at,
-        took_s=scheduled.took_s,
-        next_in_s=None if scheduled.due == NEVER else max(scheduled.due - now, 0.0),
-        running=scheduled.task is not None,
-        shared_by=len(state.servers),
-        probes=state.probes,
-        failed_probes=state.failed_probes,
-    )
-
-
-def server_snapshot(server: ServerState, sorry: bool, now: float) -> ServerSnapshot:
-    """Make the snapshot of a server; `sorry`: the sorry server gets the connections."""
-    return ServerSnapshot(
-        service=server.service,
-        server=server.key,
-        up=server.up,
-        checked=server.checked,
-        since=server.since,
-        reason=server.reason,
-        weight=server.weight(),
-        configured_weight=server.wanted.destination.weight,
-        override=server.override,
-        in_table=server.destination(sorry) is not None,
-        checks=tuple(check_snapshot(link.state, now) for link in server.links),
-    )
-
-
-def service_snapshot(service: ServiceState, now: float) -> ServiceSnapshot:
-    """Make the snapshot of a service with all its servers."""
-    wanted = service.wanted
-    return ServiceSnapshot(
-        name=wanted.name,
-        keys=wanted.keys,
-        has_quorum=service.has_quorum,
-        since=service.since,
-        quorum=wanted.quorum,
-        hysteresis=wanted.hysteresis,
-        weight_up=service.weight_up,
-        sorry_server=wanted.sorry_server,
-        sorry_server_in=service.sorry,
-        suspended=service.suspended,
-        servers=tuple(server_snapshot(server, service.sorry, now) for server in service.servers.values()),
-    )
