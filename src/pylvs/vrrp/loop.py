@@ -29,14 +29,12 @@ MILLISECOND = 0.001
 REALTIME = 1  # default priority: above every ordinary process
 
 
+@dataclass(slots=True, eq=False)
 class Timer:
     """A callback at a time."""
 
-    __slots__ = ("call", "when")
-
-    def __init__(self, when: float, call: Call | None) -> None:
-        self.when = when
-        self.call = call
+    when: float
+    call: Call | None
 
     def cancel(self) -> None:
         self.call = None

@@ -238,9 +238,8 @@ class VipManager:
 
     def remove_resources(self, instance: VrrpInstance) -> None:
         """Remove them; missing ones are no error."""
-        self._finish(
-            instance, remove_resources(self._held.pop(instance.name, resources_of(instance, self._vmacs.plan)))
-        )
+        held = self._held.pop(instance.name, None) or resources_of(instance, self._vmacs.plan)
+        self._finish(instance, remove_resources(held))
 
     def replace_resources(self, instance: VrrpInstance) -> None:
         """Add and remove what differs from what the instance holds."""

@@ -144,7 +144,11 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
         raise InvalidAdvert(AdvertError.TYPE, str(packet_type))
     width = ADDRESS_BYTES[source.version]
     addresses_end = HEAD_BYTES + count * width
-    _check_length(payload, addresses_end + (PASSWORD_BYTES if version == 2 else 0))
+    expected = addresses_end + (PASSWORD_BYTES if version == 2 else 0)
+    if len(payload) < expected:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} of {expected} bytes")
+    if len(payload) > expected:
+        raise InvalidAdvert(AdvertError.TRAILING, f"{len(payload)} instead of {expected} bytes")
     _check_checksum(payload, version, source, destination)
     addresses = _addresses(payload[HEAD_BYTES:addresses_end], width)
     if version == 3:
@@ -154,13 +158,6 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
     authentication = _AUTHENTICATIONS[middle >> 8]
     password = payload[addresses_end:].rstrip(b"\0")
     return Advertisement(2, vrid, priority, float(middle & 0xFF), addresses, authentication, password)
-
-
-def _check_length(payload: bytes, expected: int) -> None:
-    if len(payload) < expected:
-        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} of {expected} bytes")
-    if len(payload) > expected:
-        raise InvalidAdvert(AdvertError.TRAILING, f"{len(payload)} instead of {expected} bytes")
 
 
 def _check_checksum(payload: bytes, version: int, source: Address, destination: Address) -> None:
