@@ -12,7 +12,7 @@ from pylvs.model.vrrp import OWNER, VrrpGroup, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter, Timer
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, Advertisement, AdvertValidator, Datagram
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, Datagram
 from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, History, Machine, State, TransitionReason
 from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons
@@ -210,11 +210,9 @@ class Router:
             self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
-        if self.state is State.BACKUP:
-            self._follow_master(advert, datagram.source, due)
-
-    def _follow_master(self, advert: Advertisement, source: Address, due: float | None) -> None:
-        self.master = source
+        if self.state is not State.BACKUP:
+            return
+        self.master = datagram.source
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
@@ -227,14 +225,13 @@ class Router:
                 self._service.log("info" if resolved else "warning", f"{self.name}: {mismatch}")
                 self._service.publish("mismatch", self.name, words=str(mismatch))
 
-    def yield_until(self, until: float) -> None:
-        """Become backup, and do not take over before that time."""
-        self._step(self.machine.yield_until(self._service.now, until))
-
-    def end_yield(self) -> None:
-        """Undo `yield_until`."""
-        self.machine = replace(self.machine, held_until=None)
-        self._set_timer()
+    def yield_until(self, until: float | None) -> None:
+        """Become backup, and do not take over before that time; None reverts that."""
+        if until is None:
+            self.machine = replace(self.machine, held_until=None)
+            self._set_timer()
+        else:
+            self._step(self.machine.yield_until(self._service.now, until))
 
     def follow(self, state: State, why: TransitionReason, detail: str) -> None:
         """Enter the state of the group."""
@@ -251,9 +248,8 @@ class Router:
 
     def answer_conflict(self) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""
-        if self.state is State.MASTER:
-            self._garp.again(self._service.now)
-            self._announce()
+        self._garp.again(self._service.now)
+        self._announce()
 
     def restore(self) -> None:
         """Add and announce again what was removed from a master's host."""
@@ -292,17 +288,14 @@ class Router:
         self.machine, actions = step
         for action in actions:
             if isinstance(action, Advertise):
-                self._advertise(action.priority)
+                if self._encoder is not None:
+                    self.sent += 1
+                    self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
             elif isinstance(action, Become):
                 self._become(action)
             else:
                 self._reannounce(action.detail)
         self._set_timer()
-
-    def _advertise(self, priority: int) -> None:
-        if self._encoder is not None:
-            self.sent += 1
-            self._host.send_adverts(self.instance, self._encoder.packets(priority))
 
     def _become(self, become: Become) -> None:
         self.waiting = False
@@ -384,6 +377,8 @@ class SyncGroup:
         self.state = State.MASTER if State.MASTER in states else states.pop() if len(states) == 1 else State.FAULT
         self._leading = False
         self._stopped = False
+        for each in self.members:
+            each.group = self
 
     def other_faults(self, member: Router) -> list[str]:
         """Return the faults of the other members."""

@@ -237,15 +237,12 @@ class RouterService:
                 self.notify(StateChanged("INSTANCE", router.name, router.state.value, priority, at_reload=True))
 
     def _create_groups(self) -> None:
-        self.groups = []
         for router in self.routers.values():
             router.group = None
-        for each in self._configuration.groups:
-            members = [self.routers[name] for name in each.members if name in self.routers]
-            group = SyncGroup(each, members)
-            self.groups.append(group)
-            for member in members:
-                member.group = group
+        self.groups = [
+            SyncGroup(each, [self.routers[name] for name in each.members if name in self.routers])
+            for each in self._configuration.groups
+        ]
 
     def _tracked(self, result: TrackedObject) -> None:
         self.tracking.update(result)
@@ -288,10 +285,7 @@ class RouterService:
         """Make the named routers and their groups backup until then; None: revert that."""
         routers = self._with_groups(request.get("names") or [])
         for router in routers:
-            if until is None:
-                router.end_yield()
-            else:
-                router.yield_until(until)
+            router.yield_until(until)
         return {"names": [router.name for router in routers]}
 
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:

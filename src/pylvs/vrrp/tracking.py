@@ -39,7 +39,11 @@ class TrackedObject:
     def fault(self) -> str:
         """Why the virtual router must not run, "" if it may. A missing result keeps it from starting."""
         if self.kind == "file":
-            return self._file_fault()
+            if self.number is None:
+                return "" if self.track.weight else f"{self} is not read yet"
+            unweighted = not self.track.weight
+            bad = bool(self.number) != self.track.reverse if unweighted else self.points <= FILE_FAULT_POINTS
+            return self.description if bad else ""
         if self.track.weight or (self.well is not None and self.well != self.track.reverse):
             return ""
         return self.description
@@ -67,12 +71,6 @@ class TrackedObject:
         if self.well is None or not weight:
             return 0
         return signed if self.well == (weight > 0) else 0
-
-    def _file_fault(self) -> str:
-        if self.number is None:
-            return "" if self.track.weight else f"{self} is not read yet"
-        bad = bool(self.number) != self.track.reverse if not self.track.weight else self.points <= FILE_FAULT_POINTS
-        return self.description if bad else ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.track.name}"

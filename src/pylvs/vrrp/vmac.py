@@ -128,10 +128,8 @@ def existing_name(existing: Mapping[str, Link], plan: VmacPlan, base: str, mac: 
     if below is None:
         return ""
     used = {each.name for each in plan.devices}
-    for name, each in existing.items():
-        if (each.kind, each.below, each.mac) == (KIND, below.index, mac) and name not in used:
-            return name
-    return ""
+    found = (name for name, each in existing.items() if (each.kind, each.below, each.mac) == (KIND, below.index, mac))
+    return next((name for name in found if name not in used), "")
 
 
 def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> str:
