@@ -268,11 +268,7 @@ class Engine:
         return events
 
     def _override(
-        self,
-        server: DestinationKey | Address,
-        service: str | None,
-        change: Callable[[Override], Override],
-        text: str,
+        self, server: DestinationKey | Address, service: str | None, change: Callable[[Override], Override], text: str
     ) -> tuple[ServerName, ...]:
         chosen = self._find(server, service)
         at = self._wall()

@@ -342,8 +342,8 @@ class ServiceState:
                 server.adopt(found.get(key))
         self.presume_quorum()
         sorry_server = self.wanted.sorry_server
-        in_use = sorry_server is not None and sorry_server.key in found and sorry_server.key not in self.servers
-        serving = in_use and sorry_server is not None and found[sorry_server.key].weight > 0
+        shown = found.get(sorry_server.key) if sorry_server and sorry_server.key not in self.servers else None
+        serving = shown is not None and shown.weight > 0
         if serving and any(server.links for server in self.servers.values()):
             self.has_quorum = False  # until the first outcome
         else:

@@ -19,6 +19,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,8 @@ class WatchedSocket:
             return
         if self._socket.unsent != self._writing:
             self._writing = self._socket.unsent
-            self._watch(self._socket.fileno(), self._receive, self._flush if self._writing else None)
-
-    def _flush(self) -> None:
-        self._try(self._socket.flush)
+            flush = partial(self._try, self._socket.flush)
+            self._watch(self._socket.fileno(), self._receive, flush if self._writing else None)
 
     def _receive(self) -> None:
         try:

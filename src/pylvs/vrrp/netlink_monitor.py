@@ -282,11 +282,8 @@ def select_primary(
     addresses: Iterable[AddressMessage], family: int, excluded: Collection[Address] = ()
 ) -> Address | None:
     """Return the first usable address; others rank before deprecated ones and IPv4 secondaries."""
-    wanted = [
-        each
-        for each in addresses
-        if each.interface.version == family and each.usable and each.interface.ip not in excluded
-    ]
+    usable = [each for each in addresses if each.interface.version == family and each.usable]
+    wanted = [each for each in usable if each.interface.ip not in excluded]
     if family == 6:
         wanted = [each for each in wanted if each.interface.ip.is_link_local]
         wanted.sort(key=lambda each: bool(each.flags & monitor.DEPRECATED))

@@ -21,6 +21,7 @@ from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MOST_BYTES = 1 << 16
 _IPV4_BYTES = 20
 
@@ -53,9 +54,7 @@ class AdvertReceiver:
         self.groups = tuple(groups)
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
-        self._socket = socket.socket(
-            socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
-        )
+        self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
             if buffer_bytes:
@@ -168,11 +167,8 @@ class AdvertSender:
         self.device = device
         self.family = family
         self._index = socket.if_nametoindex(device) if device else 0
-        self._socket = (
-            socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
-            if family == 4
-            else socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, PROTOCOL)
-        )
+        protocol = socket.IPPROTO_RAW if family == 4 else PROTOCOL
+        self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # it only sends
             if device:
