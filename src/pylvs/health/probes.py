@@ -122,10 +122,7 @@ class NoSocket(ProbeFailed):
 
 def errno_text(code: int) -> str:
     """Return a short text for an errno."""
-    known = _ERRNO_TEXTS.get(code) or _LOCAL_ERRNO_TEXTS.get(code)
-    if known:
-        return known
-    text = os.strerror(code)
+    text = _ERRNO_TEXTS.get(code) or _LOCAL_ERRNO_TEXTS.get(code) or os.strerror(code)
     return text[:1].lower() + text[1:]
 
 

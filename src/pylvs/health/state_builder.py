@@ -78,7 +78,8 @@ class StateBuilder:
     def _set_servers(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
         """Give the service its configured servers; those that it has keep their state."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
-        new_probes = built.renew or _probe_settings(service.wanted) != _probe_settings(wanted)
+        old = service.wanted
+        new_probes = built.renew or (old.keys, old.virtualhost) != (wanted.keys, wanted.virtualhost)
         for each in wanted.servers:
             key = each.destination.key
             if key in servers:
@@ -170,11 +171,6 @@ class StateBuilder:
 def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
     """Return the global settings that probes depend on: the account of scripts."""
     return settings.script_user, settings.script_group, settings.script_security
-
-
-def _probe_settings(service: WantedService) -> tuple[object, ...]:
-    """Return the settings of a service that probes depend on."""
-    return service.keys, service.virtualhost
 
 
 def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:

@@ -99,7 +99,7 @@ def _table(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> Table
         anywhere = sorted({address.packed for address, device in refused if (address, device) not in local})
         sets.append(Set("refused", kind, octets, [(key, b"") for key in anywhere]))
         if v6:
-            keys = sorted(address.packed + _name(device) for address, device in local)
+            keys = sorted(address.packed + device.encode().ljust(nft.NAME_OCTETS, b"\0") for address, device in local)
             octets_on = octets + nft.NAME_OCTETS
             sets.append(Set("refused-on", kind << 6 | nft.TYPE_NAME, octets_on, [(key, b"") for key in keys]))
         for rules, offset, device in ((inward, to, nft.IIF_NAME), (outward, from_, nft.OIF_NAME)):
@@ -124,7 +124,3 @@ def _through_base(offset: int, octets: int) -> Rule:
 def _icmpv6(least: bytes, most: bytes) -> Rule:
     kind = nft.payload(nft.TRANSPORT, 0, 1), nft.compared(least, nft.AT_LEAST), nft.compared(most, nft.AT_MOST)
     return nft.meta(nft.L4_PROTOCOL), nft.compared(ICMPV6), *kind
-
-
-def _name(device: str) -> bytes:
-    return device.encode().ljust(nft.NAME_OCTETS, b"\0")

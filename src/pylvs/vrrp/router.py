@@ -91,7 +91,7 @@ class Router:
         was_running, self._running = self._running, False
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._service.now, State.FAULT, why))
-        elif was_running and not (self.history.last and self.history.last.why in END_STATES):  # its group may have
+        elif was_running and not ((last := self.history.last) and last.become.why in END_STATES):  # its group may have
             self._become(Become(State.FAULT, State.FAULT, why))
         for timer in (self._timer, self._garp_timer):
             if timer is not None:

@@ -41,8 +41,7 @@ class TrackedObject:
         if self.kind == "file":
             if self.number is None:
                 return "" if self.track.weight else f"{self} is not read yet"
-            unweighted = not self.track.weight
-            bad = bool(self.number) != self.track.reverse if unweighted else self.points <= FILE_FAULT_POINTS
+            bad = self.points <= FILE_FAULT_POINTS if self.track.weight else bool(self.number) != self.track.reverse
             return self.description if bad else ""
         if self.track.weight or (self.well is not None and self.well != self.track.reverse):
             return ""

@@ -11,7 +11,6 @@ from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Placed
-from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
@@ -64,20 +63,15 @@ def static_resources(configuration: VrrpConfiguration) -> HeldResources:
 
 def add_resources(wanted: HeldResources) -> list[str]:
     """Add addresses, then routes, then rules; existing ones are no error. Return error messages."""
-    errors = _errors(addresses.hold(wanted.placed))
-    if wanted.routes:
-        errors += _errors(routes.add(wanted.routes))
-    if wanted.rules:
-        errors += _errors(routes.add_rules(wanted.rules))
-    return errors
+    outcomes = addresses.hold(wanted.placed) + routes.add(wanted.routes) + routes.add_rules(wanted.rules)
+    return [each.error for each in outcomes if not each.done]
 
 
 def remove_resources(resources: HeldResources) -> list[str]:
     """Remove rules, then routes, then addresses; missing ones are no error. Return error messages."""
-    errors = _errors(routes.remove_rules(resources.rules)) if resources.rules else []
-    if resources.routes:
-        errors += _errors(routes.remove(resources.routes))
-    return errors + _errors(addresses.release(resources.placed))
+    outcomes = routes.remove_rules(resources.rules) + routes.remove(resources.routes)
+    outcomes += addresses.release(resources.placed)
+    return [each.error for each in outcomes if not each.done]
 
 
 def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
@@ -93,10 +87,6 @@ def lost_resources(
     found = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost}
     tracked = [each for each in resources.rules if each.tracked]
     return found | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost}
-
-
-def _errors(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.error for outcome in outcomes if not outcome.done]
 
 
 class VipManager:

@@ -89,7 +89,10 @@ class _Page:
             await stream.send(self._request)
             reader = ResponseReader(stream)
             response = await reader.head()
-            self._judge_status(response)
+            wanted = self._url.statuses
+            if not any(first <= response.status <= last for first, last in wanted):
+                good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in wanted)
+                raise ProbeFailed(f"status {response.status}, not {good}")
             try:
                 await read_body(reader, response, bool(self._digest), self._regex is not None)
             except BodyTooLong as error:
@@ -101,11 +104,6 @@ class _Page:
             raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
         await self._judge_text(response)
         return f"status {response.status}{remark}"
-
-    def _judge_status(self, response: HttpResponse) -> None:
-        if not any(first <= response.status <= last for first, last in self._url.statuses):
-            good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self._url.statuses)
-            raise ProbeFailed(f"status {response.status}, not {good}")
 
     async def _judge_text(self, response: HttpResponse) -> None:
         """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.

@@ -23,7 +23,8 @@ from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
-_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
+# linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
+_RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 _LOWEST_EPHEMERAL_PORT = 1024  # net.ipv4.ip_local_port_range may begin here
@@ -116,10 +117,7 @@ class Endpoint:
         Raises ProbeFailed, NoSocket.
         """
         with self._new_socket(kind, protocol) as made:
-            if self.family == socket.AF_INET:
-                made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-            else:
-                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+            made.setsockopt(*_RECVERR[self._target.address.version], 1)
             if code := made.connect_ex(self._connect_address()):
                 raise self._connect_failure(code)
         return made

@@ -30,17 +30,12 @@ def main(end: socket.socket) -> None:
     """Serve the router process."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    reset_priority()
-    asyncio.run(serve(end))
-
-
-def reset_priority() -> None:
-    """Drop the router process's priority, which scripts must not inherit."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # scripts must not inherit the router process's priority
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) < 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
+    asyncio.run(serve(end))
 
 
 async def serve(end: socket.socket) -> None:

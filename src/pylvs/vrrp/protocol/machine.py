@@ -229,24 +229,22 @@ class Transition:
     """A state change that happened."""
 
     at: float  # Unix time
-    before: State
-    state: State
-    why: TransitionReason
-    detail: str
+    become: Become
     priority: int
 
     def sentence(self) -> str:
         """Return the reason as text."""
-        return f"{self.why.value}: {self.detail}" if self.detail else self.why.value
+        why, detail = self.become.why.value, self.become.detail
+        return f"{why}: {detail}" if detail else why
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of status and events."""
         return {
             "time": self.at,
-            "before": self.before.value,
-            "state": self.state.value,
-            "why": self.why.value,
-            "detail": self.detail,
+            "before": self.become.before.value,
+            "state": self.become.state.value,
+            "why": self.become.why.value,
+            "detail": self.become.detail,
             "priority": self.priority,
         }
 
@@ -260,7 +258,7 @@ class History:
 
     def record(self, at: float, become: Become, priority: int) -> Transition:
         """Append a transition."""
-        transition = Transition(at, become.before, become.state, become.why, become.detail, priority)
+        transition = Transition(at, become, priority)
         self.transitions.append(transition)
         self.entered[become.state] += 1
         return transition
