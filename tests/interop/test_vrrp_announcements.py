@@ -62,6 +62,8 @@ def link() -> Iterator[tuple[str, str]]:
             ip(f"-n {name} addr add fd00::{number}/64 dev eth0 nodad")
         ip(f"-n {here} link add link eth0 name vrrp.51 address {VMAC.hex(':')} type macvlan mode private")
         ip(f"-n {here} link set vrrp.51 up")
+        # Until then the switch drops frames, which the tests send once.
+        until(lambda: ip(f"-n {switch} -d link show").count("bridge_slave state forwarding") == 2)
         yield here, there
     finally:
         for name in made:
