@@ -17,8 +17,8 @@ from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
 from pylvs.daemon.supervisor import settle_garbage
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.engine import Engine
+from pylvs.health.probes import CheckContext, probe_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration

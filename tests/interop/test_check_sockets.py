@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.namespaces import inside
 from tests.unit.health.fake_servers import undisturbed

@@ -23,8 +23,7 @@ import pytest
 from bench.keepalived import preload, running
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived
 from tests.interop.namespaces import inside, server_tls

@@ -21,7 +21,7 @@ from pylvs.config.compile import document as building
 from pylvs.config.language.parser import read_text
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import Outcome, Probe
 from pylvs.model.checks import Check, MiscCheck, TcpCheck
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from tests.conformance.script import in_guest

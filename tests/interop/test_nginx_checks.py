@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import Check, HttpCheck, Pace, Target, TcpCheck, Url
 from tests.interop.namespaces import inside, server_tls
 

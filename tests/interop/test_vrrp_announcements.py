@@ -62,6 +62,8 @@ def link() -> Iterator[tuple[str, str]]:
             ip(f"-n {name} addr add fd00::{number}/64 dev eth0 nodad")
         ip(f"-n {here} link add link eth0 name vrrp.51 address {VMAC.hex(':')} type macvlan mode private")
         ip(f"-n {here} link set vrrp.51 up")
+        # Until then the switch drops frames, which the tests send once.
+        until(lambda: ip(f"-n {switch} -d link show").count("bridge_slave state forwarding") == 2)
         yield here, there
     finally:
         for name in made:
@@ -83,10 +85,10 @@ def until(answer: Callable[[], bool]) -> None:
 
 @contextmanager
 def conflict_socket_on(
-    name: str, *addresses: Address, own: tuple[bytes, ...] = (HERE, VMAC), device: str = "eth0"
+    name: str, *addresses: Address, own: tuple[bytes, ...] = (HERE, VMAC), device: str = "eth0", version: int = 0
 ) -> Iterator[ConflictSocket]:
     with host(name):
-        conflicts = ConflictSocket(device)
+        conflicts = ConflictSocket(device, version or addresses[0].version)
         conflicts.watch(addresses, own)
     with closing(conflicts):
         yield conflicts
@@ -203,7 +205,7 @@ def test_the_watched_addresses_can_change(link: tuple[str, str], vip: Address) -
     # Of two equal sockets the one opened last receives first: what the witness has, the other has, too.
     with (
         conflict_socket_on(here, vip, other) as witness,
-        conflict_socket_on(here) as conflicts,
+        conflict_socket_on(here, version=vip.version) as conflicts,
         sender_of(there) as theirs,
         host(here),
     ):
@@ -231,7 +233,7 @@ def test_more_addresses_than_a_filter_holds_are_compared_in_the_process(link: tu
 
 def test_a_flood_is_read_in_small_portions_and_the_kernel_drops_the_rest(link: tuple[str, str]) -> None:
     here, there = link
-    with conflict_socket_on(here, *VIPS) as conflicts, sender_of(there) as theirs:
+    with conflict_socket_on(here, VIPS[0]) as conflicts, sender_of(there) as theirs:
         for number in range(10_000):
             theirs(announcement_frame("eth0", VIPS[0], b"\2" + number.to_bytes(5, "big")))
         portions = []
@@ -245,7 +247,7 @@ def test_a_flood_is_read_in_small_portions_and_the_kernel_drops_the_rest(link: t
 
 def test_a_socket_survives_a_link_that_is_down(link: tuple[str, str]) -> None:
     here, there = link
-    with conflict_socket_on(here, *VIPS) as conflicts, sender_of(there) as theirs:
+    with conflict_socket_on(here, VIPS[0]) as conflicts, sender_of(there) as theirs:
         ip(f"-n {here} link set eth0 down")
         assert conflicts.receive() == []
         ip(f"-n {here} link set eth0 up")
@@ -261,7 +263,7 @@ def test_a_socket_survives_a_link_that_is_down(link: tuple[str, str]) -> None:
 
 def test_a_missing_device_is_an_error(link: tuple[str, str]) -> None:
     with host(link[0]), pytest.raises(OSError, match="No such device"):
-        ConflictSocket("nowhere")
+        ConflictSocket("nowhere", 4)
 
 
 # --- keepalived ---

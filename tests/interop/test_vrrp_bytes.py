@@ -19,8 +19,7 @@ from pylvs.config.language.parser import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, socket_device
-from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL, Datagram
+from pylvs.vrrp.protocol.adverts import AH_PROTOCOL, PROTOCOL, AdvertEncoder, AdvertValidator, Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop import keepalived
 from tests.interop.vrrp.routers import Router, router

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +222,11 @@ def seen() -> dict[str, list[str]]:
 def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     """Add what pylvs adds for a master, and remove it."""
     memory = Memory(folder / "settings")
-    with NetlinkMonitor() as monitor:
+    with closing(NetlinkMonitor()) as monitor:
         vmacs = plan_vmacs(vrrp.instances, vrrp.settings, monitor.links)
         for device in vmacs.devices:
             assert vmac.set_sysctls(memory, [device]) == []
-            fine(vmac.create_vmac(device, monitor.links))
+            assert not vmac.create_vmac(device, monitor.links)
         sources = [
             vmac.link_local_source(device, source)
             for device in vmacs.devices
@@ -244,8 +244,8 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     finally:
         for _ in range(2):
             assert [error for part in parts for error in vip_manager.remove_resources(part)] == []
-            fine(*map(vmac.remove_vmac, vmacs.devices))
-        assert vmac.restore_sysctls(memory) == []
+            assert not any(map(vmac.remove_vmac, vmacs.devices))
+        assert memory.restore_sysctls() == []
 
 
 def fine(*outcomes: Outcome) -> None:

@@ -26,7 +26,7 @@ import pytest
 from pylvs.config.compile import document as building
 from pylvs.config.language.parser import read_text
 from pylvs.vrrp.helper.link import Configure, Finish, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.protocol.packet import PROTOCOL, Advertisement, encode
+from pylvs.vrrp.protocol.adverts import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
 from tests.interop.namespaces import inside
 from tests.unit.vrrp.helper.running_helper import run_helper

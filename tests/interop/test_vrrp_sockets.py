@@ -13,8 +13,7 @@ import pytest
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.protocol.adverts import AdvertEncoder
-from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL, Datagram
+from pylvs.vrrp.protocol.adverts import AH_PROTOCOL, PROTOCOL, AdvertEncoder, Datagram
 from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop.vrrp.segment import Segment, address, segment
 from tests.unit.vrrp.instances import SEALED, SECOND, SIXTH, THIRD

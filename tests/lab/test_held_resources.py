@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_replacement_touches_only_what_differs() -> None:
     before = resources(router(route("10.0.0.0/8"), route("10.1.0.0/16"), rules=(rule(100), rule(101))))
     after = resources(router(route("10.0.0.0/8"), route("10.2.0.0/16"), rules=(rule(101),), more=("192.0.2.101",)))
     assert vip_manager.add_resources(before) == []
-    with NetlinkMonitor() as monitor:
+    with closing(NetlinkMonitor()) as monitor:
         assert vip_manager.replace_resources(before, after) == []
         assert len(monitor.read()) == 3  # a route and a rule removed, an address added
     assert shown() == (2, 2, 1)
@@ -84,7 +85,7 @@ def test_tracked_routes_and_rules_that_were_removed_are_lost() -> None:
     tracked, untracked, restored = route("10.0.0.0/8"), route("10.1.0.0/16", tracked=False), route("10.2.0.0/16")
     wanted = resources(router(tracked, untracked, restored, rules=(rule(100), rule(101, tracked=False))))
     assert vip_manager.add_resources(wanted) == []
-    with NetlinkMonitor() as monitor:
+    with closing(NetlinkMonitor()) as monitor:
         for each in ("10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"):
             ip(f"route del {each}")
         ip("rule del preference 100")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_many_addresses_at_once() -> None:
 
 
 def test_every_change_of_a_device_is_seen() -> None:
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         ip("link set peer0 down")
         found = until(watch, LinkDown)
         while not any(isinstance(each, LinkDown) and each.link.name == "eth0" for each in found):
@@ -138,7 +139,7 @@ def test_every_change_of_a_device_is_seen() -> None:
 
 
 def test_every_change_of_an_address_is_seen() -> None:
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         hold([(address("192.0.2.1/24"), "eth0"), (address("192.0.2.100"), "eth0")])
         until(watch, AddressAdded)
         assert watch.primary_address("eth0", 4) == ip_address("192.0.2.1")
@@ -152,7 +153,7 @@ def test_a_link_local_address_counts_after_duplicate_address_detection() -> None
     ip("link set eth1 addrgenmode none")
     ip("link set eth1 down")
     ip("link set eth1 up")
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         assert watch.primary_address("eth1", 6) is None
         ip("addr add fe80::7/64 dev eth1")
         came = AddressAdded(ip_interface("fe80::7/64"), "eth1", True)
@@ -162,7 +163,7 @@ def test_a_link_local_address_counts_after_duplicate_address_detection() -> None
 
 
 def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
-    with NetlinkMonitor(receive_buffer=1) as watch:
+    with closing(NetlinkMonitor(receive_buffer=1)) as watch:
         hold([(address("192.0.2.1"), "eth0"), (address("192.0.2.2"), "eth0")])
         for number in range(200):
             ip(f"addr add 10.0.0.{number + 1}/32 dev eth1")
@@ -174,7 +175,7 @@ def test_nothing_is_missed_after_an_overflow_of_the_socket() -> None:
 
 def test_a_removed_route_is_seen_even_without_a_notification() -> None:
     ip("addr add 192.0.2.1/24 dev eth0")
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         ip("route add 198.51.100.0/24 via 192.0.2.9 proto 18")
         ip("route add 198.51.101.0/24 via 192.0.2.9 proto 18")
         ip("route add 203.0.113.0/24 via 192.0.2.9 proto static")
@@ -195,14 +196,14 @@ def test_a_removed_rule_is_seen() -> None:
         RoutingRule(family=6, preference=101, action="goto", goto=32766, destination=ip_network("fd00::/8")),
         RoutingRule(family=4, preference=102, action="blackhole", source=ip_network("198.51.100.0/24")),
     ]
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         assert all(each.done for each in add_rules(rules))
         watch.read()
         ip("rule del preference 100")
         assert KeyRemoved(key_of_rule(rules[0])) in until(watch, KeyRemoved)
         ip("-6 rule del preference 101")
         assert KeyRemoved(key_of_rule(rules[1])) in until(watch, KeyRemoved)
-    with NetlinkMonitor() as later:
+    with closing(NetlinkMonitor()) as later:
         ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
         ip("rule del preference 103")
         ip("rule del preference 102")

@@ -13,8 +13,7 @@ import pytest
 from pylvs.model.routing import HeldAddress, NextHop, Route
 from pylvs.model.vrrp import MULTICAST_V6, Peer, VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.protocol.adverts import AdvertEncoder
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, Datagram
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
 from tests.interop.namespaces import inside, ip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from pylvs.netlink.addresses import hold
-from pylvs.netlink.changes import Outcome
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
@@ -33,8 +33,8 @@ def network() -> Iterator[None]:
         yield
 
 
-def made(device: VmacDevice) -> Outcome:
-    with NetlinkMonitor() as watch:
+def made(device: VmacDevice) -> str:
+    with closing(NetlinkMonitor()) as watch:
         return vmac.create_vmac(device, watch.links)
 
 
@@ -49,7 +49,7 @@ def setting(device: str, name: str) -> int:
 
 
 def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_addresses() -> None:
-    assert made(FOUR) == Outcome(True)
+    assert made(FOUR) == ""
     found = shown("vrrp.51")
     assert (found["link"], found["address"], found["linkinfo"]["info_data"]["mode"]) == (
         "eth0",
@@ -63,7 +63,7 @@ def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_address
 
 
 def test_an_ipv6_vmac_has_only_the_addresses_that_pylvs_adds() -> None:
-    assert made(SIX) == Outcome(True)
+    assert made(SIX) == ""
     assert shown("vrrp6.51")["addr_info"] == []
     held = vmac.link_local_source(SIX, ip_address("fe80::7"))
     assert hold([(held, held.device)])[0].done
@@ -77,7 +77,7 @@ def test_an_existing_vmac_is_adopted_with_its_addresses() -> None:
     index = shown("vrrp.51")["ifindex"]
     subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "vrrp.51"], check=True)
     subprocess.run(["ip", "link", "set", "vrrp.51", "down"], check=True)
-    assert made(FOUR) == Outcome(True)
+    assert made(FOUR) == ""
     assert shown("vrrp.51")["ifindex"] == index
     assert "UP" in shown("vrrp.51")["flags"]
     assert [each["local"] for each in shown("vrrp.51")["addr_info"]] == ["192.0.2.1"]
@@ -85,15 +85,15 @@ def test_an_existing_vmac_is_adopted_with_its_addresses() -> None:
 
 def test_the_name_of_another_device_is_an_error() -> None:
     subprocess.run(["ip", "link", "add", "vrrp.51", "type", "bridge"], check=True)
-    assert made(FOUR).error == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
-    assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).error == "VMAC v: there is no device eth9"
+    assert made(FOUR) == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
+    assert made(VmacDevice("v", "eth9", FOUR.mac, 4)) == "VMAC v: there is no device eth9"
 
 
 def test_removing_one_twice_is_fine() -> None:
     made(FOUR)
-    assert vmac.remove_vmac(FOUR).done
+    assert not vmac.remove_vmac(FOUR)
     assert shown("vrrp.51") == {}
-    assert vmac.remove_vmac(FOUR).done
+    assert not vmac.remove_vmac(FOUR)
 
 
 def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> None:
@@ -108,7 +108,9 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     assert vmac.set_sysctls(memory, [], ["eth0"]) == []
     assert setting("eth0", "promote_secondaries") == 1
     vmac.remove_vmac(FOUR)
-    assert vmac.restore_sysctls(load(tmp_path / "settings")) == []
+    restored = load(tmp_path / "settings")
+    assert restored.restore_sysctls() == []
+    restored.save()
     names = "arp_ignore", "arp_filter", "rp_filter", "promote_secondaries"
     assert [setting("eth0", name) for name in names] == [0, 0, 0, 0]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0")] == [1, 0, 2]
@@ -119,7 +121,7 @@ def test_a_sysctl_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
     vmac.set_sysctls(memory, [FOUR])
     proc.write("net/ipv4/conf/eth0/arp_ignore", "2")
-    assert vmac.restore_sysctls(memory) == ["net.ipv4.conf.eth0.arp_ignore"]
+    assert memory.restore_sysctls() == ["net/ipv4/conf/eth0/arp_ignore"]
     assert (setting("eth0", "arp_ignore"), setting("eth0", "arp_filter")) == (2, 0)
 
 

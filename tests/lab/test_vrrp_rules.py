@@ -11,6 +11,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_interface
 from typing import Any
 
@@ -69,10 +70,10 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
 
 def held_by(instance: VrrpInstance, guard: Firewall) -> VmacPlan:
     """The plan of one that is master."""
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         found = plan_vmacs([instance], VrrpSettings(), watch.links)
         for device in found.devices:
-            assert vmac.create_vmac(device, watch.links).done
+            assert not vmac.create_vmac(device, watch.links)
         watch.read()
         assert guard.set([instance], found, watch.links) == []
         assert all(each.done for each in hold(found.placed(instance)))
@@ -88,7 +89,7 @@ def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_t
     for address in (*addresses[:2], addresses[2] + "%eth0"):
         assert not answers(address, wait_s=1), address
         assert neighbour(address.partition("%")[0]), address
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         guard.set([], VmacPlan(), watch.links)
     for address in (*addresses[:2], addresses[2] + "%eth0"):
         assert answers(address), address
@@ -109,7 +110,7 @@ def test_foreign_rules_stay() -> None:
     listed = subprocess.check_output(["nft", "list", "ruleset"], text=True)
     assert "table ip pylvs-vrrp" in listed
     assert '"vrrp.51" : "eth0"' in listed
-    with NetlinkMonitor() as watch:
+    with closing(NetlinkMonitor()) as watch:
         assert guard.set([], VmacPlan(), watch.links) == []
     assert subprocess.check_output(["nft", "list", "ruleset"], text=True).split() == ["table", "ip", "mine", "{", "}"]
     assert len(found.devices) == 1

@@ -19,8 +19,8 @@ from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
 from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server
+from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
-from pylvs.vrrp.protocol.packet import AdvertError
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"

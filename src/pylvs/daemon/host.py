@@ -21,9 +21,8 @@ from pylvs.daemon.table import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen
 from pylvs.dataplane.director import open_director
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.events import Event
-from pylvs.health.outcome import Probe
+from pylvs.health.probes import CheckContext, Probe, probe_of
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip
 from pylvs.model.errors import PylvsError

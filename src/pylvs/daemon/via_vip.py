@@ -21,8 +21,7 @@ from itertools import cycle
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome, Probe, constant_probe
+from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, probe_of
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass

@@ -21,6 +21,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import (
+    GREETING,
     Message,
     NoRouters,
     OtherVersion,
@@ -28,7 +29,6 @@ from pylvs.vrrp.ipc import (
     answer_of,
     check_greeting,
     connected,
-    greeting,
     watch_in_asyncio,
 )
 
@@ -92,7 +92,7 @@ class VrrpClient:
         """
         client = cls(path, on_event, on_close)
         try:
-            client._send(greeting())
+            client._send(GREETING)
             client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
         except OtherVersion as other:
             return client, other

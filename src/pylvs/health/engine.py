@@ -15,21 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace as with_
 from typing import Any
 
-from pylvs.health.events import (
-    NO_OVERRIDE,
-    ChecksResumed,
-    ChecksSuspended,
-    Event,
-    Overridden,
-    Override,
-    ServerEvent,
-    ServerName,
-    Standing,
-)
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
-from pylvs.health.state import CheckState, ServerState, ServiceState
+from pylvs.health.events import NO_OVERRIDE, Event, Overridden, Override, ServerEvent, ServerName, Standing
+from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
+from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
@@ -179,7 +167,7 @@ class Engine:
             await asyncio.wait(awaited)
         now = self._scheduler.now
         left = set(self._servers())  # a reload may have removed some
-        return tuple(server_snapshot(each, self._services[each.service].sorry, now) for each in chosen if each in left)
+        return tuple(each.snapshot(self._services[each.service].sorry, now) for each in chosen if each in left)
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
@@ -214,7 +202,7 @@ class Engine:
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """Return the state of all services, in the order of the configuration."""
         now = self._scheduler.now
-        return tuple(service_snapshot(service, now) for service in self._services.values())
+        return tuple(service.snapshot(now) for service in self._services.values())
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """Return the last events of a server, oldest first. Raises as `drain`."""
@@ -280,11 +268,7 @@ class Engine:
         return events
 
     def _override(
-        self,
-        server: DestinationKey | Address,
-        service: str | None,
-        change: Callable[[Override], Override],
-        text: str,
+        self, server: DestinationKey | Address, service: str | None, change: Callable[[Override], Override], text: str
     ) -> tuple[ServerName, ...]:
         chosen = self._find(server, service)
         at = self._wall()
@@ -307,14 +291,9 @@ class Engine:
         events: list[Event] = []
         changed = dict.fromkeys(touched)
         for service in self._services.values():
-            suspended = service.suspended_with(self._host_addresses)
-            if suspended == service.suspended:
-                continue
-            changed[service] = None
-            service.suspended = suspended
-            kind = ChecksSuspended if suspended else ChecksResumed
-            reason = "its address is not here" if suspended else "its address is here"
-            events.append(kind(at=at, service=service.wanted.name, reason=reason))
+            if event := service.suspend(self._host_addresses, at):
+                changed[service] = None
+                events.append(event)
         servers = [server for service in changed for server in service.servers.values()]
         for state in dict.fromkeys(link.state for server in servers for link in server.links):
             self._suspend(state)

@@ -1,4 +1,7 @@
-"""The state of checks, servers and services, with quorum, sorry server and desired rows."""
+"""The state of checks, servers and services, with quorum, sorry server and desired rows.
+
+Snapshots are the state as immutable values, for the API, the metrics and the dump.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pylvs.health.events import (
-    NO_OVERRIDE,
-    CheckFailed,
-    CheckInconclusive,
-    CheckRecovered,
-    Event,
-    Override,
-    QuorumGained,
-    QuorumLost,
-    ServerDown,
-    ServerEvent,
-    ServerName,
-    ServerUp,
-    SorryServerIn,
-    SorryServerOut,
-    Standing,
-    WeightChanged,
-)
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ScheduledProbe
+from pylvs.health import events
+from pylvs.health.events import NO_OVERRIDE, Event, Override, ServerEvent, ServerName, Standing
+from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey
+from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
 SharedKey = tuple[Address, Check, int]  # server, check, and the server's weight if the outcome depends on it
@@ -97,6 +83,25 @@ class CheckState:
             self.weight = None  # a failed check no longer sets a weight
             return pace.delay_loop_s
         return pace.delay_before_retry_s
+
+    def snapshot(self, now: float) -> CheckSnapshot:
+        """Return a snapshot; `now` is the scheduler's time."""
+        scheduled = self.scheduled
+        return CheckSnapshot(
+            check=self.check,
+            good=self.good,
+            failures=self.failures,
+            weight=self.weight,
+            reason=self.reason,
+            inconclusive=self.inconclusive,
+            checked_at=self.checked_at,
+            took_s=scheduled.took_s,
+            next_in_s=None if scheduled.due == NEVER else max(scheduled.due - now, 0.0),
+            running=scheduled.task is not None,
+            shared_by=len(self.servers),
+            probes=self.probes,
+            failed_probes=self.failed_probes,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -182,11 +187,11 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield self.event(CheckInconclusive, outcome.reason, at, check=check.word)
+            yield self.event(events.CheckInconclusive, outcome.reason, at, check=check.word)
             return
         if not outcome.ok:
             yield self.event(
-                CheckFailed,
+                events.CheckFailed,
                 outcome.reason,
                 at,
                 check=check.word,
@@ -196,7 +201,7 @@ class ServerState:
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield self.event(CheckRecovered, outcome.reason, at, check=check.word)
+            yield self.event(events.CheckRecovered, outcome.reason, at, check=check.word)
         yield from self.update(f"{check.word}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
@@ -207,15 +212,15 @@ class ServerState:
         if self.up and not before:
             self._announce(at, reason)
             self.reported_weight = weight
-            yield self.event(ServerUp, reason, at, weight=weight)
+            yield self.event(events.ServerUp, reason, at, weight=weight)
         elif not self.up and (before or (known_down and not self.announced)):
             self._announce(at, reason)
-            yield self.event(ServerDown, reason, at, initial=not before)
+            yield self.event(events.ServerDown, reason, at, initial=not before)
         elif self.up and self.checked and not self.announced:
             self._announce(self.since, reason)  # up from the start, as presumed: no event
         if self.up and weight != self.reported_weight:
             was, self.reported_weight = self.reported_weight, weight
-            yield self.event(WeightChanged, reason, at, before=was, weight=weight)
+            yield self.event(events.WeightChanged, reason, at, before=was, weight=weight)
 
     def adopt(self, found: Destination | None) -> None:
         """Presume that the server is up if the table has it.
@@ -236,34 +241,28 @@ class ServerState:
         """Make an event of this server."""
         return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
+    def snapshot(self, sorry: bool, now: float) -> ServerSnapshot:
+        """Return a snapshot; `sorry`: the sorry server gets the connections."""
+        return ServerSnapshot(
+            service=self.service,
+            server=self.key,
+            up=self.up,
+            checked=self.checked,
+            since=self.since,
+            reason=self.reason,
+            weight=self.weight(),
+            configured_weight=self.wanted.destination.weight,
+            override=self.override,
+            in_table=self.destination(sorry) is not None,
+            checks=tuple(link.state.snapshot(now) for link in self.links),
+        )
+
     def _announce(self, since: float, reason: str) -> None:
         self.since, self.reason, self.announced = since, reason, True
 
     def _with_weight(self, weight: int) -> Destination:
         configured = self.wanted.destination
         return configured if weight == configured.weight else replace(configured, weight=weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Quorum:
-    """The weight that a service needs, with hysteresis against flapping."""
-
-    needed: int = 1
-    hysteresis: int = 0
-
-    @property
-    def gained_at(self) -> int:
-        """The weight at which a lost quorum is regained."""
-        return self.needed + self.hysteresis
-
-    @property
-    def lost_below(self) -> int:
-        """The weight below which a quorum is lost."""
-        return self.needed - self.hysteresis
-
-    def after(self, had: bool, weight: int) -> bool:
-        """Return whether there is a quorum at this weight; `had`: there was one before."""
-        return weight >= (self.lost_below if had else self.gained_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -282,9 +281,10 @@ class ServiceState:
     _rows_sorry: bool = False  # `sorry` when the rows were made
     _stale: bool = True  # the rows must be made again
 
-    @property
-    def quorum(self) -> Quorum:
-        return Quorum(self.wanted.quorum, self.wanted.hysteresis)
+    def quorum_after(self, had: bool) -> bool:
+        """Return whether `weight_up` is enough; `had`: there was a quorum before, which hysteresis keeps longer."""
+        hysteresis = self.wanted.hysteresis
+        return self.weight_up >= self.wanted.quorum + (-hysteresis if had else hysteresis)
 
     @property
     def sorry(self) -> bool:
@@ -330,7 +330,7 @@ class ServiceState:
     def presume_quorum(self) -> None:
         """Set the quorum by what the servers presume, before the first outcome."""
         self.count(self.servers.values(), reset=True)
-        self.has_quorum = self.quorum.after(False, self.weight_up)  # as in keepalived it must be gained
+        self.has_quorum = self.quorum_after(False)  # as in keepalived it must be gained
         self.rows_changed()
 
     def adopt(self, row: ServiceRow) -> None:
@@ -342,12 +342,12 @@ class ServiceState:
                 server.adopt(found.get(key))
         self.presume_quorum()
         sorry_server = self.wanted.sorry_server
-        in_use = sorry_server is not None and sorry_server.key in found and sorry_server.key not in self.servers
-        serving = in_use and sorry_server is not None and found[sorry_server.key].weight > 0
+        shown = found.get(sorry_server.key) if sorry_server and sorry_server.key not in self.servers else None
+        serving = shown is not None and shown.weight > 0
         if serving and any(server.links for server in self.servers.values()):
             self.has_quorum = False  # until the first outcome
         else:
-            self.has_quorum = self.quorum.after(not serving, self.weight_up)
+            self.has_quorum = self.quorum_after(not serving)
         self.rows_changed()
 
     def count(self, servers: Iterable[ServerState], reset: bool = False) -> None:
@@ -361,42 +361,67 @@ class ServiceState:
 
     def update_quorum(self, reason: str, at: float) -> Iterator[Event]:
         """Update the quorum after a change of `weight_up`, and yield events. The first call reports the start."""
-        weight = self.weight_up
         had, initial = self.has_quorum, not self.started
         self.started = True
         if not initial:
-            self.has_quorum = self.quorum.after(had, weight)
+            self.has_quorum = self.quorum_after(had)
         if initial or had != self.has_quorum:
             self.since = at
             if self.has_quorum:
-                yield self._quorum_event(QuorumGained, reason, at, initial=initial)
+                yield self._quorum_event(events.QuorumGained, reason, at, initial=initial)
             else:
                 silent = initial and self.wanted.sorry_server is None
-                yield self._quorum_event(QuorumLost, reason, at, initial=initial, silent=silent)
+                yield self._quorum_event(events.QuorumLost, reason, at, initial=initial, silent=silent)
         sorry = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
         before, self.sorry_announced = self.sorry_announced, sorry
         if before != sorry:
             if before is not None:
-                yield SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
+                yield events.SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
             if sorry is not None:
-                yield SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
+                yield events.SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=sorry)
 
-    def suspended_with(self, addresses: frozenset[Address] | None) -> bool:
-        """Return whether ha_suspend stops the checks on a host with these addresses; None: they are unknown."""
-        if addresses is None or not self.wanted.ha_suspend:
-            return False
-        own = {key.address for key in self.wanted.keys if not key.mark}
-        return bool(own) and not own & addresses
+    def suspend(self, addresses: frozenset[Address] | None, at: float) -> Event | None:
+        """Stop the checks by ha_suspend on a host with these addresses (None: unknown), or resume them.
+
+        Return the event, None if nothing changed.
+        """
+        own = {key.address for key in self.wanted.keys if not key.mark} if self.wanted.ha_suspend else set()
+        suspended = addresses is not None and bool(own) and not own & addresses
+        if suspended == self.suspended:
+            return None
+        self.suspended = suspended
+        if suspended:
+            return events.ChecksSuspended(at=at, service=self.wanted.name, reason="its address is not here")
+        return events.ChecksResumed(at=at, service=self.wanted.name, reason="its address is here")
 
     def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
         for server in servers:
             if server.up:
-                yield server.event(ServerDown, reason, at, ending=True)
+                yield server.event(events.ServerDown, reason, at, ending=True)
         if whole and self.has_quorum:
-            yield self._quorum_event(QuorumLost, reason, at, ending=True)
+            yield self._quorum_event(events.QuorumLost, reason, at, ending=True)
 
-    def _quorum_event(self, kind: type[QuorumGained | QuorumLost], reason: str, at: float, **flags: bool) -> Event:
+    def snapshot(self, now: float) -> ServiceSnapshot:
+        """Return a snapshot with those of all servers."""
+        wanted = self.wanted
+        return ServiceSnapshot(
+            name=wanted.name,
+            keys=wanted.keys,
+            has_quorum=self.has_quorum,
+            since=self.since,
+            quorum=wanted.quorum,
+            hysteresis=wanted.hysteresis,
+            weight_up=self.weight_up,
+            sorry_server=wanted.sorry_server,
+            sorry_server_in=self.sorry,
+            suspended=self.suspended,
+            servers=tuple(server.snapshot(self.sorry, now) for server in self.servers.values()),
+        )
+
+    def _quorum_event(
+        self, kind: type[events.QuorumGained | events.QuorumLost], reason: str, at: float, **flags: bool
+    ) -> Event:
         wanted = self.wanted
         return kind(
             at=at,
@@ -407,3 +432,56 @@ class ServiceState:
             hysteresis=wanted.hysteresis,
             **flags,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSnapshot:
+    """One check of one server. Times are Unix times."""
+
+    check: Check
+    good: bool | None  # None until its first outcome counts
+    failures: int  # in a row
+    weight: int | None  # that it sets
+    reason: str  # of the last outcome, "" before
+    inconclusive: bool  # the last outcome
+    checked_at: float | None
+    took_s: float | None  # the duration of the last probe
+    next_in_s: float | None  # None: running now, or suspended
+    running: bool
+    shared_by: int  # servers that have this check
+    probes: int  # since the start
+    failed_probes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSnapshot:
+    """One server of one service; `since` is a Unix time."""
+
+    service: str
+    server: DestinationKey
+    up: bool
+    checked: bool  # False: a check had no outcome since the start, and `up` is presumed
+    since: float  # of `up`
+    reason: str  # of `up`
+    weight: int  # effective, if the server is up
+    configured_weight: int
+    override: Override
+    in_table: bool
+    checks: tuple[CheckSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSnapshot:
+    """One service with its servers, in the order of the configuration."""
+
+    name: str
+    keys: tuple[ServiceKey, ...]
+    has_quorum: bool
+    since: float  # of `has_quorum`, Unix time
+    quorum: int
+    hysteresis: int
+    weight_up: int
+    sorry_server: Destination | None
+    sorry_server_in: bool
+    suspended: bool
+    servers: tuple[ServerSnapshot, ...]

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from pylvs.health.events import Event, ServerAdded
-from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.probe_scheduler import ScheduledProbe
+from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
@@ -79,7 +78,8 @@ class StateBuilder:
     def _set_servers(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
         """Give the service its configured servers; those that it has keep their state."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
-        new_probes = built.renew or _probe_settings(service.wanted) != _probe_settings(wanted)
+        old = service.wanted
+        new_probes = built.renew or (old.keys, old.virtualhost) != (wanted.keys, wanted.virtualhost)
         for each in wanted.servers:
             key = each.destination.key
             if key in servers:
@@ -171,11 +171,6 @@ class StateBuilder:
 def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
     """Return the global settings that probes depend on: the account of scripts."""
     return settings.script_user, settings.script_group, settings.script_security
-
-
-def _probe_settings(service: WantedService) -> tuple[object, ...]:
-    """Return the settings of a service that probes depend on."""
-    return service.keys, service.virtualhost
 
 
 def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:

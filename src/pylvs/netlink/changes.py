@@ -36,6 +36,8 @@ def execute(
 
     `request` may raise NoSuchDevice. `failed` begins the text of a failure.
     """
+    if not things:
+        return []
     requests: list[Request] = []
     missing: dict[int, str] = {}
     for at, thing in enumerate(things):

@@ -1,4 +1,4 @@
-"""What Python's sockets lack: filters in classic BPF, large receive buffers, the peer, UNIX sockets with long paths.
+"""What Python's sockets lack: filters in classic BPF, large buffers, the peer, UNIX sockets with long paths.
 
 Filters: Documentation/networking/filter.rst in the kernel.
 """
@@ -43,6 +43,16 @@ def enlarge(enlarged: socket.socket, octets: int) -> None:
         enlarged.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
     except PermissionError:
         enlarged.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+
+
+@contextlib.contextmanager
+def closed_on_error(opened: socket.socket) -> Iterator[None]:
+    """Close a socket if the block, which prepares it, raises anything."""
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
 
 
 @contextlib.contextmanager

@@ -6,24 +6,17 @@ other immediately would never stop (RFC 5227, 2.4).
 
 from __future__ import annotations
 
-import select
+import contextlib
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from pylvs.model.addresses import Address
+from pylvs.system import sockets
 from pylvs.system.sockets import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
-from pylvs.vrrp.garp import (
-    ETH_P_ARP,
-    ETH_P_IPV6,
-    HOP_LIMIT,
-    ICMPV6,
-    NEIGHBOUR_ADVERTISEMENT,
-    AddressBinding,
-    DeviceAddress,
-    parse_binding,
-)
+from pylvs.vrrp import garp
+from pylvs.vrrp.garp import AddressBinding, DeviceAddress, parse_binding
 from pylvs.vrrp.loop import Loop, RateLimiter, Timer
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 
@@ -81,15 +74,15 @@ SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
 ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
 NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
 ARP_FIELDS = (  # how to load each, its offset and its value
-    (LOAD_2, ETHERTYPE, ETH_P_ARP),
+    (LOAD_2, ETHERTYPE, garp.ETH_P_ARP),
     (LOAD_4, ARP_TYPES, 0x00010800),  # Ethernet, IPv4
     (LOAD_2, ARP_LENGTHS, 0x0604),
 )
 ADVERTISEMENT_FIELDS = (
-    (LOAD_2, ETHERTYPE, ETH_P_IPV6),
-    (LOAD_1, NEXT_HEADER_AT, ICMPV6),
-    (LOAD_1, HOP_LIMIT_AT, HOP_LIMIT),
-    (LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT),
+    (LOAD_2, ETHERTYPE, garp.ETH_P_IPV6),
+    (LOAD_1, NEXT_HEADER_AT, garp.ICMPV6),
+    (LOAD_1, HOP_LIMIT_AT, garp.HOP_LIMIT),
+    (LOAD_1, ICMP_TYPE_AT, garp.NEIGHBOUR_ADVERTISEMENT),
 )
 
 
@@ -122,83 +115,57 @@ MAX_FRAME = 2048
 RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
 LISTEN_DELAY_S = 0.005  # announcements leave first
 
+SocketKey = tuple[str, int]  # device, version of IP
 HeldAddresses = Callable[[], Iterable[DeviceAddress]]
 ReportError = Callable[[str, str], None]  # a device, and a message
 OnConflict = Callable[[Address, str, bool], None]  # an address, a message or "", whether to announce it again
 
 
 class ConflictSocket:
-    """Receive other hosts' frames about watched addresses on one device; nothing before `watch`. Raises OSError.
+    """Receive other hosts' frames about watched addresses of one version of IP on a device; nothing before `watch`.
 
-    It consists of a packet(7) socket for ARP, and one for IPv6 only if such an address is watched. The kernel delivers
-    neither what this host sends nor what the data plane has already forwarded.
+    The kernel delivers neither what this host sends nor what the data plane has already forwarded.
     """
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, version: int) -> None:
+        """Raises OSError."""
+        self._device = device
+        self._version = version
         self._addresses: frozenset[Address] = frozenset()
         self._own_macs: frozenset[bytes] = frozenset()
-        self._sockets: dict[int, socket.socket] = {}
-        self._epoll = select.epoll()
-        try:
-            self._open(ETH_P_ARP)
-        except OSError:
-            self.close()
-            raise
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        with sockets.closed_on_error(self._socket):
+            attach(self._socket, [DROP])
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self._socket.bind((device, garp.ETH_P_ARP if version == 4 else garp.ETH_P_IPV6))
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        return self._socket.fileno()
 
     def watch(self, addresses: Collection[Address], own_macs: Collection[bytes]) -> None:
         """Replace the watched addresses and the MAC addresses that may hold them. Raises OSError."""
         self._addresses, self._own_macs = frozenset(addresses), frozenset(own_macs)
-        if any(address.version == 6 for address in self._addresses):
-            self._open(ETH_P_IPV6)
-        elif ETH_P_IPV6 in self._sockets:
-            self._sockets.pop(ETH_P_IPV6).close()
-        for protocol, opened in self._sockets.items():
-            version = 4 if protocol == ETH_P_ARP else 6
-            attach(opened, conflict_filter(version, self._addresses, self._own_macs))
+        attach(self._socket, conflict_filter(self._version, self._addresses, self._own_macs))
 
     def receive(self, most: int = 64) -> list[AddressBinding]:
-        """Return the conflicts among the next frames, at most so many of each protocol; call again for the rest."""
+        """Return the conflicts among the next frames, at most so many; call again for the rest."""
         conflicts = []
-        for opened in self._sockets.values():
+        with contextlib.suppress(OSError):  # the queue is empty, or the device is down
             for _ in range(most):
-                try:
-                    frame, (device, *_) = opened.recvfrom(MAX_FRAME)
-                except OSError:
-                    break  # the queue is empty, or the device is down
+                frame, (device, *_) = self._socket.recvfrom(MAX_FRAME)
                 binding = parse_binding(frame, device)
-                if binding is not None and device == self.device and self._conflicts_with(binding):
+                if binding is None or device != self._device or binding.mac in self._own_macs:
+                    continue
+                if binding.address in self._addresses:
                     conflicts.append(binding)
         return conflicts
 
     def close(self) -> None:
-        for opened in self._sockets.values():
-            opened.close()
-        self._epoll.close()
-
-    def _conflicts_with(self, binding: AddressBinding) -> bool:
-        return binding.address in self._addresses and binding.mac not in self._own_macs
-
-    def _open(self, protocol: int) -> None:
-        if protocol in self._sockets:
-            return
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        try:
-            attach(opened, conflict_filter(4, (), ()))
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            opened.bind((self.device, protocol))
-            self._epoll.register(opened, select.EPOLLIN)
-        except OSError:
-            opened.close()
-            raise
-        self._sockets[protocol] = opened
+        self._socket.close()
 
 
 class ConflictListener:
-    """One ConflictSocket on each device that holds a virtual address."""
+    """A ConflictSocket on each device that holds a virtual address, for each version of IP."""
 
     def __init__(
         self, loop: Loop, links: NetlinkMonitor, held: HeldAddresses, on_conflict: OnConflict, report: ReportError
@@ -208,7 +175,7 @@ class ConflictListener:
         self._held = held
         self._on_conflict = on_conflict
         self._report = report
-        self._sockets: dict[str, ConflictSocket] = {}
+        self._sockets: dict[SocketKey, ConflictSocket] = {}
         self._tracker = ConflictTracker(neighbour_ip)
         self._timer: Timer | None = None
 
@@ -218,39 +185,38 @@ class ConflictListener:
             self._timer = self._loop.at(self._loop.now + LISTEN_DELAY_S, self._listen)
 
     def forget(self, device: str) -> None:
-        """Close the socket of a device that is gone, or was replaced by another of its name."""
-        closing = self._sockets.pop(device, None)
-        if closing is not None:
+        """Close the sockets of a device that is gone, or was replaced by another of its name."""
+        self._close([key for key in self._sockets if key[0] == device])
+
+    def close(self) -> None:
+        self._close(list(self._sockets))
+
+    def _close(self, keys: Iterable[SocketKey]) -> None:
+        for key in keys:
+            closing = self._sockets.pop(key)
             self._loop.forget(closing.fileno())
             closing.close()
 
-    def close(self) -> None:
-        for device in list(self._sockets):
-            self.forget(device)
-
     def _listen(self) -> None:
-        wanted: dict[str, set[Address]] = {}
+        wanted: dict[SocketKey, set[Address]] = {}
         for device, address in self._held():
-            wanted.setdefault(device, set()).add(address)
-        for device in [device for device in self._sockets if device not in wanted]:
-            self.forget(device)
-        for device, addresses in wanted.items():
+            wanted.setdefault((device, address.version), set()).add(address)
+        self._close([key for key in self._sockets if key not in wanted])
+        for (device, version), addresses in wanted.items():
             link = self._links.links.get(device)
             if link is None:
                 continue
+            above = {each.mac for each in self._links.links.values() if each.below == link.index}
             try:
-                self._socket(device).watch(addresses, {link.mac, *self._macs_above(link.index)})
+                self._socket(device, version).watch(addresses, {link.mac, *above})
             except OSError as error:
                 self._report(device, f"address conflicts on {device} are not detected: {error.strerror}")
 
-    def _socket(self, device: str) -> ConflictSocket:
-        if device not in self._sockets:
-            opened = self._sockets[device] = ConflictSocket(device)
+    def _socket(self, device: str, version: int) -> ConflictSocket:
+        if (device, version) not in self._sockets:
+            opened = self._sockets[device, version] = ConflictSocket(device, version)
             self._loop.watch(opened.fileno(), partial(self._receive, opened))
-        return self._sockets[device]
-
-    def _macs_above(self, index: int) -> set[bytes]:
-        return {link.mac for link in self._links.links.values() if link.below == index}
+        return self._sockets[device, version]
 
     def _receive(self, receiving: ConflictSocket) -> None:
         for binding in receiving.receive():

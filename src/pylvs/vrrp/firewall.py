@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import nftables as nft
-from pylvs.netlink.changes import Outcome, in_words
+from pylvs.netlink.changes import in_words
 from pylvs.netlink.nftables import Chain, Set, Table
 from pylvs.vrrp.netlink_monitor import Link
 from pylvs.vrrp.vmac import VmacPlan
@@ -59,79 +59,59 @@ class Firewall:
             above = [(links[each.name].index, links[each.base].index) for each in existing if each.family == version]
             if self._installed.get(family) == (mine, above):
                 continue
-            outcome = _install(family, mine, above)
+            errors.append(_install(family, mine, above))
             self._installed[family] = mine, above
-            errors += [outcome.error] if outcome.error else []
-        return errors
+        return [error for error in errors if error]
 
 
-def _install(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> Outcome:
-    make = _ipv4 if family == nft.IPV4 else _ipv6
-    number, detail = nft.replace(family, NAME, make(refused, vmacs) if refused or vmacs else None)
+def _install(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> str:
+    """Replace the table; return an error message, "" on success."""
+    number, detail = nft.replace(family, NAME, _table(family, refused, vmacs) if refused or vmacs else None)
     if number == 0 or (number in UNSUPPORTED and not refused and not vmacs):
-        return Outcome(True)
-    if vmacs and refused:  # the kernel may lack only `dup`
-        again = _install(family, refused, [])
-        if not again.done:
-            return again
+        return ""
+    if vmacs and refused and (error := _install(family, refused, [])):  # the kernel may lack only `dup`
+        return error
+    what = "group memberships are reported with the MAC addresses of VMACs"
     if refused and not vmacs:
-        what = (
-            f"packets to {', '.join(str(address) for address, _ in refused)} are accepted although they should not be"
-        )
-    else:
-        what = "group memberships are reported with the MAC addresses of VMACs"
-    return Outcome(False, f"{what}: nf_tables: {in_words(number, detail)}")
+        addresses = ", ".join(str(address) for address, _ in refused)
+        what = f"packets to {addresses} are accepted although they should not be"
+    return f"{what}: nf_tables: {in_words(number, detail)}"
 
 
-def _ipv4(refused: list[Refused], vmacs: list[IndexPair]) -> Table:
+def _table(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> Table:
+    """Return the rules of a family; those of IPv6 also concern neighbour discovery and link-local addresses."""
+    v6 = family == nft.IPV6
+    kind, octets, to, from_ = (nft.TYPE_IPV6, 16, TO_V6, FROM_V6) if v6 else (nft.TYPE_IPV4, 4, TO_V4, FROM_V4)
     sets: list[Set] = []
     inward: list[Rule] = []
     outward: list[Rule] = []
     if vmacs:
-        sets.append(_bases(vmacs))
-        report = (nft.payload(nft.NETWORK, PROTOCOL_V4, 1), nft.compared(IGMP))
-        outward.append((*report, *_through_base(TO_V4, 4)))
+        elements = [(struct.pack("=I", vmac), struct.pack("=I", base)) for vmac, base in vmacs]
+        sets.append(Set("bases", nft.TYPE_INDEX, 4, elements, nft.TYPE_INDEX, 4))
+        igmp = nft.payload(nft.NETWORK, PROTOCOL_V4, 1), nft.compared(IGMP)
+        outward.append((*(_icmpv6(MLD_REPORT, MLD_REPORT) if v6 else igmp), *_through_base(to, octets)))
+        if v6:
+            asking = (*_icmpv6(ROUTER_SOLICITATION, ROUTER_SOLICITATION), nft.meta(nft.OIF), nft.found_in("bases", 2))
+            outward.append((*asking, nft.verdict(nft.DROP)))
     if refused:
-        elements = [(address.packed, b"") for address in sorted({address for address, _ in refused}, key=int)]
-        sets.append(Set("refused", nft.TYPE_IPV4, 4, elements))
-        inward.append((nft.payload(nft.NETWORK, TO_V4, 4), nft.found_in("refused"), nft.verdict(nft.DROP)))
-        outward.append((nft.payload(nft.NETWORK, FROM_V4, 4), nft.found_in("refused"), nft.verdict(nft.DROP)))
-    return _table(nft.IPV4, sets, inward, outward)
-
-
-def _ipv6(refused: list[Refused], vmacs: list[IndexPair]) -> Table:
-    sets: list[Set] = []
-    inward: list[Rule] = []
-    outward: list[Rule] = []
-    if vmacs:
-        sets.append(_bases(vmacs))
-        outward.append((*_icmpv6(MLD_REPORT, MLD_REPORT), *_through_base(TO_V6, 16)))
-        asking = (*_icmpv6(ROUTER_SOLICITATION, ROUTER_SOLICITATION), nft.meta(nft.OIF), nft.found_in("bases", 2))
-        outward.append((*asking, nft.verdict(nft.DROP)))
-    if refused:
-        discovery = (*_icmpv6(NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT), nft.verdict(nft.ACCEPT))
         # A link-local address is one of its own link only; another host may have it on another link.
-        local = sorted({address.packed + _name(device) for address, device in refused if address.is_link_local})
-        anywhere = sorted({address.packed for address, _ in refused if not address.is_link_local})
-        kind = nft.TYPE_IPV6 << 6 | nft.TYPE_NAME
-        sets.append(Set("refused", nft.TYPE_IPV6, 16, [(key, b"") for key in anywhere]))
-        sets.append(Set("refused-on", kind, 16 + nft.NAME_OCTETS, [(key, b"") for key in local]))
-        for rules, offset, device in ((inward, TO_V6, nft.IIF_NAME), (outward, FROM_V6, nft.OIF_NAME)):
-            address, device_name = nft.payload(nft.NETWORK, offset, 16), nft.meta(device, nft.REGISTER_2)
-            rules.append(discovery)
+        local = {each for each in refused if v6 and each[0].is_link_local}
+        anywhere = sorted({address.packed for address, device in refused if (address, device) not in local})
+        sets.append(Set("refused", kind, octets, [(key, b"") for key in anywhere]))
+        if v6:
+            keys = sorted(address.packed + device.encode().ljust(nft.NAME_OCTETS, b"\0") for address, device in local)
+            octets_on = octets + nft.NAME_OCTETS
+            sets.append(Set("refused-on", kind << 6 | nft.TYPE_NAME, octets_on, [(key, b"") for key in keys]))
+        for rules, offset, device in ((inward, to, nft.IIF_NAME), (outward, from_, nft.OIF_NAME)):
+            address = nft.payload(nft.NETWORK, offset, octets)
+            if v6:
+                rules.append((*_icmpv6(NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT), nft.verdict(nft.ACCEPT)))
             rules.append((address, nft.found_in("refused"), nft.verdict(nft.DROP)))
-            rules.append((address, device_name, nft.found_in("refused-on"), nft.verdict(nft.DROP)))
-    return _table(nft.IPV6, sets, inward, outward)
-
-
-def _table(family: int, sets: list[Set], inward: list[Rule], outward: list[Rule]) -> Table:
+            if v6:
+                named = nft.meta(device, nft.REGISTER_2)
+                rules.append((address, named, nft.found_in("refused-on"), nft.verdict(nft.DROP)))
     hooks = (("in", nft.LOCAL_IN, inward), ("out", nft.LOCAL_OUT, outward))
     return Table(family, NAME, sets, [Chain(name, hook, PRIORITY, rules) for name, hook, rules in hooks if rules])
-
-
-def _bases(vmacs: list[IndexPair]) -> Set:
-    elements = [(struct.pack("=I", vmac), struct.pack("=I", base)) for vmac, base in vmacs]
-    return Set("bases", nft.TYPE_INDEX, 4, elements, nft.TYPE_INDEX, 4)
 
 
 def _through_base(offset: int, octets: int) -> Rule:
@@ -144,7 +124,3 @@ def _through_base(offset: int, octets: int) -> Rule:
 def _icmpv6(least: bytes, most: bytes) -> Rule:
     kind = nft.payload(nft.TRANSPORT, 0, 1), nft.compared(least, nft.AT_LEAST), nft.compared(most, nft.AT_MOST)
     return nft.meta(nft.L4_PROTOCOL), nft.compared(ICMPV6), *kind
-
-
-def _name(device: str) -> bytes:
-    return device.encode().ljust(nft.NAME_OCTETS, b"\0")

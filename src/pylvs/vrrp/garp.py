@@ -22,7 +22,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Announcements, SendingLimit
 from pylvs.system import proc
-from pylvs.vrrp.protocol.packet import checksum
+from pylvs.vrrp.protocol.adverts import checksum
 
 ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
 BROADCAST_MAC = bytes.fromhex("ffffffffffff")
@@ -82,15 +82,9 @@ def parse_binding(frame: bytes, device: str = "") -> AddressBinding | None:
         return None
     _, sender, ethertype = _ETHERNET.unpack_from(frame)
     body = frame[_ETHERNET.size :]
-    if ethertype == ETH_P_ARP:
-        return _parse_arp(body, device)
     if ethertype == ETH_P_IPV6:
         return _parse_advertisement(body, sender, device)
-    return None
-
-
-def _parse_arp(body: bytes, device: str) -> AddressBinding | None:
-    if len(body) < _ARP.size:
+    if ethertype != ETH_P_ARP or len(body) < _ARP.size:
         return None
     types, operation, mac, address, _, _ = _ARP.unpack_from(body)
     if types != ARP_ETHERNET_IPV4 or operation not in (REQUEST, REPLY) or not any(address):
@@ -175,9 +169,8 @@ class GarpRateLimit:
         limit = self._default if isinstance(which, str) else self._limits[which]
         assert limit is not None
         self._free_at[key] = now + (limit.arp_s if family == 4 else limit.neighbour_s)
-        queue = self._waiting[key]
-        queue.pop(scheduler, None)
-        queue[scheduler] = None
+        self._waiting[key].pop(scheduler, None)
+        self.wait(key, scheduler)
 
 
 class _Round(Enum):
@@ -211,15 +204,9 @@ class GarpScheduler:
         """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
         self.stop()
         self._ready_at = now
-        self._addresses = tuple(addresses)
-        settings = self._settings
-        self._enqueue(self._addresses, settings.repeat)
-        if settings.delay_s:
-            self._rounds[_Round.SECOND] = now + settings.delay_s
-        if settings.refresh_s:
-            self._rounds[_Round.REFRESH] = now + settings.refresh_s
-        if settings.extra_interval_s and self._extra():
-            self._rounds[_Round.EXTRA] = now + settings.extra_interval_s
+        if self._settings.refresh_s:
+            self._rounds[_Round.REFRESH] = now + self._settings.refresh_s
+        self.change(now, addresses)
 
     def change(self, now: float, addresses: Sequence[DeviceAddress]) -> None:
         """Replace the addresses after a reload; announce new ones as after a take-over."""
@@ -252,8 +239,8 @@ class GarpScheduler:
         self._ready_at = max(self._ready_at, now)
         if now < self._quiet_until:
             self._rounds[_Round.DEFERRED] = self._quiet_until
-            return True
-        self._answer(now)
+        else:
+            self._answer(now)
         return True
 
     def stop(self) -> None:

@@ -19,12 +19,13 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pylvs import __version__
 from pylvs.model.errors import NotPermitted, PylvsError
-from pylvs.system.sockets import address_of, peer_of
+from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PROTOCOL = 1
@@ -34,6 +35,7 @@ MAX_UNSENT = 64 << 20  # bytes; far more than a configuration takes
 ANSWER_TIMEOUT_S = 10.0
 
 Message = Mapping[str, Any]
+GREETING: Message = {"hello": __version__}  # the first message
 Watch = Callable[[int, Callable[[], None] | None, Callable[[], None] | None], None]  # as `Loop.watch`
 
 
@@ -143,10 +145,8 @@ class WatchedSocket:
             return
         if self._socket.unsent != self._writing:
             self._writing = self._socket.unsent
-            self._watch(self._socket.fileno(), self._receive, self._flush if self._writing else None)
-
-    def _flush(self) -> None:
-        self._try(self._socket.flush)
+            flush = partial(self._try, self._socket.flush)
+            self._watch(self._socket.fileno(), self._receive, flush if self._writing else None)
 
     def _receive(self) -> None:
         try:
@@ -182,18 +182,14 @@ def connected(path: Path) -> MessageSocket:
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        with address_of(path) as address:
+        with closed_on_error(end), address_of(path) as address:
             end.connect(address)
-        _, user = peer_of(end)
-        if user not in (0, os.geteuid()):  # its pickles would run code here
-            raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
-        return MessageSocket(end)
+            _, user = peer_of(end)
+            if user not in (0, os.geteuid()):  # its pickles would run code here
+                raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
     except OSError as error:
-        end.close()
         raise _connection_error(path, error) from None
-    except BaseException:
-        end.close()
-        raise
+    return MessageSocket(end)
 
 
 def _connection_error(path: Path, error: OSError) -> PylvsError:
@@ -208,13 +204,8 @@ def _connection_error(path: Path, error: OSError) -> PylvsError:
     return PylvsError(f"{path}: {error.strerror}")
 
 
-def greeting() -> Message:
-    """Return the first message."""
-    return {"hello": __version__}
-
-
 def check_greeting(path: Path, answer: Any) -> int:
-    """Return the PID from the answer to `greeting`. Raises OtherVersion, PylvsError."""
+    """Return the PID from the answer to GREETING. Raises OtherVersion, PylvsError."""
     if not isinstance(answer, dict) or not isinstance(answer.get("hello"), str):
         raise PylvsError(f"{path}: the process at this socket is not pylvs-vrrp")
     if (answer["hello"], answer.get("protocol")) != (__version__, PROTOCOL):
@@ -235,7 +226,7 @@ class Client:
         self._received: list[Any] = []
         self._asked = 0
         try:
-            self._send(greeting())
+            self._send(GREETING)
             self.pid = check_greeting(path, self._next(time.monotonic() + patience_s))
         except BaseException:
             self.close()
@@ -271,10 +262,7 @@ class Client:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise PylvsError(f"{self._path}: no answer within {self._patience_s:g} s")
-            events = select.POLLIN | (select.POLLOUT if self._socket.unsent else 0)
-            poll = select.poll()
-            poll.register(self._socket, events)
-            poll.poll(left * 1000)
+            select.select([self._socket], [self._socket] if self._socket.unsent else [], [], left)
             try:
                 self._socket.flush()
                 self._received += self._socket.receive()

@@ -29,14 +29,12 @@ MILLISECOND = 0.001
 REALTIME = 1  # default priority: above every ordinary process
 
 
+@dataclass(slots=True, eq=False)
 class Timer:
     """A callback at a time."""
 
-    __slots__ = ("call", "when")
-
-    def __init__(self, when: float, call: Call | None) -> None:
-        self.when = when
-        self.call = call
+    when: float
+    call: Call | None
 
     def cancel(self) -> None:
         self.call = None
@@ -97,9 +95,6 @@ class Loop:
 
     def _is_running(self) -> bool:
         return self._running  # which a type checker would narrow, though callbacks change it
-
-    def close(self) -> None:
-        self._selector.close()
 
     def _call(self, call: Call) -> None:
         try:

@@ -81,45 +81,40 @@ class KeyRemoved:
     key: RouteKey | RuleKey
 
 
+REMOVES_ROUTES = LinkDown | LinkRemoved | AddressRemoved  # the kernel removes IPv4 routes with it, without a message
 Change = LinkAdded | LinkRemoved | LinkUp | LinkDown | LinkChanged | AddressAdded | AddressRemoved | KeyRemoved
 
 
 def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
     """Yield the changes between two states of the link with one index."""
-    if before is not None and (after is None or before.name != after.name):
-        yield from _removed(before)
-        before = None
-    if after is None:
+    if before is not None and after is not None and before.name != after.name:
+        yield from (*link_changes(before, None), *link_changes(None, after))
         return
-    if before is None:
-        yield LinkAdded(after)
-    else:
-        yield from _differences(before, after)
-    if after.running and (before is None or not before.running):
-        yield LinkUp(after)
     had = {each.interface: each.usable for each in before.addresses} if before else {}
-    for each in after.addresses:
-        if each.interface not in had or (each.usable and not had[each.interface]):
-            yield AddressAdded(each.interface, after.name, each.usable)
-
-
-def _removed(link: Link) -> Iterator[Change]:
-    for each in link.addresses:
-        yield AddressRemoved(each.interface, link.name)
-    if link.running:
+    has = {each.interface: each.usable for each in after.addresses} if after else {}
+    link = after or before
+    if link is None:
+        return
+    ran, runs = before is not None and before.running, after is not None and after.running
+    yield from (AddressRemoved(each, link.name) for each in had if each not in has)
+    if ran and not runs:
         yield LinkDown(link)
-    yield LinkRemoved(link)
+    if after is None:
+        yield LinkRemoved(link)
+    elif before is None:
+        yield LinkAdded(link)
+    elif (before.mac, before.mtu) != (after.mac, after.mtu):
+        yield LinkChanged(link)
+    if runs and not ran:
+        yield LinkUp(link)
+    for each, usable in has.items():
+        if each not in had or (usable and not had[each]):
+            yield AddressAdded(each, link.name, usable)
 
 
-def _differences(before: Link, after: Link) -> Iterator[Change]:
-    remaining = {each.interface for each in after.addresses}
-    for each in before.addresses:
-        if each.interface not in remaining:
-            yield AddressRemoved(each.interface, after.name)
-    if before.running and not after.running:
-        yield LinkDown(after)
-    if (before.mac, before.mtu) != (after.mac, after.mtu):
-        yield LinkChanged(after)
+def replaced_devices(changes: Iterable[Change]) -> set[str]:
+    """Return the devices that were added, removed, or have another link address or MTU."""
+    return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}
 
 
 class LinkState:
@@ -216,12 +211,6 @@ class NetlinkMonitor:
         self._state = LinkState()
         self._state.replace(self._dump_all())
 
-    def __enter__(self) -> NetlinkMonitor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -255,7 +244,7 @@ class NetlinkMonitor:
                 stale = True
         if stale:
             changes += self._state.replace(self._dump_all())
-        elif any(map(_removes_routes, changes)) and self._state.routes:
+        elif self._state.routes and any(isinstance(each, REMOVES_ROUTES) for each in changes):
             changes += self._state.replace_routes(self._dump_routes())
         return changes
 
@@ -293,11 +282,8 @@ def select_primary(
     addresses: Iterable[AddressMessage], family: int, excluded: Collection[Address] = ()
 ) -> Address | None:
     """Return the first usable address; others rank before deprecated ones and IPv4 secondaries."""
-    wanted = [
-        each
-        for each in addresses
-        if each.interface.version == family and each.usable and each.interface.ip not in excluded
-    ]
+    usable = [each for each in addresses if each.interface.version == family and each.usable]
+    wanted = [each for each in usable if each.interface.ip not in excluded]
     if family == 6:
         wanted = [each for each in wanted if each.interface.ip.is_link_local]
         wanted.sort(key=lambda each: bool(each.flags & monitor.DEPRECATED))
@@ -305,11 +291,6 @@ def select_primary(
         wanted = [each for each in wanted if each.scope < SCOPE_HOST]
         wanted.sort(key=lambda each: (each.scope >= SCOPE_LINK, bool(each.flags & monitor.SECONDARY)))
     return wanted[0].interface.ip if wanted else None
-
-
-def _removes_routes(change: Change) -> bool:
-    """Return whether the kernel removes IPv4 routes with it without a message."""
-    return isinstance(change, LinkDown | LinkRemoved | AddressRemoved)
 
 
 def _drop_foreign_routes(receiver: socket.socket) -> None:

@@ -12,22 +12,13 @@ from pylvs.model.vrrp import OWNER, VrrpGroup, VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter, Timer
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator
-from pylvs.vrrp.protocol.machine import (
-    PRIORITY_STOP,
-    Advertise,
-    Become,
-    History,
-    Machine,
-    State,
-    Step,
-    TransitionReason,
-)
-from pylvs.vrrp.protocol.packet import Advertisement, Datagram
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, Datagram
+from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, History, Machine, State, TransitionReason
 from pylvs.vrrp.sockets import family_of, protocol_of
-from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
+from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons
 
 if TYPE_CHECKING:
+    from pylvs.vrrp.protocol.machine import Step
     from pylvs.vrrp.router_service import RouterService
     from pylvs.vrrp.vip_manager import VipManager
 
@@ -100,7 +91,7 @@ class Router:
         was_running, self._running = self._running, False
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._service.now, State.FAULT, why))
-        elif was_running and not (self.history.last and self.history.last.why in END_STATES):  # its group may have
+        elif was_running and not ((last := self.history.last) and last.become.why in END_STATES):  # its group may have
             self._become(Become(State.FAULT, State.FAULT, why))
         for timer in (self._timer, self._garp_timer):
             if timer is not None:
@@ -136,19 +127,15 @@ class Router:
     def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
         """Replace the results of all tracked objects."""
         self.tracked = tracked
-        if self._running:
-            self.evaluate()
-        else:
-            source = self._host.source_of(self.instance)
-            self.own_faults = self._find_faults(source)  # a group that is created now reads them
+        self.evaluate()
 
     def evaluate(self) -> None:
         """Derive faults, source address and priority anew."""
-        if not self._running:
-            return
         had_faults = bool(self.own_faults)
         source, mtu = self._host.source_of(self.instance), self._host.mtu_of(self.instance)
-        self.own_faults = self._find_faults(source)
+        self.own_faults = self._find_faults(source)  # also for a group that is created before the start
+        if not self._running:
+            return
         if source is not None and (self._encoder is None or source != self.machine.address or mtu != self._mtu):
             self._set_source(source)
         self._set_priority()
@@ -163,7 +150,7 @@ class Router:
 
     def _find_faults(self, source: Address | None) -> list[str]:
         instance = self.instance
-        faults = tracking_faults(self.tracked.values())
+        faults = [fault for each in self.tracked.values() if (fault := each.fault)]
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
         elif source is None:
@@ -196,15 +183,15 @@ class Router:
     def _set_priority(self) -> None:
         before = self.machine.priority
         priority = effective_priority(self.instance.priority, self.tracked.values())
-        self._step(self.machine.set_priority(self._service.now, priority))
-        priority = self.machine.priority
-        if priority != before:
-            reasons = priority_reasons(self.tracked.values())
-            text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
-            self._service.log("info", text, state=self.state.value)
-            self._service.publish("priority", self.name, priority=priority, before=before)
-            if self.state is not State.FAULT:
-                self._service.notify(PriorityChanged(self.name, self.state.value, priority))
+        if priority == before:
+            return
+        self.machine = replace(self.machine, priority=priority)
+        reasons = priority_reasons(self.tracked.values())
+        text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
+        self._service.log("info", text, state=self.state.value)
+        self._service.publish("priority", self.name, priority=priority, before=before)
+        if self.state is not State.FAULT:
+            self._service.notify(PriorityChanged(self.name, self.state.value, priority))
 
     def accepts(self, datagram: Datagram) -> bool:
         """Return whether a datagram has the instance's family and protocol."""
@@ -223,11 +210,9 @@ class Router:
             self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
-        if self.state is State.BACKUP:
-            self._follow_master(advert, datagram.source, due)
-
-    def _follow_master(self, advert: Advertisement, source: Address, due: float | None) -> None:
-        self.master = source
+        if self.state is not State.BACKUP:
+            return
+        self.master = datagram.source
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
@@ -240,14 +225,13 @@ class Router:
                 self._service.log("info" if resolved else "warning", f"{self.name}: {mismatch}")
                 self._service.publish("mismatch", self.name, words=str(mismatch))
 
-    def yield_until(self, until: float) -> None:
-        """Become backup, and do not take over before that time."""
-        self._step(self.machine.yield_until(self._service.now, until))
-
-    def end_yield(self) -> None:
-        """Undo `yield_until`."""
-        self.machine = replace(self.machine, held_until=None)
-        self._set_timer()
+    def yield_until(self, until: float | None) -> None:
+        """Become backup, and do not take over before that time; None reverts that."""
+        if until is None:
+            self.machine = replace(self.machine, held_until=None)
+            self._set_timer()
+        else:
+            self._step(self.machine.yield_until(self._service.now, until))
 
     def follow(self, state: State, why: TransitionReason, detail: str) -> None:
         """Enter the state of the group."""
@@ -264,9 +248,8 @@ class Router:
 
     def answer_conflict(self) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""
-        if self.state is State.MASTER:
-            self._garp.again(self._service.now)
-            self._announce()
+        self._garp.again(self._service.now)
+        self._announce()
 
     def restore(self) -> None:
         """Add and announce again what was removed from a master's host."""
@@ -305,17 +288,14 @@ class Router:
         self.machine, actions = step
         for action in actions:
             if isinstance(action, Advertise):
-                self._advertise(action.priority)
+                if self._encoder is not None:
+                    self.sent += 1
+                    self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
             elif isinstance(action, Become):
                 self._become(action)
             else:
                 self._reannounce(action.detail)
         self._set_timer()
-
-    def _advertise(self, priority: int) -> None:
-        if self._encoder is not None:
-            self.sent += 1
-            self._host.send_adverts(self.instance, self._encoder.packets(priority))
 
     def _become(self, become: Become) -> None:
         self.waiting = False
@@ -397,6 +377,8 @@ class SyncGroup:
         self.state = State.MASTER if State.MASTER in states else states.pop() if len(states) == 1 else State.FAULT
         self._leading = False
         self._stopped = False
+        for each in self.members:
+            each.group = self
 
     def other_faults(self, member: Router) -> list[str]:
         """Return the faults of the other members."""

@@ -29,18 +29,10 @@ from pylvs.system import lock
 from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
-from pylvs.vrrp.helper.link import (
-    Configure,
-    Finish,
-    HelperLink,
-    LogLine,
-    LowerPriorityReceived,
-    PriorityChanged,
-    StateChanged,
-)
+from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
+from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.protocol.packet import Datagram, InvalidAdvert
 from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.tracking import TrackedObject, Tracking
@@ -99,8 +91,8 @@ class RouterService:
             "configure": self._configure,
             "status": lambda _: control.service_status(self),
             "why": lambda request: control.transitions_of(self, request.get("name")),
-            "yield": self._yield,
-            "unyield": self._unyield,
+            "yield": lambda request: self._yield(request, self.now + float(request["seconds"])),
+            "unyield": lambda request: self._yield(request, None),
             "data_plane": self._set_data_plane,
             "stop": lambda _: self.stop(),
         }
@@ -113,7 +105,7 @@ class RouterService:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self.loop.watch(readable, lambda: self._signalled(os.read(readable, 64)))
+        self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
         self.helper.start()
         self._control.open()
         try:
@@ -139,7 +131,7 @@ class RouterService:
             return [f"{name}: {type(error).__name__}: {error}: this is a bug"]
         return []
 
-    def _signalled(self, numbers: bytes) -> None:
+    def _on_signals(self, numbers: bytes) -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(numbers):
             self.stop()
 
@@ -151,7 +143,7 @@ class RouterService:
                 self._try(router.name, router.stop)
             for call in (self._receivers.close, self.host.reset, self._roles.reset):
                 self._try("the end", call)
-            self.helper.finish(Finish(), self.loop.stop)
+            self.helper.finish(self.loop.stop)
         return {}
 
     def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +157,9 @@ class RouterService:
         groups = {each.group.name: each.state for each in self.groups}
         routers = {each: each.state for each in self.routers.values()}
         if first or new.settings != before.settings:
-            self._enable_realtime()
+            self.realtime_status = enable_realtime(new.settings)
+            for warning in self.realtime_status.warnings:
+                self.log("warning", warning)
         self.tracking.configure(new)
         warnings = self._stop_removed()
         warnings += self._configure_host(before)
@@ -180,20 +174,16 @@ class RouterService:
             freeze_gc()
         return {"warnings": warnings}
 
-    def _enable_realtime(self) -> None:
-        self.realtime_status = enable_realtime(self._configuration.settings)
-        for warning in self.realtime_status.warnings:
-            self.log("warning", warning)
-
     def _stop_removed(self) -> list[str]:
         """Stop the virtual routers that are not configured any more, or with another identity."""
         wanted = {each.name: each for each in self._configuration.instances}
         errors = []
         for name, router in list(self.routers.items()):
-            if not _same_identity(router.instance, wanted.get(name)):
+            new = wanted.get(name)
+            if new is None or any(getattr(router.instance, field) != getattr(new, field) for field in IDENTITY):
                 del self.routers[name]
                 router.group = None  # the other members keep their state
-                why = TransitionReason.STOP if name in wanted else TransitionReason.REMOVED
+                why = TransitionReason.STOP if new else TransitionReason.REMOVED
                 errors += self._try(name, partial(router.stop, why))
         return errors
 
@@ -247,15 +237,12 @@ class RouterService:
                 self.notify(StateChanged("INSTANCE", router.name, router.state.value, priority, at_reload=True))
 
     def _create_groups(self) -> None:
-        self.groups = []
         for router in self.routers.values():
             router.group = None
-        for each in self._configuration.groups:
-            members = [self.routers[name] for name in each.members if name in self.routers]
-            group = SyncGroup(each, members)
-            self.groups.append(group)
-            for member in members:
-                member.group = group
+        self.groups = [
+            SyncGroup(each, [self.routers[name] for name in each.members if name in self.routers])
+            for each in self._configuration.groups
+        ]
 
     def _tracked(self, result: TrackedObject) -> None:
         self.tracking.update(result)
@@ -294,16 +281,11 @@ class RouterService:
                 found |= {member.name: self.routers[member.name] for member in router.group.members}
         return list(found.values())
 
-    def _yield(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _yield(self, request: dict[str, Any], until: float | None) -> dict[str, Any]:
+        """Make the named routers and their groups backup until then; None: revert that."""
         routers = self._with_groups(request.get("names") or [])
         for router in routers:
-            router.yield_until(self.now + float(request["seconds"]))
-        return {"names": [router.name for router in routers]}
-
-    def _unyield(self, request: dict[str, Any]) -> dict[str, Any]:
-        routers = self._with_groups(request.get("names") or [])
-        for router in routers:
-            router.end_yield()
+            router.yield_until(until)
         return {"names": [router.name for router in routers]}
 
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
@@ -391,10 +373,6 @@ class RouterService:
     def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
         """Run notify scripts, write to FIFOs and send mail."""
         self.helper.send(message)
-
-
-def _same_identity(old: VrrpInstance, new: VrrpInstance | None) -> bool:
-    return new is not None and all(getattr(old, name) == getattr(new, name) for name in IDENTITY)
 
 
 class RolePublisher:

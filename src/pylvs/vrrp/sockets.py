@@ -10,19 +10,18 @@ import contextlib
 import errno
 import socket
 import struct
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, enlarge
+from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, closed_on_error, enlarge
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.protocol.packet import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
+from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MOST_BYTES = 1 << 16
 _IPV4_BYTES = 20
 
@@ -55,10 +54,8 @@ class AdvertReceiver:
         self.groups = tuple(groups)
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
-        self._socket = socket.socket(
-            socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
-        )
-        try:
+        self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
             if buffer_bytes:
                 enlarge(self._socket, buffer_bytes)
@@ -69,9 +66,6 @@ class AdvertReceiver:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
             self.rejoin()
-        except BaseException:
-            self._socket.close()
-            raise
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -173,13 +167,9 @@ class AdvertSender:
         self.device = device
         self.family = family
         self._index = socket.if_nametoindex(device) if device else 0
-        self._socket = (
-            socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
-            if family == 4
-            else socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, PROTOCOL)
-        )
-        self._ancillary_data: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
-        try:
+        protocol = socket.IPPROTO_RAW if family == 4 else PROTOCOL
+        self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # it only sends
             if device:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
@@ -193,9 +183,6 @@ class AdvertSender:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, TRAFFIC_CLASS)
-        except BaseException:
-            self._socket.close()
-            raise
 
     def send(self, packet: Datagram) -> None:
         """Send a packet; the kernel makes the header of IPv6. Raises OSError."""
@@ -203,21 +190,15 @@ class AdvertSender:
         if self.family == 4:
             self._socket.sendto(packet.header + packet.payload, (destination, 0))
         else:
-            ancillary = self._ancillary(packet.source, packet.ttl)
+            info = _PKTINFO6.pack(packet.source.packed, self._index)
+            ancillary = [
+                (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info),
+                (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.pack(packet.ttl)),
+            ]
             self._socket.sendmsg([packet.payload], ancillary, 0, (destination, 0, 0, self._index))
 
     def close(self) -> None:
         self._socket.close()
-
-    def _ancillary(self, source: Address, hops: int) -> list[tuple[int, int, bytes]]:
-        cached = self._ancillary_data.get((source, hops))
-        if cached is None:
-            info = _PKTINFO6.pack(source.packed, self._index)
-            cached = self._ancillary_data[source, hops] = [
-                (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info),
-                (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.pack(hops)),
-            ]
-        return cached
 
 
 def _bind(bound: socket.socket, device: str) -> bool:
@@ -231,6 +212,7 @@ def _bind(bound: socket.socket, device: str) -> bool:
 
 
 SocketKey = tuple[str, int, int]  # device, family, protocol
+ReceiverSettings = tuple[frozenset[Address], int]  # what its instances need: groups, bytes of the buffer
 OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
 
 
@@ -250,14 +232,6 @@ def vrid_of(datagram: Datagram) -> int:
     return datagram.payload[at] if len(datagram.payload) > at else -1
 
 
-@dataclass(slots=True)
-class ReceiverSettings:
-    """What the instances that share a socket need of it."""
-
-    groups: set[Address] = field(default_factory=set)
-    buffer: int = 0
-
-
 class AdvertReceivers:
     """One AdvertReceiver for each device, family and protocol, shared by all virtual routers."""
 
@@ -268,12 +242,12 @@ class AdvertReceivers:
 
     def configure(self, instances: Iterable[tuple[VrrpInstance, str]]) -> list[str]:
         """Receive for these instances, each on its device; return error messages."""
-        wanted: dict[SocketKey, ReceiverSettings] = defaultdict(ReceiverSettings)
+        wanted: dict[SocketKey, ReceiverSettings] = {}
         for instance, device in instances:
-            settings = wanted[device, family_of(instance), protocol_of(instance)]
-            settings.buffer = max(settings.buffer, instance.receive_buffer)
-            if not instance.peers:
-                settings.groups.add(instance.multicast)
+            key = device, family_of(instance), protocol_of(instance)
+            groups, buffer_bytes = wanted.get(key, (frozenset(), 0))
+            own = () if instance.peers else (instance.multicast,)
+            wanted[key] = groups.union(own), max(buffer_bytes, instance.receive_buffer)
         for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
             self._close(key)
         errors = []
@@ -297,7 +271,7 @@ class AdvertReceivers:
 
     def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
         device, family, protocol = key
-        receiver = AdvertReceiver(device, family, protocol, settings.groups, settings.buffer)
+        receiver = AdvertReceiver(device, family, protocol, *settings)
         self._open[key] = receiver, settings
         self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
 

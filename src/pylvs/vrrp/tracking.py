@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OWNER, Track, Tracks, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 
 MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1
 FILE_FAULT_POINTS = -254  # a file's number times its weight, up to which it is a fault
@@ -39,7 +39,10 @@ class TrackedObject:
     def fault(self) -> str:
         """Why the virtual router must not run, "" if it may. A missing result keeps it from starting."""
         if self.kind == "file":
-            return self._file_fault()
+            if self.number is None:
+                return "" if self.track.weight else f"{self} is not read yet"
+            bad = self.points <= FILE_FAULT_POINTS if self.track.weight else bool(self.number) != self.track.reverse
+            return self.description if bad else ""
         if self.track.weight or (self.well is not None and self.well != self.track.reverse):
             return ""
         return self.description
@@ -68,12 +71,6 @@ class TrackedObject:
             return 0
         return signed if self.well == (weight > 0) else 0
 
-    def _file_fault(self) -> str:
-        if self.number is None:
-            return "" if self.track.weight else f"{self} is not read yet"
-        bad = bool(self.number) != self.track.reverse if not self.track.weight else self.points <= FILE_FAULT_POINTS
-        return self.description if bad else ""
-
     def __str__(self) -> str:
         return f"{self.kind} {self.track.name}"
 
@@ -88,11 +85,6 @@ def effective_priority(base: int, tracked: Iterable[TrackedObject]) -> int:
 def priority_reasons(tracked: Iterable[TrackedObject]) -> str:
     """Return which objects change the priority, as text."""
     return "; ".join(each.description for each in tracked if each.track.weight and each.bad)
-
-
-def tracking_faults(tracked: Iterable[TrackedObject]) -> list[str]:
-    """Return why a virtual router must not run."""
-    return [fault for each in tracked if (fault := each.fault)]
 
 
 class Tracking:
@@ -119,7 +111,8 @@ class Tracking:
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
         """Return what an instance or its group tracks."""
         found: dict[Key, TrackedObject] = {}
-        for tracks in self._tracks_of(instance):
+        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
+        for tracks in (instance.tracks, *([group.tracks] if group else [])):
             for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
                 for track in several:
                     known = self._results.get((kind, track.name), TrackedObject(kind, track))
@@ -130,7 +123,3 @@ class Tracking:
             well, detail = self.data_plane
             found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, detail)
         return found
-
-    def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:
-        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
-        return [instance.tracks] + ([group.tracks] if group else [])

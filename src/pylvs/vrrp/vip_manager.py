@@ -11,25 +11,14 @@ from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Placed
-from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
+from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.netlink_monitor import (
-    AddressAdded,
-    AddressRemoved,
-    Change,
-    KeyRemoved,
-    LinkAdded,
-    LinkChanged,
-    LinkRemoved,
-    LinkUp,
-    NetlinkMonitor,
-)
-from pylvs.vrrp.protocol.adverts import socket_device
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
+from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan
 
@@ -74,20 +63,15 @@ def static_resources(configuration: VrrpConfiguration) -> HeldResources:
 
 def add_resources(wanted: HeldResources) -> list[str]:
     """Add addresses, then routes, then rules; existing ones are no error. Return error messages."""
-    errors = _errors(addresses.hold(wanted.placed))
-    if wanted.routes:
-        errors += _errors(routes.add(wanted.routes))
-    if wanted.rules:
-        errors += _errors(routes.add_rules(wanted.rules))
-    return errors
+    outcomes = addresses.hold(wanted.placed) + routes.add(wanted.routes) + routes.add_rules(wanted.rules)
+    return [each.error for each in outcomes if not each.done]
 
 
 def remove_resources(resources: HeldResources) -> list[str]:
     """Remove rules, then routes, then addresses; missing ones are no error. Return error messages."""
-    errors = _errors(routes.remove_rules(resources.rules)) if resources.rules else []
-    if resources.routes:
-        errors += _errors(routes.remove(resources.routes))
-    return errors + _errors(addresses.release(resources.placed))
+    outcomes = routes.remove_rules(resources.rules) + routes.remove(resources.routes)
+    outcomes += addresses.release(resources.placed)
+    return [each.error for each in outcomes if not each.done]
 
 
 def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
@@ -99,14 +83,10 @@ def lost_resources(
     resources: HeldResources, changes: Iterable[Change], present: Collection[RouteKey | RuleKey]
 ) -> set[str]:
     """Return descriptions of tracked routes and rules that these changes removed and nothing added again."""
-    lost = {each.key for each in changes if isinstance(each, KeyRemoved)}.difference(present)
+    lost = {each.key for each in changes if isinstance(each, netlink_monitor.KeyRemoved)}.difference(present)
     found = {f"route {each}" for each in resources.routes if each.tracked and routes.key_of(each) in lost}
     tracked = [each for each in resources.rules if each.tracked]
     return found | {f"rule {each.preference}" for each in tracked if routes.key_of_rule(each) in lost}
-
-
-def _errors(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.error for outcome in outcomes if not outcome.done]
 
 
 class VipManager:
@@ -220,17 +200,17 @@ class VipManager:
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
     def _apply(self, changes: list[Change]) -> None:
-        replaced = _replaced_devices(changes)
+        replaced = replaced_devices(changes)
         for device in replaced:
             for key in [key for key in self._advert_senders if key[0] == device]:
                 self._advert_senders.pop(key).close()
             self._conflicts.forget(device)
-        if replaced or any(isinstance(change, AddressAdded) for change in changes):
+        if replaced or any(isinstance(change, netlink_monitor.AddressAdded) for change in changes):
             errors, more = self._vmacs.create_missing()
             for error in errors + (self._set_firewall() if replaced else []):
                 self._warn("", error)
             changes = changes + more
-            replaced |= _replaced_devices(more)
+            replaced |= replaced_devices(more)
         self._restore(changes)
         if changes:
             self._on_change(replaced)
@@ -248,9 +228,8 @@ class VipManager:
 
     def remove_resources(self, instance: VrrpInstance) -> None:
         """Remove them; missing ones are no error."""
-        self._finish(
-            instance, remove_resources(self._held.pop(instance.name, resources_of(instance, self._vmacs.plan)))
-        )
+        held = self._held.pop(instance.name, None) or resources_of(instance, self._vmacs.plan)
+        self._finish(instance, remove_resources(held))
 
     def replace_resources(self, instance: VrrpInstance) -> None:
         """Add and remove what differs from what the instance holds."""
@@ -270,8 +249,10 @@ class VipManager:
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Restore addresses, routes and rules that another program or the kernel removed."""
-        removed = {(each.interface.ip, each.device) for each in changes if isinstance(each, AddressRemoved)}
-        came_up = {each.link.name for each in changes if isinstance(each, LinkUp)}
+        removed = {
+            (each.interface.ip, each.device) for each in changes if isinstance(each, netlink_monitor.AddressRemoved)
+        }
+        came_up = {each.link.name for each in changes if isinstance(each, netlink_monitor.LinkUp)}
         for name, resources in list(self._held.items()):
             lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
@@ -316,8 +297,3 @@ class VipManager:
         if self._last_warning.get(key) != text:
             self._last_warning[key] = text
             self._log("warning", text)
-
-
-def _replaced_devices(changes: Sequence[Change]) -> set[str]:
-    """Return the devices that were added, removed, or have another link address or MTU."""
-    return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}

@@ -28,13 +28,13 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.netlink import addresses
-from pylvs.netlink.changes import Outcome, in_words, index_of
+from pylvs.netlink.changes import in_words, index_of
 from pylvs.netlink.codec import CREATE, DELLINK, EXCL, IFF_UP, IFINFOMSG, NEWLINK, Netlink, attribute, nested, text, u32
 from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor
-from pylvs.vrrp.protocol.packet import virtual_mac
+from pylvs.vrrp.protocol.adverts import virtual_mac
 
 SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
 KIND = "macvlan"
@@ -128,10 +128,8 @@ def existing_name(existing: Mapping[str, Link], plan: VmacPlan, base: str, mac: 
     if below is None:
         return ""
     used = {each.name for each in plan.devices}
-    for name, each in existing.items():
-        if (each.kind, each.below, each.mac) == (KIND, below.index, mac) and name not in used:
-            return name
-    return ""
+    found = (name for name, each in existing.items() if (each.kind, each.below, each.mac) == (KIND, below.index, mac))
+    return next((name for name in found if name not in used), "")
 
 
 def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> str:
@@ -140,39 +138,37 @@ def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> st
     return next(name for number in numbers if (name := f"{prefix}{number}.{vrid}") not in taken)
 
 
-def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
-    """Create a VMAC and set it up; adopt an existing one with its MAC address above its base."""
+def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> str:
+    """Create a VMAC and set it up; adopt an existing one with its MAC address above its base. Return an error."""
     base = index_of(device.base)
     if not base:
-        return Outcome(False, f"VMAC {device.name}: there is no device {device.base}")
+        return f"VMAC {device.name}: there is no device {device.base}"
     present = existing.get(device.name)
     if present is not None and (present.kind, present.below, present.mac) != (KIND, base, device.mac):
-        return Outcome(False, f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC")
+        return f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC"
     with Netlink() as route:
         if present is None:
             info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
             message = _message(device, u32(IFLA_LINK, base), attribute(IFLA_ADDRESS, device.mac), info)
             number, detail = route.do([(NEWLINK, message, CREATE | EXCL)])[0]
             if number:
-                return Outcome(False, f"VMAC {device.name} above {device.base}: {in_words(number, detail)}")
+                return f"VMAC {device.name} above {device.base}: {in_words(number, detail)}"
         error = _set_vmac_sysctls(device)
         # no link-local address made from the MAC address, which all routers of the VRID would share
         no_link_local = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
         quiet, up = _message(device, nested(IFLA_AF_SPEC, no_link_local)), _message(device, flags=IFF_UP)
-        answers = route.do([(NEWLINK, quiet, 0), (NEWLINK, up, 0)])
-        for number, detail in answers:
+        for number, detail in route.do([(NEWLINK, quiet, 0), (NEWLINK, up, 0)]):
             if number:
-                return Outcome(False, f"VMAC {device.name}: {in_words(number, detail)}")
-    return Outcome(not error, error)
+                return f"VMAC {device.name}: {in_words(number, detail)}"
+    return error
 
 
-def remove_vmac(device: VmacDevice) -> Outcome:
-    """Remove a VMAC; a missing one is no error."""
+def remove_vmac(device: VmacDevice) -> str:
+    """Remove a VMAC; a missing one is no error. Return an error message."""
     with Netlink() as route:
         number, detail = route.do([(DELLINK, _message(device), 0)])[0]
-    if number in (0, errno.ENODEV):
-        return Outcome(True)
-    return Outcome(False, f"VMAC {device.name} could not be removed: {in_words(number, detail)}")
+    removed = number in (0, errno.ENODEV)
+    return "" if removed else f"VMAC {device.name} could not be removed: {in_words(number, detail)}"
 
 
 def _message(device: VmacDevice, *attributes: bytes, flags: int = 0) -> bytes:
@@ -241,13 +237,6 @@ def _base_sysctls(devices: Iterable[VmacDevice]) -> Iterator[tuple[str, str]]:
         yield common, "0"
 
 
-def restore_sysctls(memory: Memory) -> list[str]:
-    """Restore all former values; return the names of those that another program changed, which stay."""
-    kept = memory.restore_sysctls()
-    memory.save()
-    return [proc.dotted(name) for name in kept]
-
-
 class VmacManager:
     """The VMACs of all virtual routers: created with the configuration, so that a take-over does not wait for them."""
 
@@ -264,8 +253,8 @@ class VmacManager:
         promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
         if self.plan.devices or promoting:
             errors += self._set_sysctls(promoting)
-        elif self._memory is not None:
-            restore_sysctls(self._memory)
+        else:
+            self._restore_sysctls()
         more, changes = self.create_missing()
         return errors + more, changes
 
@@ -277,18 +266,16 @@ class VmacManager:
         for device in self.plan.devices:
             existing = self._links.links.get(device.name)
             if device.base in self._links.links and (existing is None or not existing.enabled):
-                outcome = create_vmac(device, self._links.links)
-                errors += [outcome.error] if outcome.error else []
+                errors.append(create_vmac(device, self._links.links))
         changes = self._links.read()
         self._add_link_local()
-        return errors, changes + self._links.read()
+        return [error for error in errors if error], changes + self._links.read()
 
     def close(self) -> list[str]:
         """Remove all VMACs and restore the sysctls. Return error messages."""
         errors = self._remove(self.plan.devices)
         self.plan = VmacPlan()
-        if self._memory is not None:
-            restore_sysctls(self._memory)
+        self._restore_sysctls()
         return errors
 
     def _set_sysctls(self, promoting: Iterable[str]) -> list[str]:
@@ -298,8 +285,14 @@ class VmacManager:
             return [str(error)]
         return set_sysctls(self._memory, self.plan.devices, promoting)
 
+    def _restore_sysctls(self) -> None:
+        """Restore all former values but those that another program changed."""
+        if self._memory is not None:
+            self._memory.restore_sysctls()
+            self._memory.save()
+
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
-        return [outcome.error for device in devices if (outcome := remove_vmac(device)).error]
+        return [error for device in devices if (error := remove_vmac(device))]
 
     def _add_link_local(self) -> None:
         """Add the base device's link-local address, from which VRRP over IPv6 sends."""

@@ -19,7 +19,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import Event
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.errors import NoSuchService

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
-from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService

@@ -14,7 +14,7 @@ from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.errors import Busy
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until

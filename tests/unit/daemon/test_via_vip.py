@@ -13,8 +13,7 @@ import pytest
 from pylvs.daemon import via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
-from pylvs.health.checkers import CheckContext
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import CheckContext, Outcome, Probe
 from pylvs.health.state_builder import StateBuilder
 from pylvs.model import checks
 from pylvs.model.addresses import Address

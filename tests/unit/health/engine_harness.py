@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
-from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.snapshots import ServiceSnapshot
+from pylvs.health.probes import Outcome, Probe
+from pylvs.health.state import ServiceSnapshot
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import Check, Pace, Target
 from tests.waiting import until_async
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.agent import AgentState
-from pylvs.health.outcome import Outcome, ProbeFailed
+from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, probe_of
 from pylvs.model.checks import AgentCheck, Pace, Target
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
 

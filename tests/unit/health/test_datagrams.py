@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.dns import judge_response as judged_dns
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
 

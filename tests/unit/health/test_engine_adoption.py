@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pylvs.health.events import Override, Standing
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
 from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, unchecked, vip
 

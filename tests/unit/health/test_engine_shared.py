@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
 from pylvs.model.wanted import WantedService
 from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, tcp, vip

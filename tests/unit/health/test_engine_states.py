@@ -19,8 +19,8 @@ from pylvs.health.events import (
     SorryServerOut,
     Standing,
 )
-from pylvs.health.outcome import Outcome
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
+from pylvs.health.probes import Outcome
+from pylvs.health.state import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck, Script
 from pylvs.model.service import Destination
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService

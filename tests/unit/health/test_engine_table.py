@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pylvs.health.events import CheckFailed, CheckInconclusive, CheckRecovered, QuorumLost, ServerDown
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from tests.unit.health.engine_harness import DEAD, OK, EngineHarness, key, server, service, tcp, unchecked, vip
 
 

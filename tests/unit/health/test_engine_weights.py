@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.health.events import WeightChanged
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
 from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, unchecked
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.file import judge_number, number_in
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import FileCheck
 from tests.unit.health.fake_servers import undisturbed
 

@@ -9,9 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.http import request
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import (
     HASTY,

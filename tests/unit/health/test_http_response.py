@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pylvs.health.checkers.http import ResponseReader, read_body
 from pylvs.health.checkers.sockets import TcpStream
-from pylvs.health.outcome import ProbeFailed
+from pylvs.health.probes import ProbeFailed
 
 
 class Pieces:

@@ -10,8 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed
 from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5

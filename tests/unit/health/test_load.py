@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, load, probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.checkers import load
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import LoadCheck, LoadSource
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, replies, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.health.checkers.load import CpuTimes, Selector, parse_page
-from pylvs.health.outcome import ProbeFailed
+from pylvs.health.probes import ProbeFailed
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 
 LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))

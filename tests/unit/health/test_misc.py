@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.misc import outcome
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import MiscCheck, Pace, Script
 from pylvs.system.processes.scripts import Ended, Processes
 

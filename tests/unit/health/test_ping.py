@@ -8,9 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
 from pylvs.health.checkers.ping import EchoKind, is_reply, summed
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Pace, PingCheck, Target
 from tests.unit.health.fake_servers import PATIENT, V4, V6, undisturbed

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.probe_scheduler import BATCH, ProbeScheduler, ScheduledProbe, descriptor_limit
+from pylvs.health.probes import BATCH, Outcome, Probe, ProbeScheduler, ScheduledProbe, descriptor_limit
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.health.engine_harness import OK, PACE, EngineHarness, server, service
 

@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.state import Quorum
+from pylvs.health.state import ServiceState
+from pylvs.model.wanted import WantedService
+
+
+class Quorum:
+    """The quorum of a service."""
+
+    def __init__(self, needed: int, hysteresis: int) -> None:
+        self.service = ServiceState(WantedService(name="web", keys=(), quorum=needed, hysteresis=hysteresis), since=0.0)
+        self.lost_below, self.gained_at = needed - hysteresis, needed + hysteresis
+
+    def after(self, had: bool, weight: int) -> bool:
+        self.service.weight_up = weight
+        return self.service.quorum_after(had)
+
 
 QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
 

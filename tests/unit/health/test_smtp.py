@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.checks import Pace, SmtpCheck, Target
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
 

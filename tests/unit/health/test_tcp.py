@@ -13,8 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers import CheckContext, probe_of
-from pylvs.health.outcome import Outcome, errno_failure, errno_text, quoted
+from pylvs.health.probes import CheckContext, Outcome, errno_failure, errno_text, probe_of, quoted
 from pylvs.model.checks import Pace, Target, TcpCheck
 from tests.unit.health.fake_servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 

@@ -15,8 +15,8 @@ from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Timer
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State
-from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.tracking import TrackedObject
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import MULTICAST_V6, Authentication, Peer, VrrpInstance
-from pylvs.vrrp.protocol.packet import checksum
+from pylvs.vrrp.protocol.adverts import checksum
 
 HERE, THERE = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 HERE_V6, THERE_V6 = IPv6Address("fe80::1"), IPv6Address("fe80::2")

@@ -13,8 +13,16 @@ from scapy.layers.ipsec import AH
 from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.adverts import AdvertEncoder, advertised_addresses, socket_device
-from pylvs.vrrp.protocol.packet import Datagram, checksum, decode, has_pseudo_header, verify_ah
+from pylvs.vrrp.protocol.adverts import (
+    AdvertEncoder,
+    Datagram,
+    advertised_addresses,
+    checksum,
+    decode,
+    has_pseudo_header,
+    socket_device,
+    verify_ah,
+)
 from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, UNICAST, held
 
 
@@ -90,7 +98,7 @@ def test_the_old_checksum_of_unicast_covers_the_multicast_group(old: OldChecksum
     body = encoder.packets(100)[0].payload
     covered = router.multicast if old is OldChecksum.ALWAYS else PEERS[0].address
     assert has_pseudo_header(body, HERE, covered)
-    encoder.use_old_checksum()
+    encoder.old_checksum = True
     assert has_pseudo_header(encoder.packets(100)[0].payload, HERE, router.multicast)
     for later in OldChecksum:
         again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=encoder)

@@ -14,11 +14,13 @@ from scapy.layers.inet import IP
 from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V4, Authentication, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator
-from pylvs.vrrp.protocol.packet import (
+from pylvs.vrrp.protocol.adverts import (
     AH_BYTES,
+    AddressMismatch,
+    AdvertEncoder,
     AdvertError,
     Advertisement,
+    AdvertValidator,
     Datagram,
     InvalidAdvert,
     add_ah,

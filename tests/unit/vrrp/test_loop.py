@@ -19,7 +19,7 @@ def errors() -> list[Exception]:
 def loop(errors: list[Exception]) -> Iterator[Loop]:
     loop = Loop(errors.append)
     yield loop
-    loop.close()
+    loop._selector.close()
 
 
 def test_an_exception_is_reported_and_other_callbacks_run(loop: Loop, errors: list[Exception]) -> None:

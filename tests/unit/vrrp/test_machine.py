@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
+from pylvs.vrrp.protocol.adverts import Advertisement
 from pylvs.vrrp.protocol.machine import (
     Action,
     Advertise,
@@ -21,7 +22,6 @@ from pylvs.vrrp.protocol.machine import (
     State,
     TransitionReason,
 )
-from pylvs.vrrp.protocol.packet import Advertisement
 
 OWN, LESS, GREATER = (ip_address(f"192.0.2.{number}") for number in (5, 4, 6))
 VIP = ip_address("192.0.2.100")
@@ -174,13 +174,6 @@ def test_yield_makes_a_master_backup_for_a_time() -> None:
     assert machine.wake(now)[0].state is State.MASTER
 
 
-def test_an_effective_priority_is_bounded_and_an_owner_s_never_changes() -> None:
-    assert backup(100).set_priority(0.0, -50)[0].priority == 1
-    assert backup(100).set_priority(0.0, 300)[0].priority == 254
-    owner = Machine(instance(priority=255), OWN, priority=255)
-    assert owner.set_priority(0.0, 10) == (owner, [])
-
-
 events = st.one_of(
     st.tuples(st.just("wait"), st.floats(0.0, 5.0)),
     st.tuples(st.just("receive"), st.tuples(st.integers(0, 255), st.sampled_from((LESS, GREATER)))),
@@ -211,7 +204,7 @@ def test_actions_match_the_states(
             case "recover", _ if machine.state is State.FAULT:
                 machine, actions = machine.start(now, TransitionReason.RECOVERED)
             case "priority", int(priority):
-                machine, actions = machine.set_priority(now, priority)
+                machine = replace(machine, priority=max(1, min(254, priority)))
             case "yield", float(seconds):
                 machine, actions = machine.yield_until(now, now + seconds)
             case "follow", State() as state:

@@ -14,7 +14,7 @@ from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Authentication
-from pylvs.vrrp.protocol.packet import (
+from pylvs.vrrp.protocol.adverts import (
     AH_BYTES,
     AdvertError,
     Advertisement,

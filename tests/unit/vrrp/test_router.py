@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, set_tracked, states
@@ -52,7 +52,7 @@ def test_a_stopped_master_advertises_priority_0() -> None:
     assert switch.masters() == ["m2"]
     last = two.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (TransitionReason.RELEASED, "10.0.0.1")
+    assert (last.become.why, last.become.detail) == (TransitionReason.RELEASED, "10.0.0.1")
     assert ("INSTANCE", "VI_1", "STOP") in one.notified
 
 
@@ -64,7 +64,7 @@ def test_a_killed_master_is_replaced_after_three_intervals() -> None:
     assert switch.masters() == []
     switch.run(1.1)
     assert switch.masters() == ["m2"]
-    assert two.routers[0].history.transitions[-1].why is TransitionReason.TIMER
+    assert two.routers[0].history.transitions[-1].become.why is TransitionReason.TIMER
 
 
 def test_a_split_heals_and_the_winner_announces_again() -> None:
@@ -161,7 +161,7 @@ def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
     switch.run(5)
     assert switch.masters() == ["m2"]
     last = one.routers[0].history.transitions[-1]
-    assert (last.why, last.detail) == (
+    assert (last.become.why, last.become.detail) == (
         TransitionReason.HIGHER,
         "10.0.0.2 with priority 90; its own is 80: script chk is ill (exit status 3)",
     )
@@ -179,7 +179,7 @@ def test_preemption_names_the_former_master() -> None:
     switch.run(5)
     last = one.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (TransitionReason.BETTER, "10.0.0.2 with priority 90")
+    assert (last.become.why, last.become.detail) == (TransitionReason.BETTER, "10.0.0.2 with priority 90")
 
 
 def test_a_yield_lasts_as_long_as_requested() -> None:

@@ -74,7 +74,7 @@ class FakeHelper:
     def send(self, message: Any) -> None:
         self.messages.append(message)
 
-    def finish(self, message: Any, ended: Any) -> None:
+    def finish(self, ended: Any) -> None:
         self.over = True
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Track
-from pylvs.vrrp.tracking import MAX_PRIORITY, MIN_PRIORITY, TrackedObject, effective_priority, tracking_faults
+from pylvs.vrrp.tracking import MAX_PRIORITY, MIN_PRIORITY, TrackedObject, effective_priority
 
 
 def script(weight: int, well: bool | None, reverse: bool = False) -> TrackedObject:
@@ -62,7 +62,7 @@ def test_points(tracked: TrackedObject, points: int) -> None:
     ],
 )
 def test_faults(tracked: TrackedObject, fault: bool) -> None:
-    assert bool(tracking_faults([tracked])) is fault
+    assert bool(tracked.fault) is fault
 
 
 @given(

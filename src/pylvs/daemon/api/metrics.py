@@ -20,7 +20,7 @@ from pylvs.model.rows import Counters, PacketCounts, ServiceRow
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
-    from pylvs.health.snapshots import ServiceSnapshot
+    from pylvs.health.state import ServiceSnapshot
 
 
 Labelled = Sequence[tuple[Sequence[str], Any]]  # label values, with a number or with the object that has it

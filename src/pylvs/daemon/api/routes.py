@@ -19,7 +19,7 @@ from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import encode_event, json_line
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName, Standing
-from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.errors import OutOfRange
 from pylvs.model.rows import DestinationRow, ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, ServiceKey, server_named

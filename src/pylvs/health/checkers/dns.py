@@ -9,9 +9,8 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import Outcome, Probe, constant_probe, quoted
+from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, quoted
 from pylvs.model.checks import DnsCheck
 
 _RESPONSE = 0x80  # QR, in the third byte

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from pylvs.health.checkers import CheckContext
-from pylvs.health.outcome import Outcome, Probe, errno_text
+from pylvs.health.probes import CheckContext, Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
 from pylvs.model.service import MAX_WEIGHT
 

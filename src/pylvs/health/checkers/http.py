@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe, quoted
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.dataclass import dataclass
@@ -30,6 +30,8 @@ _MAX_CHUNK_LINE = 4096
 _NO_BODY = (204, 304)
 _SEARCH_IN_LOOP = 1 << 16  # bytes; longer texts are searched in a thread
 _CONNECTION = {"C": "close", "K": "keep-alive"}
+
+Piece = tuple[bytes, bool]
 
 
 def probe(check: HttpCheck, context: CheckContext) -> Probe:
@@ -87,26 +89,21 @@ class _Page:
             await stream.send(self._request)
             reader = ResponseReader(stream)
             response = await reader.head()
-            self._judge_status(response)
+            wanted = self._url.statuses
+            if not any(first <= response.status <= last for first, last in wanted):
+                good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in wanted)
+                raise ProbeFailed(f"status {response.status}, not {good}")
             try:
                 await read_body(reader, response, bool(self._digest), self._regex is not None)
             except BodyTooLong as error:
                 if self._digest or self._regex:
                     raise
                 response.remark = f"{error}, not read on"
-        self._judge_digest(response)
-        await self._judge_text(response)
-        return f"status {response.status}" + (f" ({response.remark})" if response.remark else "")
-
-    def _judge_status(self, response: HttpResponse) -> None:
-        if not any(first <= response.status <= last for first, last in self._url.statuses):
-            good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self._url.statuses)
-            raise ProbeFailed(f"status {response.status}, not {good}")
-
-    def _judge_digest(self, response: HttpResponse) -> None:
+        remark = f" ({response.remark})" if response.remark else ""
         if self._digest and self._digest not in response.digests:
-            remark = f" ({response.remark})" if response.remark else ""
             raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
+        await self._judge_text(response)
+        return f"status {response.status}{remark}"
 
     async def _judge_text(self, response: HttpResponse) -> None:
         """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.
@@ -247,50 +244,33 @@ def _fields(head: bytes) -> dict[bytes, list[bytes]]:
     return found
 
 
-class _BodySink:
-    """Computes digests of a body, and keeps the body if `keep` is set."""
-
-    def __init__(self, digest: bool, keep: bool, chunked: bool) -> None:
-        self._sent = hashlib.md5(usedforsecurity=False) if digest else None
-        self._decoded = hashlib.md5(usedforsecurity=False) if digest and chunked else None
-        self._body: list[bytes] | None = [] if keep else None
-
-    def framing(self, piece: bytes) -> None:
-        """Take chunk sizes and trailers, which only the digest of the body as sent includes."""
-        if self._sent is not None:
-            self._sent.update(piece)
-
-    def take(self, piece: bytes) -> None:
-        """Take bytes of the body itself."""
-        self.framing(piece)
-        if self._decoded is not None:
-            self._decoded.update(piece)
-        if self._body is not None:
-            self._body.append(piece)
-
-    def finish(self, response: HttpResponse) -> None:
-        response.digests = tuple(each.hexdigest() for each in (self._sent, self._decoded) if each is not None)
-        response.body = b"".join(self._body or ())
-
-
 async def read_body(reader: ResponseReader, response: HttpResponse, digest: bool, keep: bool) -> None:
     """Read the body: set the response's digests, and with `keep` its body. Raises ProbeFailed."""
-    if response.status in _NO_BODY:
-        sink = _BodySink(digest, keep, False)
-    else:
-        fields = _fields(response.head)
-        coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
-        chunked = coding.rpartition(b",")[2].strip() == b"chunked"
-        sink = _BodySink(digest, keep, chunked)
-        if chunked:
-            await _chunks(reader, sink, response)
-        else:
-            await _plain(reader, sink, response, fields.get(b"content-length", []))
-    sink.finish(response)
+    fields = _fields(response.head)
+    coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
+    chunked = coding.rpartition(b",")[2].strip() == b"chunked" and response.status not in _NO_BODY
+    sent, decoded = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
+    body: list[bytes] = []
+    pieces = _chunks(reader, response) if chunked else _plain(reader, response, fields.get(b"content-length", []))
+    async for piece, framing in pieces:
+        if digest:
+            sent.update(piece)
+        if digest and chunked and not framing:
+            decoded.update(piece)
+        if keep and not framing:
+            body.append(piece)
+    if digest:
+        response.digests = (sent.hexdigest(), decoded.hexdigest()) if chunked else (sent.hexdigest(),)
+    response.body = b"".join(body)
 
 
-async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse, lengths: list[bytes]) -> None:
+# Both yield pieces, and whether each is framing: chunk sizes and trailers, which only the digest as sent includes.
+
+
+async def _plain(reader: ResponseReader, response: HttpResponse, lengths: list[bytes]) -> AsyncIterator[Piece]:
     """Read a body of Content-Length bytes, or else to the end of the connection."""
+    if response.status in _NO_BODY:
+        return
     length = BODY_LIMIT + 1
     known = bool(lengths) and lengths[0].isdigit() and len(lengths[0]) < 20 and len(set(lengths)) == 1
     if known:
@@ -300,18 +280,18 @@ async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse
     elif lengths:
         response.remark = f"Content-Length is {quoted(b', '.join(lengths))}"
     while reader.size < length and (piece := await reader.some(length - reader.size)):
-        sink.take(piece)
+        yield piece, False
     if known and reader.size < length:
         response.remark = f"{reader.size} bytes for a Content-Length of {length}"
     elif known and reader.has_more():
         response.remark = f"more bytes than its Content-Length of {length}"
 
 
-async def _chunks(reader: ResponseReader, sink: _BodySink, response: HttpResponse) -> None:
+async def _chunks(reader: ResponseReader, response: HttpResponse) -> AsyncIterator[Piece]:
     """Read a chunked body (RFC 9112, section 7.1), and skip the trailer."""
     last = False
     while (line := await reader.line()) is not None:
-        sink.framing(line)
+        yield line, True
         if last and not line.strip():
             return
         if last:
@@ -319,12 +299,12 @@ async def _chunks(reader: ResponseReader, sink: _BodySink, response: HttpRespons
         size = _chunk_size(line)
         last = size == 0
         while size and (piece := await reader.some(size)):
-            sink.take(piece)
+            yield piece, False
             size -= len(piece)
         if size or (not last and (end := await reader.line()) is None):
             break
         if not last:
-            sink.framing(end or b"")
+            yield end or b"", True
     response.remark = f"ended within its chunks, after {reader.size} bytes"
 
 

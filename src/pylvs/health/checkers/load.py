@@ -10,10 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.http import ResponseReader, read_body
 from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource
 from pylvs.model.dataclass import dataclass, field

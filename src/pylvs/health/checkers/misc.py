@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pylvs.health.checkers import CheckContext
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import CheckContext, Outcome, Probe
 from pylvs.model.checks import MiscCheck
 from pylvs.system.processes.scripts import Ended
 

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
+from pylvs.health.probes import CheckContext, NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
+from pylvs.system.sockets import closed_on_error
 
 _TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that a reply matches one request only
 _ICMP_FILTER, _ICMP6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h: a set bit drops that type
@@ -78,11 +78,8 @@ def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
             text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
             raise ProbeFailed(text, inconclusive=True) from None
         raise
-    try:
+    with closed_on_error(raw):
         kind.only_replies(raw)
-    except BaseException:
-        raw.close()
-        raise
     return raw, True
 
 

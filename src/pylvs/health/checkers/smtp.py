@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import SmtpCheck
 
 _MAX_LINE = 4096  # RFC 5321 allows 512; accept servers with longer lines, too

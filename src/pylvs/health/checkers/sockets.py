@@ -14,16 +14,17 @@ import errno
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Self, TypeVar
 
-from pylvs.health.outcome import NoSocket, ProbeFailed, errno_failure
+from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
-_IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
+# linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
+_RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 _LOWEST_EPHEMERAL_PORT = 1024  # net.ipv4.ip_local_port_range may begin here
@@ -97,8 +98,7 @@ class Endpoint:
 
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
-        made = self._new_socket(socket.SOCK_STREAM)
-        try:
+        with self._new_socket(socket.SOCK_STREAM) as made:
             code = made.connect_ex(self._connect_address())
             if code == errno.EINPROGRESS:
                 if not await ready(made, deadline, writing=True):
@@ -109,9 +109,6 @@ class Endpoint:
             # If no process listens on a port of this host, the kernel may choose that port as source, too.
             if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
                 raise errno_failure(errno.ECONNREFUSED)
-        except BaseException:
-            made.close()
-            raise
         return made
 
     def connected_datagram(self, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
@@ -119,21 +116,18 @@ class Endpoint:
 
         Raises ProbeFailed, NoSocket.
         """
-        made = self._new_socket(kind, protocol)
-        try:
-            if self.family == socket.AF_INET:
-                made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-            else:
-                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        with self._new_socket(kind, protocol) as made:
+            made.setsockopt(*_RECVERR[self._target.address.version], 1)
             if code := made.connect_ex(self._connect_address()):
                 raise self._connect_failure(code)
-        except BaseException:
-            made.close()
-            raise
         return made
 
-    def _new_socket(self, kind: int, protocol: int = 0) -> socket.socket:
-        """Return a non-blocking socket with the target's source, device and mark. Raises ProbeFailed, NoSocket."""
+    @contextlib.contextmanager
+    def _new_socket(self, kind: int, protocol: int = 0) -> Iterator[socket.socket]:
+        """Yield a non-blocking socket with the target's source, device and mark, closed if the block raises.
+
+        Raises ProbeFailed, NoSocket.
+        """
         source = self._target.source
         if source is not None and family_of(source) != self.family:
             raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
@@ -141,13 +135,13 @@ class Endpoint:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
             raise NoSocket(error.errno or 0) from None
-        if self._options:
-            try:
+        try:
+            if self._options:
                 self._prepare(made, kind)
-            except BaseException:
-                made.close()
-                raise
-        return made
+            yield made
+        except BaseException:
+            made.close()
+            raise
 
     def _connect_address(self) -> SocketAddress:
         """Return the target's address; look up the device of a link-local one each time. Raises ProbeFailed."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import CheckContext, Outcome, Probe
 from pylvs.model.checks import TcpCheck
 
 _CONNECTED = Outcome(True, "connected")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pylvs.health.checkers import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
-from pylvs.health.outcome import Outcome, Probe, quoted
+from pylvs.health.probes import CheckContext, Outcome, Probe, quoted
 from pylvs.model.checks import UdpCheck
 
 _RANDOM_BYTES = 32

@@ -12,10 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
 from typing import Any, cast
 
-from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
@@ -32,17 +30,12 @@ def main(end: socket.socket) -> None:
     """Serve the router process."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    reset_priority()
-    asyncio.run(serve(end))
-
-
-def reset_priority() -> None:
-    """Drop the router process's priority, which scripts must not inherit."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # scripts must not inherit the router process's priority
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) < 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
+    asyncio.run(serve(end))
 
 
 async def serve(end: socket.socket) -> None:
@@ -96,19 +89,15 @@ class HelperProcess:
                 self._over.set()
 
     def _configure(self, message: Configure) -> None:
-        settings = message.settings
-        self._notifier.configure(settings, message.routers)
+        settings, routers = message.settings, message.routers
+        self._notifier.configure(settings, routers)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        self._scripts.configure(tracked_scripts(message.routers))
-        self._files.configure(message.routers.files)
-        self._tracked.configure(message.routers.processes)
-
-
-def tracked_scripts(routers: VrrpConfiguration) -> Iterable[VrrpScript]:
-    """Return the scripts that an instance or a group tracks; keepalived runs no others."""
-    tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
-    used = {track.name for each in tracks for track in each.scripts}
-    return [script for script in routers.scripts if script.name in used]
+        # As in keepalived, scripts that no instance or group tracks do not run.
+        tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
+        used = {track.name for each in tracks for track in each.scripts}
+        self._scripts.configure(script for script in routers.scripts if script.name in used)
+        self._files.configure(routers.files)
+        self._tracked.configure(routers.processes)
 
 
 if __name__ == "__main__":

@@ -128,13 +128,13 @@ class HelperLink:
             return
         self._socket.send(message)
 
-    def finish(self, message: Any, on_finished: Callable[[], None]) -> None:
-        """Send the last message; call `on_finished` when the process has ended, within FINISH_S."""
+    def finish(self, on_finished: Callable[[], None]) -> None:
+        """Send `Finish`; call `on_finished` when the process has ended, within FINISH_S."""
         self._on_finished = on_finished
         if self._socket is None:
             on_finished()
             return
-        self.send(message)
+        self.send(Finish())
         self._loop.at(self._loop.now + FINISH_S, self._give_up)
 
     def _give_up(self) -> None:

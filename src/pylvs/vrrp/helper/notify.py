@@ -109,17 +109,15 @@ def scripts_of(message: StateChanged, notify: Notify, state: str) -> list[tuple[
 
     An instance that a reload removed does not run notify_fault, even where its state is reported as FAULT.
     """
-    found: list[tuple[str, Script]] = []
     special = {
-        "MASTER": ("notify_master", notify.master),
-        "BACKUP": ("notify_backup", notify.backup),
-        "FAULT": ("notify_fault", notify.fault),
-        "STOP": ("notify_stop", notify.stop),
-        "DELETED": ("notify_deleted", notify.deleted),
+        "MASTER": notify.master,
+        "BACKUP": notify.backup,
+        "FAULT": notify.fault,
+        "STOP": notify.stop,
+        "DELETED": notify.deleted,
     }
-    keyword, script = special.get(message.state, ("", None))
-    if script is not None:
-        found.append((keyword, script))
+    script = special[message.state]
+    found = [(f"notify_{message.state.lower()}", script)] if script is not None else []
     if notify.every is not None:
         more = (message.kind, message.name, state, str(message.priority))
         found.append(("notify", replace(notify.every, arguments=(*notify.every.arguments, *more))))

@@ -284,27 +284,19 @@ def _stat(path: str) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_dev, found.st_ino, found.st_size
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
-    """A process: its name in the kernel, and its command line."""
-
-    name: str
-    line: tuple[str, ...]
-
-
 def compares_line(wanted: TrackProcess) -> bool:
     """Return whether to compare the command line, not the kernel's name."""
     return wanted.full_command or wanted.match_arguments
 
 
-def matches(seen: ProcessInfo, wanted: TrackProcess) -> bool:
-    """Return whether a process matches; as in keepalived, a path is part of the name."""
+def matches(name: str, line: Sequence[str], wanted: TrackProcess) -> bool:
+    """Return whether a process of this kernel's name and command line matches; a path is part, as in keepalived."""
     program, *arguments = wanted.command
     if not compares_line(wanted):
-        return seen.name == program[:_NAME_LENGTH]
-    if seen.line[:1] != (program,):
+        return name == program[:_NAME_LENGTH]
+    if not line or line[0] != program:
         return False
-    actual = list(seen.line[1:])
+    actual = list(line[1:])
     if not wanted.match_arguments or actual == arguments:
         return True
     if wanted.arguments_partly or (wanted.arguments_begin and not arguments):
@@ -337,9 +329,9 @@ def matching_processes(wanted: Sequence[TrackProcess]) -> Mapping[str, frozenset
     for pid, name in running_processes():
         if not any_name and name not in names:
             continue
-        seen = ProcessInfo(name, _line(pid))
+        line = _line(pid)
         for each in wanted:
-            if matches(seen, each):
+            if matches(name, line, each):
                 pids[each.name].add(pid)
     return {name: frozenset(found) for name, found in pids.items()}
 

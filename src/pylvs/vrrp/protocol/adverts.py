@@ -1,45 +1,227 @@
-"""Each virtual router's side of the protocol: build its advertisements, validate those of others. Pure."""
+"""Advertisements: version 2 (RFC 3768, authentication of RFC 2338) and version 3 (RFC 9568). Pure.
+
+Encode and decode are functions of a payload and the addresses of its IP header. An invalid packet raises InvalidAdvert
+with an AdvertError, under which it is counted. Each virtual router has an AdvertEncoder that builds its advertisements,
+and an AdvertValidator for those of others.
+"""
 
 from __future__ import annotations
 
+import hmac
 import struct
 from collections import Counter
+from enum import Enum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
-from pylvs.vrrp.protocol.packet import (
-    ADDRESS_BYTES,
-    AH_BYTES,
-    AH_PROTOCOL,
-    HEAD_BYTES,
-    MAX_ADDRESSES,
-    MAX_SEQUENCE,
-    PASSWORD_BYTES,
-    PROTOCOL,
-    TRAFFIC_CLASS,
-    TTL,
-    AdvertError,
-    Advertisement,
-    Datagram,
-    InvalidAdvert,
-    add_ah,
-    address_order,
-    checksum,
-    decode,
-    encode,
-    has_pseudo_header,
-    verify_ah,
-)
+
+PROTOCOL = 112
+TTL = 255  # a lower value means that a router forwarded the packet (RFC 9568, 5.1.1.3)
+TRAFFIC_CLASS = 0xC0  # internetwork control (RFC 791)
+PASSWORD_BYTES = 8
+MAX_ADDRESSES = 255
+_ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
+_HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; differs by version; checksum
+HEAD_BYTES, ADDRESS_BYTES = _HEAD.size, {4: 4, 6: 16}
+_AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # indexed by the type field of version 2
+
+AH_PROTOCOL = 51
+DIGEST_BYTES = 12
+_AH = struct.Struct("!BBH4sI12s")  # next header, length in words - 2, reserved, SPI, sequence number, digest
+AH_BYTES = _AH.size
+MAX_SEQUENCE = 0xFFFFFFFF
+_MUTABLE = ((1, 1), (6, 2), (10, 2))  # TOS, fragment offset, checksum: offset and bytes
+_TTL_AT, _MULTICAST_TTL = 8, 255
+_DESTINATION_AT, _MULTICAST = 16, 0xE  # the first 4 bits of the address
 
 MTU = 1500
 MAX_SENDERS = 256
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
-_NUMBER = struct.Struct("!H")
-_ID_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
 _HEADER_BYTES = {4: _IPV4.size, 6: 40}
 _SPARE_BYTES = 16  # keepalived leaves this many free
-_MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
+
+
+class AdvertError(Enum):
+    """Why a packet is dropped; the values appear in status, events and the documentation."""
+
+    TRUNCATED = "truncated"
+    TRAILING = "longer than its addresses"
+    VERSION = "another version"
+    TYPE = "not an advertisement"
+    CHECKSUM = "wrong checksum"
+    TTL = "wrong TTL"
+    VRID = "another virtual router"
+    AUTHENTICATION = "another kind of authentication"
+    PASSWORD = "wrong password"
+    DIGEST = "wrong digest"
+    REPLAYED = "a sequence number that was there before"
+    INTERVAL = "another advertisement interval"
+    SOURCE = "not from a peer"
+    DESTINATION = "to another address (multicast instead of unicast, or the other way round)"
+
+
+class InvalidAdvert(Exception):
+    """A received packet is dropped. Internal: it never reaches a user."""
+
+    def __init__(self, error: AdvertError, detail: str = "") -> None:
+        super().__init__(f"{error.value}: {detail}" if detail else error.value)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """The fields of an advertisement. Version 2 sends `interval_s` in whole seconds, version 3 in hundredths."""
+
+    version: int
+    vrid: int
+    priority: int
+    interval_s: float
+    addresses: tuple[Address, ...]
+    authentication: Authentication | None = None
+    password: bytes = b""  # without the zeros that pad it in the packet
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
+
+    source: Address
+    destination: Address
+    ttl: int  # or hop limit
+    protocol: int  # PROTOCOL or AH_PROTOCOL
+    header: bytes  # the IPv4 header; b"" for IPv6
+    payload: bytes
+
+
+def checksum(data: bytes) -> int:
+    """Return the Internet checksum (RFC 1071); 0 for data that contains its own correct checksum."""
+    if len(data) % 2:
+        data += b"\0"
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
+    """Return what version 3's checksum covers in addition to the payload (RFC 9568, 5.2.8)."""
+    if source.version == 4:
+        return struct.pack("!4s4sBBH", source.packed, destination.packed, 0, PROTOCOL, length)
+    return struct.pack("!16s16sI3xB", source.packed, destination.packed, length, PROTOCOL)
+
+
+def encode(advertisement: Advertisement, source: Address, destination: Address) -> bytes:
+    """Return the payload."""
+    body = b"".join(address.packed for address in advertisement.addresses)
+    version_type = advertisement.version << 4 | _ADVERTISEMENT
+    if advertisement.version == 2:
+        middle = _AUTHENTICATIONS.index(advertisement.authentication) << 8 | round(advertisement.interval_s)
+        body += advertisement.password.ljust(PASSWORD_BYTES, b"\0")
+        covered = b""
+    else:
+        middle = round(advertisement.interval_s * 100)
+        covered = pseudo_header(source, destination, HEAD_BYTES + len(body))
+    fields = (version_type, advertisement.vrid, advertisement.priority, len(advertisement.addresses), middle)
+    total = checksum(covered + _HEAD.pack(*fields, 0) + body)
+    return _HEAD.pack(*fields, total) + body
+
+
+def decode(payload: bytes, source: Address, destination: Address) -> Advertisement:
+    """Return the fields of a payload. Raises InvalidAdvert.
+
+    For version 3 over IPv4 a checksum without the pseudo-header is valid, too (see `has_pseudo_header`).
+    """
+    if len(payload) < HEAD_BYTES:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} bytes")
+    version_type, vrid, priority, count, middle, _ = _HEAD.unpack_from(payload)
+    version, packet_type = version_type >> 4, version_type & 0xF
+    if version not in (2, 3) or (version == 2 and source.version == 6):
+        raise InvalidAdvert(AdvertError.VERSION, str(version))
+    if packet_type != _ADVERTISEMENT:
+        raise InvalidAdvert(AdvertError.TYPE, str(packet_type))
+    width = ADDRESS_BYTES[source.version]
+    addresses_end = HEAD_BYTES + count * width
+    expected = addresses_end + (PASSWORD_BYTES if version == 2 else 0)
+    if len(payload) < expected:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} of {expected} bytes")
+    if len(payload) > expected:
+        raise InvalidAdvert(AdvertError.TRAILING, f"{len(payload)} instead of {expected} bytes")
+    _check_checksum(payload, version, source, destination)
+    addresses = _addresses(payload[HEAD_BYTES:addresses_end], width)
+    if version == 3:
+        return Advertisement(3, vrid, priority, (middle & 0x0FFF) / 100, addresses)
+    if middle >> 8 >= len(_AUTHENTICATIONS):
+        raise InvalidAdvert(AdvertError.AUTHENTICATION, str(middle >> 8))
+    authentication = _AUTHENTICATIONS[middle >> 8]
+    password = payload[addresses_end:].rstrip(b"\0")
+    return Advertisement(2, vrid, priority, float(middle & 0xFF), addresses, authentication, password)
+
+
+def _check_checksum(payload: bytes, version: int, source: Address, destination: Address) -> None:
+    if version == 3 and has_pseudo_header(payload, source, destination):
+        return
+    if (version == 3 and source.version == 6) or checksum(payload):
+        raise InvalidAdvert(AdvertError.CHECKSUM)
+
+
+@lru_cache(maxsize=64)  # each router repeats the same addresses in every advertisement
+def _addresses(packed: bytes, width: int) -> tuple[Address, ...]:
+    return tuple(ip_address(packed[at : at + width]) for at in range(0, len(packed), width))
+
+
+def has_pseudo_header(payload: bytes, source: Address, destination: Address) -> bool:
+    """Return whether a version 3 payload's checksum covers the pseudo-header."""
+    return checksum(pseudo_header(source, destination, len(payload)) + payload) == 0
+
+
+def virtual_mac(vrid: int, family: int) -> bytes:
+    """Return the virtual router's link address (RFC 9568, 7.3)."""
+    return bytes((0x00, 0x00, 0x5E, 0x00, 0x01 if family == 4 else 0x02, vrid))
+
+
+def address_order(address: Address) -> tuple[int, int]:
+    """Return the sort key by which the greater address wins among equal priorities (RFC 9568, 6.4.3)."""
+    assert isinstance(address, IPv4Address | IPv6Address)
+    return address.version, int(address)
+
+
+def add_ah(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes:
+    """Return the payload behind the authentication header of version 2 (RFC 2402), as keepalived builds it.
+
+    The SPI is the source address. The digest (HMAC-MD5-96, RFC 2403) covers the IP header with its mutable fields zero,
+    AH with a zero digest, and the payload. keepalived covers the TTL of multicast packets unchanged. The key is the
+    password.
+    """
+    fields = PROTOCOL, AH_BYTES // 4 - 2, 0, ip_header[12:16], sequence
+    return _AH.pack(*fields, _digest(ip_header, _AH.pack(*fields, bytes(DIGEST_BYTES)), payload, key)) + payload
+
+
+def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:
+    """Return the sequence number and the payload behind a valid header. Raises InvalidAdvert.
+
+    The caller checks the sequence number.
+    """
+    if len(packet) < AH_BYTES:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(packet)} bytes")
+    *fields, digest = _AH.unpack_from(packet)
+    if fields[:2] != [PROTOCOL, AH_BYTES // 4 - 2]:
+        raise InvalidAdvert(AdvertError.AUTHENTICATION)
+    payload = packet[AH_BYTES:]
+    if not hmac.compare_digest(digest, _digest(ip_header, _AH.pack(*fields, bytes(DIGEST_BYTES)), payload, key)):
+        raise InvalidAdvert(AdvertError.DIGEST)
+    return fields[4], payload
+
+
+def _digest(ip_header: bytes, plain: bytes, payload: bytes, key: bytes) -> bytes:
+    covered = bytearray(ip_header[:20])
+    for at, count in _MUTABLE:
+        covered[at : at + count] = bytes(count)
+    covered[_TTL_AT] = _MULTICAST_TTL if covered[_DESTINATION_AT] >> 4 == _MULTICAST else 0
+    digest = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(covered) + plain + payload, "md5")
+    return digest[:DIGEST_BYTES]
 
 
 def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
@@ -62,8 +244,8 @@ def socket_device(router: VrrpInstance, device: str) -> str:
 class AdvertEncoder:
     """Build one virtual router's packets, byte for byte as keepalived does.
 
-    Payloads are cached by priority. `before` is the encoder of the former address or configuration: sequence numbers
-    and IP identifications continue from it.
+    `old_checksum` is that of keepalived 1.3.6 and older. `before` is the encoder of the former address or
+    configuration: sequence numbers and IP identifications continue from it.
     """
 
     def __init__(
@@ -85,18 +267,10 @@ class AdvertEncoder:
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]
         self._hops = router.unicast_ttl if router.peers else TTL
-        self._bodies: dict[tuple[int, Address], bytes] = {}
-        self._headers: dict[tuple[int, Address], tuple[bytes, int]] = {}
 
     def advance_sequence(self, sequence: int) -> None:
         """Continue after another router's number: keepalived accepts only increasing ones, from any sender."""
         self.sequence = max(self.sequence, sequence)
-
-    def use_old_checksum(self) -> None:
-        """Use the checksum of keepalived 1.3.6 and older from now on, because a peer does."""
-        if not self.old_checksum:
-            self.old_checksum = True
-            self._bodies.clear()
 
     def packets(self, priority: int) -> list[Datagram]:
         """Return one packet for the multicast group, or one for each peer."""
@@ -106,50 +280,29 @@ class AdvertEncoder:
         return [self._packet(priority, destination) for destination in self._destinations]
 
     def _packet(self, priority: int, destination: Address) -> Datagram:
-        body = self._bodies.get((priority, destination))
-        if body is None:
-            if len(self._bodies) > _MAX_BODIES:
-                self._bodies.clear()
-            body = self._bodies[priority, destination] = self._body(priority, destination)
-        header, protocol = b"", PROTOCOL
-        if self.source.version == 4:
-            header = self._header(len(body), destination)
-        if self._with_ah:
-            body, protocol = add_ah(header, body, self.router.password, self.sequence), AH_PROTOCOL
-        return Datagram(self.source, destination, self._hops, protocol, header, body)
+        body = self._body(priority, destination)
+        header = self._header(len(body), destination) if self.source.version == 4 else b""
+        if not self._with_ah:
+            return Datagram(self.source, destination, self._hops, PROTOCOL, header, body)
+        payload = add_ah(header, body, self.router.password, self.sequence)
+        return Datagram(self.source, destination, self._hops, AH_PROTOCOL, header, payload)
 
     def _body(self, priority: int, destination: Address) -> bytes:
         router = self.router
         authentication = router.authentication if router.version == 2 else None
-        password = router.password if authentication is Authentication.PASS else b""
-        advert = Advertisement(
-            router.version,
-            router.vrid,
-            priority,
-            router.advert_interval_s,
-            self.advertised,
-            authentication,
-            password[:PASSWORD_BYTES],
-        )
+        password = router.password[:PASSWORD_BYTES] if authentication is Authentication.PASS else b""
+        fields = router.version, router.vrid, priority, router.advert_interval_s, self.advertised
+        advert = Advertisement(*fields, authentication, password)
         covered = router.multicast if self.old_checksum and router.peers and self.source.version == 4 else destination
         return encode(advert, self.source, covered)
 
     def _header(self, body_bytes: int, destination: Address) -> bytes:
-        """Return the IPv4 header; only the identification and the checksum differ between packets."""
-        cached = self._headers.get((body_bytes, destination))
-        if cached is None:
-            protocol, ah_bytes = (AH_PROTOCOL, AH_BYTES) if self._with_ah else (PROTOCOL, 0)
-            length = _IPV4.size + ah_bytes + body_bytes
-            ends = self.source.packed, destination.packed
-            plain = _IPV4.pack(0x45, TRAFFIC_CLASS, length, 0, 0, self._hops, protocol, 0, *ends)
-            cached = self._headers[body_bytes, destination] = plain, ~checksum(plain) & 0xFFFF
-        plain, total = cached
-        total += self._identification
-        total = (total & 0xFFFF) + (total >> 16)
-        header = bytearray(plain)
-        _NUMBER.pack_into(header, _ID_AT, self._identification)
-        _NUMBER.pack_into(header, _CHECKSUM_AT, ~total & 0xFFFF)
-        return bytes(header)
+        """Return the IPv4 header."""
+        protocol, ah_bytes = (AH_PROTOCOL, AH_BYTES) if self._with_ah else (PROTOCOL, 0)
+        length = _IPV4.size + ah_bytes + body_bytes
+        fields = 0x45, TRAFFIC_CLASS, length, self._identification, 0, self._hops, protocol
+        ends = self.source.packed, destination.packed
+        return _IPV4.pack(*fields, checksum(_IPV4.pack(*fields, 0, *ends)), *ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +437,7 @@ class AdvertValidator:
                 raise
         advert = decode(payload, source, router.multicast)
         if source in self._peers:
-            self._encoder.use_old_checksum()
+            self._encoder.old_checksum = True  # from now on, because a peer uses it
         return advert
 
     def _compare_addresses(self, advert: Advertisement, sender: Address) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.protocol.packet import Advertisement, address_order
+from pylvs.vrrp.protocol.adverts import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
 HISTORY_LENGTH = 64  # transitions
@@ -148,12 +148,6 @@ class Machine:
             return self._receive_as_master(now, advert, source)
         return self, []
 
-    def set_priority(self, now: float, priority: int) -> Step:
-        """Change the effective priority; an owner's never changes."""
-        if self.instance.priority == OWNER or priority == self.priority:
-            return self, []
-        return replace(self, priority=max(1, min(OWNER - 1, priority))), []
-
     def change_interval(self, now: float) -> Step:
         """Restart the timer after a reload changed the interval; a master advertises immediately."""
         if self.state is State.MASTER:
@@ -163,9 +157,7 @@ class Machine:
     def yield_until(self, now: float, until: float) -> Step:
         """Become backup, and do not take over before that time."""
         held = replace(self, held_until=until)
-        if self.state is not State.MASTER:
-            return held, []
-        return held._backup(now, TransitionReason.YIELD, "", [Advertise(PRIORITY_STOP)])
+        return held.follow(now, State.BACKUP, TransitionReason.YIELD) if self.state is State.MASTER else (held, [])
 
     def follow(
         self, now: float, state: State, why: TransitionReason = TransitionReason.GROUP, detail: str = ""
@@ -237,24 +229,22 @@ class Transition:
     """A state change that happened."""
 
     at: float  # Unix time
-    before: State
-    state: State
-    why: TransitionReason
-    detail: str
+    become: Become
     priority: int
 
     def sentence(self) -> str:
         """Return the reason as text."""
-        return f"{self.why.value}: {self.detail}" if self.detail else self.why.value
+        why, detail = self.become.why.value, self.become.detail
+        return f"{why}: {detail}" if detail else why
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of status and events."""
         return {
             "time": self.at,
-            "before": self.before.value,
-            "state": self.state.value,
-            "why": self.why.value,
-            "detail": self.detail,
+            "before": self.become.before.value,
+            "state": self.become.state.value,
+            "why": self.become.why.value,
+            "detail": self.become.detail,
             "priority": self.priority,
         }
 
@@ -268,7 +258,7 @@ class History:
 
     def record(self, at: float, become: Become, priority: int) -> Transition:
         """Append a transition."""
-        transition = Transition(at, become.before, become.state, become.why, become.detail, priority)
+        transition = Transition(at, become, priority)
         self.transitions.append(transition)
         self.entered[become.state] += 1
         return transition

@@ -17,7 +17,7 @@ from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import DesiredTable
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.probes import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, MiscCheck
 from pylvs.model.errors import PylvsError

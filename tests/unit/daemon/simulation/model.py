@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pylvs.health.events import NO_OVERRIDE, Override, Standing
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, goes_via_vip
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey, VirtualService

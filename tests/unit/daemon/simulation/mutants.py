@@ -17,9 +17,8 @@ from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
-from pylvs.health.outcome import Outcome
-from pylvs.health.probe_scheduler import ProbeScheduler
-from pylvs.health.state import CheckState, Quorum, ServiceState
+from pylvs.health.probes import Outcome, ProbeScheduler
+from pylvs.health.state import CheckState, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.system.processes.scripts import InTurn, Processes
 
@@ -37,11 +36,18 @@ def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
 
 
 def _no_hysteresis_on_the_way_down() -> AbstractContextManager[Any]:
-    return patch.object(Quorum, "lost_below", property(lambda self: self.needed))
+    def mutated(self: ServiceState, had: bool) -> bool:
+        return self.weight_up >= self.wanted.quorum + (0 if had else self.wanted.hysteresis)
+
+    return patch.object(ServiceState, "quorum_after", mutated)
 
 
 def _quorum_is_gained_one_too_early() -> AbstractContextManager[Any]:
-    return patch.object(Quorum, "gained_at", property(lambda self: self.needed + self.hysteresis - 1))
+    def mutated(self: ServiceState, had: bool) -> bool:
+        hysteresis = self.wanted.hysteresis
+        return self.weight_up >= self.wanted.quorum + (-hysteresis if had else hysteresis - 1)
+
+    return patch.object(ServiceState, "quorum_after", mutated)
 
 
 def _helper_death_is_swallowed() -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from pylvs.daemon import Options
 from pylvs.daemon.loading import Loaded
 from pylvs.health.events import NO_OVERRIDE, Override, ServerName
-from pylvs.health.outcome import Outcome
+from pylvs.health.probes import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check
 from pylvs.model.errors import PylvsError

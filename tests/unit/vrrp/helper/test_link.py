@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.system import processes as programs
-from pylvs.vrrp.helper.link import FINISH_S, MAX_RESTART_S, RESTART_S, STEADY_S, Finish, HelperLink
+from pylvs.vrrp.helper.link import FINISH_S, MAX_RESTART_S, RESTART_S, STEADY_S, HelperLink
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 from tests.waiting import until
 
@@ -28,7 +28,7 @@ LEAVES_A_CHILD = (
 def loop() -> Iterator[FakeTimeLoop]:
     loop = FakeTimeLoop()
     yield loop
-    loop.close()
+    loop._selector.close()
 
 
 @pytest.mark.parametrize(("program", "processes"), [(HANGS, 1), (LEAVES_A_CHILD, 2)])
@@ -46,7 +46,7 @@ def test_finish_ends_although_the_helper_or_its_child_hangs(
     (child,) = children
     try:
         until(lambda: len(started.read_bytes()) == processes)
-        link.finish(Finish(), lambda: finished.append(True))
+        link.finish(lambda: finished.append(True))
         loop.pass_(FINISH_S - 0.1)
         assert (finished, link.connected, child.poll()) == ([], True, None)
         loop.pass_(0.2)
@@ -107,6 +107,6 @@ def test_a_long_run_resets_the_delay(loop: FakeTimeLoop, monkeypatch: pytest.Mon
     link.start()
     loop.pass_(300)
     assert children.started == [0, 1, 3, 3 + 60 + 1, 64 + 30 + 2]
-    link.finish(Finish(), lambda: None)
+    link.finish(lambda: None)
     loop.pass_(FINISH_S)
     loop.pass_(1e6)  # the last one closes its end

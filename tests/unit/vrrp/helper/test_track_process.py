@@ -17,7 +17,7 @@ import pytest
 from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track import ProcessInfo, ProcessWatch, matches, running_processes
+from pylvs.vrrp.helper.track import ProcessWatch, matches, running_processes
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper
@@ -57,12 +57,11 @@ EVERY = (NAME, PATH, PATH_AS_NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL
     ],
 )
 def test_matches(name: str, line: str, expected: tuple[TrackProcess, ...]) -> None:
-    process = ProcessInfo(name, tuple(line.split()))
-    assert [each for each in EVERY if matches(process, each)] == list(expected)
+    assert [each for each in EVERY if matches(name, line.split(), each)] == list(expected)
 
 
 def test_a_long_name_is_truncated_as_in_the_kernel() -> None:
-    assert matches(ProcessInfo("a-long-name-for", ()), wanted("a-long-name-for-a-daemon"))
+    assert matches("a-long-name-for", (), wanted("a-long-name-for-a-daemon"))
 
 
 def test_a_zombie_does_not_run() -> None:

@@ -17,7 +17,7 @@ from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.tracking import TrackedObject
@@ -160,7 +160,7 @@ class Host:
         """`pylvs vrrp yield`."""
         if self.service is not None:
             running.host = self
-            self.service._yield({"names": [], "seconds": seconds})
+            self.service._yield({"names": []}, self.service.now + seconds)
             self._turn()
 
     def step(self, local: float) -> None:

@@ -51,8 +51,8 @@ from pylvs.model.vrrp import OWNER, Authentication
 from pylvs.vrrp.garp import CONFLICT_INTERVAL_S
 from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State
-from pylvs.vrrp.protocol.packet import Datagram
 from tests.unit.vrrp.simulation.host import Host
 from tests.unit.vrrp.simulation.records import (
     AH_BYTES,

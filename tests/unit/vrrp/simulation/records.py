@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State
-from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
 from tests.unit.vrrp.simulation.host import Host
 

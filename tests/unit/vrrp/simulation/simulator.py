@@ -16,7 +16,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import Datagram
 from tests.unit.vrrp.simulation import schedule
 from tests.unit.vrrp.simulation.host import Host, Storm
 from tests.unit.vrrp.simulation.invariants import Checker

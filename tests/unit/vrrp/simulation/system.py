@@ -17,7 +17,7 @@ from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, v
 from pylvs.vrrp.garp import AddressBinding, parse_binding
 from pylvs.vrrp.loop import Call, Loop, RealtimeStatus, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
-from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.simulation.host import Storm, running
 
@@ -183,7 +183,7 @@ class SimulatedFrameSender:
 class SimulatedConflictSocket(SimulatedSocket):
     """Replaces `pylvs.vrrp.conflicts.ConflictSocket`."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, version: int) -> None:
         super().__init__()
         self.device = device
         self._addresses: frozenset[Address] = frozenset()
@@ -249,7 +249,7 @@ class SimulatedHelper(SimulatedSocket):
     def send(self, message: Any) -> None:
         self.host.network.message_sent(self.host, message)
 
-    def finish(self, message: Any, ended: Call) -> None:
+    def finish(self, ended: Call) -> None:
         ended()
 
     def find(self, result: TrackedObject) -> None:

@@ -1,4 +1,4 @@
-"""Schedule probes: one heap of due times, one timer of the event loop, one task for each probe that runs.
+"""Probes of checks: a checker makes each from its check, the scheduler runs it when it is due, an outcome ends it.
 
 Due times use the loop's monotonic clock, so setting the wall clock changes nothing.
 """
@@ -6,21 +6,160 @@ Due times use the loop's monotonic clock, so setting the wall clock changes noth
 from __future__ import annotations
 
 import asyncio
+import errno
 import heapq
+import importlib
 import logging
+import os
 import resource
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import TYPE_CHECKING, cast
 
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from pylvs.system.processes.scripts import Processes
+
+log = logging.getLogger(__name__)
 
 BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
 AFTER_FAILURE_S = 1.0  # until the next probe if `on_outcome` raised
 
-log = logging.getLogger(__name__)
+_MAX_QUOTE = 60
+_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+
+_ERRNO_TEXTS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.ECONNABORTED: "connection aborted",
+    errno.EPIPE: "connection closed by the server",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.EHOSTDOWN: "host is down",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ENETDOWN: "network is down",
+    errno.ETIMEDOUT: "timed out",
+    errno.EADDRINUSE: "the source port is taken",
+    errno.EADDRNOTAVAIL: "the source address is not on this machine",
+    errno.EACCES: "refused by this machine's routes or firewall",  # prohibit routes, netfilter's ICMP prohibited
+    errno.EPERM: "refused by this machine's firewall, or without the privilege",
+    errno.ENODEV: "no such device",
+    errno.EMSGSIZE: "message too long",
+    errno.EINVAL: "the address cannot be connected to",
+}
+
+# This host ran out of a resource: inconclusive.
+_LOCAL_ERRNO_TEXTS = {
+    errno.EMFILE: "this process has too many open files",
+    errno.ENFILE: "this machine has too many open files",
+    errno.ENOBUFS: "no buffer space on this machine",
+    errno.ENOMEM: "no memory on this machine",
+    errno.EAGAIN: "no resources on this machine",
+}
+
+# The module of a specification is imported when its first check is made; its `probe` makes the probes.
+_MODULES: dict[type[checks.Check], str] = {
+    checks.TcpCheck: "tcp",
+    checks.HttpCheck: "http",
+    checks.SmtpCheck: "smtp",
+    checks.DnsCheck: "dns",
+    checks.UdpCheck: "udp",
+    checks.PingCheck: "ping",
+    checks.FileCheck: "file",
+    checks.MiscCheck: "misc",
+    checks.AgentCheck: "agent",
+    checks.LoadCheck: "load",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Good or failed, the reason, and a weight if the check sets one.
+
+    `weight` replaces the configured weight until the next outcome; None keeps the configured weight. `ok` with weight 0
+    drains the server. `inconclusive`: this host could not make the check (no descriptors, no memory, no free port), so
+    the server keeps its state.
+    """
+
+    ok: bool
+    reason: str
+    weight: int | None = None
+    inconclusive: bool = False
+
+
+# Made once from a `model.checks.Check`, called for each probe. It returns within the check's timeout; each of several
+# pages or hosts has a timeout of its own. It raises only CancelledError, and leaves no socket or process behind.
+Probe = Callable[[], Awaitable[Outcome]]
+
+
+def constant_probe(outcome: Outcome) -> Probe:
+    """Return a probe for a check that cannot be made."""
+
+    async def ask() -> Outcome:
+        return outcome
+
+    return ask
+
+
+class ProbeFailed(Exception):
+    """Ends a probe; `inconclusive` as in `Outcome`."""
+
+    def __init__(self, reason: str, inconclusive: bool = False) -> None:
+        super().__init__(reason)
+        self.inconclusive = inconclusive
+
+
+class NoSocket(ProbeFailed):
+    """A socket could not be made; `code` is the errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(errno_text(code), code in _LOCAL_ERRNO_TEXTS)
+        self.code = code
+
+
+def errno_text(code: int) -> str:
+    """Return a short text for an errno."""
+    text = _ERRNO_TEXTS.get(code) or _LOCAL_ERRNO_TEXTS.get(code) or os.strerror(code)
+    return text[:1].lower() + text[1:]
+
+
+def errno_failure(code: int, where: str = "") -> ProbeFailed:
+    """Return the failure for an errno; `where` is appended ("while sending")."""
+    return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), code in _LOCAL_ERRNO_TEXTS)
+
+
+def quoted(data: bytes) -> str:
+    """Quote received bytes for one log line: short, printable ASCII, without terminal escapes."""
+    signs = (chr(each) if 32 <= each < 127 else _ESCAPES.get(each, f"\\x{each:02x}") for each in data[:_MAX_QUOTE])
+    text = "".join(signs)
+    return f"'{text}…'" if len(data) > _MAX_QUOTE else f"'{text}'"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """The settings of the server and service for a checker, and the script runner."""
+
+    weight: int = 1  # the real server's; the base of relative weights ("75%", "5 more")
+    virtualhost: str = ""  # the real server's, else the service's; the check's own takes precedence
+    processes: Processes | None = None  # None: scripts are not run
+
+
+def probe_of(check: checks.Check, context: CheckContext) -> Probe:
+    """Return the probe of a check, made by `probe` of its checker's module. ProbeFailed becomes a failed outcome."""
+    module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
+    maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
+    ask = maker(check, context)
+
+    async def probe() -> Outcome:
+        try:
+            return await ask()
+        except ProbeFailed as error:
+            return Outcome(False, str(error), inconclusive=error.inconclusive)
+
+    return probe
 
 
 def descriptor_limit() -> int:
