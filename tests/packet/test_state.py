@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pylvs.bpf import libbpf, mounts
+from pylvs.bpf.libbpf import create_map
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
-from tests.maps import create_map
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,6 @@ CREATE = """
 import struct
 from pylvs.bpf import libbpf
 from pylvs.dataplane.state import State
-from tests.maps import create_map
 state = State.open(create=True)
 with state.lock():
     if not state.pins():

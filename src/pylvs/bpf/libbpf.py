@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -232,6 +233,17 @@ class BpfObject:
     def program_fd(self, name: str) -> int:
         """Return the descriptor of a loaded program, which the object closes."""
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
+
+
+def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
+    """Create a map without an object file; return its descriptor, which the caller closes.
+
+    Raises NoRoom, NotPermitted.
+    """
+    # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
+    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, 0, flags), 32)
+    done = library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, options)
+    return check(done, f"creating map {name} of {max_entries} elements")
 
 
 def pin(descriptor: int, path: str) -> None:

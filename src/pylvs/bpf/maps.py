@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Self = TypeVar("Self", bound="Map")
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF

@@ -78,7 +78,7 @@ def unmount(target: str | os.PathLike[str]) -> None:
 def exchange(one: str, other: str) -> None:
     """Exchange two paths atomically: renameat2(2) with RENAME_EXCHANGE, which a bpffs has since Linux 5.17."""
     paths = (c_int(_AT_FDCWD), os.fsencode(one), c_int(_AT_FDCWD), os.fsencode(other))
-    _call(one, "renameat2", *paths, c_uint32(_RENAME_EXCHANGE))
+    call(one, "renameat2", *paths, ctypes.c_uint32(_RENAME_EXCHANGE))
 
 
 def mlockall(flags: int) -> None:

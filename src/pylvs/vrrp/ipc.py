@@ -262,7 +262,9 @@ class Client:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise PylvsError(f"{self._path}: no answer within {self._patience_s:g} s")
-            select.select([self._socket], [self._socket] if self._socket.unsent else [], [], left)
+            ready = select.poll()
+            ready.register(self._socket, select.POLLIN | (select.POLLOUT if self._socket.unsent else 0))
+            ready.poll(left * 1000)
             try:
                 self._socket.flush()
                 self._received += self._socket.receive()

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.bpf import libbpf
-from pylvs.bpf.maps import EXIST, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
+from pylvs.bpf.libbpf import create_map
+from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
 from pylvs.model.errors import NoRoom, PylvsError
-from tests.maps import MMAPABLE, clear, create_map, values
+from tests.maps import clear, values
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes BPF maps")
