@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import ip_address
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
+from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_mean
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
@@ -218,6 +218,21 @@ MARK = integer(1, MAX_U32)
 USER = Type("user [group]", _user)
 SCRIPT_ALONE = Type("a program with its arguments in quotes", _script)
 SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script_with_user)
+
+
+def flag(name: str, doc: str, default: bool = False, **more: Any) -> Keyword:
+    """Make a keyword `NAME [on|off]`; `more` are further fields of Keyword."""
+    return Keyword(name, FLAG, doc, default, **more)
+
+
+def bare(name: str, doc: str, **more: Any) -> Keyword:
+    """Make a keyword that stands alone; without it the value is off."""
+    return Keyword(name, BARE, doc, False, **more)
+
+
+def script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+    """Make a keyword with a program to run; as in keepalived the first one of several counts."""
+    return Keyword(name, kind, doc, first_wins=True)
 
 
 def _mail_server(words: Words) -> tuple[str, int]:
