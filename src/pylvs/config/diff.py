@@ -44,6 +44,7 @@ _REPORTED_ELSEWHERE = (
     "engine",
     "sorry_server",
 )
+_LOST = "its connections are forwarded no more"
 _VRRP: Mapping[str, str] = {
     "instances": "vrrp_instance",
     "groups": "vrrp_sync_group",
@@ -146,7 +147,7 @@ def differences(old: Configuration, new: Configuration) -> tuple[Change, ...]:
         if former is None:
             found.append(_service_added(service))
         elif former != service:
-            found += _service(former, service)
+            found += [replace(change, service=service.name) for change in _service(former, service)]
     kept = {key for service in new.services for key in service.keys}
     staying = {id(former) for former, _ in pairs}
     found += [_service_removed(each, kept) for each in old.services if id(each) not in staying]
@@ -188,38 +189,34 @@ def _describe_scheduling(service: WantedService) -> dict[str, str]:
 
 
 def _service_added(service: WantedService) -> Change:
-    servers = [f"{each.destination.key}" for each in service.servers]
-    details = (
-        joined(_describe_scheduling(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
-    )
+    servers = ", ".join(str(each.destination.key) for each in service.servers)
+    details = f"{joined(_describe_scheduling(service))}; {f'servers {servers}' if servers else 'no servers'}"
     return Change(_path(service), Kind.ADDED, details=details, service=service.name)
 
 
 def _service_removed(service: WantedService, kept: Iterable[ServiceKey]) -> Change:
     ends = not set(service.keys) <= set(kept)
-    note = "its connections are forwarded no more" if ends else "another service has its address"
-    effect = Effect.END if ends else Effect.STAY
+    effect, note = (Effect.END, _LOST) if ends else (Effect.STAY, "another service has its address")
     return Change(_path(service), Kind.REMOVED, effect=effect, note=note, service=service.name)
 
 
 def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
-    """Yield the changes of one service."""
-    path, name = _path(new), new.name
+    """Yield the changes of one service, without its name in `service`."""
+    path = _path(new)
     if old.name != new.name:
-        yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),), service=name)
+        yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),))
     for key in new.keys:
         if key not in old.keys:
-            yield Change((*path, f"address {_key(key)}"), Kind.ADDED, service=name)
+            yield Change((*path, f"address {_key(key)}"), Kind.ADDED)
     for key in old.keys:
         if key not in new.keys:
-            note = "its connections are forwarded no more"
-            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=note, service=name)
+            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
     found = (
         *differing(_describe_scheduling(old), _describe_scheduling(new)),
         *field_differences(old, new, _REPORTED_ELSEWHERE),
     )
     if found:
-        yield Change(path, Kind.CHANGED, found, service=name)
+        yield Change(path, Kind.CHANGED, found)
     if old.sorry_server != new.sorry_server:
         yield _sorry_server(old, new)
     yield from _servers(old, new)
@@ -230,13 +227,13 @@ def _key(key: ServiceKey) -> str:
 
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
-    difference = Difference("sorry_server", describe_value(old.sorry_server), describe_value(new.sorry_server))
-    removed = old.sorry_server is not None and (
-        new.sorry_server is None or new.sorry_server.key != old.sorry_server.key
+    before, after = old.sorry_server, new.sorry_server
+    change = Change(
+        _path(new), Kind.CHANGED, (Difference("sorry_server", describe_value(before), describe_value(after)),)
     )
-    note = f"connections that {old.sorry_server.key} has are forwarded no more" if removed and old.sorry_server else ""
-    effect = Effect.END if removed else Effect.STAY
-    return Change(_path(new), Kind.CHANGED, (difference,), effect=effect, note=note, service=new.name)
+    if before is None or (after is not None and after.key == before.key):
+        return change
+    return replace(change, effect=Effect.END, note=f"connections that {before.key} has are forwarded no more")
 
 
 def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
@@ -246,19 +243,12 @@ def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
         if key not in before:
             checks = ", ".join(_kind_of(check) for check in server.checks) or "no checks"
             details = f"{joined(describe_destination(server.destination))}, {checks}"
-            yield Change(path, Kind.ADDED, details=details, service=new.name)
+            yield Change(path, Kind.ADDED, details=details)
         elif before[key] != server:
-            for change in _server(path, before[key], server):
-                yield replace(change, service=new.name)
+            yield from _server(path, before[key], server)
     for key in before:
         if key not in after:
-            yield Change(
-                (*_path(new), f"real server {key}"),
-                Kind.REMOVED,
-                effect=Effect.END,
-                note="its connections are forwarded no more",
-                service=new.name,
-            )
+            yield Change((*_path(new), f"real server {key}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
 
 
 def _by_key(servers: Iterable[WantedServer]) -> dict[DestinationKey, WantedServer]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import address_line, route_line, rule_line
+from pylvs.config.schema.routing_types import STATIC_ADDRESS_LINE, STATIC_ROUTE_LINE, STATIC_RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
     CPUS,
@@ -220,11 +220,9 @@ ROOT = Block(
         VRRP_INSTANCE,
         VRRP_SYNC_GROUP,
         *TRACK_DEFINITIONS,
-        Block(
-            "static_ipaddress", "addresses that this machine holds in every VRRP state", lines=address_line(static=True)
-        ),
-        Block("static_routes", "routes that this machine has in every VRRP state", lines=route_line(static=True)),
-        Block("static_rules", "routing rules that this machine has in every VRRP state", lines=rule_line(static=True)),
+        Block("static_ipaddress", "addresses that this machine holds in every VRRP state", lines=STATIC_ADDRESS_LINE),
+        Block("static_routes", "routes that this machine has in every VRRP state", lines=STATIC_ROUTE_LINE),
+        Block("static_rules", "routing rules that this machine has in every VRRP state", lines=STATIC_RULE_LINE),
         Block(
             "track_group",
             "virtual routers that go to fault when a static address, route or rule with this track_group is removed",

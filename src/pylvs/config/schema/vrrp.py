@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import address_line, route_line, rule_line
+from pylvs.config.schema.routing_types import ADDRESS_LINE, ROUTE_LINE, RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
     COUNT,
@@ -221,10 +221,10 @@ VRRP_INSTANCE = Block(
         Keyword("advert_int", seconds(0.01, 255), "seconds between advertisements", 1.0),
         _with_global("version", integer(2, 3), "version of VRRP; IPv6 needs 3", 2),
         AUTHENTICATION,
-        Block("virtual_ipaddress", "addresses that the master holds", lines=address_line()),
-        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=address_line()),
-        Block("virtual_routes", "routes that the master adds", lines=route_line()),
-        Block("virtual_rules", "routing rules that the master adds", lines=rule_line()),
+        Block("virtual_ipaddress", "addresses that the master holds", lines=ADDRESS_LINE),
+        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=ADDRESS_LINE),
+        Block("virtual_routes", "routes that the master adds", lines=ROUTE_LINE),
+        Block("virtual_rules", "routing rules that the master adds", lines=RULE_LINE),
         bare("nopreempt", "do not take over from a router of lower priority"),
         Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
         Keyword("preempt_delay", seconds(0, 1000), "seconds to wait before preemption", 0.0),
