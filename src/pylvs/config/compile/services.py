@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -26,7 +25,6 @@ from pylvs.model.service import (
 )
 from pylvs.model.wanted import WantedServer, WantedService
 
-VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 DEFAULT_METHOD = Forwarding(Method.MASQ)
 FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
@@ -54,9 +52,8 @@ class Entries:
     @property
     def versions(self) -> set[int]:
         """The IP versions of addresses and of marks with a family."""
-        return {each.first.version for each in self.ranges} | {
-            VERSIONS[each.family] for each in self.marks if each.family
-        }
+        of_marks = {6 if each.family == socket.AF_INET6 else 4 for each in self.marks if each.family}
+        return {each.first.version for each in self.ranges} | of_marks
 
     def keys(self, protocol: Protocol, version: int) -> Iterator[tuple[ServiceKey, Word]]:
         """Yield the keys in the table; `version` is that of marks without a family."""
@@ -164,7 +161,7 @@ def _protocol(service: EffectiveBlock, entries: Entries) -> None:
         service.adjust("protocol", Protocol.UDP, "not given")
     elif not entries.ranges and written:
         service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
-    if not written and not entries.ranges:
+    elif not written:
         service.fill("protocol", Protocol.TCP)
     if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
         service.warning("ops", "ops is of UDP alone; it is ignored", "remove it")
@@ -226,9 +223,8 @@ def _ports(service: EffectiveBlock, entries: Entries) -> None:
     """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one."""
     for each in service.below("real_server"):
         server = _server(each)
-        if not server.port or method_of(each).method is Method.MASQ:
-            continue
-        each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
+        if server.port and method_of(each).method is not Method.MASQ:
+            each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
 
 
 def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what: str) -> int:
@@ -250,16 +246,16 @@ def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what
 
 
 def _duplicates(service: EffectiveBlock) -> None:
-    seen: Counter[tuple[object, int]] = Counter()
+    seen: set[tuple[object, int]] = set()
     for each in list(service.below("real_server")):
         server = _server(each)
         key = server.address, server.table_port
-        seen[key] += 1
-        if seen[key] > 1:
+        if key in seen:
             text = f"the service has the real server {server.address} with this port already; this one is left out"
             service.warning(server.word, text, "remove it")
             service.leave_out(each)
             continue
+        seen.add(key)
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
@@ -296,12 +292,9 @@ def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
         if port != server.port:
             service.adjust("sorry_server", replace(server, fixed_port=port), "the service's port")
     if server is None:
-        if service.is_written("sorry_server_lvs_method"):
-            text = "sorry_server_lvs_method has no effect without sorry_server"
-            service.warning("sorry_server_lvs_method", text, "write one")
-        if service.get("sorry_server_inhibit", bool):
-            text = "sorry_server_inhibit has no effect without sorry_server"
-            service.warning("sorry_server_inhibit", text, "write one")
+        for name in ("sorry_server_lvs_method", "sorry_server_inhibit"):
+            if service.is_written(name) and service.effective(name).value is not False:
+                service.warning(name, f"{name} has no effect without sorry_server", "write one")
         service.fill("sorry_server_lvs_method", None)
 
 

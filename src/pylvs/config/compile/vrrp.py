@@ -64,19 +64,14 @@ class _VrrpCompiler:
             self._block(block)
         kept = {each.instance.name: each for each in without_conflicts(self.instances)}
         taken: dict[str, str] = {}
-        groups: list[VrrpGroup] = []
-        for block in self.groups.values():
-            group = group_of(block, kept, taken, symbols)
-            if group is None:
-                self.root.leave_out(block)
-            else:
-                groups.append(group)
-        for each in self.instances:
-            if each.instance.name not in kept:
-                self.root.leave_out(each.block)
+        groups = [(block, group_of(block, kept, taken, symbols)) for block in self.groups.values()]
+        rejected = [block for block, group in groups if group is None]
+        rejected += [each.block for each in self.instances if each.instance.name not in kept]
+        for block in rejected:
+            self.root.leave_out(block)
         return VrrpConfiguration(
             instances=tuple(each.instance for each in kept.values()),
-            groups=tuple(groups),
+            groups=tuple(group for _, group in groups if group is not None),
             scripts=tuple(symbols.scripts.values()),
             files=tuple(symbols.files.values()),
             processes=tuple(symbols.processes.values()),
@@ -105,20 +100,14 @@ class _VrrpCompiler:
             case "static_rules":
                 _of_track_groups(block, symbols)
                 self.rules += rules_of(block, symbols)
-            case "vrrp_instance":
-                self._instance(block)
-            case "vrrp_sync_group":
-                if not self._taken(block, self.groups):
-                    self.groups[name_of(block).text] = block
-
-    def _instance(self, block: EffectiveBlock) -> None:
-        if self._taken(block, {each.instance.name for each in self.instances}):
-            return
-        compiled = instance_of(block, self.symbols)
-        if compiled is None:
-            self.root.leave_out(block)
-        else:
-            self.instances.append(compiled)
+            case "vrrp_instance" if not self._taken(block, {each.instance.name for each in self.instances}):
+                compiled = instance_of(block, symbols)
+                if compiled is None:
+                    self.root.leave_out(block)
+                else:
+                    self.instances.append(compiled)
+            case "vrrp_sync_group" if not self._taken(block, self.groups):
+                self.groups[name_of(block).text] = block
 
     def _taken(self, block: EffectiveBlock, names: Collection[str]) -> bool:
         """Return whether an earlier block has the name, and reject this one then."""
@@ -132,12 +121,10 @@ class _VrrpCompiler:
 
 def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
     """Report each device that a line names and this machine does not have."""
-    for block in root.walk():
-        for setting in block.section.settings:
-            if setting.keyword is None or setting.keyword.name != "default_interface":
-                for word in getattr(setting.value, "devices", ()):
-                    assert isinstance(word, Word)
-                    symbols.check_device(word)
+    for setting in chain.from_iterable(block.section.settings for block in root.walk()):
+        if setting.keyword is None or setting.keyword.name != "default_interface":
+            for word in getattr(setting.value, "devices", ()):
+                symbols.check_device(word)
 
 
 def group_of(
@@ -168,7 +155,6 @@ def _members(
     block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: dict[str, str]
 ) -> Iterator[str]:
     for word in chain.from_iterable(block.lines("group", tuple)):
-        assert isinstance(word, Word)
         if word.text not in instances:
             text = f"group {name}: there is no virtual router '{word.text}'"
             block.error(word, text, "define a vrrp_instance of this name, or remove it")
@@ -210,10 +196,8 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
         instance = each.instance
         conflicting = next((other.instance for other in kept if _collide(other.instance, instance)), None)
         if conflicting is not None:
-            text = (
-                f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family} on"
-                f" {instance.interface}; {instance.name} is left out"
-            )
+            text = f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family}"
+            text += f" on {instance.interface}; {instance.name} is left out"
             each.block.error("virtual_router_id", text, "give one of them another number")
             continue
         for held in each.addresses:
@@ -227,8 +211,7 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
                 each.block.error("use_vmac", text, "give it another name")
-                unnamed = replace(instance, vmac=replace(instance.vmac, name=""))
-                each = replace(each, instance=unnamed)
+                each = replace(each, instance=replace(instance, vmac=replace(instance.vmac, name="")))
         kept.append(each)
     return kept
 
@@ -298,7 +281,6 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
     if device is not None:
         yield device.word
     for word in chain.from_iterable(block.lines("interfaces", tuple)):
-        assert isinstance(word, Word)
         symbols.check_device(word)
         yield word
 
