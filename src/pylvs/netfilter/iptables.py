@@ -234,10 +234,15 @@ def _either_port(reader: _RuleParser, text: str, turned: bool) -> Iterator[Claus
         yield tuple(each for clause in sides for each in clause)
 
 
-def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _masked(text: str, most: int, what: str) -> tuple[int, int]:
+    """Parse VALUE or VALUE/MASK; without a mask all bits count."""
     value, slash, mask = text.partition("/")
-    bits = number_of(mask, ALL_BITS, "a mask") if slash else ALL_BITS
-    wanted = number_of(value, ALL_BITS, "a mark")
+    bits = number_of(mask, most, "a mask") if slash else most
+    return number_of(value, most, what), bits
+
+
+def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+    wanted, bits = _masked(text, ALL_BITS, "a mark")
     if wanted & ~bits:  # no mark matches: the value has bits outside the mask
         if not turned:
             yield ()
@@ -250,9 +255,8 @@ def _link(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
 
 
 def _tos(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    value, slash, mask = text.partition("/")
-    bits = number_of(mask, 0xFF, "a mask") if slash else 0xFF
-    yield (condition(turned, tos=(number_of(value, 0xFF, "a type of service") & bits, bits)),)
+    value, bits = _masked(text, 0xFF, "a type of service")
+    yield (condition(turned, tos=(value & bits, bits)),)
 
 
 def _dscp(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:

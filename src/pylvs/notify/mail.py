@@ -123,7 +123,7 @@ def _plain(address: str) -> str:
 def _with_dots(message: bytes) -> bytes:
     """Double the dot at the start of a line, and append the final dot (RFC 5321 4.5.2)."""
     lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
-    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in [*lines]) + b".\r\n"
+    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines) + b".\r\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from pylvs.config.compile.vrrp_tracking import (
 )
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
-from pylvs.config.schema.vrrp_types import DelayedLink
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
@@ -288,12 +287,12 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
 def _delays(root: EffectiveBlock) -> Iterator[LinkDelay]:
     seen: set[str] = set()
     for block in root.below("interface_up_down_delays"):
-        for line in block.section.lines(DelayedLink):
-            if line.device.text in seen:
-                block.warning(line.device, f"{line.device} has a delay already", "remove one of them")
-                continue
-            seen.add(line.device.text)
-            yield LinkDelay(line.device.text, line.down_s, line.up_s)
+        for line in block.section.lines(Written):
+            if line.value.device in seen:
+                block.warning(line.word, f"{line.word} has a delay already", "remove one of them")
+            else:
+                seen.add(line.value.device)
+                yield line.value
 
 
 def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:

@@ -81,7 +81,7 @@ def port_of(word: Word) -> int:
 
 
 def _boolean(words: Words) -> bool:
-    word = words.take(BOOLEAN.syntax)
+    word = words.take("on|off")
     if word.text.lower() not in TRUE + FALSE:
         raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
     return word.text.lower() in TRUE
@@ -173,14 +173,10 @@ def _endpoint(words: Words) -> tuple[Address, int]:
     return address_of(words.take("an IP address")), port_of(words.take("a port"))
 
 
-def account(words: Words) -> tuple[str, str]:
-    """Take an optional user and an optional group; "" for what is missing."""
-    user = words.take("").text if words else ""
+def account(words: Words, required: bool = False) -> tuple[str, str]:
+    """Take a user, optional unless `required`, and an optional group; "" for what is missing."""
+    user = words.take("a user").text if words or required else ""
     return user, words.take("").text if words else ""
-
-
-def _user(words: Words) -> tuple[str, str]:
-    return words.take("a user").text, words.take("").text if words else ""
 
 
 def arguments_of(word: Word) -> tuple[str, ...]:
@@ -196,28 +192,22 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     return found
 
 
-def _script(words: Words) -> Written[Script]:
+def _script(words: Words, alone: bool = False) -> Written[Script]:
     word = words.take("a program")
-    return Written(Script(arguments_of(word)), word)
-
-
-def _script_with_user(words: Words) -> Written[Script]:
-    word = words.take("a program")
-    return Written(Script(arguments_of(word), *account(words)), word)
+    return Written(Script(arguments_of(word), *(() if alone else account(words))), word)
 
 
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
 BARE = Type("", lambda _: True)  # the keyword alone
-BOOLEAN = Type("on|off", _boolean)
 TEXT = text()
 ADDRESS = Type("an IP address", lambda words: address_of(words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)
 COUNT = integer(0, MAX_U32)
 PORT = integer(1, 65535)
 MARK = integer(1, MAX_U32)
-USER = Type("user [group]", _user)
-SCRIPT_ALONE = Type("a program with its arguments in quotes", _script)
-SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script_with_user)
+USER = Type("user [group]", lambda words: account(words, required=True))
+SCRIPT_ALONE = Type("a program with its arguments in quotes", lambda words: _script(words, alone=True))
+SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script)
 
 
 def flag(name: str, doc: str, default: bool = False, **more: Any) -> Keyword:

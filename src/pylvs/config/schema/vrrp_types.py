@@ -21,7 +21,7 @@ from pylvs.config.schema.types import (
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OldChecksum, Peer, Vmac
+from pylvs.model.vrrp import LinkDelay, OldChecksum, Peer, Vmac
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
@@ -32,20 +32,6 @@ MAX_PASSWORD = 8  # octets that VRRP carries
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
 MAX_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class DelayedLink:
-    """How long a device must be down or up before pylvs reacts."""
-
-    device: Word
-    down_s: float
-    up_s: float
-
-    @property
-    def devices(self) -> tuple[Word, ...]:
-        """The devices that must exist on this machine, as those of `Written`."""
-        return (self.device,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +57,12 @@ def _device(words: Words) -> Written[str]:
     return Written(short_name(word, "device"), word, (word,))
 
 
-def _delay(words: Words) -> DelayedLink:
+def _delay(words: Words) -> Written[LinkDelay]:
     """Parse a device, seconds for down, and seconds for up if they differ."""
     device, delay = DEVICE.parse(words), seconds(0, MAX_LINK_DELAY_S)
     down = delay.parse(words)
-    return DelayedLink(device.word, down, delay.parse(words) if words else down)
+    link = LinkDelay(device.value, down, delay.parse(words) if words else down)
+    return Written(link, device.word, device.devices)
 
 
 def _polled(words: Words) -> Written[str]:
