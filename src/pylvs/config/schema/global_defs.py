@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import STATIC_ADDRESS_LINE, STATIC_ROUTE_LINE, STATIC_RULE_LINE
+from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
     CPUS,
@@ -36,6 +36,7 @@ from pylvs.config.schema.vrrp_types import (
     MAX_INTERVAL_S,
     NAME,
     POLLED_LINE,
+    STATIC_ADDRESS_LINE,
     multicast,
     names,
 )

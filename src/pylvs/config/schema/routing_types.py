@@ -1,4 +1,4 @@
-"""The types of lines with the unabbreviated arguments of `ip address`, `ip route` and `ip rule`."""
+"""The types of lines with the unabbreviated arguments of `ip route` and `ip rule`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pylvs.config.schema.types import MAX_U32, Written, address_of, number_withi
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import (
-    FOREVER,
     PROTOCOL_KEEPALIVED,
-    HeldAddress,
     Interface,
     Network,
     NextHop,
@@ -28,19 +26,8 @@ from pylvs.netlink.iproute2 import Names, named
 from pylvs.netlink.iproute2 import number_of as plain_number
 
 MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
-MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 NO_PREFERENCE = -1  # of a rule that gets its preference later
 EVERYTHING = ("all", "any", "default")  # destinations
-ADDRESS_FLAGS = {
-    "home": "home",
-    "-nodad": "no_dad",
-    "mngtmpaddr": "manage_temporary",
-    "noprefixroute": "no_prefix_route",
-    "autojoin": "join_group",
-    "no_track": "tracked",
-    "use_vmac": "own_vmac",
-}
-ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
 
 
 def interface_of(word: Word, words: Words) -> Interface:
@@ -65,85 +52,6 @@ def short_name(word: Word, what: str) -> str:
     if len(word.text) > MAX_DEVICE_NAME:
         raise BadValue(f"{what} '{word.text}' is longer than {MAX_DEVICE_NAME} characters", "shorten it", word)
     return word.text
-
-
-def _address_line(static: bool) -> Type[Written[HeldAddress]]:
-    """Make the type of an address with options; a `static` one does not depend on VRRP's state."""
-    flags = {name: field for name, field in ADDRESS_FLAGS.items() if not (static and name == "use_vmac")}
-    options = [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if static else [])]
-
-    def parse(words: Words) -> Written[HeldAddress]:
-        first = words.take("an IP address")
-        interface = interface_of(first, words)
-        given: dict[str, Any] = {"interface": interface, "no_dad": interface.version == 6}  # `-nodad` resets it
-        if interface.version == 6 and interface.network.prefixlen == 128:
-            given["preferred_lft_s"] = 0
-        device: Word | None = None
-        group: Word | None = None
-        for word in words.rest():
-            option = word.text
-            if option in flags:
-                given[flags[option]] = flags[option] not in ("tracked", "no_dad")
-            elif option not in options:
-                near = did_you_mean(option, options)
-                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
-            elif option == "dev":
-                if device is not None:
-                    raise BadValue("a second device for one address", "write the address once for each", word)
-                device = words.take("a device behind dev")
-                given["device"] = device.text
-            elif option == "track_group":
-                group = words.take("the name of a track_group")
-            else:
-                _address_option(given, interface, option, words)
-        return Written(HeldAddress(**given), first, (device,) if device else (), group)
-
-    last = "track_group NAME" if static else "use_vmac"
-    syntax = (
-        "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
-        f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
-    )
-    return Type(syntax, parse)
-
-
-def _address_option(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
-    value = words.take(f"a value behind {option}")
-    if option == "label":
-        given["label"] = short_name(value, "label")
-    elif option == "scope":
-        scope = named(Names.SCOPES, value.text, 255)
-        if scope is None:
-            words.warn(value, f"scope '{value.text}' is not known; global counts")
-        given["scope"] = scope or 0
-    elif option in ("brd", "broadcast"):
-        given["broadcast"] = _broadcast(interface, value)
-    elif option == "peer":
-        try:
-            peer = address_of(value)
-        except BadValue as problem:
-            words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
-        else:
-            if peer.version != interface.version:
-                raise BadValue(f"peer {peer} is not of the address's family", "", value)
-            given["peer"] = peer
-    elif value.text == "forever":
-        given["preferred_lft_s"] = FOREVER
-    elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
-        given["preferred_lft_s"] = int(value.text)
-    else:
-        words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
-
-
-def _broadcast(interface: Interface, word: Word) -> Address | None:
-    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
-    if word.text in ("+", "-"):
-        if interface.network.prefixlen >= interface.max_prefixlen - 1:
-            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
-        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
-    address = address_of(word)
-    if address.version != 4 or interface.version != 4:
-        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
-    return address
 
 
 def number_in(names: Names, maximum: int, what: str, word: Word) -> int:
@@ -266,8 +174,7 @@ class _Draft:
             text = f"a {self.what} that is tracked has protocol keepalived"
             self.words.warn(first, text, "remove protocol, or add no_track")
             del given["protocol"]
-        group = self.group.text if self.group else ""
-        return {**given, "options": tuple(self.options), "track_group": group}
+        return {**given, "options": tuple(self.options), "track_group": self.group.text if self.group else ""}
 
 
 ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
@@ -438,7 +345,7 @@ class _RuleDraft(_Draft):
         elif text in ("tos", "dsfield"):
             given["tos"] = service_of(words.take("a type of service"))
         elif text in ("preference", "priority", "order"):
-            given["preference"] = self.number("preference")
+            given["preference"] = number_within(words.take("preference"), 0, MAX_U32, "preference")
         elif text == "protocol":
             given["protocol"] = protocol_of(words.take("a protocol"))
         elif text in RULE_OPTIONS:
@@ -461,7 +368,8 @@ class _RuleDraft(_Draft):
                 raise BadValue("table 0 is none", "write another", value)
         elif word.text == "goto":
             self.act("goto", word)
-            self.given["goto"] = self.number("a preference behind goto")
+            what = "a preference behind goto"
+            self.given["goto"] = number_within(self.words.take(what), 0, MAX_U32, what)
         elif word.text == "l3mdev":
             self.act("table", word)
             self.given["l3mdev"] = True
@@ -480,11 +388,7 @@ class _RuleDraft(_Draft):
         parts = [plain_number(part) for part in word.text.split("/", 1)]
         if any(part is None or not 0 <= part <= MAX_U32 for part in parts):
             raise BadValue(f"'{word.text}' is no mark", "write MARK or MARK/MASK", word)
-        self.given["mark"] = parts[0]
-        self.given["mark_mask"] = parts[1] if len(parts) > 1 else MAX_U32
-
-    def number(self, what: str) -> int:
-        return number_within(self.words.take(what), 0, MAX_U32, what)
+        self.given["mark"], self.given["mark_mask"] = (*parts, MAX_U32)[:2]
 
     def made(self, first: Word) -> RoutingRule:
         given = self.given
@@ -515,4 +419,3 @@ SELECTORS = "[from NETWORK] [to NETWORK] [iif DEVICE] [oif DEVICE] [fwmark MARK]
 RULE = f"{SELECTORS} table TABLE|goto N|nop|blackhole|unreachable|prohibit preference N"
 ROUTE_LINE, STATIC_ROUTE_LINE = _line(_RouteDraft, ROUTE, False), _line(_RouteDraft, ROUTE, True)
 RULE_LINE, STATIC_RULE_LINE = _line(_RuleDraft, RULE, False), _line(_RuleDraft, RULE, True)
-ADDRESS_LINE, STATIC_ADDRESS_LINE = _address_line(False), _address_line(True)

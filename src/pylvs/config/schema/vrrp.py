@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import ADDRESS_LINE, ROUTE_LINE, RULE_LINE
+from pylvs.config.schema.routing_types import ROUTE_LINE, RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
     COUNT,
@@ -21,6 +21,7 @@ from pylvs.config.schema.types import (
     texts,
 )
 from pylvs.config.schema.vrrp_types import (
+    ADDRESS_LINE,
     AT_LEAST_ONE,
     CHECKSUM,
     DELETED,
@@ -134,18 +135,16 @@ VRRP_TRACK_PROCESS = Block(
 )
 
 
-def _bfd(name: str, *aliases: str) -> Keyword:
-    return Keyword(name, text(), "property of the session", aliases=aliases)
-
-
+SESSION = "property of the session"
 BFD_INSTANCE = Block(
     "bfd_instance",
     "a BFD session (RFC 5880)",
     (
-        _bfd("neighbor_ip", "neighbour_ip"),
-        *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
+        Keyword("neighbor_ip", TEXT, SESSION, aliases=("neighbour_ip",)),
+        *(Keyword(name, TEXT, SESSION) for name in ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier")),
+        *(Keyword(name, TEXT, SESSION) for name in ("ttl", "hoplimit", "max_hops")),
         Keyword("weight", track_weight(), "default weight"),
-        *(Keyword(name, BARE, "property of the session") for name in ("passive", "vrrp", "checker")),
+        *(Keyword(name, BARE, SESSION) for name in ("passive", "vrrp", "checker")),
     ),
     head=NAME,
     state=State.LATER,
