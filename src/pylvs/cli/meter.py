@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import astuple
@@ -134,13 +135,12 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
 def joined(samples: Sequence[Sample]) -> Sample:
     """Sum up successive samples, at least one; programs may have been replaced between them."""
     programs: dict[str, Used] = {}
-    reasons: dict[str, int] = {}
+    reasons = Counter[str]()
     for sample in samples:
         for hook, used in sample.programs.items():
             runs, ns = programs.get(hook, Used(0, 0))
             programs[hook] = Used(runs + used.runs, ns + used.ns)
-        for name, count in sample.reasons.items():
-            reasons[name] = reasons.get(name, 0) + count
+        reasons.update(sample.reasons)
     return Sample(
         sum(sample.seconds for sample in samples),
         sum(sample.packets for sample in samples),

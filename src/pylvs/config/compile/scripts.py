@@ -60,9 +60,8 @@ class ScriptRules:
         location = written.word.location
         account = self._account(script)
         if isinstance(account, str):
-            self.findings.error(
-                location, f"{script.arguments[0]} is not run: {account}", "name a user that this machine has"
-            )
+            text = f"{script.arguments[0]} is not run: {account}"
+            self.findings.error(location, text, "name a user that this machine has")
             return None
         if OPENS.match(written.word.text):
             return script  # the shell opens a file or a port, and runs nothing
@@ -133,8 +132,6 @@ def fifos_of(settings: EffectiveBlock, scripts: ScriptRules, names: Sequence[str
 
 
 def _taken(settings: EffectiveBlock, name: str, fifo: Fifo) -> str:
-    for earlier in FIFO_NAMES[: FIFO_NAMES.index(name)]:
-        other = settings.maybe(earlier, Fifo)
-        if other is not None and other.path == fifo.path:
-            return earlier
-    return ""
+    """Return the earlier keyword that names the same path; "" if none does."""
+    earlier = FIFO_NAMES[: FIFO_NAMES.index(name)]
+    return next((each for each in earlier if (other := settings.maybe(each, Fifo)) and other.path == fifo.path), "")

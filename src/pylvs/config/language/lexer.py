@@ -30,7 +30,6 @@ ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "
 SPACE = " \t\v\f\r\n"  # C's isspace(), which excludes the no-break space
 _SPACES = re.compile(f"[{SPACE}]*")
 REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
-_PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
 _SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
 _QUICK = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # characters that the quick path excludes
 _QUICK_LINE = re.compile(rf"[ \t]*+([^ \t@~{_QUICK}][^{_QUICK}]*+)?+([{{}}]?+)[ \t\r]*+$")
@@ -133,9 +132,6 @@ class Lexer:
                 self._unclosed(line, start)
                 return Word(text[start + 1 :], line.location(start, len(text)), True), len(text)
             return Word(text[start + 1 : end], line.location(start, end + 1), True), end + 1
-        match = _PLAIN.match(text, start)
-        if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
-            return Word(match[0], line.location(start, match.end())), match.end()
         match = _SIMPLE.match(text, start)
         assert match is not None  # the caller skipped blanks, comments and braces
         for reference in REFERENCE.finditer(text, start, match.end()):
