@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -110,14 +111,10 @@ def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
 
 def _words(line: str) -> tuple[list[str], list[int]]:
     """Return the words of a line and their columns, counted from 1, without a leading "ipvsadm"."""
-    words, columns, at = [], [], 0
-    for word in line.split():
-        at = line.index(word, at)
-        words.append(word)
-        columns.append(at + 1)
-        at += len(word)
-    skipped = 1 if words[:1] == ["ipvsadm"] else 0
-    return words[skipped:], columns[skipped:]
+    found = list(re.finditer(r"\S+", line))
+    if found and found[0][0] == "ipvsadm":
+        del found[0]
+    return [match[0] for match in found], [match.start() + 1 for match in found]
 
 
 def _edit(simulation: Simulation, words: list[str], columns: list[int], name: str, number: int) -> None:

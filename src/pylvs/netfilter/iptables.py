@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, summarize_address_range
+from typing import Any
 
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
@@ -176,9 +177,11 @@ def _protocol(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield (condition(turned, protocol=reader.protocol),)
 
 
-def _network(side: str) -> Condition:
+def _field(name: str, parse: Callable[[str], Any]) -> Condition:
+    """Return the condition that a field of a mark rule has the parsed value."""
+
     def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-        yield (condition(turned, **{side: network(text)}),)
+        yield (condition(turned, **{name: parse(text)}),)
 
     return read
 
@@ -250,23 +253,15 @@ def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, mark=(wanted, bits)),)
 
 
-def _link(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    yield (condition(turned, link=link_address(text)),)
-
-
-def _tos(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _tos(text: str) -> tuple[int, int]:
     value, bits = _masked(text, 0xFF, "a type of service")
-    yield (condition(turned, tos=(value & bits, bits)),)
+    return value & bits, bits
 
 
-def _dscp(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    yield (condition(turned, tos=(number_of(text, 63, "a DSCP") << 2, 0xFC)),)
-
-
-def _dscp_class(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _dscp_class(text: str) -> tuple[int, int]:
     if text.lower() not in DSCP_CLASSES:
         raise CannotExpress(f"{text}: no such DSCP class")
-    yield (condition(turned, tos=(DSCP_CLASSES[text.lower()] << 2, 0xFC)),)
+    return DSCP_CLASSES[text.lower()] << 2, 0xFC
 
 
 def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
@@ -294,8 +289,8 @@ _CONDITIONS: dict[str, Condition] = {
     option: read
     for options, read in (
         ("-p --protocol", _protocol),
-        ("-s --source", _network("source")),
-        ("-d --destination", _network("target")),
+        ("-s --source", _field("source", network)),
+        ("-d --destination", _field("target", network)),
         ("--src-range", _address_range("source")),
         ("--dst-range", _address_range("target")),
         ("-i --in-interface", _device),
@@ -303,10 +298,10 @@ _CONDITIONS: dict[str, Condition] = {
         ("--dport --destination-port --dports --destination-ports", _port("target_ports")),
         ("--ports", _either_port),
         ("--mark", _mark),
-        ("--mac-source", _link),
-        ("--tos", _tos),
-        ("--dscp", _dscp),
-        ("--dscp-class", _dscp_class),
+        ("--mac-source", _field("link", link_address)),
+        ("--tos", _field("tos", _tos)),
+        ("--dscp", _field("tos", lambda text: (number_of(text, 63, "a DSCP") << 2, 0xFC))),
+        ("--dscp-class", _field("tos", _dscp_class)),
         ("--pkt-type", _packet_type),
         ("--tcp-flags", _tcp_flags),
     )

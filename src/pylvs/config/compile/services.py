@@ -11,7 +11,7 @@ from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
-from pylvs.config.schema.service_types import PERSISTENCE_S, Forwarding, Granularity, MarkEntry, Range, Server
+from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
@@ -52,14 +52,13 @@ class Entries:
     @property
     def versions(self) -> set[int]:
         """The IP versions of addresses and of marks with a family."""
-        of_marks = {6 if each.family == socket.AF_INET6 else 4 for each in self.marks if each.family}
-        return {each.first.version for each in self.ranges} | of_marks
+        return {each.first.version for each in self.ranges} | {each.version for each in self.marks if each.version}
 
     def keys(self, protocol: Protocol, version: int) -> Iterator[tuple[ServiceKey, Word]]:
         """Yield the keys in the table; `version` is that of marks without a family."""
         for entry in self.all:
             if isinstance(entry, MarkEntry):
-                yield ServiceKey.of_mark(entry.mark, entry.family or FAMILIES[version]), entry.word
+                yield ServiceKey.of_mark(entry.mark, FAMILIES[entry.version or version]), entry.word
             else:
                 for address in entry.addresses():
                     yield ServiceKey(protocol, address, entry.port), entry.word
@@ -70,7 +69,7 @@ class Entries:
         if self.group:
             return f"group {self.group}" + (f" {protocol.name.lower()}" if self.ranges else "")
         if isinstance(first, MarkEntry):
-            return f"fwmark {first.mark}" + (" inet6" if (first.family or FAMILIES[version]) != socket.AF_INET else "")
+            return f"fwmark {first.mark}" + (" inet6" if (first.version or version) == 6 else "")
         return f"{endpoint(first.first, first.port)} {protocol.name.lower()}"
 
 
@@ -132,7 +131,7 @@ def version_of(service: EffectiveBlock, entries: Entries) -> int:
     """Return the IP version of marks without a family."""
     family = service.maybe("ip_family", str)
     if family:
-        return 6 if family == "inet6" else 4
+        return VERSIONS[family]
     if len(entries.versions) == 1:
         return min(entries.versions)
     servers = [_server(each).address.version for each in service.below("real_server")]
@@ -201,7 +200,7 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
         service.error("", f"{text}; the service is left out", "make a group of each, or write lvs_method TUN")
         return False
     family = service.maybe("ip_family", str)
-    if family and entries.versions and entries.versions != {6 if family == "inet6" else 4}:
+    if family and entries.versions and entries.versions != {VERSIONS[family]}:
         service.error("ip_family", f"ip_family {family} is not that of the addresses; it is ignored")
         service.adjust("ip_family", None, "another family")
     version = version_of(service, entries)
@@ -211,7 +210,7 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
             service.error(_server(each).word, text, "only lvs_method TUN leads to the other IP version")
             service.leave_out(each)
     for mark in entries.marks:
-        if not mark.family and len(entries.versions) > 1:
+        if not mark.version and len(entries.versions) > 1:
             text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
             service.error(mark.word, text, f"write fwmark {mark.mark} inet, or inet6")
     if not service.is_written("ip_family"):
