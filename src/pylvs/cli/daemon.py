@@ -226,18 +226,10 @@ def _of_the_table() -> str:
     from pylvs import __version__
     from pylvs.daemon.api.metrics import MetricsInput, exposition
     from pylvs.dataplane.director import open_director
+    from pylvs.model.dataclass import replace
 
     director = open_director()
     rows, packets = director.services(), director.packet_counts()
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
-    return exposition(
-        MetricsInput(
-            __version__,
-            rows,
-            packets.reasons,
-            connections,
-            packets.connections_limit,
-            expiry=packets.expiry,
-            totals=packets.totals,
-        )
-    )
+    found = MetricsInput(__version__, rows, packets.reasons, connections, packets.connections_limit)
+    return exposition(replace(found, expiry=packets.expiry, totals=packets.totals))

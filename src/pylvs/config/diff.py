@@ -33,17 +33,7 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_REPORTED_ELSEWHERE = (
-    "name",
-    "keys",
-    "servers",
-    "scheduler",
-    "flags",
-    "timeout_s",
-    "netmask",
-    "engine",
-    "sorry_server",
-)
+_ELSEWHERE = ("name", "keys", "servers", "scheduler", "flags", "timeout_s", "netmask", "engine", "sorry_server")
 _LOST = "its connections are forwarded no more"
 _VRRP: Mapping[str, str] = {
     "instances": "vrrp_instance",
@@ -127,9 +117,7 @@ class Affected:
     @classmethod
     def by(cls, changes: Iterable[Change], old: Configuration, new: Configuration) -> Affected:
         """Return the services that these changes affect."""
-        reached = dict.fromkeys(
-            change.service for change in changes if change.service and change.effect is not Effect.STAY
-        )
+        reached = dict.fromkeys(each.service for each in changes if each.service and each.effect is not Effect.STAY)
         stay = [after.name for _, after in _pairs(old.services, new.services)]
         return cls(tuple(reached), sum(name not in reached for name in stay))
 
@@ -213,7 +201,7 @@ def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
             yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
     found = (
         *differing(_describe_scheduling(old), _describe_scheduling(new)),
-        *field_differences(old, new, _REPORTED_ELSEWHERE),
+        *field_differences(old, new, _ELSEWHERE),
     )
     if found:
         yield Change(path, Kind.CHANGED, found)
@@ -228,9 +216,8 @@ def _key(key: ServiceKey) -> str:
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
     before, after = old.sorry_server, new.sorry_server
-    change = Change(
-        _path(new), Kind.CHANGED, (Difference("sorry_server", describe_value(before), describe_value(after)),)
-    )
+    difference = Difference("sorry_server", describe_value(before), describe_value(after))
+    change = Change(_path(new), Kind.CHANGED, (difference,))
     if before is None or (after is not None and after.key == before.key):
         return change
     return replace(change, effect=Effect.END, note=f"connections that {before.key} has are forwarded no more")

@@ -67,10 +67,8 @@ class ScriptRules:
             return script  # the shell opens a file or a port, and runs nothing
         path = located(script.arguments[0])
         if (path, account) not in self._checked:
-            self._checked[path, account] = (
-                unusable(path, account),
-                insecurities(path, account.uid) if "/" in path else (),
-            )
+            found = insecurities(path, account.uid) if "/" in path else ()
+            self._checked[path, account] = unusable(path, account), found
         problem, insecure = self._checked[path, account]
         if problem:
             self._report_unusable(path, problem, location)
