@@ -102,13 +102,9 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
 def _setting(setting: EffectiveValue, indent: str) -> str:
     """Return one line, commented out where the parser would reject it: no value, or an unset flag without "off"."""
     name, text = setting.keyword.name, text_of(setting)
+    absent = setting.value is None or (setting.origin.how is OriginKind.DEFAULT and not text and setting.value != "")
     if not setting.keyword.type.syntax:  # the keyword alone is its value
-        text = ""
-        absent = not setting.value
-    else:
-        absent = setting.value is None or (
-            setting.origin.how is OriginKind.DEFAULT and text == "" and setting.value != ""
-        )
+        text, absent = "", not setting.value
     line = " ".join(filter(None, (name, text if setting.value != "" else '""')))
     return _with_origin(f"{indent}{'# ' if absent or setting.value == '' else ''}{line}", str(setting.origin))
 

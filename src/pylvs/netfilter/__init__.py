@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
 
 from pylvs.model.errors import InvalidOperation, Unsupported
 from pylvs.netfilter import iptables, nft
 from pylvs.netfilter.chains import Hook
 
 TIMEOUT_S = 30
-# command: whether it lists IPv6
-_SAVE_COMMANDS: Mapping[tuple[str, ...], bool] = {
-    ("iptables-save", "-t", "mangle"): False,
-    ("ip6tables-save", "-t", "mangle"): True,
-}
 _NFT = ("nft", "-j", "list", "ruleset")
 _IPTABLES_TABLES = ("ip mangle ", "ip6 mangle ")  # nft lists the rules of iptables-nft, too, but not completely
 
@@ -32,10 +26,10 @@ def hooks_of_host() -> tuple[list[Hook], list[str]]:
     """Return the base chains of this network namespace, and the commands that listed them. Raises Unsupported."""
     found: list[Hook] = []
     commands = []
-    for command, six in _SAVE_COMMANDS.items():
-        if shutil.which(command[0]):
-            commands.append(" ".join(command))
-            found += iptables.hooks(_output(command), six, f"{command[0]} ")
+    for tool, six in (("iptables-save", False), ("ip6tables-save", True)):
+        if shutil.which(tool):
+            commands.append(f"{tool} -t mangle")
+            found += iptables.hooks(_output((tool, "-t", "mangle")), six, f"{tool} ")
     has_iptables = bool(commands)
     if shutil.which(_NFT[0]):
         commands.append(" ".join(_NFT))

@@ -161,11 +161,10 @@ class EffectiveBlock:
             setting = self.settings.setting(name)
             if setting is not None:
                 return _given(entry, setting, self.settings.block.name)
+        value, note = entry.default, entry.default_doc
         if entry.default_of:
-            return EffectiveValue(
-                entry, self.effective(entry.default_of).value, ValueOrigin(OriginKind.DEFAULT, note=entry.default_of)
-            )
-        return EffectiveValue(entry, entry.default, ValueOrigin(OriginKind.DEFAULT, note=entry.default_doc))
+            value, note = self.effective(entry.default_of).value, entry.default_of
+        return EffectiveValue(entry, value, ValueOrigin(OriginKind.DEFAULT, note=note))
 
     def get(self, name: str, kind: type[T]) -> T:
         """Return the value of a keyword that always has one."""
@@ -237,9 +236,8 @@ class EffectiveBlock:
     def adjust(self, name: str, value: object, note: str) -> None:
         """Replace the written value, for a reason."""
         each = self.effective(name)
-        self._values[name] = replace(
-            each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
-        )
+        origin = ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
+        self._values[name] = replace(each, value=value, origin=origin)
 
     def leave_out(self, block: EffectiveBlock) -> None:
         """Remove a block, by identity because another may be equal."""

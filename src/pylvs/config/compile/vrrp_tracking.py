@@ -112,16 +112,17 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         block.error("quorum_max", text, "raise it, or remove it")
         maximum = None
     match = block.maybe("param_match", str)
-    delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
-    for setting in block.section.settings:  # `delay` sets both, and the last line wins
-        if setting.keyword is not None and isinstance(setting.value, float):
-            names = delays if setting.keyword.name == "delay" else (setting.keyword.name,)
-            delays |= dict.fromkeys(names, setting.value)
     if block.is_written("delay"):
+        delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
+        for setting in block.section.settings:  # `delay` sets both, and the last line wins
+            if setting.keyword is not None and isinstance(setting.value, float):
+                names = delays if setting.keyword.name == "delay" else (setting.keyword.name,)
+                delays |= dict.fromkeys(names, setting.value)
         block.adjust("delay", None, "fork_delay and terminate_delay replace it")
         for each, seconds in delays.items():
             block.adjust(each, seconds, "the last one in the text")
-    found = TrackProcess(
+    found = block.make(
+        TrackProcess,
         name=name.text,
         command=command,
         match_arguments=len(command) > 1 or match is not None,
@@ -131,8 +132,6 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         track=_track(block),
         least=minimum,
         most=MAX_PROCESSES if maximum is None else maximum,
-        fork_delay_s=delays["fork_delay"],
-        terminate_delay_s=delays["terminate_delay"],
     )
     _define(block, symbols.processes, found)
 

@@ -215,11 +215,9 @@ class Lexer:
         if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
             return
         close = get_close_matches(name, self.defined, 1)
-        self.findings.error(
-            line.location(reference.start(), reference.end()),
-            f"no variable '{name}' is defined before this line",
-            f"did you mean '{close[0]}'?" if close else f"define it: ${name}=...",
-        )
+        location, text = line.location(*reference.span()), f"no variable '{name}' is defined before this line"
+        advice = f"did you mean '{close[0]}'?" if close else f"define it: ${name}=..."
+        self.findings.error(location, text, advice)
 
     def _checked(self, word: Word) -> Word:
         """Return the word; report invisible characters and curly quotes, which editors and web pages insert."""
