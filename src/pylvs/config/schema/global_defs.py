@@ -29,7 +29,7 @@ from pylvs.config.schema.types import (
     texts,
 )
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
-from pylvs.config.schema.vrrp import GARP, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
+from pylvs.config.schema.vrrp import GARP, POLLED, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
 from pylvs.config.schema.vrrp_types import (
     DELAY_LINE,
     DEVICE,
@@ -191,7 +191,6 @@ GLOBAL_DEFS = Block(
 )
 
 
-POLLED = "the kernel reports every change of a link; remove it"
 INTERVAL = seconds(0, MAX_INTERVAL_S)
 ROOT = Block(
     "",

@@ -45,6 +45,8 @@ from pylvs.config.schema.vrrp_types import (
 )
 
 RUN_SECONDS = at_least_one(4294)
+POLLED = "the kernel reports every change of a link; remove it"
+FIRST_ADDRESS = "the interface's first address"
 
 TRACKS = (
     Block(
@@ -191,7 +193,7 @@ GARP = (
 
 UNICAST = (
     Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PEER_LINE),
-    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"),
+    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
     Keyword("unicast_ttl", integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
     bare("unicast_fault_no_peer", "without a peer, go to fault instead of multicast"),
     _with_global("check_unicast_src", BARE, "accept advertisements only from peers", False),
@@ -230,9 +232,7 @@ VRRP_INSTANCE = Block(
         Keyword("accept", BARE, "accept packets to the addresses on this host", default_doc="unless strict_mode"),
         bare("no_accept", "drop packets to the addresses unless this router owns them"),
         flag("strict_mode", "follow RFC 9568 strictly", global_names=("vrrp_strict",)),
-        Keyword(
-            "mcast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"
-        ),
+        Keyword("mcast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
         Keyword("mcast_dst_ip", multicast(), "multicast group of advertisements", default_doc="vrrp_mcast_group4 or 6"),
         bare("track_src_ip", "fault while this machine does not have the source address"),
         *UNICAST,
@@ -268,13 +268,7 @@ VRRP_INSTANCE = Block(
         Keyword("kernel_rx_buf_size", integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
         Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
         Keyword("debug", integer(0, 4), "nothing", state=State.IGNORED),
-        Keyword(
-            "linkbeat_use_polling",
-            BARE,
-            "poll the link of the device",
-            state=State.NEVER,
-            instead="the kernel reports every change of a link; remove it",
-        ),
+        Keyword("linkbeat_use_polling", BARE, "poll the link of the device", state=State.NEVER, instead=POLLED),
         Keyword(
             "lvs_sync_daemon_interface",
             TEXT,
