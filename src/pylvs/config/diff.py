@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pylvs.config.compile.effective import keyword_of
 from pylvs.config.compile.services import FLAGS
+from pylvs.config.schema.service_types import tunnel_text
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
@@ -20,8 +21,6 @@ from pylvs.model.service import (
     ServiceFlag,
     ServiceKey,
     Tunnel,
-    TunnelFlag,
-    TunnelKind,
 )
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
@@ -432,14 +431,8 @@ def describe_destination(destination: Destination) -> dict[str, str]:
     if destination.lower:
         described["lthreshold"] = str(destination.lower)
     if destination.tunnel != Tunnel():
-        described["tunnel"] = _tunnel(destination.tunnel)
+        described["tunnel"] = tunnel_text(destination.tunnel)
     return described
-
-
-def _tunnel(tunnel: Tunnel) -> str:
-    names = [flag.name.lower() for flag in TunnelFlag if flag in tunnel.flags and flag.name]
-    port = [f"port {tunnel.port}"] if tunnel.kind is TunnelKind.GUE else []
-    return " ".join([tunnel.kind.name.lower(), *port, *names])
 
 
 def _items(keyword: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[Difference]:

@@ -93,14 +93,11 @@ def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Skipped]]) -> Hook 
 
 def _reached(rules: Sequence[Rule | Skipped], chains: Mapping[str, Sequence[Rule | Skipped]]) -> list[Rule | Skipped]:
     """Return these rules and those of all chains that they call, directly or indirectly."""
-    found, todo, seen = list(rules), list(rules), set[str]()
-    while todo:
-        rule = todo.pop()
+    found, seen = list(rules), set[str]()
+    for rule in found:  # which grows
         if isinstance(rule, Rule) and rule.chain and rule.chain not in seen:
             seen.add(rule.chain)
-            more = chains.get(rule.chain, ())
-            found.extend(more)
-            todo.extend(more)
+            found.extend(chains.get(rule.chain, ()))
     return found
 
 

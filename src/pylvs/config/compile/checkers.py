@@ -9,7 +9,6 @@ from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import Server
-from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -149,12 +148,10 @@ class CheckMaker:
         return PingCheck(target=self.target(block, ports=False), pace=self.timing(block))
 
     def misc(self, block: EffectiveBlock) -> Check | None:
-        written = block.maybe("misc_path", Written)
-        if written is None:
+        if not block.is_written("misc_path"):
             block.error("", "MISC_CHECK has no misc_path; the check is left out", "write misc_path with a program")
             return None
-        user, group = block.maybe("user", tuple, ("", ""))
-        script = self.scripts.usable(written, user, group)
+        script = self.scripts.of(block, "misc_path")
         if script is None:
             return None
         return block.make(MiscCheck, script=script, pace=self.timing(block, "misc_timeout"))

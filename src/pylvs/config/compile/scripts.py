@@ -49,8 +49,9 @@ class ScriptRules:
         return rules
 
     def of(self, block: EffectiveBlock, name: str) -> Script | None:
-        """Return the script of a keyword as it will run; None, and a finding, if it must not run."""
-        return self.usable(block.maybe(name, Written))
+        """Return the script of a keyword as it will run, as the block's `user`; None, and a finding, if it must not."""
+        user, group = block.maybe("user", tuple, ("", "")) if block.block.find("user") else ("", "")
+        return self.usable(block.maybe(name, Written), user, group)
 
     def usable(self, written: Written[Script] | None, user: str = "", group: str = "") -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""

@@ -8,7 +8,6 @@ from typing import TypeVar
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
@@ -69,13 +68,11 @@ def name_of(block: EffectiveBlock) -> Word:
 def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
     """Define a vrrp_script unless its program cannot run."""
     name = name_of(block)
-    written = block.maybe("script", Written)
-    if written is None:
+    if not block.is_written("script"):
         symbols.unusable.add(name.text)
         block.error("", f"vrrp_script {name} has no script", "add script COMMAND")
         return
-    user, group = block.maybe("user", tuple, ("", ""))
-    program = symbols.script_rules.usable(written, user, group)
+    program = symbols.script_rules.of(block, "script")
     if program is None:
         symbols.unusable.add(name.text)
         block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")

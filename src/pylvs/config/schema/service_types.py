@@ -89,9 +89,14 @@ class Forwarding:
         name = METHOD_NAMES[self.method]
         if self.method is not Method.TUNNEL or self.tunnel == Tunnel():
             return name
-        port = f" port {self.tunnel.port}" if self.tunnel.port else ""
-        flags = {TunnelFlag.CSUM: " csum", TunnelFlag.REMCSUM: " remcsum"}.get(self.tunnel.flags, "")
-        return f"{name} type {self.tunnel.kind.name.lower()}{port}{flags}"
+        return f"{name} type {tunnel_text(self.tunnel)}"
+
+
+def tunnel_text(tunnel: Tunnel) -> str:
+    """Return "gue port 6080 csum"."""
+    names = [flag.name.lower() for flag in TunnelFlag if flag in tunnel.flags and flag.name]
+    port = [f"port {tunnel.port}"] if tunnel.kind is TunnelKind.GUE else []
+    return " ".join([tunnel.kind.name.lower(), *port, *names])
 
 
 @dataclass(frozen=True, slots=True)
