@@ -11,7 +11,7 @@ import random
 import re
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import translate
 from itertools import pairwise
 
@@ -136,7 +136,6 @@ class Variables:
     findings: Findings
     budget: Budget
     instance: str = ""
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     values: dict[str, Value] = field(default_factory=dict)
     random_numbers: random.Random = field(default_factory=random.Random)
 
@@ -208,7 +207,7 @@ class Variables:
             minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
             text = str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
         elif name == "_ENV" and len(words) == 1:
-            text = self.environment.get(words[0])
+            text = os.environ.get(words[0])
         elif not words:
             text = {"_PWD": directory, "_INSTANCE": self.instance, "_HASH": HASH, "_BANG": BANG}.get(name)
         return None if text is None else Line(text, line.origins)

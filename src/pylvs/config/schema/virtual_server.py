@@ -59,6 +59,7 @@ def inherited(name: str, kind: Type[object], doc: str, default: object = None, *
     return Keyword(name, kind, doc, default, inherited=True, **more)
 
 
+# Timing, which virtual and real servers give to their checkers.
 OWN = "the checker's own"
 DELAY = "seconds between a failure and the next check"
 INTERVAL = seconds(0.000001, 1e9)
