@@ -33,7 +33,7 @@ from pylvs.dataplane.state import State
 state = State.open(create=True)
 with state.lock():
     if not state.pins():
-        libbpf.pin(create_map(2, "mark", 4, 8, 1), state.pin_path("mark"))
+        libbpf.pin(libbpf.create_map(2, "mark", 4, 8, 1), state.pin_path("mark"))
 state.set_note("by", sys.argv[1])
 print(state.cookie)
 """

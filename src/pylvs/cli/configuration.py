@@ -52,9 +52,8 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
         _print_json(file, understanding, findings, show)
     else:
         shows = sys.stderr.isatty()
-        sys.stderr.write(
-            Report(document, pictures=shows, colours=shows and "NO_COLOR" not in os.environ).text(findings)
-        )
+        report = Report(document, pictures=shows, colours=shows and "NO_COLOR" not in os.environ)
+        sys.stderr.write(report.text(findings))
         if show:
             sys.stdout.write(shown(understanding.effective))
         print(one_line(_summary(file, understanding, findings)), file=sys.stderr if findings or show else sys.stdout)

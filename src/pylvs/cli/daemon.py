@@ -75,15 +75,11 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
         _tell(f"{position}: {finding['severity']}: {finding['text']}{advice}")
     if "error" in reply:
         raise PylvsError(reply["error"])
-    for line in reply["differences"]:
+    for line in reply["differences"] or ["nothing would change" if dry_run else "nothing has changed"]:
         click.echo(line)
-    if not reply["differences"]:
-        click.echo("nothing would change" if dry_run else "nothing has changed")
     routers = reply["virtual_routers"]
-    for line in routers["warnings"]:
-        _tell(f"pylvs: {line}")
     table = reply["table"] or {"refused": [], "trouble": ""}
-    for line in table["refused"]:
+    for line in (*routers["warnings"], *table["refused"]):
         _tell(f"pylvs: {line}")
     if table["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the table: {table['trouble']}")
@@ -162,10 +158,10 @@ def _service(service: dict[str, Any], now: float) -> Iterator[str]:
         text += f", sorry server {sorry['server']}{' serves' if sorry['in'] else ''}"
     yield text + (", checks suspended" if service["suspended"] else "")
     rows = [_server(each, now) for each in service["servers"]]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        yield "  " + "  ".join([*cells, row[4]]).rstrip()
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield "  " + "  ".join(cells).rstrip()
 
 
 def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str]:
@@ -200,7 +196,7 @@ def event_line(event: dict[str, Any]) -> str:
     words = [at_clock(event["at"]), event["event"].replace("_", " ")]
     words += [event["instance"]] if "instance" in event else []
     words += [f"{event['before']} -> {event['state']}"] if "before" in event and "state" in event else []
-    words += [event[name] for name in ("server",) if name in event]
+    words += [event["server"]] if "server" in event else []
     words += [f"of {event['service']}"] if "service" in event else []
     words += [f"{name}={_plain(value)}" for name, value in more.items() if value not in (False, None)]
     return " ".join(words) + (f": {event['reason']}" if event.get("reason") else "")

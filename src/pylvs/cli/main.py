@@ -128,9 +128,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _failed(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
-        return _failed(
-            error, f"{type(error).__name__}: {error}: this is a bug; run with {DEBUG_VARIABLE}=1 for the trace"
-        )
+        name = type(error).__name__
+        return _failed(error, f"{name}: {error}: this is a bug; run with {DEBUG_VARIABLE}=1 for the trace")
     return result if isinstance(result, int) else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import astuple
@@ -134,13 +135,12 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
 def joined(samples: Sequence[Sample]) -> Sample:
     """Sum up successive samples, at least one; programs may have been replaced between them."""
     programs: dict[str, Used] = {}
-    reasons: dict[str, int] = {}
+    reasons = Counter[str]()
     for sample in samples:
         for hook, used in sample.programs.items():
             runs, ns = programs.get(hook, Used(0, 0))
             programs[hook] = Used(runs + used.runs, ns + used.ns)
-        for name, count in sample.reasons.items():
-            reasons[name] = reasons.get(name, 0) + count
+        reasons.update(sample.reasons)
     return Sample(
         sum(sample.seconds for sample in samples),
         sum(sample.packets for sample in samples),
@@ -159,24 +159,21 @@ class Meter:
         self._state = state
         self._tables = Tables(state)
         self._open: dict[int, int] = {}  # descriptors by number
-        self.attachment = self._find()
-        self.programs = programs_of(self.attachment)
+        self._find()
 
-    def _find(self) -> Attachment:
+    def _find(self) -> None:
+        """Set what is attached to the device, its programs, and the devices that share these."""
         everything = attach.attached(self._state)
         found = next((each for each in everything if each.device == self.device), None)
         if found is None:
             raise nothing_attached(self.device)
-        ours = set(programs_of(found).values())
-        self.shared = [
-            each.device for each in everything if each is not found and ours & set(programs_of(each).values())
-        ]
-        return found
+        self.attachment, self.programs = found, programs_of(found)
+        ours, others = set(self.programs.values()), [each for each in everything if each is not found]
+        self.shared = [each.device for each in others if ours & set(programs_of(each).values())]
 
     def read(self) -> Reading:
         """Read all counters. Raises PylvsError if the packet path has been detached."""
-        self.attachment = self._find()
-        self.programs = programs_of(self.attachment)
+        self._find()
         for number in self.programs.values():
             if number not in self._open:
                 self._open[number] = kernel.program_by_id(number)

@@ -77,8 +77,7 @@ def down(vips: tuple[str, ...], quiet: bool) -> None:
 
 
 def _say(lines: list[str], otherwise: str) -> None:
-    for line in lines or [otherwise]:
-        click.echo(line)
+    click.echo("\n".join(lines or [otherwise]))
 
 
 @realserver.command()
@@ -89,9 +88,7 @@ def status(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=1))
     else:
-        if not findings:
-            click.echo("not a real server: pylvs realserver up VIP... makes it one")
-        for each in findings:
-            click.echo(f"{'ok ' if each.good else 'BAD'}  {each.subject:<20} {each.text}")
+        found = [f"{'ok ' if each.good else 'BAD'}  {each.subject:<20} {each.text}" for each in findings]
+        _say(found, "not a real server: pylvs realserver up VIP... makes it one")
     if not all(each.good for each in findings):
         sys.exit(1)

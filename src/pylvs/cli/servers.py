@@ -28,8 +28,9 @@ def _print_servers(names: list[dict[str, str]], what: str, remark: str = "") -> 
         click.echo(remark)
 
 
-def _words(server: str, service: str | None, **more: Any) -> dict[str, Any]:
-    return {"server": server} | ({} if service is None else {"service": service}) | more
+def _words(server: str | None, service: str | None, **more: Any) -> dict[str, Any]:
+    """Return the arguments of a request; without a server it is about all."""
+    return {name: text for name, text in (("server", server), ("service", service)) if text is not None} | more
 
 
 @click.command()
@@ -142,8 +143,7 @@ def weight(server: str, weight: str, service: str | None, state_dir: Path | None
 @state_dir
 def check_now(server: str | None, service: str | None, as_json: bool, state_dir: Path | None) -> None:
     """Run the checks of SERVER, or of all, at once, and print the results."""
-    words = ({} if server is None else {"server": server}) | ({} if service is None else {"service": service})
-    found = asked(state_dir, "POST", "/v1/check-now", words)["servers"]
+    found = asked(state_dir, "POST", "/v1/check-now", _words(server, service))["servers"]
     if as_json:
         print_json(found)
         return
@@ -161,11 +161,10 @@ def history(server: str, service: str | None, as_json: bool, state_dir: Path | N
     """Print what happened to SERVER, with reasons, the latest last."""
     from urllib.parse import urlencode
 
-    reply = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service), errors='backslashreplace')}")[
-        "events"
-    ]
+    query = urlencode(_words(server, service), errors="backslashreplace")
+    found = asked(state_dir, "GET", f"/v1/history?{query}")["events"]
     if as_json:
-        print_json(reply)
+        print_json(found)
         return
-    for each in reply:
+    for each in found:
         click.echo(event_line(each))

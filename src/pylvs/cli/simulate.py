@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -24,15 +25,12 @@ SHOWN = 10  # clients of a service that are listed, unless all are asked for
 EDITS = ("-A", "-E", "-D", "-a", "-e", "-d", "--set")
 LONG_EDITS = ("--add-", "--edit-", "--delete-")
 SERVICE_OPTIONS = ("-t", "-u", "-f", "--tcp-service", "--udp-service", "--sctp-service", "--fwmark-service")
-ABOUT = (  # a phrase in an error of ipvsadm, and the options whose value is wrong
-    ("real server", ("-r", "--real-server")),
-    ("Destination", ("-r", "--real-server")),
+ABOUT = (  # phrases in an error of ipvsadm, and the options whose value is wrong
+    ("real server|Destination", ("-r", "--real-server")),
     ("weight", ("-w", "--weight")),
     ("threshold", ("-x", "-y", "--u-threshold", "--l-threshold")),
-    ("Scheduler", ("-s", "--scheduler")),
-    ("scheduler", ("-s", "--scheduler")),
-    ("virtual server", SERVICE_OPTIONS),
-    ("Service", SERVICE_OPTIONS),
+    ("Scheduler|scheduler", ("-s", "--scheduler")),
+    ("virtual server|Service", SERVICE_OPTIONS),
 )
 PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
 
@@ -74,12 +72,8 @@ def simulate(
     simulation = Simulation(seed=seed, lasting=not short)
     name = str(getattr(file, "name", "-"))
     groups = read(file.read(), name, simulation)
-    words = [
-        word
-        for keyword, value in (("count", count), ("ports", ports), ("to", target), ("mark", mark))
-        if value
-        for word in (keyword, str(value))
-    ]
+    given = {"count": count, "ports": ports, "to": target, "mark": mark}
+    words = [str(word) for setting in given.items() if setting[1] for word in setting]
     for network in networks:
         groups.append(clients([network, *words], "--clients", 0, [1] * (1 + len(words))))
     if not groups:
@@ -110,14 +104,10 @@ def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
 
 def _words(line: str) -> tuple[list[str], list[int]]:
     """Return the words of a line and their columns, counted from 1, without a leading "ipvsadm"."""
-    words, columns, at = [], [], 0
-    for word in line.split():
-        at = line.index(word, at)
-        words.append(word)
-        columns.append(at + 1)
-        at += len(word)
-    skipped = 1 if words[:1] == ["ipvsadm"] else 0
-    return words[skipped:], columns[skipped:]
+    found = list(re.finditer(r"\S+", line))
+    if found and found[0][0] == "ipvsadm":
+        del found[0]
+    return [match[0] for match in found], [match.start() + 1 for match in found]
 
 
 def _edit(simulation: Simulation, words: list[str], columns: list[int], name: str, number: int) -> None:
@@ -128,9 +118,8 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     if not Session(simulation.director, io.StringIO(), io.StringIO(), errors).run(words).status:
         return
     error = next((line for line in errors.getvalue().splitlines() if line.strip()), "refused")
-    wrong = next(
-        (words.index(word) + 1 for about, known in ABOUT if about in error for word in known if word in words), 0
-    )
+    options = [word for about, known in ABOUT if re.search(about, error) for word in known if word in words]
+    wrong = words.index(options[0]) + 1 if options else 0
     wrong = wrong if wrong < len(words) else 0
     raise BadInput(f"{name}:{number}:{columns[wrong]}: {error.removeprefix('ipvsadm: ')}")
 

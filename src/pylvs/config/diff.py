@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pylvs.config.compile.effective import keyword_of
 from pylvs.config.compile.services import FLAGS
+from pylvs.config.schema.service_types import tunnel_text
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
@@ -20,8 +21,6 @@ from pylvs.model.service import (
     ServiceFlag,
     ServiceKey,
     Tunnel,
-    TunnelFlag,
-    TunnelKind,
 )
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
@@ -33,17 +32,8 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_REPORTED_ELSEWHERE = (
-    "name",
-    "keys",
-    "servers",
-    "scheduler",
-    "flags",
-    "timeout_s",
-    "netmask",
-    "engine",
-    "sorry_server",
-)
+_ELSEWHERE = ("name", "keys", "servers", "scheduler", "flags", "timeout_s", "netmask", "engine", "sorry_server")
+_LOST = "its connections are forwarded no more"
 _VRRP: Mapping[str, str] = {
     "instances": "vrrp_instance",
     "groups": "vrrp_sync_group",
@@ -126,9 +116,7 @@ class Affected:
     @classmethod
     def by(cls, changes: Iterable[Change], old: Configuration, new: Configuration) -> Affected:
         """Return the services that these changes affect."""
-        reached = dict.fromkeys(
-            change.service for change in changes if change.service and change.effect is not Effect.STAY
-        )
+        reached = dict.fromkeys(each.service for each in changes if each.service and each.effect is not Effect.STAY)
         stay = [after.name for _, after in _pairs(old.services, new.services)]
         return cls(tuple(reached), sum(name not in reached for name in stay))
 
@@ -146,7 +134,7 @@ def differences(old: Configuration, new: Configuration) -> tuple[Change, ...]:
         if former is None:
             found.append(_service_added(service))
         elif former != service:
-            found += _service(former, service)
+            found += [replace(change, service=service.name) for change in _service(former, service)]
     kept = {key for service in new.services for key in service.keys}
     staying = {id(former) for former, _ in pairs}
     found += [_service_removed(each, kept) for each in old.services if id(each) not in staying]
@@ -188,38 +176,34 @@ def _describe_scheduling(service: WantedService) -> dict[str, str]:
 
 
 def _service_added(service: WantedService) -> Change:
-    servers = [f"{each.destination.key}" for each in service.servers]
-    details = (
-        joined(_describe_scheduling(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
-    )
+    servers = ", ".join(str(each.destination.key) for each in service.servers)
+    details = f"{joined(_describe_scheduling(service))}; {f'servers {servers}' if servers else 'no servers'}"
     return Change(_path(service), Kind.ADDED, details=details, service=service.name)
 
 
 def _service_removed(service: WantedService, kept: Iterable[ServiceKey]) -> Change:
     ends = not set(service.keys) <= set(kept)
-    note = "its connections are forwarded no more" if ends else "another service has its address"
-    effect = Effect.END if ends else Effect.STAY
+    effect, note = (Effect.END, _LOST) if ends else (Effect.STAY, "another service has its address")
     return Change(_path(service), Kind.REMOVED, effect=effect, note=note, service=service.name)
 
 
 def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
-    """Yield the changes of one service."""
-    path, name = _path(new), new.name
+    """Yield the changes of one service, without its name in `service`."""
+    path = _path(new)
     if old.name != new.name:
-        yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),), service=name)
+        yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),))
     for key in new.keys:
         if key not in old.keys:
-            yield Change((*path, f"address {_key(key)}"), Kind.ADDED, service=name)
+            yield Change((*path, f"address {_key(key)}"), Kind.ADDED)
     for key in old.keys:
         if key not in new.keys:
-            note = "its connections are forwarded no more"
-            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=note, service=name)
+            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
     found = (
         *differing(_describe_scheduling(old), _describe_scheduling(new)),
-        *field_differences(old, new, _REPORTED_ELSEWHERE),
+        *field_differences(old, new, _ELSEWHERE),
     )
     if found:
-        yield Change(path, Kind.CHANGED, found, service=name)
+        yield Change(path, Kind.CHANGED, found)
     if old.sorry_server != new.sorry_server:
         yield _sorry_server(old, new)
     yield from _servers(old, new)
@@ -230,13 +214,12 @@ def _key(key: ServiceKey) -> str:
 
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
-    difference = Difference("sorry_server", describe_value(old.sorry_server), describe_value(new.sorry_server))
-    removed = old.sorry_server is not None and (
-        new.sorry_server is None or new.sorry_server.key != old.sorry_server.key
-    )
-    note = f"connections that {old.sorry_server.key} has are forwarded no more" if removed and old.sorry_server else ""
-    effect = Effect.END if removed else Effect.STAY
-    return Change(_path(new), Kind.CHANGED, (difference,), effect=effect, note=note, service=new.name)
+    before, after = old.sorry_server, new.sorry_server
+    difference = Difference("sorry_server", describe_value(before), describe_value(after))
+    change = Change(_path(new), Kind.CHANGED, (difference,))
+    if before is None or (after is not None and after.key == before.key):
+        return change
+    return replace(change, effect=Effect.END, note=f"connections that {before.key} has are forwarded no more")
 
 
 def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
@@ -246,19 +229,12 @@ def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
         if key not in before:
             checks = ", ".join(_kind_of(check) for check in server.checks) or "no checks"
             details = f"{joined(describe_destination(server.destination))}, {checks}"
-            yield Change(path, Kind.ADDED, details=details, service=new.name)
+            yield Change(path, Kind.ADDED, details=details)
         elif before[key] != server:
-            for change in _server(path, before[key], server):
-                yield replace(change, service=new.name)
+            yield from _server(path, before[key], server)
     for key in before:
         if key not in after:
-            yield Change(
-                (*_path(new), f"real server {key}"),
-                Kind.REMOVED,
-                effect=Effect.END,
-                note="its connections are forwarded no more",
-                service=new.name,
-            )
+            yield Change((*_path(new), f"real server {key}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
 
 
 def _by_key(servers: Iterable[WantedServer]) -> dict[DestinationKey, WantedServer]:
@@ -455,14 +431,8 @@ def describe_destination(destination: Destination) -> dict[str, str]:
     if destination.lower:
         described["lthreshold"] = str(destination.lower)
     if destination.tunnel != Tunnel():
-        described["tunnel"] = _tunnel(destination.tunnel)
+        described["tunnel"] = tunnel_text(destination.tunnel)
     return described
-
-
-def _tunnel(tunnel: Tunnel) -> str:
-    names = [flag.name.lower() for flag in TunnelFlag if flag in tunnel.flags and flag.name]
-    port = [f"port {tunnel.port}"] if tunnel.kind is TunnelKind.GUE else []
-    return " ".join([tunnel.kind.name.lower(), *port, *names])
 
 
 def _items(keyword: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[Difference]:

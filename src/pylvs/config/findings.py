@@ -52,14 +52,8 @@ class Finding:
 
     def encoded(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
-        return {
-            **asdict(self.location),
-            "severity": self.severity.value,
-            "text": self.text,
-            "advice": self.advice,
-            "security": self.security,
-            "fatal": self.fatal,
-        }
+        found = asdict(self)
+        return {**found.pop("location"), **found, "severity": self.severity.value}
 
 
 @dataclass(slots=True)
@@ -83,10 +77,8 @@ class Findings:
         if len(self._found) < MAX_FINDINGS - 1 or finding.fatal:
             self._found[key] = finding
         elif len(self._found) == MAX_FINDINGS - 1:
-            text = f"more than {MAX_FINDINGS - 1} findings"
-            self._found[finding.location, text] = Finding(
-                finding.location, finding.severity, text, "repair these first"
-            )
+            location, text = finding.location, f"more than {MAX_FINDINGS - 1} findings"
+            self._found[location, text] = Finding(location, finding.severity, text, "repair these first")
 
     def all(self) -> tuple[Finding, ...]:
         """Return the findings in the order in which they were added."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
@@ -106,6 +106,15 @@ class _Label:
     position: int = -1
 
 
+class _Call(NamedTuple):
+    """A chain while its rules are written: where its end and that of the base chain are, and the calls around it."""
+
+    hook: Hook
+    end: _Label
+    hook_end: _Label
+    chains: tuple[str, ...] = ()
+
+
 class _Writer:
     """The growing list of mark rules."""
 
@@ -139,27 +148,26 @@ class _Writer:
 
     def hook(self, hook: Hook) -> None:
         end = _Label()
-        self.chain(hook, hook.rules, end, end, ())
-        self.set_label(end)
+        self.chain(_Call(hook, end, end), hook.rules)
 
-    def chain(
-        self, hook: Hook, rules: Sequence[Rule | Skipped], chain_end: _Label, hook_end: _Label, called: tuple[str, ...]
-    ) -> None:
+    def chain(self, call: _Call, rules: Sequence[Rule | Skipped]) -> None:
         for rule in rules:
             if isinstance(rule, Skipped):
                 self.skip(rule)
             else:
-                self.rule(hook, rule, chain_end, hook_end, called)
+                self.rule(call, rule)
+        self.set_label(call.end)
 
-    def rule(self, hook: Hook, rule: Rule, chain_end: _Label, hook_end: _Label, called: tuple[str, ...]) -> None:
-        clauses = rule.clauses if not hook.family else ((replace(EMPTY, family=hook.family),), *rule.clauses)
+    def rule(self, call: _Call, rule: Rule) -> None:
+        family = call.hook.family
+        clauses = ((replace(EMPTY, family=family),), *rule.clauses) if family else rule.clauses
         merged, rest = _merge(clauses)
         if () in rest:
             return  # it never matches
         if rule.verdict in ("jump", "goto"):
-            self._call(hook, rule, merged, rest, chain_end, hook_end, called)
+            self._call(call, rule, merged, rest)
             return
-        then = {"": None, "accept": hook_end, "return": chain_end}[rule.verdict]
+        then = {"": None, "accept": call.hook_end, "return": call.end}[rule.verdict]
         if not (rule.mask or rule.value) and then is None:
             return
         marking = replace(merged, mask=rule.mask, value=rule.value)
@@ -190,29 +198,20 @@ class _Writer:
             self.add(clause[-1], None, otherwise)
             self.set_label(holds)
 
-    def _call(
-        self,
-        hook: Hook,
-        rule: Rule,
-        merged: MarkRule,
-        rest: Sequence[Clause],
-        chain_end: _Label,
-        hook_end: _Label,
-        called: tuple[str, ...],
-    ) -> None:
-        if rule.chain not in hook.chains:
+    def _call(self, call: _Call, rule: Rule, merged: MarkRule, rest: Sequence[Clause]) -> None:
+        """Inline the chain that a rule calls, behind rules that skip it unless all clauses hold."""
+        if rule.chain not in call.hook.chains:
             self.skip(Skipped(rule.location, rule.text, f"it calls {rule.chain}, which is not there"))
             return
-        if rule.chain in called or len(called) >= MAX_DEPTH:
-            raise InvalidOperation(
-                f"{rule.location}: {rule.text}: chains that call each other in circles, or too deeply"
-            )
-        after, end = _Label(), _Label()
+        if rule.chain in call.chains or len(call.chains) >= MAX_DEPTH:
+            text = "chains that call each other in circles, or too deeply"
+            raise InvalidOperation(f"{rule.location}: {rule.text}: {text}")
+        after = _Label()
         self._guards([*rest, (replace(merged, mask=rule.mask, value=rule.value),)], after)
-        self.chain(hook, hook.chains[rule.chain], end, hook_end, (*called, rule.chain))
-        self.set_label(end)
-        if rule.verdict == "goto" and chain_end is not end:
-            self.add(EMPTY, chain_end)
+        inner = _Call(call.hook, _Label(), call.hook_end, (*call.chains, rule.chain))
+        self.chain(inner, call.hook.chains[rule.chain])
+        if rule.verdict == "goto":
+            self.add(EMPTY, call.end)
         self.set_label(after)
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, summarize_address_range
+from typing import Any
 
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
@@ -176,9 +177,11 @@ def _protocol(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield (condition(turned, protocol=reader.protocol),)
 
 
-def _network(side: str) -> Condition:
+def _field(name: str, parse: Callable[[str], Any]) -> Condition:
+    """Return the condition that a field of a mark rule has the parsed value."""
+
     def read(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-        yield (condition(turned, **{side: network(text)}),)
+        yield (condition(turned, **{name: parse(text)}),)
 
     return read
 
@@ -234,10 +237,15 @@ def _either_port(reader: _RuleParser, text: str, turned: bool) -> Iterator[Claus
         yield tuple(each for clause in sides for each in clause)
 
 
-def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _masked(text: str, most: int, what: str) -> tuple[int, int]:
+    """Parse VALUE or VALUE/MASK; without a mask all bits count."""
     value, slash, mask = text.partition("/")
-    bits = number_of(mask, ALL_BITS, "a mask") if slash else ALL_BITS
-    wanted = number_of(value, ALL_BITS, "a mark")
+    bits = number_of(mask, most, "a mask") if slash else most
+    return number_of(value, most, what), bits
+
+
+def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+    wanted, bits = _masked(text, ALL_BITS, "a mark")
     if wanted & ~bits:  # no mark matches: the value has bits outside the mask
         if not turned:
             yield ()
@@ -245,24 +253,15 @@ def _mark(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     yield (condition(turned, mark=(wanted, bits)),)
 
 
-def _link(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    yield (condition(turned, link=link_address(text)),)
+def _tos(text: str) -> tuple[int, int]:
+    value, bits = _masked(text, 0xFF, "a type of service")
+    return value & bits, bits
 
 
-def _tos(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    value, slash, mask = text.partition("/")
-    bits = number_of(mask, 0xFF, "a mask") if slash else 0xFF
-    yield (condition(turned, tos=(number_of(value, 0xFF, "a type of service") & bits, bits)),)
-
-
-def _dscp(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
-    yield (condition(turned, tos=(number_of(text, 63, "a DSCP") << 2, 0xFC)),)
-
-
-def _dscp_class(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _dscp_class(text: str) -> tuple[int, int]:
     if text.lower() not in DSCP_CLASSES:
         raise CannotExpress(f"{text}: no such DSCP class")
-    yield (condition(turned, tos=(DSCP_CLASSES[text.lower()] << 2, 0xFC)),)
+    return DSCP_CLASSES[text.lower()] << 2, 0xFC
 
 
 def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
@@ -290,8 +289,8 @@ _CONDITIONS: dict[str, Condition] = {
     option: read
     for options, read in (
         ("-p --protocol", _protocol),
-        ("-s --source", _network("source")),
-        ("-d --destination", _network("target")),
+        ("-s --source", _field("source", network)),
+        ("-d --destination", _field("target", network)),
         ("--src-range", _address_range("source")),
         ("--dst-range", _address_range("target")),
         ("-i --in-interface", _device),
@@ -299,10 +298,10 @@ _CONDITIONS: dict[str, Condition] = {
         ("--dport --destination-port --dports --destination-ports", _port("target_ports")),
         ("--ports", _either_port),
         ("--mark", _mark),
-        ("--mac-source", _link),
-        ("--tos", _tos),
-        ("--dscp", _dscp),
-        ("--dscp-class", _dscp_class),
+        ("--mac-source", _field("link", link_address)),
+        ("--tos", _field("tos", _tos)),
+        ("--dscp", _field("tos", lambda text: (number_of(text, 63, "a DSCP") << 2, 0xFC))),
+        ("--dscp-class", _field("tos", _dscp_class)),
         ("--pkt-type", _packet_type),
         ("--tcp-flags", _tcp_flags),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, protocol_number
-from pylvs.model.marks import ALL_BITS, MarkRule, Network, Ranges, checked_device, joined
+from pylvs.model.marks import ALL_BITS, Network, Ranges, checked_device, joined
 from pylvs.netfilter.chains import (
     CONNTRACK,
     DROPS,
@@ -85,28 +85,19 @@ def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Skipped]]) -> Hook 
     if not any(_concerns_marks(rule) for rule in reached):
         return None
     if base.get("policy") == "drop":
-        text = f"chain {name} policy drop"
-        rules.append(Skipped(name, text, f"a policy that {DROPS}"))
+        rules.append(Skipped(name, f"chain {name} policy drop", f"a policy that {DROPS}"))
     priority = base.get("prio", 0)
-    return Hook(
-        name,
-        priority if isinstance(priority, int) else _PRIORITIES.get(priority, 0),
-        _FAMILIES[base["family"]],
-        rules,
-        chains,
-    )
+    number = priority if isinstance(priority, int) else _PRIORITIES.get(priority, 0)
+    return Hook(name, number, _FAMILIES[base["family"]], rules, chains)
 
 
 def _reached(rules: Sequence[Rule | Skipped], chains: Mapping[str, Sequence[Rule | Skipped]]) -> list[Rule | Skipped]:
     """Return these rules and those of all chains that they call, directly or indirectly."""
-    found, todo, seen = list(rules), list(rules), set[str]()
-    while todo:
-        rule = todo.pop()
+    found, seen = list(rules), set[str]()
+    for rule in found:  # which grows
         if isinstance(rule, Rule) and rule.chain and rule.chain not in seen:
             seen.add(rule.chain)
-            more = chains.get(rule.chain, ())
-            found.extend(more)
-            todo.extend(more)
+            found.extend(chains.get(rule.chain, ()))
     return found
 
 
@@ -196,21 +187,22 @@ def _turned(operator: str) -> bool:
     return _TURNED[operator]
 
 
-def _one_of(operator: str, conditions: Iterable[MarkRule]) -> list[Clause]:
-    """Return a clause of alternatives; if negated, one clause for each."""
+def _one_of(operator: str, field: str, values: Iterable[Any]) -> list[Clause]:
+    """Return a clause of alternatives, one for each value of a rule's field; if negated, one clause for each."""
+    conditions = [condition(operator == "!=", **{field: value}) for value in values]
     return [(each,) for each in conditions] if _turned(operator) else [tuple(conditions)]
 
 
 def _meta(operator: str, key: str, right: Any) -> list[Clause]:
-    values, turned = _values(right), operator == "!="
+    values = _values(right)
     if key == "mark":
         if operator in ("<", ">", "<=", ">=") or any(not isinstance(each, int) for each in values):
             raise CannotExpress("pylvs mark compares marks with single values")
-        return _one_of(operator, [condition(turned, mark=(each & ALL_BITS, ALL_BITS)) for each in values])
+        return _one_of(operator, "mark", [(each & ALL_BITS, ALL_BITS) for each in values])
     if key in ("iifname", "iif"):
         if any("*" in str(each) for each in values):
             raise CannotExpress("pylvs mark knows whole names of devices")
-        return _one_of(operator, [condition(turned, device=checked_device(str(each))) for each in values])
+        return _one_of(operator, "device", [checked_device(str(each)) for each in values])
     if key == "l4proto":
         return _protocols(operator, values)
     if key in ("nfproto", "protocol"):
@@ -227,7 +219,7 @@ def _meta(operator: str, key: str, right: Any) -> list[Clause]:
 def _protocols(operator: str, values: Sequence[Any]) -> list[Clause]:
     names = {"ipv6-icmp": "58", "ip": "0", "tcp": "6", "udp": "17"}
     numbers = [each if isinstance(each, int) else protocol_number(names.get(each, str(each))) for each in values]
-    return _one_of(operator, [condition(operator == "!=", protocol=number) for number in numbers])
+    return _one_of(operator, "protocol", numbers)
 
 
 def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]:
@@ -240,11 +232,11 @@ def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]
         return [*kind, ports(side, _ranges(operator, right), operator == "!=")]
     if protocol == "tcp" and name == "flags":
         if isinstance(right, Mapping) and "set" in right:
-            flags = [condition(operator == "!=", tcp_flags=(_flag_bits(each), 0xFF)) for each in _values(right)]
-            return [(condition(protocol=6),), *_one_of(operator, flags)]
+            flags = [(_flag_bits(each), 0xFF) for each in _values(right)]
+            return [(condition(protocol=6),), *_one_of(operator, "tcp_flags", flags)]
         return _masked(operator, [{"payload": what}, 0xFF], right)
     if protocol == "ether" and name == "saddr":
-        return _one_of(operator, [condition(operator == "!=", link=link_address(each)) for each in _values(right)])
+        return _one_of(operator, "link", [link_address(each) for each in _values(right)])
     raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
 
 
@@ -255,15 +247,14 @@ def _ip_header(operator: str, protocol: str, name: str, right: Any) -> list[Clau
         return _protocols(operator, _values(right))
     if name == "dscp":
         wanted = [_DSCP[each] if isinstance(each, str) else int(each) for each in _values(right)]
-        return _one_of(operator, [condition(operator == "!=", tos=(each << 2 & 0xFC, 0xFC)) for each in wanted])
+        return _one_of(operator, "tos", [(each << 2 & 0xFC, 0xFC) for each in wanted])
     raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
 
 
 def _addresses(operator: str, side: str, right: Any) -> list[Clause]:
     found: list[Network] = [network for value in _values(right) for network in _networks(value)]
     networks = list(collapse_addresses(found))  # type: ignore[type-var]  # nft allows one family in a set
-    turned = _turned(operator)
-    return _one_of(operator, [condition(turned, **{side: each}) for each in networks])
+    return _one_of(operator, side, networks)
 
 
 def _networks(value: Any) -> list[Network]:
@@ -278,10 +269,10 @@ def _networks(value: Any) -> list[Network]:
 
 
 def _ranges(operator: str, right: Any) -> Ranges:
-    if operator in ("<", ">", "<=", ">="):
-        return {"<": ((0, right - 1),), "<=": ((0, right),), ">": ((right + 1, 0xFFFF),), ">=": ((right, 0xFFFF),)}[
-            operator
-        ]
+    if operator in ("<", "<="):
+        return ((0, right - (operator == "<")),)
+    if operator in (">", ">="):
+        return ((right + (operator == ">"), 0xFFFF),)
     found = []
     for value in _values(right):
         if isinstance(value, Mapping) and "range" in value:
@@ -319,9 +310,7 @@ def _flag_bits(value: Any) -> int:
         return value
     if isinstance(value, str):
         return _FLAGS[value]
-    if isinstance(value, Mapping) and "|" in value:
-        return _flag_bits(list(value["|"]))
     bits = 0
-    for each in value:
+    for each in value["|"] if isinstance(value, Mapping) and "|" in value else value:
         bits |= _flag_bits(each)
     return bits

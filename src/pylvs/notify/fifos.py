@@ -188,8 +188,7 @@ class FifoSet:
         except PylvsError as error:
             self._log.error(f"notify FIFO {error}")
             return
-        reads = fifo.reader is not None and not foreign
-        reader = Reader(fifo.reader, fifo.path, self._readers) if fifo.reader is not None and reads else None
+        reader = None if fifo.reader is None or foreign else Reader(fifo.reader, fifo.path, self._readers)
         self._open[fifo] = writer, reader
 
     def write(self, line: str) -> None:

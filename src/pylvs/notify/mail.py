@@ -65,7 +65,9 @@ class _Session:
         await self._say(f"MAIL FROM:<{_plain(mail.sender or f'keepalived@{socket.gethostname()}')}>", DONE)
         refused = {}
         for recipient in mail.recipients:
-            code, words = await self._ask(f"RCPT TO:<{_plain(recipient)}>")
+            command = f"RCPT TO:<{_plain(recipient)}>"
+            self._command(command)
+            code, words = await self._reply(command)
             if code // 10 != DONE // 10:  # 250 or 251
                 refused[recipient] = words
         if len(refused) == len(mail.recipients):
@@ -81,10 +83,6 @@ class _Session:
     async def _say(self, command: str, code: int) -> None:
         self._command(command)
         await self._expect(command.split(" ", maxsplit=1)[0], code)
-
-    async def _ask(self, command: str) -> tuple[int, str]:
-        self._command(command)
-        return await self._reply(command)
 
     def _command(self, command: str) -> None:
         self._writer.write(command.encode(errors="replace") + b"\r\n")
@@ -123,7 +121,7 @@ def _plain(address: str) -> str:
 def _with_dots(message: bytes) -> bytes:
     """Double the dot at the start of a line, and append the final dot (RFC 5321 4.5.2)."""
     lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
-    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in [*lines]) + b".\r\n"
+    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines) + b".\r\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,10 +180,7 @@ def _disable_rp_filter(memory: Memory, name: str) -> list[str]:
 
 
 def _attach_program(
-    memory: Memory,
-    vips: Mapping[Address, Sequence[TunnelKind]],
-    ports: Sequence[int],
-    names: Sequence[str],
+    memory: Memory, vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int], names: Sequence[str]
 ) -> list[str]:
     """Run the program for these VIPs with their tunnels and these GUE ports; return the changes as lines.
 
@@ -192,11 +189,8 @@ def _attach_program(
     done: list[str] = []
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
     known += [f"port {port}" for port in ports]
-    if (
-        known == memory.unwrapped
-        and list(names) == memory.programs
-        and all(counts for _, counts in _program_counts(memory))
-    ):
+    same = (known, list(names)) == (memory.unwrapped, memory.programs)
+    if same and all(counts for _, counts in _program_counts(memory)):
         return done
     with _loaded(vips, ports) as program, Netlink() as link:
         for name in names:
@@ -232,9 +226,8 @@ def _detach_program(memory: Memory) -> list[str]:
                     done.append(f"the program at the ingress of {name} is off")
                 if name in memory.qdiscs:
                     tc.remove_clsact(link, where.index)
-    memory.programs.clear()
-    memory.unwrapped.clear()
-    memory.qdiscs.clear()
+    for recorded in (memory.programs, memory.unwrapped, memory.qdiscs):
+        recorded.clear()
     return done
 
 

@@ -82,11 +82,7 @@ def up(vips: Sequence[Address], tunnels: Sequence[Tunnel] = (), names: Sequence[
 
 
 def _become(
-    memory: Memory,
-    loopback: Device,
-    vips: Sequence[Address],
-    tunnels: Sequence[Tunnel],
-    concerned: Sequence[Device],
+    memory: Memory, loopback: Device, vips: Sequence[Address], tunnels: Sequence[Tunnel], concerned: Sequence[Device]
 ) -> list[str]:
     done: list[str] = []
     if not loopback.up:

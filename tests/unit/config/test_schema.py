@@ -10,7 +10,6 @@ from pylvs.config.schema.grammar import Block, Keyword, Reader, Section, State
 from pylvs.config.schema.types import (
     ADDRESS,
     BARE,
-    BOOLEAN,
     ENDPOINT,
     FLAG,
     PORT,
@@ -34,7 +33,7 @@ OUTER = Block(
         Keyword("weight", integer(0, 100), "", aliases=("heaviness",)),
         Keyword("delay", seconds(), ""),
         Keyword("share", real(0, 1), ""),
-        Keyword("on_fire", BOOLEAN, ""),
+        Keyword("on_fire", FLAG, ""),
         Keyword("quick", FLAG, ""),
         Keyword("alone", BARE, ""),
         Keyword("method", choice("NAT", "DR"), ""),

@@ -9,7 +9,6 @@ from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import Server
-from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -149,25 +148,20 @@ class CheckMaker:
         return PingCheck(target=self.target(block, ports=False), pace=self.timing(block))
 
     def misc(self, block: EffectiveBlock) -> Check | None:
-        written = block.maybe("misc_path", Written)
-        if written is None:
+        if not block.is_written("misc_path"):
             block.error("", "MISC_CHECK has no misc_path; the check is left out", "write misc_path with a program")
             return None
-        user, group = block.maybe("user", tuple, ("", ""))
-        script = self.scripts.usable(written, user, group)
+        script = self.scripts.of(block, "misc_path")
         if script is None:
             return None
-        return MiscCheck(
-            script=script, pace=self.timing(block, "misc_timeout"), dynamic=block.get("misc_dynamic", bool)
-        )
+        return block.make(MiscCheck, script=script, pace=self.timing(block, "misc_timeout"))
 
     def file(self, block: EffectiveBlock) -> Check | None:
         """FILE_CHECK, whose path is in a track_file block."""
         name = block.maybe("track_file", str)
         if not name:
-            block.error(
-                "", "FILE_CHECK has no track_file; the check is left out", "write track_file with a block's name"
-            )
+            text = "FILE_CHECK has no track_file; the check is left out"
+            block.error("", text, "write track_file with a block's name")
             return None
         files = self._named("track_file")
         path = files[name].value("file", str) if name in files else None
@@ -193,14 +187,12 @@ class CheckMaker:
 
     def agent(self, block: EffectiveBlock) -> Check | None:
         if not block.is_written("connect_port"):
-            block.error(
-                "", "AGENT_CHECK has no connect_port; the check is left out", "write the port that the agent listens on"
-            )
+            text = "AGENT_CHECK has no connect_port; the check is left out"
+            block.error("", text, "write the port that the agent listens on")
             return None
         send = block.get("send", str)
-        return AgentCheck(
-            target=self.target(block), pace=self.timing(block), send=f"{send}\n".encode() if send else b""
-        )
+        line = f"{send}\n".encode() if send else b""
+        return AgentCheck(target=self.target(block), pace=self.timing(block), send=line)
 
     def load(self, block: EffectiveBlock) -> Check | None:
         source, metric = block.get("source", tuple)

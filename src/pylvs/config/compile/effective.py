@@ -29,7 +29,6 @@ FIELD_KEYWORDS = {
     "Mail.port": "smtp_server's port",
     "Mail.helo_name": "smtp_helo_name",
     "Mail.connect_timeout_s": "smtp_connect_timeout",
-    "WantedService.virtualhost": "virtualhost",
     "HttpCheck.sni": "enable_sni",
     "HttpCheck.protocol": "http_protocol",
     "Url.statuses": "status_code",

@@ -49,8 +49,9 @@ class ScriptRules:
         return rules
 
     def of(self, block: EffectiveBlock, name: str) -> Script | None:
-        """Return the script of a keyword as it will run; None, and a finding, if it must not run."""
-        return self.usable(block.maybe(name, Written))
+        """Return the script of a keyword as it will run, as the block's `user`; None, and a finding, if it must not."""
+        user, group = block.maybe("user", tuple, ("", "")) if block.block.find("user") else ("", "")
+        return self.usable(block.maybe(name, Written), user, group)
 
     def usable(self, written: Written[Script] | None, user: str = "", group: str = "") -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""
@@ -60,18 +61,15 @@ class ScriptRules:
         location = written.word.location
         account = self._account(script)
         if isinstance(account, str):
-            self.findings.error(
-                location, f"{script.arguments[0]} is not run: {account}", "name a user that this machine has"
-            )
+            text = f"{script.arguments[0]} is not run: {account}"
+            self.findings.error(location, text, "name a user that this machine has")
             return None
         if OPENS.match(written.word.text):
             return script  # the shell opens a file or a port, and runs nothing
         path = located(script.arguments[0])
         if (path, account) not in self._checked:
-            self._checked[path, account] = (
-                unusable(path, account),
-                insecurities(path, account.uid) if "/" in path else (),
-            )
+            found = insecurities(path, account.uid) if "/" in path else ()
+            self._checked[path, account] = unusable(path, account), found
         problem, insecure = self._checked[path, account]
         if problem:
             self._report_unusable(path, problem, location)
@@ -133,8 +131,6 @@ def fifos_of(settings: EffectiveBlock, scripts: ScriptRules, names: Sequence[str
 
 
 def _taken(settings: EffectiveBlock, name: str, fifo: Fifo) -> str:
-    for earlier in FIFO_NAMES[: FIFO_NAMES.index(name)]:
-        other = settings.maybe(earlier, Fifo)
-        if other is not None and other.path == fifo.path:
-            return earlier
-    return ""
+    """Return the earlier keyword that names the same path; "" if none does."""
+    earlier = FIFO_NAMES[: FIFO_NAMES.index(name)]
+    return next((each for each in earlier if (other := settings.maybe(each, Fifo)) and other.path == fifo.path), "")

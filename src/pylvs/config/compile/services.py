@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
-from pylvs.config.schema.service_types import PERSISTENCE_S, Forwarding, Granularity, MarkEntry, Range, Server
+from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
@@ -26,7 +25,6 @@ from pylvs.model.service import (
 )
 from pylvs.model.wanted import WantedServer, WantedService
 
-VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 DEFAULT_METHOD = Forwarding(Method.MASQ)
 FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
@@ -54,15 +52,13 @@ class Entries:
     @property
     def versions(self) -> set[int]:
         """The IP versions of addresses and of marks with a family."""
-        return {each.first.version for each in self.ranges} | {
-            VERSIONS[each.family] for each in self.marks if each.family
-        }
+        return {each.first.version for each in self.ranges} | {each.version for each in self.marks if each.version}
 
     def keys(self, protocol: Protocol, version: int) -> Iterator[tuple[ServiceKey, Word]]:
         """Yield the keys in the table; `version` is that of marks without a family."""
         for entry in self.all:
             if isinstance(entry, MarkEntry):
-                yield ServiceKey.of_mark(entry.mark, entry.family or FAMILIES[version]), entry.word
+                yield ServiceKey.of_mark(entry.mark, FAMILIES[entry.version or version]), entry.word
             else:
                 for address in entry.addresses():
                     yield ServiceKey(protocol, address, entry.port), entry.word
@@ -73,7 +69,7 @@ class Entries:
         if self.group:
             return f"group {self.group}" + (f" {protocol.name.lower()}" if self.ranges else "")
         if isinstance(first, MarkEntry):
-            return f"fwmark {first.mark}" + (" inet6" if (first.family or FAMILIES[version]) != socket.AF_INET else "")
+            return f"fwmark {first.mark}" + (" inet6" if (first.version or version) == 6 else "")
         return f"{endpoint(first.first, first.port)} {protocol.name.lower()}"
 
 
@@ -135,7 +131,7 @@ def version_of(service: EffectiveBlock, entries: Entries) -> int:
     """Return the IP version of marks without a family."""
     family = service.maybe("ip_family", str)
     if family:
-        return 6 if family == "inet6" else 4
+        return VERSIONS[family]
     if len(entries.versions) == 1:
         return min(entries.versions)
     servers = [_server(each).address.version for each in service.below("real_server")]
@@ -164,7 +160,7 @@ def _protocol(service: EffectiveBlock, entries: Entries) -> None:
         service.adjust("protocol", Protocol.UDP, "not given")
     elif not entries.ranges and written:
         service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
-    if not written and not entries.ranges:
+    elif not written:
         service.fill("protocol", Protocol.TCP)
     if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
         service.warning("ops", "ops is of UDP alone; it is ignored", "remove it")
@@ -204,7 +200,7 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
         service.error("", f"{text}; the service is left out", "make a group of each, or write lvs_method TUN")
         return False
     family = service.maybe("ip_family", str)
-    if family and entries.versions and entries.versions != {6 if family == "inet6" else 4}:
+    if family and entries.versions and entries.versions != {VERSIONS[family]}:
         service.error("ip_family", f"ip_family {family} is not that of the addresses; it is ignored")
         service.adjust("ip_family", None, "another family")
     version = version_of(service, entries)
@@ -214,7 +210,7 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
             service.error(_server(each).word, text, "only lvs_method TUN leads to the other IP version")
             service.leave_out(each)
     for mark in entries.marks:
-        if not mark.family and len(entries.versions) > 1:
+        if not mark.version and len(entries.versions) > 1:
             text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
             service.error(mark.word, text, f"write fwmark {mark.mark} inet, or inet6")
     if not service.is_written("ip_family"):
@@ -226,9 +222,8 @@ def _ports(service: EffectiveBlock, entries: Entries) -> None:
     """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one."""
     for each in service.below("real_server"):
         server = _server(each)
-        if not server.port or method_of(each).method is Method.MASQ:
-            continue
-        each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
+        if server.port and method_of(each).method is not Method.MASQ:
+            each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
 
 
 def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what: str) -> int:
@@ -250,16 +245,16 @@ def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what
 
 
 def _duplicates(service: EffectiveBlock) -> None:
-    seen: Counter[tuple[object, int]] = Counter()
+    seen: set[tuple[object, int]] = set()
     for each in list(service.below("real_server")):
         server = _server(each)
         key = server.address, server.table_port
-        seen[key] += 1
-        if seen[key] > 1:
+        if key in seen:
             text = f"the service has the real server {server.address} with this port already; this one is left out"
             service.warning(server.word, text, "remove it")
             service.leave_out(each)
             continue
+        seen.add(key)
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
@@ -296,12 +291,9 @@ def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
         if port != server.port:
             service.adjust("sorry_server", replace(server, fixed_port=port), "the service's port")
     if server is None:
-        if service.is_written("sorry_server_lvs_method"):
-            text = "sorry_server_lvs_method has no effect without sorry_server"
-            service.warning("sorry_server_lvs_method", text, "write one")
-        if service.get("sorry_server_inhibit", bool):
-            text = "sorry_server_inhibit has no effect without sorry_server"
-            service.warning("sorry_server_inhibit", text, "write one")
+        for name in ("sorry_server_lvs_method", "sorry_server_inhibit"):
+            if service.is_written(name) and service.effective(name).value is not False:
+                service.warning(name, f"{name} has no effect without sorry_server", "write one")
         service.fill("sorry_server_lvs_method", None)
 
 

@@ -23,7 +23,6 @@ from pylvs.config.compile.vrrp_tracking import (
 )
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
-from pylvs.config.schema.vrrp_types import DelayedLink
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
@@ -64,19 +63,14 @@ class _VrrpCompiler:
             self._block(block)
         kept = {each.instance.name: each for each in without_conflicts(self.instances)}
         taken: dict[str, str] = {}
-        groups: list[VrrpGroup] = []
-        for block in self.groups.values():
-            group = group_of(block, kept, taken, symbols)
-            if group is None:
-                self.root.leave_out(block)
-            else:
-                groups.append(group)
-        for each in self.instances:
-            if each.instance.name not in kept:
-                self.root.leave_out(each.block)
+        groups = [(block, group_of(block, kept, taken, symbols)) for block in self.groups.values()]
+        rejected = [block for block, group in groups if group is None]
+        rejected += [each.block for each in self.instances if each.instance.name not in kept]
+        for block in rejected:
+            self.root.leave_out(block)
         return VrrpConfiguration(
             instances=tuple(each.instance for each in kept.values()),
-            groups=tuple(groups),
+            groups=tuple(group for _, group in groups if group is not None),
             scripts=tuple(symbols.scripts.values()),
             files=tuple(symbols.files.values()),
             processes=tuple(symbols.processes.values()),
@@ -105,20 +99,14 @@ class _VrrpCompiler:
             case "static_rules":
                 _of_track_groups(block, symbols)
                 self.rules += rules_of(block, symbols)
-            case "vrrp_instance":
-                self._instance(block)
-            case "vrrp_sync_group":
-                if not self._taken(block, self.groups):
-                    self.groups[name_of(block).text] = block
-
-    def _instance(self, block: EffectiveBlock) -> None:
-        if self._taken(block, {each.instance.name for each in self.instances}):
-            return
-        compiled = instance_of(block, self.symbols)
-        if compiled is None:
-            self.root.leave_out(block)
-        else:
-            self.instances.append(compiled)
+            case "vrrp_instance" if not self._taken(block, {each.instance.name for each in self.instances}):
+                compiled = instance_of(block, symbols)
+                if compiled is None:
+                    self.root.leave_out(block)
+                else:
+                    self.instances.append(compiled)
+            case "vrrp_sync_group" if not self._taken(block, self.groups):
+                self.groups[name_of(block).text] = block
 
     def _taken(self, block: EffectiveBlock, names: Collection[str]) -> bool:
         """Return whether an earlier block has the name, and reject this one then."""
@@ -132,12 +120,10 @@ class _VrrpCompiler:
 
 def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
     """Report each device that a line names and this machine does not have."""
-    for block in root.walk():
-        for setting in block.section.settings:
-            if setting.keyword is None or setting.keyword.name != "default_interface":
-                for word in getattr(setting.value, "devices", ()):
-                    assert isinstance(word, Word)
-                    symbols.check_device(word)
+    for setting in chain.from_iterable(block.section.settings for block in root.walk()):
+        if setting.keyword is None or setting.keyword.name != "default_interface":
+            for word in getattr(setting.value, "devices", ()):
+                symbols.check_device(word)
 
 
 def group_of(
@@ -168,7 +154,6 @@ def _members(
     block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: dict[str, str]
 ) -> Iterator[str]:
     for word in chain.from_iterable(block.lines("group", tuple)):
-        assert isinstance(word, Word)
         if word.text not in instances:
             text = f"group {name}: there is no virtual router '{word.text}'"
             block.error(word, text, "define a vrrp_instance of this name, or remove it")
@@ -210,10 +195,8 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
         instance = each.instance
         conflicting = next((other.instance for other in kept if _collide(other.instance, instance)), None)
         if conflicting is not None:
-            text = (
-                f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family} on"
-                f" {instance.interface}; {instance.name} is left out"
-            )
+            text = f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family}"
+            text += f" on {instance.interface}; {instance.name} is left out"
             each.block.error("virtual_router_id", text, "give one of them another number")
             continue
         for held in each.addresses:
@@ -227,8 +210,7 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
                 each.block.error("use_vmac", text, "give it another name")
-                unnamed = replace(instance, vmac=replace(instance.vmac, name=""))
-                each = replace(each, instance=unnamed)
+                each = replace(each, instance=replace(instance, vmac=replace(instance.vmac, name="")))
         kept.append(each)
     return kept
 
@@ -298,7 +280,6 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
     if device is not None:
         yield device.word
     for word in chain.from_iterable(block.lines("interfaces", tuple)):
-        assert isinstance(word, Word)
         symbols.check_device(word)
         yield word
 
@@ -306,12 +287,12 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
 def _delays(root: EffectiveBlock) -> Iterator[LinkDelay]:
     seen: set[str] = set()
     for block in root.below("interface_up_down_delays"):
-        for line in block.section.lines(DelayedLink):
-            if line.device.text in seen:
-                block.warning(line.device, f"{line.device} has a delay already", "remove one of them")
-                continue
-            seen.add(line.device.text)
-            yield LinkDelay(line.device.text, line.down_s, line.up_s)
+        for line in block.section.lines(Written):
+            if line.value.device in seen:
+                block.warning(line.word, f"{line.word} has a delay already", "remove one of them")
+            else:
+                seen.add(line.value.device)
+                yield line.value
 
 
 def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 
-from pylvs.config.compile.effective import EffectiveBlock, OriginKind
+from pylvs.config.compile.effective import EffectiveBlock, OriginKind, keyword_of
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.compile.vrrp_tracking import (
     Symbols,
@@ -39,20 +39,18 @@ from pylvs.model.vrrp import (
 MAX_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
 STEP_S = 0.01
 SOURCES = ("mcast_src_ip", "unicast_src_ip")
-MINIMAL_GARP = {
-    "garp_master_delay": 0,
-    "garp_master_repeat": 1,
-    "garp_lower_prio_delay": 0,
-    "garp_lower_prio_repeat": 1,
-}
+NOTIFIED = ("master", "backup", "fault", "stop", "every")  # fields with a script
+MINIMAL_GARP = {"garp_master_delay": 0, "garp_master_repeat": 1}
+MINIMAL_GARP |= {"garp_lower_prio_delay": 0, "garp_lower_prio_repeat": 1}
 STRICT = {"garp_lower_prio_repeat": 0, "garp_lower_prio_delay": 0, "down_timer_adverts": 3}
 
 
 def apply(block: EffectiveBlock, settings: EffectiveBlock, family: int, peers: int, addresses: int) -> bool:
     """Apply every rule in its order; return False if there cannot be such a router."""
     _native_ipv6(block, family)
-    if settings.get("vrrp_min_garp", bool):
-        _minimal_garp(block)
+    for name, value in MINIMAL_GARP.items() if settings.get("vrrp_min_garp", bool) else ():
+        if block.effective(name).origin.how is OriginKind.DEFAULT:
+            block.adjust(name, value, "vrrp_min_garp")
     _version(block, family)
     if not _possible(block, addresses):
         return False
@@ -92,12 +90,6 @@ def _native_ipv6(block: EffectiveBlock, family: int) -> None:
         block.adjust("native_ipv6", False, "the addresses are IPv4")
 
 
-def _minimal_garp(block: EffectiveBlock) -> None:
-    for name, value in MINIMAL_GARP.items():
-        if block.effective(name).origin.how is OriginKind.DEFAULT:
-            block.adjust(name, value, "vrrp_min_garp")
-
-
 def _version(block: EffectiveBlock, family: int) -> None:
     if family == 6 and not is_version_3(block):
         if block.section.setting("version") is not None:
@@ -109,17 +101,14 @@ def _possible(block: EffectiveBlock, addresses: int) -> bool:
     """Return whether the block has what a router needs."""
     missing = [name for name in ("interface", "virtual_router_id") if block.effective(name).value is None]
     for name in missing:
-        what = "its interface" if name == "interface" else "its virtual_router_id"
-        block.error("", f"the virtual router lacks {what}; it is left out", f"add {name}")
-    strict = block.get("strict_mode", bool)
-    if not addresses:
-        needed = strict or is_version_3(block)
-        if needed:
-            text = "the virtual router has no virtual address, and version 3 and strict_mode need one; it is left out"
-            block.error("", text, "add virtual_ipaddress { ... }")
-            return False
-        text = "the virtual router has no virtual address: nothing moves with it"
-        block.warning("", text, "add virtual_ipaddress { ... }")
+        block.error("", f"the virtual router lacks its {name}; it is left out", f"add {name}")
+    if addresses:
+        return not missing
+    lacks, advice = "the virtual router has no virtual address", "add virtual_ipaddress { ... }"
+    if block.get("strict_mode", bool) or is_version_3(block):
+        block.error("", f"{lacks}, and version 3 and strict_mode need one; it is left out", advice)
+        return False
+    block.warning("", f"{lacks}: nothing moves with it", advice)
     return not missing
 
 
@@ -199,16 +188,14 @@ def _authentication(block: EffectiveBlock) -> None:
             each.error("", f"{reason}; nothing is authenticated", "complete the block, or remove it")
             block.leave_out(each)
     found = authentication_of(block)
-    owner = is_owner(block)
-    if found is not None and found[0] == "AH" and is_master(block) and not owner:
+    if found is not None and found[0] == "AH" and is_master(block) and not is_owner(block):
         text = "with auth_type AH a router cannot begin as master; it begins as backup"
         block.error("state", text, "write state BACKUP, or leave it out")
         block.adjust("state", "BACKUP", "auth_type AH")
 
 
 def _preemption(block: EffectiveBlock) -> None:
-    owner = is_owner(block)
-    master = is_master(block)
+    owner, master = is_owner(block), is_master(block)
     why = "a router of priority 255 preempts always" if owner else "it has no effect with state MASTER"
     if _given(block, "nopreempt") and (owner or master):
         block.error("nopreempt", f"nopreempt is ignored: {why}", "write state BACKUP, or remove it")
@@ -230,8 +217,7 @@ def _unicast(block: EffectiveBlock, peers: int) -> None:
     if peers:
         if block.is_written("mcast_dst_ip"):
             block.error("mcast_dst_ip", "mcast_dst_ip is ignored: advertisements go to the peers", "remove it")
-        return
-    if block.get("unicast_fault_no_peer", bool):
+    elif block.get("unicast_fault_no_peer", bool):
         text = "without a peer the virtual router stays in fault (unicast_fault_no_peer)"
         block.warning("unicast_fault_no_peer", text, "add unicast_peer { ... }")
     elif written:
@@ -368,9 +354,8 @@ def _addresses(block: EffectiveBlock, family: int) -> Iterator[Written[HeldAddre
             yield each
         else:
             text = f"{each.word.text} is not IPv{family}, as the virtual router is; it is left out"
-            block.error(
-                each.word, text, "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
-            )
+            advice = "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
+            block.error(each.word, text, advice)
 
 
 def _peers(block: EffectiveBlock, family: int) -> Iterator[Peer]:
@@ -442,22 +427,17 @@ def family_of(block: EffectiveBlock) -> int:
     order = {id(node): at for at, node in enumerate(block.section.node.block or ())} if block.section.node else {}
     found: list[tuple[int, int]] = []
     for setting in block.section.settings:
-        if setting.keyword is not None and setting.keyword.name in SOURCES and isinstance(setting.value, Address):
+        name = setting.keyword.name if setting.keyword else ""
+        if name in SOURCES and isinstance(setting.value, Address):
             found.append((order[id(setting.node)], setting.value.version))
-        elif setting.keyword is not None and setting.keyword.name == "native_ipv6":
+        elif name == "native_ipv6":
             found.append((order[id(setting.node)], 6))
     for inner in block.below("virtual_ipaddress", "unicast_peer"):
-        for setting in inner.section.settings[:1]:
-            value = setting.value
-            address = (
-                value.address
-                if isinstance(value, Peer)
-                else value.value.interface
-                if isinstance(value, Written)
-                else None
-            )
-            assert address is not None
+        for line in inner.section.lines(object):
+            assert isinstance(line, Peer | Written)
+            address = line.address if isinstance(line, Peer) else line.value.interface
             found.append((order[id(inner.section.node)], address.version))
+            break
     return min(found)[1] if found else 4
 
 
@@ -473,10 +453,8 @@ def _vmac_of(block: EffectiveBlock) -> Vmac | None:
     vmac, all_devices = block.maybe("use_vmac", Vmac), block.get("use_vmac_addr", bool)
     if vmac is None and not all_devices:
         return None
-    own = vmac or Vmac()
-    return replace(
-        own, here=vmac is not None, for_addresses=all_devices, send_from_base=block.get("vmac_xmit_base", bool)
-    )
+    base = block.get("vmac_xmit_base", bool)
+    return replace(vmac or Vmac(), here=vmac is not None, for_addresses=all_devices, send_from_base=base)
 
 
 def _announcements(block: EffectiveBlock) -> Announcements:
@@ -488,15 +466,10 @@ def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
     """Return the notifications of an instance or a group."""
     instance = block.block.find("notify_master_rx_lower_pri") is not None
     deleted = block.effective("notify_deleted").value
-    return Notify(
-        master=scripts.of(block, "notify_master"),
-        backup=scripts.of(block, "notify_backup"),
-        fault=scripts.of(block, "notify_fault"),
-        stop=scripts.of(block, "notify_stop"),
-        every=scripts.of(block, "notify"),
+    return block.make(
+        Notify,
+        **{each: scripts.of(block, keyword_of("Notify", each)) for each in NOTIFIED},
         deleted=scripts.usable(deleted) if isinstance(deleted, Written) else None,
         say_deleted=deleted is not None,
         lower_priority_heard=scripts.of(block, "notify_master_rx_lower_pri") if instance else None,
-        priority_changes=block.get("notify_priority_changes", bool),
-        smtp_alert=block.get("smtp_alert", bool),
     )

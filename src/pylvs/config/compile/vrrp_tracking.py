@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
@@ -19,6 +18,7 @@ T = TypeVar("T")
 MAX_PROCESSES = 0xFFFFFFFF
 Definition = VrrpScript | TrackFile | TrackProcess
 DATA_PLANE = "track_data_plane"
+DOWN = "a fault if it is down"
 DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
@@ -68,13 +68,11 @@ def name_of(block: EffectiveBlock) -> Word:
 def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
     """Define a vrrp_script unless its program cannot run."""
     name = name_of(block)
-    written = block.maybe("script", Written)
-    if written is None:
+    if not block.is_written("script"):
         symbols.unusable.add(name.text)
         block.error("", f"vrrp_script {name} has no script", "add script COMMAND")
         return
-    user, group = block.maybe("user", tuple, ("", ""))
-    program = symbols.script_rules.usable(written, user, group)
+    program = symbols.script_rules.of(block, "script")
     if program is None:
         symbols.unusable.add(name.text)
         block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")
@@ -233,23 +231,19 @@ def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interf
     """
     words = tracked_words(block)
 
-    def report(kind: str, track: Track, effect: str) -> None:
-        text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
-        block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
+    def kept(kind: str, found: Iterable[Track], effect: str = "") -> Iterator[Track]:
+        """Yield the tracks, weighted ones only if this has an effect."""
+        for track in found:
+            if track.weight:
+                text = f"{why}, so the weight {track.weight} of {track.name} does not count"
+                text += f": {effect or 'it is not watched'}"
+                block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
+            if effect or not track.weight:
+                yield track if kind == "track_script" else Track(track.name)
 
-    interfaces, scripts, files = [], [], []
-    for track in tracks.interfaces:
-        if track.weight:
-            report("track_interface", track, "a fault if it is down" if keep_interfaces else "it is not watched")
-        if not track.weight or keep_interfaces:
-            interfaces.append(Track(track.name))
-    for track in tracks.scripts:
-        if track.weight:
-            report("track_script", track, "it is not watched")
-        else:
-            scripts.append(track)
-    for track in tracks.files:
-        if track.weight:
-            report("track_file", track, "a fault unless its number is 0")
-        files.append(Track(track.name))
-    return Tracks(interfaces=tuple(interfaces), scripts=tuple(scripts), files=tuple(files), processes=tracks.processes)
+    return Tracks(
+        interfaces=tuple(kept("track_interface", tracks.interfaces, DOWN if keep_interfaces else "")),
+        scripts=tuple(kept("track_script", tracks.scripts)),
+        files=tuple(kept("track_file", tracks.files, "a fault unless its number is 0")),
+        processes=tracks.processes,
+    )

@@ -28,9 +28,8 @@ HASH, BANG = "\ufdd0", "\ufdd1"  # ${_HASH} and ${_BANG}: noncharacters, so that
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 SPACE = " \t\v\f\r\n"  # C's isspace(), which excludes the no-break space
-SPACES = re.compile(f"[{SPACE}]*")
+_SPACES = re.compile(f"[{SPACE}]*")
 REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
-_PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
 _SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
 _QUICK = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # characters that the quick path excludes
 _QUICK_LINE = re.compile(rf"[ \t]*+([^ \t@~{_QUICK}][^{_QUICK}]*+)?+([{{}}]?+)[ \t\r]*+$")
@@ -41,6 +40,12 @@ _ARGUMENT = re.compile(r"[^ \t\v\f\r\n\"'\\]+")
 _IN_QUOTES = {'"': re.compile(r'[^"\\]+'), "'": re.compile(r"[^'\\]+")}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]+)|([0-7]{1,3})|c(.)|(.))", re.DOTALL)
 _CURLY = re.compile("[\u2018-\u201f\ufffd]")
+
+
+def skip_blanks(text: str, at: int) -> int:
+    """Return the end of the blanks at `at`."""
+    match = _SPACES.match(text, at) if text[at : at + 1] in SPACE else None
+    return match.end() if match else at
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,7 @@ class Lexer:
         text, length, keyword, backslashes = line.text, len(line.text), "", 0
         single: Word | None = None  # begins with a single quote
         while True:
-            if at < length and text[at] in SPACE and (match := SPACES.match(text, at)):
-                at = match.end()
+            at = skip_blanks(text, at)
             if at >= length or text[at] in "#!":
                 return self._ended(found, backslashes), length
             if text[at] in "{}":
@@ -107,20 +111,16 @@ class Lexer:
             first = first or word
         if first is None or word.text[-1] != "'" or word.text == "'":
             return first
-        self.findings.warning(
-            first.location, "single quotes are ordinary characters here", 'write " to make one word of several'
-        )
+        text = "single quotes are ordinary characters here"
+        self.findings.warning(first.location, text, 'write " to make one word of several')
         return None
 
     def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
         """Return the words without backslashes at the end: a backslash continues only a definition."""
         if not backslashes:
             return found
-        self.findings.error(
-            found[-backslashes].location,
-            "only a definition ($NAME= \\) goes on after a '\\'",
-            "write the statement on one line",
-        )
+        text = "only a definition ($NAME= \\) goes on after a '\\'"
+        self.findings.error(found[-backslashes].location, text, "write the statement on one line")
         return found[:-backslashes]
 
     def _simple_word(self, line: Line, start: int) -> tuple[Word, int]:
@@ -132,9 +132,6 @@ class Lexer:
                 self._unclosed(line, start)
                 return Word(text[start + 1 :], line.location(start, len(text)), True), len(text)
             return Word(text[start + 1 : end], line.location(start, end + 1), True), end + 1
-        match = _PLAIN.match(text, start)
-        if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
-            return Word(match[0], line.location(start, match.end())), match.end()
         match = _SIMPLE.match(text, start)
         assert match is not None  # the caller skipped blanks, comments and braces
         for reference in REFERENCE.finditer(text, start, match.end()):
@@ -192,11 +189,9 @@ class Lexer:
         hexadecimal, octal, control, other = match.groups()
         plain = "\\\"'" if quoted else "\\\"' {}#!"
         if keyword == "regex" and not (hexadecimal or len(octal or "") == 3 or (other and other in plain)):
-            self.findings.warning(
-                line.location(at, end),
-                f"'{match[0]}' is read before the regular expression is, which never sees the backslash",
-                f"write \\{match[0]} for it to reach the expression",
-            )
+            text = f"'{match[0]}' is read before the regular expression is, which never sees the backslash"
+            advice = f"write \\{match[0]} for it to reach the expression"
+            self.findings.warning(line.location(at, end), text, advice)
         if hexadecimal or octal:
             value = int(hexadecimal[-2:], 16) if hexadecimal else int(octal, 8) & 0xFF
         elif control:
@@ -210,9 +205,8 @@ class Lexer:
 
     def _unclosed(self, line: Line, at: int) -> None:
         quote = line.text[at]
-        self.findings.error(
-            line.location(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
-        )
+        text = f"the quote {quote} is not closed on its line"
+        self.findings.error(line.location(at, at + 1), text, f"write the {quote} that ends it")
 
     def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
         """Report a reference to an unknown variable. A dollar sign that may belong to a password is no reference."""
@@ -235,9 +229,8 @@ class Lexer:
         elif curly and not word.quoted:
             self.findings.warning(word.location, f"{curly[0]} is an ordinary character here", 'write " to quote')
         if hidden and not (word.quoted and hidden < " "):
-            self.findings.warning(
-                word.location, f"the word holds an invisible character, U+{ord(hidden):04X}", "remove it"
-            )
+            problem = f"the word holds an invisible character, U+{ord(hidden):04X}"
+            self.findings.warning(word.location, problem, "remove it")
         return Word(text, word.location, word.quoted)
 
 
@@ -257,8 +250,7 @@ def split_arguments(text: str) -> tuple[str, ...]:
     found: list[str] = []
     lexer, line, at = Lexer(Findings()), Line.of_file(text, "", 1), 0
     while True:
-        match = SPACES.match(text, at)
-        at = match.end() if match else at
+        at = skip_blanks(text, at)
         if at >= len(text):
             if lexer.findings.all():
                 raise ValueError("a quote is not closed")

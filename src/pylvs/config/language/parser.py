@@ -12,21 +12,19 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from pylvs.config.findings import Finding, Findings, Location
-from pylvs.config.language.lexer import BANG, HASH, SPACE, SPACES, Brace, Lexer
+from pylvs.config.language.lexer import BANG, HASH, Brace, Lexer, skip_blanks
 from pylvs.config.language.preprocessor import (
     DEFINITION,
     INCLUDE,
     MAX_LINE,
     MAX_TEXT,
-    NO_CHECKS,
     SEQUENCE,
     Budget,
-    IncludeChecks,
-    Repetition,
     Source,
     Unreadable,
     Value,
     Variables,
+    changed_checks,
     included_sources,
     parse_repetition,
     read_source,
@@ -96,9 +94,8 @@ class _Builder:
     def open(self, brace: Location) -> None:
         if self.skipped or len(self.stack) >= MAX_DEPTH:
             if not self.skipped:
-                self.findings.error(
-                    brace, f"blocks within blocks, over {MAX_DEPTH} deep", "close those that should end", fatal=True
-                )
+                text = f"blocks within blocks, over {MAX_DEPTH} deep"
+                self.findings.error(brace, text, "close those that should end", fatal=True)
             self.skipped += 1
         else:
             if not self.pending:
@@ -113,10 +110,8 @@ class _Builder:
         elif not self.stack:
             advice = "remove it"
             if self.early:
-                block, location = self.early
-                advice = (
-                    f"remove it, or that at line {location.line}, indented unlike {block} at line {block.brace.line}"
-                )
+                block, at = self.early
+                advice = f"remove it, or that at line {at.line}, indented unlike {block} at line {block.brace.line}"
             self.findings.error(brace, "'}' closes nothing", advice)
         else:
             self._compare(brace)
@@ -130,9 +125,7 @@ class _Builder:
             advice = "write its '}'"
             if self.lacking and self.lacking[0] is not block:
                 other, at = self.lacking
-                advice = (
-                    f"write its '}}'; by indentation, {other} at line {other.brace.line} lacks one at line {at.line}"
-                )
+                advice += f"; by indentation, {other} at line {other.brace.line} lacks one at line {at.line}"
             self.findings.error(block.brace, f"{block} is never closed", advice, fatal=True)
         while self.stack:
             self._close()
@@ -203,7 +196,7 @@ class _Frame:
     lines: Iterator[Line]
     name: str = ""  # of the variable
     source: Source | None = None
-    checks: IncludeChecks = NO_CHECKS  # the conditions that `include_check` set in this file
+    checks: frozenset[str] = frozenset()  # the conditions that `include_check` set in this file
 
 
 @dataclass(slots=True)
@@ -227,18 +220,17 @@ class _Parser:
         self.lexer = Lexer(self.findings, self.variables.values)
 
     def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
-        self._open(source, NO_CHECKS)
+        self._open(source)
         with gc_paused():
             nodes = build_tree(self._statements(), self.findings)
         return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
 
-    def _open(self, source: Source, checks: IncludeChecks) -> None:
+    def _open(self, source: Source, checks: frozenset[str] = frozenset()) -> None:
         """Push a frame of the file's lines."""
         text = source.text.translate(_UNUSABLE) if not source.text.isascii() or "\0" in source.text else source.text
         if source.marked:
-            self.findings.warning(
-                Location(source.path, 1, 1), "a byte order mark begins the file", "save it without one"
-            )
+            start = Location(source.path, 1, 1)
+            self.findings.warning(start, "a byte order mark begins the file", "save it without one")
         self.texts[source.path] = text
         lines = (Line.of_file(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
         self.frames.append(_Frame(lines, "", source, checks))
@@ -259,12 +251,8 @@ class _Parser:
             elif len(line.text) <= MAX_LINE:
                 return line
             else:
-                self.findings.error(
-                    line.location(MAX_LINE, MAX_LINE + 1),
-                    f"no line has more than {MAX_LINE} characters",
-                    "write shorter lines",
-                    fatal=True,
-                )
+                location, text = line.location(MAX_LINE, MAX_LINE + 1), f"no line has more than {MAX_LINE} characters"
+                self.findings.error(location, text, "write shorter lines", fatal=True)
         return None
 
     def _statements(self) -> Iterator[list[Word | Brace]]:
@@ -275,7 +263,7 @@ class _Parser:
                 yield quick
                 continue
             at, replaced = 0, "$" not in line.text
-            while (at := self._blanks(line, at)) < len(line.text):
+            while (at := skip_blanks(line.text, at)) < len(line.text):
                 character = line.text[at]
                 if character == "@":
                     at = self._condition(line, at)
@@ -295,13 +283,6 @@ class _Parser:
                     self._apply_directive(words)
                     yield words
 
-    def _blanks(self, line: Line, at: int) -> int:
-        """Return the end of the blanks at `at`."""
-        if line.text[at : at + 1] not in SPACE:
-            return at
-        match = SPACES.match(line.text, at)
-        return match.end() if match else at
-
     def _replaced(self, line: Line) -> Line:
         """Replace the variables of a line; push a frame for further lines of a value."""
         source = self._file_frame().source
@@ -317,16 +298,13 @@ class _Parser:
         assert match is not None
         if (match[2] in self.ids) != bool(match[1]):
             return match.end()
-        if definition := DEFINITION.match(line.text, self._blanks(line, match.end())):
+        if definition := DEFINITION.match(line.text, skip_blanks(line.text, match.end())):
             self._definition(line, definition)  # consume all its lines
             return len(line.text)
         end = self._scope(line, match.end())
         if end < len(line.text):
-            self.findings.warning(
-                line.location(end, end + 1),
-                f"keepalived leaves out this brace too when {match[0]} does not hold",
-                "write it on a line of its own",
-            )
+            text = f"keepalived leaves out this brace too when {match[0]} does not hold"
+            self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")
         return end
 
     def _scope(self, line: Line, at: int) -> int:
@@ -354,11 +332,8 @@ class _Parser:
             if text[:1] in ("#", "!"):  # a comment line neither belongs to a definition nor ends it
                 continue
             if not text:
-                self.findings.warning(
-                    following.location(0, 1),
-                    f"the definition of '{match[1]}' ends at this blank line",
-                    "remove it, or the '\\' before",
-                )
+                text = f"the definition of '{match[1]}' ends at this blank line"
+                self.findings.warning(following.location(0, 1), text, "remove it, or the '\\' before")
                 break
             lines.append(following)
             if not text.endswith("\\"):
@@ -372,43 +347,39 @@ class _Parser:
         close = line.text.find(")", match.end())
         head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
         try:
-            repetition = parse_repetition(match[1], head.text)
+            names, values = parse_repetition(match[1], head.text)
         except ValueError as error:
             self.findings.error(line.location(at, match.end()), str(error), f"the line needs ~{match[1]}(...)")
             return
         location, start = line.location(at, close + 1), close + 1
         end = self._scope(line, start)
         if end < len(line.text):
-            self.findings.warning(
-                line.location(end, end + 1),
-                f"keepalived repeats this brace too, with ~{match[1]}",
-                "write it on a line of its own",
-            )
+            text = f"keepalived repeats this brace too, with ~{match[1]}"
+            self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")
             self.frames.append(_Frame(iter((line.part(end),))))
         rest = line.part(start, end)
-        self.frames.append(_Frame(self._repeated(repetition, rest, location)))
 
-    def _repeated(self, repetition: Repetition, rest: Line, location: Location) -> Iterator[Line]:
-        """Yield the rest of a sequence's line for each value, after its variables are defined."""
-        for values in repetition.values():
-            for name, value in zip(repetition.names, values, strict=True):
-                self.variables.values[name] = Value((Line.of_file(value, "", 0).located_at(location),))
-            yield rest
+        def repeated() -> Iterator[Line]:
+            for each in values:
+                for name, value in zip(names, each, strict=True):
+                    self.variables.values[name] = Value((Line.of_file(value, "", 0).located_at(location),))
+                yield rest
+
+        self.frames.append(_Frame(repeated()))
 
     def _include(self, line: Line, match: re.Match[str]) -> None:
         """Push a frame for each file that an include names."""
         frame = self._file_frame()
         assert frame.source is not None
-        start = self._blanks(line, match.end())
+        start = skip_blanks(line.text, match.end())
         name = strip_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
         location = line.location(start, start + len(name)) if name else line.location(match.start(), match.end())
         active = {one.source.identity for one in self.frames if one.source}
         files: list[Source] = []
         for source in included_sources(name, match[1], frame.source, frame.checks, location, self.findings):
             if source.identity in active:
-                self.findings.error(
-                    location, f"'{source.path}' includes itself", "remove one of the includes", fatal=True
-                )
+                text = f"'{source.path}' includes itself"
+                self.findings.error(location, text, "remove one of the includes", fatal=True)
             elif len(active) >= MAX_INCLUDE_DEPTH or self.includes >= MAX_FILES:
                 self.findings.error(location, "too many files include each other", "include fewer", fatal=True)
                 break
@@ -425,6 +396,6 @@ class _Parser:
         texts = [word.text for word in words if isinstance(word, Word)]
         if texts[:1] == ["include_check"]:
             frame = self._file_frame()
-            frame.checks = frame.checks.changed(texts[1:])
+            frame.checks = changed_checks(frame.checks, texts[1:])
         elif texts[:1] == ["random_seed"] and len(texts) > 1:
             self.variables.random_numbers.seed(texts[1])

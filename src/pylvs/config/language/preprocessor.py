@@ -11,8 +11,7 @@ import random
 import re
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Flag
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import translate
 from itertools import pairwise
 
@@ -42,12 +41,9 @@ class Budget:
         self.made -= made
         if self.text >= 0 and self.made >= 0:
             return True
-        self.findings.error(
-            line.location(0, max(1, len(line.text))),
-            "the configuration grows without limit here",
-            "look for variables, sequences or includes that multiply each other",
-            fatal=True,
-        )
+        advice = "look for variables, sequences or includes that multiply each other"
+        location = line.location(0, max(1, len(line.text)))
+        self.findings.error(location, "the configuration grows without limit here", advice, fatal=True)
         return False
 
 
@@ -64,24 +60,11 @@ _LST = re.compile(rf"\(({_NAMES})((?:,(?:{_VALUES}))++)\)", re.ASCII)
 _ITEM = re.compile(r",[ \t]*(?:\{([^{}]*)\}|([^,{}]*))")
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """The variables of a sequence and their values."""
+def parse_repetition(kind: str, text: str) -> tuple[tuple[str, ...], Iterable[tuple[str, ...]]]:
+    """Parse the parentheses of a "SEQ", "SEQx" or "LST" at the beginning of `text`; raises ValueError.
 
-    names: tuple[str, ...]
-    numbers: range = range(0)
-    hexadecimal: bool = False
-    listed: tuple[tuple[str, ...], ...] = ()
-
-    def values(self) -> Iterator[tuple[str, ...]]:
-        """Yield the values of the variables, one tuple for each repetition."""
-        for number in self.numbers:
-            yield (f"{number:x}" if self.hexadecimal else str(number),)
-        yield from self.listed
-
-
-def parse_repetition(kind: str, text: str) -> Repetition:
-    """Parse the parentheses of a "SEQ", "SEQx" or "LST" at the beginning of `text`; raises ValueError."""
+    Return the names of the variables, and their values for each repetition.
+    """
     if kind == "LST":
         match = _LST.match(text)
         if match is None:
@@ -94,7 +77,7 @@ def parse_repetition(kind: str, text: str) -> Repetition:
         wrong = next((values for values in listed if len(values) != len(names)), None)
         if wrong is not None:
             raise ValueError(f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}")
-        return Repetition(names, listed=listed)
+        return names, listed
     match = _SEQ.match(text)
     if match is None:
         raise ValueError(f"~{kind} needs a variable and one to three numbers")
@@ -105,7 +88,8 @@ def parse_repetition(kind: str, text: str) -> Repetition:
     step = numbers[1] if len(numbers) == 3 else (1 if end >= start else -1)
     if not step or (end - start) * step < 0:
         raise ValueError(f"no steps of {step} lead from {start} to {end}")
-    return Repetition((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx")
+    steps = range(start, end + (1 if step > 0 else -1), step)
+    return (match[1],), ((f"{number:x}" if kind == "SEQx" else str(number),) for number in steps)
 
 
 def _number(word: str) -> int:
@@ -152,7 +136,6 @@ class Variables:
     findings: Findings
     budget: Budget
     instance: str = ""
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     values: dict[str, Value] = field(default_factory=dict)
     random_numbers: random.Random = field(default_factory=random.Random)
 
@@ -174,9 +157,8 @@ class Variables:
         match = REFERENCE.search(line.text)
         location = line.location(match.start(), match.end()) if match else line.location(0, 1)
         what = f"'{match[0]}'" if match else "a variable"
-        self.findings.error(
-            location, f"{what} stands for itself, over {MAX_ROUNDS} values deep", "define it without itself", fatal=True
-        )
+        text = f"{what} stands for itself, over {MAX_ROUNDS} values deep"
+        self.findings.error(location, text, "define it without itself", fatal=True)
         return Expansion(line.part(0, 0))
 
     def _once(self, result: Expansion, directory: str, active: Sequence[str]) -> None:
@@ -225,7 +207,7 @@ class Variables:
             minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
             text = str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
         elif name == "_ENV" and len(words) == 1:
-            text = self.environment.get(words[0])
+            text = os.environ.get(words[0])
         elif not words:
             text = {"_PWD": directory, "_INSTANCE": self.instance, "_HASH": HASH, "_BANG": BANG}.get(name)
         return None if text is None else Line(text, line.origins)
@@ -355,46 +337,28 @@ INCLUDE = re.compile(r"include([rmwba]?)(?![^ \t\v\f\r{}\"#!])")
 MAX_NAME = 4096
 
 
-class IncludeChecks(Flag):
-    """The conditions for the files of an include. A name without wildcards must always exist."""
-
-    READABLE = 1
-    MATCH = 2
-    WILDCARD_MATCH = 4
-    BRACE_MATCH = 8
-
-    def changed(self, words: Iterable[str]) -> IncludeChecks:
-        """Apply `include_check`: without words all checks, "+" adds those that follow, "-" removes them."""
-        names = {check.name.lower(): check for check in IncludeChecks if check.name}
-        given = list(words)
-        if not given:
-            return IncludeChecks(15)
-        result = self if given[0][:1] in ("+", "-") else IncludeChecks(0)
-        adds = True
-        for word in given:
-            if word[:1] in ("+", "-"):
-                adds = word[0] == "+"
-            check = names.get(word.lstrip("+-"), IncludeChecks(0))
-            result = result | check if adds else result & ~check
-        return result
+# The conditions for the files of an include, by the letter behind the word. A name without wildcards must always exist.
+CHECKS = {"r": "readable", "m": "match", "w": "wildcard_match", "b": "brace_match"}
+ALL_CHECKS = frozenset(CHECKS.values())
 
 
-NO_CHECKS = IncludeChecks(0)
-CHECKS_OF_LETTER = {
-    "": NO_CHECKS,
-    "r": IncludeChecks.READABLE,
-    "m": IncludeChecks.MATCH,
-    "w": IncludeChecks.WILDCARD_MATCH,
-    "b": IncludeChecks.BRACE_MATCH,
-    "a": IncludeChecks(15),
-}
+def changed_checks(checks: frozenset[str], words: Sequence[str]) -> frozenset[str]:
+    """Apply `include_check`: without words all checks, "+" adds those that follow, "-" removes them."""
+    if not words:
+        return ALL_CHECKS
+    result, adds = set(checks if words[0][:1] in ("+", "-") else ()), True
+    for word in words:
+        if word[:1] in ("+", "-"):
+            adds = word[0] == "+"
+        (result.add if adds else result.discard)(word.lstrip("+-"))
+    return frozenset(result)
 
 
 def included_sources(
-    name: str, letter: str, source: Source, checks: IncludeChecks, location: Location, findings: Findings
+    name: str, letter: str, source: Source, checks: frozenset[str], location: Location, findings: Findings
 ) -> Iterator[Source]:
     """Yield the files that an include in `source` names; report those that cannot be read."""
-    checks |= CHECKS_OF_LETTER[letter]
+    checks |= ALL_CHECKS if letter == "a" else {CHECKS.get(letter, "")}
     if not name or len(name) > MAX_NAME:
         findings.error(location, "include needs a file's name", "write it behind", fatal=True)
         return
@@ -406,18 +370,14 @@ def included_sources(
         pattern = os.path.join(directory, choice)
         wild = has_wildcard(choice)
         paths = expand_wildcards(pattern) if wild else [pattern]
-        if not paths and IncludeChecks.WILDCARD_MATCH in checks:
+        optional = choice != name and not wild and "brace_match" not in checks
+        if not paths and "wildcard_match" in checks:
             findings.error(location, f"no file matches '{choice}'", "make one, or use include", fatal=True)
         for path in paths:
             try:
                 yield read_source(path)
             except Unreadable as error:
-                if (
-                    choice != name
-                    and not wild
-                    and IncludeChecks.BRACE_MATCH not in checks
-                    and not os.path.lexists(path)
-                ):
+                if optional and not os.path.lexists(path):
                     findings.warning(location, f"'{path}' {error}", "remove it from the braces, or make the file")
                 elif wild and os.path.isdir(path):
                     findings.warning(location, f"'{path}' {error} and is left out", "use a pattern such as *.conf")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import address_line, route_line, rule_line
+from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
-    COUNT,
     CPUS,
     ENDPOINT,
     FIFO,
@@ -18,6 +20,8 @@ from pylvs.config.schema.types import (
     TEXT,
     TIMEOUTS,
     USER,
+    bare,
+    flag,
     integer,
     one_or_nothing,
     seconds,
@@ -25,15 +29,14 @@ from pylvs.config.schema.types import (
     texts,
 )
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
-from pylvs.config.schema.vrrp import TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
+from pylvs.config.schema.vrrp import GARP, POLLED, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
 from pylvs.config.schema.vrrp_types import (
-    AT_LEAST_ONE,
     DELAY_LINE,
     DEVICE,
-    EXTRA,
     MAX_INTERVAL_S,
     NAME,
     POLLED_LINE,
+    STATIC_ADDRESS_LINE,
     multicast,
     names,
 )
@@ -52,14 +55,22 @@ def ignored(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
     return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.IGNORED) for name in names)
 
 
-def never(instead: str, *names: str) -> tuple[Keyword, ...]:
+def never(instead: str, *names: str, state: State = State.NEVER) -> tuple[Keyword, ...]:
     """Make keywords that pylvs will not implement."""
-    return tuple(Keyword(name, ANY, instead, state=State.NEVER, instead=instead) for name in names)
+    return tuple(Keyword(name, ANY, instead, state=state, instead=instead) for name in names)
 
 
-def later(instead: str, *names: str) -> tuple[Keyword, ...]:
-    """Make keywords that pylvs does not implement yet."""
-    return tuple(Keyword(name, ANY, instead, state=State.LATER, instead=instead) for name in names)
+later = partial(never, state=State.LATER)  # makes keywords that pylvs does not implement yet
+
+
+def defaults_of(*names: str) -> Iterator[Keyword]:
+    """Make the keywords that give these keywords of virtual routers another default."""
+    for name in names:
+        keyword = VRRP_INSTANCE.find(name)
+        assert isinstance(keyword, Keyword)
+        own, *fallback = keyword.global_names
+        doc, default = f"default of {name}", None if fallback else keyword.default
+        yield Keyword(own, keyword.type, doc, default, default_doc=keyword.default_doc, default_of="".join(fallback))
 
 
 GLOBAL_DEFS = Block(
@@ -87,18 +98,11 @@ GLOBAL_DEFS = Block(
             "user and group that scripts run as",
             default_doc="keepalived_script if there is one, else root",
         ),
-        Keyword(
-            "enable_script_security", FLAG, "reject scripts that run as root and that other users can modify", False
-        ),
-        Keyword(
-            "checker_log_all_failures",
-            FLAG,
-            "log every failed check, not only the one that takes the server down",
-            False,
-        ),
+        flag("enable_script_security", "reject scripts that run as root and that other users can modify"),
+        flag("checker_log_all_failures", "log every failed check, not only the one that takes the server down"),
         Keyword("checker_priority", integer(-20, 19), "nice value of the health checks", 0),
         Keyword("lvs_timeouts", TIMEOUTS, "timeouts of idle connections"),
-        Keyword("lvs_flush", FLAG, "remove all services from the table at startup", False),
+        flag("lvs_flush", "remove all services from the table at startup"),
         Keyword(
             "lvs_flush_on_stop",
             FLUSH_ON_STOP,
@@ -106,12 +110,10 @@ GLOBAL_DEFS = Block(
             aliases=("lvs_flush_onstop",),
             default="",
         ),
-        Keyword(
-            "exclusive", FLAG, "remove services from the table that are not in the configuration", False, since="0.2"
-        ),
-        Keyword("shared_probes", FLAG, "share one probe between identical checks", False, since="0.2"),
+        flag("exclusive", "remove services from the table that are not in the configuration", since="0.2"),
+        flag("shared_probes", "share one probe between identical checks", since="0.2"),
         Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", since="0.2"),
-        Keyword("no_checker_emails", FLAG, "mail only changes of state", False, state=State.IGNORED),
+        flag("no_checker_emails", "mail only changes of state", state=State.IGNORED),
         Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
         Keyword("startup_script_timeout", integer(1, 1000), "seconds after which it is terminated", 10),
         Keyword("shutdown_script", SCRIPT, "run at shutdown, after everything else"),
@@ -133,35 +135,17 @@ GLOBAL_DEFS = Block(
         *ignored("lvs_netlink_monitor_rcv_bufs", "lvs_netlink_monitor_rcv_bufs_force", "process_monitor_rcv_bufs"),
         *ignored("process_monitor_rcv_bufs_force", "reload_check_config", "include_check", "tmp_config_directory"),
         *ignored("data_use_instance", "random_seed", "umask"),
-        Keyword("vrrp_garp_master_delay", COUNT, "default of garp_master_delay", 5),
-        Keyword("vrrp_garp_master_repeat", AT_LEAST_ONE, "default of garp_master_repeat", 5),
-        Keyword("vrrp_garp_master_refresh", COUNT, "default of garp_master_refresh", 0),
-        Keyword("vrrp_garp_master_refresh_repeat", AT_LEAST_ONE, "default of garp_master_refresh_repeat", 1),
-        Keyword(
-            "vrrp_garp_lower_prio_delay", COUNT, "default of garp_lower_prio_delay", default_of="vrrp_garp_master_delay"
-        ),
-        Keyword(
-            "vrrp_garp_lower_prio_repeat",
-            COUNT,
-            "default of garp_lower_prio_repeat",
-            default_of="vrrp_garp_master_repeat",
-        ),
-        Keyword("vrrp_garp_extra_if", EXTRA, "default of garp_extra_if", default_doc="0: none"),
-        Keyword("vrrp_min_garp", FLAG, "default: one gratuitous ARP, without repetition", False),
+        *defaults_of(*(keyword.name for keyword in GARP)),
+        flag("vrrp_min_garp", "default: one gratuitous ARP, without repetition"),
         Keyword("vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device"),
         Keyword(
             "vrrp_gna_interval", SENDING, "minimum seconds between unsolicited neighbour advertisements on a device"
         ),
-        Keyword("vrrp_version", integer(2, 3), "default of version", 2),
+        *defaults_of("version"),
         Keyword("vrrp_mcast_group4", multicast(4), "multicast group of IPv4 advertisements", MULTICAST_V4),
         Keyword("vrrp_mcast_group6", multicast(6), "multicast group of IPv6 advertisements", MULTICAST_V6),
-        Keyword("vrrp_down_timer_adverts", integer(1, 100), "default of down_timer_adverts", 3),
-        Keyword("vrrp_lower_prio_no_advert", FLAG, "default of lower_prio_no_advert", False),
-        Keyword("vrrp_higher_prio_send_advert", FLAG, "default of higher_prio_send_advert", False),
-        Keyword("vrrp_check_unicast_src", BARE, "default of check_unicast_src", False),
-        Keyword("vrrp_skip_check_adv_addr", FLAG, "default of skip_check_adv_addr", False),
-        Keyword("vrrp_strict", FLAG, "default of strict_mode", False),
-        Keyword("vrrp_notify_priority_changes", FLAG, "default of notify_priority_changes", False),
+        *defaults_of("down_timer_adverts", "lower_prio_no_advert", "higher_prio_send_advert", "check_unicast_src"),
+        *defaults_of("skip_check_adv_addr", "strict_mode", "notify_priority_changes"),
         Keyword(
             "default_interface",
             DEVICE,
@@ -174,10 +158,10 @@ GLOBAL_DEFS = Block(
         Keyword("vrrp_notify_fifo_script", SCRIPT, "program that reads the pipe"),
         Keyword("lvs_notify_fifo", FIFO, "pipe for changes of services and servers"),
         Keyword("lvs_notify_fifo_script", SCRIPT, "program that reads the pipe"),
-        Keyword("fifo_write_vrrp_states_on_reload", BARE, "write all states into the FIFOs at a reload", False),
+        bare("fifo_write_vrrp_states_on_reload", "write all states into the FIFOs at a reload"),
         Keyword("smtp_alert_vrrp", FLAG, "default of smtp_alert of virtual routers", default_doc="smtp_alert"),
-        Keyword("no_email_faults", BARE, "mail no faults", False),
-        Keyword("log_unknown_vrids", BARE, "log advertisements of routers that are not configured", False),
+        bare("no_email_faults", "mail no faults"),
+        bare("log_unknown_vrids", "log advertisements of routers that are not configured"),
         Keyword(
             "vrrp_startup_delay", seconds(0, MAX_INTERVAL_S), "delay of virtual routers at startup, in seconds", 0.0
         ),
@@ -207,7 +191,6 @@ GLOBAL_DEFS = Block(
 )
 
 
-POLLED = "the kernel reports every change of a link; remove it"
 INTERVAL = seconds(0, MAX_INTERVAL_S)
 ROOT = Block(
     "",
@@ -237,11 +220,9 @@ ROOT = Block(
         VRRP_INSTANCE,
         VRRP_SYNC_GROUP,
         *TRACK_DEFINITIONS,
-        Block(
-            "static_ipaddress", "addresses that this machine holds in every VRRP state", lines=address_line(static=True)
-        ),
-        Block("static_routes", "routes that this machine has in every VRRP state", lines=route_line(static=True)),
-        Block("static_rules", "routing rules that this machine has in every VRRP state", lines=rule_line(static=True)),
+        Block("static_ipaddress", "addresses that this machine holds in every VRRP state", lines=STATIC_ADDRESS_LINE),
+        Block("static_routes", "routes that this machine has in every VRRP state", lines=STATIC_ROUTE_LINE),
+        Block("static_rules", "routing rules that this machine has in every VRRP state", lines=STATIC_RULE_LINE),
         Block(
             "track_group",
             "virtual routers that go to fault when a static address, route or rule with this track_group is removed",

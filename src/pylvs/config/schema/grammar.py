@@ -175,12 +175,10 @@ def blocks_with(root: Block, word: str, beside: Block | None = None) -> list[str
 
     With `beside`, only of blocks that are in the same top-level block.
     """
-    tops = [top for top in root.entries if isinstance(top, Block)]
+    tops = [root]
     if beside is not None:
-        tops = [top for top in tops if any(block is beside for block in top.blocks())]
-    blocks = [root] if beside is None else []
-    found = [block.name for block in (*blocks, *(block for top in tops for block in top.blocks())) if block.find(word)]
-    return list(dict.fromkeys(found))
+        tops = [e for e in root.entries if isinstance(e, Block) and any(block is beside for block in e.blocks())]
+    return list(dict.fromkeys(block.name for top in tops for block in top.blocks() if block.find(word)))
 
 
 def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
@@ -317,15 +315,16 @@ class Reader:
         if node.block is not None:
             self.findings.warning(node.location, f"{node.keyword} takes no block; what is in it is ignored")
         read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
+        if read is None:
+            return
         earlier = section.setting(entry.name)
-        if read is not None and earlier is not None:
+        if earlier is not None:
             winner = "first" if entry.first_wins else "last"
             text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"
             self.findings.warning(node.location, text, "remove one of them")
             if entry.first_wins:
                 return
-        if read is not None:
-            section.add(Setting(entry, read.value, node, read.words))
+        section.add(Setting(entry, read.value, node, read.words))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
         earlier = section.first(entry.name) if entry.merged else None

@@ -1,12 +1,13 @@
-"""The types of lines with the unabbreviated arguments of `ip address`, `ip route` and `ip rule`."""
+"""The types of lines with the unabbreviated arguments of `ip route` and `ip rule`."""
 
 from __future__ import annotations
 
 import re
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, ClassVar
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
@@ -14,9 +15,7 @@ from pylvs.config.schema.types import MAX_U32, Written, address_of, number_withi
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import (
-    FOREVER,
     PROTOCOL_KEEPALIVED,
-    HeldAddress,
     Interface,
     Network,
     NextHop,
@@ -27,18 +26,8 @@ from pylvs.netlink.iproute2 import Names, named
 from pylvs.netlink.iproute2 import number_of as plain_number
 
 MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
-MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 NO_PREFERENCE = -1  # of a rule that gets its preference later
-ADDRESS_FLAGS = {
-    "home": "home",
-    "-nodad": "no_dad",
-    "mngtmpaddr": "manage_temporary",
-    "noprefixroute": "no_prefix_route",
-    "autojoin": "join_group",
-    "no_track": "tracked",
-    "use_vmac": "own_vmac",
-}
-ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
+EVERYTHING = ("all", "any", "default")  # destinations
 
 
 def interface_of(word: Word, words: Words) -> Interface:
@@ -65,88 +54,7 @@ def short_name(word: Word, what: str) -> str:
     return word.text
 
 
-def address_line(static: bool = False) -> Type[Written[HeldAddress]]:
-    """Make the type of an address with options; a `static` one does not depend on VRRP's state."""
-    flags = {name: field for name, field in ADDRESS_FLAGS.items() if not (static and name == "use_vmac")}
-    options = [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if static else [])]
-
-    def parse(words: Words) -> Written[HeldAddress]:
-        first = words.take("an IP address")
-        interface = interface_of(first, words)
-        given: dict[str, Any] = {"interface": interface}
-        if interface.version == 6 and interface.network.prefixlen == 128:
-            given["preferred_lft_s"] = 0
-        given["no_dad"] = interface.version == 6  # `-nodad` resets it
-        device: Word | None = None
-        group: Word | None = None
-        for word in words.rest():
-            option = word.text
-            if option in flags:
-                given[flags[option]] = flags[option] not in ("tracked", "no_dad")
-            elif option not in options:
-                near = did_you_mean(option, options)
-                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
-            elif option == "dev":
-                if device is not None:
-                    raise BadValue("a second device for one address", "write the address once for each", word)
-                device = words.take("a device behind dev")
-                given["device"] = device.text
-            elif option == "track_group":
-                group = words.take("the name of a track_group")
-                given["track_group"] = group.text
-            else:
-                _address_option(given, interface, option, words)
-        return Written(HeldAddress(**given), first, (device,) if device else (), group)
-
-    last = "track_group NAME" if static else "use_vmac"
-    syntax = (
-        "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
-        f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
-    )
-    return Type(syntax, parse)
-
-
-def _address_option(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
-    value = words.take(f"a value behind {option}")
-    if option == "label":
-        given["label"] = short_name(value, "label")
-    elif option == "scope":
-        scope = named(Names.SCOPES, value.text, 255)
-        if scope is None:
-            words.warn(value, f"scope '{value.text}' is not known; global counts")
-        given["scope"] = scope or 0
-    elif option in ("brd", "broadcast"):
-        given["broadcast"] = _broadcast(interface, value)
-    elif option == "peer":
-        try:
-            peer = address_of(value)
-        except BadValue as problem:
-            words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
-        else:
-            if peer.version != interface.version:
-                raise BadValue(f"peer {peer} is not of the address's family", "", value)
-            given["peer"] = peer
-    elif value.text == "forever":
-        given["preferred_lft_s"] = FOREVER
-    elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
-        given["preferred_lft_s"] = int(value.text)
-    else:
-        words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
-
-
-def _broadcast(interface: Interface, word: Word) -> Address | None:
-    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
-    if word.text in ("+", "-"):
-        if interface.network.prefixlen >= interface.max_prefixlen - 1:
-            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
-        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
-    address = address_of(word)
-    if address.version != 4 or interface.version != 4:
-        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
-    return address
-
-
-def number_in(names: Names, word: Word, maximum: int, what: str) -> int:
+def number_in(names: Names, maximum: int, what: str, word: Word) -> int:
     """Parse a number or one of iproute2's names; raises BadValue."""
     number = named(names, word.text, maximum)
     if number is None:
@@ -155,15 +63,57 @@ def number_in(names: Names, word: Word, maximum: int, what: str) -> int:
     return number
 
 
+table_of = partial(number_in, Names.TABLES, MAX_U32, "table")
+scope_of = partial(number_in, Names.SCOPES, 255, "scope")
+protocol_of = partial(number_in, Names.PROTOCOLS, 255, "protocol")
+
+
 def service_of(word: Word) -> int:
     """Parse a type of service, hexadecimal as in iproute2 or one of its names; raises BadValue."""
     try:
         number = int(word.text, 16)
     except ValueError:
-        return number_in(Names.SERVICES, word, 255, "type of service")
+        return number_in(Names.SERVICES, 255, "type of service", word)
     if not 0 <= number <= 255:
         raise BadValue(f"type of service '{word.text}' is not between 0 and ff", "", word)
     return number
+
+
+# Further options of routes and rules, whose text is kept.
+LOCKABLE = ("mtu", "hoplimit", "advmss", "rtt", "rttvar", "reordering", "window", "cwnd", "ssthresh", "rto_min")
+ROUTE_LIMITS = dict.fromkeys((*LOCKABLE, "initcwnd", "initrwnd", "expires"), MAX_U32)
+ROUTE_LIMITS |= {"hoplimit": 255, "quickack": 1, "fastopen_no_cookie": 1}
+RULE_LIMITS = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32}
+LIMITS = ROUTE_LIMITS | RULE_LIMITS
+CHOICES = {"features": ("ecn",), "pref": ("low", "medium", "high"), "ttl-propagate": ("enabled", "disabled")}
+RANGES = {"uidrange": MAX_U32, "sport": 65535, "dport": 65535}
+RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z")
+TIMES = ("rtt", "rttvar", "rto_min")
+TIME = re.compile(r"[0-9]+(\.[0-9]+)?(s|ms)?\Z")
+
+
+def check_option(name: str, word: Word) -> None:
+    """Check the value of an option; raises BadValue."""
+    text = word.text
+    if name in CHOICES and text not in CHOICES[name]:
+        raise BadValue(f"'{text}' is not one of {', '.join(CHOICES[name])}", "", word)
+    if name in TIMES and not TIME.match(text):
+        raise BadValue(f"'{text}' is not a time", "write 20, 20ms or 2s", word)
+    if name in LIMITS and name not in TIMES:
+        number_within(word, 0, LIMITS[name], name)
+    if name in RANGES:
+        match = RANGE.match(text)
+        ends = [int(end) for end in match.groups() if end] if match else []
+        if not ends or ends != sorted(ends) or ends[-1] > RANGES[name]:
+            raise BadValue(f"'{text}' is no range of numbers up to {RANGES[name]}", "write FIRST-LAST", word)
+    if name == "realms":
+        check_realms(word)
+    if name == "ipproto" and plain_number(text) is None:
+        try:
+            socket.getprotobyname(text)
+        except OSError:
+            near = did_you_mean(text, ("tcp", "udp", "sctp", "icmp"))
+            raise BadValue(f"protocol '{text}' is not known", near, word) from None
 
 
 def check_realms(word: Word) -> None:
@@ -177,7 +127,6 @@ def check_realms(word: Word) -> None:
 class _Draft:
     """A route or a rule while its line is parsed."""
 
-    what: str  # "route" or "rule"
     words: Words
     static: bool
     family: int = 0
@@ -185,6 +134,7 @@ class _Draft:
     options: list[tuple[str, str]] = field(default_factory=list)
     devices: list[Word] = field(default_factory=list)
     group: Word | None = None
+    what: ClassVar[str]
 
     def of_family(self, version: int, word: Word) -> None:
         """Set the family; raises BadValue if it has the other one."""
@@ -214,6 +164,9 @@ class _Draft:
             return False
         return True
 
+    def unknown(self, word: Word, known: tuple[str, ...]) -> BadValue:
+        return BadValue(f"'{word.text}' is not known in a {self.what}", did_you_mean(word.text, known), word)
+
     def fields(self, first: Word) -> dict[str, Any]:
         """Return the fields of the model's class; `first` is the first word of the line."""
         given = self.given
@@ -221,35 +174,23 @@ class _Draft:
             text = f"a {self.what} that is tracked has protocol keepalived"
             self.words.warn(first, text, "remove protocol, or add no_track")
             del given["protocol"]
-        group = self.group.text if self.group else ""
-        return {**given, "options": tuple(self.options), "track_group": group}
+        return {**given, "options": tuple(self.options), "track_group": self.group.text if self.group else ""}
 
 
 ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
 ROUTE_KEYWORDS = (
     *("to", "src", "via", "gw", "or", "dev", "oif", "nexthop", "inet", "inet6", "onlink", "append", "no_track"),
 )
-LOCKABLE = ("mtu", "hoplimit", "advmss", "rtt", "rttvar", "reordering", "window", "cwnd", "ssthresh", "rto_min")
-TIMES = ("rtt", "rttvar", "rto_min")
-TIME = re.compile(r"[0-9]+(\.[0-9]+)?(s|ms)?\Z")
-ROUTE_LIMITS = dict.fromkeys((*LOCKABLE, "initcwnd", "initrwnd", "expires"), MAX_U32)
-ROUTE_LIMITS |= {"hoplimit": 255, "quickack": 1, "fastopen_no_cookie": 1}
-ROUTE_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "features": ("ecn",),
-    "pref": ("low", "medium", "high"),
-    "ttl-propagate": ("enabled", "disabled"),
-}
-OTHER_OPTIONS = ("congctl", "realms")
+ROUTE_OPTIONS = (*ROUTE_LIMITS, *CHOICES, "congctl", "realms")
 IPV6_ONLY = ("pref", "expires")
 UNSUPPORTED = {"vrf": "write the VRF's table: table N", "encap": "write dev and a tunnel device", "as": "remove it"}
-ROUTE_NUMBERS = {"table": "table", "scope": "scope", "protocol": "protocol", "tos": "tos", "dsfield": "tos"}
-ROUTE_NUMBERS |= dict.fromkeys(("metric", "priority", "preference"), "metric")
-NUMBER_READERS: Mapping[str, Callable[[Word], int]] = {
-    "table": lambda word: number_in(Names.TABLES, word, MAX_U32, "table"),
-    "scope": lambda word: number_in(Names.SCOPES, word, 255, "scope"),
-    "protocol": lambda word: number_in(Names.PROTOCOLS, word, 255, "protocol"),
-    "tos": service_of,
-    "metric": lambda word: number_within(word, 0, MAX_U32, "metric"),
+METRIC = "metric", lambda word: number_within(word, 0, MAX_U32, "metric")
+ROUTE_NUMBERS: Mapping[str, tuple[str, Callable[[Word], int]]] = {  # the field, and what parses it
+    "table": ("table", table_of),
+    "scope": ("scope", scope_of),
+    "protocol": ("protocol", protocol_of),
+    **dict.fromkeys(("tos", "dsfield"), ("tos", service_of)),
+    **dict.fromkeys(("metric", "priority", "preference"), METRIC),
 }
 
 
@@ -259,9 +200,10 @@ class _RouteDraft(_Draft):
 
     default: bool = False  # its destination is everything
     own_device: str = ""  # that of the line, not of a `nexthop`
-    vias: list[Address] = field(default_factory=list)
+    vias: list[Address | None] = field(default_factory=list)
     hops: list[NextHop] = field(default_factory=list)
     onlink: bool = False
+    what = "route"
 
     def address(self, what: str) -> Address:
         """Take an address of the route's family."""
@@ -273,22 +215,19 @@ class _RouteDraft(_Draft):
         return address
 
     def word(self, word: Word) -> None:
-        """Parse a word and its arguments."""
         text = word.text
         if text in ROUTE_TYPES:
             self.given["kind"] = text
         elif text in ROUTE_KEYWORDS:
             self.keyword(word)
         elif text in ROUTE_NUMBERS:
-            name = ROUTE_NUMBERS[text]
-            self.given[name] = NUMBER_READERS[name](self.words.take(f"a value behind {text}"))
-        elif text in ROUTE_LIMITS or text in ROUTE_CHOICES or text in OTHER_OPTIONS:
+            name, parse = ROUTE_NUMBERS[text]
+            self.given[name] = parse(self.words.take(f"a value behind {text}"))
+        elif text in ROUTE_OPTIONS:
             self.option(text, word)
-        elif self.common(word):
-            pass
         elif text in UNSUPPORTED:
             raise BadValue(f"a route with '{text}' is not made", UNSUPPORTED[text], word)
-        else:
+        elif not self.common(word):
             self.destination(word)
 
     def keyword(self, word: Word) -> None:
@@ -317,7 +256,7 @@ class _RouteDraft(_Draft):
     def to(self, word: Word) -> None:
         if self.default or "destination" in self.given:
             raise BadValue(f"'{word.text}' is a second destination", "write a route for each", word)
-        if word.text in ("default", "any", "all"):
+        if word.text in EVERYTHING:
             self.default = True
         else:
             self.given["destination"] = self.network(word)
@@ -329,8 +268,8 @@ class _RouteDraft(_Draft):
         except BadValue as problem:
             if word.text[:1].isdigit() or ":" in word.text:
                 raise
-            known = (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_LIMITS, *ROUTE_CHOICES, *OTHER_OPTIONS, *ROUTE_KEYWORDS)
-            raise _unknown_in_route(word, (*known, "track_group") if self.static else known) from problem
+            known = (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_OPTIONS, *ROUTE_KEYWORDS)
+            raise self.unknown(word, (*known, "track_group") if self.static else known) from problem
 
     def next_hop(self) -> None:
         """Parse the arguments of `nexthop`."""
@@ -348,7 +287,7 @@ class _RouteDraft(_Draft):
             elif word.text == "realms":
                 check_realms(self.words.take("realms"))
             else:
-                raise _unknown_in_route(word, ("via", "dev", "weight", "onlink", "realms"))
+                raise self.unknown(word, ("via", "dev", "weight", "onlink", "realms"))
         self.hops.append(NextHop(**given))
 
     def option(self, name: str, word: Word) -> None:
@@ -359,64 +298,29 @@ class _RouteDraft(_Draft):
             lock, value = "lock ", self.words.take(f"a value behind {name} lock")
         if name in IPV6_ONLY:
             self.of_family(6, word)
-        if name in ROUTE_CHOICES:
-            if value.text not in ROUTE_CHOICES[name]:
-                raise BadValue(f"'{value.text}' is not one of {', '.join(ROUTE_CHOICES[name])}", "", value)
-        elif name == "realms":
-            check_realms(value)
-        elif name in TIMES:
-            if not TIME.match(value.text):
-                raise BadValue(f"'{value.text}' is not a time", "write 20, 20ms or 2s", value)
-        elif name in ROUTE_LIMITS:
-            number_within(value, 0, ROUTE_LIMITS[name], name)
+        check_option(name, value)
         self.options.append((name, lock + value.text))
 
-    def route(self, first: Word) -> Route:
+    def made(self, first: Word) -> Route:
         network, device = self.given.get("destination"), self.own_device
         if network is None:
             if not self.default:
                 raise BadValue("the route has no destination", "write a network, or default", first)
             network = ip_network("::/0" if self.family == 6 else "0.0.0.0/0")
-        own = [NextHop(via=via, device=device, onlink=self.onlink) for via in self.vias]
-        if not own and device:
-            own = [NextHop(device=device, onlink=self.onlink)]
+        vias = self.vias or ([None] if device else [])
+        own = [NextHop(via=via, device=device, onlink=self.onlink) for via in vias]
         if not device and self.given.get("tracked", True):
-            self.words.warn(
-                first,
-                f"the route to {network} has no device, so keepalived would not notice its removal",
-                "write 'dev DEVICE', or no_track",
-            )
+            text = f"the route to {network} has no device, so keepalived would not notice its removal"
+            self.words.warn(first, text, "write 'dev DEVICE', or no_track")
         return Route(**{**self.fields(first), "destination": network, "next_hops": (*own, *self.hops)})
 
 
-def _unknown_in_route(word: Word, known: tuple[str, ...]) -> BadValue:
-    return BadValue(f"'{word.text}' is not known in a route", did_you_mean(word.text, known), word)
-
-
-def route_line(static: bool = False) -> Type[Written[Route]]:
-    """Make the type of a route; a `static` one does not depend on VRRP's state."""
-
-    def parse(words: Words) -> Written[Route]:
-        draft = _RouteDraft("route", words, static)
-        first = words.peek() or words.take("a route")
-        for word in words.rest():
-            draft.word(word)
-        return Written(draft.route(first), first, tuple(draft.devices), draft.group)
-
-    last = " [track_group NAME]" if static else ""
-    syntax = f"[KIND] [src ADDRESS] NETWORK|default [via ADDRESS] [dev DEVICE] [`ip route`'s options] [no_track]{last}"
-    return Type(syntax, parse)
-
-
 RULE_ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")
-EVERYTHING = ("all", "any", "default")
-RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z")
-RULE_RANGES: Mapping[str, int] = {"uidrange": MAX_U32, "sport": 65535, "dport": 65535}
-RULE_LIMITS: Mapping[str, int] = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32}
+RULE_OPTIONS = (*RANGES, *RULE_LIMITS, "realms", "ipproto")
 RULE_KEYWORDS = (
     *("from", "to", "not", "iif", "dev", "oif", "fwmark", "tos", "dsfield", "table", "lookup", "goto", "type"),
-    *("l3mdev", "preference", "priority", "order", "realms", "protocol", "ipproto", "no_track", "inet", "inet6"),
-    *(*RULE_RANGES, *RULE_LIMITS, *RULE_ACTIONS),
+    *("l3mdev", "preference", "priority", "order", "protocol", "no_track", "inet", "inet6"),
+    *(*RULE_OPTIONS, *RULE_ACTIONS),
 )
 
 
@@ -424,8 +328,9 @@ RULE_KEYWORDS = (
 class _RuleDraft(_Draft):
     """A rule while its line is parsed."""
 
+    what = "rule"
+
     def word(self, word: Word) -> None:
-        """Parse a word and its arguments."""
         text, words, given = word.text, self.words, self.given
         if text in ("from", "to"):
             network = words.take(f"a network behind {text}")
@@ -440,11 +345,13 @@ class _RuleDraft(_Draft):
         elif text in ("tos", "dsfield"):
             given["tos"] = service_of(words.take("a type of service"))
         elif text in ("preference", "priority", "order"):
-            given["preference"] = self.number("preference")
+            given["preference"] = number_within(words.take("preference"), 0, MAX_U32, "preference")
         elif text == "protocol":
-            given["protocol"] = number_in(Names.PROTOCOLS, words.take("a protocol"), 255, "protocol")
-        elif text in (*RULE_RANGES, *RULE_LIMITS, "realms", "ipproto"):
-            self.option(text)
+            given["protocol"] = protocol_of(words.take("a protocol"))
+        elif text in RULE_OPTIONS:
+            value = words.take(f"a value behind {text}")
+            check_option(text, value)
+            self.options.append((text, value.text))
         elif not self.common(word):
             self.action(word)
 
@@ -456,17 +363,18 @@ class _RuleDraft(_Draft):
         elif word.text in ("table", "lookup"):
             self.act("table", word)
             value = self.words.take("a table")
-            self.given["table"] = number_in(Names.TABLES, value, MAX_U32, "table")
+            self.given["table"] = table_of(value)
             if not self.given["table"]:
                 raise BadValue("table 0 is none", "write another", value)
         elif word.text == "goto":
             self.act("goto", word)
-            self.given["goto"] = self.number("a preference behind goto")
+            what = "a preference behind goto"
+            self.given["goto"] = number_within(self.words.take(what), 0, MAX_U32, what)
         elif word.text == "l3mdev":
             self.act("table", word)
             self.given["l3mdev"] = True
         else:
-            raise BadValue(f"'{word.text}' is not known in a rule", did_you_mean(word.text, RULE_KEYWORDS), word)
+            raise self.unknown(word, RULE_KEYWORDS)
 
     def act(self, action: str, word: Word) -> None:
         """Set the action; raises BadValue for a second one."""
@@ -480,34 +388,9 @@ class _RuleDraft(_Draft):
         parts = [plain_number(part) for part in word.text.split("/", 1)]
         if any(part is None or not 0 <= part <= MAX_U32 for part in parts):
             raise BadValue(f"'{word.text}' is no mark", "write MARK or MARK/MASK", word)
-        self.given["mark"] = parts[0]
-        self.given["mark_mask"] = parts[1] if len(parts) > 1 else MAX_U32
+        self.given["mark"], self.given["mark_mask"] = (*parts, MAX_U32)[:2]
 
-    def number(self, what: str) -> int:
-        return number_within(self.words.take(what), 0, MAX_U32, what)
-
-    def option(self, name: str) -> None:
-        """Check one of `ip rule`'s other options and keep its text."""
-        word = self.words.take(f"a value behind {name}")
-        if name in RULE_RANGES:
-            match = RANGE.match(word.text)
-            ends = [int(end) for end in match.groups() if end] if match else []
-            if not ends or ends != sorted(ends) or ends[-1] > RULE_RANGES[name]:
-                text = f"'{word.text}' is no range of numbers up to {RULE_RANGES[name]}"
-                raise BadValue(text, "write FIRST-LAST", word)
-        elif name in RULE_LIMITS:
-            number_within(word, 0, RULE_LIMITS[name], name)
-        elif name == "realms":
-            check_realms(word)
-        elif plain_number(word.text) is None:
-            try:
-                socket.getprotobyname(word.text)
-            except OSError:
-                near = did_you_mean(word.text, ("tcp", "udp", "sctp", "icmp"))
-                raise BadValue(f"protocol '{word.text}' is not known", near, word) from None
-        self.options.append((name, word.text))
-
-    def rule(self, first: Word) -> RoutingRule:
+    def made(self, first: Word) -> RoutingRule:
         given = self.given
         if "action" not in given:
             raise BadValue("the rule does nothing", "write 'table N' or another action", first)
@@ -518,17 +401,21 @@ class _RuleDraft(_Draft):
         return RoutingRule(family=self.family or 4, **self.fields(first))
 
 
-def rule_line(static: bool = False) -> Type[Written[RoutingRule]]:
-    """Make the type of a rule; a `static` one does not depend on VRRP's state."""
+def _line(kind: type[_RouteDraft] | type[_RuleDraft], syntax: str, static: bool) -> Type[Written[Any]]:
+    """Make the type of a route or rule; a `static` one does not depend on VRRP's state."""
 
-    def parse(words: Words) -> Written[RoutingRule]:
-        draft = _RuleDraft("rule", words, static)
-        first = words.peek() or words.take("a rule")
+    def parse(words: Words) -> Written[Any]:
+        draft = kind(words, static)
+        first = words.peek() or words.take(f"a {kind.what}")
         for word in words.rest():
             draft.word(word)
-        return Written(draft.rule(first), first, tuple(draft.devices), draft.group)
+        return Written(draft.made(first), first, tuple(draft.devices), draft.group)
 
-    selectors = "[from NETWORK] [to NETWORK] [iif DEVICE] [oif DEVICE] [fwmark MARK] [`ip rule`'s other selectors]"
-    last = " [track_group NAME]" if static else ""
-    actions = "table TABLE|goto N|nop|blackhole|unreachable|prohibit"
-    return Type(f"{selectors} {actions} preference N [no_track]{last}", parse)
+    return Type(f"{syntax} [no_track]" + (" [track_group NAME]" if static else ""), parse)
+
+
+ROUTE = "[KIND] [src ADDRESS] NETWORK|default [via ADDRESS] [dev DEVICE] [`ip route`'s options]"
+SELECTORS = "[from NETWORK] [to NETWORK] [iif DEVICE] [oif DEVICE] [fwmark MARK] [`ip rule`'s other selectors]"
+RULE = f"{SELECTORS} table TABLE|goto N|nop|blackhole|unreachable|prohibit preference N"
+ROUTE_LINE, STATIC_ROUTE_LINE = _line(_RouteDraft, ROUTE, False), _line(_RouteDraft, ROUTE, True)
+RULE_LINE, STATIC_RULE_LINE = _line(_RuleDraft, RULE, False), _line(_RuleDraft, RULE, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -30,8 +29,8 @@ from pylvs.system.pcre2 import OPTIONS
 METHODS = {METHOD_NAMES[method]: method for method in (Method.MASQ, Method.ROUTE, Method.TUNNEL)}
 PERSISTENCE_S = 360  # persistence_timeout without a number
 MAX_PERSISTENCE_S = 2678400  # 31 days
-FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-FAMILY = choice(*FAMILIES)
+VERSIONS = {"inet": 4, "inet6": 6}
+FAMILY = choice(*VERSIONS)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
 MAX_RANGE = 65536  # addresses; each is a service of its own
 MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
@@ -58,10 +57,10 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class MarkEntry:
-    """A firewall mark; `family` 0 stands for that of the real servers."""
+    """A firewall mark; version 0 of IP stands for that of the real servers."""
 
     mark: int
-    family: int
+    version: int
     word: Word
 
 
@@ -90,9 +89,14 @@ class Forwarding:
         name = METHOD_NAMES[self.method]
         if self.method is not Method.TUNNEL or self.tunnel == Tunnel():
             return name
-        port = f" port {self.tunnel.port}" if self.tunnel.port else ""
-        flags = {TunnelFlag.CSUM: " csum", TunnelFlag.REMCSUM: " remcsum"}.get(self.tunnel.flags, "")
-        return f"{name} type {self.tunnel.kind.name.lower()}{port}{flags}"
+        return f"{name} type {tunnel_text(self.tunnel)}"
+
+
+def tunnel_text(tunnel: Tunnel) -> str:
+    """Return "gue port 6080 csum"."""
+    names = [flag.name.lower() for flag in TunnelFlag if flag in tunnel.flags and flag.name]
+    port = [f"port {tunnel.port}"] if tunnel.kind is TunnelKind.GUE else []
+    return " ".join([tunnel.kind.name.lower(), *port, *names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Granularity:
 def _mark(words: Words, word: Word) -> MarkEntry:
     """Take a firewall mark, and a family unless the real servers determine it."""
     mark = MARK.parse(words)
-    return MarkEntry(mark, FAMILIES[FAMILY.parse(words)] if words else 0, word)
+    return MarkEntry(mark, VERSIONS[FAMILY.parse(words)] if words else 0, word)
 
 
 def _group_entry(words: Words) -> Range | MarkEntry:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import ip_address
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
+from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_mean
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
@@ -81,7 +81,7 @@ def port_of(word: Word) -> int:
 
 
 def _boolean(words: Words) -> bool:
-    word = words.take(BOOLEAN.syntax)
+    word = words.take("on|off")
     if word.text.lower() not in TRUE + FALSE:
         raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
     return word.text.lower() in TRUE
@@ -173,14 +173,10 @@ def _endpoint(words: Words) -> tuple[Address, int]:
     return address_of(words.take("an IP address")), port_of(words.take("a port"))
 
 
-def account(words: Words) -> tuple[str, str]:
-    """Take an optional user and an optional group; "" for what is missing."""
-    user = words.take("").text if words else ""
+def account(words: Words, required: bool = False) -> tuple[str, str]:
+    """Take a user, optional unless `required`, and an optional group; "" for what is missing."""
+    user = words.take("a user").text if words or required else ""
     return user, words.take("").text if words else ""
-
-
-def _user(words: Words) -> tuple[str, str]:
-    return words.take("a user").text, words.take("").text if words else ""
 
 
 def arguments_of(word: Word) -> tuple[str, ...]:
@@ -196,28 +192,37 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     return found
 
 
-def _script(words: Words) -> Written[Script]:
+def _script(words: Words, alone: bool = False) -> Written[Script]:
     word = words.take("a program")
-    return Written(Script(arguments_of(word)), word)
-
-
-def _script_with_user(words: Words) -> Written[Script]:
-    word = words.take("a program")
-    return Written(Script(arguments_of(word), *account(words)), word)
+    return Written(Script(arguments_of(word), *(() if alone else account(words))), word)
 
 
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
 BARE = Type("", lambda _: True)  # the keyword alone
-BOOLEAN = Type("on|off", _boolean)
 TEXT = text()
 ADDRESS = Type("an IP address", lambda words: address_of(words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)
 COUNT = integer(0, MAX_U32)
 PORT = integer(1, 65535)
 MARK = integer(1, MAX_U32)
-USER = Type("user [group]", _user)
-SCRIPT_ALONE = Type("a program with its arguments in quotes", _script)
-SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script_with_user)
+USER = Type("user [group]", lambda words: account(words, required=True))
+SCRIPT_ALONE = Type("a program with its arguments in quotes", lambda words: _script(words, alone=True))
+SCRIPT = Type("a program with its arguments in quotes [user [group]]", _script)
+
+
+def flag(name: str, doc: str, default: bool = False, **more: Any) -> Keyword:
+    """Make a keyword `NAME [on|off]`; `more` are further fields of Keyword."""
+    return Keyword(name, FLAG, doc, default, **more)
+
+
+def bare(name: str, doc: str, **more: Any) -> Keyword:
+    """Make a keyword that stands alone; without it the value is off."""
+    return Keyword(name, BARE, doc, False, **more)
+
+
+def script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+    """Make a keyword with a program to run; as in keepalived the first one of several counts."""
+    return Keyword(name, kind, doc, first_wins=True)
 
 
 def _mail_server(words: Words) -> tuple[str, int]:

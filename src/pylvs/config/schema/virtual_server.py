@@ -6,7 +6,9 @@ give to them, and those of the target.
 
 from __future__ import annotations
 
-from pylvs.config.schema.grammar import Block, Keyword, State
+from typing import Any
+
+from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.service_types import (
     ALL_GOOD,
     DIGEST,
@@ -35,87 +37,66 @@ from pylvs.config.schema.types import (
     MARK,
     MAX_U32,
     PORT,
-    SCRIPT,
     SCRIPT_ALONE,
     TEXT,
     USER,
+    bare,
     choice,
+    flag,
     integer,
     real,
+    script,
     seconds,
     text,
     texts,
 )
 from pylvs.model.checks import LoadSource, Pattern
+from pylvs.model.dataclass import replace
+
+
+def inherited(name: str, kind: Type[object], doc: str, default: object = None, **more: Any) -> Keyword:
+    """Make a keyword that takes its value from the blocks around, as the timing of checkers does."""
+    return Keyword(name, kind, doc, default, inherited=True, **more)
+
 
 # Timing, which virtual and real servers give to their checkers.
+OWN = "the checker's own"
+DELAY = "seconds between a failure and the next check"
 INTERVAL = seconds(0.000001, 1e9)
-ALPHA = Keyword("alpha", FLAG, "start in state down, until the first check succeeds", False, inherited=True)
-CONNECT_TIMEOUT = Keyword(
-    "connect_timeout",
-    seconds(0.000001),
-    "timeout of the connection, and then of each answer, in seconds",
-    5.0,
-    inherited=True,
+ALPHA = flag("alpha", "start in state down, until the first check succeeds", inherited=True)
+CONNECT_TIMEOUT = inherited(
+    "connect_timeout", seconds(0.000001), "timeout of the connection, and then of each answer, in seconds", 5.0
 )
 WARMUP_AND_DELAY = (
-    Keyword(
-        "warmup",
-        seconds(maximum=1e9),
-        "maximum random delay of the first check, in seconds",
-        default_of="delay_loop",
-        inherited=True,
+    inherited(
+        "warmup", seconds(maximum=1e9), "maximum random delay of the first check, in seconds", default_of="delay_loop"
     ),
-    Keyword("delay_loop", INTERVAL, "seconds between checks", 60.0, inherited=True),
+    inherited("delay_loop", INTERVAL, "seconds between checks", 60.0),
 )
 SERVER_TIMING = (
     ALPHA,
     CONNECT_TIMEOUT,
-    Keyword(
-        "retry",
-        integer(1, MAX_U32),
-        "additional consecutive failures before a server is down",
-        default_doc="the checker's own",
-        inherited=True,
-    ),
-    Keyword(
-        "delay_before_retry",
-        seconds(),
-        "seconds between a failure and the next check",
-        default_doc="the checker's own",
-        inherited=True,
-    ),
+    inherited("retry", integer(1, MAX_U32), "additional consecutive failures before a server is down", default_doc=OWN),
+    inherited("delay_before_retry", seconds(), DELAY, default_doc=OWN),
     *WARMUP_AND_DELAY,
 )
-LOG_ALL_FAILURES = Keyword(
+LOG_ALL_FAILURES = flag(
     "log_all_failures",
-    FLAG,
     "log every failure, not only the one that takes the server down",
-    False,
     global_names=("checker_log_all_failures",),
 )
 NB_GET_RETRY = Keyword("nb_get_retry", texts(), "deprecated name of retry", state=State.DEAD, instead="write retry")
 
 
 def checker_timing(
-    retry: int = 1,
-    delay_before_retry: float | None = 1.0,
-    connect_timeout: bool = True,
-    nb_get_retry: Keyword = NB_GET_RETRY,
+    retry: int = 1, delay: float | None = 1.0, timeout: bool = True, nb_get_retry: Keyword = NB_GET_RETRY
 ) -> tuple[Keyword, ...]:
-    """Make the timing keywords of a checker, with its defaults; a `delay_before_retry` of None is delay_loop."""
+    """Make the timing keywords of a checker, with its defaults; a `delay` (before a retry) of None is delay_loop."""
     return (
         ALPHA,
-        *((CONNECT_TIMEOUT,) if connect_timeout else ()),
-        Keyword("retry", COUNT, "additional consecutive failures before the server is down", retry, inherited=True),
-        Keyword(
-            "delay_before_retry",
-            seconds(),
-            "seconds between a failure and the next check",
-            delay_before_retry,
-            default_of="delay_loop" if delay_before_retry is None else "",
-            inherited=True,
-        ),
+        *((CONNECT_TIMEOUT,) if timeout else ()),
+        inherited("retry", COUNT, "additional consecutive failures before the server is down", retry),
+        inherited("delay_before_retry", seconds(), DELAY, delay, default_of="" if delay else "delay_loop"),
         *WARMUP_AND_DELAY,
         LOG_ALL_FAILURES,
         nb_get_retry,
@@ -132,9 +113,7 @@ CONNECTION = (
 )
 TARGET = (
     *CONNECTION,
-    Keyword(
-        "via_vip", FLAG, "connect to the VIP, through the director's own forwarding to this server", False, since="0.2"
-    ),
+    flag("via_vip", "connect to the VIP, through the director's own forwarding to this server", since="0.2"),
 )
 
 TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()))
@@ -160,7 +139,7 @@ DNS_CHECK = Block(
         Keyword("type", DNS_TYPE, "type of the query", "SOA"),
         Keyword("name", DOMAIN_NAME, "requested name", "."),
         *TARGET,
-        *checker_timing(retry=3, delay_before_retry=None),
+        *checker_timing(retry=3, delay=None),
     ),
 )
 HOST = Block("host", "deprecated: another address that must answer too", CONNECTION)
@@ -182,14 +161,14 @@ URL = Block(
         Keyword("path", text("a path"), "requested path"),
         Keyword("digest", DIGEST, "MD5 sum of the body", ""),
         Keyword("status_code", STATUS_CODES, "accepted status codes", ALL_GOOD),
-        Keyword("virtualhost", TEXT, "requested name", inherited=True),
+        inherited("virtualhost", TEXT, "requested name"),
         Keyword("regex", text("a regular expression"), "regular expression that the answer must match", ""),
-        Keyword("regex_no_match", FLAG, "the body must not match", False),
+        flag("regex_no_match", "the body must not match"),
         Keyword("regex_options", REGEX_OPTIONS, "options of the regular expression", ()),
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", 0),
         Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", 0),
         Keyword("regex_stack", texts(), "memory of PCRE2", state=State.IGNORED),
-        Keyword("tls_compliant", FLAG, "send close_notify at the end of the TLS connection", False, since="0.2"),
+        flag("tls_compliant", "send close_notify at the end of the TLS connection", since="0.2"),
     ),
 )
 HTTP_NB_GET_RETRY = Keyword("nb_get_retry", COUNT, "deprecated name of retry", is_now="retry")
@@ -197,11 +176,11 @@ HTTP_VERSION = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=Tru
 HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     URL,
     Keyword("http_protocol", HTTP_VERSION, "HTTP version, and whether the connection closes", "1.0"),
-    Keyword("fast_recovery", FLAG, "check the URLs without delay while the server recovers", False),
-    Keyword("virtualhost", TEXT, "requested name", inherited=True),
+    flag("fast_recovery", "check the URLs without delay while the server recovers"),
+    inherited("virtualhost", TEXT, "requested name"),
     *TARGET,
-    *checker_timing(delay_before_retry=3.0, nb_get_retry=HTTP_NB_GET_RETRY),
-    Keyword("enable_sni", FLAG, "send the virtual host's name in the TLS handshake (SNI)", False),
+    *checker_timing(delay=3.0, nb_get_retry=HTTP_NB_GET_RETRY),
+    flag("enable_sni", "send the virtual host's name in the TLS handshake (SNI)"),
     Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", "", since="0.2"),
 )
 HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS)
@@ -209,7 +188,7 @@ SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified",
 BFD_CHECK = Block(
     "BFD_CHECK",
     "the state of a BFD session",
-    (Keyword("name", TEXT, "name of the bfd_instance"), Keyword("alpha", FLAG, "start in state down", False)),
+    (Keyword("name", TEXT, "name of the bfd_instance"), flag("alpha", "start in state down")),
     state=State.LATER,
     instead="this check is left out; use PING_CHECK or TCP_CHECK",
 )
@@ -224,9 +203,9 @@ MISC_CHECK = Block(
             "seconds after which the program is killed and the server is down",
             default_of="delay_loop",
         ),
-        Keyword("misc_dynamic", FLAG, "exit status 2 to 255: up, with weight status - 2", False),
+        flag("misc_dynamic", "exit status 2 to 255: up, with weight status - 2"),
         Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
-        *checker_timing(retry=0, connect_timeout=False),
+        *checker_timing(retry=0, timeout=False),
     ),
 )
 FILE_CHECK = Block(
@@ -256,7 +235,7 @@ LOAD_CHECK = Block(
         Keyword("smoothing", real(0, 0.99), "share of the previous load in the smoothed one", 0.5),
         Keyword("hysteresis", real(0, 1), "smallest change of the weight, as a share", 0.05),
         Keyword("patience", integer(1, 1000), "consecutive failures before the configured weight counts again", 3),
-        Keyword("tls", FLAG, "use HTTPS; the certificate is not verified", False),
+        flag("tls", "use HTTPS; the certificate is not verified"),
         *CONNECTION,
         *checker_timing(),
     ),
@@ -286,26 +265,21 @@ VIRTUAL_SERVER_GROUP = Block(
     lines=GROUP_ENTRY,
 )
 
-WEIGHT_OF_SERVER = Keyword("weight", WEIGHT, "share of new connections; 0: none", 1, inherited=True)
-METHOD = Keyword("lvs_method", FORWARDING, "how packets get to the server", inherited=True, default_doc="NAT")
-INHIBIT_ON_FAILURE = Keyword(
-    "inhibit_on_failure", FLAG, "keep a failed server in the table with weight 0", False, inherited=True
-)
+WEIGHT_OF_SERVER = inherited("weight", WEIGHT, "share of new connections; 0: none", 1)
+METHOD = inherited("lvs_method", FORWARDING, "how packets get to the server", default_doc="NAT")
+INHIBIT_ON_FAILURE = flag("inhibit_on_failure", "keep a failed server in the table with weight 0", inherited=True)
 SNMP_NAME = Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics")
-VIRTUALHOST = Keyword("virtualhost", TEXT, "host name in requests of HTTP checks", inherited=True)
+VIRTUALHOST = inherited("virtualhost", TEXT, "host name in requests of HTTP checks")
 
 
-def smtp_alert(default: bool) -> Keyword:
-    """Make `smtp_alert`; as in keepalived it is on by default for real servers, off for services."""
-    return Keyword(
-        "smtp_alert",
-        FLAG,
-        "mail an alert at each change of state",
-        default,
-        inherited=True,
-        global_names=("smtp_alert_checker", "smtp_alert"),
-    )
-
+# As in keepalived, alerts are on by default for real servers and off for services.
+SMTP_ALERT = flag(
+    "smtp_alert",
+    "mail an alert at each change of state",
+    True,
+    inherited=True,
+    global_names=("smtp_alert_checker", "smtp_alert"),
+)
 
 REAL_SERVER = Block(
     "real_server",
@@ -316,9 +290,9 @@ REAL_SERVER = Block(
         Keyword("uthreshold", COUNT, "connections at which the server is full and gets no more; 0: never", 0),
         Keyword("lthreshold", COUNT, "connections below which a full server gets new ones again", 0),
         INHIBIT_ON_FAILURE,
-        Keyword("notify_up", SCRIPT, "run at the transition to up", first_wins=True),
-        Keyword("notify_down", SCRIPT, "run at the transition to down", first_wins=True),
-        smtp_alert(default=True),
+        script("notify_up", "run at the transition to up"),
+        script("notify_down", "run at the transition to down"),
+        SMTP_ALERT,
         VIRTUALHOST,
         SNMP_NAME,
         *SERVER_TIMING,
@@ -329,7 +303,7 @@ REAL_SERVER = Block(
 
 
 def _flag(name: str, bit: int, doc: str) -> Keyword:
-    return Keyword(name, BARE, f"{doc} (bit {bit} of the scheduler's flags)", False)
+    return bare(name, f"{doc} (bit {bit} of the scheduler's flags)")
 
 
 VIRTUAL_SERVER = Block(
@@ -347,25 +321,25 @@ VIRTUAL_SERVER = Block(
         _flag("mh-fallback", 1, "mh: use the next server if the chosen one is down"),
         _flag("mh-port", 2, "mh: hash the client's port too"),
         Keyword("hashed", BARE, "for old kernels", state=State.DEAD, instead="remove it"),
-        Keyword("ops", BARE, "UDP: schedule every packet separately (one-packet scheduling)", False),
+        bare("ops", "UDP: schedule every packet separately (one-packet scheduling)"),
         Keyword("persistence_timeout", PERSISTENCE, "seconds of persistence", default_doc="not persistent"),
         Keyword("persistence_granularity", GRANULARITY, "network of clients that share a server"),
         Keyword("persistence_engine", TEXT, "persistence engine: what identifies a client besides its address", ""),
         Keyword("ip_family", FAMILY, "address family of a firewall mark's service", default_doc="the real servers'"),
         Keyword("quorum", integer(1, MAX_U32), "weight of available servers that the service needs", 1),
         Keyword("hysteresis", COUNT, "margin of weight below and above the quorum against flapping", 0),
-        Keyword("quorum_up", SCRIPT, "run when the quorum is reached again", first_wins=True),
-        Keyword("quorum_down", SCRIPT, "run when the quorum is lost", first_wins=True),
-        Keyword("omega", FLAG, "run notify_down and quorum_down when pylvs exits", False),
-        Keyword("ha_suspend", FLAG, "suspend checks while this machine does not hold the address", False),
+        script("quorum_up", "run when the quorum is reached again"),
+        script("quorum_down", "run when the quorum is lost"),
+        flag("omega", "run notify_down and quorum_down when pylvs exits"),
+        flag("ha_suspend", "suspend checks while this machine does not hold the address"),
         Keyword("sorry_server", SERVER, "server that gets connections while the quorum is lost"),
-        Keyword("sorry_server_inhibit", FLAG, "keep the sorry server in the table with weight 0", False),
+        flag("sorry_server_inhibit", "keep the sorry server in the table with weight 0"),
         Keyword(
             "sorry_server_lvs_method", FORWARDING, "forwarding method of the sorry server", default_of="lvs_method"
         ),
         WEIGHT_OF_SERVER,
         INHIBIT_ON_FAILURE,
-        smtp_alert(default=False),
+        replace(SMTP_ALERT, default=False),
         VIRTUALHOST,
         SNMP_NAME,
         Keyword("nat_mask", TEXT, "for old kernels", state=State.DEAD, instead="remove it"),

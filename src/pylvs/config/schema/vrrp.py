@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
-from pylvs.config.schema.routing_types import address_line, route_line, rule_line
+from pylvs.config.schema.routing_types import ROUTE_LINE, RULE_LINE
 from pylvs.config.schema.types import (
     BARE,
     COUNT,
     FLAG,
-    SCRIPT,
     SCRIPT_ALONE,
     TEXT,
     USER,
+    bare,
     choice,
+    flag,
     integer,
+    script,
     seconds,
     text,
     texts,
 )
 from pylvs.config.schema.vrrp_types import (
+    ADDRESS_LINE,
     AT_LEAST_ONE,
     CHECKSUM,
     DELETED,
@@ -42,6 +45,8 @@ from pylvs.config.schema.vrrp_types import (
 )
 
 RUN_SECONDS = at_least_one(4294)
+POLLED = "the kernel reports every change of a link; remove it"
+FIRST_ADDRESS = "the interface's first address"
 
 TRACKS = (
     Block(
@@ -63,25 +68,19 @@ TRACKS = (
 )
 
 
-def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
-    return Keyword(name, kind, doc, first_wins=True)
-
-
 NOTIFIES = (
-    _script("notify_master", "run at the transition to master"),
-    _script("notify_backup", "run at the transition to backup"),
-    _script("notify_fault", "run at the transition to fault"),
-    _script("notify_stop", "run when pylvs stops it"),
-    _script("notify_deleted", "report DELETED instead of FAULT when a reload removes it, and run the program", DELETED),
-    _script("notify", "run at every transition, after the others; arguments: INSTANCE or GROUP, name, state, priority"),
-    Keyword(
+    script("notify_master", "run at the transition to master"),
+    script("notify_backup", "run at the transition to backup"),
+    script("notify_fault", "run at the transition to fault"),
+    script("notify_stop", "run when pylvs stops it"),
+    script("notify_deleted", "report DELETED instead of FAULT when a reload removes it, and run the program", DELETED),
+    script("notify", "run at every transition, after the others; arguments: INSTANCE or GROUP, name, state, priority"),
+    flag(
         "notify_priority_changes",
-        FLAG,
         "write changes of priority into the FIFOs",
-        False,
         global_names=("vrrp_notify_priority_changes",),
     ),
-    Keyword("smtp_alert", FLAG, "mail transitions", False, global_names=("smtp_alert_vrrp", "smtp_alert")),
+    flag("smtp_alert", "mail transitions", global_names=("smtp_alert_vrrp", "smtp_alert")),
 )
 
 VRRP_SCRIPT = Block(
@@ -95,7 +94,7 @@ VRRP_SCRIPT = Block(
         Keyword("rise", integer(1), "consecutive successes until the state is up", 1),
         Keyword("fall", integer(1), "consecutive failures until the state is down", 1),
         Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
-        Keyword("init_fail", BARE, "start in state down", False),
+        bare("init_fail", "start in state down"),
     ),
     head=NAME,
 )
@@ -132,24 +131,22 @@ VRRP_TRACK_PROCESS = Block(
         _delay("fork_delay", "seconds that enough processes must run before the state is up"),
         _delay("terminate_delay", "seconds that too few processes must run before the state is down"),
         _delay("delay", "both delays"),
-        Keyword("full_command", BARE, "compare with the whole command line", False),
+        bare("full_command", "compare with the whole command line"),
     ),
     head=NAME,
 )
 
 
-def _bfd(name: str, *aliases: str) -> Keyword:
-    return Keyword(name, text(), "property of the session", aliases=aliases)
-
-
+SESSION = "property of the session"
 BFD_INSTANCE = Block(
     "bfd_instance",
     "a BFD session (RFC 5880)",
     (
-        _bfd("neighbor_ip", "neighbour_ip"),
-        *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
+        Keyword("neighbor_ip", TEXT, SESSION, aliases=("neighbour_ip",)),
+        *(Keyword(name, TEXT, SESSION) for name in ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier")),
+        *(Keyword(name, TEXT, SESSION) for name in ("ttl", "hoplimit", "max_hops")),
         Keyword("weight", track_weight(), "default weight"),
-        *(Keyword(name, BARE, "property of the session") for name in ("passive", "vrrp", "checker")),
+        *(Keyword(name, BARE, SESSION) for name in ("passive", "vrrp", "checker")),
     ),
     head=NAME,
     state=State.LATER,
@@ -175,6 +172,7 @@ AUTHENTICATION = Block(
     merged=True,
 )
 
+LOWER = "after an advertisement with a lower priority"
 GARP = (
     _with_global(
         "garp_master_delay", COUNT, "seconds after a take-over until gratuitous ARPs are repeated; 0: no repetition", 5
@@ -182,20 +180,8 @@ GARP = (
     _with_global("garp_master_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at a time", 5),
     _with_global("garp_master_refresh", COUNT, "seconds between gratuitous ARPs while master; 0: none", 0),
     _with_global("garp_master_refresh_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at each refresh", 1),
-    _with_global(
-        "garp_lower_prio_delay",
-        COUNT,
-        "as garp_master_delay, after an advertisement with a lower priority",
-        5,
-        "vrrp_garp_master_delay",
-    ),
-    _with_global(
-        "garp_lower_prio_repeat",
-        COUNT,
-        "as garp_master_repeat, after an advertisement with a lower priority",
-        5,
-        "vrrp_garp_master_repeat",
-    ),
+    _with_global("garp_lower_prio_delay", COUNT, f"as garp_master_delay, {LOWER}", 5, "vrrp_garp_master_delay"),
+    _with_global("garp_lower_prio_repeat", COUNT, f"as garp_master_repeat, {LOWER}", 5, "vrrp_garp_master_repeat"),
     Keyword(
         "garp_extra_if",
         EXTRA,
@@ -207,9 +193,9 @@ GARP = (
 
 UNICAST = (
     Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PEER_LINE),
-    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"),
+    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
     Keyword("unicast_ttl", integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
-    Keyword("unicast_fault_no_peer", BARE, "without a peer, go to fault instead of multicast", False),
+    bare("unicast_fault_no_peer", "without a peer, go to fault instead of multicast"),
     _with_global("check_unicast_src", BARE, "accept advertisements only from peers", False),
     Keyword(
         "old_unicast_checksum",
@@ -236,27 +222,25 @@ VRRP_INSTANCE = Block(
         Keyword("advert_int", seconds(0.01, 255), "seconds between advertisements", 1.0),
         _with_global("version", integer(2, 3), "version of VRRP; IPv6 needs 3", 2),
         AUTHENTICATION,
-        Block("virtual_ipaddress", "addresses that the master holds", lines=address_line()),
-        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=address_line()),
-        Block("virtual_routes", "routes that the master adds", lines=route_line()),
-        Block("virtual_rules", "routing rules that the master adds", lines=rule_line()),
-        Keyword("nopreempt", BARE, "do not take over from a router of lower priority", False),
+        Block("virtual_ipaddress", "addresses that the master holds", lines=ADDRESS_LINE),
+        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=ADDRESS_LINE),
+        Block("virtual_routes", "routes that the master adds", lines=ROUTE_LINE),
+        Block("virtual_rules", "routing rules that the master adds", lines=RULE_LINE),
+        bare("nopreempt", "do not take over from a router of lower priority"),
         Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
         Keyword("preempt_delay", seconds(0, 1000), "seconds to wait before preemption", 0.0),
         Keyword("accept", BARE, "accept packets to the addresses on this host", default_doc="unless strict_mode"),
-        Keyword("no_accept", BARE, "drop packets to the addresses unless this router owns them", False),
-        Keyword("strict_mode", FLAG, "follow RFC 9568 strictly", False, global_names=("vrrp_strict",)),
-        Keyword(
-            "mcast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"
-        ),
+        bare("no_accept", "drop packets to the addresses unless this router owns them"),
+        flag("strict_mode", "follow RFC 9568 strictly", global_names=("vrrp_strict",)),
+        Keyword("mcast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
         Keyword("mcast_dst_ip", multicast(), "multicast group of advertisements", default_doc="vrrp_mcast_group4 or 6"),
-        Keyword("track_src_ip", BARE, "fault while this machine does not have the source address", False),
+        bare("track_src_ip", "fault while this machine does not have the source address"),
         *UNICAST,
         Keyword(
             "use_vmac", VMAC, "use a macvlan with the virtual MAC address", default_doc="none; its name is vrrp.VRID"
         ),
-        Keyword("use_vmac_addr", BARE, "use a macvlan on each other device that holds an address", False),
-        Keyword("vmac_xmit_base", BARE, "send advertisements from the underlying device", False),
+        bare("use_vmac_addr", "use a macvlan on each other device that holds an address"),
+        bare("vmac_xmit_base", "send advertisements from the underlying device"),
         *GARP,
         _with_global("lower_prio_no_advert", FLAG, "do not answer an advertisement with a lower priority", False),
         _with_global(
@@ -266,7 +250,7 @@ VRRP_INSTANCE = Block(
             False,
         ),
         _with_global("down_timer_adverts", integer(1, 100), "missing advertisements until a backup takes over", 3),
-        Keyword("dont_track_primary", BARE, "do not go to fault if the interface is down", False),
+        bare("dont_track_primary", "do not go to fault if the interface is down"),
         *TRACKS,
         Keyword(
             "track_data_plane",
@@ -276,28 +260,15 @@ VRRP_INSTANCE = Block(
             since="0.2",
         ),
         *NOTIFIES,
-        Keyword(
-            "notify_master_rx_lower_pri",
-            SCRIPT,
-            "run when a master receives an advertisement with a lower priority",
-            first_wins=True,
-        ),
+        script("notify_master_rx_lower_pri", "run when a master receives an advertisement with a lower priority"),
         _with_global(
             "skip_check_adv_addr", FLAG, "do not compare the addresses again in later advertisements of a router", False
         ),
-        Keyword(
-            "promote_secondaries", BARE, "keep the secondary addresses of a network when the primary is removed", False
-        ),
+        bare("promote_secondaries", "keep the secondary addresses of a network when the primary is removed"),
         Keyword("kernel_rx_buf_size", integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
         Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
         Keyword("debug", integer(0, 4), "nothing", state=State.IGNORED),
-        Keyword(
-            "linkbeat_use_polling",
-            BARE,
-            "poll the link of the device",
-            state=State.NEVER,
-            instead="the kernel reports every change of a link; remove it",
-        ),
+        Keyword("linkbeat_use_polling", BARE, "poll the link of the device", state=State.NEVER, instead=POLLED),
         Keyword(
             "lvs_sync_daemon_interface",
             TEXT,
@@ -319,7 +290,7 @@ VRRP_SYNC_GROUP = Block(
         Block("group", "names of the virtual routers", lines=names("the name of a vrrp_instance")),
         *TRACKS,
         *NOTIFIES,
-        Keyword("sync_group_tracking_weight", BARE, "the weights of the members count", False),
+        bare("sync_group_tracking_weight", "the weights of the members count"),
         Keyword(
             "global_tracking",
             BARE,

@@ -1,12 +1,13 @@
-"""The types of values that only virtual routers have: devices, peers, VMACs, passwords, tracks."""
+"""The types of values that only virtual routers have: addresses, devices, peers, VMACs, passwords, tracks."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.routing_types import short_name
+from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
+from pylvs.config.schema.routing_types import interface_of, short_name
 from pylvs.config.schema.types import (
     MAX_U32,
     SCRIPT,
@@ -21,7 +22,9 @@ from pylvs.config.schema.types import (
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.vrrp import OldChecksum, Peer, Vmac
+from pylvs.model.routing import FOREVER, HeldAddress, Interface
+from pylvs.model.vrrp import LinkDelay, OldChecksum, Peer, Vmac
+from pylvs.netlink.iproute2 import Names, named
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
@@ -32,20 +35,17 @@ MAX_PASSWORD = 8  # octets that VRRP carries
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
 MAX_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class DelayedLink:
-    """How long a device must be down or up before pylvs reacts."""
-
-    device: Word
-    down_s: float
-    up_s: float
-
-    @property
-    def devices(self) -> tuple[Word, ...]:
-        """The devices that must exist on this machine, as those of `Written`."""
-        return (self.device,)
+MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
+ADDRESS_FLAGS = {
+    "home": "home",
+    "-nodad": "no_dad",
+    "mngtmpaddr": "manage_temporary",
+    "noprefixroute": "no_prefix_route",
+    "autojoin": "join_group",
+    "no_track": "tracked",
+    "use_vmac": "own_vmac",
+}
+ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,12 @@ def _device(words: Words) -> Written[str]:
     return Written(short_name(word, "device"), word, (word,))
 
 
-def _delay(words: Words) -> DelayedLink:
+def _delay(words: Words) -> Written[LinkDelay]:
     """Parse a device, seconds for down, and seconds for up if they differ."""
     device, delay = DEVICE.parse(words), seconds(0, MAX_LINK_DELAY_S)
     down = delay.parse(words)
-    return DelayedLink(device.word, down, delay.parse(words) if words else down)
+    link = LinkDelay(device.value, down, delay.parse(words) if words else down)
+    return Written(link, device.word, device.devices)
 
 
 def _polled(words: Words) -> Written[str]:
@@ -286,3 +287,84 @@ OPTIONAL_WEIGHT = Type(f"[weight N], -{MAX_WEIGHT} to {MAX_WEIGHT}", _optional_w
 FILE_WEIGHT = track_weight(MAX_FILE_WEIGHT)
 INITIAL = Type("[a number] [overwrite]", _initial)
 PROCESS = Type("a command [arguments ...]", _process)
+
+
+def _address_line(static: bool) -> Type[Written[HeldAddress]]:
+    """Make the type of an address with options; a `static` one does not depend on VRRP's state."""
+    flags = {name: field for name, field in ADDRESS_FLAGS.items() if not (static and name == "use_vmac")}
+    options = [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if static else [])]
+
+    def parse(words: Words) -> Written[HeldAddress]:
+        first = words.take("an IP address")
+        interface = interface_of(first, words)
+        given: dict[str, Any] = {"interface": interface, "no_dad": interface.version == 6}  # `-nodad` resets it
+        if interface.version == 6 and interface.network.prefixlen == 128:
+            given["preferred_lft_s"] = 0
+        device, group = None, None
+        for word in words.rest():
+            option = word.text
+            if option in flags:
+                given[flags[option]] = flags[option] not in ("tracked", "no_dad")
+            elif option not in options:
+                near = did_you_mean(option, options)
+                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
+            elif option == "dev":
+                if device is not None:
+                    raise BadValue("a second device for one address", "write the address once for each", word)
+                device = words.take("a device behind dev")
+                given["device"] = device.text
+            elif option == "track_group":
+                group = words.take("the name of a track_group")
+            else:
+                _address_option(given, interface, option, words)
+        return Written(HeldAddress(**given), first, (device,) if device else (), group)
+
+    last = "track_group NAME" if static else "use_vmac"
+    syntax = (
+        "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
+        f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
+    )
+    return Type(syntax, parse)
+
+
+def _address_option(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
+    value = words.take(f"a value behind {option}")
+    if option == "label":
+        given["label"] = short_name(value, "label")
+    elif option == "scope":
+        scope = named(Names.SCOPES, value.text, 255)
+        if scope is None:
+            words.warn(value, f"scope '{value.text}' is not known; global counts")
+        given["scope"] = scope or 0
+    elif option in ("brd", "broadcast"):
+        given["broadcast"] = _broadcast(interface, value)
+    elif option == "peer":
+        try:
+            peer = address_of(value)
+        except BadValue as problem:
+            words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
+        else:
+            if peer.version != interface.version:
+                raise BadValue(f"peer {peer} is not of the address's family", "", value)
+            given["peer"] = peer
+    elif value.text == "forever":
+        given["preferred_lft_s"] = FOREVER
+    elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
+        given["preferred_lft_s"] = int(value.text)
+    else:
+        words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
+
+
+def _broadcast(interface: Interface, word: Word) -> Address | None:
+    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
+    if word.text in ("+", "-"):
+        if interface.network.prefixlen >= interface.max_prefixlen - 1:
+            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
+        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
+    address = address_of(word)
+    if address.version != 4 or interface.version != 4:
+        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
+    return address
+
+
+ADDRESS_LINE, STATIC_ADDRESS_LINE = _address_line(False), _address_line(True)
