@@ -31,6 +31,11 @@ def server(number: int) -> str:
     return f"10.66.{1 + number // 256}.{number % 256}"
 
 
+def server6(number: int) -> str:
+    """Return its address of IPv6."""
+    return f"fd66::1:{number:x}"
+
+
 def server_mac(number: int) -> str:
     """Return its link address."""
     return f"02:00:00:00:{1 + number // 256:02x}:{number % 256:02x}"
@@ -82,7 +87,7 @@ def _populate(servers: int) -> None:
     neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
     if has_ipv6():
         lines += [f"addr add {address} dev {DEVICE} nodad" for address in (f"{OWN6}/64", f"{VIP6}/128")]
-        neighbours[SERVER6] = server_mac(1)
+        neighbours |= {server6(number): server_mac(number) for number in range(1, servers + 1)}
     lines += [f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}" for each, mac in neighbours.items()]
     ip_batch(*lines, f"route add default via {ROUTER}")
     proc.write("net/ipv4/ip_forward", "1")
@@ -100,15 +105,16 @@ def remove_namespace(name: str) -> None:
 
 
 @contextlib.contextmanager
-def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
-    """Enter a new namespace with a link, servers on it and VIPs; remove it at the end."""
+def new_site(role: str, servers: int = SERVERS) -> Iterator[str]:
+    """Enter a new namespace with a link, servers on it and VIPs; yield its file; remove it at the end."""
     name = f"{PREFIX}{os.getpid()}-{role}"
+    path = f"/run/netns/{name}"
     try:
         with deferred():
             run("ip", "netns", "add", name)
-        with inside_network(f"/run/netns/{name}"):
+        with inside_network(path):
             _populate(servers)
-            yield
+            yield path
     finally:
         with undisturbed():
             remove_namespace(name)
