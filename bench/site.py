@@ -21,7 +21,7 @@ DEVICE = "d0"
 MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 OWN, ROUTER = "10.66.0.1", "10.66.255.254"  # of 10.66.0.0/16
 VIP = "10.66.0.100"
-OWN6, VIP6, SERVER6 = "fd66::1", "fd66::100", "fd66::1:1"  # of fd66::/64
+OWN6, VIP6 = "fd66::1", "fd66::100"  # of fd66::/64
 SERVERS = 8
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
