@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from bench import full_table
+from bench import full_table, katran
 from bench.cases import (
     MANY,
     MANY_CLIENTS,
@@ -144,9 +145,16 @@ class Bench:
 
 
 @contextmanager
-def ready(size: Size, progress: Progress) -> Iterator[Bench]:
-    """Everything made and connected; the namespaces are left and gone afterwards. Raises what loading raises."""
+def ready(size: Size, progress: Progress, tree: Path | None = None) -> Iterator[Bench]:
+    """Everything made and connected; the namespaces are left and gone afterwards. Raises what loading raises.
+
+    With Katran's source tree, each round measures Katran too.
+    """
     with ExitStack() as closing:
+        objects = None
+        if tree:
+            progress("packets: compiling Katran")
+            objects = closing.enter_context(katran.built(tree))
         progress("packets: making the tables")
         path = closing.enter_context(new_path("packets", size.capacity))
         bench = Bench(size, path)
@@ -158,4 +166,7 @@ def ready(size: Size, progress: Progress) -> Iterator[Bench]:
             full = closing.enter_context(full_table.full_table(path.harness, size))
             bench.others.append(full.measure)
             closing.enter_context(inside_network(path.namespace))
+        if objects:
+            beside = closing.enter_context(katran.loaded(objects, path.harness, size, progress))
+            bench.others.append(beside.measure)
         yield bench
