@@ -1,6 +1,8 @@
 # For those who have make; everything is in ./dev, which needs only sh.
 .PHONY: bench-baseline demo test lint fmt conformance interop fuzz bench bench-guard bench-ipvs bench-scale docs build
-demo test lint fmt conformance interop fuzz bench bench-guard bench-ipvs bench-scale docs build:
+demo test lint fmt conformance interop fuzz bench-guard bench-ipvs bench-scale docs build:
 	@./dev $@
+bench:
+	@./dev bench $(if $(KATRAN),--katran "$(KATRAN)")
 bench-baseline:
 	@./dev bench-guard --write

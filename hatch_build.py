@@ -51,7 +51,7 @@ class BuildError(Exception):
     """A source does not compile or cannot be described; the text is the compiler's message."""
 
 
-def _toolchain() -> Path:
+def toolchain() -> Path:
     """Return the directory of ziglang. Raises BuildError without ziglang."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
@@ -61,7 +61,7 @@ def _toolchain() -> Path:
 
 def compiler(root: Path) -> list[str]:
     """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
-    zig = _toolchain()
+    zig = toolchain()
     headers = zig / "lib" / "libc" / "include"
     return [
         sys.executable,
@@ -80,22 +80,27 @@ def compiler(root: Path) -> list[str]:
     ]
 
 
-def compile_object(source: Path, target: Path, root: Path) -> None:
-    """Compile one source. Raises BuildError with the compiler's message."""
+def run_compiler(command: list[str], folder: Path) -> str:
+    """Run the compiler in a folder. Return its messages if it failed, else an empty string."""
     unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # which would change the bytes
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
-    command = [*compiler(root), "-c", str(source.relative_to(root)), "-o", str(target)]
     with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # zig insists on a cache, and never shrinks it
         done = subprocess.run(
             command,
-            cwd=root,
+            cwd=folder,
             env={**environment, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
             capture_output=True,
             text=True,
             check=False,
         )
-    if done.returncode:
-        raise BuildError(f"{source.relative_to(root)} does not compile:\n{done.stderr.strip()}")
+    return (done.stderr.strip() or "the compiler failed") if done.returncode else ""
+
+
+def compile_object(source: Path, target: Path, root: Path) -> None:
+    """Compile one source. Raises BuildError with the compiler's message."""
+    name = source.relative_to(root)
+    if errors := run_compiler([*compiler(root), "-c", str(name), "-o", str(target)], root):
+        raise BuildError(f"{name} does not compile:\n{errors}")
 
 
 def build(root: Path, sources: Path | None = None, objects: Path | None = None) -> list[Path]:

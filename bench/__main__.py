@@ -66,6 +66,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the rows; may be repeated")
     parser.add_argument(
+        "--katran", type=Path, metavar="DIR", help="compile Katran from this source tree, and measure it beside"
+    )
+    parser.add_argument(
         "--minutes", type=float, metavar="N", help="how long virtual routers are measured (1; with --quick 0.1)"
     )
     parser.add_argument(
@@ -76,14 +79,17 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--from", type=Path, dest="before", metavar="FILE", help="show such a file, measure nothing")
     parser.add_argument("--write-docs", action="store_true", help="put tables and picture into docs/performance.md")
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    if given.katran and (given.before or (given.only and "packets" not in given.only)):
+        parser.error("--katran: only a measurement with the part packets runs Katran")
+    return given
 
 
-def _measure(parts: Sequence[str], sizes: Sizes) -> Record:
+def _measure(parts: Sequence[str], sizes: Sizes, katran: Path | None) -> Record:
     found = Record({}, sizes.shown(), record.machine(), {})
     results = found.results
     if "packets" in parts:
-        with packets.ready(sizes.packets, progress) as bench:
+        with packets.ready(sizes.packets, progress, katran) as bench:
             results |= bench.run(progress)
             results["connection_bytes"] = bench.connection_bytes()
             found.harness_ns.update(bench.overheads.all_ns())
@@ -140,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
             found = record.read(given.before)
         else:
             need_root("it loads eBPF and makes network namespaces: run it as root")
-            found = _measure(given.only or PARTS, _sizes(given))
+            found = _measure(given.only or PARTS, _sizes(given), given.katran)
         _tell(found, given)
         return 0
 

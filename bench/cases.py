@@ -8,11 +8,14 @@ from bench import site
 from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame, Question
 from bench.harness import (
     FLOWS,
+    FLOWS6,
+    REPLIES,
     SAME,
     SAME6,
     SAME6_TC,
     SAME_TC,
     SHRINK,
+    SHRINK_FLOWS,
     TC,
     TC_REDIRECT,
     XDP,
@@ -28,10 +31,14 @@ CLIENT, CLIENT6 = "198.18.0.7", "fd67::7"
 FAR, FAR6 = "198.19.0.9", "fd68::9"  # other hosts, for whose packets this one is a router
 MANY_CLIENTS = "10.128.0.0"  # the first client of the random flows,
 THREAD_CLIENTS = "10.144.0.0"  # of those across services,
-NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # and of the new ones
+NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # of the new ones,
+NAT_CLIENTS = "10.192.0.0"  # of NAT, with one flow each,
+MANY_CLIENTS6, NEW_CLIENTS6 = "fd67::a80:0", "fd67::aa0:0"  # and of IPv6
 NEW_WALK = 1 << 22  # new flows before one comes twice
 CLIENT_PORT = 40000
 DR, TUN, NAT, MANY, UDP, SIX, STICKY, LIMITED, THREADS = 80, 81, 82, 83, 84, 85, 86, 87, 9000  # ports of the services
+MANY_TUN, MANY_NAT, MANY_SIX = 88, 89, 90  # and of those of budgets
+NAT_NUMBERS = (1, 64, 4096, 65536)  # of clients; powers of two
 NAT_PORT = 8080  # of the real server
 SERVICES, FLOWS_EACH = 16, 64  # across services
 _PERSISTENT_S = 3600
@@ -47,6 +54,8 @@ class Size:
     repeat: int = 1_000_000
     flows: int = 1 << 20  # a power of two
     new: int = 30_000  # connections in a round of each case
+    budgets: bool = True  # measure their rows too, which need a table twice as large
+    katran_flows: int = 4_000_000  # capacity of Katran's table for a CPU
 
     @property
     def part(self) -> int:
@@ -55,16 +64,22 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Return a capacity of the connection table that the bench fills by half: half-open connections stay."""
-        return 2 * (self.flows + len(NEW_CASES) * self.new * (self.rounds + 1) + 32768)
+        """Return a capacity of the connection table that the bench does not exhaust."""
+        established = 3 * self.flows + NAT_NUMBERS[-1] if self.budgets else self.flows
+        return established + len(new_cases(self)) * self.new * (self.rounds + 1) + 32768
 
 
-QUICK = Size(rounds=3, repeat=20_000, flows=1 << 14, new=2_000)
+QUICK = Size(rounds=3, repeat=20_000, flows=1 << 14, new=2_000, katran_flows=1 << 16)
 
 
 def key(port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
     """Return the key of the service at this port."""
-    return ServiceKey(protocol, ip_address(site.VIP6 if port == SIX else site.VIP), port)
+    return ServiceKey(protocol, ip_address(_vip(port)), port)
+
+
+def _vip(port: int) -> str:
+    """Return the address of the service at this port."""
+    return site.VIP6 if port in (SIX, MANY_SIX) else site.VIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,8 @@ class Served:
         """Return one destination for each server."""
         port = NAT_PORT if self.method == Method.MASQ else self.service.key.port
         six = self.service.key.address.version == 6
-        addresses = [site.SERVER6] if six else [site.server(number) for number in range(1, self.servers + 1)]
+        address_of = site.server6 if six else site.server
+        addresses = [address_of(number) for number in range(1, self.servers + 1)]
         return [
             Destination(DestinationKey(ip_address(each), port), self.method, upper=self.limit, lower=self.limit // 2)
             for each in addresses
@@ -93,7 +109,7 @@ class Served:
             director.add_destination(self.service.key, destination)
 
 
-def services() -> list[Served]:
+def services(size: Size) -> list[Served]:
     """Return all services; those of IPv6 only if the kernel has IPv6."""
     sticky = VirtualService(key(STICKY), "rr", ServiceFlag.PERSISTENT, _PERSISTENT_S)
     found = [
@@ -106,48 +122,74 @@ def services() -> list[Served]:
         Served(VirtualService(key(LIMITED), "rr"), servers=site.SERVERS, limit=_NO_LIMIT),
         *(Served(VirtualService(key(THREADS + number), "rr")) for number in range(SERVICES)),
     ]
+    if size.budgets:
+        found.append(Served(VirtualService(key(MANY_TUN), "rr"), Method.TUNNEL, servers=site.SERVERS))
+        found.append(Served(VirtualService(key(MANY_NAT), "rr"), Method.MASQ))
     if site.has_ipv6():
         found.append(Served(VirtualService(key(SIX), "rr")))
+        if size.budgets:
+            found.append(Served(VirtualService(key(MANY_SIX), "rr"), servers=site.SERVERS))
     return found
 
 
 def request(port: int, flags: int = ACK, source: str = CLIENT) -> Frame:
-    """Return a client's packet to a service of TCP and IPv4."""
-    return Frame(source, site.VIP, CLIENT_PORT, port, flags)
+    """Return a client's packet to a service of TCP."""
+    return Frame(source, _vip(port), CLIENT_PORT, port, flags)
 
 
 def _udp() -> Frame:
     return Frame(CLIENT, site.VIP, CLIENT_PORT, UDP, protocol=Protocol.UDP)
 
 
-def _six(flags: int) -> Frame:
-    return Frame(CLIENT6, site.VIP6, CLIENT_PORT, SIX, flags)
-
-
 def plain(version: int) -> Frame:
     """Return some frame of this version of IP."""
-    return request(DR) if version == 4 else _six(ACK)
+    return request(DR) if version == 4 else request(SIX, source=CLIENT6)
+
+
+def unserved() -> Frame:
+    """Return a packet of no service."""
+    return Frame(CLIENT, site.OWN, CLIENT_PORT, 22)
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Packets that make the connections of a case, one of each flow."""
+    """Packets that make the connections of a case: these frames, one after the other, of each flow."""
 
-    frame: Frame
+    frames: tuple[Frame, ...]
     wrapper: Wrapper = SAME
     flows: Flows | None = None
+
+    @property
+    def service(self) -> ServiceKey:
+        """Return the key of the service whose connections it makes, of several the first."""
+        return key(self.frames[0].target_port, self.frames[0].protocol)
+
+
+def _handshake(port: int, source: str = CLIENT) -> tuple[Frame, ...]:
+    return request(port, SYN, source), request(port, ACK, source)
 
 
 def openings(size: Size) -> list[Opening]:
     """Return the packets that make all connections: a SYN and one or two ACKs of each TCP connection."""
     many = Flows(size.flows, 0, IN_ORDER)
     across = Flows(SERVICES * FLOWS_EACH, 0, IN_ORDER, SERVICES)
-    found = [Opening(request(port, flags), SHRINK) for port in (DR, TUN, NAT, STICKY) for flags in (SYN, ACK, ACK)]
-    found += [Opening(_udp()), Opening(_udp())]
-    found += [Opening(request(MANY, flags, MANY_CLIENTS), FLOWS, many) for flags in (SYN, ACK)]
-    found += [Opening(request(THREADS, flags, THREAD_CLIENTS), FLOWS, across) for flags in (SYN, ACK)]
+    found = [Opening((*_handshake(port), request(port)), SHRINK) for port in (DR, TUN, NAT, STICKY)]
+    found.append(Opening((_udp(), _udp())))
+    found.append(Opening(_handshake(MANY, MANY_CLIENTS), FLOWS, many))
+    found.append(Opening(_handshake(THREADS, THREAD_CLIENTS), FLOWS, across))
     if site.has_ipv6():
-        found += [Opening(_six(flags), SAME6) for flags in (SYN, ACK)]
+        found.append(Opening(_handshake(SIX, CLIENT6), SAME6))
+    if size.budgets:
+        found += _budget_openings(many)
+    return found
+
+
+def _budget_openings(many: Flows) -> list[Opening]:
+    each_client = Flows(NAT_NUMBERS[-1], 0, IN_ORDER, port_bits=0)
+    found = [Opening(_handshake(MANY_TUN, MANY_CLIENTS), SHRINK_FLOWS, many)]
+    found.append(Opening(_handshake(MANY_NAT, NAT_CLIENTS), FLOWS, each_client))
+    if site.has_ipv6():
+        found.append(Opening(_handshake(MANY_SIX, MANY_CLIENTS6), FLOWS6, many))
     return found
 
 
@@ -184,11 +226,10 @@ def _foreign() -> list[Case]:
 def cases(size: Size) -> list[Case]:
     """Return the cases whose packets make no connection."""
     reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
-    other = Frame(CLIENT, site.OWN, CLIENT_PORT, 22)
     threads = tuple(key(THREADS + number) for number in range(SERVICES))
     across = Flows(SERVICES * FLOWS_EACH, 0, SCATTERED, SERVICES)
     found = [
-        Case("no_service", other, verdicts=(XDP.passes,)),
+        Case("no_service", unserved(), verdicts=(XDP.passes,)),
         Case("one_dr", request(DR), (key(DR),)),
         Case("one_tun", request(TUN), (key(TUN),), SHRINK),
         Case("nat_forth", request(NAT), (key(NAT),)),
@@ -196,7 +237,7 @@ def cases(size: Size) -> list[Case]:
         Case("one_udp", _udp(), (key(UDP, Protocol.UDP),)),
         Case("one_persistent", request(STICKY), (key(STICKY),)),
         Case("across", request(THREADS, source=THREAD_CLIENTS), threads, FLOWS, flows=across),
-        Case("tc_no_service", other, (), SAME_TC, (TC.passes,)),
+        Case("tc_no_service", unserved(), (), SAME_TC, (TC.passes,)),
         Case("tc_one_dr", request(DR), (key(DR),), SAME_TC, (TC_REDIRECT,)),
         Case("tc_nat_forth", request(NAT), (key(NAT),), SAME_TC, (TC_REDIRECT,)),
         Case("tc_nat_back", reply, (key(NAT),), SAME_TC, (TC_REDIRECT,), replies=True),
@@ -205,8 +246,28 @@ def cases(size: Size) -> list[Case]:
         flows = Flows(number, 0, SCATTERED)
         found.append(Case(name, request(MANY, source=MANY_CLIENTS), (key(MANY),), FLOWS, flows=flows))
     if site.has_ipv6():
-        found.append(Case("one_six", _six(ACK), (key(SIX),), SAME6))
-    return found + _foreign()
+        found.append(Case("one_six", request(SIX, source=CLIENT6), (key(SIX),), SAME6))
+    return found + _foreign() + (_budget_cases(size) if size.budgets else [])
+
+
+def _budget_cases(size: Size) -> list[Case]:
+    """Return the further cases that budgets compare: random flows of tunnels and of IPv6, and NAT by clients."""
+    many = Flows(size.flows, 0, SCATTERED)
+    found = [
+        Case("many_tun", request(MANY_TUN, source=MANY_CLIENTS), (key(MANY_TUN),), SHRINK_FLOWS, flows=many),
+    ]
+    if site.has_ipv6():
+        frame = request(MANY_SIX, source=MANY_CLIENTS6)
+        found.append(Case("many_six", frame, (key(MANY_SIX),), FLOWS6, flows=many))
+    served = (key(MANY_NAT),)
+    reply = Frame(site.server(1), NAT_CLIENTS, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
+    for number in NAT_NUMBERS:
+        flows = Flows(number, 0, SCATTERED, port_bits=0)
+        forth = request(MANY_NAT, source=NAT_CLIENTS)
+        back = flows._replace(replies=True)
+        found.append(Case(f"nat_forth_{number}", forth, served, FLOWS, flows=flows))
+        found.append(Case(f"nat_back_{number}", reply, served, REPLIES, replies=True, flows=back))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +277,16 @@ class NewCase:
     name: str
     port: int
     clients: str
+    wrapper: Wrapper = FLOWS
 
 
-NEW_CASES = (
-    NewCase("new_dr", MANY, NEW_CLIENTS),
-    NewCase("new_persistent", STICKY, STICKY_CLIENTS),
-    NewCase("new_limited", LIMITED, LIMITED_CLIENTS),
-)
+def new_cases(size: Size) -> list[NewCase]:
+    """Return the cases whose packets each make a connection."""
+    found = [
+        NewCase("new_dr", MANY, NEW_CLIENTS),
+        NewCase("new_persistent", STICKY, STICKY_CLIENTS),
+        NewCase("new_limited", LIMITED, LIMITED_CLIENTS),
+    ]
+    if size.budgets and site.has_ipv6():
+        found.append(NewCase("new_six", MANY_SIX, NEW_CLIENTS6, FLOWS6))
+    return found

@@ -30,6 +30,8 @@ def block(record: Record) -> str:
     measured = [row for row in ROWS if row.name in record.results]
     found = [f"![What a packet costs, in times of the floor]({PICTURE})", ""]
     found += _table(report.HEADINGS, report.lines(record.results, record.sizes, measured))
+    if budgets := report.budget_lines(record.results, record.sizes):
+        found += ["", *_table(report.BUDGET_HEADINGS, budgets)]
     if schedulers := report.scheduler_lines(record.results):
         found += ["", *_table(report.SCHEDULER_HEADINGS, schedulers)]
     notes = report.footer(record.machine, record.harness_ns)

@@ -16,6 +16,7 @@ from typing import Any
 from bench import cases, packets, record
 from bench.program import need_root, progress, status_of
 from bench.rows import FLOOR, FLOOR_TC, ROWS, value_of
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 
 BASELINE = Path("bench/baseline.json")
@@ -84,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", type=Path, default=BASELINE, help=f"another one ({BASELINE})")
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     given = parser.parse_args(words)
-    size, where = cases.QUICK if given.quick else cases.Size(), record.machine()
+    size, where = replace(cases.QUICK if given.quick else cases.Size(), budgets=False), record.machine()
 
     def run() -> int:
         need_root("run it as root")

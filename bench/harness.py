@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from bench import site
 from bench.frames import Flows, Frame
@@ -43,12 +44,24 @@ class Wrapper:
     name: str
     hook: Hook = XDP
     version: int = 4  # of IP
+    varies: bool = False  # the flow; the plan then needs flows
+    shrinks: bool = False  # what the program under test made longer
 
 
-SAME, SHRINK, FLOWS = map(Wrapper, ("bench_same", "bench_shrink", "bench_flows"))
-SAME6, FLOWS6 = Wrapper("bench_same6", version=6), Wrapper("bench_flows6", version=6)
+SAME, SAME6 = Wrapper("bench_same"), Wrapper("bench_same6", version=6)
+FLOWS, FLOWS6 = Wrapper("bench_flows", varies=True), Wrapper("bench_flows6", version=6, varies=True)
+SHRINK, SHRINK_FLOWS = Wrapper("bench_shrink", shrinks=True), Wrapper("bench_shrink_flows", varies=True, shrinks=True)
+REPLIES = Wrapper("bench_replies", varies=True)
 SAME_TC, SAME6_TC = Wrapper("bench_tc", TC), Wrapper("bench_tc6", TC, version=6)
-WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC, SAME6_TC)
+WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, FLOWS6, SHRINK_FLOWS, REPLIES, SAME_TC, SAME6_TC)
+
+
+class Sample(NamedTuple):
+    """What a packet of a row cost in one round, in ns, the harness included."""
+
+    name: str
+    wrapper: Wrapper
+    spent: float
 
 
 class Harness:
@@ -128,6 +141,7 @@ class Harness:
 def loaded() -> Iterator[Harness]:
     """Load the harness. Raises what loading raises."""
     with BpfObject(abi.shipped().path(OBJECT)) as opened:
+        opened.set_max_entries("bench_lines", abi.constant("BENCH_LINES"))
         opened.load()
         yield Harness(opened)
 

@@ -13,13 +13,12 @@ from ipaddress import ip_address
 from bench import site
 from bench.cases import Served
 from bench.commands import CommandFailed, Size, program
-from bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from bench.frames import ACK, FIN, IN_ORDER, PORT_BITS, SCATTERED, SYN, Flows, Frame
 from bench.harness import FLOWS, FLOWS6, WrongPath
 from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
-from pylvs.bpf import abi
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -58,7 +57,7 @@ class LargeTable:
         self._wrapper = FLOWS6 if kind.version == 6 else FLOWS
 
     def serve(self) -> None:
-        """Add the service with equal servers; for IPv6 only one."""
+        """Add the service with equal servers."""
         Served(VirtualService(self.key, "rr"), self.kind.method, site.SERVERS).add_to(self.path.director)
 
     # --- packets ---
@@ -118,7 +117,7 @@ class LargeTable:
         Each walk covers a power of two of connections: first the largest that fits, then the rest.
         """
         first, total = 0, 0.0
-        per_address = abi.constant("BENCH_FLOWS_AN_ADDRESS")
+        per_address = 1 << PORT_BITS
         while self.connections - first >= per_address or not first:
             number = 1 << ((self.connections - first).bit_length() - 1)
             share = max(1, repeat * number // self.connections)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from bench.cases import MANY, NEW_CASES, NEW_WALK, Case, NewCase, Size, cases, key, openings, request, services
-from bench.frames import IN_ORDER, SYN, Flows
-from bench.harness import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
+from bench import full_table, katran
+from bench.cases import (
+    MANY,
+    MANY_CLIENTS,
+    NEW_WALK,
+    Case,
+    NewCase,
+    Size,
+    cases,
+    key,
+    new_cases,
+    openings,
+    request,
+    services,
+)
+from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
+from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, Measured
+from bench.rows import FLOOR, FLOOR_TC, LINE, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.system.namespaces import inside_network
 
 _MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
 _YOUNG_S = 50  # a connection without an answer lives a minute
+_HALF_OPEN = 1 << 13  # at once
 _OF_IPV6 = {"connections6", "replies6"}
 
 
@@ -28,7 +45,8 @@ class Bench:
         self.overheads = Overheads(path.harness)
         self.results: dict[str, Measured] = {}
         self._wrappers: dict[str, Wrapper] = {}  # of each row
-        self._new = dict.fromkeys(NEW_CASES, 0)  # flows made so far
+        self.others: list[Callable[[], Iterable[Sample]]] = []  # what each round also measures: other programs, tables
+        self._new = dict.fromkeys(new_cases(size), 0)  # flows made so far
         self._began: float | None = None  # making them
 
     # --- setting up ---
@@ -36,18 +54,24 @@ class Bench:
     def serve(self) -> None:
         """Add the services."""
         with self.path.director.batch():
-            for each in services():
+            for each in services(self.size):
                 each.add_to(self.path.director)
 
     def connect(self) -> None:
         """Make the connections whose packets are measured."""
         harness = self.path.harness
         for each in openings(self.size):
-            harness.plan(each.frame, each.flows)
-            harness.run(each.wrapper, self.path.entry(each.wrapper), each.flows.number if each.flows else 2)
-        there, _ = self.path.connections(key(MANY))
-        if there != self.size.flows:
-            raise WrongPath(f"connections: {there}, expected: {self.size.flows}")
+            number = each.flows.number if each.flows else 1
+            for first in range(0, number, _HALF_OPEN):
+                self.path.forget_half_open()
+                for frame in each.frames:
+                    harness.plan(frame, each.flows._replace(first=first) if each.flows else None)
+                    harness.run(
+                        each.wrapper, self.path.entry(each.wrapper), min(number, _HALF_OPEN) if each.flows else 2
+                    )
+            there, _ = self.path.connections(each.service)
+            if each.flows and there != each.flows.number // each.flows.services:
+                raise WrongPath(f"port {each.service.port}: connections: {there}, expected: {each.flows.number}")
 
     # --- measuring ---
 
@@ -73,8 +97,9 @@ class Bench:
         self._began = self._began or time.monotonic()
         service, number = key(case.port), self.size.new
         there, ever = self.path.connections(service)
+        self.path.forget_half_open()
         self.path.harness.plan(request(case.port, SYN, case.clients), Flows(NEW_WALK, self._new[case], IN_ORDER))
-        spent, _ = self.path.harness.run(FLOWS, self.path.entry(FLOWS), number)
+        spent, _ = self.path.harness.run(case.wrapper, self.path.entry(case.wrapper), number)
         self._new[case] += number
         now_there, now_ever = self.path.connections(service)
         made, lasting = now_ever - ever, now_there - there
@@ -84,6 +109,16 @@ class Bench:
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 
+    def measure_line(self) -> Iterator[Sample]:
+        """Measure the program that reads one cache line for each of the random flows. Raises WrongPath."""
+        harness, frame = self.path.harness, request(MANY, source=MANY_CLIENTS)
+        harness.plan(frame, Flows(self.size.flows, 0, SCATTERED))
+        spent, last = harness.run(FLOWS, harness.own("bench_line"), self.size.repeat)
+        sent = frame.packed()
+        if last.verdict != XDP_TX or last.data[:12] != sent[6:12] + sent[:6]:
+            raise WrongPath(f"{LINE}: verdict {last.verdict}, frame {last.data.hex()}")
+        yield Sample(LINE, FLOWS, spent)
+
     def _note(self, name: str, wrapper: Wrapper, spent: float) -> None:
         self._wrappers[name] = wrapper
         self.results.setdefault(name, Measured()).samples.append(spent)
@@ -91,7 +126,7 @@ class Bench:
     def run(self, progress: Progress, only: Collection[str] = ()) -> dict[str, Measured]:
         """Measure all cases, or some rows, in rounds, so that other work of the machine affects all alike."""
         established = [case for case in cases(self.size) if not only or case.name in only]
-        new = [case for case in NEW_CASES if not only or case.name in only]
+        new = [case for case in new_cases(self.size) if not only or case.name in only]
         for number in range(self.size.rounds + 1):
             progress(f"packets: round {number} of {self.size.rounds}" if number else "packets: warming up")
             self.overheads.measure(self.size.repeat, self.size.flows)
@@ -100,7 +135,10 @@ class Bench:
             for case in established:
                 self._note(case.name, case.wrapper, self.measure(case))
             for opening in new:
-                self._note(opening.name, FLOWS, self.measure_new(opening))
+                self._note(opening.name, opening.wrapper, self.measure_new(opening))
+            for measure in () if only else self.others:
+                for sample in measure():
+                    self._note(*sample)
         self.overheads.forget_first()
         for name, found in self.results.items():
             del found.samples[0]
@@ -115,12 +153,29 @@ class Bench:
 
 
 @contextmanager
-def ready(size: Size, progress: Progress) -> Iterator[Bench]:
-    """Everything made and connected; the namespace is left and gone afterwards. Raises what loading raises."""
-    progress("packets: making the tables")
-    with new_path("packets", size.capacity) as path:
+def ready(size: Size, progress: Progress, tree: Path | None = None) -> Iterator[Bench]:
+    """Everything made and connected; the namespaces are left and gone afterwards. Raises what loading raises.
+
+    With Katran's source tree, each round measures Katran too.
+    """
+    with ExitStack() as closing:
+        objects = None
+        if tree:
+            progress("packets: compiling Katran")
+            objects = closing.enter_context(katran.built(tree))
+        progress("packets: making the tables")
+        path = closing.enter_context(new_path("packets", size.capacity))
         bench = Bench(size, path)
         bench.serve()
         progress(f"packets: making {size.flows:,} connections")
         bench.connect()
+        if size.budgets:
+            bench.others.append(bench.measure_line)
+            for kind in full_table.FullTable, full_table.Flood:
+                full = closing.enter_context(full_table.full_table(kind, path.harness, size))
+                bench.others.append(full.measure)
+            closing.enter_context(inside_network(path.namespace))
+        if objects:
+            beside = closing.enter_context(katran.loaded(objects, path.harness, size, progress))
+            bench.others.append(beside.measure)
         yield bench

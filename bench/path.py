@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 from bench import site
 from bench.cases import plain
 from bench.frames import SCATTERED, Flows
-from bench.harness import FLOWS, SHRINK, TC, WRAPPERS, XDP, Harness, Hook, Wrapper, loaded
+from bench.harness import TC, WRAPPERS, XDP, Harness, Hook, Wrapper, loaded
 from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import open_pin
+from pylvs.bpf.maps import PerCpuArray
 from pylvs.cli.meter import on_one_cpu
 from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
@@ -25,9 +26,10 @@ _ENTRIES = {XDP: state.XDP, TC: state.TC}
 
 
 class PacketPath:
-    """A Director, its programs, and the harness."""
+    """A Director, its programs, and the harness; in the network namespace of this file."""
 
-    def __init__(self, director: BpfDirector, harness: Harness, entries: dict[Hook, int]) -> None:
+    def __init__(self, namespace: str, director: BpfDirector, harness: Harness, entries: dict[Hook, int]) -> None:
+        self.namespace = namespace
         self.director = director
         self.harness = harness
         self._entries = entries
@@ -36,16 +38,25 @@ class PacketPath:
         """Return the descriptor of the program that gets the frames of this wrapper."""
         return self._entries[wrapper.hook]
 
+    def reason(self, name: str) -> int:
+        """Return how many packets had this reason of `enum reason`."""
+        return self.director.tables.reasons.sums(abi.constant(name))[0]
+
     def reasons(self) -> str:
         """Return the counts of packets that were not merely forwarded, for messages."""
         names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
-        counted = {name: self.director.tables.reasons.sums(abi.constant(name))[0] for name in names}
+        counted = {name: self.reason(name) for name in names}
         return ", ".join(f"{name.removeprefix('REASON_').lower()} {count}" for name, count in counted.items() if count)
 
     def connections(self, service: ServiceKey) -> tuple[int, int]:
         """Return how many connections a service has, and how many it ever had."""
         row = self.director.service(service)
         return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
+
+    def forget_half_open(self) -> None:
+        """Empty the rings of half-open connections, as after a minute: the next new connections end none of them."""
+        with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
+            queues.fill(0, bytes(queues.value_size))
 
     def memory(self, maps: Iterable[str]) -> int:
         """Return the kernel memory of these maps in bytes. Raises Unsupported if one is not pinned."""
@@ -78,9 +89,15 @@ def _memory_of(descriptor: int) -> int:
 
 
 @contextmanager
-def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[PacketPath]:
-    """Make a path for so many connections in a namespace; remove both afterwards. Raises what loading raises."""
-    with site.new_site(role, servers), on_one_cpu(), loaded() as harness, ExitStack() as closing:
+def new_path(
+    role: str, capacity: int, servers: int = site.SERVERS, shared: Harness | None = None
+) -> Iterator[PacketPath]:
+    """Make a path for so many connections in a namespace; remove both afterwards. Raises what loading raises.
+
+    It uses a harness of its own, or shares one.
+    """
+    with site.new_site(role, servers) as namespace, on_one_cpu(), ExitStack() as closing:
+        harness = shared or closing.enter_context(loaded())
         director = BpfDirector(State.open())
         director.make()
         director.change_setting("conn_max", capacity)
@@ -90,7 +107,7 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
             hook: closing.enter_context(_opened(director.state.loaded_path(name), name))
             for hook, name in _ENTRIES.items()
         }
-        yield PacketPath(director, harness, entries)
+        yield PacketPath(namespace, director, harness, entries)
 
 
 class Overheads:
@@ -113,9 +130,9 @@ class Overheads:
             for name in hook.empty, hook.swap:
                 self._alone[name].samples.append(harness.run_alone(name, hook, repeat))
         for wrapper in WRAPPERS:
-            harness.plan(plain(wrapper.version), Flows(flows, 0, SCATTERED) if wrapper is FLOWS else None)
+            harness.plan(plain(wrapper.version), Flows(flows, 0, SCATTERED) if wrapper.varies else None)
             spent, _ = harness.run(wrapper, harness.own(wrapper.hook.empty), repeat)
-            if wrapper is SHRINK:  # half of a pair, one that takes off and one that puts in front
+            if wrapper.shrinks:  # half of a pair, one that takes off and one that puts in front
                 grown, _ = harness.run(wrapper, harness.own("bench_grow"), repeat)
                 spent += (grown - spent) / 2
             self._by_name[wrapper.name].samples.append(spent - self._alone[wrapper.hook.empty].samples[-1])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS, Measured, Row, value_of
+from bench.rows import BUDGET_RESULTS, BUDGETS, FLOOR, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS, Measured, Row, value_of
 from pylvs.dataplane.state import own_build
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -51,12 +51,16 @@ def _rows(record: Record, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     schedulers = [row for each in SCHEDULER_ROWS.values() for row in each]
     if SCHEDULER_FLOOR in record.results:
         schedulers.insert(0, Row(SCHEDULER_FLOOR, "floor of the schedulers' rows", "ratio", floor=SCHEDULER_FLOOR))
-    for row in (*rows, *(each for each in schedulers if each.name in record.results)):
-        found = record.results.get(row.name, Measured())
+    further = [each for each in (*BUDGET_RESULTS, *schedulers) if each.name in record.results]
+    budgets = [each for each in BUDGETS if value_of(each, record.results) is not None]
+    for row in (*rows, *further, *budgets):
+        found = record.results.get(row.result, Measured())
         yield {
             "name": row.name,
             "label": row.label.format(**record.sizes),
             "unit": row.unit,
+            "result": row.result,
+            "floor": row.floor,
             "katran": row.katran,
             "must": row.must,
             "then": row.then,
@@ -87,7 +91,7 @@ def read(path: Path) -> Record:
         results = {
             row["name"]: Measured(row["samples"], row["overhead_ns"], row["processor"], row.get("beside", []))
             for row in content["rows"]
-            if row["samples"]
+            if row["samples"] and row.get("result", row["name"]) == row["name"]
         }
         return Record(results, content["sizes"], content["machine"], content["harness_ns"])
     except (ValueError, KeyError, TypeError):

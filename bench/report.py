@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bench.rows import ROWS, SCHEDULED_SERVERS, SCHEDULER_ROWS, Measured, Row, value_of
+from bench.rows import BUDGETS, REFERENCES, ROWS, SCHEDULED_SERVERS, SCHEDULER_ROWS, Measured, Row, value_of
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawn
 
 HEADINGS = ("case", "Katran", "must reach", "then", "measured", "raw")
+BUDGET_HEADINGS = ("budget", "ratio to", "must reach", "then", "measured", "net")
 SCHEDULER_HEADINGS = ("new connection, by scheduler", *(f"{each:,} servers" for each in SCHEDULED_SERVERS))
 
 Table = list[tuple[str, ...]]
@@ -23,6 +24,8 @@ def _number(value: float | None, unit: str) -> str:
         return "–"
     if unit == "ratio":
         return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    if unit == "relative":
+        return f"{value:.2f}"
     if unit == "x":
         return f"{value:.2f} x"
     shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
@@ -62,6 +65,19 @@ def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[
         budget = [_number(each, row.unit) for each in (row.katran, row.must, row.then)]
         cells = (row.label.format(**sizes), *budget, shown, _raw(row, measured), verdict(row, value))
         found.append(cells)
+    return found
+
+
+def budget_lines(results: dict[str, Measured], sizes: dict[str, float]) -> Table:
+    """Return the cells of the budgets that were measured; the last cell is the verdict."""
+    found = []
+    for row in BUDGETS:
+        value = value_of(row, results)
+        if value is None:
+            continue
+        budget = [_number(each, row.unit) for each in (row.must, row.then, value)]
+        net = f"{results[row.result].net:.1f} of {results[row.floor].net:.1f} ns"
+        found.append((row.label.format(**sizes), REFERENCES[row.floor], *budget, net, verdict(row, value)))
     return found
 
 
@@ -132,6 +148,8 @@ def show(
 ) -> None:
     """Print the tables: drawn on a terminal, plain otherwise."""
     tables: list[tuple[str, Sequence[str], Table]] = [("pylvs bench", HEADINGS, lines(results, sizes, rows))]
+    if budgets := budget_lines(results, sizes):
+        tables.append(("budgets", BUDGET_HEADINGS, budgets))
     if schedulers := scheduler_lines(results):
         tables.append(("schedulers", SCHEDULER_HEADINGS, schedulers))
     for number, (title, headings, cells) in enumerate(tables):

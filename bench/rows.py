@@ -19,13 +19,20 @@ class Row:
     name: str
     label: str
     unit: str  # "ratio", "times", "s", "ms", "us", "ns", "%", "MB", "bytes", or none; "x": a gain, the more the better
+    # "relative" is a ratio to another result than a floor.
     katran: float | None = None
     must: float | None = None
     then: float | None = None
-    floor: str = "floor"  # the row that a ratio is to
+    floor: str = "floor"  # the result that a ratio is to
+    measured: str = ""  # the result that it has, if not the one of its own name
+
+    @property
+    def result(self) -> str:
+        """Return the name of the measured result."""
+        return self.measured or self.name
 
 
-FLOOR, FLOOR_TC = "floor", "tc_floor"
+FLOOR, FLOOR_TC, LINE = "floor", "tc_floor", "line"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -92,6 +99,54 @@ ROWS = (
     Row("check_http_keepalived", "the same by keepalived", "us"),
     Row("vrrp_gap", "longest gap between advertisements every 10 ms, {minutes:g} min under load", "ms", None, 30, 20),
     Row("vrrp_gap_machine", "the same of a process that only sleeps: the machine's own", "ms"),
+)
+
+
+def _budget(label: str, measured: str, floor: str, must: float | None = None, then: float | None = None) -> Row:
+    return Row(f"{measured}/{floor}", label, "relative", None, must, then, floor, measured)
+
+
+_NAT_ANSWERS = {1: "1 client", 64: "64 clients", 4096: "4,096 clients", 65536: "65,536 clients"}
+# A table of their own: ratios to other programs, or to other packets, of the same rounds.
+BUDGETS = (
+    _budget("established, one flow, DR", "one_dr", "katran_one", 0.27, 0.25),
+    _budget("established, one flow, TUN", "one_tun", "katran_one", 0.40, 0.33),
+    _budget("packet of no service", "no_service", "katran_no_service", 0.33, 0.30),
+    _budget("established, {flows:,} random flows, DR", "many_dr", LINE, 1.3, 1.15),
+    _budget("established, {flows:,} random flows, TUN", "many_tun", LINE, 1.4, 1.15),
+    _budget("established, {flows:,} random flows, DR", "many_dr", "katran_many"),
+    _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
+    _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
+    _budget("new flow (SYN)", "new_dr", "katran_new"),
+    _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
+    _budget("new flow (SYN), table full", "new_full", "katran_new_limited", 1.0, 0.8),
+    _budget("new flow (SYN), flood: each ends the oldest", "new_flood", "katran_new_limited", 1.0, 0.8),
+    _budget("IPv6: established, one flow, DR", "one_six", "one_dr", 1.3, 1.15),
+    _budget("IPv6: established, {flows:,} random flows, DR", "many_six", "many_dr", 1.3, 1.15),
+    _budget("IPv6: new flow (SYN)", "new_six", "new_dr", 1.3, 1.15),
+    *(
+        _budget(f"NAT, server to client, {text}", f"nat_back_{number}", f"nat_forth_{number}", 1.5, 1.2)
+        for number, text in _NAT_ANSWERS.items()
+    ),
+)
+# What the table calls the results that budgets are ratios to.
+REFERENCES = {
+    LINE: "one line",
+    "katran_one": "Katran",
+    "katran_no_service": "Katran",
+    "katran_many": "Katran",
+    "katran_new": "Katran, which stores it",
+    "katran_new_limited": "Katran beyond its limit",
+    "one_dr": "IPv4",
+    "many_dr": "IPv4",
+    "new_dr": "IPv4",
+    **{f"nat_forth_{number}": "client to server" for number in _NAT_ANSWERS},
+}
+# Results that only budgets use, in times of the floor.
+BUDGET_RESULTS = tuple(
+    Row(name, name, "ratio")
+    for name in dict.fromkeys(name for row in BUDGETS for name in (row.result, row.floor))
+    if name not in {row.name for row in ROWS}
 )
 # Of a table of ten million connections (`bench.scale`).
 SCALE_ROWS = (
@@ -161,10 +216,10 @@ class Measured:
 
 def value_of(row: Row, results: dict[str, Measured]) -> float | None:
     """A row's figure in its unit; None when it could not be measured."""
-    found = results.get(row.name)
+    found = results.get(row.result)
     if found is None or not found.samples:
         return None
-    if row.unit != "ratio":
+    if row.unit not in ("ratio", "relative"):
         return found.net
     floor = results.get(row.floor)
     return found.net / floor.net if floor and floor.samples else None

@@ -21,7 +21,7 @@ DEVICE = "d0"
 MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 OWN, ROUTER = "10.66.0.1", "10.66.255.254"  # of 10.66.0.0/16
 VIP = "10.66.0.100"
-OWN6, VIP6, SERVER6 = "fd66::1", "fd66::100", "fd66::1:1"  # of fd66::/64
+OWN6, VIP6 = "fd66::1", "fd66::100"  # of fd66::/64
 SERVERS = 8
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -29,6 +29,11 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 def server(number: int) -> str:
     """Return the address of a real server, counted from 1."""
     return f"10.66.{1 + number // 256}.{number % 256}"
+
+
+def server6(number: int) -> str:
+    """Return its address of IPv6."""
+    return f"fd66::1:{number:x}"
 
 
 def server_mac(number: int) -> str:
@@ -82,7 +87,7 @@ def _populate(servers: int) -> None:
     neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
     if has_ipv6():
         lines += [f"addr add {address} dev {DEVICE} nodad" for address in (f"{OWN6}/64", f"{VIP6}/128")]
-        neighbours[SERVER6] = server_mac(1)
+        neighbours |= {server6(number): server_mac(number) for number in range(1, servers + 1)}
     lines += [f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}" for each, mac in neighbours.items()]
     ip_batch(*lines, f"route add default via {ROUTER}")
     proc.write("net/ipv4/ip_forward", "1")
@@ -100,15 +105,16 @@ def remove_namespace(name: str) -> None:
 
 
 @contextlib.contextmanager
-def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
-    """Enter a new namespace with a link, servers on it and VIPs; remove it at the end."""
+def new_site(role: str, servers: int = SERVERS) -> Iterator[str]:
+    """Enter a new namespace with a link, servers on it and VIPs; yield its file; remove it at the end."""
     name = f"{PREFIX}{os.getpid()}-{role}"
+    path = f"/run/netns/{name}"
     try:
         with deferred():
             run("ip", "netns", "add", name)
-        with inside_network(f"/run/netns/{name}"):
+        with inside_network(path):
             _populate(servers)
-            yield
+            yield path
     finally:
         with undisturbed():
             remove_namespace(name)

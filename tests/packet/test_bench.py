@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.guard import read
-from bench.rows import ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS
+from bench.rows import BUDGET_RESULTS, BUDGETS, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS
 from tests.packet.interrupted import interrupted_at, namespaces_of
 
 PATIENCE_S = 280
@@ -40,15 +40,20 @@ def _measured(path: Path, *words: str) -> tuple[str, dict[str, float], list[str]
 
 
 def test_a_quick_bench_of_one_part_measures_its_rows(tmp_path: Path) -> None:
-    _, _, names = _measured(tmp_path / "bench.json", "--only", "packets")
+    output, _, names = _measured(tmp_path / "bench.json", "--only", "packets")
     assert {"floor", "one_dr", "nat_forth", "nat_back", "new_dr", "tc_one_dr", "connection_bytes"} <= set(names)
+    budgets = {row.name for row in BUDGETS if not row.floor.startswith("katran")}
+    assert {name for name in names if "/" in name} == budgets
+    assert "katran" not in output
 
 
 @pytest.mark.nightly("all parts of the bench take 40 s of CPU time; the gate runs that of packets")
 def test_a_quick_bench_measures_every_row(tmp_path: Path) -> None:
     output, _, names = _measured(tmp_path / "bench.json")
     schedulers = [row.name for each in SCHEDULER_ROWS.values() for row in each]
-    assert names == [*(row.name for row in ROWS), SCHEDULER_FLOOR, *schedulers]
+    results = [row.name for row in BUDGET_RESULTS if not row.name.startswith("katran")]
+    budgets = [row.name for row in BUDGETS if not row.floor.startswith("katran")]
+    assert names == [*(row.name for row in ROWS), *results, SCHEDULER_FLOOR, *schedulers, *budgets]
     assert {line.split()[0] for line in output.splitlines() if line} >= set(SCHEDULER_ROWS)
     assert ElementTree.parse(tmp_path / "bench.svg").getroot().get("role") == "img"
 

@@ -38,6 +38,7 @@ def run() -> Record:
         "restore": Measured([4.0], processor=[3.0]),
         SCHEDULER_FLOOR: Measured([12.0], 2.0),
         "rr_64": Measured([84.0], 4.0),
+        "katran_one": Measured([170.0], 10.0),
     }
     return Record(results, SIZES, MACHINE, {"bench_same": 5.0})
 
@@ -46,18 +47,24 @@ def test_the_json_holds_every_sample(tmp_path: Path) -> None:
     record.write(tmp_path / "bench.json", run())
     content = json.loads((tmp_path / "bench.json").read_text())
     rows = {row["name"]: row for row in content["rows"]}
-    assert list(rows) == [*(row.name for row in ROWS), SCHEDULER_FLOOR, "rr_64"]
+    further = ["katran_one", SCHEDULER_FLOOR, "rr_64", "one_dr/katran_one"]
+    assert list(rows) == [*(row.name for row in ROWS), *further]
     assert rows["one_dr"]["samples"] == [65.0, 66.0, 64.0]
     assert rows["one_dr"]["measured"] == pytest.approx(3.0)
     assert rows["tc_one_dr"]["measured"] == pytest.approx(3.0)
     assert rows["rr_64"]["measured"] == pytest.approx(8.0)
     assert rows["list"]["measured"] is None
+    budget = rows["one_dr/katran_one"]
+    assert (budget["result"], budget["floor"]) == ("one_dr", "katran_one")
+    assert (budget["must"], budget["then"], budget["measured"]) == (0.27, 0.25, pytest.approx(0.375))
+    assert budget["samples"] == rows["one_dr"]["samples"]
 
 
 def test_the_json_read_again_gives_the_same_tables(tmp_path: Path) -> None:
     record.write(tmp_path / "bench.json", run())
     again = record.read(tmp_path / "bench.json")
     assert report.lines(again.results, again.sizes) == report.lines(run().results, SIZES)
+    assert report.budget_lines(again.results, SIZES) == report.budget_lines(run().results, SIZES) != []
     assert report.scheduler_lines(again.results) == report.scheduler_lines(run().results)
     assert document.block(again) == document.block(run())
 
@@ -93,6 +100,7 @@ def test_the_documents_take_a_run(tmp_path: Path) -> None:
         written = (tmp_path / document.DOCUMENT).read_text()
         assert written == text.replace("old figures", document.block(run()))
     assert "| established TCP, one flow, DR | – | 2.7 | 2.3 | 3.0 | 65.0 ns less 5.0 |" in written
+    assert "| established, one flow, DR | Katran | 0.27 | 0.25 | 0.38 | 60.0 of 160.0 ns |" in written
     assert (tmp_path / document.PICTURE).read_text() == picture.draw(run())
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench import report
 from bench.frames import ACK, SYN, Frame
-from bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, Measured, value_of
+from bench.rows import BUDGETS, FLOOR, REFERENCES, ROWS, SCHEDULER_FLOOR, Measured, value_of
 from pylvs.model.service import Protocol
 
 SIZES: dict[str, float] = {
@@ -88,6 +88,43 @@ def test_schedulers_have_a_table_of_their_own() -> None:
     headings, wlc = out.getvalue().splitlines()[1:]
     assert headings.split()[-4:] == ["64", "servers", "1,024", "servers"]
     assert wlc.split() == ["wlc", "7.0", "8.0", "100"]
+
+
+def with_references() -> dict[str, Measured]:
+    return results() | {
+        "line": Measured([105.0, 115.0, 110.0], 10.0),
+        "katran_one": Measured([300.0], 50.0),
+        "nat_forth_64": Measured([72.0], 12.0),
+        "nat_back_64": Measured([75.0], 3.0),
+    }
+
+
+def test_a_budget_is_a_ratio_to_another_result() -> None:
+    assert report.budget_lines(with_references(), SIZES) == [
+        ("established, one flow, DR", "Katran", "0.27", "0.25", "0.24", "60.0 of 250.0 ns", "then"),
+        ("established, 1,024 random flows, DR", "one line", "1.30", "1.15", "1.40", "140.0 of 100.0 ns", "over"),
+        ("NAT, server to client, 64 clients", "client to server", "1.50", "1.20", "1.20", "72.0 of 60.0 ns", "then"),
+    ]
+
+
+def test_budgets_of_what_was_not_measured_are_left_out() -> None:
+    assert report.budget_lines(results(), SIZES) == []
+    out = io.StringIO()
+    report.show(results(), SIZES, [], out)
+    assert "budget" not in out.getvalue()
+
+
+def test_budgets_have_a_table_of_their_own() -> None:
+    out = io.StringIO()
+    report.show(with_references(), SIZES, [], out, rows=())
+    headings, first, *_ = [line for line in out.getvalue().splitlines()[1:] if line]
+    assert headings.split() == ["budget", "ratio", "to", "must", "reach", "then", "measured", "net"]
+    assert first.split()[-7:] == ["0.25", "0.24", "60.0", "of", "250.0", "ns", "then"]
+
+
+def test_each_budget_has_a_name_of_its_own_and_a_reference_that_the_table_names() -> None:
+    assert len({row.name for row in (*BUDGETS, *ROWS)}) == len(BUDGETS) + len(ROWS)
+    assert {row.floor for row in BUDGETS} == set(REFERENCES)
 
 
 @pytest.mark.parametrize(

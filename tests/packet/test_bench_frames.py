@@ -1,0 +1,70 @@
+"""The harness of the benchmark writes the frames that its plan describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from bench import site
+from bench.frames import IN_ORDER, SYN, Flows, Frame
+from bench.harness import FLOWS, FLOWS6, REPLIES, SHRINK, SHRINK_FLOWS, XDP_TX, Harness, Wrapper, loaded
+from pylvs.bpf import abi
+from pylvs.cli.meter import on_one_cpu
+
+REQUEST = Frame("10.128.0.0", site.VIP, 40000, 80, SYN)
+REQUEST6 = Frame("fd67::a80:0", site.VIP6, 40000, 80, SYN)
+REPLY = Frame(site.server(1), "10.192.0.0", 8080, 40000)
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[Harness]:
+    with site.new_site("frames"), on_one_cpu(), loaded() as harness:
+        yield harness
+
+
+def has_right_ip_checksum(packet: Packet) -> bool:
+    again = packet.copy()
+    del again.chksum
+    return bytes(again)[:20] == bytes(packet)[:20]
+
+
+@pytest.mark.parametrize("port_bits", [15, 0])
+@pytest.mark.parametrize(
+    ("wrapper", "frame"),
+    [(FLOWS, REQUEST), (SHRINK_FLOWS, REQUEST), (FLOWS6, REQUEST6), (REPLIES, REPLY)],
+    ids=lambda each: each.name if isinstance(each, Wrapper) else "",
+)
+def test_each_frame_belongs_to_its_flow(harness: Harness, wrapper: Wrapper, frame: Frame, port_bits: int) -> None:
+    replies = wrapper is REPLIES
+    for flow in 0, 1, 32767, 32768, 65535:
+        flows = Flows(65536, flow, IN_ORDER, port_bits=port_bits, replies=replies)
+        harness.plan(frame, flows)
+        _, last = harness.run(wrapper, harness.own("bench_empty"), 1)
+        packet = Ether(last.data)[IPv6 if wrapper.version == 6 else IP]
+        ends = (packet.src, packet[TCP].sport), (packet.dst, packet[TCP].dport)
+        client, other = reversed(ends) if replies else ends
+        expected = flows.client(ip_address(frame.target) if replies else frame.sender, flow)
+        assert (ip_address(client[0]), client[1]) == expected
+        assert other == ((frame.source, frame.source_port) if replies else (frame.target, frame.target_port))
+        assert wrapper.version == 6 or has_right_ip_checksum(packet)
+
+
+@pytest.mark.parametrize("wrapper", [SHRINK, SHRINK_FLOWS], ids=lambda each: each.name)
+def test_a_frame_that_grew_is_shortened_before_the_next_run(harness: Harness, wrapper: Wrapper) -> None:
+    for runs in 1, 2, 100:
+        harness.plan(REQUEST, Flows(64, 0, IN_ORDER) if wrapper.varies else None)
+        _, last = harness.run(wrapper, harness.own("bench_grow"), runs)
+        assert (last.verdict, len(last.data)) == (XDP_TX, abi.constant("BENCH_BYTES") + abi.constant("BENCH_OUTER"))
+
+
+def test_the_program_of_one_line_sends_each_flow_back(harness: Harness) -> None:
+    for flow in range(0, 1 << 20, 4093):
+        harness.plan(REQUEST, Flows(1 << 20, flow, IN_ORDER))
+        _, last = harness.run(FLOWS, harness.own("bench_line"), 1)
+        assert (last.verdict, last.data[:12]) == (XDP_TX, REQUEST.packed()[6:12] + REQUEST.packed()[:6])
