@@ -48,7 +48,7 @@
 #include "prog/encap.h"
 #include "prog/fwd_slow.h"
 #include "prog/hash_fallback.h"
-#include "prog/make_room.h"
+#include "prog/end_half_open.h"
 #include "prog/nat_orphan.h"
 #include "prog/new.h"
 #include "prog/parse_slow.h"

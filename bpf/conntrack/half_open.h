@@ -10,19 +10,14 @@
  * other services end sooner.
  */
 #pragma once
-#include "conntrack/end.h"
-#include "conntrack/lookup.h"
-#include "lb/destination.h"
+#include "conntrack/entry.h"
 
 enum half_open_limits {
 	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
 	HALF_OPEN_RESERVED = 16, /* a service with less than this part of the ring has a reserved share */
 	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
 	HALF_OPEN_ROOM = 16, /* a table is nearly full if less than this part of it is free */
-	HALF_OPEN_STEPS = 8, /* connections that a new one visits, at most */
 };
-
-enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
 
 INLINE bool is_half_open_state(u32 state)
 {
@@ -54,29 +49,6 @@ INLINE bool has_reserved_share(u32 service, u32 round)
 	struct service_syns *syns = syns_in_round(service, round);
 	u32 few = half_opens_each / HALF_OPEN_RESERVED;
 	return syns && syns->now < few && syns->before < few;
-}
-
-/* End the connection if it is still half-open, unless its service has a reserved share. Return whether it ended or had
- * to stay. */
-VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
-{
-	struct slot_conn held;
-	if (!is_complete(slot) || !conn_of_slot(slot, &held))
-		return HALF_OPEN_GONE;
-	struct connection *c = held.found.connection;
-	u64 *word = connection_word(&held.found);
-	u64 seen = word ? READ_ONCE(*word) : 0;
-	if (!word || seen >> WORD_GENERATION != generation || word_dying(seen) || !is_half_open_state(word_state(seen)))
-		return HALF_OPEN_GONE;
-	struct destination *d = map_elem(destinations, c->destination);
-	if (!d && c->method != METHOD_BYPASS)
-		return HALF_OPEN_GONE;
-	if (d && has_reserved_share(d->service, round))
-		return HALF_OPEN_STAYS;
-	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED))
-		return HALF_OPEN_GONE;
-	count(REASON_HALF_OPEN_ENDED);
-	return HALF_OPEN_ENDED;
 }
 
 /* Return a place of this CPU's ring. */
@@ -116,31 +88,6 @@ INLINE void append_half_open(struct half_open_queue *queue, const struct half_op
 	queue->end += 1;
 	if (queue->end - queue->first > half_opens_each)
 		queue->first += 1;
-}
-
-/* End the oldest half-open connection, for a new one. One with a reserved share becomes the newest instead. */
-INLINE void end_oldest_half_open(u32 now)
-{
-	struct half_open_queue *queue = map_elem(half_open_queues, 0);
-	if (!queue)
-		return;
-#pragma nounroll
-	for (u32 i = 0; i < HALF_OPEN_STEPS && queue->first != queue->end; i++) {
-		struct half_open *place = place_in_ring(queue->first);
-		if (!place)
-			return;
-		struct half_open oldest = *place;
-		queue->first += 1;
-		if ((u16)(second_of(now) - oldest.second) > HALF_OPEN_SECONDS)
-			continue;
-		switch (end_half_open(oldest.slot, oldest.generation, round_of(queue))) {
-		case HALF_OPEN_ENDED:
-			return;
-		case HALF_OPEN_STAYS:
-			append_half_open(queue, &oldest);
-			break;
-		}
-	}
 }
 
 /* Note a new half-open connection. */
