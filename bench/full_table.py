@@ -79,7 +79,7 @@ class Flood(FullTable):
             spent = self._send(self._size.new)
             ended = path.reason(_ENDED) - before
         if ended < self._size.new - _MISSED:
-            raise WrongPath(f"new_flood: {ended} connections ended of {self._size.new}: {path.reasons()}")
+            raise WrongPath(f"new_flood: ended {ended} of {self._size.new}: {path.reasons()}")
         yield Sample("new_flood", FLOWS, spent)
 
 

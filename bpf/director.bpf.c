@@ -13,7 +13,7 @@
  *	   v
  *	PROG_NEW ---> find the service (lb/) ---> [PROG_PERSIST] ---> scheduler ---> PROG_CONNECT
  *	                                                                                |
- *	        the table fills: PROG_MAKE_ROOM, once <---------------------------------+
+ *	        the table fills: PROG_END_HALF_OPEN, once <-----------------------------+
  *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send()
  *
  * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
@@ -164,7 +164,7 @@ int pylvs_tc_egress(struct __sk_buff *skb)
 PROG_XDP_AND_TC(new)
 PROG_XDP_AND_TC(persist)
 PROG_XDP_AND_TC(connect)
-PROG_XDP_AND_TC(make_room)
+PROG_XDP_AND_TC(end_half_open)
 PROG_XDP_AND_TC(hash_fallback)
 PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)

@@ -178,7 +178,7 @@ INLINE bool parse_gue(struct __sk_buff *skb, struct outer *outer)
 	u32 at = ETH_HLEN + outer->length;
 	outer->tunnel = TUNNEL_GUE;
 	if (!outer->first || bpf_skb_load_bytes(skb, at, &gue, UDP_HLEN + GUE_HLEN) ||
-	    !bpf_map_lookup_elem(&gue_ports, &gue.udp.target) || gue.version_control_words & ~GUE_WORDS)
+	    !bpf_map_lookup_elem(&gue_ports, &gue.udp.daddr) || gue.version_control_words & ~GUE_WORDS)
 		return false;
 	outer->summed = gue.udp.check;
 	outer->tunnel_hlen = UDP_HLEN + GUE_HLEN + gue.version_control_words * 4;

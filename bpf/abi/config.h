@@ -183,7 +183,7 @@ struct destination {
 	u32 cached; /* references from the caches of lblc and lblcr, atomic */
 	u32 pad;
 	/* From here on Python's alone: the service's key, by which a deleted destination can be restored. */
-	struct address source; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
+	struct address saddr; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
 	struct address virtual_address;
 	u32 mark;
 	u32 service_birth; /* generation of the edit that added its service */
@@ -196,7 +196,7 @@ struct destination {
 
 /* mh: for each slot the list index of its destination. The key is the service's slot << 1 | `table`. */
 struct maglev_table {
-	u16 places[MAGLEV_SLOTS];
+	u16 list_positions[MAGLEV_SLOTS];
 	u16 pad;
 };
 
@@ -205,7 +205,7 @@ struct maglev_table {
 struct cache_key {
 	u32 epoch; /* of a service's scheduler; it identifies both */
 	u32 part; /* 0: the entry of a daddr; others: more of its members */
-	struct address target;
+	struct address daddr;
 };
 
 struct cached {

@@ -8,20 +8,20 @@
 enum side { SIDE_REQUEST, SIDE_REPLY };
 
 struct tuple4 {
-	be32 source;
-	be32 target;
-	be16 source_port;
-	be16 target_port;
+	be32 saddr;
+	be32 daddr;
+	be16 sport;
+	be16 dport;
 	u8 protocol;
 	u8 kind; /* enum tuple_kind */
 	u16 number; /* distinguishes retired templates */
 } __attribute__((aligned(8))); /* for comparisons of 8 bytes */
 
 struct tuple6 {
-	struct address source;
-	struct address target;
-	be16 source_port;
-	be16 target_port;
+	struct address saddr;
+	struct address daddr;
+	be16 sport;
+	be16 dport;
 	u8 protocol;
 	u8 kind;
 	u16 number;
@@ -49,7 +49,7 @@ struct connection {
 };
 
 /* An entry of the IPv4 connection table: half a cache line, indexed by slot (conntrack/table4.h). */
-struct place4 {
+struct conn_entry4 {
 	struct connection connection;
 	struct tuple4 tuple; /* free if its daddr is 0 */
 };
@@ -187,7 +187,7 @@ struct magazine {
 	struct free_slots free[2]; /* of IPv4, and of IPv6 */
 };
 
-ARRAY_MAP(connections4, struct place4, 2048, BPF_F_MMAPABLE);
+ARRAY_MAP(connections4, struct conn_entry4, 2048, BPF_F_MMAPABLE);
 
 ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 

@@ -13,10 +13,10 @@ enum probe_marks {
 
 /* Conditions of a rule; MARK_NOT_ flags negate them. */
 enum mark_flag {
-	MARK_NOT_SOURCE = 1 << 0,
-	MARK_NOT_TARGET = 1 << 1,
-	MARK_NOT_SOURCE_PORTS = 1 << 2,
-	MARK_NOT_TARGET_PORTS = 1 << 3,
+	MARK_NOT_SADDR = 1 << 0,
+	MARK_NOT_DADDR = 1 << 1,
+	MARK_NOT_SPORTS = 1 << 2,
+	MARK_NOT_DPORTS = 1 << 3,
 	MARK_NOT_PROTOCOL = 1 << 4,
 	MARK_NOT_DEVICE = 1 << 5,
 	MARK_NOT_LINK = 1 << 6,
@@ -35,10 +35,10 @@ struct port_range { /* host order, inclusive */
 };
 
 struct mark_rule { /* an edit replaces whole lists */
-	struct address source; /* already masked */
-	struct address source_mask;
-	struct address target;
-	struct address target_mask;
+	struct address saddr; /* already masked */
+	struct address saddr_mask;
+	struct address daddr;
+	struct address daddr_mask;
 	u32 flags;
 	u32 mask; /* of a matching packet: mark = (mark & ~mask) ^ value */
 	u32 value;
@@ -54,10 +54,10 @@ struct mark_rule { /* an edit replaces whole lists */
 	u8 tcp_flags;
 	u8 tcp_flags_mask;
 	u8 link[6]; /* MAC address of the sender */
-	u16 source_ranges; /* number of ranges; 0: any port */
-	u16 target_ranges;
-	struct port_range source_ports[PORT_RANGES];
-	struct port_range target_ports[PORT_RANGES];
+	u16 sport_ranges; /* number of ranges; 0: any port */
+	u16 dport_ranges;
+	struct port_range sports[PORT_RANGES];
+	struct port_range dports[PORT_RANGES];
 	char device_name[16]; /* Python's: finds the device again by name */
 };
 

@@ -23,13 +23,13 @@ enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOC
 struct hop { /* a cached FIB lookup */
 	u32 stamp; /* tick of the lookup */
 	u32 ifindex;
-	u8 target_mac[6];
-	u8 source_mac[6];
+	u8 dmac[6];
+	u8 smac[6];
 	u32 mtu;
 	u32 room; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
 	struct address gateway; /* next hop on the link */
-	struct address source; /* preferred source address */
+	struct address saddr; /* preferred source address */
 };
 
 /* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
@@ -48,7 +48,7 @@ struct lane { /* what a CPU keeps of a destination */
 	u32 life_tcp; /* timeouts of established connections in that generation, in ticks */
 	u32 life_udp;
 	be32 real; /* address of the destination, and saddr of tunnels to it */
-	be32 outer_source;
+	be32 outer_saddr;
 };
 
 /* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
@@ -67,7 +67,7 @@ struct path {
 
 struct client_hop {
 	struct address address;
-	struct address source; /* saddr of the reply as it leaves */
+	struct address saddr; /* saddr of the reply as it leaves */
 	u32 family;
 	u32 ifindex; /* ingress device; 0: sent by this host */
 	struct hop hop;

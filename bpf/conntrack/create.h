@@ -36,8 +36,8 @@ INLINE u32 add_reverse(const struct new_conn *new, u32 slot)
 	reply_key6(&key, &new->tuple->v6, &d->address, new->conn.port);
 	struct reply6 value = {.slot = slot,
 			       .destination = new->conn.destination,
-			       .address = new->tuple->v6.target,
-			       .port = new->tuple->v6.target_port,
+			       .address = new->tuple->v6.daddr,
+			       .port = new->tuple->v6.dport,
 			       .controlled = new->conn.controlled};
 	return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY) ? NO_ENTRY : 0;
 }

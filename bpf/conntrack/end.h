@@ -8,10 +8,10 @@
 INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const struct address *real, be16 port)
 {
 	__builtin_memset(key, 0, sizeof(*key));
-	key->source = *real;
-	key->target = request->source;
-	key->source_port = port;
-	key->target_port = request->source_port;
+	key->saddr = *real;
+	key->daddr = request->saddr;
+	key->sport = port;
+	key->dport = request->sport;
 	key->protocol = request->protocol;
 }
 

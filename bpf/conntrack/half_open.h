@@ -16,7 +16,7 @@ enum half_open_limits {
 	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
 	HALF_OPEN_RESERVED = 16, /* a service with less than this part of the ring has a reserved share */
 	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
-	HALF_OPEN_ROOM = 16, /* a table is nearly full if less than this part of it is free */
+	HALF_OPEN_RESERVE = 16, /* a table is nearly full if less than this part of it is free */
 };
 
 INLINE bool is_half_open_state(u32 state)
@@ -52,7 +52,7 @@ INLINE bool has_reserved_share(u32 service, u32 round)
 }
 
 /* Return a place of this CPU's ring. */
-INLINE struct half_open *place_in_ring(u32 number)
+INLINE struct half_open *ring_entry(u32 number)
 {
 	u32 ring = bpf_get_smp_processor_id() % (half_open_rings ?: 1);
 	return map_elem(half_opens, ring * half_opens_each + (number & (half_opens_each - 1)));
@@ -63,9 +63,9 @@ INLINE u32 round_of(const struct half_open_queue *queue)
 	return queue->end / (half_opens_each ?: 1);
 }
 
-/* Whether a new connection should end a half-open one: in a table that is half full, if this CPU has many of them; in
- * one that is nearly full, always. */
-INLINE bool needs_room(void)
+/* Whether a new connection should end a half-open one. It should in a table that is nearly full, and in one that is half
+ * full if this CPU has more than its share of them. */
+INLINE bool must_end_half_open(void)
 {
 	const struct pool *pool = map_elem(pools, 0);
 	u32 used = pool ? READ_ONCE(pool->used) : 0;
@@ -75,16 +75,16 @@ INLINE bool needs_room(void)
 	if (!queue)
 		return false;
 	return queue->end - queue->first > half_opens_each / HALF_OPEN_SHARE ||
-	       used >= pool->capacity - pool->capacity / HALF_OPEN_ROOM;
+	       used >= pool->capacity - pool->capacity / HALF_OPEN_RESERVE;
 }
 
 /* Append a connection. If the ring is full, its oldest connection leaves it, and stays until its timeout. */
 INLINE void append_half_open(struct half_open_queue *queue, const struct half_open *entry)
 {
-	struct half_open *place = place_in_ring(queue->end);
-	if (!place)
+	struct half_open *element = ring_entry(queue->end);
+	if (!element)
 		return;
-	*place = *entry;
+	*element = *entry;
 	queue->end += 1;
 	if (queue->end - queue->first > half_opens_each)
 		queue->first += 1;

@@ -16,7 +16,7 @@ INLINE struct found find_tuple(const union tuple *key, bool is_ipv6)
 		return found;
 	}
 	struct key4 words = key4_of(&key->v4);
-	struct place4 *conn = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
+	struct conn_entry4 *conn = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
 	if (conn)
 		found.connection = &conn->connection;
 	return found;
@@ -38,8 +38,8 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
 	held->is_ipv6 = slot >= first_slot6;
 	if (!held->is_ipv6) {
-		struct place4 *conn = map_elem(connections4, slot);
-		if (!conn || !conn->tuple.target)
+		struct conn_entry4 *conn = map_elem(connections4, slot);
+		if (!conn || !conn->tuple.daddr)
 			return false;
 		held->tuple.v4 = conn->tuple;
 		held->found = (struct found){&conn->connection, slot};
@@ -58,16 +58,16 @@ INLINE void tuple_reverse(union tuple *to, const union tuple *from, bool is_ipv6
 {
 	__builtin_memset(to, 0, sizeof(*to));
 	if (is_ipv6) {
-		to->v6.source = from->v6.target;
-		to->v6.target = from->v6.source;
-		to->v6.source_port = from->v6.target_port;
-		to->v6.target_port = from->v6.source_port;
+		to->v6.saddr = from->v6.daddr;
+		to->v6.daddr = from->v6.saddr;
+		to->v6.sport = from->v6.dport;
+		to->v6.dport = from->v6.sport;
 		to->v6.protocol = from->v6.protocol;
 	} else {
-		to->v4.source = from->v4.target;
-		to->v4.target = from->v4.source;
-		to->v4.source_port = from->v4.target_port;
-		to->v4.target_port = from->v4.source_port;
+		to->v4.saddr = from->v4.daddr;
+		to->v4.daddr = from->v4.saddr;
+		to->v4.sport = from->v4.dport;
+		to->v4.dport = from->v4.sport;
 		to->v4.protocol = from->v4.protocol;
 	}
 }

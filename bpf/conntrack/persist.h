@@ -43,25 +43,25 @@ INLINE void template_key(struct scratch *w)
 	union tuple *key = &w->template_tuple;
 	struct address client = {};
 	if (p->is_ipv6) {
-		client = p->tuple.v6.source;
+		client = p->tuple.v6.saddr;
 		mask_client(&client, w->netmask, true);
-		key->v6.source = client;
-		key->v6.target = p->tuple.v6.target;
+		key->v6.saddr = client;
+		key->v6.daddr = p->tuple.v6.daddr;
 		if (marked)
-			key->v6.target = (struct address){.word = {bpf_htonl(w->mark)}};
-		key->v6.source_port = 0;
-		key->v6.target_port = port;
+			key->v6.daddr = (struct address){.word = {bpf_htonl(w->mark)}};
+		key->v6.sport = 0;
+		key->v6.dport = port;
 		key->v6.protocol = protocol;
 		key->v6.kind = TUPLE_TEMPLATE;
 		key->v6.number = 0;
 		return;
 	}
-	client.word[0] = p->tuple.v4.source;
+	client.word[0] = p->tuple.v4.saddr;
 	mask_client(&client, w->netmask, false);
-	key->v4.source = client.word[0];
-	key->v4.target = marked ? bpf_htonl(w->mark) : p->tuple.v4.target;
-	key->v4.source_port = 0;
-	key->v4.target_port = port;
+	key->v4.saddr = client.word[0];
+	key->v4.daddr = marked ? bpf_htonl(w->mark) : p->tuple.v4.daddr;
+	key->v4.sport = 0;
+	key->v4.dport = port;
 	key->v4.protocol = protocol;
 	key->v4.kind = TUPLE_TEMPLATE;
 	key->v4.number = 0;
@@ -75,7 +75,7 @@ INLINE struct found find_template(const struct scratch *w)
 /* Keep the template in its slot, but unlink it. */
 INLINE void retire4(u32 slot, u64 word)
 {
-	struct place4 *conn = map_elem(connections4, slot);
+	struct conn_entry4 *conn = map_elem(connections4, slot);
 	if (!conn)
 		return;
 	struct key4 key = key4_of(&barrier_var(conn)->tuple);
@@ -83,7 +83,7 @@ INLINE void retire4(u32 slot, u64 word)
 	conn->connection.port = 0xffff;
 	conn->tuple.kind = TUPLE_RETIRED;
 	conn->tuple.number = slot;
-	conn->tuple.target_port = 0xffff;
+	conn->tuple.dport = 0xffff;
 	WRITE_ONCE(conn->connection.word, word);
 }
 
@@ -99,7 +99,7 @@ INLINE void retire6(const struct found *template, u64 word)
 	copy.connection.port = 0xffff;
 	registered->tuple.kind = TUPLE_RETIRED;
 	registered->tuple.number = copy.slot;
-	registered->tuple.target_port = 0xffff;
+	registered->tuple.dport = 0xffff;
 	struct tuple6 retired = registered->tuple;
 	if (!bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST) &&
 	    is_deleted(bpf_map_delete_elem(&connections6, &key)))

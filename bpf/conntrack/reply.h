@@ -13,7 +13,7 @@ struct reply_conn {
 	u32 index; /* of the destination */
 	u64 *word;
 	struct destination *destination;
-	struct address source; /* the virtual address: saddr of the translated reply */
+	struct address saddr; /* the virtual address: saddr of the translated reply */
 	be16 port;
 	bool controlled;
 	bool masq;
@@ -27,18 +27,18 @@ INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
 			return false;
 		a->slot = found->slot;
 		a->index = found->destination;
-		a->source = found->address;
+		a->saddr = found->address;
 		a->port = found->port;
 		a->controlled = found->controlled;
 		a->word = word_of6(a->slot);
 	} else {
 		struct key4 key = key4_of(&p->tuple.v4);
-		struct place4 *conn = find_reply4(key.addresses, key.rest, &a->slot);
+		struct conn_entry4 *conn = find_reply4(key.addresses, key.rest, &a->slot);
 		if (!conn)
 			return false;
 		a->index = conn->connection.destination;
-		a->source.word[0] = conn->tuple.target;
-		a->port = conn->tuple.target_port;
+		a->saddr.word[0] = conn->tuple.daddr;
+		a->port = conn->tuple.dport;
 		a->controlled = conn->connection.controlled;
 		a->word = &conn->connection.word;
 	}
@@ -78,7 +78,7 @@ INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p,
 		return false;
 	struct address vip = {};
 	if (a->masq)
-		vip = a->source;
+		vip = a->saddr;
 	else
 		packet_saddr(&vip, p);
 	return is_standby(root, &vip, p->is_ipv6);

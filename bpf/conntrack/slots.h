@@ -205,7 +205,7 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 /* Mark the entry as free. */
 INLINE void clear_conn4(u32 slot)
 {
-	struct place4 *conn = map_elem(connections4, slot);
+	struct conn_entry4 *conn = map_elem(connections4, slot);
 	if (!conn)
 		return;
 	u64 *words = (void *)&barrier_var(conn)->tuple;
@@ -232,7 +232,7 @@ VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 user)
 INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn, enum slot_user user)
 {
 	struct key4 key = key4_of(tuple);
-	struct place4 *conn = map_elem(connections4, new_conn->slot);
+	struct conn_entry4 *conn = map_elem(connections4, new_conn->slot);
 	if (!conn)
 		return CREATE_FULL;
 	conn->connection = *new_conn->connection;

@@ -73,7 +73,7 @@ INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
 	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
 }
 
-INLINE bool is_tuple(const struct place4 *conn, u64 addresses, u64 rest)
+INLINE bool is_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	const u64 *words = (const void *)&conn->tuple;
 	return words[0] == addresses && words[1] == rest;
@@ -81,7 +81,7 @@ INLINE bool is_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 
 /* Whether a packet is from the connection's NAT server to its client. The server's address is not compared here: the
  * destination has it. */
-INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
+INLINE bool is_reply_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	const u64 *words = (const void *)&conn->tuple;
 	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
@@ -90,19 +90,19 @@ INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 }
 
 /* Whether a packet may belong to the connection. For a reply the server's address is not compared. */
-INLINE bool may_match(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
+INLINE bool may_match(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
 {
 	return side == SIDE_REPLY ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
 }
 
 /* Whether a reply is from the connection's own real server. */
-INLINE bool is_from_its_server(const struct place4 *conn, u64 addresses)
+INLINE bool is_from_its_server(const struct conn_entry4 *conn, u64 addresses)
 {
 	const struct destination *d = map_elem(destinations, conn->connection.destination);
 	return d && d->address.word[0] == (u32)addresses;
 }
 
-INLINE bool matches(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
+INLINE bool matches(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
 {
 	return may_match(conn, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(conn, addresses));
 }
@@ -131,7 +131,7 @@ INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 /* Whether the connection in a slot matches. */
 VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
 {
-	struct place4 *conn = map_elem(connections4, slot);
+	struct conn_entry4 *conn = map_elem(connections4, slot);
 	return conn && matches(conn, addresses, rest, side);
 }
 
@@ -209,7 +209,7 @@ VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
 	return find_with(&h, marks_of(h.bucket), addresses, rest, NO_ENTRY, side).slot;
 }
 
-INLINE struct place4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u32 *slot)
+INLINE struct conn_entry4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	*slot = find_slot(addresses, rest, side);
 	return *slot ? map_elem(connections4, *slot) : NULL;
@@ -222,7 +222,7 @@ INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 whic
 }
 
 /* Return the connection that the tuple's packets may belong to, and its slot. */
-INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
+INLINE struct conn_entry4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	struct hashed h = hash_of(addresses, rest, side);
 	struct bucket *bucket = map_elem(index4, h.bucket);
@@ -231,7 +231,7 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 #pragma unroll
 	for (u32 i = 0; i < 2; i++) {
 		*slot = slot_in(bucket, &h, i);
-		struct place4 *conn = map_elem(connections4, *slot);
+		struct conn_entry4 *conn = map_elem(connections4, *slot);
 		if (likely(conn) && likely(may_match(conn, addresses, rest, side)))
 			return conn;
 	}
@@ -239,9 +239,9 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 }
 
 /* Likewise for a reply, with the server's address compared. */
-INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
+INLINE struct conn_entry4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_REPLY, slot);
+	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REPLY, slot);
 	if (!conn || likely(is_from_its_server(conn, addresses)))
 		return conn;
 	return find_conn4_slow(addresses, rest, SIDE_REPLY, slot);
@@ -250,7 +250,7 @@ INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 /* Whether the slot's connection has this tuple. */
 INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 {
-	struct place4 *conn = map_elem(connections4, slot);
+	struct conn_entry4 *conn = map_elem(connections4, slot);
 	return conn && is_tuple(conn, addresses, rest);
 }
 
@@ -382,6 +382,6 @@ VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
 /* The reply tuple of a NAT connection. */
 INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
-	return (struct key4){real | (u64)request->source << 32,
-			     port | (u64)request->source_port << 16 | (u64)request->protocol << 32};
+	return (struct key4){real | (u64)request->saddr << 32,
+			     port | (u64)request->sport << 16 | (u64)request->protocol << 32};
 }

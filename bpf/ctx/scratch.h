@@ -107,7 +107,7 @@ struct scratch {
 	/* Destination of the connection that this packet replaces, which still counts it; or NO_INDEX. */
 	u32 old_destination;
 	u32 old_state;
-	u32 has_room; /* PROG_MAKE_ROOM ran */
+	u32 half_open_ended; /* PROG_END_HALF_OPEN ran */
 	be16 service_port;
 	union tuple template_tuple;
 	be16 port; /* port of the real server */

@@ -107,8 +107,8 @@ INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
 INLINE void fragment4(struct __sk_buff *skb, const struct scratch *w, struct fragment *f)
 {
 	const struct packet *p = &w->packet;
-	f->source.word[0] = p->tuple.v4.source;
-	f->target.word[0] = p->tuple.v4.target;
+	f->saddr.word[0] = p->tuple.v4.saddr;
+	f->daddr.word[0] = p->tuple.v4.daddr;
 	f->kind = p->protocol | 1 << 9;
 	f->offset = w->fragment & ~7u;
 	f->end = f->offset + ETH_HLEN + p->length - p->l4;
@@ -124,8 +124,8 @@ INLINE void fragment4(struct __sk_buff *skb, const struct scratch *w, struct fra
 INLINE void fragment6(struct __sk_buff *skb, const struct scratch *w, struct fragment *f)
 {
 	const struct packet *p = &w->packet;
-	f->source = p->tuple.v6.source;
-	f->target = p->tuple.v6.target;
+	f->saddr = p->tuple.v6.saddr;
+	f->daddr = p->tuple.v6.daddr;
 	f->kind = 1 << 8 | 1 << 9;
 	f->payload_at = w->fragment_at + 8;
 	f->offset = w->fragment & ~7u;
@@ -168,11 +168,11 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 INLINE bool is_for_host(void *ctx, const struct fragment *f)
 {
 	struct bpf_fib_lookup params;
-	if (bpf_map_lookup_elem(&locals, &f->target))
+	if (bpf_map_lookup_elem(&locals, &f->daddr))
 		return true;
-	fill_fib_params(&params, &f->target, f->is_ipv6, loopback, NULL);
+	fill_fib_params(&params, &f->daddr, f->is_ipv6, loopback, NULL);
 	return bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       is_own_address(ctx, &f->target, f->is_ipv6);
+	       is_own_address(ctx, &f->daddr, f->is_ipv6);
 }
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)

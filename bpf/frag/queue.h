@@ -25,8 +25,8 @@ enum {
 };
 
 struct gather {
-	struct address source;
-	struct address target;
+	struct address saddr;
+	struct address daddr;
 	u32 id;
 	u32 kind; /* protocol | IPv6 << 8 | in use << 9 */
 	u32 born; /* ticks */
@@ -54,8 +54,8 @@ ARRAY_MAP(gather_locks, u32, DEFRAG_SETS, 0);
 
 /* A received fragment. */
 struct fragment {
-	struct address source;
-	struct address target;
+	struct address saddr;
+	struct address daddr;
 	u32 id;
 	u32 kind;
 	u32 offset; /* of its payload */
@@ -102,7 +102,7 @@ INLINE u32 set_of(const struct fragment *f)
 {
 	u64 mixed = f->id | (u64)f->kind << 32;
 	for (int i = 0; i < 4; i++) {
-		mixed = (mixed ^ (f->source.word[i] | (u64)f->target.word[i] << 32)) * table_key4.seeds[0];
+		mixed = (mixed ^ (f->saddr.word[i] | (u64)f->daddr.word[i] << 32)) * table_key4.seeds[0];
 		mixed ^= mixed >> 32;
 	}
 	return mixed * table_key4.seeds[1] >> 32 & (DEFRAG_SETS - 1);
@@ -114,7 +114,7 @@ INLINE bool matches_queue(const struct gather *g, const struct fragment *f)
 		return false;
 	u32 other = 0;
 	for (int i = 0; i < 4; i++)
-		other |= (g->source.word[i] ^ f->source.word[i]) | (g->target.word[i] ^ f->target.word[i]);
+		other |= (g->saddr.word[i] ^ f->saddr.word[i]) | (g->daddr.word[i] ^ f->daddr.word[i]);
 	return !other;
 }
 
@@ -162,8 +162,8 @@ VERIFIED_ONCE int zero_queue(struct gather *g)
 INLINE void start_queue(struct gather *g, const struct fragment *f, u32 now)
 {
 	zero_queue(g);
-	g->source = f->source;
-	g->target = f->target;
+	g->saddr = f->saddr;
+	g->daddr = f->daddr;
 	g->id = f->id;
 	g->kind = f->kind;
 	g->born = now;

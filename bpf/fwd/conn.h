@@ -149,7 +149,7 @@ INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const 
 	struct lane *lane = lane_of(t->index);
 	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
 		return;
-	lane->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
+	lane->outer_saddr = fib_gives_saddr ? hop->saddr.word[0] : t->destination->saddr.word[0];
 	allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
 }
 

@@ -138,7 +138,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 				   (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
 		.id_frag = id_frag,
 		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
-		.saddr = lane->outer_source,
+		.saddr = lane->outer_saddr,
 		.daddr = lane->real,
 	};
 	outer.ttl_protocol_check |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
@@ -178,7 +178,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
+	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
@@ -220,12 +220,12 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 }
 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
-INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
+INLINE struct hop *known_client_hop(be32 client, be32 saddr, u32 input, u32 now)
 {
-	struct address to = {.word[0] = client}, from = {.word[0] = source};
+	struct address to = {.word[0] = client}, from = {.word[0] = saddr};
 	struct client_hop *slot = map_elem(client_hops, client_hop_slot(&to, &from, false));
 	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
-	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
+	    unlikely(slot->address.word[0] != client) || unlikely(slot->saddr.word[0] != saddr) ||
 	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
 		return NULL;
 	return &slot->hop;
@@ -236,14 +236,14 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_REPLY, &slot);
+	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REPLY, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
 	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
-	be32 vip = conn->tuple.target, rip = w->saddr;
-	be16 port = conn->tuple.target_port;
+	be32 vip = conn->tuple.daddr, rip = w->saddr;
+	be16 port = conn->tuple.dport;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;

@@ -29,11 +29,11 @@ INLINE u32 flow_hash(const struct packet *p)
 	if (p->is_ipv6) {
 #pragma unroll
 		for (int i = 0; i < 4; i++)
-			hash = hash_mix(hash_mix(hash, p->tuple.v6.source.word[i]), p->tuple.v6.target.word[i]);
-		hash = hash_mix(hash, (u32)p->tuple.v6.source_port << 16 | p->tuple.v6.target_port);
+			hash = hash_mix(hash_mix(hash, p->tuple.v6.saddr.word[i]), p->tuple.v6.daddr.word[i]);
+		hash = hash_mix(hash, (u32)p->tuple.v6.sport << 16 | p->tuple.v6.dport);
 	} else {
-		hash = hash_mix(hash_mix(hash, p->tuple.v4.source), p->tuple.v4.target);
-		hash = hash_mix(hash, (u32)p->tuple.v4.source_port << 16 | p->tuple.v4.target_port);
+		hash = hash_mix(hash_mix(hash, p->tuple.v4.saddr), p->tuple.v4.daddr);
+		hash = hash_mix(hash, (u32)p->tuple.v4.sport << 16 | p->tuple.v4.dport);
 	}
 	return hash_mix(hash, tunnel_secret);
 }
@@ -54,8 +54,8 @@ INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
 
 INLINE void fill_gue(struct gue *gue, const struct packet *p, const struct root *root, u32 state, u32 bytes)
 {
-	gue->udp.source = entropy_port(p, root);
-	gue->udp.target = bpf_htons(state >> (DESTINATION_TUNNEL + 4));
+	gue->udp.saddr = entropy_port(p, root);
+	gue->udp.daddr = bpf_htons(state >> (DESTINATION_TUNNEL + 4));
 	gue->udp.length = bpf_htons(p->length + bytes);
 	gue->udp.check = 0;
 	gue->version_control_words = 0;
@@ -113,8 +113,8 @@ INLINE u64 halves_sum(const u8 *bytes, u32 size)
 INLINE u64 addresses_sum(const struct packet *p, const struct destination *d, const struct hop *hop)
 {
 	bool is_ipv6 = d->family == 6;
-	const struct address *source = fib_gives_source ? &hop->source : &d->source;
-	return address_sum(source, is_ipv6 ? 4 : 1, false) + address_sum(&d->address, is_ipv6 ? 4 : 1, false);
+	const struct address *saddr = fib_gives_saddr ? &hop->saddr : &d->saddr;
+	return address_sum(saddr, is_ipv6 ? 4 : 1, false) + address_sum(&d->address, is_ipv6 ? 4 : 1, false);
 }
 
 /* Write the tunnel's checksum over its header and a packet with this sum. */

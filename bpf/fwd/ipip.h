@@ -31,8 +31,8 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 			u8 protocol, u32 more, bool pmtu_disc)
 {
 	bool df = !p->is_ipv6 && p->df && pmtu_disc;
-	__builtin_memcpy(o->ether.h_dest, hop->target_mac, 6);
-	__builtin_memcpy(o->ether.h_source, hop->source_mac, 6);
+	__builtin_memcpy(o->ether.h_dest, hop->dmac, 6);
+	__builtin_memcpy(o->ether.h_source, hop->smac, 6);
 	o->ether.h_proto = bpf_htons(ETH_P_IP);
 	o->ip.version_ihl = 0x45;
 	o->ip.tos = outer_tos(p->tos);
@@ -44,7 +44,7 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 	o->ip.ttl = p->ttl - 1;
 	o->ip.protocol = protocol;
 	o->ip.check = 0;
-	o->ip.saddr = fib_gives_source ? hop->source.word[0] : d->source.word[0];
+	o->ip.saddr = fib_gives_saddr ? hop->saddr.word[0] : d->saddr.word[0];
 	o->ip.daddr = d->address.word[0];
 	o->ip.check = ~ipv4_header_sum(&o->ip);
 }
@@ -52,14 +52,14 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
 			u8 protocol, u32 more)
 {
-	__builtin_memcpy(o->ether.h_dest, hop->target_mac, 6);
-	__builtin_memcpy(o->ether.h_source, hop->source_mac, 6);
+	__builtin_memcpy(o->ether.h_dest, hop->dmac, 6);
+	__builtin_memcpy(o->ether.h_source, hop->smac, 6);
 	o->ether.h_proto = bpf_htons(ETH_P_IPV6);
 	o->ip.version_class_flow = bpf_htonl(0x60000000 | (u32)outer_tos(p->tos) << 20);
 	o->ip.payload_len = bpf_htons(p->length + more);
 	o->ip.nexthdr = protocol;
 	o->ip.hop_limit = p->ttl - 1;
-	o->ip.saddr = fib_gives_source ? hop->source : d->source;
+	o->ip.saddr = fib_gives_saddr ? hop->saddr : d->saddr;
 	o->ip.daddr = d->address;
 }
 

@@ -17,7 +17,7 @@ INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side si
 	if ((void *)(transport + UDP_HLEN) > end)
 		return false;
 	struct ports *ports = (void *)transport;
-	be16 *port = side == NAT_REQUEST ? &ports->target : &ports->source;
+	be16 *port = side == NAT_REQUEST ? &ports->daddr : &ports->saddr;
 	u64 difference;
 	if (p->is_ipv6) {
 		struct ipv6_header *ip = data + ETH_HLEN;

@@ -73,23 +73,23 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 	if (!hop || !to)
 		return 0;
 	fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
-	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
+	u32 flags = fib_gives_saddr && !from ? BPF_FIB_LOOKUP_SRC : 0;
 	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), flags);
 	hop->stamp = ticks();
 	hop->ifindex = params.ifindex;
 	hop->mtu = params.mtu_result;
 	if (is_ipv6) {
 		__builtin_memcpy(&hop->gateway, params.ipv6_dst, sizeof(hop->gateway));
-		__builtin_memcpy(&hop->source, params.ipv6_src, sizeof(hop->source));
+		__builtin_memcpy(&hop->saddr, params.ipv6_src, sizeof(hop->saddr));
 	} else {
 		hop->gateway.word[0] = params.ipv4_dst;
-		hop->source.word[0] = params.ipv4_src;
+		hop->saddr.word[0] = params.ipv4_src;
 	}
 	switch (ret) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		hop->verdict = HOP_READY;
-		__builtin_memcpy(hop->target_mac, params.dmac, 6);
-		__builtin_memcpy(hop->source_mac, params.smac, 6);
+		__builtin_memcpy(hop->dmac, params.dmac, 6);
+		__builtin_memcpy(hop->smac, params.smac, 6);
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
@@ -188,18 +188,18 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 /* The route of a reply to a client of NAT. */
 struct reply_route {
 	struct address client;
-	struct address source; /* saddr as received */
+	struct address saddr; /* saddr as received */
 	struct address new_saddr; /* saddr as it leaves: the virtual address */
 	u32 input; /* ingress device; 0: sent by this host */
 	bool is_ipv6;
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE u32 client_hop_slot(const struct address *client, const struct address *source, bool is_ipv6)
+INLINE u32 client_hop_slot(const struct address *client, const struct address *saddr, bool is_ipv6)
 {
 	/* the upper bits: those of neighbouring addresses differ */
 	u32 hash = address_hash(client, is_ipv6) / ((1 << HASH_BITS) / HOP_SLOTS);
-	return (hash ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+	return (hash ^ saddr->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
 
 enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
@@ -209,23 +209,23 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 {
 	if (!way)
 		return 0;
-	const struct address *source = way->reroute ? &way->new_saddr : &way->source;
-	u32 index = client_hop_slot(&way->client, source, way->is_ipv6);
+	const struct address *saddr = way->reroute ? &way->new_saddr : &way->saddr;
+	u32 index = client_hop_slot(&way->client, saddr, way->is_ipv6);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
 	u32 verdict = slot->hop.verdict;
 	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
 		    same_address(&slot->address, &way->client, way->is_ipv6) &&
-		    same_address(&slot->source, source, way->is_ipv6);
+		    same_address(&slot->saddr, saddr, way->is_ipv6);
 	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
 		return index;
 	slot->address = way->client;
-	slot->source = *source;
+	slot->saddr = *saddr;
 	slot->family = way->is_ipv6 ? 6 : 4;
 	slot->ifindex = way->input;
 	if (way->input)
-		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->saddr);
 	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
 		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
@@ -257,11 +257,11 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, b
 {
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (p->is_ipv6) {
-		way.client = p->tuple.v6.target;
-		way.source = p->tuple.v6.source;
+		way.client = p->tuple.v6.daddr;
+		way.saddr = p->tuple.v6.saddr;
 	} else {
-		way.client.word[0] = p->tuple.v4.target;
-		way.source.word[0] = p->tuple.v4.source;
+		way.client.word[0] = p->tuple.v4.daddr;
+		way.saddr.word[0] = p->tuple.v4.saddr;
 	}
 	return client_hop(ctx, &way, now, looked_up);
 }

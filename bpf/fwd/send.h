@@ -69,8 +69,8 @@ INLINE bool dec_ttl(struct ctx ctx, const struct packet *p)
 
 INLINE void write_macs(void *data, const struct hop *hop)
 {
-	WORD_AT(u64, data, 0) = WORD_AT(const u64, hop->target_mac, 0);
-	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->target_mac, 8);
+	WORD_AT(u64, data, 0) = WORD_AT(const u64, hop->dmac, 0);
+	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->dmac, 8);
 }
 
 INLINE bool set_macs(struct ctx ctx, const struct hop *hop)

@@ -62,12 +62,12 @@ INLINE bool find_from_nat_server(struct scratch *w)
 	} else {
 		struct key4 key = key4_of(&w->template_tuple.v4);
 		u32 slot;
-		struct place4 *found = find_reply4(key.addresses, key.rest, &slot);
+		struct conn_entry4 *found = find_reply4(key.addresses, key.rest, &slot);
 		if (!found)
 			return false;
 		w->destination = found->connection.destination;
-		w->reply_port = found->tuple.target_port;
-		saddr.word[0] = found->tuple.target;
+		w->reply_port = found->tuple.dport;
+		saddr.word[0] = found->tuple.daddr;
 	}
 	w->virtual_address = saddr;
 	w->method = METHOD_MASQ;
@@ -99,11 +99,11 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 	if (likely(!root->standby))
 		return false;
 	if (is_ipv6) {
-		saddr = q->tuple.v6.source;
-		daddr = q->tuple.v6.target;
+		saddr = q->tuple.v6.saddr;
+		daddr = q->tuple.v6.daddr;
 	} else {
-		saddr.word[0] = q->tuple.v4.source;
-		daddr.word[0] = q->tuple.v4.target;
+		saddr.word[0] = q->tuple.v4.saddr;
+		daddr.word[0] = q->tuple.v4.daddr;
 	}
 	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
 }

@@ -10,12 +10,12 @@ enum { MAX_INNER_EXTENSIONS = 8 };
 INLINE void set_inner_ports(struct icmp_inner *q, const struct ports *ports, u8 protocol, bool is_ipv6)
 {
 	if (is_ipv6) {
-		q->tuple.v6.source_port = ports->source;
-		q->tuple.v6.target_port = ports->target;
+		q->tuple.v6.sport = ports->saddr;
+		q->tuple.v6.dport = ports->daddr;
 		q->tuple.v6.protocol = protocol;
 	} else {
-		q->tuple.v4.source_port = ports->source;
-		q->tuple.v4.target_port = ports->target;
+		q->tuple.v4.sport = ports->saddr;
+		q->tuple.v4.dport = ports->daddr;
 		q->tuple.v4.protocol = protocol;
 	}
 	q->known = 1;
@@ -25,7 +25,7 @@ INLINE void set_inner_ports(struct icmp_inner *q, const struct ports *ports, u8 
  * matches by chance only. */
 INLINE void parse_inner_transport(struct __sk_buff *skb, struct icmp_inner *q, u32 end, bool is_ipv6)
 {
-	struct ports ports = {.source = bpf_htons(PORT_IKE), .target = bpf_htons(PORT_IKE)};
+	struct ports ports = {.saddr = bpf_htons(PORT_IKE), .daddr = bpf_htons(PORT_IKE)};
 	if (is_ipsec(q->protocol)) {
 		if (!q->later)
 			set_inner_ports(q, &ports, IPPROTO_UDP, is_ipv6);
@@ -49,8 +49,8 @@ INLINE bool parse_inner4(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 	q->tos = ip.tos;
 	q->df = (ip.frag_off & bpf_htons(IP_DF)) != 0;
 	q->later = (ip.frag_off & bpf_htons(IP_OFFSET)) != 0;
-	q->tuple.v4.source = ip.saddr;
-	q->tuple.v4.target = ip.daddr;
+	q->tuple.v4.saddr = ip.saddr;
+	q->tuple.v4.daddr = ip.daddr;
 	return true;
 }
 
@@ -61,8 +61,8 @@ INLINE bool parse_inner6(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 	if (q->at + IPV6_HLEN > end || bpf_skb_load_bytes(skb, q->at, &ip, sizeof(ip)) ||
 	    (ip.version_class_flow & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return false;
-	q->tuple.v6.source = ip.saddr;
-	q->tuple.v6.target = ip.daddr;
+	q->tuple.v6.saddr = ip.saddr;
+	q->tuple.v6.daddr = ip.daddr;
 	u32 at = q->at + IPV6_HLEN;
 	u8 next = ip.nexthdr;
 	for (int i = 0; i < MAX_INNER_EXTENSIONS; i++) {

@@ -79,10 +79,10 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 		return true;
 	if (!p->is_ipv6)
 		return false;
-	struct address client = p->tuple.v6.source;
+	struct address client = p->tuple.v6.saddr;
 	lookup_hop(tc_ctx(skb), &w->hop, &client, true, loopback, NULL);
-	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
-		*saddr = w->hop.source;
+	if (fib_gives_saddr && w->hop.verdict != HOP_NO_ROUTE)
+		*saddr = w->hop.saddr;
 	return true;
 }
 
@@ -133,8 +133,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		e.ip.nexthdr = IPPROTO_ICMPV6;
 		e.ip.hop_limit = ICMP_TTL;
 		e.ip.saddr = saddr;
-		e.ip.daddr = client = p->tuple.v6.source;
-		total += address_sum(&p->tuple.v6.source, 4, false) + address_sum(&saddr, 4, false);
+		e.ip.daddr = client = p->tuple.v6.saddr;
+		total += address_sum(&p->tuple.v6.saddr, 4, false) + address_sum(&saddr, 4, false);
 		total += bpf_htons(IPPROTO_ICMPV6) + bpf_htons(ICMP_HLEN + inner_len);
 		icmp.check = ~csum_fold(total);
 		e.icmp = icmp;
@@ -150,7 +150,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		ip->ttl = ICMP_TTL;
 		ip->protocol = IPPROTO_ICMP;
 		ip->saddr = packet_daddr4(p);
-		ip->daddr = client.word[0] = p->tuple.v4.source;
+		ip->daddr = client.word[0] = p->tuple.v4.saddr;
 		ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
 		icmp.check = ~csum_fold(total);
 		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, w->echo.bytes, size, 0) ||

@@ -75,7 +75,7 @@ INLINE bool parse_tunnel(struct __sk_buff *skb, const struct icmp_inner *q, stru
 		return false;
 	head->kind = TUNNEL_GUE;
 	head->bytes = UDP_HLEN + GUE_HLEN + (gue.version_control_words << 2);
-	head->port = bpf_ntohs(gue.udp.target);
+	head->port = bpf_ntohs(gue.udp.daddr);
 	return true;
 }
 
@@ -92,7 +92,7 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 {
 	struct tunnel_head head;
 	struct icmp_inner *q = &w->inner;
-	be32 server = q->tuple.v4.target;
+	be32 server = q->tuple.v4.daddr;
 	if (!parse_tunnel(skb, q, &head) ||
 	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
 		return false;

@@ -64,28 +64,28 @@ INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple 
 {
 	struct address saddr = {}, daddr = {};
 	if (is_ipv6) {
-		saddr = tuple->v6.source;
-		daddr = tuple->v6.target;
+		saddr = tuple->v6.saddr;
+		daddr = tuple->v6.daddr;
 	} else {
-		saddr.word[0] = tuple->v4.source;
-		daddr.word[0] = tuple->v4.target;
+		saddr.word[0] = tuple->v4.saddr;
+		daddr.word[0] = tuple->v4.daddr;
 	}
-	return match_inverted(in_network(&saddr, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
-	       match_inverted(in_network(&daddr, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
+	return match_inverted(in_network(&saddr, &r->saddr, &r->saddr_mask), r->flags, MARK_NOT_SADDR) &&
+	       match_inverted(in_network(&daddr, &r->daddr, &r->daddr_mask), r->flags, MARK_NOT_DADDR);
 }
 
 INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p)
 {
 	u32 sport = bpf_ntohs(packet_sport(p));
 	u32 dport = bpf_ntohs(packet_dport(p));
-	if (!(r->source_ranges | r->target_ranges))
+	if (!(r->sport_ranges | r->dport_ranges))
 		return true;
 	if (!has_ports(p->protocol) || p->by_inner)
 		return false;
-	return (!r->source_ranges ||
-		match_inverted(in_ranges(sport, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
-	       (!r->target_ranges ||
-		match_inverted(in_ranges(dport, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
+	return (!r->sport_ranges ||
+		match_inverted(in_ranges(sport, r->sports, r->sport_ranges), r->flags, MARK_NOT_SPORTS)) &&
+	       (!r->dport_ranges ||
+		match_inverted(in_ranges(dport, r->dports, r->dport_ranges), r->flags, MARK_NOT_DPORTS));
 }
 
 INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, struct mark_state *seen)

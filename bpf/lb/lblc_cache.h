@@ -121,7 +121,7 @@ INLINE void cache_key_of(struct cache_key *key, const struct scratch *w)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->epoch = w->epoch;
-	key->target = hashed_daddr(&w->packet);
+	key->daddr = hashed_daddr(&w->packet);
 }
 
 /* Look up the entry of the packet's daddr. If it has expired, empty it. */

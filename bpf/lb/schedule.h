@@ -95,9 +95,9 @@ INLINE struct address hashed_daddr(const struct packet *p)
 {
 	struct address daddr = {};
 	if (p->is_ipv6)
-		daddr = p->by_inner ? p->tuple.v6.source : p->tuple.v6.target;
+		daddr = p->by_inner ? p->tuple.v6.saddr : p->tuple.v6.daddr;
 	else
-		daddr.word[0] = p->by_inner ? p->tuple.v4.source : p->tuple.v4.target;
+		daddr.word[0] = p->by_inner ? p->tuple.v4.saddr : p->tuple.v4.daddr;
 	return daddr;
 }
 
@@ -113,11 +113,11 @@ INLINE u32 client_fold(const struct scratch *w)
 	struct address saddr = {};
 	u32 port = 0;
 	if (p->is_ipv6) {
-		saddr = p->tuple.v6.source;
-		port = bpf_ntohs(p->tuple.v6.source_port);
+		saddr = p->tuple.v6.saddr;
+		port = bpf_ntohs(p->tuple.v6.sport);
 	} else {
-		saddr.word[0] = p->tuple.v4.source;
-		port = bpf_ntohs(p->tuple.v4.source_port);
+		saddr.word[0] = p->tuple.v4.saddr;
+		port = bpf_ntohs(p->tuple.v4.sport);
 	}
 	return address_fold(&saddr, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
 }

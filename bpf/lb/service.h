@@ -38,10 +38,10 @@ VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
 	if (!p)
 		return NO_SERVICE;
 	if (p->is_ipv6) {
-		struct service_key6 key = {.address = p->tuple.v6.target, .port = port, .protocol = p->protocol};
+		struct service_key6 key = {.address = p->tuple.v6.daddr, .port = port, .protocol = p->protocol};
 		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
 	}
-	struct service_key4 key = {.address = p->tuple.v4.target, .port = port, .protocol = p->protocol};
+	struct service_key4 key = {.address = p->tuple.v4.daddr, .port = port, .protocol = p->protocol};
 	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
 }
 
@@ -97,9 +97,9 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 	const union tuple *tuple = marked_tuple(w);
 	struct address daddr = {};
 	if (p->is_ipv6)
-		daddr = tuple->v6.target;
+		daddr = tuple->v6.daddr;
 	else
-		daddr.word[0] = tuple->v4.target;
+		daddr.word[0] = tuple->v4.daddr;
 	struct bpf_fib_lookup params;
 	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)

@@ -17,9 +17,9 @@ INLINE void drop_old_ref(struct scratch *w)
 INLINE bool may_bypass(const struct packet *p)
 {
 	if (p->is_ipv6)
-		return (u8)p->tuple.v6.target.word[0] != 0xff;
-	struct address daddr = {.word = {p->tuple.v4.target}};
-	u32 first = (u8)p->tuple.v4.target;
+		return (u8)p->tuple.v6.daddr.word[0] != 0xff;
+	struct address daddr = {.word = {p->tuple.v4.daddr}};
+	u32 first = (u8)p->tuple.v4.daddr;
 	return first && first < 224 && !bpf_map_lookup_elem(&locals, &daddr);
 }
 

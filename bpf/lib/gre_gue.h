@@ -18,8 +18,8 @@ enum {
 #define GUE_REMCSUM 0x80000000u /* of private_flags */
 
 struct udp {
-	be16 source;
-	be16 target;
+	be16 saddr;
+	be16 daddr;
 	be16 length;
 	u16 check;
 } __attribute__((packed, aligned(2)));

@@ -54,8 +54,8 @@ struct ipv6_header {
 } __attribute__((packed, aligned(2)));
 
 struct ports {
-	be16 source;
-	be16 target;
+	be16 saddr;
+	be16 daddr;
 };
 
 /* Names of linux/icmp.h, which cannot be included: it includes a header of the C library. */

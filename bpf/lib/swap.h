@@ -10,9 +10,9 @@ INLINE bool swap_macs(u16 *mac, void *end)
 		return false;
 #pragma unroll
 	for (int i = 0; i < 3; i++) {
-		u16 target = mac[i];
+		u16 daddr = mac[i];
 		mac[i] = mac[i + 3];
-		mac[i + 3] = target;
+		mac[i + 3] = daddr;
 	}
 	return true;
 }

@@ -41,33 +41,33 @@ enum parsed { PARSED_PLAIN, PARSED_SLOW, PARSED_FOREIGN };
 /* Accessors for either family. The addresses fill a `struct address` that is zero before. */
 INLINE be16 packet_sport(const struct packet *p)
 {
-	return p->is_ipv6 ? p->tuple.v6.source_port : p->tuple.v4.source_port;
+	return p->is_ipv6 ? p->tuple.v6.sport : p->tuple.v4.sport;
 }
 
 INLINE be16 packet_dport(const struct packet *p)
 {
-	return p->is_ipv6 ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	return p->is_ipv6 ? p->tuple.v6.dport : p->tuple.v4.dport;
 }
 
 INLINE be32 packet_daddr4(const struct packet *p)
 {
-	return p->tuple.v4.target;
+	return p->tuple.v4.daddr;
 }
 
 INLINE void packet_saddr(struct address *to, const struct packet *p)
 {
 	if (p->is_ipv6)
-		*to = p->tuple.v6.source;
+		*to = p->tuple.v6.saddr;
 	else
-		to->word[0] = p->tuple.v4.source;
+		to->word[0] = p->tuple.v4.saddr;
 }
 
 INLINE void packet_daddr(struct address *to, const struct packet *p)
 {
 	if (p->is_ipv6)
-		*to = p->tuple.v6.target;
+		*to = p->tuple.v6.daddr;
 	else
-		to->word[0] = p->tuple.v4.target;
+		to->word[0] = p->tuple.v4.daddr;
 }
 
 INLINE bool has_loopback_saddr(const struct packet *p)

@@ -44,11 +44,11 @@ INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 
 	}
 	struct ports *ports = (void *)at;
 	if (p->is_ipv6) {
-		p->tuple.v6.source_port = ports->source;
-		p->tuple.v6.target_port = ports->target;
+		p->tuple.v6.sport = ports->saddr;
+		p->tuple.v6.dport = ports->daddr;
 	} else {
-		p->tuple.v4.source_port = ports->source;
-		p->tuple.v4.target_port = ports->target;
+		p->tuple.v4.sport = ports->saddr;
+		p->tuple.v4.dport = ports->daddr;
 	}
 	return PARSED_PLAIN;
 }
@@ -83,8 +83,8 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	p->ttl = ip->ttl;
 	p->tos = ip->tos;
 	p->df = (ip->frag_off & bpf_htons(IP_DF)) != 0;
-	p->tuple.v4.source = ip->saddr;
-	p->tuple.v4.target = ip->daddr;
+	p->tuple.v4.saddr = ip->saddr;
+	p->tuple.v4.daddr = ip->daddr;
 	p->tuple.v4.protocol = p->protocol;
 	return parse_transport(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN);
 }
@@ -95,10 +95,10 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	if ((void *)(ip + 1) > end || (ip->version_class_flow & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return PARSED_FOREIGN;
 	p->is_ipv6 = 1;
-	p->tuple.v6.source = ip->saddr;
-	p->tuple.v6.target = ip->daddr;
-	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&p->tuple.v6.target, true));
-	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&p->tuple.v6.source, true));
+	p->tuple.v6.saddr = ip->saddr;
+	p->tuple.v6.daddr = ip->daddr;
+	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&p->tuple.v6.daddr, true));
+	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&p->tuple.v6.saddr, true));
 	p->protocol = ip->nexthdr;
 	if (!(p->maybe_vip | p->maybe_rs))
 		return p->protocol == IPPROTO_ICMPV6 ? PARSED_SLOW : PARSED_FOREIGN;

@@ -38,8 +38,8 @@ INLINE enum slow_result parse_slow4(struct __sk_buff *skb, struct scratch *w)
 	p->tos = ip->tos;
 	p->df = (ip->frag_off & bpf_htons(IP_DF)) != 0;
 	p->protocol = ip->protocol;
-	p->tuple.v4.source = ip->saddr;
-	p->tuple.v4.target = ip->daddr;
+	p->tuple.v4.saddr = ip->saddr;
+	p->tuple.v4.daddr = ip->daddr;
 	p->tuple.v4.protocol = p->protocol;
 	p->l4 = ETH_HLEN + size;
 	w->fragment = (bpf_ntohs(ip->frag_off) & IP_OFFSET) << 3 | ((ip->frag_off & bpf_htons(IP_MF)) != 0);
@@ -95,14 +95,14 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 	return PARSE_DONE;
 }
 
-INLINE void set_ports(struct packet *p, be16 source, be16 target)
+INLINE void set_ports(struct packet *p, be16 saddr, be16 daddr)
 {
 	if (p->is_ipv6) {
-		p->tuple.v6.source_port = source;
-		p->tuple.v6.target_port = target;
+		p->tuple.v6.sport = saddr;
+		p->tuple.v6.dport = daddr;
 	} else {
-		p->tuple.v4.source_port = source;
-		p->tuple.v4.target_port = target;
+		p->tuple.v4.sport = saddr;
+		p->tuple.v4.dport = daddr;
 	}
 }
 
@@ -149,6 +149,6 @@ INLINE enum slow_result parse_slow_transport(struct __sk_buff *skb, struct packe
 			return PARSE_TO_STACK;
 		p->no_csum = !sum;
 	}
-	set_ports(p, ports.source, ports.target);
+	set_ports(p, ports.saddr, ports.daddr);
 	return PARSE_DONE;
 }

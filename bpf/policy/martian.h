@@ -14,11 +14,11 @@ INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
 	if (p->from_host)
 		return true;
 	if (p->is_ipv6) {
-		const struct address *a = &p->tuple.v6.source;
+		const struct address *a = &p->tuple.v6.saddr;
 		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
 		return !one && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
 	}
-	saddr.word[0] = p->tuple.v4.source;
+	saddr.word[0] = p->tuple.v4.saddr;
 	u32 first = bpf_ntohl(saddr.word[0]) >> 24;
 	if (first == 0 || first == 127 || first >> 4 == 14 || saddr.word[0] == 0xffffffff)
 		return false;

@@ -78,8 +78,8 @@ INLINE int prog_connect(struct ctx ctx)
 	struct packet *p = &w->packet;
 	if (w->destination == NO_INDEX)
 		return reject_no_destination(ctx, w);
-	if (unlikely(needs_room()) && !w->has_room)
-		return tail_call(ctx, PROG_MAKE_ROOM);
+	if (unlikely(must_end_half_open()) && !w->half_open_ended)
+		return tail_call(ctx, PROG_END_HALF_OPEN);
 	u32 now = ticks();
 	enum create_result result = CREATED;
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE)

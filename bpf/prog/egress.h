@@ -12,7 +12,7 @@
 /* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
 INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct reply_conn *a, u32 now)
 {
-	struct reply_route way = {.new_saddr = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
+	struct reply_route way = {.new_saddr = a->saddr, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
 	bool looked_up;
 	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);
@@ -46,7 +46,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 	u32 now = ticks();
 	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, HOOK_TC))
 		return pass_to_stack(HOOK_TC);
-	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.source, a.port) || !root->settings.snat_reroute)
+	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)
 		return pass_to_stack(HOOK_TC);
 	return reroute(skb, &p, &a, now);
 }

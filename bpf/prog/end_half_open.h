@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_MAKE_ROOM: end a half-open connection before a new one, because the table fills.
+ * PROG_END_HALF_OPEN: end a half-open connection before a new one, because the table fills.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -42,10 +42,10 @@ INLINE void end_oldest_half_open(u32 now)
 		return;
 #pragma nounroll
 	for (u32 i = 0; i < HALF_OPEN_STEPS && queue->first != queue->end; i++) {
-		struct half_open *place = place_in_ring(queue->first);
-		if (!place)
+		struct half_open *element = ring_entry(queue->first);
+		if (!element)
 			return;
-		struct half_open oldest = *place;
+		struct half_open oldest = *element;
 		queue->first += 1;
 		if ((u16)(second_of(now) - oldest.second) > HALF_OPEN_SECONDS)
 			continue;
@@ -59,12 +59,12 @@ INLINE void end_oldest_half_open(u32 now)
 	}
 }
 
-INLINE int prog_make_room(struct ctx ctx)
+INLINE int prog_end_half_open(struct ctx ctx)
 {
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
 	end_oldest_half_open(ticks());
-	w->has_room = true;
+	w->half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -54,10 +54,10 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 		return pass_to_stack(ctx.hook);
 	struct rendezvous r = {.w = w};
 	if (p->is_ipv6) {
-		const struct address *a = &p->tuple.v6.source;
-		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.source_port;
+		const struct address *a = &p->tuple.v6.saddr;
+		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.sport;
 	} else {
-		r.client = p->tuple.v4.source ^ p->tuple.v4.source_port;
+		r.client = p->tuple.v4.saddr ^ p->tuple.v4.sport;
 	}
 	w->best = NO_INDEX;
 	bpf_loop(w->count, rendezvous_step, &r, 0);

@@ -43,11 +43,11 @@ INLINE u32 server_of(const struct packet *p, const struct root *root)
 	struct orphan_search s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NO_INDEX};
 	struct book *book = map_elem(books, 0);
 	if (p->is_ipv6) {
-		s.address = p->tuple.v6.source;
-		s.port = p->tuple.v6.source_port;
+		s.address = p->tuple.v6.saddr;
+		s.port = p->tuple.v6.sport;
 	} else {
-		s.address.word[0] = p->tuple.v4.source;
-		s.port = p->tuple.v4.source_port;
+		s.address.word[0] = p->tuple.v4.saddr;
+		s.port = p->tuple.v4.sport;
 	}
 	if (book)
 		bpf_loop(book->destination_top, server_step, &s, 0);
@@ -78,10 +78,10 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &looked_up);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
-	struct address own = fib_gives_source ? hop->source : d->source;
+	struct address own = fib_gives_saddr ? hop->saddr : d->saddr;
 	if (p->is_ipv6)
-		p->tuple.v6.target = own;
+		p->tuple.v6.daddr = own;
 	else
-		p->tuple.v4.target = own.word[0];
+		p->tuple.v4.daddr = own.word[0];
 	return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
 }

@@ -179,7 +179,7 @@ INLINE int prog_new(struct ctx ctx)
 		return pass_to_stack(ctx.hook); /* as in IPVS, which has no hook without a service of this family */
 
 	w->old_destination = NO_INDEX;
-	w->has_room = false;
+	w->half_open_ended = false;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);

@@ -51,7 +51,7 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_SHORT);
 	if (!update_reply(a, p, root, now, ctx.hook))
 		return drop(ctx.hook, REASON_DYING);
-	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port))
+	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
 	w->hop.verdict = HOP_LOCAL;
 	w->is_reply = 1;
@@ -83,11 +83,11 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		w->is_reply = 1;
 		w->destination = a->index;
 		w->reply_port = a->port;
-		w->virtual_address = a->source;
+		w->virtual_address = a->saddr;
 		w->hop = *hop;
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
-	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
+	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
 	return xmit(ctx, hop, p->is_ipv6);
 }
@@ -114,16 +114,16 @@ INLINE int prog_reply(struct ctx ctx)
 		return unmatched_reply(ctx, p, root);
 	if (unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way = {.new_saddr = a.source,
+	struct reply_route way = {.new_saddr = a.saddr,
 				  .input = ctx_ifindex(ctx),
 				  .is_ipv6 = p->is_ipv6,
 				  .reroute = a.masq && root->settings.snat_reroute};
 	if (p->is_ipv6) {
-		way.client = p->tuple.v6.target;
-		way.source = p->tuple.v6.source;
+		way.client = p->tuple.v6.daddr;
+		way.saddr = p->tuple.v6.saddr;
 	} else {
-		way.client.word[0] = p->tuple.v4.target;
-		way.source.word[0] = p->tuple.v4.source;
+		way.client.word[0] = p->tuple.v4.daddr;
+		way.saddr.word[0] = p->tuple.v4.saddr;
 	}
 	bool looked_up;
 	struct hop *hop = client_hop(ctx, &way, now, &looked_up);

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
     @property
     def client_port(self) -> int:
-        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("source_port")
+        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("sport")
         return int.from_bytes(self.key[at : at + 2], "big")
 
     @property
@@ -103,7 +103,7 @@ def only_templates(tables: Tables) -> Iterator[None]:
 
 def _taken4(tables: Tables) -> list[int]:
     """Return the slots in use."""
-    at = abi.struct("place4").offset("tuple.target")
+    at = abi.struct("conn_entry4").offset("tuple.daddr")
     table = tables.connections4
     targets = table.memory.cast("I")[at // 4 :: table.stride // 4].tolist()
     return [slot for slot, target in enumerate(targets) if target]
@@ -124,7 +124,7 @@ def entries4(tables: Tables) -> int:
 
 
 def _entries4(tables: Tables) -> Iterator[Entry]:
-    table, codec = tables.connections4, abi.struct("place4")
+    table, codec = tables.connections4, abi.struct("conn_entry4")
     first, size = codec.fields["tuple"].offset, abi.struct("tuple4").size
     second = codec.fields["connection"].offset
     for slot in _taken4(tables):

@@ -27,7 +27,7 @@ def host() -> Iterator[Host]:
         yield made
 
 
-_strangers = itertools.count(1)  # numbers of client addresses, each used once
+_clients = itertools.count(1)  # numbers of client addresses, each used once
 
 
 def packet(flags: str, service: ServiceKey, sport: int) -> bytes:
@@ -39,7 +39,7 @@ def flood(host: Host, service: ServiceKey, count: int, hook: str = "xdp") -> Non
     """Receive SYNs, each of another client."""
     frame, version = bytearray(packet("S", service, 1024)), service.address.version
     saddr, check = (ETHER_BYTES + 12, ETHER_BYTES + 10) if version == 4 else (ETHER_BYTES + 20, 0)
-    for number in itertools.islice(_strangers, count):
+    for number in itertools.islice(_clients, count):
         struct.pack_into("!I", frame, saddr, (198 << 24 | 18 << 16) + number if version == 4 else number)
         if check:
             struct.pack_into("!H", frame, check, 0)
@@ -64,7 +64,7 @@ def states(host: Host, service: ServiceKey) -> Counter[str]:
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_room(
+def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_space(
     host: Host, method: Method, family: int, hook: str
 ) -> None:
     service, full = serve(host, family, method), host.reason("TABLE_FULL_STATELESS")
@@ -123,7 +123,7 @@ def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
         assert host.reason("HALF_OPEN_ENDED") > 0
 
 
-def test_half_open_connections_make_room_in_a_nearly_full_table() -> None:
+def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
     with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
         service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.ROUTE)
         flood(host, service, CAPACITY)

@@ -123,7 +123,7 @@ def test_a_later_pass_takes_over_what_packets_changed_and_made(host: Host) -> No
         assert counts(fresh) == counts(former)
 
 
-def test_a_table_without_room_refuses_and_counts(host: Host) -> None:
+def test_a_table_that_is_too_small_refuses_and_counts(host: Host) -> None:
     service = host.new_key()
     host.serve(service, 2)
     former = host.director.tables

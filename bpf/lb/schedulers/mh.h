@@ -63,7 +63,7 @@ INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
 	u32 slot = barrier_var(hash % MAGLEV_SLOTS);
 	if (slot >= MAGLEV_SLOTS)
 		return NO_INDEX;
-	u32 pos = walk->table->places[slot];
+	u32 pos = walk->table->list_positions[slot];
 	struct candidate it;
 	return pos < walk->c->count && at_pos(walk->c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
 }

@@ -22,10 +22,10 @@ _FIELDS4 = (
     "connection.destination",
     "connection.port",
     "connection.method",
-    "tuple.source",
-    "tuple.target",
-    "tuple.source_port",
-    "tuple.target_port",
+    "tuple.saddr",
+    "tuple.daddr",
+    "tuple.sport",
+    "tuple.dport",
     "tuple.protocol",
     "tuple.kind",
 )
@@ -57,8 +57,8 @@ class ConnectionReader:
 
     def _connections4(self) -> Iterator[Connection]:
         """Yield the IPv4 connections; a slot without a destination address is free."""
-        codec, ntohs, ntohl = abi.struct("place4"), socket.ntohs, socket.ntohl
-        form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.target")
+        codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
+        form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
         unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
         each = _BLOCK // stride  # slots in a block
         for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):

@@ -103,7 +103,7 @@ class DestinationSlots:
             "service": slot,
             "mtu": route.mtu if route else 0,
             "weights:8s": struct.pack("<2i", 0, destination.weight),
-            "source": address_bytes(route.source) if route and route.source else b"",
+            "saddr": address_bytes(route.source) if route and route.source else b"",
             "virtual_address": version["address"],
             "mark": version["mark"],
             "service_birth": version["birth"],
@@ -165,7 +165,7 @@ class DestinationSlots:
             self._note_ports()
         edit.write_flags(dest_slot, edit.generation, _flags(destination), destination.weight)
         if route and route.source:
-            table.write(dest_slot, {"source": address_bytes(route.source)})
+            table.write(dest_slot, {"saddr": address_bytes(route.source)})
         table.set(dest_slot, "mtu", route.mtu if route else 0)
         counts = self.tables.conn_counts
         if not destination.upper or destination.upper > counts.get(dest_slot, "upper"):

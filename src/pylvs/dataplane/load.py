@@ -255,7 +255,7 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
             "half_open_rings": _online_cpus(),
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": _tunnel_secret(seeds),
-            "fib_gives_source": int(kernel.release() >= (6, 7)),
+            "fib_gives_saddr": int(kernel.release() >= (6, 7)),
             "fib_takes_mark": int(kernel.release() >= (6, 10)),
         },
     )

@@ -47,8 +47,8 @@ def _packed(rule: MarkRule) -> bytes:
     codec = abi.struct("mark_rule")
     ranges = abi.struct("port_range")
     fields: dict[str, Any] = {
-        **_network_fields("source", rule.source),
-        **_network_fields("target", rule.target),
+        **_network_fields("saddr", rule.source),
+        **_network_fields("daddr", rule.target),
         "flags": int(rule.turned),
         "mask": rule.mask,
         "value": rule.value,
@@ -58,10 +58,10 @@ def _packed(rule: MarkRule) -> bytes:
         "family": rule.family,
         "protocol": rule.protocol,
         "device_name": rule.device.encode(),
-        "source_ranges": len(rule.source_ports),
-        "target_ranges": len(rule.target_ports),
-        "source_ports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.source_ports),
-        "target_ports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.target_ports),
+        "sport_ranges": len(rule.source_ports),
+        "dport_ranges": len(rule.target_ports),
+        "sports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.source_ports),
+        "dports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.target_ports),
     }
     if rule.link:
         fields["flags"] |= abi.constant("MARK_BY_LINK")
@@ -81,7 +81,7 @@ def _rule(fields: dict[str, Any]) -> MarkRule:
     ranges = abi.struct("port_range")
 
     def ports(side: str) -> tuple[tuple[int, int], ...]:
-        raw = fields[f"{side}_ports"]
+        raw = fields[f"{side}s"]
         each = [ranges.unpack_from(raw, ranges.size * number) for number in range(fields[f"{side}_ranges"])]
         return tuple((found["first"], found["last"]) for found in each)
 
@@ -93,10 +93,10 @@ def _rule(fields: dict[str, Any]) -> MarkRule:
         value=fields["value"],
         family=fields["family"],
         protocol=fields["protocol"],
-        source=_network(fields["source"], fields["source_mask"], fields["family"], fields["flags"] & Not.SOURCE),
-        target=_network(fields["target"], fields["target_mask"], fields["family"], fields["flags"] & Not.TARGET),
-        source_ports=ports("source"),
-        target_ports=ports("target"),
+        source=_network(fields["saddr"], fields["saddr_mask"], fields["family"], fields["flags"] & Not.SOURCE),
+        target=_network(fields["daddr"], fields["daddr_mask"], fields["family"], fields["flags"] & Not.TARGET),
+        source_ports=ports("sport"),
+        target_ports=ports("dport"),
         device=fields["device_name"].rstrip(b"\0").decode(),
         link=bytes(fields["link"]) if fields["flags"] & abi.constant("MARK_BY_LINK") else b"",
         tcp_flags=asked("MARK_BY_TCP_FLAGS", "tcp_flags"),

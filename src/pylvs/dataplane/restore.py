@@ -94,7 +94,7 @@ class ConnectionCopy:
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._batch: list[Seen] = []
         self._memory = bytearray()
-        self.restored = self.refused = 0  # records of the last pass: taken, and without room
+        self.restored = self.refused = 0  # records of the last pass: taken, and refused by a full table
 
     def run(self) -> int:
         """Make one pass; return how many connections and templates were new or different."""
@@ -117,7 +117,7 @@ class ConnectionCopy:
 
     def _changes4(self) -> Iterator[Seen]:
         """Yield the IPv4 connections that differ from the last pass."""
-        codec = abi.struct("place4")
+        codec = abi.struct("conn_entry4")
         form, size = codec.view(*_FIELDS4), codec.size
         unused, each = bytes(_BLOCK), _BLOCK // codec.size
         for number, block in enumerate(self._connections4.blocks(_BLOCK)):
