@@ -100,6 +100,7 @@ enum reason {
 	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
 	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
 	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
+	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
 	REASONS = 64,
 };

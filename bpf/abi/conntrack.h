@@ -158,6 +158,7 @@ struct pool {
 	u32 purge_at; /* next slot for the search for orphans */
 	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
+	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 

@@ -51,6 +51,14 @@ INLINE struct conn_counts *conn_counts_of(u32 destination)
 	return n ? barrier_var(n) : NULL; /* keep the compiler from computing addresses earlier */
 }
 
+/* Whether a packet may belong to a connection that is still to be copied from a former table. */
+INLINE bool may_be_copied(u32 now)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	u32 until = pool ? READ_ONCE(pool->hold_until) : 0;
+	return unlikely(until) && (s32)(until - now) > 0;
+}
+
 INLINE void set_expiry_tick(u32 slot, u32 tick)
 {
 	struct looks *line = map_elem(looks, slot / LOOKS);

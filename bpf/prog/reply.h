@@ -94,6 +94,8 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 
 INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
 {
+	if (may_be_copied(ticks()) && !p->from_host)
+		return drop(ctx.hook, REASON_HELD);
 	if (root->settings.nat_icmp_send && has_ports(p->protocol))
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	return p->maybe_vip ? tail_call(ctx, PROG_NEW) : pass_packet(ctx, p);

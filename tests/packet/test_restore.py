@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,12 +16,13 @@ from pylvs.bpf import kernel
 from pylvs.dataplane import load
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.dataplane.restore import ConnectionCopy
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.director import Connection
+from pylvs.model.errors import Busy
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
-from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
-from tests.packet.host import VIP4, VIP6, Host, new_host, server4, server6
+from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
+from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, server4, server6
 
 FORMER, FRESH = 4096, 16384
 
@@ -38,7 +40,10 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
     os.mkdir(path)
     state = State(host.director.state.cookie, path)
     try:
-        with mock.patch.object(kernel, "connection_limit", return_value=FRESH), mock.patch.object(load, "_start_timer"):
+        with (
+            mock.patch.object(kernel, "connection_limit", return_value=FRESH),
+            mock.patch.object(load, "_start_timers"),
+        ):
             load.create(state)
         tables, former = Tables(state), host.director.tables
         tables.destinations.array.memory[:] = former.destinations.array.memory
@@ -48,6 +53,17 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
             for name in names:
                 os.unlink(f"{directory}/{name}")
             os.rmdir(directory)
+
+
+@contextmanager
+def copying(former: Tables, fresh: Tables) -> Iterator[ConnectionCopy]:
+    """Load the program that inserts connections, over the fresh table."""
+    connections, seeds = int(fresh.pool.get(0, "capacity")), fresh.pool.get(0, "seeds")
+    with load._open_object(connections, seeds, (RESTORE,)) as opened:
+        load._reuse_maps(opened, fresh)
+        opened.load()
+        with ConnectionCopy(former, fresh, os.dup(opened.program_fd(RESTORE))) as copy:
+            yield copy
 
 
 def listed(tables: Tables) -> Counter[Connection]:
@@ -95,8 +111,7 @@ def fill(host: Host, services: list[ServiceKey], first: int = 20000, each: int =
 def test_a_copy_has_the_same_connections_states_templates_and_counts(host: Host) -> None:
     fill(host, serve_all(host))
     former = host.director.tables
-    with fresh_tables(host) as fresh, load.opened_restore(fresh) as restore:
-        copy = ConnectionCopy(former, fresh, restore)
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
         assert copy.run() == sum(listed(former).values())
         assert copy.refused == 0
         assert listed(fresh) == listed(former)
@@ -109,8 +124,7 @@ def test_a_later_pass_takes_over_what_packets_changed_and_made(host: Host) -> No
     services = serve_all(host)
     fill(host, services)
     former = host.director.tables
-    with fresh_tables(host) as fresh, load.opened_restore(fresh) as restore:
-        copy = ConnectionCopy(former, fresh, restore)
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
         copy.run()
         fill(host, services, 20100, 5)
         for service in services[:-1]:
@@ -129,8 +143,77 @@ def test_a_table_that_is_too_small_refuses_and_counts(host: Host) -> None:
     former = host.director.tables
     for sport in range(10000, 10000 + 2000):
         host.run(tcp(sport=sport, dport=service.port), "tc")
-    with mock.patch(f"{__name__}.FRESH", 1024), fresh_tables(host) as fresh, load.opened_restore(fresh) as restore:
-        copy = ConnectionCopy(former, fresh, restore)
+    with mock.patch(f"{__name__}.FRESH", 1024), fresh_tables(host) as fresh, copying(former, fresh) as copy:
         assert copy.run() == 2000
         assert (copy.restored, copy.refused) == (1024, 2000 - 1024)
         assert sum(listed(fresh).values()) == 1024
+
+
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
+@pytest.mark.parametrize("family", [4, 6])
+def test_another_size_keeps_connections_also_those_made_meanwhile(host: Host, family: int, method: Method) -> None:
+    service = host.new_key(vip=VIP4 if family == 4 else VIP6)
+    host.serve(service, 3, method)
+    where = {"source": CLIENT4 if family == 4 else CLIENT6, "target": str(service.address), "dport": service.port}
+    servers: dict[int, str] = {}
+
+    def connect(sport: int) -> None:
+        servers[sport] = parsed(host.forwarded(tcp("S", sport=sport, **where), "tc")).dst
+        host.forwarded(tcp("A", sport=sport, **where), "tc")
+
+    def switch_devices(*arguments: Any) -> None:
+        switch(*arguments)
+        connect(3001)
+        host.run(tcp("FA", sport=3000, **where), "tc")
+
+    def turn_switch(*arguments: Any) -> None:
+        """Send packets through the programs of the new table before the last pass."""
+        host.close_programs()
+        turn(*arguments)
+        held = host.reason("HELD")
+        assert host.run(tcp("A", sport=3001, **where), "tc").verdict == DROPPED["tc"]
+        assert host.reason("HELD") == held + 1
+        connect(3002)
+
+    connect(3000)
+    switch, turn = load._switch_devices, load._turn_switch
+    with (
+        mock.patch.object(load, "_switch_devices", switch_devices),
+        mock.patch.object(load, "_turn_switch", turn_switch),
+    ):
+        host.director.change_setting("conn_max", 2 * FORMER)
+    assert {each.client_port: each.state for each in host.director.connections()} == {
+        3000: "CLOSE_WAIT" if method == Method.MASQ else "FIN_WAIT",
+        3001: "ESTABLISHED",
+        3002: "ESTABLISHED",
+    }
+    for sport, server in servers.items():
+        assert parsed(host.forwarded(tcp("A", sport=sport, **where), "tc")).dst == server
+    assert sorted(host.counts(service).values()) == sorted([(0, 1), (1, 0), (1, 0)])
+
+
+def test_a_smaller_table_is_refused_if_its_connections_do_not_fit(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    for sport in range(2000, 2000 + 1500):
+        host.run(tcp("S", sport=sport, dport=service.port))
+    with pytest.raises(Busy, match=r"conn_max=1024: 15\d\d connections live"):
+        host.director.change_setting("conn_max", 1024)
+    assert host.counts(service) == {server4(1): (1500, 0)}
+    host.director.change_setting("conn_max", 1024, drop=True)
+    assert host.counts(service) == {server4(1): (1024, 0)}
+    assert len(list(host.director.connections())) == 1024
+
+
+def test_persistent_clients_stay_with_their_server_in_another_table(host: Host) -> None:
+    service = host.new_key()
+    host.director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, timeout_s=300))
+    for number in 1, 2, 3:
+        key = DestinationKey(ip_address(server4(number)), service.port)
+        host.director.add_destination(service, Destination(key, Method.ROUTE))
+    clients = [f"198.18.0.{number}" for number in range(1, 10)]
+    ends = [{"source": client, "dport": service.port} for client in clients]
+    servers = [parsed(host.forwarded(tcp("S", sport=2000, **each), "tc")).dst for each in ends]
+    host.director.change_setting("conn_max", 2 * FORMER)
+    host.close_programs()
+    assert [parsed(host.forwarded(tcp("S", sport=2001, **each), "tc")).dst for each in ends] == servers

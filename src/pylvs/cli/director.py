@@ -152,7 +152,7 @@ def down() -> None:
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.option("-a", "every", is_flag=True, help="print all settings")
 @click.option("-w", "write", is_flag=True, help="set: NAME=VALUE")
-@click.option("--drop", is_flag=True, help="with conn_max: end the present connections")
+@click.option("--drop", is_flag=True, help="with a smaller conn_max: end the connections that do not fit")
 @click.argument("words", nargs=-1)
 def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None:
     """Read (NAME...), list (-a) or set (-w NAME=VALUE...) the net.ipv4.vs settings."""

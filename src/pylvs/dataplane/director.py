@@ -181,7 +181,7 @@ class BpfDirector:
         self._editor.set_timeouts(timeouts)
 
     def change_setting(self, name: str, value: int, drop: bool = False) -> None:
-        """Change a setting; with `drop`, a new conn_max may end live connections."""
+        """Change a setting; with `drop`, a smaller conn_max may end live connections."""
         self._editor.change_setting(name, value, drop)
 
     def services(self) -> list[ServiceRow]:

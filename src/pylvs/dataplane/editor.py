@@ -379,7 +379,7 @@ class Editor:
             edit.commit()
 
     def change_setting(self, name: str, value: int, drop: bool = False) -> None:
-        """Change a setting; with `drop`, a new conn_max may end live connections."""
+        """Change a setting; with `drop`, a smaller conn_max may end live connections."""
         from pylvs.model.settings import checked, known_setting
 
         setting = known_setting(name)

@@ -2,7 +2,8 @@
 
 A new state, another size of the connection table and the program of a newer pylvs are all loaded here. Maps do not
 grow: another `conn_max` needs another connection table and another copy of the programs. The new copy reuses the maps
-that stay and makes the others. Then its entry programs replace those on the devices, under live connections.
+that stay and makes the others. The connections are copied (`dataplane.restore`). Then its entry programs replace those
+on the devices, under live connections.
 
 A kill at any step leaves programs in force that are complete (`State.draft`): the old ones, the new ones, or both, on
 different devices. Both are equally good over the same tables. Another connection table must be that of all devices and
@@ -45,6 +46,10 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.dataplane.restore import ConnectionCopy
+
 STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
@@ -80,6 +85,7 @@ _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
+_HOLD_S = 5  # how long packets without a connection wait for the end of a copy, at most
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -368,10 +374,11 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
     facts.set("timeouts_s", timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s)
 
 
-def _reload(state: State, connections: int = 0) -> None:
+def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
-    The caller holds the lock, and then calls `finish`. Raises what `create` does; Unsupported for another layout.
+    Return the copy of the connections, which packets still change in the former table. The caller holds the lock, and
+    then calls `finish`. Raises what `create` does; Unsupported for another layout.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
@@ -382,19 +389,24 @@ def _reload(state: State, connections: int = 0) -> None:
     anew = {*STAGES, "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
-    with _open_object(capacity, seeds, entries) as opened:
+    loaded = (*entries, RESTORE) if connections else entries
+    with _open_object(capacity, seeds, loaded) as opened:
         kept = _reuse_maps(opened, tables, anew)
         opened.load()
         _fill_stages(opened, entries)
-        draft, note = state.draft(), _NO_SWITCH
-        _pin(opened, state, draft, kept, entries)
+        draft, note, copy = state.draft(), _NO_SWITCH, None
+        _pin(opened, state, draft, kept, loaded)
         state.note_build(draft)
         if connections:
-            _begin_pool(Tables(state, draft), connections, seeds)
+            fresh = Tables(state, draft)
+            _begin_pool(fresh, connections, seeds)
+            copy = _copy(state, tables, fresh)
+            copy.run()
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
-            note = switch
+            note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
         state.put_in_force(draft, note)
+    return copy
 
 
 def swap_programs(tables: Tables, connections: int = 0) -> None:
@@ -402,24 +414,48 @@ def swap_programs(tables: Tables, connections: int = 0) -> None:
 
     The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
     """
-    _reload(tables.state, connections)
-    finish(tables.state)
+    finish(tables.state, _reload(tables.state, connections))
 
 
-def finish(state: State) -> None:
+def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     """Adapt timers and devices to the load in force, after `_reload` in this process or in one that was killed.
+
+    With another connection table, copy what packets changed in the former one since the last pass of `copy`. Until then
+    packets that may belong to such connections are dropped, and are sent again.
 
     Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
     switched.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
-    switch = state.unfinished() or _NO_SWITCH
+    note = state.unfinished() or _NO_SWITCH
     _start_timers(state)
-    if switch != _NO_SWITCH:
+    if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
+        switch, former = note.split()
+        fresh = Tables(state)
+        fresh.pool.set(0, "hold_until", clock(state) + round(_HOLD_S * ticks_per_second()) & 0xFFFFFFFF or 1)
         _turn_switch(state, switch)
+        time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
+        with copy or _copy(state, Tables(state, former), fresh) as copied:
+            copied.run()
+        fresh.pool.set(0, "hold_until", 0)
+        libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
     state.note_finished()
+
+
+def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
+    """Return a copy of the connections of one table into the other, whose thresholds are set."""
+    from pylvs.dataplane.restore import ConnectionCopy  # late: it imports this module
+
+    for slot in range(former.book.get(0, "destination_top")):
+        for name in "upper", "lower", "overloaded":
+            if value := former.conn_counts.get(slot, name):
+                fresh.conn_counts.set(slot, name, value)
+    restore = libbpf.open_pin(fresh.path(RESTORE))
+    if restore is None:
+        raise Unsupported(f"{state.path}: the programs are not pinned")
+    return ConnectionCopy(former, fresh, restore)
 
 
 # Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the
@@ -466,29 +502,22 @@ def _turn_switch(state: State, switch: str) -> None:
 
 
 def resize(tables: Tables, connections: int, drop: bool) -> None:
-    """Change the size of the connection table. Raises Busy while there are connections, unless `drop` is set.
+    """Change the size of the connection table, with its connections. Packets of all devices change to it at once.
 
-    The caller holds the lock. Packets of all devices change to the new table at once.
+    The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
     """
     if connections == tables.pool.get(0, "capacity"):
         return
-    from pylvs.dataplane.connections import ConnectionReader  # late: it imports this module
-
-    living = sum(1 for _ in ConnectionReader(tables).connections())
-    if living and not drop:
-        raise Busy(
-            f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
-        )
+    if not drop and tables.pool.get(0, "used") > connections:
+        raise Busy(_too_many(connections, tables.pool.get(0, "used"), "connections"))
+    of_ipv6 = len(tables.connections6) if not drop and share6(connections) < connections else 0
+    if of_ipv6 > share6(connections):
+        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections"))
     swap_programs(tables, connections)
 
 
-@contextlib.contextmanager
-def opened_restore(tables: Tables) -> Iterator[int]:
-    """Yield the program that inserts connections into these tables (`dataplane.restore`). Raises what `create` does."""
-    with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (RESTORE,)) as opened:
-        _reuse_maps(opened, tables)
-        opened.load()
-        yield opened.program_fd(RESTORE)
+def _too_many(connections: int, living: int, what: str) -> str:
+    return f"net.ipv4.vs.conn_max={connections}: {living} {what} live; wait until they end, or --drop those beyond it"
 
 
 def open_entry(state: State, name: str) -> int:

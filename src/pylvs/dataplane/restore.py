@@ -7,6 +7,7 @@ everything, each later one what has changed since the one before.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 
@@ -75,10 +76,13 @@ class Seen:
 
 
 class ConnectionCopy:
-    """One copy of a former table into a fresh one. `restore` is the descriptor of the loaded `restore_conns`."""
+    """One copy of a former table into a fresh one."""
 
     def __init__(self, former: Tables, fresh: Tables, restore: int) -> None:
-        """Open all maps of the former table: their pins may be replaced before the last pass."""
+        """Take over the descriptor of the loaded `restore_conns`.
+
+        All maps of the former table are opened now: their pins may be replaced before the last pass.
+        """
         self._restore = restore
         self._connections4 = LargeArray.open(former.path("connections4"))
         self._connections6, self._words6, self._controls = former.connections6, former.words6, former.controls
@@ -95,6 +99,12 @@ class ConnectionCopy:
         self._batch: list[Seen] = []
         self._memory = bytearray()
         self.restored = self.refused = 0  # records of the last pass: taken, and refused by a full table
+
+    def __enter__(self) -> ConnectionCopy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._restore)
 
     def run(self) -> int:
         """Make one pass; return how many connections and templates were new or different."""
