@@ -19,6 +19,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.rows import Trouble
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
+from pylvs.netlink import links
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4
 from tests.waiting import until
@@ -223,6 +224,8 @@ def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subproc
 def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> None:
     """Only drivers that can transmit for XDP may then be in the map: others drop the packets."""
     host.serve(SERVICE, 1)
+    with host.director.batch():
+        attachments.request(host.director.tables, "d0", "generic")
     assert len(list(host.director.tables.transmitters.keys())) == 2
     attached, seen = attach.attach, []
 
@@ -233,7 +236,8 @@ def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> Non
     with mock.patch.object(attach, "attach", attach_now), host.director.batch():
         attachments.request(host.director.tables, "d0", "native")
     assert seen == [0]
-    assert len(list(host.director.tables.transmitters.keys())) == 1
+    transmits = (links.native_xdp(host.ifindex) or 0) & links.XDP_TRANSMIT  # depends on the kernel and on the peer
+    assert len(list(host.director.tables.transmitters.keys())) == bool(transmits)
 
 
 def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:
