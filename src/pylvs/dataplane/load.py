@@ -402,6 +402,7 @@ def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
             _begin_pool(fresh, connections, seeds)
             copy = _copy(state, tables, fresh)
             copy.run()
+            copy.run()  # after a large table's first pass there is much to repeat
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
@@ -437,8 +438,9 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
         with copy or _copy(state, Tables(state, former), fresh) as copied:
+            copied.run(only_new=True)
+            fresh.pool.set(0, "hold_until", 0)
             copied.run()
-        fresh.pool.set(0, "hold_until", 0)
         libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
     state.note_finished()

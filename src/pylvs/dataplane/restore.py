@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.maps import LargeArray
 from pylvs.dataplane import load
-from pylvs.dataplane.tables import Records, Tables
+from pylvs.dataplane.tables import MASK32, Records, Tables
+from pylvs.model.dataclass import dataclass
 
 _BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _FIELDS4 = (
@@ -49,30 +50,21 @@ _RECORD = (
     "has_reply",
     "assured",
 )
-_MASK32 = 0xFFFFFFFF
 
 
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A connection of the former table as a pass has read it."""
 
-    __slots__ = ("controlled", "destination", "family", "method", "port", "raw_tuple", "slot", "was", "word")
-
-    def __init__(
-        self,
-        family: int,
-        slot: int,
-        raw_tuple: bytes,
-        word: int,
-        destination: int,
-        port: bytes,
-        method: int,
-        controlled: int,
-        was: int,
-    ) -> None:
-        self.family, self.slot, self.raw_tuple = family, slot, raw_tuple
-        self.word, self.destination, self.port, self.method = word, destination, port, method
-        self.controlled = controlled
-        self.was = was  # its word in the pass before; 0: it was not there
+    family: int
+    slot: int
+    raw_tuple: bytes
+    word: int
+    destination: int
+    port: bytes
+    method: int
+    controlled: int
+    was: int  # its word in the pass before; 0: it was not there
 
 
 class ConnectionCopy:
@@ -106,11 +98,14 @@ class ConnectionCopy:
     def __exit__(self, *_: object) -> None:
         os.close(self._restore)
 
-    def run(self) -> int:
-        """Make one pass; return how many connections and templates were new or different."""
+    def run(self, only_new: bool = False) -> int:
+        """Make one pass; return how many connections and templates were new or different.
+
+        A pass for those that no pass has seen yet is quick, even if packets changed all others.
+        """
         self.restored = self.refused = 0
         later = []
-        for seen in self._changes():
+        for seen in self._changes(only_new):
             if seen.controlled:  # its template first
                 later.append(seen)
             else:
@@ -121,12 +116,12 @@ class ConnectionCopy:
         self._flush()
         return self.restored + self.refused
 
-    def _changes(self) -> Iterator[Seen]:
-        yield from self._changes4()
-        yield from self._changes6()
+    def _changes(self, only_new: bool) -> Iterator[Seen]:
+        yield from self._changes4(only_new)
+        yield from self._changes6(only_new)
 
-    def _changes4(self) -> Iterator[Seen]:
-        """Yield the IPv4 connections that differ from the last pass."""
+    def _changes4(self, only_new: bool) -> Iterator[Seen]:
+        """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
         codec = abi.struct("conn_entry4")
         form, size = codec.view(*_FIELDS4), codec.size
         unused, each = bytes(_BLOCK), _BLOCK // codec.size
@@ -134,9 +129,10 @@ class ConnectionCopy:
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)
-            if block == former:
+            if block == former or (only_new and _tuples(block) == _tuples(former)):
                 continue
-            self._blocks[number] = block
+            if not only_new:
+                self._blocks[number] = block
             for at in range(0, len(block), size):
                 entry = block[at : at + size]
                 before = former[at : at + size]
@@ -146,20 +142,11 @@ class ConnectionCopy:
                 if not raw_tuple[4:8].strip(b"\0") or word & self._dying:
                     continue
                 was, *_, former_tuple = form.unpack(before)
-                slot = number * each + at // size
-                yield Seen(
-                    4,
-                    slot,
-                    raw_tuple,
-                    word,
-                    destination,
-                    port,
-                    method,
-                    controlled,
-                    was if former_tuple == raw_tuple else 0,
-                )
+                slot, known = number * each + at // size, former_tuple == raw_tuple
+                if not (known and only_new):
+                    yield Seen(4, slot, raw_tuple, word, destination, port, method, controlled, was if known else 0)
 
-    def _changes6(self) -> Iterator[Seen]:
+    def _changes6(self, only_new: bool) -> Iterator[Seen]:
         """Likewise for IPv6."""
         masq = abi.constant("METHOD_MASQ")
         codec, width = abi.struct("connection6"), abi.struct("tuple6").size
@@ -172,9 +159,10 @@ class ConnectionCopy:
                 if method == masq:
                     word = self._words6.words[slot - self._first6]
                 former = self._former6.get(raw_tuple)
-                if word & self._dying or former == (value, word):
+                if word & self._dying or former == (value, word) or (former and only_new):
                     continue
-                self._former6[raw_tuple] = value, word
+                if not only_new:
+                    self._former6[raw_tuple] = value, word
                 was = former[1] if former else 0
                 yield Seen(6, slot, raw_tuple, word, destination, port, method, controlled, was)
 
@@ -189,8 +177,8 @@ class ConnectionCopy:
         self._memory += self._form.pack(
             seen.raw_tuple,
             seen.destination,
-            seen.word & _MASK32,
-            seen.was & _MASK32,
+            seen.word & MASK32,
+            seen.was & MASK32,
             template,
             timeout,
             0,
@@ -226,3 +214,10 @@ class ConnectionCopy:
                 self._templates[seen.slot] = slot
         self._batch.clear()
         self._memory.clear()
+
+
+def _tuples(block: bytes) -> tuple[list[int], list[int]]:
+    """Return the tuples of the entries in a block, as two columns of words."""
+    words, width = memoryview(block).cast("Q"), abi.struct("conn_entry4").size // 8
+    first = abi.struct("conn_entry4").offset("tuple") // 8
+    return words[first::width].tolist(), words[first + 1 :: width].tolist()
