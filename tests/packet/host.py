@@ -41,7 +41,7 @@ VIP4, VIP6 = "10.77.0.100", "fd77::100"
 ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
-_start_timers = load._start_timers
+_start_timers = load.start_timers
 
 
 def server4(number: int) -> str:
@@ -197,7 +197,7 @@ class ExpiryTimer:
         self._start = -1  # the program that starts it
 
     def __call__(self, state: State) -> None:
-        """Start all timers, in place of `load._start_timers`."""
+        """Start all timers, in place of `load.start_timers`."""
         self.close()
         self._start = libbpf.open_pin(state.loaded_path("start_expiry")) or -1
         _start_timers(state)
@@ -280,7 +280,7 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | 
             director = BpfDirector(State.open())
             with (
                 mock.patch.object(kernel, "connection_limit", return_value=connections),
-                mock.patch.object(load, "_start_timers", expiry),
+                mock.patch.object(load, "start_timers", expiry),
             ):
                 director.make()
             try:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import libbpf
-from pylvs.dataplane import load
+from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import EGRESS, ENTRIES, TC, XDP, State, own_build
 from pylvs.model.dataclass import replace
@@ -55,7 +55,7 @@ def verified(descriptor: int) -> int:
 
 @pytest.mark.parametrize(("entry", "most"), [(TC, 260_000), (XDP, 125_000)])
 def test_the_verifier_processes_few_instructions_at_the_first_edit(entry: str, most: int) -> None:
-    with new_host(mode="tc"), load._open_object(4096, (1, 1), (entry,)) as opened:
+    with new_host(mode="tc"), load.open_object(4096, (1, 1), (entry,)) as opened:
         opened.load()
         loaded = [name for name in opened.programs() if load._entry_of(name) == entry]
         assert sum(verified(opened.program_fd(name)) for name in loaded) < most
@@ -83,7 +83,7 @@ def test_a_new_build_loads_what_the_devices_need() -> None:
         host.serve(key(80), 1)
         before = held(host)
         with host.director.batch():
-            load.swap_programs(host.director.tables)
+            upgrade.swap_programs(host.director.tables)
         assert held(host) == before == {TC, XDP}
         host.forwarded(tcp("S", sport=4000, dport=80))
 

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from pylvs.bpf import kernel
-from pylvs.dataplane import load
+from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import RESTORE, State
@@ -42,7 +42,7 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
     try:
         with (
             mock.patch.object(kernel, "connection_limit", return_value=FRESH),
-            mock.patch.object(load, "_start_timers"),
+            mock.patch.object(load, "start_timers"),
         ):
             load.create(state)
         tables, former = Tables(state), host.director.tables
@@ -59,8 +59,8 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
 def copying(former: Tables, fresh: Tables) -> Iterator[ConnectionCopy]:
     """Load the program that inserts connections, over the fresh table."""
     connections, seeds = int(fresh.pool.get(0, "capacity")), fresh.pool.get(0, "seeds")
-    with load._open_object(connections, seeds, (RESTORE,)) as opened:
-        load._reuse_maps(opened, fresh)
+    with load.open_object(connections, seeds, (RESTORE,)) as opened:
+        load.reuse_maps(opened, fresh)
         opened.load()
         with ConnectionCopy(former, fresh, os.dup(opened.program_fd(RESTORE))) as copy:
             yield copy
@@ -151,7 +151,7 @@ def test_a_table_that_is_too_small_refuses_and_counts(host: Host) -> None:
 
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
 @pytest.mark.parametrize("family", [4, 6])
-def test_another_size_keeps_connections_also_those_made_meanwhile(host: Host, family: int, method: Method) -> None:
+def test_another_size_keeps_connections_also_those_made_during_the_copy(host: Host, family: int, method: Method) -> None:
     service = host.new_key(vip=VIP4 if family == 4 else VIP6)
     host.serve(service, 3, method)
     where = {"source": CLIENT4 if family == 4 else CLIENT6, "target": str(service.address), "dport": service.port}
@@ -176,10 +176,10 @@ def test_another_size_keeps_connections_also_those_made_meanwhile(host: Host, fa
         connect(3002)
 
     connect(3000)
-    switch, turn = load._switch_devices, load._turn_switch
+    switch, turn = upgrade._switch_devices, upgrade._turn_switch
     with (
-        mock.patch.object(load, "_switch_devices", switch_devices),
-        mock.patch.object(load, "_turn_switch", turn_switch),
+        mock.patch.object(upgrade, "_switch_devices", switch_devices),
+        mock.patch.object(upgrade, "_turn_switch", turn_switch),
     ):
         host.director.change_setting("conn_max", 2 * FORMER)
     assert {each.client_port: each.state for each in host.director.connections()} == {

@@ -123,12 +123,12 @@ class Editor:
         director.renew()
         unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
         if unfinished or outdated:
-            from pylvs.dataplane import load  # late: most edits replace no program
+            from pylvs.dataplane import upgrade  # late: most edits replace no program
 
             if unfinished:
-                load.finish(director.state)
+                upgrade.finish(director.state)
             if outdated:
-                load.swap_programs(self._tables)
+                upgrade.swap_programs(self._tables)
             director.open_again()
             director.renew()
         director.settled = True
@@ -388,9 +388,9 @@ class Editor:
             if setting.name != "conn_max":
                 self._tables.root.set(0, f"settings.{setting.name}", value)
                 return
-            from pylvs.dataplane import load
+            from pylvs.dataplane import upgrade
 
-            load.resize(self._tables, value, drop)
+            upgrade.resize(self._tables, value, drop)
 
 
 # What the packet path reads of this host.

@@ -360,9 +360,9 @@ def _note_changing(state: State, noted: bool) -> bool:
 
 
 def _drop_half_loaded(state: State) -> None:
-    from pylvs.dataplane import load  # late: needed only after a process was killed
+    from pylvs.dataplane import upgrade  # late: needed only after a process was killed
 
-    load.drop_half_loaded(state)
+    upgrade.drop_half_loaded(state)
 
 
 def _tidy(state: State) -> None:
@@ -371,9 +371,9 @@ def _tidy(state: State) -> None:
     for name in drafts:
         libbpf.unpin(state.pin_path(name))
     if loads:
-        from pylvs.dataplane import load  # late: most edits find no other load
+        from pylvs.dataplane import upgrade  # late: most edits find no other load
 
-        load.drop_other_loads(state, loads)
+        upgrade.drop_other_loads(state, loads)
 
 
 def missing(tables: Tables) -> list[Trouble]:

@@ -1,0 +1,216 @@
+"""Replace the programs of a state, alone or with its connection table, under live connections.
+
+Maps do not grow: another `conn_max` needs another connection table and another copy of the programs. The new copy
+reuses the maps that stay and makes the others. The connections are copied (`dataplane.restore`). Then the new entry
+programs replace those on the devices.
+
+A kill at any step leaves programs in force that are complete (`State.draft`): the old ones, the new ones, or both, on
+different devices. Both are equally good over the same tables. Another connection table must be that of all devices and
+hooks from one moment on: a packet's reply may come by another device. So a switch replaces the programs first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterator
+
+from pylvs.bpf import kernel, libbpf
+from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
+from pylvs.dataplane import load
+from pylvs.dataplane.state import ENTRIES, LOADED, RESTORE, XDP, State
+from pylvs.dataplane.tables import MASK32, Tables
+from pylvs.dataplane.transaction import WAIT_MS
+from pylvs.model.errors import Busy, PylvsError, Unsupported
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.dataplane.restore import ConnectionCopy
+
+_ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
+_SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
+_NO_SWITCH = "programs"  # an unfinished load over the same connection table
+_HOLD_S = 5  # how long packets without a connection wait for the end of a copy, at most
+
+
+def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
+    """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
+
+    Return the copy of the connections, which packets still change in the former table. The caller holds the lock, and
+    then calls `finish`. Raises what `create` does; Unsupported for another layout.
+    """
+    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+
+    if state.leftovers()[1]:  # of a process that was killed: devices may run its switch
+        attachments.reconcile(Tables(state), attachments.Concerns())
+    tables = Tables(state)
+    capacity = connections or int(tables.pool.get(0, "capacity"))
+    anew = {*load.STAGES, "works", "paces"} | (set(load.CONNECTION_MAPS) if connections else set())
+    entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
+    seeds = load.new_seeds() if connections else tables.pool.get(0, "seeds")
+    loaded = (*entries, RESTORE) if connections else entries
+    with load.open_object(capacity, seeds, loaded) as opened:
+        kept = load.reuse_maps(opened, tables, anew)
+        opened.load()
+        load.fill_stages(opened, entries)
+        draft, note, copy = state.draft(), _NO_SWITCH, None
+        load.pin_load(opened, state, draft, kept, loaded)
+        state.note_build(draft)
+        if connections:
+            fresh = Tables(state, draft)
+            load.begin_pool(fresh, connections, seeds)
+            copy = _copy(state, tables, fresh)
+            copy.run()
+            copy.run()  # after a large table's first pass there is much to repeat
+            switch = state.draft()
+            _switch_devices(state, switch, draft, entries)
+            note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
+        state.put_in_force(draft, note)
+    return copy
+
+
+def swap_programs(tables: Tables, connections: int = 0) -> None:
+    """Load the object again, with `connections` over another connection table, and replace the running programs.
+
+    The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
+    """
+    finish(tables.state, _reload(tables.state, connections))
+
+
+def finish(state: State, copy: ConnectionCopy | None = None) -> None:
+    """Adapt timers and devices to the load in force, after `_reload` in this process or in one that was killed.
+
+    With another connection table, copy what packets changed in the former one since the last pass of `copy`. Until then
+    packets that may belong to such connections are dropped, and are sent again.
+
+    Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
+    switched.
+    """
+    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+
+    note = state.unfinished() or _NO_SWITCH
+    load.start_timers(state)
+    if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
+        switch, former = note.split()
+        fresh = Tables(state)
+        fresh.pool.set(0, "hold_until", load.clock(state) + round(_HOLD_S * load.ticks_per_second()) & MASK32 or 1)
+        _turn_switch(state, switch)
+        time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
+        with copy or _copy(state, Tables(state, former), fresh) as copied:
+            copied.run(only_new=True)
+            fresh.pool.set(0, "hold_until", 0)
+            copied.run()
+        libbpf.unpin(state.loaded_path(RESTORE))
+    attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
+    state.note_finished()
+
+
+def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
+    """Return a copy of the connections of one table into the other, whose thresholds are set."""
+    from pylvs.dataplane.restore import ConnectionCopy  # late: it imports this module
+
+    for slot in range(former.book.get(0, "destination_top")):
+        for name in "upper", "lower", "overloaded":
+            if value := former.conn_counts.get(slot, name):
+                fresh.conn_counts.set(slot, name, value)
+    restore = libbpf.open_pin(fresh.path(RESTORE))
+    if restore is None:
+        raise Unsupported(f"{state.path}: the programs are not pinned")
+    return ConnectionCopy(former, fresh, restore)
+
+
+# Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the
+# new ones, by the number in the map `selected`. One store then changes all devices and hooks.
+
+
+def _switch_devices(state: State, switch: str, draft: str, entries: Collection[str]) -> None:
+    """Let all devices run the switch, which runs their present programs, and then those of the draft."""
+    with contextlib.ExitStack() as opened:
+
+        def kept(descriptor: int | None) -> int:
+            if descriptor is None:
+                raise Unsupported(f"{state.path}: the programs are not pinned")
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        selected = kept(libbpf.create_map(_ARRAY, _SELECTED, 4, 8, 1, MMAPABLE))
+        libbpf.pin(selected, state.pin_path(f"{switch}/{_SELECTED}"))
+        arrays = {}
+        for name in load.STAGES:
+            arrays[name] = kept(libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES)))
+            libbpf.pin(arrays[name], state.pin_path(f"{switch}/{name}"))
+        instead = {}
+        for name in entries:
+            array, first = arrays[load.STAGES[name != XDP]], 2 * ENTRIES.index(name)
+            with ArrayMap.duplicate(array) as programs:
+                for number, directory in enumerate((LOADED, draft)):
+                    entry = kept(libbpf.open_pin(state.pin_path(f"{directory}/{name}")))
+                    programs.put_descriptor(first + number, entry)
+                    if directory == LOADED:
+                        running = kernel.program_info(entry).id
+            instead[running] = kept(kernel.load_switch(name == XDP, array, selected, first))
+        from pylvs.dataplane.devices import attach  # late: it is needed for devices only
+
+        attach.replace_programs(state, instead)
+
+
+def _turn_switch(state: State, switch: str) -> None:
+    """Let all devices use the new connection table."""
+    path = state.pin_path(f"{switch}/{_SELECTED}")
+    if os.path.exists(path):  # else a process that was killed did it, and attached the programs
+        with MmapArray.open(path) as selected:
+            selected.publish(0, 0, 1)
+
+
+def resize(tables: Tables, connections: int, drop: bool) -> None:
+    """Change the size of the connection table, with its connections. Packets of all devices change to it at once.
+
+    The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
+    """
+    if connections == tables.pool.get(0, "capacity"):
+        return
+    if not drop and tables.pool.get(0, "used") > connections:
+        raise Busy(_too_many(connections, tables.pool.get(0, "used"), "connections"))
+    of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
+    if of_ipv6 > load.share6(connections):
+        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections"))
+    swap_programs(tables, connections)
+
+
+def _too_many(connections: int, living: int, what: str) -> str:
+    return f"net.ipv4.vs.conn_max={connections}: {living} {what} live; wait until they end, or --drop those beyond it"
+
+
+def drop_half_loaded(state: State) -> None:
+    """Empty the program array of XDP if its entry program is not pinned: the process that loaded them was killed."""
+    if os.path.exists(state.loaded_path(XDP)):
+        return
+    with ArrayMap.open(state.loaded_path(load.STAGES[0])) as programs:
+        for number in range(programs.max_entries):
+            programs.remove(number)
+
+
+def drop_other_loads(state: State, names: Collection[str]) -> None:
+    """Remove these loads if no device runs their programs: drafts of killed processes, and former loads."""
+    from pylvs.dataplane.devices import attach  # late: most edits find no other load
+
+    running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress) if number}
+    used: set[int] = set()
+    for program in running:
+        with contextlib.suppress(PylvsError):  # it is gone, with its device
+            used.update(kernel.describe_program(program).map_ids)
+    kept = [name for name in names if used & set(_program_arrays(state, name))]
+    if any(os.path.exists(state.pin_path(f"{name}/{_SELECTED}")) for name in kept):
+        return  # a device runs a switch, which calls programs of other loads
+    time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that a device ran a moment ago
+    for name in set(names) - set(kept):
+        state.remove_load(name)
+
+
+def _program_arrays(state: State, name: str) -> Iterator[int]:
+    """Yield the ids of the program arrays in the directory of a load."""
+    for array_name in load.STAGES:
+        with state.opened(f"{name}/{array_name}") as array:
+            if array is not None:
+                yield kernel.map_info(array).id
