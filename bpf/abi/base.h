@@ -93,6 +93,7 @@ enum reason {
 	REASON_PATH_MTU, /* an ICMP error that set the path MTU of a tunnel */
 	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
 	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
+	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
 	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
@@ -100,7 +101,6 @@ enum reason {
 	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
 	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
 	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
-	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
 	REASONS = 64,
 };

@@ -120,7 +120,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (unlikely(!p->l4_complete) || p->no_chunk)
 		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook)
 								     : drop(ctx.hook, REASON_SHORT);
-	bool opens = p->by_inner || is_opener(p, &root->settings), held = may_be_copied(now) && !p->syn;
+	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
@@ -142,7 +142,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 			count(REASON_NOT_LOCAL);
 		return pass_to_stack(ctx.hook);
 	}
-	if (unlikely(held))
+	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
 	if (!opens) {
 		if (!in_fallback_time(state, now))
