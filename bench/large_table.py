@@ -19,7 +19,7 @@ from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
-from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.dataplane.load import CONNECTION_MAPS, half_opens_each
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
@@ -99,10 +99,12 @@ class LargeTable:
     def make(self, new: Measured, progress: Progress) -> float:
         """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
         spent = 0.0
-        for first in range(0, self.connections, _CHUNK):
+        chunk = min(_CHUNK, half_opens_each(self.connections) // 8)
+        for first in range(0, self.connections, chunk):
             if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
-            count = min(_CHUNK, self.connections - first)
+            count = min(chunk, self.connections - first)
+            self.path.forget_half_open()
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
             new.samples.append(opened)
             spent += count * (opened + confirmed)
@@ -189,13 +191,18 @@ class LargeTable:
 
     def bytes_each(self) -> float:
         """Return the kernel memory for each connection, of every map whose size depends on the table's."""
-        return self.path.memory(CONNECTION_MAPS) / self.connections
+        return self.path.memory(CONNECTION_MAPS) / capacity_for(self.connections)
+
+
+def capacity_for(connections: int) -> int:
+    """Return the capacity of a table for so many connections: if it were nearly full, half-open ones would end."""
+    return connections + connections // 8
 
 
 @contextmanager
 def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
     """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
-    with new_path(f"scale-{kind.name.lower()}", connections) as path:
+    with new_path(f"scale-{kind.name.lower()}", capacity_for(connections)) as path:
         table = LargeTable(kind, connections, path)
         table.serve()
         yield table

@@ -151,7 +151,7 @@ def test_a_table_that_is_too_small_refuses_and_counts(host: Host) -> None:
 
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
 @pytest.mark.parametrize("family", [4, 6])
-def test_another_size_keeps_connections_also_those_made_during_the_copy(host: Host, family: int, method: Method) -> None:
+def test_another_size_keeps_connections_and_those_made_during_the_copy(host: Host, family: int, method: Method) -> None:
     service = host.new_key(vip=VIP4 if family == 4 else VIP6)
     host.serve(service, 3, method)
     where = {"source": CLIENT4 if family == 4 else CLIENT6, "target": str(service.address), "dport": service.port}

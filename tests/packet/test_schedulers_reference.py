@@ -337,7 +337,7 @@ def test_mh_fallback_finds_the_only_usable_server_of_many(director_host: Host, u
     for number in range(usable, 1500):
         position = slots.find(key, DestinationKey(ip_address(0x0A4D0100 + number), key.port))
         assert position is not None
-        director_host.director.tables.destinations.set(position, "overloaded", 1)
+        director_host.director.tables.conn_counts.set(position, "overloaded", 1)
     for client in range(0xC6120000, 0xC6120000 + 200):
         director_host.receive(tcp(sport=2000, dport=key.port, source=str(ip_address(client))))
     made = [each for each in director_host.director.connections() if each.virtual_port == key.port]

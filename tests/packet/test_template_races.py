@@ -131,7 +131,7 @@ def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(h
     for name in "destination", "method":
         first.set(name, second.get(name))
     first.set("template", NO_TEMPLATE)
-    first.set("packet.tuple.v4.source_port", int.from_bytes((5001).to_bytes(2, "big"), "little"))
+    first.set("packet.tuple.v4.sport", int.from_bytes((5001).to_bytes(2, "big"), "little"))
     first.run("PROG_CONNECT", syn(service, 5001))
 
     tables = host.director.tables
