@@ -8,16 +8,17 @@
 #include "timers/budget.h"
 
 enum estimate_limits {
-	ESTIMATE_SLICE = 1024, /* destinations in one run */
+	ESTIMATE_SLICE = 1024, /* destinations in one run, at most */
 	ESTIMATE_CPUS = 512, /* limit of CPUs */
-	ESTIMATE_PAUSE_NS = 1000000,
+	ESTIMATE_CLOCK_EVERY = 4, /* destinations between two reads of the clock: each has counters of all CPUs */
 	ESTIMATE_EVERY_NS = 2000000000,
 };
 
 struct estimator {
 	struct bpf_timer timer;
+	u64 began; /* when this round did, in ns */
 	u32 next; /* next destination */
-	u32 paused_ms; /* pauses in this round */
+	u32 pad;
 };
 ARRAY_MAP(estimators, struct estimator, 1, 0);
 
@@ -48,7 +49,9 @@ INLINE void move_average(s64 *average, u64 *last, u64 now, u32 scale)
 }
 
 struct estimate_ctx {
+	u64 until; /* ns */
 	u32 first;
+	u32 done; /* destinations visited */
 };
 
 static int estimate_step(u32 index, struct estimate_ctx *e)
@@ -58,6 +61,7 @@ static int estimate_step(u32 index, struct estimate_ctx *e)
 	struct estimate *estimate = map_elem(estimates, s.slot);
 	if (!d || !estimate)
 		return 1;
+	e->done = index + 1;
 	if (!d->used)
 		return 0;
 	bpf_loop(ESTIMATE_CPUS, sum_cpu, &s, 0);
@@ -66,7 +70,7 @@ static int estimate_step(u32 index, struct estimate_ctx *e)
 	move_average(&estimate->averages[2], &estimate->last[2], s.counters.out_packets, 9);
 	move_average(&estimate->averages[3], &estimate->last[3], s.counters.in_bytes, 4);
 	move_average(&estimate->averages[4], &estimate->last[4], s.counters.out_bytes, 4);
-	return 0;
+	return index % ESTIMATE_CLOCK_EVERY == ESTIMATE_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - e->until) >= 0;
 }
 
 static int estimate(void *map, u32 *key, struct estimator *estimator)
@@ -76,22 +80,20 @@ static int estimate(void *map, u32 *key, struct estimator *estimator)
 		bpf_timer_start(&estimator->timer, ESTIMATE_EVERY_NS, 0);
 		return 0;
 	}
-	struct estimate_ctx e = {.first = estimator->next};
+	u64 now = bpf_ktime_get_ns();
+	if (!estimator->next)
+		estimator->began = now;
+	struct estimate_ctx e = {.first = estimator->next, .until = now + RUN_NS};
 	u32 top = book ? book->destination_top : 0;
 	u32 count = top > e.first ? top - e.first : 0;
 	if (count > ESTIMATE_SLICE)
 		count = ESTIMATE_SLICE;
 	bpf_loop(count, estimate_step, &e, 0);
-	if (e.first + count < top) {
-		estimator->next = e.first + count;
-		estimator->paused_ms += 1;
-		bpf_timer_start(&estimator->timer, ESTIMATE_PAUSE_NS, 0);
-		return 0;
-	}
-	u64 rest = ESTIMATE_EVERY_NS - (u64)estimator->paused_ms * ESTIMATE_PAUSE_NS;
-	estimator->next = 0;
-	estimator->paused_ms = 0;
-	bpf_timer_start(&estimator->timer, rest, 0);
+	u64 end = bpf_ktime_get_ns(), spent = end - estimator->began;
+	bool more = e.done && e.first + e.done < top;
+	estimator->next = more ? e.first + e.done : 0;
+	u64 rest = spent < ESTIMATE_EVERY_NS ? ESTIMATE_EVERY_NS - spent : PAUSE_MIN_NS;
+	bpf_timer_start(&estimator->timer, more ? pause_after(end - now) : rest, 0);
 	return 0;
 }
 

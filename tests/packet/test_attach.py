@@ -263,6 +263,7 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     assert choose_mode(plain, [plain, vlan])[0] == "native"
     assert choose_mode(vlan, [plain, vlan])[0] == "tc"
     assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
+    assert choose_mode(replace(plain, kind="bond"), [plain])[0] == "tc"
     assert choose_mode(links.device("lo"))[0] == "tc"
     monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")

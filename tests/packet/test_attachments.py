@@ -240,6 +240,23 @@ def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> Non
     assert len(list(host.director.tables.transmitters.keys())) == bool(transmits)
 
 
+@pytest.mark.parametrize(("mtu", "features", "redirects"), [(1500, 7, True), (9000, 7, False), (9000, 7 | 64, True)])
+def test_xdp_redirects_jumbo_frames_only_to_drivers_that_transmit_them(
+    host: Host, mtu: int, features: int, redirects: bool
+) -> None:
+    """The kernel drops the others, and no counter of pylvs counts them."""
+    host.serve(SERVICE, 1)
+    native = [replace(each, mode="native") for each in attach.attached(host.director.state) if each.device == "d0"]
+    devices = [replace(each, mtu=mtu) for each in links.devices()]
+    with (
+        mock.patch.object(attach, "attached", return_value=native),
+        mock.patch.object(links, "native_xdp", return_value=features),
+        mock.patch.object(links, "devices", return_value=devices),
+    ):
+        attachments._note_devices(host.director.tables)
+        assert len(list(host.director.tables.transmitters.keys())) == redirects
+
+
 def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:
     """A process that made the tables may have been killed before it turned forwarding on."""
     host.serve(SERVICE, 1)

@@ -20,7 +20,7 @@ from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, at
 
 Network = IPv4Network | IPv6Network
 _SIOCETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
-XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT = 1, 2, 4  # NETDEV_XDP_ACT_*
+XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT, XDP_TRANSMIT_FRAGS = 1, 2, 4, 64  # NETDEV_XDP_ACT_*
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
 # of the networks for documentation: no host has them
 _ANYWHERE: dict[int, tuple[Address, ...]] = {

@@ -76,6 +76,8 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
         return "tc", "a veth loses natively forwarded frames unless its peer cooperates"
     if device.kind == "vlan":
         return "tc", "a VLAN device has no native XDP"
+    if device.kind in ("bond", "team"):
+        return "tc", "XDP sees its packets at its ports, under their indices"
     if device.loopback:
         return "tc", "the loopback device has no native XDP"
     for program in (device.xdp_native, device.xdp_generic):

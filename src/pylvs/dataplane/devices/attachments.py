@@ -47,6 +47,7 @@ _UNATTACHED = "unattached-"  # why a device is not attached, by its index
 _CHANGING = "changing"  # a device is being attached or detached, or its program loaded
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
+_ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's headroom
 _LOOPBACK_NET = 127
 _WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
 _SENDS_ONLY = ("dummy", "ifb", "nlmon")  # what comes in by them came in by another device before
@@ -241,16 +242,20 @@ def _write_device(tables: Tables, device: Device) -> None:
 def _note_devices(tables: Tables) -> None:
     """Update the devices to which XDP may redirect.
 
-    Without native XDP these are all attached devices, else those whose driver transmits redirected frames.
+    Without native XDP these are all attached devices, else those whose driver transmits redirected frames. If XDP may
+    receive frames in several buffers, the driver must transmit those, too.
     """
     there = attach.attached(tables.state)
     by_xdp = [each for each in there if each.mode in ("native", "generic")]
     able = set()
     if by_xdp:
         native = any(each.mode == "native" for each in by_xdp)
+        mtus = {device.index: device.mtu for device in links.devices()} if native else {}
+        jumbo = any(mtus.get(each.ifindex, 0) > _ONE_BUFFER for each in by_xdp)
         for each in there:
             features = links.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
-            if not native or features & links.XDP_TRANSMIT:
+            wanted = links.XDP_TRANSMIT | (links.XDP_TRANSMIT_FRAGS if jumbo else 0)
+            if not native or features & wanted == wanted:
                 able.add(each.ifindex)
     replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
     kept = {each.ifindex for each in by_xdp}
