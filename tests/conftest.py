@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -90,3 +91,10 @@ def public_path() -> Iterator[Path]:
         path = Path(name)
         path.chmod(0o755)
         yield path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_unused_maps() -> Iterator[None]:
+    """Collect what the tests of a file left: a Director and its Editor refer to each other and hold open maps."""
+    yield
+    gc.collect()

@@ -22,7 +22,7 @@ MEETING = (1, 3)  # with these seeds, all packets of one client to one service b
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with mock.patch.object(load, "_new_seeds", return_value=MEETING), new_host(CAPACITY, expires=False) as made:
+    with mock.patch.object(load, "new_seeds", return_value=MEETING), new_host(CAPACITY, expires=False) as made:
         yield made
 
 
