@@ -64,9 +64,10 @@ class Size:
 
     @property
     def capacity(self) -> int:
-        """Return a capacity of the connection table that the bench does not exhaust."""
+        """Return a capacity that is not nearly exhausted, because half-open connections would end then."""
         established = 3 * self.flows + NAT_NUMBERS[-1] if self.budgets else self.flows
-        return established + len(new_cases(self)) * self.new * (self.rounds + 1) + 32768
+        made = established + len(new_cases(self)) * self.new * (self.rounds + 1)
+        return made + made // 8 + 32768
 
 
 QUICK = Size(rounds=3, repeat=20_000, flows=1 << 14, new=2_000, katran_flows=1 << 16)
