@@ -50,10 +50,9 @@ INLINE void end_unused_template(u32 template)
 INLINE void release_template(u32 slot, bool killed)
 {
 	struct control *control = control_of(slot);
-	struct control *template = control ? control_of(control->template) : NULL;
-	if (!template)
+	if (!control)
 		return;
-	__sync_fetch_and_add(&template->controls, -1);
+	add_references(control->template, -1);
 	if (killed)
 		end_unused_template(control->template);
 }

@@ -44,6 +44,14 @@ INLINE struct control *control_of(u32 slot)
 	return map_elem(controls, slot);
 }
 
+/* Add to the number of connections that refer to a template. */
+INLINE void add_references(u32 template, s32 by)
+{
+	struct control *control = control_of(template);
+	if (control)
+		__sync_fetch_and_add(&control->controls, by);
+}
+
 /* Return the counts of a destination; NULL for NO_INDEX, which bypass connections have. */
 INLINE struct conn_counts *conn_counts_of(u32 destination)
 {

@@ -157,7 +157,6 @@ INLINE bool hold_template(struct scratch *w, u32 now)
 /* Drop the reference again: no connection was created. */
 INLINE void unhold_template(struct scratch *w)
 {
-	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
-	if (control)
-		__sync_fetch_and_add(&control->controls, -1);
+	if (w->template != NO_TEMPLATE)
+		add_references(w->template, -1);
 }

@@ -37,14 +37,6 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 	return true;
 }
 
-/* Count a connection under its template, which holds that. */
-INLINE void hold_restored(u32 template)
-{
-	struct control *control = control_of(template);
-	if (control)
-		__sync_fetch_and_add(&control->controls, 1);
-}
-
 VERIFIED_ONCE int restore_record(struct conn_record *record)
 {
 	if (!record)
@@ -75,14 +67,11 @@ VERIFIED_ONCE int restore_record(struct conn_record *record)
 	if (!new.destination && record->method != METHOD_BYPASS)
 		return 0;
 	if (record->template)
-		hold_restored(record->template);
-	if (insert_conn(&new) == CREATED) {
+		add_references(record->template, 1);
+	if (insert_conn(&new) == CREATED)
 		record->slot = new.slot;
-	} else if (record->template) {
-		struct control *control = control_of(record->template);
-		if (control)
-			__sync_fetch_and_add(&control->controls, -1);
-	}
+	else if (record->template)
+		add_references(record->template, -1);
 	return 0;
 }
 

@@ -179,6 +179,14 @@ INLINE struct magazine *magazine_of(enum slot_user user)
 	return user == BY_COMMAND ? map_elem(commands_magazine, 0) : map_elem(magazines, 0);
 }
 
+INLINE void return_credit(struct magazine *m, enum slot_user user)
+{
+	if (user == BY_COMMAND)
+		give_credit_at_once();
+	else
+		give_credit(m);
+}
+
 /* Reserve a slot, and choose the generation of its state word. Afterwards call publish or unreserve. */
 INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn, enum slot_user user)
 {
@@ -187,10 +195,7 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 		return CREATE_FULL;
 	new_conn->slot = take_slot(m, is_ipv6);
 	if (unlikely(!new_conn->slot)) {
-		if (user == BY_COMMAND)
-			give_credit_at_once();
-		else
-			give_credit(m);
+		return_credit(m, user);
 		return CREATE_FULL;
 	}
 	new_conn->connection->word |= (u64)m->generation++ << WORD_GENERATION;
@@ -222,10 +227,7 @@ VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 user)
 	if (!m)
 		return 0;
 	give_slot(m, is_ipv6 & 1, slot);
-	if (user == BY_COMMAND)
-		give_credit_at_once();
-	else
-		give_credit(m);
+	return_credit(m, user);
 	return 0;
 }
 
