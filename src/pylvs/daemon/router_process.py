@@ -12,9 +12,9 @@ from typing import get_args
 
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.errors import PylvsError, one_line
+from pylvs.model.errors import PylvsError
 from pylvs.system import syscalls
-from pylvs.system.logs import Format
+from pylvs.system.logs import Format, one_line
 from pylvs.vrrp import router_service
 
 NAME = b"pylvs-vrrp"  # shown by ps and top

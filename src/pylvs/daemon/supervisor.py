@@ -22,7 +22,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from pylvs.config.findings import Finding
+from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains

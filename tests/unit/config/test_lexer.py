@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Location
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Location
 from tests.unit.config.trees import findings_of, outline, parsed_outline, walk
 
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli.daemon import reload as reload_command
-from pylvs.config.findings import Finding, Location, Severity
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError

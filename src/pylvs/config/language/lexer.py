@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-from pylvs.config.findings import Findings, Location
-from pylvs.config.language.tree import Line, Word
+from pylvs.config.language.tree import Findings, Line, Location, Word
 from pylvs.model.dataclass import dataclass
 
 SHELL_QUOTED = frozenset(

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from pylvs.config.findings import Severity
-from pylvs.config.language.tree import Word
+from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.config.schema.types import MARK, MAX_INTEGER, address_of, choice, integer, number_of, number_within, port_of
 from pylvs.model.addresses import Address
