@@ -112,7 +112,7 @@ struct conn_record {
 	u32 was_expiry; /* as restored before; with another one, packets have changed the connection since */
 	u32 template; /* slot in this table; 0: none */
 	u32 timeout; /* of a template, in ticks */
-	u32 slot; /* result, in this table; 0: no room */
+	u32 slot; /* result, in this table; 0: the table is full */
 	be16 port;
 	u8 method;
 	u8 state;
@@ -162,15 +162,15 @@ struct pool {
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
+enum expiry_classes { EXPIRY_CLASSES = 16, EXPIRY_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
 
-struct pace { /* run time of the expiry timer */
+struct expiry_runs { /* run time of the expiry timer */
 	u64 goes;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
 	u64 ended; /* connections */
 	u64 cpu; /* of the last run */
-	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
+	u64 lengths[EXPIRY_CLASSES]; /* runs shorter than EXPIRY_FIRST_NS << n; the last class: all others */
 };
 
 struct free_slots {

@@ -22,5 +22,5 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
-	enum pace_classes pace_classes;
+	enum expiry_classes expiry_classes;
 };

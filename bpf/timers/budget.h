@@ -12,21 +12,21 @@ enum budget_limits {
 	CLOCK_EVERY = 64, /* short steps between two reads of the clock */
 };
 
-ARRAY_MAP(paces, struct pace, 1, BPF_F_MMAPABLE);
+ARRAY_MAP(expiry_runs, struct expiry_runs, 1, BPF_F_MMAPABLE);
 
 /* Count a run that started at `began`; return its duration. */
-INLINE u64 note_run(struct pace *pace, u64 began)
+INLINE u64 note_run(struct expiry_runs *runs, u64 began)
 {
 	u64 spent = bpf_ktime_get_ns() - began;
 	u32 class = 0;
-	for (u32 i = 0; i < PACE_CLASSES - 1; i++)
-		class += spent >= (u64)PACE_FIRST_NS << i;
-	pace->goes += 1;
-	pace->spent_ns += spent;
-	pace->cpu = bpf_get_smp_processor_id();
-	if (spent > pace->longest_ns)
-		pace->longest_ns = spent;
-	pace->lengths[barrier_var(class) & (PACE_CLASSES - 1)] += 1;
+	for (u32 i = 0; i < EXPIRY_CLASSES - 1; i++)
+		class += spent >= (u64)EXPIRY_FIRST_NS << i;
+	runs->goes += 1;
+	runs->spent_ns += spent;
+	runs->cpu = bpf_get_smp_processor_id();
+	if (spent > runs->longest_ns)
+		runs->longest_ns = spent;
+	runs->lengths[barrier_var(class) & (EXPIRY_CLASSES - 1)] += 1;
 	return spent;
 }
 

@@ -188,7 +188,7 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 }
 
 /* Do a part of the round. Return whether there is more. */
-INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
+INLINE bool sweep_run(struct pool *pool, u64 until, struct expiry_runs *runs)
 {
 	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
 	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
@@ -197,7 +197,7 @@ INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
-	pace->ended += slice.ended;
+	runs->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
 	if (slice.done && any_from(pool, pool->sweep_at * LOOKS))
 		return true;
@@ -213,12 +213,12 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	u64 began = bpf_ktime_get_ns();
 	struct pool *pool = map_elem(pools, 0);
 	struct root *root = get_root();
-	struct pace *pace = map_elem(paces, 0);
-	if (!pool || !pace)
+	struct expiry_runs *runs = map_elem(expiry_runs, 0);
+	if (!pool || !runs)
 		return 0;
 	u64 until = began + RUN_NS;
-	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, pace);
-	u64 spent = note_run(pace, began);
+	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, runs);
+	u64 spent = note_run(runs, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
 }

@@ -104,7 +104,7 @@ def show(as_json: bool) -> None:
     if not found["tables"]:
         click.echo("no tables in this network namespace: ipvsadm -A makes them")
         return
-    click.echo(f"tables: {found['object']}, {found['connections']} of {found['conn_max']} connections")
+    click.echo(f"tables: {found['object']}, connections {found['connections']} of {found['conn_max']}")
     if not found["devices"]:
         click.echo("devices: none attached")
     for each in found["devices"]:

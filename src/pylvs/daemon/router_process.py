@@ -27,12 +27,12 @@ class LazyStandby:
     def __init__(self) -> None:
         self._standby: Standby | None = None
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See `Roles`."""
         try:
             if self._standby is None:
                 self._standby = Standby()
-            self._standby.stand_by(addresses, held)
+            self._standby.set_standby(addresses, held)
         except OSError as error:
             raise PylvsError(str(error)) from None
 

@@ -307,7 +307,8 @@ class Supervisor:
         services, servers, down = self.engine.tally()
         routers = len(self.engine.configuration.vrrp.instances)
         more = f", {routers} virtual routers" if routers else ""
-        return f"{services} services, {servers} real servers, {down} of them down{more}"
+        service, server = "service" if services == 1 else "services", "server" if servers == 1 else "servers"
+        return f"{services} {service}, {servers} real {server}, {down} of them down{more}"
 
     def _desired(self) -> DesiredTable:
         if self._final_table is not None:
@@ -374,7 +375,7 @@ class Supervisor:
         self._host_error = ""
         self._log_unattached(warnings(director))
         self.engine.set_host_addresses(frozenset(addresses))
-        return watch.RETRY_S if director.troubles() else HOST_POLL_S
+        return watch.RETRY_S if director.device_problems() else HOST_POLL_S
 
     def _log_unattached(self, lines: list[str]) -> None:
         """Log devices that are refused once, and that all are attached again."""

@@ -36,7 +36,7 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
-STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
+TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
@@ -250,7 +250,7 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
     return opened
 
 
-def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
+def fill_tailcalls(opened: BpfObject, entries: Collection[str]) -> None:
     """Put the programs into the program arrays of the tail calls."""
     programs = abi.shipped().enum("prog")
     schedule = programs["PROG_SCHEDULE"]
@@ -264,7 +264,7 @@ def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
             wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
     there = {name for name in opened.programs() if _entry_of(name) in entries}
     for hook in "xdp", "tc":
-        with ArrayMap.duplicate(opened.map_fd(f"stages_{hook}")) as stage_map:
+        with ArrayMap.duplicate(opened.map_fd(f"tailcalls_{hook}")) as stage_map:
             for name, number in wanted.items():
                 if f"{hook}_{name}" in there:
                     stage_map.put_descriptor(number, opened.program_fd(f"{hook}_{name}"))
@@ -322,13 +322,13 @@ def start_timers(state: State) -> None:
 
 
 def create(state: State) -> None:
-    """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
+    """Make the maps and programs of a state and pin them into it. Raises NoSpace, Unsupported, NotPermitted."""
     connections, seeds = kernel.connection_limit(), new_seeds()
     with open_object(connections, seeds, (TC,)) as opened:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
-        fill_stages(opened, (TC,))
+        fill_tailcalls(opened, (TC,))
         tables = Tables(state)
         begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
@@ -381,7 +381,7 @@ def _load_entry(state: State, name: str) -> None:
     with open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
         reuse_maps(opened, tables)
         opened.load()
-        fill_stages(opened, (name,))  # before the pin: a pinned program has its tail calls
+        fill_tailcalls(opened, (name,))  # before the pin: a pinned program has its tail calls
         libbpf.pin(opened.program_fd(name), state.loaded_path(name))
 
 

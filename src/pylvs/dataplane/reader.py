@@ -40,7 +40,7 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
 def expiry(tables: Tables) -> Expiry | None:
     """Return the cost of the expiry timer since the programs were loaded; None for tables of an older pylvs."""
     try:
-        found = tables.pace.read(0)
+        found = tables.expiry_runs.read(0)
     except FileNotFoundError:  # an older pylvs made these tables, without this map
         return None
     return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)

@@ -62,7 +62,7 @@ class NotPermitted(PylvsError):
     errno = errno.EPERM
 
 
-class NoRoom(PylvsError):
+class NoSpace(PylvsError):
     """A table is full, or there is no memory for it."""
 
     errno = errno.ENOMEM

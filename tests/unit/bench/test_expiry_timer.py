@@ -8,12 +8,12 @@ from pylvs.bpf import abi
 
 def pace(runs: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
     """Return a record of so many runs of each class of lengths."""
-    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
+    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("EXPIRY_CLASSES")))
     return Pace(sum(lengths), spent_ns, ended, lengths)
 
 
 def test_runs_longer_than_a_millisecond_are_late() -> None:
-    assert abi.constant("PACE_FIRST_NS") << 6 == 1_000_000
+    assert abi.constant("EXPIRY_FIRST_NS") << 6 == 1_000_000
     assert pace({0: 5, 6: 4}).late == 0
     assert pace({6: 4, 7: 3, 15: 2}).late == 5
 

@@ -58,7 +58,7 @@ def test_scripts_and_regular_expressions_have_quotes_and_escapes(text: str, word
         ),
         (
             "script a \\\nb",
-            "-:1:10: error: only a definition ($NAME= \\) goes on after a '\\'; write the statement on one line",
+            "-:1:10: error: only a definition ($NAME= \\) continues after a '\\'; write the statement on one line",
         ),
         (
             r'regex "^a\.b"',

@@ -179,4 +179,4 @@ def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     _, (status, stderr, error) = asked(host, refuse, command)
     assert status == 1
     assert "scheduler wlc -> nobody-knows: refused: " in stderr
-    assert error == "the configuration is in force, but the table refused 1 edits"
+    assert error == "the configuration is in force, but the table refused 1 edit"

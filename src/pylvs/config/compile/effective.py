@@ -65,7 +65,7 @@ FIELD_KEYWORDS = {
     "Notify.stop": "notify_stop",
     "Notify.every": "notify",
     "Notify.deleted": "notify_deleted",
-    "Notify.lower_priority_heard": "notify_master_rx_lower_pri",
+    "Notify.lower_priority_received": "notify_master_rx_lower_pri",
     "Notify.priority_changes": "notify_priority_changes",
     "VrrpSettings.fifos": "notify_fifo",
 }

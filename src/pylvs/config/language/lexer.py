@@ -118,7 +118,7 @@ class Lexer:
         """Return the words without backslashes at the end: a backslash continues only a definition."""
         if not backslashes:
             return found
-        text = "only a definition ($NAME= \\) goes on after a '\\'"
+        text = "only a definition ($NAME= \\) continues after a '\\'"
         self.findings.error(found[-backslashes].location, text, "write the statement on one line")
         return found[:-backslashes]
 

@@ -123,7 +123,7 @@ def _group_entry(words: Words) -> Range | MarkEntry:
     first, last = _ends(word)
     size = int(last) - int(first) + 1
     if size > MAX_RANGE:
-        text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
+        text = f"'{word.text}' has {size:,} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
         raise BadValue(text, "use a firewall mark", word)
     return Range(first, last, port_of(words.take("")) if words else 0, word)
 
