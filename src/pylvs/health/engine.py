@@ -102,7 +102,7 @@ class Engine:
 
         A server with checks that is not in the table stays down until it is checked. So does one with weight 0 and
         inhibit_on_failure. Others are up, even with alpha, and keep a weight that a check may have set. A sorry server
-        in the table keeps getting the connections.
+        in the table keeps getting the connections until checks find enough servers for the quorum.
         """
         found = {row.service.key: row for row in rows}
         for service in self._services.values():

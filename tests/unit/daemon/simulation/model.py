@@ -276,8 +276,6 @@ class HealthModel:
     def start(self) -> None:
         """Run checks from now on."""
         self.started = True
-        for service in self.services.values():
-            service.has_quorum = service.has_quorum
         for check in self.checks():
             check.window = self._now(), self._now() + check.check.pace.warmup_s
         self._suspend()
@@ -319,13 +317,10 @@ class HealthModel:
 
     def outcome(self, check: CheckModel, outcome: Outcome) -> float:
         """Apply the outcome of a probe; return the seconds until the next."""
-        before = check.good, check.weight
         delay_s = check.take(outcome)
         check.running = False
         if not check.suspended:
             check.window = self._now() + delay_s, self._now() + delay_s
-        if outcome.ok and before == (check.good, check.weight):
-            return delay_s  # nothing changed; an adopted sorry server serves until a result differs
         for number in dict.fromkeys(each.service for each in check.servers):
             self._moved(self.services[number])
         return delay_s
