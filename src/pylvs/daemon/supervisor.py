@@ -366,6 +366,7 @@ class Supervisor:
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+        self.engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
         director = self.reconciler.table.director
         try:
             await self.table_thread.run(director.follow_host)
@@ -374,7 +375,6 @@ class Supervisor:
             raise
         self._host_error = ""
         self._log_unattached(warnings(director))
-        self.engine.set_host_addresses(frozenset(addresses))
         return watch.RETRY_S if director.device_problems() else HOST_POLL_S
 
     def _log_unattached(self, lines: list[str]) -> None:
