@@ -47,6 +47,7 @@ from pylvs.health.events import Event, Overridden
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
+from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
@@ -99,7 +100,8 @@ class Supervisor:
         self.routers = VirtualRouters(self.state, self.events, start)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
-        self._ownership_pending = asyncio.Event()  # to be saved once the table is complete
+        self._ownership_pending = False  # to be saved after the next run of the reconciler
+        self._ownership_error = ""  # why it could not be saved
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
@@ -189,7 +191,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RETRY_S)
         self._flushing = False
-        await self._save_ownership(self.reconciler.last)
+        await self._save_ownership()
         return not self._stopping.is_set()
 
     def _begin(self, tasks: BackgroundTasks) -> None:
@@ -288,7 +290,7 @@ class Supervisor:
         self._save_overrides()  # under the new service names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
         table = await self.reconciler.reconcile()
-        await self._save_ownership(table)
+        await self._save_ownership()
         await self._api.follow(configuration.settings)
         settle_garbage()
         return table, routers
@@ -330,24 +332,43 @@ class Supervisor:
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
         return checks | dict(owned_services(configuration))
 
-    async def _save_ownership(self, result: ReconcileResult) -> None:
-        """Own the services in force, once the table is complete: until then there are old ones to delete."""
-        if not result.complete:
-            self._ownership_pending.set()
+    async def _save_ownership(self) -> None:
+        """Own the services in force, with the servers whose absence from the table means that they are down.
+
+        A server is none of them while it should be in the table, but was not added: its addition was refused. Services
+        of before are owned until the table is complete, because there are some to delete.
+        """
+        before = self._ownership.owned
+        complete, desired = self.reconciler.last.complete, self._desired()
+        missing = await self.table_thread.run(self.reconciler.table.missing, desired)
+        configured = self._owned_services(self.engine.configuration)
+        nothing = frozenset[DestinationKey]()
+        owned = {
+            key: servers - (missing.get(key, nothing) - before.get(key, nothing)) for key, servers in configured.items()
+        }
+        if not complete:
+            owned = {**before, **owned}
+        self._ownership_pending = owned != configured
+        if owned == before:
             return
-        self._ownership_pending.clear()
         try:
-            await self._ownership.after_edits(self._owned_services(self.engine.configuration))
+            await self._ownership.after_edits(owned)
         except PylvsError as error:  # what was saved before the edits is still true
-            self._log.error(str(error))
+            self._ownership_pending = True
+            if str(error) != self._ownership_error:
+                self._log.error(str(error))
+            self._ownership_error = str(error)
+        else:
+            self._ownership_error = ""
 
     async def _save_pending_ownership(self) -> None:
         """Without it the next daemon would take servers that are absent because they are down for new ones."""
         while True:
-            await self._ownership_pending.wait()
-            async with self._reloading:
-                await self._save_ownership(self.reconciler.last)
-            await asyncio.sleep(RETRY_S)
+            await self.reconciler.has_run.wait()
+            self.reconciler.has_run.clear()
+            if self._ownership_pending:
+                async with self._reloading:
+                    await self._save_ownership()
 
     def _on_event(self, event: Event) -> None:
         log_event(event)

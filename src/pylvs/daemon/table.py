@@ -374,6 +374,15 @@ class TableCache:
         whole = len(self._applied_keys) == len(desired.rows) and self._refused <= self._applied_keys
         self._shape = _shape(desired) if whole else None
 
+    def missing(self, desired: DesiredTable) -> dict[ServiceKey, frozenset[DestinationKey]]:
+        """Return the desired destinations that the table did not have after the last edit or plan."""
+        snapshot = self._snapshot or {}
+        return {
+            (key := row.service.key): frozenset(each.key for each in row.destinations)
+            - (snapshot[key].servers.keys() if key in snapshot else frozenset())
+            for row in desired.rows
+        }
+
     def _check_unchanged(self) -> None:
         """Within the batch: raise TableChanged unless the table is still that of the plan."""
         edition = self.director.edition()
