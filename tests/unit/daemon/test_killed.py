@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 from pylvs.model.wanted import WantedServer
 from tests.memory import MemoryDirector
@@ -120,7 +120,7 @@ def test_a_server_whose_addition_is_refused_counts_as_new_until_it_is_down(tmp_p
     class Full(MemoryDirector):
         def add_destination(self, key: ServiceKey, destination: Destination) -> None:
             if destination.key.address == address(2):
-                raise NoRoom("the table is full")
+                raise NoSpace("the table is full")
             super().add_destination(key, destination)
 
     host = FakeHost(tmp_path / "state")
