@@ -7,7 +7,7 @@
 enum abi { ABI_NUMBER = 2 };
 
 enum limits {
-	HASH_BITS = 13, /* of the bitmaps of virtual and real server addresses */
+	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
 	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
