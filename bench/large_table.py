@@ -19,7 +19,7 @@ from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
-from pylvs.dataplane.load import CONNECTION_MAPS, half_opens_each
+from pylvs.dataplane.load import CONNECTION_MAPS, half_open_rings, half_opens_each
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
@@ -99,7 +99,7 @@ class LargeTable:
     def make(self, new: Measured, progress: Progress) -> float:
         """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
         spent = 0.0
-        chunk = min(_CHUNK, half_opens_each(self.connections) // 8)
+        chunk = min(_CHUNK, half_opens_each(self.connections, half_open_rings()) // 8)
         for first in range(0, self.connections, chunk):
             if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")

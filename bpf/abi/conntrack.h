@@ -159,6 +159,7 @@ struct pool {
 	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
 	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
+	u32 half_open_rings; /* rings of half-open connections: all programs over this table use as many */
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 

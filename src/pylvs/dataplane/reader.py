@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
 from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
 
@@ -35,6 +35,20 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
         for name, number in abi.shipped().enum("reason").items()
         if name not in ("REASONS", "REASON_NONE")  # no reasons
     }
+
+
+def connections_in(tables: Tables) -> int:
+    """Return the connections and templates in the table, without the credits that CPUs reserve."""
+    used: int = tables.pool.get(0, "used")
+    return max(0, used - _over_cpus(tables, "magazines", "magazine", "credits"))
+
+
+def _over_cpus(tables: Tables, name: str, structure: str, field: str) -> int:
+    """Return the sum of a field over all CPUs."""
+    form = abi.struct(structure).view(field)
+    with maps.PerCpuArray.open(tables.path(name)) as array:
+        raw = array.get(0) or b""
+        return sum(form.unpack_from(raw, at)[0] for at in range(0, len(raw), array.stride))
 
 
 def expiry(tables: Tables) -> Expiry | None:
