@@ -94,6 +94,11 @@ enum reason {
 	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
 	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
+	/* Why there was no connection; what happened to the packet is counted, too. */
+	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
+	REASON_REFUSED_INDEX_FULL, /* no free entry in the five buckets of an IPv4 connection */
+	REASON_REFUSED_IPV6_FULL, /* IPv6's share of the table */
+	REASON_REFUSED_NO_MEMORY, /* of the kernel, for an IPv6 connection, or another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
 	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */

@@ -209,6 +209,9 @@ ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the oth
 
 PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
 
+/* Half-open connections: the sum over all CPUs. One CPU may make what another one ends. */
+PERCPU_MAP(half_open_counts, u64, 1);
+
 PERCPU_MAP(service_syns, struct service_syns, 64);
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);

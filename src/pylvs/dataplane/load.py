@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
@@ -36,6 +36,10 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
 STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
@@ -51,6 +55,7 @@ CONNECTION_MAPS = (
     "registry6",
     "half_opens",
     "half_open_queues",
+    "half_open_counts",
     "looks",
     "pools",
     "magazines",
@@ -65,6 +70,7 @@ _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
+_BUCKET_BYTES, _NODE_BYTES = 16, 48  # of the kernel's hash maps; it allocates powers of two
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
@@ -166,9 +172,10 @@ def half_open_rings() -> int:
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
-    A large one has a power of two, because the kernel rounds the size of its hash maps up to one.
+    A large one has the power of two below, because the kernel rounds the size of its hash maps up to one. Half of a
+    table's time to make is that of its hash maps.
     """
-    return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
+    return connections if connections <= _LARGE else 1 << (connections - 1).bit_length() - 1
 
 
 def _sizes(connections: int, rings: int) -> dict[str, int]:
@@ -190,6 +197,20 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
+
+
+def table_bytes(connections: int) -> int:
+    """Return the memory of a table that is full of the largest connections: those of IPv6 by NAT."""
+    maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
+    return sum(sizes.get(name, 1) * _element_bytes(maps[name]) for name in CONNECTION_MAPS)
+
+
+def _element_bytes(described: Mapping[str, Any]) -> int:
+    size: int = described["value_size"]
+    if described["type"] == "hash":
+        node = _NODE_BYTES + int(described["key_size"]) + size
+        size = _BUCKET_BYTES + (1 << (node - 1).bit_length())
+    return size
 
 
 def new_seeds() -> tuple[int, int]:
@@ -330,9 +351,13 @@ def start_timers(state: State) -> None:
             raise Unsupported(f"this kernel refuses a timer ({name}, step {verdict}); 6.1 or newer is needed")
 
 
-def create(state: State) -> None:
-    """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
-    connections, seeds, rings = kernel.connection_limit(), new_seeds(), half_open_rings()
+def create(state: State, connections: int = 0) -> None:
+    """Make the maps and programs of a state and pin them into it, by default for as many connections as memory allows.
+
+    Raises NoRoom, Unsupported, NotPermitted.
+    """
+    connections = connections or kernel.connection_limit()
+    seeds, rings = new_seeds(), half_open_rings()
     with open_object(connections, seeds, rings, (TC,)) as opened:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)

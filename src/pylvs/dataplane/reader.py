@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
-from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow, TableUse
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -37,18 +37,16 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
     }
 
 
-def connections_in(tables: Tables) -> int:
-    """Return the connections and templates in the table, without the credits that CPUs reserve."""
-    used: int = tables.pool.get(0, "used")
-    return max(0, used - _over_cpus(tables, "magazines", "magazine", "credits"))
-
-
-def _over_cpus(tables: Tables, name: str, structure: str, field: str) -> int:
-    """Return the sum of a field over all CPUs."""
-    form = abi.struct(structure).view(field)
-    with maps.PerCpuArray.open(tables.path(name)) as array:
-        raw = array.get(0) or b""
-        return sum(form.unpack_from(raw, at)[0] for at in range(0, len(raw), array.stride))
+def table_use(tables: Tables) -> TableUse:
+    """Return how full the connection table is, without the slots that CPUs reserve."""
+    credits = abi.struct("magazine").view("credits")
+    with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
+        raw = magazines.get(0) or b""
+        reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), magazines.stride))
+    with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
+        half_open = counts.sums(0)[0] & _MASK64
+    used = max(0, tables.pool.get(0, "used") - reserved)
+    return TableUse(tables.pool.get(0, "capacity"), used, 0 if half_open >> 63 else half_open)
 
 
 def expiry(tables: Tables) -> Expiry | None:

@@ -177,13 +177,13 @@ def resize(tables: Tables, connections: int, drop: bool) -> None:
 
     The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
     """
-    from pylvs.dataplane.reader import connections_in  # late: upgrades do without
+    from pylvs.dataplane.reader import table_use  # late: upgrades do without
 
-    if connections == tables.pool.get(0, "capacity"):
+    use = table_use(tables)
+    if connections == use.capacity:
         return
-    living = connections_in(tables)
-    if not drop and living > connections:
-        raise Busy(_too_many(connections, living, "connections live"))
+    if not drop and use.used > connections:
+        raise Busy(_too_many(connections, use.used, "connections live"))
     of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
     if of_ipv6 > load.share6(connections):
         raise Busy(_too_many(connections, of_ipv6, "IPv6 connections live"))

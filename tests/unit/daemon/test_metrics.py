@@ -13,7 +13,7 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow, TableUse
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
@@ -78,6 +78,18 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
 
 
+def test_the_use_of_the_connection_table_is_a_metric() -> None:
+    reasons = {"refused index full": 3, "held": 2, "no route": 1}
+    found = samples(MetricsInput("1", packets=PacketCounts(reasons, TableUse(1000, 800, 200))))
+    assert found["pylvs_connections_limit", ()] == 1000
+    assert found["pylvs_table_entries", ()] == 800
+    assert found["pylvs_table_fill_ratio", ()] == 0.8
+    assert found["pylvs_half_open_connections", ()] == 200
+    assert found["pylvs_refused_connections_total", labels(reason="index_full")] == 3
+    assert found["pylvs_refused_connections_total", labels(reason="held")] == 2
+    assert ("pylvs_refused_connections_total", labels(reason="no_route")) not in found
+
+
 def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
@@ -108,7 +120,10 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
-    there = {name for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, 2), [service]))}
+    there = {
+        name
+        for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, TableUse(2, 1, 0)), [service]))
+    }
     board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
     asked = {
         name
