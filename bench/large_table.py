@@ -96,14 +96,18 @@ class LargeTable:
                 if error.errno != errno.EINTR:
                     raise
 
-    def make(self, new: Measured, progress: Progress) -> float:
-        """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
+    def make(self, new: Measured, progress: Progress, made: int = 0, wanted: int = 0) -> float:
+        """Make all connections by a SYN and an ACK each, or those from `made` to `wanted`.
+
+        Return the seconds of this thread's processor time.
+        """
         spent = 0.0
-        chunk = min(_CHUNK, half_opens_each(self.connections, half_open_rings()) // 8)
-        for first in range(0, self.connections, chunk):
+        wanted = wanted or self.connections
+        chunk = min(_CHUNK, half_opens_each(wanted, half_open_rings()) // 8)
+        for first in range(made, wanted, chunk):
             if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
-            count = min(chunk, self.connections - first)
+            count = min(chunk, wanted - first)
             self.path.forget_half_open()
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
             new.samples.append(opened)
@@ -131,6 +135,14 @@ class LargeTable:
         """Return the active and inactive connections of all servers."""
         rows = self.path.director.service(self.key).destinations
         return sum(row.active for row in rows), sum(row.inactive for row in rows)
+
+    def grow(self, capacity: int) -> float:
+        """Change the capacity of the table; return the seconds."""
+        begin = time.monotonic()
+        self.path.director.change_setting("conn_max", capacity)
+        took = time.monotonic() - begin
+        self.path.open_programs()
+        return took
 
     # --- the end ---
 
@@ -200,9 +212,9 @@ def capacity_for(connections: int) -> int:
 
 
 @contextmanager
-def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
-    """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
-    with new_path(f"scale-{kind.name.lower()}", capacity_for(connections)) as path:
+def ready(kind: Kind, connections: int, at_first: int = 0) -> Iterator[LargeTable]:
+    """Make a namespace with an empty table, at first for fewer; remove both afterwards. Raises what loading raises."""
+    with new_path(f"scale-{kind.name.lower()}", capacity_for(at_first or connections)) as path:
         table = LargeTable(kind, connections, path)
         table.serve()
         yield table
