@@ -171,8 +171,8 @@ SCALE_ROWS = (
     Row("scale_expire", "all {connections:,} expire at once: until all are gone", "s"),
     Row("scale_expire_share", "expiry until then, of one core", "%"),
     Row("scale_expire_each", "to end a connection", "ns"),
-    Row("scale_usual", "999 of 1,000 times that expiry held a CPU it was within", "ms", None, 1),
-    Row("scale_longest", "longest that expiry held a CPU in one run", "ms", None, 1),
+    Row("scale_usual", "999 of 1,000 times that expiry held a CPU it was within", "ms", None, 0.1),
+    Row("scale_longest", "longest that expiry held a CPU in one run", "ms", None, 0.1),
     Row("scale_gap", "longest gap in a real-time process on its CPU", "ms"),
     Row("scale_gap_machine", "the same while none ends: the machine's own", "ms"),
 )

@@ -163,13 +163,15 @@ struct pool {
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
+enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
 
-struct pace { /* run time of the expiry timer */
+enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
+
+struct pace { /* run time of a timer */
 	u64 goes;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
-	u64 ended; /* connections */
+	u64 ended; /* connections, by the expiry timer */
 	u64 cpu; /* of the last run */
 	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
 };

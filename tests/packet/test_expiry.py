@@ -98,6 +98,19 @@ def test_connections_release_everything_repeatedly(director_host: Host, services
     assert director_host.pool("used") <= CAPACITY
 
 
+def test_the_runs_of_timers_are_counted_by_length(director_host: Host) -> None:
+    def runs() -> dict[str, int]:
+        timers = director_host.director.packet_counts().timers
+        return {each.timer: sum(count for _, count in each.lengths) for each in timers}
+
+    assert set(runs()) == {"expiry", "estimator", "lblc_cache"}
+    before = runs()
+    for timer in "expiry", "estimator":
+        until(lambda timer=timer: runs()[timer] > before[timer], f"a run of the {timer}")  # type: ignore[misc]
+    found = director_host.director.packet_counts().timers[0]
+    assert 0 < found.longest_s <= found.spent_s
+
+
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:
     """The expiry timer twice checks connections whose end a packet has moved, beside some without packets."""
     director, tables = director_host.director, director_host.director.tables

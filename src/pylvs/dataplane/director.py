@@ -211,13 +211,20 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """Return drop reasons, use of the table, expiry costs and totals; zeros while there are no tables."""
-        from pylvs.dataplane.reader import expiry, reason_counts, table_use
+        from pylvs.dataplane import reader
         from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
         totals = self.reader.statistics.totals()
-        return PacketCounts(reason_counts(self.tables), table_use(self.tables), expiry(self.tables), totals)
+        tables = self.tables
+        return PacketCounts(
+            reader.reason_counts(tables),
+            reader.table_use(tables),
+            reader.expiry(tables),
+            reader.timer_runs(tables),
+            totals,
+        )
 
     def mark_rules(self) -> list[MarkRule]:
         if not self.state.exists:

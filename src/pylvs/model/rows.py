@@ -55,6 +55,16 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class TimerRuns:
+    """The runs of a timer of the packet path; packets of its CPU wait for each."""
+
+    timer: str
+    lengths: tuple[tuple[float, int], ...]  # numbers of runs that were shorter than so many seconds
+    spent_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TableUse:
     """How full the connection table is: connections and templates, and the half-open ones among them."""
 
@@ -80,6 +90,7 @@ class PacketCounts:
     reasons: Mapping[str, int] = field(default_factory=dict)
     use: TableUse | None = None
     expiry: Expiry | None = None
+    timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +14,7 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow, TableUse
+from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow, TableUse, TimerRuns
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
@@ -21,6 +22,8 @@ WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 MARK = ServiceKey.of_mark(0x1F)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+BOUNDS = ("0.0001", "0.0002", "+Inf")
 
 
 def samples(facts: MetricsInput) -> Samples:
@@ -88,6 +91,16 @@ def test_the_use_of_the_connection_table_is_a_metric() -> None:
     assert found["pylvs_refused_connections_total", labels(reason="index_full")] == 3
     assert found["pylvs_refused_connections_total", labels(reason="held")] == 2
     assert ("pylvs_refused_connections_total", labels(reason="no_route")) not in found
+
+
+def test_the_runs_of_timers_are_a_histogram() -> None:
+    runs = TimerRuns("expiry", ((0.0001, 3), (0.0002, 2), (math.inf, 1)), 0.5, 0.25)
+    found = samples(MetricsInput("1", packets=PacketCounts(timers=(runs,))))
+    buckets = {bound: found["pylvs_timer_run_seconds_bucket", labels(timer="expiry", le=bound)] for bound in BOUNDS}
+    assert buckets == {"0.0001": 3, "0.0002": 5, "+Inf": 6}
+    assert found["pylvs_timer_run_seconds_count", labels(timer="expiry")] == 6
+    assert found["pylvs_timer_run_seconds_sum", labels(timer="expiry")] == 0.5
+    assert found["pylvs_timer_longest_run_seconds", labels(timer="expiry")] == 0.25
 
 
 def test_checks_servers_and_quorums_have_metrics() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
+from math import isinf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -181,6 +183,15 @@ def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterat
         yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))
         text = "The longest time that ending connections held a processor in one go."
         yield _gauge("pylvs_expiry_longest_seconds", text, [], _one(expiry.longest_s))
+
+    runs = HistogramMetricFamily("pylvs_timer_run_seconds", "How long a timer held a processor.", labels=["timer"])
+    for each in packets.timers:
+        counts = accumulate(count for _, count in each.lengths)
+        bounds = ("+Inf" if isinf(bound) else repr(bound) for bound, _ in each.lengths)
+        runs.add_metric([each.timer], list(zip(bounds, counts, strict=True)), each.spent_s)
+    yield runs
+    longest = [((each.timer,), each.longest_s) for each in packets.timers]
+    yield _gauge("pylvs_timer_longest_run_seconds", "The longest of these runs.", ["timer"], longest)
 
 
 def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
