@@ -172,7 +172,7 @@ class LargeTable:
                 active, inactive = self.counts()
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
-        now, pace = time.monotonic(), self.path.director.tables.pace
+        now, pace = time.monotonic(), self.path.director.tables.timer_runs
         go = pace.get(0, "goes")  # recorded at the end of a run: the one that ended the last connection may still run
         while pace.get(0, "goes") == go:
             if time.monotonic() > until:

@@ -23,7 +23,7 @@ enum limits {
 	PORT_RANGES = 16, /* on each side of one rule */
 	COPY_BYTES = 24576, /* the longest payload to fragment plus the longest fragment */
 	MAGLEV_SLOTS = 4093, /* of mh, a prime (IPVS-SEMANTICS 3.14) */
-	MAGLEV_NOBODY = 0xffff, /* a slot without destination */
+	MAGLEV_EMPTY = 0xffff, /* a slot without destination */
 	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
@@ -78,7 +78,7 @@ enum reason {
 	REASON_SHORT, /* too short to be scheduled: dropped */
 	REASON_NOT_LOCAL, /* a new connection to an address that is not local: passed to the stack */
 	REASON_FRAGMENT_FAILED, /* could not be fragmented: dropped */
-	REASON_NO_HEADROOM, /* no room for a tunnel header */
+	REASON_NO_HEADROOM, /* no headroom for a tunnel header */
 	REASON_MISSED_STAGE, /* a tail call failed: passed to the stack */
 	REASON_ICMP_LIMITED, /* an ICMP error suppressed by the rate limit */
 	REASON_LOCAL_REFUSED, /* a local real server that this method cannot reach */

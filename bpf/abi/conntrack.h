@@ -112,7 +112,7 @@ struct conn_record {
 	u32 was_expiry; /* as restored before; with another one, packets have changed the connection since */
 	u32 template; /* slot in this table; 0: none */
 	u32 timeout; /* of a template, in ticks */
-	u32 slot; /* result, in this table; 0: no room */
+	u32 slot; /* result, in this table; 0: the table is full */
 	be16 port;
 	u8 method;
 	u8 state;
@@ -165,15 +165,15 @@ struct pool {
 
 enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
 
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
+enum run_classes { RUN_CLASSES = 16, RUN_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
 
-struct pace { /* run time of a timer */
+struct timer_runs { /* run time of a timer */
 	u64 goes;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
 	u64 ended; /* connections, by the expiry timer */
 	u64 cpu; /* of the last run */
-	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
+	u64 lengths[RUN_CLASSES]; /* runs shorter than RUN_FIRST_NS << n; the last class: all others */
 };
 
 struct free_slots {

@@ -23,5 +23,5 @@ struct constants {
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
 	enum timers timers;
-	enum pace_classes pace_classes;
+	enum run_classes run_classes;
 };

@@ -26,7 +26,7 @@ struct hop { /* a cached FIB lookup */
 	u8 dmac[6];
 	u8 smac[6];
 	u32 mtu;
-	u32 room; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
+	u32 inner_mtu; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
 	struct address gateway; /* next hop on the link */
 	struct address saddr; /* preferred source address */

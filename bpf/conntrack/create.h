@@ -70,7 +70,7 @@ INLINE void undo_reverse(const struct new_conn *new, u32 slot, u32 at)
 		remove_reverse(new->tuple, true, d, slot, new->conn.port);
 }
 
-/* Insert it in its state. If the tuple exists, or there is no room, nothing changes. */
+/* Insert it in its state. If the tuple exists, or the table is full, nothing changes. */
 INLINE enum create_result insert_conn(struct new_conn *new)
 {
 	bool is_ipv6 = new->is_ipv6, masq = new->destination && new->conn.method == METHOD_MASQ;

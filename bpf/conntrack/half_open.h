@@ -58,8 +58,8 @@ INLINE u32 round_of(const struct half_open_queue *queue)
 	return queue->end / (half_opens_each ?: 1);
 }
 
-/* Whether a new connection should end a half-open one. It should in a table that is nearly full, and in one that is half
- * full if this CPU has more than its share of them. */
+/* Whether a new connection should end a half-open one. A table that is nearly full demands it, and so does a half-full
+ * one if this CPU has more than its share. */
 INLINE bool must_end_half_open(void)
 {
 	const struct pool *pool = map_elem(pools, 0);

@@ -126,7 +126,7 @@ INLINE void give_slot(struct magazine *m, bool is_ipv6, u32 slot)
 			NO_MERGE(error, 4);
 		}
 		if (error)
-			return; /* cannot happen: the map has room for all slots */
+			return; /* cannot happen: the map holds all slots */
 		own->count = BUNDLE;
 	}
 	own->slots[own->count % MAGAZINE] = slot;

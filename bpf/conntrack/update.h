@@ -129,7 +129,7 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 	return UPDATED;
 }
 
-/* The general case of update_state. If other CPUs change the word meanwhile, retry at most twice. */
+/* The general case of update_state. While other CPUs change the word, retry at most twice. */
 VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destination, u32 now)
 {
 	if (!word)

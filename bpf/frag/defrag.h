@@ -20,7 +20,7 @@ INLINE bool join_ecn(u32 seen, u8 *ecn)
 	return !(seen & NOT_ECT) || seen == NOT_ECT;
 }
 
-INLINE bool header4_of_whole(struct gather *g, bool df)
+INLINE bool header4_of_whole(struct frag_queue *g, bool df)
 {
 	struct ipv4_header *ip = (void *)g->headers;
 	u8 ecn;
@@ -34,7 +34,7 @@ INLINE bool header4_of_whole(struct gather *g, bool df)
 	return true;
 }
 
-INLINE bool header6_of_whole(struct gather *g)
+INLINE bool header6_of_whole(struct frag_queue *g)
 {
 	struct ipv6_header *ip = (void *)g->headers;
 	u8 ecn;
@@ -49,7 +49,7 @@ INLINE bool header6_of_whole(struct gather *g)
 struct join_ctx {
 	struct frag_map *frags;
 	u32 at;
-	u32 room; /* left in the kernel's first buffer */
+	u32 tailroom; /* left in the kernel's first buffer */
 	u32 listed; /* some fragments are not in that buffer */
 };
 
@@ -60,10 +60,10 @@ static int join_step(u32 index, struct join_ctx *j)
 	if (j->at >= frags->length)
 		return 1;
 	u32 next = next_start(frags, j->at, frags->length), size = next - j->at;
-	if (!j->at || (!j->listed && size <= j->room)) {
+	if (!j->at || (!j->listed && size <= j->tailroom)) {
 		frags->first = next;
 		if (j->at) {
-			j->room -= size;
+			j->tailroom -= size;
 			frags->starts[j->at / 512 & (FRAG_WORDS - 1)] &= ~(1ull << (j->at / 8 & 63));
 		}
 	} else {
@@ -75,7 +75,7 @@ static int join_step(u32 index, struct join_ctx *j)
 	return 0;
 }
 
-INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool joins)
+INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bool joins)
 {
 	frags->largest = g->largest;
 	frags->df = g->largest_df == g->largest;
@@ -84,13 +84,13 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool j
 	frags->min_head = g->least_head;
 	for (u32 i = 0; i < FRAG_WORDS; i++)
 		frags->starts[i] = g->starts[i];
-	struct join_ctx j = {.frags = frags, .room = joins ? g->room : 0};
+	struct join_ctx j = {.frags = frags, .tailroom = joins ? g->tailroom : 0};
 	FORGET_BOUNDS(j, at, listed);
 	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
 }
 
 /* Replace the frame by the whole packet. */
-INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
+INLINE bool rebuild(struct __sk_buff *skb, struct frag_queue *g)
 {
 	u32 head = barrier_var(g->head), length = barrier_var(g->length);
 	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) ||
@@ -178,10 +178,10 @@ INLINE bool is_for_host(void *ctx, const struct fragment *f)
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)
 {
 	u32 set = set_of(f);
-	u32 *lock = map_elem(gather_locks, set);
+	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return DEFRAG_REFUSED;
-	struct gather *g = find_queue(f, set, true);
+	struct frag_queue *g = find_queue(f, set, true);
 	enum defrag_result found = DEFRAG_REFUSED;
 	if (g) {
 		found = add_fragment(skb, g, f, w->fragment_named_at - ETH_HLEN, w->packet.protocol);
@@ -201,10 +201,10 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 INLINE void drop_queue(const struct fragment *f)
 {
 	u32 set = set_of(f);
-	u32 *lock = map_elem(gather_locks, set);
+	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return;
-	struct gather *g = find_queue(f, set, false);
+	struct frag_queue *g = find_queue(f, set, false);
 	if (g)
 		g->kind = 0;
 	unlock(lock);

@@ -14,7 +14,7 @@
 
 enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
 
-/* The fields of an IPv4 header without options, and its surroundings, as words of the frame. */
+/* The fields of an IPv4 header without options, and the bytes beside it, as words of the frame. */
 struct fast_headers {
 	u32 version_tos_len; /* version, IHL, TOS, total length */
 	u32 id_frag; /* id, flags, fragment offset */
@@ -195,7 +195,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	u32 max = hop->mtu, life = lane->life_tcp;
 	if (method == METHOD_TUNNEL)
-		max = hop->room;
+		max = hop->inner_mtu;
 	u64 word = READ_ONCE(c->word);
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (unlikely(state != STATE_ESTABLISHED)) {

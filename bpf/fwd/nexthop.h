@@ -149,7 +149,7 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
 	u32 head = d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
-	hop->room = hop->mtu >= head + (d->family == 6 ? MIN_MTU6 : MIN_MTU4) ? hop->mtu - head : 0;
+	hop->inner_mtu = hop->mtu >= head + (d->family == 6 ? MIN_MTU6 : MIN_MTU4) ? hop->mtu - head : 0;
 	return 0;
 }
 

@@ -49,8 +49,8 @@ INLINE void invalidate_hops(u32 index)
 	bpf_loop(4096, invalidate_step, &f, 0);
 }
 
-/* Record the path MTU from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so far: the
- * kernel reports that one to the sender of the packet, and a new MTU counts only after its first use. */
+/* Record the path MTU from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so far.
+ * The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
 INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 {
 	struct path *path = pmtu_of(to, now);

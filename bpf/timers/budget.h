@@ -14,24 +14,24 @@ enum budget_limits {
 	CLOCK_EVERY = 64, /* short steps between two reads of the clock */
 };
 
-ARRAY_MAP(paces, struct pace, TIMERS, BPF_F_MMAPABLE); /* by enum timers */
+ARRAY_MAP(timer_runs, struct timer_runs, TIMERS, BPF_F_MMAPABLE); /* by enum timers */
 
 /* Count a run of a timer that started at `began`; return its duration. */
 INLINE u64 note_run(enum timers timer, u64 began)
 {
-	struct pace *pace = map_elem(paces, timer);
+	struct timer_runs *runs = map_elem(timer_runs, timer);
 	u64 spent = bpf_ktime_get_ns() - began;
 	u32 class = 0;
-	if (!pace)
+	if (!runs)
 		return spent;
-	for (u32 i = 0; i < PACE_CLASSES - 1; i++)
-		class += spent >= (u64)PACE_FIRST_NS << i;
-	pace->goes += 1;
-	pace->spent_ns += spent;
-	pace->cpu = bpf_get_smp_processor_id();
-	if (spent > pace->longest_ns)
-		pace->longest_ns = spent;
-	pace->lengths[barrier_var(class) & (PACE_CLASSES - 1)] += 1;
+	for (u32 i = 0; i < RUN_CLASSES - 1; i++)
+		class += spent >= (u64)RUN_FIRST_NS << i;
+	runs->goes += 1;
+	runs->spent_ns += spent;
+	runs->cpu = bpf_get_smp_processor_id();
+	if (spent > runs->longest_ns)
+		runs->longest_ns = spent;
+	runs->lengths[barrier_var(class) & (RUN_CLASSES - 1)] += 1;
 	return spent;
 }
 

@@ -206,9 +206,9 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
-	struct pace *pace = map_elem(paces, TIMER_EXPIRY);
-	if (pace)
-		pace->ended += slice.ended;
+	struct timer_runs *runs = map_elem(timer_runs, TIMER_EXPIRY);
+	if (runs)
+		runs->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
 	if ((slice.done || slice.stopped) && any_from(pool, pool->sweep_at * LOOKS))
 		return true;

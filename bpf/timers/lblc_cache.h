@@ -56,7 +56,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	bool plain = v->scheduler == SCHED_LBLC, sets = v->scheduler == SCHED_LBLCR;
 	if (!v->present || !(plain || sets) || v->epoch != key->epoch)
 		return true;
-	if (key->part) { /* it goes together with the first part */
+	if (key->part) { /* it expires together with the first part */
 		struct cache_key first = *key;
 		first.part = 0;
 		return !bpf_map_lookup_elem(&cache, &first);

@@ -64,7 +64,7 @@ def await_empty(host: Host) -> None:
     """Let all connections end in a second; return after the expiry timer ended the last one."""
     shorten(host.director.tables, 1)
     until(lambda: not any(True for _ in host.director.connections()), "the end of all connections")
-    pace = host.director.tables.pace
+    pace = host.director.tables.timer_runs
     run = pace.get(0, "goes")  # written at its end: the run that ended the last connection may still continue
     until(lambda: pace.get(0, "goes") > run, "the expiry timer")
 

@@ -16,7 +16,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import State
-from pylvs.model.errors import InvalidOperation, NoRoom
+from pylvs.model.errors import InvalidOperation, NoSpace
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4
@@ -76,12 +76,12 @@ def test_it_does_not_grow_beyond_an_eighth_of_memory_or_half_of_what_is_availabl
     needed = load.table_bytes(2 * CAPACITY)
     with (
         mock.patch.object(kernel, "memory_limit", return_value=1 << 20),
-        pytest.raises(NoRoom, match=r"a capacity of 2048 needs \d+ MB; an eighth of memory is \d+ MB"),
+        pytest.raises(NoSpace, match=r"a capacity of 2048 needs \d+ MB; an eighth of memory is \d+ MB"),
     ):
         host.director.grow()
     with (
         mock.patch.object(kernel, "memory_available", return_value=2 * needed - 1),
-        pytest.raises(NoRoom, match=r"of the \d+ MB that are available, half may be used"),
+        pytest.raises(NoSpace, match=r"of the \d+ MB that are available, half may be used"),
     ):
         host.director.grow()
     assert host.director.settings()["conn_max"] == CAPACITY
@@ -128,7 +128,7 @@ def test_show_has_the_use_of_the_table_and_refusals_by_reason(host: Host) -> Non
     assert (found["fill"], found["half_open"], found["half_open_share"]) == (1.0, 0, 0.0)
     assert found["refused"] == {"table full": 3}
     printed = CliRunner().invoke(show).output
-    assert f"{CAPACITY} of {CAPACITY} connections (100.0%), 0 half-open" in printed
+    assert f"connections {CAPACITY} of {CAPACITY} (100.0%), half-open 0 (0.0% of them)" in printed
     assert "3  refused table full" in printed
 
 

@@ -19,7 +19,7 @@ from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.director import Connection
-from pylvs.model.errors import Busy, NoRoom
+from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
@@ -241,8 +241,8 @@ def test_a_failed_change_of_size_closes_its_programs(host: Host, step: str) -> N
     host.serve(host.new_key(), 1)
     before = programs_open()
     with (
-        mock.patch.object(upgrade, step, side_effect=NoRoom("no memory")),
-        pytest.raises(NoRoom, match="no memory"),
+        mock.patch.object(upgrade, step, side_effect=NoSpace("no memory")),
+        pytest.raises(NoSpace, match="no memory"),
     ):
         host.director.change_setting("conn_max", 2 * FORMER)
     assert programs_open() == before

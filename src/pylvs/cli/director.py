@@ -110,8 +110,8 @@ def show(as_json: bool) -> None:
         click.echo("no tables in this network namespace: ipvsadm -A makes them")
         return
     click.echo(
-        f"tables: {found['object']}, {found['connections']} of {found['conn_max']} connections ({found['fill']:.1%}),"
-        f" {found['half_open']} half-open ({found['half_open_share']:.1%} of them)"
+        f"tables: {found['object']}, connections {found['connections']} of {found['conn_max']} ({found['fill']:.1%}),"
+        f" half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
     )
     if not found["devices"]:
         click.echo("devices: none attached")

@@ -168,7 +168,8 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
             next_s = await update()
         except Exception as error:
             get_logger().error("could not follow addresses and devices", reason=str(error))
-        await asyncio.sleep(SHARE * (time.monotonic() - begin))
+        # At most so long: the update may have waited for the table thread, while others held the lock.
+        await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
 
 class HostServices:

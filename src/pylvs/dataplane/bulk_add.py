@@ -81,7 +81,7 @@ class BulkAdd:
         return key in self._services
 
     def add_service(self, service: VirtualService) -> None:
-        """Add a service that the table does not have. Raises NoRoom."""
+        """Add a service that the table does not have. Raises NoSpace."""
         edit, tables, key = self._edit, self._tables, service.key
         slot = edit.book.take_service()
         self.whole = False
@@ -111,7 +111,7 @@ class BulkAdd:
         return service
 
     def add_destination(self, service: NewService, destination: Destination, route: Route | None) -> None:
-        """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoRoom."""
+        """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoSpace."""
         slots, name = self._slots, destination_name(service.key, destination.key)
         if name in service.names:
             raise DestinationExists(f"{service.key} -> {destination.key}: there is such a real server already")

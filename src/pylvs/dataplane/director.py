@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.reader import Reader
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
+    from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -133,14 +133,14 @@ class BpfDirector:
             self._loaded.bring_in()
 
     def make(self) -> None:
-        """Make the state if it does not exist. Raises NoRoom, Unsupported, NotPermitted."""
+        """Make the state if it does not exist. Raises NoSpace, Unsupported, NotPermitted."""
         self._editor.make()
 
     def batch(self) -> AbstractContextManager[None]:
         """Hold the lock over many edits; reconcile the attachments at the end."""
         return self._editor.batch()
 
-    def troubles(self) -> Sequence[Trouble]:
+    def device_problems(self) -> Sequence[DeviceProblem]:
         return self._loaded.problems if self._loaded else ()
 
     def follow_host(self) -> None:
@@ -187,7 +187,7 @@ class BpfDirector:
     def grow(self) -> tuple[int, int] | None:
         """Double the capacity of the connection table if it is nearly full; return the former and the new one.
 
-        Raises NoRoom if memory does not allow it, or an operator's limit; and what a change of conn_max does.
+        Raises NoSpace if memory does not allow it, or an operator's limit; and what a change of conn_max does.
         """
         return self._editor.grow() if self.state.exists else None
 

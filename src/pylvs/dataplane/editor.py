@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.director import BpfDirector
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import Trouble
+    from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
 
 
@@ -75,7 +75,7 @@ class Editor:
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = attachments.Concerns()
         self._left_mh: set[int] = set()  # slots of services that no longer use mh
-        self.problems: list[Trouble] = []  # devices that the last batch failed to attach
+        self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
 
     @property
     def _tables(self) -> Tables:
@@ -87,7 +87,7 @@ class Editor:
         return DestinationSlots(self._tables)
 
     def make(self, connections: int = 0) -> None:
-        """Make the state if it does not exist. Raises NoRoom, Unsupported, NotPermitted."""
+        """Make the state if it does not exist. Raises NoSpace, Unsupported, NotPermitted."""
         if self._director.settled:
             return
         if not self._director.state.exists:

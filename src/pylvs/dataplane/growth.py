@@ -9,7 +9,7 @@ from pylvs.bpf import kernel
 from pylvs.dataplane import load
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.tables import Tables
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.settings import SETTINGS
 
 SHARE = 8  # a table that grew by itself takes one eighth of memory at most
@@ -26,7 +26,7 @@ def fix(tables: Tables, fixed: bool) -> None:
 def larger_capacity(tables: Tables) -> int:
     """Return the capacity that the table should have; 0 if the present one is enough, or if an operator set it.
 
-    Raises NoRoom if memory does not allow it.
+    Raises NoSpace if memory does not allow it.
     """
     use = table_use(tables)
     of_ipv6 = tables.pool.get(0, "fresh")[1] / load.share6(use.capacity)  # the most that there were at a time
@@ -36,9 +36,9 @@ def larger_capacity(tables: Tables) -> int:
     needed, limit, available = load.table_bytes(capacity), kernel.memory_limit() // SHARE, kernel.memory_available()
     described = f"a capacity of {capacity} needs {needed // _MB} MB"
     if capacity == use.capacity:
-        raise NoRoom(f"a capacity of {capacity} is the largest possible")
+        raise NoSpace(f"a capacity of {capacity} is the largest possible")
     if needed > limit:
-        raise NoRoom(f"{described}; an eighth of memory is {limit // _MB} MB; net.ipv4.vs.conn_max may exceed that")
+        raise NoSpace(f"{described}; an eighth of memory is {limit // _MB} MB; net.ipv4.vs.conn_max may exceed that")
     if 2 * needed > available:  # while it is copied, both tables exist; and others need memory, too
-        raise NoRoom(f"{described}; of the {available // _MB} MB that are available, half may be used")
+        raise NoSpace(f"{described}; of the {available // _MB} MB that are available, half may be used")
     return capacity

@@ -40,7 +40,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
+TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
@@ -280,7 +280,7 @@ def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: C
     return opened
 
 
-def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
+def fill_tailcalls(opened: BpfObject, entries: Collection[str]) -> None:
     """Put the programs into the program arrays of the tail calls."""
     programs = abi.shipped().enum("prog")
     schedule = programs["PROG_SCHEDULE"]
@@ -294,7 +294,7 @@ def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
             wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
     there = {name for name in opened.programs() if _entry_of(name) in entries}
     for hook in "xdp", "tc":
-        with ArrayMap.duplicate(opened.map_fd(f"stages_{hook}")) as stage_map:
+        with ArrayMap.duplicate(opened.map_fd(f"tailcalls_{hook}")) as stage_map:
             for name, number in wanted.items():
                 if f"{hook}_{name}" in there:
                     stage_map.put_descriptor(number, opened.program_fd(f"{hook}_{name}"))
@@ -354,7 +354,7 @@ def start_timers(state: State) -> None:
 def create(state: State, connections: int = 0) -> None:
     """Make the maps and programs of a state and pin them into it, by default for as many connections as memory allows.
 
-    Raises NoRoom, Unsupported, NotPermitted.
+    Raises NoSpace, Unsupported, NotPermitted.
     """
     connections = connections or kernel.connection_limit()
     seeds, rings = new_seeds(), half_open_rings()
@@ -362,7 +362,7 @@ def create(state: State, connections: int = 0) -> None:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
-        fill_stages(opened, (TC,))
+        fill_tailcalls(opened, (TC,))
         tables = Tables(state)
         begin_pool(tables, connections, seeds, rings)
         Book(tables).reset(0, 0, 0)
@@ -422,7 +422,7 @@ def _load_entry(state: State, name: str) -> None:
     with open_object(*pool_shape(tables), (name,)) as opened:
         reuse_maps(opened, tables)
         opened.load()
-        fill_stages(opened, (name,))  # before the pin: a pinned program has its tail calls
+        fill_tailcalls(opened, (name,))  # before the pin: a pinned program has its tail calls
         libbpf.pin(opened.program_fd(name), state.loaded_path(name))
 
 

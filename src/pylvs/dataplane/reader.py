@@ -52,15 +52,15 @@ def table_use(tables: Tables) -> TableUse:
 
 def expiry(tables: Tables) -> Expiry:
     """Return the cost of the expiry timer since the programs were loaded."""
-    found = tables.pace.read(abi.constant("TIMER_EXPIRY"))
+    found = tables.timer_runs.read(abi.constant("TIMER_EXPIRY"))
     return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
 
 
 def timer_runs(tables: Tables) -> tuple[TimerRuns, ...]:
     """Return the lengths of the runs of each timer since the programs were loaded."""
     names = {number: name for name, number in abi.shipped().enum("timers").items() if name != "TIMERS"}
-    first_s = abi.constant("PACE_FIRST_NS") / 1e9
-    bounds = (*(first_s * (1 << n) for n in range(abi.constant("PACE_CLASSES") - 1)), inf)
+    first_s = abi.constant("RUN_FIRST_NS") / 1e9
+    bounds = (*(first_s * (1 << n) for n in range(abi.constant("RUN_CLASSES") - 1)), inf)
     return tuple(
         TimerRuns(
             names[number].removeprefix("TIMER_").lower(),
@@ -69,7 +69,7 @@ def timer_runs(tables: Tables) -> tuple[TimerRuns, ...]:
             found["longest_ns"] / 1e9,
         )
         for number in sorted(names)
-        for found in (tables.pace.read(number),)
+        for found in (tables.timer_runs.read(number),)
     )
 
 

@@ -49,13 +49,13 @@ def _reload(
         attachments.reconcile(Tables(state), attachments.Concerns())
     tables = Tables(state)
     shape = (connections, load.new_seeds(), load.half_open_rings()) if connections else load.pool_shape(tables)
-    anew = {*load.STAGES, "works", "paces"} | (set(load.CONNECTION_MAPS) if connections else set())
+    anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     loaded = (*entries, RESTORE) if connections else entries
     with load.open_object(*shape, loaded) as opened:
         kept = load.reuse_maps(opened, tables, anew)
         opened.load()
-        load.fill_stages(opened, entries)
+        load.fill_tailcalls(opened, entries)
         draft, note, copy = state.draft(), _NO_SWITCH, None
         load.pin_load(opened, state, draft, kept, loaded)
         state.note_build(draft)
@@ -146,12 +146,12 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
         selected = kept(libbpf.create_map(_ARRAY, _SELECTED, 4, 8, 1, MMAPABLE))
         libbpf.pin(selected, state.pin_path(f"{switch}/{_SELECTED}"))
         arrays = {}
-        for name in load.STAGES:
+        for name in load.TAILCALLS:
             arrays[name] = kept(libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES)))
             libbpf.pin(arrays[name], state.pin_path(f"{switch}/{name}"))
         instead = {}
         for name in entries:
-            array, first = arrays[load.STAGES[name != XDP]], 2 * ENTRIES.index(name)
+            array, first = arrays[load.TAILCALLS[name != XDP]], 2 * ENTRIES.index(name)
             with ArrayMap.duplicate(array) as programs:
                 for number, directory in enumerate((LOADED, draft)):
                     entry = kept(libbpf.open_pin(state.pin_path(f"{directory}/{name}")))
@@ -198,7 +198,7 @@ def drop_half_loaded(state: State) -> None:
     """Empty the program array of XDP if its entry program is not pinned: the process that loaded them was killed."""
     if os.path.exists(state.loaded_path(XDP)):
         return
-    with ArrayMap.open(state.loaded_path(load.STAGES[0])) as programs:
+    with ArrayMap.open(state.loaded_path(load.TAILCALLS[0])) as programs:
         for number in range(programs.max_entries):
             programs.remove(number)
 
@@ -222,7 +222,7 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
 
 def _program_arrays(state: State, name: str) -> Iterator[int]:
     """Yield the ids of the program arrays in the directory of a load."""
-    for array_name in load.STAGES:
+    for array_name in load.TAILCALLS:
         with state.opened(f"{name}/{array_name}") as array:
             if array is not None:
                 yield kernel.map_info(array).id

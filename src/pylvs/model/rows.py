@@ -123,7 +123,7 @@ class ServiceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class DeviceProblem:
     """A device that cannot run the packet path, with the reason. `needed`: services or servers depend on it.
 
     `attached`: it runs the packet path, but lacks a feature.
@@ -140,9 +140,9 @@ class Trouble:
 
 def unattached(director: Director) -> list[str]:
     """Describe the devices that services or real servers need and that the last edit could not attach."""
-    return [str(each) for each in director.troubles() if each.needed]
+    return [str(each) for each in director.device_problems() if each.needed]
 
 
 def warnings(director: Director) -> list[str]:
     """Describe what the last edit could not do for devices that matter to an operator."""
-    return [str(each) for each in director.troubles() if each.needed or each.attached]
+    return [str(each) for each in director.device_problems() if each.needed or each.attached]

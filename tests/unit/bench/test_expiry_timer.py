@@ -8,12 +8,12 @@ from pylvs.bpf import abi
 
 def pace(runs: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
     """Return a record of so many runs of each class of lengths."""
-    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
+    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("RUN_CLASSES")))
     return Pace(sum(lengths), spent_ns, ended, lengths)
 
 
 def test_runs_longer_than_a_tenth_of_a_millisecond_are_late() -> None:
-    assert abi.constant("PACE_FIRST_NS") << 3 == 100_000
+    assert abi.constant("RUN_FIRST_NS") << 3 == 100_000
     assert pace({0: 5, 3: 4}).late == 0
     assert pace({3: 4, 4: 3, 15: 2}).late == 5
 

@@ -10,7 +10,7 @@ import pytest
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.reconciler import TableThread
 from pylvs.daemon.table_growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 
 
 class Table:
@@ -56,7 +56,7 @@ def test_a_table_that_has_grown_is_an_event(thread: TableThread) -> None:
 
 
 def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: TableThread) -> None:
-    table = Table(NoRoom("a capacity of 2048 needs 9 MB"))
+    table = Table(NoSpace("a capacity of 2048 needs 9 MB"))
     found = events_of(table, thread, [5.0 * step for step in range(24 * 3600 // 5)])
     assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": "a capacity of 2048 needs 9 MB"})}
     doubled = (LAST_RETRY_S / FIRST_RETRY_S).as_integer_ratio()[0].bit_length()
@@ -64,7 +64,7 @@ def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: Tab
 
 
 def test_after_a_success_the_next_failure_pauses_for_a_short_time_again(thread: TableThread) -> None:
-    refused = NoRoom("no memory")
+    refused = NoSpace("no memory")
     table = Table(refused, (1024, 2048), refused, None)
     times = [0.0, FIRST_RETRY_S, FIRST_RETRY_S + 5, 2 * FIRST_RETRY_S, 2 * FIRST_RETRY_S + 5]
     assert [each["event"] for each in events_of(table, thread, times)] == [
