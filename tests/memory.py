@@ -163,6 +163,10 @@ class MemoryDirector(InMemory):
         """Return a number that every edit of the tables changes."""
         return self._edition
 
+    def grow(self) -> tuple[int, int] | None:
+        """Do nothing: the table has no limit."""
+        return None
+
     def packet_counts(self) -> PacketCounts:
         """Return zeros: there are no packets."""
         return PacketCounts()

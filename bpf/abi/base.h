@@ -94,6 +94,11 @@ enum reason {
 	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
 	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
+	/* Why there was no connection; what happened to the packet is counted, too. */
+	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
+	REASON_REFUSED_INDEX_FULL, /* no free entry in the five buckets of an IPv4 connection */
+	REASON_REFUSED_IPV6_FULL, /* IPv6's share of the table */
+	REASON_REFUSED_NO_MEMORY, /* of the kernel, for an IPv6 connection, or another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
 	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
@@ -117,7 +122,7 @@ const volatile u32 slots4 = 1024; /* their number; the first one is 1 */
 const volatile u32 first_slot6 = 2048; /* slots of IPv4 come first */
 const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */
-const volatile u32 half_open_rings = 2; /* one for each CPU that was online */
+const volatile u32 half_open_rings = 2; /* one for each CPU, when the table was made */
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 tunnel_secret = 0; /* key of the hash that chooses GUE's source ports */
 const volatile u32 fib_gives_saddr = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_SRC (Linux 6.7) */

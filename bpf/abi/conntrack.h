@@ -159,18 +159,21 @@ struct pool {
 	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
 	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
+	u32 half_open_rings; /* rings of half-open connections: all programs over this table use as many */
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 
-enum expiry_classes { EXPIRY_CLASSES = 16, EXPIRY_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
+enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
 
-struct expiry_runs { /* run time of the expiry timer */
+enum run_classes { RUN_CLASSES = 16, RUN_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
+
+struct timer_runs { /* run time of a timer */
 	u64 goes;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
-	u64 ended; /* connections */
+	u64 ended; /* connections, by the expiry timer */
 	u64 cpu; /* of the last run */
-	u64 lengths[EXPIRY_CLASSES]; /* runs shorter than EXPIRY_FIRST_NS << n; the last class: all others */
+	u64 lengths[RUN_CLASSES]; /* runs shorter than RUN_FIRST_NS << n; the last class: all others */
 };
 
 struct free_slots {
@@ -207,6 +210,9 @@ ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both f
 ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
 
 PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
+
+/* Half-open connections: the sum over all CPUs. One CPU may make what another one ends. */
+PERCPU_MAP(half_open_counts, u64, 1);
 
 PERCPU_MAP(service_syns, struct service_syns, 64);
 

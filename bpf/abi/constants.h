@@ -22,5 +22,6 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
-	enum expiry_classes expiry_classes;
+	enum timers timers;
+	enum run_classes run_classes;
 };

@@ -94,7 +94,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		at = add_reverse(new, slot);
 		if (unlikely(at == NO_ENTRY)) {
 			unreserve(is_ipv6, slot, new->user);
-			result = CREATE_FULL;
+			result = refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);
 		}
 	}
 	if (likely(result == CREATED))

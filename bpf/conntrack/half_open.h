@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "conntrack/entry.h"
+#include "conntrack/state.h"
 
 enum half_open_limits {
 	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
@@ -18,12 +19,6 @@ enum half_open_limits {
 	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
 	HALF_OPEN_RESERVE = 16, /* a table is nearly full if less than this part of it is free */
 };
-
-INLINE bool is_half_open_state(u32 state)
-{
-	return (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK | 1u << STATE_SCTP_INIT1 |
-		1u << STATE_SCTP_INIT) >> state & 1;
-}
 
 INLINE u16 second_of(u32 tick)
 {

@@ -170,6 +170,13 @@ INLINE enum create_result result_of(long error)
 	return !error ? CREATED : error == -EEXIST ? CREATE_EXISTS : error == -E2BIG ? CREATE_FULL : CREATE_FAILED;
 }
 
+/* Count why there is no space for a connection. */
+INLINE enum create_result refuse(enum reason reason)
+{
+	count(reason);
+	return CREATE_FULL;
+}
+
 /* Who takes and gives slots. Commands run their programs in process context, where packets can interrupt them before
  * Linux 6.3, so they have a pool of their own. */
 enum slot_user { BY_PACKET, BY_COMMAND };
@@ -192,11 +199,11 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 {
 	struct magazine *m = magazine_of(user);
 	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
-		return CREATE_FULL;
+		return refuse(REASON_REFUSED_TABLE_FULL);
 	new_conn->slot = take_slot(m, is_ipv6);
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
-		return CREATE_FULL;
+		return refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_TABLE_FULL);
 	}
 	new_conn->connection->word |= (u64)m->generation++ << WORD_GENERATION;
 	if (is_ipv6) {
@@ -245,7 +252,7 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 		return CREATED;
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
 	unreserve(false, new_conn->slot, user);
-	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
+	return at == NO_ENTRY ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;
 }
 
 /* Insert what was reserved: from now on packets find it. It fails if another CPU was first or the table is full. Then
@@ -259,6 +266,8 @@ INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const 
 	enum create_result result = result_of(bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST));
 	if (unlikely(result != CREATED))
 		unreserve(is_ipv6, new_conn->slot, user);
+	if (unlikely(result == CREATE_FULL))
+		return refuse(REASON_REFUSED_IPV6_FULL);
 	return result;
 }
 

@@ -44,6 +44,13 @@ INLINE bool is_active(u32 state)
 		1u << STATE_SCTP_ESTABLISHED) >> state & 1;
 }
 
+/* Whether the handshake is not completed. */
+INLINE bool is_half_open_state(u32 state)
+{
+	return (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK | 1u << STATE_SCTP_INIT1 |
+		1u << STATE_SCTP_INIT) >> state & 1;
+}
+
 /* Whether a connection in this state makes its template ASSURED (5.3). */
 INLINE bool is_established(u32 state)
 {

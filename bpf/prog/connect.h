@@ -52,6 +52,8 @@ INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result res
 	drop_old_ref(w);
 	if (w->template != NO_TEMPLATE)
 		end_unused_template(w->template);
+	if (result == CREATE_FAILED)
+		count(REASON_REFUSED_NO_MEMORY);
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	return tail_call(ctx, PROG_HASH_FALLBACK);

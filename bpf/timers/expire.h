@@ -13,6 +13,7 @@
 enum expiry_limits {
 	SLICE_LINES = 1 << 16, /* in one run, at most: 4,194,304 slots */
 	SLICE_ORPHANS = 1 << 16, /* connections that one run of end_orphans visits */
+	SLOTS_CLOCK_EVERY = 8, /* connections that may end between two reads of the clock */
 	ROUNDS_A_SECOND = 2,
 	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
 };
@@ -28,8 +29,8 @@ struct slice { /* part of `looks` in one run; its elements are called lines */
 	u32 at; /* current line */
 	u32 now;
 	u32 ended;
-	u32 done; /* lines visited */
-	u32 pad;
+	u32 done; /* lines visited to their end */
+	u32 stopped; /* the time was up within a line */
 };
 
 INLINE bool is_time_up(const struct slice *slice)
@@ -113,6 +114,10 @@ static int sweep_slot(u32 i, struct slice *slice)
 	struct looks *line = map_elem(looks, slice->at);
 	if (!line || i >= LOOKS)
 		return 1;
+	if (i && i % SLOTS_CLOCK_EVERY == 0 && is_time_up(slice)) {
+		slice->stopped = true;
+		return 1;
+	}
 	u32 noted = READ_ONCE(line->at[i]);
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
@@ -130,12 +135,16 @@ static int sweep_line(u32 index, struct slice *slice)
 	struct looks *line = map_elem(looks, at);
 	if (!line)
 		return 1;
+	if (unlikely(is_due(line, slice->now))) {
+		slice->at = at;
+		bpf_loop(LOOKS, sweep_slot, slice, 0);
+		if (slice->stopped)
+			return 1; /* the next run continues with this line */
+		slice->done = index + 1;
+		return is_time_up(slice);
+	}
 	slice->done = index + 1;
-	if (likely(!is_due(line, slice->now)))
-		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
-	slice->at = at;
-	bpf_loop(LOOKS, sweep_slot, slice, 0);
-	return is_time_up(slice);
+	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
 }
 
 /* End the slot's connection if it is half-open. */
@@ -161,7 +170,7 @@ static int drop_half_open_slot(u32 i, struct slice *slice)
 	u32 noted = READ_ONCE(line->at[i]);
 	if (noted)
 		drop_half_open(AFTER((u64)slice->at * LOOKS + i, noted));
-	return 0;
+	return i % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && is_time_up(slice);
 }
 
 /* Visit a random line, because the connections of a flood are consecutive. Lines of IPv6 follow those of IPv4. */
@@ -188,7 +197,7 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 }
 
 /* Do a part of the round. Return whether there is more. */
-INLINE bool sweep_run(struct pool *pool, u64 until, struct expiry_runs *runs)
+INLINE bool sweep_run(struct pool *pool, u64 until)
 {
 	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
 	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
@@ -197,9 +206,11 @@ INLINE bool sweep_run(struct pool *pool, u64 until, struct expiry_runs *runs)
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
-	runs->ended += slice.ended;
+	struct timer_runs *runs = map_elem(timer_runs, TIMER_EXPIRY);
+	if (runs)
+		runs->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
-	if (slice.done && any_from(pool, pool->sweep_at * LOOKS))
+	if ((slice.done || slice.stopped) && any_from(pool, pool->sweep_at * LOOKS))
 		return true;
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
@@ -213,12 +224,11 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	u64 began = bpf_ktime_get_ns();
 	struct pool *pool = map_elem(pools, 0);
 	struct root *root = get_root();
-	struct expiry_runs *runs = map_elem(expiry_runs, 0);
-	if (!pool || !runs)
+	if (!pool)
 		return 0;
 	u64 until = began + RUN_NS;
-	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, runs);
-	u64 spent = note_run(runs, began);
+	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until);
+	u64 spent = note_run(TIMER_EXPIRY, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
 }
@@ -258,7 +268,7 @@ static int orphan_step(u32 index, struct orphan_ctx *o)
 	if (is_complete(slot))
 		end_orphan(slot, o->live);
 	o->done = index + 1;
-	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
+	return index % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
 }
 
 /* Python runs this after deleting destinations with expire_nodest_conn, until it returns 0. */

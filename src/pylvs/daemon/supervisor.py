@@ -40,6 +40,7 @@ from pylvs.daemon.reconciler import (
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
+from pylvs.daemon.table_growth import TableGrowth
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monitor_forwarding
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
@@ -200,6 +201,8 @@ class Supervisor:
         self.engine.start()
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
+        growth = TableGrowth(self.reconciler.table.director.grow, self.table_thread, self.events)
+        tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")
         if self._host.manager.watchdog_s:

@@ -184,6 +184,13 @@ class BpfDirector:
         """Change a setting; with `drop`, a smaller conn_max may end live connections."""
         self._editor.change_setting(name, value, drop)
 
+    def grow(self) -> tuple[int, int] | None:
+        """Double the capacity of the connection table if it is nearly full; return the former and the new one.
+
+        Raises NoSpace if memory does not allow it, or an operator's limit; and what a change of conn_max does.
+        """
+        return self._editor.grow() if self.state.exists else None
+
     def services(self) -> list[ServiceRow]:
         self._bring_in()
         return self.reader.rows() if self.state.exists else []
@@ -203,15 +210,21 @@ class BpfDirector:
         return TABLE_SIZE
 
     def packet_counts(self) -> PacketCounts:
-        """Return drop reasons, capacity, expiry costs and totals; zeros while there are no tables."""
-        from pylvs.dataplane.reader import expiry, reason_counts
+        """Return drop reasons, use of the table, expiry costs and totals; zeros while there are no tables."""
+        from pylvs.dataplane import reader
         from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
-        capacity = self.tables.pool.get(0, "capacity")
         totals = self.reader.statistics.totals()
-        return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables), totals)
+        tables = self.tables
+        return PacketCounts(
+            reader.reason_counts(tables),
+            reader.table_use(tables),
+            reader.expiry(tables),
+            reader.timer_runs(tables),
+            totals,
+        )
 
     def mark_rules(self) -> list[MarkRule]:
         if not self.state.exists:

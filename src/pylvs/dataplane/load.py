@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
@@ -36,6 +36,10 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
@@ -51,6 +55,7 @@ CONNECTION_MAPS = (
     "registry6",
     "half_opens",
     "half_open_queues",
+    "half_open_counts",
     "looks",
     "pools",
     "magazines",
@@ -65,9 +70,11 @@ _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
+_BUCKET_BYTES, _NODE_BYTES = 16, 48  # of the kernel's hash maps; it allocates powers of two
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
+_PRESENT_CPUS = "/sys/devices/system/cpu/present"
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -148,24 +155,30 @@ def buckets4(connections: int) -> int:
     return -(-2 * connections // abi.constant("ENTRIES"))
 
 
-def half_opens_each(connections: int) -> int:
+def half_opens_each(connections: int, rings: int) -> int:
     """Return the half-open connections that the ring of a CPU remembers, a power of two; of all, the whole table."""
-    return 1 << max(connections // _online_cpus(), _FEWEST_HALF_OPEN).bit_length() - 1
+    return 1 << max(connections // rings, _FEWEST_HALF_OPEN).bit_length() - 1
 
 
-def _online_cpus() -> int:
-    return os.cpu_count() or 1
+def half_open_rings() -> int:
+    """Return how many rings a new table has: one for each CPU that is present, on or off line.
+
+    The possible CPUs would be too many: many virtual machines have 4 of 128, and their rings would be too short.
+    """
+    with open(_PRESENT_CPUS, encoding="ascii") as file:  # "0-3", "0,2-5"
+        return 1 + int(file.read().replace(",", "-").split("-")[-1])
 
 
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
-    A large one has a power of two, because the kernel rounds the size of its hash maps up to one.
+    A large one has the power of two below, because the kernel rounds the size of its hash maps up to one. Half of a
+    table's time to make is that of its hash maps.
     """
-    return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
+    return connections if connections <= _LARGE else 1 << (connections - 1).bit_length() - 1
 
 
-def _sizes(connections: int) -> dict[str, int]:
+def _sizes(connections: int, rings: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
     slots6, index = _slots(six), 2 * (buckets4(connections) + abi.constant("OTHER_BUCKETS"))
     sizes = {"connections4": 1 + _slots(connections), "index4": index, "marks4": -(-index // abi.constant("ENTRIES"))}
@@ -174,7 +187,7 @@ def _sizes(connections: int) -> dict[str, int]:
     bundle = abi.constant("BUNDLE")
     sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
-    sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
+    sizes["half_opens"] = half_opens_each(connections, rings) * rings
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(
         ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
@@ -184,6 +197,20 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
+
+
+def table_bytes(connections: int) -> int:
+    """Return the memory of a table that is full of the largest connections: those of IPv6 by NAT."""
+    maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
+    return sum(sizes.get(name, 1) * _element_bytes(maps[name]) for name in CONNECTION_MAPS)
+
+
+def _element_bytes(described: Mapping[str, Any]) -> int:
+    size: int = described["value_size"]
+    if described["type"] == "hash":
+        node = _NODE_BYTES + int(described["key_size"]) + size
+        size = _BUCKET_BYTES + (1 << (node - 1).bit_length())
+    return size
 
 
 def new_seeds() -> tuple[int, int]:
@@ -215,15 +242,18 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
-def open_object(connections: int, seeds: tuple[int, int], entries: Collection[str]) -> BpfObject:
-    """Open the object without loading it; it will load only the programs of these entries."""
+def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: Collection[str]) -> BpfObject:
+    """Open the object without loading it; it will load only the programs of these entries.
+
+    The first three are those of the connection table (`begin_pool`).
+    """
     kernel.require()
     _allow_descriptors()
     opened = BpfObject(abi.shipped().path(OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
-    for name, size in _sizes(connections).items():
+    for name, size in _sizes(connections, rings).items():
         opened.set_max_entries(name, size)
     abi.shipped().set_variables(
         opened,
@@ -239,8 +269,8 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
                 "buckets": buckets4(connections),
                 "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
-            "half_opens_each": half_opens_each(connections),
-            "half_open_rings": _online_cpus(),
+            "half_opens_each": half_opens_each(connections, rings),
+            "half_open_rings": rings,
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": _tunnel_secret(seeds),
             "fib_gives_saddr": int(kernel.release() >= (6, 7)),
@@ -321,16 +351,20 @@ def start_timers(state: State) -> None:
             raise Unsupported(f"this kernel refuses a timer ({name}, step {verdict}); 6.1 or newer is needed")
 
 
-def create(state: State) -> None:
-    """Make the maps and programs of a state and pin them into it. Raises NoSpace, Unsupported, NotPermitted."""
-    connections, seeds = kernel.connection_limit(), new_seeds()
-    with open_object(connections, seeds, (TC,)) as opened:
+def create(state: State, connections: int = 0) -> None:
+    """Make the maps and programs of a state and pin them into it, by default for as many connections as memory allows.
+
+    Raises NoSpace, Unsupported, NotPermitted.
+    """
+    connections = connections or kernel.connection_limit()
+    seeds, rings = new_seeds(), half_open_rings()
+    with open_object(connections, seeds, rings, (TC,)) as opened:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
         fill_tailcalls(opened, (TC,))
         tables = Tables(state)
-        begin_pool(tables, connections, seeds)
+        begin_pool(tables, connections, seeds, rings)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
         from pylvs.model.settings import SETTINGS
@@ -344,9 +378,16 @@ def create(state: State) -> None:
     state.note_build()
 
 
-def begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
+def begin_pool(tables: Tables, connections: int, seeds: tuple[int, int], rings: int) -> None:
     tables.pool.set(0, "capacity", connections)
+    tables.pool.set(0, "half_open_rings", rings)
     tables.pool.set(0, "seeds", *seeds)
+
+
+def pool_shape(tables: Tables) -> tuple[int, tuple[int, int], int]:
+    """Return what `begin_pool` set: every load over the same table needs the same."""
+    pool = tables.pool
+    return pool.get(0, "capacity"), pool.get(0, "seeds"), pool.get(0, "half_open_rings")
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
@@ -378,7 +419,7 @@ def _load_entry(state: State, name: str) -> None:
             " attach with that one, or save the table, run pylvs down and restore it"
         )
     tables = Tables(state)
-    with open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
+    with open_object(*pool_shape(tables), (name,)) as opened:
         reuse_maps(opened, tables)
         opened.load()
         fill_tailcalls(opened, (name,))  # before the pin: a pinned program has its tail calls

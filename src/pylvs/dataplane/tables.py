@@ -139,7 +139,7 @@ class Tables:
 
     # connections
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
-    expiry_runs = _records("expiry_runs", "expiry_runs")  # connections that the timer ended, its runs, CPU time
+    timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
     connections4 = _array("connections4")  # by slot
     connections6 = _hash("connections6")  # by tuple
     words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot

@@ -34,23 +34,25 @@ _NO_SWITCH = "programs"  # an unfinished load over the same connection table
 _HOLD_S = 5  # how long packets without a connection wait for the end of a copy, at most
 
 
-def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
+def _reload(
+    state: State, opened_copies: contextlib.ExitStack, connections: int = 0, drop: bool = False
+) -> ConnectionCopy | None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
     Return the copy of the connections, which packets still change in the former table. The caller holds the lock, and
-    then calls `finish`. Raises what `create` does; Unsupported for another layout.
+    then calls `finish`. Raises what `create` does; Unsupported for another layout; without `drop`, Busy if the new
+    table refuses a connection.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
     if state.leftovers()[1]:  # of a process that was killed: devices may run its switch
         attachments.reconcile(Tables(state), attachments.Concerns())
     tables = Tables(state)
-    capacity = connections or int(tables.pool.get(0, "capacity"))
-    anew = {*load.TAILCALLS, "works", "expiry_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
+    shape = (connections, load.new_seeds(), load.half_open_rings()) if connections else load.pool_shape(tables)
+    anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
-    seeds = load.new_seeds() if connections else tables.pool.get(0, "seeds")
     loaded = (*entries, RESTORE) if connections else entries
-    with load.open_object(capacity, seeds, loaded) as opened:
+    with load.open_object(*shape, loaded) as opened:
         kept = load.reuse_maps(opened, tables, anew)
         opened.load()
         load.fill_tailcalls(opened, entries)
@@ -59,10 +61,15 @@ def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
         state.note_build(draft)
         if connections:
             fresh = Tables(state, draft)
-            load.begin_pool(fresh, connections, seeds)
-            copy = _copy(state, tables, fresh)
-            copy.run()
-            copy.run()  # after a large table's first pass there is much to repeat
+            load.begin_pool(fresh, *shape)
+            copy = opened_copies.enter_context(_copy(state, tables, fresh))
+            refused = 0
+            for _ in range(2):  # after a large table's first pass there is much to repeat
+                copy.run()
+                refused += copy.refused
+            if refused and not drop:
+                state.remove_load(draft)  # no device runs it yet, and it may be large
+                raise Busy(_too_many(connections, refused, "connections that the new table refuses"))
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
@@ -70,12 +77,13 @@ def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
     return copy
 
 
-def swap_programs(tables: Tables, connections: int = 0) -> None:
+def swap_programs(tables: Tables, connections: int = 0, drop: bool = False) -> None:
     """Load the object again, with `connections` over another connection table, and replace the running programs.
 
     The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
     """
-    finish(tables.state, _reload(tables.state, connections))
+    with contextlib.ExitStack() as opened:
+        finish(tables.state, _reload(tables.state, opened, connections, drop))
 
 
 def finish(state: State, copy: ConnectionCopy | None = None) -> None:
@@ -97,7 +105,8 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
         fresh.pool.set(0, "hold_until", load.clock(state) + round(_HOLD_S * load.ticks_per_second()) & MASK32 or 1)
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
-        with copy or _copy(state, Tables(state, former), fresh) as copied:
+        with contextlib.ExitStack() as opened:
+            copied = copy or opened.enter_context(_copy(state, Tables(state, former), fresh))
             copied.run(only_new=True)
             fresh.pool.set(0, "hold_until", 0)
             copied.run()
@@ -168,18 +177,21 @@ def resize(tables: Tables, connections: int, drop: bool) -> None:
 
     The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
     """
-    if connections == tables.pool.get(0, "capacity"):
+    from pylvs.dataplane.reader import table_use  # late: upgrades do without
+
+    use = table_use(tables)
+    if connections == use.capacity:
         return
-    if not drop and tables.pool.get(0, "used") > connections:
-        raise Busy(_too_many(connections, tables.pool.get(0, "used"), "connections"))
+    if not drop and use.used > connections:
+        raise Busy(_too_many(connections, use.used, "connections live"))
     of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
     if of_ipv6 > load.share6(connections):
-        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections"))
-    swap_programs(tables, connections)
+        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections live"))
+    swap_programs(tables, connections, drop)
 
 
 def _too_many(connections: int, living: int, what: str) -> str:
-    return f"net.ipv4.vs.conn_max={connections}: {living} {what} live; wait until they end, or --drop those beyond it"
+    return f"net.ipv4.vs.conn_max={connections}: {living} {what}; wait until they end, or --drop those beyond it"
 
 
 def drop_half_loaded(state: State) -> None:
