@@ -339,6 +339,7 @@ def create(state: State) -> None:
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
+        tables.root.set(0, "fallback_key", *new_seeds())
         tables.root.publish(0, "live", 1)
     start_timers(state)
     state.note_build()
