@@ -35,7 +35,7 @@ INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struc
 	return true;
 }
 
-/* Let the expiry timer end a template that no connection refers to and that was never assured. Return whether it is
+/* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return whether it is
  * such a template. */
 INLINE bool end_unused_template(u32 template)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Half-open connections give way to others, so a SYN flood cannot fill the table.
+ * Half-open and unconfirmed connections give way to others, so a flood of SYNs or of UDP cannot fill the table. Here
+ * "half-open" means both. A connection of UDP is unconfirmed until a packet follows the first one and its reply.
  *
  * Each CPU keeps the half-open connections that it made in a ring. If the table is half full and the CPU has its share
  * of a quarter of the table, or if the table is nearly full, each new connection ends the oldest one that is still
@@ -11,9 +12,9 @@
  */
 #pragma once
 #include "conntrack/entry.h"
+#include "conntrack/state.h"
 
 enum half_open_limits {
-	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
 	HALF_OPEN_RESERVED = 16, /* a service with less than this part of the ring has a reserved share */
 	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
 	HALF_OPEN_RESERVE = 16, /* a table is nearly full if less than this part of it is free */
@@ -21,13 +22,9 @@ enum half_open_limits {
 
 INLINE bool is_half_open_state(u32 state)
 {
-	return (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK | 1u << STATE_SCTP_INIT1 |
-		1u << STATE_SCTP_INIT) >> state & 1;
-}
-
-INLINE u16 second_of(u32 tick)
-{
-	return tick / (ticks_per_second ?: 1);
+	return is_unconfirmed(state) || (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
+					 1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
+						state & 1;
 }
 
 INLINE struct service_syns *syns_in_round(u32 service, u32 round)
@@ -91,7 +88,7 @@ INLINE void append_half_open(struct half_open_queue *queue, const struct half_op
 }
 
 /* Note a new half-open connection. */
-INLINE void note_half_open(u32 slot, u32 generation, u32 service, u32 now)
+INLINE void note_half_open(u32 slot, u32 generation, u32 service)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
@@ -99,6 +96,6 @@ INLINE void note_half_open(u32 slot, u32 generation, u32 service, u32 now)
 	struct service_syns *syns = syns_in_round(service, round_of(queue));
 	if (syns)
 		syns->now += 1;
-	struct half_open entry = {.slot = slot, .generation = generation, .second = second_of(now)};
+	struct half_open entry = {.slot = slot, .generation = generation};
 	append_half_open(queue, &entry);
 }
