@@ -76,12 +76,18 @@ struct marks {
 	u32 of[ENTRIES];
 };
 
+/* What is known of the connections under a template. */
+enum assurance {
+	ASSURED = 1, /* one was established, or UDP had a reply (IPVS-SEMANTICS 5.3) */
+	CONFIRMED = 2, /* a client of UDP sent more than one packet; listings do not show it */
+};
+
 /* Persistence data of a connection or a template, by slot. */
 struct control {
 	u32 template; /* of a connection: its template's slot */
 	u32 controls; /* of a template: live connections under it */
 	u32 timeout; /* of a template, in ticks */
-	u32 assured; /* of a template: a connection under it was established */
+	u32 assured; /* of a template: 0, or enum assurance */
 };
 
 /* What a connection table counts of a destination, by the destination's slot. Each has a cache line of its own, because
@@ -126,7 +132,7 @@ struct conn_record {
 struct half_open {
 	u32 slot; /* 0: none */
 	u16 generation; /* of its state word */
-	u16 second; /* of its first packet */
+	u16 pad;
 };
 
 /* How often packets of a service made half-open connections, per CPU. */

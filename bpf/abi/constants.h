@@ -12,6 +12,7 @@ struct constants {
 	enum scheduler scheduler;
 	enum method method;
 	enum state state;
+	enum assurance assurance;
 	enum reason reason;
 	enum list_edit list_edit;
 	enum destination_flag destination_flag;

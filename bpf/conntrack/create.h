@@ -122,6 +122,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	if (p->protocol != IPPROTO_UDP)
 		state = next_state(direction_in(&root->settings, masq || !d ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
 				   p->event, STATE_NONE);
+	state = first_state(state);
 	u32 life = p->by_inner ? INNER_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
 	struct new_conn new = {
 		.tuple = &p->tuple,
@@ -138,8 +139,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	if (unlikely(result != CREATED))
 		return result;
 	if (likely(is_half_open_state(state)))
-		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service, now);
-	if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
-		assure(new.slot);
+		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service);
+	if (controlled && w->opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
+		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */
 	return CREATED;
 }

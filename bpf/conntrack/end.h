@@ -35,14 +35,16 @@ INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struc
 	return true;
 }
 
-/* Let the expiry timer end a template that no connection refers to and that was never assured. */
-INLINE void end_unused_template(u32 template)
+/* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return whether it is
+ * such a template. */
+INLINE bool end_unused_template(u32 template)
 {
 	struct control *control = control_of(template);
 	if (!control || control->controls || control->assured)
-		return;
+		return false;
 	WRITE_ONCE(control->timeout, 0);
 	set_expiry_tick(template, ticks() ?: 1);
+	return true;
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if

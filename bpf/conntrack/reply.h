@@ -94,6 +94,6 @@ INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, con
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(a->index, p);
 	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)
-		assure(a->slot);
+		assure(a->slot, ASSURED);
 	return true;
 }

@@ -26,7 +26,7 @@ INLINE bool is_half_open(u32 state, u32 slot)
 {
 	if (state == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
-		return control && !control->controls && !control->assured;
+		return control && !control->controls && control->assured != ASSURED;
 	}
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 ||
 	       state == STATE_SCTP_INIT;

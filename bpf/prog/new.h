@@ -73,9 +73,13 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	return CONN_NONE;
 }
 
-INLINE bool in_fallback_time(const struct service_state *state, u32 now)
+/* Whether flows of the service may live without a connection, because the table was full. One-packet scheduling never
+ * makes connections. */
+INLINE bool in_fallback_time(const struct scratch *w, const struct service_state *state, u32 now)
 {
-	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
+	u32 until = READ_ONCE(state->stateless_until);
+	return unlikely(until) && (s32)(until - now) > 0 &&
+	       !(w->service_flags & SERVICE_ONE_PACKET && w->packet.protocol == IPPROTO_UDP);
 }
 
 INLINE void note_service(struct scratch *w, const struct service_match *found)
@@ -144,13 +148,11 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
-	if (!opens) {
-		if (!in_fallback_time(state, now))
-			return pass_to_stack(ctx.hook);
-		drop_old_ref(w);
-		return tail_call(ctx, PROG_HASH_FALLBACK);
-	}
-	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON)) {
+	w->opens = opens;
+	w->by_hash = in_fallback_time(w, state, now);
+	if (!opens && !w->by_hash)
+		return pass_to_stack(ctx.hook);
+	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */
 		if (should_drop_packet(&root->settings))

@@ -44,7 +44,7 @@ INLINE bool is_too_late(u64 word, u32 now, u32 life)
 {
 	u32 state = word_state(word);
 	bool changes = state == STATE_ESTABLISHED || state == STATE_UDP || state == STATE_FIN_WAIT ||
-		       state == STATE_TEMPLATE || state == STATE_NONE;
+		       state == STATE_TEMPLATE || state == STATE_NONE || is_unconfirmed(state);
 	return !changes && (s32)((u32)word - now - life) > 0;
 }
 

@@ -100,6 +100,7 @@ _STATE_SECONDS = {
     "STATE_SCTP_SHUTDOWN_ACK_SENT": 61,
     "STATE_SCTP_REJECTED": 4,
     "STATE_SCTP_CLOSED": 61,
+    "STATE_SCTP_FIRST": 900,
 }
 
 
@@ -121,7 +122,9 @@ def clock(state: State) -> int:
 def timeout_ticks(timeouts: Timeouts) -> list[int]:
     """Return the timeouts of all connection states, in ticks, as in `facts`."""
     seconds = dict(_STATE_SECONDS)
-    seconds |= {"STATE_ESTABLISHED": timeouts.tcp_s, "STATE_FIN_WAIT": timeouts.tcp_fin_s, "STATE_UDP": timeouts.udp_s}
+    seconds |= dict.fromkeys(("STATE_ESTABLISHED", "STATE_TCP_FIRST"), timeouts.tcp_s)
+    seconds |= dict.fromkeys(("STATE_UDP", "STATE_UDP_FIRST", "STATE_UDP_REPLIED"), timeouts.udp_s)
+    seconds["STATE_FIN_WAIT"] = timeouts.tcp_fin_s
     ticks = [0] * abi.constant("STATES")
     for name, value in seconds.items():
         ticks[abi.constant(name)] = round(value * ticks_per_second())
@@ -373,6 +376,7 @@ def create(state: State, connections: int = 0) -> None:
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
+        tables.root.set(0, "fallback_key", *new_seeds())
         tables.root.publish(0, "live", 1)
     start_timers(state)
     state.note_build()
