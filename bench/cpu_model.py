@@ -2,7 +2,7 @@
 
 This machine has few processors, so a simulation extends what it measures. Each simulated processor does its private
 work, whose time is measured. Then it accesses the cache lines that processors share. A processor that writes such a
-line takes it from the last writer, and one line moves at a time: that is what limits many processors.
+line takes it from the last writer. Moves of one line follow each other: that is what limits many processors.
 
 Measured: the cost of a packet on one processor, and the time in which a line moves between two. Assumed: the time
 between nodes, because this machine has one (`--remote-ns`). Not modelled: the bandwidth of memory, the receive queues.
