@@ -64,12 +64,28 @@ INLINE void release_template(u32 slot, bool killed)
  * ORPHAN may end the template. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
+/* Whether the IPv6 slot belongs to the tuple. */
+INLINE bool has_tuple6(u32 slot, const struct tuple6 *tuple)
+{
+	struct registered *registered = map_elem(registry6, slot - first_slot6);
+	const u64 *owner = (void *)registered, *words = (const void *)tuple;
+	u64 other = 0;
+	if (!registered)
+		return false;
+#pragma unroll
+	for (u32 i = 0; i < sizeof(*tuple) / 8; i++)
+		other |= READ_ONCE(owner[i]) ^ words[i];
+	return !other;
+}
+
 /* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
  * differs. */
 INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
+	if (is_ipv6)
+		return has_tuple6(slot, &tuple->v6);
 	struct key4 key = key4_of(&tuple->v4);
-	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
+	return has_tuple(slot, key.addresses, key.rest);
 }
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
