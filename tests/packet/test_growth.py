@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -139,6 +140,24 @@ def test_the_daemon_lets_it_grow_in_another_process(host: Host) -> None:
         pytest.raises(PylvsError, match=r"^no memory$"),
     ):
         asyncio.run(HostServices().grow_table())
+
+
+def test_a_kill_during_its_copy_leaves_nothing(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    connect(host, service, 2000, 900)
+    child = os.fork()
+    if not child:
+        with mock.patch.object(ConnectionCopy, "run", lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+            BpfDirector(State.open()).grow()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert host.director.state.leftovers()[1], "the draft"
+    with host.director.batch():
+        pass
+    assert not host.director.state.leftovers()[1]
+    assert host.counts(service) == {server4(1): (900, 0)}
+    assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
 
 
 def test_another_change_of_its_size_during_its_copy_wins(host: Host) -> None:
