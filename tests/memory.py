@@ -163,9 +163,9 @@ class MemoryDirector(InMemory):
         """Return a number that every edit of the tables changes."""
         return self._edition
 
-    def grow(self) -> tuple[int, int] | None:
-        """Do nothing: the table has no limit."""
-        return None
+    def larger_capacity(self) -> int:
+        """Return 0: the table has no limit."""
+        return 0
 
     def packet_counts(self) -> PacketCounts:
         """Return zeros: there are no packets."""

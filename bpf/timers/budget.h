@@ -7,7 +7,7 @@
 enum budget_limits {
 	/* Packets of this CPU wait for a run, 0.1 ms at most. Each timer reads the clock after steps that take less than
 	 * the rest of that, also where all their memory is remote. */
-	RUN_NS = 75000,
+	RUN_NS = 50000,
 	/* Between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU. */
 	PAUSE_MIN_NS = 50000,
 	PAUSE_MAX_NS = 1000000,

@@ -141,7 +141,7 @@ def test_the_counters_have_names_in_show(full: Host) -> None:
     assert done.exit_code == 0, done.output
     assert "table full stateless" in done.output
     assert "table full dropped" in done.output
-    assert f"{CAPACITY} of {CAPACITY} connections" in done.output
+    assert f"connections {CAPACITY} of {CAPACITY}" in done.output
 
 
 def test_the_table_changes_its_size_with_its_connections() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from unittest import mock
 
 import pytest
@@ -12,12 +16,14 @@ from click.testing import CliRunner
 
 from pylvs.bpf import kernel
 from pylvs.cli.director import show
+from pylvs.daemon.host import HostServices
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import table_use
+from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import State
-from pylvs.model.errors import InvalidOperation, NoSpace
-from pylvs.model.service import Method, ServiceKey
+from pylvs.model.errors import Busy, InvalidOperation, NoSpace, PylvsError
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4
 
@@ -86,6 +92,97 @@ def test_it_does_not_grow_beyond_an_eighth_of_memory_or_half_of_what_is_availabl
         host.director.grow()
     assert host.director.settings()["conn_max"] == CAPACITY
     assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
+
+
+def test_edits_during_its_copy_take_effect(host: Host) -> None:
+    first, second = host.new_key(), host.new_key()
+    host.serve(first, 1)
+    connect(host, first, 2000, 900)
+    run, peer = ConnectionCopy.run, BpfDirector(State.open())
+    edited: list[bool] = []
+
+    def copy(self: ConnectionCopy, only_new: bool = False) -> int:
+        if not edited:
+            edited.append(True)
+            peer.add_service(VirtualService(second))
+            peer.add_destination(second, Destination(DestinationKey(ip_address(server4(2)), 80), upper=1, lower=1))
+            connect(host, second, 3000, 1)
+            peer.delete_service(first)
+        return run(self, only_new)
+
+    with mock.patch.object(ConnectionCopy, "run", copy):
+        assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
+    host.close_programs()
+    assert {row.service.key for row in host.director.services()} == {second}
+    assert host.counts(second) == {server4(2): (1, 0)}
+    assert len(list(host.director.connections())) == 901
+    connect(host, second, 3001, 1)
+    assert host.counts(second) == {server4(2): (1, 0)}, "its threshold is reached"
+    assert not host.director.state.leftovers()[1]
+
+
+def test_the_daemon_lets_it_grow_in_another_process(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    connect(host, service, 2000, 900)
+    assert host.director.larger_capacity() == 2 * CAPACITY
+    asyncio.run(HostServices().grow_table())
+    assert host.director.settings()["conn_max"] == 2 * CAPACITY
+    assert host.counts(service) == {server4(1): (900, 0)}
+    assert host.director.larger_capacity() == 0
+    asyncio.run(HostServices().grow_table())  # does nothing
+    assert host.director.settings()["conn_max"] == 2 * CAPACITY
+    connect(host, service, 4000, 800)
+    with (
+        mock.patch(
+            "pylvs.daemon.host.command", return_value=[sys.executable, "-c", "import sys; sys.exit('no memory')"]
+        ),
+        pytest.raises(PylvsError, match=r"^no memory$"),
+    ):
+        asyncio.run(HostServices().grow_table())
+
+
+def test_a_kill_during_its_copy_leaves_nothing(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    connect(host, service, 2000, 900)
+    child = os.fork()
+    if not child:
+        with mock.patch.object(ConnectionCopy, "run", lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+            BpfDirector(State.open()).grow()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert host.director.state.leftovers()[1], "the draft"
+    with host.director.batch():
+        pass
+    assert not host.director.state.leftovers()[1]
+    assert host.counts(service) == {server4(1): (900, 0)}
+    assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
+
+
+def test_another_change_of_its_size_during_its_copy_wins(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    connect(host, service, 2000, 900)
+    run, peer = ConnectionCopy.run, BpfDirector(State.open())
+    changed: list[bool] = []
+
+    def copy(self: ConnectionCopy, only_new: bool = False) -> int:
+        if not changed:
+            changed.append(True)
+            peer.change_setting("conn_max", 8192)
+        return run(self, only_new)
+
+    with (
+        mock.patch.object(ConnectionCopy, "run", copy),
+        pytest.raises(Busy, match="another process loaded programs during the copy"),
+    ):
+        host.director.grow()
+    assert host.director.settings()["conn_max"] == 8192
+    assert host.counts(service) == {server4(1): (900, 0)}
+    with host.director.batch():
+        pass
+    assert not host.director.state.leftovers()[1]
 
 
 def test_the_first_change_of_its_size_makes_no_larger_table_before() -> None:

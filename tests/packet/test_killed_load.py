@@ -350,6 +350,7 @@ def resizes() -> Iterator[Callable[[], object]]:
 
 
 def test_a_resize(host: Host, traffic: Traffic) -> None:
+    host.director.change_setting("conn_max", SMALL)  # notes that an operator set it
     nothing = Nothing(host)
 
     def after() -> None:

@@ -248,6 +248,26 @@ class HostServices:
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
         )
 
+    async def grow_table(self) -> None:
+        """Enlarge the connection table in another process: the copy of millions of connections takes its memory.
+
+        It may be killed at any step. Raises PylvsError.
+        """
+        growing = await asyncio.create_subprocess_exec(
+            *command("pylvs.dataplane.growth"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            _, errors = await growing.communicate()
+        except asyncio.CancelledError:
+            growing.kill()
+            await growing.wait()
+            raise
+        if growing.returncode:
+            raise PylvsError(errors.decode(errors="replace").strip() or f"exit status {growing.returncode}")
+
     async def close(self) -> None:
         """Finish notifications and end what runs, in bounded time."""
         await self._notifier.finish()

@@ -201,7 +201,9 @@ class Supervisor:
         self.engine.start()
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
-        growth = TableGrowth(self.reconciler.table.director.grow, self.table_thread, self.events)
+        growth = TableGrowth(
+            self.reconciler.table.director.larger_capacity, self._host.grow_table, self.table_thread, self.events
+        )
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")

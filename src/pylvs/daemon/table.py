@@ -246,8 +246,8 @@ class LongLivedDirector(Director, Protocol):
     def edition(self) -> int:
         """Return a number that every edit of the tables changes, by any process; 0 without tables."""
 
-    def grow(self) -> tuple[int, int] | None:
-        """Enlarge the connection table if it is nearly full; return the former and the new capacity. Raises NoSpace."""
+    def larger_capacity(self) -> int:
+        """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
 
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""

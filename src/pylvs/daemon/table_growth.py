@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.reconciler import TableThread
@@ -16,15 +16,17 @@ FIRST_RETRY_S, LAST_RETRY_S = 60.0, 3600.0  # a failure may have cost a copy of 
 
 
 class TableGrowth:
-    """Calls `grow`, which returns the former and the new capacity, or None; after a failure it pauses ever longer."""
+    """Calls `grow` when `larger_capacity` returns one, not 0; after a failure it pauses ever longer."""
 
     def __init__(
         self,
-        grow: Callable[[], tuple[int, int] | None],
+        larger_capacity: Callable[[], int],
+        grow: Callable[[], Awaitable[None]],
         thread: TableThread,
         events: EventBus,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._larger_capacity = larger_capacity
         self._grow = grow
         self._thread = thread
         self._events = events
@@ -44,15 +46,17 @@ class TableGrowth:
         if self._clock() < self._retry_at_s:
             return
         try:
-            grown = await self._thread.run(self._grow)
+            capacity = await self._thread.run(self._larger_capacity)
+            if not capacity:
+                return
+            self._log.info("the connection table is nearly full and grows", capacity=capacity)
+            await self._grow()
         except (PylvsError, OSError) as error:
             self._retry_at_s = self._clock() + self._pause_s
-            self._log.error(f"the connection table is nearly full: {error}", retry_in_s=self._pause_s)
+            self._log.error(f"the connection table cannot grow: {error}", retry_in_s=self._pause_s)
             self._events.publish("table_not_grown", reason=str(error))
             self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
             return
         self._pause_s = FIRST_RETRY_S
-        if grown:
-            former, capacity = grown
-            self._log.info("the connection table was nearly full and has grown", former=former, capacity=capacity)
-            self._events.publish("table_grown", former=former, capacity=capacity)
+        self._log.info("the connection table has grown", capacity=capacity)
+        self._events.publish("table_grown", capacity=capacity)

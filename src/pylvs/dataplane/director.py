@@ -184,6 +184,12 @@ class BpfDirector:
         """Change a setting; with `drop`, a smaller conn_max may end live connections."""
         self._editor.change_setting(name, value, drop)
 
+    def larger_capacity(self) -> int:
+        """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
+        from pylvs.dataplane import growth
+
+        return growth.larger_capacity(self.tables) if self.state.exists else 0
+
     def grow(self) -> tuple[int, int] | None:
         """Double the capacity of the connection table if it is nearly full; return the former and the new one.
 

@@ -402,7 +402,10 @@ class Editor:
             growth.fix(self._tables, bool(connections))
 
     def grow(self) -> tuple[int, int] | None:
-        """Double the capacity of the connection table if it is nearly full; return the former and the new one."""
+        """Double the capacity of the connection table if it is nearly full; return the former and the new one.
+
+        Other processes can edit during most of the copy.
+        """
         from pylvs.dataplane import growth, upgrade
 
         if not growth.larger_capacity(self._tables):
@@ -410,7 +413,7 @@ class Editor:
         with self.batch():
             former, capacity = self._tables.pool.get(0, "capacity"), growth.larger_capacity(self._tables)
             if capacity:
-                upgrade.resize(self._tables, capacity, drop=False)
+                upgrade.resize(self._tables, capacity, lock=self._lock)
         return (former, capacity) if capacity else None
 
 

@@ -1,15 +1,17 @@
 """Grow the connection table by itself: when it is nearly full, its capacity doubles if memory allows.
 
-The packet path cannot allocate memory, so a process must do it: `pylvs run`.
+The packet path cannot allocate memory, so a process must do it: `pylvs run` starts `python -m pylvs.dataplane.growth`.
 """
 
 from __future__ import annotations
+
+import sys
 
 from pylvs.bpf import kernel
 from pylvs.dataplane import load
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.tables import Tables
-from pylvs.model.errors import NoSpace
+from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.settings import SETTINGS
 
 SHARE = 8  # a table that grew by itself takes one eighth of memory at most
@@ -42,3 +44,20 @@ def larger_capacity(tables: Tables) -> int:
     if 2 * needed > available:  # while it is copied, both tables exist; and others need memory, too
         raise NoSpace(f"{described}; of the {available // _MB} MB that are available, half may be used")
     return capacity
+
+
+def main() -> int:
+    """Grow the table of this network namespace once, if it is nearly full; return the exit status."""
+    from pylvs.dataplane.director import open_director
+    from pylvs.system.logs import one_line
+
+    try:
+        open_director().grow()
+    except (PylvsError, OSError) as error:
+        print(one_line(str(error)), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,6 +23,7 @@ from pylvs.dataplane.state import ENTRIES, LOADED, RESTORE, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ _HOLD_S = 5  # how long packets without a connection wait for the end of a copy,
 
 
 def _reload(
-    state: State, opened_copies: contextlib.ExitStack, connections: int = 0, drop: bool = False
+    state: State,
+    opened_copies: contextlib.ExitStack,
+    connections: int = 0,
+    drop: bool = False,
+    lock: Lock | None = None,
 ) -> ConnectionCopy | None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
@@ -63,13 +68,18 @@ def _reload(
             fresh = Tables(state, draft)
             load.begin_pool(fresh, *shape)
             copy = opened_copies.enter_context(_copy(state, tables, fresh))
-            refused = 0
-            for _ in range(2):  # after a large table's first pass there is much to repeat
-                copy.run()
+            try:
+                with _unlocked(state, draft, lock):
+                    copy.run()
+                _copy_thresholds(tables, fresh)  # edits may have changed them
+                refused = copy.refused
+                copy.run()  # after a large table's first pass there is much to repeat
                 refused += copy.refused
-            if refused and not drop:
+                if refused and not drop:
+                    raise Busy(_too_many(connections, refused, "connections that the new table refuses"))
+            except Busy:
                 state.remove_load(draft)  # no device runs it yet, and it may be large
-                raise Busy(_too_many(connections, refused, "connections that the new table refuses"))
+                raise
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
@@ -77,13 +87,35 @@ def _reload(
     return copy
 
 
-def swap_programs(tables: Tables, connections: int = 0, drop: bool = False) -> None:
+@contextlib.contextmanager
+def _unlocked(state: State, draft: str, lock: Lock | None) -> Iterator[None]:
+    """Release the lock of the tables during the block, if it is given. Edits do not remove the draft.
+
+    Raises Busy at the end if another process has loaded programs by then.
+    """
+    if lock is None:
+        yield
+        return
+    before = _load_in_force(state)
+    with Lock(state.pin_path(draft)), lock.released():
+        yield
+    if _load_in_force(state) != before:
+        raise Busy("another process loaded programs during the copy of connections; try again later")
+
+
+def _load_in_force(state: State) -> tuple[int, list[str]]:
+    directory = state.pin_path(LOADED)
+    return os.stat(directory).st_ino, sorted(os.listdir(directory))
+
+
+def swap_programs(tables: Tables, connections: int = 0, drop: bool = False, lock: Lock | None = None) -> None:
     """Load the object again, with `connections` over another connection table, and replace the running programs.
 
-    The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
+    The caller holds the lock. It is released during the longest part of the copy if it is given. If this process is
+    killed, the next edit undoes it or calls `finish`.
     """
     with contextlib.ExitStack() as opened:
-        finish(tables.state, _reload(tables.state, opened, connections, drop))
+        finish(tables.state, _reload(tables.state, opened, connections, drop, lock))
 
 
 def finish(state: State, copy: ConnectionCopy | None = None) -> None:
@@ -119,14 +151,19 @@ def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
     """Return a copy of the connections of one table into the other, whose thresholds are set."""
     from pylvs.dataplane.restore import ConnectionCopy  # late: it imports this module
 
-    for slot in range(former.book.get(0, "destination_top")):
-        for name in "upper", "lower", "overloaded":
-            if value := former.conn_counts.get(slot, name):
-                fresh.conn_counts.set(slot, name, value)
+    _copy_thresholds(former, fresh)
     restore = libbpf.open_pin(fresh.path(RESTORE))
     if restore is None:
         raise Unsupported(f"{state.path}: the programs are not pinned")
     return ConnectionCopy(former, fresh, restore)
+
+
+def _copy_thresholds(former: Tables, fresh: Tables) -> None:
+    for slot in range(former.book.get(0, "destination_top")):
+        for name in "upper", "lower", "overloaded":
+            value = former.conn_counts.get(slot, name)
+            if value != fresh.conn_counts.get(slot, name):
+                fresh.conn_counts.set(slot, name, value)
 
 
 # Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the
@@ -172,10 +209,11 @@ def _turn_switch(state: State, switch: str) -> None:
             selected.publish(0, 0, 1)
 
 
-def resize(tables: Tables, connections: int, drop: bool) -> None:
+def resize(tables: Tables, connections: int, drop: bool = False, lock: Lock | None = None) -> None:
     """Change the size of the connection table, with its connections. Packets of all devices change to it at once.
 
-    The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
+    The caller holds the lock. It is released during the longest part of the copy if it is given. Raises Busy if there
+    are more connections than fit, unless `drop` is set: then some end.
     """
     from pylvs.dataplane.reader import table_use  # late: upgrades do without
 
@@ -187,7 +225,7 @@ def resize(tables: Tables, connections: int, drop: bool) -> None:
     of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
     if of_ipv6 > load.share6(connections):
         raise Busy(_too_many(connections, of_ipv6, "IPv6 connections live"))
-    swap_programs(tables, connections, drop)
+    swap_programs(tables, connections, drop, lock)
 
 
 def _too_many(connections: int, living: int, what: str) -> str:
@@ -207,6 +245,7 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
     """Remove these loads if no device runs their programs: drafts of killed processes, and former loads."""
     from pylvs.dataplane.devices import attach  # late: most edits find no other load
 
+    names = [name for name in names if not _is_being_made(state, name)]
     running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress) if number}
     used: set[int] = set()
     for program in running:
@@ -218,6 +257,15 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
     time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that a device ran a moment ago
     for name in set(names) - set(kept):
         state.remove_load(name)
+
+
+def _is_being_made(state: State, name: str) -> bool:
+    """Return whether a living process copies connections for this load."""
+    try:
+        with Lock(state.pin_path(name), 0):
+            return False
+    except Busy:
+        return True
 
 
 def _program_arrays(state: State, name: str) -> Iterator[int]:

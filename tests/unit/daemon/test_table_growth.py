@@ -10,23 +10,29 @@ import pytest
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.reconciler import TableThread
 from pylvs.daemon.table_growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
-from pylvs.model.errors import NoSpace
+from pylvs.model.errors import NoSpace, PylvsError
 
 
 class Table:
-    """A table that answers each call by the next of these results, and a clock that the test moves."""
+    """A table that should have each of these capacities in turn, and a clock that the test moves."""
 
-    def __init__(self, *results: tuple[int, int] | Exception | None) -> None:
-        self.results = list(results)
-        self.calls = 0
+    def __init__(self, *capacities: int | Exception) -> None:
+        self.capacities = list(capacities)
+        self.growth_fails = False
+        self.looks = self.attempts = 0
         self.now_s = 0.0
 
-    def grow(self) -> tuple[int, int] | None:
-        self.calls += 1
-        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
+    def larger_capacity(self) -> int:
+        self.looks += 1
+        found = self.capacities.pop(0) if len(self.capacities) > 1 else self.capacities[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def grow(self) -> None:
+        self.attempts += 1
+        if self.growth_fails:
+            raise PylvsError("locked")
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def thread() -> Iterator[TableThread]:
 def events_of(table: Table, thread: TableThread, steps: list[float]) -> list[dict[str, object]]:
     """Return the events of steps at these times, without their own times."""
     events = EventBus()
-    growth = TableGrowth(table.grow, thread, events, lambda: table.now_s)
+    growth = TableGrowth(table.larger_capacity, table.grow, thread, events, lambda: table.now_s)
 
     async def play() -> None:
         for table.now_s in steps:
@@ -50,26 +56,29 @@ def events_of(table: Table, thread: TableThread, steps: list[float]) -> list[dic
 
 
 def test_a_table_that_has_grown_is_an_event(thread: TableThread) -> None:
-    table = Table(None, (1024, 2048), None)
-    assert events_of(table, thread, [0, 5, 10]) == [{"event": "table_grown", "former": 1024, "capacity": 2048}]
-    assert table.calls == 3
+    table = Table(0, 2048, 0)
+    assert events_of(table, thread, [0, 5, 10]) == [{"event": "table_grown", "capacity": 2048}]
+    assert (table.looks, table.attempts) == (3, 1)
 
 
-def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: TableThread) -> None:
-    table = Table(NoSpace("a capacity of 2048 needs 9 MB"))
+@pytest.mark.parametrize("fails", ["by memory", "by a lock"])
+def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: TableThread, fails: str) -> None:
+    table = Table(NoSpace("a capacity of 2048 needs 9 MB") if fails == "by memory" else 2048)
+    table.growth_fails = fails == "by a lock"
+    reason = "locked" if table.growth_fails else "a capacity of 2048 needs 9 MB"
     found = events_of(table, thread, [5.0 * step for step in range(24 * 3600 // 5)])
-    assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": "a capacity of 2048 needs 9 MB"})}
-    doubled = (LAST_RETRY_S / FIRST_RETRY_S).as_integer_ratio()[0].bit_length()
-    assert table.calls <= doubled + 24 * 3600 / LAST_RETRY_S + 1
+    assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": reason})}
+    doubled = int(LAST_RETRY_S / FIRST_RETRY_S).bit_length()
+    assert 24 <= table.looks <= doubled + 24 * 3600 / LAST_RETRY_S + 1
 
 
 def test_after_a_success_the_next_failure_pauses_for_a_short_time_again(thread: TableThread) -> None:
     refused = NoSpace("no memory")
-    table = Table(refused, (1024, 2048), refused, None)
+    table = Table(refused, 2048, refused, 0)
     times = [0.0, FIRST_RETRY_S, FIRST_RETRY_S + 5, 2 * FIRST_RETRY_S, 2 * FIRST_RETRY_S + 5]
     assert [each["event"] for each in events_of(table, thread, times)] == [
         "table_not_grown",
         "table_grown",
         "table_not_grown",
     ]
-    assert table.calls == 4, "not before the pause is over"
+    assert table.looks == 4, "not before the pause is over"
