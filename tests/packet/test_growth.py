@@ -148,7 +148,7 @@ def test_a_kill_during_its_copy_leaves_nothing(host: Host) -> None:
     connect(host, service, 2000, 900)
     child = os.fork()
     if not child:
-        with mock.patch.object(ConnectionCopy, "run", lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+        with mock.patch.object(ConnectionCopy, "run", side_effect=lambda: os.kill(os.getpid(), signal.SIGKILL)):
             BpfDirector(State.open()).grow()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
