@@ -129,6 +129,7 @@ const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */
 const volatile u32 half_open_rings = 2; /* one for each CPU, when the table was made */
 const volatile u32 loopback = 1; /* ifindex of lo */
+const volatile u32 decided_word = 0; /* metadata of packets that XDP passes for good; random */
 const volatile u32 tunnel_secret = 0; /* key of the hash that chooses GUE's source ports */
 const volatile u32 fib_gives_saddr = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_SRC (Linux 6.7) */
 const volatile u32 fib_takes_mark = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_MARK (Linux 6.10) */

@@ -106,6 +106,12 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 	w->template = NO_TEMPLATE;
 }
 
+/* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
+INLINE int pass_unserved(struct ctx ctx, const struct facts *facts)
+{
+	return facts->marks ? pass_to_stack(ctx.hook) : pass_decided(ctx);
+}
+
 /* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
  * possible. */
 INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 live, u32 now, u32 probe)
@@ -134,7 +140,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
-		return pass_to_stack(ctx.hook);
+		return pass_unserved(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);
@@ -144,14 +150,14 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
-		return pass_to_stack(ctx.hook);
+		return pass_unserved(ctx, facts);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
 	w->opens = opens;
 	w->by_hash = in_fallback_time(w, state, now);
 	if (!opens && !w->by_hash)
-		return pass_to_stack(ctx.hook);
+		return pass_unserved(ctx, facts);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */

@@ -227,11 +227,11 @@ def _entry_of(program: str) -> str:
     return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
 
 
-def _tunnel_secret(seeds: tuple[int, int]) -> int:
-    """Return the secret of a state's programs: XDP and TC derive a connection's outer sport from it, the same one."""
+def _secret(seeds: tuple[int, int], use: bytes) -> int:
+    """Return a secret of a state's programs, the same one for XDP and TC."""
     import hashlib  # late: most edits load nothing
 
-    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
+    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4, person=use).digest(), "little")
 
 
 def _allow_descriptors() -> None:
@@ -275,7 +275,8 @@ def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: C
             "half_opens_each": half_opens_each(connections, rings),
             "half_open_rings": rings,
             "loopback": socket.if_nametoindex("lo"),
-            "tunnel_secret": _tunnel_secret(seeds),
+            "decided_word": _secret(seeds, b"decided"),
+            "tunnel_secret": _secret(seeds, b"tunnel"),
             "fib_gives_saddr": int(kernel.release() >= (6, 7)),
             "fib_takes_mark": int(kernel.release() >= (6, 10)),
         },
