@@ -9,7 +9,7 @@ enum abi { ABI_NUMBER = 2 };
 enum limits {
 	HASH_BITS = 13, /* of the bitmaps of virtual and real server addresses */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
-	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
+	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* credits for connections, and free slots of each family, that a CPU reserves for itself */
 	BUNDLE = MAGAZINE / 2, /* the part of them that moves at once */
@@ -28,8 +28,11 @@ enum limits {
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
 	CONN_RECORDS = 512, /* in a batch for restore_conns */
-	ENTRIES = 16, /* in a bucket of the index of IPv4 connections */
-	OTHER_BUCKETS = 4, /* overflow buckets of a full one */
+	ENTRIES = 2, /* in a bucket of the table of IPv4 connections */
+	GROUP = 8, /* buckets that overflow into each other */
+	GROUP_SLOTS = GROUP * ENTRIES,
+	OTHER_GROUPS = 3, /* into which a full group overflows */
+	OVERFLOW_MAX = 7, /* entries of a bucket that overflow, into its own group and into others */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share
@@ -113,8 +116,7 @@ struct address { /* IPv4: in the first word */
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
-const volatile u32 slots4 = 1024; /* their number; the first one is 1 */
-const volatile u32 first_slot6 = 2048; /* slots of IPv4 come first */
+const volatile u32 first_slot6 = 1024; /* slots of IPv4 come first */
 const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */
 const volatile u32 half_open_rings = 2; /* one for each CPU that was online */

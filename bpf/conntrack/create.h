@@ -23,14 +23,16 @@ struct new_conn {
 	enum slot_user user;
 };
 
-/* Add the reverse entry; return an index entry for IPv4, or NO_ENTRY. The newest connection receives a real server's
+#define NO_ENTRY 0xffffffffu
+
+/* Add the reverse entry; return its position for IPv4, or NO_ENTRY. The newest connection receives a real server's
  * packets, as in IPVS (4.1): for IPv6 from now on, for IPv4 from publish_reverse on. */
 INLINE u32 add_reverse(const struct new_conn *new, u32 slot)
 {
 	const struct destination *d = new->destination;
 	if (!new->is_ipv6) {
 		struct key4 key = reply_key4(&new->tuple->v4, d->address.word[0], new->conn.port);
-		return take_entry(key.addresses, key.rest, slot, SIDE_REPLY);
+		return claim_entry(key.addresses, key.rest) ?: NO_ENTRY;
 	}
 	struct tuple6 key;
 	reply_key6(&key, &new->tuple->v6, &d->address, new->conn.port);
@@ -47,7 +49,7 @@ INLINE void publish_reverse(const struct new_conn *new, u32 slot, u32 at)
 	if (new->is_ipv6)
 		return;
 	struct key4 key = reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
-	publish_reply(key.addresses, key.rest, slot, at);
+	publish_reply(key.addresses, key.rest, at, slot);
 }
 
 /* Remove the reverse entry again. For IPv6, two CPUs may have chosen the same server: then the loser has overwritten
@@ -58,8 +60,7 @@ INLINE void undo_reverse(const struct new_conn *new, u32 slot, u32 at)
 	if (at == NO_ENTRY)
 		return;
 	if (!new->is_ipv6) {
-		struct key4 key = reply_key4(&new->tuple->v4, d->address.word[0], new->conn.port);
-		release_entry(key.addresses, key.rest, slot, at);
+		release_entry(at);
 		return;
 	}
 	struct found winner = find_tuple(new->tuple, true);
@@ -102,7 +103,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	if (likely(result == CREATED)) {
 		if (masq)
 			publish_reverse(new, slot, at);
-		set_expiry_tick(slot, new->expiry ?: 1); /* last: walks over slots skip those without a tick */
+		set_complete(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}

@@ -31,7 +31,7 @@ INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struc
 	if (is_ipv6)
 		return remove_reverse6(&request->v6, d, slot, port);
 	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
+	remove_reply(key.addresses, key.rest, slot);
 	return true;
 }
 
@@ -42,7 +42,7 @@ INLINE void end_unused_template(u32 template)
 	if (!control || control->controls || control->assured)
 		return;
 	WRITE_ONCE(control->timeout, 0);
-	set_expiry_tick(template, ticks() ?: 1);
+	note_expiry(template, ticks());
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if

@@ -33,7 +33,7 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 		return true;
 	move_count(c->destination, word_state(seen), record->state);
 	if ((s32)(record->expiry - (u32)seen) < 0)
-		set_expiry_tick(found->slot, record->expiry ?: 1);
+		note_expiry(found->slot, record->expiry);
 	return true;
 }
 

@@ -1,33 +1,35 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The table of IPv4 connections: an array of entries, and a hash index to it. IPv6 uses a hash map of the kernel.
+ * The table of IPv4 connections. IPv6 uses a hash map of the kernel.
  *
- * `connections4` has an entry of half a cache line for each slot. `index4` has buckets of one cache line each. A
- * tuple's hash selects the bucket, and the two index entries that are tried first. An index entry is a slot, XORed with
- * hash bits above the slot's, so a lookup rarely reads a wrong connection. NAT connections have a second index entry,
- * by replies, in the second half of the index. So a packet of a known connection waits for two cache lines, the first
- * of them in a small memory. A new connection waits for the first only, because its entry follows the previous one's.
+ * `connections4` has buckets of one cache line with two entries each. A tuple's hash names the bucket, and the position
+ * of its entry is the connection's slot. So a packet of a known connection waits for one line, and a new one writes that
+ * line, too. NAT connections have a second entry in the second half of the table, by the tuple of replies.
  *
- * If a bucket is full, its entries overflow into one of four other buckets, and its mark word counts them. The hash is
- * keyed, so a client cannot choose colliding tuples.
+ * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
+ * then into three other groups. The bucket counts both kinds, so most searches end in it. The hash is keyed, so a client
+ * cannot choose colliding tuples.
  *
- * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, and sets its mark.
- * The atomic operation that sets the mark returns the marks before. So of two CPUs with the same tuple the later one
- * finds the other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs.
- * Removal invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the
- * connection, as with any hash map. A slot without an expiry tick is never removed: its creator has not finished.
+ * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, publishes its tuple, and sets its
+ * mark in the bucket. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
+ * tuple the later one finds the other's entry, and removes its own. An entry that overflowed is in force once the bucket
+ * counts it. Rarely both CPUs remove theirs, and try again.
+ * Removal withdraws the tuple, clears the mark, then frees the entry. A reader may still hold the connection, as with
+ * any hash map. An entry that is not `complete` is never removed: its creator has not finished.
  */
 #pragma once
 #include "abi/config.h"
 #include "abi/conntrack.h"
 
-enum {
-	MARK_ALL = (1 << ENTRIES) - 1,
-	MARK_ELSEWHERE = 1 << ENTRIES, /* in the upper half: the number of entries that overflowed from this bucket */
-};
+/* The word of a tuple with the ports. Bits 0-47: ports, protocol, kind; all 0 in a free entry. In the first entry of a
+ * bucket there follow the bucket's marks: entries in force, and counts of those that overflowed. */
+enum rest_bits { REST_KIND = 40, REST_MARKS = 48, REST_NEAR = 50, REST_FAR = 53 };
 
-#define NO_ENTRY 0xffffffffu
+#define REST_TUPLE ((1ULL << REST_MARKS) - 1)
+#define REST_OVERFLOWS (0x3fULL << REST_NEAR)
+#define REST_CLAIMED ((u64)TUPLE_CLAIMED << REST_KIND)
+#define REST_REPLY ((u64)TUPLE_REPLY << REST_KIND)
 
-/* A tuple as two words: the addresses; ports, protocol, kind and number. */
+/* A tuple as two words: the addresses; ports, protocol and kind. */
 struct key4 {
 	u64 addresses;
 	u64 rest;
@@ -36,20 +38,30 @@ struct key4 {
 INLINE struct key4 key4_of(const struct tuple4 *tuple)
 {
 	const u64 *words = (const void *)tuple;
-	return (struct key4){words[0], words[1]};
+	return (struct key4){words[0], words[1] & REST_TUPLE};
 }
 
-/* Return the first bucket of one side's half of the index. */
-INLINE u32 first_of(enum side side, u32 buckets)
+/* The tuple of a NAT server's packets. */
+INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
-	return side == SIDE_REPLY ? buckets + OTHER_BUCKETS : 0;
+	return (struct key4){real | (u64)request->saddr << 32,
+			     port | (u64)request->sport << 16 | (u64)request->protocol << 32 | REST_REPLY};
+}
+
+/* Return the first bucket of one side's half of the table. Slot 0 means "none", so the first group is not used. */
+INLINE u32 first_of(enum side side)
+{
+	return GROUP + (side == SIDE_REPLY ? table_key4.buckets : 0);
+}
+
+INLINE enum side side_of(u64 rest)
+{
+	return (u8)(rest >> REST_KIND) == TUPLE_REPLY ? SIDE_REPLY : SIDE_REQUEST;
 }
 
 struct hashed {
 	u64 mixed;
 	u32 bucket;
-	u32 first; /* index entry to try first */
-	u32 tag; /* hash bits in an index entry */
 };
 
 /* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive
@@ -60,328 +72,364 @@ INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
 	u32 buckets = key->buckets;
 	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
 	mixed = (mixed ^ mixed >> 32) * factor;
-	u64 part = (mixed >> 32) * buckets;
-	u32 bucket = (part >> 32) + first_of(side, buckets);
-	return (struct hashed){mixed, bucket, part >> 28 & (ENTRIES - 1), (u32)mixed & ~key->slots_mask};
+	u32 bucket = (mixed >> 32) * buckets >> 32;
+	return (struct hashed){mixed, bucket + GROUP + (side == SIDE_REPLY ? buckets : 0)};
 }
 
-/* Return the first of the four overflow buckets. */
-INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
+/* Return the first bucket of one of the other groups of a hash. */
+INLINE u32 other_group(u64 mixed, u32 number, enum side side)
 {
-	u32 buckets = table_key4.buckets;
-	u64 mixed = (h->mixed ^ h->mixed >> 29) * table_key4.seeds[1];
-	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
+	u64 other = (mixed ^ mixed >> 29) * (table_key4.seeds[1] + 2 * number);
+	return ((other >> 32) * (table_key4.buckets / GROUP) >> 32) * GROUP + first_of(side);
 }
 
-INLINE bool is_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
+INLINE struct conn_entry4 *entry_in(struct bucket *bucket, u32 number)
 {
-	const u64 *words = (const void *)&conn->tuple;
-	return words[0] == addresses && words[1] == rest;
+	return bucket ? &bucket->entry[barrier_var(number) & (ENTRIES - 1)] : NULL;
 }
 
-/* Whether a packet is from the connection's NAT server to its client. The server's address is not compared here: the
- * destination has it. */
-INLINE bool is_reply_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
+/* Return the entry of a slot. */
+INLINE struct conn_entry4 *conn4_at(u32 slot)
 {
-	const u64 *words = (const void *)&conn->tuple;
-	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
-	       (words[1] ^ rest) >> 32 == 0 && conn->connection.port == (u16)rest &&
-	       conn->connection.method == METHOD_MASQ;
+	return entry_in(map_elem(connections4, slot / ENTRIES), slot);
 }
 
-/* Whether a packet may belong to the connection. For a reply the server's address is not compared. */
-INLINE bool may_match(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
+INLINE u64 *rest_at(struct conn_entry4 *conn)
 {
-	return side == SIDE_REPLY ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
+	return (u64 *)&conn->tuple + 1;
 }
 
-/* Whether a reply is from the connection's own real server. */
-INLINE bool is_from_its_server(const struct conn_entry4 *conn, u64 addresses)
+INLINE u64 addresses_at(const struct conn_entry4 *conn)
 {
-	const struct destination *d = map_elem(destinations, conn->connection.destination);
-	return d && d->address.word[0] == (u32)addresses;
+	return READ_ONCE(*(const u64 *)&conn->tuple);
 }
 
-INLINE bool matches(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
+/* Return 0 if the entry has this tuple. */
+INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
-	return may_match(conn, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(conn, addresses));
+	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
 }
 
-struct index_spot {
-	u32 at; /* or NO_ENTRY */
-	u32 slot;
-};
-
-/* Return how many index entries have the tag. No branches: the result cannot be predicted before the cache line
- * arrives. */
-INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
+/* Return the word that has a bucket's marks. */
+INLINE u64 *marks_at(u32 bucket)
 {
-	const u64 *pairs = (const void *)bucket;
-	u64 both = (u64)tag << 32 | tag, beyond = (u64)table_key4.slots_mask + 1, found = 0;
-#pragma unroll
-	for (u32 i = 0; i < ENTRIES / 2; i++) {
-		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		/* Negative: a slot. */
-		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond);
-		found = barrier_var(found + (low >> 63) + (high >> 63));
-	}
-	return found;
+	struct conn_entry4 *first = conn4_at(bucket * ENTRIES);
+	return first ? rest_at(first) : NULL;
 }
 
-/* Whether the connection in a slot matches. */
-VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
+/* Whether a bucket can count one more overflow. */
+INLINE bool can_count(u64 marks, u32 which)
 {
-	struct conn_entry4 *conn = map_elem(connections4, slot);
-	return conn && matches(conn, addresses, rest, side);
-}
-
-/* Search the marked entries of a bucket for the connection of a tuple. Return an index_spot with the slot in the lower
- * half. */
-VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
-{
-	struct bucket *bucket = map_elem(index4, number);
-	enum side side = number < first_of(SIDE_REPLY, table_key4.buckets) ? SIDE_REQUEST : SIDE_REPLY;
-	marks = bucket ? marks & MARK_ALL : 0;
-#pragma nounroll
-	for (u32 i = 0; i < ENTRIES && marks; i++, marks >>= 1) {
-		u32 slot = READ_ONCE(bucket->entry[i]) ^ tag;
-		if (!(marks & 1) || slot > table_key4.slots_mask)
-			continue;
-		if (matches_slot(slot, addresses, rest, side))
-			return (u64)(number * ENTRIES + i) << 32 | slot;
-	}
-	return (u64)NO_ENTRY << 32;
-}
-
-/* Likewise, except for the caller's `own` entry. */
-INLINE struct index_spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
-{
-	struct bucket *bucket = map_elem(index4, number);
-	bool has_own = number == own / ENTRIES;
-	if (!bucket || !(marks & MARK_ALL) || likely(count_tagged(bucket, tag) <= has_own))
-		return (struct index_spot){NO_ENTRY, 0};
-	u64 spot = search_bucket(number, has_own ? marks & ~(1u << own % ENTRIES) : marks, tag, addresses, rest);
-	return (struct index_spot){spot >> 32, spot};
-}
-
-INLINE u32 *marks_at(u32 number)
-{
-	struct marks *some = map_elem(marks4, number / ENTRIES);
-	return some ? &some->of[number % ENTRIES] : NULL;
-}
-
-INLINE u32 marks_of(u32 number)
-{
-	u32 *marks = marks_at(number);
-	return marks ? READ_ONCE(*marks) : 0;
-}
-
-/* Search the overflow buckets. Return an index_spot, as search_bucket does. */
-VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 second = second_bucket_of(&h, side);
-#pragma nounroll
-	for (u32 i = 0; i < OTHER_BUCKETS; i++) {
-		u32 number = second + i, marks = marks_of(number);
-		if (number == own / ENTRIES)
-			marks &= ~(1u << own % ENTRIES);
-		u64 spot = search_bucket(number, marks, h.tag, addresses, rest);
-		if (spot >> 32 != NO_ENTRY)
-			return spot;
-	}
-	return (u64)NO_ENTRY << 32;
-}
-
-INLINE struct index_spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
-{
-	struct index_spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
-	if (likely(found.at != NO_ENTRY) || likely(marks < MARK_ELSEWHERE))
-		return found;
-	u64 spot = find_elsewhere(addresses, rest, own, side);
-	return (struct index_spot){spot >> 32, spot};
-}
-
-/* Return the slot of the tuple's connection, or 0. Reads all buckets that it may be in. */
-VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	return find_with(&h, marks_of(h.bucket), addresses, rest, NO_ENTRY, side).slot;
-}
-
-INLINE struct conn_entry4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u32 *slot)
-{
-	*slot = find_slot(addresses, rest, side);
-	return *slot ? map_elem(connections4, *slot) : NULL;
-}
-
-/* Return the slot in one of the two entries that are tried first. With a wrong tag the result exceeds all slots. */
-INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 which)
-{
-	return READ_ONCE(bucket->entry[h->first ^ which]) ^ h->tag;
-}
-
-/* Return the connection that the tuple's packets may belong to, and its slot. */
-INLINE struct conn_entry4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	struct bucket *bucket = map_elem(index4, h.bucket);
-	if (!bucket)
-		return NULL;
-#pragma unroll
-	for (u32 i = 0; i < 2; i++) {
-		*slot = slot_in(bucket, &h, i);
-		struct conn_entry4 *conn = map_elem(connections4, *slot);
-		if (likely(conn) && likely(may_match(conn, addresses, rest, side)))
-			return conn;
-	}
-	return find_conn4_slow(addresses, rest, side, slot);
-}
-
-/* Likewise for a reply, with the server's address compared. */
-INLINE struct conn_entry4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
-{
-	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REPLY, slot);
-	if (!conn || likely(is_from_its_server(conn, addresses)))
-		return conn;
-	return find_conn4_slow(addresses, rest, SIDE_REPLY, slot);
+	return (marks >> which & OVERFLOW_MAX) < OVERFLOW_MAX;
 }
 
 /* Whether the slot's connection has this tuple. */
 INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 {
-	struct conn_entry4 *conn = map_elem(connections4, slot);
-	return conn && is_tuple(conn, addresses, rest);
+	struct conn_entry4 *conn = conn4_at(slot);
+	return conn && !difference_of(conn, addresses, rest);
 }
 
-/* --- insert: fill the entry, claim an index entry, then publish or release it --- */
+/* --- search: all functions return a slot, or 0 --- */
 
-VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
+/* Search a group, from behind the bucket `home`. */
+VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 {
-	struct bucket *bucket = map_elem(index4, number);
-	if (!bucket)
-		return NO_ENTRY;
 #pragma nounroll
-	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = barrier_var(first ^ i) & (ENTRIES - 1); /* The verifier of Linux 6.1 loses bounds at an XOR. */
-		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
-			return number * ENTRIES + n;
+	for (u32 i = 1; i <= GROUP_SLOTS; i++) {
+		u32 slot = (home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1));
+		if (slot != own && has_tuple(slot, addresses, rest))
+			return slot;
 	}
-	return NO_ENTRY;
+	return 0;
 }
 
-/* Claim an index entry for a slot whose entry is filled. */
-VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
+/* Search where a bucket's connections overflow to, by its marks. */
+VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
+{
+	enum side side = side_of(rest);
+	struct hashed h = hash_of(addresses, rest, side);
+	u32 slot = 0;
+	if (marks >> REST_NEAR & OVERFLOW_MAX)
+		slot = search_group(h.bucket, addresses, rest, own);
+	if (slot || !(marks >> REST_FAR & OVERFLOW_MAX))
+		return slot;
+#pragma nounroll
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++)
+		slot = search_group(other_group(h.mixed, i, side), addresses, rest, own);
+	return slot;
+}
+
+/* Return the entry with this tuple, and its slot. */
+INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	struct hashed h = hash_of(addresses, rest, side);
-	u32 at = free_entry_in(h.bucket, h.first, slot ^ h.tag);
-	if (likely(at != NO_ENTRY))
-		return at;
-	u32 second = second_bucket_of(&h, side);
+	struct bucket *bucket = map_elem(connections4, h.bucket);
+	if (!bucket)
+		return NULL;
+	/* No branch selects the entry, because none could be predicted before the cache line arrives. */
+	u64 first = difference_of(&bucket->entry[0], addresses, rest),
+	    second = difference_of(&bucket->entry[1], addresses, rest);
+	u32 which = barrier_var((first | -first) >> 63);
+	*slot = h.bucket * ENTRIES + which;
+	if (likely(!first | !second))
+		return AFTER(entry_in(bucket, which), first);
+	u64 marks = READ_ONCE(*rest_at(&bucket->entry[0]));
+	if (likely(!(marks & REST_OVERFLOWS)))
+		return NULL;
+	*slot = search_overflow(addresses, rest, marks, 0);
+	return *slot ? conn4_at(*slot) : NULL;
+}
+
+/* The same for paths that are not as frequent: return the slot, or 0. */
+VERIFIED_ONCE u32 find_slot4(u64 addresses, u64 rest)
+{
+	u32 slot;
+	return find_entry4(addresses, rest, side_of(rest), &slot) ? slot : 0;
+}
+
+/* Whether a reply's tuple belongs to the connection, whose slot may have another owner than when the reply was found. */
+INLINE bool is_reply_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
+{
+	const u64 *words = (const void *)&conn->tuple;
+	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
+	       (u8)(words[1] >> 32) == (u8)(rest >> 32) && conn->connection.method == METHOD_MASQ;
+}
+
+/* Return the connection that an entry by replies names, and its slot. */
+INLINE struct conn_entry4 *conn_of_reply4(const struct conn_entry4 *reply, u64 addresses, u64 rest, u32 *slot)
+{
+	if (!reply)
+		return NULL;
+	*slot = reply->connection.destination;
+	struct conn_entry4 *conn = conn4_at(*slot);
+	return conn && is_reply_tuple(conn, addresses, rest) ? conn : NULL;
+}
+
+/* Return the connection that a reply's tuple belongs to, and its slot. */
+INLINE struct conn_entry4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
+{
+	return conn_of_reply4(conn4_at(find_slot4(addresses, rest | REST_REPLY)), addresses, rest, slot);
+}
+
+/* --- insert: claim an entry, fill it, then publish or release it --- */
+
+/* Claim a free entry. Return its slot, or 0. */
+INLINE u32 claim_slot(u32 slot)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *rest = conn ? rest_at(conn) : NULL;
+	u64 old = rest ? READ_ONCE(*rest) : ~0ULL;
+	if (!rest || old & REST_TUPLE)
+		return 0;
+	return __sync_val_compare_and_swap(rest, old, old | REST_CLAIMED) == old ? slot : 0;
+}
+
+/* Claim an entry of a group, from behind the bucket `home`. */
+VERIFIED_ONCE u32 claim_in_group(u32 home)
+{
+	u32 slot = 0;
 #pragma nounroll
-	for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
-		at = free_entry_in(second + i, 0, slot ^ h.tag);
-	return at;
+	for (u32 i = 2; i < 2 + GROUP_SLOTS && !slot; i++)
+		slot = claim_slot((home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1)));
+	return slot;
 }
 
-/* Invalidate and free an index entry. Return false if it has changed: only the CPU that invalidates it does the
- * rest. */
-VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
+/* Claim an entry that is not in the tuple's own bucket. */
+VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest)
 {
-	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
-	struct bucket *bucket = map_elem(index4, at / ENTRIES);
-	if (!bucket || !marks || __sync_val_compare_and_swap(&bucket->entry[at % ENTRIES], entry, none) != entry)
+	enum side side = side_of(rest);
+	struct hashed h = hash_of(addresses, rest, side);
+	u64 *word = marks_at(h.bucket), marks = word ? READ_ONCE(*word) : ~0ULL;
+	u32 slot = 0;
+	if (can_count(marks, REST_NEAR))
+		slot = claim_in_group(h.bucket);
+	if (!can_count(marks, REST_FAR))
+		return slot;
+#pragma nounroll
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++)
+		slot = claim_in_group(other_group(h.mixed, i, side));
+	return slot;
+}
+
+VERIFIED_ONCE u32 claim_entry(u64 addresses, u64 rest)
+{
+	u32 first = hash_of(addresses, rest, side_of(rest)).bucket * ENTRIES;
+	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest);
+}
+
+/* Free an entry that was claimed, or withdrawn. */
+VERIFIED_ONCE int release_entry(u32 slot)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn)
+		return 0;
+	u64 *word = rest_at(conn);
+	WRITE_ONCE(*(u64 *)&conn->tuple, 0);
+	WRITE_ONCE(conn->tuple.complete, 0);
+	return __sync_fetch_and_and(word, ~REST_TUPLE) & 0;
+}
+
+/* Return which count of its own bucket an overflowed entry is in. */
+INLINE u32 overflow_of(u32 bucket, u32 home)
+{
+	return bucket / GROUP == home / GROUP ? REST_NEAR : REST_FAR;
+}
+
+/* Undo the marks and counts of an entry whose tuple was withdrawn. */
+INLINE void unmark(u32 slot, u32 home)
+{
+	u32 bucket = slot / ENTRIES;
+	u64 *own = marks_at(bucket), *marks = marks_at(home);
+	if (!own || !marks)
+		return;
+	__sync_fetch_and_and(own, ~(1ULL << (REST_MARKS + slot % ENTRIES)));
+	if (unlikely(bucket != home))
+		__sync_fetch_and_add(marks, -(1ULL << overflow_of(bucket, home)));
+}
+
+/* Replace an entry's tuple by the mark of a claimed one. Return false if it has changed: only the CPU that replaces it
+ * does the rest. */
+VERIFIED_ONCE int withdraw_tuple(u32 slot, u64 rest)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *word = conn ? rest_at(conn) : NULL;
+	if (!word)
 		return false;
-	__sync_fetch_and_and(marks, ~(1u << at % ENTRIES));
-	__sync_lock_test_and_set(&bucket->entry[at % ENTRIES], 0);
-	return true;
-}
-
-INLINE u32 add_to_marks(u32 number, u32 more)
-{
-	u32 *marks = marks_at(number);
-	return marks ? __sync_fetch_and_add(marks, more) : 0;
-}
-
-/* Likewise, for a published entry. */
-INLINE void withdraw(const struct hashed *h, u32 at, u32 slot)
-{
-	if (clear_entry(at, slot ^ h->tag) && at / ENTRIES != h->bucket)
-		add_to_marks(h->bucket, -MARK_ELSEWHERE);
-}
-
-/* Put an index entry in force: first in its own bucket's marks, else as an overflow. Return the marks before of the
- * tuple's own bucket, with MARK_ELSEWHERE for an overflow, because other entries may have overflowed, too. */
-INLINE u32 publish_entry(const struct hashed *h, u32 at)
-{
-	u32 *marks = marks_at(at / ENTRIES);
-	u32 before = marks ? __sync_fetch_and_or(marks, 1u << at % ENTRIES) : 0;
-	return likely(at / ENTRIES == h->bucket) ? before : add_to_marks(h->bucket, MARK_ELSEWHERE) | MARK_ELSEWHERE;
-}
-
-/* Publish a connection under its tuple. If another one has that tuple, remove the new index entry and return false. */
-VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
-{
-	struct hashed h = hash_of(addresses, rest, SIDE_REQUEST);
-	u32 before = publish_entry(&h, at);
-	if (likely(!before) || find_with(&h, before, addresses, rest, at, SIDE_REQUEST).at == NO_ENTRY)
-		return true;
-	withdraw(&h, at, slot);
+#pragma nounroll
+	for (u32 i = 0; i < 8; i++) { /* other CPUs may change the marks */
+		u64 old = READ_ONCE(*word);
+		if ((old ^ rest) & REST_TUPLE)
+			return false;
+		if (__sync_val_compare_and_swap(word, old, (old & ~REST_TUPLE) | REST_CLAIMED) == old)
+			return true;
+	}
 	return false;
 }
 
-/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
-VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
+/* Store the tuple of an entry that was filled. */
+INLINE void store_tuple(struct conn_entry4 *conn, u64 rest)
 {
-	struct hashed h = hash_of(addresses, rest, SIDE_REPLY);
-	struct index_spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_REPLY);
-	if (unlikely(older.at != NO_ENTRY))
-		withdraw(&h, older.at, older.slot);
-	return 0;
+	__sync_fetch_and_add(rest_at(conn), rest - REST_CLAIMED);
+}
+
+/* Set an entry's mark. Return the marks before. */
+INLINE u64 set_mark(u64 *marks, u32 slot)
+{
+	return __sync_fetch_and_or(marks, 1ULL << (REST_MARKS + slot % ENTRIES));
+}
+
+/* Search for another entry than `own` with this tuple, by the marks of its bucket. */
+INLINE u32 find_other(u64 addresses, u64 rest, u32 home, u64 marks, u32 own)
+{
+	u32 first = home * ENTRIES;
+#pragma unroll
+	for (u32 i = 0; i < ENTRIES; i++) {
+		if (unlikely(marks >> (REST_MARKS + i) & 1) && first + i != own && has_tuple(first + i, addresses, rest))
+			return first + i;
+	}
+	return likely(!(marks & REST_OVERFLOWS)) ? 0 : search_overflow(addresses, rest, marks, own);
+}
+
+enum publish_result { PUBLISHED, PUBLISH_EXISTS, PUBLISH_FULL };
+
+/* Publish an entry that overflowed. It is in force once its own bucket counts it, by a compare-exchange that fails if
+ * another entry came first. */
+VERIFIED_ONCE int publish_overflow(u64 addresses, u64 rest, u32 slot, u32 home)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home);
+	u32 which = overflow_of(slot / ENTRIES, home);
+	int result = PUBLISH_FULL;
+	if (!conn || !own || !marks)
+		return result;
+	store_tuple(conn, rest);
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) {
+		u64 old = READ_ONCE(*marks);
+		if (!can_count(old, which))
+			break;
+		if (find_other(addresses, rest, home, old, slot)) {
+			result = PUBLISH_EXISTS;
+			break;
+		}
+		if (__sync_val_compare_and_swap(marks, old, old + (1ULL << which)) == old) {
+			set_mark(own, slot);
+			return PUBLISHED;
+		}
+	}
+	withdraw_tuple(slot, rest);
+	return result;
+}
+
+/* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
+VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot)
+{
+	u32 home = hash_of(addresses, rest, SIDE_REQUEST).bucket;
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *marks = marks_at(home);
+	if (!conn || !marks)
+		return PUBLISH_FULL;
+	if (unlikely((u8)(rest >> REST_KIND) == TUPLE_RETIRED)) { /* no packet looks for it */
+		store_tuple(conn, rest);
+		return PUBLISHED;
+	}
+	if (unlikely(slot / ENTRIES != home))
+		return publish_overflow(addresses, rest, slot, home);
+	store_tuple(conn, rest);
+	if (likely(!find_other(addresses, rest, home, set_mark(marks, slot), slot)))
+		return PUBLISHED;
+	if (withdraw_tuple(slot, rest))
+		unmark(slot, home);
+	return PUBLISH_EXISTS;
 }
 
 /* --- remove --- */
 
-/* Return where a bucket has this index entry. */
-VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
+/* Withdraw an entry's tuple. The entry is not free yet. */
+VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot)
 {
-	struct bucket *bucket = map_elem(index4, number);
-	if (!bucket)
-		return NO_ENTRY;
-#pragma nounroll
-	for (u32 i = 0; i < ENTRIES; i++) {
-		if (READ_ONCE(bucket->entry[i]) == entry)
-			return number * ENTRIES + i;
-	}
-	return NO_ENTRY;
+	u32 home = hash_of(addresses, rest, side_of(rest)).bucket;
+	if (!withdraw_tuple(slot, rest))
+		return false;
+	if (likely((u8)(rest >> REST_KIND) != TUPLE_RETIRED))
+		unmark(slot, home);
+	return true;
 }
 
-/* Remove the tuple's index entry of a slot. The connection stays in its slot. */
-VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
+/* --- entries by replies --- */
+
+/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
+VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 entry, u32 slot)
 {
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 at = entry_in(h.bucket, slot ^ h.tag);
-	if (unlikely(at == NO_ENTRY) && marks_of(h.bucket) >= MARK_ELSEWHERE) {
-		u32 second = second_bucket_of(&h, side);
-#pragma nounroll
-		for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
-			at = entry_in(second + i, slot ^ h.tag);
+	u32 home = hash_of(addresses, rest, SIDE_REPLY).bucket;
+	struct conn_entry4 *reply = conn4_at(entry);
+	u64 *marks = marks_at(home);
+	if (!reply || !marks)
+		return 0;
+	reply->connection.destination = slot;
+	WRITE_ONCE(*(u64 *)&reply->tuple, addresses);
+	bool overflows = entry / ENTRIES != home;
+	u32 older = 0;
+	if (likely(!overflows)) {
+		store_tuple(reply, rest);
+		older = find_other(addresses, rest, home, set_mark(marks, entry), entry);
+	} else {
+		older = find_slot4(addresses, rest);
 	}
-	if (likely(at != NO_ENTRY))
-		withdraw(&h, at, slot);
+	if (unlikely(older) && unlink_entry(addresses, rest, older))
+		release_entry(older);
+	if (unlikely(overflows) && publish_overflow(addresses, rest, entry, home) != PUBLISHED)
+		release_entry(entry);
 	return 0;
 }
 
-/* Free an index entry that was claimed but never published. */
-VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
+/* Remove a connection's entry by replies, unless a newer connection has replaced it. */
+VERIFIED_ONCE int remove_reply(u64 addresses, u64 rest, u32 slot)
 {
-	/* The tag is the same on either side. */
-	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_REPLY).tag);
-}
-
-/* The reply tuple of a NAT connection. */
-INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
-{
-	return (struct key4){real | (u64)request->saddr << 32,
-			     port | (u64)request->sport << 16 | (u64)request->protocol << 32};
+	u32 entry;
+	struct conn_entry4 *reply = find_entry4(addresses, rest, SIDE_REPLY, &entry);
+	if (reply && reply->connection.destination == slot && unlink_entry(addresses, rest, entry))
+		release_entry(entry);
+	return 0;
 }

@@ -7,6 +7,8 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
+enum { COLLISIONS = 4 };
+
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
 INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
@@ -111,6 +113,8 @@ INLINE int prog_connect(struct ctx ctx)
 	case CREATE_EXISTS: {
 		unhold_template(w);
 		struct found winner = find_connection(p);
+		if (!winner.connection && !p->by_inner && w->collisions++ < COLLISIONS)
+			return tail_call(ctx, PROG_CONNECT); /* both CPUs have removed theirs */
 		if (!winner.connection || p->by_inner)
 			return drop(ctx.hook, REASON_DYING);
 		return fwd_known(ctx, p, &winner, root, now);

@@ -182,6 +182,7 @@ INLINE int prog_new(struct ctx ctx)
 
 	w->old_destination = NO_INDEX;
 	w->half_open_ended = false;
+	w->collisions = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);

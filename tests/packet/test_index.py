@@ -1,4 +1,4 @@
-"""The index of IPv4 connections with colliding hashes: a bucket, its four neighbours, and the full index."""
+"""The table of IPv4 connections with colliding hashes: a bucket, its group, and the other groups."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def await_empty(host: Host) -> None:
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
 def test_colliding_connections_are_found_until_all_buckets_are_full(director_host: Host, method: Method) -> None:
     """Runs twice, because ended connections release their entries."""
-    host, capacity = director_host, (1 + abi.constant("OTHER_BUCKETS")) * abi.constant("ENTRIES")
+    host, capacity = director_host, abi.constant("ENTRIES") + 2 * abi.constant("OVERFLOW_MAX")
     service = host.new_key()
     host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
     for _ in range(2):

@@ -15,7 +15,6 @@ from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import Protocol
 
-_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
 _FIELDS4 = (
     "connection.word",
@@ -32,13 +31,26 @@ _FIELDS4 = (
 _ANY_SERVER = bytes(ADDRESS_BYTES)
 
 
+BLOCK4 = 1 << 16  # bytes of the table of IPv4 connections that are read at once
+
+
+def blocks4(table: LargeArray, connections: int) -> Iterator[bytes]:
+    """Yield blocks of the table of IPv4 connections, without the entries by replies, which are behind the others."""
+    left = load.slots4(connections) * abi.struct("conn_entry4").size
+    for block in table.blocks(BLOCK4):
+        yield block[:left]
+        left -= BLOCK4
+        if left <= 0:
+            break
+
+
 class ConnectionReader:
     """Reads entry by entry. Each entry is consistent; two entries may be of different moments."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._second = load.ticks_per_second()
-        self._plain = abi.constant("TUPLE_CONNECTION")
+        self._plain, self._claimed = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_CLAIMED")
         self._masq = abi.constant("METHOD_MASQ")
         self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
@@ -56,12 +68,13 @@ class ConnectionReader:
         self._servers.clear()
 
     def _connections4(self) -> Iterator[Connection]:
-        """Yield the IPv4 connections; a slot without a destination address is free."""
+        """Yield the IPv4 connections; an entry without a destination address is free."""
         codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
         form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
-        unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
-        each = _BLOCK // stride  # slots in a block
-        for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):
+        unused, virtual = bytes(BLOCK4), dict[int, IPv4Address]()
+        each = BLOCK4 // stride  # slots in a block
+        table = LargeArray.open(self._tables.path("connections4"))
+        for number, block in enumerate(blocks4(table, self._tables.pool.get(0, "capacity"))):
             if block == unused:
                 continue
             self._begin_block()
@@ -73,6 +86,8 @@ class ConnectionReader:
                 word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
                     block, index * stride
                 )
+                if kind == self._claimed:
+                    continue
                 assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
                 address = virtual.get(target)
                 if address is None:

@@ -41,8 +41,6 @@ STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs 
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections4",
-    "index4",
-    "marks4",
     "connections6",
     "replies6",
     "words6",
@@ -55,7 +53,6 @@ CONNECTION_MAPS = (
     "pools",
     "magazines",
     "commands_magazine",
-    "free_slots4",
     "free_slots6",
     "sweepers",
 )
@@ -129,23 +126,30 @@ def destination_limit() -> int:
 
 
 def _slots(connections: int) -> int:
-    """Return the slots for so many connections of a family, in whole bundles; those in magazines come on top."""
+    """Return the slots for so many connections of IPv6, in whole bundles; those in magazines come on top."""
     bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
     return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
 
 
 def first_slot6(connections: int) -> int:
-    """Return the first slot of IPv6: after those of IPv4, at the start of an element of `looks`."""
-    line = abi.constant("LOOKS")
-    return -(-(1 + _slots(connections)) // line) * line
+    """Return the first slot of IPv6: after those of IPv4. Its tick starts an element of `looks`."""
+    element = abi.constant("LOOKS") * abi.constant("GROUP_SLOTS")
+    return -(-slots4(connections) // element) * element
+
+
+def slots4(connections: int) -> int:
+    """Return the slots of IPv4, with those of the unused first group."""
+    return abi.constant("GROUP_SLOTS") + buckets4(connections) * abi.constant("ENTRIES")
 
 
 def buckets4(connections: int) -> int:
-    """Return the buckets of each half of the index of IPv4 connections, which is then half full at most.
+    """Return the buckets of each half of the table of IPv4 connections, whole groups. They are half full at most.
 
-    A connection finds its bucket and the four others full less than once in 10^9; at two thirds full, once in 10^7.
+    Then a tenth of the connections overflow from their bucket, one of 1,500 from its group, and less than one of 10^9
+    from the three other groups.
     """
-    return -(-2 * connections // abi.constant("ENTRIES"))
+    group = abi.constant("GROUP")
+    return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
 
 
 def half_opens_each(connections: int) -> int:
@@ -167,12 +171,12 @@ def share6(connections: int) -> int:
 
 def _sizes(connections: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
-    slots6, index = _slots(six), 2 * (buckets4(connections) + abi.constant("OTHER_BUCKETS"))
-    sizes = {"connections4": 1 + _slots(connections), "index4": index, "marks4": -(-index // abi.constant("ENTRIES"))}
+    slots6 = _slots(six)
+    sizes = {"connections4": abi.constant("GROUP") + 2 * buckets4(connections)}
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
-    sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
-    bundle = abi.constant("BUNDLE")
-    sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
+    ticks = first6 // abi.constant("GROUP_SLOTS") + slots6
+    sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}
+    sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
@@ -231,13 +235,11 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
-            "slots4": _slots(connections),
             "first_slot6": first_slot6(connections),
             "slots6": _slots(share6(connections)),
             "table_key4": {
                 "seeds": seeds,
                 "buckets": buckets4(connections),
-                "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
             "half_opens_each": half_opens_each(connections),
             "half_open_rings": _online_cpus(),

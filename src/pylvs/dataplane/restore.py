@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.maps import LargeArray
 from pylvs.dataplane import load
+from pylvs.dataplane.connections import BLOCK4, blocks4
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.dataclass import dataclass
 
-_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _FIELDS4 = (
     "connection.word",
     "connection.destination",
@@ -78,7 +78,8 @@ class ConnectionCopy:
         self._restore = restore
         self._connections4 = LargeArray.open(former.path("connections4"))
         self._connections6, self._words6, self._controls = former.connections6, former.words6, former.controls
-        self._first6 = load.first_slot6(former.pool.get(0, "capacity"))
+        self._capacity = former.pool.get(0, "capacity")
+        self._first6 = load.first_slot6(self._capacity)
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*_RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
@@ -124,8 +125,9 @@ class ConnectionCopy:
         """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
         codec = abi.struct("conn_entry4")
         form, size = codec.view(*_FIELDS4), codec.size
-        unused, each = bytes(_BLOCK), _BLOCK // codec.size
-        for number, block in enumerate(self._connections4.blocks(_BLOCK)):
+        unused, each, kind_at = bytes(BLOCK4), BLOCK4 // codec.size, abi.struct("tuple4").offset("kind")
+        claimed = abi.constant("TUPLE_CLAIMED")
+        for number, block in enumerate(blocks4(self._connections4, self._capacity)):
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)
@@ -139,10 +141,11 @@ class ConnectionCopy:
                 if entry == before:
                     continue
                 word, destination, port, method, controlled, raw_tuple = form.unpack(entry)
-                if not raw_tuple[4:8].strip(b"\0") or word & self._dying:
+                if not raw_tuple[4:8].strip(b"\0") or raw_tuple[kind_at] == claimed or word & self._dying:
                     continue
                 was, *_, former_tuple = form.unpack(before)
-                slot, known = number * each + at // size, former_tuple == raw_tuple
+                raw_tuple = raw_tuple[: kind_at + 1]  # without the marks of its bucket
+                slot, known = number * each + at // size, former_tuple[: kind_at + 1] == raw_tuple
                 if not (known and only_new):
                     yield Seen(4, slot, raw_tuple, word, destination, port, method, controlled, was if known else 0)
 
