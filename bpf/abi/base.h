@@ -31,8 +31,7 @@ enum limits {
 	ENTRIES = 2, /* in a bucket of the table of IPv4 connections */
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
-	OTHER_GROUPS = 3, /* into which a full group overflows */
-	OVERFLOW_MAX = 7, /* entries of a bucket that overflow, into its own group and into others */
+	OTHER_GROUPS = 6, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share

@@ -4,7 +4,7 @@
 #pragma once
 #include "abi/base.h"
 
-/* By which side's packets an entry of the table finds a connection. */
+/* Whose packets. */
 enum side { SIDE_REQUEST, SIDE_REPLY };
 
 struct tuple4 {
@@ -14,8 +14,7 @@ struct tuple4 {
 	be16 dport;
 	u8 protocol;
 	u8 kind; /* enum tuple_kind */
-	u8 marks; /* in the first entry of a bucket: enum rest_bits */
-	u8 complete; /* in the table: the CPU that created it has finished */
+	u16 marks; /* in the first entry of a bucket: enum rest_bits */
 } __attribute__((aligned(8))); /* for comparisons of 8 bytes */
 
 struct tuple6 {
@@ -35,7 +34,7 @@ enum tuple_kind {
 	TUPLE_TEMPLATE,
 	TUPLE_RETIRED,
 	TUPLE_CLAIMED, /* only in the table of IPv4: an entry that is being filled or freed */
-	TUPLE_REPLY, /* likewise: an entry by the replies of NAT */
+	TUPLE_REPLY, /* not in a table: to search by a reply of NAT */
 };
 
 union tuple {
@@ -47,16 +46,21 @@ union tuple {
  * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 48-63: generation. */
 enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
 
+enum conn_flags {
+	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
+	CONN_NO_REPLIES = 2, /* a newer connection gets its replies */
+};
+
 struct connection {
 	u64 word; /* unused by NAT over IPv6: both directions share `words6` */
 	u32 destination;
 	be16 port; /* of the real server */
 	u8 method;
-	u8 controlled; /* created under a template, which its `control` names */
+	u8 flags; /* enum conn_flags */
 };
 
 /* An entry of the IPv4 connection table: half a cache line. Its position is the connection's slot
- * (conntrack/table4.h). By replies: `connection.destination` is the slot of the connection. */
+ * (conntrack/table4.h). */
 struct conn_entry4 {
 	struct connection connection;
 	struct tuple4 tuple; /* free if protocol and kind are 0 */
@@ -74,7 +78,7 @@ struct connection6 {
 
 struct table_key {
 	u64 seeds[2]; /* of the hash; odd */
-	u32 buckets; /* of each half of the table, whole groups */
+	u32 buckets; /* whole groups */
 	u32 pad;
 };
 

@@ -22,5 +22,6 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
+	enum conn_flags conn_flags;
 	enum pace_classes pace_classes;
 };

@@ -114,10 +114,8 @@ INLINE void note_expiry(u32 slot, u32 tick)
 /* Whether the CPU that created it has finished. No other CPU ends it before. */
 INLINE bool is_complete(u32 slot)
 {
-	if (slot < first_slot6) {
-		struct conn_entry4 *conn = conn4_at(slot);
-		return conn && READ_ONCE(conn->tuple.complete);
-	}
+	if (slot < first_slot6)
+		return is_complete4(slot);
 	u32 *noted = look_at(look_of(slot));
 	return noted && READ_ONCE(*noted);
 }
@@ -125,9 +123,8 @@ INLINE bool is_complete(u32 slot)
 /* Let other CPUs end it from now on. */
 INLINE void set_complete(u32 slot, u32 expiry)
 {
-	struct conn_entry4 *conn = slot < first_slot6 ? conn4_at(slot) : NULL;
-	if (conn)
-		WRITE_ONCE(conn->tuple.complete, 1);
+	if (slot < first_slot6)
+		set_complete4(slot);
 	note_expiry(slot, expiry);
 }
 

@@ -52,7 +52,7 @@ VERIFIED_ONCE int restore_record(struct conn_record *record)
 		.conn = {.destination = record->destination,
 			 .port = record->port,
 			 .method = record->method,
-			 .controlled = record->template != 0,
+			 .flags = record->template ? CONN_CONTROLLED : 0,
 			 .word = (u64)(record->has_reply & 1) << WORD_ANSWERED},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,

@@ -166,7 +166,9 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
 		return CREATE_FULL;
 	struct key4 key = key4_of(&tuple->v4);
-	new_conn->slot = is_ipv6 ? take_slot(m) : claim_entry(key.addresses, key.rest);
+	new_conn->slot = is_ipv6 ? take_slot(m)
+				 : claim_entry(key.addresses, key.rest,
+					       new_conn->connection->method == METHOD_MASQ);
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
 		return CREATE_FULL;
@@ -205,7 +207,7 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 		return CREATE_FULL;
 	conn->connection = *new_conn->connection;
 	WORD_AT(u64, &conn->tuple, 0) = key.addresses;
-	int result = publish_request(key.addresses, key.rest, new_conn->slot);
+	int result = publish_entry(key.addresses, key.rest, new_conn->slot);
 	if (likely(result == PUBLISHED))
 		return CREATED;
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);

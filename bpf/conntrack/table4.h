@@ -1,33 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * The table of IPv4 connections. IPv6 uses a hash map of the kernel.
  *
- * `connections4` has buckets of one cache line with two entries each. A tuple's hash names the bucket, and the position
- * of its entry is the connection's slot. So a packet of a known connection waits for one line, and a new one writes that
- * line, too. NAT connections have a second entry in the second half of the table, by the tuple of replies.
+ * `connections4` has buckets of one cache line with two entries each. A hash of the client's address and port names the
+ * bucket, as in IPVS, so requests and NAT's replies find the same entry. Its position is the connection's slot. So a
+ * packet of a known connection waits for one line, and a new one writes that line, too.
  *
  * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
- * then into three other groups. The bucket counts both kinds, so most searches end in it. The hash is keyed, so a client
- * cannot choose colliding tuples.
+ * then into other groups. The bucket counts both kinds, so most searches end in it. The hash is keyed, so a client
+ * cannot choose colliding addresses and ports. One that uses the same port for many services fills more groups: by the
+ * hash of the whole tuple, except for NAT.
  *
- * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, publishes its tuple, and sets its
+ * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
  * mark in the bucket. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
  * tuple the later one finds the other's entry, and removes its own. An entry that overflowed is in force once the bucket
- * counts it. Rarely both CPUs remove theirs, and try again.
- * Removal withdraws the tuple, clears the mark, then frees the entry. A reader may still hold the connection, as with
- * any hash map. An entry that is not `complete` is never removed: its creator has not finished.
+ * counts it. Rarely both CPUs remove theirs, and try again. Removal withdraws the tuple, clears the marks, then frees the
+ * entry. A reader may still hold the connection, as with any hash map. An entry that is not complete is never removed:
+ * its creator has not finished.
  */
 #pragma once
 #include "abi/config.h"
 #include "abi/conntrack.h"
 
 /* The word of a tuple with the ports. Bits 0-47: ports, protocol, kind; all 0 in a free entry. In the first entry of a
- * bucket there follow the bucket's marks: entries in force, and counts of those that overflowed. */
-enum rest_bits { REST_KIND = 40, REST_MARKS = 48, REST_NEAR = 50, REST_FAR = 53 };
+ * bucket the bucket's marks follow: entries in force, complete ones, counts of those that overflowed. */
+enum rest_bits {
+	REST_PROTOCOL = 32,
+	REST_KIND = 40,
+	REST_MARKS = 48,
+	REST_COMPLETE = 50,
+	REST_NEAR = 52, /* overflowed into the same group */
+	REST_FAR = 56, /* into others */
+};
 
 #define REST_TUPLE ((1ULL << REST_MARKS) - 1)
-#define REST_OVERFLOWS (0x3fULL << REST_NEAR)
 #define REST_CLAIMED ((u64)TUPLE_CLAIMED << REST_KIND)
 #define REST_REPLY ((u64)TUPLE_REPLY << REST_KIND)
+
+INLINE u32 kind_in(u64 rest)
+{
+	return (u8)(rest >> REST_KIND);
+}
 
 /* A tuple as two words: the addresses; ports, protocol and kind. */
 struct key4 {
@@ -45,42 +57,59 @@ INLINE struct key4 key4_of(const struct tuple4 *tuple)
 INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
 	return (struct key4){real | (u64)request->saddr << 32,
-			     port | (u64)request->sport << 16 | (u64)request->protocol << 32 | REST_REPLY};
+			     port | (u64)request->sport << 16 | (u64)request->protocol << REST_PROTOCOL | REST_REPLY};
 }
 
-/* Return the first bucket of one side's half of the table. Slot 0 means "none", so the first group is not used. */
-INLINE u32 first_of(enum side side)
+/* Multiply-shift with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive ports, which would
+ * cluster otherwise. */
+INLINE u64 mix4(u64 addresses, u64 rest)
 {
-	return GROUP + (side == SIDE_REPLY ? table_key4.buckets : 0);
+	u64 mixed = addresses * table_key4.seeds[0] + rest * table_key4.seeds[1];
+	return (mixed ^ mixed >> 32) * table_key4.seeds[0];
 }
 
-INLINE enum side side_of(u64 rest)
+/* The hash of a request by client, port and protocol. */
+INLINE u64 hash_request(u64 addresses, u64 rest)
 {
-	return (u8)(rest >> REST_KIND) == TUPLE_REPLY ? SIDE_REPLY : SIDE_REQUEST;
+	return mix4((u32)addresses | (rest & 0xffff) << 32 | (rest >> REST_PROTOCOL & 0xff) << 48, 0);
 }
 
-struct hashed {
-	u64 mixed;
-	u32 bucket;
-};
-
-/* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive
- * ports, which would cluster otherwise. */
-INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
+INLINE u64 hash_reply(u64 addresses, u64 rest)
 {
-	const volatile struct table_key *key = barrier_var(&table_key4); /* one base address for all its fields */
-	u32 buckets = key->buckets;
-	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
-	mixed = (mixed ^ mixed >> 32) * factor;
-	u32 bucket = (mixed >> 32) * buckets >> 32;
-	return (struct hashed){mixed, bucket + GROUP + (side == SIDE_REPLY ? buckets : 0)};
+	return mix4(addresses >> 32 | (rest >> 16 & 0xffff) << 32 | (rest >> REST_PROTOCOL & 0xff) << 48, 0);
 }
 
-/* Return the first bucket of one of the other groups of a hash. */
-INLINE u32 other_group(u64 mixed, u32 number, enum side side)
+/* The hash of any tuple. Templates have no port, so theirs is by the whole tuple. */
+INLINE u64 hash4(u64 addresses, u64 rest)
 {
-	u64 other = (mixed ^ mixed >> 29) * (table_key4.seeds[1] + 2 * number);
-	return ((other >> 32) * (table_key4.buckets / GROUP) >> 32) * GROUP + first_of(side);
+	switch (kind_in(rest)) {
+	case TUPLE_CONNECTION:
+		return hash_request(addresses, rest);
+	case TUPLE_REPLY:
+		return hash_reply(addresses, rest);
+	default:
+		return mix4(addresses, rest);
+	}
+}
+
+/* Return the bucket of a hash. Slot 0 means "none", so the first group is not used. */
+INLINE u32 bucket4_of(u64 hash)
+{
+	return ((hash >> 32) * table_key4.buckets >> 32) + GROUP;
+}
+
+/* Return the first bucket of one of the other groups of a tuple. */
+INLINE u32 other_group(u64 addresses, u64 rest, u32 number)
+{
+	u64 hash = number <= OTHER_GROUPS / 2 ? hash4(addresses, rest) : mix4(addresses, rest);
+	hash = (hash ^ hash >> 29) * (table_key4.seeds[1] + 2 * number);
+	return bucket4_of(hash) & ~(GROUP - 1);
+}
+
+/* Return how many other groups may have a tuple. */
+INLINE u32 other_groups(u64 rest, bool masq)
+{
+	return kind_in(rest) == TUPLE_REPLY || masq ? OTHER_GROUPS / 2 : OTHER_GROUPS;
 }
 
 INLINE struct conn_entry4 *entry_in(struct bucket *bucket, u32 number)
@@ -110,6 +139,16 @@ INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
 	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
 }
 
+/* Return 0 if the entry's connection gets replies with this tuple, from whatever address: the destination has it. */
+INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest)
+{
+	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
+	u64 port = (READ_ONCE(*rest_at(conn)) ^ (rest >> 16 & 0xffff) ^ (rest & 0xffULL << REST_PROTOCOL)) &
+		   (0xffff | 0xffffULL << REST_PROTOCOL);
+	const struct connection *c = &conn->connection;
+	return client | port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | (c->flags & CONN_NO_REPLIES);
+}
+
 /* Return the word that has a bucket's marks. */
 INLINE u64 *marks_at(u32 bucket)
 {
@@ -117,17 +156,33 @@ INLINE u64 *marks_at(u32 bucket)
 	return first ? rest_at(first) : NULL;
 }
 
-/* Whether a bucket can count one more overflow. */
-INLINE bool can_count(u64 marks, u32 which)
+INLINE u32 count_in(u64 marks, enum rest_bits which)
 {
-	return (marks >> which & OVERFLOW_MAX) < OVERFLOW_MAX;
+	return which == REST_FAR ? marks >> REST_FAR : marks >> REST_NEAR & 0xf;
+}
+
+/* Whether a bucket can count one more overflow. */
+INLINE bool can_count(u64 marks, enum rest_bits which)
+{
+	return count_in(marks, which) < (which == REST_FAR ? 0xff : 0xf);
+}
+
+/* Whether a reply is from the connection's own real server. */
+INLINE bool is_from_its_server(const struct conn_entry4 *conn, u64 addresses)
+{
+	const struct destination *d = map_elem(destinations, conn->connection.destination);
+	return d && d->address.word[0] == (u32)addresses;
 }
 
 /* Whether the slot's connection has this tuple. */
-INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
+VERIFIED_ONCE int has_tuple(u32 slot, u64 addresses, u64 rest)
 {
 	struct conn_entry4 *conn = conn4_at(slot);
-	return conn && !difference_of(conn, addresses, rest);
+	if (!conn)
+		return false;
+	if (kind_in(rest) == TUPLE_REPLY)
+		return !difference_of_reply(conn, addresses, rest) && is_from_its_server(conn, addresses);
+	return !difference_of(conn, addresses, rest);
 }
 
 /* --- search: all functions return a slot, or 0 --- */
@@ -147,75 +202,74 @@ VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 /* Search where a bucket's connections overflow to, by its marks. */
 VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	enum side side = side_of(rest);
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 slot = 0;
-	if (marks >> REST_NEAR & OVERFLOW_MAX)
-		slot = search_group(h.bucket, addresses, rest, own);
-	if (slot || !(marks >> REST_FAR & OVERFLOW_MAX))
+	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	if (count_in(marks, REST_NEAR))
+		slot = search_group(home, addresses, rest, own);
+	if (slot || !count_in(marks, REST_FAR))
 		return slot;
 #pragma nounroll
-	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++)
-		slot = search_group(other_group(h.mixed, i, side), addresses, rest, own);
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
+		if (i <= other_groups(rest, false))
+			slot = search_group(other_group(addresses, rest, i), addresses, rest, own);
+	}
 	return slot;
 }
 
-/* Return the entry with this tuple, and its slot. */
-INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, enum side side, u32 *slot)
+/* Search a bucket, and where its connections overflow to. */
+VERIFIED_ONCE u32 search_all(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	struct hashed h = hash_of(addresses, rest, side);
-	struct bucket *bucket = map_elem(connections4, h.bucket);
+	u32 slot = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	if (slot != own && has_tuple(slot, addresses, rest))
+		return slot;
+	if (slot + 1 != own && has_tuple(slot + 1, addresses, rest))
+		return slot + 1;
+	return search_overflow(addresses, rest, marks, own);
+}
+
+/* Return the entry with this tuple, and its slot. A reply's saddr is not compared. */
+INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u32 *slot)
+{
+	u32 home = bucket4_of(is_reply ? hash_reply(addresses, rest) : hash_request(addresses, rest));
+	struct bucket *bucket = map_elem(connections4, home);
 	if (!bucket)
 		return NULL;
 	/* No branch selects the entry, because none could be predicted before the cache line arrives. */
-	u64 first = difference_of(&bucket->entry[0], addresses, rest),
-	    second = difference_of(&bucket->entry[1], addresses, rest);
+	struct conn_entry4 *one = &bucket->entry[0], *other = &bucket->entry[1];
+	u64 first = is_reply ? difference_of_reply(one, addresses, rest) : difference_of(one, addresses, rest),
+	    second = is_reply ? difference_of_reply(other, addresses, rest) : difference_of(other, addresses, rest);
 	u32 which = barrier_var((first | -first) >> 63);
-	*slot = h.bucket * ENTRIES + which;
+	*slot = home * ENTRIES + which;
 	if (likely(!first | !second))
 		return AFTER(entry_in(bucket, which), first);
-	u64 marks = READ_ONCE(*rest_at(&bucket->entry[0]));
-	if (likely(!(marks & REST_OVERFLOWS)))
+	u64 marks = READ_ONCE(*rest_at(one));
+	if (likely(marks < 1ULL << REST_NEAR))
 		return NULL;
 	*slot = search_overflow(addresses, rest, marks, 0);
 	return *slot ? conn4_at(*slot) : NULL;
 }
 
-/* The same for paths that are not as frequent: return the slot, or 0. */
+/* The same for paths that are not as frequent, with a reply's saddr compared: return the slot, or 0. */
 VERIFIED_ONCE u32 find_slot4(u64 addresses, u64 rest)
 {
-	u32 slot;
-	return find_entry4(addresses, rest, side_of(rest), &slot) ? slot : 0;
-}
-
-/* Whether a reply's tuple belongs to the connection, whose slot may have another owner than when the reply was found. */
-INLINE bool is_reply_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
-{
-	const u64 *words = (const void *)&conn->tuple;
-	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
-	       (u8)(words[1] >> 32) == (u8)(rest >> 32) && conn->connection.method == METHOD_MASQ;
-}
-
-/* Return the connection that an entry by replies names, and its slot. */
-INLINE struct conn_entry4 *conn_of_reply4(const struct conn_entry4 *reply, u64 addresses, u64 rest, u32 *slot)
-{
-	if (!reply)
-		return NULL;
-	*slot = reply->connection.destination;
-	struct conn_entry4 *conn = conn4_at(*slot);
-	return conn && is_reply_tuple(conn, addresses, rest) ? conn : NULL;
+	if (likely(kind_in(rest) == TUPLE_CONNECTION)) {
+		u32 slot;
+		return find_entry4(addresses, rest, false, &slot) ? slot : 0;
+	}
+	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	return word ? search_all(addresses, rest, READ_ONCE(*word), 0) : 0;
 }
 
 /* Return the connection that a reply's tuple belongs to, and its slot. */
 INLINE struct conn_entry4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	return conn_of_reply4(conn4_at(find_slot4(addresses, rest | REST_REPLY)), addresses, rest, slot);
+	*slot = find_slot4(addresses, rest | REST_REPLY);
+	return *slot ? conn4_at(*slot) : NULL;
 }
 
 /* --- insert: claim an entry, fill it, then publish or release it --- */
 
 /* Claim a free entry. Return its slot, or 0. */
-INLINE u32 claim_slot(u32 slot)
+VERIFIED_ONCE u32 claim_slot(u32 slot)
 {
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *rest = conn ? rest_at(conn) : NULL;
@@ -236,26 +290,27 @@ VERIFIED_ONCE u32 claim_in_group(u32 home)
 }
 
 /* Claim an entry that is not in the tuple's own bucket. */
-VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest)
+VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest, u32 masq)
 {
-	enum side side = side_of(rest);
-	struct hashed h = hash_of(addresses, rest, side);
-	u64 *word = marks_at(h.bucket), marks = word ? READ_ONCE(*word) : ~0ULL;
-	u32 slot = 0;
+	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	u64 *word = marks_at(home), marks = word ? READ_ONCE(*word) : ~0ULL;
 	if (can_count(marks, REST_NEAR))
-		slot = claim_in_group(h.bucket);
+		slot = claim_in_group(home);
 	if (!can_count(marks, REST_FAR))
 		return slot;
 #pragma nounroll
-	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++)
-		slot = claim_in_group(other_group(h.mixed, i, side));
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
+		if (i <= other_groups(rest, masq))
+			slot = claim_in_group(other_group(addresses, rest, i));
+	}
 	return slot;
 }
 
-VERIFIED_ONCE u32 claim_entry(u64 addresses, u64 rest)
+/* Claim an entry for a tuple. Return its slot, or 0. */
+INLINE u32 claim_entry(u64 addresses, u64 rest, bool masq)
 {
-	u32 first = hash_of(addresses, rest, side_of(rest)).bucket * ENTRIES;
-	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest);
+	u32 first = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest, masq);
 }
 
 /* Free an entry that was claimed, or withdrawn. */
@@ -266,12 +321,11 @@ VERIFIED_ONCE int release_entry(u32 slot)
 		return 0;
 	u64 *word = rest_at(conn);
 	WRITE_ONCE(*(u64 *)&conn->tuple, 0);
-	WRITE_ONCE(conn->tuple.complete, 0);
 	return __sync_fetch_and_and(word, ~REST_TUPLE) & 0;
 }
 
 /* Return which count of its own bucket an overflowed entry is in. */
-INLINE u32 overflow_of(u32 bucket, u32 home)
+INLINE enum rest_bits overflow_of(u32 bucket, u32 home)
 {
 	return bucket / GROUP == home / GROUP ? REST_NEAR : REST_FAR;
 }
@@ -283,7 +337,7 @@ INLINE void unmark(u32 slot, u32 home)
 	u64 *own = marks_at(bucket), *marks = marks_at(home);
 	if (!own || !marks)
 		return;
-	__sync_fetch_and_and(own, ~(1ULL << (REST_MARKS + slot % ENTRIES)));
+	__sync_fetch_and_and(own, ~((1ULL << REST_MARKS | 1ULL << REST_COMPLETE) << slot % ENTRIES));
 	if (unlikely(bucket != home))
 		__sync_fetch_and_add(marks, -(1ULL << overflow_of(bucket, home)));
 }
@@ -319,27 +373,23 @@ INLINE u64 set_mark(u64 *marks, u32 slot)
 	return __sync_fetch_and_or(marks, 1ULL << (REST_MARKS + slot % ENTRIES));
 }
 
-/* Search for another entry than `own` with this tuple, by the marks of its bucket. */
-INLINE u32 find_other(u64 addresses, u64 rest, u32 home, u64 marks, u32 own)
+/* Search for another entry than `own` with this tuple, if the marks of its bucket allow for one. */
+INLINE u32 find_other(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	u32 first = home * ENTRIES;
-#pragma unroll
-	for (u32 i = 0; i < ENTRIES; i++) {
-		if (unlikely(marks >> (REST_MARKS + i) & 1) && first + i != own && has_tuple(first + i, addresses, rest))
-			return first + i;
-	}
-	return likely(!(marks & REST_OVERFLOWS)) ? 0 : search_overflow(addresses, rest, marks, own);
+	bool may_exist = marks >> REST_MARKS & ((1 << ENTRIES) - 1) || marks >= 1ULL << REST_NEAR;
+	return unlikely(may_exist) ? search_all(addresses, rest, marks, own) : 0;
 }
 
 enum publish_result { PUBLISHED, PUBLISH_EXISTS, PUBLISH_FULL };
 
 /* Publish an entry that overflowed. It is in force once its own bucket counts it, by a compare-exchange that fails if
  * another entry came first. */
-VERIFIED_ONCE int publish_overflow(u64 addresses, u64 rest, u32 slot, u32 home)
+INLINE int publish_overflow(u64 addresses, u64 rest, u32 slot)
 {
+	u32 home = bucket4_of(hash4(addresses, rest));
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home);
-	u32 which = overflow_of(slot / ENTRIES, home);
+	enum rest_bits which = overflow_of(slot / ENTRIES, home);
 	int result = PUBLISH_FULL;
 	if (!conn || !own || !marks)
 		return result;
@@ -349,7 +399,7 @@ VERIFIED_ONCE int publish_overflow(u64 addresses, u64 rest, u32 slot, u32 home)
 		u64 old = READ_ONCE(*marks);
 		if (!can_count(old, which))
 			break;
-		if (find_other(addresses, rest, home, old, slot)) {
+		if (find_other(addresses, rest, old, slot)) {
 			result = PUBLISH_EXISTS;
 			break;
 		}
@@ -363,25 +413,53 @@ VERIFIED_ONCE int publish_overflow(u64 addresses, u64 rest, u32 slot, u32 home)
 }
 
 /* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
-VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot)
+VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 {
-	u32 home = hash_of(addresses, rest, SIDE_REQUEST).bucket;
+	u32 home = bucket4_of(hash4(addresses, rest));
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *marks = marks_at(home);
 	if (!conn || !marks)
 		return PUBLISH_FULL;
-	if (unlikely((u8)(rest >> REST_KIND) == TUPLE_RETIRED)) { /* no packet looks for it */
+	if (unlikely(kind_in(rest) == TUPLE_RETIRED)) { /* no packet looks for it */
 		store_tuple(conn, rest);
+		marks = marks_at(slot / ENTRIES);
+		if (marks)
+			set_mark(marks, slot);
 		return PUBLISHED;
 	}
 	if (unlikely(slot / ENTRIES != home))
-		return publish_overflow(addresses, rest, slot, home);
+		return publish_overflow(addresses, rest, slot);
 	store_tuple(conn, rest);
-	if (likely(!find_other(addresses, rest, home, set_mark(marks, slot), slot)))
+	if (likely(!find_other(addresses, rest, set_mark(marks, slot), slot)))
 		return PUBLISHED;
 	if (withdraw_tuple(slot, rest))
 		unmark(slot, home);
 	return PUBLISH_EXISTS;
+}
+
+/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
+VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot)
+{
+	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	u32 older = word ? search_all(addresses, rest, READ_ONCE(*word), slot) : 0;
+	struct conn_entry4 *conn = older ? conn4_at(older) : NULL;
+	if (unlikely(conn))
+		conn->connection.flags |= CONN_NO_REPLIES;
+	return 0;
+}
+
+/* Let other CPUs end it from now on. */
+INLINE void set_complete4(u32 slot)
+{
+	u64 *marks = marks_at(slot / ENTRIES);
+	if (marks)
+		__sync_fetch_and_or(marks, 1ULL << (REST_COMPLETE + slot % ENTRIES));
+}
+
+INLINE bool is_complete4(u32 slot)
+{
+	u64 *marks = marks_at(slot / ENTRIES);
+	return marks && READ_ONCE(*marks) >> (REST_COMPLETE + slot % ENTRIES) & 1;
 }
 
 /* --- remove --- */
@@ -389,47 +467,9 @@ VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot)
 /* Withdraw an entry's tuple. The entry is not free yet. */
 VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot)
 {
-	u32 home = hash_of(addresses, rest, side_of(rest)).bucket;
 	if (!withdraw_tuple(slot, rest))
 		return false;
-	if (likely((u8)(rest >> REST_KIND) != TUPLE_RETIRED))
-		unmark(slot, home);
+	/* A retired template has no count. */
+	unmark(slot, kind_in(rest) == TUPLE_RETIRED ? slot / ENTRIES : bucket4_of(hash4(addresses, rest)));
 	return true;
-}
-
-/* --- entries by replies --- */
-
-/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
-VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 entry, u32 slot)
-{
-	u32 home = hash_of(addresses, rest, SIDE_REPLY).bucket;
-	struct conn_entry4 *reply = conn4_at(entry);
-	u64 *marks = marks_at(home);
-	if (!reply || !marks)
-		return 0;
-	reply->connection.destination = slot;
-	WRITE_ONCE(*(u64 *)&reply->tuple, addresses);
-	bool overflows = entry / ENTRIES != home;
-	u32 older = 0;
-	if (likely(!overflows)) {
-		store_tuple(reply, rest);
-		older = find_other(addresses, rest, home, set_mark(marks, entry), entry);
-	} else {
-		older = find_slot4(addresses, rest);
-	}
-	if (unlikely(older) && unlink_entry(addresses, rest, older))
-		release_entry(older);
-	if (unlikely(overflows) && publish_overflow(addresses, rest, entry, home) != PUBLISHED)
-		release_entry(entry);
-	return 0;
-}
-
-/* Remove a connection's entry by replies, unless a newer connection has replaced it. */
-VERIFIED_ONCE int remove_reply(u64 addresses, u64 rest, u32 slot)
-{
-	u32 entry;
-	struct conn_entry4 *reply = find_entry4(addresses, rest, SIDE_REPLY, &entry);
-	if (reply && reply->connection.destination == slot && unlink_entry(addresses, rest, entry))
-		release_entry(entry);
-	return 0;
 }

@@ -178,7 +178,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct conn_entry4 *conn = find_entry4(addresses, rest, SIDE_REQUEST, &slot);
+	struct conn_entry4 *conn = find_entry4(addresses, rest, false, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
@@ -236,8 +236,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct conn_entry4 *reply = find_entry4(addresses, rest | REST_REPLY, SIDE_REPLY, &slot);
-	struct conn_entry4 *conn = conn_of_reply4(reply, addresses, rest, &slot);
+	struct conn_entry4 *conn = find_entry4(addresses, rest | REST_REPLY, true, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
@@ -263,7 +262,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	u32 life = lane->life_tcp;
 	if (unlikely(state != (STATE_ESTABLISHED | REPLIED_BIT))) {
 		/* A UDP reply must assure the template. */
-		if (state != (STATE_UDP | REPLIED_BIT) || c->controlled || has_no_udp_csum(ctx))
+		if (state != (STATE_UDP | REPLIED_BIT) || c->flags & CONN_CONTROLLED || has_no_udp_csum(ctx))
 			return NOT_FAST;
 		life = lane->life_udp;
 	}

@@ -114,8 +114,7 @@ INLINE bool is_fresh4(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 	u64 word = READ_ONCE(conn->connection.word);
 	u32 state = word_state(word);
 	*expiry = (u32)word ?: 1;
-	return (state == STATE_ESTABLISHED || state == STATE_UDP) && conn->tuple.complete &&
-	       (s32)((u32)word - now) > 0;
+	return (state == STATE_ESTABLISHED || state == STATE_UDP) && (s32)((u32)word - now) > 0;
 }
 
 /* Visit the slots of a group of IPv4, whose tick has come. Return how many connections ended. */
@@ -132,7 +131,7 @@ VERIFIED_ONCE u32 expire_group(u32 group, u32 now)
 		struct conn_entry4 *conn = conn4_at(slot);
 		if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
 			continue;
-		if (!is_fresh4(conn, now, &next))
+		if (!is_complete4(slot) || !is_fresh4(conn, now, &next))
 			next = expire_slot(slot, now);
 		ended += !next;
 		if (next && (!first || (s32)(next - first) < 0))

@@ -96,22 +96,31 @@ def only_templates(tables: Tables) -> Iterator[None]:
         for each in entries(tables):
             if each.is_template:
                 continue
-            if each.slot < first:  # another CPU seems not to have finished it
-                memory, at = (
+            if each.slot < first:  # as if another CPU had not finished it
+                memory, at, bit = (
                     tables.connections4.memory,
-                    _entry4(each.slot) + abi.struct("conn_entry4").offset("tuple.complete"),
+                    _marks4(each.slot),
+                    4 << each.slot % abi.constant("ENTRIES"),
                 )
-                hidden.append((memory, at, memory[at : at + 1]))
+                memory[at] &= ~bit
+                hidden.append((memory, at, bytes((bit,))))
             else:
-                at = _look(tables, each.slot) * _TICK.size
-                hidden.append((looks.memory, at, looks.memory[at : at + _TICK.size]))
-        for memory, at, before in hidden:
-            memory[at : at + len(before)] = bytes(len(before))
+                at, size = _look(tables, each.slot) * _TICK.size, _TICK.size
+                hidden.append((looks.memory, at, bytes(looks.memory[at : at + size])))
+                looks.memory[at : at + size] = bytes(size)
         try:
             yield
         finally:
             for memory, at, before in hidden:
-                memory[at : at + len(before)] = before
+                for number, byte in enumerate(before):
+                    memory[at + number] |= byte
+
+
+def _marks4(slot: int) -> int:
+    """Return where the marks of a slot's bucket are."""
+    return _entry4(slot // abi.constant("ENTRIES") * abi.constant("ENTRIES")) + abi.struct("conn_entry4").offset(
+        "tuple.marks"
+    )
 
 
 def _entry4(slot: int) -> int:
@@ -119,33 +128,34 @@ def _entry4(slot: int) -> int:
     return slot * abi.struct("conn_entry4").size
 
 
-def _taken(tables: Tables, replies: bool) -> list[int]:
-    """Return the slots in use in one half of the table of IPv4 connections."""
+def _taken4(tables: Tables) -> list[int]:
+    """Return the slots in use."""
     codec = abi.struct("conn_entry4")
-    last = load.slots4(tables.pool.get(0, "capacity"))
-    at, words = codec.offset("tuple.daddr") // 4, tables.connections4.memory.cast("I")
-    targets = words[at :: codec.size // 4].tolist()
-    return [slot for slot, target in enumerate(targets) if target and (slot >= last) == replies]
+    targets = tables.connections4.memory.cast("I")[codec.offset("tuple.daddr") // 4 :: codec.size // 4].tolist()
+    return [slot for slot, target in enumerate(targets) if target]
 
 
 def entries4(tables: Tables) -> int:
-    """Return the number of entries of IPv4, by requests and by replies.
+    """Return the number of entries of IPv4.
 
-    Raises AssertionError unless exactly those are in force, and none overflows from an empty table.
+    Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table.
     """
-    taken = {*_taken(tables, replies=False), *_taken(tables, replies=True)}
-    codec, each = abi.struct("conn_entry4"), abi.constant("ENTRIES")
-    marks = tables.connections4.memory[codec.offset("tuple.marks") :: codec.size * each]
-    in_force = {bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> i & 1}
-    assert in_force == taken
-    assert taken or not any(marks), "nothing is there, but something is said to have overflowed"
+    taken, each, memory = set(_taken4(tables)), abi.constant("ENTRIES"), tables.connections4.memory
+    size = abi.struct("conn_entry4").size * each
+    marks = [memory[at] for at in range(_marks4(0), len(memory), size)]
+    for first in (0, each):
+        assert {
+            bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
+        } == taken
+    counts = [memory[at] >> 4 or memory[at + 1] for at in range(_marks4(0), len(memory), size)]
+    assert taken or not any(counts), "nothing is there, but something is said to have overflowed"
     return len(taken)
 
 
 def _entries4(tables: Tables) -> Iterator[Entry]:
     table, codec = tables.connections4, abi.struct("conn_entry4")
     first, size = codec.fields["tuple"].offset, codec.offset("tuple.marks") - codec.fields["tuple"].offset
-    for slot in _taken(tables, replies=False):
+    for slot in _taken4(tables):
         start = _entry4(slot)
         at = (start + codec.fields["connection"].offset) // 8
 
@@ -180,7 +190,7 @@ def wipe4(tables: Tables) -> None:
     groups = load.first_slot6(tables.pool.get(0, "capacity")) // abi.constant("GROUP_SLOTS")
     with maps.MmapArray.open(tables.path("looks")) as looks:
         looks.memory[: _TICK.size * groups] = bytes(_TICK.size * groups)
-    taken = len(_taken(tables, replies=False))
+    taken = len(_taken4(tables))
     with maps.MmapArray.open(tables.path("connections4")) as table:
         table.memory[:] = bytes(len(table.memory))
     pool = tables.pool

@@ -15,6 +15,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import Protocol
 
+_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
 _FIELDS4 = (
     "connection.word",
@@ -29,19 +30,6 @@ _FIELDS4 = (
     "tuple.kind",
 )
 _ANY_SERVER = bytes(ADDRESS_BYTES)
-
-
-BLOCK4 = 1 << 16  # bytes of the table of IPv4 connections that are read at once
-
-
-def blocks4(table: LargeArray, connections: int) -> Iterator[bytes]:
-    """Yield blocks of the table of IPv4 connections, without the entries by replies, which are behind the others."""
-    left = load.slots4(connections) * abi.struct("conn_entry4").size
-    for block in table.blocks(BLOCK4):
-        yield block[:left]
-        left -= BLOCK4
-        if left <= 0:
-            break
 
 
 class ConnectionReader:
@@ -71,10 +59,9 @@ class ConnectionReader:
         """Yield the IPv4 connections; an entry without a destination address is free."""
         codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
         form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
-        unused, virtual = bytes(BLOCK4), dict[int, IPv4Address]()
-        each = BLOCK4 // stride  # slots in a block
-        table = LargeArray.open(self._tables.path("connections4"))
-        for number, block in enumerate(blocks4(table, self._tables.pool.get(0, "capacity"))):
+        unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
+        each = _BLOCK // stride  # slots in a block
+        for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):
             if block == unused:
                 continue
             self._begin_block()

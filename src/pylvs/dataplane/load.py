@@ -143,10 +143,10 @@ def slots4(connections: int) -> int:
 
 
 def buckets4(connections: int) -> int:
-    """Return the buckets of each half of the table of IPv4 connections, whole groups. They are half full at most.
+    """Return the buckets of the table of IPv4 connections, whole groups. They are half full at most.
 
     Then a tenth of the connections overflow from their bucket, one of 1,500 from its group, and less than one of 10^9
-    from the three other groups.
+    from the other groups.
     """
     group = abi.constant("GROUP")
     return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
@@ -172,7 +172,7 @@ def share6(connections: int) -> int:
 def _sizes(connections: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
     slots6 = _slots(six)
-    sizes = {"connections4": abi.constant("GROUP") + 2 * buckets4(connections)}
+    sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
     ticks = first6 // abi.constant("GROUP_SLOTS") + slots6
     sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.maps import LargeArray
 from pylvs.dataplane import load
-from pylvs.dataplane.connections import BLOCK4, blocks4
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.dataclass import dataclass
 
+_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _FIELDS4 = (
     "connection.word",
     "connection.destination",
     "connection.port:2s",
     "connection.method",
-    "connection.controlled",
+    "connection.flags",
     "tuple:16s",
 )
 _FIELDS6 = (
@@ -31,7 +31,7 @@ _FIELDS6 = (
     "connection.destination",
     "connection.port:2s",
     "connection.method",
-    "connection.controlled",
+    "connection.flags",
     "slot",
 )
 _RECORD = (
@@ -63,7 +63,7 @@ class Seen:
     destination: int
     port: bytes
     method: int
-    controlled: int
+    flags: int
     was: int  # its word in the pass before; 0: it was not there
 
 
@@ -78,14 +78,14 @@ class ConnectionCopy:
         self._restore = restore
         self._connections4 = LargeArray.open(former.path("connections4"))
         self._connections6, self._words6, self._controls = former.connections6, former.words6, former.controls
-        self._capacity = former.pool.get(0, "capacity")
-        self._first6 = load.first_slot6(self._capacity)
+        self._first6 = load.first_slot6(former.pool.get(0, "capacity"))
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*_RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
         self._state, self._has_reply = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
+        self._controlled = abi.constant("CONN_CONTROLLED")
         self._blocks: list[bytes] = []  # of connections4, as the last pass read them
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
@@ -107,7 +107,7 @@ class ConnectionCopy:
         self.restored = self.refused = 0
         later = []
         for seen in self._changes(only_new):
-            if seen.controlled:  # its template first
+            if seen.flags & self._controlled:  # its template first
                 later.append(seen)
             else:
                 self._put(seen)
@@ -125,9 +125,9 @@ class ConnectionCopy:
         """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
         codec = abi.struct("conn_entry4")
         form, size = codec.view(*_FIELDS4), codec.size
-        unused, each, kind_at = bytes(BLOCK4), BLOCK4 // codec.size, abi.struct("tuple4").offset("kind")
+        unused, each, kind_at = bytes(_BLOCK), _BLOCK // codec.size, abi.struct("tuple4").offset("kind")
         claimed = abi.constant("TUPLE_CLAIMED")
-        for number, block in enumerate(blocks4(self._connections4, self._capacity)):
+        for number, block in enumerate(self._connections4.blocks(_BLOCK)):
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)
@@ -140,14 +140,14 @@ class ConnectionCopy:
                 before = former[at : at + size]
                 if entry == before:
                     continue
-                word, destination, port, method, controlled, raw_tuple = form.unpack(entry)
+                word, destination, port, method, flags, raw_tuple = form.unpack(entry)
                 if not raw_tuple[4:8].strip(b"\0") or raw_tuple[kind_at] == claimed or word & self._dying:
                     continue
                 was, *_, former_tuple = form.unpack(before)
                 raw_tuple = raw_tuple[: kind_at + 1]  # without the marks of its bucket
                 slot, known = number * each + at // size, former_tuple[: kind_at + 1] == raw_tuple
                 if not (known and only_new):
-                    yield Seen(4, slot, raw_tuple, word, destination, port, method, controlled, was if known else 0)
+                    yield Seen(4, slot, raw_tuple, word, destination, port, method, flags, was if known else 0)
 
     def _changes6(self, only_new: bool) -> Iterator[Seen]:
         """Likewise for IPv6."""
@@ -158,7 +158,7 @@ class ConnectionCopy:
             for index in range(count):
                 raw_tuple = bytes(keys[index * width : (index + 1) * width])
                 value = bytes(values[index * codec.size : (index + 1) * codec.size])
-                word, destination, port, method, controlled, slot = form.unpack(value)
+                word, destination, port, method, flags, slot = form.unpack(value)
                 if method == masq:
                     word = self._words6.words[slot - self._first6]
                 former = self._former6.get(raw_tuple)
@@ -167,7 +167,7 @@ class ConnectionCopy:
                 if not only_new:
                     self._former6[raw_tuple] = value, word
                 was = former[1] if former else 0
-                yield Seen(6, slot, raw_tuple, word, destination, port, method, controlled, was)
+                yield Seen(6, slot, raw_tuple, word, destination, port, method, flags, was)
 
     def _put(self, seen: Seen) -> None:
         control = self._controls
@@ -175,7 +175,7 @@ class ConnectionCopy:
         timeout = assured = template = 0
         if state == self._template:
             timeout, assured = control.get(seen.slot, "timeout"), control.get(seen.slot, "assured")
-        elif seen.controlled:
+        elif seen.flags & self._controlled:
             template = self._templates.get(control.get(seen.slot, "template"), 0)
         self._memory += self._form.pack(
             seen.raw_tuple,
