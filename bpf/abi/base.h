@@ -15,7 +15,9 @@ enum limits {
 	BUNDLE = MAGAZINE / 2, /* the part of them that moves at once */
 	DEVICES = 64,
 	STANDBY_ADDRESSES = 4096, /* in each of two sets */
-	HOP_SLOTS = 1024, /* next hops to clients, per CPU */
+	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
+	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
+	ROUTE_WAYS = 4,
 	LANES = 8, /* in one element of `lanes` */
 	ENGINE_LENGTH = 16,
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
@@ -115,6 +117,7 @@ struct address { /* IPv4: in the first word */
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
+const volatile u32 route_sets = ROUTE_SETS; /* per CPU */
 const volatile u32 first_slot6 = 1024; /* slots of IPv4 come first */
 const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */

@@ -222,11 +222,11 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
 INLINE struct hop *known_client_hop(be32 client, be32 saddr, u32 input, u32 now)
 {
-	struct address to = {.word[0] = client}, from = {.word[0] = saddr};
-	struct client_hop *slot = map_elem(client_hops, client_hop_slot(&to, &from, false));
-	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
-	    unlikely(slot->address.word[0] != client) || unlikely(slot->saddr.word[0] != saddr) ||
-	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
+	struct client_route_set *set = client_routes_of(client);
+	struct client_route *route = set ? find_client_route(set, client, saddr, now) : NULL;
+	struct client_hop *slot = likely(route) ? map_elem(client_hops, route->hop) : NULL;
+	if (unlikely(!slot) || unlikely((u16)slot->version != route->version) || unlikely(slot->ifindex != input) ||
+	    unlikely(slot->hop.verdict != HOP_READY))
 		return NULL;
 	return &slot->hop;
 }

@@ -65,6 +65,7 @@ _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
+_ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -161,6 +162,11 @@ def _online_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def route_sets() -> int:
+    """Return the sets of NAT clients' routes of a CPU: 8 MB for all CPUs, or 256 KB for each."""
+    return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
+
+
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
@@ -179,6 +185,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
+    sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(
         ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
@@ -236,6 +243,7 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
             "first_slot6": first_slot6(connections),
+            "route_sets": route_sets(),
             "slots6": _slots(share6(connections)),
             "table_key4": {
                 "seeds": seeds,
