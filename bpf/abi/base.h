@@ -33,6 +33,7 @@ enum limits {
 	ENTRIES = 2, /* in a bucket of the table of IPv4 connections */
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
+	LOOK_SLOTS = 128, /* slots of IPv4 with one tick in `looks`: a page */
 	OTHER_GROUPS = 6, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 };
 

@@ -151,7 +151,7 @@ struct registered { /* owner of an IPv6 slot */
 	struct tuple6 tuple;
 };
 
-/* Ticks at which the expiry timer visits each group of IPv4, then each slot of IPv6; 0: free. */
+/* Ticks at which the expiry timer visits LOOK_SLOTS slots of IPv4, then each slot of IPv6; 0: never. */
 struct looks {
 	u32 at[LOOKS];
 };

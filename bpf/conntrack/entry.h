@@ -70,13 +70,13 @@ INLINE bool may_be_copied(u32 now)
 
 INLINE u32 first_look6(void)
 {
-	return first_slot6 / GROUP_SLOTS;
+	return first_slot6 / LOOK_SLOTS;
 }
 
 /* Return the position of a slot's tick. */
 INLINE u32 look_of(u32 slot)
 {
-	return slot < first_slot6 ? slot / GROUP_SLOTS : first_look6() + slot - first_slot6;
+	return slot < first_slot6 ? slot / LOOK_SLOTS : first_look6() + slot - first_slot6;
 }
 
 INLINE u32 *look_at(u32 position)
@@ -100,8 +100,8 @@ VERIFIED_ONCE int note_earlier(u32 position, u32 tick)
 	return 0;
 }
 
-/* Let the expiry timer visit a slot at this tick. Slots of IPv4 share ticks with their group, which stay in the cache.
- * Of most groups the tick is early enough. */
+/* Let the expiry timer visit a slot at this tick. Many slots of IPv4 share a tick, so all ticks stay in the cache, and
+ * most are early enough. */
 INLINE void note_expiry(u32 slot, u32 tick)
 {
 	u32 *noted = look_at(look_of(slot)), old = noted ? READ_ONCE(*noted) : 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
- * each group of IPv4 slots, and for each IPv6 slot. If that tick has come, the connections' state words decide: the timer
+ * some IPv4 slots together, and for each IPv6 slot. If that tick has come, the connections' state words decide: the timer
  * notes the earliest later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
  */
 #pragma once
@@ -29,7 +29,9 @@ struct slice { /* part of `looks` in one run; its elements are called lines */
 	u32 now;
 	u32 ended;
 	u32 done; /* lines visited */
-	u32 pad;
+	u32 look; /* the current tick */
+	u32 earliest; /* next tick of its slots; 0: none */
+	u32 stopped; /* the time was up within a line */
 };
 
 INLINE bool is_time_up(const struct slice *slice)
@@ -117,46 +119,46 @@ INLINE bool is_fresh4(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 	return (state == STATE_ESTABLISHED || state == STATE_UDP) && (s32)((u32)word - now) > 0;
 }
 
-/* Visit the slots of a group of IPv4, whose tick has come. Return how many connections ended. */
-VERIFIED_ONCE u32 expire_group(u32 group, u32 now)
+/* Visit a slot of IPv4 that shares its tick with others. */
+static int expire_shared(u32 i, struct slice *slice)
 {
-	u32 *noted = look_at(group), first = 0, ended = 0;
-	if (!noted)
+	u32 slot = slice->look * LOOK_SLOTS + i, next;
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
 		return 0;
-	/* First, so that the tick of a connection that is created from now on stays. */
-	__sync_lock_test_and_set(noted, 0);
-#pragma nounroll
-	for (u32 i = 0; i < GROUP_SLOTS; i++) {
-		u32 slot = group * GROUP_SLOTS + i, next;
-		struct conn_entry4 *conn = conn4_at(slot);
-		if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
-			continue;
-		if (!is_complete4(slot) || !is_fresh4(conn, now, &next))
-			next = expire_slot(slot, now);
-		ended += !next;
-		if (next && (!first || (s32)(next - first) < 0))
-			first = next;
-	}
-	if (first)
-		note_earlier(group, first);
-	return ended;
+	if (!is_complete4(slot) || !is_fresh4(conn, slice->now, &next))
+		next = expire_slot(slot, slice->now);
+	if (!next)
+		slice->ended += 1;
+	else if (!slice->earliest || (s32)(next - slice->earliest) < 0)
+		slice->earliest = next;
+	return 0;
 }
 
+/* Visit the slots of a tick. Return 1 if the time is up. */
 static int sweep_look(u32 i, struct slice *slice)
 {
 	u32 at = slice->at * LOOKS + i, *look = look_at(at), noted = look ? READ_ONCE(*look) : 0;
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
 	if (at < first_look6()) {
-		slice->ended += expire_group(at, slice->now);
-		return 0;
+		/* First, so that the tick of a connection that is created from now on stays. */
+		__sync_lock_test_and_set(look, 0);
+		slice->look = at;
+		slice->earliest = 0;
+		FORGET_BOUNDS(*slice, earliest, earliest);
+		bpf_loop(LOOK_SLOTS, expire_shared, slice, 0);
+		if (slice->earliest)
+			note_earlier(at, slice->earliest);
+	} else {
+		u32 next = expire_slot(AFTER((u64)first_slot6 + at - first_look6(), noted), slice->now);
+		if (next)
+			__sync_val_compare_and_swap(look, noted, next);
+		else
+			slice->ended += 1;
 	}
-	u32 next = expire_slot(AFTER((u64)first_slot6 + at - first_look6(), noted), slice->now);
-	if (next)
-		__sync_val_compare_and_swap(look, noted, next);
-	else
-		slice->ended += 1;
-	return 0;
+	slice->stopped = is_time_up(slice);
+	return barrier_var(slice->stopped) & 1;
 }
 
 static int sweep_line(u32 index, struct slice *slice)
@@ -170,7 +172,9 @@ static int sweep_line(u32 index, struct slice *slice)
 		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
 	slice->at = at;
 	bpf_loop(LOOKS, sweep_look, slice, 0);
-	return is_time_up(slice);
+	u32 stopped = barrier_var(slice->stopped) & 1;
+	slice->done -= stopped; /* the next run continues here */
+	return stopped;
 }
 
 /* End the slot's connection if it is half-open. */
@@ -230,7 +234,7 @@ INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
 	pace->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
-	if (slice.done && pool->sweep_at < lines)
+	if ((slice.done || slice.stopped) && pool->sweep_at < lines)
 		return true;
 	pool->sweep_at = 0;
 	pool->sweeps += 1;

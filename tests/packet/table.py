@@ -71,8 +71,8 @@ def shorten(tables: Tables, seconds: float) -> None:
 
 
 def _look(tables: Tables, slot: int) -> int:
-    """Return the position of a slot's tick: all slots of a group of IPv4 have one."""
-    first, each = load.first_slot6(tables.pool.get(0, "capacity")), abi.constant("GROUP_SLOTS")
+    """Return the position of a slot's tick; slots of IPv4 share it with others."""
+    first, each = load.first_slot6(tables.pool.get(0, "capacity")), abi.constant("LOOK_SLOTS")
     return slot // each if slot < first else first // each + slot - first
 
 
@@ -187,9 +187,9 @@ def wipe4(tables: Tables) -> None:
 
     The expiry timer is stopped.
     """
-    groups = load.first_slot6(tables.pool.get(0, "capacity")) // abi.constant("GROUP_SLOTS")
+    looks4 = load.first_slot6(tables.pool.get(0, "capacity")) // abi.constant("LOOK_SLOTS")
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        looks.memory[: _TICK.size * groups] = bytes(_TICK.size * groups)
+        looks.memory[: _TICK.size * looks4] = bytes(_TICK.size * looks4)
     taken = len(_taken4(tables))
     with maps.MmapArray.open(tables.path("connections4")) as table:
         table.memory[:] = bytes(len(table.memory))

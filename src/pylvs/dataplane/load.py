@@ -134,7 +134,7 @@ def _slots(connections: int) -> int:
 
 def first_slot6(connections: int) -> int:
     """Return the first slot of IPv6: after those of IPv4. Its tick starts an element of `looks`."""
-    element = abi.constant("LOOKS") * abi.constant("GROUP_SLOTS")
+    element = abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")
     return -(-slots4(connections) // element) * element
 
 
@@ -180,7 +180,7 @@ def _sizes(connections: int) -> dict[str, int]:
     slots6 = _slots(six)
     sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
-    ticks = first6 // abi.constant("GROUP_SLOTS") + slots6
+    ticks = first6 // abi.constant("LOOK_SLOTS") + slots6
     sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}
     sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
