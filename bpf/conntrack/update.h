@@ -139,7 +139,7 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 	if (unlikely(controlled) && state != next)
 		note_confirmed(slot, next);
 	if ((s32)(expiry - (u32)old) < 0)
-		set_expiry_tick(slot, expiry ?: 1);
+		note_expiry(slot, expiry);
 	return UPDATED;
 }
 
