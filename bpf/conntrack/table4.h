@@ -139,7 +139,7 @@ INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
 	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
 }
 
-/* Return 0 if the entry's connection gets replies with this tuple, from whatever address: the destination has it. */
+/* Return 0 if the entry's connection gets replies with this tuple, from any address: the destination has it. */
 INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
