@@ -47,6 +47,18 @@ class Flows(NamedTuple):
         return first + (flow >> self.port_bits), port
 
 
+def after(flows: Flows, steps: int) -> Flows:
+    """Return the same walk, from where it is after so many flows."""
+    multiplier, increment = flows.walk
+    flow = flows.first
+    while steps:
+        if steps & 1:
+            flow = (flow * multiplier + increment) % flows.number
+        multiplier, increment = multiplier * multiplier % flows.number, (multiplier + 1) * increment % flows.number
+        steps >>= 1
+    return flows._replace(first=flow)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A packet that comes in by the site's device: a TCP segment without data, or a UDP datagram of the same length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -64,6 +65,12 @@ class PacketPath:
         """Empty the rings of half-open connections, as after a minute: the next new connections end none of them."""
         with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
             queues.fill(0, bytes(queues.value_size))
+
+    def half_open(self) -> int:
+        """Return how many half-open connections the rings of all CPUs have."""
+        with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
+            ends = struct.iter_unpack("<II", queues.get(0) or b"")
+            return sum(end - first & 0xFFFFFFFF for first, end in ends)
 
     def memory(self, maps: Iterable[str]) -> int:
         """Return the kernel memory of these maps in bytes. Raises Unsupported if one is not pinned."""

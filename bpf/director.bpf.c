@@ -110,7 +110,7 @@ int pylvs_xdp(struct xdp_md *xdp)
 SEC("tc")
 int pylvs_tc(struct __sk_buff *skb)
 {
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || is_decided(skb))
 		return pass_to_stack(HOOK_TC);
 	if (unlikely(!starts_at_link(skb)) && !restore_link(skb))
 		return pass_to_stack(HOOK_TC);

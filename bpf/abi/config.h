@@ -85,6 +85,7 @@ struct root {
 	struct settings settings;
 	u32 port_low; /* this host's local port range, for the source ports of GUE */
 	u32 port_high;
+	u64 fallback_key[2]; /* of the hash that chooses destinations without a connection */
 	u64 vip_bits[BITMAP_WORDS]; /* Bloom filter of the virtual addresses */
 	u64 reply_bits[BITMAP_WORDS]; /* Bloom filter of saddrs of replies: NAT servers, virtual and local addresses */
 	u64 standby_bits[BITMAP_WORDS]; /* Bloom filter of the standby addresses */
@@ -144,7 +145,7 @@ struct service_state { /* written by packets */
 	u64 cursor;
 	u32 held_at; /* tick of the last check whether the address is local */
 	u32 held;
-	u32 stateless_until; /* tick until which packets without a connection may belong to the hash fallback */
+	u32 stateless_until; /* tick until which flows without a connection may live, so PROG_HASH_FALLBACK schedules */
 	u32 relief; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
 	u32 relief_left; /* entries that it must still remove */
 	u32 pad;

@@ -12,6 +12,7 @@ struct constants {
 	enum scheduler scheduler;
 	enum method method;
 	enum state state;
+	enum assurance assurance;
 	enum reason reason;
 	enum list_edit list_edit;
 	enum destination_flag destination_flag;
@@ -22,6 +23,7 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
+	enum conn_flags conn_flags;
 	enum timers timers;
 	enum run_classes run_classes;
 };

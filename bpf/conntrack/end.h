@@ -25,24 +25,16 @@ NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destinat
 	return !reply || reply->slot != slot || is_deleted(bpf_map_delete_elem(&replies6, &key));
 }
 
-/* Return false if the kernel refused. */
-INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
-{
-	if (is_ipv6)
-		return remove_reverse6(&request->v6, d, slot, port);
-	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
-	return true;
-}
-
-/* Let the expiry timer end a template that no connection refers to and that was never assured. */
-INLINE void end_unused_template(u32 template)
+/* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return
+ * whether it is such a template. */
+INLINE bool end_unused_template(u32 template)
 {
 	struct control *control = control_of(template);
 	if (!control || control->controls || control->assured)
-		return;
+		return false;
 	WRITE_ONCE(control->timeout, 0);
-	set_expiry_tick(template, ticks() ?: 1);
+	note_expiry(template, ticks());
+	return true;
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
@@ -62,12 +54,28 @@ INLINE void release_template(u32 slot, bool killed)
  * ORPHAN may end the template. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
+/* Whether the IPv6 slot belongs to the tuple. */
+INLINE bool has_tuple6(u32 slot, const struct tuple6 *tuple)
+{
+	struct registered *registered = map_elem(registry6, slot - first_slot6);
+	const u64 *owner = (void *)registered, *words = (const void *)tuple;
+	u64 other = 0;
+	if (!registered)
+		return false;
+#pragma unroll
+	for (u32 i = 0; i < sizeof(*tuple) / 8; i++)
+		other |= READ_ONCE(owner[i]) ^ words[i];
+	return !other;
+}
+
 /* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
  * differs. */
 INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
+	if (is_ipv6)
+		return has_tuple6(slot, &tuple->v6);
 	struct key4 key = key4_of(&tuple->v4);
-	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
+	return has_tuple(slot, key.addresses, key.rest);
 }
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
@@ -91,15 +99,15 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
-	bool has_reverse = d && copy.method == METHOD_MASQ;
-	if (unlikely(has_reverse && !remove_reverse(tuple, is_ipv6, d, slot, copy.port)) ||
+	bool has_reverse = is_ipv6 && d && copy.method == METHOD_MASQ;
+	if (unlikely(has_reverse && !remove_reverse6(&tuple->v6, d, slot, copy.port)) ||
 	    unlikely(!unlink_conn(tuple, is_ipv6, slot))) { /* the expiry timer or the next packet tries again */
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));
-	if (unlikely(copy.controlled))
+	if (unlikely(copy.flags & CONN_CONTROLLED))
 		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
 	unreserve(is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;

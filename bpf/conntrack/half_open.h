@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Half-open connections give way to others, so a SYN flood cannot fill the table.
+ * Half-open and unconfirmed connections give way to others, so a flood of SYNs or of UDP cannot fill the table. Here
+ * "half-open" means both. A connection of UDP is unconfirmed until a packet follows the first one and its reply.
  *
  * Each CPU keeps the half-open connections that it made in a ring. If the table is half full and the CPU has its share
  * of a quarter of the table, or if the table is nearly full, each new connection ends the oldest one that is still
@@ -14,16 +15,10 @@
 #include "conntrack/state.h"
 
 enum half_open_limits {
-	HALF_OPEN_SECONDS = 64, /* afterwards a connection is either established or expired */
 	HALF_OPEN_RESERVED = 16, /* a service with less than this part of the ring has a reserved share */
 	HALF_OPEN_SHARE = 4, /* of the ring: so many half-open connections stay unless the table is nearly full */
 	HALF_OPEN_RESERVE = 16, /* a table is nearly full if less than this part of it is free */
 };
-
-INLINE u16 second_of(u32 tick)
-{
-	return tick / (ticks_per_second ?: 1);
-}
 
 INLINE struct service_syns *syns_in_round(u32 service, u32 round)
 {
@@ -86,7 +81,7 @@ INLINE void append_half_open(struct half_open_queue *queue, const struct half_op
 }
 
 /* Note a new half-open connection. */
-INLINE void note_half_open(u32 slot, u32 generation, u32 service, u32 now)
+INLINE void note_half_open(u32 slot, u32 generation, u32 service)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
@@ -94,6 +89,6 @@ INLINE void note_half_open(u32 slot, u32 generation, u32 service, u32 now)
 	struct service_syns *syns = syns_in_round(service, round_of(queue));
 	if (syns)
 		syns->now += 1;
-	struct half_open entry = {.slot = slot, .generation = generation, .second = second_of(now)};
+	struct half_open entry = {.slot = slot, .generation = generation};
 	append_half_open(queue, &entry);
 }

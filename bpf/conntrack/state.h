@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Connection states (IPVS-SEMANTICS 4.3 to 4.6): one table for all protocols, with one lookup per packet. state_tcp.h
- * and state_sctp.h have its rows; UDP has a single state.
+ * and state_sctp.h have its rows; UDP has a single state, apart from unconfirmed connections.
  */
 #pragma once
 #include "abi/config.h"
@@ -11,17 +11,21 @@
  * bypass method among them. */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, SECURE = 4, DIRECTIONS = 8 };
 
-#define KEPT \
-	[EVENT_KEEP] = {0,  1,	2,  3,	4,  5,	6,  7,	8,  9,	10, 11, 12, 13, 14, 15, \
-			16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}
+/* A flood of UDP causes replies, too, so one reply does not confirm a connection. */
+#define KEPT(udp_replied) \
+	[EVENT_KEEP] = {0,	   1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, \
+			16,	   17, 18, 19, 20, 21, 22, 23, 24, 25, [STATE_UDP_FIRST] = udp_replied, \
+			STATE_UDP, 28, 29, 30, 31}
+#define KEPT_INPUT KEPT(STATE_UDP)
+#define KEPT_OUTPUT KEPT(STATE_UDP_REPLIED)
 
 static const u8 next_states[DIRECTIONS][EVENTS][STATES] = {
-	[DIRECTION_INPUT] = {TCP_INPUT SCTP_INPUT KEPT},
-	[DIRECTION_OUTPUT] = {TCP_OUTPUT SCTP_OUTPUT KEPT},
-	[DIRECTION_INPUT_ONLY] = {TCP_INPUT_ONLY SCTP_INPUT_ONLY KEPT},
-	[SECURE + DIRECTION_INPUT] = {TCP_SECURE_INPUT SCTP_INPUT KEPT},
-	[SECURE + DIRECTION_OUTPUT] = {TCP_SECURE_OUTPUT SCTP_OUTPUT KEPT},
-	[SECURE + DIRECTION_INPUT_ONLY] = {TCP_SECURE_INPUT_ONLY SCTP_INPUT_ONLY KEPT},
+	[DIRECTION_INPUT] = {TCP_INPUT SCTP_INPUT KEPT_INPUT},
+	[DIRECTION_OUTPUT] = {TCP_OUTPUT SCTP_OUTPUT KEPT_OUTPUT},
+	[DIRECTION_INPUT_ONLY] = {TCP_INPUT_ONLY SCTP_INPUT_ONLY KEPT_INPUT},
+	[SECURE + DIRECTION_INPUT] = {TCP_SECURE_INPUT SCTP_INPUT KEPT_INPUT},
+	[SECURE + DIRECTION_OUTPUT] = {TCP_SECURE_OUTPUT SCTP_OUTPUT KEPT_OUTPUT},
+	[SECURE + DIRECTION_INPUT_ONLY] = {TCP_SECURE_INPUT_ONLY SCTP_INPUT_ONLY KEPT_INPUT},
 };
 
 enum { SECURE_TCP_ON = 3 }; /* modes 1 and 2 react to low memory, which a table allocated beforehand cannot have */
@@ -41,14 +45,37 @@ INLINE u32 next_state(u32 direction, u32 event, u32 state)
 INLINE bool is_active(u32 state)
 {
 	return (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT | 1u << STATE_SYN_RECV | 1u << STATE_SYNACK |
-		1u << STATE_SCTP_ESTABLISHED) >> state & 1;
+		1u << STATE_SCTP_ESTABLISHED | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >> state & 1;
 }
 
-/* Whether the handshake is not completed. */
+/* Whether no packet of the client has followed the first one. */
+INLINE bool is_unconfirmed(u32 state)
+{
+	return (1u << STATE_UDP_FIRST | 1u << STATE_UDP_REPLIED | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >>
+		       state & 1;
+}
+
+/* Return the state of a new connection by the one that its first packet causes. */
+INLINE u32 first_state(u32 state)
+{
+	switch (state) {
+	case STATE_UDP:
+		return STATE_UDP_FIRST;
+	case STATE_ESTABLISHED:
+		return STATE_TCP_FIRST;
+	case STATE_SCTP_ESTABLISHED:
+		return STATE_SCTP_FIRST;
+	default:
+		return state;
+	}
+}
+
+/* Whether the handshake is not completed, or no packet of the client has followed the first one. */
 INLINE bool is_half_open_state(u32 state)
 {
-	return (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK | 1u << STATE_SCTP_INIT1 |
-		1u << STATE_SCTP_INIT) >> state & 1;
+	return is_unconfirmed(state) || (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
+					 1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
+						state & 1;
 }
 
 /* Whether a connection in this state makes its template ASSURED (5.3). */

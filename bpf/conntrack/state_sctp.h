@@ -29,7 +29,8 @@ enum sctp_letters {
 	[SCTP_NO] = SCTP_##no, [SCTP_I1] = SCTP_##i1, [SCTP_IN] = SCTP_##in, [SCTP_CS] = SCTP_##cs, \
 	[SCTP_CR] = SCTP_##cr, [SCTP_CW] = SCTP_##cw, [SCTP_CO] = SCTP_##co, [SCTP_CE] = SCTP_##ce, \
 	[SCTP_ES] = SCTP_##es, [SCTP_SS] = SCTP_##ss, [SCTP_SR] = SCTP_##sr, [SCTP_SA] = SCTP_##sa, \
-	[SCTP_RJ] = SCTP_##rj, [SCTP_CL] = SCTP_##cl }
+	[SCTP_RJ] = SCTP_##rj, [SCTP_CL] = SCTP_##cl, \
+	[STATE_SCTP_FIRST] = SCTP_##es }
 
 /* state before:                       NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL */
 #define SCTP_INPUT \

@@ -25,7 +25,7 @@ enum tcp_letters {
 #define TCP_ROW(no, es, ss, sr, fw, tw, cl, cw, la, li, sa) { \
 	[TCP_NO] = TCP_##no, [TCP_ES] = TCP_##es, [TCP_SS] = TCP_##ss, [TCP_SR] = TCP_##sr, [TCP_FW] = TCP_##fw, \
 	[TCP_TW] = TCP_##tw, [TCP_CL] = TCP_##cl, [TCP_CW] = TCP_##cw, [TCP_LA] = TCP_##la, [TCP_LI] = TCP_##li, \
-	[TCP_SA] = TCP_##sa }
+	[TCP_SA] = TCP_##sa, [STATE_TCP_FIRST] = TCP_##es }
 #define TCP_WITHOUT_FLAGS [EVENT_NONE] = TCP_ROW(CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL),
 
 /* state before:          NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA */

@@ -78,13 +78,22 @@ INLINE void move_count(u32 destination, u32 from, u32 to)
 	__sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
 }
 
-/* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3). */
-INLINE void assure(u32 slot)
+/* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3), or as CONFIRMED. */
+INLINE void assure(u32 slot, enum assurance how)
 {
 	struct control *control = control_of(slot);
 	struct control *template = control ? control_of(control->template) : NULL;
-	if (template)
-		WRITE_ONCE(template->assured, 1);
+	if (template && (how == ASSURED || !template->assured))
+		WRITE_ONCE(template->assured, how);
+}
+
+/* Mark the template by the state that a connection under it has reached. */
+INLINE void note_confirmed(u32 slot, u32 state)
+{
+	if (is_established(state))
+		assure(slot, ASSURED);
+	else if (state == STATE_UDP)
+		assure(slot, CONFIRMED);
 }
 
 enum update_result {
@@ -94,25 +103,30 @@ enum update_result {
 };
 
 /* Arguments of update_state_slow, packed: BPF functions have at most five. */
-enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
+enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16, STEP_HOOK = 17 };
 
-/* Return the state word after a packet. */
-INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
+/* Return the state word after a packet. TC may see a packet for which XDP made the connection, so there only a packet of
+ * a later tick confirms it. */
+INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now, enum hook hook)
 {
-	u32 rows = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
-	u32 next = next_state(rows, event, word_state(old));
+	u32 rows = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY), state = word_state(old);
+	u32 next = next_state(rows, event, state);
+	if (hook == HOOK_TC && unlikely(is_unconfirmed(state)) && first_state(next) == state &&
+	    now + facts->timeouts[state] == (u32)old)
+		next = state;
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
 	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
 INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction,
-					    u32 event, u32 destination, const struct facts *facts, u32 now)
+					    u32 event, u32 destination, const struct facts *facts, u32 now,
+					    enum hook hook)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
 		return UPDATE_DYING;
-	u64 new = word_after(old, direction, event, facts, now);
+	u64 new = word_after(old, direction, event, facts, now, hook);
 	u32 state = word_state(old), next = word_state(new), expiry = new;
 	if (new == old)
 		return UPDATED;
@@ -122,10 +136,10 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 		return UPDATE_RACED;
 	}
 	move_count(destination, state, next);
-	if (unlikely(controlled) && is_established(next) && state != next)
-		assure(slot);
+	if (unlikely(controlled) && state != next)
+		note_confirmed(slot, next);
 	if ((s32)(expiry - (u32)old) < 0)
-		set_expiry_tick(slot, expiry ?: 1);
+		note_expiry(slot, expiry);
 	return UPDATED;
 }
 
@@ -137,18 +151,19 @@ VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destinati
 	u64 old = READ_ONCE(*word);
 	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
 	bool controlled = step >> STEP_CONTROLLED & 1;
+	enum hook hook = step >> STEP_HOOK & 1;
 	const struct facts *facts = facts_of(get_root());
 	enum update_result moved = UPDATE_RACED;
 #pragma nounroll
 	for (u32 i = 0; i < 3 && moved == UPDATE_RACED; i++)
-		moved = update_state_once(word, &old, slot, controlled, direction, event, destination, facts, now);
+		moved = update_state_once(word, &old, slot, controlled, direction, event, destination, facts, now, hook);
 	return moved;
 }
 
 /* Whether the packet only refreshes the expiry, which is the usual case; if so, do it. */
 INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
-	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now);
+	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now, HOOK_XDP);
 	if (unlikely(word_dying(old)) || word_state(new) != word_state(old) || (s32)((u32)new - (u32)old) < 0)
 		return false;
 	return new == old || __sync_val_compare_and_swap(word, old, new) == old;
@@ -162,7 +177,8 @@ INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u3
 	/* Inlined at XDP only, where a call would be too slow. */
 	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now)))
 		return true;
-	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
+	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED |
+		   hook << STEP_HOOK;
 	u32 moved = update_state_slow(word, slot, step, destination, now);
 	return likely(moved != UPDATE_DYING);
 }

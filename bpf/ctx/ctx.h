@@ -60,6 +60,26 @@ INLINE int pass_to_stack(enum hook hook)
 	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;
 }
 
+/* Pass a packet that does not belong to a service, after an expensive decision. TC would decide the same again: a word
+ * of metadata tells it. Where TC does not see it, TC decides: drivers without metadata, and frames that generic XDP had
+ * to copy. */
+INLINE int pass_decided(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP && !bpf_xdp_adjust_meta(ctx.xdp, -(int)sizeof(u32))) {
+		u32 *word = (void *)(long)ctx.xdp->data_meta;
+		if ((void *)(word + 1) <= (void *)(long)ctx.xdp->data)
+			*word = decided_word;
+	}
+	return pass_to_stack(ctx.hook);
+}
+
+/* Whether XDP has decided that the packet passes. */
+INLINE bool is_decided(const struct __sk_buff *skb)
+{
+	const u32 *word = (void *)(long)skb->data_meta;
+	return (void *)(word + 1) <= (void *)(long)skb->data && *word == decided_word;
+}
+
 INLINE int drop(enum hook hook, u32 reason)
 {
 	count(reason);

@@ -10,7 +10,7 @@ enum prog {
 	PROG_PERSIST, /* persistent service: look up the client's template before scheduling */
 	PROG_CONNECT, /* the scheduler has chosen: create the connection and forward */
 	PROG_END_HALF_OPEN, /* the table fills: end a half-open connection first */
-	PROG_HASH_FALLBACK, /* table full: forward by a hash of the client */
+	PROG_HASH_FALLBACK, /* schedule by a hash of the flow, because the table is or was full */
 	PROG_REPLY, /* a packet of a real server */
 	PROG_PARSE_SLOW, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
 	PROG_DEFRAG, /* TC: a fragment of a request or a reply */

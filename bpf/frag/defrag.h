@@ -5,7 +5,7 @@
  */
 #pragma once
 #include "frag/map.h"
-#include "frag/queue.h"
+#include "frag/lone.h"
 #include "fwd/nexthop.h"
 #include "parse/exthdr6.h"
 #include "parse/options4.h"
@@ -177,12 +177,30 @@ INLINE bool is_for_host(void *ctx, const struct fragment *f)
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)
 {
-	u32 set = set_of(f);
+	u64 hash = packet_hash(f);
+	u32 set = set_number(hash, DEFRAG_SETS), now = ticks();
 	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return DEFRAG_REFUSED;
-	struct frag_queue *g = find_queue(f, set, true);
+	struct frag_queue *g = find_queue(f, set, false);
+	struct lone_slot slot = {};
 	enum defrag_result found = DEFRAG_REFUSED;
+	bool other = !g && find_lone(&slot, f, hash, now);
+	if (other && !slot.found && is_lone_size(f)) {
+		slot.lone->named_at = w->fragment_named_at - ETH_HLEN;
+		slot.lone->next = w->packet.protocol;
+		slot.lone->received = skb->len;
+		found = keep_lone(skb, &slot, f, hash, now);
+		unlock(lock);
+		return found;
+	}
+	if (!g)
+		g = find_queue(f, set, true);
+	if (g && other && slot.found) {
+		g->born = slot.set->born[slot.way & (LONE_WAYS - 1)];
+		move_lone(slot.lone, g);
+		free_lone(&slot);
+	}
 	if (g) {
 		found = add_fragment(skb, g, f, w->fragment_named_at - ETH_HLEN, w->packet.protocol);
 		if (found == DEFRAG_COMPLETE) {
@@ -200,13 +218,17 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 
 INLINE void drop_queue(const struct fragment *f)
 {
-	u32 set = set_of(f);
+	u64 hash = packet_hash(f);
+	u32 set = set_number(hash, DEFRAG_SETS);
 	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return;
 	struct frag_queue *g = find_queue(f, set, false);
+	struct lone_slot slot = {};
 	if (g)
 		g->kind = 0;
+	else if (find_lone(&slot, f, hash, ticks()) && slot.found)
+		free_lone(&slot);
 	unlock(lock);
 }
 

@@ -96,25 +96,43 @@ INLINE void unlock(u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-/* Return the set of a fragment's packet. The hash has a key, so a sender cannot choose packets of one set. They would
- * displace those of others, and keep every CPU at one lock. */
-INLINE u32 set_of(const struct fragment *f)
+/* Return the hash of a fragment's packet. It has a key, so a sender cannot choose packets of one set. They would displace
+ * those of others, and keep every CPU at one lock. */
+INLINE u64 packet_hash(const struct fragment *f)
 {
 	u64 mixed = f->id | (u64)f->kind << 32;
 	for (int i = 0; i < 4; i++) {
 		mixed = (mixed ^ (f->saddr.word[i] | (u64)f->daddr.word[i] << 32)) * table_key4.seeds[0];
 		mixed ^= mixed >> 32;
 	}
-	return mixed * table_key4.seeds[1] >> 32 & (DEFRAG_SETS - 1);
+	return mixed;
 }
 
-INLINE bool matches_queue(const struct frag_queue *g, const struct fragment *f)
+/* Return the number of a packet's set, of so many: a power of two. */
+INLINE u32 set_number(u64 hash, u32 sets)
 {
-	if (g->id != f->id || g->kind != f->kind)
+	return hash * table_key4.seeds[1] >> 32 & (sets - 1);
+}
+
+INLINE u32 tag_of(u64 hash)
+{
+	return (u32)hash | 1;
+}
+
+/* Return the ticks after which an incomplete packet of this kind is dropped. */
+INLINE u32 timeout_of(u32 kind)
+{
+	return (kind >> 8 & 1 ? DEFRAG_TIMEOUT6_S : DEFRAG_TIMEOUT4_S) * ticks_per_second;
+}
+
+INLINE bool is_same_packet(const struct address *saddr, const struct address *daddr, u32 id, u32 kind,
+			   const struct fragment *f)
+{
+	if (id != f->id || kind != f->kind)
 		return false;
 	u32 other = 0;
 	for (int i = 0; i < 4; i++)
-		other |= (g->saddr.word[i] ^ f->saddr.word[i]) | (g->daddr.word[i] ^ f->daddr.word[i]);
+		other |= (saddr->word[i] ^ f->saddr.word[i]) | (daddr->word[i] ^ f->daddr.word[i]);
 	return !other;
 }
 
@@ -136,11 +154,11 @@ static int way_step(u32 way, struct find_ctx *s)
 	u32 age = NOTHING;
 	if (g->kind) {
 		age = s->now - g->born;
-		if (age >= (g->kind >> 8 & 1 ? DEFRAG_TIMEOUT6_S : DEFRAG_TIMEOUT4_S) * ticks_per_second) {
+		if (age >= timeout_of(g->kind)) {
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
-		} else if (matches_queue(g, s->f)) {
+		} else if (is_same_packet(&g->saddr, &g->daddr, g->id, g->kind, s->f)) {
 			s->found = queue;
 			return 1;
 		}
@@ -305,17 +323,34 @@ INLINE u32 free_behind(u32 received, u32 used)
 	return size - 320 - 2 - used;
 }
 
+/* Note where the headers of the first fragment end, and what follows them. */
+INLINE void note_headers(struct frag_queue *g, const struct fragment *f, u32 next_at, u32 next, u32 received)
+{
+	g->head = f->is_ipv6 ? f->head - 8 : f->head;
+	g->next_at = next_at;
+	g->next = next;
+	g->tailroom = free_behind(received, ETH_HLEN + f->head + f->end);
+}
+
 INLINE bool note_first(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f, u32 next_at, u32 next)
 {
 	u32 size = barrier_var(f->is_ipv6 ? f->head - 8 : f->head);
 	memzero(g->headers, 64);
 	if (!IS_LENGTH(size, DEFRAG_HEAD) || bpf_skb_load_bytes(skb, ETH_HLEN, g->headers, size))
 		return false;
-	g->head = size;
-	g->next_at = next_at;
-	g->next = next;
-	g->tailroom = free_behind(skb->len, ETH_HLEN + f->head + f->end);
+	note_headers(g, f, next_at, next, skb->len);
 	return true;
+}
+
+INLINE void note_fragment(struct frag_queue *g, const struct fragment *f)
+{
+	g->ecn |= f->ecn;
+	if (f->length > g->largest)
+		g->largest = f->length;
+	if (f->df && f->length > g->largest_df)
+		g->largest_df = f->length;
+	if (f->offset && f->head < g->least_head)
+		g->least_head = f->head;
 }
 
 INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f, u32 next_at,
@@ -328,12 +363,6 @@ INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct frag_queue 
 		return queue;
 	if (!copy_fragment(skb, g, f) || (!f->offset && !note_first(skb, g, f, next_at, next)))
 		return DEFRAG_CONFLICT;
-	g->ecn |= f->ecn;
-	if (f->length > g->largest)
-		g->largest = f->length;
-	if (f->df && f->length > g->largest_df)
-		g->largest_df = f->length;
-	if (f->offset && f->head < g->least_head)
-		g->least_head = f->head;
+	note_fragment(g, f);
 	return g->head && g->ended && g->came == g->length ? DEFRAG_COMPLETE : DEFRAG_HELD;
 }

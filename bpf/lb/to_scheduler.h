@@ -45,6 +45,8 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 
 INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 {
+	if (unlikely(w->by_hash))
+		return tail_call(ctx, PROG_HASH_FALLBACK);
 	switch (w->scheduler) { /* with a constant index the kernel turns a tail call into a jump */
 		/* clang-format off */
 #define TO(number) \

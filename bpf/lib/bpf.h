@@ -116,6 +116,7 @@ HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
 HELPER(44, long, bpf_xdp_adjust_head, void *xdp, int delta);
 HELPER(50, long, bpf_skb_adjust_room, void *skb, s32 difference, u32 mode, u64 flags);
 HELPER(51, long, bpf_redirect_map, void *map, u64 key, u64 flags);
+HELPER(54, long, bpf_xdp_adjust_meta, void *xdp, int delta);
 HELPER(65, long, bpf_xdp_adjust_tail, void *xdp, int delta);
 HELPER(68, long, bpf_skb_load_bytes_relative, const void *skb, u32 offset, void *to, u32 length, u32 start);
 HELPER(69, long, bpf_fib_lookup, void *ctx, struct bpf_fib_lookup *params, int length, u32 flags);

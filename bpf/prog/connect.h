@@ -7,6 +7,16 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
+enum { COLLISIONS = 4, BACKOFF = 64 };
+
+/* Two CPUs have removed each other's connection: wait for a random time, some 50 ns, before the next attempt. */
+INLINE void back_off(void)
+{
+#pragma nounroll
+	for (u32 i = 0; i < BACKOFF && bpf_get_prandom_u32() & 7; i++)
+		barrier();
+}
+
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
 INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
@@ -45,18 +55,51 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
 }
 
-/* The table is full: forward without a connection; NAT cannot, and drops the packet. After other errors drop it, too. The
- * client's next packet may get a connection, and forwarding by a hash would last for minutes. */
-INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result)
+enum { FALLBACK_S = 900 }; /* IPVS's timeout of an idle TCP connection, by default */
+
+/* Until FALLBACK_S from now, flows of the service may live without a connection. */
+INLINE void begin_fallback_time(u32 service, u32 now)
+{
+	struct service_state *state = map_elem(service_states, service);
+	u32 until = (now + FALLBACK_S * ticks_per_second) ?: 1;
+	if (state && state->stateless_until != until)
+		WRITE_ONCE(state->stateless_until, until);
+}
+
+/* Forward a packet without a connection to the chosen destination. */
+INLINE int fwd_stateless(struct ctx ctx, struct scratch *w, const struct root *root, u32 now)
+{
+	struct real_server t = {.index = w->destination, .method = w->method, .port = w->port};
+	t.destination = map_elem(destinations, t.index);
+	if (!t.destination)
+		return pass_to_stack(ctx.hook);
+	count(REASON_TABLE_FULL_STATELESS);
+	return fwd_new(ctx, &w->packet, &t, root, now, 0);
+}
+
+/* The table is full: forward without a connection; NAT cannot, and drops the packet. The destination is that of the
+ * client's template, or is chosen by a hash, which gives the flow's next packets the same one. After other errors drop
+ * the packet. The client's next one may get a connection, and forwarding by a hash would last for minutes. */
+INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, const struct root *root, u32 now)
 {
 	drop_old_ref(w);
-	if (w->template != NO_TEMPLATE)
-		end_unused_template(w->template);
+	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
 	if (result == CREATE_FAILED)
 		count(REASON_REFUSED_NO_MEMORY);
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
+	begin_fallback_time(w->service, now);
+	if (by_template || w->by_hash)
+		return fwd_stateless(ctx, w, root, now);
+	w->by_hash = true;
+	w->template = NO_TEMPLATE;
 	return tail_call(ctx, PROG_HASH_FALLBACK);
+}
+
+/* Whether a packet behind the first one creates the connection that its flow could not get: not the last ones. */
+INLINE bool continues(const struct packet *p)
+{
+	return p->event == EVENT_ACK || p->event == EVENT_DATA;
 }
 
 /* Forward the first packet, or translate the ICMP error that created the connection (8.4). */
@@ -78,16 +121,20 @@ INLINE int prog_connect(struct ctx ctx)
 	if (!w)
 		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
+	u32 now = ticks();
 	if (w->destination == NO_INDEX)
-		return reject_no_destination(ctx, w);
+		return w->opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
+	if (unlikely(!w->opens) && w->method == METHOD_MASQ)
+		return pass_to_stack(ctx.hook);
+	if (unlikely(!w->opens) && !continues(p))
+		return fwd_stateless(ctx, w, root, now);
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
-	u32 now = ticks();
 	enum create_result result = CREATED;
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
-		return not_created(ctx, w, result);
+		return not_created(ctx, w, result, root, now);
 	struct real_server t = {.index = w->destination, .method = w->method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
@@ -113,12 +160,16 @@ INLINE int prog_connect(struct ctx ctx)
 	case CREATE_EXISTS: {
 		unhold_template(w);
 		struct found winner = find_connection(p);
+		if (!winner.connection && !p->by_inner && w->collisions++ < COLLISIONS) {
+			back_off();
+			return tail_call(ctx, PROG_CONNECT);
+		}
 		if (!winner.connection || p->by_inner)
 			return drop(ctx.hook, REASON_DYING);
 		return fwd_known(ctx, p, &winner, root, now);
 	}
 	default:
 		unhold_template(w);
-		return not_created(ctx, w, result);
+		return not_created(ctx, w, result, root, now);
 	}
 }

@@ -35,7 +35,7 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
 }
 
 /* End the oldest half-open connection, for a new one. One with a reserved share becomes the newest instead. */
-INLINE void end_oldest_half_open(u32 now)
+INLINE void end_oldest_half_open(void)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
@@ -47,8 +47,6 @@ INLINE void end_oldest_half_open(u32 now)
 			return;
 		struct half_open oldest = *element;
 		queue->first += 1;
-		if ((u16)(second_of(now) - oldest.second) > HALF_OPEN_SECONDS)
-			continue;
 		switch (end_half_open(oldest.slot, oldest.generation, round_of(queue))) {
 		case HALF_OPEN_ENDED:
 			return;
@@ -64,7 +62,7 @@ INLINE int prog_end_half_open(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	end_oldest_half_open(ticks());
+	end_oldest_half_open();
 	w->half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

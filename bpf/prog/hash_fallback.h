@@ -1,75 +1,111 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_HASH_FALLBACK: with a full table, new connections of direct routing and tunnels go to a destination by a hash of
- * the client. Rendezvous hashing gives the same destination for each packet, whatever the order of the list. Until 900
- * s after the last such connection, packets without a connection take this path, too.
+ * PROG_HASH_FALLBACK: the scheduler of a service whose connections did not all fit into the table. It gives each packet
+ * of a flow the same destination, so that flows need no connection. It is in force while such flows may live, for flows
+ * that get a connection, too: their earlier packets had none.
+ *
+ * Weighted rendezvous hashing: each destination gets a score by a keyed hash of the flow and its address, and the best
+ * one wins. A change of a destination or of its weight moves only flows to it or away from it. A list longer than
+ * HASH_WINDOW is not walked to its end. The flow's hash chooses HASH_WINDOW successive ones, counted from the end of the
+ * list, because IPVS adds at its head. There a change moves one flow in HASH_WINDOW / 2 at most.
  */
 #pragma once
-#include "fwd/conn.h"
+#include "ctx/scratch.h"
+#include "lb/schedule.h"
+#include "lib/siphash.h"
 
-enum { STATELESS_S = 900 };
+enum { HASH_WINDOW = 64 };
 
 struct rendezvous {
-	struct scratch *w; /* `best` and `best_load` hold the best destination and its score */
-	u32 client;
-	u32 method;
+	struct scratch *w; /* `best` and `best_load` hold the best member's destination and score */
+	u64 flow; /* hash */
+	u32 first; /* of the window, from the end of the list */
 };
 
-INLINE u32 hash32(u32 x)
+/* Return a hash of 64 bits by which other bits change than in `x`. */
+INLINE u64 mix(u64 x)
 {
-	x ^= x >> 16;
-	x *= 0x7feb352du;
-	x ^= x >> 15;
-	x *= 0x846ca68bu;
-	return x ^ x >> 16;
+	x = (x ^ x >> 33) * 0xff51afd7ed558ccdULL;
+	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53ULL;
+	return x ^ x >> 33;
+}
+
+/* Return the hash of the client. Persistence, sh and mh choose by the client's address alone. */
+INLINE u64 client_hash(const struct scratch *w, const struct root *root)
+{
+	const struct packet *p = &w->packet;
+	bool persistent = w->service_flags & SERVICE_PERSISTENT;
+	bool by_address = (w->scheduler == SCHED_SH || w->scheduler == SCHED_MH) && !(w->service_flags & SERVICE_BY_PORT);
+	const union tuple *tuple = persistent ? &w->template_tuple : &p->tuple;
+	u64 port = persistent || by_address ? 0 : packet_sport(p);
+	struct sip s = sip_begin(root->fallback_key[0], root->fallback_key[1]);
+	if (p->is_ipv6) {
+		const be32 *word = tuple->v6.saddr.word;
+		sip_word(&s, word[0] | (u64)word[1] << 32);
+		sip_word(&s, word[2] | (u64)word[3] << 32);
+		sip_word(&s, port);
+	} else {
+		sip_word(&s, tuple->v4.saddr | port << 32);
+	}
+	return sip_end(&s);
+}
+
+INLINE u64 server_hash(const struct destination *d)
+{
+	const be32 *word = d->address.word;
+	return mix(mix(word[0] | (u64)word[1] << 32) + (word[2] | (u64)word[3] << 32)) + d->port;
+}
+
+/* Return -log2(x / 2^32) in units of 2^-24. With x = 2^n (1 + y), log2(1 + y) is y + y (1 - y) (0.4427 - 0.164 y), wrong
+ * by 0.005 at most. */
+INLINE u32 minus_log2(u32 x)
+{
+	u32 zeros = 0;
+	x |= 1;
+#pragma unroll
+	for (u32 bits = 16; bits; bits >>= 1) {
+		if (!(x >> (32 - bits))) {
+			x <<= bits;
+			zeros += bits;
+		}
+	}
+	u64 y = x << 1 >> 8, curve = y * ((1 << 24) - y) >> 24;
+	return ((zeros + 1) << 24) - y - (curve * (7253 - (y * 2687 >> 24)) >> 14);
 }
 
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
-	struct member *m = map_elem(members, r->w->list + index);
+	struct scratch *w = r->w;
+	u32 from_end = r->first + index;
+	if (from_end >= w->count)
+		from_end -= w->count;
+	struct member *m = map_elem(members, w->list + w->count - 1 - from_end);
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
-	if (m->weight <= 0 || m->method == METHOD_MASQ)
+	if (m->weight <= 0)
 		return 0;
-	u32 key = d->address.word[0] ^ d->address.word[1] ^ d->address.word[2] ^ d->address.word[3] ^ d->port;
-	u32 score = hash32(r->client ^ hash32(key));
-	if (r->w->best == NO_INDEX || score > r->w->best_load) {
-		r->w->best = m->destination;
-		r->w->best_load = score;
-		r->method = m->method;
-	}
+	/* Without floating point: the score is an exponential variate divided by the weight, and the least one wins. */
+	u64 score = minus_log2(mix(r->flow ^ server_hash(d)) >> 32);
+	if (w->destination != NO_INDEX && score * (u32)w->best_weight >= (u64)w->best_load * (u32)m->weight)
+		return 0;
+	w->best_load = score;
+	w->best_weight = m->weight;
+	choose(w, m, d);
 	return 0;
 }
 
 INLINE int prog_hash_fallback(struct ctx ctx)
 {
 	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	struct packet *p = &w->packet;
-	struct service_state *state = map_elem(service_states, w->service);
-	u32 now = ticks();
-	if (!state)
-		return pass_to_stack(ctx.hook);
-	struct rendezvous r = {.w = w};
-	if (p->is_ipv6) {
-		const struct address *a = &p->tuple.v6.saddr;
-		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.sport;
-	} else {
-		r.client = p->tuple.v4.saddr ^ p->tuple.v4.sport;
+	struct rendezvous r = {.w = w, .flow = client_hash(w, get_root())};
+	u32 count = w->count;
+	if (count > HASH_WINDOW) {
+		r.first = (r.flow >> 32) * count >> 32;
+		count = HASH_WINDOW;
 	}
-	w->best = NO_INDEX;
-	bpf_loop(w->count, rendezvous_step, &r, 0);
-	if (w->best == NO_INDEX)
-		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED)
-							    : pass_to_stack(ctx.hook);
-	if (p->syn || p->protocol == IPPROTO_UDP)
-		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
-	struct real_server t = {.index = w->best, .method = r.method, .port = w->port};
-	t.destination = map_elem(destinations, t.index);
-	if (!t.destination)
-		return pass_to_stack(ctx.hook);
-	count(REASON_TABLE_FULL_STATELESS);
-	return fwd_new(ctx, p, &t, root, now, 0);
+	w->destination = NO_INDEX;
+	bpf_loop(count, rendezvous_step, &r, 0);
+	return tail_call(ctx, PROG_CONNECT);
 }

@@ -33,7 +33,7 @@ INLINE bool reopens(const struct connection *c, u32 state, bool has_reply, u32 f
 	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
 		return true;
 	u32 mode = settings->conn_reuse_mode;
-	if (!mode || c->controlled)
+	if (!mode || c->flags & CONN_CONTROLLED)
 		return false;
 	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
 		return true;
@@ -73,9 +73,13 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	return CONN_NONE;
 }
 
-INLINE bool in_fallback_time(const struct service_state *state, u32 now)
+/* Whether flows of the service may live without a connection, because the table was full. One-packet scheduling never
+ * makes connections. */
+INLINE bool in_fallback_time(const struct scratch *w, const struct service_state *state, u32 now)
 {
-	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
+	u32 until = READ_ONCE(state->stateless_until);
+	return unlikely(until) && (s32)(until - now) > 0 &&
+	       !(w->service_flags & SERVICE_ONE_PACKET && w->packet.protocol == IPPROTO_UDP);
 }
 
 INLINE void note_service(struct scratch *w, const struct service_match *found)
@@ -100,6 +104,12 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 	w->mark = v->mark;
 	w->destination = NO_INDEX;
 	w->template = NO_TEMPLATE;
+}
+
+/* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
+INLINE int pass_unserved(struct ctx ctx, const struct facts *facts)
+{
+	return facts->marks ? pass_to_stack(ctx.hook) : pass_decided(ctx);
 }
 
 /* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
@@ -130,7 +140,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
-		return pass_to_stack(ctx.hook);
+		return pass_unserved(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);
@@ -140,17 +150,15 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
-		return pass_to_stack(ctx.hook);
+		return pass_unserved(ctx, facts);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
-	if (!opens) {
-		if (!in_fallback_time(state, now))
-			return pass_to_stack(ctx.hook);
-		drop_old_ref(w);
-		return tail_call(ctx, PROG_HASH_FALLBACK);
-	}
-	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON)) {
+	w->opens = opens;
+	w->by_hash = in_fallback_time(w, state, now);
+	if (!opens && !w->by_hash)
+		return pass_unserved(ctx, facts);
+	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */
 		if (should_drop_packet(&root->settings))
@@ -182,6 +190,7 @@ INLINE int prog_new(struct ctx ctx)
 
 	w->old_destination = NO_INDEX;
 	w->half_open_ended = false;
+	w->collisions = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);

@@ -98,7 +98,9 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 		return drop(ctx.hook, REASON_HELD);
 	if (root->settings.nat_icmp_send && has_ports(p->protocol))
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
-	return p->maybe_vip ? tail_call(ctx, PROG_NEW) : pass_packet(ctx, p);
+	if (p->maybe_vip)
+		return tail_call(ctx, PROG_NEW);
+	return ctx.hook == HOOK_XDP ? pass_decided(ctx) : pass_packet(ctx, p);
 }
 
 INLINE int prog_reply(struct ctx ctx)

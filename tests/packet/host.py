@@ -22,6 +22,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
@@ -105,7 +106,10 @@ class Host:
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
         else:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
-        return kernel.run_program(self.program(hook), frame, context)
+        done = kernel.run_program(self.program(hook), frame, context)
+        if hook == "xdp":  # without the metadata before the frame
+            done = replace(done, data=done.data[int.from_bytes(done.context[:4], "little") :])
+        return done
 
     def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
         """Run a frame through XDP, and through TC if XDP passes it. Return the hook that decided, and its verdict."""

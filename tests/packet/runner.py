@@ -24,11 +24,13 @@ class Runner:
         self._run = library().bpf_prog_test_run_opts
         self._out = ctypes.create_string_buffer(BUFFER_BYTES)
         self._context = ctypes.create_string_buffer(context, len(context))
+        self._after = ctypes.create_string_buffer(len(context))
         self._is_xdp = hook == "xdp"
         self._options = ctypes.create_string_buffer(TEST_RUN.size)
         self._out_at = ctypes.addressof(self._out)
         # ctx_in, ctx_out, ctx_size_in, ctx_size_out, retval, repeat, duration, flags, cpu, batch_size
-        self._rest = (ctypes.addressof(self._context), 0, len(context), 0, 0, 1, 0, 0, 0, 0)
+        contexts = ctypes.addressof(self._context), ctypes.addressof(self._after)
+        self._rest = (*contexts, len(context), len(context), 0, 1, 0, 0, 0, 0)
 
     def __call__(self, frame: bytes) -> tuple[int, bytes]:
         """Return the verdict and the resulting frame."""
@@ -43,4 +45,6 @@ class Runner:
         if error:
             raise OSError(-error, os.strerror(abs(error)), f"a frame of {len(frame)} bytes")
         _, _, _, _, length, _, _, _, _, verdict, *_ = TEST_RUN.unpack_from(self._options)
-        return verdict, ctypes.string_at(self._out, length)
+        # Metadata precedes the frame, which struct xdp_md shows first.
+        metadata = int.from_bytes(self._after.raw[:4], "little") if self._is_xdp else 0
+        return verdict, ctypes.string_at(self._out_at + metadata, length - metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from pylvs.model.service import Protocol
+from pylvs.reference.packet import checksum
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, server_mac
 from tests.packet.wire import Wire, wire
@@ -126,6 +128,31 @@ def test_a_sender_cannot_choose_packets_that_displace_each_other(host: Host) -> 
         first = IP(src=CLIENT4, dst=VIP4, id=ident, flags="MF") / UDP(sport=5300, dport=53) / Raw(bytes(800))
         assert host.run(build(ether() / first), "tc").verdict == DROPPED["tc"]
     assert host.reason("FRAGMENT_DISPLACED") - before < len(chosen) / 2
+
+
+def first_fragments(number: int, first: int) -> list[bytes]:
+    """Return first fragments without the rest, each of another client."""
+    packet = IP(src="198.19.0.0", dst=VIP4, id=1, flags="MF") / UDP(sport=5400, dport=53) / Raw(bytes(56))
+    frame, found = bytearray(build(ether() / packet)), []
+    for client in range(first, first + number):
+        struct.pack_into("!HI", frame, 24, 0, 198 << 24 | 19 << 16 | client)
+        struct.pack_into("!H", frame, 24, checksum(frame[14:34]))
+        found.append(bytes(frame))
+    return found
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_flood_of_first_fragments_leaves_other_packets(host: Host, family: int) -> None:
+    """Between the fragments of a packet come 10 ms of 250,000 first fragments a second."""
+    packets = [fragments(family, 5600 + number, 2500, 1000) for number in range(20)]
+    before = packets_in(host, family)[0]
+    for number, packet in enumerate(packets):
+        for index, frame in enumerate(packet if number % 2 else reversed(packet)):
+            if index == 1:
+                for other in first_fragments(2500, 3000 * number):
+                    host.run(other, "tc")
+            host.run(frame, "tc")
+    assert packets_in(host, family)[0] - before >= 0.95 * len(packets)
 
 
 def test_xdp_passes_fragments_unmodified(host: Host) -> None:

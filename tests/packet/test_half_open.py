@@ -1,4 +1,4 @@
-"""A SYN flood: half-open connections give way to others, and established ones are never ended."""
+"""A flood of SYNs or UDP: half-open and unconfirmed connections give way, and established ones are never ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
-from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import ETHER_BYTES, checksum
-from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
+from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 
 CAPACITY = 4096
@@ -32,17 +32,25 @@ def host() -> Iterator[Host]:
         yield made
 
 
+@pytest.fixture
+def empty() -> Iterator[Host]:
+    """Return a host whose table no other test has filled."""
+    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(min(os.sched_getaffinity(0))):
+        yield made
+
+
 _clients = itertools.count(1)  # numbers of client addresses, each used once
 
 
 def packet(flags: str, service: ServiceKey, sport: int) -> bytes:
     client = CLIENT4 if service.address.version == 4 else CLIENT6
-    return tcp(flags, source=client, target=str(service.address), sport=sport, dport=service.port)
+    ends = {"source": client, "target": str(service.address), "sport": sport, "dport": service.port}
+    return udp(**ends) if service.protocol == Protocol.UDP else tcp(flags, **ends)
 
 
-def flood(host: Host, service: ServiceKey, count: int, hook: str = "xdp") -> None:
-    """Receive SYNs, each of another client."""
-    frame, version = bytearray(packet("S", service, 1024)), service.address.version
+def flood(host: Host, service: ServiceKey, count: int, hook: str = "xdp", flags: str = "S") -> None:
+    """Receive packets, each of another client."""
+    frame, version = bytearray(packet(flags, service, 1024)), service.address.version
     saddr, check = (ETHER_BYTES + 12, ETHER_BYTES + 10) if version == 4 else (ETHER_BYTES + 20, 0)
     for number in itertools.islice(_clients, count):
         struct.pack_into("!I", frame, saddr, (198 << 24 | 18 << 16) + number if version == 4 else number)
@@ -52,8 +60,14 @@ def flood(host: Host, service: ServiceKey, count: int, hook: str = "xdp") -> Non
         host.run(bytes(frame), hook)
 
 
-def serve(host: Host, family: int, method: Method, flags: ServiceFlag = ServiceFlag(0)) -> ServiceKey:
-    service = host.new_key(vip=VIP4 if family == 4 else VIP6)
+def serve(
+    host: Host,
+    family: int,
+    method: Method,
+    flags: ServiceFlag = ServiceFlag(0),
+    protocol: Protocol = Protocol.TCP,
+) -> ServiceKey:
+    service = host.new_key(protocol, VIP4 if family == 4 else VIP6)
     host.director.add_service(VirtualService(service, "rr", flags, timeout_s=300))
     for number in 1, 2, 3:
         address = ip_address(server4(number) if family == 4 else server6(number))
@@ -160,3 +174,94 @@ def test_programs_loaded_after_a_hotplug_use_the_rings_of_the_table(tmp_path: Pa
             first = load.half_opens_each(CAPACITY, load.half_open_rings()) * last
             slots = [struct.unpack_from("<I", rings.get(first + number) or b"")[0] for number in range(2)]
         assert all(slots), "both are in the ring of this CPU"
+
+
+# --- UDP, and connections without a handshake ---
+
+
+def confirm(host: Host, service: ServiceKey, hook: str) -> None:
+    """Make connections, and confirm each by a second packet."""
+    for _ in range(2):
+        for sport in range(2000, 2000 + HOLDING):
+            host.run(packet("A", service, sport), hook)
+        if hook == "tc":  # XDP may have made the connection for the same packet
+            host.wait_ticks(1)
+
+
+def clients(host: Host, service: ServiceKey) -> set[int]:
+    """Return the client ports of a service's connections, without those of the flood."""
+    return {each.client_port for each in host.director.connections() if each.virtual_port == service.port} - {1024}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_flood_of_udp_leaves_confirmed_flows_and_space(empty: Host, method: Method, family: int, hook: str) -> None:
+    service = serve(empty, family, method, protocol=Protocol.UDP)
+    confirm(empty, service, hook)
+    flood(empty, service, 10 * CAPACITY, hook)
+    assert clients(empty, service) == set(range(2000, 2000 + HOLDING))
+    assert empty.pool("used") <= CAPACITY * 5 // 8
+    assert {"table_full_stateless", "table_full_dropped"}.isdisjoint(empty.reasons())
+
+
+def test_replies_to_a_flood_of_udp_confirm_nothing(empty: Host) -> None:
+    service = empty.new_key(Protocol.UDP)
+    empty.serve(service, 1, Method.MASQ, port=8080)
+    confirm(empty, service, "xdp")
+    for number in range(4 * CAPACITY):
+        client = f"198.19.{number >> 8}.{number & 255}"
+        empty.run(udp(source=client, sport=1024, dport=service.port))
+        empty.run(udp(source=server4(1), target=client, sport=8080, dport=1024))
+    assert clients(empty, service) == set(range(2000, 2000 + HOLDING))
+    assert empty.reason("TABLE_FULL_DROPPED") == 0
+    for _ in range(3):  # a stream of replies does
+        empty.run(udp(source=server4(1), target=client, sport=8080, dport=1024))
+    flood(empty, service, 2 * CAPACITY)
+    assert str(client) in {str(each.client) for each in empty.director.connections()}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_flood_of_acks_leaves_established_connections(empty: Host, family: int) -> None:
+    empty.director.change_setting("sloppy_tcp", 1)
+    service = serve(empty, family, Method.ROUTE)
+    confirm(empty, service, "xdp")
+    flood(empty, service, 4 * CAPACITY, flags="A")
+    assert clients(empty, service) == set(range(2000, 2000 + HOLDING))
+    assert empty.reason("TABLE_FULL_STATELESS") == 0
+    assert set(states(empty, service)) == {"ESTABLISHED"}
+
+
+def test_tc_confirms_no_flow_by_the_packet_for_which_xdp_made_it(empty: Host) -> None:
+    service = serve(empty, 4, Method.ROUTE, protocol=Protocol.UDP)
+    before = empty.reason("HALF_OPEN_ENDED")
+    for number in range(2 * CAPACITY):
+        frame = udp(source=f"198.19.{number >> 8}.{number & 255}", dport=service.port)
+        empty.run(frame, "xdp")
+        empty.run(frame, "tc")
+    assert empty.reason("HALF_OPEN_ENDED") > before
+    assert empty.reason("TABLE_FULL_STATELESS") == 0
+
+
+def test_unconfirmed_flows_have_the_timeouts_of_their_protocol() -> None:
+    with new_host(connections=CAPACITY, expires=False) as host:
+        service = serve(host, 4, Method.MASQ, protocol=Protocol.UDP)
+        for _ in range(3):
+            host.run(packet("", service, 2000))
+            (made,) = host.director.connections()
+            assert (made.state, made.expires_s > 200) == ("UDP", True)
+        assert sum(inactive for _, inactive in host.counts(service).values()) == 1
+
+
+def test_a_persistent_client_of_udp_keeps_its_template_in_a_flood(host: Host) -> None:
+    service = serve(host, 4, Method.ROUTE, ServiceFlag.PERSISTENT, Protocol.UDP)
+    for _ in range(2):
+        host.run(packet("", service, 2000))
+    host.run(packet("", service, 2001))  # unconfirmed: the flood ends it
+    for _ in range(16):
+        flood(host, service, CAPACITY // 8)
+        host.expiry.run(host.director)
+    found = [each for each in host.director.connections() if each.virtual_port == service.port]
+    assert clients(host, service) - {0} == {2000}
+    assert CLIENT4 in {str(each.client) for each in found if not each.client_port}
+    assert sum(not each.client_port for each in found) < CAPACITY // 2

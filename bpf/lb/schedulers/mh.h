@@ -10,6 +10,7 @@
  */
 #pragma once
 #include "lb/schedule.h"
+#include "lib/siphash.h"
 
 enum { MH_FIRST_TRIES = 64, MH_TRIES = 1024 };
 
@@ -22,39 +23,12 @@ struct mh_walk {
 	u32 found;
 };
 
-#define ROTATE(x, bits) ((x) << (bits) | (x) >> (64 - (bits)))
-
-struct sip {
-	u64 v0, v1, v2, v3;
-};
-
-INLINE void sip_round(struct sip *s)
-{
-	s->v0 += s->v1;
-	s->v1 = ROTATE(s->v1, 13) ^ s->v0;
-	s->v0 = ROTATE(s->v0, 32);
-	s->v2 += s->v3;
-	s->v3 = ROTATE(s->v3, 16) ^ s->v2;
-	s->v0 += s->v3;
-	s->v3 = ROTATE(s->v3, 21) ^ s->v0;
-	s->v2 += s->v1;
-	s->v1 = ROTATE(s->v1, 17) ^ s->v2;
-	s->v2 = ROTATE(s->v2, 32);
-}
-
 /* SipHash-1-3 of four bytes, with the key k, k. */
 INLINE u32 siphash13(u32 value, u64 k)
 {
-	u64 last = 4ULL << 56 | value;
-	struct sip s = {k ^ 0x736f6d6570736575ULL, k ^ 0x646f72616e646f6dULL, k ^ 0x6c7967656e657261ULL,
-			k ^ 0x7465646279746573ULL ^ last};
-	sip_round(&s);
-	s.v0 ^= last;
-	s.v2 ^= 0xff;
-	sip_round(&s);
-	sip_round(&s);
-	sip_round(&s);
-	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+	struct sip s = sip_begin(k, k);
+	sip_word(&s, 4ULL << 56 | value);
+	return sip_end(&s);
 }
 
 /* Return the list index of the slot's destination, if it is usable. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address
 
 from pylvs.bpf import abi
@@ -32,17 +32,28 @@ _FIELDS4 = (
 _ANY_SERVER = bytes(ADDRESS_BYTES)
 
 
+def _state_names(protocol: str, names: Sequence[str]) -> dict[int, str]:
+    """Return the names of a protocol's states; unconfirmed connections have that of the state that comes next."""
+    first = abi.constant("STATE_SCTP_INIT1") - 1 if protocol == "SCTP" else 0
+    found = {first + number: name for number, name in enumerate(names) if number}
+    return found | {abi.constant(f"STATE_{protocol}_FIRST"): "ESTABLISHED"}
+
+
 class ConnectionReader:
     """Reads entry by entry. Each entry is consistent; two entries may be of different moments."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._second = load.ticks_per_second()
-        self._plain = abi.constant("TUPLE_CONNECTION")
+        self._plain, self._claimed = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_CLAIMED")
         self._masq = abi.constant("METHOD_MASQ")
         self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
-        self._before_sctp = abi.constant("STATE_SCTP_INIT1") - 1
+        self._assured = abi.constant("ASSURED")
+        self._names: dict[int, dict[int, str]] = {
+            Protocol.TCP: _state_names("TCP", TCP_STATES),
+            Protocol.SCTP: _state_names("SCTP", SCTP_STATES),
+        }
         self._now = 0
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 
@@ -56,7 +67,7 @@ class ConnectionReader:
         self._servers.clear()
 
     def _connections4(self) -> Iterator[Connection]:
-        """Yield the IPv4 connections; a slot without a destination address is free."""
+        """Yield the IPv4 connections; an entry without a destination address is free."""
         codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
         form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
         unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
@@ -73,6 +84,8 @@ class ConnectionReader:
                 word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
                     block, index * stride
                 )
+                if kind == self._claimed:
+                    continue
                 assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
                 address = virtual.get(target)
                 if address is None:
@@ -125,13 +138,10 @@ class ConnectionReader:
 
     def _state_name(self, protocol: int, kind: int, word: int, assured: int) -> str:
         if kind != self._plain:
-            return "ASSURED" if assured else "NONE"
-        state = word >> self._state & 0xFF
+            return "ASSURED" if assured == self._assured else "NONE"
         if protocol == Protocol.UDP:
             return "UDP"
-        if protocol == Protocol.SCTP:
-            return SCTP_STATES[max(state - self._before_sctp, 0)]
-        return TCP_STATES[state] if state < len(TCP_STATES) else "NONE"
+        return self._names[protocol].get(word >> self._state & 0xFF, "NONE")
 
     def _server(self, slot: int, method: int, version: int) -> Address:
         """Return the address of the destination in a slot."""

@@ -45,8 +45,6 @@ STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs 
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections4",
-    "index4",
-    "marks4",
     "connections6",
     "replies6",
     "words6",
@@ -60,7 +58,6 @@ CONNECTION_MAPS = (
     "pools",
     "magazines",
     "commands_magazine",
-    "free_slots4",
     "free_slots6",
     "sweepers",
 )
@@ -75,6 +72,7 @@ _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue 
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
 _PRESENT_CPUS = "/sys/devices/system/cpu/present"
+_ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -100,6 +98,7 @@ _STATE_SECONDS = {
     "STATE_SCTP_SHUTDOWN_ACK_SENT": 61,
     "STATE_SCTP_REJECTED": 4,
     "STATE_SCTP_CLOSED": 61,
+    "STATE_SCTP_FIRST": 900,
 }
 
 
@@ -121,7 +120,9 @@ def clock(state: State) -> int:
 def timeout_ticks(timeouts: Timeouts) -> list[int]:
     """Return the timeouts of all connection states, in ticks, as in `facts`."""
     seconds = dict(_STATE_SECONDS)
-    seconds |= {"STATE_ESTABLISHED": timeouts.tcp_s, "STATE_FIN_WAIT": timeouts.tcp_fin_s, "STATE_UDP": timeouts.udp_s}
+    seconds |= dict.fromkeys(("STATE_ESTABLISHED", "STATE_TCP_FIRST"), timeouts.tcp_s)
+    seconds |= dict.fromkeys(("STATE_UDP", "STATE_UDP_FIRST", "STATE_UDP_REPLIED"), timeouts.udp_s)
+    seconds["STATE_FIN_WAIT"] = timeouts.tcp_fin_s
     ticks = [0] * abi.constant("STATES")
     for name, value in seconds.items():
         ticks[abi.constant(name)] = round(value * ticks_per_second())
@@ -136,23 +137,30 @@ def destination_limit() -> int:
 
 
 def _slots(connections: int) -> int:
-    """Return the slots for so many connections of a family, in whole bundles; those in magazines come on top."""
+    """Return the slots for so many connections of IPv6, in whole bundles; those in magazines come on top."""
     bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
     return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
 
 
 def first_slot6(connections: int) -> int:
-    """Return the first slot of IPv6: after those of IPv4, at the start of an element of `looks`."""
-    line = abi.constant("LOOKS")
-    return -(-(1 + _slots(connections)) // line) * line
+    """Return the first slot of IPv6: after those of IPv4. Its tick starts an element of `looks`."""
+    element = abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")
+    return -(-slots4(connections) // element) * element
+
+
+def slots4(connections: int) -> int:
+    """Return the slots of IPv4, with those of the unused first group."""
+    return abi.constant("GROUP_SLOTS") + buckets4(connections) * abi.constant("ENTRIES")
 
 
 def buckets4(connections: int) -> int:
-    """Return the buckets of each half of the index of IPv4 connections, which is then half full at most.
+    """Return the buckets of the table of IPv4 connections, whole groups. They are half full at most.
 
-    A connection finds its bucket and the four others full less than once in 10^9; at two thirds full, once in 10^7.
+    Then a tenth of the connections overflow from their bucket, one of 1,500 from its group, and less than one of 10^9
+    from the other groups.
     """
-    return -(-2 * connections // abi.constant("ENTRIES"))
+    group = abi.constant("GROUP")
+    return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
 
 
 def half_opens_each(connections: int, rings: int) -> int:
@@ -169,6 +177,11 @@ def half_open_rings() -> int:
         return 1 + int(file.read().replace(",", "-").split("-")[-1])
 
 
+def route_sets() -> int:
+    """Return the sets of NAT clients' routes of a CPU: 8 MB for all CPUs, or 256 KB for each."""
+    return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
+
+
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
@@ -180,14 +193,15 @@ def share6(connections: int) -> int:
 
 def _sizes(connections: int, rings: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
-    slots6, index = _slots(six), 2 * (buckets4(connections) + abi.constant("OTHER_BUCKETS"))
-    sizes = {"connections4": 1 + _slots(connections), "index4": index, "marks4": -(-index // abi.constant("ENTRIES"))}
+    slots6 = _slots(six)
+    sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
-    sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
-    bundle = abi.constant("BUNDLE")
-    sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
+    ticks = first6 // abi.constant("LOOK_SLOTS") + slots6
+    sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}
+    sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections, rings) * rings
+    sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(
         ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
@@ -224,11 +238,11 @@ def _entry_of(program: str) -> str:
     return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
 
 
-def _tunnel_secret(seeds: tuple[int, int]) -> int:
-    """Return the secret of a state's programs: XDP and TC derive a connection's outer sport from it, the same one."""
+def _secret(seeds: tuple[int, int], use: bytes) -> int:
+    """Return a secret of a state's programs, the same one for XDP and TC."""
     import hashlib  # late: most edits load nothing
 
-    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
+    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4, person=use).digest(), "little")
 
 
 def _allow_descriptors() -> None:
@@ -261,18 +275,18 @@ def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: C
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
-            "slots4": _slots(connections),
             "first_slot6": first_slot6(connections),
+            "route_sets": route_sets(),
             "slots6": _slots(share6(connections)),
             "table_key4": {
                 "seeds": seeds,
                 "buckets": buckets4(connections),
-                "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
             "half_opens_each": half_opens_each(connections, rings),
             "half_open_rings": rings,
             "loopback": socket.if_nametoindex("lo"),
-            "tunnel_secret": _tunnel_secret(seeds),
+            "decided_word": _secret(seeds, b"decided"),
+            "tunnel_secret": _secret(seeds, b"tunnel"),
             "fib_gives_saddr": int(kernel.release() >= (6, 7)),
             "fib_takes_mark": int(kernel.release() >= (6, 10)),
         },
@@ -373,6 +387,7 @@ def create(state: State, connections: int = 0) -> None:
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
+        tables.root.set(0, "fallback_key", *new_seeds())
         tables.root.publish(0, "live", 1)
     start_timers(state)
     state.note_build()

@@ -365,6 +365,14 @@ def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
     return words
 
 
+def write_bitmap(tables: Tables, name: str, bits: list[int]) -> None:
+    """Replace a bitmap in the root, one store for each word that differs."""
+    words, at = tables.root.array.words, abi.struct("root").offset(name) >> 3
+    for index, word in enumerate(bits, at):
+        if words[index] != word:
+            words[index] = word
+
+
 # The types of the model as bytes.
 
 

@@ -30,6 +30,7 @@ from pylvs.dataplane.tables import (
     bitmap,
     key_of,
     service_key,
+    write_bitmap,
 )
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import ServiceKey, is_probe_mark
@@ -344,9 +345,7 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
                 replies.add((address, family))
     everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
     for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
-        at = abi.struct("root").offset(name) >> 3
-        for index, word in enumerate(everything if marked else bitmap(addresses)):
-            tables.root.array.words[at + index] = word
+        write_bitmap(tables, name, everything if marked else bitmap(addresses))
 
 
 def recover(tables: Tables) -> None:

@@ -21,7 +21,7 @@ import time
 
 from pylvs.bpf import abi, libbpf
 from pylvs.dataplane.state import ROLES, State, netns_cookie, roles_directory
-from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap
+from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap, write_bitmap
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, NoSpace, NotPermitted, PylvsError
@@ -259,12 +259,10 @@ def write(tables: Tables, roles: VipRoles) -> None:
     words = tables.root.array.words
     at = abi.struct("root").offset("standby_bits") >> 3
     for index, word in enumerate(bits):
-        if word & ~words[at + index]:
+        if word and word & ~words[at + index]:
             words[at + index] |= word
     tables.root.publish(0, "standby", side if standby else 0)
-    for index, word in enumerate(bits):
-        if words[at + index] != word:
-            words[at + index] = word
+    write_bitmap(tables, "standby_bits", bits)
     gone = set(there) - routers
     if gone:
         tables.standby.remove_many(b"".join(gone), len(gone))
