@@ -20,7 +20,7 @@ INLINE bool join_ecn(u32 seen, u8 *ecn)
 	return !(seen & NOT_ECT) || seen == NOT_ECT;
 }
 
-INLINE bool header4_of_whole(struct gather *g, bool df)
+INLINE bool header4_of_whole(struct frag_queue *g, bool df)
 {
 	struct ipv4_header *ip = (void *)g->headers;
 	u8 ecn;
@@ -34,7 +34,7 @@ INLINE bool header4_of_whole(struct gather *g, bool df)
 	return true;
 }
 
-INLINE bool header6_of_whole(struct gather *g)
+INLINE bool header6_of_whole(struct frag_queue *g)
 {
 	struct ipv6_header *ip = (void *)g->headers;
 	u8 ecn;
@@ -75,7 +75,7 @@ static int join_step(u32 index, struct join_ctx *j)
 	return 0;
 }
 
-INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool joins)
+INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bool joins)
 {
 	frags->largest = g->largest;
 	frags->df = g->largest_df == g->largest;
@@ -90,7 +90,7 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool j
 }
 
 /* Replace the frame by the whole packet. */
-INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
+INLINE bool rebuild(struct __sk_buff *skb, struct frag_queue *g)
 {
 	u32 head = barrier_var(g->head), length = barrier_var(g->length);
 	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) ||
@@ -182,7 +182,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	u32 *lock = map_elem(gather_locks, set);
 	if (!lock || !try_lock(lock))
 		return DEFRAG_REFUSED;
-	struct gather *g = find_queue(f, set, false);
+	struct frag_queue *g = find_queue(f, set, false);
 	struct lone_slot slot = {};
 	enum defrag_result found = DEFRAG_REFUSED;
 	bool other = !g && find_lone(&slot, f, hash, now);
@@ -223,7 +223,7 @@ INLINE void drop_queue(const struct fragment *f)
 	u32 *lock = map_elem(gather_locks, set);
 	if (!lock || !try_lock(lock))
 		return;
-	struct gather *g = find_queue(f, set, false);
+	struct frag_queue *g = find_queue(f, set, false);
 	struct lone_slot slot = {};
 	if (g)
 		g->kind = 0;

@@ -24,7 +24,7 @@ enum {
 	DEFRAG_TIMEOUT6_S = 60, /* IPV6_FRAG_TIMEOUT */
 };
 
-struct gather {
+struct frag_queue {
 	struct address saddr;
 	struct address daddr;
 	u32 id;
@@ -49,7 +49,7 @@ struct gather {
 	u8 bytes[DEFRAG_BYTES];
 };
 
-ARRAY_MAP(gathers, struct gather, DEFRAG_SETS * DEFRAG_WAYS, 0);
+ARRAY_MAP(gathers, struct frag_queue, DEFRAG_SETS * DEFRAG_WAYS, 0);
 ARRAY_MAP(gather_locks, u32, DEFRAG_SETS, 0);
 
 /* A received fragment. */
@@ -148,7 +148,7 @@ struct find_ctx {
 static int way_step(u32 way, struct find_ctx *s)
 {
 	u32 queue = s->set * DEFRAG_WAYS + way;
-	struct gather *g = map_elem(gathers, queue);
+	struct frag_queue *g = map_elem(gathers, queue);
 	if (!g)
 		return 1;
 	u32 age = NOTHING;
@@ -170,14 +170,14 @@ static int way_step(u32 way, struct find_ctx *s)
 	return 0;
 }
 
-VERIFIED_ONCE int zero_queue(struct gather *g)
+VERIFIED_ONCE int zero_queue(struct frag_queue *g)
 {
 	if (g)
-		memzero(g, __builtin_offsetof(struct gather, headers));
+		memzero(g, __builtin_offsetof(struct frag_queue, headers));
 	return 0;
 }
 
-INLINE void start_queue(struct gather *g, const struct fragment *f, u32 now)
+INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)
 {
 	zero_queue(g);
 	g->saddr = f->saddr;
@@ -189,13 +189,13 @@ INLINE void start_queue(struct gather *g, const struct fragment *f, u32 now)
 }
 
 /* Find the fragment's queue. If there is none, start one, provided that `make` is set. */
-INLINE struct gather *find_queue(const struct fragment *f, u32 set, bool make)
+INLINE struct frag_queue *find_queue(const struct fragment *f, u32 set, bool make)
 {
 	struct find_ctx s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
 	FORGET_BOUNDS(s, spare, age);
 	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
 	bool found = s.found != NOTHING;
-	struct gather *g = map_elem(gathers, found ? s.found : s.spare);
+	struct frag_queue *g = map_elem(gathers, found ? s.found : s.spare);
 	if (!g || found)
 		return g;
 	if (!make)
@@ -214,7 +214,7 @@ INLINE u64 bits_below(s32 bit)
 }
 
 struct cover_ctx {
-	struct gather *g;
+	struct frag_queue *g;
 	u32 from; /* in units of 8 bytes */
 	u32 to;
 	u32 set;
@@ -229,7 +229,7 @@ static int cover_step(u32 index, struct cover_ctx *c)
 	s32 base = word * 64;
 	u64 mask = bits_below((s32)c->to - base) & ~bits_below((s32)c->from - base);
 	u64 inside = mask & ~(bits_below((s32)c->from + 1 - base) & mask);
-	struct gather *g = c->g;
+	struct frag_queue *g = c->g;
 	c->there |= g->covered[word] & mask;
 	c->missing |= ~g->covered[word] & mask;
 	c->runs |= g->runs[word] & inside;
@@ -246,7 +246,7 @@ INLINE void cover(struct cover_ctx *c)
 }
 
 /* Mark the fragment's bytes. Return whether they are new, a duplicate, or in conflict. */
-INLINE enum defrag_result mark_covered(struct gather *g, const struct fragment *f)
+INLINE enum defrag_result mark_covered(struct frag_queue *g, const struct fragment *f)
 {
 	struct cover_ctx c = {.g = g, .from = f->offset / 8, .to = (f->end + 7) / 8};
 	cover(&c);
@@ -266,7 +266,7 @@ INLINE enum defrag_result mark_covered(struct gather *g, const struct fragment *
 }
 
 /* Update the packet's end. Return false if the fragment contradicts it. */
-INLINE bool note_end(struct gather *g, const struct fragment *f)
+INLINE bool note_end(struct frag_queue *g, const struct fragment *f)
 {
 	if (!f->more) {
 		if (f->end < g->length || (g->ended && f->end != g->length))
@@ -283,7 +283,7 @@ INLINE bool note_end(struct gather *g, const struct fragment *f)
 
 struct copy_ctx {
 	struct __sk_buff *skb;
-	struct gather *g;
+	struct frag_queue *g;
 	u32 from;
 	u32 to;
 	u32 left;
@@ -303,7 +303,7 @@ static int load_step(u32 index, struct copy_ctx *l)
 }
 
 /* Copy the fragment's payload into the queue. Its bounds were checked before. */
-INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f)
+INLINE bool copy_fragment(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f)
 {
 	struct copy_ctx l = {.skb = skb, .g = g, .from = f->payload_at, .to = f->offset, .left = f->end - f->offset};
 	FORGET_BOUNDS(l, from, left);
@@ -324,7 +324,7 @@ INLINE u32 free_behind(u32 received, u32 used)
 }
 
 /* Note where the headers of the first fragment end, and what follows them. */
-INLINE void note_headers(struct gather *g, const struct fragment *f, u32 next_at, u32 next, u32 received)
+INLINE void note_headers(struct frag_queue *g, const struct fragment *f, u32 next_at, u32 next, u32 received)
 {
 	g->head = f->is_ipv6 ? f->head - 8 : f->head;
 	g->next_at = next_at;
@@ -332,7 +332,7 @@ INLINE void note_headers(struct gather *g, const struct fragment *f, u32 next_at
 	g->room = free_behind(received, ETH_HLEN + f->head + f->end);
 }
 
-INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at, u32 next)
+INLINE bool note_first(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f, u32 next_at, u32 next)
 {
 	u32 size = barrier_var(f->is_ipv6 ? f->head - 8 : f->head);
 	memzero(g->headers, 64);
@@ -342,7 +342,7 @@ INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fra
 	return true;
 }
 
-INLINE void note_fragment(struct gather *g, const struct fragment *f)
+INLINE void note_fragment(struct frag_queue *g, const struct fragment *f)
 {
 	g->ecn |= f->ecn;
 	if (f->length > g->largest)
@@ -353,7 +353,7 @@ INLINE void note_fragment(struct gather *g, const struct fragment *f)
 		g->least_head = f->head;
 }
 
-INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at,
+INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f, u32 next_at,
 				       u32 next)
 {
 	if (!note_end(g, f))
