@@ -32,6 +32,7 @@ FAR, FAR6 = "198.19.0.9", "fd68::9"  # other hosts, for whose packets this one i
 MANY_CLIENTS = "10.128.0.0"  # the first client of the random flows,
 THREAD_CLIENTS = "10.144.0.0"  # of those across services,
 NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # of the new ones,
+TUN_CLIENTS = "10.176.0.0"  # of tunnels,
 NAT_CLIENTS = "10.192.0.0"  # of NAT, with one flow each,
 MANY_CLIENTS6, NEW_CLIENTS6 = "fd67::a80:0", "fd67::aa0:0"  # and of IPv6
 NEW_WALK = 1 << 22  # new flows before one comes twice
@@ -134,8 +135,8 @@ def services(size: Size) -> list[Served]:
 
 
 def request(port: int, flags: int = ACK, source: str = CLIENT) -> Frame:
-    """Return a client's packet to a service of TCP."""
-    return Frame(source, _vip(port), CLIENT_PORT, port, flags)
+    """Return a client's packet to a service of TCP. The client has a port for each service."""
+    return Frame(source, _vip(port), CLIENT_PORT + port, port, flags)
 
 
 def _udp() -> Frame:
@@ -187,7 +188,7 @@ def openings(size: Size) -> list[Opening]:
 
 def _budget_openings(many: Flows) -> list[Opening]:
     each_client = Flows(NAT_NUMBERS[-1], 0, IN_ORDER, port_bits=0)
-    found = [Opening(_handshake(MANY_TUN, MANY_CLIENTS), SHRINK_FLOWS, many)]
+    found = [Opening(_handshake(MANY_TUN, TUN_CLIENTS), SHRINK_FLOWS, many)]
     found.append(Opening(_handshake(MANY_NAT, NAT_CLIENTS), FLOWS, each_client))
     if site.has_ipv6():
         found.append(Opening(_handshake(MANY_SIX, MANY_CLIENTS6), FLOWS6, many))
@@ -226,7 +227,7 @@ def _foreign() -> list[Case]:
 
 def cases(size: Size) -> list[Case]:
     """Return the cases whose packets make no connection."""
-    reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
+    reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT + NAT, ACK, site.server_mac(1))
     threads = tuple(key(THREADS + number) for number in range(SERVICES))
     across = Flows(SERVICES * FLOWS_EACH, 0, SCATTERED, SERVICES)
     found = [
@@ -255,7 +256,7 @@ def _budget_cases(size: Size) -> list[Case]:
     """Return the further cases that budgets compare: random flows of tunnels and of IPv6, and NAT by clients."""
     many = Flows(size.flows, 0, SCATTERED)
     found = [
-        Case("many_tun", request(MANY_TUN, source=MANY_CLIENTS), (key(MANY_TUN),), SHRINK_FLOWS, flows=many),
+        Case("many_tun", request(MANY_TUN, source=TUN_CLIENTS), (key(MANY_TUN),), SHRINK_FLOWS, flows=many),
     ]
     if site.has_ipv6():
         frame = request(MANY_SIX, source=MANY_CLIENTS6)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from statistics import mean
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import mean, median
 
 from bench import site
 from bench.cases import Served, key, request
@@ -151,15 +152,19 @@ class Cores:
             raise PylvsError("a thread that measures ended early")
         return overlapping(found)
 
-    def _gain(self, repeat: int, overhead_ns: float, plan: Callable[[], None]) -> float:
-        """Return the gain of the program under test, without the harness's own cost. Raises WrongPath."""
+    def _costs(self, repeat: int, overhead_ns: float, plan: Callable[[], None]) -> tuple[list[float], list[float]]:
+        """Return the ns of a packet on each processor alone, and on both at once. Raises WrongPath."""
         costs = []
         for cpus in self.cpus[:1], self.cpus, self.cpus[1:]:
             plan()
             self.path.harness.wait_uncounted()
             costs.append([each - overhead_ns for each in self._at_once(cpus, repeat)])
         first, together, second = costs
-        return gain(first + second, together)
+        return first + second, together
+
+    def _gain(self, repeat: int, overhead_ns: float, plan: Callable[[], None]) -> float:
+        """Return the gain of the program under test, without the harness's own cost. Raises WrongPath."""
+        return gain(*self._costs(repeat, overhead_ns, plan))
 
     def _plan_established(self) -> None:
         self._plan(ACK, _CLIENTS, Flows(self.size.flows, 0, SCATTERED))
@@ -191,6 +196,25 @@ class Cores:
             del each.samples[0], each.beside[0]
         return {"cores_established": established, "cores_new": new}
 
+    def costs(self, progress: Progress) -> dict[str, tuple[float, float]]:
+        """Return the ns of an established and of a new packet: on one processor, and on each of two at once."""
+        overheads, size = Overheads(self.path.harness), self.size
+        found: dict[str, list[tuple[float, float]]] = {"established": [], "new": []}
+        for number in range(size.rounds + 1):
+            progress(f"processors: round {number} of {size.rounds}")
+            overheads.measure(size.chunk, size.flows)
+            self.path.harness.aim(FLOWS, self.path.entry(FLOWS))
+            for name, repeat, plan in (
+                ("established", size.chunk, self._plan_established),
+                ("new", size.new, self._plan_new),
+            ):
+                alone, together = self._costs(repeat, overheads.of(FLOWS), plan)
+                found[name].append((mean(alone), mean(together)))
+        return {
+            name: (median(each for each, _ in samples[1:]), median(each for _, each in samples[1:]))
+            for name, samples in found.items()
+        }
+
     def _packets(self) -> int:
         return self.path.director.service(key(_PORT)).counters.in_packets
 
@@ -199,13 +223,20 @@ class Cores:
             raise WrongPath(f"two processors, {name}: packets: {counted} of {wanted}: {self.path.reasons()}")
 
 
+@contextmanager
+def serving(size: Size, cpus: tuple[int, int], progress: Progress) -> Iterator[Cores]:
+    """Yield two processors with a service and their flows. Raises what loading raises."""
+    progress("cores: making the tables")
+    with new_path("cores", size.capacity) as path:
+        cores = Cores(size, path, cpus)
+        cores.serve()
+        yield cores
+
+
 def measure(size: Size, progress: Progress) -> dict[str, Measured]:
     """Return the results by row; none on a machine with one processor. Raises WrongPath, and what loading raises."""
     cpus = two_cpus()
     if cpus is None:
         return {}
-    progress("cores: making the tables")
-    with new_path("cores", size.capacity) as path:
-        cores = Cores(size, path, cpus)
-        cores.serve()
+    with serving(size, cpus, progress) as cores:
         return cores.run(progress)

@@ -14,7 +14,8 @@ from pylvs.cli.meter import on_cpus
 from pylvs.dataplane.tables import Tables
 from pylvs.model.dataclass import dataclass, field
 
-LIMIT_MS = 1
+RUN_LIMIT_MS = 0.1  # of a run
+LIMIT_MS = 1  # of a gap, which other programs cause as well
 MOMENT_S = 0.02  # between looks
 _NS_IN_MS = 1_000_000
 _STEAL_FIELD = 8  # of a line of /proc/stat
@@ -53,7 +54,7 @@ class Pace:
     @classmethod
     def read(cls, tables: Tables) -> Pace:
         """Read the present values."""
-        found = tables.pace.read(0)
+        found = tables.timer_runs.read(abi.constant("TIMER_EXPIRY"))
         return cls(found["goes"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
 
     def since(self, before: Pace) -> Pace:
@@ -68,15 +69,15 @@ class Pace:
 
     @property
     def late(self) -> int:
-        """Return the number of runs longer than LIMIT_MS."""
-        first = abi.constant("PACE_FIRST_NS")
-        return sum(count for n, count in enumerate(self.lengths) if first << n > LIMIT_MS * _NS_IN_MS)
+        """Return the number of runs longer than RUN_LIMIT_MS."""
+        first = abi.constant("RUN_FIRST_NS")
+        return sum(count for n, count in enumerate(self.lengths) if first << n > RUN_LIMIT_MS * _NS_IN_MS)
 
     def usual_ms(self) -> float:
         """Return the time within which 999 of 1,000 runs end."""
         within = accumulate(self.lengths)
         number = next((n for n, count in enumerate(within) if count >= self.goes * 0.999), 0)
-        return (abi.constant("PACE_FIRST_NS") << number) / _NS_IN_MS
+        return (abi.constant("RUN_FIRST_NS") << number) / _NS_IN_MS
 
     def share(self, seconds: float) -> float:
         """Return the percentage of one core over this time."""
@@ -102,12 +103,12 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._taken_ms = _stolen_ms(self.cpu)
-        self.tables.pace.set(0, "longest_ns", 0)
+        self.tables.timer_runs.set(0, "longest_ns", 0)
 
     def look(self) -> None:
         """Account for the moment that ends now."""
-        longest = self.tables.pace.get(0, "longest_ns") / _NS_IN_MS
-        self.tables.pace.set(0, "longest_ns", 0)
+        longest = self.tables.timer_runs.get(0, "longest_ns") / _NS_IN_MS
+        self.tables.timer_runs.set(0, "longest_ns", 0)
         taken = _stolen_ms(self.cpu)
         if taken > self._taken_ms:
             self.stolen_ms += taken - self._taken_ms
@@ -136,7 +137,7 @@ def _stolen_ms(cpu: int) -> float:
 @contextmanager
 def watched(tables: Tables) -> Iterator[Watch]:
     """Watch for gaps on the CPU of the expiry timer, from another CPU."""
-    watch = Watch(tables, int(tables.pace.get(0, "cpu")))
+    watch = Watch(tables, int(tables.timer_runs.get(0, "cpu")))
     others = set(range(os.cpu_count() or 1)) - {watch.cpu}
     with on_cpus(others or os.sched_getaffinity(0)), python_beside(_SPINNER, str(watch.cpu)) as gaps:
         yield watch

@@ -33,8 +33,8 @@ class Hook:
     passes: int  # the verdict that lets the stack decide
 
 
-XDP = Hook("bench_empty", "bench_swap", "bench_target", XDP_PASS)
-TC = Hook("bench_tc_empty", "bench_tc_swap", "bench_target_tc", TC_PASS)
+XDP = Hook("bench_empty", "bench_swap", "bench_program", XDP_PASS)
+TC = Hook("bench_tc_empty", "bench_tc_swap", "bench_program_tc", TC_PASS)
 
 
 @dataclass(frozen=True, slots=True)

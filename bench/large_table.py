@@ -19,7 +19,7 @@ from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
-from pylvs.dataplane.load import CONNECTION_MAPS, half_opens_each
+from pylvs.dataplane.load import CONNECTION_MAPS, half_open_rings, half_opens_each
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
@@ -96,14 +96,18 @@ class LargeTable:
                 if error.errno != errno.EINTR:
                     raise
 
-    def make(self, new: Measured, progress: Progress) -> float:
-        """Make all connections by a SYN and an ACK each. Return the seconds of this thread's processor time."""
+    def make(self, new: Measured, progress: Progress, made: int = 0, wanted: int = 0) -> float:
+        """Make all connections by a SYN and an ACK each, or those from `made` to `wanted`.
+
+        Return the seconds of this thread's processor time.
+        """
         spent = 0.0
-        chunk = min(_CHUNK, half_opens_each(self.connections) // 8)
-        for first in range(0, self.connections, chunk):
+        wanted = wanted or self.connections
+        chunk = min(_CHUNK, half_opens_each(wanted, half_open_rings()) // 8)
+        for first in range(made, wanted, chunk):
             if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
-            count = min(chunk, self.connections - first)
+            count = min(chunk, wanted - first)
             self.path.forget_half_open()
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
             new.samples.append(opened)
@@ -131,6 +135,14 @@ class LargeTable:
         """Return the active and inactive connections of all servers."""
         rows = self.path.director.service(self.key).destinations
         return sum(row.active for row in rows), sum(row.inactive for row in rows)
+
+    def grow(self, capacity: int) -> float:
+        """Change the capacity of the table; return the seconds."""
+        begin = time.monotonic()
+        self.path.director.change_setting("conn_max", capacity)
+        took = time.monotonic() - begin
+        self.path.open_programs()
+        return took
 
     # --- the end ---
 
@@ -160,7 +172,7 @@ class LargeTable:
                 active, inactive = self.counts()
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
-        now, pace = time.monotonic(), self.path.director.tables.pace
+        now, pace = time.monotonic(), self.path.director.tables.timer_runs
         go = pace.get(0, "goes")  # recorded at the end of a run: the one that ended the last connection may still run
         while pace.get(0, "goes") == go:
             if time.monotonic() > until:
@@ -200,9 +212,9 @@ def capacity_for(connections: int) -> int:
 
 
 @contextmanager
-def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
-    """Make a namespace with an empty table; remove both afterwards. Raises what loading raises."""
-    with new_path(f"scale-{kind.name.lower()}", capacity_for(connections)) as path:
+def ready(kind: Kind, connections: int, at_first: int = 0) -> Iterator[LargeTable]:
+    """Make a namespace with an empty table, at first for fewer; remove both afterwards. Raises what loading raises."""
+    with new_path(f"scale-{kind.name.lower()}", capacity_for(at_first or connections)) as path:
         table = LargeTable(kind, connections, path)
         table.serve()
         yield table

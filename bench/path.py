@@ -29,11 +29,18 @@ _ENTRIES = {XDP: state.XDP, TC: state.TC}
 class PacketPath:
     """A Director, its programs, and the harness; in the network namespace of this file."""
 
-    def __init__(self, namespace: str, director: BpfDirector, harness: Harness, entries: dict[Hook, int]) -> None:
+    def __init__(self, namespace: str, director: BpfDirector, harness: Harness, closing: ExitStack) -> None:
         self.namespace = namespace
         self.director = director
         self.harness = harness
-        self._entries = entries
+        self._closing = closing
+        self._entries: dict[Hook, int] = {}
+        self.open_programs()
+
+    def open_programs(self) -> None:
+        """Open the programs that run now: another capacity of the table has others."""
+        for hook, name in _ENTRIES.items():
+            self._entries[hook] = self._closing.enter_context(_opened(self.director.state.loaded_path(name), name))
 
     def entry(self, wrapper: Wrapper) -> int:
         """Return the descriptor of the program that gets the frames of this wrapper."""
@@ -106,15 +113,10 @@ def new_path(
     with site.new_site(role, servers) as namespace, on_one_cpu(), ExitStack() as closing:
         harness = shared or closing.enter_context(loaded())
         director = BpfDirector(State.open())
-        director.make()
         director.change_setting("conn_max", capacity)
         with director.batch():
             attachments.request(director.tables, site.DEVICE, "generic")
-        entries = {
-            hook: closing.enter_context(_opened(director.state.loaded_path(name), name))
-            for hook, name in _ENTRIES.items()
-        }
-        yield PacketPath(namespace, director, harness, entries)
+        yield PacketPath(namespace, director, harness, closing)
 
 
 class Overheads:

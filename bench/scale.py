@@ -1,4 +1,6 @@
-"""`python -m bench.scale`: make, use, list and expire ten million connections. Exit status as the bench's.
+"""`python -m bench.scale`: make, use, list and expire ten million connections in a table that grows.
+
+Exit status as the bench's.
 
 The table is as on a director: packets through the program make its connections, ipvsadm lists them, and the timer in
 the kernel ends them.
@@ -13,14 +15,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import record, report, site
-from bench.expiry_timer import LIMIT_MS, MOMENT_S, Pace, Watch, watched
+from bench import record, report, site, stream
+from bench.cases import Served
+from bench.expiry_timer import LIMIT_MS, MOMENT_S, RUN_LIMIT_MS, Pace, Watch, watched
 from bench.harness import FLOWS, SAME
-from bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
+from bench.large_table import DR, IPV6, NAT, Kind, LargeTable, capacity_for, ready
 from bench.path import Overheads
 from bench.program import need_root, progress, status_of
 from bench.rows import FLOOR, SCALE_ROWS, Measured
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
 
 MOST = 1 << 24  # flows of the harness's walk
 _ROUNDING_S = 0.25  # the path counts in ticks of an eighth of a second
@@ -106,7 +110,8 @@ def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
 
 def _spikes(passed: Pace, watch: Watch) -> str:
     text = (
-        f"runs of the expiry timer: {passed.goes:,}; longer than {LIMIT_MS} ms: {passed.late}, and gaps: {watch.late}"
+        f"runs of the expiry timer: {passed.goes:,}; longer than {RUN_LIMIT_MS} ms: {passed.late};"
+        f" gaps longer than {LIMIT_MS} ms: {watch.late}"
     )
     if watch.stolen_ms:
         text += (
@@ -150,12 +155,59 @@ def _expire(table: LargeTable, established_ns: float, row: str, found: Found) ->
     found.notes.append(f"{table.connections:,} expired: {_spikes(passed, watch)}")
 
 
+def _grow(table: LargeTable, size: Size, new: Measured, found: Found) -> float:
+    """Make the connections in a table that grows by live copies, each under a stream of packets.
+
+    Return the processor seconds of making them.
+    """
+    stream_key = ServiceKey(Protocol.TCP, table.key.address, stream.PORT)
+    director = table.path.director
+    Served(VirtualService(stream_key, "rr"), table.kind.method, site.SERVERS).add_to(director)
+    with stream.streaming(1) as quiet:
+        time.sleep(size.quiet_s)
+    found.add("scale_pause_machine", max(quiet.pause_ms, quiet.new_pause_ms))
+    made, spent, seconds, flows, number = 0, 0.0, 0.0, quiet.flows, 1
+    capacity, last = capacity_for(size.others), capacity_for(size.connections)
+    while True:
+        wanted = min(capacity * 8 // 9, size.connections)
+        spent += table.make(new, progress, made, wanted)
+        made = wanted
+        if capacity == last:
+            break
+        capacity, former, number = min(2 * capacity, last), capacity, number + 1
+        progress(f"scale: from a capacity of {former:,} to {capacity:,}, with {made:,} connections")
+        with stream.streaming(number) as busy:
+            took_s = table.grow(capacity)
+        seconds += took_s
+        flows += busy.flows
+        found.most("scale_pause", busy.pause_ms)
+        found.most("scale_pause_new", busy.new_pause_ms)
+        found.notes.append(
+            f"capacity {former:,} to {capacity:,}, {made:,} connections: {took_s:.1f} s; longest pause of a flow that"
+            f" was there {busy.pause_ms:.3g} ms, of a new one {busy.new_pause_ms:.3g} ms; packets lost: {busy.lost}"
+        )
+        _compare_counts(table, made, 0, f"grown to {capacity:,}", found)
+        kept = table.path.connections(stream_key)[0]
+        found.compare("flows of the stream in the table", flows, kept, abs(flows - kept))
+    found.add("scale_grow", seconds)
+    _forget_streams(table, stream_key)
+    return spent
+
+
+def _forget_streams(table: LargeTable, key: ServiceKey) -> None:
+    """Delete the service of the streams, and its connections."""
+    director = table.path.director
+    director.change_setting("expire_nodest_conn", 1)
+    director.delete_service(key)
+    director.change_setting("expire_nodest_conn", 0)
+
+
 def _large(size: Size, found: Found) -> None:
-    with ready(DR, size.connections) as table:
+    with ready(DR, size.connections, size.others) as table:
         overhead = _measure_harness(table, size, found)
         new, established = Measured(overhead_ns=overhead), Measured(overhead_ns=overhead)
         found.results |= {"scale_new": new, "scale_established": established}
-        found.add("scale_made", table.make(new, progress))
+        found.add("scale_made", _grow(table, size, new, found))
         _compare_counts(table, table.connections, 0, "all made", found)
         found.add("scale_bytes", table.bytes_each())
         for number in range(size.rounds):

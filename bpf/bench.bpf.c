@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Benchmarks of the packet path by BPF_PROG_TEST_RUN, which runs a program many times over one frame without restoring
- * it. So each run starts here: rewrite the frame, then tail-call `bench_target`.
+ * it. So each run starts here: rewrite the frame, then tail-call `bench_program`.
  *
- * Python puts the measured program, or one of the empty ones below, into `bench_target`. The empty ones measure the
+ * Python puts the measured program, or one of the empty ones below, into `bench_program`. The empty ones measure the
  * cost of rewriting, which is subtracted; see docs/performance.md.
  */
 #include "lib/swap.h"
@@ -53,14 +53,14 @@ struct {
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, sizeof(u32));
-} bench_target SEC(".maps");
+} bench_program SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, sizeof(u32));
-} bench_target_tc SEC(".maps");
+} bench_program_tc SEC(".maps");
 
 INLINE struct bench_plan *get_plan(void)
 {
@@ -129,7 +129,7 @@ int bench_same(struct xdp_md *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -139,7 +139,7 @@ int bench_same6(struct xdp_md *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -156,7 +156,7 @@ int bench_shrink(struct xdp_md *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !remove_tunnel_header(ctx) || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -166,11 +166,11 @@ INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES) || to + BENCH_BYTES > (void *)(long)ctx->data_end)
 		return false;
 	u32 flow = next_flow(plan), client = client_of(plan, flow);
-	u16 target = bpf_htons(plan->port + (flow & plan->services));
+	u16 dport = bpf_htons(plan->port + (flow & plan->services));
 	WORD_AT(volatile u64, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
 						     (u32)checksum_of(plan, client) << 16 |
 						     (u64)bpf_htonl(client) << 32;
-	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | client_port_of(plan, flow);
+	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)dport << 16 | client_port_of(plan, flow);
 	return true;
 }
 
@@ -181,7 +181,7 @@ int bench_flows(struct xdp_md *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !write_next_flow(ctx, plan))
 		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -192,7 +192,7 @@ int bench_shrink_flows(struct xdp_md *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !remove_tunnel_header(ctx) || !write_next_flow(ctx, plan))
 		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -213,7 +213,7 @@ int bench_replies(struct xdp_md *ctx)
 	WORD_AT(volatile u32, to, BENCH_DADDR) = bpf_htonl(client);
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)client_port_of(plan, flow) << 16 |
 						 WORD_AT(const volatile u16, plan->frame, BENCH_PORTS);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -230,7 +230,7 @@ int bench_flows6(struct xdp_md *ctx)
 	u32 flow = next_flow(plan);
 	WORD_AT(volatile u32, to, BENCH_SADDR6) = bpf_htonl(client_of(plan, flow));
 	WORD_AT(volatile u16, to, BENCH_PORTS6) = client_port_of(plan, flow);
-	bpf_tail_call(ctx, &bench_target, 0);
+	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
@@ -240,7 +240,7 @@ int bench_tc(struct __sk_buff *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return TC_DROPPED;
-	bpf_tail_call(ctx, &bench_target_tc, 0);
+	bpf_tail_call(ctx, &bench_program_tc, 0);
 	return TC_DROPPED;
 }
 
@@ -250,7 +250,7 @@ int bench_tc6(struct __sk_buff *ctx)
 	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return TC_DROPPED;
-	bpf_tail_call(ctx, &bench_target_tc, 0);
+	bpf_tail_call(ctx, &bench_program_tc, 0);
 	return TC_DROPPED;
 }
 

@@ -68,7 +68,7 @@ int wire_turn_tc(struct __sk_buff *skb)
 
 /* Rewrites the frame each time, because the run before has changed it. */
 SEC("xdp")
-int wire_source(struct xdp_md *ctx)
+int wire_generator(struct xdp_md *ctx)
 {
 	struct wire_plan *plan = get_plan();
 	u32 *to = (void *)(long)ctx->data;

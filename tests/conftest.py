@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pylvs.bpf.kernel import CONNECTIONS
 from tests.running import register
 from tests.termination import unwind_on_sigterm
 
@@ -34,6 +35,7 @@ def pytest_configure() -> None:
     """
     unwind_on_sigterm()
     register()
+    os.environ.setdefault(CONNECTIONS, "262144")  # not a 24th of memory for each network namespace
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import Connection, Deleted, InMemory, Trash
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
-from pylvs.model.rows import Counters, DestinationRow, PacketCounts, Rates, ServiceRow, Trouble
+from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, PacketCounts, Rates, ServiceRow
 from pylvs.model.service import (
     KNOWN_ENGINES,
     SCHEDULERS,
@@ -152,7 +152,7 @@ class MemoryDirector(InMemory):
         """Return what `put_connections` set."""
         return iter(self._connections)
 
-    def troubles(self) -> Sequence[Trouble]:
+    def device_problems(self) -> Sequence[DeviceProblem]:
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
@@ -162,6 +162,10 @@ class MemoryDirector(InMemory):
     def edition(self) -> int:
         """Return a number that every edit of the tables changes."""
         return self._edition
+
+    def larger_capacity(self) -> int:
+        """Return 0: the table has no limit."""
+        return 0
 
     def packet_counts(self) -> PacketCounts:
         """Return zeros: there are no packets."""
@@ -229,7 +233,7 @@ class MemoryRoles:
         """Return the addresses whose master is this host."""
         return self.calls[-1][1] if self.calls else _NONE
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = _NONE) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = _NONE) -> None:
         """Record the call, or raise `error`."""
         if self.error is not None:
             raise self.error

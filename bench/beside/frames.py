@@ -32,7 +32,7 @@ class Frames:
 
     def __init__(self, wire: Wire, opened: BpfObject, rounds: int, each: int) -> None:
         self._wire, self._rounds, self._each = wire, rounds, each
-        self._source = opened.program_fd("wire_source")
+        self._source = opened.program_fd("wire_generator")
         self._plans = ArrayMap.duplicate(opened.map_fd("wire_plans"))
         self._counts = ArrayMap.duplicate(opened.map_fd("wire_counts"))
         self._codec = abi.struct("wire_plan")

@@ -7,15 +7,17 @@
 enum abi { ABI_NUMBER = 2 };
 
 enum limits {
-	HASH_BITS = 13, /* of the bitmaps of virtual and real server addresses */
+	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
-	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
+	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* credits for connections, and free slots of each family, that a CPU reserves for itself */
 	BUNDLE = MAGAZINE / 2, /* the part of them that moves at once */
 	DEVICES = 64,
 	STANDBY_ADDRESSES = 4096, /* in each of two sets */
-	HOP_SLOTS = 1024, /* next hops to clients, per CPU */
+	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
+	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
+	ROUTE_WAYS = 4,
 	LANES = 8, /* in one element of `lanes` */
 	ENGINE_LENGTH = 16,
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
@@ -23,13 +25,16 @@ enum limits {
 	PORT_RANGES = 16, /* on each side of one rule */
 	COPY_BYTES = 24576, /* the longest payload to fragment plus the longest fragment */
 	MAGLEV_SLOTS = 4093, /* of mh, a prime (IPVS-SEMANTICS 3.14) */
-	MAGLEV_NOBODY = 0xffff, /* a slot without destination */
+	MAGLEV_EMPTY = 0xffff, /* a slot without destination */
 	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
 	CONN_RECORDS = 512, /* in a batch for restore_conns */
-	ENTRIES = 16, /* in a bucket of the index of IPv4 connections */
-	OTHER_BUCKETS = 4, /* overflow buckets of a full one */
+	ENTRIES = 2, /* in a bucket of the table of IPv4 connections */
+	GROUP = 8, /* buckets that overflow into each other */
+	GROUP_SLOTS = GROUP * ENTRIES,
+	LOOK_SLOTS = 128, /* slots of IPv4 with one tick in `looks`: a page */
+	OTHER_GROUPS = 6, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share
@@ -83,7 +88,7 @@ enum reason {
 	REASON_SHORT, /* too short to be scheduled: dropped */
 	REASON_NOT_LOCAL, /* a new connection to an address that is not local: passed to the stack */
 	REASON_FRAGMENT_FAILED, /* could not be fragmented: dropped */
-	REASON_NO_HEADROOM, /* no room for a tunnel header */
+	REASON_NO_HEADROOM, /* no headroom for a tunnel header */
 	REASON_MISSED_STAGE, /* a tail call failed: passed to the stack */
 	REASON_ICMP_LIMITED, /* an ICMP error suppressed by the rate limit */
 	REASON_LOCAL_REFUSED, /* a local real server that this method cannot reach */
@@ -99,6 +104,11 @@ enum reason {
 	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
 	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
+	/* Why there was no connection; what happened to the packet is counted, too. */
+	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
+	REASON_REFUSED_INDEX_FULL, /* no free entry in the five buckets of an IPv4 connection */
+	REASON_REFUSED_IPV6_FULL, /* IPv6's share of the table */
+	REASON_REFUSED_NO_MEMORY, /* of the kernel, for an IPv6 connection, or another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
 	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
@@ -118,11 +128,11 @@ struct address { /* IPv4: in the first word */
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
-const volatile u32 slots4 = 1024; /* their number; the first one is 1 */
-const volatile u32 first_slot6 = 2048; /* slots of IPv4 come first */
+const volatile u32 route_sets = ROUTE_SETS; /* per CPU */
+const volatile u32 first_slot6 = 1024; /* slots of IPv4 come first */
 const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */
-const volatile u32 half_open_rings = 2; /* one for each CPU that was online */
+const volatile u32 half_open_rings = 2; /* one for each CPU, when the table was made */
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 decided_word = 0; /* metadata of packets that XDP passes for good; random */
 const volatile u32 tunnel_secret = 0; /* key of the hash that chooses GUE's source ports */

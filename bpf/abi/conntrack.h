@@ -4,7 +4,7 @@
 #pragma once
 #include "abi/base.h"
 
-/* By which side's packets an index entry finds a connection. */
+/* Whose packets. */
 enum side { SIDE_REQUEST, SIDE_REPLY };
 
 struct tuple4 {
@@ -14,7 +14,7 @@ struct tuple4 {
 	be16 dport;
 	u8 protocol;
 	u8 kind; /* enum tuple_kind */
-	u16 number; /* distinguishes retired templates */
+	u16 marks; /* in the first entry of a bucket: enum rest_bits */
 } __attribute__((aligned(8))); /* for comparisons of 8 bytes */
 
 struct tuple6 {
@@ -29,7 +29,13 @@ struct tuple6 {
 
 /* A persistence template has the masked client without port, and the virtual address. A retired template has lost its
  * destination; it stays listed until its timeout. */
-enum tuple_kind { TUPLE_CONNECTION, TUPLE_TEMPLATE, TUPLE_RETIRED };
+enum tuple_kind {
+	TUPLE_CONNECTION,
+	TUPLE_TEMPLATE,
+	TUPLE_RETIRED,
+	TUPLE_CLAIMED, /* only in the table of IPv4: an entry that is being filled or freed */
+	TUPLE_REPLY, /* not in a table: to search by a reply of NAT */
+};
 
 union tuple {
 	struct tuple4 v4;
@@ -40,18 +46,28 @@ union tuple {
  * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 48-63: generation. */
 enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
 
+enum conn_flags {
+	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
+	CONN_NO_REPLIES = 2, /* a newer connection gets its replies */
+};
+
 struct connection {
 	u64 word; /* unused by NAT over IPv6: both directions share `words6` */
 	u32 destination;
 	be16 port; /* of the real server */
 	u8 method;
-	u8 controlled; /* created under a template, which its `control` names */
+	u8 flags; /* enum conn_flags */
 };
 
-/* An entry of the IPv4 connection table: half a cache line, indexed by slot (conntrack/table4.h). */
+/* An entry of the IPv4 connection table: half a cache line. Its position is the connection's slot
+ * (conntrack/table4.h). */
 struct conn_entry4 {
 	struct connection connection;
-	struct tuple4 tuple; /* free if its daddr is 0 */
+	struct tuple4 tuple; /* free if protocol and kind are 0 */
+};
+
+struct bucket {
+	struct conn_entry4 entry[ENTRIES];
 };
 
 struct connection6 {
@@ -60,20 +76,10 @@ struct connection6 {
 	u32 pad;
 };
 
-/* A bucket of the index. An entry is 0, or a slot XOR some bits of the tuple's hash. */
-struct bucket {
-	u32 entry[ENTRIES];
-};
-
 struct table_key {
 	u64 seeds[2]; /* of the hash; odd */
-	u32 buckets; /* of each half of the index, without its overflow buckets */
-	u32 slots_mask; /* bits of an index entry that hold the slot */
-};
-
-/* Bitmaps of the entries in force, one for each bucket. */
-struct marks {
-	u32 of[ENTRIES];
+	u32 buckets; /* whole groups */
+	u32 pad;
 };
 
 /* What is known of the connections under a template. */
@@ -118,7 +124,7 @@ struct conn_record {
 	u32 was_expiry; /* as restored before; with another one, packets have changed the connection since */
 	u32 template; /* slot in this table; 0: none */
 	u32 timeout; /* of a template, in ticks */
-	u32 slot; /* result, in this table; 0: no room */
+	u32 slot; /* result, in this table; 0: the table is full */
 	be16 port;
 	u8 method;
 	u8 state;
@@ -151,32 +157,36 @@ struct registered { /* owner of an IPv6 slot */
 	struct tuple6 tuple;
 };
 
-struct looks { /* ticks at which the expiry timer visits each slot; 0: free */
+/* Ticks at which the expiry timer visits LOOK_SLOTS slots of IPv4, then each slot of IPv6; 0: never. */
+struct looks {
 	u32 at[LOOKS];
 };
 
 struct pool {
-	u32 fresh[2]; /* slots of IPv4 and of IPv6 that were ever used */
+	u32 fresh; /* slots of IPv6 that were ever used */
 	u32 capacity; /* limit of connections and templates, both families together */
 	u32 used; /* credits in use, including those that CPUs reserve; atomic */
 	u32 sweep_at; /* next element for the expiry timer */
 	u32 sweeps; /* rounds of the expiry timer */
 	u32 purge_at; /* next slot for the search for orphans */
-	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
+	u32 thin; /* pieces of LOOKS slots that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
 	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
+	u32 half_open_rings; /* rings of half-open connections: all programs over this table use as many */
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
+enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
 
-struct pace { /* run time of the expiry timer */
+enum run_classes { RUN_CLASSES = 16, RUN_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
+
+struct timer_runs { /* run time of a timer */
 	u64 goes;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
-	u64 ended; /* connections */
+	u64 ended; /* connections, by the expiry timer */
 	u64 cpu; /* of the last run */
-	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
+	u64 lengths[RUN_CLASSES]; /* runs shorter than RUN_FIRST_NS << n; the last class: all others */
 };
 
 struct free_slots {
@@ -191,14 +201,10 @@ struct bundle {
 struct magazine {
 	u32 generation;
 	u32 credits;
-	struct free_slots free[2]; /* of IPv4, and of IPv6 */
+	struct free_slots free; /* of IPv6 */
 };
 
-ARRAY_MAP(connections4, struct conn_entry4, 2048, BPF_F_MMAPABLE);
-
-ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
-
-ARRAY_MAP(marks4, struct marks, 16, BPF_F_MMAPABLE);
+ARRAY_MAP(connections4, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 
 HASH_MAP(connections6, struct tuple6, struct connection6, 1024, BPF_F_NO_PREALLOC);
 
@@ -214,6 +220,9 @@ ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the oth
 
 PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
 
+/* Half-open connections: the sum over all CPUs. One CPU may make what another one ends. */
+PERCPU_MAP(half_open_counts, u64, 1);
+
 PERCPU_MAP(service_syns, struct service_syns, 64);
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
@@ -228,8 +237,6 @@ PERCPU_MAP(magazines, struct magazine, 1);
 
 ARRAY_MAP(commands_magazine, struct magazine, 1, 0); /* of programs that commands run */
 
-STACK_MAP(free_slots4, struct bundle, 64);
-
 STACK_MAP(free_slots6, struct bundle, 64);
 
-const volatile struct table_key table_key4 = {.seeds = {1, 1}, .buckets = 124, .slots_mask = 2047};
+const volatile struct table_key table_key4 = {.seeds = {1, 1}, .buckets = 512};

@@ -23,5 +23,7 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
-	enum pace_classes pace_classes;
+	enum conn_flags conn_flags;
+	enum timers timers;
+	enum run_classes run_classes;
 };

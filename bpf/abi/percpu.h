@@ -27,7 +27,7 @@ struct hop { /* a cached FIB lookup */
 	u8 smac[6];
 	u32 mtu;
 	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
-	u32 room; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
+	u32 inner_mtu; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
 	struct address gateway; /* next hop on the link */
 	struct address saddr; /* preferred source address */
@@ -66,12 +66,32 @@ struct path {
 	u32 pad;
 };
 
+/* A next hop to clients of NAT: of IPv6 to one client, of IPv4 to all clients of a router (struct client_route). */
 struct client_hop {
 	struct address address;
 	struct address saddr; /* saddr of the reply as it leaves */
 	u32 family;
 	u32 ifindex; /* ingress device; 0: sent by this host */
 	struct hop hop;
+	u32 version; /* how often it was replaced */
+};
+
+/* The route of replies to a client of NAT over IPv4. */
+struct client_route {
+	be32 client;
+	be32 saddr; /* saddr of the reply as it leaves */
+	u32 stamp; /* tick of the lookup */
+	u16 hop; /* in client_hops */
+	u16 version; /* of that */
+};
+
+/* A cache line. Its address depends on the client alone, so it arrives together with the connection. */
+struct client_route_set {
+	struct client_route way[ROUTE_WAYS];
+} __attribute__((aligned(64)));
+
+struct client_routes {
+	struct client_route_set of[ROUTE_SETS];
 };
 
 struct limiter {
@@ -85,7 +105,9 @@ ARRAY_MAP(destination_bases, struct counters, 64, BPF_F_MMAPABLE);
 
 ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
-PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
+PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS + 1); /* the last one is a buffer */
+
+PERCPU_MAP(client_routes, struct client_routes, 1);
 
 PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
 

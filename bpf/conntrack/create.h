@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Create a connection, and for NAT its reverse entry, which finds it by the real server's packets (IPVS-SEMANTICS 4).
+ * Create a connection, and for NAT over IPv6 its reverse entry, which finds it by the real server's packets
+ * (IPVS-SEMANTICS 4).
  */
 #pragma once
 #include "conntrack/end.h"
@@ -23,54 +24,33 @@ struct new_conn {
 	enum slot_user user;
 };
 
-/* Add the reverse entry; return an index entry for IPv4, or NO_ENTRY. The newest connection receives a real server's
- * packets, as in IPVS (4.1): for IPv6 from now on, for IPv4 from publish_reverse on. */
-INLINE u32 add_reverse(const struct new_conn *new, u32 slot)
+/* Add the reverse entry of IPv6. The newest connection receives a real server's packets, as in IPVS (4.1). Return false
+ * if the table is full. */
+INLINE bool add_reverse6(const struct new_conn *new, u32 slot)
 {
-	const struct destination *d = new->destination;
-	if (!new->is_ipv6) {
-		struct key4 key = reply_key4(&new->tuple->v4, d->address.word[0], new->conn.port);
-		return take_entry(key.addresses, key.rest, slot, SIDE_REPLY);
-	}
 	struct tuple6 key;
-	reply_key6(&key, &new->tuple->v6, &d->address, new->conn.port);
+	reply_key6(&key, &new->tuple->v6, &new->destination->address, new->conn.port);
 	struct reply6 value = {.slot = slot,
 			       .destination = new->conn.destination,
 			       .address = new->tuple->v6.daddr,
 			       .port = new->tuple->v6.dport,
-			       .controlled = new->conn.controlled};
-	return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY) ? NO_ENTRY : 0;
+			       .controlled = new->conn.flags & CONN_CONTROLLED};
+	return !bpf_map_update_elem(&replies6, &key, &value, BPF_ANY);
 }
 
-INLINE void publish_reverse(const struct new_conn *new, u32 slot, u32 at)
+/* Remove it again. Two CPUs may have chosen the same server: then the loser has overwritten the winner's entry, and
+ * restores it. */
+INLINE void undo_reverse6(const struct new_conn *new, u32 slot)
 {
-	if (new->is_ipv6)
-		return;
-	struct key4 key = reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
-	publish_reply(key.addresses, key.rest, slot, at);
-}
-
-/* Remove the reverse entry again. For IPv6, two CPUs may have chosen the same server: then the loser has overwritten
- * the winner's entry, and restores it. */
-INLINE void undo_reverse(const struct new_conn *new, u32 slot, u32 at)
-{
-	const struct destination *d = new->destination;
-	if (at == NO_ENTRY)
-		return;
-	if (!new->is_ipv6) {
-		struct key4 key = reply_key4(&new->tuple->v4, d->address.word[0], new->conn.port);
-		release_entry(key.addresses, key.rest, slot, at);
-		return;
-	}
 	struct found winner = find_tuple(new->tuple, true);
 	struct connection *c = winner.connection;
 	if (c && c->method == METHOD_MASQ && c->destination == new->conn.destination && c->port == new->conn.port)
-		add_reverse(new, winner.slot);
+		add_reverse6(new, winner.slot);
 	else
-		remove_reverse(new->tuple, true, d, slot, new->conn.port);
+		remove_reverse6(&new->tuple->v6, new->destination, slot, new->conn.port);
 }
 
-/* Insert it in its state. If the tuple exists, or there is no room, nothing changes. */
+/* Insert it in its state. If the tuple exists, or the table is full, nothing changes. */
 INLINE enum create_result insert_conn(struct new_conn *new)
 {
 	bool is_ipv6 = new->is_ipv6, masq = new->destination && new->conn.method == METHOD_MASQ;
@@ -78,7 +58,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	enum create_result result = reserve(new->tuple, is_ipv6, &found, new->user);
 	if (unlikely(result != CREATED))
 		return result;
-	u32 slot = found.slot, at = NO_ENTRY;
+	u32 slot = found.slot;
 	new->conn.word |= make_word(new->state, new->expiry, 0);
 	struct control *control = new->has_control ? control_of(slot) : NULL;
 	if (control) { /* not `controls`, which another CPU may be giving back (hold_template) */
@@ -87,27 +67,31 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		control->assured = new->control.assured;
 	}
 	count_conn(new->conn.destination, new->state);
-	if (masq) {
-		u64 *shared = is_ipv6 ? word_of6(slot) : NULL;
+	bool reverse6 = masq && is_ipv6;
+	if (reverse6) {
+		u64 *shared = word_of6(slot);
 		if (shared)
 			WRITE_ONCE(*shared, new->conn.word);
-		at = add_reverse(new, slot);
-		if (unlikely(at == NO_ENTRY)) {
+		reverse6 = add_reverse6(new, slot);
+		if (unlikely(!reverse6)) {
 			unreserve(is_ipv6, slot, new->user);
-			result = CREATE_FULL;
+			result = refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);
 		}
 	}
 	if (likely(result == CREATED))
 		result = publish(new->tuple, is_ipv6, &found, new->user);
 	if (likely(result == CREATED)) {
-		if (masq)
-			publish_reverse(new, slot, at);
-		set_expiry_tick(slot, new->expiry ?: 1); /* last: walks over slots skip those without a tick */
+		if (masq && !is_ipv6) {
+			struct key4 key =
+				reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
+			publish_reply(key.addresses, key.rest, slot);
+		}
+		set_complete(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}
-	if (masq)
-		undo_reverse(new, slot, at);
+	if (reverse6)
+		undo_reverse6(new, slot);
 	uncount_conn(new->conn.destination, word_state(new->conn.word));
 	return result;
 }
@@ -127,7 +111,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	struct new_conn new = {
 		.tuple = &p->tuple,
 		.destination = d,
-		.conn = {.destination = w->destination, .port = w->port, .method = w->method, .controlled = controlled},
+		.conn = {.destination = w->destination, .port = w->port, .method = w->method, .flags = controlled ? CONN_CONTROLLED : 0},
 		.state = state,
 		.expiry = now + life,
 		.has_control = controlled,

@@ -25,25 +25,15 @@ NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destinat
 	return !reply || reply->slot != slot || is_deleted(bpf_map_delete_elem(&replies6, &key));
 }
 
-/* Return false if the kernel refused. */
-INLINE bool remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
-{
-	if (is_ipv6)
-		return remove_reverse6(&request->v6, d, slot, port);
-	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
-	return true;
-}
-
-/* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return whether it is
- * such a template. */
+/* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return
+ * whether it is such a template. */
 INLINE bool end_unused_template(u32 template)
 {
 	struct control *control = control_of(template);
 	if (!control || control->controls || control->assured)
 		return false;
 	WRITE_ONCE(control->timeout, 0);
-	set_expiry_tick(template, ticks() ?: 1);
+	note_expiry(template, ticks());
 	return true;
 }
 
@@ -109,15 +99,15 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
-	bool has_reverse = d && copy.method == METHOD_MASQ;
-	if (unlikely(has_reverse && !remove_reverse(tuple, is_ipv6, d, slot, copy.port)) ||
+	bool has_reverse = is_ipv6 && d && copy.method == METHOD_MASQ;
+	if (unlikely(has_reverse && !remove_reverse6(&tuple->v6, d, slot, copy.port)) ||
 	    unlikely(!unlink_conn(tuple, is_ipv6, slot))) { /* the expiry timer or the next packet tries again */
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));
-	if (unlikely(copy.controlled))
+	if (unlikely(copy.flags & CONN_CONTROLLED))
 		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
 	unreserve(is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;

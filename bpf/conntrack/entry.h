@@ -2,8 +2,7 @@
  * Accessors of a connection: its state word, and what other maps have for its slot.
  */
 #pragma once
-#include "abi/config.h"
-#include "abi/conntrack.h"
+#include "conntrack/table4.h"
 
 INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
 {
@@ -67,18 +66,66 @@ INLINE bool may_be_copied(u32 now)
 	return unlikely(until) && (s32)(until - now) > 0;
 }
 
-INLINE void set_expiry_tick(u32 slot, u32 tick)
+/* --- `looks`: ticks for the expiry timer --- */
+
+INLINE u32 first_look6(void)
 {
-	struct looks *line = map_elem(looks, slot / LOOKS);
-	if (line)
-		WRITE_ONCE(line->at[slot % LOOKS], tick);
+	return first_slot6 / LOOK_SLOTS;
+}
+
+/* Return the position of a slot's tick. */
+INLINE u32 look_of(u32 slot)
+{
+	return slot < first_slot6 ? slot / LOOK_SLOTS : first_look6() + slot - first_slot6;
+}
+
+INLINE u32 *look_at(u32 position)
+{
+	struct looks *line = map_elem(looks, position / LOOKS);
+	return line ? &line->at[position % LOOKS] : NULL;
+}
+
+/* Set a tick unless an earlier one is there. */
+VERIFIED_ONCE int note_earlier(u32 position, u32 tick)
+{
+	u32 *noted = look_at(position);
+	if (!noted)
+		return 0;
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) {
+		u32 old = READ_ONCE(*noted);
+		if ((old && (s32)(tick - old) >= 0) || __sync_val_compare_and_swap(noted, old, tick) == old)
+			return 0;
+	}
+	return 0;
+}
+
+/* Let the expiry timer visit a slot at this tick. Many slots of IPv4 share a tick, so all ticks stay in the cache, and
+ * most are early enough. */
+INLINE void note_expiry(u32 slot, u32 tick)
+{
+	u32 *noted = look_at(look_of(slot)), old = noted ? READ_ONCE(*noted) : 0;
+	if (unlikely(slot >= first_slot6) && noted)
+		WRITE_ONCE(*noted, tick ?: 1);
+	else if (!old || (s32)(tick - old) < 0)
+		note_earlier(look_of(slot), tick ?: 1);
 }
 
 /* Whether the CPU that created it has finished. No other CPU ends it before. */
 INLINE bool is_complete(u32 slot)
 {
-	struct looks *line = map_elem(looks, slot / LOOKS);
-	return line && READ_ONCE(line->at[slot % LOOKS]);
+	if (slot < first_slot6)
+		return is_complete4(slot);
+	u32 *noted = look_at(look_of(slot));
+	return noted && READ_ONCE(*noted);
+}
+
+/* Let other CPUs end it from now on. */
+INLINE void set_complete(u32 slot, u32 expiry)
+{
+	if (slot < first_slot6)
+		set_complete4(slot);
+	note_expiry(slot, expiry);
 }
 
 INLINE u64 *connection_word(const struct found *found)

@@ -20,13 +20,6 @@ enum half_open_limits {
 	HALF_OPEN_RESERVE = 16, /* a table is nearly full if less than this part of it is free */
 };
 
-INLINE bool is_half_open_state(u32 state)
-{
-	return is_unconfirmed(state) || (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
-					 1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
-						state & 1;
-}
-
 INLINE struct service_syns *syns_in_round(u32 service, u32 round)
 {
 	struct service_syns *syns = map_elem(service_syns, service);
@@ -60,8 +53,8 @@ INLINE u32 round_of(const struct half_open_queue *queue)
 	return queue->end / (half_opens_each ?: 1);
 }
 
-/* Whether a new connection should end a half-open one. It should in a table that is nearly full, and in one that is half
- * full if this CPU has more than its share of them. */
+/* Whether a new connection should end a half-open one. A table that is nearly full demands it, and so does a half-full
+ * one if this CPU has more than its share. */
 INLINE bool must_end_half_open(void)
 {
 	const struct pool *pool = map_elem(pools, 0);

@@ -16,8 +16,9 @@ INLINE struct found find_tuple(const union tuple *key, bool is_ipv6)
 		return found;
 	}
 	struct key4 words = key4_of(&key->v4);
-	struct conn_entry4 *conn = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
-	if (conn)
+	found.slot = find_slot4(words.addresses, words.rest);
+	struct conn_entry4 *conn = conn4_at(found.slot);
+	if (found.slot && conn)
 		found.connection = &conn->connection;
 	return found;
 }
@@ -38,10 +39,14 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
 	held->is_ipv6 = slot >= first_slot6;
 	if (!held->is_ipv6) {
-		struct conn_entry4 *conn = map_elem(connections4, slot);
-		if (!conn || !conn->tuple.daddr)
+		struct conn_entry4 *conn = conn4_at(slot);
+		if (!conn)
 			return false;
-		held->tuple.v4 = conn->tuple;
+		struct key4 key = key4_of(&conn->tuple);
+		if (!key.rest || key.rest == REST_CLAIMED)
+			return false;
+		WORD_AT(u64, &held->tuple, 0) = key.addresses;
+		WORD_AT(u64, &held->tuple, 8) = key.rest;
 		held->found = (struct found){&conn->connection, slot};
 		return true;
 	}

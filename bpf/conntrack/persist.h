@@ -64,7 +64,6 @@ INLINE void template_key(struct scratch *w)
 	key->v4.dport = port;
 	key->v4.protocol = protocol;
 	key->v4.kind = TUPLE_TEMPLATE;
-	key->v4.number = 0;
 }
 
 INLINE struct found find_template(const struct scratch *w)
@@ -72,18 +71,24 @@ INLINE struct found find_template(const struct scratch *w)
 	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
 }
 
-/* Keep the template in its slot, but unlink it. */
+/* Keep the template in its slot, under a tuple that no packet has. */
 INLINE void retire4(u32 slot, u64 word)
 {
-	struct conn_entry4 *conn = map_elem(connections4, slot);
+	struct conn_entry4 *conn = conn4_at(slot);
 	if (!conn)
 		return;
 	struct key4 key = key4_of(&barrier_var(conn)->tuple);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
-	conn->connection.port = 0xffff;
-	conn->tuple.kind = TUPLE_RETIRED;
-	conn->tuple.number = slot;
-	conn->tuple.dport = 0xffff;
+	union {
+		struct tuple4 tuple;
+		u64 words[2];
+	} retired = {.words = {key.addresses, key.rest}};
+	retired.tuple.kind = TUPLE_RETIRED;
+	retired.tuple.dport = 0xffff;
+	if (unlink_entry(key.addresses, key.rest, slot)) {
+		conn->connection.port = 0xffff;
+		publish_entry(key.addresses, retired.words[1], slot);
+		set_complete4(slot);
+	}
 	WRITE_ONCE(conn->connection.word, word);
 }
 

@@ -39,7 +39,7 @@ INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
 		a->index = conn->connection.destination;
 		a->saddr.word[0] = conn->tuple.daddr;
 		a->port = conn->tuple.dport;
-		a->controlled = conn->connection.controlled;
+		a->controlled = conn->connection.flags & CONN_CONTROLLED;
 		a->word = &conn->connection.word;
 	}
 	a->masq = true;
@@ -56,7 +56,7 @@ INLINE bool find_plain_reply(struct reply_conn *a, const struct packet *p)
 		return false;
 	a->slot = found.slot;
 	a->index = c->destination;
-	a->controlled = c->controlled;
+	a->controlled = c->flags & CONN_CONTROLLED;
 	a->masq = false;
 	a->word = &c->word;
 	return true;

@@ -33,7 +33,7 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 		return true;
 	move_count(c->destination, word_state(seen), record->state);
 	if ((s32)(record->expiry - (u32)seen) < 0)
-		set_expiry_tick(found->slot, record->expiry ?: 1);
+		note_expiry(found->slot, record->expiry);
 	return true;
 }
 
@@ -52,7 +52,7 @@ VERIFIED_ONCE int restore_record(struct conn_record *record)
 		.conn = {.destination = record->destination,
 			 .port = record->port,
 			 .method = record->method,
-			 .controlled = record->template != 0,
+			 .flags = record->template ? CONN_CONTROLLED : 0,
 			 .word = (u64)(record->has_reply & 1) << WORD_ANSWERED},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Allocation of slots. A slot numbers a connection or template in all maps: first those of IPv4, then those of IPv6.
+ * Allocation of slots. A slot numbers a connection or template in all maps: first those of IPv4, then those of IPv6. A
+ * slot of IPv4 is a position in the table (table4.h).
  *
- * Each CPU keeps a pool of free slots and of credits: a credit is the right to one more connection. It refills the pool
- * in bundles, so CPUs seldom share a cache line. The slots of a bundle are consecutive, so consecutive connections are
- * neighbours in memory. Both families share the credits.
+ * Each CPU keeps a pool of free slots of IPv6 and of credits: a credit is the right to one more connection. It refills
+ * the pool in bundles, so CPUs seldom share a cache line. Both families share the credits.
  */
 #pragma once
 #include "conntrack/entry.h"
@@ -72,84 +72,56 @@ INLINE void give_credit(struct magazine *m)
 }
 
 /* Refill a CPU's empty pool of slots. Return false if there are no slots. */
-VERIFIED_ONCE int refill_slots(struct free_slots *own, u32 is_ipv6)
+VERIFIED_ONCE int refill_slots(struct free_slots *own)
 {
 	struct bundle bundle;
 	struct pool *pool = map_elem(pools, 0);
 	if (!own || !pool)
 		return false;
-	u32 first = 0, total = is_ipv6 ? slots6 : slots4, base = is_ipv6 ? first_slot6 : 1;
-	long none;
-	if (is_ipv6) {
-		none = bpf_map_pop_elem(&free_slots6, &bundle);
-		NO_MERGE(none, 6);
-	} else {
-		none = bpf_map_pop_elem(&free_slots4, &bundle);
-		NO_MERGE(none, 4);
-	}
+	u32 first = 0;
+	long none = bpf_map_pop_elem(&free_slots6, &bundle);
 	if (none) {
-		u32 *fresh = &pool->fresh[is_ipv6 & 1];
-		if (READ_ONCE(*fresh) >= total)
+		if (READ_ONCE(pool->fresh) >= slots6)
 			return false;
-		first = __sync_fetch_and_add(fresh, BUNDLE);
-		if (first >= total) {
-			__sync_fetch_and_add(fresh, -BUNDLE);
+		first = __sync_fetch_and_add(&pool->fresh, BUNDLE);
+		if (first >= slots6) {
+			__sync_fetch_and_add(&pool->fresh, -BUNDLE);
 			return false;
 		}
 	}
 	for (u32 i = 0; i < BUNDLE; i++)
-		own->slots[i] = none ? base + first + BUNDLE - 1 - i : bundle.slots[i];
+		own->slots[i] = none ? first_slot6 + first + BUNDLE - 1 - i : bundle.slots[i];
 	own->count = BUNDLE;
 	return true;
 }
 
 /* Return 0 if there is none. */
-INLINE u32 take_slot(struct magazine *m, bool is_ipv6)
+INLINE u32 take_slot(struct magazine *m)
 {
-	struct free_slots *own = &m->free[is_ipv6];
-	if (unlikely(!own->count) && !refill_slots(own, is_ipv6))
+	struct free_slots *own = &m->free;
+	if (unlikely(!own->count) && !refill_slots(own))
 		return 0;
 	own->count -= 1;
 	return own->slots[own->count % MAGAZINE];
 }
 
-INLINE void give_slot(struct magazine *m, bool is_ipv6, u32 slot)
+INLINE void give_slot(struct magazine *m, u32 slot)
 {
-	struct free_slots *own = &m->free[is_ipv6];
+	struct free_slots *own = &m->free;
 	if (unlikely(own->count >= MAGAZINE)) {
-		long error;
-		if (is_ipv6) {
-			error = bpf_map_push_elem(&free_slots6, &own->slots[BUNDLE], 0);
-			NO_MERGE(error, 6);
-		} else {
-			error = bpf_map_push_elem(&free_slots4, &own->slots[BUNDLE], 0);
-			NO_MERGE(error, 4);
-		}
-		if (error)
-			return; /* cannot happen: the map has room for all slots */
+		if (bpf_map_push_elem(&free_slots6, &own->slots[BUNDLE], 0))
+			return; /* cannot happen: the map holds all slots */
 		own->count = BUNDLE;
 	}
 	own->slots[own->count % MAGAZINE] = slot;
 	own->count += 1;
 }
 
-/* Used slots form two ranges. Move `at` forward to the next one, and return the end of its range. */
-INLINE u32 end_of_range(const struct pool *pool, u32 *at)
+/* Return the number of slots of IPv6 that were ever used. */
+INLINE u32 fresh6(const struct pool *pool)
 {
-	u32 fresh4 = READ_ONCE(pool->fresh[0]), fresh6 = READ_ONCE(pool->fresh[1]);
-	u32 end4 = 1 + (fresh4 < slots4 ? fresh4 : slots4);
-	if (*at < end4)
-		return end4;
-	if (*at < first_slot6)
-		*at = first_slot6;
-	return first_slot6 + (fresh6 < slots6 ? fresh6 : slots6);
-}
-
-/* Whether any slot from `at` on was ever used. */
-INLINE bool any_from(const struct pool *pool, u32 at)
-{
-	u32 end = end_of_range(pool, &at);
-	return at < end;
+	u32 fresh = READ_ONCE(pool->fresh);
+	return fresh < slots6 ? fresh : slots6;
 }
 
 /* --- insert and remove --- */
@@ -168,6 +140,13 @@ INLINE bool is_deleted(long error)
 INLINE enum create_result result_of(long error)
 {
 	return !error ? CREATED : error == -EEXIST ? CREATE_EXISTS : error == -E2BIG ? CREATE_FULL : CREATE_FAILED;
+}
+
+/* Count why there is no space for a connection. */
+INLINE enum create_result refuse(enum reason reason)
+{
+	count(reason);
+	return CREATE_FULL;
 }
 
 /* Who takes and gives slots. Commands run their programs in process context, where packets can interrupt them before
@@ -192,11 +171,14 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 {
 	struct magazine *m = magazine_of(user);
 	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
-		return CREATE_FULL;
-	new_conn->slot = take_slot(m, is_ipv6);
+		return refuse(REASON_REFUSED_TABLE_FULL);
+	struct key4 key = key4_of(&tuple->v4);
+	new_conn->slot = is_ipv6 ? take_slot(m)
+				 : claim_entry(key.addresses, key.rest,
+					       new_conn->connection->method == METHOD_MASQ);
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
-		return CREATE_FULL;
+		return refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);
 	}
 	new_conn->connection->word |= (u64)m->generation++ << WORD_GENERATION;
 	if (is_ipv6) {
@@ -207,26 +189,19 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 	return CREATED;
 }
 
-/* Mark the entry as free. */
-INLINE void clear_conn4(u32 slot)
-{
-	struct conn_entry4 *conn = map_elem(connections4, slot);
-	if (!conn)
-		return;
-	u64 *words = (void *)&barrier_var(conn)->tuple;
-	WRITE_ONCE(words[1], 0);
-	WRITE_ONCE(words[0], 0);
-}
-
 VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 user)
 {
 	struct magazine *m = magazine_of(user);
-	set_expiry_tick(slot, 0);
 	if (!is_ipv6)
-		clear_conn4(slot);
+		release_entry(slot);
 	if (!m)
 		return 0;
-	give_slot(m, is_ipv6 & 1, slot);
+	if (is_ipv6) {
+		u32 *noted = look_at(look_of(slot));
+		if (noted)
+			WRITE_ONCE(*noted, 0);
+		give_slot(m, slot);
+	}
 	return_credit(m, user);
 	return 0;
 }
@@ -234,18 +209,17 @@ VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 user)
 INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn, enum slot_user user)
 {
 	struct key4 key = key4_of(tuple);
-	struct conn_entry4 *conn = map_elem(connections4, new_conn->slot);
+	struct conn_entry4 *conn = conn4_at(new_conn->slot);
 	if (!conn)
 		return CREATE_FULL;
 	conn->connection = *new_conn->connection;
-	barrier();
-	conn->tuple = *tuple; /* Store the tuple last: without a tuple the expiry timer takes the entry for free. */
-	u32 at = take_entry(key.addresses, key.rest, new_conn->slot, SIDE_REQUEST);
-	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, new_conn->slot, at)))
+	WORD_AT(u64, &conn->tuple, 0) = key.addresses;
+	int result = publish_entry(key.addresses, key.rest, new_conn->slot);
+	if (likely(result == PUBLISHED))
 		return CREATED;
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
 	unreserve(false, new_conn->slot, user);
-	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
+	return result == PUBLISH_FULL ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;
 }
 
 /* Insert what was reserved: from now on packets find it. It fails if another CPU was first or the table is full. Then
@@ -259,6 +233,8 @@ INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const 
 	enum create_result result = result_of(bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST));
 	if (unlikely(result != CREATED))
 		unreserve(is_ipv6, new_conn->slot, user);
+	if (unlikely(result == CREATE_FULL))
+		return refuse(REASON_REFUSED_IPV6_FULL);
 	return result;
 }
 
@@ -268,6 +244,6 @@ INLINE bool unlink_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 	if (is_ipv6)
 		return is_deleted(bpf_map_delete_elem(&connections6, &tuple->v6));
 	struct key4 key = key4_of(&tuple->v4);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
+	unlink_entry(key.addresses, key.rest, slot);
 	return true;
 }

@@ -70,6 +70,14 @@ INLINE u32 first_state(u32 state)
 	}
 }
 
+/* Whether the handshake is not completed, or no packet of the client has followed the first one. */
+INLINE bool is_half_open_state(u32 state)
+{
+	return is_unconfirmed(state) || (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
+					 1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
+						state & 1;
+}
+
 /* Whether a connection in this state makes its template ASSURED (5.3). */
 INLINE bool is_established(u32 state)
 {

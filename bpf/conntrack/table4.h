@@ -1,33 +1,47 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The table of IPv4 connections: an array of entries, and a hash index to it. IPv6 uses a hash map of the kernel.
+ * The table of IPv4 connections. IPv6 uses a hash map of the kernel.
  *
- * `connections4` has an entry of half a cache line for each slot. `index4` has buckets of one cache line each. A
- * tuple's hash selects the bucket, and the two index entries that are tried first. An index entry is a slot, XORed with
- * hash bits above the slot's, so a lookup rarely reads a wrong connection. NAT connections have a second index entry,
- * by replies, in the second half of the index. So a packet of a known connection waits for two cache lines, the first
- * of them in a small memory. A new connection waits for the first only, because its entry follows the previous one's.
+ * `connections4` has buckets of one cache line with two entries each. A hash of the client's address and port names the
+ * bucket, as in IPVS, so requests and NAT's replies find the same entry. Its position is the connection's slot. So a
+ * packet of a known connection waits for one line, and a new one writes that line, too.
  *
- * If a bucket is full, its entries overflow into one of four other buckets, and its mark word counts them. The hash is
- * keyed, so a client cannot choose colliding tuples.
+ * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
+ * then into other groups. The bucket counts both kinds, so most searches end in it. The hash is keyed, so a client
+ * cannot choose colliding addresses and ports. One that uses the same port for many services fills more groups: by the
+ * hash of the whole tuple, except for NAT.
  *
- * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, and sets its mark.
- * The atomic operation that sets the mark returns the marks before. So of two CPUs with the same tuple the later one
- * finds the other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs.
- * Removal invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the
- * connection, as with any hash map. A slot without an expiry tick is never removed: its creator has not finished.
+ * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
+ * mark in the bucket. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
+ * tuple the later one finds the other's entry, and removes its own. An entry that overflowed is in force once the bucket
+ * counts it. Rarely both CPUs remove theirs, and try again. Removal withdraws the tuple, clears the marks, then frees the
+ * entry. A reader may still hold the connection, as with any hash map. An entry that is not complete is never removed:
+ * its creator has not finished.
  */
 #pragma once
 #include "abi/config.h"
 #include "abi/conntrack.h"
 
-enum {
-	MARK_ALL = (1 << ENTRIES) - 1,
-	MARK_ELSEWHERE = 1 << ENTRIES, /* in the upper half: the number of entries that overflowed from this bucket */
+/* The word of a tuple with the ports. Bits 0-47: ports, protocol, kind; all 0 in a free entry. In the first entry of a
+ * bucket the bucket's marks follow: entries in force, complete ones, counts of those that overflowed. */
+enum rest_bits {
+	REST_PROTOCOL = 32,
+	REST_KIND = 40,
+	REST_MARKS = 48,
+	REST_COMPLETE = 50,
+	REST_NEAR = 52, /* overflowed into the same group */
+	REST_FAR = 56, /* into others */
 };
 
-#define NO_ENTRY 0xffffffffu
+#define REST_TUPLE ((1ULL << REST_MARKS) - 1)
+#define REST_CLAIMED ((u64)TUPLE_CLAIMED << REST_KIND)
+#define REST_REPLY ((u64)TUPLE_REPLY << REST_KIND)
 
-/* A tuple as two words: the addresses; ports, protocol, kind and number. */
+INLINE u32 kind_in(u64 rest)
+{
+	return (u8)(rest >> REST_KIND);
+}
+
+/* A tuple as two words: the addresses; ports, protocol and kind. */
 struct key4 {
 	u64 addresses;
 	u64 rest;
@@ -36,63 +50,121 @@ struct key4 {
 INLINE struct key4 key4_of(const struct tuple4 *tuple)
 {
 	const u64 *words = (const void *)tuple;
-	return (struct key4){words[0], words[1]};
+	return (struct key4){words[0], words[1] & REST_TUPLE};
 }
 
-/* Return the first bucket of one side's half of the index. */
-INLINE u32 first_of(enum side side, u32 buckets)
+/* The tuple of a NAT server's packets. */
+INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
-	return side == SIDE_REPLY ? buckets + OTHER_BUCKETS : 0;
+	return (struct key4){real | (u64)request->saddr << 32,
+			     port | (u64)request->sport << 16 | (u64)request->protocol << REST_PROTOCOL | REST_REPLY};
 }
 
-struct hashed {
-	u64 mixed;
-	u32 bucket;
-	u32 first; /* index entry to try first */
-	u32 tag; /* hash bits in an index entry */
-};
-
-/* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive
- * ports, which would cluster otherwise. */
-INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
+/* Multiply-shift with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive ports, which would
+ * cluster otherwise. */
+INLINE u64 mix4(u64 addresses, u64 rest)
 {
-	const volatile struct table_key *key = barrier_var(&table_key4); /* one base address for all its fields */
-	u32 buckets = key->buckets;
-	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
-	mixed = (mixed ^ mixed >> 32) * factor;
-	u64 part = (mixed >> 32) * buckets;
-	u32 bucket = (part >> 32) + first_of(side, buckets);
-	return (struct hashed){mixed, bucket, part >> 28 & (ENTRIES - 1), (u32)mixed & ~key->slots_mask};
+	u64 mixed = addresses * table_key4.seeds[0] + rest * table_key4.seeds[1];
+	return (mixed ^ mixed >> 32) * table_key4.seeds[0];
 }
 
-/* Return the first of the four overflow buckets. */
-INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
+/* The hash of a request by client, port and protocol. */
+INLINE u64 hash_request(u64 addresses, u64 rest)
 {
-	u32 buckets = table_key4.buckets;
-	u64 mixed = (h->mixed ^ h->mixed >> 29) * table_key4.seeds[1];
-	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
+	return mix4((u32)addresses | (rest & 0xffff) << 32 | (rest >> REST_PROTOCOL & 0xff) << 48, 0);
 }
 
-INLINE bool is_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
+INLINE u64 hash_reply(u64 addresses, u64 rest)
 {
-	const u64 *words = (const void *)&conn->tuple;
-	return words[0] == addresses && words[1] == rest;
+	return mix4(addresses >> 32 | (rest >> 16 & 0xffff) << 32 | (rest >> REST_PROTOCOL & 0xff) << 48, 0);
 }
 
-/* Whether a packet is from the connection's NAT server to its client. The server's address is not compared here: the
- * destination has it. */
-INLINE bool is_reply_tuple(const struct conn_entry4 *conn, u64 addresses, u64 rest)
+/* The hash of any tuple. Templates have no port, so theirs is by the whole tuple. */
+INLINE u64 hash4(u64 addresses, u64 rest)
 {
-	const u64 *words = (const void *)&conn->tuple;
-	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
-	       (words[1] ^ rest) >> 32 == 0 && conn->connection.port == (u16)rest &&
-	       conn->connection.method == METHOD_MASQ;
+	switch (kind_in(rest)) {
+	case TUPLE_CONNECTION:
+		return hash_request(addresses, rest);
+	case TUPLE_REPLY:
+		return hash_reply(addresses, rest);
+	default:
+		return mix4(addresses, rest);
+	}
 }
 
-/* Whether a packet may belong to the connection. For a reply the server's address is not compared. */
-INLINE bool may_match(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
+/* Return the bucket of a hash. Slot 0 means "none", so the first group is not used. */
+INLINE u32 bucket4_of(u64 hash)
 {
-	return side == SIDE_REPLY ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
+	return ((hash >> 32) * table_key4.buckets >> 32) + GROUP;
+}
+
+/* Return the first bucket of one of the other groups of a tuple. */
+INLINE u32 other_group(u64 addresses, u64 rest, u32 number)
+{
+	u64 hash = number <= OTHER_GROUPS / 2 ? hash4(addresses, rest) : mix4(addresses, rest);
+	hash = (hash ^ hash >> 29) * (table_key4.seeds[1] + 2 * number);
+	return bucket4_of(hash) & ~(GROUP - 1);
+}
+
+/* Return how many other groups may have a tuple. */
+INLINE u32 other_groups(u64 rest, bool masq)
+{
+	return kind_in(rest) == TUPLE_REPLY || masq ? OTHER_GROUPS / 2 : OTHER_GROUPS;
+}
+
+INLINE struct conn_entry4 *entry_in(struct bucket *bucket, u32 number)
+{
+	return bucket ? &bucket->entry[barrier_var(number) & (ENTRIES - 1)] : NULL;
+}
+
+/* Return the entry of a slot. */
+INLINE struct conn_entry4 *conn4_at(u32 slot)
+{
+	return entry_in(map_elem(connections4, slot / ENTRIES), slot);
+}
+
+INLINE u64 *rest_at(struct conn_entry4 *conn)
+{
+	return (u64 *)&conn->tuple + 1;
+}
+
+INLINE u64 addresses_at(const struct conn_entry4 *conn)
+{
+	return READ_ONCE(*(const u64 *)&conn->tuple);
+}
+
+/* Return 0 if the entry has this tuple. */
+INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
+{
+	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
+}
+
+/* Return 0 if the entry's connection gets replies with this tuple, from whatever address: the destination has it. */
+INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest)
+{
+	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
+	u64 port = (READ_ONCE(*rest_at(conn)) ^ (rest >> 16 & 0xffff) ^ (rest & 0xffULL << REST_PROTOCOL)) &
+		   (0xffff | 0xffffULL << REST_PROTOCOL);
+	const struct connection *c = &conn->connection;
+	return client | port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | (c->flags & CONN_NO_REPLIES);
+}
+
+/* Return the word that has a bucket's marks. */
+INLINE u64 *marks_at(u32 bucket)
+{
+	struct conn_entry4 *first = conn4_at(bucket * ENTRIES);
+	return first ? rest_at(first) : NULL;
+}
+
+INLINE u32 count_in(u64 marks, enum rest_bits which)
+{
+	return which == REST_FAR ? marks >> REST_FAR : marks >> REST_NEAR & 0xf;
+}
+
+/* Whether a bucket can count one more overflow. */
+INLINE bool can_count(u64 marks, enum rest_bits which)
+{
+	return count_in(marks, which) < (which == REST_FAR ? 0xff : 0xf);
 }
 
 /* Whether a reply is from the connection's own real server. */
@@ -102,286 +174,302 @@ INLINE bool is_from_its_server(const struct conn_entry4 *conn, u64 addresses)
 	return d && d->address.word[0] == (u32)addresses;
 }
 
-INLINE bool matches(const struct conn_entry4 *conn, u64 addresses, u64 rest, enum side side)
+/* Whether the slot's connection has this tuple. */
+VERIFIED_ONCE int has_tuple(u32 slot, u64 addresses, u64 rest)
 {
-	return may_match(conn, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(conn, addresses));
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn)
+		return false;
+	if (kind_in(rest) == TUPLE_REPLY)
+		return !difference_of_reply(conn, addresses, rest) && is_from_its_server(conn, addresses);
+	return !difference_of(conn, addresses, rest);
 }
 
-struct index_spot {
-	u32 at; /* or NO_ENTRY */
-	u32 slot;
-};
+/* --- search: all functions return a slot, or 0 --- */
 
-/* Return how many index entries have the tag. No branches: the result cannot be predicted before the cache line
- * arrives. */
-INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
+/* Search a group, from behind the bucket `home`. */
+VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 {
-	const u64 *pairs = (const void *)bucket;
-	u64 both = (u64)tag << 32 | tag, beyond = (u64)table_key4.slots_mask + 1, found = 0;
-#pragma unroll
-	for (u32 i = 0; i < ENTRIES / 2; i++) {
-		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		/* Negative: a slot. */
-		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond);
-		found = barrier_var(found + (low >> 63) + (high >> 63));
-	}
-	return found;
-}
-
-/* Whether the connection in a slot matches. */
-VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
-{
-	struct conn_entry4 *conn = map_elem(connections4, slot);
-	return conn && matches(conn, addresses, rest, side);
-}
-
-/* Search the marked entries of a bucket for the connection of a tuple. Return an index_spot with the slot in the lower
- * half. */
-VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
-{
-	struct bucket *bucket = map_elem(index4, number);
-	enum side side = number < first_of(SIDE_REPLY, table_key4.buckets) ? SIDE_REQUEST : SIDE_REPLY;
-	marks = bucket ? marks & MARK_ALL : 0;
 #pragma nounroll
-	for (u32 i = 0; i < ENTRIES && marks; i++, marks >>= 1) {
-		u32 slot = READ_ONCE(bucket->entry[i]) ^ tag;
-		if (!(marks & 1) || slot > table_key4.slots_mask)
-			continue;
-		if (matches_slot(slot, addresses, rest, side))
-			return (u64)(number * ENTRIES + i) << 32 | slot;
+	for (u32 i = 1; i <= GROUP_SLOTS; i++) {
+		u32 slot = (home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1));
+		if (slot != own && has_tuple(slot, addresses, rest))
+			return slot;
 	}
-	return (u64)NO_ENTRY << 32;
+	return 0;
 }
 
-/* Likewise, except for the caller's `own` entry. */
-INLINE struct index_spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
+/* Search where a bucket's connections overflow to, by its marks. */
+VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	struct bucket *bucket = map_elem(index4, number);
-	bool has_own = number == own / ENTRIES;
-	if (!bucket || !(marks & MARK_ALL) || likely(count_tagged(bucket, tag) <= has_own))
-		return (struct index_spot){NO_ENTRY, 0};
-	u64 spot = search_bucket(number, has_own ? marks & ~(1u << own % ENTRIES) : marks, tag, addresses, rest);
-	return (struct index_spot){spot >> 32, spot};
-}
-
-INLINE u32 *marks_at(u32 number)
-{
-	struct marks *some = map_elem(marks4, number / ENTRIES);
-	return some ? &some->of[number % ENTRIES] : NULL;
-}
-
-INLINE u32 marks_of(u32 number)
-{
-	u32 *marks = marks_at(number);
-	return marks ? READ_ONCE(*marks) : 0;
-}
-
-/* Search the overflow buckets. Return an index_spot, as search_bucket does. */
-VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 second = second_bucket_of(&h, side);
+	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	if (count_in(marks, REST_NEAR))
+		slot = search_group(home, addresses, rest, own);
+	if (slot || !count_in(marks, REST_FAR))
+		return slot;
 #pragma nounroll
-	for (u32 i = 0; i < OTHER_BUCKETS; i++) {
-		u32 number = second + i, marks = marks_of(number);
-		if (number == own / ENTRIES)
-			marks &= ~(1u << own % ENTRIES);
-		u64 spot = search_bucket(number, marks, h.tag, addresses, rest);
-		if (spot >> 32 != NO_ENTRY)
-			return spot;
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
+		if (i <= other_groups(rest, false))
+			slot = search_group(other_group(addresses, rest, i), addresses, rest, own);
 	}
-	return (u64)NO_ENTRY << 32;
+	return slot;
 }
 
-INLINE struct index_spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
+/* Search a bucket, and where its connections overflow to. */
+VERIFIED_ONCE u32 search_all(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	struct index_spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
-	if (likely(found.at != NO_ENTRY) || likely(marks < MARK_ELSEWHERE))
-		return found;
-	u64 spot = find_elsewhere(addresses, rest, own, side);
-	return (struct index_spot){spot >> 32, spot};
+	u32 slot = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	if (slot != own && has_tuple(slot, addresses, rest))
+		return slot;
+	if (slot + 1 != own && has_tuple(slot + 1, addresses, rest))
+		return slot + 1;
+	return search_overflow(addresses, rest, marks, own);
 }
 
-/* Return the slot of the tuple's connection, or 0. Reads all buckets that it may be in. */
-VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
+/* Return the entry with this tuple, and its slot. A reply's saddr is not compared. */
+INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u32 *slot)
 {
-	struct hashed h = hash_of(addresses, rest, side);
-	return find_with(&h, marks_of(h.bucket), addresses, rest, NO_ENTRY, side).slot;
-}
-
-INLINE struct conn_entry4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u32 *slot)
-{
-	*slot = find_slot(addresses, rest, side);
-	return *slot ? map_elem(connections4, *slot) : NULL;
-}
-
-/* Return the slot in one of the two entries that are tried first. With a wrong tag the result exceeds all slots. */
-INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 which)
-{
-	return READ_ONCE(bucket->entry[h->first ^ which]) ^ h->tag;
-}
-
-/* Return the connection that the tuple's packets may belong to, and its slot. */
-INLINE struct conn_entry4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	struct bucket *bucket = map_elem(index4, h.bucket);
+	u32 home = bucket4_of(is_reply ? hash_reply(addresses, rest) : hash_request(addresses, rest));
+	struct bucket *bucket = map_elem(connections4, home);
 	if (!bucket)
 		return NULL;
-#pragma unroll
-	for (u32 i = 0; i < 2; i++) {
-		*slot = slot_in(bucket, &h, i);
-		struct conn_entry4 *conn = map_elem(connections4, *slot);
-		if (likely(conn) && likely(may_match(conn, addresses, rest, side)))
-			return conn;
-	}
-	return find_conn4_slow(addresses, rest, side, slot);
+	/* No branch selects the entry, because none could be predicted before the cache line arrives. */
+	struct conn_entry4 *one = &bucket->entry[0], *other = &bucket->entry[1];
+	u64 first = is_reply ? difference_of_reply(one, addresses, rest) : difference_of(one, addresses, rest),
+	    second = is_reply ? difference_of_reply(other, addresses, rest) : difference_of(other, addresses, rest);
+	u32 which = barrier_var((first | -first) >> 63);
+	*slot = home * ENTRIES + which;
+	if (likely(!first | !second))
+		return AFTER(entry_in(bucket, which), first);
+	u64 marks = READ_ONCE(*rest_at(one));
+	if (likely(marks < 1ULL << REST_NEAR))
+		return NULL;
+	*slot = search_overflow(addresses, rest, marks, 0);
+	return *slot ? conn4_at(*slot) : NULL;
 }
 
-/* Likewise for a reply, with the server's address compared. */
+/* The same for paths that are not as frequent, with a reply's saddr compared: return the slot, or 0. */
+VERIFIED_ONCE u32 find_slot4(u64 addresses, u64 rest)
+{
+	if (likely(kind_in(rest) == TUPLE_CONNECTION)) {
+		u32 slot;
+		return find_entry4(addresses, rest, false, &slot) ? slot : 0;
+	}
+	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	return word ? search_all(addresses, rest, READ_ONCE(*word), 0) : 0;
+}
+
+/* Return the connection that a reply's tuple belongs to, and its slot. */
 INLINE struct conn_entry4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REPLY, slot);
-	if (!conn || likely(is_from_its_server(conn, addresses)))
-		return conn;
-	return find_conn4_slow(addresses, rest, SIDE_REPLY, slot);
+	*slot = find_slot4(addresses, rest | REST_REPLY);
+	return *slot ? conn4_at(*slot) : NULL;
 }
 
-/* Whether the slot's connection has this tuple. */
-INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
+/* --- insert: claim an entry, fill it, then publish or release it --- */
+
+/* Claim a free entry. Return its slot, or 0. */
+VERIFIED_ONCE u32 claim_slot(u32 slot)
 {
-	struct conn_entry4 *conn = map_elem(connections4, slot);
-	return conn && is_tuple(conn, addresses, rest);
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *rest = conn ? rest_at(conn) : NULL;
+	u64 old = rest ? READ_ONCE(*rest) : ~0ULL;
+	if (!rest || old & REST_TUPLE)
+		return 0;
+	return __sync_val_compare_and_swap(rest, old, old | REST_CLAIMED) == old ? slot : 0;
 }
 
-/* --- insert: fill the entry, claim an index entry, then publish or release it --- */
-
-VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
+/* Claim an entry of a group, from behind the bucket `home`. */
+VERIFIED_ONCE u32 claim_in_group(u32 home)
 {
-	struct bucket *bucket = map_elem(index4, number);
-	if (!bucket)
-		return NO_ENTRY;
+	u32 slot = 0;
 #pragma nounroll
-	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = barrier_var(first ^ i) & (ENTRIES - 1); /* The verifier of Linux 6.1 loses bounds at an XOR. */
-		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
-			return number * ENTRIES + n;
+	for (u32 i = 2; i < 2 + GROUP_SLOTS && !slot; i++)
+		slot = claim_slot((home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1)));
+	return slot;
+}
+
+/* Claim an entry that is not in the tuple's own bucket. */
+VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest, u32 masq)
+{
+	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	u64 *word = marks_at(home), marks = word ? READ_ONCE(*word) : ~0ULL;
+	if (can_count(marks, REST_NEAR))
+		slot = claim_in_group(home);
+	if (!can_count(marks, REST_FAR))
+		return slot;
+#pragma nounroll
+	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
+		if (i <= other_groups(rest, masq))
+			slot = claim_in_group(other_group(addresses, rest, i));
 	}
-	return NO_ENTRY;
+	return slot;
 }
 
-/* Claim an index entry for a slot whose entry is filled. */
-VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
+/* Claim an entry for a tuple. Return its slot, or 0. */
+INLINE u32 claim_entry(u64 addresses, u64 rest, bool masq)
 {
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 at = free_entry_in(h.bucket, h.first, slot ^ h.tag);
-	if (likely(at != NO_ENTRY))
-		return at;
-	u32 second = second_bucket_of(&h, side);
-#pragma nounroll
-	for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
-		at = free_entry_in(second + i, 0, slot ^ h.tag);
-	return at;
+	u32 first = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest, masq);
 }
 
-/* Invalidate and free an index entry. Return false if it has changed: only the CPU that invalidates it does the
- * rest. */
-VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
+/* Free an entry that was claimed, or withdrawn. */
+VERIFIED_ONCE int release_entry(u32 slot)
 {
-	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
-	struct bucket *bucket = map_elem(index4, at / ENTRIES);
-	if (!bucket || !marks || __sync_val_compare_and_swap(&bucket->entry[at % ENTRIES], entry, none) != entry)
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn)
+		return 0;
+	u64 *word = rest_at(conn);
+	WRITE_ONCE(*(u64 *)&conn->tuple, 0);
+	return __sync_fetch_and_and(word, ~REST_TUPLE) & 0;
+}
+
+/* Return which count of its own bucket an overflowed entry is in. */
+INLINE enum rest_bits overflow_of(u32 bucket, u32 home)
+{
+	return bucket / GROUP == home / GROUP ? REST_NEAR : REST_FAR;
+}
+
+/* Undo the marks and counts of an entry whose tuple was withdrawn. */
+INLINE void unmark(u32 slot, u32 home)
+{
+	u32 bucket = slot / ENTRIES;
+	u64 *own = marks_at(bucket), *marks = marks_at(home);
+	if (!own || !marks)
+		return;
+	__sync_fetch_and_and(own, ~((1ULL << REST_MARKS | 1ULL << REST_COMPLETE) << slot % ENTRIES));
+	if (unlikely(bucket != home))
+		__sync_fetch_and_add(marks, -(1ULL << overflow_of(bucket, home)));
+}
+
+/* Replace an entry's tuple by the mark of a claimed one. Return false if it has changed: only the CPU that replaces it
+ * does the rest. */
+VERIFIED_ONCE int withdraw_tuple(u32 slot, u64 rest)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *word = conn ? rest_at(conn) : NULL;
+	if (!word)
 		return false;
-	__sync_fetch_and_and(marks, ~(1u << at % ENTRIES));
-	__sync_lock_test_and_set(&bucket->entry[at % ENTRIES], 0);
-	return true;
-}
-
-INLINE u32 add_to_marks(u32 number, u32 more)
-{
-	u32 *marks = marks_at(number);
-	return marks ? __sync_fetch_and_add(marks, more) : 0;
-}
-
-/* Likewise, for a published entry. */
-INLINE void withdraw(const struct hashed *h, u32 at, u32 slot)
-{
-	if (clear_entry(at, slot ^ h->tag) && at / ENTRIES != h->bucket)
-		add_to_marks(h->bucket, -MARK_ELSEWHERE);
-}
-
-/* Put an index entry in force: first in its own bucket's marks, else as an overflow. Return the marks before of the
- * tuple's own bucket, with MARK_ELSEWHERE for an overflow, because other entries may have overflowed, too. */
-INLINE u32 publish_entry(const struct hashed *h, u32 at)
-{
-	u32 *marks = marks_at(at / ENTRIES);
-	u32 before = marks ? __sync_fetch_and_or(marks, 1u << at % ENTRIES) : 0;
-	return likely(at / ENTRIES == h->bucket) ? before : add_to_marks(h->bucket, MARK_ELSEWHERE) | MARK_ELSEWHERE;
-}
-
-/* Publish a connection under its tuple. If another one has that tuple, remove the new index entry and return false. */
-VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
-{
-	struct hashed h = hash_of(addresses, rest, SIDE_REQUEST);
-	u32 before = publish_entry(&h, at);
-	if (likely(!before) || find_with(&h, before, addresses, rest, at, SIDE_REQUEST).at == NO_ENTRY)
-		return true;
-	withdraw(&h, at, slot);
+#pragma nounroll
+	for (u32 i = 0; i < 8; i++) { /* other CPUs may change the marks */
+		u64 old = READ_ONCE(*word);
+		if ((old ^ rest) & REST_TUPLE)
+			return false;
+		if (__sync_val_compare_and_swap(word, old, (old & ~REST_TUPLE) | REST_CLAIMED) == old)
+			return true;
+	}
 	return false;
 }
 
-/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
-VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
+/* Store the tuple of an entry that was filled. */
+INLINE void store_tuple(struct conn_entry4 *conn, u64 rest)
 {
-	struct hashed h = hash_of(addresses, rest, SIDE_REPLY);
-	struct index_spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_REPLY);
-	if (unlikely(older.at != NO_ENTRY))
-		withdraw(&h, older.at, older.slot);
+	__sync_fetch_and_add(rest_at(conn), rest - REST_CLAIMED);
+}
+
+/* Set an entry's mark. Return the marks before. */
+INLINE u64 set_mark(u64 *marks, u32 slot)
+{
+	return __sync_fetch_and_or(marks, 1ULL << (REST_MARKS + slot % ENTRIES));
+}
+
+/* Search for another entry than `own` with this tuple, if the marks of its bucket allow for one. */
+INLINE u32 find_other(u64 addresses, u64 rest, u64 marks, u32 own)
+{
+	bool may_exist = marks >> REST_MARKS & ((1 << ENTRIES) - 1) || marks >= 1ULL << REST_NEAR;
+	return unlikely(may_exist) ? search_all(addresses, rest, marks, own) : 0;
+}
+
+enum publish_result { PUBLISHED, PUBLISH_EXISTS, PUBLISH_FULL };
+
+/* Publish an entry that overflowed. It is in force once its own bucket counts it, by a compare-exchange that fails if
+ * another entry came first. */
+INLINE int publish_overflow(u64 addresses, u64 rest, u32 slot)
+{
+	u32 home = bucket4_of(hash4(addresses, rest));
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home);
+	enum rest_bits which = overflow_of(slot / ENTRIES, home);
+	int result = PUBLISH_FULL;
+	if (!conn || !own || !marks)
+		return result;
+	store_tuple(conn, rest);
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) {
+		u64 old = READ_ONCE(*marks);
+		if (!can_count(old, which))
+			break;
+		if (find_other(addresses, rest, old, slot)) {
+			result = PUBLISH_EXISTS;
+			break;
+		}
+		if (__sync_val_compare_and_swap(marks, old, old + (1ULL << which)) == old) {
+			set_mark(own, slot);
+			return PUBLISHED;
+		}
+	}
+	withdraw_tuple(slot, rest);
+	return result;
+}
+
+/* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
+VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
+{
+	u32 home = bucket4_of(hash4(addresses, rest));
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *marks = marks_at(home);
+	if (!conn || !marks)
+		return PUBLISH_FULL;
+	if (unlikely(kind_in(rest) == TUPLE_RETIRED)) { /* no packet looks for it */
+		store_tuple(conn, rest);
+		marks = marks_at(slot / ENTRIES);
+		if (marks)
+			set_mark(marks, slot);
+		return PUBLISHED;
+	}
+	if (unlikely(slot / ENTRIES != home))
+		return publish_overflow(addresses, rest, slot);
+	store_tuple(conn, rest);
+	if (likely(!find_other(addresses, rest, set_mark(marks, slot), slot)))
+		return PUBLISHED;
+	if (withdraw_tuple(slot, rest))
+		unmark(slot, home);
+	return PUBLISH_EXISTS;
+}
+
+/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
+VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot)
+{
+	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	u32 older = word ? search_all(addresses, rest, READ_ONCE(*word), slot) : 0;
+	struct conn_entry4 *conn = older ? conn4_at(older) : NULL;
+	if (unlikely(conn))
+		conn->connection.flags |= CONN_NO_REPLIES;
 	return 0;
+}
+
+/* Let other CPUs end it from now on. */
+INLINE void set_complete4(u32 slot)
+{
+	u64 *marks = marks_at(slot / ENTRIES);
+	if (marks)
+		__sync_fetch_and_or(marks, 1ULL << (REST_COMPLETE + slot % ENTRIES));
+}
+
+INLINE bool is_complete4(u32 slot)
+{
+	u64 *marks = marks_at(slot / ENTRIES);
+	return marks && READ_ONCE(*marks) >> (REST_COMPLETE + slot % ENTRIES) & 1;
 }
 
 /* --- remove --- */
 
-/* Return where a bucket has this index entry. */
-VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
+/* Withdraw an entry's tuple. The entry is not free yet. */
+VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot)
 {
-	struct bucket *bucket = map_elem(index4, number);
-	if (!bucket)
-		return NO_ENTRY;
-#pragma nounroll
-	for (u32 i = 0; i < ENTRIES; i++) {
-		if (READ_ONCE(bucket->entry[i]) == entry)
-			return number * ENTRIES + i;
-	}
-	return NO_ENTRY;
-}
-
-/* Remove the tuple's index entry of a slot. The connection stays in its slot. */
-VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
-{
-	struct hashed h = hash_of(addresses, rest, side);
-	u32 at = entry_in(h.bucket, slot ^ h.tag);
-	if (unlikely(at == NO_ENTRY) && marks_of(h.bucket) >= MARK_ELSEWHERE) {
-		u32 second = second_bucket_of(&h, side);
-#pragma nounroll
-		for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
-			at = entry_in(second + i, slot ^ h.tag);
-	}
-	if (likely(at != NO_ENTRY))
-		withdraw(&h, at, slot);
-	return 0;
-}
-
-/* Free an index entry that was claimed but never published. */
-VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
-{
-	/* The tag is the same on either side. */
-	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_REPLY).tag);
-}
-
-/* The reply tuple of a NAT connection. */
-INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
-{
-	return (struct key4){real | (u64)request->saddr << 32,
-			     port | (u64)request->sport << 16 | (u64)request->protocol << 32};
+	if (!withdraw_tuple(slot, rest))
+		return false;
+	/* A retired template has no count. */
+	unmark(slot, kind_in(rest) == TUPLE_RETIRED ? slot / ENTRIES : bucket4_of(hash4(addresses, rest)));
+	return true;
 }

@@ -16,8 +16,17 @@ INLINE u32 *count_of(struct conn_counts *n, u32 state)
 	return is_active(state) ? &n->active : &n->inactive;
 }
 
+INLINE void add_half_open(s32 more)
+{
+	u64 *count = map_elem(half_open_counts, 0);
+	if (count)
+		*count += more;
+}
+
 INLINE void count_conn(u32 destination, u32 state)
 {
+	if (is_half_open_state(state))
+		add_half_open(1);
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return;
@@ -38,6 +47,8 @@ INLINE void note_removed(struct conn_counts *n)
 
 INLINE void uncount_conn(u32 destination, u32 state)
 {
+	if (is_half_open_state(state))
+		add_half_open(-1);
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return;
@@ -58,6 +69,8 @@ INLINE void count_one_packet(u32 destination)
 
 INLINE void move_count(u32 destination, u32 from, u32 to)
 {
+	if (is_half_open_state(from) != is_half_open_state(to))
+		add_half_open(is_half_open_state(to) ? 1 : -1);
 	struct conn_counts *n = is_active(from) == is_active(to) ? NULL : conn_counts_of(destination);
 	if (!n)
 		return;
@@ -126,11 +139,11 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 	if (unlikely(controlled) && state != next)
 		note_confirmed(slot, next);
 	if ((s32)(expiry - (u32)old) < 0)
-		set_expiry_tick(slot, expiry ?: 1);
+		note_expiry(slot, expiry);
 	return UPDATED;
 }
 
-/* The general case of update_state. If other CPUs change the word meanwhile, retry at most twice. */
+/* The general case of update_state. While other CPUs change the word, retry at most twice. */
 VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destination, u32 now)
 {
 	if (!word)

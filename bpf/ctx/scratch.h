@@ -110,6 +110,7 @@ struct scratch {
 	u32 half_open_ended; /* PROG_END_HALF_OPEN ran */
 	u32 by_hash; /* schedule by PROG_HASH_FALLBACK */
 	u32 opens; /* it may create a connection; else it may only continue a flow without one */
+	u32 collisions; /* with another CPU that makes the same connection */
 	be16 service_port;
 	union tuple template_tuple;
 	be16 port; /* port of the real server */

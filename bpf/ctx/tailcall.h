@@ -37,16 +37,16 @@ enum prog {
 		__uint(key_size, sizeof(u32)); \
 		__uint(value_size, sizeof(u32)); \
 	} name SEC(".maps")
-PROGRAM_ARRAY(stages_xdp);
-PROGRAM_ARRAY(stages_tc);
+PROGRAM_ARRAY(tailcalls_xdp);
+PROGRAM_ARRAY(tailcalls_tc);
 
 /* Tail-call a program. It returns only if that program is missing: then the packet passes to the stack. */
 INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)
-		bpf_tail_call(ctx.xdp, &stages_xdp, prog);
+		bpf_tail_call(ctx.xdp, &tailcalls_xdp, prog);
 	else
-		bpf_tail_call(ctx.skb, &stages_tc, prog);
+		bpf_tail_call(ctx.skb, &tailcalls_tc, prog);
 	count(REASON_MISSED_STAGE);
 	return pass_to_stack(ctx.hook);
 }

@@ -49,7 +49,7 @@ INLINE bool header6_of_whole(struct frag_queue *g)
 struct join_ctx {
 	struct frag_map *frags;
 	u32 at;
-	u32 room; /* left in the kernel's first buffer */
+	u32 tailroom; /* left in the kernel's first buffer */
 	u32 listed; /* some fragments are not in that buffer */
 };
 
@@ -60,10 +60,10 @@ static int join_step(u32 index, struct join_ctx *j)
 	if (j->at >= frags->length)
 		return 1;
 	u32 next = next_start(frags, j->at, frags->length), size = next - j->at;
-	if (!j->at || (!j->listed && size <= j->room)) {
+	if (!j->at || (!j->listed && size <= j->tailroom)) {
 		frags->first = next;
 		if (j->at) {
-			j->room -= size;
+			j->tailroom -= size;
 			frags->starts[j->at / 512 & (FRAG_WORDS - 1)] &= ~(1ull << (j->at / 8 & 63));
 		}
 	} else {
@@ -84,7 +84,7 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bo
 	frags->min_head = g->least_head;
 	for (u32 i = 0; i < FRAG_WORDS; i++)
 		frags->starts[i] = g->starts[i];
-	struct join_ctx j = {.frags = frags, .room = joins ? g->room : 0};
+	struct join_ctx j = {.frags = frags, .tailroom = joins ? g->tailroom : 0};
 	FORGET_BOUNDS(j, at, listed);
 	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
 }
@@ -179,7 +179,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 {
 	u64 hash = packet_hash(f);
 	u32 set = set_number(hash, DEFRAG_SETS), now = ticks();
-	u32 *lock = map_elem(gather_locks, set);
+	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return DEFRAG_REFUSED;
 	struct frag_queue *g = find_queue(f, set, false);
@@ -220,7 +220,7 @@ INLINE void drop_queue(const struct fragment *f)
 {
 	u64 hash = packet_hash(f);
 	u32 set = set_number(hash, DEFRAG_SETS);
-	u32 *lock = map_elem(gather_locks, set);
+	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
 		return;
 	struct frag_queue *g = find_queue(f, set, false);

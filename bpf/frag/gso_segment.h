@@ -175,7 +175,7 @@ INLINE int prog_gso_segment(struct __sk_buff *skb)
 	if (w->hop.verdict != HOP_READY || w->mtu || !s.step || !is_csum_partial(skb, p) || !copy_super(&s))
 		return drop(HOOK_TC, REASON_SUPER);
 	u32 first = s.payload < s.step ? s.payload : s.step;
-	/* Make it a plain packet: removing and adding room beyond the start of its unfinished checksum makes the kernel
+	/* Make it a plain packet: removing and adding space beyond the start of its unfinished checksum makes the kernel
 	 * forget that. */
 	s32 front = p->l4 + UDP_HLEN;
 	if (bpf_skb_change_tail(skb, p->l4 + s.transport + first, 0) ||

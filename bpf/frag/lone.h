@@ -22,7 +22,7 @@ struct lone_set {
 
 struct lone {
 	struct fragment fragment;
-	u32 named_at; /* IPv6: offset of the byte that names the fragment header */
+	u32 named_at; /* as in struct frag_queue: next_at */
 	u32 next;
 	u32 received; /* length of the frame */
 	u32 pad;
@@ -116,7 +116,7 @@ INLINE enum defrag_result keep_lone(struct __sk_buff *skb, struct lone_slot *slo
 
 struct move_ctx {
 	struct lone *lone;
-	u8 *bytes; /* of the queue */
+	struct frag_queue *g;
 	u32 from;
 	u32 to;
 	u32 left;
@@ -127,7 +127,7 @@ static int move_step(u32 index, struct move_ctx *m)
 	u32 from = barrier_var(m->from), to = barrier_var(m->to);
 	if (from > LONE_PAYLOAD - LONE_CHUNK || to > DEFRAG_PAYLOAD)
 		return 1;
-	__builtin_memcpy(&m->bytes[to], &m->lone->bytes[from], LONE_CHUNK);
+	__builtin_memcpy(&m->g->bytes[to], &m->lone->bytes[from], LONE_CHUNK);
 	m->from += LONE_CHUNK;
 	m->to += LONE_CHUNK;
 	return m->from >= m->left;
@@ -141,7 +141,7 @@ VERIFIED_ONCE int move_lone(struct lone *lone, struct frag_queue *g)
 	const struct fragment *f = &lone->fragment;
 	note_end(g, f);
 	mark_covered(g, f);
-	struct move_ctx m = {.lone = lone, .bytes = g->bytes, .to = f->offset, .left = f->end - f->offset};
+	struct move_ctx m = {.lone = lone, .g = g, .to = f->offset, .left = f->end - f->offset};
 	FORGET_BOUNDS(m, from, left);
 	bpf_loop(LONE_PAYLOAD / LONE_CHUNK, move_step, &m, 0);
 	if (!f->offset) {

@@ -40,7 +40,7 @@ struct frag_queue {
 	u32 head; /* length of the first fragment's IP headers; 0: not received */
 	u32 next_at; /* IPv6: offset of the byte that names the fragment header */
 	u32 next; /* IPv6: the header behind the fragment header */
-	u32 room; /* free bytes in the kernel's buffer of the first fragment */
+	u32 tailroom; /* free bytes in the kernel's buffer of the first fragment */
 	u32 ecn; /* one bit for each codepoint received */
 	u64 covered[FRAG_WORDS]; /* one bit for each 8 bytes received */
 	u64 starts[FRAG_WORDS]; /* likewise: a fragment starts there */
@@ -49,8 +49,8 @@ struct frag_queue {
 	u8 bytes[DEFRAG_BYTES];
 };
 
-ARRAY_MAP(gathers, struct frag_queue, DEFRAG_SETS * DEFRAG_WAYS, 0);
-ARRAY_MAP(gather_locks, u32, DEFRAG_SETS, 0);
+ARRAY_MAP(frag_queues, struct frag_queue, DEFRAG_SETS * DEFRAG_WAYS, 0);
+ARRAY_MAP(frag_locks, u32, DEFRAG_SETS, 0);
 
 /* A received fragment. */
 struct fragment {
@@ -148,7 +148,7 @@ struct find_ctx {
 static int way_step(u32 way, struct find_ctx *s)
 {
 	u32 queue = s->set * DEFRAG_WAYS + way;
-	struct frag_queue *g = map_elem(gathers, queue);
+	struct frag_queue *g = map_elem(frag_queues, queue);
 	if (!g)
 		return 1;
 	u32 age = NOTHING;
@@ -195,7 +195,7 @@ INLINE struct frag_queue *find_queue(const struct fragment *f, u32 set, bool mak
 	FORGET_BOUNDS(s, spare, age);
 	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
 	bool found = s.found != NOTHING;
-	struct frag_queue *g = map_elem(gathers, found ? s.found : s.spare);
+	struct frag_queue *g = map_elem(frag_queues, found ? s.found : s.spare);
 	if (!g || found)
 		return g;
 	if (!make)
@@ -329,7 +329,7 @@ INLINE void note_headers(struct frag_queue *g, const struct fragment *f, u32 nex
 	g->head = f->is_ipv6 ? f->head - 8 : f->head;
 	g->next_at = next_at;
 	g->next = next;
-	g->room = free_behind(received, ETH_HLEN + f->head + f->end);
+	g->tailroom = free_behind(received, ETH_HLEN + f->head + f->end);
 }
 
 INLINE bool note_first(struct __sk_buff *skb, struct frag_queue *g, const struct fragment *f, u32 next_at, u32 next)

@@ -14,7 +14,7 @@
 
 enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
 
-/* The fields of an IPv4 header without options, and its surroundings, as words of the frame. */
+/* The fields of an IPv4 header without options, and the bytes beside it, as words of the frame. */
 struct fast_headers {
 	u32 version_tos_len; /* version, IHL, TOS, total length */
 	u32 id_frag; /* id, flags, fragment offset */
@@ -178,7 +178,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
+	struct conn_entry4 *conn = find_entry4(addresses, rest, false, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
@@ -195,7 +195,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	u32 max = hop->mtu, life = lane->life_tcp;
 	if (method == METHOD_TUNNEL)
-		max = hop->room;
+		max = hop->inner_mtu;
 	u64 word = READ_ONCE(c->word);
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (unlikely(state != STATE_ESTABLISHED)) {
@@ -222,11 +222,11 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
 INLINE struct hop *known_client_hop(be32 client, be32 saddr, u32 input, u32 now)
 {
-	struct address to = {.word[0] = client}, from = {.word[0] = saddr};
-	struct client_hop *slot = map_elem(client_hops, client_hop_slot(&to, &from, false));
-	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
-	    unlikely(slot->address.word[0] != client) || unlikely(slot->saddr.word[0] != saddr) ||
-	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
+	struct client_route_set *set = client_routes_of(client);
+	struct client_route *route = set ? find_client_route(set, client, saddr, now) : NULL;
+	struct client_hop *slot = likely(route) ? map_elem(client_hops, route->hop) : NULL;
+	if (unlikely(!slot) || unlikely((u16)slot->version != route->version) || unlikely(slot->ifindex != input) ||
+	    unlikely(slot->hop.verdict != HOP_READY))
 		return NULL;
 	return &slot->hop;
 }
@@ -236,7 +236,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct conn_entry4 *conn = find_conn4(addresses, rest, SIDE_REPLY, &slot);
+	struct conn_entry4 *conn = find_entry4(addresses, rest | REST_REPLY, true, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
@@ -262,7 +262,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	u32 life = lane->life_tcp;
 	if (unlikely(state != (STATE_ESTABLISHED | REPLIED_BIT))) {
 		/* A UDP reply must assure the template. */
-		if (state != (STATE_UDP | REPLIED_BIT) || c->controlled || has_no_udp_csum(ctx))
+		if (state != (STATE_UDP | REPLIED_BIT) || c->flags & CONN_CONTROLLED || has_no_udp_csum(ctx))
 			return NOT_FAST;
 		life = lane->life_udp;
 	}

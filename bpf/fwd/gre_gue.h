@@ -130,7 +130,7 @@ INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, co
 	h->gue.udp.check = check ?: 0xffff;
 }
 
-/* Write link, outer IP and tunnel header into the room in front. */
+/* Write link, outer IP and tunnel header into the headroom. */
 VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, const struct destination *d,
 			       const union tunnel_header *header, u32 more)
 {
@@ -154,7 +154,7 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 	return IS_LENGTH(more, sizeof(*header)) && !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
 }
 
-INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
+INLINE bool push_headroom(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
 {
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!w->mtu) { /* a packet to be fragmented must not be an encapsulated one to the kernel */

@@ -92,7 +92,7 @@ INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct des
 {
 	if (ctx.hook == HOOK_TC)
 		return encapsulate_tc(ctx.skb, p, d, hop, to_be_fragmented);
-	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the caller has made room */
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the caller has grown the headroom */
 	if (d->family == 6) {
 		if (data + sizeof(struct outer6) > end)
 			return false;

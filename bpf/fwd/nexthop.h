@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination, and per client
- * for replies of NAT.
+ * for replies of NAT. Clients of IPv4 behind one router share the next hop, so many of them fit into the cache.
  *
  * Lookups pretend that the packet came in by lo, whose forwarding is on. So direct routing and tunnels work with
  * ip_forward=0, as in IPVS.
@@ -139,7 +139,7 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 INLINE void set_tunnel_mtu(struct hop *hop, bool is_ipv6)
 {
 	u32 head = is_ipv6 ? IPV6_HLEN : IPV4_HLEN, least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	hop->room = hop->mtu >= head + least ? hop->mtu - head : 0;
+	hop->inner_mtu = hop->mtu >= head + least ? hop->mtu - head : 0;
 }
 
 /* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
@@ -202,41 +202,126 @@ struct reply_route {
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE u32 client_hop_slot(const struct address *client, const struct address *saddr, bool is_ipv6)
+enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
+
+/* Look up the next hop to a client. */
+INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct reply_route *way)
 {
-	/* the upper bits: those of neighbouring addresses differ */
-	u32 hash = address_hash(client, is_ipv6) / ((1 << HASH_BITS) / HOP_SLOTS);
-	return (hash ^ saddr->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+	if (way->input)
+		lookup_hop(ctx, hop, &way->client, way->is_ipv6, way->input, &way->saddr);
+	u32 verdict = way->input ? hop->verdict : HOP_READY;
+	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+		lookup_hop(ctx, hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
 }
 
-enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
+INLINE bool is_reusable(const struct client_hop *slot, u32 input)
+{
+	return slot->ifindex == input && (slot->hop.verdict == HOP_READY || slot->hop.verdict == HOP_LOCAL);
+}
+
+INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
+{
+	const struct address *saddr = way->reroute ? &way->new_saddr : &way->saddr;
+	/* the upper bits: those of neighbouring addresses differ */
+	u32 hash = address_hash(&way->client, true) / ((1 << HASH_BITS) / HOP_SLOTS);
+	u32 index = (hash ^ saddr->word[3] >> 24) & (HOP_SLOTS - 1);
+	struct client_hop *slot = map_elem(client_hops, index);
+	if (!slot)
+		return index;
+	bool same = slot->family == 6 && same_address(&slot->address, &way->client, true) &&
+		    same_address(&slot->saddr, saddr, true);
+	if (likely(same && now - slot->hop.stamp < ticks_per_second && is_reusable(slot, way->input)))
+		return index;
+	slot->address = way->client;
+	slot->saddr = *saddr;
+	slot->family = 6;
+	slot->ifindex = way->input;
+	slot->version += 1;
+	lookup_client(ctx, &slot->hop, way);
+	return index | CLIENT_HOP_LOOKED_UP;
+}
+
+/* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. */
+INLINE struct client_route_set *client_routes_of(be32 client)
+{
+	u32 set = (client * table_key4.seeds[0] >> 32) * route_sets >> 32;
+	struct client_routes *some = map_elem(client_routes, set / ROUTE_SETS);
+	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
+}
+
+/* Return the route in a set; NULL if it is missing or old. No branch selects it, because none can be predicted. */
+INLINE struct client_route *find_client_route(struct client_route_set *set, be32 client, be32 saddr, u32 now)
+{
+	u64 key = client | (u64)saddr << 32;
+	u32 which = 0;
+#pragma unroll
+	for (u32 i = 1; i < ROUTE_WAYS; i++) {
+		u64 other = WORD_AT(u64, &set->way[i], 0) ^ key;
+		which = barrier_var(which | i & ((other | -other) >> 63) - 1);
+	}
+	struct client_route *route = &set->way[which & (ROUTE_WAYS - 1)];
+	if (unlikely(WORD_AT(u64, route, 0) != key) || unlikely(now - route->stamp >= ticks_per_second))
+		return NULL;
+	return route;
+}
+
+/* Store a next hop where all clients find it that have the same one. Return its index. */
+INLINE u32 share_hop(const struct hop *hop, u32 input)
+{
+	u32 hash = (hop->gateway.word[0] ^ hop->ifindex << 16 ^ hop->mtu ^ hop->saddr.word[0] ^ input) * 0x61C88647u;
+	u32 index = hash >> 16 & (HOP_SLOTS - 1);
+	struct client_hop *slot = map_elem(client_hops, index);
+	if (!slot)
+		return index;
+	u64 *there = (u64 *)&slot->hop, other = (slot->family ^ 4) | (slot->ifindex ^ input);
+#pragma unroll
+	for (u32 i = 1; i < sizeof(*hop) / 8; i++) /* without the stamp and ifindex */
+		other |= there[i] ^ ((const u64 *)hop)[i];
+	if (other || slot->hop.ifindex != hop->ifindex) {
+		slot->version += 1;
+		slot->family = 4;
+		slot->ifindex = input;
+	}
+	slot->hop = *hop;
+	return index;
+}
+
+INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 now)
+{
+	be32 client = way->client.word[0], saddr = way->reroute ? way->new_saddr.word[0] : way->saddr.word[0];
+	struct client_route_set *set = client_routes_of(client);
+	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
+	if (!set || !buffer)
+		return 0;
+	struct client_route *route = find_client_route(set, client, saddr, now);
+	if (route) {
+		struct client_hop *slot = map_elem(client_hops, route->hop);
+		if (slot && (u16)slot->version == route->version && is_reusable(slot, way->input))
+			return route->hop;
+	}
+	lookup_client(ctx, &buffer->hop, way);
+	u32 index = share_hop(&buffer->hop, way->input), oldest = 0;
+	struct client_hop *slot = map_elem(client_hops, index);
+#pragma unroll
+	for (u32 i = 0; i < ROUTE_WAYS; i++) {
+		if (set->way[i].client == client && set->way[i].saddr == saddr) {
+			oldest = i;
+			break;
+		}
+		if (now - set->way[i].stamp > now - set->way[oldest & (ROUTE_WAYS - 1)].stamp)
+			oldest = i;
+	}
+	route = &set->way[barrier_var(oldest) & (ROUTE_WAYS - 1)];
+	*route = (struct client_route){client, saddr, now, index, slot ? slot->version : 0};
+	return index | CLIENT_HOP_LOOKED_UP;
+}
 
 /* Return the index in `client_hops`; CLIENT_HOP_LOOKED_UP is set if this packet caused the lookup. */
 INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	if (!way)
 		return 0;
-	const struct address *saddr = way->reroute ? &way->new_saddr : &way->saddr;
-	u32 index = client_hop_slot(&way->client, saddr, way->is_ipv6);
-	struct client_hop *slot = map_elem(client_hops, index);
-	if (!slot)
-		return index;
-	u32 verdict = slot->hop.verdict;
-	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->is_ipv6) &&
-		    same_address(&slot->saddr, saddr, way->is_ipv6);
-	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
-		return index;
-	slot->address = way->client;
-	slot->saddr = *saddr;
-	slot->family = way->is_ipv6 ? 6 : 4;
-	slot->ifindex = way->input;
-	if (way->input)
-		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->saddr);
-	verdict = way->input ? slot->hop.verdict : HOP_READY;
-	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
-	return index | CLIENT_HOP_LOOKED_UP;
+	return way->is_ipv6 ? client_hop_index6(ctx, way, now) : client_hop_index4(ctx, way, now);
 }
 
 VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)

@@ -76,7 +76,7 @@ INLINE bool lower_pmtu(const struct address *to, u32 mtu, u32 now)
 }
 
 /* Record the path MTU of a client from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so
- * far: the kernel reports that one to the sender of the packet, and a new MTU counts only after its first use. */
+ * far. The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
 INLINE u32 update_pmtu(const struct address *to, be32 client, u32 mtu, u32 route, u32 now)
 {
 	struct address key = {.word = {to->word[0], client}};

@@ -16,9 +16,9 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 	if (method != METHOD_TUNNEL)
 		return hop->mtu;
 	if (likely(!(state >> DESTINATION_TUNNEL)))
-		return hop->room;
+		return hop->inner_mtu;
 	u32 more = tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	return hop->room >= more + min ? hop->room - more : 0;
+	return hop->inner_mtu >= more + min ? hop->inner_mtu - more : 0;
 }
 
 /* Return the length to compare with the MTU: for a GSO packet that of its segments. */
@@ -112,7 +112,7 @@ INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool
 	return may_fragment || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
 }
 
-/* Replace the route of a packet of this host, which goes by lo. If the packet waits for its neighbour, the kernel
+/* Replace the route of a packet of this host, which is sent to lo. If the packet waits for its neighbour, the kernel
  * would take the MAC address of that route: zeroes. A tunnel key replaces the route; only devices in `external` mode
  * read it. */
 INLINE void clear_route(struct __sk_buff *skb)

@@ -68,8 +68,8 @@ INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 in
 	return csum_fold((u64)sum + (u16)~field + complete);
 }
 
-/* Choose the saddr: the virtual address, if it is local. An address that only policy routing delivers, for a firewall
- * mark, gets no IPv4 errors; IPv6 errors about it come from the address that routing prefers. */
+/* Choose the saddr: the virtual address, if it is local. An address that only policy routing delivers gets
+ * no IPv4 errors. IPv6 errors about it come from the address that routing prefers. */
 INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address *saddr)
 {
 	const struct packet *p = &w->packet;

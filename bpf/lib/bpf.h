@@ -140,7 +140,7 @@ HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 #define bpf_ntohs(x) swap16((u16)(x))
 #define bpf_ntohl(x) swap32((u32)(x))
 
-/* Access `type` at an offset, whatever its alignment. */
+/* Access `type` at an offset of any alignment. */
 #define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
 
 /* Clear a block that is too long for an inlined memset. `bytes` is a multiple of 8. */
@@ -167,8 +167,8 @@ INLINE void memzero(void *at, u32 bytes)
  * a constant. `number` must differ. */
 #define NO_MERGE(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
-/* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields by adding pointer minus
- * pointer, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of that step
+/* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields. They get a pointer
+ * minus a pointer added, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of that step
  * for all steps, so it would prune live branches. */
 #define FORGET_BOUNDS(context, first, last) forget_bounds((u32 *)&(context).first, (u32 *)&(context).last)
 INLINE void forget_bounds(u32 *first, const u32 *last)

@@ -12,9 +12,8 @@ INLINE u16 csum_fold(u64 sum)
 	return sum + (sum >> 16);
 }
 
-/* Whether a sum that includes its own checksum folds to 0xffff, so is a multiple of 65535. The product of a multiple
- * of an odd number with that number's inverse modulo 2^64 is the quotient; for any other number it exceeds all
- * quotients. */
+/* Whether a sum that includes its own checksum folds to 0xffff, so is a multiple of 65535. Multiply by the inverse of
+ * 65535 modulo 2^64: a multiple gives its quotient, any other number gives more than all quotients. */
 INLINE bool csum_is_right(u64 sum)
 {
 	return sum * 0xfffefffefffeffffULL <= 0x0001000100010001ULL;

@@ -9,7 +9,7 @@
 enum synflood {
 	SYNFLOOD_ON = 3,
 	DROP_ONE_OF = 32, /* one of so many half-open connections a second */
-	DROP_SLICE = 512, /* elements of `looks` in one run, at most */
+	DROP_SLICE = 512, /* pieces of LOOKS slots in one run, at most */
 };
 
 INLINE bool should_drop_packet(const struct settings *settings)
@@ -32,20 +32,15 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	       state == STATE_SCTP_INIT;
 }
 
-/* Return how many elements of `looks` can be in use. */
-INLINE u32 lines_used4(const struct pool *pool)
+/* Return how many pieces of LOOKS slots can be in use. */
+INLINE u32 pieces_used(const struct pool *pool)
 {
-	return (READ_ONCE(pool->fresh[0]) + LOOKS) / LOOKS;
+	return first_slot6 / LOOKS + (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
 }
 
-INLINE u32 lines_used(const struct pool *pool)
+/* Return how many pieces to visit in this second: one of DROP_ONE_OF, the remainder by chance. */
+INLINE u32 pieces_to_drop(const struct pool *pool)
 {
-	return lines_used4(pool) + (READ_ONCE(pool->fresh[1]) + LOOKS - 1) / LOOKS;
-}
-
-/* Return how many elements to visit in this second: one of DROP_ONE_OF, the remainder by chance. */
-INLINE u32 lines_to_drop(const struct pool *pool)
-{
-	u32 lines = lines_used(pool);
-	return lines / DROP_ONE_OF + (bpf_get_prandom_u32() % DROP_ONE_OF < lines % DROP_ONE_OF);
+	u32 pieces = pieces_used(pool);
+	return pieces / DROP_ONE_OF + (bpf_get_prandom_u32() % DROP_ONE_OF < pieces % DROP_ONE_OF);
 }

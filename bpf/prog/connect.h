@@ -7,6 +7,16 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
+enum { COLLISIONS = 4, BACKOFF = 64 };
+
+/* Two CPUs have removed each other's connection: wait for a random time, some 50 ns, before the next attempt. */
+INLINE void back_off(void)
+{
+#pragma nounroll
+	for (u32 i = 0; i < BACKOFF && bpf_get_prandom_u32() & 7; i++)
+		barrier();
+}
+
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
 INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
@@ -74,6 +84,8 @@ INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result res
 {
 	drop_old_ref(w);
 	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
+	if (result == CREATE_FAILED)
+		count(REASON_REFUSED_NO_MEMORY);
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	begin_fallback_time(w->service, now);
@@ -148,6 +160,10 @@ INLINE int prog_connect(struct ctx ctx)
 	case CREATE_EXISTS: {
 		unhold_template(w);
 		struct found winner = find_connection(p);
+		if (!winner.connection && !p->by_inner && w->collisions++ < COLLISIONS) {
+			back_off();
+			return tail_call(ctx, PROG_CONNECT);
+		}
 		if (!winner.connection || p->by_inner)
 			return drop(ctx.hook, REASON_DYING);
 		return fwd_known(ctx, p, &winner, root, now);

@@ -41,7 +41,7 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 	fill_tunnel(&header, p, root, w->state, more);
 	if (tunnel_flags(w->state))
 		write_tunnel_csum(&header, p, d, &w->hop, w->state, more, packet_sum(skb, copy, p));
-	if (!push_room(skb, w, d, more))
+	if (!push_headroom(skb, w, d, more))
 		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
 	if (!push_headers(skb, w, d, &header, more))
 		return drop(HOOK_TC, REASON_SHORT);

@@ -33,7 +33,7 @@ INLINE bool reopens(const struct connection *c, u32 state, bool has_reply, u32 f
 	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
 		return true;
 	u32 mode = settings->conn_reuse_mode;
-	if (!mode || c->controlled)
+	if (!mode || c->flags & CONN_CONTROLLED)
 		return false;
 	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
 		return true;
@@ -190,6 +190,7 @@ INLINE int prog_new(struct ctx ctx)
 
 	w->old_destination = NO_INDEX;
 	w->half_open_ended = false;
+	w->collisions = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);

@@ -10,7 +10,6 @@
 enum estimate_limits {
 	ESTIMATE_SLICE = 1024, /* destinations in one run, at most */
 	ESTIMATE_CPUS = 512, /* limit of CPUs */
-	ESTIMATE_CLOCK_EVERY = 4, /* destinations between two reads of the clock: each has counters of all CPUs */
 	ESTIMATE_EVERY_NS = 2000000000,
 };
 
@@ -70,7 +69,7 @@ static int estimate_step(u32 index, struct estimate_ctx *e)
 	move_average(&estimate->averages[2], &estimate->last[2], s.counters.out_packets, 9);
 	move_average(&estimate->averages[3], &estimate->last[3], s.counters.in_bytes, 4);
 	move_average(&estimate->averages[4], &estimate->last[4], s.counters.out_bytes, 4);
-	return index % ESTIMATE_CLOCK_EVERY == ESTIMATE_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - e->until) >= 0;
+	return (s64)(bpf_ktime_get_ns() - e->until) >= 0; /* each has counters of all CPUs */
 }
 
 static int estimate(void *map, u32 *key, struct estimator *estimator)
@@ -89,11 +88,11 @@ static int estimate(void *map, u32 *key, struct estimator *estimator)
 	if (count > ESTIMATE_SLICE)
 		count = ESTIMATE_SLICE;
 	bpf_loop(count, estimate_step, &e, 0);
-	u64 end = bpf_ktime_get_ns(), spent = end - estimator->began;
+	u64 run_ns = note_run(TIMER_ESTIMATOR, now), spent = now + run_ns - estimator->began;
 	bool more = e.done && e.first + e.done < top;
 	estimator->next = more ? e.first + e.done : 0;
 	u64 rest = spent < ESTIMATE_EVERY_NS ? ESTIMATE_EVERY_NS - spent : PAUSE_MIN_NS;
-	bpf_timer_start(&estimator->timer, more ? pause_after(end - now) : rest, 0);
+	bpf_timer_start(&estimator->timer, more ? pause_after(run_ns) : rest, 0);
 	return 0;
 }
 

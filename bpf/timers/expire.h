@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
- * each slot. If that tick has come, the connection's state word decides: the timer notes its later tick, or ends the
- * connection. Memory latency dominates the cost, so the clock limits each run.
+ * some IPv4 slots together, and for each IPv6 slot. If that tick has come, the connections' state words decide: the timer
+ * notes the earliest later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -11,8 +11,9 @@
 #include "timers/budget.h"
 
 enum expiry_limits {
-	SLICE_LINES = 1 << 16, /* in one run, at most: 4,194,304 slots */
-	SLICE_ORPHANS = 1 << 16, /* connections that one run of end_orphans visits */
+	SLICE_LINES = 1 << 16, /* in one run, at most: 4,194,304 ticks */
+	SLICE_ORPHANS = 1 << 16, /* slots that one run of end_orphans visits */
+	SLOTS_CLOCK_EVERY = 8, /* connections that may end between two reads of the clock */
 	ROUNDS_A_SECOND = 2,
 	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
 };
@@ -28,8 +29,10 @@ struct slice { /* part of `looks` in one run; its elements are called lines */
 	u32 at; /* current line */
 	u32 now;
 	u32 ended;
-	u32 done; /* lines visited */
-	u32 pad;
+	u32 done; /* lines visited to their end */
+	u32 look; /* the current tick */
+	u32 earliest; /* next tick of its slots; 0: none */
+	u32 stopped; /* the time was up within a line */
 };
 
 INLINE bool is_time_up(const struct slice *slice)
@@ -62,7 +65,7 @@ INLINE u32 next_visit(u64 *word, u64 seen, u32 now)
 VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 {
 	struct slot_conn held;
-	if (!conn_of_slot(slot, &held))
+	if (!is_complete(slot) || !conn_of_slot(slot, &held))
 		return now + ticks_per_second;
 	struct connection *c = held.found.connection;
 	u64 *word = connection_word(&held.found);
@@ -108,20 +111,55 @@ INLINE bool is_due(const struct looks *line, u32 now)
 	return due & BOTH(0x80000000);
 }
 
-static int sweep_slot(u32 i, struct slice *slice)
+/* Whether a connection of IPv4 lives on, whose expiry needs no correction. */
+INLINE bool is_fresh4(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 {
-	struct looks *line = map_elem(looks, slice->at);
-	if (!line || i >= LOOKS)
-		return 1;
-	u32 noted = READ_ONCE(line->at[i]);
+	u64 word = READ_ONCE(conn->connection.word);
+	u32 state = word_state(word);
+	*expiry = (u32)word ?: 1;
+	return (state == STATE_ESTABLISHED || state == STATE_UDP) && (s32)((u32)word - now) > 0;
+}
+
+/* Visit a slot of IPv4 that shares its tick with others. */
+static int expire_shared(u32 i, struct slice *slice)
+{
+	u32 slot = slice->look * LOOK_SLOTS + i, next;
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
+		return 0;
+	if (!is_complete4(slot) || !is_fresh4(conn, slice->now, &next))
+		next = expire_slot(slot, slice->now);
+	if (!next)
+		slice->ended += 1;
+	else if (!slice->earliest || (s32)(next - slice->earliest) < 0)
+		slice->earliest = next;
+	return 0;
+}
+
+/* Visit the slots of a tick. Return 1 if the time is up. */
+static int sweep_look(u32 i, struct slice *slice)
+{
+	u32 at = slice->at * LOOKS + i, *look = look_at(at), noted = look ? READ_ONCE(*look) : 0;
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
-	u32 next = expire_slot(AFTER((u64)slice->at * LOOKS + i, noted), slice->now);
-	if (next)
-		__sync_val_compare_and_swap(&line->at[i], noted, next);
-	else
-		slice->ended += 1;
-	return 0;
+	if (at < first_look6()) {
+		/* First, so that the tick of a connection that is created from now on stays. */
+		__sync_lock_test_and_set(look, 0);
+		slice->look = at;
+		slice->earliest = 0;
+		FORGET_BOUNDS(*slice, earliest, earliest);
+		bpf_loop(LOOK_SLOTS, expire_shared, slice, 0);
+		if (slice->earliest)
+			note_earlier(at, slice->earliest);
+	} else {
+		u32 next = expire_slot(AFTER((u64)first_slot6 + at - first_look6(), noted), slice->now);
+		if (next)
+			__sync_val_compare_and_swap(look, noted, next);
+		else
+			slice->ended += 1;
+	}
+	slice->stopped = is_time_up(slice);
+	return barrier_var(slice->stopped) & 1;
 }
 
 static int sweep_line(u32 index, struct slice *slice)
@@ -134,8 +172,10 @@ static int sweep_line(u32 index, struct slice *slice)
 	if (likely(!is_due(line, slice->now)))
 		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
 	slice->at = at;
-	bpf_loop(LOOKS, sweep_slot, slice, 0);
-	return is_time_up(slice);
+	bpf_loop(LOOKS, sweep_look, slice, 0);
+	u32 stopped = barrier_var(slice->stopped) & 1;
+	slice->done -= stopped; /* the next run continues here */
+	return stopped;
 }
 
 /* End the slot's connection if it is half-open. */
@@ -155,20 +195,16 @@ VERIFIED_ONCE int drop_half_open(u32 slot)
 
 static int drop_half_open_slot(u32 i, struct slice *slice)
 {
-	struct looks *line = map_elem(looks, slice->at);
-	if (!line || i >= LOOKS)
-		return 1;
-	u32 noted = READ_ONCE(line->at[i]);
-	if (noted)
-		drop_half_open(AFTER((u64)slice->at * LOOKS + i, noted));
-	return 0;
+	u32 slot = slice->at * LOOKS + i;
+	if (is_complete(slot))
+		drop_half_open(slot);
+	return i % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && is_time_up(slice);
 }
 
-/* Visit a random line, because the connections of a flood are consecutive. Lines of IPv6 follow those of IPv4. */
-static int drop_half_open_line(u32 index, struct slice *slice)
+/* Visit a random piece, because the IPv6 connections of a flood are consecutive. */
+static int drop_half_open_piece(u32 index, struct slice *slice)
 {
-	u32 any = bpf_get_prandom_u32() % (slice->first ?: 1);
-	slice->at = any < slice->now ? any : first_slot6 / LOOKS + any - slice->now;
+	slice->at = bpf_get_prandom_u32() % (slice->first ?: 1);
 	slice->done = index + 1;
 	bpf_loop(LOOKS, drop_half_open_slot, slice, 0);
 	return is_time_up(slice);
@@ -179,32 +215,34 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 {
 	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
-	struct slice all = {.first = lines_used(pool), .now = lines_used4(pool), .until = until};
+	struct slice all = {.first = pieces_used(pool), .until = until};
 	u32 count = pool->thin < DROP_SLICE ? pool->thin : DROP_SLICE;
 	if (count)
-		bpf_loop(count, drop_half_open_line, &all, 0);
+		bpf_loop(count, drop_half_open_piece, &all, 0);
 	pool->thin = all.done ? pool->thin - all.done : 0;
 	return pool->thin;
 }
 
 /* Do a part of the round. Return whether there is more. */
-INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
+INLINE bool sweep_run(struct pool *pool, u64 until)
 {
-	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
+	u32 lines = (first_look6() + fresh6(pool) + LOOKS - 1) / LOOKS;
 	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
 		lines = 0;
-	struct slice slice = {.first = at / LOOKS, .now = ticks(), .until = until};
+	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
-	pace->ended += slice.ended;
+	struct timer_runs *runs = map_elem(timer_runs, TIMER_EXPIRY);
+	if (runs)
+		runs->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
-	if (slice.done && any_from(pool, pool->sweep_at * LOOKS))
+	if ((slice.done || slice.stopped) && pool->sweep_at < lines)
 		return true;
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
 	if (pool->sweeps % ROUNDS_A_SECOND == 0)
-		pool->thin = lines_to_drop(pool);
+		pool->thin = pieces_to_drop(pool);
 	return false;
 }
 
@@ -213,12 +251,11 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	u64 began = bpf_ktime_get_ns();
 	struct pool *pool = map_elem(pools, 0);
 	struct root *root = get_root();
-	struct pace *pace = map_elem(paces, 0);
-	if (!pool || !pace)
+	if (!pool)
 		return 0;
 	u64 until = began + RUN_NS;
-	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, pace);
-	u64 spent = note_run(pace, began);
+	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until);
+	u64 spent = note_run(TIMER_EXPIRY, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
 }
@@ -254,11 +291,11 @@ struct orphan_ctx {
 
 static int orphan_step(u32 index, struct orphan_ctx *o)
 {
-	u32 slot = o->first + index;
-	if (is_complete(slot))
+	u32 slot = o->first + index, *look = look_at(look_of(slot));
+	if (look && READ_ONCE(*look) && is_complete(slot))
 		end_orphan(slot, o->live);
 	o->done = index + 1;
-	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
+	return index % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
 }
 
 /* Python runs this after deleting destinations with expire_nodest_conn, until it returns 0. */
@@ -271,13 +308,12 @@ int end_orphans(struct __sk_buff *skb)
 		return 0;
 	struct orphan_ctx o = {
 		.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
-	u32 end = end_of_range(pool, &o.first);
-	u32 count = end > o.first ? end - o.first : 0;
+	u32 end = first_slot6 + fresh6(pool), count = end > o.first ? end - o.first : 0;
 	if (count > SLICE_ORPHANS)
 		count = SLICE_ORPHANS;
 	bpf_loop(count, orphan_step, &o, 0);
 	u32 next = o.first + o.done;
-	bool more = o.done && any_from(pool, next);
+	bool more = o.done && next < end;
 	pool->purge_at = more ? next : 0;
 	return more;
 }

@@ -14,7 +14,7 @@ enum cache_sweep_limits {
 	CACHE_IDLE = 6, /* minutes */
 	/* Limit of entries of a service that one round removes because there are too many. */
 	CACHE_RELIEF = CACHE_SIZE / 2,
-	CACHE_CLOCK_EVERY = 16, /* parts between two reads of the clock */
+	CACHE_CLOCK_EVERY = 4, /* parts between two reads of the clock */
 	CACHE_SWEEP_NS = 1000000000,
 	CACHE_SWEEP_SECONDS = 60,
 };
@@ -56,7 +56,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	bool plain = v->scheduler == SCHED_LBLC, sets = v->scheduler == SCHED_LBLCR;
 	if (!v->present || !(plain || sets) || v->epoch != key->epoch)
 		return true;
-	if (key->part) { /* it goes together with the first part */
+	if (key->part) { /* it expires together with the first part */
 		struct cache_key first = *key;
 		first.part = 0;
 		return !bpf_map_lookup_elem(&cache, &first);
@@ -120,7 +120,7 @@ static int cache_timer(void *map, u32 *key, struct cache_sweeper *sweeper)
 		sweeper->round = sweeper->round + 1 ?: 1;
 	struct cache_run run = {.until = began + RUN_NS, .now = ticks(), .round = sweeper->round};
 	sweeper->left = sweep_parts(sweeper, sweeper->left, &run);
-	u64 pause = pause_after(bpf_ktime_get_ns() - began);
+	u64 pause = pause_after(note_run(TIMER_LBLC_CACHE, began));
 	bpf_timer_start(&sweeper->timer, sweeper->left ? pause : (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS, 0);
 	return 0;
 }

@@ -19,7 +19,7 @@ from tests import ledger
 from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import describe
-from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, StandBy, Step
+from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, SetStandby, Step
 from tests.packet.fuzz.traffic import OWN, ROUTER, Traffic, framed, tcp
 from tests.packet.fuzz.twin import comparable, the_network
 from tests.packet.host import SERVERS, VIP4, VIP6, server4, server_mac
@@ -73,7 +73,7 @@ def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
     return [
         _untracked(step)
         for step in steps
-        if not isinstance(step, StandBy) and (not isinstance(step, bytes) or _fits(step))
+        if not isinstance(step, SetStandby) and (not isinstance(step, bytes) or _fits(step))
     ]
 
 

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from pylvs.cli.configuration import exit_status
 from pylvs.config.compile.document import compile_document, sort_findings
-from pylvs.config.findings import Finding
 from pylvs.config.language.parser import read
+from pylvs.config.language.tree import Finding
 from tests.interop import keepalived
 from tests.interop.namespaces import DEVICES, on_four_devices
 

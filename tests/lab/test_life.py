@@ -190,7 +190,7 @@ def test_bad_arguments_are_one_line() -> None:
     for words, error in (
         (["up", "ring"], "'ring' is not one of"),
         (["up", "dr", "--name", "a-b"], "'a-b': not a name for a lab"),
-        (["up", "dr", "--servers", "0"], "0 servers: must be from 1 to 60"),
+        (["up", "dr", "--servers", "0"], "number of servers: 0: must be from 1 to 60"),
         (["exec", "nosuchlab", "client", "true"], "lab nosuchlab is not there"),
         (["exec", "../etc", "client", "true"], "not a name for a lab"),
         (["down", "nosuchlab"], "there is no lab nosuchlab"),

@@ -144,14 +144,15 @@ def _defined(node: ast.AST) -> str:
 
 
 def _joined(node: ast.JoinedStr) -> str:
-    """Return an f-string's text with `{}` for each value, `{,}` for one that is printed in thousands."""
+    """Return an f-string's text with `{}` for each value, `{,}` for one that is never 1: a limit, or thousands."""
     parts = []
     for part in node.values:
         if isinstance(part, ast.Constant):
             parts.append(str(part.value))
         elif isinstance(part, ast.FormattedValue):
             thousands = part.format_spec is not None and "," in ast.unparse(part.format_spec)
-            parts.append("{,}" if thousands else "{}")
+            limit = re.fullmatch(r"_?[A-Z_]{2,}(?: [-+] 1)?", ast.unparse(part.value))
+            parts.append("{,}" if thousands or limit else "{}")
     return "".join(parts)
 
 

@@ -43,7 +43,7 @@ class Interleaving:
         tables = self._host.director.tables
         with maps.PerCpuArray.open(tables.path("works")) as works:
             works.fill(_HOOK[self._hook], bytes(self._kept))
-        with maps.ArrayMap.open(tables.path(f"stages_{self._hook}")) as stages:
+        with maps.ArrayMap.open(tables.path(f"tailcalls_{self._hook}")) as stages:
             identity = stages.get(abi.constant(program))
         assert identity is not None, f"{program} is not loaded"
         descriptor = kernel.program_by_id(int.from_bytes(identity, "little"))

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from pylvs.bpf import abi, maps
-from pylvs.bpf.libbpf import library
 from pylvs.dataplane import load
 from pylvs.dataplane.tables import Tables
-from tests.maps import values
 
 Change = Callable[[int], None]
 
@@ -72,69 +70,100 @@ def shorten(tables: Tables, seconds: float) -> None:
         look_at(tables, each.slot, then)
 
 
+def _look(tables: Tables, slot: int) -> int:
+    """Return the position of a slot's tick; slots of IPv4 share it with others."""
+    first, each = load.first_slot6(tables.pool.get(0, "capacity")), abi.constant("LOOK_SLOTS")
+    return slot // each if slot < first else first // each + slot - first
+
+
 def look_at(tables: Tables, slot: int, tick: int) -> None:
     """Set the tick at which the expiry timer checks a connection."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        _TICK.pack_into(looks.memory, slot * _TICK.size, tick & TICKS or 1)
+        _TICK.pack_into(looks.memory, _look(tables, slot) * _TICK.size, tick & TICKS or 1)
 
 
 def looked_at(tables: Tables, slot: int) -> int:
     """Return the tick at which the expiry timer checks a connection; 0: never."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        return int(_TICK.unpack_from(looks.memory, slot * _TICK.size)[0])
+        return int(_TICK.unpack_from(looks.memory, _look(tables, slot) * _TICK.size)[0])
 
 
 @contextmanager
 def only_templates(tables: Tables) -> Iterator[None]:
     """Let the expiry timer check templates alone in the block. It is stopped before and after."""
+    first, hidden = load.first_slot6(tables.pool.get(0, "capacity")), []
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        hidden = []
         for each in entries(tables):
-            if not each.is_template:
-                at = each.slot * _TICK.size
-                hidden.append((at, bytes(looks.memory[at : at + _TICK.size])))
-                looks.memory[at : at + _TICK.size] = bytes(_TICK.size)
+            if each.is_template:
+                continue
+            if each.slot < first:  # as if another CPU had not finished it
+                memory, at, bit = (
+                    tables.connections4.memory,
+                    _marks4(each.slot),
+                    4 << each.slot % abi.constant("ENTRIES"),
+                )
+                memory[at] &= ~bit
+                hidden.append((memory, at, bytes((bit,))))
+            else:
+                at, size = _look(tables, each.slot) * _TICK.size, _TICK.size
+                hidden.append((looks.memory, at, bytes(looks.memory[at : at + size])))
+                looks.memory[at : at + size] = bytes(size)
         try:
             yield
         finally:
-            for at, tick in hidden:
-                looks.memory[at : at + _TICK.size] = tick
+            for memory, at, before in hidden:
+                for number, byte in enumerate(before):
+                    memory[at + number] |= byte
+
+
+def _marks4(slot: int) -> int:
+    """Return where the marks of a slot's bucket are."""
+    return _entry4(slot // abi.constant("ENTRIES") * abi.constant("ENTRIES")) + abi.struct("conn_entry4").offset(
+        "tuple.marks"
+    )
+
+
+def _entry4(slot: int) -> int:
+    """Return where the entry of a slot begins."""
+    return slot * abi.struct("conn_entry4").size
 
 
 def _taken4(tables: Tables) -> list[int]:
     """Return the slots in use."""
-    at = abi.struct("conn_entry4").offset("tuple.daddr")
-    table = tables.connections4
-    targets = table.memory.cast("I")[at // 4 :: table.stride // 4].tolist()
+    codec = abi.struct("conn_entry4")
+    targets = tables.connections4.memory.cast("I")[codec.offset("tuple.daddr") // 4 :: codec.size // 4].tolist()
     return [slot for slot, target in enumerate(targets) if target]
 
 
 def entries4(tables: Tables) -> int:
-    """Return the number of entries in the index of IPv4 connections.
+    """Return the number of entries of IPv4.
 
-    Raises AssertionError unless exactly the slots in use are in force.
+    Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table.
     """
-    entries, number = tables.path("index4"), abi.constant("ENTRIES")
-    with maps.MmapArray.open(entries) as index, maps.MmapArray.open(tables.path("marks4")) as marks:
-        taken, in_force = index.memory.cast("I").tolist(), marks.memory.cast("I").tolist()
-    assert any(taken) or not any(in_force), "nothing is there, but something is said to be elsewhere"
-    for at, entry in enumerate(taken):
-        assert bool(entry) == bool(in_force[at // number] >> at % number & 1), f"entry {at}: {entry:#x}"
-    return sum(1 for entry in taken if entry)
+    taken, each, memory = set(_taken4(tables)), abi.constant("ENTRIES"), tables.connections4.memory
+    size = abi.struct("conn_entry4").size * each
+    marks = [memory[at] for at in range(_marks4(0), len(memory), size)]
+    for first in (0, each):
+        assert {
+            bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
+        } == taken
+    counts = [memory[at] >> 4 or memory[at + 1] for at in range(_marks4(0), len(memory), size)]
+    assert taken or not any(counts), "nothing is there, but something is said to have overflowed"
+    return len(taken)
 
 
 def _entries4(tables: Tables) -> Iterator[Entry]:
     table, codec = tables.connections4, abi.struct("conn_entry4")
-    first, size = codec.fields["tuple"].offset, abi.struct("tuple4").size
-    second = codec.fields["connection"].offset
+    first, size = codec.fields["tuple"].offset, codec.offset("tuple.marks") - codec.fields["tuple"].offset
     for slot in _taken4(tables):
-        start = slot * table.stride
-        at = (start + second) // 8
+        start = _entry4(slot)
+        at = (start + codec.fields["connection"].offset) // 8
 
         def change(word: int, at: int = at) -> None:
             table.words[at] = word
 
-        yield Entry(bytes(table.memory[start + first : start + first + size]), slot, table.words[at], change)
+        key = bytes(table.memory[start + first : start + first + size]).ljust(abi.struct("tuple4").size, b"\0")
+        yield Entry(key, slot, table.words[at], change)
 
 
 def _entries6(tables: Tables) -> Iterator[Entry]:
@@ -153,32 +182,16 @@ def _entries6(tables: Tables) -> Iterator[Entry]:
         yield Entry(key, number, own if slot is None else tables.words6.words[slot], change)
 
 
-def _without_slots4(magazine: bytes) -> bytes:
-    """Return a magazine without free slots of IPv4; the first field is their number."""
-    at = abi.struct("magazine").offset("free")
-    return magazine[:at] + bytes(4) + magazine[at + 4 :]
-
-
 def wipe4(tables: Tables) -> None:
-    """Remove all IPv4 connections and reset the slots; credits that CPUs hold stay.
+    """Remove all IPv4 connections; credits that CPUs hold stay.
 
     The expiry timer is stopped.
     """
-    first = load.first_slot6(tables.pool.get(0, "capacity"))
+    looks4 = load.first_slot6(tables.pool.get(0, "capacity")) // abi.constant("LOOK_SLOTS")
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        looks.memory[: 4 * first] = bytes(4 * first)
+        looks.memory[: _TICK.size * looks4] = bytes(_TICK.size * looks4)
     taken = len(_taken4(tables))
-    for name in "connections4", "index4", "marks4":
-        with maps.MmapArray.open(tables.path(name)) as table:
-            table.memory[:] = bytes(len(table.memory))
-    with maps.Map.open(tables.path("free_slots4")) as free:
-        while not library().bpf_map_lookup_and_delete_elem(free.fd, None, bytes(abi.struct("bundle").size)):
-            pass
-    with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
-        emptied = [_without_slots4(value).ljust(magazines.stride, b"\0") for value in values(magazines, 0)]
-        magazines.put(0, b"".join(emptied))
-    with maps.ArrayMap.open(tables.path("commands_magazine")) as commands:
-        commands.put(0, _without_slots4(commands.get(0) or b""))
+    with maps.MmapArray.open(tables.path("connections4")) as table:
+        table.memory[:] = bytes(len(table.memory))
     pool = tables.pool
-    pool.set(0, "fresh", 0, pool.get(0, "fresh")[1])
     pool.set(0, "used", pool.get(0, "used") - taken)

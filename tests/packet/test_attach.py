@@ -256,7 +256,7 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711)
     monkeypatch.setattr(links, "native_xdp", lambda _index: links.XDP_BASIC)
     monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: True)
-    assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and nobody else's program is there")
+    assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and no other program is there")
     assert choose_mode(plain, [plain, vlan])[0] == "tc"
     assert "eth0.5" in choose_mode(plain, [plain, vlan])[1]
     monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: False)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from pylvs.cli.director import detach
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.model.rows import Trouble
+from pylvs.model.rows import DeviceProblem
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links
 from tests.packet.frames import CLIENT4, tcp
@@ -38,7 +38,7 @@ def there(host: Host) -> dict[str, attach.Attachment]:
     return {each.device: each for each in attach.attached(host.director.state)}
 
 
-def missing(host: Host) -> list[Trouble]:
+def missing(host: Host) -> list[DeviceProblem]:
     return attachments.missing(host.director.tables)
 
 
@@ -70,7 +70,7 @@ def test_every_device_that_receives_packets_is_attached(host: Host) -> None:
     assert "veth" in there(host)["d0"].reason
     assert "loopback" in there(host)["lo"].reason
     assert "no service or real server needs XDP" in there(host)["e0"].reason
-    assert not host.director.troubles()
+    assert not host.director.device_problems()
     host.director.flush()
     assert there(host) == {}
 
@@ -151,15 +151,15 @@ def test_an_edit_is_complete_if_a_device_is_refused_and_the_device_is_retried(ho
     tc("qdisc", "add", "dev", "d0", "ingress")
     host.serve(SERVICE, 1)
     assert [row.service.key for row in host.director.services()] == [SERVICE]
-    (problem,) = host.director.troubles()
+    (problem,) = host.director.device_problems()
     assert (problem.device, problem.needed) == ("d0", True)
     assert "an ingress qdisc of another program" in problem.reason
     assert missing(host) == [problem]
     any_edit(host)
-    assert host.director.troubles() == [problem]
+    assert host.director.device_problems() == [problem]
     tc("qdisc", "del", "dev", "d0", "ingress")
     any_edit(host)
-    assert (list(host.director.troubles()), missing(host)) == ([], [])
+    assert (list(host.director.device_problems()), missing(host)) == ([], [])
     assert "d0" in there(host)
 
 
@@ -169,7 +169,7 @@ def test_a_device_that_the_operator_detached_is_reported(host: Host) -> None:
         attachments.release(host.director.tables, "d0")
     any_edit(host)
     assert there(host).keys() == {"lo"}
-    assert missing(host) == [Trouble("d0", "pylvs detach took it out", True)]
+    assert missing(host) == [DeviceProblem("d0", "pylvs detach took it out", True)]
 
 
 def test_detaching_warns_that_connections_are_reset(host: Host) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 
 from pylvs.bpf import abi, maps
+from pylvs.dataplane import load
 from pylvs.model.service import Method
 from tests.maps import values
 from tests.packet.frames import tcp
@@ -13,19 +15,20 @@ from tests.packet.host import Host, on_cpu, server4
 PORT = 8080
 
 
-def test_the_clients_of_one_network_have_slots_of_their_own(director_host: Host) -> None:
-    """Replies to two clients of one slot would look up the next hop in turn."""
+def test_thousands_of_clients_have_a_cached_next_hop(director_host: Host) -> None:
+    """Replies to two clients with one place in the cache would look up the next hop in turn."""
     host, service = director_host, director_host.new_key()
     host.serve(service, 1, Method.MASQ, port=PORT)
-    clients = [f"198.18.5.{number}" for number in range(256)]
+    clients = [f"198.18.{number // 256}.{number % 256}" for number in range(2048)]
     with on_cpu(min(os.sched_getaffinity(0))):
         for client in clients:
             host.run(tcp("S", sport=4000, dport=service.port, source=client))
             host.run(tcp("SA", source=server4(1), target=client, sport=PORT, dport=4000))
-    family = abi.struct("client_hop").view("family")
-    with maps.PerCpuArray.open(host.director.tables.path("client_hops")) as hops:
-        used = sum(
-            any(family.unpack_from(value)[0] == 4 for value in values(hops, slot))
-            for slot in range(abi.constant("HOP_SLOTS"))
-        )
-    assert used >= len(clients)
+    routes = abi.struct("client_route")
+    with maps.PerCpuArray.open(host.director.tables.path("client_routes")) as sets:
+        size = load.route_sets() * abi.constant("ROUTE_WAYS") * routes.size
+        cached = b"".join(each for number in range(sets.max_entries) for each in values(sets, number))
+    assert len(cached) >= size
+    known = {cached[at : at + routes.size][:4] for at in range(0, len(cached), routes.size)}
+    missing = [client for client in clients if ip_address(client).packed not in known]
+    assert len(missing) < len(clients) // 100

@@ -18,7 +18,7 @@ from pylvs.bpf import abi
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.transaction import WAIT_MS, list_class
 from pylvs.model.director import Director
-from pylvs.model.errors import NoRoom, PylvsError
+from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
@@ -291,7 +291,7 @@ def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Ho
     book.set(0, "service_top", director.tables.services.count)
     try:
         before = listed(director)
-        with pytest.raises(NoRoom):
+        with pytest.raises(NoSpace):
             director.add_service(VirtualService(second, "rr"))
     finally:
         book.set(0, "service_top", top)

@@ -64,7 +64,7 @@ def await_empty(host: Host) -> None:
     """Let all connections end in a second; return after the expiry timer ended the last one."""
     shorten(host.director.tables, 1)
     until(lambda: not any(True for _ in host.director.connections()), "the end of all connections")
-    pace = host.director.tables.pace
+    pace = host.director.tables.timer_runs
     run = pace.get(0, "goes")  # written at its end: the run that ended the last connection may still continue
     until(lambda: pace.get(0, "goes") > run, "the expiry timer")
 
@@ -96,6 +96,19 @@ def test_connections_release_everything_repeatedly(director_host: Host, services
         await_empty(director_host)
         assert_nothing_left(director_host, services)
     assert director_host.pool("used") <= CAPACITY
+
+
+def test_the_runs_of_timers_are_counted_by_length(director_host: Host) -> None:
+    def runs() -> dict[str, int]:
+        timers = director_host.director.packet_counts().timers
+        return {each.timer: sum(count for _, count in each.lengths) for each in timers}
+
+    assert set(runs()) == {"expiry", "estimator", "lblc_cache"}
+    before = runs()
+    for timer in "expiry", "estimator":
+        until(lambda timer=timer: runs()[timer] > before[timer], f"a run of the {timer}")  # type: ignore[misc]
+    found = director_host.director.packet_counts().timers[0]
+    assert 0 < found.longest_s <= found.spent_s
 
 
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:

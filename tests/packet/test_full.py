@@ -137,11 +137,15 @@ def test_packets_without_a_connection_pass_unless_one_began_without_state(full: 
 
 
 def test_the_counters_have_names_in_show(full: Host) -> None:
+    for method in Method.ROUTE, Method.MASQ:
+        service = full.new_key()
+        full.serve(service, 1, method)
+        full.run(tcp(sport=2000, dport=service.port))
     done = CliRunner().invoke(show)
     assert done.exit_code == 0, done.output
     assert "table full stateless" in done.output
     assert "table full dropped" in done.output
-    assert f"{CAPACITY} of {CAPACITY} connections" in done.output
+    assert f"connections {CAPACITY} of {CAPACITY}" in done.output
 
 
 def test_the_table_changes_its_size_with_its_connections() -> None:

@@ -8,13 +8,18 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attachments
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import ETHER_BYTES, checksum
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
-from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 
 CAPACITY = 4096
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
@@ -151,6 +156,24 @@ def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
             host.run(packet("A", service, 5000 + number))
         assert states(host, service)["ESTABLISHED"] == 50
         assert host.reason("TABLE_FULL_DROPPED") == 0
+
+
+def test_programs_loaded_after_a_hotplug_use_the_rings_of_the_table(tmp_path: Path) -> None:
+    last = max(os.sched_getaffinity(0))
+    (tmp_path / "present").write_text("0-63\n")
+    with new_host(connections=CAPACITY, expires=False, mode="tc") as host, on_cpu(last):
+        with mock.patch.object(load, "_PRESENT_CPUS", str(tmp_path / "present")):
+            assert load.half_open_rings() == 64
+            with host.director.batch():  # loads the programs of XDP
+                attachments.request(host.director.tables, "d0", "generic")
+        service = host.new_key()
+        host.serve(service, 1)
+        for number, hook in enumerate(("tc", "xdp")):
+            assert host.run(packet("S", service, 2000 + number), hook).verdict in SENT[hook]
+        with ArrayMap.open(host.director.tables.path("half_opens")) as rings:
+            first = load.half_opens_each(CAPACITY, load.half_open_rings()) * last
+            slots = [struct.unpack_from("<I", rings.get(first + number) or b"")[0] for number in range(2)]
+        assert all(slots), "both are in the ring of this CPU"
 
 
 # --- UDP, and connections without a handshake ---

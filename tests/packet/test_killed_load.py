@@ -29,7 +29,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import XDP, Build, State, own_build
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink.codec import Netlink
 from pylvs.system import syscalls
@@ -238,7 +238,7 @@ def edit() -> None:
     """Do what `ipvsadm -a` does, and undo it."""
     director, server = BpfDirector(State.open()), DestinationKey(ip_address(server4(2)), EDITED.port)
     director.add_destination(EDITED, Destination(server))
-    assert not director.troubles()
+    assert not director.device_problems()
     director.delete_destination(EDITED, server)
 
 
@@ -350,6 +350,7 @@ def resizes() -> Iterator[Callable[[], object]]:
 
 
 def test_a_resize(host: Host, traffic: Traffic) -> None:
+    host.director.change_setting("conn_max", SMALL)  # notes that an operator set it
     nothing = Nothing(host)
 
     def after() -> None:
@@ -369,7 +370,7 @@ def test_an_error_in_the_middle_of_a_resize(host: Host, traffic: Traffic) -> Non
     nothing = Nothing(host)
     (resize,) = itertools.islice(resizes(), 1)
     refused = mock.patch.object(syscalls, "exchange", side_effect=OSError(errno.ENOMEM, "no memory"))
-    with refused, pytest.raises(NoRoom, match="exchanging"):
+    with refused, pytest.raises(NoSpace, match="exchanging"):
         resize()
     traffic.check()
     nothing.check()

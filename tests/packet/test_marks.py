@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import TCP, UDP
 
 from pylvs.bpf import kernel
-from pylvs.model.errors import InvalidOperation, NoRoom
+from pylvs.model.errors import InvalidOperation, NoSpace
 from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import (
     ALL_BITS,
@@ -274,7 +274,7 @@ def test_one_packet_scheduling_leaves_no_connection(host: Host) -> None:
 
 def test_a_list_too_long_changes_nothing(host: Host) -> None:
     rules(host, rule_of("5", dst=VIP4))
-    with pytest.raises(NoRoom, match="1025 mark rules"):
+    with pytest.raises(NoSpace, match="1025 mark rules"):
         rules(host, *[rule_of("6", dst=VIP4)] * (MOST_RULES + 1))
     with pytest.raises(InvalidOperation):
         rules(host, rule_of("6", dst=VIP4, src="::1"))

@@ -19,10 +19,10 @@ from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.director import Connection
-from pylvs.model.errors import Busy
+from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
-from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, server4, server6
+from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 
 FORMER, FRESH = 4096, 16384
 
@@ -58,8 +58,7 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
 @contextmanager
 def copying(former: Tables, fresh: Tables) -> Iterator[ConnectionCopy]:
     """Load the program that inserts connections, over the fresh table."""
-    connections, seeds = int(fresh.pool.get(0, "capacity")), fresh.pool.get(0, "seeds")
-    with load.open_object(connections, seeds, (RESTORE,)) as opened:
+    with load.open_object(*load.pool_shape(fresh), (RESTORE,)) as opened:
         load.reuse_maps(opened, fresh)
         opened.load()
         with ConnectionCopy(former, fresh, os.dup(opened.program_fd(RESTORE))) as copy:
@@ -197,12 +196,56 @@ def test_a_smaller_table_is_refused_if_its_connections_do_not_fit(host: Host) ->
     host.serve(service, 1)
     for sport in range(2000, 2000 + 1500):
         host.run(tcp("S", sport=sport, dport=service.port))
-    with pytest.raises(Busy, match=r"conn_max=1024: 15\d\d connections live"):
+    with pytest.raises(Busy, match=r"conn_max=1024: 1500 connections live"):
         host.director.change_setting("conn_max", 1024)
     assert host.counts(service) == {server4(1): (1500, 0)}
     host.director.change_setting("conn_max", 1024, drop=True)
     assert host.counts(service) == {server4(1): (1024, 0)}
     assert len(list(host.director.connections())) == 1024
+
+
+def test_a_table_as_large_as_its_connections_is_not_refused(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    with on_cpu(min(os.sched_getaffinity(0))):
+        for sport in range(2000, 2000 + 1030):
+            host.run(tcp("S", sport=sport, dport=service.port))
+    assert host.pool("used") > 1030, "this CPU reserves some more"
+    host.director.change_setting("conn_max", 1030)
+    assert host.counts(service) == {server4(1): (1030, 0)}
+
+
+def test_a_table_that_refuses_connections_stays_unused(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    for sport in range(2000, 2000 + 1500):
+        host.run(tcp("S", sport=sport, dport=service.port))
+    with mock.patch.object(load, "buckets4", return_value=8):
+        with pytest.raises(Busy, match=r"conn_max=8192: \d+ connections that the new table refuses"):
+            host.director.change_setting("conn_max", 8192)
+        assert host.director.settings()["conn_max"] == FORMER
+        assert not host.director.state.leftovers()[1]
+        assert host.counts(service) == {server4(1): (1500, 0)}
+        host.director.change_setting("conn_max", 8192, drop=True)
+    assert 0 < host.counts(service)[server4(1)][0] < 1500
+
+
+def programs_open() -> int:
+    """Return the descriptors of programs that this process has open."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return sum("bpf-prog" in os.readlink(link) for link in links if os.path.lexists(link))
+
+
+@pytest.mark.parametrize("step", ["_switch_devices", "_turn_switch"])
+def test_a_failed_change_of_size_closes_its_programs(host: Host, step: str) -> None:
+    host.serve(host.new_key(), 1)
+    before = programs_open()
+    with (
+        mock.patch.object(upgrade, step, side_effect=NoSpace("no memory")),
+        pytest.raises(NoSpace, match="no memory"),
+    ):
+        host.director.change_setting("conn_max", 2 * FORMER)
+    assert programs_open() == before
 
 
 def test_persistent_clients_stay_with_their_server_in_another_table(host: Host) -> None:

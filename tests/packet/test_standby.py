@@ -32,7 +32,7 @@ from pylvs.dataplane.state import roles_directory
 from pylvs.dataplane.tables import address_bit, address_bytes
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, NoRoom
+from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.marks import MarkRule
 from pylvs.model.service import Method, Protocol, ServiceKey, VirtualService
 from tests.packet import frames
@@ -104,9 +104,9 @@ def test_an_established_connection_is_unchanged_while_its_address_is_standby(
 ) -> None:
     service = established(host, method, family)
     before = host.forwarded(segment(service), hook)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     passes_unmodified(host, segment(service))
-    word.stand_by(frozenset())
+    word.set_standby(frozenset())
     assert host.forwarded(segment(service), hook)[:6] == before[:6]
 
 
@@ -114,7 +114,7 @@ def test_an_established_connection_is_unchanged_while_its_address_is_standby(
 def test_nothing_is_scheduled(host: Host, word: Standby, family: int) -> None:
     service = host.new_key(vip=VIP[family])
     host.serve(service, 2)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     for flags in "S", "A", "FA", "R":
         passes_unmodified(host, segment(service, flags))
     other = host.new_key(Protocol.UDP, VIP[family])
@@ -125,11 +125,11 @@ def test_nothing_is_scheduled(host: Host, word: Standby, family: int) -> None:
 def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
     """Those of another family, or with the same bit in the bitmaps."""
     service, six = established(host, Method.ROUTE, 4), established(host, Method.ROUTE, 6)
-    word.stand_by(frozenset({ip_address(VIP6)}))
+    word.set_standby(frozenset({ip_address(VIP6)}))
     passes_unmodified(host, segment(six))
     for hook in HOOKS:
         host.forwarded(segment(service), hook)
-    word.stand_by(frozenset({twin_of(ip_address(VIP4))}))
+    word.set_standby(frozenset({twin_of(ip_address(VIP4))}))
     for hook in HOOKS:
         host.forwarded(segment(service), hook)
 
@@ -177,7 +177,7 @@ def test_rare_packets_pass_unmodified(host: Host, word: Standby, kind: str) -> N
     for vip in VIP4, VIP6:
         for protocol in Protocol.TCP, Protocol.UDP, Protocol.SCTP:
             host.serve(ServiceKey(protocol, ip_address(vip), port), 1)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     for packet in RARE[kind](port):
         passes_unmodified(host, build(packet))
 
@@ -200,7 +200,7 @@ def test_icmp_errors_about_its_connections_pass(host: Host, word: Standby, metho
     before = [host.run(build(each), "tc").verdict for each in errors[:1]]
     assert before == [SENT["tc"][0]]
     host.director.change_setting("schedule_icmp", 1)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     try:
         for each in errors:
             passes_unmodified(host, build(each), ("tc",))
@@ -213,7 +213,7 @@ def test_icmp6_errors_about_its_connections_pass(host: Host, word: Standby) -> N
     reply = IPv6(src=VIP6, dst=CLIENT6) / TCP(sport=service.port, dport=SPORT, flags="PA")
     error = build(ether() / IPv6(src="fd77::fe", dst=VIP6) / ICMPv6DestUnreach(code=4) / reply)
     assert host.run(error, "tc").verdict in SENT["tc"]
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     passes_unmodified(host, error)
 
 
@@ -236,7 +236,7 @@ def test_replies_from_it_are_neither_rewritten_nor_counted(
         counted = host.director.service(service).counters.out_packets
         host.run(answer, "tc")
         assert host.director.service(service).counters.out_packets == counted + 1
-        word.stand_by(BOTH)
+        word.set_standby(BOTH)
         passes_unmodified(host, answer)
     finally:
         setting.write_text("0", encoding="ascii")
@@ -253,7 +253,7 @@ def test_no_icmp_error_is_sent_about_its_replies(host: Host, word: Standby) -> N
     host.director.change_setting("nat_icmp_send", 1)
     try:
         assert host.run(stray, "tc").verdict in SENT["tc"]
-        word.stand_by(BOTH)
+        word.set_standby(BOTH)
         passes_unmodified(host, stray, ("tc",))
     finally:
         host.director.change_setting("nat_icmp_send", 0)
@@ -266,7 +266,7 @@ def test_a_mark_does_not_make_it_active(host: Host, word: Standby) -> None:
     try:
         for hook in HOOKS:
             host.forwarded(tcp(sport=SPORT + 7, dport=7777), hook)
-        word.stand_by(BOTH)
+        word.set_standby(BOTH)
         passes_unmodified(host, tcp(sport=SPORT + 7, dport=7777))
         passes_unmodified(host, tcp(sport=SPORT + 8, dport=7777))
     finally:
@@ -275,7 +275,7 @@ def test_a_mark_does_not_make_it_active(host: Host, word: Standby) -> None:
 
 def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
     service = established(host, Method.ROUTE, 4)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     link, host.ifindex = host.ifindex, socket.if_nametoindex("lo")
     try:
         passes_unmodified(host, segment(service, "S"), ("tc",))
@@ -294,16 +294,16 @@ def test_roles_that_were_set_before_the_tables_apply_to_their_first_packet() -> 
     with new_host() as host:
         load.take_down(host.director.state)
         word = Standby()
-        word.stand_by(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        word.set_standby(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         service = host.new_key()
         host.serve(service)
         host.close_programs()
         assert stored_roles(host) == vip_roles.VipRoles(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         passes_unmodified(host, segment(service, "S"))
-        word.stand_by(frozenset())
+        word.set_standby(frozenset())
         host.forwarded(segment(service, "S"), "tc")
         load.take_down(host.director.state)
-        word.stand_by(BOTH)  # there is no table yet
+        word.set_standby(BOTH)  # there is no table yet
         host.serve(service)
         assert stored_roles(host).standby == BOTH
         word.close()
@@ -313,7 +313,7 @@ def test_roles_that_were_set_before_the_tables_apply_to_their_first_packet() -> 
 
 def test_it_outlives_another_size_of_the_table_and_a_killed_writer(host: Host, word: Standby) -> None:
     service = established(host, Method.ROUTE, 4)
-    word.stand_by(BOTH)
+    word.set_standby(BOTH)
     host.director.change_setting("conn_max", 8192, drop=True)
     host.close_programs()
     passes_unmodified(host, segment(service, "S"))
@@ -321,7 +321,7 @@ def test_it_outlives_another_size_of_the_table_and_a_killed_writer(host: Host, w
     host.director.add_service(VirtualService(host.new_key(), "rr"))
     assert host.director.tables.book.get(0, "pending") == 0
     passes_unmodified(host, segment(service, "S"))
-    word.stand_by(frozenset())
+    word.set_standby(frozenset())
     host.forwarded(segment(service, "S"))
 
 
@@ -330,7 +330,7 @@ import sys, time
 from ipaddress import ip_address
 from pylvs.dataplane.vip_roles import Standby
 word = Standby()
-word.stand_by(frozenset({ip_address(sys.argv[1])}))
+word.set_standby(frozenset({ip_address(sys.argv[1])}))
 print("done", flush=True)
 time.sleep(600)
 """
@@ -359,7 +359,7 @@ def test_it_stays_when_its_process_is_killed_and_the_next_process_continues(dire
     host.director.add_service(VirtualService(host.new_key(), "rr"))
     passes_unmodified(host, segment(service))
     word = Standby()
-    word.stand_by(frozenset({ip_address(VIP6)}))
+    word.set_standby(frozenset({ip_address(VIP6)}))
     host.forwarded(segment(service))
     word.close()
 
@@ -378,14 +378,14 @@ def test_tables_made_after_its_process_was_killed_do_not_have_it() -> None:
 
 
 def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Standby) -> None:
-    word.stand_by(BOTH)
-    with pytest.raises(NoRoom, match="4096"):
-        word.stand_by(frozenset(ip_address(0x0A000000 + number) for number in range(4097)))
+    word.set_standby(BOTH)
+    with pytest.raises(NoSpace, match="4096"):
+        word.set_standby(frozenset(ip_address(0x0A000000 + number) for number in range(4097)))
     assert stored_roles(host).standby == BOTH
     many = frozenset(ip_address(0x0A000000 + number) for number in range(4096))
-    word.stand_by(many)
+    word.set_standby(many)
     others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
-    word.stand_by(others)
+    word.set_standby(others)
     assert stored_roles(host) == vip_roles.VipRoles(others)
 
 
@@ -399,10 +399,10 @@ def test_an_address_is_served_at_once_even_before_a_device_has_it(host: Host, wo
     host.serve(service)
     for hook in HOOKS:
         passes_as_not_ours(host, segment(service, "S"), hook)
-    word.stand_by(frozenset({ip_address(vip)}))
+    word.set_standby(frozenset({ip_address(vip)}))
     for hook in HOOKS:
         passes_unmodified(host, segment(service, "S"), (hook,))
-    word.stand_by(frozenset(), frozenset({ip_address(vip)}))
+    word.set_standby(frozenset(), frozenset({ip_address(vip)}))
     host.wait_ticks()  # what the very first packet found of the address counts for one
     for hook in HOOKS:
         host.forwarded(segment(service, "S"), hook)
@@ -415,7 +415,7 @@ def passes_as_not_ours(host: Host, frame: bytes, hook: str) -> None:
 
 
 def test_show_lists_the_roles(host: Host, word: Standby) -> None:
-    word.stand_by(frozenset({ip_address(VIP6)}), frozenset({ip_address(VIP4)}))
+    word.set_standby(frozenset({ip_address(VIP6)}), frozenset({ip_address(VIP4)}))
     shown = CliRunner().invoke(show, []).output
     assert f"{VIP4}: master (" in shown
     assert f"{VIP6}: standby (" in shown
@@ -443,18 +443,18 @@ def test_a_take_over_attaches_nothing(elsewhere: Host, vip: str, prefix: str) ->
     host.director.follow_host()
     word = Standby()
     try:
-        word.stand_by(frozenset({address}))
+        word.set_standby(frozenset({address}))
         host.serve(host.new_key(vip=vip))
         host.director.follow_host()
         before = attached(host.director.state)
         assert {each.device for each in before} == {"lo", "d0", "e0", "e1", "vrrp.51"}
         for device in "d0", "vrrp.51":
-            word.stand_by(frozenset(), frozenset({address}))
+            word.set_standby(frozenset(), frozenset({address}))
             ip("addr", "add", f"{vip}/{prefix}", "dev", device)
             host.director.follow_host()
             assert attached(host.director.state) == before
             ip("addr", "del", f"{vip}/{prefix}", "dev", device)
-            word.stand_by(frozenset({address}))
+            word.set_standby(frozenset({address}))
             host.director.follow_host()
             assert attached(host.director.state) == before
     finally:

@@ -137,4 +137,4 @@ def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(h
     tables = host.director.tables
     (made,) = [each for each in entries(tables) if each.client_port == 5001]
     read = abi.struct("conn_entry4").view("connection.destination", "connection.method")
-    assert read.unpack_from(tables.connections4.memory, made.slot * tables.connections4.stride) == (chosen, method)
+    assert read.unpack_from(tables.connections4.memory, made.slot * abi.struct("conn_entry4").size) == (chosen, method)

@@ -62,7 +62,7 @@ class Director(Node):
             closing.callback(self.take_down)
             self.roles = Standby()
             closing.callback(self.roles.close)
-            self.roles.stand_by(frozenset({VIP}))
+            self.roles.set_standby(frozenset({VIP}))
             self.director.add_service(VirtualService(SERVICE, "rr"))
             self.director.add_destination(SERVICE, Destination(DestinationKey(ip_address(other), 80), Method.ROUTE))
 
@@ -74,11 +74,11 @@ class Director(Node):
         """Set roles and address in the order of a take-over."""
         with inside_network(f"/run/netns/{self.name}"):
             if master:
-                self.roles.stand_by(NONE, frozenset({VIP}))
+                self.roles.set_standby(NONE, frozenset({VIP}))
                 ip("addr", "add", f"{VIP}/24", "dev", "eth0")
             else:
                 ip("addr", "del", f"{VIP}/24", "dev", "eth0")
-                self.roles.stand_by(frozenset({VIP}))
+                self.roles.set_standby(frozenset({VIP}))
 
     def connections(self) -> int:
         with inside_network(f"/run/netns/{self.name}"):

@@ -294,8 +294,8 @@ def test_the_latest_call_counts_and_every_call_is_recorded() -> None:
     memory = MemoryRoles()
     roles: Roles = memory
     assert not memory.standby | memory.held
-    roles.stand_by(frozenset({ONE, OTHER}))
-    roles.stand_by(frozenset({ONE}), frozenset({ONE, OTHER}))
+    roles.set_standby(frozenset({ONE, OTHER}))
+    roles.set_standby(frozenset({ONE}), frozenset({ONE, OTHER}))
     assert memory.standby == {ONE}
     assert memory.held == {OTHER}
     assert [standby for standby, _ in memory.calls] == [{ONE, OTHER}, {ONE}]
@@ -305,5 +305,5 @@ def test_an_error_changes_nothing() -> None:
     roles = MemoryRoles()
     roles.error = Busy("not now")
     with pytest.raises(Busy, match="not now"):
-        roles.stand_by(frozenset({ONE}))
+        roles.set_standby(frozenset({ONE}))
     assert roles.calls == []

@@ -15,8 +15,11 @@ from pylvs.system import syscalls
 
 OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
-_BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # the ratio of nf_conntrack
-FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
+# Of memory, for one connection: a new table takes a 23rd of it. Full of IPv6 connections by NAT it takes a ninth.
+_BYTES_PER_CONNECTION = 4 << 10
+_AVAILABLE_BYTES_PER_CONNECTION = 2 << 10  # likewise of the memory that is available now, for many network namespaces
+FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 1 << 22  # more would make the first edit slow: memory is zeroed
+CONNECTIONS = "PYLVS_CONN_MAX"  # environment variable: the capacity of tables that this process makes
 _UNLIMITED = 1 << 62
 PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP, PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 6, 30, 36  # linux/bpf.h
 _ATTACH_XDP, _XDP_HAS_FRAGS = 37, 1 << 5  # BPF_XDP, BPF_F_XDP_HAS_FRAGS; as libbpf loads a program of "xdp.frags"
@@ -65,11 +68,20 @@ def local_ports() -> tuple[int, int]:
 
 def memory_total() -> int:
     """Return the machine's memory in bytes."""
+    return _memory("MemTotal")
+
+
+def memory_available() -> int:
+    """Return the bytes that programs can get now without swapping."""
+    return _memory("MemAvailable")
+
+
+def _memory(name: str) -> int:
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
-            if line.startswith("MemTotal:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) << 10
-    raise Unsupported("/proc/meminfo does not tell MemTotal")
+    raise Unsupported(f"/proc/meminfo does not tell {name}")
 
 
 def memory_limit() -> int:
@@ -117,9 +129,18 @@ def _number_in(path: str) -> list[int]:
 
 
 def connection_limit() -> int:
-    """Return the default size of the connection table: one connection for each 16 KiB of memory, within bounds."""
-    fitting = memory_limit() // _BYTES_OF_MEMORY_PER_CONNECTION
-    return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, fitting))
+    """Return the default capacity of the connection table, a power of two, by the memory of the machine.
+
+    The environment may name another one. Raises InvalidOperation.
+    """
+    given = os.environ.get(CONNECTIONS)
+    if given:
+        from pylvs.model.settings import parse_setting  # late: most edits make no table
+
+        if connections := parse_setting(f"conn_max={given}")[1]:
+            return connections
+    fitting = min(memory_limit() // _BYTES_PER_CONNECTION, memory_available() // _AVAILABLE_BYTES_PER_CONNECTION)
+    return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 
 @dataclass(frozen=True, slots=True)

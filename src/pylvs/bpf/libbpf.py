@@ -218,7 +218,7 @@ class BpfObject:
     def load(self) -> None:
         """Create the maps, verify and load the programs.
 
-        Raises NotPermitted, NoRoom, Unsupported; the notes hold the end of the verifier's log.
+        Raises NotPermitted, NoSpace, Unsupported; the notes hold the end of the verifier's log.
         """
         messages.clear()
         with _undisturbed():
@@ -238,7 +238,7 @@ class BpfObject:
 def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
     """Create a map without an object file; return its descriptor, which the caller closes.
 
-    Raises NoRoom, NotPermitted.
+    Raises NoSpace, NotPermitted.
     """
     # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
     options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, 0, flags), 32)

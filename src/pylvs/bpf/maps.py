@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
-from pylvs.model.errors import NoRoom, PylvsError, Unsupported
+from pylvs.model.errors import NoSpace, PylvsError, Unsupported
 from pylvs.system import syscalls
 
 TYPE_CHECKING = False  # without importing typing
@@ -126,7 +126,7 @@ class HashMap(Map):
         return self._value.raw
 
     def put(self, key: bytes, value: bytes, flags: int = ANY) -> bool:
-        """Store a value; return False if NOEXIST meets an existing key, or EXIST a missing one. Raises NoRoom."""
+        """Store a value; return False if NOEXIST meets an existing key, or EXIST a missing one. Raises NoSpace."""
         if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
             if ctypes.get_errno() in (errno.EEXIST, errno.ENOENT):
                 return False
@@ -188,7 +188,7 @@ class HashMap(Map):
                 yield bytes(keys[i * width : i * width + width]), bytes(values[i * length : i * length + length])
 
     def put_many(self, keys: bytes, values: bytes, count: int) -> None:
-        """Store many packed elements. Raises NoRoom, after which some may be stored."""
+        """Store many packed elements. Raises NoSpace, after which some may be stored."""
         width, length = self.key_size, self.value_size
         if len(keys) != count * width or len(values) != count * length:
             raise ValueError(f"map {self.name}: {count} elements do not fit {len(keys)} and {len(values)} bytes")
@@ -229,8 +229,8 @@ class HashMap(Map):
     def __bool__(self) -> bool:
         return True  # without this, `__len__` would make an empty map false
 
-    def _full(self) -> NoRoom:
-        return NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
+    def _full(self) -> NoSpace:
+        return NoSpace(f"map {self.name} is full: it holds {self.max_entries} elements")
 
 
 class ArrayMap(Map):

@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, asked, at_clock, state_dir
+from pylvs.cli.common import ago, as_json, asked, at_clock, counted, state_dir
 from pylvs.daemon import DEFAULT_FILE, Options
-from pylvs.model.errors import PylvsError, one_line
+from pylvs.model.errors import PylvsError
+from pylvs.system.logs import one_line
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 WATCH_EVERY_S = 1.0
@@ -86,7 +87,8 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
     if routers["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['trouble']}")
     if table["refused"]:
-        raise PylvsError(f"the configuration is in force, but the table refused {len(table['refused'])} edits")
+        refused = counted(len(table["refused"]), "edit")
+        raise PylvsError(f"the configuration is in force, but the table refused {refused}")
 
 
 def _tell(text: str) -> None:

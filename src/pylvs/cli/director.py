@@ -9,6 +9,7 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
 
@@ -61,18 +62,22 @@ def _overview() -> dict[str, Any]:
     from pylvs.dataplane.devices.attach import attached
     from pylvs.dataplane.devices.attachments import missing
     from pylvs.dataplane.director import open_director
-    from pylvs.dataplane.reader import reason_counts
+    from pylvs.dataplane.reader import reason_counts, table_use
 
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
     tables = director.tables
-    roles = vip_roles.in_force(tables)
+    roles, use = vip_roles.in_force(tables), table_use(tables)
     return {
         "tables": True,
         "object": str(director.state.build()),
-        "connections": sum(1 for _ in director.connections()),
-        "conn_max": tables.pool.get(0, "capacity"),
+        "connections": use.used,
+        "conn_max": use.capacity,
+        "fill": round(use.fill, 4),
+        "half_open": use.half_open,
+        "half_open_share": round(use.half_open_share, 4),
+        "refused": {name: count for name, count in refusals(reason_counts(tables)).items() if count},
         "devices": [
             {
                 "device": each.device,
@@ -104,7 +109,10 @@ def show(as_json: bool) -> None:
     if not found["tables"]:
         click.echo("no tables in this network namespace: ipvsadm -A makes them")
         return
-    click.echo(f"tables: {found['object']}, {found['connections']} of {found['conn_max']} connections")
+    click.echo(
+        f"tables: {found['object']}, connections {found['connections']} of {found['conn_max']} ({found['fill']:.1%}),"
+        f" half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
+    )
     if not found["devices"]:
         click.echo("devices: none attached")
     for each in found["devices"]:

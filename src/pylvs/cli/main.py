@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from pylvs import __version__
-from pylvs.model.errors import PylvsError, one_line
+from pylvs.model.errors import PylvsError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -86,6 +86,8 @@ def pylvs() -> None:
 
 def _complain(text: str) -> None:
     """Print the text on stderr, as one line."""
+    from pylvs.system.logs import one_line  # late: only failures need it
+
     with contextlib.suppress(OSError):  # with stderr closed, the exit status alone reports the failure
         print(f"pylvs: {one_line(text)}", file=sys.stderr)
 

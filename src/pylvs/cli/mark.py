@@ -8,10 +8,11 @@ from typing import Any, TextIO
 
 import click
 
-from pylvs.cli.common import as_json
+from pylvs.cli.common import as_json, counted
 from pylvs.model import mark_words
-from pylvs.model.errors import InvalidOperation, one_line
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
+from pylvs.system.logs import one_line
 
 # option, name of the argument, placeholder, help
 _CONDITIONS = (
@@ -61,7 +62,7 @@ def add(value: str, at: int | None, final: bool, **conditions: str) -> None:
         if at is None:
             return rules if rules and rules[-1] == rule else [*rules, rule]
         if not 1 <= at <= len(rules) + 1:
-            raise InvalidOperation(f"--at {at}: the list has {len(rules)} rules; from 1 to {len(rules) + 1}")
+            raise InvalidOperation(f"--at {at}: the list has {counted(len(rules), 'rule')}; from 1 to {len(rules) + 1}")
         return with_rule(rules, rule, at - 1)
 
     open_director().change_mark_rules(change)
@@ -98,7 +99,8 @@ def delete(value: str | None, final: bool, number: int | None, everything: bool,
             return without(rules, rules.index(wanted))
         assert number is not None
         if not 1 <= number <= len(rules):
-            raise InvalidOperation(f"--number {number}: the list has {len(rules)} rules; see pylvs mark list")
+            there = counted(len(rules), "rule")
+            raise InvalidOperation(f"--number {number}: the list has {there}; see pylvs mark list")
         return without(rules, number - 1)
 
     director = open_director()
@@ -167,4 +169,4 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     director = open_director()
     if rules or director.mark_rules():
         director.change_mark_rules(lambda before: [*before, *rules] if append else rules)
-    click.echo(f"{len(rules)} rules, {len(left)} left out")
+    click.echo(f"{counted(len(rules), 'rule')}, {len(left)} left out")

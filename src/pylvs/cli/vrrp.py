@@ -73,7 +73,7 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
         master = router["master"] or "no advertisement received"
         takes_over = [f"{master}; this one takes over after {router['master_down_s']:.3g} s without a word from it"]
         if not router.get("preempt", True):
-            takes_over.append("not before, whatever its priority (nopreempt)")
+            takes_over.append("not before, at any priority (nopreempt)")
         elif router.get("preempts_at") is not None:
             takes_over.append(f"or, being better, not before {at_clock(router['preempts_at'])} (preempt_delay)")
         rows.append(("master", takes_over))

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock, EffectiveValue, OriginKind
-from pylvs.config.findings import Finding, Severity
 from pylvs.config.language.lexer import format_arguments, format_statement, format_word
-from pylvs.config.language.tree import Document
+from pylvs.config.language.tree import Document, Finding, Severity
 from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import visible
+from pylvs.system.logs import visible
 
 INDENT = "    "
 COLUMN = 48  # where the comment with a value's origin begins

@@ -89,6 +89,7 @@ class Drains:
         self._state = state
         self._events = events
         self._drains: dict[int, Drain] = {}
+        self._begun = asyncio.Event()
         self._log = get_logger()
 
     def begin(
@@ -111,6 +112,7 @@ class Drains:
         drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force, active_only)
         drain.ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._drains[number] = drain
+        self._begun.set()
         self._forget_old()
         self._save()
         self._events.publish("drain_began", **drain.encoded())
@@ -132,10 +134,14 @@ class Drains:
                 self._drains[drain.number] = drain
 
     async def run(self) -> None:
-        """Poll until cancelled."""
+        """Until cancelled, poll while a drain waits."""
         while True:
             await self.poll()
-            await asyncio.sleep(POLL_S)
+            self._begun.clear()
+            if self._waiting():
+                await asyncio.sleep(POLL_S)
+            else:
+                await self._begun.wait()
 
     async def poll(self) -> None:
         """Count connections once, and end the drains that are over."""

@@ -168,7 +168,8 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
             next_s = await update()
         except Exception as error:
             get_logger().error("could not follow addresses and devices", reason=str(error))
-        await asyncio.sleep(SHARE * (time.monotonic() - begin))
+        # At most so long: the update may have waited for the table thread, while others held the lock.
+        await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
 
 class HostServices:
@@ -246,6 +247,26 @@ class HostServices:
             stdout=subprocess.DEVNULL,  # it logs to stderr, which it shares with the daemon
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
         )
+
+    async def grow_table(self) -> None:
+        """Enlarge the connection table in another process: the copy of millions of connections takes its memory.
+
+        It may be killed at any step. Raises PylvsError.
+        """
+        growing = await asyncio.create_subprocess_exec(
+            *command("pylvs.dataplane.growth"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            _, errors = await growing.communicate()
+        except asyncio.CancelledError:
+            growing.kill()
+            await growing.wait()
+            raise
+        if growing.returncode:
+            raise PylvsError(errors.decode(errors="replace").strip() or f"exit status {growing.returncode}")
 
     async def close(self) -> None:
         """Finish notifications and end what runs, in bounded time."""

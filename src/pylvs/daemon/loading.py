@@ -14,8 +14,8 @@ import time
 from dataclasses import replace
 
 from pylvs.config.compile.document import build
-from pylvs.config.findings import Finding, Location, Severity
 from pylvs.config.language.parser import read
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError

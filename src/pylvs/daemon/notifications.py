@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.language.tree import Finding, Severity
 from pylvs.health.events import (
     CheckFailed,
     Event,

@@ -80,6 +80,7 @@ class Reconciler:
         self.thread = thread
         self.edit_counts: Counter[str] = Counter()  # by reason: wanted, restored, refused
         self.last = ReconcileResult()
+        self.has_run = asyncio.Event()  # there is a new `last`
         self._desired = desired
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -107,6 +108,7 @@ class Reconciler:
             except (PylvsError, OSError) as error:
                 self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
             self._log_errors()
+            self.has_run.set()
             return self.last
 
     async def _reconcile(self) -> ReconcileResult:

@@ -12,9 +12,9 @@ from typing import get_args
 
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
-from pylvs.model.errors import PylvsError, one_line
+from pylvs.model.errors import PylvsError
 from pylvs.system import syscalls
-from pylvs.system.logs import Format
+from pylvs.system.logs import Format, one_line
 from pylvs.vrrp import router_service
 
 NAME = b"pylvs-vrrp"  # shown by ps and top
@@ -27,12 +27,12 @@ class LazyStandby:
     def __init__(self) -> None:
         self._standby: Standby | None = None
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See `Roles`."""
         try:
             if self._standby is None:
                 self._standby = Standby()
-            self._standby.stand_by(addresses, held)
+            self._standby.set_standby(addresses, held)
         except OSError as error:
             raise PylvsError(str(error)) from None
 

@@ -22,7 +22,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from pylvs.config.findings import Finding
+from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
@@ -40,6 +40,7 @@ from pylvs.daemon.reconciler import (
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
+from pylvs.daemon.table_growth import TableGrowth
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monitor_forwarding
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
@@ -47,6 +48,7 @@ from pylvs.health.events import Event, Overridden
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
+from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
@@ -99,7 +101,8 @@ class Supervisor:
         self.routers = VirtualRouters(self.state, self.events, start)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
-        self._ownership_pending = asyncio.Event()  # to be saved once the table is complete
+        self._ownership_pending = False  # to be saved after the next run of the reconciler
+        self._ownership_error = ""  # why it could not be saved
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
@@ -189,7 +192,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RETRY_S)
         self._flushing = False
-        await self._save_ownership(self.reconciler.last)
+        await self._save_ownership()
         return not self._stopping.is_set()
 
     def _begin(self, tasks: BackgroundTasks) -> None:
@@ -198,6 +201,10 @@ class Supervisor:
         self.engine.start()
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
+        growth = TableGrowth(
+            self.reconciler.table.director.larger_capacity, self._host.grow_table, self.table_thread, self.events
+        )
+        tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")
         if self._host.manager.watchdog_s:
@@ -288,7 +295,7 @@ class Supervisor:
         self._save_overrides()  # under the new service names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
         table = await self.reconciler.reconcile()
-        await self._save_ownership(table)
+        await self._save_ownership()
         await self._api.follow(configuration.settings)
         settle_garbage()
         return table, routers
@@ -307,7 +314,8 @@ class Supervisor:
         services, servers, down = self.engine.tally()
         routers = len(self.engine.configuration.vrrp.instances)
         more = f", {routers} virtual routers" if routers else ""
-        return f"{services} services, {servers} real servers, {down} of them down{more}"
+        service, server = "service" if services == 1 else "services", "server" if servers == 1 else "servers"
+        return f"{services} {service}, {servers} real {server}, {down} of them down{more}"
 
     def _desired(self) -> DesiredTable:
         if self._final_table is not None:
@@ -329,24 +337,43 @@ class Supervisor:
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
         return checks | dict(owned_services(configuration))
 
-    async def _save_ownership(self, result: ReconcileResult) -> None:
-        """Own the services in force, once the table is complete: until then there are old ones to delete."""
-        if not result.complete:
-            self._ownership_pending.set()
+    async def _save_ownership(self) -> None:
+        """Own the services in force, with the servers whose absence from the table means that they are down.
+
+        A server is none of them while it should be in the table, but was not added: its addition was refused. Services
+        of before are owned until the table is complete, because there are some to delete.
+        """
+        before = self._ownership.owned
+        complete, desired = self.reconciler.last.complete, self._desired()
+        missing = await self.table_thread.run(self.reconciler.table.missing, desired)
+        configured = self._owned_services(self.engine.configuration)
+        nothing = frozenset[DestinationKey]()
+        owned = {
+            key: servers - (missing.get(key, nothing) - before.get(key, nothing)) for key, servers in configured.items()
+        }
+        if not complete:
+            owned = {**before, **owned}
+        self._ownership_pending = owned != configured
+        if owned == before:
             return
-        self._ownership_pending.clear()
         try:
-            await self._ownership.after_edits(self._owned_services(self.engine.configuration))
+            await self._ownership.after_edits(owned)
         except PylvsError as error:  # what was saved before the edits is still true
-            self._log.error(str(error))
+            self._ownership_pending = True
+            if str(error) != self._ownership_error:
+                self._log.error(str(error))
+            self._ownership_error = str(error)
+        else:
+            self._ownership_error = ""
 
     async def _save_pending_ownership(self) -> None:
         """Without it the next daemon would take servers that are absent because they are down for new ones."""
         while True:
-            await self._ownership_pending.wait()
-            async with self._reloading:
-                await self._save_ownership(self.reconciler.last)
-            await asyncio.sleep(RETRY_S)
+            await self.reconciler.has_run.wait()
+            self.reconciler.has_run.clear()
+            if self._ownership_pending:
+                async with self._reloading:
+                    await self._save_ownership()
 
     def _on_event(self, event: Event) -> None:
         log_event(event)
@@ -365,6 +392,7 @@ class Supervisor:
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+        self.engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
         director = self.reconciler.table.director
         try:
             await self.table_thread.run(director.follow_host)
@@ -373,8 +401,7 @@ class Supervisor:
             raise
         self._host_error = ""
         self._log_unattached(warnings(director))
-        self.engine.set_host_addresses(frozenset(addresses))
-        return watch.RETRY_S if director.troubles() else HOST_POLL_S
+        return watch.RETRY_S if director.device_problems() else HOST_POLL_S
 
     def _log_unattached(self, lines: list[str]) -> None:
         """Log devices that are refused once, and that all are attached again."""

@@ -246,6 +246,9 @@ class LongLivedDirector(Director, Protocol):
     def edition(self) -> int:
         """Return a number that every edit of the tables changes, by any process; 0 without tables."""
 
+    def larger_capacity(self) -> int:
+        """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
+
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""
 
@@ -373,6 +376,15 @@ class TableCache:
         # A service whose deletion was refused has no row: only a plan of the whole table deletes it.
         whole = len(self._applied_keys) == len(desired.rows) and self._refused <= self._applied_keys
         self._shape = _shape(desired) if whole else None
+
+    def missing(self, desired: DesiredTable) -> dict[ServiceKey, frozenset[DestinationKey]]:
+        """Return the desired destinations that the table did not have after the last edit or plan."""
+        snapshot = self._snapshot or {}
+        return {
+            (key := row.service.key): frozenset(each.key for each in row.destinations)
+            - (snapshot[key].servers.keys() if key in snapshot else frozenset())
+            for row in desired.rows
+        }
 
     def _check_unchanged(self) -> None:
         """Within the batch: raise TableChanged unless the table is still that of the plan."""

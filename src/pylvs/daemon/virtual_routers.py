@@ -173,6 +173,7 @@ class VirtualRouters:
         self._connected_at = 0.0  # monotonic
         self._forwarding: tuple[bool, str] | None = None
         self._over = False
+        self._stopped = False  # no process runs: none was started or adopted since the last stop
         self._error = ""  # why the process does not run as configured
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -261,10 +262,12 @@ class VirtualRouters:
     async def _settle(self) -> tuple[str, ...]:
         """Run and configure the process, or stop it, as wanted; return its warnings. Raises _RetryLater, PylvsError."""
         if self._wanted is None:
-            with _retried():
-                await self._stop_any()
-            self._error = ""
+            if not self._stopped:
+                with _retried():
+                    await self._stop_any()
+            self._stopped, self._error = True, ""
             return ()
+        self._stopped = False
         client = await self._connect()
         with _retried(NoReply):
             reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)

@@ -13,7 +13,15 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import MaglevTables
-from pylvs.dataplane.tables import ALL_ONES, Tables, destination_name, service_key, set_bit, version_fields
+from pylvs.dataplane.tables import (
+    ALL_ONES,
+    Tables,
+    destination_name,
+    service_key,
+    set_bit,
+    version_fields,
+    write_bitmap,
+)
 from pylvs.dataplane.transaction import Transaction, recover
 from pylvs.model.errors import DestinationExists
 from pylvs.model.service import Destination, ServiceKey, VirtualService, is_probe_mark
@@ -26,9 +34,7 @@ if TYPE_CHECKING:
 
 def set_all_bits(tables: Tables, name: str) -> None:
     """Set all bits of a bitmap: a packet to any address may belong to a service of a firewall mark."""
-    at = abi.struct("root").offset(name) >> 3
-    for index in range(abi.constant("BITMAP_WORDS")):
-        tables.root.array.words[at + index] = ALL_ONES
+    write_bitmap(tables, name, [ALL_ONES] * abi.constant("BITMAP_WORDS"))
 
 
 class NewService:
@@ -81,7 +87,7 @@ class BulkAdd:
         return key in self._services
 
     def add_service(self, service: VirtualService) -> None:
-        """Add a service that the table does not have. Raises NoRoom."""
+        """Add a service that the table does not have. Raises NoSpace."""
         edit, tables, key = self._edit, self._tables, service.key
         slot = edit.book.take_service()
         self.whole = False
@@ -111,7 +117,7 @@ class BulkAdd:
         return service
 
     def add_destination(self, service: NewService, destination: Destination, route: Route | None) -> None:
-        """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoRoom."""
+        """Add a destination to a service that `that_takes` returned. Raises DestinationExists, NoSpace."""
         slots, name = self._slots, destination_name(service.key, destination.key)
         if name in service.names:
             raise DestinationExists(f"{service.key} -> {destination.key}: there is such a real server already")

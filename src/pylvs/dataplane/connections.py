@@ -45,7 +45,7 @@ class ConnectionReader:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._second = load.ticks_per_second()
-        self._plain = abi.constant("TUPLE_CONNECTION")
+        self._plain, self._claimed = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_CLAIMED")
         self._masq = abi.constant("METHOD_MASQ")
         self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
@@ -67,7 +67,7 @@ class ConnectionReader:
         self._servers.clear()
 
     def _connections4(self) -> Iterator[Connection]:
-        """Yield the IPv4 connections; a slot without a destination address is free."""
+        """Yield the IPv4 connections; an entry without a destination address is free."""
         codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
         form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
         unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
@@ -84,6 +84,8 @@ class ConnectionReader:
                 word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
                     block, index * stride
                 )
+                if kind == self._claimed:
+                    continue
                 assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
                 address = virtual.get(target)
                 if address is None:

@@ -88,7 +88,7 @@ class DestinationSlots:
         destination: Destination,
         route: Route | None,
     ) -> int:
-        """Take a slot for a new destination, and fill it for the edit's generation. Raises NoRoom."""
+        """Take a slot for a new destination, and fill it for the edit's generation. Raises NoSpace."""
         unused = self.tables.book.get(0, "destination_top")
         dest_slot = edit.book.take_destination()
         address = destination.key.address
@@ -317,7 +317,7 @@ def split_list(tables: Tables, version: dict[str, Any], dest_slot: int) -> tuple
 
 
 def put_list(edit: Transaction, entries: bytes) -> int:
-    """Write a list to a free chunk, and return the index of its first member. Raises NoRoom."""
+    """Write a list to a free chunk, and return the index of its first member. Raises NoSpace."""
     array = edit.tables.members
     count = len(entries) // array.stride
     start = edit.book.take_list(count)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.reader import Reader
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import PacketCounts, ServiceRow, Trouble
+    from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -133,14 +133,14 @@ class BpfDirector:
             self._loaded.bring_in()
 
     def make(self) -> None:
-        """Make the state if it does not exist. Raises NoRoom, Unsupported, NotPermitted."""
+        """Make the state if it does not exist. Raises NoSpace, Unsupported, NotPermitted."""
         self._editor.make()
 
     def batch(self) -> AbstractContextManager[None]:
         """Hold the lock over many edits; reconcile the attachments at the end."""
         return self._editor.batch()
 
-    def troubles(self) -> Sequence[Trouble]:
+    def device_problems(self) -> Sequence[DeviceProblem]:
         return self._loaded.problems if self._loaded else ()
 
     def follow_host(self) -> None:
@@ -184,6 +184,19 @@ class BpfDirector:
         """Change a setting; with `drop`, a smaller conn_max may end live connections."""
         self._editor.change_setting(name, value, drop)
 
+    def larger_capacity(self) -> int:
+        """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
+        from pylvs.dataplane import growth
+
+        return growth.larger_capacity(self.tables) if self.state.exists else 0
+
+    def grow(self) -> tuple[int, int] | None:
+        """Double the capacity of the connection table if it is nearly full; return the former and the new one.
+
+        Raises NoSpace if memory does not allow it, or an operator's limit; and what a change of conn_max does.
+        """
+        return self._editor.grow() if self.state.exists else None
+
     def services(self) -> list[ServiceRow]:
         self._bring_in()
         return self.reader.rows() if self.state.exists else []
@@ -203,15 +216,21 @@ class BpfDirector:
         return TABLE_SIZE
 
     def packet_counts(self) -> PacketCounts:
-        """Return drop reasons, capacity, expiry costs and totals; zeros while there are no tables."""
-        from pylvs.dataplane.reader import expiry, reason_counts
+        """Return drop reasons, use of the table, expiry costs and totals; zeros while there are no tables."""
+        from pylvs.dataplane import reader
         from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
-        capacity = self.tables.pool.get(0, "capacity")
         totals = self.reader.statistics.totals()
-        return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables), totals)
+        tables = self.tables
+        return PacketCounts(
+            reader.reason_counts(tables),
+            reader.table_use(tables),
+            reader.expiry(tables),
+            reader.timer_runs(tables),
+            totals,
+        )
 
     def mark_rules(self) -> list[MarkRule]:
         if not self.state.exists:

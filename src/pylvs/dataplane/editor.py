@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.director import BpfDirector
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import Trouble
+    from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
 
 
@@ -75,7 +75,7 @@ class Editor:
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = attachments.Concerns()
         self._left_mh: set[int] = set()  # slots of services that no longer use mh
-        self.problems: list[Trouble] = []  # devices that the last batch failed to attach
+        self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
 
     @property
     def _tables(self) -> Tables:
@@ -86,15 +86,15 @@ class Editor:
         """The editor of destination slots."""
         return DestinationSlots(self._tables)
 
-    def make(self) -> None:
-        """Make the state if it does not exist. Raises NoRoom, Unsupported, NotPermitted."""
+    def make(self, connections: int = 0) -> None:
+        """Make the state if it does not exist. Raises NoSpace, Unsupported, NotPermitted."""
         if self._director.settled:
             return
         if not self._director.state.exists:
             from pylvs.dataplane import load  # late: most edits find a state
 
             with suppress(StateExists), self._director.state.building() as fresh:  # by another process before this one
-                load.create(fresh)
+                load.create(fresh, connections)
             self._director.open_again()
             attach.forward_lo(self._director.state)
         self._director.renew()
@@ -384,13 +384,37 @@ class Editor:
 
         setting = known_setting(name)
         checked(setting, value)
+        if setting.name == "conn_max":
+            self._change_capacity(value, drop)
+            return
         with self.batch():
-            if setting.name != "conn_max":
-                self._tables.root.set(0, f"settings.{setting.name}", value)
-                return
-            from pylvs.dataplane import upgrade
+            self._tables.root.set(0, f"settings.{setting.name}", value)
 
-            upgrade.resize(self._tables, value, drop)
+    def _change_capacity(self, connections: int, drop: bool) -> None:
+        """Fix the capacity of the connection table. With 0 it follows memory again, and does not shrink."""
+        from pylvs.bpf import kernel
+        from pylvs.dataplane import growth, upgrade
+
+        self.make(connections)
+        with self.batch():
+            least = max(kernel.connection_limit(), self._tables.pool.get(0, "capacity"))
+            upgrade.resize(self._tables, connections or least, drop)
+            growth.fix(self._tables, bool(connections))
+
+    def grow(self) -> tuple[int, int] | None:
+        """Double the capacity of the connection table if it is nearly full; return the former and the new one.
+
+        Other processes can edit during most of the copy.
+        """
+        from pylvs.dataplane import growth, upgrade
+
+        if not growth.larger_capacity(self._tables):
+            return None
+        with self.batch():
+            former, capacity = self._tables.pool.get(0, "capacity"), growth.larger_capacity(self._tables)
+            if capacity:
+                upgrade.resize(self._tables, capacity, lock=self._lock)
+        return (former, capacity) if capacity else None
 
 
 # What the packet path reads of this host.

@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
@@ -36,13 +36,15 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
-STAGES = ("stages_xdp", "stages_tc")  # program arrays of the tail calls
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections4",
-    "index4",
-    "marks4",
     "connections6",
     "replies6",
     "words6",
@@ -51,11 +53,11 @@ CONNECTION_MAPS = (
     "registry6",
     "half_opens",
     "half_open_queues",
+    "half_open_counts",
     "looks",
     "pools",
     "magazines",
     "commands_magazine",
-    "free_slots4",
     "free_slots6",
     "sweepers",
 )
@@ -65,9 +67,12 @@ _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
+_BUCKET_BYTES, _NODE_BYTES = 16, 48  # of the kernel's hash maps; it allocates powers of two
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
+_PRESENT_CPUS = "/sys/devices/system/cpu/present"
+_ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -132,52 +137,71 @@ def destination_limit() -> int:
 
 
 def _slots(connections: int) -> int:
-    """Return the slots for so many connections of a family, in whole bundles; those in magazines come on top."""
+    """Return the slots for so many connections of IPv6, in whole bundles; those in magazines come on top."""
     bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
     return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
 
 
 def first_slot6(connections: int) -> int:
-    """Return the first slot of IPv6: after those of IPv4, at the start of an element of `looks`."""
-    line = abi.constant("LOOKS")
-    return -(-(1 + _slots(connections)) // line) * line
+    """Return the first slot of IPv6: after those of IPv4. Its tick starts an element of `looks`."""
+    element = abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")
+    return -(-slots4(connections) // element) * element
+
+
+def slots4(connections: int) -> int:
+    """Return the slots of IPv4, with those of the unused first group."""
+    return abi.constant("GROUP_SLOTS") + buckets4(connections) * abi.constant("ENTRIES")
 
 
 def buckets4(connections: int) -> int:
-    """Return the buckets of each half of the index of IPv4 connections, which is then half full at most.
+    """Return the buckets of the table of IPv4 connections, whole groups. They are half full at most.
 
-    A connection finds its bucket and the four others full less than once in 10^9; at two thirds full, once in 10^7.
+    Then a tenth of the connections overflow from their bucket, one of 1,500 from its group, and less than one of 10^9
+    from the other groups.
     """
-    return -(-2 * connections // abi.constant("ENTRIES"))
+    group = abi.constant("GROUP")
+    return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
 
 
-def half_opens_each(connections: int) -> int:
+def half_opens_each(connections: int, rings: int) -> int:
     """Return the half-open connections that the ring of a CPU remembers, a power of two; of all, the whole table."""
-    return 1 << max(connections // _online_cpus(), _FEWEST_HALF_OPEN).bit_length() - 1
+    return 1 << max(connections // rings, _FEWEST_HALF_OPEN).bit_length() - 1
 
 
-def _online_cpus() -> int:
-    return os.cpu_count() or 1
+def half_open_rings() -> int:
+    """Return how many rings a new table has: one for each CPU that is present, on or off line.
+
+    The possible CPUs would be too many: many virtual machines have 4 of 128, and their rings would be too short.
+    """
+    with open(_PRESENT_CPUS, encoding="ascii") as file:  # "0-3", "0,2-5"
+        return 1 + int(file.read().replace(",", "-").split("-")[-1])
+
+
+def route_sets() -> int:
+    """Return the sets of NAT clients' routes of a CPU: 8 MB for all CPUs, or 256 KB for each."""
+    return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
 
 
 def share6(connections: int) -> int:
     """Return the IPv6 connections of a table: all of a small one.
 
-    A large one has a power of two, because the kernel rounds the size of its hash maps up to one.
+    A large one has the power of two below, because the kernel rounds the size of its hash maps up to one. Half of a
+    table's time to make is that of its hash maps.
     """
-    return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
+    return connections if connections <= _LARGE else 1 << (connections - 1).bit_length() - 1
 
 
-def _sizes(connections: int) -> dict[str, int]:
+def _sizes(connections: int, rings: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
-    slots6, index = _slots(six), 2 * (buckets4(connections) + abi.constant("OTHER_BUCKETS"))
-    sizes = {"connections4": 1 + _slots(connections), "index4": index, "marks4": -(-index // abi.constant("ENTRIES"))}
+    slots6 = _slots(six)
+    sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
-    sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
-    bundle = abi.constant("BUNDLE")
-    sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
+    ticks = first6 // abi.constant("LOOK_SLOTS") + slots6
+    sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}
+    sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
-    sizes["half_opens"] = half_opens_each(connections) * _online_cpus()
+    sizes["half_opens"] = half_opens_each(connections, rings) * rings
+    sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(
         ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
@@ -187,6 +211,20 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
+
+
+def table_bytes(connections: int) -> int:
+    """Return the memory of a table that is full of the largest connections: those of IPv6 by NAT."""
+    maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
+    return sum(sizes.get(name, 1) * _element_bytes(maps[name]) for name in CONNECTION_MAPS)
+
+
+def _element_bytes(described: Mapping[str, Any]) -> int:
+    size: int = described["value_size"]
+    if described["type"] == "hash":
+        node = _NODE_BYTES + int(described["key_size"]) + size
+        size = _BUCKET_BYTES + (1 << (node - 1).bit_length())
+    return size
 
 
 def new_seeds() -> tuple[int, int]:
@@ -218,15 +256,18 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
-def open_object(connections: int, seeds: tuple[int, int], entries: Collection[str]) -> BpfObject:
-    """Open the object without loading it; it will load only the programs of these entries."""
+def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: Collection[str]) -> BpfObject:
+    """Open the object without loading it; it will load only the programs of these entries.
+
+    The first three are those of the connection table (`begin_pool`).
+    """
     kernel.require()
     _allow_descriptors()
     opened = BpfObject(abi.shipped().path(OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
-    for name, size in _sizes(connections).items():
+    for name, size in _sizes(connections, rings).items():
         opened.set_max_entries(name, size)
     abi.shipped().set_variables(
         opened,
@@ -234,16 +275,15 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
-            "slots4": _slots(connections),
             "first_slot6": first_slot6(connections),
+            "route_sets": route_sets(),
             "slots6": _slots(share6(connections)),
             "table_key4": {
                 "seeds": seeds,
                 "buckets": buckets4(connections),
-                "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
-            "half_opens_each": half_opens_each(connections),
-            "half_open_rings": _online_cpus(),
+            "half_opens_each": half_opens_each(connections, rings),
+            "half_open_rings": rings,
             "loopback": socket.if_nametoindex("lo"),
             "decided_word": _secret(seeds, b"decided"),
             "tunnel_secret": _secret(seeds, b"tunnel"),
@@ -254,7 +294,7 @@ def open_object(connections: int, seeds: tuple[int, int], entries: Collection[st
     return opened
 
 
-def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
+def fill_tailcalls(opened: BpfObject, entries: Collection[str]) -> None:
     """Put the programs into the program arrays of the tail calls."""
     programs = abi.shipped().enum("prog")
     schedule = programs["PROG_SCHEDULE"]
@@ -268,7 +308,7 @@ def fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
             wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
     there = {name for name in opened.programs() if _entry_of(name) in entries}
     for hook in "xdp", "tc":
-        with ArrayMap.duplicate(opened.map_fd(f"stages_{hook}")) as stage_map:
+        with ArrayMap.duplicate(opened.map_fd(f"tailcalls_{hook}")) as stage_map:
             for name, number in wanted.items():
                 if f"{hook}_{name}" in there:
                     stage_map.put_descriptor(number, opened.program_fd(f"{hook}_{name}"))
@@ -325,16 +365,20 @@ def start_timers(state: State) -> None:
             raise Unsupported(f"this kernel refuses a timer ({name}, step {verdict}); 6.1 or newer is needed")
 
 
-def create(state: State) -> None:
-    """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
-    connections, seeds = kernel.connection_limit(), new_seeds()
-    with open_object(connections, seeds, (TC,)) as opened:
+def create(state: State, connections: int = 0) -> None:
+    """Make the maps and programs of a state and pin them into it, by default for as many connections as memory allows.
+
+    Raises NoSpace, Unsupported, NotPermitted.
+    """
+    connections = connections or kernel.connection_limit()
+    seeds, rings = new_seeds(), half_open_rings()
+    with open_object(connections, seeds, rings, (TC,)) as opened:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
-        fill_stages(opened, (TC,))
+        fill_tailcalls(opened, (TC,))
         tables = Tables(state)
-        begin_pool(tables, connections, seeds)
+        begin_pool(tables, connections, seeds, rings)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
         from pylvs.model.settings import SETTINGS
@@ -349,9 +393,16 @@ def create(state: State) -> None:
     state.note_build()
 
 
-def begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
+def begin_pool(tables: Tables, connections: int, seeds: tuple[int, int], rings: int) -> None:
     tables.pool.set(0, "capacity", connections)
+    tables.pool.set(0, "half_open_rings", rings)
     tables.pool.set(0, "seeds", *seeds)
+
+
+def pool_shape(tables: Tables) -> tuple[int, tuple[int, int], int]:
+    """Return what `begin_pool` set: every load over the same table needs the same."""
+    pool = tables.pool
+    return pool.get(0, "capacity"), pool.get(0, "seeds"), pool.get(0, "half_open_rings")
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
@@ -383,10 +434,10 @@ def _load_entry(state: State, name: str) -> None:
             " attach with that one, or save the table, run pylvs down and restore it"
         )
     tables = Tables(state)
-    with open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
+    with open_object(*pool_shape(tables), (name,)) as opened:
         reuse_maps(opened, tables)
         opened.load()
-        fill_stages(opened, (name,))  # before the pin: a pinned program has its tail calls
+        fill_tailcalls(opened, (name,))  # before the pin: a pinned program has its tail calls
         libbpf.pin(opened.program_fd(name), state.loaded_path(name))
 
 

@@ -10,7 +10,7 @@ from pylvs.bpf import abi
 from pylvs.dataplane.tables import Facts, Tables, Versions, address_bytes, address_of, replace_keys
 from pylvs.dataplane.transaction import WAIT_MS, Transaction
 from pylvs.model import sockets as socket
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.marks import MarkRule, Network, Not
 from pylvs.netlink import links
 
@@ -115,10 +115,10 @@ def read(tables: Tables, facts: Facts) -> list[MarkRule]:
 
 
 def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
-    """Write a new list beside the one in force; the edit's commit puts it in force. Raises NoRoom."""
+    """Write a new list beside the one in force; the edit's commit puts it in force. Raises NoSpace."""
     most = abi.constant("MARK_RULES")
     if len(rules) > most:
-        raise NoRoom(f"{len(rules)} mark rules; the table holds {most}")
+        raise NoSpace(f"{len(rules)} mark rules; the table holds {most}")
     packed = [_packed(rule) for rule in rules]
     (first,) = edit.facts().get("first_mark_rule")
     beside = 0 if first else most

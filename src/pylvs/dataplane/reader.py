@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
-from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow, TableUse, TimerRuns
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -37,13 +38,39 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
     }
 
 
-def expiry(tables: Tables) -> Expiry | None:
-    """Return the cost of the expiry timer since the programs were loaded; None for tables of an older pylvs."""
-    try:
-        found = tables.pace.read(0)
-    except FileNotFoundError:  # an older pylvs made these tables, without this map
-        return None
+def table_use(tables: Tables) -> TableUse:
+    """Return how full the connection table is, without the slots that CPUs reserve."""
+    credits = abi.struct("magazine").view("credits")
+    with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
+        raw = magazines.get(0) or b""
+        reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), magazines.stride))
+    with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
+        half_open = counts.sums(0)[0] & _MASK64
+    used = max(0, tables.pool.get(0, "used") - reserved)
+    return TableUse(tables.pool.get(0, "capacity"), used, 0 if half_open >> 63 else half_open)
+
+
+def expiry(tables: Tables) -> Expiry:
+    """Return the cost of the expiry timer since the programs were loaded."""
+    found = tables.timer_runs.read(abi.constant("TIMER_EXPIRY"))
     return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
+
+
+def timer_runs(tables: Tables) -> tuple[TimerRuns, ...]:
+    """Return the lengths of the runs of each timer since the programs were loaded."""
+    names = {number: name for name, number in abi.shipped().enum("timers").items() if name != "TIMERS"}
+    first_s = abi.constant("RUN_FIRST_NS") / 1e9
+    bounds = (*(first_s * (1 << n) for n in range(abi.constant("RUN_CLASSES") - 1)), inf)
+    return tuple(
+        TimerRuns(
+            names[number].removeprefix("TIMER_").lower(),
+            tuple(zip(bounds, found["lengths"], strict=True)),
+            found["spent_ns"] / 1e9,
+            found["longest_ns"] / 1e9,
+        )
+        for number in sorted(names)
+        for found in (tables.timer_runs.read(number),)
+    )
 
 
 class Statistics:

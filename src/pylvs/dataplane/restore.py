@@ -23,7 +23,7 @@ _FIELDS4 = (
     "connection.destination",
     "connection.port:2s",
     "connection.method",
-    "connection.controlled",
+    "connection.flags",
     "tuple:16s",
 )
 _FIELDS6 = (
@@ -31,7 +31,7 @@ _FIELDS6 = (
     "connection.destination",
     "connection.port:2s",
     "connection.method",
-    "connection.controlled",
+    "connection.flags",
     "slot",
 )
 _RECORD = (
@@ -63,7 +63,7 @@ class Seen:
     destination: int
     port: bytes
     method: int
-    controlled: int
+    flags: int
     was: int  # its word in the pass before; 0: it was not there
 
 
@@ -85,6 +85,7 @@ class ConnectionCopy:
         self._state, self._has_reply = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
+        self._controlled = abi.constant("CONN_CONTROLLED")
         self._blocks: list[bytes] = []  # of connections4, as the last pass read them
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
@@ -106,7 +107,7 @@ class ConnectionCopy:
         self.restored = self.refused = 0
         later = []
         for seen in self._changes(only_new):
-            if seen.controlled:  # its template first
+            if seen.flags & self._controlled:  # its template first
                 later.append(seen)
             else:
                 self._put(seen)
@@ -124,7 +125,8 @@ class ConnectionCopy:
         """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
         codec = abi.struct("conn_entry4")
         form, size = codec.view(*_FIELDS4), codec.size
-        unused, each = bytes(_BLOCK), _BLOCK // codec.size
+        unused, each, kind_at = bytes(_BLOCK), _BLOCK // codec.size, abi.struct("tuple4").offset("kind")
+        claimed = abi.constant("TUPLE_CLAIMED")
         for number, block in enumerate(self._connections4.blocks(_BLOCK)):
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
@@ -138,13 +140,14 @@ class ConnectionCopy:
                 before = former[at : at + size]
                 if entry == before:
                     continue
-                word, destination, port, method, controlled, raw_tuple = form.unpack(entry)
-                if not raw_tuple[4:8].strip(b"\0") or word & self._dying:
+                word, destination, port, method, flags, raw_tuple = form.unpack(entry)
+                if not raw_tuple[4:8].strip(b"\0") or raw_tuple[kind_at] == claimed or word & self._dying:
                     continue
                 was, *_, former_tuple = form.unpack(before)
-                slot, known = number * each + at // size, former_tuple == raw_tuple
+                raw_tuple = raw_tuple[: kind_at + 1]  # without the marks of its bucket
+                slot, known = number * each + at // size, former_tuple[: kind_at + 1] == raw_tuple
                 if not (known and only_new):
-                    yield Seen(4, slot, raw_tuple, word, destination, port, method, controlled, was if known else 0)
+                    yield Seen(4, slot, raw_tuple, word, destination, port, method, flags, was if known else 0)
 
     def _changes6(self, only_new: bool) -> Iterator[Seen]:
         """Likewise for IPv6."""
@@ -155,7 +158,7 @@ class ConnectionCopy:
             for index in range(count):
                 raw_tuple = bytes(keys[index * width : (index + 1) * width])
                 value = bytes(values[index * codec.size : (index + 1) * codec.size])
-                word, destination, port, method, controlled, slot = form.unpack(value)
+                word, destination, port, method, flags, slot = form.unpack(value)
                 if method == masq:
                     word = self._words6.words[slot - self._first6]
                 former = self._former6.get(raw_tuple)
@@ -164,7 +167,7 @@ class ConnectionCopy:
                 if not only_new:
                     self._former6[raw_tuple] = value, word
                 was = former[1] if former else 0
-                yield Seen(6, slot, raw_tuple, word, destination, port, method, controlled, was)
+                yield Seen(6, slot, raw_tuple, word, destination, port, method, flags, was)
 
     def _put(self, seen: Seen) -> None:
         control = self._controls
@@ -172,7 +175,7 @@ class ConnectionCopy:
         timeout = assured = template = 0
         if state == self._template:
             timeout, assured = control.get(seen.slot, "timeout"), control.get(seen.slot, "assured")
-        elif seen.controlled:
+        elif seen.flags & self._controlled:
             template = self._templates.get(control.get(seen.slot, "template"), 0)
         self._memory += self._form.pack(
             seen.raw_tuple,

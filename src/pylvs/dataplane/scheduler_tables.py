@@ -130,7 +130,7 @@ def _shifted(old: bytes, change: str, position: int) -> array[int]:
     """Return the old table with the new list positions: with too many destinations, mh does not fill it again."""
     from array import array
 
-    none, found = abi.constant("MAGLEV_NOBODY"), array("H", old)
+    none, found = abi.constant("MAGLEV_EMPTY"), array("H", old)
     for slot, former in enumerate(found):
         if change == "LIST_ADD" and former < none:
             found[slot] = former + 1

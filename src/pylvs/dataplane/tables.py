@@ -139,7 +139,7 @@ class Tables:
 
     # connections
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
-    pace = _records("paces", "pace")  # the cost of the expiry timer: connections ended, runs, CPU time
+    timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
     connections4 = _array("connections4")  # by slot
     connections6 = _hash("connections6")  # by tuple
     words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot
@@ -363,6 +363,14 @@ def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
         bit = address_bit(address, family)
         words[bit >> 6] |= 1 << (bit & 63)
     return words
+
+
+def write_bitmap(tables: Tables, name: str, bits: list[int]) -> None:
+    """Replace a bitmap in the root, one store for each word that differs."""
+    words, at = tables.root.array.words, abi.struct("root").offset(name) >> 3
+    for index, word in enumerate(bits, at):
+        if words[index] != word:
+            words[index] = word
 
 
 # The types of the model as bytes.

@@ -30,8 +30,9 @@ from pylvs.dataplane.tables import (
     bitmap,
     key_of,
     service_key,
+    write_bitmap,
 )
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
@@ -104,7 +105,7 @@ class Book:
         _LINK.pack_into(array.upto(index), index * array.stride + self._links[array.name], following)
 
     def take_service(self) -> int:
-        """Take a free slot. Raises NoRoom."""
+        """Take a free slot. Raises NoSpace."""
         book, full = self._book, self._tables.services.count
         for _ in range(_STEPS):
             if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
@@ -113,13 +114,13 @@ class Book:
         return self._take("service", self._tables.services, "virtual services")
 
     def _take(self, kind: str, records: Records, what: str) -> int:
-        """Take the first free slot, or one that was never used. Raises NoRoom."""
+        """Take the first free slot, or one that was never used. Raises NoSpace."""
         free, top = self._book.get(0, f"{kind}_free"), self._book.get(0, f"{kind}_top")
         if free != self.nothing:
             self._book.set(0, f"{kind}_free", self._link(records.array, free))
             return int(free)
         if top >= records.count:
-            raise NoRoom(f"the table is full: it holds {records.count} {what}")
+            raise NoSpace(f"the table is full: it holds {records.count} {what}")
         self._book.set(0, f"{kind}_top", top + 1)
         return int(top)
 
@@ -135,7 +136,7 @@ class Book:
         self._book.set(0, "service_leaving", slot)
 
     def take_list(self, count: int) -> int:
-        """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoRoom."""
+        """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoSpace."""
         if not count:
             return 0
         size = list_class(count)
@@ -146,7 +147,7 @@ class Book:
                 chunk = self._take_chunk(size)
             if chunk is not None:
                 return chunk
-        raise NoRoom(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
+        raise NoSpace(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
 
     def _take_chunk(self, size: int) -> int | None:
         """Take a free chunk of a class, one never used, or a part of a larger one."""
@@ -194,7 +195,7 @@ class Book:
         self._book.set(0, to, *chains)
 
     def take_destination(self) -> int:
-        """Take a free slot. Raises NoRoom."""
+        """Take a free slot. Raises NoSpace."""
         return self._take("destination", self._tables.destinations, "real servers")
 
     def free_destination(self, slot: int) -> None:
@@ -344,9 +345,7 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
                 replies.add((address, family))
     everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
     for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
-        at = abi.struct("root").offset(name) >> 3
-        for index, word in enumerate(everything if marked else bitmap(addresses)):
-            tables.root.array.words[at + index] = word
+        write_bitmap(tables, name, everything if marked else bitmap(addresses))
 
 
 def recover(tables: Tables) -> None:

@@ -23,6 +23,7 @@ from pylvs.dataplane.state import ENTRIES, LOADED, RESTORE, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -34,35 +35,51 @@ _NO_SWITCH = "programs"  # an unfinished load over the same connection table
 _HOLD_S = 5  # how long packets without a connection wait for the end of a copy, at most
 
 
-def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
+def _reload(
+    state: State,
+    opened_copies: contextlib.ExitStack,
+    connections: int = 0,
+    drop: bool = False,
+    lock: Lock | None = None,
+) -> ConnectionCopy | None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
     Return the copy of the connections, which packets still change in the former table. The caller holds the lock, and
-    then calls `finish`. Raises what `create` does; Unsupported for another layout.
+    then calls `finish`. Raises what `create` does; Unsupported for another layout; without `drop`, Busy if the new
+    table refuses a connection.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
 
     if state.leftovers()[1]:  # of a process that was killed: devices may run its switch
         attachments.reconcile(Tables(state), attachments.Concerns())
     tables = Tables(state)
-    capacity = connections or int(tables.pool.get(0, "capacity"))
-    anew = {*load.STAGES, "works", "paces"} | (set(load.CONNECTION_MAPS) if connections else set())
+    shape = (connections, load.new_seeds(), load.half_open_rings()) if connections else load.pool_shape(tables)
+    anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
-    seeds = load.new_seeds() if connections else tables.pool.get(0, "seeds")
     loaded = (*entries, RESTORE) if connections else entries
-    with load.open_object(capacity, seeds, loaded) as opened:
+    with load.open_object(*shape, loaded) as opened:
         kept = load.reuse_maps(opened, tables, anew)
         opened.load()
-        load.fill_stages(opened, entries)
+        load.fill_tailcalls(opened, entries)
         draft, note, copy = state.draft(), _NO_SWITCH, None
         load.pin_load(opened, state, draft, kept, loaded)
         state.note_build(draft)
         if connections:
             fresh = Tables(state, draft)
-            load.begin_pool(fresh, connections, seeds)
-            copy = _copy(state, tables, fresh)
-            copy.run()
-            copy.run()  # after a large table's first pass there is much to repeat
+            load.begin_pool(fresh, *shape)
+            copy = opened_copies.enter_context(_copy(state, tables, fresh))
+            try:
+                with _unlocked(state, draft, lock):
+                    copy.run()
+                _copy_thresholds(tables, fresh)  # edits may have changed them
+                refused = copy.refused
+                copy.run()  # after a large table's first pass there is much to repeat
+                refused += copy.refused
+                if refused and not drop:
+                    raise Busy(_too_many(connections, refused, "connections that the new table refuses"))
+            except Busy:
+                state.remove_load(draft)  # no device runs it yet, and it may be large
+                raise
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
@@ -70,12 +87,35 @@ def _reload(state: State, connections: int = 0) -> ConnectionCopy | None:
     return copy
 
 
-def swap_programs(tables: Tables, connections: int = 0) -> None:
+@contextlib.contextmanager
+def _unlocked(state: State, draft: str, lock: Lock | None) -> Iterator[None]:
+    """Release the lock of the tables during the block, if it is given. Edits do not remove the draft.
+
+    Raises Busy at the end if another process has loaded programs by then.
+    """
+    if lock is None:
+        yield
+        return
+    before = _load_in_force(state)
+    with Lock(state.pin_path(draft)), lock.released():
+        yield
+    if _load_in_force(state) != before:
+        raise Busy("another process loaded programs during the copy of connections; try again later")
+
+
+def _load_in_force(state: State) -> tuple[int, list[str]]:
+    directory = state.pin_path(LOADED)
+    return os.stat(directory).st_ino, sorted(os.listdir(directory))
+
+
+def swap_programs(tables: Tables, connections: int = 0, drop: bool = False, lock: Lock | None = None) -> None:
     """Load the object again, with `connections` over another connection table, and replace the running programs.
 
-    The caller holds the lock. If this process is killed, the next edit undoes it or calls `finish`.
+    The caller holds the lock. It is released during the longest part of the copy if it is given. If this process is
+    killed, the next edit undoes it or calls `finish`.
     """
-    finish(tables.state, _reload(tables.state, connections))
+    with contextlib.ExitStack() as opened:
+        finish(tables.state, _reload(tables.state, opened, connections, drop, lock))
 
 
 def finish(state: State, copy: ConnectionCopy | None = None) -> None:
@@ -97,7 +137,8 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
         fresh.pool.set(0, "hold_until", load.clock(state) + round(_HOLD_S * load.ticks_per_second()) & MASK32 or 1)
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
-        with copy or _copy(state, Tables(state, former), fresh) as copied:
+        with contextlib.ExitStack() as opened:
+            copied = copy or opened.enter_context(_copy(state, Tables(state, former), fresh))
             copied.run(only_new=True)
             fresh.pool.set(0, "hold_until", 0)
             copied.run()
@@ -110,14 +151,19 @@ def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
     """Return a copy of the connections of one table into the other, whose thresholds are set."""
     from pylvs.dataplane.restore import ConnectionCopy  # late: it imports this module
 
-    for slot in range(former.book.get(0, "destination_top")):
-        for name in "upper", "lower", "overloaded":
-            if value := former.conn_counts.get(slot, name):
-                fresh.conn_counts.set(slot, name, value)
+    _copy_thresholds(former, fresh)
     restore = libbpf.open_pin(fresh.path(RESTORE))
     if restore is None:
         raise Unsupported(f"{state.path}: the programs are not pinned")
     return ConnectionCopy(former, fresh, restore)
+
+
+def _copy_thresholds(former: Tables, fresh: Tables) -> None:
+    for slot in range(former.book.get(0, "destination_top")):
+        for name in "upper", "lower", "overloaded":
+            value = former.conn_counts.get(slot, name)
+            if value != fresh.conn_counts.get(slot, name):
+                fresh.conn_counts.set(slot, name, value)
 
 
 # Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the
@@ -137,12 +183,12 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
         selected = kept(libbpf.create_map(_ARRAY, _SELECTED, 4, 8, 1, MMAPABLE))
         libbpf.pin(selected, state.pin_path(f"{switch}/{_SELECTED}"))
         arrays = {}
-        for name in load.STAGES:
+        for name in load.TAILCALLS:
             arrays[name] = kept(libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES)))
             libbpf.pin(arrays[name], state.pin_path(f"{switch}/{name}"))
         instead = {}
         for name in entries:
-            array, first = arrays[load.STAGES[name != XDP]], 2 * ENTRIES.index(name)
+            array, first = arrays[load.TAILCALLS[name != XDP]], 2 * ENTRIES.index(name)
             with ArrayMap.duplicate(array) as programs:
                 for number, directory in enumerate((LOADED, draft)):
                     entry = kept(libbpf.open_pin(state.pin_path(f"{directory}/{name}")))
@@ -163,30 +209,34 @@ def _turn_switch(state: State, switch: str) -> None:
             selected.publish(0, 0, 1)
 
 
-def resize(tables: Tables, connections: int, drop: bool) -> None:
+def resize(tables: Tables, connections: int, drop: bool = False, lock: Lock | None = None) -> None:
     """Change the size of the connection table, with its connections. Packets of all devices change to it at once.
 
-    The caller holds the lock. Raises Busy if there are more connections than fit, unless `drop` is set: then some end.
+    The caller holds the lock. It is released during the longest part of the copy if it is given. Raises Busy if there
+    are more connections than fit, unless `drop` is set: then some end.
     """
-    if connections == tables.pool.get(0, "capacity"):
+    from pylvs.dataplane.reader import table_use  # late: upgrades do without
+
+    use = table_use(tables)
+    if connections == use.capacity:
         return
-    if not drop and tables.pool.get(0, "used") > connections:
-        raise Busy(_too_many(connections, tables.pool.get(0, "used"), "connections"))
+    if not drop and use.used > connections:
+        raise Busy(_too_many(connections, use.used, "connections live"))
     of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
     if of_ipv6 > load.share6(connections):
-        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections"))
-    swap_programs(tables, connections)
+        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections live"))
+    swap_programs(tables, connections, drop, lock)
 
 
 def _too_many(connections: int, living: int, what: str) -> str:
-    return f"net.ipv4.vs.conn_max={connections}: {living} {what} live; wait until they end, or --drop those beyond it"
+    return f"net.ipv4.vs.conn_max={connections}: {living} {what}; wait until they end, or --drop those beyond it"
 
 
 def drop_half_loaded(state: State) -> None:
     """Empty the program array of XDP if its entry program is not pinned: the process that loaded them was killed."""
     if os.path.exists(state.loaded_path(XDP)):
         return
-    with ArrayMap.open(state.loaded_path(load.STAGES[0])) as programs:
+    with ArrayMap.open(state.loaded_path(load.TAILCALLS[0])) as programs:
         for number in range(programs.max_entries):
             programs.remove(number)
 
@@ -195,6 +245,7 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
     """Remove these loads if no device runs their programs: drafts of killed processes, and former loads."""
     from pylvs.dataplane.devices import attach  # late: most edits find no other load
 
+    names = [name for name in names if not _is_being_made(state, name)]
     running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress) if number}
     used: set[int] = set()
     for program in running:
@@ -208,9 +259,18 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
         state.remove_load(name)
 
 
+def _is_being_made(state: State, name: str) -> bool:
+    """Return whether a living process copies connections for this load."""
+    try:
+        with Lock(state.pin_path(name), 0):
+            return False
+    except Busy:
+        return True
+
+
 def _program_arrays(state: State, name: str) -> Iterator[int]:
     """Yield the ids of the program arrays in the directory of a load."""
-    for array_name in load.STAGES:
+    for array_name in load.TAILCALLS:
         with state.opened(f"{name}/{array_name}") as array:
             if array is not None:
                 yield kernel.map_info(array).id

@@ -21,10 +21,10 @@ import time
 
 from pylvs.bpf import abi, libbpf
 from pylvs.dataplane.state import ROLES, State, netns_cookie, roles_directory
-from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap
+from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap, write_bitmap
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError
+from pylvs.model.errors import Busy, NoSpace, NotPermitted, PylvsError
 from pylvs.system.lock import Lock
 
 _ALIVE, _ADDRESSES = "alive", "addresses"
@@ -161,14 +161,14 @@ class Standby:
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """Publish the roles: `addresses` are standby, the other `held` ones active.
 
-        Raises NoRoom for too many addresses, Unsupported for tables of another pylvs, NotPermitted.
+        Raises NoSpace for too many addresses, Unsupported for tables of another pylvs, NotPermitted.
         """
         most = abi.constant("STANDBY_ADDRESSES")
         if len(addresses | held) > most:
-            raise NoRoom(f"{len(addresses | held)} virtual addresses: {most} can have roles")
+            raise NoSpace(f"{len(addresses | held)} virtual addresses: {most} can have roles")
         roles = VipRoles(addresses, held - addresses)
         try:
             self._write_roles(roles)
@@ -179,7 +179,7 @@ class Standby:
     def close(self) -> None:
         """Make all addresses active and remove the stored roles: the virtual routers end in good order."""
         try:
-            self.stand_by(frozenset())
+            self.set_standby(frozenset())
         finally:
             self._keeper.close()
 
@@ -259,12 +259,10 @@ def write(tables: Tables, roles: VipRoles) -> None:
     words = tables.root.array.words
     at = abi.struct("root").offset("standby_bits") >> 3
     for index, word in enumerate(bits):
-        if word & ~words[at + index]:
+        if word and word & ~words[at + index]:
             words[at + index] |= word
     tables.root.publish(0, "standby", side if standby else 0)
-    for index, word in enumerate(bits):
-        if words[at + index] != word:
-            words[at + index] = word
+    write_bitmap(tables, "standby_bits", bits)
     gone = set(there) - routers
     if gone:
         tables.standby.remove_many(b"".join(gone), len(gone))

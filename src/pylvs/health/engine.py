@@ -102,7 +102,7 @@ class Engine:
 
         A server with checks that is not in the table stays down until it is checked. So does one with weight 0 and
         inhibit_on_failure. Others are up, even with alpha, and keep a weight that a check may have set. A sorry server
-        in the table keeps getting the connections.
+        in the table keeps getting the connections until checks find enough servers for the quorum.
         """
         found = {row.service.key: row for row in rows}
         for service in self._services.values():
@@ -230,7 +230,7 @@ class Engine:
         events = built.events
         for service in built.touched:
             events += self._update_quorum(service, CONFIGURED, at)
-        self._dispatch([*events, *self._suspensions(built.touched)])
+        self._dispatch([*events, *self._suspensions(built.services.values())])
 
     def _on_outcome(self, state: CheckState, outcome: Outcome) -> float:
         """Apply the outcome of a probe, and return the seconds until the next."""
@@ -285,11 +285,14 @@ class Engine:
         self._dispatch(events)
         return tuple(each.name for each in chosen)
 
-    def _suspensions(self, touched: Iterable[ServiceState] = ()) -> list[Event]:
-        """Suspend and resume checks by the host's addresses; also those of services that a reload touched."""
+    def _suspensions(self, services: Iterable[ServiceState] = ()) -> list[Event]:
+        """Suspend and resume checks by the host's addresses; also those of these services.
+
+        After a reload these are all: a shared check may have lost the last service that was not suspended.
+        """
         at = self._wall()
         events: list[Event] = []
-        changed = dict.fromkeys(touched)
+        changed = dict.fromkeys(services)
         for service in self._services.values():
             if event := service.suspend(self._host_addresses, at):
                 changed[service] = None

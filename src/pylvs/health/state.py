@@ -222,13 +222,15 @@ class ServerState:
             was, self.reported_weight = self.reported_weight, weight
             yield self.event(events.WeightChanged, reason, at, before=was, weight=weight)
 
-    def adopt(self, found: Destination | None) -> None:
-        """Presume that the server is up if the table has it.
+    def adopt(self, found: Destination | None, sorry: bool) -> None:
+        """Presume that the server is up if the table has it; `sorry`: the table has a sorry server that serves.
 
-        With inhibit_on_failure weight 0 means down, unless the server has weight 0 when it is up, too.
+        With inhibit_on_failure weight 0 means down, unless the server has weight 0 when it is up, too. Beside a sorry
+        server only a drained server is up: others are there because a crash interrupted the edits of a quorum.
         """
         inhibited = self.wanted.inhibit_on_failure and self.weight() > 0
         up = found is not None and (found.weight > 0 or not inhibited)
+        up &= not sorry or self.override.standing is Standing.DRAINED
         for link in self.links:
             link.presumed = up
             link.state.first_counts &= not up
@@ -336,18 +338,15 @@ class ServiceState:
     def adopt(self, row: ServiceRow) -> None:
         """Presume the state of each checked server by the row of the table, and the quorum by the sorry server."""
         found = {each.destination.key: each.destination for each in row.destinations}
-        for key, server in self.servers.items():
-            # A disabled server is absent, healthy or not.
-            if server.links and server.override.standing is not Standing.DISABLED:
-                server.adopt(found.get(key))
-        self.presume_quorum()
         sorry_server = self.wanted.sorry_server
         shown = found.get(sorry_server.key) if sorry_server and sorry_server.key not in self.servers else None
         serving = shown is not None and shown.weight > 0
-        if serving and any(server.links for server in self.servers.values()):
-            self.has_quorum = False  # until the first outcome
-        else:
-            self.has_quorum = self.quorum_after(not serving)
+        for key, server in self.servers.items():
+            # A disabled server is absent, healthy or not.
+            if server.links and server.override.standing is not Standing.DISABLED:
+                server.adopt(found.get(key), serving)
+        self.count(self.servers.values(), reset=True)
+        self.has_quorum = self.quorum_after(not serving)
         self.rows_changed()
 
     def count(self, servers: Iterable[ServerState], reset: bool = False) -> None:

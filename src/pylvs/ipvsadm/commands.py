@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, Command, Complaint, Given, try_help
+from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, Command, Given, OptionError, try_help
 from pylvs.ipvsadm.parsing import Names, Request, parse
 from pylvs.model import errors
 from pylvs.model import sockets as socket
@@ -75,7 +75,7 @@ class Session:
                 print(refusal(error, request.command in SERVER_COMMANDS), file=self.stderr)
                 is_listing = request.command is Command.LIST
                 return Outcome(EXIT_LISTING if is_listing else EXIT_REFUSED, final=is_listing)
-        except Complaint as complaint:
+        except OptionError as complaint:
             print(complaint.text, file=self.stderr)
             return Outcome(complaint.status, complaint.final)
 
@@ -155,7 +155,7 @@ class Session:
         if any(rule.may_give(key.mark, version) for rule in rules) or not (rules or self.stderr.isatty()):
             return
         print(
-            f"ipvsadm: warning: no rule gives IPv{version} packets the mark {key.mark}, so the service gets"
+            f"ipvsadm: warning: no rule gives packets of IPv{version} the mark {key.mark}, so the service gets"
             " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import",
             file=self.stderr,
         )

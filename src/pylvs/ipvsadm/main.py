@@ -91,7 +91,7 @@ ipvsadm_script, save_script, restore_script = _script(main), _script(save), _scr
 
 
 def open_director() -> Director:
-    """Open the tables of this network namespace. Raises NotPermitted, Unsupported, NoRoom."""
+    """Open the tables of this network namespace. Raises NotPermitted, Unsupported, NoSpace."""
     from pylvs.dataplane.director import open_director as open_tables
 
     return open_tables()
@@ -115,7 +115,7 @@ def _as_program(command: Callable[[Sequence[str], Session], int]) -> int:
 
         status = command(sys.argv[1:], Session(director, sys.stdin, sys.stdout, sys.stderr))
         sys.stdout.flush()
-        if director.troubles():
+        if director.device_problems():
             from pylvs.model.rows import warnings  # late: most edits attach every device
 
             for line in warnings(director):

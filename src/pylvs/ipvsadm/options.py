@@ -17,7 +17,7 @@ EXIT_REFUSED = 255  # errors of the tables, and unknown options
 EXIT_LISTING = 1  # a listing of a missing service, or output that could not be written
 
 
-class Complaint(Exception):
+class OptionError(Exception):
     """An error message for stderr with an exit status; a `final` one ends a restore at this line."""
 
     def __init__(self, text: str, status: int = EXIT_ARGUMENTS, *, final: bool = True) -> None:
@@ -27,14 +27,14 @@ class Complaint(Exception):
         self.final = final
 
 
-def try_help() -> Complaint:
+def try_help() -> OptionError:
     """Return the error for a command line that does not begin with a command."""
-    return Complaint("Try `ipvsadm -h' or 'ipvsadm --help' for more information.", EXIT_REFUSED)
+    return OptionError("Try `ipvsadm -h' or 'ipvsadm --help' for more information.", EXIT_REFUSED)
 
 
-def not_understood(word: str, problem: str) -> Complaint:
+def not_understood(word: str, problem: str) -> OptionError:
     """Return the error for an unknown option, or an option without its value."""
-    return Complaint(f"{word}: {problem}", EXIT_REFUSED, final=False)
+    return OptionError(f"{word}: {problem}", EXIT_REFUSED, final=False)
 
 
 class Command:
@@ -197,7 +197,7 @@ Read = tuple[Option, str | None]
 
 
 class Words:
-    """An iterator over the options and values of one command line. It raises `Complaint` for an invalid argument.
+    """An iterator over the options and values of one command line. It raises `OptionError` for an invalid argument.
 
     `latest` is the last argument that was read. `aside` are the operands, complete at the end of the iteration.
     """
@@ -339,7 +339,7 @@ def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> N
     if method is Method.TUNNEL:
         _check_combination(TUNNELS[kind], of_tunnel, f"the '{kind.name.lower()}' tunnel type")
     elif of_tunnel:
-        raise Complaint("Tunnel options conflict with forward method")
+        raise OptionError("Tunnel options conflict with forward method")
 
 
 def check_listing(given: AbstractSet[str]) -> None:
@@ -347,7 +347,7 @@ def check_listing(given: AbstractSet[str]) -> None:
     if (given & _NO_TABLE and given & _COUNTS) or (
         given & {Given.TIMEOUT, Given.DAEMON} and Given.PERSISTENT_CONN in given
     ):
-        raise Complaint("options conflicts in the list command")
+        raise OptionError("options conflicts in the list command")
 
 
 def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
@@ -357,13 +357,13 @@ def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
     for option in ORDER:
         if option not in given:
             if option in rule.needs:
-                raise Complaint(f"You need to supply the '{option}' option for {owner}")
+                raise OptionError(f"You need to supply the '{option}' option for {owner}")
         elif option in rule.one_of:
             if chosen:
-                raise Complaint(f"The option '{option}' conflicts with the '{chosen}' option in {owner}")
+                raise OptionError(f"The option '{option}' conflicts with the '{chosen}' option in {owner}")
             chosen = option
         elif option not in rule.needs and option not in rule.takes:
-            raise Complaint(f"Illegal '{option}' option with {owner}")
+            raise OptionError(f"Illegal '{option}' option with {owner}")
 
 
 GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
@@ -375,7 +375,7 @@ ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
 
 
 def read_flags(words: str, scheduler: str) -> ServiceFlag:
-    """Parse a comma-separated list of flags, without its empty parts. Raises `Complaint`."""
+    """Parse a comma-separated list of flags, without its empty parts. Raises `OptionError`."""
     flags = ServiceFlag(0)
     for word in filter(None, words.split(",")):
         own = SCHEDULER_FLAGS.get(scheduler, {})
@@ -384,9 +384,9 @@ def read_flags(words: str, scheduler: str) -> ServiceFlag:
         elif word in GENERIC_FLAGS:
             flags |= GENERIC_FLAGS[word]
         elif any(word in others for others in SCHEDULER_FLAGS.values()):
-            raise Complaint(f"incompatible scheduler flag `{word}'")
+            raise OptionError(f"incompatible scheduler flag `{word}'")
         else:
-            raise Complaint(f"invalid scheduler flag `{word}'")
+            raise OptionError(f"invalid scheduler flag `{word}'")
     return flags
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.ipvsadm.options import (
     Command,
-    Complaint,
+    OptionError,
     Words,
     check_command,
     check_listing,
@@ -157,7 +157,7 @@ class Request:
 
 
 def parse(words: Sequence[str], names: Names) -> Request:
-    """Parse a command line without the program's name. Raises `Complaint`."""
+    """Parse a command line without the program's name. Raises `OptionError`."""
     if not words:
         return Request(Command.LIST)
     reader = Words(words)
@@ -175,7 +175,7 @@ def parse(words: Sequence[str], names: Names) -> Request:
 def _command(reader: Words, names: Names) -> Request:
     try:
         option, value = next(reader)
-    except (Complaint, StopIteration):
+    except (OptionError, StopIteration):
         raise try_help() from None
     if option.command is None:
         raise try_help()
@@ -193,9 +193,9 @@ def _set(request: Request, option: str, value: str | None, names: Names) -> None
 def _read_options(reader: Words, request: Request, names: Names) -> None:
     for option, value in reader:
         if option.command is not None:
-            raise Complaint(f"invalid option `{reader.latest}'")
+            raise OptionError(f"invalid option `{reader.latest}'")
         if option.given in request.given:
-            raise Complaint(f"multiple '{option.given}' options specified")
+            raise OptionError(f"multiple '{option.given}' options specified")
         if option.given:
             request.given.add(option.given)
         _set(request, option.long, value, names)
@@ -205,11 +205,11 @@ def _read_words_aside(reader: Words, request: Request) -> None:
     aside = reader.aside
     if request.command is Command.SET:
         if len(aside) < TIMEOUTS_TO_SET:
-            raise Complaint("--set option requires 3 timeout values")
+            raise OptionError("--set option requires 3 timeout values")
         request.timeouts_s = tuple(checked_timeout(word, 0) for word in aside[:TIMEOUTS_TO_SET])
         aside = aside[TIMEOUTS_TO_SET:]
     if aside:
-        raise Complaint(f"unexpected argument {aside[0]}")
+        raise OptionError(f"unexpected argument {aside[0]}")
 
 
 def _check(request: Request) -> None:
@@ -217,14 +217,14 @@ def _check(request: Request) -> None:
     check_command(command, given)
     if command in (Command.ADD_SERVICE, Command.EDIT_SERVICE):
         if not request.mark and not request.port and ServiceFlag.PERSISTENT not in request.flags:
-            raise Complaint("Zero port specified for non-persistent service")
+            raise OptionError("Zero port specified for non-persistent service")
         if ServiceFlag.ONE_PACKET in request.flags and not request.mark and request.protocol != socket.IPPROTO_UDP:
-            raise Complaint("One-Packet Scheduling is only for UDP virtual services")
+            raise OptionError("One-Packet Scheduling is only for UDP virtual services")
     if command in (Command.ADD_SERVER, Command.EDIT_SERVER):
         if not request.mark and request.method is not Method.MASQ:
             request.server_port = request.port  # direct routing and tunnels do not change the port
         if family_of(request.server) != request.family and request.method is not Method.TUNNEL:
-            raise Complaint("Different address family is allowed only for tunneling servers")
+            raise OptionError("Different address family is allowed only for tunneling servers")
         check_tunnel(request.method, request.tunnel_kind, given)
     if command is Command.LIST:
         check_listing(given)
@@ -320,10 +320,10 @@ Setter = Callable[[Request, str | None, Names], None]
 
 
 def checked_timeout(text: str, lowest_s: int) -> int:
-    """Parse a number of seconds. Raises `Complaint`."""
+    """Parse a number of seconds. Raises `OptionError`."""
     seconds = whole_number(text, lowest_s, LONGEST_S)
     if seconds is None:
-        raise Complaint(f"invalid timeout value `{text}' specified")
+        raise OptionError(f"invalid timeout value `{text}' specified")
     return seconds
 
 
@@ -345,7 +345,7 @@ def _number(attribute: str, lowest: int, highest: int, name: str) -> Setter:
     def set_number(request: Request, value: str | None, _: Names) -> None:
         number = whole_number(value or "", lowest, highest)
         if number is None:
-            raise Complaint(f"illegal {name} specified")
+            raise OptionError(f"illegal {name} specified")
         if attribute:
             setattr(request, attribute, number)
 
@@ -356,7 +356,7 @@ def _service_of(protocol: int) -> Setter:
     def set_service(request: Request, value: str | None, names: Names) -> None:
         found = endpoint(value or "", protocol, names)
         if found is None:
-            raise Complaint("illegal virtual server address[:port] specified")
+            raise OptionError("illegal virtual server address[:port] specified")
         request.address, port = found
         request.protocol = protocol
         request.port = port or 0
@@ -370,14 +370,14 @@ def _service_of(protocol: int) -> Setter:
 def _set_mark(request: Request, value: str | None, _: Names) -> None:
     mark = whole_number(value or "", 1, MAX_MARK)
     if mark is None:
-        raise Complaint(f"invalid fwmark value `{value}' specified")
+        raise OptionError(f"invalid fwmark value `{value}' specified")
     request.mark = mark
     request.protocol = socket.IPPROTO_TCP
 
 
 def _set_ipv6(request: Request, _: str | None, __: Names) -> None:
     if not request.mark:
-        raise Complaint("-6 used before -f\n")
+        raise OptionError("-6 used before -f\n")
     request.family = socket.AF_INET6
     request.netmask = WHOLE_ADDRESS
 
@@ -391,25 +391,25 @@ def _set_netmask(request: Request, value: str | None, names: Names) -> None:
     if request.family == socket.AF_INET6:
         request.netmask = as_int(leading_number(value or ""))
         if not 1 <= request.netmask <= MAX_PREFIX:
-            raise Complaint("illegal ipv6 netmask specified")
+            raise OptionError("illegal ipv6 netmask specified")
         return
     mask = ipv4(value or "", names)
     if mask is None:
-        raise Complaint("illegal virtual server persistent mask specified")
+        raise OptionError("illegal virtual server persistent mask specified")
     request.netmask = int(mask)
 
 
 def _set_server(request: Request, value: str | None, names: Names) -> None:
     found = endpoint(value or "", request.protocol, names)
     if found is None:
-        raise Complaint("illegal real server address[:port] specified")
+        raise OptionError("illegal real server address[:port] specified")
     request.server, port = found
     request.server_port = request.port if port is None else port
 
 
 def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
     if value not in TUNNEL_KINDS:
-        raise Complaint("illegal tunnel type specified")
+        raise OptionError("illegal tunnel type specified")
     request.tunnel_kind = TUNNEL_KINDS[value]
 
 
@@ -418,13 +418,13 @@ def _check_group(_: Request, value: str | None, __: Names) -> None:
     name, family = ("IPv6", socket.AF_INET6) if ":" in text else ("IPv4", socket.AF_INET)
     address = presented(text, family)
     if address is None or not address.is_multicast:
-        raise Complaint(f"invalid {name} mcast-group `{text}'")
+        raise OptionError(f"invalid {name} mcast-group `{text}'")
 
 
 def _daemon_state(error: str) -> Setter:
     def check(_: Request, value: str | None, __: Names) -> None:
         if value not in DAEMON_STATES:
-            raise Complaint(error)
+            raise OptionError(error)
 
     return check
 

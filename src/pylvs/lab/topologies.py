@@ -412,7 +412,7 @@ def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping
     if topology not in TOPOLOGIES:
         raise InvalidOperation(f"{topology}: no such topology; there are: {', '.join(TOPOLOGIES)}")
     if not 0 < servers <= MOST_SERVERS:
-        raise InvalidOperation(f"{servers} servers: must be from 1 to {MOST_SERVERS}")
+        raise InvalidOperation(f"number of servers: {servers}: must be from 1 to {MOST_SERVERS}")
     shape = TOPOLOGIES[topology]
     if overrides and topology != "tun" and overrides.get("tunnel", "ipip") != "ipip":
         raise InvalidOperation(f"{topology}: the topology has no tunnel; use {overrides['tunnel']} with tun")

@@ -14,10 +14,10 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import NoRoom
+from pylvs.model.errors import NoSpace
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
-from pylvs.model.rows import ServiceRow, Trouble
+from pylvs.model.rows import DeviceProblem, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
 
@@ -82,7 +82,7 @@ class Director(Protocol):
     """The interface of an object that holds the tables."""
 
     def add_service(self, service: VirtualService) -> None:
-        """Raises ServiceExists, NoSuchScheduler, InvalidOperation, NoRoom."""
+        """Raises ServiceExists, NoSuchScheduler, InvalidOperation, NoSpace."""
 
     def edit_service(self, service: VirtualService) -> None:
         """Replace scheduler, flags, timeout and mask. Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
@@ -97,7 +97,7 @@ class Director(Protocol):
         """Set the counters of one service and its destinations, or all, to 0. Raises NoSuchService."""
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
-        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation, NoRoom."""
+        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation, NoSpace."""
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
@@ -118,7 +118,7 @@ class Director(Protocol):
         """Return the classifier's rules in their order of evaluation."""
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Replace the rules atomically by the result of `change`; return it. Raises NoRoom, InvalidOperation.
+        """Replace the rules atomically by the result of `change`; return it. Raises NoSpace, InvalidOperation.
 
         If `change` raises an exception, the rules stay.
         """
@@ -135,7 +135,7 @@ class Director(Protocol):
     def change_setting(self, name: str, value: int) -> None:
         """Raises NoSuchSetting, InvalidOperation, Busy."""
 
-    def troubles(self) -> Sequence[Trouble]:
+    def device_problems(self) -> Sequence[DeviceProblem]:
         """Return the devices that the last edit, which is in force, could not attach; the next edit retries."""
 
     def table_size(self) -> int:
@@ -158,10 +158,10 @@ class InMemory:
         return list(self._mark_rules)
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Replace the rules. Raises NoRoom, InvalidOperation."""
+        """Replace the rules. Raises NoSpace, InvalidOperation."""
         fresh = [checked_rule(rule) for rule in change(self.mark_rules())]
         if len(fresh) > MOST_RULES:
-            raise NoRoom(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
+            raise NoSpace(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
         self._mark_rules = tuple(fresh)
         return fresh
 

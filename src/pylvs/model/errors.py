@@ -1,7 +1,6 @@
 """Errors with an errno; the commands turn them into one line and an exit status.
 
-The errno is that of IPVS (IPVS-SEMANTICS 1.3 to 1.5), from which ipvsadm chooses its message. Texts from outside
-become safe to print here, too.
+The errno is that of IPVS (IPVS-SEMANTICS 1.3 to 1.5), from which ipvsadm chooses its message.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class NotPermitted(PylvsError):
     errno = errno.EPERM
 
 
-class NoRoom(PylvsError):
+class NoSpace(PylvsError):
     """A table is full, or there is no memory for it."""
 
     errno = errno.ENOMEM
@@ -91,15 +90,3 @@ class NoSuchSetting(PylvsError):
     """A sysctl does not exist; the text lists similar ones."""
 
     errno = errno.ENOENT
-
-
-def visible(text: str) -> str:
-    """Make a text safe to print on a terminal: replace control and other unprintable characters except tabs."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in text)
-
-
-def one_line(text: str) -> str:
-    """Do likewise, and replace all white space by single blanks."""
-    return visible(" ".join(text.split()))

@@ -188,4 +188,4 @@ def rule_text(rule: MarkRule, number: int) -> str:
 
 
 def _jump_text(skip: int, number: int) -> str:
-    return "no other" if skip >= TO_THE_END else f"go on with {number + 1 + skip}"
+    return "no other" if skip >= TO_THE_END else f"continue with {number + 1 + skip}"

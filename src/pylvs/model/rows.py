@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pylvs.model.director import Director
 
 
+_REFUSED = "refused "  # the reasons of bpf/abi/base.h begin so
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
     """Events of a service or destination since the last `-Z`; bytes are whole IP packets, before encapsulation.
@@ -52,13 +55,49 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class TimerRuns:
+    """The runs of a timer of the packet path; packets of its CPU wait for each."""
+
+    timer: str
+    lengths: tuple[tuple[float, int], ...]  # numbers of runs that were shorter than so many seconds
+    spent_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TableUse:
+    """How full the connection table is: connections and templates, and the half-open ones among them."""
+
+    capacity: int
+    used: int
+    half_open: int
+
+    @property
+    def fill(self) -> float:
+        """The used share of the table."""
+        return self.used / self.capacity
+
+    @property
+    def half_open_share(self) -> float:
+        """The share of half-open connections in all."""
+        return self.half_open / max(self.used, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class PacketCounts:
-    """Drop reasons and other counters by name, the size of the connection table, and totals."""
+    """Drop reasons and other counters by name, how full the connection table is, and totals."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
-    connections_limit: int | None = None
+    use: TableUse | None = None
     expiry: Expiry | None = None
+    timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
+
+
+def refusals(reasons: Mapping[str, int]) -> dict[str, int]:
+    """Return those of all drop reasons for which new connections got no entry in the table."""
+    refused = {name.removeprefix(_REFUSED): count for name, count in reasons.items() if name.startswith(_REFUSED)}
+    return refused | {name: count for name, count in reasons.items() if name == "held"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +123,7 @@ class ServiceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class DeviceProblem:
     """A device that cannot run the packet path, with the reason. `needed`: services or servers depend on it.
 
     `attached`: it runs the packet path, but lacks a feature.
@@ -101,9 +140,9 @@ class Trouble:
 
 def unattached(director: Director) -> list[str]:
     """Describe the devices that services or real servers need and that the last edit could not attach."""
-    return [str(each) for each in director.troubles() if each.needed]
+    return [str(each) for each in director.device_problems() if each.needed]
 
 
 def warnings(director: Director) -> list[str]:
     """Describe what the last edit could not do for devices that matter to an operator."""
-    return [str(each) for each in director.troubles() if each.needed or each.attached]
+    return [str(each) for each in director.device_problems() if each.needed or each.attached]

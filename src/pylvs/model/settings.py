@@ -28,7 +28,7 @@ SETTINGS = {
         Setting(
             "cache_bypass", 0, 0, 1, "packets of a firewall mark without a real server go on to where they were sent"
         ),
-        Setting("conn_max", 0, 1024, 1 << 26, "capacity of the connection table; 0: derived from memory"),
+        Setting("conn_max", 0, 1024, 1 << 26, "capacity of the connection table; 0: by memory, and it grows by itself"),
         Setting("conn_reuse_mode", 1, 0, 3, "what a SYN on a closed connection's ports does"),
         Setting("conntrack", 0, 0, 1, "accepted without effect: netfilter does not track packets that pylvs forwards"),
         Setting("drop_entry", 0, 0, 3, "3: half-open connections end at random; 1 and 2: never, here"),
@@ -75,7 +75,7 @@ def parse_setting(text: str) -> tuple[Setting, int]:
 
 
 def checked(setting: Setting, value: int) -> int:
-    """Return the value if it is within the bounds. Raises InvalidOperation."""
-    if not setting.lowest <= value <= setting.highest:
+    """Return the value if it is the default or within the bounds. Raises InvalidOperation."""
+    if value != setting.default and not setting.lowest <= value <= setting.highest:
         raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be from {setting.lowest} to {setting.highest}")
     return value

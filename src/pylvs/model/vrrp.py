@@ -103,7 +103,7 @@ class Notify:
     every: Script | None = None
     deleted: Script | None = None
     say_deleted: bool = False  # state DELETED instead of FAULT after a reload has removed it
-    lower_priority_heard: Script | None = None  # while master
+    lower_priority_received: Script | None = None  # while master
     priority_changes: bool = False  # to the FIFOs
     smtp_alert: bool = False
 
@@ -284,7 +284,7 @@ else:
 class Roles(Protocol):
     """The interface by which VRRP sets the role of virtual addresses in the packet path."""
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """Make exactly these addresses standby: packets to them pass unmodified. Atomic and idempotent.
 
         `held` are the addresses for which this host is master. The packet path serves them at once, even shortly before

@@ -16,9 +16,8 @@ from email.message import EmailMessage
 from email.utils import formatdate
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import one_line
 from pylvs.model.wanted import Mail
-from pylvs.system.logs import get_logger
+from pylvs.system.logs import get_logger, one_line
 
 LONGEST_LINE = 4096
 MOST_LINES = 100  # of one reply

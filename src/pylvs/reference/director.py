@@ -17,7 +17,7 @@ from pylvs.model.director import Connection as ConnectionRow
 from pylvs.model.errors import DestinationExists, ServiceExists
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
-from pylvs.model.rows import Counters, DestinationRow, ServiceRow, Trouble
+from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, ServiceRow
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
@@ -77,7 +77,7 @@ class ReferenceDirector(InMemory):
             frame, mark_of(self._mark_rules, _mark_fields(frame), mark) if self._mark_rules else mark
         )
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """Set the standby addresses (`pylvs.model.vrrp.Roles`). `held` is ignored: `Network.local` has them."""
         self._path.standby = frozenset(each.packed for each in addresses)
 
@@ -198,7 +198,7 @@ class ReferenceDirector(InMemory):
         if key is None:
             self._path.totals.clear()
 
-    def troubles(self) -> Sequence[Trouble]:
+    def device_problems(self) -> Sequence[DeviceProblem]:
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:

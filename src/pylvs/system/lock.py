@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 
 from pylvs.model.errors import Busy
 
@@ -82,6 +84,20 @@ class Lock:
         if not self._depth:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Let other processes hold the lock during the block; then wait for it, however long that takes."""
+        depth = self._depth
+        os.close(self._descriptor)
+        self._descriptor, self._depth = -1, 0
+        try:
+            yield
+        finally:
+            while not self._depth:
+                with contextlib.suppress(Busy):
+                    self.__enter__()
+            self._depth = depth
 
     def _acquired(self) -> int:
         end = time.monotonic() + self.timeout_s

@@ -1,4 +1,4 @@
-"""Logs to stderr: lines of text, or JSON objects for programs."""
+"""Logs to stderr: lines of text, or JSON objects for programs; and texts from outside made safe to print."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
-
-from pylvs.model.errors import one_line
 
 Format = Literal["text", "json"]
 Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them
@@ -42,6 +40,18 @@ class Logger:
         """Log at a level by name; "debug" is ignored."""
         if level != "debug":
             _write(level, {**fields, "event": event})
+
+
+def visible(text: str) -> str:
+    """Make a text safe to print on a terminal: replace control and other unprintable characters except tabs."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in text)
+
+
+def one_line(text: str) -> str:
+    """Do likewise, and replace all white space by single blanks."""
+    return visible(" ".join(text.split()))
 
 
 def get_logger() -> Logger:

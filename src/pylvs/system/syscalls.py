@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
 
-from pylvs.model.errors import Busy, NoRoom, NoSuchDevice, NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import Busy, NoSpace, NoSuchDevice, NotPermitted, PylvsError, Unsupported
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 CLONE_FS = 0x00000200
@@ -151,15 +151,15 @@ def failure(
     return with_notes(error, log)
 
 
-def _no_space(number: int, doing: str) -> NoRoom:
+def _no_space(number: int, doing: str) -> NoSpace:
     if number == errno.ENOMEM:
-        return NoRoom(
+        return NoSpace(
             f"{doing}: not enough memory; the tables count against the memory limit of the control group:"
             " raise it (memory.max, or MemoryMax= of the unit) or make the tables smaller"
         )
     if number == errno.E2BIG:
-        return NoRoom(f"{doing}: larger than the kernel allows: make the table smaller")
-    return NoRoom(f"{doing}: the table is full")
+        return NoSpace(f"{doing}: larger than the kernel allows: make the table smaller")
+    return NoSpace(f"{doing}: the table is full")
 
 
 def with_notes(error: PylvsError, log: Iterable[str]) -> PylvsError:

@@ -397,7 +397,7 @@ class RolePublisher:
         if role_sets == self._published:
             return
         try:
-            self._roles.stand_by(*role_sets)
+            self._roles.set_standby(*role_sets)
         except PylvsError as error:
             if str(error) != self._last_error:
                 self._service.log(

@@ -95,14 +95,14 @@ class SetTimeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class StandBy:
+class SetStandby:
     """Roles of virtual routers."""
 
     addresses: frozenset[Address]
 
     def apply(self, director: Roles) -> None:
-        director.stand_by(self.addresses)
+        director.set_standby(self.addresses)
 
 
 Edit = AddService | EditService | DeleteService | AddServer | EditServer | DeleteServer | Set | SetTimeouts
-Step = Edit | StandBy | bytes  # bytes: a frame comes in
+Step = Edit | SetStandby | bytes  # bytes: a frame comes in

@@ -29,7 +29,7 @@ from tests.packet.fuzz.steps import (
     EditServer,
     EditService,
     Set,
-    StandBy,
+    SetStandby,
     Step,
 )
 from tests.packet.host import MAC, OWN4, OWN6, ROUTER_MAC, SERVERS, VIP4, VIP6, server4, server6
@@ -153,7 +153,7 @@ class Traffic:
         for edit in tables:
             self._note(edit)
 
-    def _note(self, edit: Edit | StandBy) -> None:
+    def _note(self, edit: Edit | SetStandby) -> None:
         if isinstance(edit, AddService | EditService):
             self.services[edit.service.key] = edit.service
             self.servers.setdefault(edit.service.key, {})
@@ -177,10 +177,10 @@ class Traffic:
 
     # --- edits ---
 
-    def _edit(self) -> Edit | StandBy | None:
+    def _edit(self) -> Edit | SetStandby | None:
         chance = self.chance
         if self.roles and chance.random() < 0.2:
-            return StandBy(chance.choice(ROLES))
+            return SetStandby(chance.choice(ROLES))
         kind = chance.choice(("server", "server", "server", "delete", "delete", "add", "service", "set", "unserve"))
         if kind == "set":
             name = chance.choice(tuple(SETTINGS))

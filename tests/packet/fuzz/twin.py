@@ -19,7 +19,7 @@ from pylvs.reference.forwarding import CHECKSUM_AT, Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, checksum, ones_complement_sum, parse, pseudo_header
 from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Decision, Verdict
 from tests.maps import clear
-from tests.packet.fuzz.steps import StandBy, Step
+from tests.packet.fuzz.steps import SetStandby, Step
 from tests.packet.host import (
     HOOKS,
     MAC,
@@ -134,7 +134,7 @@ class Twin:
         self.hook = hook
         self._began = time.monotonic()
         self.reference = ReferenceDirector(self.network)
-        self.roles.stand_by(frozenset())
+        self.roles.set_standby(frozenset())
         director.change_setting("expire_nodest_conn", 0)
         director.flush()
         for table in self._hashes:
@@ -155,7 +155,7 @@ class Twin:
             self._receive(step)
             return
         refusals = []
-        if isinstance(step, StandBy):
+        if isinstance(step, SetStandby):
             for each in self.roles, self.reference:
                 step.apply(each)
             return

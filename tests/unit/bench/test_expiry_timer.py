@@ -8,14 +8,14 @@ from pylvs.bpf import abi
 
 def pace(runs: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
     """Return a record of so many runs of each class of lengths."""
-    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
+    lengths = tuple(runs.get(n, 0) for n in range(abi.constant("RUN_CLASSES")))
     return Pace(sum(lengths), spent_ns, ended, lengths)
 
 
-def test_runs_longer_than_a_millisecond_are_late() -> None:
-    assert abi.constant("PACE_FIRST_NS") << 6 == 1_000_000
-    assert pace({0: 5, 6: 4}).late == 0
-    assert pace({6: 4, 7: 3, 15: 2}).late == 5
+def test_runs_longer_than_a_tenth_of_a_millisecond_are_late() -> None:
+    assert abi.constant("RUN_FIRST_NS") << 3 == 100_000
+    assert pace({0: 5, 3: 4}).late == 0
+    assert pace({3: 4, 4: 3, 15: 2}).late == 5
 
 
 def test_what_came_between_two_moments_is_their_difference() -> None:
@@ -24,9 +24,9 @@ def test_what_came_between_two_moments_is_their_difference() -> None:
 
 
 def test_the_usual_run_is_as_long_as_nearly_all_of_them() -> None:
-    assert pace({0: 10, 4: 988, 5: 1, 9: 1}).usual_ms() == 0.5
-    assert pace({0: 10, 4: 987, 5: 1, 9: 2}).usual_ms() == 8
-    assert pace({0: 1000}).usual_ms() == 0.015625
+    assert pace({0: 10, 4: 988, 5: 1, 9: 1}).usual_ms() == 0.4
+    assert pace({0: 10, 4: 987, 5: 1, 9: 2}).usual_ms() == 6.4
+    assert pace({0: 1000}).usual_ms() == 0.0125
 
 
 def test_the_share_is_percent_of_one_core() -> None:

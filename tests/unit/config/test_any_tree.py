@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.config.compile.document import compile_document
-from pylvs.config.findings import Location
 from pylvs.config.language.parser import read_text
-from pylvs.config.language.tree import Document, Node, Word
+from pylvs.config.language.tree import Document, Location, Node, Word
 from pylvs.config.schema import virtual_server as schema
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.show import as_json, shown

@@ -297,7 +297,7 @@ ADDRESS = HeldAddress(interface=IPv4Interface("10.1.0.1/24"), device="eth1", bro
 ROUTE = Route(destination=IPv4Network("10.2.0.0/16"), next_hops=(NextHop(via=A, device="eth0"),), source=B, scope=0)
 RULE = RoutingRule(family=4, source=IPv4Network("10.2.0.0/16"), destination=IPv4Network("10.3.0.0/16"))
 TRACKS = Tracks(interfaces=(TRACK,), scripts=(TRACK,), files=(TRACK,), processes=(TRACK,))
-NOTIFY = Notify(master=RUN, backup=RUN, fault=RUN, stop=RUN, every=RUN, deleted=RUN, lower_priority_heard=RUN)
+NOTIFY = Notify(master=RUN, backup=RUN, fault=RUN, stop=RUN, every=RUN, deleted=RUN, lower_priority_received=RUN)
 CHECKS: tuple[Check, ...] = (
     TcpCheck(target=TARGET),
     HttpCheck(target=TARGET, urls=(Url("/", "d", regex="r", regex_options=("caseless",)),), sni_name="n"),

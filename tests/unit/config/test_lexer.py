@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Location
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Location
 from tests.unit.config.trees import findings_of, outline, parsed_outline, walk
 
 
@@ -58,7 +58,7 @@ def test_scripts_and_regular_expressions_have_quotes_and_escapes(text: str, word
         ),
         (
             "script a \\\nb",
-            "-:1:10: error: only a definition ($NAME= \\) goes on after a '\\'; write the statement on one line",
+            "-:1:10: error: only a definition ($NAME= \\) continues after a '\\'; write the statement on one line",
         ),
         (
             r'regex "^a\.b"',

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.config.findings import MAX_FINDINGS, Findings, Location
 from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import MAX_FINDINGS, Findings, Location
 from pylvs.config.show import Report
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Severity
 from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Severity
 from pylvs.config.schema.grammar import Block, Keyword, Reader, Section, State
 from pylvs.config.schema.types import (
     ADDRESS,

@@ -85,7 +85,7 @@ def test_what_others_can_change_does_not_run_as_root_with_script_security(progra
     refused = notified(f"{program} root", "enable_script_security")
     assert single(refused).quorum_up is None
     assert [(each.severity.value, each.security) for each in refused.findings] == [("error", True)]
-    assert f"{program} is not run: {program.parent} is writable by everybody" in messages(refused)[0]
+    assert f"{program} is not run: {program.parent} is writable by all users" in messages(refused)[0]
     warned = notified(f"{program} root")
     assert single(warned).quorum_up == Script((str(program),), "root")
     assert [(each.severity.value, each.security) for each in warned.findings] == [("warning", True)] * 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Location
 from pylvs.config.language.parser import read, read_text
+from pylvs.config.language.tree import Location
 from tests.unit.calls import calls_of
 from tests.unit.config.trees import findings_of, outline, parsed_outline
 

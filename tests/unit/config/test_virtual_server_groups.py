@@ -81,7 +81,7 @@ def test_both_families_go_together_where_all_is_tunnelled() -> None:
         (
             "2001:db8::/64 80",
             (
-                "'2001:db8::/64' is 18446744073709551616 addresses, and each is a service of its own; "
+                "'2001:db8::/64' has 18,446,744,073,709,551,616 addresses, and each is a service of its own; "
                 "65536 are allowed; use a firewall mark"
             ),
         ),

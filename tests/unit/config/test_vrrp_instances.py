@@ -251,7 +251,7 @@ def test_more_addresses_than_an_advertisement_holds_are_not_in_it(device: str, v
     addresses = "\n".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(300))
     found, messages = instance(f"interface {device}", version, addresses=addresses)
     assert (len(found.addresses), len(found.excluded)) == (maximum, 300 - maximum)
-    text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
+    text = f"an advertisement holds no more than {maximum}; from this address on they are not in it"
     assert f"{5 + maximum}: warning: {text}" in messages
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pylvs.config.findings import Finding
 from pylvs.config.language.lexer import format_statement
 from pylvs.config.language.parser import read_text
-from pylvs.config.language.tree import Document, Node
+from pylvs.config.language.tree import Document, Finding, Node
 
 INDENT = "    "
 Shape = tuple[tuple[tuple[str, bool], ...], tuple["Shape", ...] | None]

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from pylvs.config.findings import Finding
+from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.host import HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli.daemon import reload as reload_command
-from pylvs.config.findings import Finding, Location, Severity
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
@@ -179,4 +179,4 @@ def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     _, (status, stderr, error) = asked(host, refuse, command)
     assert status == 1
     assert "scheduler wlc -> nobody-knows: refused: " in stderr
-    assert error == "the configuration is in force, but the table refused 1 edits"
+    assert error == "the configuration is in force, but the table refused 1 edit"

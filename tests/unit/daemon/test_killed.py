@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pylvs.model.checks import Target, TcpCheck
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
+from pylvs.model.wanted import WantedServer
 from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, FakeHost, address, run, server, service, until
 
@@ -75,7 +78,26 @@ def mortal_world(folder: Path, left: int) -> tuple[FakeHost, Mortal]:
     return host, tables
 
 
-def test_a_dead_server_stays_down_after_a_partly_refused_first_table(tmp_path: Path) -> None:
+SLOW = replace(QUICK, warmup_s=3600)  # no probe has a result in the test
+
+
+def noted(host: FakeHost) -> set[str]:
+    """Return the servers that the next daemon does not take for new ones."""
+    rows = json.loads((host.state / "services.json").read_text())
+    return {rip for *_, servers in rows for rip, _ in servers}
+
+
+def unprobed(number: int) -> WantedServer:
+    """Return a server that the next daemon does not probe."""
+    return replace(server(number), checks=(TcpCheck(pace=SLOW, target=Target(address(number), 80)),))
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_dead_server_stays_down_after_a_partly_refused_first_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
+) -> None:
+    """The note of its service waits neither for a timer nor for the edits of other services."""
+    monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 3600)
     host = FakeHost(tmp_path / "state")
     host.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
     host.dead = {address(2)}
@@ -84,16 +106,57 @@ def test_a_dead_server_stays_down_after_a_partly_refused_first_table(tmp_path: P
         async with host.daemon(kill=True) as daemon:
             await until(lambda: host.servers() == {"10.0.0.1"})
             assert not daemon.reconciler.last.complete
-            host.tables._schedulers = (*host.tables._schedulers, "not-yet")
-            await until(lambda: '"10.0.0.2"' in (host.state / "services.json").read_text())
-        slow = replace(QUICK, warmup_s=3600)
-        late = [
-            replace(server(number), checks=(TcpCheck(pace=slow, target=Target(address(number), 80)),))
-            for number in (1, 2)
-        ]
-        host.write(service(*late), service(server(3), scheduler="not-yet", key=OTHER))
+            if repaired:
+                host.tables._schedulers = (*host.tables._schedulers, "not-yet")
+            await until(lambda: noted(host) == {"10.0.0.1", "10.0.0.2", *(["10.0.0.3"] if repaired else [])})
+        host.write(service(unprobed(1), unprobed(2)), service(server(3), scheduler="not-yet", key=OTHER))
         async with host.daemon():
             assert host.servers() == {"10.0.0.1"}
+
+    run(scenario())
+
+
+def test_a_server_whose_addition_is_refused_counts_as_new_until_it_is_down(tmp_path: Path) -> None:
+    class Full(MemoryDirector):
+        def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+            if destination.key.address == address(2):
+                raise NoSpace("the table is full")
+            super().add_destination(key, destination)
+
+    host = FakeHost(tmp_path / "state")
+    host.tables = Full()
+    host.write(service(server(1), server(2), server(3)))
+    host.dead = {address(3)}
+
+    async def scenario() -> None:
+        async with host.daemon(kill=True):
+            await until(lambda: noted(host) == {"10.0.0.1", "10.0.0.3"} and host.servers() == {"10.0.0.1"})
+            host.dead |= {address(2)}
+            await until(lambda: noted(host) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
+        host.tables.__class__ = MemoryDirector
+        host.write(service(unprobed(1), unprobed(2), unprobed(3)))
+        async with host.daemon():
+            assert host.servers() == {"10.0.0.1"}
+
+    run(scenario())
+
+
+def test_a_note_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path / "state")
+    draft = host.state / "services.new"
+
+    class NoFile(MemoryDirector):
+        def add_service(self, service: VirtualService) -> None:
+            draft.mkdir()
+            super().add_service(service)
+
+    host.tables = NoFile()
+
+    async def scenario() -> None:
+        async with host.daemon():
+            assert not noted(host)
+            draft.rmdir()
+            await until(lambda: noted(host) == {"10.0.0.1", "10.0.0.2"})
 
     run(scenario())
 

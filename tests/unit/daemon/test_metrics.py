@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +14,7 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow, TableUse, TimerRuns
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
@@ -21,6 +22,8 @@ WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 MARK = ServiceKey.of_mark(0x1F)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+BOUNDS = ("0.0001", "0.0002", "+Inf")
 
 
 def samples(facts: MetricsInput) -> Samples:
@@ -78,6 +81,28 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
     assert found["pylvs_expiry_longest_seconds", ()] == 0.25
 
 
+def test_the_use_of_the_connection_table_is_a_metric() -> None:
+    reasons = {"refused index full": 3, "held": 2, "no route": 1}
+    found = samples(MetricsInput("1", packets=PacketCounts(reasons, TableUse(1000, 800, 200))))
+    assert found["pylvs_connections_limit", ()] == 1000
+    assert found["pylvs_table_entries", ()] == 800
+    assert found["pylvs_table_fill_ratio", ()] == 0.8
+    assert found["pylvs_half_open_connections", ()] == 200
+    assert found["pylvs_refused_connections_total", labels(reason="index_full")] == 3
+    assert found["pylvs_refused_connections_total", labels(reason="held")] == 2
+    assert ("pylvs_refused_connections_total", labels(reason="no_route")) not in found
+
+
+def test_the_runs_of_timers_are_a_histogram() -> None:
+    runs = TimerRuns("expiry", ((0.0001, 3), (0.0002, 2), (math.inf, 1)), 0.5, 0.25)
+    found = samples(MetricsInput("1", packets=PacketCounts(timers=(runs,))))
+    buckets = {bound: found["pylvs_timer_run_seconds_bucket", labels(timer="expiry", le=bound)] for bound in BOUNDS}
+    assert buckets == {"0.0001": 3, "0.0002": 5, "+Inf": 6}
+    assert found["pylvs_timer_run_seconds_count", labels(timer="expiry")] == 6
+    assert found["pylvs_timer_run_seconds_sum", labels(timer="expiry")] == 0.5
+    assert found["pylvs_timer_longest_run_seconds", labels(timer="expiry")] == 0.25
+
+
 def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
@@ -108,7 +133,10 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
-    there = {name for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, 2), [service]))}
+    there = {
+        name
+        for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, TableUse(2, 1, 0)), [service]))
+    }
     board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
     asked = {
         name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli.daemon import lines as status_lines
-from pylvs.config.findings import Finding, Location, Severity
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused

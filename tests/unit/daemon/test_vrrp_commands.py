@@ -111,7 +111,7 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
         "  tracks     file load is 3, weight 1\n             process nginx is not known yet\n",
         "             interface eth1 is well\n",
         "  differs    other addresses\n",
-        " without a word from it\n             not before, whatever its priority (nopreempt)\n",
+        " without a word from it\n             not before, at any priority (nopreempt)\n",
         " without a word from it\n             or, being better, not before 2001-09-09",
         "  conflict   10.0.0.7 holds them as well\n",
     ):

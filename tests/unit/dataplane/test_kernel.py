@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.bpf import kernel, libbpf
-from pylvs.model.errors import Unsupported
+from pylvs.model.errors import InvalidOperation, Unsupported
 
 
 def test_the_clock_runs_at_a_rate_that_kernels_are_built_with() -> None:
@@ -36,13 +36,37 @@ def test_a_kernel_without_types_is_refused_by_their_name(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("memory", "connections"),
-    [(1 << 26, 16384), (1 << 30, 65536), (3 << 29, 98304), (1 << 40, 262144)],
+    [
+        (1 << 25, 16384),
+        (1 << 30, 1 << 18),
+        (3 << 29, 1 << 18),
+        (23 << 30, 1 << 22),
+        (24 << 30, 1 << 22),
+        (1 << 40, 1 << 22),
+    ],
 )
 def test_the_table_is_sized_by_memory_within_bounds(
     monkeypatch: pytest.MonkeyPatch, memory: int, connections: int
 ) -> None:
+    monkeypatch.delenv(kernel.CONNECTIONS, raising=False)
     monkeypatch.setattr(kernel, "memory_limit", lambda: memory)
+    monkeypatch.setattr(kernel, "memory_available", lambda: memory)
     assert kernel.connection_limit() == connections
+
+
+def test_a_table_beside_many_others_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernel.CONNECTIONS, raising=False)
+    monkeypatch.setattr(kernel, "memory_limit", lambda: 24 << 30)
+    monkeypatch.setattr(kernel, "memory_available", lambda: 3 << 30)
+    assert kernel.connection_limit() == 1 << 20
+
+
+def test_the_environment_names_the_size_of_new_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernel.CONNECTIONS, "65536")
+    assert kernel.connection_limit() == 65536
+    monkeypatch.setenv(kernel.CONNECTIONS, "1000")
+    with pytest.raises(InvalidOperation, match="conn_max=1000: must be from 1024"):
+        kernel.connection_limit()
 
 
 def test_the_limit_of_a_control_group_above_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

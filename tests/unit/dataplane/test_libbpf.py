@@ -13,7 +13,7 @@ import pytest
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import HashMap, PerCpuArray
-from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import Busy, NoSpace, NotPermitted, PylvsError, Unsupported
 from pylvs.system import syscalls
 
 PACKET = bytes(64)
@@ -64,7 +64,7 @@ def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
 
 def test_a_table_too_large_for_memory_raises_one_line(small: BpfObject) -> None:
     small.set_max_entries("records", 1 << 31)
-    with pytest.raises(NoRoom) as caught:
+    with pytest.raises(NoSpace) as caught:
         small.load()
     assert "\n" not in str(caught.value)
 
@@ -116,7 +116,7 @@ def test_without_privileges_the_missing_ones_are_named(objects: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.ENOMEM, NoRoom), (errno.EEXIST, Busy), (errno.EPERM, NotPermitted), (errno.EOPNOTSUPP, Unsupported)],
+    [(errno.ENOMEM, NoSpace), (errno.EEXIST, Busy), (errno.EPERM, NotPermitted), (errno.EOPNOTSUPP, Unsupported)],
 )
 def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[PylvsError]) -> None:
     error = syscalls.failure(number, "doing something")

@@ -11,7 +11,7 @@ import pytest
 from pylvs.bpf import libbpf
 from pylvs.bpf.libbpf import create_map
 from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
-from pylvs.model.errors import NoRoom, PylvsError
+from pylvs.model.errors import NoSpace, PylvsError
 from tests.maps import clear, values
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
@@ -70,9 +70,9 @@ def test_small_batches_grow_until_a_bucket_fits(table: HashMap) -> None:
 def test_a_full_hash_says_so() -> None:
     with HashMap(create_map(HASH, "small", 8, 12, 4)) as table:
         table.put_many(b"".join(map(key, range(4))), b"".join(map(value, range(4))), 4)
-        with pytest.raises(NoRoom, match="small is full: it holds 4"):
+        with pytest.raises(NoSpace, match="small is full: it holds 4"):
             table.put(key(9), value(9))
-        with pytest.raises(NoRoom):
+        with pytest.raises(NoSpace):
             table.put_many(key(9), value(9), 1)
         assert table.put(key(3), value(30))
     with pytest.raises(ValueError, match="do not fit"), HashMap(create_map(HASH, "x", 8, 12, 4)) as table:

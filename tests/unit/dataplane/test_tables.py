@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address, IPv6Address
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane.tables import (
+    address_bit,
     address_bytes,
+    bitmap,
     destination_of,
     service_key,
     service_of,
@@ -107,3 +111,12 @@ def test_keys_are_laid_out_as_packets_have_them() -> None:
     assert service_key(six) == six.address.packed + bytes([0, 53, 17, 0])
     assert len(service_key(key)) == abi.struct("service_key4").size
     assert len(service_key(six)) == abi.struct("service_key6").size
+
+
+@pytest.mark.parametrize("first", [0x0A000000, 0xC6336400])
+@pytest.mark.parametrize("step", [1, 256, 1 << 12])
+def test_beside_10000_virtual_addresses_few_foreign_packets_need_a_lookup(first: int, step: int) -> None:
+    chance = Random(1)
+    words = bitmap((IPv4Address((first + number * step) % (1 << 32)).packed + bytes(12), 4) for number in range(10_000))
+    foreign = [address_bit(IPv4Address(chance.getrandbits(32)).packed + bytes(12), 4) for _ in range(20_000)]
+    assert sum(words[bit >> 6] >> (bit & 63) & 1 for bit in foreign) < 2_000

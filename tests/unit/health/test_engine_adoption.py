@@ -75,6 +75,36 @@ def test_a_sorry_server_that_serves_continues() -> None:
         assert harness.table() == {1: 1, 2: 1}
 
 
+def test_a_sorry_server_beside_real_ones_serves_until_checks_give_a_quorum() -> None:
+    """A crash between the edits of a quorum leaves both, whether it was lost or gained."""
+    servers = [server(number, pace=LATE) for number in (1, 2, 3)]
+    with EngineHarness(service(*servers, unchecked(4), quorum=3, sorry=99)) as harness:
+        harness.engine.adopt([found(vip(), (1, 1), (2, 1), (4, 1), (99, 1))])
+        assert harness.table() == {99: 1}
+        assert harness.snapshot("web").weight_up == 1
+        harness.set_outcome(1, Outcome(False, "too many open files", inconclusive=True))
+        harness.kill(3)
+        harness.start(5)
+        harness.engine.set_weight(key(2), 2)
+        harness.engine.enable(key(1))
+        assert harness.table() == {99: 1}
+        harness.set_outcome(2, Outcome(False, "too many open files", inconclusive=True))
+        harness.pass_(10)
+        assert harness.names() == ["quorum_lost", "sorry_server_in 99", "overridden 2"]
+        assert harness.table() == {99: 1}
+        harness.revive(2)
+        harness.pass_(10)
+        assert harness.names() == ["server_up 2", "quorum_gained", "sorry_server_out 99"]
+        assert harness.table() == {2: 2, 4: 1}
+
+
+def test_a_drained_server_beside_a_sorry_server_keeps_its_connections() -> None:
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), sorry=99)) as harness:
+        harness.engine.restore_overrides({("web", key(1)): Override(Standing.DRAINED)})
+        harness.engine.adopt([found(vip(), (1, 0), (2, 1), (99, 1))])
+        assert harness.table() == {1: 0, 99: 1}
+
+
 def test_a_sorry_server_ends_at_the_start_without_checks() -> None:
     with EngineHarness(service(unchecked(1, weight=2), quorum=2, sorry=99)) as harness:
         harness.engine.adopt([found(vip(), (1, 2), (99, 1))])

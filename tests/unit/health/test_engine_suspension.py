@@ -95,3 +95,19 @@ def test_a_reload_adds_suspended_servers_to_a_suspended_service() -> None:
             1,
             0,
         )  # the new service wants the check that it shares
+
+
+def test_a_shared_check_stops_when_a_reload_removes_its_last_active_service() -> None:
+    pace = replace(PACE, shared=True)
+    here = service(server(1, pace=pace), server(2), ha_suspend=True)
+    elsewhere = service(server(1, pace=pace), name="b", keys=(vip(2),), ha_suspend=True)
+    for reloaded in ((elsewhere,), (replace(here, servers=here.servers[1:]), elsewhere)):
+        with EngineHarness(here, elsewhere) as harness:
+            harness.engine.set_host_addresses(HERE)
+            harness.start()
+            harness.replace(*reloaded)
+            harness.pass_(30)
+            assert len(harness.times(1)) == 1
+            harness.engine.set_host_addresses([ip_address("192.0.2.2")])
+            harness.pass_(0.5)
+            assert len(harness.times(1)) == 2

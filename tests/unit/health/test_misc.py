@@ -28,7 +28,7 @@ def test_every_exit_status_means_what_it_means_in_keepalived(status: int) -> Non
         Ended(None, signal=15, timed_out=True, seconds=5),
         Ended(12, timed_out=True, seconds=5),
         Ended(0, timed_out=True, seconds=5),
-        Ended(None, trouble="no such file"),
+        Ended(None, problem="no such file"),
     ],
 )
 def test_any_other_exit_is_down_and_sets_no_weight(end: Ended) -> None:
@@ -38,7 +38,7 @@ def test_any_other_exit_is_down_and_sets_no_weight(end: Ended) -> None:
 
 
 def test_without_a_process_for_scripts_the_outcome_is_inconclusive() -> None:
-    end = Ended(None, trouble="the process that runs scripts has ended", unable=True)
+    end = Ended(None, problem="the process that runs scripts has ended", unable=True)
     assert outcome(end, True) == Outcome(False, "the process that runs scripts has ended", inconclusive=True)
 
 

@@ -41,7 +41,7 @@ RULE = checked(rule_of("5", dst="192.0.2.1"))
 def test_a_mark_that_no_rule_gives_is_warned_of(words: str) -> None:
     director = director_with(RULE)
     text = warning(words, director)
-    assert text.startswith("ipvsadm: warning: no rule gives IPv")
+    assert text.startswith("ipvsadm: warning: no rule gives packets of IPv")
     assert text.count("\n") == 1
     assert len(director.services()) == 1
 

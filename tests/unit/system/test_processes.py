@@ -140,9 +140,9 @@ def test_a_result_has_a_short_text(code: str, status: int | None, words: str) ->
 def test_a_script_that_cannot_start_has_the_reason(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("#!/bin/sh\n")
-    assert ended("/no/such/program").trouble.endswith("No such file or directory")
-    assert ended(str(plain)).trouble.endswith("Permission denied")
-    assert "no-such-user" in ended("/bin/true", user="no-such-user").trouble
+    assert ended("/no/such/program").problem.endswith("No such file or directory")
+    assert ended(str(plain)).problem.endswith("Permission denied")
+    assert "no-such-user" in ended("/bin/true", user="no-such-user").problem
     assert ended("/bin/true", "a\0b").status is None
 
 
@@ -155,7 +155,7 @@ def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "fork", refused)
         runner.Runner(its)._start({"id": 7})
         answer = json.loads(ours.recv(4096))
-    assert answer["trouble"] == "cannot be started: Resource temporarily unavailable"
+    assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
     assert answer["unable"] is True
     assert answer["status"] is None
 
@@ -174,7 +174,7 @@ def test_a_script_that_others_can_change_does_not_run_as_root(public_path: Path)
     os.chmod(program, 0o777)
     end = ended(program, user="root", security=True)
     assert end.status is None
-    assert f"{program} is writable by everybody" in end.trouble
+    assert f"{program} is writable by all users" in end.problem
     assert ended(program, user="root").status == 0
     assert ended(program, user="daemon", security=True).status == 0
 
@@ -268,7 +268,7 @@ def test_close_kills_all_scripts(tmp_path: Path) -> None:
         await processes.close()
         return await task
 
-    assert run(within).trouble == "the process that runs scripts has ended"
+    assert run(within).problem == "the process that runs scripts has ended"
     assert gone([int(pid) for pid in pids.read_text().split()])
 
 
@@ -316,7 +316,7 @@ def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
         await until_async(pids.exists)
         os.kill(int(pids.read_text()), signal.SIGKILL)
         first = await task
-        return first.trouble, first.unable, (await processes.run(Script(("/bin/true",)), LONG_S)).status
+        return first.problem, first.unable, (await processes.run(Script(("/bin/true",)), LONG_S)).status
 
     assert run(within) == ("the process that runs scripts has ended", True, 0)
 

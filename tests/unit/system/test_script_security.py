@@ -58,7 +58,7 @@ def test_a_path_that_is_all_of_roots_is_secure(tree: Imagined) -> None:
 @pytest.mark.parametrize(
     ("mode", "uid", "gid", "error"),
     [
-        (0o777, 0, 0, ("/opt is writable by everybody",)),
+        (0o777, 0, 0, ("/opt is writable by all users",)),
         (0o775, 0, 1, ("/opt is writable by group 1",)),
         (0o775, 0, 0, ()),
         (0o755, OTHER, 0, ("/opt belongs to user 4711",)),
@@ -77,8 +77,8 @@ def test_a_directory_that_others_may_write_is_named(
 @pytest.mark.parametrize(
     ("mode", "uid", "gid", "error"),
     [
-        (0o777, 0, 0, ("/opt/check is writable by everybody",)),
-        (0o1777, 0, 0, ("/opt/check is writable by everybody",)),  # sticky means nothing on a file
+        (0o777, 0, 0, ("/opt/check is writable by all users",)),
+        (0o1777, 0, 0, ("/opt/check is writable by all users",)),  # sticky means nothing on a file
         (0o775, 0, 1, ("/opt/check is writable by group 1",)),
         (0o700, OTHER, OTHER, ("/opt/check belongs to user 4711",)),
     ],
@@ -95,8 +95,8 @@ def test_both_ends_of_a_link_count(tree: Imagined) -> None:
     tree.file("/open/program")
     tree.link("/opt/link", "../open/program")
     tree.link("/open/back", "/opt/check")
-    assert insecurities("/opt/link", 0) == ("/open is writable by everybody",)
-    assert insecurities("/open/back", 0) == ("/open is writable by everybody",)
+    assert insecurities("/opt/link", 0) == ("/open is writable by all users",)
+    assert insecurities("/open/back", 0) == ("/open is writable by all users",)
 
 
 def test_a_link_of_another_user_is_named(tree: Imagined) -> None:
@@ -118,11 +118,11 @@ def test_who_is_not_root_gains_nothing(tree: Imagined) -> None:
 def test_what_is_missing_is_as_secure_as_where_it_would_be(tree: Imagined) -> None:
     assert insecurities("/opt/missing", 0) == ()
     tree.directory("/opt", 0o777)
-    assert insecurities("/opt/missing", 0) == ("/opt is writable by everybody",)
+    assert insecurities("/opt/missing", 0) == ("/opt is writable by all users",)
 
 
 def test_a_real_path_is_read(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.touch()
     program.chmod(0o777)
-    assert f"{program} is writable by everybody" in insecurities(str(program), 0)
+    assert f"{program} is writable by all users" in insecurities(str(program), 0)

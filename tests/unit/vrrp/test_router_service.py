@@ -31,7 +31,7 @@ class Roles:
         self.standby: list[Address] = []
         self.active: list[Address] = []
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         self.standby, self.active = sorted(addresses, key=int), sorted(held, key=int)
 
 
@@ -40,10 +40,10 @@ class FailingRoles(Roles):
 
     fails = True
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         if self.fails:
             raise PylvsError("not now")
-        super().stand_by(addresses, held)
+        super().set_standby(addresses, held)
 
 
 class FakeVipManager(FakeHost):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from operator import attrgetter
 
 from pylvs.config.compile.effective import EffectiveBlock, resolve
 from pylvs.config.compile.scripts import ScriptRules, fifos_of
 from pylvs.config.compile.services import services_of
 from pylvs.config.compile.vrrp import vrrp_of
-from pylvs.config.findings import Finding
-from pylvs.config.language.tree import Document, gc_paused
+from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
@@ -67,7 +67,10 @@ def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
     """Sort findings by file, in the order of reading, and location."""
     files = {name: at for at, name in enumerate(document.files)}
-    return tuple(sorted(findings, key=lambda each: (files.get(each.location.file, len(files)), each.location)))
+    position = attrgetter("file", "line", "column", "width")
+    return tuple(
+        sorted(findings, key=lambda each: (files.get(each.location.file, len(files)), *position(each.location)))
+    )
 
 
 def build(document: Document) -> tuple[Configuration, tuple[Finding, ...]]:

@@ -9,8 +9,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar, overload
 
-from pylvs.config.findings import Findings, Location
-from pylvs.config.language.tree import Word
+from pylvs.config.language.tree import Findings, Location, Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
 from pylvs.config.schema.grammar import Block, Keyword, Section, Setting, State
 from pylvs.model.addresses import Address
@@ -66,7 +65,7 @@ FIELD_KEYWORDS = {
     "Notify.stop": "notify_stop",
     "Notify.every": "notify",
     "Notify.deleted": "notify_deleted",
-    "Notify.lower_priority_heard": "notify_master_rx_lower_pri",
+    "Notify.lower_priority_received": "notify_master_rx_lower_pri",
     "Notify.priority_changes": "notify_priority_changes",
     "VrrpSettings.fifos": "notify_fifo",
 }

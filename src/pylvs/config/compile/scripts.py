@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pylvs.config.compile.effective import EffectiveBlock
-from pylvs.config.findings import Finding, Findings, Location, Severity
+from pylvs.config.language.tree import Finding, Findings, Location, Severity
 from pylvs.config.schema.types import OPENS, Written
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field

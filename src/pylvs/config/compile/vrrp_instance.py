@@ -380,7 +380,7 @@ def _fitting(
         space -= PASSWORD + (AH if found and found[0] == "AH" else 0)
     maximum = min(MAX_ADDRESSES, space // (16 if version_6 else 4))
     if len(held) > maximum:
-        text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
+        text = f"an advertisement holds no more than {maximum}; from this address on they are not in it"
         block.warning(held[maximum].word, text, "write them into virtual_ipaddress_excluded")
     return held[:maximum], held[maximum:]
 
@@ -471,5 +471,5 @@ def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
         **{each: scripts.of(block, keyword_of("Notify", each)) for each in NOTIFIED},
         deleted=scripts.usable(deleted) if isinstance(deleted, Written) else None,
         say_deleted=deleted is not None,
-        lower_priority_heard=scripts.of(block, "notify_master_rx_lower_pri") if instance else None,
+        lower_priority_received=scripts.of(block, "notify_master_rx_lower_pri") if instance else None,
     )

@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-from pylvs.config.findings import Findings, Location
-from pylvs.config.language.tree import Line, Word
+from pylvs.config.language.tree import Findings, Line, Location, Word
 from pylvs.model.dataclass import dataclass
 
 SHELL_QUOTED = frozenset(
@@ -119,7 +118,7 @@ class Lexer:
         """Return the words without backslashes at the end: a backslash continues only a definition."""
         if not backslashes:
             return found
-        text = "only a definition ($NAME= \\) goes on after a '\\'"
+        text = "only a definition ($NAME= \\) continues after a '\\'"
         self.findings.error(found[-backslashes].location, text, "write the statement on one line")
         return found[:-backslashes]
 

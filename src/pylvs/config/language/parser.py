@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from pylvs.config.findings import Finding, Findings, Location
 from pylvs.config.language.lexer import BANG, HASH, Brace, Lexer, skip_blanks
 from pylvs.config.language.preprocessor import (
     DEFINITION,
@@ -30,7 +29,7 @@ from pylvs.config.language.preprocessor import (
     read_source,
     strip_comment,
 )
-from pylvs.config.language.tree import Document, Line, Node, Word, gc_paused
+from pylvs.config.language.tree import Document, Finding, Findings, Line, Location, Node, Word, gc_paused
 from pylvs.model.dataclass import dataclass, field
 
 MAX_DEPTH = 32  # nested blocks; keepalived's own go six deep

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import translate
 from itertools import pairwise
 
-from pylvs.config.findings import Findings, Location
 from pylvs.config.language.lexer import BANG, HASH, REFERENCE
-from pylvs.config.language.tree import Line
+from pylvs.config.language.tree import Findings, Line, Location
 from pylvs.model.dataclass import dataclass, field
 
 MAX_TEXT = 32 << 20  # characters: three times the size of a file with 100,000 real servers and a check each

@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Generic, TypeVar
 
-from pylvs.config.findings import Finding, Findings, Severity
-from pylvs.config.language.tree import Node, Word
+from pylvs.config.language.tree import Finding, Findings, Node, Severity, Word
 from pylvs.model.dataclass import dataclass, field
 
 T_co = TypeVar("T_co", covariant=True)

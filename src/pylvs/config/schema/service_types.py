@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from pylvs.config.findings import Severity
-from pylvs.config.language.tree import Word
+from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.config.schema.types import MARK, MAX_INTEGER, address_of, choice, integer, number_of, number_within, port_of
 from pylvs.model.addresses import Address
@@ -124,7 +123,7 @@ def _group_entry(words: Words) -> Range | MarkEntry:
     first, last = _ends(word)
     size = int(last) - int(first) + 1
     if size > MAX_RANGE:
-        text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
+        text = f"'{word.text}' has {size:,} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
         raise BadValue(text, "use a firewall mark", word)
     return Range(first, last, port_of(words.take("")) if words else 0, word)
 

@@ -16,8 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
-from pylvs.daemon.api.operations import Given, Operation, json_response
-from pylvs.daemon.api.routes import ROUTES, metrics
+from pylvs.daemon.api.routes import ROUTES, Given, Operation, json_response, metrics
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
+from math import isinf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.rows import Counters, PacketCounts, ServiceRow
+from pylvs.model.rows import Counters, PacketCounts, ServiceRow, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
@@ -169,13 +171,27 @@ def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterat
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(packets.reasons))
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
     yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
-    text = "Connections that the table holds."
-    yield from _gauge_if_known("pylvs_connections_limit", text, packets.connections_limit)
+    text = "New connections without an entry in the table, by reason."
+    yield _counter("pylvs_refused_connections", text, ["reason"], _by_label(refusals(packets.reasons)))
+    if use := packets.use:
+        yield _gauge("pylvs_connections_limit", "Connections that the table holds.", [], _one(use.capacity))
+        yield _gauge("pylvs_table_entries", "Connections and templates in the table.", [], _one(use.used))
+        yield _gauge("pylvs_table_fill_ratio", "The used share of the table.", [], _one(use.fill))
+        yield _gauge("pylvs_half_open_connections", "Handshakes not completed.", [], _one(use.half_open))
     if expiry := packets.expiry:
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
         yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))
         text = "The longest time that ending connections held a processor in one go."
         yield _gauge("pylvs_expiry_longest_seconds", text, [], _one(expiry.longest_s))
+
+    runs = HistogramMetricFamily("pylvs_timer_run_seconds", "How long a timer held a processor.", labels=["timer"])
+    for each in packets.timers:
+        counts = accumulate(count for _, count in each.lengths)
+        bounds = ("+Inf" if isinf(bound) else repr(bound) for bound, _ in each.lengths)
+        runs.add_metric([each.timer], list(zip(bounds, counts, strict=True)), each.spent_s)
+    yield runs
+    longest = [((each.timer,), each.longest_s) for each in packets.timers]
+    yield _gauge("pylvs_timer_longest_run_seconds", "The longest of these runs.", ["timer"], longest)
 
 
 def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    from pylvs.model.rows import Trouble
+    from pylvs.model.rows import DeviceProblem
 
     Mode = Literal["auto", "native", "generic", "tc"]
 else:
@@ -93,7 +93,7 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
         return "native", "no other program is at XDP, and the driver takes it"
     if not features & links.XDP_BASIC:
         return "tc", "its driver has no native XDP"
-    return "native", "its driver has native XDP and nobody else's program is there"
+    return "native", "its driver has native XDP and no other program is there"
 
 
 def _foreign(program: int) -> str:
@@ -404,7 +404,7 @@ def accepts_local(notes: Mapping[str, str]) -> bool:
     return _ACCEPT_LOCAL in notes
 
 
-def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[Trouble]:
+def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[DeviceProblem]:
     """Turn on accept_local of lo, or restore it; return why that failed."""
     if not wanted:
         if accepts_local(notes):
@@ -413,10 +413,11 @@ def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[T
     try:
         _turn_on(state, _ACCEPT_LOCAL)
     except OSError as error:
-        from pylvs.model.rows import Trouble  # late: most kernels accept the setting
+        from pylvs.model.rows import DeviceProblem  # late: most kernels accept the setting
 
         cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
-        return [Trouble("lo", f"{cause}; clients on this host do not reach NAT services of IPv4", False, attached=True)]
+        reason = f"{cause}; clients on this host do not reach NAT services of IPv4"
+        return [DeviceProblem("lo", reason, needed=False, attached=True)]
     return []
 
 

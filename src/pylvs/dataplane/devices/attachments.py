@@ -38,7 +38,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.model.rows import Trouble
+    from pylvs.model.rows import DeviceProblem
 
 GRACE_S = 60  # attaching native XDP resets many cards: it stays so long after the last service
 _WANTED, _OFF = "wanted-", "off"  # set by hand: mode and name of a device, by its index
@@ -297,7 +297,7 @@ def _is_right(
     return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
 
 
-def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
+def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
     """Attach the pinned programs to the desired devices, detach the others, and return the devices that failed.
 
     The caller holds the lock. `changes` is what an edit added; if it removed something, the whole table is evaluated.
@@ -336,9 +336,9 @@ def reconcile(tables: Tables, changes: Concerns) -> list[Trouble]:
         except NoSuchDevice:
             continue  # the device was deleted at this moment
         except PylvsError as error:
-            from pylvs.model.rows import Trouble  # late: most edits attach every device
+            from pylvs.model.rows import DeviceProblem  # late: most edits attach every device
 
-            problems[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
+            problems[index] = DeviceProblem(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
     for index in sorted((set(there) | attach.noted(notes)) - set(wanted)):
         changed = _note_changing(state, changed)
         _stop_redirects(tables, index)
@@ -381,9 +381,9 @@ def _tidy(state: State) -> None:
         upgrade.drop_other_loads(state, loads)
 
 
-def missing(tables: Tables) -> list[Trouble]:
+def missing(tables: Tables) -> list[DeviceProblem]:
     """Return the devices that should be attached and are not, with reasons; excluded ones only if they are needed."""
-    from pylvs.model.rows import Trouble
+    from pylvs.model.rows import DeviceProblem
 
     state = tables.state
     notes = state.notes()
@@ -404,7 +404,7 @@ def missing(tables: Tables) -> list[Trouble]:
             reason = "pylvs detach took it out"
         elif device.index in noted:
             reason = noted[device.index]
-        found.append(Trouble(device.name, reason, device.index in needed))
+        found.append(DeviceProblem(device.name, reason, device.index in needed))
     return found
 
 

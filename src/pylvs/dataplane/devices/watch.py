@@ -62,7 +62,7 @@ def watch(director: BpfDirector, say: Callable[[str], None] = lambda line: print
             if reported and not found:
                 say("all devices are attached again")
             reported = found
-            time.sleep(SHARE * (time.monotonic() - begin))
+            time.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))  # of a run that waited for the lock, too
             select.select([kernel], [], [], RETRY_S if reported else None)
             time.sleep(GATHER_S)
             drain(kernel)

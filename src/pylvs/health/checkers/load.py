@@ -114,7 +114,7 @@ def _lines_of(page: bytes, names: Iterable[str]) -> str:
     prefixes = tuple(name.encode() + sign for name in names for sign in (b" ", b"{", b"\t"))
     lines = [line for line in page.split(b"\n") if line.startswith(prefixes)]
     if len(lines) > _MAX_LINES:
-        raise ProbeFailed(f"the page has {len(lines)} lines of {' and '.join(names)}")
+        raise ProbeFailed(f"the page has {len(lines):,} lines of {' and '.join(names)}")
     return b"\n".join([*lines, b""]).decode(errors="replace")
 
 

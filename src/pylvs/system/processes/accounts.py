@@ -71,7 +71,7 @@ def _of_one(path: str, about: os.stat_result) -> list[str]:
     if stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX:
         return found
     if about.st_mode & stat.S_IWOTH:
-        found.append(f"{path} is writable by everybody")
+        found.append(f"{path} is writable by all users")
     elif about.st_mode & stat.S_IWGRP and about.st_gid:
         found.append(f"{path} is writable by group {about.st_gid}")
     return found

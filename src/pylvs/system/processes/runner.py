@@ -113,7 +113,7 @@ class Runner:
             "status": None if status is None or status < 0 or each.failure else status,
             "signal": 0 if status is None else max(0, -status),
             "timed_out": each.timed_out,
-            "trouble": each.failure.decode(errors="replace"),
+            "problem": each.failure.decode(errors="replace"),
             "unable": each.unable,
             "output": each.kept.decode(errors="replace"),
             "lost": each.lost,

@@ -44,12 +44,12 @@ Turn = tuple[str, Script, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """End of a script: its exit status, the signal that ended it, or in `trouble` why it could not start."""
+    """End of a script: its exit status, the signal that ended it, or in `problem` why it could not start."""
 
     status: int | None
     signal: int = 0
     timed_out: bool = False
-    trouble: str = ""
+    problem: str = ""
     unable: bool = False  # the machine could not make a process: no fault of the script
     output: str = ""  # its beginning
     lost_bytes: int = 0  # of the output, beyond that
@@ -57,8 +57,8 @@ class Ended:
 
     def __str__(self) -> str:
         """Return a short text for a history: "exit status 1: no route to host"."""
-        if self.trouble:
-            return self.trouble
+        if self.problem:
+            return self.problem
         if self.timed_out:
             return f"timed out after {self.seconds:g} s"
         text = f"exit status {self.status}" if self.status is not None else f"ended by {_signal_name(self.signal)}"
@@ -106,7 +106,7 @@ class Processes:
         try:
             who = await self._account(script)
         except PylvsError as error:
-            return Ended(None, trouble=str(error))
+            return Ended(None, problem=str(error))
         async with self._slots:
             return await self._run(script, who, timeout_s, environment or {})
 
@@ -149,7 +149,7 @@ class Processes:
             await runner.send(request)
             return await future
         except OSError as error:
-            return Ended(None, trouble=f"cannot be started: {error.strerror or error}", unable=True)
+            return Ended(None, problem=f"cannot be started: {error.strerror or error}", unable=True)
         except asyncio.CancelledError:
             if self._runner is not None:
                 self._runner.send_soon({"kill": number})
@@ -171,7 +171,7 @@ class Processes:
     def _bereft(self) -> None:
         for future in self._waiting.values():
             if not future.done():
-                future.set_result(Ended(None, trouble="the process that runs scripts has ended", unable=True))
+                future.set_result(Ended(None, problem="the process that runs scripts has ended", unable=True))
 
 
 class _Channel:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import one_line
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes
+from pylvs.system.logs import one_line
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 

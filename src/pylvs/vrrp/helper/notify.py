@@ -75,7 +75,7 @@ class Notifier:
     def lower_priority_received(self, message: LowerPriorityReceived) -> None:
         if self._lower_priority.allow(message.name, time.monotonic()) is None:
             return
-        script = self._notify(INSTANCE, message.name).lower_priority_heard
+        script = self._notify(INSTANCE, message.name).lower_priority_received
         if script is not None:
             fields = {"kind": "instance", "name": message.name}
             self._scripts.put((INSTANCE, message.name), "notify_master_rx_lower_pri", script, fields)

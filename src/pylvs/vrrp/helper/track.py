@@ -125,7 +125,7 @@ class ScriptWatch:
                     await run
 
     def _add(self, ended: Ended) -> None:
-        success = ended.status == 0 and not ended.timed_out and not ended.trouble
+        success = ended.status == 0 and not ended.timed_out and not ended.problem
         if self._hysteresis.add(success, self.script.rise, self.script.fall):
             write = self._log.info if success else self._log.warning
             write(f"track script {self.script.name} is {'well' if success else 'ill'}", end=str(ended))

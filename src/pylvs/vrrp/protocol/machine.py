@@ -34,7 +34,7 @@ class TransitionReason(Enum):
 
     START = "start"
     TIMER = "no advertisement came in time"
-    BETTER = "it is better than the master that was heard"
+    BETTER = "it is better than the present master"
     OWNER = "it owns the addresses"
     RELEASED = "the master gave up"
     HIGHER = "an advertisement of higher priority came"

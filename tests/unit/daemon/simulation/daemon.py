@@ -190,13 +190,14 @@ class SimEngine(Engine):
                 ]
                 for (check, _), link in zip(model.checks, server.links, strict=True):
                     check.at_start = link.state.first_counts
+            service.judge(service.has_quorum)
+            self.world.invariants.holds(
+                service.has_quorum == state.has_quorum, "quorum of {}: not that of its servers", service.number
+            )
         self.look()
 
     def start(self) -> None:
-        """Start the model too, and judge the services without checks."""
-        for service in self.daemon.model.services.values():
-            if not any(server.checks for server in service.servers.values()):
-                service.judge(service.has_quorum)  # nothing else would ever do so
+        """Start the model too."""
         super().start()
         self.daemon.model.start()
         self.look()
@@ -285,7 +286,7 @@ class SimHost(HostServices):
         daemon, world = self.daemon, self.world
 
         async def probe() -> Outcome:
-            model = daemon.model.find(number, key, check)
+            model = daemon.model.find(number, server, check)
             if daemon.killed:
                 raise Killed
             world.invariants.probe_begins(model, name)

@@ -20,7 +20,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import (
     Busy,
     InvalidOperation,
-    NoRoom,
+    NoSpace,
     NoSuchDevice,
     NoSuchScheduler,
     NotPermitted,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 REFUSALS: tuple[type[PylvsError], ...] = (
     Busy,
     InvalidOperation,
-    NoRoom,
+    NoSpace,
     NoSuchDevice,
     NoSuchScheduler,
     NotPermitted,
@@ -115,7 +115,7 @@ class Table(MemoryDirector):
         if faults.refuse and faults.refuse_key in (None, key) and world.rng.random() < faults.refuse:
             self._refused(key, world.rng.choice(REFUSALS), what)
         if adds and faults.most is not None and self._count() >= faults.most:
-            self._refused(key, NoRoom, what)
+            self._refused(key, NoSpace, what)
         broken = bool(faults.breaks) and world.rng.random() < faults.breaks
         if not broken or world.rng.random() < 0.5:
             edit()
@@ -325,7 +325,7 @@ class ScriptProcess:
             "status": None if timed_out else status,
             "signal": 15 if timed_out else 0,
             "timed_out": timed_out,
-            "trouble": "",
+            "problem": "",
             "unable": False,
             "output": "",
             "lost": 0,

@@ -22,7 +22,10 @@ of one service were refused, only this service is disturbed. The desired state i
    loop, no "this is a bug" and no listener's exception.
 8. **Restart.** A daemon that starts with the configuration of the one before, and with a table that is right, makes no
    edit before its first probes. Its overrides are those of the operator, unless they could not be saved. This does not
-   apply if a sorry server is one of the real servers, because the table does not distinguish them.
+   apply if a sorry server is one of the real servers, because the table does not distinguish them. Nor does it apply
+   within `NOTE_S` of the change of a service that the state directory does not have yet.
+9. **Notes.** When a service of the table is as desired, the state directory has its servers. So it does not depend on
+   the edits of other services which servers the next daemon takes for new ones.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pylvs.daemon.reconciler import SERVICES_FILE, load_owned
 from pylvs.health.events import (
     Event,
     QuorumGained,
@@ -46,7 +50,7 @@ from pylvs.model.service import Destination, DestinationKey, ServiceKey, Virtual
 from pylvs.model.wanted import Configuration, WantedRow
 from tests.memory import MemoryDirector
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
-from tests.unit.daemon.simulation.faults import Run
+from tests.unit.daemon.simulation.faults import Disk, Run
 from tests.unit.daemon.simulation.model import CheckModel, HealthModel, Rows
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 
 LAG_S = 0.6  # from a change of the desired state to the table, without disturbance
 RETRY_S = 3.5  # from the end of a disturbance to the table
+NOTE_S = 0.1  # from a change of the table to the state directory, without disturbance
 STEADY_S = 5.0  # without any edit, at the end
 STOP_S = 45.0  # for an orderly end
 TINY_S = 1e-6
@@ -105,6 +110,11 @@ class Invariants:
         self._rows: dict[ServiceKey, tuple[WantedRow, tuple[VirtualService, dict[DestinationKey, Destination]]]] = {}
         self._table: Rows = {}
         self._table_of: tuple[int, dict[ServiceKey, ServiceRow]] = 0, {}  # edition and `foreign` of `_table`
+        self._noted: set[ServiceKey] = set()
+        self._noted_of: tuple[str, Configuration | None] = (
+            "",
+            None,
+        )  # content of the file, and configuration, of `_noted`
 
     def holds(self, condition: object, text: str, *arguments: Any) -> None:
         """Raise a Violation unless it holds."""
@@ -298,6 +308,32 @@ class Invariants:
             disturbed = max(world.disturbed_at, world.disturbances.get(key, 0.0), daemon.ready_at)
             if now - self._changed_at.get(key, 0.0) > LAG_S and now - disturbed > RETRY_S:
                 self._same(key, table)
+                self.holds(key not in self._desired or self._noted_as_configured(daemon, key), "{}: not noted", key)
+
+    def _noted_as_configured(self, daemon: Daemon, key: ServiceKey) -> bool:
+        """Return whether the state directory has the servers of the service."""
+        assert daemon.engine is not None
+        text, configuration = self.world.disk.get(SERVICES_FILE, ""), daemon.engine.configuration
+        if self._noted_of[0] != text or self._noted_of[1] is not configuration:
+            self._noted_of = text, configuration
+            noted = load_owned(Disk(self.world))
+            services = daemon.model.services.values()
+            self._noted = {
+                each
+                for service in services
+                for each in service.wanted.keys
+                if noted.get(each) == service.servers.keys()
+            }
+        return key in self._noted
+
+    def note_due(self, daemon: Daemon) -> bool:
+        """Return whether the state directory has each service, or had the time for it since its last change."""
+        now, world = self.world.clock.now(), self.world
+        for key in self._desired:
+            changed_at = max(self._changed_at.get(key, 0.0), world.disturbed_at, world.disturbances.get(key, 0.0))
+            if now - changed_at <= NOTE_S and not self._noted_as_configured(daemon, key):
+                return False
+        return True
 
     def _foreign_as_left(self) -> None:
         if not self.world.drawn.hands_off:

@@ -276,8 +276,6 @@ class HealthModel:
     def start(self) -> None:
         """Run checks from now on."""
         self.started = True
-        for service in self.services.values():
-            service.has_quorum = service.has_quorum
         for check in self.checks():
             check.window = self._now(), self._now() + check.check.pace.warmup_s
         self._suspend()
@@ -307,25 +305,25 @@ class HealthModel:
         server.override = change(server.override)
         self._moved(self.services[number])
 
-    def find(self, number: int, key: DestinationKey, check: Check) -> CheckModel | None:
-        """Return a check of a server, or the one that shares it."""
+    def find(self, number: int, wanted: WantedServer, check: Check) -> CheckModel | None:
+        """Return the check of a probe that was made for this server; another service may have it now, if it is shared.
+
+        The service may have the server again, with another weight: then it has a check of its own.
+        """
+        shared = self._shared_key(check, wanted)
+        if shared:
+            model = self._shared.get(shared)
+            return model if model and model.servers else None
         service = self.services.get(number)
-        server = service.servers.get(key) if service else None
-        for model, _ in server.checks if server else ():
-            if model.check == check:
-                return model
-        shared = (model for model in self.checks() if model.check == check and check.pace.shared)
-        return next((model for model in shared if any(each.key == key for each in model.servers)), None)
+        server = service.servers.get(wanted.destination.key) if service else None
+        return next((model for model, _ in server.checks if model.check == check), None) if server else None
 
     def outcome(self, check: CheckModel, outcome: Outcome) -> float:
         """Apply the outcome of a probe; return the seconds until the next."""
-        before = check.good, check.weight
         delay_s = check.take(outcome)
         check.running = False
         if not check.suspended:
             check.window = self._now() + delay_s, self._now() + delay_s
-        if outcome.ok and before == (check.good, check.weight):
-            return delay_s  # nothing changed; an adopted sorry server serves until a result differs
         for number in dict.fromkeys(each.service for each in check.servers):
             self._moved(self.services[number])
         return delay_s

@@ -13,6 +13,7 @@ from unittest.mock import PropertyMock, patch
 from pylvs.daemon import state_dir, table
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.reconciler import Reconciler, TableThread
+from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
@@ -156,6 +157,13 @@ def _the_last_script_of_several_is_dropped() -> AbstractContextManager[Any]:
 
 def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
     return patch.object(Engine, "adopt", lambda self, rows: None)
+
+
+def _servers_are_not_noted_after_refused_edits() -> AbstractContextManager[Any]:
+    async def mutated(self: Supervisor) -> None:
+        await asyncio.Event().wait()
+
+    return patch.object(Supervisor, "_save_pending_ownership", mutated)
 
 
 def _probes_wait_for_each_other() -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from pylvs.config.findings import Finding, Location, Severity
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.loading import Loaded
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService

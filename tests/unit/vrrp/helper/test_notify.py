@@ -28,7 +28,7 @@ def note(file: Path, label: str) -> Script:
 
 
 def everything(file: Path, label: str, **fields: Any) -> Notify:
-    kinds = ("master", "backup", "fault", "stop", "every", "deleted", "lower_priority_heard")
+    kinds = ("master", "backup", "fault", "stop", "every", "deleted", "lower_priority_received")
     return Notify(**{kind: note(file, f"{label}-{kind}") for kind in kinds} | fields)
 
 
@@ -92,7 +92,7 @@ def test_scripts_run_in_order_and_finish_waits_for_them(tmp_path: Path) -> None:
         "n-every INSTANCE VI FAULT 100",
         "n-master",
         "n-every INSTANCE VI MASTER 100",
-        "n-lower_priority_heard",
+        "n-lower_priority_received",
         "n-stop",
         "n-every INSTANCE VI STOP 100",
     ]
@@ -171,7 +171,7 @@ def test_notifications_of_lower_priorities_are_limited(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     count = 5000
     with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
-        helper.send(configure(Notify(lower_priority_heard=note(calls, "lower")), fifo))
+        helper.send(configure(Notify(lower_priority_received=note(calls, "lower")), fifo))
         with listening(path) as listener:
             helper.send(*(LowerPriorityReceived("VI", 100) for _ in range(count)), state_changed("STOP"), Finish())
             assert helper.ended() == 0

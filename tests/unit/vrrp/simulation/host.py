@@ -299,5 +299,5 @@ class Roles:
         self.active: frozenset[Address] = frozenset()
         self.standby: frozenset[Address] = frozenset()
 
-    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+    def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         self.standby, self.active = addresses, held

@@ -1,0 +1,62 @@
+"""Let the connection table grow while the daemon runs, before it is full (`pylvs.dataplane.growth`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.reconciler import TableThread
+from pylvs.model.errors import PylvsError
+from pylvs.system.logs import get_logger
+
+POLL_S = 5.0
+FIRST_RETRY_S, LAST_RETRY_S = 60.0, 3600.0  # a failure may have cost a copy of all connections
+
+
+class TableGrowth:
+    """Calls `grow` when `larger_capacity` returns one, not 0; after a failure it pauses ever longer."""
+
+    def __init__(
+        self,
+        larger_capacity: Callable[[], int],
+        grow: Callable[[], Awaitable[None]],
+        thread: TableThread,
+        events: EventBus,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._larger_capacity = larger_capacity
+        self._grow = grow
+        self._thread = thread
+        self._events = events
+        self._clock = clock
+        self._retry_at_s = 0.0
+        self._pause_s = FIRST_RETRY_S
+        self._log = get_logger()
+
+    async def run(self) -> None:
+        """Watch the table until cancelled."""
+        while True:
+            await self.step()
+            await asyncio.sleep(POLL_S)
+
+    async def step(self) -> None:
+        """Let the table grow if it is nearly full, unless that has failed a short time ago."""
+        if self._clock() < self._retry_at_s:
+            return
+        try:
+            capacity = await self._thread.run(self._larger_capacity)
+            if not capacity:
+                return
+            self._log.info("the connection table is nearly full and grows", capacity=capacity)
+            await self._grow()
+        except (PylvsError, OSError) as error:
+            self._retry_at_s = self._clock() + self._pause_s
+            self._log.error(f"the connection table cannot grow: {error}", retry_in_s=self._pause_s)
+            self._events.publish("table_not_grown", reason=str(error))
+            self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
+            return
+        self._pause_s = FIRST_RETRY_S
+        self._log.info("the connection table has grown", capacity=capacity)
+        self._events.publish("table_grown", capacity=capacity)

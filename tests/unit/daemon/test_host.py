@@ -1,0 +1,58 @@
+"""The daemon follows the addresses and devices of its host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+from pylvs.daemon.host import call_at_changes
+from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
+from pylvs.model.addresses import Address
+from pylvs.model.errors import Busy
+from tests.unit.daemon.daemons import VIP, FakeHost, run, server, service, until
+from tests.unit.health.clock import START_S, FakeTimeLoop
+
+
+def test_an_update_that_waited_long_delays_the_next_one_by_seconds() -> None:
+    """A director that gets its address must check its servers, even if the table was locked for long."""
+    loop = FakeTimeLoop()
+    changed = asyncio.Event()
+    begun: list[float] = []
+
+    async def update() -> float:
+        begun.append(loop.time() - START_S)
+        if len(begun) == 1:
+            await asyncio.sleep(60)
+            changed.set()
+        return 3600.0
+
+    with patch.object(time, "monotonic", loop.time):
+        task = loop.create_task(call_at_changes(update, changed))
+        loop.pass_(600)
+        task.cancel()
+        loop.close()
+    first, second = begun
+    assert 60 < second - first <= 60 + RETRY_S + GATHER_S
+
+
+def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> None:
+    """With ha_suspend, a director that has the address must check its servers, even while devices are not attached."""
+    host = FakeHost(tmp_path)
+    present: list[Address] = []
+    host.write(service(server(1), ha_suspend=True))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            await daemon._follow_host()
+            present.append(VIP)
+            with patch.object(host.tables, "follow_host", side_effect=Busy("the tables are locked")):
+                before = dict(host.probes)
+                with contextlib.suppress(Busy):
+                    await daemon._follow_host()
+                await until(lambda: host.probes != before)
+
+    with patch.object(host, "addresses", lambda: present):
+        run(scenario())

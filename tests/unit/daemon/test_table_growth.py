@@ -1,0 +1,84 @@
+"""The daemon lets the connection table grow, reports it, and does not repeat a failure at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.reconciler import TableThread
+from pylvs.daemon.table_growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
+from pylvs.model.errors import NoSpace, PylvsError
+
+
+class Table:
+    """A table that should have each of these capacities in turn, and a clock that the test moves."""
+
+    def __init__(self, *capacities: int | Exception) -> None:
+        self.capacities = list(capacities)
+        self.growth_fails = False
+        self.looks = self.attempts = 0
+        self.now_s = 0.0
+
+    def larger_capacity(self) -> int:
+        self.looks += 1
+        found = self.capacities.pop(0) if len(self.capacities) > 1 else self.capacities[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def grow(self) -> None:
+        self.attempts += 1
+        if self.growth_fails:
+            raise PylvsError("locked")
+
+
+@pytest.fixture
+def thread() -> Iterator[TableThread]:
+    made = TableThread("test")
+    yield made
+    made.close()
+
+
+def events_of(table: Table, thread: TableThread, steps: list[float]) -> list[dict[str, object]]:
+    """Return the events of steps at these times, without their own times."""
+    events = EventBus()
+    growth = TableGrowth(table.larger_capacity, table.grow, thread, events, lambda: table.now_s)
+
+    async def play() -> None:
+        for table.now_s in steps:
+            await growth.step()
+
+    asyncio.run(play())
+    return [{name: value for name, value in each.items() if name != "at"} for each in events.recent()]
+
+
+def test_a_table_that_has_grown_is_an_event(thread: TableThread) -> None:
+    table = Table(0, 2048, 0)
+    assert events_of(table, thread, [0, 5, 10]) == [{"event": "table_grown", "capacity": 2048}]
+    assert (table.looks, table.attempts) == (3, 1)
+
+
+@pytest.mark.parametrize("fails", ["by memory", "by a lock"])
+def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: TableThread, fails: str) -> None:
+    table = Table(NoSpace("a capacity of 2048 needs 9 MB") if fails == "by memory" else 2048)
+    table.growth_fails = fails == "by a lock"
+    reason = "locked" if table.growth_fails else "a capacity of 2048 needs 9 MB"
+    found = events_of(table, thread, [5.0 * step for step in range(24 * 3600 // 5)])
+    assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": reason})}
+    doubled = int(LAST_RETRY_S / FIRST_RETRY_S).bit_length()
+    assert 24 <= table.looks <= doubled + 24 * 3600 / LAST_RETRY_S + 1
+
+
+def test_after_a_success_the_next_failure_pauses_for_a_short_time_again(thread: TableThread) -> None:
+    refused = NoSpace("no memory")
+    table = Table(refused, 2048, refused, 0)
+    times = [0.0, FIRST_RETRY_S, FIRST_RETRY_S + 5, 2 * FIRST_RETRY_S, 2 * FIRST_RETRY_S + 5]
+    assert [each["event"] for each in events_of(table, thread, times)] == [
+        "table_not_grown",
+        "table_grown",
+        "table_not_grown",
+    ]
+    assert table.looks == 4, "not before the pause is over"
