@@ -56,7 +56,7 @@ INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 	if (is_ipv6)
 		return has_tuple6(slot, &tuple->v6);
 	struct key4 key = key4_of(&tuple->v4);
-	return has_tuple(slot, key.addresses, key.rest);
+	return match_slot(slot, key.addresses, key.rest);
 }
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
