@@ -89,12 +89,12 @@ def test_a_rule_added_twice_in_a_row_is_stored_once(host: Host, capfd: Capture) 
         ("add --dst 192.0.2.1 five", 1, "five: a mark is a number"),
         ("add --dst 192.0.2.1 --proto tcp --dports 99999 5", 1, "99999: a port is a number from 0 to 65535"),
         ("add --dst 192.0.2.1 --src ::1 5", 1, "IPv4 and IPv6"),
-        ("add --dst 192.0.2.1 --at 3 5", 1, "--at 3: the list has 1 rules"),
+        ("add --dst 192.0.2.1 --at 3 5", 1, "--at 3: the list has 1 rule"),
         ("del", 2, "name one rule"),
         ("del --dst 192.0.2.1", 2, "name one rule"),
         ("del --all --number 1", 2, "name one rule"),
         ("del --all --dst 192.0.2.1", 2, "conditions go with a MARK"),
-        ("del --number 2", 1, "--number 2: the list has 1 rules"),
+        ("del --number 2", 1, "--number 2: the list has 1 rule"),
         ("del --dst 192.0.2.1 4", 1, "no such rule"),
         ("import /nonexistent", 2, "/nonexistent"),
     ],
@@ -129,7 +129,7 @@ def test_import_names_the_rules_that_it_skips(host: Host, capfd: Capture, tmp_pa
     assert err.startswith("line 5: left out: it asks connection tracking")
     mark(capfd, f"import --strict {path}", 1)
     assert lines(capfd) == ["1  --dst 192.0.2.9 9"]
-    assert mark(capfd, f"import --append {path}")[0] == "1 rules, 1 left out\n"
+    assert mark(capfd, f"import --append {path}")[0] == "1 rule, 1 left out\n"
     assert lines(capfd) == ["1  --dst 192.0.2.9 9", "2  --proto tcp --dst 192.0.2.1 --dports 80,443 1"]
     mark(capfd, f"import {path}")
     assert lines(capfd) == ["1  --proto tcp --dst 192.0.2.1 --dports 80,443 1"]
