@@ -26,6 +26,7 @@ struct hop { /* a cached FIB lookup */
 	u8 dmac[6];
 	u8 smac[6];
 	u32 mtu;
+	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
 	u32 inner_mtu; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
 	struct address gateway; /* next hop on the link */
@@ -57,7 +58,7 @@ struct lanes {
 	struct lane of[LANES];
 };
 
-/* The path MTU to an IPv4 address, reported by an ICMP error: like a route exception of the kernel. */
+/* A path MTU, reported by an ICMP error: like a route exception of the kernel. */
 struct path {
 	u32 mtu;
 	u32 until; /* expiry tick */
@@ -112,7 +113,8 @@ PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
 
 PERCPU_MAP(limiters, struct limiter, 1);
 
-/* Path MTUs to tunnel destinations, by IPv4 address. */
+/* Path MTUs to tunnel destinations. The key's first word is the IPv4 address of the real server, the second one that of
+ * the client whose packet the error was about. A second word of 0: the least of all clients. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

@@ -135,6 +135,13 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
 }
 
+/* Compute the MTU of packets inside a tunnel. */
+INLINE void set_tunnel_mtu(struct hop *hop, bool is_ipv6)
+{
+	u32 head = is_ipv6 ? IPV6_HLEN : IPV4_HLEN, least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
+	hop->inner_mtu = hop->mtu >= head + least ? hop->mtu - head : 0;
+}
+
 /* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
 INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
 {
@@ -146,10 +153,10 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	/* The kernel applies a route's own MTU to forwarded packets only if it is locked. */
 	if (d->mtu && d->mtu < hop->mtu)
 		hop->mtu = d->mtu;
+	hop->link_mtu = hop->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
-	u32 head = d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
-	hop->inner_mtu = hop->mtu >= head + (d->family == 6 ? MIN_MTU6 : MIN_MTU4) ? hop->mtu - head : 0;
+	set_tunnel_mtu(hop, d->family == 6);
 	return 0;
 }
 

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Path MTU discovery to tunnel destinations (RFC 1191; IPVS-SEMANTICS 8.5). The kernel ignores ICMP errors about
  * packets that it has not sent. So this map has what would be route exceptions there.
+ *
+ * A client with a connection can forge an error about it, so an error counts for its client alone. The least path MTU of
+ * all clients only decides which packets take the slow path.
  */
 #pragma once
 #include "abi/conntrack.h"
@@ -49,12 +52,37 @@ INLINE void invalidate_hops(u32 index)
 	bpf_loop(4096, invalidate_step, &f, 0);
 }
 
-/* Record the path MTU from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so far.
- * The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
-INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
+/* Return the MTU of the path to a real server for packets of one client. */
+INLINE u32 client_mtu(const struct hop *hop, be32 real, be32 client, u32 now)
+{
+	struct address key = {.word = {real, client}};
+	struct path *own = pmtu_of(&key, now);
+	return own && own->mtu < hop->link_mtu ? own->mtu : hop->link_mtu;
+}
+
+/* Lower the least path MTU of all clients. Return whether packets were sent by it. */
+INLINE bool lower_pmtu(const struct address *to, u32 mtu, u32 now)
 {
 	struct path *path = pmtu_of(to, now);
-	u32 old = path ? path->mtu : route, sent_by = path && path->used ? path->mtu : route;
+	struct path fresh = {.mtu = mtu, .until = now + PATH_LIFE_S * ticks_per_second};
+	if (!path) {
+		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
+		return false;
+	}
+	if (mtu < path->mtu)
+		WRITE_ONCE(path->mtu, mtu);
+	WRITE_ONCE(path->until, fresh.until);
+	return path->used;
+}
+
+/* Record the path MTU of a client from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so
+ * far. The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
+INLINE u32 update_pmtu(const struct address *to, be32 client, u32 mtu, u32 route, u32 now)
+{
+	struct address key = {.word = {to->word[0], client}};
+	struct path *path = pmtu_of(&key, now);
+	bool used = lower_pmtu(to, mtu < PATH_MIN_MTU ? PATH_MIN_MTU : mtu, now);
+	u32 old = path ? path->mtu : route, sent_by = path && used ? path->mtu : route;
 	u32 until = now + PATH_LIFE_S * ticks_per_second;
 	if (old < mtu)
 		return sent_by;
@@ -63,11 +91,11 @@ INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 		mtu = old < PATH_MIN_MTU ? old : PATH_MIN_MTU;
 	if (!path) {
 		struct path fresh = {.mtu = mtu, .until = until};
-		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
+		bpf_map_update_elem(&paths, &key, &fresh, BPF_ANY);
 		return sent_by;
 	}
 	if (path->mtu != mtu || too_small || (s32)(path->until - now) < (s32)(until - now) / 2)
 		WRITE_ONCE(path->until, until);
 	WRITE_ONCE(path->mtu, mtu);
-	return path->used ? mtu : sent_by;
+	return used ? mtu : sent_by;
 }

@@ -54,6 +54,12 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 
 	bool tunnel = w->method == METHOD_TUNNEL, may_fragment = icmp || (tunnel && !root->settings.pmtu_disc);
+	w->hop = *hop;
+	hop = &w->hop;
+	if (tunnel && !p->is_ipv6 && unlikely(hop->mtu != hop->link_mtu)) {
+		hop->mtu = client_mtu(hop, d->address.word[0], p->tuple.v4.saddr, ticks());
+		set_tunnel_mtu(hop, false);
+	}
 	u32 max = max_len(w->method, w->state, d->family == 6, hop);
 	if (tunnel && !max)
 		return drop(HOOK_TC, REASON_NARROW);
@@ -62,7 +68,6 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, max);
 	}
-	w->hop = *hop;
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
 	w->mtu = fragment_size(w, p->length + hop->mtu - max, fits == FITS_IN_FRAGMENTS);
 	w->resolve = 1;

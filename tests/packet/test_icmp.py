@@ -314,6 +314,24 @@ def test_errors_about_a_tunnel_reach_the_client_and_set_the_path_mtu(director_ho
     assert IP(it.sent(icmp_error(4, 100)))[ICMP].nexthopmtu == 532, "no less than a route takes"
 
 
+def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Host) -> None:
+    service, other = director_host.new_key(), "198.18.0.77"
+    director_host.serve(service, 0)
+    destination = DestinationKey(ip_address(server4(5)), service.port)
+    director_host.director.add_destination(service, Destination(destination, Method.TUNNEL))
+    it = Case(director_host, service, "tun", False, service.port)
+    for client in CLIENT4, other:
+        for flags in "S", "A":
+            director_host.run(tcp(flags, SPORT, service.port, source=client), "tc")
+    quote = tunnelled(str(destination.address), "ipip", it.request(flags="DF"))
+    for _ in range(2):
+        it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
+    refused = IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))
+    assert (refused.src, refused[ICMP].code, refused[ICMP].nexthopmtu) == (VIP4, 4, 532)
+    long = IP(src=other, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=service.port, flags="A") / bytes(1300)
+    assert IP(it.sent(build(ether() / long))).dst == server4(5)
+
+
 def test_an_error_may_be_scheduled(director_host: Host) -> None:
     """With schedule_icmp, the connection has no state and a timeout of three seconds."""
     it = Case(director_host, director_host.new_key(), "nat", False, REAL_PORT)
