@@ -18,7 +18,7 @@ enum limits {
 	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
 	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
 	ROUTE_WAYS = 4,
-	LANES = 8, /* in one element of `lanes` */
+	LANES = 32, /* in one element of `lanes`, and services in one of `service_syns` */
 	ENGINE_LENGTH = 16,
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
 	MARK_RULES = 1024, /* for firewall marks, in each of two lists */

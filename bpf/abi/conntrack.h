@@ -148,6 +148,11 @@ struct service_syns {
 	u32 before; /* in the round before */
 };
 
+/* Consecutive services share an element: the kernel allocates each element of a per-CPU array separately. */
+struct services_syns {
+	struct service_syns of[LANES];
+};
+
 struct half_open_queue { /* a ring: numbers of places, which only increase */
 	u32 first; /* the oldest connection */
 	u32 end; /* behind the newest one */
@@ -223,7 +228,7 @@ PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
 /* Half-open connections: the sum over all CPUs. One CPU may make what another one ends. */
 PERCPU_MAP(half_open_counts, u64, 1);
 
-PERCPU_MAP(service_syns, struct service_syns, 64);
+PERCPU_MAP(service_syns, struct services_syns, 2); /* index: service / LANES */
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 

@@ -22,9 +22,10 @@ enum half_open_limits {
 
 INLINE struct service_syns *syns_in_round(u32 service, u32 round)
 {
-	struct service_syns *syns = map_elem(service_syns, service);
-	if (!syns)
+	struct services_syns *some = map_elem(service_syns, service / LANES);
+	if (!some)
 		return NULL;
+	struct service_syns *syns = &barrier_var(some)->of[service % LANES];
 	if (syns->round != round) {
 		syns->before = syns->round + 1 == round ? syns->now : 0;
 		syns->now = 0;

@@ -242,3 +242,4 @@ def test_a_full_index_and_a_full_table_of_ipv6_are_reasons_of_their_own() -> Non
         connect(host, service, 2000, 500, "S")
         assert host.reason("REFUSED_IPV6_FULL") > 0
         assert host.reason("REFUSED_TABLE_FULL") == 0
+        assert host.director.larger_capacity() == 8192, "for the sake of IPv6"

@@ -183,12 +183,12 @@ def route_sets() -> int:
 
 
 def share6(connections: int) -> int:
-    """Return the IPv6 connections of a table: all of a small one.
+    """Return the IPv6 connections of a table: all of a small one, a quarter of a large one.
 
-    A large one has the power of two below, because the kernel rounds the size of its hash maps up to one. Half of a
-    table's time to make is that of its hash maps.
+    They are a power of two then, because the kernel rounds the size of its hash maps up to one. An entry of a hash map
+    takes three times as long to make as one of an array, and the first edit waits for it.
     """
-    return connections if connections <= _LARGE else 1 << (connections - 1).bit_length() - 1
+    return connections if connections <= _LARGE else max(_LARGE, 1 << (connections // 4).bit_length() - 1)
 
 
 def _sizes(connections: int, rings: int) -> dict[str, int]:
@@ -203,9 +203,8 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     sizes["half_opens"] = half_opens_each(connections, rings) * rings
     sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes |= dict.fromkeys(
-        ("services", "services4", "services6", "service_states", "service_bases", "service_syns"), SERVICES
-    )
+    sizes["service_syns"] = -(-SERVICES // abi.constant("LANES"))
+    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
