@@ -3,9 +3,11 @@
  * (IPVS-SEMANTICS 4).
  */
 #pragma once
-#include "conntrack/end.h"
 #include "conntrack/half_open.h"
 #include "conntrack/lookup.h"
+#include "conntrack/reverse6.h"
+#include "conntrack/slots.h"
+#include "conntrack/update.h"
 #include "ctx/scratch.h"
 
 enum { INNER_LIFE_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */

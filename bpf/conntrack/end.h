@@ -2,28 +2,9 @@
  * Remove a connection from the table.
  */
 #pragma once
+#include "conntrack/reverse6.h"
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
-
-INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const struct address *real, be16 port)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = *real;
-	key->daddr = request->saddr;
-	key->sport = port;
-	key->dport = request->sport;
-	key->protocol = request->protocol;
-}
-
-NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destination *d, u32 slot, be16 port)
-{
-	struct tuple6 key;
-	if (!request || !d)
-		return true;
-	reply_key6(&key, request, &d->address, port);
-	struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
-	return !reply || reply->slot != slot || is_deleted(bpf_map_delete_elem(&replies6, &key));
-}
 
 /* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return
  * whether it is such a template. */
@@ -75,7 +56,7 @@ INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 	if (is_ipv6)
 		return has_tuple6(slot, &tuple->v6);
 	struct key4 key = key4_of(&tuple->v4);
-	return has_tuple(slot, key.addresses, key.rest);
+	return match_slot(slot, key.addresses, key.rest);
 }
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference

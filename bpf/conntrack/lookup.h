@@ -39,7 +39,7 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
 	held->is_ipv6 = slot >= first_slot6;
 	if (!held->is_ipv6) {
-		struct conn_entry4 *conn = conn4_at(slot);
+		struct conn_entry4 *conn = complete_entry4(slot);
 		if (!conn)
 			return false;
 		struct key4 key = key4_of(&conn->tuple);

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "conntrack/create.h"
+#include "conntrack/end.h"
 
 /* Whether the connection is as an earlier record restored it. */
 INLINE bool is_as_restored(const struct conn_record *record, u64 seen)

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "conntrack/entry.h"
+#include "conntrack/reverse6.h"
 #include "conntrack/table4.h"
 
 enum {
@@ -128,14 +129,6 @@ INLINE u32 fresh6(const struct pool *pool)
 
 /* FAILED: no memory at the moment, or a lock that was not available. Unlike a full table this passes at once. */
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS, CREATE_FAILED };
-
-enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 };
-
-/* Whether an element is no longer in a hash map. */
-INLINE bool is_deleted(long error)
-{
-	return !error || error == -ENOENT;
-}
 
 INLINE enum create_result result_of(long error)
 {

@@ -139,7 +139,7 @@ INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
 	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
 }
 
-/* Return 0 if the entry's connection gets replies with this tuple, from whatever address: the destination has it. */
+/* Return 0 if the entry's connection gets replies with this tuple, from any address: the destination has it. */
 INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
@@ -174,18 +174,20 @@ INLINE bool is_from_its_server(const struct conn_entry4 *conn, u64 addresses)
 	return d && d->address.word[0] == (u32)addresses;
 }
 
-/* Whether the slot's connection has this tuple. */
-VERIFIED_ONCE int has_tuple(u32 slot, u64 addresses, u64 rest)
+/* --- search: all functions return a slot, or 0 --- */
+
+/* Return the slot if its connection has this tuple. */
+VERIFIED_ONCE u32 match_slot(u32 slot, u64 addresses, u64 rest)
 {
 	struct conn_entry4 *conn = conn4_at(slot);
 	if (!conn)
-		return false;
-	if (kind_in(rest) == TUPLE_REPLY)
-		return !difference_of_reply(conn, addresses, rest) && is_from_its_server(conn, addresses);
-	return !difference_of(conn, addresses, rest);
+		return 0;
+	bool is_reply = kind_in(rest) == TUPLE_REPLY;
+	u64 other = is_reply ? difference_of_reply(conn, addresses, rest) : difference_of(conn, addresses, rest);
+	if (other || (is_reply && !is_from_its_server(conn, addresses)))
+		return 0;
+	return AFTER((u64)slot, other);
 }
-
-/* --- search: all functions return a slot, or 0 --- */
 
 /* Search a group, from behind the bucket `home`. */
 VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
@@ -193,8 +195,9 @@ VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 #pragma nounroll
 	for (u32 i = 1; i <= GROUP_SLOTS; i++) {
 		u32 slot = (home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1));
-		if (slot != own && has_tuple(slot, addresses, rest))
-			return slot;
+		u32 found = slot == own ? 0 : match_slot(slot, addresses, rest);
+		if (found)
+			return found;
 	}
 	return 0;
 }
@@ -218,12 +221,11 @@ VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 /* Search a bucket, and where its connections overflow to. */
 VERIFIED_ONCE u32 search_all(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	u32 slot = bucket4_of(hash4(addresses, rest)) * ENTRIES;
-	if (slot != own && has_tuple(slot, addresses, rest))
-		return slot;
-	if (slot + 1 != own && has_tuple(slot + 1, addresses, rest))
-		return slot + 1;
-	return search_overflow(addresses, rest, marks, own);
+	u32 first = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	u32 slot = first == own ? 0 : match_slot(first, addresses, rest);
+	if (!slot && first + 1 != own)
+		slot = match_slot(first + 1, addresses, rest);
+	return slot ?: search_overflow(addresses, rest, marks, own);
 }
 
 /* Return the entry with this tuple, and its slot. A reply's saddr is not compared. */
@@ -460,6 +462,13 @@ INLINE bool is_complete4(u32 slot)
 {
 	u64 *marks = marks_at(slot / ENTRIES);
 	return marks && READ_ONCE(*marks) >> (REST_COMPLETE + slot % ENTRIES) & 1;
+}
+
+/* Return the entry of a slot if it is complete. */
+INLINE struct conn_entry4 *complete_entry4(u32 slot)
+{
+	u64 *marks = marks_at(slot / ENTRIES), seen = marks ? READ_ONCE(*marks) : 0;
+	return seen >> (REST_COMPLETE + slot % ENTRIES) & 1 ? conn4_at(AFTER((u64)slot, seen)) : NULL;
 }
 
 /* --- remove --- */

@@ -3,6 +3,7 @@
  */
 #pragma once
 #include "conntrack/create.h"
+#include "conntrack/end.h"
 #include "conntrack/persist.h"
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"

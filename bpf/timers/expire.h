@@ -65,7 +65,7 @@ INLINE u32 next_visit(u64 *word, u64 seen, u32 now)
 VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 {
 	struct slot_conn held;
-	if (!is_complete(slot) || !conn_of_slot(slot, &held))
+	if (!conn_of_slot(slot, &held))
 		return now + ticks_per_second;
 	struct connection *c = held.found.connection;
 	u64 *word = connection_word(&held.found);
@@ -127,7 +127,7 @@ static int expire_shared(u32 i, struct slice *slice)
 	struct conn_entry4 *conn = conn4_at(slot);
 	if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
 		return 0;
-	if (!is_complete4(slot) || !is_fresh4(conn, slice->now, &next))
+	if (!is_fresh4(conn, slice->now, &next))
 		next = expire_slot(slot, slice->now);
 	if (!next)
 		slice->ended += 1;

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.reconciler import TableThread
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.system.logs import get_logger
 
 POLL_S = 5.0
@@ -47,16 +47,25 @@ class TableGrowth:
             return
         try:
             capacity = await self._thread.run(self._larger_capacity)
-            if not capacity:
-                return
-            self._log.info("the connection table is nearly full and grows", capacity=capacity)
+        except NoSpace as error:
+            self._fail(error)
+            return
+        except (PylvsError, OSError):  # the reconciler reports tables that cannot be read
+            return
+        if not capacity:
+            return
+        self._log.info("the connection table is nearly full and grows", capacity=capacity)
+        try:
             await self._grow()
         except (PylvsError, OSError) as error:
-            self._retry_at_s = self._clock() + self._pause_s
-            self._log.error(f"the connection table cannot grow: {error}", retry_in_s=self._pause_s)
-            self._events.publish("table_not_grown", reason=str(error))
-            self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
+            self._fail(error)
             return
         self._pause_s = FIRST_RETRY_S
         self._log.info("the connection table has grown", capacity=capacity)
         self._events.publish("table_grown", capacity=capacity)
+
+    def _fail(self, error: Exception) -> None:
+        self._retry_at_s = self._clock() + self._pause_s
+        self._log.error(f"the connection table is nearly full and cannot grow: {error}", retry_in_s=self._pause_s)
+        self._events.publish("table_not_grown", reason=str(error))
+        self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)

@@ -10,7 +10,7 @@ import pytest
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.reconciler import TableThread
 from pylvs.daemon.table_growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
-from pylvs.model.errors import NoSpace, PylvsError
+from pylvs.model.errors import Busy, NoSpace, PylvsError
 
 
 class Table:
@@ -70,6 +70,11 @@ def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: Tab
     assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": reason})}
     doubled = int(LAST_RETRY_S / FIRST_RETRY_S).bit_length()
     assert 24 <= table.looks <= doubled + 24 * 3600 / LAST_RETRY_S + 1
+
+
+def test_tables_that_cannot_be_read_are_no_failure_of_growth(thread: TableThread) -> None:
+    table = Table(Busy("locked"), OSError("no tables"), 2048)
+    assert events_of(table, thread, [0, 5, 10]) == [{"event": "table_grown", "capacity": 2048}]
 
 
 def test_after_a_success_the_next_failure_pauses_for_a_short_time_again(thread: TableThread) -> None:
