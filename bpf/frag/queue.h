@@ -188,21 +188,31 @@ INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)
 	g->least_head = NOTHING;
 }
 
+enum { QUEUE_FOUND = 1 << 16 }; /* a flag */
+
+/* Return the number of the fragment's queue, with QUEUE_FOUND; else of a free one in the set, or of the oldest. */
+VERIFIED_ONCE u32 queue_number(const struct fragment *f, u32 set, u32 now)
+{
+	if (!f)
+		return 0;
+	struct find_ctx s = {.f = f, .set = set, .now = now, .found = NOTHING, .spare = NOTHING};
+	FORGET_BOUNDS(s, spare, age);
+	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
+	return s.found != NOTHING ? s.found | QUEUE_FOUND : s.spare;
+}
+
 /* Find the fragment's queue. If there is none, start one, provided that `make` is set. */
 INLINE struct frag_queue *find_queue(const struct fragment *f, u32 set, bool make)
 {
-	struct find_ctx s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
-	FORGET_BOUNDS(s, spare, age);
-	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
-	bool found = s.found != NOTHING;
-	struct frag_queue *g = map_elem(frag_queues, found ? s.found : s.spare);
-	if (!g || found)
+	u32 now = ticks(), number = queue_number(f, set, now);
+	struct frag_queue *g = map_elem(frag_queues, number & (QUEUE_FOUND - 1));
+	if (!g || number & QUEUE_FOUND)
 		return g;
 	if (!make)
 		return NULL;
 	if (g->kind)
 		count(REASON_FRAGMENT_DISPLACED);
-	start_queue(g, f, s.now);
+	start_queue(g, f, now);
 	return g;
 }
 

@@ -81,7 +81,7 @@ INLINE int fwd_stateless(struct ctx ctx, struct scratch *w, const struct root *r
 /* The table is full: forward without a connection; NAT cannot, and drops the packet. The destination is that of the
  * client's template, or is chosen by a hash, which gives the flow's next packets the same one. After other errors drop
  * the packet. The client's next one may get a connection, and forwarding by a hash would last for minutes. */
-INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, const struct root *root, u32 now)
+INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, u32 now, bool *stateless)
 {
 	drop_old_ref(w);
 	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
@@ -90,8 +90,9 @@ INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result res
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	begin_fallback_time(w->service, now);
-	if (by_template || w->by_hash)
-		return fwd_stateless(ctx, w, root, now);
+	*stateless = by_template || w->by_hash;
+	if (*stateless)
+		return 0;
 	w->by_hash = true;
 	w->template = NO_TEMPLATE;
 	return tail_call(ctx, PROG_HASH_FALLBACK);
@@ -115,27 +116,24 @@ INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, c
 	return tail_call(ctx, PROG_ICMP_FORWARD);
 }
 
-INLINE int prog_connect(struct ctx ctx)
+/* Create the connection, and return the packet's verdict. `stateless`: there is none, forward it without a connection. */
+INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, bool *stateless)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
-	u32 now = ticks();
 	if (w->destination == NO_INDEX)
 		return w->opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
 	if (unlikely(!w->opens) && w->method == METHOD_MASQ)
 		return pass_to_stack(ctx.hook);
-	if (unlikely(!w->opens) && !continues(p))
-		return fwd_stateless(ctx, w, root, now);
+	*stateless = unlikely(!w->opens) && !continues(p);
+	if (*stateless)
+		return 0;
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
 	enum create_result result = CREATED;
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
-		return not_created(ctx, w, result, root, now);
+		return not_created(ctx, w, result, now, stateless);
 	struct real_server t = {.index = w->destination, .method = w->method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
@@ -150,10 +148,9 @@ INLINE int prog_connect(struct ctx ctx)
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
 		unhold_template(w);
 		count_one_packet(t.index);
-		drop_old_ref(w);
-		return fwd_first(ctx, w, &t, root, now);
+	} else {
+		result = create_conn(w, t.destination, root, now);
 	}
-	result = create_conn(w, t.destination, root, now);
 	drop_old_ref(w);
 	switch (result) {
 	case CREATED:
@@ -171,6 +168,18 @@ INLINE int prog_connect(struct ctx ctx)
 	}
 	default:
 		unhold_template(w);
-		return not_created(ctx, w, result, root, now);
+		return not_created(ctx, w, result, now, stateless);
 	}
+}
+
+INLINE int prog_connect(struct ctx ctx)
+{
+	struct scratch *w = scratch_of(ctx.hook);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(ctx.hook);
+	u32 now = ticks();
+	bool stateless = false;
+	int verdict = connect(ctx, w, root, now, &stateless);
+	return stateless ? fwd_stateless(ctx, w, root, now) : verdict;
 }
