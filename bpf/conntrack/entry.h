@@ -2,7 +2,8 @@
  * Accessors of a connection: its state word, and what other maps have for its slot.
  */
 #pragma once
-#include "conntrack/table4.h"
+#include "abi/config.h"
+#include "abi/conntrack.h"
 
 INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
 {
@@ -109,23 +110,6 @@ INLINE void note_expiry(u32 slot, u32 tick)
 		WRITE_ONCE(*noted, tick ?: 1);
 	else if (!old || (s32)(tick - old) < 0)
 		note_earlier(look_of(slot), tick ?: 1);
-}
-
-/* Whether the CPU that created it has finished. No other CPU ends it before. */
-INLINE bool is_complete(u32 slot)
-{
-	if (slot < first_slot6)
-		return is_complete4(slot);
-	u32 *noted = look_at(look_of(slot));
-	return noted && READ_ONCE(*noted);
-}
-
-/* Let other CPUs end it from now on. */
-INLINE void set_complete(u32 slot, u32 expiry)
-{
-	if (slot < first_slot6)
-		set_complete4(slot);
-	note_expiry(slot, expiry);
 }
 
 INLINE u64 *connection_word(const struct found *found)

@@ -28,6 +28,24 @@ INLINE struct found find_connection(const struct packet *p)
 	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
+/* Whether the CPU that created it has finished. No other CPU ends it before. */
+INLINE bool is_complete(u32 slot)
+{
+	if (slot < first_slot6)
+		return is_complete4(slot);
+	u32 *noted = look_at(look_of(slot));
+	return noted && READ_ONCE(*noted);
+}
+
+/* Let other CPUs end it from now on. */
+VERIFIED_ONCE int set_complete(u32 slot, u32 expiry)
+{
+	if (slot < first_slot6)
+		set_complete4(slot);
+	note_expiry(slot, expiry);
+	return 0;
+}
+
 struct slot_conn {
 	union tuple tuple;
 	struct found found;

@@ -98,6 +98,12 @@ INLINE u32 bucket4_of(u64 hash)
 	return ((hash >> 32) * table_key4.buckets >> 32) + GROUP;
 }
 
+/* Return the bucket of a tuple. */
+VERIFIED_ONCE u32 home_of(u64 addresses, u64 rest)
+{
+	return bucket4_of(hash4(addresses, rest));
+}
+
 /* Return the first bucket of one of the other groups of a tuple. */
 INLINE u32 other_group(u64 addresses, u64 rest, u32 number)
 {
@@ -139,7 +145,7 @@ INLINE u64 difference_of(struct conn_entry4 *conn, u64 addresses, u64 rest)
 	return (addresses_at(conn) ^ addresses) | ((READ_ONCE(*rest_at(conn)) ^ rest) & REST_TUPLE);
 }
 
-/* Return 0 if the entry's connection gets replies with this tuple, from any address: the destination has it. */
+/* Return 0 if the entry's connection gets replies with this tuple. The saddr is not compared: the destination has it. */
 INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
@@ -205,7 +211,7 @@ VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 /* Search where a bucket's connections overflow to, by its marks. */
 VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	u32 home = home_of(addresses, rest), slot = 0;
 	if (count_in(marks, REST_NEAR))
 		slot = search_group(home, addresses, rest, own);
 	if (slot || !count_in(marks, REST_FAR))
@@ -221,7 +227,7 @@ VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 /* Search a bucket, and where its connections overflow to. */
 VERIFIED_ONCE u32 search_all(u64 addresses, u64 rest, u64 marks, u32 own)
 {
-	u32 first = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	u32 first = home_of(addresses, rest) * ENTRIES;
 	u32 slot = first == own ? 0 : match_slot(first, addresses, rest);
 	if (!slot && first + 1 != own)
 		slot = match_slot(first + 1, addresses, rest);
@@ -257,7 +263,7 @@ VERIFIED_ONCE u32 find_slot4(u64 addresses, u64 rest)
 		u32 slot;
 		return find_entry4(addresses, rest, false, &slot) ? slot : 0;
 	}
-	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	u64 *word = marks_at(home_of(addresses, rest));
 	return word ? search_all(addresses, rest, READ_ONCE(*word), 0) : 0;
 }
 
@@ -294,7 +300,7 @@ VERIFIED_ONCE u32 claim_in_group(u32 home)
 /* Claim an entry that is not in the tuple's own bucket. */
 VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest, u32 masq)
 {
-	u32 home = bucket4_of(hash4(addresses, rest)), slot = 0;
+	u32 home = home_of(addresses, rest), slot = 0;
 	u64 *word = marks_at(home), marks = word ? READ_ONCE(*word) : ~0ULL;
 	if (can_count(marks, REST_NEAR))
 		slot = claim_in_group(home);
@@ -309,9 +315,9 @@ VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest, u32 masq)
 }
 
 /* Claim an entry for a tuple. Return its slot, or 0. */
-INLINE u32 claim_entry(u64 addresses, u64 rest, bool masq)
+VERIFIED_ONCE u32 claim_entry(u64 addresses, u64 rest, u32 masq)
 {
-	u32 first = bucket4_of(hash4(addresses, rest)) * ENTRIES;
+	u32 first = home_of(addresses, rest) * ENTRIES;
 	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest, masq);
 }
 
@@ -388,7 +394,7 @@ enum publish_result { PUBLISHED, PUBLISH_EXISTS, PUBLISH_FULL };
  * another entry came first. */
 INLINE int publish_overflow(u64 addresses, u64 rest, u32 slot)
 {
-	u32 home = bucket4_of(hash4(addresses, rest));
+	u32 home = home_of(addresses, rest);
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home);
 	enum rest_bits which = overflow_of(slot / ENTRIES, home);
@@ -417,7 +423,7 @@ INLINE int publish_overflow(u64 addresses, u64 rest, u32 slot)
 /* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
 VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 {
-	u32 home = bucket4_of(hash4(addresses, rest));
+	u32 home = home_of(addresses, rest);
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *marks = marks_at(home);
 	if (!conn || !marks)
@@ -442,7 +448,7 @@ VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 /* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
 VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot)
 {
-	u64 *word = marks_at(bucket4_of(hash4(addresses, rest)));
+	u64 *word = marks_at(home_of(addresses, rest));
 	u32 older = word ? search_all(addresses, rest, READ_ONCE(*word), slot) : 0;
 	struct conn_entry4 *conn = older ? conn4_at(older) : NULL;
 	if (unlikely(conn))
@@ -479,6 +485,6 @@ VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot)
 	if (!withdraw_tuple(slot, rest))
 		return false;
 	/* A retired template has no count. */
-	unmark(slot, kind_in(rest) == TUPLE_RETIRED ? slot / ENTRIES : bucket4_of(hash4(addresses, rest)));
+	unmark(slot, kind_in(rest) == TUPLE_RETIRED ? slot / ENTRIES : home_of(addresses, rest));
 	return true;
 }

@@ -8,13 +8,13 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
-enum { COLLISIONS = 4, BACKOFF = 64 };
+enum { COLLISIONS = 12, BACKOFF = 64 };
 
-/* Two CPUs have removed each other's connection: wait for a random time, some 50 ns, before the next attempt. */
+/* Another CPU makes the same connection, and may still withdraw it: wait for a random time, some 100 ns. */
 INLINE void back_off(void)
 {
 #pragma nounroll
-	for (u32 i = 0; i < BACKOFF && bpf_get_prandom_u32() & 7; i++)
+	for (u32 i = 0; i < BACKOFF && bpf_get_prandom_u32() & 15; i++)
 		barrier();
 }
 
@@ -158,7 +158,8 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	case CREATE_EXISTS: {
 		unhold_template(w);
 		struct found winner = find_connection(p);
-		if (!winner.connection && !p->by_inner && w->collisions++ < COLLISIONS) {
+		bool stays = winner.connection && is_complete(winner.slot);
+		if (unlikely(!stays) && !p->by_inner && w->collisions++ < COLLISIONS) {
 			back_off();
 			return tail_call(ctx, PROG_CONNECT);
 		}

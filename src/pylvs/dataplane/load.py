@@ -157,7 +157,7 @@ def buckets4(connections: int) -> int:
     """Return the buckets of the table of IPv4 connections, whole groups. They are half full at most.
 
     Then a tenth of the connections overflow from their bucket, and one of 1,500 from its group. Less than one of 10^9
-    overflows from the other groups.
+    finds the other groups full, too.
     """
     group = abi.constant("GROUP")
     return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
