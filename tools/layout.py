@@ -11,11 +11,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pylvs.bpf.abi import format_of
-from tools import btf
-from tools.btf import Btf, Elf, LayoutError
+from pylvs.bpf import btf
+from pylvs.bpf.abi import words_of
+from pylvs.bpf.btf import Btf, Description, LayoutError
+from tools.elf import Elf
 
-Description = dict[str, Any]
+MAP_TYPES = {
+    1: "hash",
+    2: "array",
+    3: "prog_array",
+    4: "perf_event_array",
+    5: "percpu_hash",
+    6: "percpu_array",
+    9: "lru_hash",
+    10: "lru_percpu_hash",
+    11: "lpm_trie",
+    12: "array_of_maps",
+    13: "hash_of_maps",
+    14: "devmap",
+    22: "queue",
+    23: "stack",
+    25: "devmap_hash",
+    27: "ringbuf",
+    30: "bloom_filter",
+}
 _SIZES = ("max_entries", "map_flags", "key_size", "value_size", "map_extra", "numa_node", "pinning")
 
 
@@ -23,13 +42,15 @@ class Layout:
     """Collects the structures, enumerations, maps and variables of one object."""
 
     def __init__(self, data: bytes) -> None:
-        self._btf = Btf(Elf(data))
-        self.structs: Description = {}
-        self.enums: Description = {}
+        self._elf = Elf(data)
+        section = self._elf.section(".BTF")
+        if section is None:
+            raise ValueError("no .BTF section: compile with -g")
+        self._btf = Btf(section.data)
         self.maps: Description = {}
         self.variables: Description = {}
         self._read_sections()
-        self._read_enums()
+        self.structs, self.enums = self._btf.structs, self._btf.enums
 
     def _read_sections(self) -> None:
         for entry in self._btf.types:
@@ -43,28 +64,14 @@ class Layout:
                 self.variables[entry.name] = self._section(entry)
 
     def _section(self, entry: Any) -> Description:
-        symbols = self._btf.elf.symbols(entry.name)  # the compiler leaves the offsets in BTF at 0
+        symbols = self._elf.symbols(entry.name)  # the compiler leaves the offsets in BTF at 0
         variables = {}
         for number, _offset, _size in entry.extra:
             variable = self._btf.types[number]
             if variable.name in symbols:
-                field = self._field(variable.name, symbols[variable.name][0], variable.size_or_type)
+                field = self._btf.field(variable.name, symbols[variable.name][0], variable.size_or_type)
                 variables[variable.name] = field
         return variables
-
-    def _read_enums(self) -> None:
-        for entry in self._btf.types:
-            if entry.kind not in (btf.ENUM, btf.ENUM64):
-                continue
-            values = self.enums.setdefault(entry.name, {})
-            for enumerator in entry.extra:
-                low = enumerator[1]
-                if entry.kind == btf.ENUM64:
-                    low |= enumerator[2] << 32
-                if entry.flag:  # signed
-                    bits = entry.size_or_type * 8
-                    low = low - (1 << bits) if low >> (bits - 1) & 1 else low
-                values[self._btf.text(enumerator[0])] = low
 
     def _map(self, name: str, number: int) -> Description:
         entry = self._btf.strip(number)
@@ -80,77 +87,13 @@ class Layout:
             pointed = self._btf.strip(member).size_or_type
             if label in ("key", "value"):
                 found[f"{label}_size"] = self._btf.size(pointed)
-                found[label] = self._field(label, 0, pointed)
+                found[label] = self._btf.field(label, 0, pointed)
             elif label == "type":
                 kind = self._btf.strip(pointed).extra[1]
-                found["type"] = btf.MAP_TYPES.get(kind, str(kind))
+                found["type"] = MAP_TYPES.get(kind, str(kind))
             elif label in _SIZES:
                 found[label] = self._btf.strip(pointed).extra[1]
         return found
-
-    def _typedef_chain(self, number: int) -> set[str]:
-        names = set()
-        while (entry := self._btf.types[number]).kind in btf.MODIFIERS:
-            names.add(entry.name)
-            number = entry.size_or_type
-        return names
-
-    def _field(self, name: str, offset: int, number: int, owner: str = "") -> Description:
-        """Name, offset, size, kind, count (0: not an array), and the type's name where it has one."""
-        entry = self._btf.strip(number)
-        count = 0
-        element = number
-        while entry.kind == btf.ARRAY:
-            element, length = entry.extra
-            count = (count or 1) * length
-            entry = self._btf.strip(element)
-        field: Description = {
-            "name": name,
-            "offset": offset,
-            "size": self._btf.size(number),
-            "count": count,
-            "kind": "unsigned",
-        }
-        if entry.kind in (btf.STRUCT, btf.UNION):
-            field["kind"] = "struct" if entry.kind == btf.STRUCT else "union"
-            field["type"] = self._struct(entry, entry.name or f"{owner}.{name}".lstrip("."))
-        elif entry.kind == btf.INT:
-            if entry.extra >> 24 & btf.SIGNED:
-                field["kind"] = "signed"
-            if self._typedef_chain(element) & {"__be16", "__be32", "__be64"}:
-                field["network_order"] = True
-        elif entry.kind in (btf.ENUM, btf.ENUM64):
-            field["kind"] = "signed" if entry.flag else "unsigned"
-            field["enum"] = entry.name
-        elif entry.kind == btf.PTR:
-            field["kind"] = "pointer"
-        elif entry.kind == btf.FWD:
-            raise LayoutError(f"{owner}.{name}: its type is declared but not defined")
-        return field
-
-    def _struct(self, entry: Any, name: str) -> str:
-        if name in self.structs:
-            return name
-        description: Description = {"size": entry.size_or_type, "fields": []}
-        self.structs[name] = description
-        description["fields"] = self._members(entry, name, 0)
-        return name
-
-    def _members(self, entry: Any, owner: str, base: int) -> list[Description]:
-        fields: list[Description] = []
-        for label, member, position in entry.extra:
-            bits = position >> 24 if entry.flag else 0
-            bit_offset = position & 0xFFFFFF if entry.flag else position
-            name = self._btf.text(label)
-            if bits or bit_offset % 8:
-                raise LayoutError(f"{owner}.{name}: bit-fields are not allowed in a structure that Python reads")
-            offset = base + bit_offset // 8
-            inner = self._btf.strip(member)
-            if not name and inner.kind in (btf.STRUCT, btf.UNION):
-                fields += self._members(inner, owner, offset)
-            else:
-                fields.append(self._field(name, offset, member, owner))
-        return fields
 
 
 _SCRATCH = ("works", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
@@ -204,15 +147,7 @@ def describe(objects: Mapping[str, bytes]) -> Description:
 
 def lines(whole: Description) -> str:
     """What every command reads of a description: structures, enumerations, digests."""
-    found = []
-    for name, structure in whole["structs"].items():
-        fields = [
-            f"{each['name']}:{each['offset']}:{each['size']}:{format_of(each)}:{each['count']}:{each.get('type', '')}"
-            for each in structure["fields"]
-        ]
-        found.append(["struct", name, str(structure["size"]), *fields])
-    for name, values in whole["enums"].items():
-        found.append(["enum", name or "-", *(f"{label}={value}" for label, value in values.items())])
+    found = words_of(whole["structs"], whole["enums"])
     found += [["object", name, each["digest"], each["tables"]] for name, each in whole["objects"].items()]
     return "".join(" ".join(words) + "\n" for words in sorted(found))
 

@@ -140,7 +140,8 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
-		return pass_unserved(ctx, facts);
+		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_HELD)
+										    : pass_unserved(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);

@@ -94,9 +94,10 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 
 INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
 {
-	if (may_be_copied(ticks()) && !p->from_host)
+	bool is_held = may_be_copied(ticks()) && !p->from_host;
+	if (is_held && !p->maybe_vip)
 		return drop(ctx.hook, REASON_HELD);
-	if (root->settings.nat_icmp_send && has_ports(p->protocol))
+	if (!is_held && root->settings.nat_icmp_send && has_ports(p->protocol))
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	if (p->maybe_vip)
 		return tail_call(ctx, PROG_NEW);

@@ -16,7 +16,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from typing import Any, NoReturn
 from unittest import mock
@@ -48,16 +48,17 @@ RTM_BASE, RTM_GET = 16, 2  # each kind of rtnetlink object has four messages
 class FewPrograms(BpfObject):
     """The object without the programs that no packet of this test reaches: the verifier takes most of a load's time."""
 
+    NEEDED: tuple[str, ...] = NEEDED
+
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._used = [name for name in super().programs() if self._is_used(name)]
         for name in set(super().programs()) - set(self._used):
             self.skip_program(name)
 
-    @staticmethod
-    def _is_used(name: str) -> bool:
+    def _is_used(self, name: str) -> bool:
         hook, _, called = name.partition("_")
-        return hook not in ("xdp", "tc") or called in NEEDED
+        return hook not in ("xdp", "tc") or called in self.NEEDED
 
     def programs(self) -> list[str]:
         return self._used
@@ -204,9 +205,9 @@ def _work(number: int, work: Callable[[], object]) -> NoReturn:
 # --- the host ---
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    """Return a host that forwards by DR to d0 and by NAT to e0."""
+@contextmanager
+def serving_host() -> Iterator[Host]:
+    """Make a host that forwards by DR to d0 and by NAT to e0."""
     with mock.patch.object(load, "BpfObject", FewPrograms), new_host(connections=SMALL) as made:
         ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
         for device in "e0", "e1":
@@ -225,12 +226,25 @@ def host() -> Iterator[Host]:
         yield made
 
 
-@pytest.fixture
-def traffic(host: Host) -> Iterator[Traffic]:
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with serving_host() as made:
+        yield made
+
+
+@contextmanager
+def open_traffic() -> Iterator[Traffic]:
+    """Open both links, and connections."""
     with wire() as clients, wire("e0", "e1") as servers:
         made = Traffic(clients, servers)
         made.old = made.open()
         made.check()
+        yield made
+
+
+@pytest.fixture
+def traffic(host: Host) -> Iterator[Traffic]:
+    with open_traffic() as made:
         yield made
 
 

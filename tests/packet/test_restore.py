@@ -15,6 +15,7 @@ import pytest
 from pylvs.bpf import kernel
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.former import Former
 from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
@@ -61,7 +62,7 @@ def copying(former: Tables, fresh: Tables) -> Iterator[ConnectionCopy]:
     with load.open_object(*load.pool_shape(fresh), (RESTORE,)) as opened:
         load.reuse_maps(opened, fresh)
         opened.load()
-        with ConnectionCopy(former, fresh, os.dup(opened.program_fd(RESTORE))) as copy:
+        with ConnectionCopy(Former(former.state), fresh, os.dup(opened.program_fd(RESTORE))) as copy:
             yield copy
 
 

@@ -49,6 +49,20 @@ def format_of(description: Mapping[str, Any]) -> str:
     return f"{size}s" if size == count else f"{count}{letter}"
 
 
+def words_of(structures: Mapping[str, Any], enums: Mapping[str, Any]) -> list[list[str]]:
+    """Return the words of the lines of `abi.txt` with these structures and enumerations, as `btf` describes them."""
+    found = []
+    for name, structure in structures.items():
+        fields = [
+            f"{each['name']}:{each['offset']}:{each['size']}:{format_of(each)}:{each['count']}:{each.get('type', '')}"
+            for each in structure["fields"]
+        ]
+        found.append(["struct", name, str(structure["size"]), *fields])
+    for name, values in enums.items():
+        found.append(["enum", name or "-", *(f"{label}={value}" for label, value in values.items())])
+    return found
+
+
 def _described(description: Mapping[str, Any]) -> Field:
     return Field(
         description["name"],
@@ -202,16 +216,20 @@ class Codec:
         return _struct.Struct(f"{form}{self.size - at}x")
 
 
-class Abi:
-    """The layout of the objects in one directory."""
+def _words_in(directory: str) -> list[list[str]]:
+    try:
+        with open(os.path.join(directory, "abi.txt"), encoding="utf-8") as file:
+            return [line.split() for line in file]
+    except FileNotFoundError:
+        raise Unsupported(f"{directory}: {_REBUILD}") from None
 
-    def __init__(self, directory: str) -> None:
-        """Read `abi.txt`. Raises Unsupported if it is missing."""
-        try:
-            with open(os.path.join(directory, "abi.txt"), encoding="utf-8") as file:
-                lines = [line.split() for line in file]
-        except FileNotFoundError:
-            raise Unsupported(f"{directory}: {_REBUILD}") from None
+
+class Abi:
+    """The layout of the objects in one directory, or the one of another build, from the words of its lines."""
+
+    def __init__(self, directory: str, words: list[list[str]] | None = None) -> None:
+        """Read `abi.txt`, unless its words are given. Raises Unsupported if it is missing."""
+        lines = _words_in(directory) if words is None else words
         self.directory = directory
         self.structures = {line[1]: line[2:] for line in lines if line[0] == "struct"}  # size and fields, as written
         self._enums = {line[1]: line[2:] for line in lines if line[0] == "enum"}
@@ -226,6 +244,11 @@ class Abi:
         if codec is None:
             codec = self._codecs[name] = Codec(self, name)
         return codec
+
+    @property
+    def enums(self) -> dict[str, dict[str, int]]:
+        """The values of all enumerations by name."""
+        return {name: _numbers(words) for name, words in self._enums.items()}
 
     def enum(self, name: str) -> dict[str, int]:
         """Return the values of an enumeration by name. Raises KeyError."""

@@ -201,6 +201,33 @@ def map_info(descriptor: int) -> MapInfo:
     return MapInfo(kind, number, key, value, entries, flags, _name(name))
 
 
+def map_by_id(number: int) -> int:
+    """Return a new descriptor of a map. The caller closes it."""
+    return check(library().bpf_map_get_fd_by_id(number), f"opening map {number}")
+
+
+def map_types(descriptor: int) -> tuple[int, int, int]:
+    """Return the id of a map's BTF, and there the types of its keys and its values; 0 for what it has not."""
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    number, key, value = struct.unpack_from("<3I", buffer, 64)
+    return number, key, value
+
+
+def read_btf(number: int) -> bytes:
+    """Return a block of BTF by its id. Raises NotPermitted without CAP_SYS_ADMIN."""
+    descriptor = check(library().bpf_btf_get_fd_by_id(number), f"opening BTF {number}")
+    try:
+        buffer = ctypes.create_string_buffer(_INFO_SIZE)  # struct bpf_btf_info: btf, btf_size, id
+        _info(descriptor, buffer)
+        data = ctypes.create_string_buffer(struct.unpack_from("<I", buffer, 8)[0])
+        buffer = ctypes.create_string_buffer(struct.pack("<QI", ctypes.addressof(data), len(data)), _INFO_SIZE)
+        _info(descriptor, buffer)
+        return data.raw
+    finally:
+        os.close(descriptor)
+
+
 def program_info(descriptor: int) -> ProgramInfo:
     """Return type, name and maps of a program."""
     # struct bpf_prog_info: type, id, tag[8], lengths and addresses of the code, load_time, uid, nr_map_ids, map_ids

@@ -233,6 +233,16 @@ class HashMap(Map):
         return NoSpace(f"map {self.name} is full: it holds {self.max_entries} elements")
 
 
+class QueueMap(Map):
+    """A queue or a stack."""
+
+    def push(self, value: bytes) -> None:
+        """Add a value. Raises NoSpace."""
+        if self._lib.bpf_map_update_elem(self.fd, None, value, ANY):
+            full = NoSpace(f"map {self.name} is full: it holds {self.max_entries} elements")
+            raise full if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
+
+
 class ArrayMap(Map):
     """An array, also of maps or programs, whose values are descriptors."""
 
@@ -414,10 +424,11 @@ class LargeArray(Map):
     """A large array made with BPF_F_MMAPABLE, read in parts so that the process stays small."""
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Yield copies of `size` bytes each, the last one shorter. `size` must divide 4 MiB."""
+        """Yield copies of `size` bytes each, the last one shorter. `size` must be whole pages, 4 MiB at most."""
         stride = (self.value_size + 7) & ~7
         length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
-        for start in range(0, length, _WINDOW):
-            with self._in_memory(min(_WINDOW, length - start), mmap.PROT_READ, start) as window:
+        whole = _WINDOW // size * size
+        for start in range(0, length, whole):
+            with self._in_memory(min(whole, length - start), mmap.PROT_READ, start) as window:
                 for at in range(0, len(window), size):
                     yield window[at : at + size]

@@ -194,7 +194,9 @@ class HostServices:
 
     def director(self) -> LongLivedDirector:
         """Open the tables. In the table thread. Raises PylvsError."""
-        return open_director()
+        director = open_director()
+        director.migrate()
+        return director
 
     def addresses(self) -> Iterable[Address]:
         """Return this host's addresses. In the table thread."""

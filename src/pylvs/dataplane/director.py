@@ -124,8 +124,20 @@ class BpfDirector:
         if self._loaded is None:
             from pylvs.dataplane.editor import Editor  # late: listings do without
 
+            self.migrate()
             self._loaded = Editor(self)
         return self._loaded
+
+    def migrate(self) -> None:
+        """Take over tables whose layout is that of another build; the first edit does so, too.
+
+        A process that has used the tables does not: then a newer build has migrated them, and this one must be
+        restarted. Raises Unsupported, NoSpace, NotPermitted, Busy.
+        """
+        if not self._mark and self.state.exists and not self.state.has_own_layout():
+            from pylvs.dataplane import upgrade  # late: most processes find their own layout
+
+            upgrade.migrate(self.state)
 
     def _bring_in(self) -> None:
         """Put new services of this batch in force, so that a read within the batch sees them."""

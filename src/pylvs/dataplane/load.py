@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
+EARLIER_TAILCALLS = ("stages_xdp", "stages_tc")  # of commit 5189436
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
@@ -380,13 +381,7 @@ def create(state: State, connections: int = 0) -> None:
         begin_pool(tables, connections, seeds, rings)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
-        from pylvs.model.settings import SETTINGS
-
-        for setting in SETTINGS.values():
-            if setting.name != "conn_max":
-                tables.root.set(0, f"settings.{setting.name}", setting.default)
-        tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
-        tables.root.set(0, "fallback_key", *new_seeds())
+        begin_settings(tables)
         tables.root.publish(0, "live", 1)
     start_timers(state)
     state.note_build()
@@ -402,6 +397,17 @@ def pool_shape(tables: Tables) -> tuple[int, tuple[int, int], int]:
     """Return what `begin_pool` set: every load over the same table needs the same."""
     pool = tables.pool
     return pool.get(0, "capacity"), pool.get(0, "seeds"), pool.get(0, "half_open_rings")
+
+
+def begin_settings(tables: Tables) -> None:
+    """Write the defaults of all settings, and the key of the hash fallback."""
+    from pylvs.model.settings import SETTINGS
+
+    for setting in SETTINGS.values():
+        if setting.name != "conn_max":
+            tables.root.set(0, f"settings.{setting.name}", setting.default)
+    tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
+    tables.root.set(0, "fallback_key", *new_seeds())
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _READS = 50  # attempts at a consistent read of a table that keeps changing
 _MASK64 = (1 << 64) - 1
-_ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
+ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "port", "family")
@@ -126,16 +126,16 @@ class Statistics:
         top = self._tables.book.get(0, "destination_top")
         with self.read_at_once(top):
             total = tuple(map(sum, zip(*map(self.counted, range(top)), strict=True))) or NO_COUNTS
-        zeroed = (self._tables.state.note(_ZEROED) or "0 0 0 0 0").split()
+        zeroed = (self._tables.state.note(ZEROED) or "0 0 0 0 0").split()
         return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
 
     def zero_totals(self) -> None:
         """Start the totals at 0."""
         state = self._tables.state
-        state.set_note(_ZEROED, None)
+        state.set_note(ZEROED, None)
         now = self.totals()
         counted = (now.connections, now.in_packets, now.out_packets, now.in_bytes, now.out_bytes)
-        state.set_note(_ZEROED, " ".join(map(str, counted)))
+        state.set_note(ZEROED, " ".join(map(str, counted)))
 
     def _less(self, counted: tuple[int, ...], bases: Records, slot: int) -> Counters:
         base = self.base(bases, slot)
@@ -194,7 +194,7 @@ class Reader:
         """Return all services with their destinations and counters."""
 
         def read(live: int) -> list[ServiceRow]:
-            owned = self._owned()
+            owned = self.owned_by_service()
             with self.statistics.read_at_once(self.tables.book.get(0, "destination_top")):
                 return [
                     self._row(slot, fields, owned.get((slot, fields["birth"]), []))
@@ -214,9 +214,9 @@ class Reader:
 
     def owned(self, slot: int, version: dict[str, Any]) -> list[int]:
         """Return the slots of the destinations that count for a service, deleted ones included."""
-        return self._owned().get((slot, version["birth"]), [])
+        return self.owned_by_service().get((slot, version["birth"]), [])
 
-    def _owned(self) -> dict[tuple[int, int], list[int]]:
+    def owned_by_service(self) -> dict[tuple[int, int], list[int]]:
         """Return slots of destinations by slot and birth of their service.
 
         The birth matters: deleted destinations outlive their service, and another service may reuse its slot.

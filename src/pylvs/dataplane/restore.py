@@ -1,38 +1,38 @@
 """Copy the connections of one table into another, while packets use and change them.
 
-Former and fresh table may differ in size. A packet program inserts the records (bpf/conntrack/restore.h), so this
-module knows how connections are stored in the former table only. A copy is made of several passes: the first takes
-everything, each later one what has changed since the one before.
+Former and fresh table may differ in size, and the former one may be of another build: its fields are found by name.
+A packet program inserts the records (bpf/conntrack/restore.h), so this module knows how connections are stored in the
+former table only. A copy is made of several passes: the first takes everything, each later one what has changed since
+the one before.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 
 from pylvs.bpf import abi, kernel
-from pylvs.bpf.maps import LargeArray
-from pylvs.dataplane import load
+from pylvs.bpf.abi import Codec
+from pylvs.bpf.maps import HashMap, LargeArray, MmapArray
+from pylvs.dataplane.former import name_there
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.dataclass import dataclass
 
-_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
-_FIELDS4 = (
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pylvs.dataplane.former import Former, Plan
+
+_BLOCK = 2048  # IPv4 connections that are read at once; so many take whole pages
+_FIELDS = (
     "connection.word",
     "connection.destination",
     "connection.port:2s",
     "connection.method",
     "connection.flags",
-    "tuple:16s",
-)
-_FIELDS6 = (
-    "connection.word",
-    "connection.destination",
-    "connection.port:2s",
-    "connection.method",
-    "connection.flags",
-    "slot",
 )
 _RECORD = (
     "tuple:40s",
@@ -67,18 +67,62 @@ class Seen:
     was: int  # its word in the pass before; 0: it was not there
 
 
+class _Fields:
+    """Reads some fields of a structure, in the order in which they are named."""
+
+    def __init__(self, codec: Codec, *names: str) -> None:
+        """Take names as for `Codec.view`, of our structure. Raises KeyError."""
+        found = []
+        for each in names:
+            name, colon, wanted = each.partition(":")
+            found.append(name_there(codec, name) + colon + wanted)
+        there = sorted(found, key=lambda each: codec.offset(each.partition(":")[0]))
+        self._form = codec.view(*there)
+        self._ordered = itemgetter(*map(there.index, found))
+
+    def unpack(self, element: bytes) -> tuple[Any, ...]:
+        """Return the values of the fields."""
+        values: tuple[Any, ...] = self._ordered(self._form.unpack(element))
+        return values
+
+
+def _converter(plan: Plan) -> Callable[[bytes], bytes]:
+    return bytes if plan.is_identity else plan.convert
+
+
+class Source:
+    """The connections of a load. All its maps are opened now: their pins may be replaced later."""
+
+    def __init__(self, former: Former) -> None:
+        """Raise Unsupported for maps that cannot be read."""
+        self.first6 = former.first_slot6
+        entry4 = former.entry4()
+        self.size4 = entry4.size
+        with former.naming("connections4"):
+            self.fields4 = _Fields(entry4, *_FIELDS, "tuple:16s")
+            self.tuple_at = entry4.offset("tuple")
+        self.size6 = former.codec("connections6").size
+        with former.naming("connections6"):
+            self.fields6 = _Fields(former.codec("connections6"), *_FIELDS, "slot")
+        self.ours4, self.ours6 = (_converter(plan) for plan in former.tuple_plans())
+        self.control = former.controls()
+        self.connections4 = LargeArray.open(former.path("connections4"))
+        self.connections6 = HashMap.open(former.path("connections6"))
+        self.words6 = MmapArray.open(former.path("words6"))
+
+    def tuples(self, block: bytes) -> tuple[list[int], list[int]]:
+        """Return the tuples of the IPv4 entries in a block, as two columns of words."""
+        words, width, first = memoryview(block).cast("Q"), self.size4 // 8, self.tuple_at // 8
+        return words[first::width].tolist(), words[first + 1 :: width].tolist()
+
+
 class ConnectionCopy:
     """One copy of a former table into a fresh one."""
 
-    def __init__(self, former: Tables, fresh: Tables, restore: int) -> None:
-        """Take over the descriptor of the loaded `restore_conns`.
-
-        All maps of the former table are opened now: their pins may be replaced before the last pass.
-        """
+    def __init__(self, former: Former, fresh: Tables, restore: int) -> None:
+        """Take over the descriptor of the loaded `restore_conns`."""
         self._restore = restore
-        self._connections4 = LargeArray.open(former.path("connections4"))
-        self._connections6, self._words6, self._controls = former.connections6, former.words6, former.controls
-        self._first6 = load.first_slot6(former.pool.get(0, "capacity"))
+        self._source = Source(former)
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*_RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
@@ -123,60 +167,58 @@ class ConnectionCopy:
 
     def _changes4(self, only_new: bool) -> Iterator[Seen]:
         """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
-        codec = abi.struct("conn_entry4")
-        form, size = codec.view(*_FIELDS4), codec.size
-        unused, each, kind_at = bytes(_BLOCK), _BLOCK // codec.size, abi.struct("tuple4").offset("kind")
+        source, size, fields = self._source, self._source.size4, self._source.fields4
+        unused, kind_at = bytes(_BLOCK * size), abi.struct("tuple4").offset("kind")
         claimed = abi.constant("TUPLE_CLAIMED")
-        for number, block in enumerate(self._connections4.blocks(_BLOCK)):
+        for number, block in enumerate(source.connections4.blocks(len(unused))):
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)
-            if block == former or (only_new and _tuples(block) == _tuples(former)):
+            if block == former or (only_new and source.tuples(block) == source.tuples(former)):
                 continue
             if not only_new:
                 self._blocks[number] = block
-            for at in range(0, len(block), size):
+            for at in range(0, len(block) - size + 1, size):
                 entry = block[at : at + size]
                 before = former[at : at + size]
                 if entry == before:
                     continue
-                word, destination, port, method, flags, raw_tuple = form.unpack(entry)
-                if not raw_tuple[4:8].strip(b"\0") or raw_tuple[kind_at] == claimed or word & self._dying:
+                word, destination, port, method, flags, raw_tuple = fields.unpack(entry)
+                our_tuple = source.ours4(raw_tuple)[: kind_at + 1]  # without the marks of its bucket
+                if not our_tuple[4:8].strip(b"\0") or our_tuple[kind_at] == claimed or word & self._dying:
                     continue
-                was, *_, former_tuple = form.unpack(before)
-                raw_tuple = raw_tuple[: kind_at + 1]  # without the marks of its bucket
-                slot, known = number * each + at // size, former_tuple[: kind_at + 1] == raw_tuple
+                was, *_, former_tuple = fields.unpack(before)
+                slot, known = number * _BLOCK + at // size, source.ours4(former_tuple)[: kind_at + 1] == our_tuple
                 if not (known and only_new):
-                    yield Seen(4, slot, raw_tuple, word, destination, port, method, flags, was if known else 0)
+                    yield Seen(4, slot, our_tuple, word, destination, port, method, flags, was if known else 0)
 
     def _changes6(self, only_new: bool) -> Iterator[Seen]:
         """Likewise for IPv6."""
         masq = abi.constant("METHOD_MASQ")
-        codec, width = abi.struct("connection6"), abi.struct("tuple6").size
-        form = codec.view(*_FIELDS6)
-        for keys, values, count in self._connections6.chunks():
+        source, size, fields = self._source, self._source.size6, self._source.fields6
+        width = source.connections6.key_size
+        for keys, values, count in source.connections6.chunks():
             for index in range(count):
                 raw_tuple = bytes(keys[index * width : (index + 1) * width])
-                value = bytes(values[index * codec.size : (index + 1) * codec.size])
-                word, destination, port, method, flags, slot = form.unpack(value)
+                value = bytes(values[index * size : (index + 1) * size])
+                word, destination, port, method, flags, slot = fields.unpack(value)
                 if method == masq:
-                    word = self._words6.words[slot - self._first6]
+                    word = source.words6.words[slot - source.first6]
                 former = self._former6.get(raw_tuple)
                 if word & self._dying or former == (value, word) or (former and only_new):
                     continue
                 if not only_new:
                     self._former6[raw_tuple] = value, word
                 was = former[1] if former else 0
-                yield Seen(6, slot, raw_tuple, word, destination, port, method, flags, was)
+                yield Seen(6, slot, source.ours6(raw_tuple), word, destination, port, method, flags, was)
 
     def _put(self, seen: Seen) -> None:
-        control = self._controls
         state = seen.word >> self._state & self._states
         timeout = assured = template = 0
         if state == self._template:
-            timeout, assured = control.get(seen.slot, "timeout"), control.get(seen.slot, "assured")
+            timeout, assured = self._source.control(seen.slot, "timeout"), self._source.control(seen.slot, "assured")
         elif seen.flags & self._controlled:
-            template = self._templates.get(control.get(seen.slot, "template"), 0)
+            template = self._templates.get(self._source.control(seen.slot, "template"), 0)
         self._memory += self._form.pack(
             seen.raw_tuple,
             seen.destination,
@@ -217,10 +259,3 @@ class ConnectionCopy:
                 self._templates[seen.slot] = slot
         self._batch.clear()
         self._memory.clear()
-
-
-def _tuples(block: bytes) -> tuple[list[int], list[int]]:
-    """Return the tuples of the entries in a block, as two columns of words."""
-    words, width = memoryview(block).cast("Q"), abi.struct("conn_entry4").size // 8
-    first = abi.struct("conn_entry4").offset("tuple") // 8
-    return words[first::width].tolist(), words[first + 1 :: width].tolist()

@@ -3,9 +3,8 @@
 A namespace is known by its cookie, which the kernel never reuses before the next boot. Each state pins a link to its
 namespace whose program does nothing. The link shows whether the namespace still exists.
 
-The directory `maps` of a state has everything of one load of the object: maps, programs, and a note with the build. If
-the layout of its tables is that of this pylvs, the next edit replaces the programs of an older build and keeps the
-connections. If it differs, every command but `pylvs down` refuses.
+The directory `maps` of a state has everything of one load of the object: maps, programs, and a note with the build. The
+next edit replaces the programs of an older build. If the layout of the tables differs, it copies the tables as well.
 
 A load is pinned in a directory of its own, a draft, which is exchanged with `maps` by one rename(2). Then the draft has
 the former load. It stays while a device runs its programs. The kernel empties a program array (of tail calls) without a
@@ -145,9 +144,9 @@ class State:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def run_program(self, name: str) -> int:
-        """Run a program of the load in force once, and return its verdict; 0 if it is not pinned."""
-        with self.opened(f"{LOADED}/{name}") as program:
+    def run_program(self, name: str, directory: str = LOADED) -> int:
+        """Run a program of a load once, and return its verdict; 0 if it is not pinned."""
+        with self.opened(f"{directory}/{name}") as program:
             return 0 if program is None else kernel.run_program(program, bytes(64)).verdict
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
@@ -255,9 +254,9 @@ class State:
                 found[name.removeprefix(_NOTE)] = text
         return found
 
-    def build(self) -> Build | None:
-        """Return the build of the tables and programs; None without a readable note."""
-        words = (self.note(f"{LOADED}/{_BUILD}") or self.note(_EARLIER_BUILD) or "").split()
+    def build(self, directory: str = LOADED) -> Build | None:
+        """Return the build of the tables and programs of a load; None without a readable note."""
+        words = (self.note(f"{directory}/{_BUILD}") or self.note(_EARLIER_BUILD) or "").split()
         return Build(*words) if len(words) == 3 else None
 
     def note_build(self, directory: str = LOADED) -> None:
@@ -280,6 +279,7 @@ class State:
     def put_in_force(self, draft: str, note: str) -> None:
         """Exchange a draft with the load in force, atomically; the new one is unfinished, with this note."""
         self.set_note(f"{draft}/{_UNFINISHED}", note)
+        self.set_note(_EARLIER_BUILD, None)  # commit 5189436 refuses tables without it
         try:
             syscalls.exchange(self.pin_path(draft), self.pin_path(LOADED))
         except OSError as error:
@@ -291,20 +291,40 @@ class State:
 
     def note_finished(self) -> None:
         """Note that the load in force is complete."""
+        for name in self._earlier_programs():
+            libbpf.unpin(self.pin_path(name))
         self.set_note(f"{LOADED}/{_UNFINISHED}", None)
 
     def remove_load(self, name: str) -> None:
         """Remove the directory of a load that is not in force."""
         _delete(self.pin_path(name))
 
+    def has_own_layout(self, directory: str = LOADED) -> bool:
+        """Return whether the layout of the tables of a load is that of this pylvs."""
+        build = self.build(directory)
+        return build is not None and build.tables == own_build().tables
+
     def check_build(self) -> None:
         """Raise Unsupported if the layout of the tables is not that of this pylvs."""
-        build = self.build()
-        if build is None or build.tables != own_build().tables:
+        if not self.has_own_layout():
             raise Unsupported(
-                f"the tables of this network namespace are those of {build or 'another pylvs'}, this is {own_build()};"
-                " save them with that one, then: pylvs down, and restore them"
+                f"the tables of this network namespace are those of {self.build() or 'another pylvs'}, this is"
+                f" {own_build()}; the next edit by a new process migrates them; one that changes nothing else is:"
+                " ipvsadm --set 0 0 0"
             )
+
+    def adopt_earlier(self) -> None:
+        """Link programs and note of commit 5189436, which has them beside the maps, into the directory `maps`."""
+        text = self.note(_EARLIER_BUILD)
+        if text is None or self.note(f"{LOADED}/{_BUILD}") is not None:
+            return
+        for name in self._earlier_programs():
+            libbpf.unpin(self.loaded_path(name))  # a process that was killed made it
+            os.link(self.pin_path(name), self.loaded_path(name))
+        self.set_note(f"{LOADED}/{_BUILD}", text)
+
+    def _earlier_programs(self) -> list[str]:
+        return [name for name in (*ENTRIES, CLOCK, ORPHANS, CACHE_SWEEP) if os.path.exists(self.pin_path(name))]
 
     def is_outdated(self) -> bool:
         """Return whether this pylvs should replace the programs: they differ from its own and are not newer."""

@@ -48,9 +48,9 @@ MASK32 = 0xFFFFFFFF
 class Records:
     """An array of structures in shared memory. A 64-bit field is written by a single store."""
 
-    def __init__(self, array: maps.MmapArray, structure: str) -> None:
+    def __init__(self, array: maps.MmapArray, structure: str | abi.Codec) -> None:
         self.array = array
-        self.codec = abi.struct(structure)
+        self.codec = abi.struct(structure) if isinstance(structure, str) else structure
         self.count = array.max_entries
         self._forms: dict[str, tuple[int, struct.Struct, bool]] = {}
 
@@ -159,11 +159,11 @@ class Tables:
 
     def __init__(self, state: State, load: str = LOADED) -> None:
         self.state = state
-        self._load = load  # the directory of the pins
+        self.directory = load  # of the pins
 
     def path(self, name: str) -> str:
         """Return the path of a map's pin."""
-        return self.state.pin_path(f"{self._load}/{name}")
+        return self.state.pin_path(f"{self.directory}/{name}")
 
     def mark(self) -> int:
         """Return a number that changes when other tables replace these; 0 while there are none."""

@@ -1,8 +1,9 @@
-"""Replace the programs of a state, alone or with its connection table, under live connections.
+"""Replace the programs of a state, alone, with its connection table or with all its maps, under live connections.
 
 Maps do not grow: another `conn_max` needs another connection table and another copy of the programs. The new copy
 reuses the maps that stay and makes the others. The connections are copied (`dataplane.restore`). Then the new entry
-programs replace those on the devices.
+programs replace those on the devices. Maps of another build with another layout are all made again, and their content
+is copied (`dataplane.migrate`).
 
 A kill at any step leaves programs in force that are complete (`State.draft`): the old ones, the new ones, or both, on
 different devices. Both are equally good over the same tables. Another connection table must be that of all devices and
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
-from pylvs.dataplane.state import ENTRIES, LOADED, RESTORE, XDP, State
+from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.errors import Busy, PylvsError, Unsupported
@@ -27,6 +28,8 @@ from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from pylvs.dataplane.former import Former
+    from pylvs.dataplane.migrate import Migration
     from pylvs.dataplane.restore import ConnectionCopy
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
@@ -41,24 +44,23 @@ def _reload(
     connections: int = 0,
     drop: bool = False,
     lock: Lock | None = None,
+    migration: Migration | None = None,
 ) -> ConnectionCopy | None:
     """Load the object again over a state's maps; with `connections`, make those of connections again, in this size.
 
-    Return the copy of the connections, which packets still change in the former table. The caller holds the lock, and
-    then calls `finish`. Raises what `create` does; Unsupported for another layout; without `drop`, Busy if the new
-    table refuses a connection.
+    With `migration`, make all maps again, and copy their content. Return the copy of the connections, which packets
+    still change in the former table. The caller holds the lock, and then calls `finish`. Raises what `create` does;
+    Unsupported for another layout; without `drop`, Busy if the new table refuses a connection.
     """
-    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+    from pylvs.dataplane.former import Former  # late: most edits copy nothing
 
-    if state.leftovers()[1]:  # of a process that was killed: devices may run its switch
-        attachments.reconcile(Tables(state), attachments.Concerns())
     tables = Tables(state)
     shape = (connections, load.new_seeds(), load.half_open_rings()) if connections else load.pool_shape(tables)
     anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     loaded = (*entries, RESTORE) if connections else entries
     with load.open_object(*shape, loaded) as opened:
-        kept = load.reuse_maps(opened, tables, anew)
+        kept = [] if migration else load.reuse_maps(opened, tables, anew)
         opened.load()
         load.fill_tailcalls(opened, entries)
         draft, note, copy = state.draft(), _NO_SWITCH, None
@@ -67,11 +69,14 @@ def _reload(
         if connections:
             fresh = Tables(state, draft)
             load.begin_pool(fresh, *shape)
-            copy = opened_copies.enter_context(_copy(state, tables, fresh))
+            if migration:
+                migration.copy(fresh)
+            former = Former(state)
+            copy = opened_copies.enter_context(_copy(state, former, fresh))
             try:
                 with _unlocked(state, draft, lock):
                     copy.run()
-                _copy_thresholds(tables, fresh)  # edits may have changed them
+                _copy_thresholds(former, fresh)  # edits may have changed them
                 refused = copy.refused
                 copy.run()  # after a large table's first pass there is much to repeat
                 refused += copy.refused
@@ -83,6 +88,8 @@ def _reload(
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
+            if migration:
+                migration.copy_latest(fresh)
         state.put_in_force(draft, note)
     return copy
 
@@ -114,8 +121,47 @@ def swap_programs(tables: Tables, connections: int = 0, drop: bool = False, lock
     The caller holds the lock. It is released during the longest part of the copy if it is given. If this process is
     killed, the next edit undoes it or calls `finish`.
     """
+    if tables.state.leftovers()[1]:  # of a process that was killed: devices may run its switch
+        from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+
+        attachments.reconcile(tables, attachments.Concerns())
     with contextlib.ExitStack() as opened:
         finish(tables.state, _reload(tables.state, opened, connections, drop, lock))
+
+
+def migrate(state: State) -> None:
+    """Replace maps of another layout, with all they hold, and the programs.
+
+    Raises what `create` does; Unsupported, before anything changes, for maps that this pylvs cannot copy.
+    """
+    from pylvs.dataplane.migrate import Migration  # late: most processes find their own layout
+
+    with state.lock():
+        if state.has_own_layout():
+            return  # another process did it
+        migration = Migration.of(state)
+        state.adopt_earlier()
+        left = state.leftovers()[1]
+        if left:  # of a process that was killed: devices may run its switch
+            _attach_pinned(state)
+            drop_other_loads(state, left)
+        with contextlib.ExitStack() as opened:
+            capacity = migration.former.pool.get(0, "capacity")
+            finish(state, _reload(state, opened, capacity, drop=True, migration=migration))
+
+
+def _attach_pinned(state: State) -> None:
+    """Let the devices run the pinned entry programs again."""
+    from pylvs.dataplane.devices import attach
+    from pylvs.netlink import links
+
+    bare = {device.index for device in links.devices() if device.bare}
+    with contextlib.ExitStack() as opened:
+        entries = {name: opened.enter_context(state.opened(f"{LOADED}/{name}")) for name in ENTRIES}
+        for each in attach.attached(state):
+            running = ((each.ingress, BARE if each.ifindex in bare else TC), (each.egress, EGRESS), (each.xdp, XDP))
+            wanted = {number: entries[name] for number, name in running}
+            attach.replace_programs(state, {number: fd for number, fd in wanted.items() if number and fd is not None})
 
 
 def finish(state: State, copy: ConnectionCopy | None = None) -> None:
@@ -128,6 +174,7 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     switched.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+    from pylvs.dataplane.former import Former
 
     note = state.unfinished() or _NO_SWITCH
     load.start_timers(state)
@@ -138,18 +185,22 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
         with contextlib.ExitStack() as opened:
-            copied = copy or opened.enter_context(_copy(state, Tables(state, former), fresh))
+            copied = copy or opened.enter_context(_copy(state, Former(state, former), fresh))
             copied.run(only_new=True)
             fresh.pool.set(0, "hold_until", 0)
             copied.run()
+        if not state.has_own_layout(former):
+            from pylvs.dataplane.migrate import carry_counts
+
+            carry_counts(state, former, fresh)
         libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
     state.note_finished()
 
 
-def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
+def _copy(state: State, former: Former, fresh: Tables) -> ConnectionCopy:
     """Return a copy of the connections of one table into the other, whose thresholds are set."""
-    from pylvs.dataplane.restore import ConnectionCopy  # late: it imports this module
+    from pylvs.dataplane.restore import ConnectionCopy  # late: most edits copy nothing
 
     _copy_thresholds(former, fresh)
     restore = libbpf.open_pin(fresh.path(RESTORE))
@@ -158,10 +209,11 @@ def _copy(state: State, former: Tables, fresh: Tables) -> ConnectionCopy:
     return ConnectionCopy(former, fresh, restore)
 
 
-def _copy_thresholds(former: Tables, fresh: Tables) -> None:
+def _copy_thresholds(former: Former, fresh: Tables) -> None:
+    counts = former.records(former.name("conn_counts"))
     for slot in range(former.book.get(0, "destination_top")):
         for name in "upper", "lower", "overloaded":
-            value = former.conn_counts.get(slot, name)
+            value = counts.get(slot, name)
             if value != fresh.conn_counts.get(slot, name):
                 fresh.conn_counts.set(slot, name, value)
 
@@ -270,7 +322,7 @@ def _is_being_made(state: State, name: str) -> bool:
 
 def _program_arrays(state: State, name: str) -> Iterator[int]:
     """Yield the ids of the program arrays in the directory of a load."""
-    for array_name in load.TAILCALLS:
+    for array_name in (*load.TAILCALLS, *load.EARLIER_TAILCALLS):
         with state.opened(f"{name}/{array_name}") as array:
             if array is not None:
                 yield kernel.map_info(array).id

@@ -140,8 +140,9 @@ class Session:
 
     def _set_timeouts(self, request: Request) -> None:
         tcp, tcp_fin, udp = request.timeouts_s
-        now = self._director.timeouts()
-        self._director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
+        with self._director.batch():
+            now = self._director.timeouts()
+            self._director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
 
     def _warn_of_mark(self, request: Request) -> None:
         """Warn of a mark that no rule gives.

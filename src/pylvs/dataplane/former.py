@@ -1,0 +1,299 @@
+"""Read the maps of a load, of this build or of another one, by the BTF that the kernel has of them.
+
+The tables below name what was renamed since commit 5189436, whose layout is the first one that can be read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+
+from pylvs.bpf import abi, btf, kernel
+from pylvs.bpf.abi import Abi, Codec
+from pylvs.bpf.maps import ArrayMap, Map, MmapArray, PerCpuArray
+from pylvs.dataplane.state import LOADED, TC, State
+from pylvs.dataplane.tables import Records
+from pylvs.model.errors import Unsupported
+
+# Fields by the names of commit 5189436.
+_RENAMED = {
+    "saddr": "source",
+    "saddr_mask": "source_mask",
+    "daddr": "target",
+    "daddr_mask": "target_mask",
+    "sport": "source_port",
+    "sport_ranges": "source_ranges",
+    "sports": "source_ports",
+    "dport": "target_port",
+    "dport_ranges": "target_ranges",
+    "dports": "target_ports",
+    "list_positions": "places",
+    "tailroom": "room",
+    "flags": "controlled",
+}
+# Maps by the names of commit 5189436, and maps whose fields were in another one.
+_RENAMED_MAPS = {"conn_counts": "destinations", "lanes": "statistics", "frag_queues": "gathers"}
+# Fields that are computed again, or that begin at 0: chains of free slots, bitmaps, counts of connections and of
+# references, locks.
+_ANEW = {
+    "root": ("vip_bits", "reply_bits", "standby_bits"),
+    "facts": ("timeouts",),
+    "destination": ("cached", "active", "inactive", "persistent", "upper", "lower", "overloaded"),
+    "conn_counts": ("active", "inactive", "persistent"),
+    "cached": ("busy",),
+    "tuple4": ("marks", "number"),
+}
+_COPIED = {"book": ("service_top", "destination_top", "member_top")}  # structures with few fields to copy
+_WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
+# Fields that earlier builds lack, by structure. They begin as in new tables, most of them at 0.
+_ADDED: dict[str, tuple[str, ...]] = {"root": ("fallback_key",)}
+COUNTERS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
+
+
+def name_there(codec: Codec, name: str) -> str:
+    """Return the name of our field `outer.inner` in a structure of another build. Raises KeyError."""
+    outer, dot, inner = name.rpartition(".")
+    renamed = _RENAMED.get(inner, inner)
+    for each in name, inner, f"{outer}{dot}{renamed}", renamed:
+        if each in codec.fields:
+            return each
+    raise KeyError(name)
+
+
+class Plan:
+    """Which bytes of a structure of another build become which bytes of ours."""
+
+    def __init__(self, other: Abi, former: str, name: str, where: str, whole: bool = True) -> None:
+        """Match the fields of the structure `former` of another build and of our structure `name`.
+
+        With `whole` false, the former structure has fields of other maps, too. Raises Unsupported.
+        """
+        self._other = other
+        self.size = abi.struct(name).size
+        self._ranges: list[tuple[int, int, int]] = []
+        self.unknown: list[tuple[str, int, int]] = []  # name, offset and size of fields that only the former has
+        self._add(former, name, 0, 0, where)
+        if not whole:
+            self.unknown.clear()
+        self.is_identity = len(self._ranges) == 1 and self._ranges[0][:2] == (0, 0)  # nothing has moved
+
+    def _add(self, former: str, name: str, from_: int, to: int, where: str) -> None:
+        there, ours, anew = self._other.struct(former), abi.struct(name), _ANEW.get(name, ())
+        wanted = _COPIED.get(name, tuple(ours.fields))
+        known = {*anew, *(there.fields if name in _COPIED or name == _WITH_DEFAULTS else ())}
+        for field in ours.fields.values():
+            if "." in field.name or _is_pad(field.name) or field.name in anew or field.name not in wanted:
+                continue
+            source = there.fields.get(field.name) or there.fields.get(_RENAMED.get(field.name, ""))
+            if source is None:
+                if name == _WITH_DEFAULTS or field.name in _ADDED.get(name, ()):
+                    continue
+                raise Unsupported(f"{where} lacks the field {field.name}")
+            known.add(source.name)
+            of_same_kind = source.length == field.length and bool(source.type) == bool(field.type)
+            if not of_same_kind or (source.size != field.size and not field.type):
+                raise Unsupported(f"{where} has the field {field.name} in another size")
+            each, ours_each = (size // (field.length or 1) for size in (source.size, field.size))
+            for number in range(field.length or 1) if field.type else ():
+                inner = (from_ + source.offset + number * each, to + field.offset + number * ours_each)
+                self._add(source.type, field.type, *inner, f"{where}.{field.name}")
+            if not field.type:
+                self._move(from_ + source.offset, to + field.offset, field.size)
+        for field in there.fields.values():
+            if not ("." in field.name or _is_pad(field.name) or field.name in known):
+                self.unknown.append((f"{where}: {field.name}", from_ + field.offset, field.size))
+
+    def _move(self, from_: int, to: int, size: int) -> None:
+        if self._ranges:
+            before = self._ranges[-1]
+            if (before[0] + before[2], before[1] + before[2]) == (from_, to):
+                self._ranges[-1] = (before[0], before[1], before[2] + size)
+                return
+        self._ranges.append((from_, to, size))
+
+    def check(self, element: bytes | memoryview) -> None:
+        """Raise Unsupported if an element has something in a field that we do not know."""
+        for name, at, size in self.unknown:
+            if any(element[at : at + size]):
+                raise Unsupported(f"{name} is in use, a field that this pylvs does not know")
+
+    def write(self, element: bytes | memoryview, into: bytearray | memoryview) -> None:
+        """Write the fields of a former element into ours."""
+        for from_, to, size in self._ranges:
+            into[to : to + size] = element[from_ : from_ + size]
+
+    def convert(self, element: bytes | memoryview) -> bytes:
+        """Return our element."""
+        found = bytearray(self.size)
+        self.write(element, found)
+        return bytes(found)
+
+
+def _is_pad(name: str) -> bool:
+    return name.startswith("pad")
+
+
+class Former:
+    """The maps of a load, of this build or another one, by the BTF that the kernel has of them."""
+
+    def __init__(self, state: State, directory: str = LOADED) -> None:
+        self.state = state
+        self.directory = directory
+        self._blocks: dict[int, btf.Btf] = {}  # by the kernel's number
+        self._layout: tuple[int, Abi] | None = None  # with the number of structures that were read
+
+    def path(self, name: str) -> str:
+        """Return the path of a map's pin."""
+        return self.state.pin_path(f"{self.directory}/{name}")
+
+    def name(self, ours: str) -> str:
+        """Return the name of a map there. Raises Unsupported if it lacks the map."""
+        for name in ours, _RENAMED_MAPS.get(ours):
+            if name and os.path.exists(self.path(name)):
+                return name
+        raise Unsupported(f"{self.what} lack the map {ours}")
+
+    @property
+    def what(self) -> str:
+        """These tables, for messages."""
+        return f"the tables of {self.state.build(self.directory) or 'another pylvs'}"
+
+    def _block(self, descriptor: int) -> tuple[btf.Btf, int, int]:
+        number, key, value = kernel.map_types(descriptor)
+        if not number:
+            raise Unsupported(f"{self.what} have no BTF")
+        if number not in self._blocks:
+            self._blocks[number] = btf.Btf(kernel.read_btf(number))
+        return self._blocks[number], key, value
+
+    def types(self, name: str) -> tuple[str, str]:
+        """Return the names of the structures of a map's keys and values; empty for numbers."""
+        with self.state.opened(f"{self.directory}/{name}") as descriptor:
+            if descriptor is None:
+                raise Unsupported(f"{self.what} lack the map {name}")
+            block, *numbers = self._block(descriptor)
+        found = []
+        for number in numbers:
+            entry = block.strip(number)
+            if entry.kind == btf.DATASEC:  # of a variable in a section of its own
+                number = block.types[entry.extra[0][0]].size_or_type
+            try:
+                found.append(block.field(name, 0, number).get("type", "") if number else "")
+            except btf.LayoutError as error:
+                raise Unsupported(f"{self.what}: the map {name}: {error}") from None
+        return found[0], found[1]
+
+    @property
+    def layout(self) -> Abi:
+        """The structures of the maps whose types were asked for, and all enumerations."""
+        count = sum(len(each.structs) for each in self._blocks.values())
+        if self._layout is None or self._layout[0] != count:
+            structs = {name: each for block in self._blocks.values() for name, each in block.structs.items()}
+            enums = {name: each for block in self._blocks.values() for name, each in block.enums.items()}
+            self._layout = count, Abi("", abi.words_of(structs, enums))
+        return self._layout[1]
+
+    @contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Raise Unsupported for a field that a map lacks."""
+        try:
+            yield
+        except KeyError as error:
+            raise Unsupported(f"{self.what}: the map {name} lacks the field {error.args[0]}") from None
+
+    def codec(self, name: str) -> Codec:
+        """Return the codec of a map's values."""
+        structure = self.types(name)[1]
+        return self.layout.struct(structure)
+
+    def records(self, name: str) -> Records:
+        """Return an array of structures."""
+        codec = self.codec(name)
+        return Records(MmapArray.open(self.path(name)), codec)
+
+    @cached_property
+    def pool(self) -> Records:
+        """The pool of connections."""
+        return self.records("pools")
+
+    @cached_property
+    def book(self) -> Records:
+        """The allocator of slots."""
+        return self.records("books")
+
+    def variable(self, name: str) -> int:
+        """Return a 32-bit value that was set when the programs were loaded."""
+        pinned = f"{self.directory}/{TC}"
+        with self.state.opened(pinned if os.path.exists(self.path(TC)) else TC) as program:
+            numbers = kernel.program_info(program).map_ids if program is not None else ()
+        for number in numbers:
+            with closing(Map(kernel.map_by_id(number))) as found:
+                if not found.name.endswith(".rodata"):
+                    continue
+                block, _, value = self._block(found.fd)
+                for variable, offset, _size in block.types[value].extra:
+                    if block.types[variable].name == name:
+                        raw = ArrayMap.duplicate(found.fd).get(0) or b""
+                        return int.from_bytes(raw[offset : offset + 4], "little")
+        raise Unsupported(f"{self.what} lack the variable {name}")
+
+    # Connections.
+
+    def plan(self, map_name: str, part: int, name: str, whole: bool = True) -> Plan:
+        """Return the plan for the keys (0) or values (1) of a map."""
+        former = self.types(map_name)[part]
+        return Plan(self.layout, former, name, f"{self.what}: the map {map_name}", whole)
+
+    def entry4(self) -> Codec:
+        """Return the codec of an entry of the table of IPv4 connections, which may be in buckets."""
+        codec = self.codec("connections4")
+        return self.layout.struct(codec.fields["entry"].type) if "entry" in codec.fields else codec
+
+    def tuple_plans(self) -> tuple[Plan, Plan]:
+        """Return the plans for the tuples of IPv4 and of IPv6 connections."""
+        with self.naming("connections4"):
+            of_ipv4 = self.entry4().fields["tuple"].type
+        plan = Plan(self.layout, of_ipv4, "tuple4", f"{self.what}: the map connections4")
+        return plan, self.plan("connections6", 0, "tuple6")
+
+    @cached_property
+    def first_slot6(self) -> int:
+        """The first slot of IPv6."""
+        return self.variable("first_slot6")
+
+    def controls(self) -> Callable[[int, str], int]:
+        """Return a function for what persistence remembers of a slot: by slot and field of struct control."""
+        if os.path.exists(self.path("controls")):
+            return self.records("controls").get
+        # Commit 5189436 has them in the entries of IPv4, and in a map of IPv6 alone.
+        of_ipv4, of_ipv6, first6 = self.records("connections4"), self.records("controls6"), self.first_slot6
+
+        def control(slot: int, name: str) -> int:
+            found: int = of_ipv6.get(slot - first6, name) if slot >= first6 else of_ipv4.get(slot, f"control.{name}")
+            return found
+
+        return control
+
+    # Counters.
+
+    def counter_words(self) -> tuple[list[int], int]:
+        """Return the positions of the counters in the record of a destination, and the records in an element."""
+        name = self.name("lanes")
+        codec, records = self.codec(name), 1
+        if "of" in codec.fields:
+            of = codec.fields["of"]
+            codec, records = self.layout.struct(of.type), of.length
+        prefix = "counters." if "counters" in codec.fields else ""
+        with self.naming(name):
+            return [codec.offset(prefix + each) // 8 for each in COUNTERS], records
+
+    def counted(self) -> list[tuple[int, ...]]:
+        """Return the counts of packets of all destinations, by slot, since the maps were made."""
+        words, records = self.counter_words()
+        with PerCpuArray.open(self.path(self.name("lanes"))) as found:
+            found.records = records
+            top = self.book.get(0, "destination_top")
+            sums = found.all_sums(top)[:top] if top else []
+        return [tuple(each[word] for word in words) for each in sums]

@@ -1,0 +1,245 @@
+"""Copy the tables of another build, whose maps have another layout, into the maps of a new load.
+
+The kernel keeps the BTF of each pinned map: the names, offsets and sizes of its fields. So fields are copied by name.
+Elements keep their slots. `dataplane.restore` copies the connections.
+
+Migration refuses what it cannot copy, before anything changes:
+- fields that the other build lacks, or has in another size;
+- fields in use that this pylvs does not know. So a new field must be 0 while its function is not used.
+It ignores maps that are not listed here, so they may hold only what can be lost.
+
+The counters of packets begin at 0 in the new load. Packets change them at once, so the former counts cannot be added.
+Instead, the bases that listings subtract (`destination_bases`, ...) are lowered by them, modulo 2^64.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from pylvs.bpf import abi
+from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
+from pylvs.dataplane import load, vip_roles
+from pylvs.dataplane.former import COUNTERS, Former, Plan
+from pylvs.dataplane.reader import ZEROED, Reader
+from pylvs.dataplane.restore import Source
+from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
+from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
+from pylvs.dataplane.transaction import recover
+from pylvs.model.errors import NoSpace, Unsupported
+from pylvs.model.service import Timeouts
+
+# Arrays, each with the field of `books` that is the number of elements in use; None: all of them.
+_ARRAYS = {
+    "books": None,
+    "roots": None,
+    "services": "service_top",
+    "service_states": "service_top",
+    "members": "member_top",
+    "destinations": "destination_top",
+    "mark_rules": None,
+    "devices": None,
+}
+_HASHES = (
+    *("services4", "services6", "names", "maglev_tables", "cache", "standby", "paths"),
+    *("locals", "accept_locals", "routed_marks"),
+)
+_LATEST = ("service_states", "paths")  # what packets change is copied once more, at the end
+# Enumerations whose values maps store.
+_STORED = (
+    *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
+    *("tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
+)
+_ROOT = "root"  # the structure of the map `roots`, which is a variable
+_FRAGMENTS = "frag_queues"
+_CACHE = "cache"
+_UNFINISHED = "unfinished"  # the note of a load
+
+
+class Migration:
+    """One migration: the former load, and the plans for its maps."""
+
+    def __init__(self, former: Former) -> None:
+        """Match all fields. Raises Unsupported if this pylvs cannot copy these maps; nothing has changed."""
+        self.former = former
+        if former.state.note(f"{former.directory}/{_UNFINISHED}"):
+            raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
+        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _FRAGMENTS)}
+        for enum, values in former.layout.enums.items():
+            ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
+            for name in values.keys() & ours.keys():
+                if values[name] != ours[name]:
+                    raise Unsupported(f"{former.what} have another value for {name}")
+        former.counter_words()
+        Source(former)
+        for name in (*_ARRAYS, *_HASHES):
+            plans = self._plans[name]
+            if any(plan and plan.unknown for plan in plans):
+                for pair in self._elements(name):
+                    for plan, element in zip(plans, pair, strict=True):
+                        if plan:
+                            plan.check(element)
+
+    def _plan(self, name: str) -> tuple[Plan | None, Plan | None]:
+        there, found = self.former.name(name), []
+        for part, kind in enumerate(("key", "value")):
+            declared = abi.shipped().objects[OBJECT]["maps"].get(name, {}).get(kind, {})
+            ours = declared.get("type") or (_ROOT if (name, kind) == ("roots", "value") else "")
+            found.append(self.former.plan(there, part, ours, name == there) if ours else None)
+        return found[0], found[1]
+
+    def _elements(self, name: str) -> Iterator[tuple[bytes | memoryview, bytes | memoryview]]:
+        """Yield keys and values of the elements in use; of an array, the values, with empty keys."""
+        there = self.former.name(name)
+        if name in _HASHES:
+            with HashMap.open(self.former.path(there)) as found:
+                yield from list(found.items())
+            return
+        with MmapArray.open(self.former.path(there)) as array:
+            top = _ARRAYS[name]
+            for index in range(array.max_entries if top is None else self.former.book.get(0, top)):
+                yield b"", array.elements(index, 1)
+
+    @classmethod
+    def of(cls, state: State) -> Migration:
+        """Return the migration of the load in force. Raises as the constructor."""
+        return cls(Former(state))
+
+    def copy(self, fresh: Tables) -> None:
+        """Copy everything but connections and counters into the maps of a load that no device runs yet.
+
+        Raises NoSpace; Unsupported for a build with another clock.
+        """
+        self._compare_clocks(fresh)
+        load.begin_settings(fresh)
+        for name in _ARRAYS:
+            self._copy_array(name, fresh)
+        for name in _HASHES:
+            if name != _CACHE:
+                self._copy_hash(name, fresh)
+        facts = Versions(fresh).facts()
+        load.set_timeouts(fresh, Versions(fresh).live, Timeouts(*facts.get("timeouts_s")))
+        roles = vip_roles.in_force(fresh)
+        if roles.all:
+            vip_roles.write(fresh, roles)
+        recover(fresh)
+
+    def copy_latest(self, fresh: Tables) -> None:
+        """Copy what packets change, just before they use the new maps. The caller holds the lock."""
+        for name in _LATEST:
+            (self._copy_array if name in _ARRAYS else self._copy_hash)(name, fresh)
+        self._copy_hash(_CACHE, fresh)
+        self._reference_cached(fresh)
+        self._copy_fragments(fresh)
+        self._copy_reasons(fresh)
+        state = self.former.state
+        state.set_note(f"{LOADED}/{ZEROED}", state.note(ZEROED))
+
+    def _compare_clocks(self, fresh: Tables) -> None:
+        """Raise Unsupported if a tick of the other build has another length: ticks are copied."""
+        loads = LOADED, fresh.directory, LOADED
+        before, ours, after = (self.former.state.run_program(CLOCK, each) for each in loads)
+        if (ours - before | after - ours) & 1 << 31:
+            raise Unsupported(f"{self.former.what} have another clock")
+
+    def _copy_array(self, name: str, fresh: Tables) -> None:
+        plan = self._plans[name][1]
+        with fresh.open_array(name) as array:
+            for index, (_, element) in enumerate(self._elements(name)):
+                if index >= array.max_entries:
+                    raise NoSpace(f"the map {name} of {self.former.what} has more than {array.max_entries} elements")
+                if plan:
+                    plan.write(element, array.value(index))
+
+    def _copy_hash(self, name: str, fresh: Tables) -> None:
+        by_key, by_value = self._plans[name]
+        with HashMap.open(fresh.path(name)) as found:
+            for key, value in self._elements(name):
+                ours = by_key.convert(key) if by_key else bytes(key)
+                found.put(ours, by_value.convert(value) if by_value else bytes(value))
+
+    @staticmethod
+    def _reference_cached(fresh: Tables) -> None:
+        """Count the references of the copied entries of lblc and lblcr, and queue the entries for the sweep."""
+        form, parts, counts = abi.struct("cached").view("members"), 0, Counter[int]()
+        with QueueMap.open(fresh.path("cache_queue")) as queue, ArrayMap.open(fresh.path("cache_sweepers")) as sweepers:
+            for key, value in fresh.cache.items():
+                queue.push(key)
+                parts += 1
+                counts.update(form.unpack(value))
+            codec = abi.struct("cache_sweeper")
+            sweepers.put(0, codec.pack(parts=parts))
+        counts.pop(abi.constant("NOTHING"), None)
+        for slot, count in counts.items():
+            fresh.destinations.set(slot, "cached", count)
+
+    def _copy_fragments(self, fresh: Tables) -> None:
+        """Copy incomplete packets. Each belongs to a set that its hash selects (set_of in bpf/frag/queue.h)."""
+        plan, seeds = self._plans[_FRAGMENTS][1], fresh.pool.get(0, "seeds")
+        assert plan
+        codec, used = abi.struct("frag_queue"), Counter[int]()
+        with (
+            ArrayMap.open(self.former.path(self.former.name(_FRAGMENTS))) as former,
+            ArrayMap.open(fresh.path(_FRAGMENTS)) as ours,
+            ArrayMap.open(fresh.path("frag_locks")) as locks,
+        ):
+            ways = ours.max_entries // locks.max_entries
+            for index in range(former.max_entries):
+                before, now = b"", former.get(index)
+                while now != before:  # a packet is writing it
+                    before, now = now or b"", former.get(index)
+                found = plan.convert(now or b"")
+                fields = codec.unpack_from(found, whole=True)
+                if not fields["kind"]:
+                    continue
+                mixed = fields["id"] | fields["kind"] << 32
+                words = zip(struct.unpack("<4I", fields["saddr"]), struct.unpack("<4I", fields["daddr"]), strict=True)
+                for saddr, daddr in words:
+                    mixed = (mixed ^ (saddr | daddr << 32)) * seeds[0] & ALL_ONES
+                    mixed ^= mixed >> 32
+                chosen = (mixed * seeds[1] & ALL_ONES) >> 32 & locks.max_entries - 1
+                if used[chosen] < ways:
+                    ours.put(chosen * ways + used[chosen], found)
+                    used[chosen] += 1
+
+    def _copy_reasons(self, fresh: Tables) -> None:
+        """Copy the packet counts by drop reason, to the first CPU."""
+        numbers = self.former.layout.enum("reason")
+        with PerCpuArray.open(self.former.path("reasons")) as former:
+            for name, number in abi.shipped().enum("reason").items():
+                if name in numbers and name != "REASONS":
+                    count = former.sums(numbers[name])[0]
+                    fresh.reasons.put(number, struct.pack("<Q", count).ljust(8 * fresh.reasons.cpus, b"\0"))
+
+
+def carry_counts(state: State, directory: str, fresh: Tables) -> None:
+    """Lower the counts at which counters are 0 by the counts of the former load. It may be repeated.
+
+    The caller holds the lock.
+    """
+    former = Former(state, directory)
+    counted = former.counted()
+    bases, services, last = (former.records(name) for name in ("destination_bases", "service_bases", "estimates"))
+
+    def less(base: Iterable[int], counts: Iterable[int]) -> list[int]:
+        return [one - other & ALL_ONES for one, other in zip(base, counts, strict=True)]
+
+    def base_of(table: Records, slot: int) -> list[int]:
+        return [table.get(slot, name) for name in COUNTERS]
+
+    reader = Reader(fresh)
+    statistics = reader.statistics
+    for slot, counts in enumerate(counted):
+        statistics.set_base(fresh.destination_bases, slot, tuple(less(base_of(bases, slot), counts)))
+        fresh.estimates.set(slot, "averages", *last.get(slot, "averages"))
+        fresh.estimates.set(slot, "last", *less(last.get(slot, "last"), counts))
+    owners = reader.owned_by_service()
+    for slot, version in reader.versions.services(reader.versions.live):
+        total = [0] * len(COUNTERS)
+        for each in owners.get((slot, version["birth"]), []):
+            total = [one + other for one, other in zip(total, counted[each], strict=True)]
+        statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), total)))
+    zeroed = (state.note(f"{directory}/{ZEROED}") or "0 0 0 0 0").split()
+    totals = less(map(int, zeroed), map(sum, zip(*counted, strict=True)) if counted else [0] * len(COUNTERS))
+    state.set_note(ZEROED, " ".join(map(str, totals)))
