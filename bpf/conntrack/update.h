@@ -23,16 +23,16 @@ INLINE void add_half_open(s32 more)
 		*count += more;
 }
 
-INLINE void count_conn(u32 destination, u32 state)
+VERIFIED_ONCE int count_conn(u32 destination, u32 state)
 {
-	if (is_half_open_state(state))
-		add_half_open(1);
+	add_half_open(is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
-		return;
+		return 0;
 	__sync_fetch_and_add(count_of(n, state), 1);
 	if (unlikely(n->upper) && n->active + n->inactive >= n->upper)
 		n->overloaded = 1;
+	return 0;
 }
 
 /* Clear the overload flag if the destination is below its threshold again. */
@@ -45,15 +45,15 @@ INLINE void note_removed(struct conn_counts *n)
 		n->overloaded = 0;
 }
 
-INLINE void uncount_conn(u32 destination, u32 state)
+VERIFIED_ONCE int uncount_conn(u32 destination, u32 state)
 {
-	if (is_half_open_state(state))
-		add_half_open(-1);
+	add_half_open(-(s32)is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
-		return;
+		return 0;
 	__sync_fetch_and_add(count_of(n, state), -1);
 	note_removed(n);
+	return 0;
 }
 
 /* Count a one-packet connection, which ends at once (4.10). */
@@ -67,15 +67,15 @@ INLINE void count_one_packet(u32 destination)
 	note_removed(n);
 }
 
-INLINE void move_count(u32 destination, u32 from, u32 to)
+VERIFIED_ONCE int move_count(u32 destination, u32 from, u32 to)
 {
-	if (is_half_open_state(from) != is_half_open_state(to))
-		add_half_open(is_half_open_state(to) ? 1 : -1);
+	add_half_open((s32)is_half_open_state(to) - (s32)is_half_open_state(from));
 	struct conn_counts *n = is_active(from) == is_active(to) ? NULL : conn_counts_of(destination);
 	if (!n)
-		return;
+		return 0;
 	__sync_fetch_and_add(is_active(to) ? &n->active : &n->inactive, 1);
 	__sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
+	return 0;
 }
 
 /* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3), or as CONFIRMED. */
