@@ -34,7 +34,7 @@ enum limits {
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
 	LOOK_SLOTS = 128, /* slots of IPv4 with one tick in `looks`: a page */
-	OTHER_GROUPS = 6, /* into which a full group overflows: half of them by the client, half by the whole tuple */
+	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share
