@@ -18,6 +18,7 @@ enum {
 struct lone_set {
 	u32 tags[LONE_WAYS]; /* from the hash of the packet; 0: free */
 	u32 born[LONE_WAYS]; /* ticks */
+	u32 moment[LONE_WAYS]; /* the same in units of 2^16 ns: many fragments come in one tick */
 };
 
 struct lone {
@@ -43,19 +44,20 @@ struct lone_slot {
 	struct lone_set *set;
 	struct lone *lone;
 	u32 way;
+	u32 moment; /* now */
 	bool found;
 };
 
 enum { LONE_FOUND = LONE_WAYS }; /* a flag */
 
 /* Return the way with this tag, with LONE_FOUND; else a free way, or the oldest. */
-VERIFIED_ONCE u32 lone_way(const struct lone_set *set, u32 tag, u32 now)
+VERIFIED_ONCE u32 lone_way(const struct lone_set *set, u32 tag, u32 moment)
 {
 	u32 oldest = 0, age = 0;
 	if (!set)
 		return 0;
 	for (u32 i = 0; i < LONE_WAYS; i++) {
-		u32 since = set->tags[i] ? now - set->born[i] : NOTHING;
+		u32 since = set->tags[i] ? moment - set->moment[i] : NOTHING;
 		if (set->tags[i] == tag)
 			return i | LONE_FOUND;
 		if (since >= age) {
@@ -67,11 +69,12 @@ VERIFIED_ONCE u32 lone_way(const struct lone_set *set, u32 tag, u32 now)
 }
 
 /* Find the packet's lone fragment, or the slot for it. Return false if the maps lack it. */
-INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash, u32 now)
+INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash)
 {
 	u32 number = set_number(hash, LONE_SETS);
 	slot->set = map_elem(lone_sets, number);
-	slot->way = lone_way(slot->set, tag_of(hash), now);
+	slot->moment = bpf_ktime_get_ns() >> 16;
+	slot->way = lone_way(slot->set, tag_of(hash), slot->moment);
 	slot->lone = map_elem(lones, number * LONE_WAYS + (slot->way & (LONE_WAYS - 1)));
 	if (!slot->set || !slot->lone)
 		return false;
@@ -111,6 +114,7 @@ INLINE enum defrag_result keep_lone(struct __sk_buff *skb, struct lone_slot *slo
 									  : REASON_FRAGMENT_TIMEOUT);
 	*tag = copy_lone(skb, slot->lone, f) ? tag_of(hash) : 0;
 	*born = now;
+	slot->set->moment[way] = slot->moment;
 	return *tag ? DEFRAG_HELD : DEFRAG_CONFLICT;
 }
 

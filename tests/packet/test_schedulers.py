@@ -314,7 +314,7 @@ def test_services_by_the_hundred_each_get_their_own_packets(director_host: Host)
             key = DestinationKey(ip_address(server4(1 + number % SERVERS)), service.port)
             director_host.director.add_destination(service, Destination(key))
     for number, service in enumerate(services):
-        frame = tcp(sport=2000, dport=service.port)
+        frame = tcp(sport=2000 + number // 100, dport=service.port)
         assert parsed(director_host.forwarded(frame)).dst == server_mac(1 + number % SERVERS)
     rows = {row.service.key: row for row in director_host.director.services()}
     assert set(rows) == set(services)
