@@ -186,7 +186,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	struct lone_slot slot = {};
 	enum defrag_result found = DEFRAG_REFUSED;
 	bool other = !g && find_lone(&slot, f, hash);
-	if (other && !slot.found && is_lone_size(f)) {
+	if (other && !slot.found && waits_alone(f)) {
 		slot.lone->named_at = w->fragment_named_at - ETH_HLEN;
 		slot.lone->next = w->packet.protocol;
 		slot.lone->received = skb->len;

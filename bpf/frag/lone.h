@@ -34,9 +34,10 @@ struct lone {
 ARRAY_MAP(lone_sets, struct lone_set, LONE_SETS, 0);
 ARRAY_MAP(lones, struct lone, LONE_SETS *LONE_WAYS, 0);
 
-INLINE bool is_lone_size(const struct fragment *f)
+/* Whether a fragment can wait alone. An atomic fragment of IPv6 (RFC 6946) is complete, and a large one has a queue. */
+INLINE bool waits_alone(const struct fragment *f)
 {
-	return f->end > f->offset && f->end - f->offset <= LONE_PAYLOAD;
+	return (f->offset || f->more) && f->end > f->offset && f->end - f->offset <= LONE_PAYLOAD;
 }
 
 /* Where a packet's lone fragment is, or would be. */

@@ -94,6 +94,16 @@ def body(packet: Any) -> Any:
     return packet.payload if packet.version == 4 else packet[IPv6ExtHdrFragment].payload
 
 
+def test_an_atomic_fragment_is_a_whole_packet(host: Host) -> None:
+    """RFC 6946: the kernel gives IPVS the packet without its fragment header."""
+    header = IPv6(src=CLIENT6, dst=VIP6) / IPv6ExtHdrFragment(id=5150)
+    frame = build(ether() / header / UDP(sport=5150, dport=53) / Raw(bytes(800)))
+    before = packets_in(host, 6)
+    host.run(frame, "tc")
+    packets, octets = packets_in(host, 6)
+    assert (packets - before[0], octets - before[1]) == (1, 40 + 8 + 800)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
     first, second, third = fragments(family, 5100 + family, 2500, 1000)
