@@ -15,6 +15,7 @@ import click
 
 from pylvs import __version__
 from pylvs.model.errors import PylvsError
+from pylvs.system.logs import one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -86,8 +87,6 @@ def pylvs() -> None:
 
 def _complain(text: str) -> None:
     """Print the text on stderr, as one line."""
-    from pylvs.system.logs import one_line  # late: only failures need it
-
     with contextlib.suppress(OSError):  # with stderr closed, the exit status alone reports the failure
         print(f"pylvs: {one_line(text)}", file=sys.stderr)
 
