@@ -77,7 +77,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		reverse6 = add_reverse6(new, slot);
 		if (unlikely(!reverse6)) {
 			unreserve(is_ipv6, slot, new->user);
-			result = refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);
+			result = refuse(REASON_REFUSED_IPV6_FULL);
 		}
 	}
 	if (likely(result == CREATED))
@@ -113,7 +113,10 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	struct new_conn new = {
 		.tuple = &p->tuple,
 		.destination = d,
-		.conn = {.destination = w->destination, .port = w->port, .method = w->method, .flags = controlled ? CONN_CONTROLLED : 0},
+		.conn = {.destination = w->destination,
+			 .port = w->port,
+			 .method = w->method,
+			 .flags = controlled ? CONN_CONTROLLED : 0},
 		.state = state,
 		.expiry = now + life,
 		.has_control = controlled,

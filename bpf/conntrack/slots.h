@@ -140,13 +140,7 @@ INLINE enum create_result result_of(long error)
 INLINE enum create_result refuse(enum reason reason)
 {
 	count(reason);
-	return CREATE_FULL;
-}
-
-INLINE enum create_result refuse_entry(void)
-{
-	count(REASON_REFUSED_INDEX_FULL);
-	return CREATE_NO_ENTRY;
+	return reason == REASON_REFUSED_INDEX_FULL ? CREATE_NO_ENTRY : CREATE_FULL;
 }
 
 /* Who takes and gives slots. Commands run their programs in process context, where packets can interrupt them before
@@ -178,7 +172,7 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 					       new_conn->connection->method == METHOD_MASQ);
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
-		return is_ipv6 ? refuse(REASON_REFUSED_IPV6_FULL) : refuse_entry();
+		return refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);
 	}
 	new_conn->connection->word |= (u64)m->generation++ << WORD_GENERATION;
 	if (is_ipv6) {
@@ -219,7 +213,7 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 		return CREATED;
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
 	unreserve(false, new_conn->slot, user);
-	return result == PUBLISH_FULL ? refuse_entry() : CREATE_EXISTS;
+	return result == PUBLISH_FULL ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;
 }
 
 /* Insert what was reserved: from now on packets find it. It fails if another CPU was first or the table is full. Then

@@ -181,7 +181,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		allow_fast_request(ctx.xdp, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!update_state(word, slot, c->flags & CONN_CONTROLLED, direction, p->event, t.index, facts_in(root, live), now,
+	bool controlled = c->flags & CONN_CONTROLLED;
+	if (unlikely(!update_state(word, slot, controlled, direction, p->event, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(t.index, p, 0);
