@@ -37,11 +37,6 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def counted(number: int, what: str) -> str:
-    """Return "1 service", "2 services"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def ago(seconds: float) -> str:
     """Return a duration in the largest unit of which it has at least two, else in seconds."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 import click
 
-from pylvs.cli.common import counted
 from pylvs.config.compile.document import CompiledDocument, build, compile_document, sort_findings
 from pylvs.config.diff import Affected, differences
 from pylvs.config.language.parser import read
@@ -21,7 +20,7 @@ from pylvs.config.language.tree import Finding, Severity
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
 from pylvs.model.wanted import Configuration
-from pylvs.system.logs import one_line
+from pylvs.system.logs import counted, one_line
 
 EXIT_FOUND = 5
 EXIT_SECURITY = 6

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, asked, at_clock, counted, state_dir
+from pylvs.cli.common import ago, as_json, asked, at_clock, state_dir
 from pylvs.daemon import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
-from pylvs.system.logs import one_line
+from pylvs.system.logs import counted, one_line
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 WATCH_EVERY_S = 1.0

@@ -21,6 +21,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.logs import counted
 from pylvs.system.processes import command
 
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
@@ -67,10 +68,11 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
         raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
     found = [finding for finding in loaded.findings if finding.severity is not Severity.NOTE]
     if options.strict and found:
-        count = f"{len(found)} finding{'s' if len(found) > 1 else ''}"
-        raise Refused(f"{options.file}: {count}, and --strict runs none: {found[0]}", loaded.findings)
+        raise Refused(
+            f"{options.file}: {counted(len(found), 'finding')}, and --strict runs none: {found[0]}", loaded.findings
+        )
     if (wrong := errors(loaded)) and not force:
-        count = f"{len(wrong)} error{'s' if len(wrong) > 1 else ''}"
+        count = counted(len(wrong), "error")
         raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
     if loaded.empty and not allow_empty:
         raise Refused(f"{options.file}: is empty; to empty the table, reload with --allow-empty", loaded.findings)

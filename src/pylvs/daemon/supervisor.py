@@ -50,7 +50,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
-from pylvs.system.logs import get_logger
+from pylvs.system.logs import counted, get_logger
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
@@ -314,8 +314,7 @@ class Supervisor:
         services, servers, down = self.engine.tally()
         routers = len(self.engine.configuration.vrrp.instances)
         more = f", {routers} virtual routers" if routers else ""
-        service, server = "service" if services == 1 else "services", "server" if servers == 1 else "servers"
-        return f"{services} {service}, {servers} real {server}, {down} of them down{more}"
+        return f"{counted(services, 'service')}, {counted(servers, 'real server')}, {down} of them down{more}"
 
     def _desired(self) -> DesiredTable:
         if self._final_table is not None:

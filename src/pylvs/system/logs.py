@@ -1,10 +1,8 @@
-"""Logs to stderr: lines of text, or JSON objects for programs; and texts from outside made safe to print."""
+"""Logs to stderr: lines of text, or JSON objects for programs; and texts made fit to print."""
 
 from __future__ import annotations
 
 import io
-import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -54,6 +52,11 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 service", "2 services"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def get_logger() -> Logger:
     return _LOGGER
 
@@ -64,7 +67,7 @@ def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str,
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
     line = _journal_line if journal else _json if form == "json" else _line
     write_with(lambda level, fields: _put(out, line(level, fields)))
-    logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+    _receive_from_libraries()
 
 
 def write_with(write: Write) -> Write:
@@ -83,6 +86,8 @@ def _is_journal(out: TextIO, given: Mapping[str, str]) -> bool:
 
 
 def _json(level: str, fields: dict[str, Any]) -> str:
+    import json  # late: commands need other functions of this module only
+
     trace = {name: fields.pop(name) for name in ("exception",) if name in fields}
     fields |= {"level": level, "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **trace}
     return json.dumps(fields, default=str, ensure_ascii=False)
@@ -119,14 +124,18 @@ def _trace(error: BaseException | None) -> str:
     return "".join(traceback.format_exception(error)).rstrip("\n") if error else ""
 
 
-class _FromLibraries(logging.Handler):
-    """Receives the logs of aiohttp, asyncio and other libraries."""
+def _receive_from_libraries() -> None:
+    """Receive the logs of aiohttp, asyncio and other libraries."""
+    import logging  # late: likewise
 
-    def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, Any] = {"logger": record.name, "event": record.getMessage()}
-        if record.exc_info and record.exc_info[1]:
-            fields["exception"] = _trace(record.exc_info[1])
-        _write(record.levelname.lower(), fields)
+    class FromLibraries(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            fields: dict[str, Any] = {"logger": record.name, "event": record.getMessage()}
+            if record.exc_info and record.exc_info[1]:
+                fields["exception"] = _trace(record.exc_info[1])
+            _write(record.levelname.lower(), fields)
+
+    logging.basicConfig(handlers=[FromLibraries()], level=logging.WARNING, force=True)
 
 
 _LOGGER = Logger()
