@@ -32,7 +32,7 @@ _ESTABLISHED, _NEW, _FLOOD = "10.128.0.0", "10.160.0.0", "10.192.0.0"  # first c
 _GROUP = 32  # addresses of established clients at most, and of new ones
 _OTHERS = 8  # parts of the flood from one measurement of other programs to the next
 _BESIDE = {"katran_new": "Katran, SYN, which it stores", "katran_new_limited": "Katran, SYN beyond its limit"}
-_UNHARMED, _SUCCESSFUL = 0.999, 0.95  # what must be reached
+_UNHARMED, _SUCCESSFUL = 0.999, 0.95  # shares of connections: the goals
 _HEADINGS = (
     "flood",
     "to",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * SipHash-1-3, a keyed hash: without the key, nobody can choose inputs with given results.
+ * SipHash-1-3, a keyed hash: a sender without the key cannot choose inputs with given results.
  */
 #pragma once
 #include "lib/bpf.h"

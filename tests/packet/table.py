@@ -148,7 +148,7 @@ def entries4(tables: Tables) -> int:
             bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
         } == taken
     counts = [memory[at] >> 4 or memory[at + 1] for at in range(_marks4(0), len(memory), size)]
-    assert taken or not any(counts), "nothing is there, but something is said to have overflowed"
+    assert taken or not any(counts), "an empty table counts connections that overflowed"
     return len(taken)
 
 
