@@ -194,4 +194,7 @@ def wipe4(tables: Tables) -> None:
     with maps.MmapArray.open(tables.path("connections4")) as table:
         table.memory[:] = bytes(len(table.memory))
     pool = tables.pool
+    with maps.MmapArray.open(tables.path("controls")) as controls:  # a new template keeps its slot's references
+        slots4 = load.first_slot6(pool.get(0, "capacity"))
+        controls.memory[: slots4 * controls.stride] = bytes(slots4 * controls.stride)
     pool.set(0, "used", pool.get(0, "used") - taken)
