@@ -185,6 +185,11 @@ class Tables:
         return lanes
 
     @cached_property
+    def device_packets(self) -> maps.PerCpuArray:
+        """Packets by ingress device and hook."""
+        return maps.PerCpuArray.open(self.path("device_packets"))
+
+    @cached_property
     def reasons(self) -> maps.PerCpuArray:
         """Packet counts by drop reason."""
         return maps.PerCpuArray.open(self.path("reasons"))
