@@ -329,7 +329,7 @@ class PerCpuArray(ArrayMap):
                 break
         return found
 
-    def rows(self, form: struct.Struct, first: int | None = None) -> Iterator[tuple[int, ...]]:
+    def rows(self, form: struct.Struct, first: int | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield every record of each CPU, or the first ones (at least `first`), unpacked."""
         most = self.max_entries * self.records
         for index in range(-(-(most if first is None else min(first, most)) // self.records)):
