@@ -106,7 +106,7 @@ enum reason {
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	/* Why there was no connection; what happened to the packet is counted, too. */
 	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
-	REASON_REFUSED_INDEX_FULL, /* some 270 IPv4 connections of one client's port: no entry for another one */
+	REASON_REFUSED_INDEX_FULL, /* no entry for another IPv4 connection of one client's port, and `crowd4` is full */
 	REASON_REFUSED_IPV6_FULL, /* IPv6's share of the table */
 	REASON_REFUSED_NO_MEMORY, /* of the kernel, for an IPv6 connection, or another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */

@@ -34,7 +34,7 @@ enum tuple_kind {
 	TUPLE_TEMPLATE,
 	TUPLE_RETIRED,
 	TUPLE_CLAIMED, /* only in the table of IPv4: an entry that is being filled or freed */
-	TUPLE_REPLY, /* not in a table: to search by a reply of NAT */
+	TUPLE_REPLY, /* to search by a reply of NAT; only `crowd4` has such tuples */
 };
 
 union tuple {
@@ -43,12 +43,13 @@ union tuple {
 };
 
 /* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone. Bits
- * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 48-63: generation. */
-enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
+ * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 42: a newer connection gets its replies
+ * (IPv4), 48-63: generation. */
+enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48, WORD_NO_REPLIES = 42 };
 
 enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
-	CONN_NO_REPLIES = 2, /* a newer connection gets its replies */
+	CONN_CROWDED = 2, /* of IPv4: the map `crowd4` names its slot */
 };
 
 struct connection {
@@ -130,7 +131,7 @@ struct conn_record {
 	u8 state;
 	u8 was_state;
 	u8 family; /* 4 or 6; 0: the batch ends */
-	u8 has_reply;
+	u8 has_reply; /* and twice the bit WORD_NO_REPLIES */
 	u8 assured; /* of a template */
 };
 
@@ -210,6 +211,8 @@ struct magazine {
 };
 
 ARRAY_MAP(connections4, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
+
+HASH_MAP(crowd4, struct tuple4, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by requests and by replies of NAT */
 
 HASH_MAP(connections6, struct tuple6, struct connection6, 1024, BPF_F_NO_PREALLOC);
 

@@ -50,6 +50,14 @@ struct lane { /* what a CPU keeps of a destination */
 	u32 life_udp;
 	be32 real; /* address of the destination, and saddr of tunnels to it */
 	be32 outer_saddr;
+	u64 general[2]; /* requests and replies that did not take the fast path, or that are in `device_packets` */
+};
+
+/* Packets that came by a device and were forwarded, by hook. */
+struct device_packets {
+	u32 ifindex;
+	u32 pad;
+	u64 forwarded[2]; /* enum hook */
 };
 
 /* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
@@ -110,6 +118,8 @@ PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS + 1); /* the last one is a 
 PERCPU_MAP(client_routes, struct client_routes, 1);
 
 PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
+
+PERCPU_MAP(device_packets, struct device_packets, DEVICES); /* index: ifindex % DEVICES */
 
 PERCPU_MAP(limiters, struct limiter, 1);
 

@@ -83,7 +83,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	if (likely(result == CREATED))
 		result = publish(new->tuple, is_ipv6, &found, new->user);
 	if (likely(result == CREATED)) {
-		if (masq && !is_ipv6) {
+		if (masq && !is_ipv6 && !(new->conn.word & 1ULL << WORD_NO_REPLIES)) {
 			struct key4 key =
 				reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
 			publish_reply(key.addresses, key.rest, slot);

@@ -86,13 +86,14 @@ INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p,
 
 /* Update state and counters. Return false if the connection is being removed. */
 INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, const struct root *root, u32 now,
-			 enum hook hook)
+			 struct ctx ctx)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
-	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->index, facts_of(root), now, hook))
+	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->index, facts_of(root), now,
+			  ctx.hook))
 		return false;
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
-		account_reply(a->index, p);
+		account_reply(ctx, a->index, p);
 	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)
 		assure(a->slot, ASSURED);
 	return true;

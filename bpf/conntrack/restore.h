@@ -29,7 +29,7 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 		return !end_conn(&record->tuple, is_ipv6, found, word, seen, d, END_RESTORED);
 	}
 	u64 next = make_word(record->state, record->expiry, seen >> WORD_GENERATION) |
-		   (u64)(record->has_reply & 1) << WORD_ANSWERED;
+		   (u64)(record->has_reply & 3) << WORD_ANSWERED;
 	if (__sync_val_compare_and_swap(word, seen, next) != seen)
 		return true;
 	move_count(c->destination, word_state(seen), record->state);
@@ -54,7 +54,7 @@ VERIFIED_ONCE int restore_record(struct conn_record *record)
 			 .port = record->port,
 			 .method = record->method,
 			 .flags = record->template ? CONN_CONTROLLED : 0,
-			 .word = (u64)(record->has_reply & 1) << WORD_ANSWERED},
+			 .word = (u64)(record->has_reply & 3) << WORD_ANSWERED},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,
 		.has_control = is_template || record->template,

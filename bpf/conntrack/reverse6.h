@@ -5,8 +5,6 @@
 #include "abi/config.h"
 #include "abi/conntrack.h"
 
-enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 };
-
 /* Whether an element is no longer in a hash map. */
 INLINE bool is_deleted(long error)
 {

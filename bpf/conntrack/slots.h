@@ -128,7 +128,7 @@ INLINE u32 fresh6(const struct pool *pool)
 /* --- insert and remove --- */
 
 /* FAILED: no memory at the moment, or a lock that was not available. Unlike a full table this passes at once. NO_ENTRY:
- * the connections of one client's port take all entries that they may; those of other clients find theirs. */
+ * connections of one client's port take all entries that they may, and `crowd4` is full; those of others find theirs. */
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS, CREATE_FAILED, CREATE_NO_ENTRY };
 
 INLINE enum create_result result_of(long error)
@@ -167,9 +167,11 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
 		return refuse(REASON_REFUSED_TABLE_FULL);
 	struct key4 key = key4_of(&tuple->v4);
-	new_conn->slot = is_ipv6 ? take_slot(m)
-				 : claim_entry(key.addresses, key.rest,
-					       new_conn->connection->method == METHOD_MASQ);
+	u32 slot = is_ipv6 ? take_slot(m)
+			   : claim_entry(key.addresses, key.rest, new_conn->connection->method == METHOD_MASQ);
+	new_conn->slot = slot & ~CLAIMED_CROWDED;
+	if (unlikely(slot & CLAIMED_CROWDED))
+		new_conn->connection->flags |= CONN_CROWDED;
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
 		return refuse(is_ipv6 ? REASON_REFUSED_IPV6_FULL : REASON_REFUSED_INDEX_FULL);

@@ -8,7 +8,8 @@
  * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
  * then into other groups. The bucket counts both kinds, so most searches end in it. The hash is keyed, so a client
  * cannot choose colliding addresses and ports. One that uses the same port for many services fills more groups: by the
- * hash of the whole tuple, except for NAT.
+ * hash of the whole tuple, except for NAT. If those are full, too, its further connections are in any free entry, and
+ * the hash map `crowd4` names their slots: by the tuple, and by that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
  * mark in the bucket. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
@@ -30,7 +31,10 @@ enum rest_bits {
 	REST_COMPLETE = 50,
 	REST_NEAR = 52, /* overflowed into the same group */
 	REST_FAR = 56, /* into others */
+	REST_CROWD = 63, /* `crowd4` has some of its connections, or had */
 };
+
+enum { MOST_NEAR = 0xf, MOST_FAR = 0x7f };
 
 #define REST_TUPLE ((1ULL << REST_MARKS) - 1)
 #define REST_CLAIMED ((u64)TUPLE_CLAIMED << REST_KIND)
@@ -152,7 +156,7 @@ INLINE u64 difference_of_reply(struct conn_entry4 *conn, u64 addresses, u64 rest
 	u64 port = (READ_ONCE(*rest_at(conn)) ^ (rest >> 16 & 0xffff) ^ (rest & 0xffULL << REST_PROTOCOL)) &
 		   (0xffff | 0xffffULL << REST_PROTOCOL);
 	const struct connection *c = &conn->connection;
-	return client | port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | (c->flags & CONN_NO_REPLIES);
+	return client | port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | (c->word & 1ULL << WORD_NO_REPLIES);
 }
 
 /* Return the word that has a bucket's marks. */
@@ -164,13 +168,13 @@ INLINE u64 *marks_at(u32 bucket)
 
 INLINE u32 count_in(u64 marks, enum rest_bits which)
 {
-	return which == REST_FAR ? marks >> REST_FAR : marks >> REST_NEAR & 0xf;
+	return which == REST_FAR ? marks >> REST_FAR & MOST_FAR : marks >> REST_NEAR & MOST_NEAR;
 }
 
 /* Whether a bucket can count one more overflow. */
 INLINE bool can_count(u64 marks, enum rest_bits which)
 {
-	return count_in(marks, which) < (which == REST_FAR ? 0xff : 0xf);
+	return count_in(marks, which) < (which == REST_FAR ? MOST_FAR : MOST_NEAR);
 }
 
 /* Whether a reply is from the connection's own real server. */
@@ -208,10 +212,23 @@ VERIFIED_ONCE u32 search_group(u32 home, u64 addresses, u64 rest, u32 own)
 	return 0;
 }
 
+/* Search `crowd4`. The kernel may have refused to delete an element, so its slot may have another connection. */
+VERIFIED_ONCE u32 search_crowd(u64 addresses, u64 rest)
+{
+	u64 key[2] = {addresses, rest};
+	u32 *slot = bpf_map_lookup_elem(&crowd4, key);
+	return slot ? match_slot(*slot, addresses, rest) : 0;
+}
+
 /* Search where a bucket's connections overflow to, by its marks. */
 VERIFIED_ONCE u32 search_overflow(u64 addresses, u64 rest, u64 marks, u32 own)
 {
 	u32 home = home_of(addresses, rest), slot = 0;
+	if (marks >> REST_CROWD)
+		slot = search_crowd(addresses, rest);
+	if (slot && slot != own)
+		return slot;
+	slot = 0;
 	if (count_in(marks, REST_NEAR))
 		slot = search_group(home, addresses, rest, own);
 	if (slot || !count_in(marks, REST_FAR))
@@ -314,11 +331,26 @@ VERIFIED_ONCE u32 claim_overflow(u64 addresses, u64 rest, u32 masq)
 	return slot;
 }
 
-/* Claim an entry for a tuple. Return its slot, or 0. */
+enum { CLAIMED_CROWDED = 1U << 31 }; /* a flag of a slot */
+
+/* Claim an entry for a connection that `crowd4` will name. */
+VERIFIED_ONCE u32 claim_crowded(u64 addresses, u64 rest)
+{
+	u32 slot = 0;
+	if (kind_in(rest) != TUPLE_CONNECTION)
+		return 0;
+#pragma nounroll
+	for (u32 i = OTHER_GROUPS / 2 + 1; i <= OTHER_GROUPS && !slot; i++)
+		slot = claim_in_group(other_group(addresses, rest, i));
+	return slot ? slot | CLAIMED_CROWDED : 0;
+}
+
+/* Claim an entry for a tuple. Return its slot, perhaps with CLAIMED_CROWDED, or 0. */
 VERIFIED_ONCE u32 claim_entry(u64 addresses, u64 rest, u32 masq)
 {
 	u32 first = home_of(addresses, rest) * ENTRIES;
-	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest, masq);
+	return claim_slot(first) ?: claim_slot(first + 1) ?: claim_overflow(addresses, rest, masq)
+		?: claim_crowded(addresses, rest);
 }
 
 /* Free an entry that was claimed, or withdrawn. */
@@ -420,6 +452,71 @@ INLINE int publish_overflow(u64 addresses, u64 rest, u32 slot)
 	return result;
 }
 
+/* The tuple of the replies to a connection of NAT. Return false for other methods. */
+INLINE bool reply_key_of(struct conn_entry4 *conn, u64 addresses, u64 rest, struct key4 *key)
+{
+	const struct destination *d = map_elem(destinations, conn->connection.destination);
+	if (!d || conn->connection.method != METHOD_MASQ)
+		return false;
+	union {
+		u64 words[2];
+		struct tuple4 tuple;
+	} request = {.words = {addresses, rest}};
+	*key = reply_key4(&request.tuple, d->address.word[0], conn->connection.port);
+	return true;
+}
+
+/* Delete what names a connection in `crowd4`. A newer connection may have its replies. */
+VERIFIED_ONCE int leave_crowd(u64 addresses, u64 rest, u32 slot)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	struct key4 key = {addresses, rest};
+	bpf_map_delete_elem(&crowd4, &key);
+	if (!conn || !reply_key_of(conn, addresses, rest, &key))
+		return 0;
+	u32 *owner = bpf_map_lookup_elem(&crowd4, &key);
+	if (owner && *owner == slot)
+		bpf_map_delete_elem(&crowd4, &key);
+	return 0;
+}
+
+/* Add what names a connection to `crowd4`: 0, or an error. Another CPU's element of the same tuple stays. */
+INLINE long join_crowd(struct conn_entry4 *conn, u64 addresses, u64 rest, u32 slot)
+{
+	struct key4 key = {addresses, rest};
+	long error = bpf_map_update_elem(&crowd4, &key, &slot, BPF_NOEXIST);
+	if (error == -EEXIST && !search_crowd(addresses, rest)) /* its connection is gone; the next attempt succeeds */
+		bpf_map_delete_elem(&crowd4, &key);
+	if (error || !reply_key_of(conn, addresses, rest, &key))
+		return error;
+	error = bpf_map_update_elem(&crowd4, &key, &slot, BPF_ANY);
+	if (error)
+		leave_crowd(addresses, rest, slot);
+	return error;
+}
+
+/* Publish an entry that `crowd4` names. The search behind the insertion finds a CPU that chose another entry: its tuple
+ * was stored before it searched `crowd4`. */
+VERIFIED_ONCE int publish_crowded(u64 addresses, u64 rest, u32 slot)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home_of(addresses, rest));
+	if (!conn || !own || !marks)
+		return PUBLISH_FULL;
+	store_tuple(conn, rest);
+	set_mark(own, slot);
+	__sync_fetch_and_or(marks, 1ULL << REST_CROWD);
+	long error = join_crowd(conn, addresses, rest, slot);
+	if (!error && !search_all(addresses, rest, 1ULL << REST_NEAR | 1ULL << REST_FAR, slot))
+		return PUBLISHED;
+	if (!withdraw_tuple(slot, rest))
+		return PUBLISH_EXISTS;
+	unmark(slot, slot / ENTRIES);
+	if (!error)
+		leave_crowd(addresses, rest, slot);
+	return error && error != -EEXIST ? PUBLISH_FULL : PUBLISH_EXISTS;
+}
+
 /* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
 VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 {
@@ -435,6 +532,8 @@ VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 			set_mark(marks, slot);
 		return PUBLISHED;
 	}
+	if (unlikely(conn->connection.flags & CONN_CROWDED))
+		return publish_crowded(addresses, rest, slot);
 	if (unlikely(slot / ENTRIES != home))
 		return publish_overflow(addresses, rest, slot);
 	store_tuple(conn, rest);
@@ -445,14 +544,32 @@ VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 	return PUBLISH_EXISTS;
 }
 
+/* Mark a connection whose replies a newer one gets. If the slot changes hands before the exchange, the word has another
+ * generation. */
+VERIFIED_ONCE int lose_replies(u64 addresses, u64 rest, u32 slot)
+{
+	struct conn_entry4 *conn = conn4_at(slot);
+	if (!conn)
+		return 0;
+	u64 *word = &conn->connection.word;
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) { /* packets may change the word */
+		u64 seen = READ_ONCE(*word);
+		if (seen & 1ULL << WORD_DYING || !match_slot(AFTER((u64)slot, seen), addresses, rest))
+			return 0;
+		if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_NO_REPLIES) == seen)
+			return 0;
+	}
+	return 0;
+}
+
 /* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
 VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot)
 {
 	u64 *word = marks_at(home_of(addresses, rest));
 	u32 older = word ? search_all(addresses, rest, READ_ONCE(*word), slot) : 0;
-	struct conn_entry4 *conn = older ? conn4_at(older) : NULL;
-	if (unlikely(conn))
-		conn->connection.flags |= CONN_NO_REPLIES;
+	if (unlikely(older))
+		lose_replies(addresses, rest, older);
 	return 0;
 }
 
@@ -484,7 +601,11 @@ VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot)
 {
 	if (!withdraw_tuple(slot, rest))
 		return false;
-	/* A retired template has no count. */
-	unmark(slot, kind_in(rest) == TUPLE_RETIRED ? slot / ENTRIES : home_of(addresses, rest));
+	struct conn_entry4 *conn = conn4_at(slot);
+	bool is_retired = kind_in(rest) == TUPLE_RETIRED, is_crowded = conn && conn->connection.flags & CONN_CROWDED;
+	if (unlikely(is_crowded))
+		leave_crowd(addresses, rest, slot);
+	/* Neither has a count. */
+	unmark(slot, is_retired || is_crowded ? slot / ENTRIES : home_of(addresses, rest));
 	return true;
 }

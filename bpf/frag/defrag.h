@@ -198,6 +198,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 		g = find_queue(f, set, true);
 	if (g && other && slot.found) {
 		g->born = slot.set->born[slot.way & (LONE_WAYS - 1)];
+		g->moment = slot.set->moment[slot.way & (LONE_WAYS - 1)];
 		move_lone(slot.lone, g);
 		free_lone(&slot);
 	}

@@ -74,7 +74,7 @@ INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash
 {
 	u32 number = set_number(hash, LONE_SETS);
 	slot->set = map_elem(lone_sets, number);
-	slot->moment = bpf_ktime_get_ns() >> 16;
+	slot->moment = moment_now();
 	slot->way = lone_way(slot->set, tag_of(hash), slot->moment);
 	slot->lone = map_elem(lones, number * LONE_WAYS + (slot->way & (LONE_WAYS - 1)));
 	if (!slot->set || !slot->lone)

@@ -42,6 +42,7 @@ struct frag_queue {
 	u32 next; /* IPv6: the header behind the fragment header */
 	u32 tailroom; /* free bytes in the kernel's buffer of the first fragment */
 	u32 ecn; /* one bit for each codepoint received */
+	u32 moment; /* `born` in units of 2^16 ns: many packets begin in one tick */
 	u64 covered[FRAG_WORDS]; /* one bit for each 8 bytes received */
 	u64 starts[FRAG_WORDS]; /* likewise: a fragment starts there */
 	u64 runs[FRAG_WORDS]; /* likewise: a run starts there */
@@ -139,10 +140,11 @@ INLINE bool is_same_packet(const struct address *saddr, const struct address *da
 struct find_ctx {
 	const struct fragment *f;
 	u32 set;
-	u32 now;
+	u32 now; /* tick */
+	u32 moment;
 	u32 found; /* index of the queue, or NOTHING */
 	u32 spare;
-	u32 age; /* of the queue at `spare`; maximal for a free one */
+	u32 age; /* of the queue at `spare`, as its moment; maximal for a free one */
 };
 
 static int way_step(u32 way, struct find_ctx *s)
@@ -153,8 +155,8 @@ static int way_step(u32 way, struct find_ctx *s)
 		return 1;
 	u32 age = NOTHING;
 	if (g->kind) {
-		age = s->now - g->born;
-		if (age >= timeout_of(g->kind)) {
+		age = s->moment - g->moment;
+		if (s->now - g->born >= timeout_of(g->kind)) {
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
@@ -177,6 +179,11 @@ VERIFIED_ONCE int zero_queue(struct frag_queue *g)
 	return 0;
 }
 
+INLINE u32 moment_now(void)
+{
+	return bpf_ktime_get_ns() >> 16;
+}
+
 INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)
 {
 	zero_queue(g);
@@ -185,6 +192,7 @@ INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)
 	g->id = f->id;
 	g->kind = f->kind;
 	g->born = now;
+	g->moment = moment_now();
 	g->least_head = NOTHING;
 }
 
@@ -195,7 +203,8 @@ VERIFIED_ONCE u32 queue_number(const struct fragment *f, u32 set, u32 now)
 {
 	if (!f)
 		return 0;
-	struct find_ctx s = {.f = f, .set = set, .now = now, .found = NOTHING, .spare = NOTHING};
+	struct find_ctx s = {
+		.f = f, .set = set, .now = now, .moment = moment_now(), .found = NOTHING, .spare = NOTHING};
 	FORGET_BOUNDS(s, spare, age);
 	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
 	return s.found != NOTHING ? s.found | QUEUE_FOUND : s.spare;

@@ -112,7 +112,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 			return pass_to_tc();
 		}
 	}
-	account_request(t->index, p, connections);
+	account_request(ctx, t->index, p, connections);
 	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
 		return fwd_slow(ctx.skb, p, t);
 	return send(ctx, p, t, hop, &root->settings);
@@ -129,6 +129,8 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
 	lane->real = d->address.word[0];
+	if (entrance->input != device->ifindex)
+		count_fast(lane, side & 1);
 	entrance->stamp = ticks();
 	entrance->input = device->ifindex;
 	__builtin_memcpy(entrance->mac, device->mac, 6);
@@ -185,7 +187,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (unlikely(!update_state(word, slot, controlled, direction, p->event, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
-	account_request(t.index, p, 0);
+	account_request(ctx, t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
 		return fwd_slow(ctx.skb, p, &t);
 	return send(ctx, p, &t, hop, &root->settings);

@@ -133,14 +133,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	struct counters *c = counters_of(w->destination, root);
-	if (c && server) {
-		c->out_packets += 1;
-		c->out_bytes += p->length;
-	} else if (c) {
-		c->in_packets += 1;
-		c->in_bytes += p->length;
-	}
+	account_available(tc_ctx(skb), w->destination, server ? SIDE_REPLY : SIDE_REQUEST, p->length, root);
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (server && !w->icmp_transit)

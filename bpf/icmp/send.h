@@ -3,6 +3,7 @@
  * error contains as much of the packet as the kernel would quote: 576 bytes in all for IPv4, 1280 for IPv6.
  */
 #pragma once
+#include "fwd/account.h"
 #include "fwd/send.h"
 #include "icmp/ratelimit.h"
 #include "parse/options4.h"
@@ -157,13 +158,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
 			return drop(HOOK_TC, REASON_SHORT);
 	}
-	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS counts it as a reply (8.2) */
-		struct counters *c = counters_at(w->destination);
-		if (c) {
-			c->out_packets += 1;
-			c->out_bytes += extra + inner_len;
-		}
-	}
+	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) /* IPVS counts it as a reply (8.2) */
+		account(tc_ctx(skb), w->destination, SIDE_REPLY, extra + inner_len, 0);
 	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */

@@ -21,6 +21,8 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
+enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 }; /* errors of map helpers */
+
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))

@@ -44,7 +44,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct reply_conn a;
 	u32 now = ticks();
-	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, HOOK_TC))
+	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)
 		return pass_to_stack(HOOK_TC);

@@ -36,7 +36,7 @@ INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct repl
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
 	if (passes && is_valid_saddr(ctx, p))
-		update_reply(a, p, root, now, ctx.hook);
+		update_reply(a, p, root, now, ctx);
 	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
 }
 
@@ -49,7 +49,7 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return pass_to_tc();
 	if (!p->l4_complete)
 		return drop(ctx.hook, REASON_SHORT);
-	if (!update_reply(a, p, root, now, ctx.hook))
+	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_DYING);
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
@@ -72,7 +72,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
 		return drop(ctx.hook, REASON_SHORT);
-	if (!update_reply(a, p, root, now, ctx.hook))
+	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_DYING);
 	if (ctx.hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);

@@ -147,7 +147,8 @@ def entries4(tables: Tables) -> int:
         assert {
             bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
         } == taken
-    counts = [memory[at] >> 4 or memory[at + 1] for at in range(_marks4(0), len(memory), size)]
+    assert taken or not list(tables.crowd4.keys()), "an empty table names a connection"
+    counts = [memory[at] >> 4 or memory[at + 1] & 0x7F for at in range(_marks4(0), len(memory), size)]
     assert taken or not any(counts), "an empty table counts connections that overflowed"
     return len(taken)
 
@@ -193,6 +194,8 @@ def wipe4(tables: Tables) -> None:
     taken = len(_taken4(tables))
     with maps.MmapArray.open(tables.path("connections4")) as table:
         table.memory[:] = bytes(len(table.memory))
+    for key in list(tables.crowd4.keys()):
+        tables.crowd4.remove(key)
     pool = tables.pool
     with maps.MmapArray.open(tables.path("controls")) as controls:  # a new template keeps its slot's references
         slots4 = load.first_slot6(pool.get(0, "capacity"))

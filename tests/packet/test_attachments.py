@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,10 +26,11 @@ from pylvs.model.rows import DeviceProblem
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links
 from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4
+from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4, server_mac
 from tests.waiting import until
 
 SERVICE = key(80)
+BEHIND = DestinationKey(ip_address("10.78.0.2"), 80)  # a real server behind another device than the clients
 
 
 @pytest.fixture
@@ -250,11 +256,84 @@ def test_xdp_redirects_jumbo_frames_only_to_drivers_that_transmit_them(
     devices = [replace(each, mtu=mtu) for each in links.devices()]
     with (
         mock.patch.object(attach, "attached", return_value=native),
-        mock.patch.object(links, "native_xdp", return_value=features),
+        mock.patch.object(links, "xdp_features", return_value={host.ifindex: features}),
         mock.patch.object(links, "devices", return_value=devices),
     ):
         attachments._note_devices(host.director.tables)
         assert len(list(host.director.tables.transmitters.keys())) == redirects
+
+
+@contextmanager
+def tap() -> Iterator[int]:
+    """Make the device t0 towards another network, and yield its file. Its driver transmits XDP frames."""
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"t0", 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
+        ip("addr", "add", "10.78.0.1/24", "dev", "t0")
+        ip("link", "set", "t0", "up")
+        ip("neigh", "add", str(BEHIND.address), "lladdr", server_mac(9), "nud", "permanent", "dev", "t0")
+        yield tun
+    finally:
+        os.close(tun)
+
+
+def frames_from(tun: int) -> Iterator[bytes]:
+    while True:
+        try:
+            yield os.read(tun, 2048)
+        except BlockingIOError:
+            return
+
+
+def test_xdp_sends_by_a_device_without_a_program(host: Host) -> None:
+    """Clients on d0, which runs native XDP, and a real server of direct routing behind t0."""
+    host.director.add_service(VirtualService(SERVICE, "rr"))
+    with tap() as tun:
+        with host.director.batch():
+            attachments.request(host.director.tables, "d0", "native")
+        host.director.add_destination(SERVICE, Destination(BEHIND, Method.ROUTE))
+        assert there(host)["t0"].mode == "tc"
+        d1 = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        d1.bind(("d1", 0))
+        sent = [tcp("S", sport=5000), *(tcp("A", sport=5000, payload=bytes([number])) for number in range(50))]
+        for frame in sent:
+            d1.send(frame)
+        d1.close()
+        arrived: list[bytes] = []
+
+        def all_arrived() -> bool:
+            arrived.extend(each for each in frames_from(tun) if each[30:34] == SERVICE.address.packed)
+            return len(arrived) >= len(sent)
+
+        until(all_arrived, "the frames behind t0")
+        assert sorted(each[34:] for each in arrived) == sorted(each[34:] for each in sent)
+        packets = host.director.packet_counts().forwarded["d0"]
+        assert packets.xdp + packets.tc == len(sent)
+        assert packets.xdp > len(sent) / 2
+
+
+def test_a_driver_that_transmits_only_with_a_program_gets_one(host: Host) -> None:
+    """Most cards. A device towards real servers is such an output; others are not touched."""
+    real_features, real_mode = links.xdp_features, attach.choose_mode
+
+    def features() -> dict[int, int]:
+        t0 = links.device("t0")
+        return real_features() | {t0.index: links.XDP_BASIC | (links.XDP_TRANSMIT if t0.xdp_native else 0)}
+
+    def choose_mode(device: links.Device, *others: Any) -> tuple[attach.Mode, str]:
+        return ("native", "as on a card") if device.name == "d0" else real_mode(device, *others)
+
+    with mock.patch.multiple(links, xdp_features=features), tap():
+        host.director.add_service(VirtualService(SERVICE, "rr"))
+        host.director.add_destination(SERVICE, Destination(BEHIND, Method.ROUTE))
+        assert there(host)["t0"].mode == "tc", "no device runs native XDP"
+        host.director.delete_destination(SERVICE, BEHIND)
+        with mock.patch.multiple(attach, choose_mode=choose_mode):
+            host.director.add_destination(SERVICE, Destination(BEHIND, Method.ROUTE))
+            assert (there(host)["d0"].mode, there(host)["t0"].mode) == ("native", "native")
+            assert host.director.tables.transmitters.get(struct.pack("<I", links.device("t0").index)) is not None
+            host.director.follow_host()
+            assert there(host)["t0"].mode == "native", "it transmits because of the program"
 
 
 def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:

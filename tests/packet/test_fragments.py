@@ -20,6 +20,7 @@ from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, server_mac
 from tests.packet.wire import Wire, wire
 
+SETS, WAYS = 32, 8  # DEFRAG_SETS, DEFRAG_WAYS
 SERVICES = {4: key(53, Protocol.UDP), 6: key(53, Protocol.UDP, VIP6)}
 
 
@@ -163,6 +164,30 @@ def test_a_flood_of_first_fragments_leaves_other_packets(host: Host, family: int
                     host.run(other, "tc")
             host.run(frame, "tc")
     assert packets_in(host, family)[0] - before >= 0.95 * len(packets)
+
+
+def set_of(host: Host, ident: int) -> int:
+    """Return the set of queues that the packet path chooses for a datagram of the client."""
+    seeds, full = host.director.tables.pool.get(0, "seeds"), (1 << 64) - 1
+    source, target = (int.from_bytes(socket.inet_aton(each), "little") for each in (CLIENT4, VIP4))
+    mixed = socket.htons(ident) | (17 | 1 << 9) << 32
+    for word in source | target << 32, 0, 0, 0:
+        mixed = (mixed ^ word) * seeds[0] & full
+        mixed ^= mixed >> 32
+    return (mixed * seeds[1] & full) >> 32 & SETS - 1
+
+
+def test_the_oldest_of_the_packets_of_one_tick_is_displaced(host: Host) -> None:
+    """Ten packets in a set of eight: the eight that came last are complete in the end."""
+    chosen = [ident for ident in range(1, 65536) if set_of(host, ident) == 5][: WAYS + 2]
+    packets = [fragments(4, ident, 3500, 1800) for ident in chosen]  # a fragment of 1800 bytes starts a queue at once
+    before, displaced = packets_in(host, 4)[0], host.reason("FRAGMENT_DISPLACED")
+    for first, _ in packets:
+        assert host.run(first, "tc").verdict == DROPPED["tc"]
+    assert host.reason("FRAGMENT_DISPLACED") - displaced == 2
+    for _, last in packets[2:]:
+        host.run(last, "tc")
+    assert packets_in(host, 4)[0] - before == WAYS
 
 
 def test_xdp_passes_fragments_unmodified(host: Host) -> None:

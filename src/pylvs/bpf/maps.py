@@ -329,6 +329,15 @@ class PerCpuArray(ArrayMap):
                 break
         return found
 
+    def rows(self, form: struct.Struct, first: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield every record of each CPU, or the first ones (at least `first`), unpacked."""
+        most = self.max_entries * self.records
+        for index in range(-(-(most if first is None else min(first, most)) // self.records)):
+            raw = self.get(index) or b""
+            for start in range(0, len(raw), self.stride):
+                for at in range(start, start + self.records * form.size, form.size):
+                    yield form.unpack_from(raw, at)
+
     def fill(self, index: int, value: bytes) -> None:
         """Store the same value for every CPU. Raises IndexError."""
         self.put(index, value.ljust(self.stride, b"\0") * self.cpus)

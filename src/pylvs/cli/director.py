@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,6 +12,9 @@ from pylvs.cli.common import as_json
 from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
+
+if TYPE_CHECKING:
+    from pylvs.model.rows import HookPackets
 
 
 @click.command()
@@ -57,18 +61,32 @@ def detach(device: str) -> None:
     click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")
 
 
+def _hooks(packets: HookPackets) -> dict[str, Any]:
+    return {"xdp": packets.xdp, "tc": packets.tc, "xdp_share": round(packets.xdp_share, 4)}
+
+
+def _described(packets: Mapping[str, Any]) -> str:
+    """Return who forwarded packets as text, empty for no packets."""
+    if not packets["xdp"] + packets["tc"]:
+        return ""
+    return f"forwarded {packets['xdp']} at XDP ({packets['xdp_share']:.1%}), {packets['tc']} at TC"
+
+
 def _overview() -> dict[str, Any]:
     from pylvs.dataplane import vip_roles
     from pylvs.dataplane.devices.attach import attached
     from pylvs.dataplane.devices.attachments import missing
     from pylvs.dataplane.director import open_director
-    from pylvs.dataplane.reader import reason_counts, table_use
+    from pylvs.dataplane.reader import forwarded, reason_counts, table_use
+    from pylvs.model.rows import HookPackets
 
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
     tables = director.tables
-    roles, use = vip_roles.in_force(tables), table_use(tables)
+    roles, use, packets = vip_roles.in_force(tables), table_use(tables), forwarded(tables)
+    total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
+    none = HookPackets(0, 0)
     return {
         "tables": True,
         "object": str(director.state.build()),
@@ -78,6 +96,7 @@ def _overview() -> dict[str, Any]:
         "half_open": use.half_open,
         "half_open_share": round(use.half_open_share, 4),
         "refused": {name: count for name, count in refusals(reason_counts(tables)).items() if count},
+        "forwarded": _hooks(total),
         "devices": [
             {
                 "device": each.device,
@@ -86,6 +105,7 @@ def _overview() -> dict[str, Any]:
                 "xdp": each.xdp,
                 "tc": each.ingress,
                 "tc_egress": each.egress,
+                "forwarded": _hooks(packets.get(each.device, none)),
             }
             for each in attached(director.state)
         ],
@@ -113,12 +133,15 @@ def show(as_json: bool) -> None:
         f"tables: {found['object']}, connections {found['connections']} of {found['conn_max']} ({found['fill']:.1%}),"
         f" half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
     )
+    if text := _described(found["forwarded"]):
+        click.echo(f"packets: {text}")
     if not found["devices"]:
         click.echo("devices: none attached")
     for each in found["devices"]:
         programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
-        click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}")
+        counted = _described(each["forwarded"])
+        click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{counted and f'; {counted}'}")
     for each in found["unattached"]:
         remark = "" if each["needed"] else " (no service or real server needs it)"
         click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")

@@ -242,6 +242,7 @@ class BpfDirector:
             reader.expiry(tables),
             reader.timer_runs(tables),
             totals,
+            reader.forwarded(tables),
         )
 
     def mark_rules(self) -> list[MarkRule]:

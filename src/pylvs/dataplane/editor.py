@@ -359,6 +359,7 @@ class Editor:
         if destination.method == Method.MASQ:
             self._changed.by_nat.add(destination.key.address)
         self._changed.own_server |= route is not None and route.local
+        self._changed.add_output(route)
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         from pylvs.dataplane import marks

@@ -46,6 +46,7 @@ STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs 
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections4",
+    "crowd4",
     "connections6",
     "replies6",
     "words6",
@@ -72,6 +73,7 @@ _BUCKET_BYTES, _NODE_BYTES = 16, 48  # of the kernel's hash maps; it allocates p
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
+_CROWD, _LEAST_CROWD = 16, 1024  # IPv4 connections whose clients use one port for very many services: a part of all
 _PRESENT_CPUS = "/sys/devices/system/cpu/present"
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
@@ -196,6 +198,7 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
     slots6 = _slots(six)
     sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
+    sizes["crowd4"] = max(connections // _CROWD, _LEAST_CROWD)
     sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
     ticks = first6 // abi.constant("LOOK_SLOTS") + slots6
     sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}

@@ -11,7 +11,7 @@ from math import inf
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
-from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow, TableUse, TimerRuns
+from pylvs.model.rows import Counters, DestinationRow, Expiry, HookPackets, Rates, ServiceRow, TableUse, TimerRuns
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -36,6 +36,31 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
         for name, number in abi.shipped().enum("reason").items()
         if name not in ("REASONS", "REASON_NONE")  # no reasons
     }
+
+
+def forwarded(tables: Tables) -> dict[str, HookPackets]:
+    """Return the forwarded packets by ingress device, for the devices that there are.
+
+    The fast path does not count devices: what a destination's counters have beyond `general` came by the entrance.
+    """
+    from pylvs.netlink import links  # late: other listings do without
+
+    of_device = abi.struct("device_packets").view("ifindex", "forwarded")
+    packets: dict[int, list[int]] = {}
+    for index, by_xdp, by_tc in tables.device_packets.rows(of_device):
+        if index:
+            found = packets.setdefault(index, [0, 0])
+            found[0] += by_xdp
+            found[1] += by_tc
+    lane = abi.struct("lane").view("counters.in_packets", "counters.out_packets", "entrances", "general")
+    entrance = abi.struct("entrance").view("input")
+    for requests, replies, entrances, *general in tables.statistics.rows(lane, tables.book.get(0, "destination_top")):
+        by_fast_path = requests - general[0] & _MASK64, replies - general[1] & _MASK64
+        if any(by_fast_path):
+            for (index,), count in zip(entrance.iter_unpack(entrances), by_fast_path, strict=True):
+                packets.setdefault(index, [0, 0])[0] += count
+    names = {device.index: device.name for device in links.devices()}
+    return {names[index]: HookPackets(*each) for index, each in packets.items() if index in names}
 
 
 def table_use(tables: Tables) -> TableUse:

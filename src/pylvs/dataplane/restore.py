@@ -232,7 +232,7 @@ class ConnectionCopy:
             state,
             seen.was >> self._state & self._states,
             seen.family,
-            seen.word >> self._has_reply & 1,
+            seen.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
             assured,
         )
         self._batch.append(seen)

@@ -141,6 +141,7 @@ class Tables:
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
     timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
     connections4 = _array("connections4")  # by slot
+    crowd4 = _hash("crowd4")  # slots of IPv4 connections of client ports that have very many, by tuple
     connections6 = _hash("connections6")  # by tuple
     words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot
     conn_counts = _records("conn_counts", "conn_counts")  # connections and thresholds, by slot of the destination
@@ -182,6 +183,11 @@ class Tables:
         lanes = maps.PerCpuArray.open(self.path("lanes"))
         lanes.records = abi.constant("LANES")
         return lanes
+
+    @cached_property
+    def device_packets(self) -> maps.PerCpuArray:
+        """Packets by ingress device and hook."""
+        return maps.PerCpuArray.open(self.path("device_packets"))
 
     @cached_property
     def reasons(self) -> maps.PerCpuArray:

@@ -84,6 +84,19 @@ class TableUse:
 
 
 @dataclass(frozen=True, slots=True)
+class HookPackets:
+    """Packets that each hook forwarded."""
+
+    xdp: int
+    tc: int
+
+    @property
+    def xdp_share(self) -> float:
+        """The share of XDP in all."""
+        return self.xdp / max(self.xdp + self.tc, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class PacketCounts:
     """Drop reasons and other counters by name, how full the connection table is, and totals."""
 
@@ -92,6 +105,7 @@ class PacketCounts:
     expiry: Expiry | None = None
     timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
+    forwarded: Mapping[str, HookPackets] = field(default_factory=dict)  # by ingress device
 
 
 def refusals(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -274,6 +274,18 @@ def native_xdp(index: int) -> int | None:
     return number(attributes(answers[0], 4).get(3)) if answers else None  # NETDEV_A_DEV_XDP_FEATURES
 
 
+def xdp_features() -> dict[int, int]:
+    """Return the XDP features of all drivers by device; nothing if the kernel does not report them (before 6.3)."""
+    with Netlink(codec.NETLINK_GENERIC) as link:
+        family = codec.generic_family(link, "netdev")
+        try:
+            answers = link.dump(family, struct.pack("=BBH", 1, 1, 0)) if family is not None else []
+        except NetlinkError:
+            return {}
+    found = (attributes(each, 4) for each in answers)
+    return {number(each.get(1)): number(each.get(3)) for each in found}  # NETDEV_A_DEV_IFINDEX, XDP_FEATURES
+
+
 def strips_vlan_tags(label: str) -> bool:
     """Return whether a device strips VLAN tags off received frames (ethtool's rxvlan), so XDP does not see them."""
     import array

@@ -14,7 +14,16 @@ from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
-from pylvs.model.rows import Counters, DestinationRow, Expiry, PacketCounts, ServiceRow, TableUse, TimerRuns
+from pylvs.model.rows import (
+    Counters,
+    DestinationRow,
+    Expiry,
+    HookPackets,
+    PacketCounts,
+    ServiceRow,
+    TableUse,
+    TimerRuns,
+)
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
@@ -91,6 +100,15 @@ def test_the_use_of_the_connection_table_is_a_metric() -> None:
     assert found["pylvs_refused_connections_total", labels(reason="index_full")] == 3
     assert found["pylvs_refused_connections_total", labels(reason="held")] == 2
     assert ("pylvs_refused_connections_total", labels(reason="no_route")) not in found
+
+
+def test_forwarded_packets_are_counted_by_device_and_hook() -> None:
+    forwarded = {"eth0": HookPackets(90, 10), "eth1": HookPackets(0, 7)}
+    found = samples(MetricsInput("1", packets=PacketCounts(forwarded=forwarded)))
+    assert found["pylvs_forwarded_packets_total", labels(device="eth0", hook="xdp")] == 90
+    assert found["pylvs_forwarded_packets_total", labels(device="eth0", hook="tc")] == 10
+    assert found["pylvs_forwarded_packets_total", labels(device="eth1", hook="xdp")] == 0
+    assert found["pylvs_forwarded_packets_total", labels(device="eth1", hook="tc")] == 7
 
 
 def test_the_runs_of_timers_are_a_histogram() -> None:

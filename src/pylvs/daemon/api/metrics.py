@@ -169,6 +169,13 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
 def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterator[Metric]:
     text = "What happened to packets beyond being forwarded."
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(packets.reasons))
+    text = "Packets that a hook has forwarded, by ingress device: XDP is fast, TC is complete."
+    by_hook = [
+        ((device, hook), count)
+        for device, each in sorted(packets.forwarded.items())
+        for hook, count in (("xdp", each.xdp), ("tc", each.tc))
+    ]
+    yield _counter("pylvs_forwarded_packets", text, ["device", "hook"], by_hook)
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
     yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
     text = "New connections without an entry in the table, by reason."

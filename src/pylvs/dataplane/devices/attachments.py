@@ -4,7 +4,8 @@ IPVS sees every packet of its network namespace. So while the table holds a serv
 receives packets first is attached. Ports of bridges and bonds are not, nor devices that `pylvs detach` excluded.
 
 A device runs XDP if a VIP or a NAT destination is on it or routed through it. It also does if the address of a virtual
-router is on its link. The others run TC alone. Attaching native XDP resets many cards, so it stays for a minute after
+router is on its link, or if it leads to real servers and its driver transmits XDP frames only then. The others run TC
+alone. Attaching native XDP resets many cards, so it stays for a minute after
 the last service.
 
 lo is attached for clients on this host. While a real server is on this host, its replies are handled at TC egress of
@@ -31,7 +32,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.service import ServiceKey, is_probe_mark
-from pylvs.netlink import links
+from pylvs.netlink import links, xdp
 from pylvs.netlink.links import Device
 
 TYPE_CHECKING = False  # without importing typing
@@ -51,6 +52,9 @@ _ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's he
 _LOOPBACK_NET = 127
 _WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
 _SENDS_ONLY = ("dummy", "ifb", "nlmon")  # what comes in by them came in by another device before
+# Their drivers never transmit XDP frames, or only while the far end takes them; a loss there is silent.
+_WITHOUT_OUTPUT = ("veth", "vlan", "bridge", "macvlan", "ipvlan", "vrf", "dummy")
+_NETWORK_BYTES = {4: 3, 6: 8}  # the bytes of an address that choose its route in nearly all networks
 _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
@@ -71,10 +75,16 @@ class Concerns:
     by_nat: set[Address] = field(default_factory=set)  # real servers
     marks: bool = False
     own_server: bool = False  # a real server is on this host
+    outputs: set[int] = field(default_factory=set)  # devices that lead to real servers
     shrunk: bool = False  # something left the table, or the host changed: evaluate the whole table
 
     def __bool__(self) -> bool:
-        return bool(self.virtual or self.by_nat or self.marks or self.own_server or self.shrunk)
+        return bool(self.virtual or self.by_nat or self.marks or self.own_server or self.outputs or self.shrunk)
+
+    def add_output(self, route: links.Route | None) -> None:
+        """Add the route to a real server."""
+        if route and not route.local:
+            self.outputs.add(route.ifindex)
 
     def add_key(self, key: ServiceKey) -> None:
         """Add what a new service needs."""
@@ -95,13 +105,40 @@ def _concerns_of(tables: Tables) -> Concerns:
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
     top = tables.book.get(0, "destination_top")
     own = {address_bytes(each) for each in links.local_addresses()}
+    networks = dict[bytes, Address]()  # one real server of each: a route for each address would take too long
     for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
         if not used or deleted_s:
             continue
+        networks.setdefault(address[: _NETWORK_BYTES[family]], address_of(address, family))
         if used == by_nat:
             found.by_nat.add(address_of(address, family))
         found.own_server |= address in own or (family == 4 and address[0] == _LOOPBACK_NET)
+    with links.Routes() as routes:
+        for each in networks.values():
+            found.add_output(routes.to(each))
     return found
+
+
+def _needed_outputs(outputs: set[int], inputs: set[int], everything: list[Device]) -> set[int]:
+    """Return those of the outputs that must run XDP, because one of the inputs does and redirects to them."""
+    candidates = [each for each in everything if each.index in outputs and each.kind not in _WITHOUT_OUTPUT]
+    if not candidates:
+        return set()
+    features = links.xdp_features()
+    found = {each.index for each in candidates if _demands_program(each, features.get(each.index, 0))}
+    modes = (attach.choose_mode(each, everything)[0] for each in everything if each.index in inputs)
+    return found if found and "native" in modes else set()
+
+
+def _demands_program(device: Device, features: int) -> bool:
+    """Return whether the driver transmits XDP frames only while an XDP program runs on the device, as most cards do.
+
+    If it transmits them now, our program may be the reason.
+    """
+    if not _can_carry(device) or device.bare:
+        return False
+    ours = bool(device.xdp_native) and xdp.is_ours(device.xdp_native)
+    return bool(features & links.XDP_BASIC) and (ours or not features & links.XDP_TRANSMIT)
 
 
 def _needed_devices(concerns: Concerns, everything: list[Device], of_routers: frozenset[Address]) -> set[int]:
@@ -242,27 +279,37 @@ def _write_device(tables: Tables, device: Device) -> None:
 def _note_devices(tables: Tables) -> None:
     """Update the devices to which XDP may redirect.
 
-    Without native XDP these are all attached devices, else those whose driver transmits redirected frames. If XDP may
-    receive frames in several buffers, the driver must transmit those, too.
+    Without native XDP these are all attached devices. Else they are those whose driver transmits redirected frames,
+    attached or not. If XDP may receive frames in several buffers, the driver must transmit those, too.
     """
     there = attach.attached(tables.state)
     by_xdp = [each for each in there if each.mode in ("native", "generic")]
-    able = set()
+    able = set[int]()
     if by_xdp:
-        native = any(each.mode == "native" for each in by_xdp)
-        mtus = {device.index: device.mtu for device in links.devices()} if native else {}
-        jumbo = any(mtus.get(each.ifindex, 0) > _ONE_BUFFER for each in by_xdp)
-        for each in there:
-            features = links.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
-            wanted = links.XDP_TRANSMIT | (links.XDP_TRANSMIT_FRAGS if jumbo else 0)
-            if not native or features & wanted == wanted:
-                able.add(each.ifindex)
+        native = {each.ifindex for each in by_xdp if each.mode == "native"}
+        able = _transmitters(native, {each.ifindex for each in by_xdp}) if native else {each.ifindex for each in there}
     replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
     kept = {each.ifindex for each in by_xdp}
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
     tables.state.set_note(_CHANGING, None)
+
+
+def _transmitters(native: set[int], by_xdp: set[int]) -> set[int]:
+    """Return the devices whose drivers transmit frames of native XDP.
+
+    Without our program, a veth does so as long as its peer takes the frames. Another program may leave at any time.
+    """
+    everything, features = links.devices(), links.xdp_features()
+    jumbo = any(each.mtu > _ONE_BUFFER for each in everything if each.index in by_xdp)
+    wanted = links.XDP_TRANSMIT | (links.XDP_TRANSMIT_FRAGS if jumbo else 0)
+    return {
+        each.index
+        for each in everything
+        if features.get(each.index, 0) & wanted == wanted
+        and (each.index in native or (_can_carry(each) and not (each.bare or each.kind == "veth" or each.xdp_native)))
+    }
 
 
 def _stop_redirects(tables: Tables, ifindex: int, to_all: bool = False) -> None:
@@ -344,7 +391,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         _stop_redirects(tables, index)
         with contextlib.suppress(NoSuchDevice):
             attach.detach(index, state)
-    if changed:
+    if changed or changes.shrunk:
         _note_devices(tables)
     _set_numbered(state, notes, _UNATTACHED, {index: each.reason for index, each in problems.items()})
     _tidy(state)
@@ -468,6 +515,7 @@ def _note_needed(
     found = set() if whole else {each.index for each in everything if f"{_NEEDED}{each.index}" in notes}
     if concerns:
         found |= _needed_devices(concerns, everything, _router_addresses(tables))
+        found |= _needed_outputs(concerns.outputs - found, found, everything)
     _set_numbered(tables.state, notes, _NEEDED, dict.fromkeys(found, "by a service or a real server"))
     return found
 

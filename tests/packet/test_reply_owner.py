@@ -1,0 +1,65 @@
+"""Two NAT connections of one client port to one real server: the newer one gets the replies (IPVS-SEMANTICS 4.1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylvs.bpf import abi
+from pylvs.model.service import Method
+from tests.packet.frames import CLIENT4, tcp
+from tests.packet.host import HOOKS, SENT, Host, server4
+from tests.packet.table import entries
+
+PORT = 8080
+
+
+def opened(host: Host, dport: int, sport: int) -> int:
+    """Make a connection, and return its slot."""
+    before = {each.slot for each in entries(host.director.tables)}
+    host.receive(tcp(sport=sport, dport=dport))
+    (slot,) = {each.slot for each in entries(host.director.tables)} - before
+    return slot
+
+
+def bytes_of(host: Host, slot: int) -> memoryview:
+    """Return the connection in a slot, without the marks of its bucket."""
+    size = abi.struct("conn_entry4").size
+    return host.director.tables.connections4.memory[slot * size :][: size - 2]
+
+
+@pytest.fixture
+def ports(director_host: Host) -> list[int]:
+    """Return the ports of two services with the same real server."""
+    services = [director_host.new_key() for _ in range(2)]
+    for service in services:
+        director_host.serve(service, 1, Method.MASQ, port=PORT)
+    return [service.port for service in services]
+
+
+def test_the_older_connection_stays_without_replies_when_its_state_changes(
+    director_host: Host, ports: list[int]
+) -> None:
+    host, sport = director_host, 3000
+    for dport in ports:
+        opened(host, dport, sport)
+    reply = tcp("SA", source=server4(1), target=CLIENT4, sport=PORT, dport=sport)
+    for flags in "A", "FA":
+        for hook in HOOKS:
+            done = host.run(tcp(flags, sport=sport, dport=ports[0]), hook)
+            assert done.verdict in (*SENT[hook], 2), "TC finishes what XDP passes"
+            if hook == "xdp" and done.verdict == 2:
+                continue
+        left = host.forwarded(reply, "tc")
+        assert int.from_bytes(left[34:36], "big") == ports[1]
+
+
+def test_a_connection_that_is_being_removed_is_left_alone(director_host: Host, ports: list[int]) -> None:
+    """Another CPU may free its slot, and fill it anew, at any moment."""
+    host, sport = director_host, 3100
+    slot = opened(host, ports[0], sport)
+    (older,) = [each for each in entries(host.director.tables) if each.slot == slot]
+    older.change(older.word | 1 << abi.constant("WORD_DYING"))
+    before = bytes(bytes_of(host, slot))
+    opened(host, ports[1], sport)
+    assert bytes(bytes_of(host, slot)) == before
+    older.change(older.word)
