@@ -51,12 +51,15 @@ def run(
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.system import logs
 
-    logs.set_up(log_format)
+    logs.set_up(log_format, background=True)
     sys.setswitchinterval(SWITCH_S)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
     options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log_format)
-    asyncio.run(Supervisor(options, HostServices()).run())
+    try:
+        asyncio.run(Supervisor(options, HostServices()).run())
+    finally:
+        logs.flush()
 
 
 @click.command()

@@ -257,6 +257,7 @@ class VrrpSettings:
     vmac_address_prefix: str = "vrrp"
     limits: tuple[SendingLimit, ...] = ()
     link_delays: tuple[LinkDelay, ...] = ()
+    data_plane_lease_s: float = 10.0  # without a report of the daemon, until the state of the data plane is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

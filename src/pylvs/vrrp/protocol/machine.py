@@ -113,7 +113,7 @@ class Machine:
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
-        """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As in keepalived, an owner with `state BACKUP` listens first."""
+        """Leave Initialize (RFC 9568, 6.4.1), or FAULT. An owner with `state BACKUP` listens first, as in keepalived."""
         if self.instance.priority == OWNER and self.instance.starts_as_master:
             return self._master(now, TransitionReason.OWNER)
         forgotten = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
