@@ -84,7 +84,7 @@ def set_up(
     out = (sys.stderr or io.StringIO()) if stream is None else stream  # None: started with stderr closed
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
     line = _journal_line if journal else _json if form == "json" else _line
-    put = partial(_put, out)
+    put: Callable[[str], None] = partial(_put, out)
     if background:
         from pylvs.system.log_writer import BackgroundWriter  # late: commands do not need it
 

@@ -8,7 +8,7 @@
 It reads no configuration file and starts no program but its helper process. `pylvs run` sends the configuration; the
 router process outlives it.
 
-Both report again and again: `pylvs run` the state of the data plane, the helper process that it lives. What a silent one
+Both report periodically: `pylvs run` the state of the data plane, the helper process that it lives. What a silent one
 reported last expires, which the log, events, status and tracks show.
 """
 
@@ -33,6 +33,7 @@ from pylvs.system.lease import Lease
 from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
@@ -54,7 +55,7 @@ RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 def run(state_dir: Path, log_format: str, roles: Roles) -> None:
     """Run until SIGTERM or a request to stop. The state directory must exist. Raises Busy, PylvsError."""
     os.chdir(state_dir)
-    with single_instance("vrrp.pid"):
+    with single_instance(PID_FILE):
         RouterService(log_format, roles).run()
 
 

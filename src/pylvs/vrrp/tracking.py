@@ -5,7 +5,7 @@ weight counts while the object is well, a negative one while it is ill; `reverse
 A file has a number instead, by which the weight is multiplied.
 
 A result expires when its source, the helper process or `pylvs run`, is silent for too long. An expired result counts
-against the virtual router, as in keepalived a script that times out. Only a file keeps its number where it has a weight.
+against the virtual router, as does a script that times out. Only a file keeps its number where it has a weight.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ def test_a_reader_that_stops_delays_nothing_and_learns_what_it_missed() -> None:
 
     writer = BackgroundWriter(write, most=3)
     writer.put("0")
-    until(lambda: writer._queue.empty(), "the thread waits with the first line")
+    until(writer._queue.empty, "the thread waits with the first line")
     for number in range(1, 10):
         writer.put(str(number))
     stopped.set()
@@ -57,7 +58,9 @@ def test_flush_waits_a_limited_time() -> None:
 def test_a_process_whose_stderr_is_a_full_pipe_continues() -> None:
     code = [sys.executable, "-c", LOGS_MUCH]
     with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == b"done\n", "it has not waited for this reader"
         process.stdin.close()
         lines = process.stderr.read().splitlines()
@@ -67,8 +70,6 @@ def test_a_process_whose_stderr_is_a_full_pipe_continues() -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_a_write_without_waiting_fails_instead(kind: str) -> None:
-    import socket
-
     if kind == "pipe":
         read, write = os.pipe()
     else:

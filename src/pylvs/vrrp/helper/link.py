@@ -8,7 +8,6 @@ Nothing here waits: not for the helper process's end, and not for the reader of 
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import time

@@ -113,10 +113,10 @@ class Machine:
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
-        """Leave Initialize (RFC 9568, 6.4.1), or FAULT. An owner with `state BACKUP` listens first, as in keepalived."""
+        """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
         if self.instance.priority == OWNER and self.instance.starts_as_master:
             return self._master(now, TransitionReason.OWNER)
-        forgotten = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
+        forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, **forgotten)
         return replace(fresh, due=now + fresh.down_s), [become]
 
@@ -180,7 +180,7 @@ class Machine:
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
         due = now + self.instance.advert_interval_s
-        cleared = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
+        cleared: dict[str, Any] = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
         cleared |= {"answered_at": float("-inf"), "master_interval_s": 0.0}
         fresh, become = self._to(State.MASTER, why, detail, due=due, **cleared)
         return fresh, [Advertise(self.priority), become]
