@@ -116,6 +116,8 @@ def configuration(defaults: str) -> str:
     ]
     group = "vrrp_sync_group G {\ngroup {\nR1\nR22\nR25\n}\ntrack_interface {\neth3 weight 3\n}\n}\n"
     security = "enable_script_security\n script_user root"
+    if "higher_prio_send_advert" not in defaults:  # pylvs has it on by default
+        defaults += "\n vrrp_higher_prio_send_advert off"
     return f"global_defs {{\n {security}\n {defaults}\n}}\n" + DEFINITIONS + "".join(routers) + group
 
 

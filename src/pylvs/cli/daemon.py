@@ -51,12 +51,15 @@ def run(
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.system import logs
 
-    logs.set_up(log_format)
+    logs.set_up(log_format, background=True)
     sys.setswitchinterval(SWITCH_S)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
     options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log_format)
-    asyncio.run(Supervisor(options, HostServices()).run())
+    try:
+        asyncio.run(Supervisor(options, HostServices()).run())
+    finally:
+        logs.flush()
 
 
 @click.command()
@@ -127,6 +130,7 @@ def lines(reply: dict[str, Any]) -> Iterator[str]:
     table = reply["table"]
     problems = [table["trouble"]] if table["trouble"] else table["refused"]
     for title, each in (
+        ("unknown", reply.get("unknown", [])),
         ("left out of the file", reply["errors"]),
         ("packets that do not come to the services", table["unattached"]),
         ("not in the table as wanted", problems),
@@ -141,6 +145,9 @@ def lines(reply: dict[str, Any]) -> Iterator[str]:
 def _routers(routers: dict[str, Any], now: float) -> Iterator[str]:
     if routers["trouble"]:
         yield f"virtual routers: {routers['trouble']}"
+    path = routers.get("data_plane")
+    if path and path["well"] is None:
+        yield f"virtual routers: whether services are forwarded here is unknown: {path['words']}"
     if routers["instances"]:
         states = [_router(each, now) for each in routers["instances"]]
         yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"

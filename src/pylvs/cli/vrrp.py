@@ -52,7 +52,9 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
     yield f"virtual routers: process {process['pid']}, {punctual}, {locked}, {late}"
     if not process["aide"]:
         yield "no script is run and no mail is sent: the process that does that has gone, and is started again"
-    if not reply["data_plane"]["well"]:
+    if reply["data_plane"]["well"] is None:
+        yield f"whether services are forwarded here is unknown: {reply['data_plane']['words']}"
+    elif not reply["data_plane"]["well"]:
         yield f"services may not be forwarded here: {reply['data_plane']['words']}"
     for each in reply["instances"]:
         yield ""
@@ -99,9 +101,11 @@ def _advertising(router: dict[str, Any]) -> str:
 
 
 def _track(track: dict[str, Any]) -> str:
-    name = f"{track['kind']} {track['name']}".rstrip()
+    name = track["kind"] if track["kind"] == track["name"] else f"{track['kind']} {track['name']}".rstrip()
     number = track.get("number")
-    if number is not None:
+    if track.get("expired"):
+        text = f"{name} is unknown"
+    elif number is not None:
         text = f"{name} is {number}"
     else:
         text = f"{name} is {'not known yet' if track['well'] is None else 'well' if track['well'] else 'ill'}"

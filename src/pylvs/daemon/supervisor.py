@@ -27,6 +27,7 @@ from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
+from pylvs.daemon.liveness import Liveness
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import EventBus, log_event, log_findings
 from pylvs.daemon.reconciler import (
@@ -55,6 +56,8 @@ from pylvs.system.logs import counted, get_logger
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 RETRY_S = 1.0  # for the first table and the last edits
+TABLE_THREAD = "the thread that edits the tables"
+TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
@@ -99,6 +102,8 @@ class Supervisor:
         self.loaded_at = 0.0  # of the configuration in force
         start = partial(host.start_routers, self.state, options.log_format)
         self.routers = VirtualRouters(self.state, self.events, start)
+        self.liveness = Liveness(self.events)
+        self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._ownership_pending = False  # to be saved after the next run of the reconciler
@@ -151,7 +156,14 @@ class Supervisor:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
         tasks.keep_running(self.routers.run, "running virtual routers")
-        monitor = partial(monitor_forwarding, self._forwarding_error, self.routers.report_forwarding)
+        tasks.keep_running(self.routers.heartbeat, "reporting to virtual routers")
+        tasks.keep_running(self.liveness.run, "watching for silence")
+        monitor = partial(
+            monitor_forwarding,
+            self._forwarding_error,
+            self.routers.report_forwarding,
+            lambda: self.liveness.silent().get(TABLE_THREAD, ""),
+        )
         tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
             complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))

@@ -2,12 +2,18 @@
 
 pylvs-vrrp outlives the daemon. The next daemon connects to its socket in the state directory and continues with it. A
 process of another version is stopped, and a new one started.
+
+The daemon repeats every second whether services are forwarded. So pylvs-vrrp notices that the daemon is silent, and the
+daemon that pylvs-vrrp hangs. A process that hangs is killed: it may hold addresses, which its successor removes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
+import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -18,12 +24,17 @@ from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import VrrpSettings
 from pylvs.model.wanted import Configuration
+from pylvs.system import lock
+from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import (
     GREETING,
+    PID_FILE,
     Message,
     NoRouters,
+    NotAccepting,
     OtherVersion,
     WatchedSocket,
     answer_of,
@@ -40,6 +51,8 @@ START_POLL_S = 0.02  # while the process starts
 STEADY_S = 10.0  # a process that ran this long is restarted at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
 POLL_S = 0.5  # of the error of forwarding
+HEARTBEAT_S = 1.0  # between two reports to pylvs-vrrp
+KILL_TIMEOUT_S = 5.0  # until a process that was killed has ended
 FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 
 StartProcess = Callable[[], "subprocess.Popen[bytes]"]
@@ -47,6 +60,14 @@ StartProcess = Callable[[], "subprocess.Popen[bytes]"]
 
 class NoReply(PylvsError):
     """The process did not reply: whether it carried the request out is unknown."""
+
+
+class Hung(PylvsError):
+    """The process at the socket accepts connections, and does not answer them."""
+
+    def __init__(self, text: str, process: int) -> None:
+        super().__init__(text)
+        self.process = process
 
 
 class _RetryLater(PylvsError):
@@ -79,7 +100,9 @@ class VrrpClient:
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
-        self._socket = WatchedSocket(watch_in_asyncio, connected(path), self._dispatch, self._ended)
+        end = connected(path)
+        self.listener = end.peer  # the process at the socket, also if it does not answer
+        self._socket = WatchedSocket(watch_in_asyncio, end, self._dispatch, self._ended)
 
     @classmethod
     async def open(
@@ -96,6 +119,13 @@ class VrrpClient:
             client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
         except OtherVersion as other:
             return client, other
+        except NoReply:
+            hangs = not client.closed.is_set()
+            client.close()
+            if not hangs:
+                raise
+            text = f"the virtual routers' process {client.listener} has not answered for {REPLY_TIMEOUT_S:g} s"
+            raise Hung(text, client.listener) from None
         except BaseException:
             client.close()
             raise
@@ -168,10 +198,12 @@ class VirtualRouters:
         self._events = events
         self._start = start
         self._wanted: Configuration | None = None
+        self._last: Configuration | None = None  # the last that had virtual routers
         self._client: VrrpClient | None = None
         self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
         self._connected_at = 0.0  # monotonic
-        self._forwarding: tuple[bool, str] | None = None
+        self._forwarding: tuple[bool | None, str] | None = None
+        self._beat = asyncio.Event()  # report at once
         self._over = False
         self._stopped = False  # no process runs: none was started or adopted since the last stop
         self._error = ""  # why the process does not run as configured
@@ -188,6 +220,7 @@ class VirtualRouters:
             before, routers = self._wanted, configuration.vrrp
             is_needed = routers.instances or routers.addresses or routers.routes or routers.rules
             self._wanted = configuration if is_needed else None
+            self._last = self._wanted or self._last
             try:
                 warnings = await self._settle()
             except PylvsError as error:
@@ -200,12 +233,57 @@ class VirtualRouters:
             self._log.warning(warning)
         return ConfigureResult(warnings)
 
-    async def report_forwarding(self, well: bool, reason: str) -> None:
-        """Report whether services are forwarded here; a new process gets the last report."""
+    async def report_forwarding(self, well: bool | None, reason: str) -> None:
+        """Report whether services are forwarded here (None: unknown). `heartbeat` sends and repeats it."""
         self._forwarding = (well, reason)
-        if self._client is not None and not self._client.closed.is_set():
-            with contextlib.suppress(PylvsError):  # `run` handles the end of the connection
-                await self._client.request("data_plane", well=well, words=reason)
+        self._beat.set()
+
+    async def heartbeat(self) -> None:
+        """Until cancelled: repeat the last report, and end a process that does not answer."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._beat.wait(), HEARTBEAT_S)
+            self._beat.clear()
+            client = self._client
+            if client is not None and not client.closed.is_set() and not self._over:
+                with contextlib.suppress(PylvsError):  # `run` handles the end of the connection
+                    await self._beat_once(client)
+
+    async def _beat_once(self, client: VrrpClient) -> None:
+        lease = Lease(self._lease_s, HEARTBEAT_S)
+        answer = asyncio.create_task(self._report(client, timeout_s=2 * lease.length_s + REPLY_TIMEOUT_S))
+        try:
+            while not answer.done() and not client.closed.is_set():
+                await asyncio.wait([answer], timeout=HEARTBEAT_S)
+                if not answer.done() and lease.tick():
+                    text = f"the virtual routers' process {client.pid} has not answered for {lease.length_s:g} s"
+                    self._report_error(f"{text}; it is killed, and another is started")
+                    try:
+                        await self._end_hung(client)
+                    except PylvsError as error:
+                        self._retry(str(error))
+                    return
+            await answer
+        finally:
+            answer.cancel()
+
+    async def _report(self, client: VrrpClient, timeout_s: float | None = None) -> None:
+        if self._forwarding is None:
+            await client.request("ping", timeout_s)
+        else:
+            well, reason = self._forwarding
+            await client.request("data_plane", timeout_s, well=well, words=reason)
+
+    @property
+    def _lease_s(self) -> float:
+        return (self._wanted.vrrp.settings if self._wanted else VrrpSettings()).data_plane_lease_s
+
+    async def _end_hung(self, client: VrrpClient) -> None:
+        """Kill a process that does not answer, and close the connection. Raises PylvsError if it does not end."""
+        try:
+            await asyncio.to_thread(_kill, client.listener)
+        finally:
+            client.close()
 
     async def stop(self) -> None:
         """Give up mastership and stop the process, in bounded time."""
@@ -271,9 +349,7 @@ class VirtualRouters:
         client = await self._connect()
         with _retried(NoReply):
             reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
-            if self._forwarding is not None:
-                well, reason = self._forwarding
-                await client.request("data_plane", well=well, words=reason)
+            await self._report(client)
         if self._error:
             self._log.info("the virtual routers are as configured again")
         self._error = ""
@@ -294,13 +370,30 @@ class VirtualRouters:
             return client
 
     async def _open(self) -> VrrpClient:
-        """Connect to a running process; stop one of another version. Raises NoRouters, PylvsError."""
-        client, other = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
+        """Connect to a running process; end one of another version, or one that hangs. Raises NoRouters, PylvsError."""
+        try:
+            client, other = await self._open_patiently()
+        except Hung as hung:
+            self._report_error(f"{hung}; it is killed, and another is started")
+            await asyncio.to_thread(_kill, hung.process)
+            raise NoRouters("it has ended") from None
         if other is None:
             return client
         self._log.warning("the virtual routers' process is of another version; it is replaced", reason=str(other))
         await self._stop_process(client)
         raise NoRouters("it has ended")
+
+    async def _open_patiently(self) -> tuple[VrrpClient, OtherVersion | None]:
+        """Connect. Raises Hung if the process accepts no connection for REPLY_TIMEOUT_S, or does not answer."""
+        silence = Lease(REPLY_TIMEOUT_S, REPLY_TIMEOUT_S / 10)
+        while True:
+            try:
+                return await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
+            except NotAccepting as full:
+                if silence.tick():
+                    process = lock.holder(self._state.path / PID_FILE)
+                    raise Hung(f"{full} for {REPLY_TIMEOUT_S:g} s: process {process}", process) from None
+            await asyncio.sleep(silence.tick_s)
 
     async def _start_process(self) -> VrrpClient:
         try:
@@ -322,8 +415,13 @@ class VirtualRouters:
         client = self._client
         if client is None or client.closed.is_set():
             try:
-                client, _ = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
+                client, _ = await self._open_patiently()
             except NoRouters:
+                return
+            except Hung as hung:
+                self._log.error(f"{hung}; it is killed")
+                await asyncio.to_thread(_kill, hung.process)
+                await self._remove_remains()
                 return
         self._log.info("the virtual routers give up their addresses", process=client.pid)
         await self._stop_process(client)
@@ -337,7 +435,9 @@ class VirtualRouters:
                 await client.closed.wait()
         except NoReply:
             if not client.closed.is_set():
-                raise PylvsError(f"{who} does not answer; it may still hold its addresses: kill it") from None
+                self._log.error(f"{who} does not answer: it is killed")
+                await self._end_hung(client)
+                await self._remove_remains()
         except TimeoutError:
             text = f"{who} does not end within {STOP_TIMEOUT_S:g} s: its scripts still run, or kill it"
             raise PylvsError(text) from None
@@ -346,6 +446,16 @@ class VirtualRouters:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
+
+    async def _remove_remains(self) -> None:
+        """Remove the addresses of a process that was killed: another one does so at its start. Raises PylvsError."""
+        if self._last is None:
+            raise PylvsError("the addresses of the virtual routers may be left on this host")
+        client = await self._start_process()
+        await client.request("configure", configuration=self._last.vrrp, settings=self._last.settings)
+        await client.request("stop")
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await client.closed.wait()
 
     async def _log_end(self, client: VrrpClient) -> None:
         ended = ""
@@ -357,11 +467,14 @@ class VirtualRouters:
 
     def _retry(self, error: str) -> None:
         """Let `run` try again; log and publish each error once."""
+        self._report_error(error)
+        self._wake.set()
+
+    def _report_error(self, error: str) -> None:
         if error != self._error:
             self._log.error(error)
             self._events.publish("vrrp_trouble", reason=error)
         self._error = error
-        self._wake.set()
 
     def _on_event(self, message: Message) -> None:
         if "event" in message:
@@ -377,26 +490,52 @@ def _event_fields(event: Message) -> dict[str, Any]:
     return fields | ({"reason": ": ".join(texts)} if texts else {})
 
 
-async def monitor_forwarding(error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
+async def monitor_forwarding(
+    error: Callable[[], str | None],
+    report: Callable[[bool | None, str], Awaitable[None]],
+    unknown: Callable[[], str] = lambda: "",
+) -> None:
     """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
 
-    `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
-    reported after `FAULT_AFTER_S`, its end at once.
+    `error` returns why services may not be forwarded: "" while they are, None before the first table. A fault is
+    reported after `FAULT_AFTER_S`, its end at once. `unknown` returns why that is unknown now, "" if it is known.
     """
     clock = asyncio.get_running_loop().time
-    reported: bool | None = None
+    reported: bool | str | None = ""  # nothing yet
     since: float | None = None
     while True:
-        text = error()
+        text, stale = error(), unknown()
         now = clock()
         since = (since or now) if text else None
-        if text == "" and reported is not True:
+        if stale:
+            if reported is not None:
+                reported = None
+                await report(None, stale)
+        elif text == "" and reported is not True:
             reported = True
             await report(True, "")
         elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
             reported = False
             await report(False, text)
         await asyncio.sleep(POLL_S)
+
+
+def _kill(process: int) -> None:
+    """Kill a process and wait for its end. Raises PylvsError if it does not end."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    except (OSError, ValueError):
+        raise PylvsError(f"the virtual routers' process {process} hangs, and cannot be killed from here") from None
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        if not ended.poll(KILL_TIMEOUT_S * 1000):
+            raise PylvsError(f"the virtual routers' process {process} hangs, and does not end by SIGKILL")
+    finally:
+        os.close(descriptor)
 
 
 def _exit_text(process: subprocess.Popen[bytes]) -> str:

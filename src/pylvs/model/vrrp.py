@@ -141,7 +141,7 @@ class VrrpInstance:
     vmac: Vmac | None = None
     announcements: Announcements = field(default_factory=Announcements)
     lower_priority_unanswered: bool = False
-    higher_priority_answered: bool = False
+    higher_priority_answered: bool = True  # by a last advertisement, so that the winner of a split brain announces
     down_after_adverts: int = 3
     track_primary: bool = True  # `interface` down is a fault
     track_data_plane: Track | None = None  # a data plane that cannot forward; None: only report it
@@ -153,7 +153,7 @@ class VrrpInstance:
 
     @property
     def owner(self) -> bool:
-        """Return whether it owns the addresses: its priority does not change, and it takes over at once."""
+        """Return whether it owns the addresses: its priority does not change."""
         return self.priority == OWNER
 
 
@@ -257,6 +257,7 @@ class VrrpSettings:
     vmac_address_prefix: str = "vrrp"
     limits: tuple[SendingLimit, ...] = ()
     link_delays: tuple[LinkDelay, ...] = ()
+    data_plane_lease_s: float = 10.0  # without a report of the daemon, until the state of the data plane is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

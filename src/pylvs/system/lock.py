@@ -57,6 +57,18 @@ def claim(path: StrPath) -> int:
     return descriptor
 
 
+def holder(path: StrPath) -> int:
+    """Return the PID in a PID file that is locked, 0 if it is not."""
+    try:
+        os.close(locked(path, os.O_RDWR))
+    except BlockingIOError:
+        found = _content(path)
+        return int(found) if found.isdecimal() else 0
+    except OSError:
+        return 0
+    return 0
+
+
 class Lock:
     """The lock of a directory. The same object may be entered again while it holds the lock."""
 

@@ -1,4 +1,7 @@
-"""Logs to stderr: lines of text, or JSON objects for programs; and texts made fit to print."""
+"""Logs to stderr: lines of text, or JSON objects for programs; and texts made fit to print.
+
+A process that others wait for writes in the background (`pylvs.system.log_writer`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+if TYPE_CHECKING:
+    from pylvs.system.log_writer import BackgroundWriter
 
 Format = Literal["text", "json"]
 Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them
 _JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; the journal adds the time
+TIME = "event_time"  # a field: the Unix time of an event that is written later
+FLUSH_S = 2.0  # at the end; a reader that takes longer loses the rest
 _SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  # of syslog, before a line: sd-daemon(3)
 
 
@@ -61,13 +70,34 @@ def get_logger() -> Logger:
     return _LOGGER
 
 
-def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
-    """Write all logs in this form, those of libraries that use `logging` included."""
+def set_up(
+    form: Format,
+    stream: TextIO | None = None,
+    environment: Mapping[str, str] | None = None,
+    background: bool = False,
+) -> None:
+    """Write all logs in this form, those of libraries that use `logging` included.
+
+    With `background` no call waits for the reader of the stream; call `flush` before the end of the process.
+    """
+    global _writer
     out = (sys.stderr or io.StringIO()) if stream is None else stream  # None: started with stderr closed
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
     line = _journal_line if journal else _json if form == "json" else _line
-    write_with(lambda level, fields: _put(out, line(level, fields)))
+    put: Callable[[str], None] = partial(_put, out)
+    if background:
+        from pylvs.system.log_writer import BackgroundWriter  # late: commands do not need it
+
+        _writer = BackgroundWriter(put)
+        put = _writer.put
+    write_with(lambda level, fields: put(line(level, fields)))
     _receive_from_libraries()
+
+
+def flush() -> None:
+    """Wait until the lines in the background are written, for FLUSH_S at most."""
+    if _writer is not None:
+        _writer.flush(FLUSH_S)
 
 
 def write_with(write: Write) -> Write:
@@ -89,13 +119,20 @@ def _json(level: str, fields: dict[str, Any]) -> str:
     import json  # late: commands need other functions of this module only
 
     trace = {name: fields.pop(name) for name in ("exception",) if name in fields}
-    fields |= {"level": level, "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **trace}
+    when = _time_of(fields).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    fields |= {"level": level, "time": when, **trace}
     return json.dumps(fields, default=str, ensure_ascii=False)
 
 
 def _line(level: str, fields: dict[str, Any]) -> str:
     """`2026-01-31T12:00:00.123456 info: server down (service=..., reason=...)`."""
-    return f"{datetime.now().isoformat()} {_words(level, fields)}"
+    return f"{_time_of(fields).isoformat()} {_words(level, fields)}"
+
+
+def _time_of(fields: dict[str, Any]) -> datetime:
+    """Remove and return the time of the event; now, if it has none."""
+    at = fields.pop(TIME, None)
+    return datetime.now() if at is None else datetime.fromtimestamp(at)
 
 
 def _journal_line(level: str, fields: dict[str, Any]) -> str:
@@ -103,7 +140,8 @@ def _journal_line(level: str, fields: dict[str, Any]) -> str:
 
 
 def _words(level: str, fields: dict[str, Any]) -> str:
-    more = ", ".join(f"{name}={value}" for name, value in fields.items() if name not in ("event", "exception"))
+    hidden = ("event", "exception", TIME)
+    more = ", ".join(f"{name}={value}" for name, value in fields.items() if name not in hidden)
     line = one_line(f"{level}: {fields['event']}{f' ({more})' if more else ''}")
     trace = fields.get("exception")
     return f"{line}\n{trace}" if trace else line
@@ -139,4 +177,5 @@ def _receive_from_libraries() -> None:
 
 
 _LOGGER = Logger()
+_writer: BackgroundWriter | None = None
 _write: Write = lambda level, fields: _put(sys.stderr or io.StringIO(), _line(level, fields))  # noqa: E731

@@ -1,4 +1,4 @@
-"""What Python's sockets lack: filters in classic BPF, large buffers, the peer, UNIX sockets with long paths.
+"""What Python's sockets lack: filters in classic BPF, large buffers, the peer, long paths, writes that never wait.
 
 Filters: Documentation/networking/filter.rst in the kernel.
 """
@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,23 @@ def address_of(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
+
+
+def write_without_waiting(descriptor: int, data: bytes) -> bool:
+    """Write to a file, pipe, terminal or socket that others share, if it takes all of it now; return whether it did.
+
+    O_NONBLOCK on the shared descriptor would change it for the others as well.
+    """
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            with socket.socket(fileno=os.dup(descriptor)) as end:
+                return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(data)
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.write(own, data) == len(data)
+        finally:
+            os.close(own)
+    return False
 
 
 def peer_of(end: socket.socket) -> tuple[int, int]:

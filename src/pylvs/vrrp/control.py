@@ -124,8 +124,9 @@ def service_status(service: RouterService) -> dict[str, Any]:
             "locked": service.realtime_status.locked,
             "longest_gap_ms": round(service.loop.max_late_s * 1000, 3),
             "aide": service.helper.connected,
+            "aide_lost": service.helper.lost,
         },
-        "data_plane": {"well": well, "words": detail},
+        "data_plane": {"well": well, "words": detail, "expired": service.data_plane_expired},
         "unknown_vrids": [
             {"device": device, "vrid": vrid, "count": count} for (device, vrid), count in service.unknown.items()
         ],
@@ -164,6 +165,7 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
                 "kind": each.kind,
                 "name": each.track.name,
                 "well": each.well,
+                "expired": each.expired,
                 "number": each.number,
                 "weight": each.track.weight,
                 "words": each.detail,

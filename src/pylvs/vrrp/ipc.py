@@ -28,6 +28,7 @@ from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
+PID_FILE = "vrrp.pid"
 PROTOCOL = 1
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 18
@@ -48,6 +49,7 @@ class MessageSocket:
 
     def __init__(self, end: socket.socket, most_unsent: int = MAX_UNSENT) -> None:
         end.setblocking(False)
+        self.peer = 0  # the process that listened at the other end, where `connected` made it
         self._most_unsent = most_unsent
         self._end = end
         self._unsent = bytearray()
@@ -171,6 +173,10 @@ class NoRouters(PylvsError):
     """No process listens at the socket."""
 
 
+class NotAccepting(PylvsError):
+    """The process has not accepted the connections that wait."""
+
+
 class OtherVersion(PylvsError):
     """The process runs another version of pylvs."""
 
@@ -178,18 +184,20 @@ class OtherVersion(PylvsError):
 def connected(path: Path) -> MessageSocket:
     """Connect without blocking, if root or this user runs the process.
 
-    Raises NoRouters, NotPermitted, and PylvsError if the listen queue is full because the process hangs.
+    Raises NoRouters, NotPermitted, and NotAccepting if the listen queue is full, because the process hangs.
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         with closed_on_error(end), address_of(path) as address:
             end.connect(address)
-            _, user = peer_of(end)
+            process, user = peer_of(end)
             if user not in (0, os.geteuid()):  # its pickles would run code here
                 raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
     except OSError as error:
         raise _connection_error(path, error) from None
-    return MessageSocket(end)
+    found = MessageSocket(end)
+    found.peer = process
+    return found
 
 
 def _connection_error(path: Path, error: OSError) -> PylvsError:
@@ -198,7 +206,7 @@ def _connection_error(path: Path, error: OSError) -> PylvsError:
             hint = "start pylvs run with a vrrp_instance, or name its --state-dir"
             return NoRouters(f"no virtual routers run at {path}; {hint}")
         case BlockingIOError():
-            return PylvsError(f"{path}: the process of the virtual routers does not answer")
+            return NotAccepting(f"{path}: the process of the virtual routers does not answer")
         case PermissionError():
             return NotPermitted(f"{path}: Operation not permitted; run as root")
     return PylvsError(f"{path}: {error.strerror}")

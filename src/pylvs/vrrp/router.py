@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pylvs.vrrp.vip_manager import VipManager
 
 END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
-SETTLING_INTERVALS = 3  # after a take-over, during which the former master may not have received an advertisement
+SETTLING_INTERVALS = 3  # after a take-over, during which the former master sends its last advertisement, or more
 STALLED_S = 0.001  # a backup whose timer is later than this was stalled: its socket may hold unread advertisements
 DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
 
@@ -206,7 +206,8 @@ class Router:
             return
         self._report_mismatches(self.validator)
         self.received += 1
-        if self.state is State.MASTER and PRIORITY_STOP < advert.priority < self.machine.priority:
+        worse = PRIORITY_STOP < advert.priority < self.machine.priority
+        if self.state is State.MASTER and worse and not self._is_settling(self._service.now):
             self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
@@ -327,10 +328,15 @@ class Router:
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
             self._service.notify(StateChanged("GROUP", self.group.group.name, state, 0))
 
+    def _is_settling(self, now: float) -> bool:
+        """Return whether it became master so recently that the former one's last advertisement is no conflict."""
+        return now < self._since + SETTLING_INTERVALS * self.machine.interval_s
+
     def _reannounce(self, text: str) -> None:
         now = self._service.now
-        settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
-        self._rival = now + self.machine.down_s, text
+        settling = self._is_settling(now)
+        if not settling:
+            self._rival = now + self.machine.down_s, text
         announced = "; its addresses are announced again" if self._garp.again(now) else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:

@@ -7,6 +7,9 @@
 
 It reads no configuration file and starts no program but its helper process. `pylvs run` sends the configuration; the
 router process outlives it.
+
+Both report periodically: `pylvs run` the state of the data plane, the helper process that it lives. What a silent one
+reported last expires, which the log, events, status and tracks show.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError
-from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.system import lock
+from pylvs.system.lease import Lease
 from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
@@ -41,6 +46,8 @@ from pylvs.vrrp.vip_manager import VipManager
 # A reload that changes one of these ends the virtual router and starts another.
 IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
+TICK_S = 0.5  # of leases
+HELPER_SILENT = "the helper process has not reported it lately"
 
 RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 
@@ -48,7 +55,7 @@ RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 def run(state_dir: Path, log_format: str, roles: Roles) -> None:
     """Run until SIGTERM or a request to stop. The state directory must exist. Raises Busy, PylvsError."""
     os.chdir(state_dir)
-    with single_instance("vrrp.pid"):
+    with single_instance(PID_FILE):
         RouterService(log_format, roles).run()
 
 
@@ -82,7 +89,9 @@ class RouterService:
         self._stopping = False
         self._configured = False
         self._start_at = 0.0  # vrrp_startup_delay
-        self.helper = HelperLink(self.loop, log_format, self._tracked)
+        self.data_plane_expired = 0  # how often `pylvs run` was silent for too long
+        self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
+        self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self.tracking = Tracking(self.host.is_up)
         self._receivers = AdvertReceivers(self.loop, self._receive)
@@ -94,6 +103,7 @@ class RouterService:
             "yield": lambda request: self._yield(request, self.now + float(request["seconds"])),
             "unyield": lambda request: self._yield(request, None),
             "data_plane": self._set_data_plane,
+            "ping": lambda _: {},
             "stop": lambda _: self.stop(),
         }
         self._control = ControlServer(self.loop, verbs)
@@ -161,6 +171,9 @@ class RouterService:
             for warning in self.realtime_status.warnings:
                 self.log("warning", warning)
         self.tracking.configure(new)
+        self._set_lease(new.settings.data_plane_lease_s)
+        if first:
+            self.loop.at(self.now + TICK_S, self._tick)
         warnings = self._stop_removed()
         warnings += self._configure_host(before)
         warnings += self._configure_routers()
@@ -254,16 +267,48 @@ class RouterService:
             router.track(self.tracking.of(router.instance))
 
     def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
-        before = self.tracking.data_plane
-        self.tracking.data_plane = well, detail = bool(request["well"]), str(request.get("words", ""))
-        if before != (well, detail):
-            self.log(
-                "info" if well else "error",
-                "the packet path works again" if well else f"the packet path is lost: {detail}",
-            )
-            self.publish("data_plane", "", well=well, words=detail)
-            self._track_all()
+        """Store what `pylvs run` reports, with `well` None if it does not know; it repeats that within the lease."""
+        self._lease.renew()
+        well = request["well"]
+        self._enter_data_plane(None if well is None else bool(well), str(request.get("words", "")))
         return {}
+
+    def _enter_data_plane(self, well: bool | None, detail: str) -> None:
+        before, self.tracking.data_plane = self.tracking.data_plane, (well, detail)
+        if before == (well, detail):
+            return
+        state = "unknown" if well is None else "well" if well else "lost"
+        texts = {
+            "unknown": f"the state of the packet path is unknown: {detail}",
+            "well": "the packet path works" if before[0] is None else "the packet path works again",
+            "lost": f"the packet path is lost: {detail}",
+        }
+        self.log("info" if well else "error", texts[state])
+        self.publish("data_plane", "", well=well, state=state, words=detail)
+        self._track_all()
+
+    def _set_lease(self, length_s: float) -> None:
+        if self._lease.length_s != length_s:
+            self._lease = Lease(length_s, TICK_S)
+
+    def _tick(self) -> None:
+        """Count the silence of `pylvs run`, and let results of a lost helper process expire."""
+        if self._stopping:
+            return
+        self.loop.at(self.now + TICK_S, self._tick)
+        if self._lease.tick():
+            self.data_plane_expired += 1
+            self._enter_data_plane(None, f"no report from pylvs run for {self._lease.length_s:g} s")
+        expired = self.tracking.expire(self.now, HELPER_SILENT)
+        for each in expired:
+            self.log("warning", each.description)
+            self.publish("track", "", kind=each.kind, name=each.track.name, state="unknown", words=each.detail)
+        if expired:
+            self._track_all()
+
+    def _helper_lost(self, reason: str) -> None:
+        self.tracking.lose_source(self.now)
+        self.publish("helper", "", words=reason)
 
     def named(self, names: list[str]) -> list[Router]:
         """Return the named routers, all if there are no names. Raises InvalidOperation."""

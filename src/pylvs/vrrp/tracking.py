@@ -3,17 +3,22 @@
 An object is up, down, or has no result yet. With weight 0 it decides whether the virtual router may run. A positive
 weight counts while the object is well, a negative one while it is ill; `reverse` changes the sign, as in keepalived.
 A file has a number instead, by which the weight is multiplied.
+
+A result expires when its source, the helper process or `pylvs run`, is silent for too long. An expired result counts
+against the virtual router, as does a script that times out. Only a file keeps its number where it has a weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 
 MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1
 FILE_FAULT_POINTS = -254  # a file's number times its weight, up to which it is a fault
+RESULT_LEASE_S = 10.0  # a lost helper process is restarted within it; a script may take its timeout in addition
 Key = tuple[str, str]  # kind and name
 
 
@@ -29,16 +34,19 @@ class TrackedObject:
     well: bool | None = None
     number: int | None = None  # of a file
     detail: str = ""
+    expired: bool = False  # its source has been silent for too long
 
     @property
     def known(self) -> bool:
-        """Whether there is a result."""
-        return self.number is not None if self.kind == "file" else self.well is not None
+        """Whether there is a result, or there was one that expired."""
+        return self.expired or (self.number is not None if self.kind == "file" else self.well is not None)
 
     @property
     def fault(self) -> str:
         """Why the virtual router must not run, "" if it may. A missing result keeps it from starting."""
         if self.kind == "file":
+            if self.expired and not self.track.weight:
+                return self.description
             if self.number is None:
                 return "" if self.track.weight else f"{self} is not read yet"
             bad = self.points <= FILE_FAULT_POINTS if self.track.weight else bool(self.number) != self.track.reverse
@@ -50,11 +58,15 @@ class TrackedObject:
     @property
     def bad(self) -> bool:
         """Whether there is a result, and it counts against the virtual router."""
+        if self.expired and self.kind != "file":
+            return True
         return bool(self.points) if self.kind == "file" else self.well is not None and self.well == self.track.reverse
 
     @property
     def description(self) -> str:
         """The object and its result as text."""
+        if self.expired:
+            return f"{self} is unknown ({self.detail})"
         if self.kind == "file" and self.number is not None:
             return f"{self} is {self.number}"
         state = "not known yet" if self.well is None else "well" if self.well else "ill"
@@ -67,12 +79,14 @@ class TrackedObject:
         signed = -weight if self.track.reverse else weight
         if self.kind == "file":
             return (self.number or 0) * signed
+        if self.expired:
+            return min(0, signed)
         if self.well is None or not weight:
             return 0
         return signed if self.well == (weight > 0) else 0
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.track.name}"
+        return f"{self.kind} {self.track.name}" if self.kind != "data plane" else self.kind
 
 
 def effective_priority(base: int, tracked: Iterable[TrackedObject]) -> int:
@@ -91,10 +105,11 @@ class Tracking:
     """The last results of all tracked objects. `is_up` tells whether a device can carry packets."""
 
     def __init__(self, is_up: Callable[[str], bool]) -> None:
-        self.data_plane = True, ""  # whether it works, and a message
+        self.data_plane: tuple[bool | None, str] = True, ""  # whether it works (None: unknown), and a message
         self._is_up = is_up
         self._configuration = VrrpConfiguration()
         self._results: dict[Key, TrackedObject] = {}
+        self._expiry: dict[Key, float] = {}  # when a result expires; only while its source is lost
 
     def configure(self, configuration: VrrpConfiguration) -> None:
         """Forget the results of objects that are not configured any more."""
@@ -103,10 +118,27 @@ class Tracking:
         names |= {("file", each.name) for each in configuration.files}
         names |= {("process", each.name) for each in configuration.processes}
         self._results = {key: result for key, result in self._results.items() if key in names}
+        self._expiry = {key: at for key, at in self._expiry.items() if key in names}
 
     def update(self, result: TrackedObject) -> None:
         """Store a result from the helper process."""
-        self._results[result.kind, result.track.name] = result
+        key = result.kind, result.track.name
+        self._results[key] = result
+        self._expiry.pop(key, None)
+
+    def lose_source(self, now: float) -> None:
+        """Let the present results expire, unless another helper process replaces them in time."""
+        timeouts = {("script", each.name): each.timeout_s or each.interval_s for each in self._configuration.scripts}
+        for key in self._results:
+            self._expiry.setdefault(key, now + RESULT_LEASE_S + timeouts.get(key, 0))
+
+    def expire(self, now: float, detail: str) -> list[TrackedObject]:
+        """Return the results that expire now; `detail` is the reason."""
+        keys = [key for key, at in self._expiry.items() if at <= now]
+        for key in keys:
+            del self._expiry[key]
+            self._results[key] = replace(self._results[key], well=None, detail=detail, expired=True)
+        return [self._results[key] for key in keys]
 
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
         """Return what an instance or its group tracks."""
@@ -116,10 +148,11 @@ class Tracking:
             for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
                 for track in several:
                     known = self._results.get((kind, track.name), TrackedObject(kind, track))
-                    found[kind, track.name] = TrackedObject(kind, track, known.well, known.number, known.detail)
+                    found[kind, track.name] = replace(known, track=track)
             for track in tracks.interfaces:
                 found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
         if instance.track_data_plane is not None:
             well, detail = self.data_plane
-            found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, detail)
+            track = instance.track_data_plane
+            found["data plane", ""] = TrackedObject("data plane", track, well, None, detail, expired=well is None)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +24,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
-from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from tests.memory import MemoryDirector
 from tests.unit.daemon.fake_routers import start_fake_routers
@@ -56,10 +56,11 @@ def configuration(*services: WantedService, **settings: Any) -> Configuration:
     return Configuration(services, GlobalSettings(**settings))
 
 
-def vrrp(*names: str) -> VrrpConfiguration:
+def vrrp(*names: str, lease_s: float = 10.0) -> VrrpConfiguration:
     """Return virtual routers with these names."""
     return VrrpConfiguration(
-        instances=tuple(VrrpInstance(name=name, interface="eth0", vrid=at) for at, name in enumerate(names, 1))
+        instances=tuple(VrrpInstance(name=name, interface="eth0", vrid=at) for at, name in enumerate(names, 1)),
+        settings=VrrpSettings(data_plane_lease_s=lease_s),
     )
 
 
@@ -88,12 +89,14 @@ class FakeHost(HostServices):
         self.vip_checks = SameHostSettings()
         self.notified: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.lease_s = 10.0  # data_plane_lease
+        self.on_start: Callable[[], object] = lambda: None  # called when a process of virtual routers starts
 
     def write(
         self, *services: WantedService, findings: Iterable[Finding] = (), routers: Iterable[str] = (), **settings: Any
     ) -> None:
         """Write the configuration; `routers` are the names of virtual routers."""
-        found = replace(configuration(*services, **settings), vrrp=vrrp(*routers))
+        found = replace(configuration(*services, **settings), vrrp=vrrp(*routers, lease_s=self.lease_s))
         self.file = Loaded(found, tuple(findings), not services)
 
     def end_processes(self) -> None:
@@ -135,6 +138,7 @@ class FakeHost(HostServices):
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
         """Start a fake pylvs-vrrp, which holds no address."""
+        self.on_start()
         self.processes.append(start_fake_routers(state.path))
         return self.processes[-1]
 

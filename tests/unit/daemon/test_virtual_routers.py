@@ -212,26 +212,62 @@ def test_a_process_without_replies_is_reported_and_a_reload_continues(
     run(scenario())
 
 
-def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
+def test_at_the_end_a_process_that_hangs_is_killed_and_another_one_removes_its_addresses(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     async def scenario() -> None:
         async with host.daemon():
-            os.kill(host.processes[-1].pid, signal.SIGSTOP)
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
-        assert (
-            f"process {host.processes[-1].pid} does not answer; it may still hold its addresses"
-            in log_output.getvalue()
-        )
-        async with host.daemon() as daemon:
-            assert host.servers() == {"10.0.0.1"}
-            assert "does not answer" in (await daemon.routers.status())["trouble"]
-            os.kill(host.processes[-1].pid, signal.SIGCONT)
-            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
-            await status_when(daemon, lambda status: not status["trouble"])
-        assert len(host.processes) <= 2, "no second one beside one that hangs"
+            os.kill(host.processes[-1].pid, signal.SIGSTOP)
+            monkeypatch.setattr(virtual_routers, "START_TIMEOUT_S", PATIENCE_S)
+            host.on_start = lambda: monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
 
     run(scenario())
+    first, second = host.processes
+    assert f"process {first.pid} does not answer: it is killed" in log_output.getvalue()
+    assert first.wait(PATIENCE_S) == -signal.SIGKILL
+    assert [each["verb"] for each in record(host.state) if each["pid"] == second.pid] == ["configure", "stop"]
+
+
+def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    monkeypatch.setattr(virtual_routers, "HEARTBEAT_S", 0.05)
+    host.lease_s = 1.0
+    host.write(service(server(1)), routers=["VI_1"])
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            first = (await daemon.routers.status())["process"]["pid"]
+            os.kill(first, signal.SIGSTOP)
+            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            while status["process"]["pid"] == first:
+                status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            reasons = [each["reason"] for each in events(daemon, "vrrp_trouble")]
+            silent = f"the virtual routers' process {first} has not answered for 1 s; it is killed"
+            assert reasons[0] == f"{silent}, and another is started"
+            assert silent in log_output.getvalue()
+            assert f"process {first} has gone (was ended by signal 9)" in log_output.getvalue()
+
+    run(scenario())
+
+
+def test_the_next_daemon_kills_a_process_that_hangs(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    async def scenario() -> None:
+        async with host.daemon(kill=True):
+            pass
+        os.kill(host.processes[-1].pid, signal.SIGSTOP)
+        monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+        host.on_start = lambda: monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+        async with host.daemon() as daemon:
+            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            assert status["process"]["pid"] == host.processes[-1].pid
+
+    run(scenario())
+    assert len(host.processes) == 2
+    assert f"process {host.processes[0].pid} has not answered for 0.3 s; it is killed" in log_output.getvalue()
 
 
 def test_a_process_of_another_version_is_replaced(
@@ -337,7 +373,9 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
     monkeypatch.setattr(Supervisor, "_forwarding_error", noted)
 
     def reports() -> list[tuple[bool, str]]:
-        return [(each["well"], each["words"]) for each in requests_of(host, "data_plane")]
+        """Return the reports that differ from the one before."""
+        every = [(each["well"], each["words"]) for each in requests_of(host, "data_plane")]
+        return [each for at, each in enumerate(every) if not at or each != every[at - 1]]
 
     async def scenario() -> None:
         async with host.daemon() as daemon:

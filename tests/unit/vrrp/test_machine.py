@@ -64,10 +64,43 @@ def test_a_backup_waits_three_adverts_and_its_skew() -> None:
     assert backup(100, down_after_adverts=5).due == pytest.approx(5 + 156 / 256)
 
 
-def test_an_owner_starts_as_master() -> None:
-    machine, actions = Machine(instance(priority=255), OWN, priority=255).start(7.0)
+def test_an_owner_starts_as_master_unless_its_state_is_backup() -> None:
+    owner = instance(priority=255, starts_as_master=True)
+    machine, actions = Machine(owner, OWN, priority=255).start(7.0)
     assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, TransitionReason.OWNER)]
     assert (machine.state, machine.due) == (State.MASTER, 8.0)
+    machine, actions = Machine(instance(priority=255), OWN, priority=255).start(7.0)
+    assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.START)]
+    assert machine.due == pytest.approx(7.0 + 3 + 1 / 256)
+
+
+def test_after_a_fault_a_former_master_is_no_reason_to_take_over() -> None:
+    for priority in (50, 0):  # of its last advertisement
+        heard, _ = backup().receive(1.0, advert(priority), GREATER)
+        failed, _ = heard.fail(1.5)
+        again, _ = failed.start(60.0, TransitionReason.RECOVERED)
+        assert again.due is not None
+        _, actions = again.wake(again.due)
+        (become,) = [each for each in actions if isinstance(each, Become)]
+        assert become.why is TransitionReason.TIMER
+
+
+def test_a_flood_of_worse_advertisements_is_answered_twice_in_an_interval() -> None:
+    for priority in (50, 0):
+        machine, sent = master(), 0
+        begin = now = 100.0
+        while now < begin + 10:
+            machine, actions = machine.receive(now, advert(priority), LESS)
+            assert machine.due is not None
+            assert machine.due - now <= 1
+            sent += actions.count(Advertise(100))
+            if machine.due <= now:
+                machine, actions = machine.wake(now)
+                sent += actions.count(Advertise(100))
+            now += 1 / 1024
+        assert sent <= 2 * 10 + 1
+        quiet = begin + 20
+        assert machine.receive(quiet, advert(priority), LESS)[1][0] == Advertise(100), "alone it is answered at once"
 
 
 def test_wake_before_due_has_no_effect() -> None:
@@ -116,11 +149,14 @@ def test_version_3_adopts_the_master_s_interval() -> None:
     ],
 )
 def test_a_master_becomes_backup_of_a_better_one(priority: int, source: Address, why: TransitionReason) -> None:
-    changed, (become,) = master().receive(10.0, advert(priority), source)
+    changed, (last, become) = master().receive(10.0, advert(priority), source)
+    assert last == Advertise(100), "its last one, so that the better one announces the addresses again"
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
     assert str(source) in become.detail
     assert changed.due == pytest.approx(10.0 + 3 + 156 / 256)
+    silent = replace(master(), instance=instance(higher_priority_answered=False))
+    assert kinds(silent.receive(10.0, advert(priority), source)[1]) == [Become]
 
 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])

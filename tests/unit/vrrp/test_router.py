@@ -81,6 +81,36 @@ def test_a_split_heals_and_the_winner_announces_again() -> None:
     assert any("holds the addresses as well" in line for line in one.lines)
 
 
+def test_the_winner_announces_again_although_the_loser_received_it_first() -> None:
+    switch, (one, two) = start_hosts(instance(100), instance(90))
+    switch.run(15)
+    one.receive = two.receive = lambda datagram: None  # type: ignore[method-assign]
+    switch.run(5)
+    assert switch.masters() == ["m1", "m2"]
+    before = len(one.announced)
+    assert two.routers[0].machine.due is not None
+    switch.run(two.routers[0].machine.due - switch.now + 0.001)  # so the next advertisement is that of the winner
+    assert (one.routers[0].machine.due or 0) < (two.routers[0].machine.due or 0)
+    del one.receive, two.receive
+    while switch.masters() != ["m1"]:
+        switch.run(0.01)
+    switch.run(0.5)
+    assert len(one.announced) >= before + 5
+
+
+def test_a_preempted_master_s_last_advertisement_is_no_conflict() -> None:
+    switch = Switch()
+    two = FakeHost(switch, ip_address("10.0.0.2"), name="m2")
+    two.add(instance(90)).start()
+    switch.run(10)
+    one = FakeHost(switch, ip_address("10.0.0.1"), name="m1")
+    one.add(instance(100)).start()
+    switch.run(10)
+    assert switch.masters() == ["m1"]
+    assert not any("as well" in line for line in one.lines)
+    assert [kind for kind, *_ in one.notified] == ["INSTANCE", "INSTANCE"], "not that a lower priority was received"
+
+
 def test_a_lasting_split_is_logged_once_a_minute() -> None:
     switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -11,9 +12,9 @@ import pytest
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import SendingLimit, Track, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 from pylvs.vrrp import router_service
-from pylvs.vrrp.helper.link import StateChanged
+from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
@@ -66,6 +67,7 @@ class FakeHelper:
     """Records messages."""
 
     connected = True
+    lost = 0
 
     def __init__(self, *_: Any) -> None:
         self.messages: list[Any] = []
@@ -241,7 +243,7 @@ def test_roles_are_published_again_after_an_error(service: RouterService) -> Non
     run(service, 20)
     assert failing.active == []
     helper: Any = service.helper
-    assert len([each for each in helper.messages if "packet path" in getattr(each, "text", "")]) == 1
+    assert len([each for each in helper.messages if "not published" in getattr(each, "text", "")]) == 1
     failing.fails = False
     run(service, 1.1)
     assert failing.active == [VIP]
@@ -259,3 +261,76 @@ def test_the_members_of_a_group_name_the_reason(service: RouterService) -> None:
     last = service.routers["VI_1"].history.last
     assert last is not None
     assert last.sentence() == "its group: VI_2 went before: something that is tracked failed: it has no peers"
+
+
+TRACKING = instance(name="VI_1", track_data_plane=Track("data plane"))
+
+
+def lines_of(service: RouterService) -> list[str]:
+    helper: Any = service.helper
+    return [each.text for each in helper.messages if isinstance(each, LogLine)]
+
+
+def test_the_state_of_the_data_plane_is_unknown_once_its_lease_has_expired(service: RouterService) -> None:
+    configure(service, TRACKING, settings=VrrpSettings(data_plane_lease_s=10))
+    for _ in range(10):
+        service._set_data_plane({"well": True, "words": ""})
+        run(service, 9)
+    assert states(service) == {"VI_1": State.MASTER}
+    run(service, 2)
+    assert states(service) == {"VI_1": State.FAULT}
+    (*_, last) = service.routers["VI_1"].history.transitions
+    assert last.sentence().endswith("data plane is unknown (no report from pylvs run for 10 s)")
+    run(service, 600)
+    silence = "the state of the packet path is unknown: no report from pylvs run for 10 s"
+    assert [each for each in lines_of(service) if "packet path" in each] == [silence], "one line"
+    assert service.data_plane_expired == 1
+    service._set_data_plane({"well": True, "words": ""})
+    assert "the packet path works" in lines_of(service)
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER}, "the next daemon's first report ends it"
+
+
+def test_with_a_weight_an_unknown_data_plane_lowers_the_priority_and_without_the_keyword_nothing_changes(
+    service: RouterService,
+) -> None:
+    weighed = replace(TRACKING, track_data_plane=Track("data plane", -30))
+    configure(service, weighed, SECOND)
+    run(service, 30)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
+    assert [each.machine.priority for each in service.routers.values()] == [70, 100]
+    assert service.tracking.data_plane[0] is None
+    service._set_data_plane({"well": True, "words": ""})
+    assert [each.machine.priority for each in service.routers.values()] == [100, 100]
+
+
+def test_a_daemon_that_does_not_know_is_reported_as_unknown_at_once(service: RouterService) -> None:
+    configure(service, TRACKING)
+    run(service, 5)
+    service._set_data_plane({"well": None, "words": "the tables were not compared for 30 s"})
+    assert states(service) == {"VI_1": State.FAULT}
+
+
+def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:
+    configure(service, TRACKING)
+    run(service, 5)
+    service._set_data_plane({"well": True, "words": ""})
+    host: Any = service.host
+    host.switch.now += 3600
+    run(service, 8)
+    assert service.tracking.data_plane == (True, "")
+
+
+def test_steps_of_the_wall_clock_change_nothing(service: RouterService, monkeypatch: pytest.MonkeyPatch) -> None:
+    offset = [0.0]
+    unix_time = time.time
+    monkeypatch.setattr(time, "time", lambda: unix_time() + offset[0])
+    configure(service, TRACKING)
+    host: Any = service.host
+    begin = host.switch.now
+    for offset[0] in (0.0, -86400.0 * 365, 86400.0 * 365, 0.0):
+        run(service, 7)
+        service._set_data_plane({"well": True, "words": ""})
+    (router,) = service.routers.values()
+    assert [each.become.state for each in router.history.transitions] == [State.BACKUP, State.MASTER]
+    assert router.sent == pytest.approx(host.switch.now - begin - 3.6, abs=1)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.model.vrrp import Track
-from pylvs.vrrp.tracking import MAX_PRIORITY, MIN_PRIORITY, TrackedObject, effective_priority
+from pylvs.model.checks import Script
+from pylvs.model.vrrp import Track, TrackFile, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
+from pylvs.vrrp.tracking import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    RESULT_LEASE_S,
+    TrackedObject,
+    Tracking,
+    effective_priority,
+)
 
 
 def script(weight: int, well: bool | None, reverse: bool = False) -> TrackedObject:
@@ -36,6 +46,11 @@ def file(weight: int, number: int | None, reverse: bool = False) -> TrackedObjec
         (file(-1, 10), -10),
         (file(2, 10, reverse=True), -20),
         (file(2, None), 0),
+        (replace(script(20, None), expired=True), 0),
+        (replace(script(-20, None), expired=True), -20),
+        (replace(script(20, None, reverse=True), expired=True), -20),
+        (replace(script(-20, None, reverse=True), expired=True), 0),
+        (replace(file(2, 10), expired=True), 20),
     ],
 )
 def test_points(tracked: TrackedObject, points: int) -> None:
@@ -59,6 +74,11 @@ def test_points(tracked: TrackedObject, points: int) -> None:
         (file(1, -253), False),
         (file(1, -254), True),
         (file(254, -1), True),
+        (replace(script(0, None), expired=True), True),
+        (replace(script(0, None, reverse=True), expired=True), True),
+        (replace(script(-20, None), expired=True), False),
+        (replace(file(0, 0), expired=True), True),
+        (replace(file(1, 0), expired=True), False),
     ],
 )
 def test_faults(tracked: TrackedObject, fault: bool) -> None:
@@ -72,3 +92,28 @@ def test_faults(tracked: TrackedObject, fault: bool) -> None:
 def test_an_effective_priority_is_between_1_and_254(base: int, tracked: list[TrackedObject]) -> None:
     assert MIN_PRIORITY <= effective_priority(base, tracked) <= MAX_PRIORITY
     assert effective_priority(255, tracked) == 255
+
+
+def test_results_of_a_lost_helper_expire_unless_another_one_replaces_them() -> None:
+    tracking = Tracking(lambda device: True)
+    slow = VrrpScript(name="slow", script=Script(("/bin/true",)), timeout_s=20, track=Track("slow"))
+    quick = VrrpScript(name="quick", script=Script(("/bin/true",)), track=Track("quick"))
+    number = TrackFile(name="number", path="/n", track=Track("number"))
+    tracks = Tracks(scripts=(slow.track, quick.track), files=(number.track,))
+    instance = VrrpInstance(name="VI", vrid=1, tracks=tracks)
+    tracking.configure(VrrpConfiguration(instances=(instance,), scripts=(slow, quick), files=(number,)))
+    results = (TrackedObject("script", Track(name), True) for name in ("slow", "quick"))
+    for each in (*results, TrackedObject("file", Track("number"), number=0)):
+        tracking.update(each)
+    assert tracking.expire(1e9, "") == [], "only after a loss"
+    tracking.lose_source(100.0)
+    tracking.lose_source(105.0)
+    assert tracking.expire(99.9 + RESULT_LEASE_S, "gone") == []
+    tracking.update(TrackedObject("file", Track("number"), number=0))
+    (expired,) = tracking.expire(101 + RESULT_LEASE_S, "gone")
+    assert expired.description == "script quick is unknown (gone)"
+    assert [bool(each.fault) for each in tracking.of(instance).values()] == [False, True, False]
+    (expired,) = tracking.expire(120 + RESULT_LEASE_S, "gone")
+    assert expired.track.name == "slow"
+    tracking.update(TrackedObject("script", Track("quick"), True))
+    assert [bool(each.fault) for each in tracking.of(instance).values()] == [True, False, False]

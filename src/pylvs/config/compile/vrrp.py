@@ -233,6 +233,7 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
         fifos=tuple(fifos_of(settings, symbols.script_rules, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
+        data_plane_lease_s=settings.get("data_plane_lease", float),
         no_fault_mails=settings.get("no_email_faults", bool),
         dynamic_interfaces=symbols.dynamic_interfaces,
         default_interface=default_interface(settings),

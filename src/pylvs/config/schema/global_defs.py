@@ -173,6 +173,13 @@ GLOBAL_DEFS = Block(
         ),
         Keyword("vmac_prefix", TEXT, "prefix of the names of VMACs", "vrrp"),
         Keyword("vmac_addr_prefix", TEXT, "prefix of the names of VMACs of use_vmac_addr", default_of="vmac_prefix"),
+        Keyword(
+            "data_plane_lease",
+            seconds(1, 3600),
+            "seconds without a report of pylvs run, or without an answer of pylvs-vrrp, until its state is unknown",
+            10.0,
+            since="0.2",
+        ),
         Keyword("vrrp_priority", integer(-20, 19), "nice value of the VRRP process", 0),
         Keyword("vrrp_rt_priority", integer(1, 99), "real-time priority of the VRRP process", default_doc="none"),
         Keyword("vrrp_cpu_affinity", CPUS, "CPUs of the VRRP process", default_doc="all"),

@@ -246,8 +246,8 @@ VRRP_INSTANCE = Block(
         _with_global(
             "higher_prio_send_advert",
             FLAG,
-            "send an advertisement to a router with a higher priority before becoming backup",
-            False,
+            "send a last advertisement to a router with a higher priority before becoming backup",
+            True,
         ),
         _with_global("down_timer_adverts", integer(1, 100), "missing advertisements until a backup takes over", 3),
         bare("dont_track_primary", "do not go to fault if the interface is down"),

@@ -83,6 +83,7 @@ class MetricsInput:
     errors: int | None = None  # in the file that was read then
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by reason
     routers: Mapping[str, Any] = field(default_factory=dict)  # status of the virtual routers
+    silent: Mapping[str, bool] = field(default_factory=dict)  # whether a part of the daemon makes no progress
 
 
 def exposition(given: MetricsInput) -> str:
@@ -228,6 +229,8 @@ def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
     text = "Errors in the configuration in force: it does not do all that it says."
     yield from _gauge_if_known("pylvs_configuration_errors", text, given.errors)
     yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], _by_label(given.edits))
+    text = "Whether a part of the daemon makes no progress, so that its state is unknown."
+    yield _gauge("pylvs_silent", text, ["part"], _by_label({name: float(each) for name, each in given.silent.items()}))
 
 
 def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -244,6 +247,13 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
     if process:
         text, late_s = "By how much anything was late at most.", process["longest_gap_ms"] / 1000
         yield _gauge("pylvs_vrrp_latest_seconds", text, [], _one(late_s))
+        text = "How often the helper process ended by itself, or was killed because it hung."
+        yield _counter("pylvs_vrrp_helper_lost", text, [], _one(process.get("aide_lost", 0)))
+    if path := status.get("data_plane"):
+        text = "Whether virtual routers know that services are forwarded: 1 yes, 0 no, -1 unknown."
+        yield _gauge("pylvs_vrrp_data_plane", text, [], _one(-1 if path["well"] is None else int(path["well"])))
+        text = "How often pylvs run did not report to virtual routers in time."
+        yield _counter("pylvs_vrrp_data_plane_expired", text, [], _one(path.get("expired", 0)))
     if not instances:
         return
     routers = [([each["name"]], each) for each in instances]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -26,12 +26,14 @@ from pylvs.health.events import ServerName, Standing
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation, OutOfRange
-from pylvs.model.rows import DestinationRow, ServiceRow, unattached
+from pylvs.model.rows import DestinationRow, PacketCounts, ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, ServiceKey, server_named
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
+Read = TypeVar("Read")
+TABLES_TIMEOUT_S = 10.0  # for reading the tables
 Given = Mapping[str, Any]  # the parameters of a request
 Handler = Callable[["Supervisor", web.Request, Given], Awaitable[web.StreamResponse]]
 _TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
@@ -181,9 +183,18 @@ _RELOAD = {
 }
 
 
+async def _of_tables(daemon: Supervisor, read: Callable[[], Read], otherwise: Read) -> Read:
+    """Return what a call reads in the table thread, or something else if that is silent: the rest is known."""
+    if daemon.liveness.silent():
+        return otherwise
+    try:
+        return await asyncio.wait_for(daemon.table_thread.run(read), TABLES_TIMEOUT_S)
+    except TimeoutError:
+        return otherwise
+
+
 async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    rows = await daemon.table_thread.run(daemon.reconciler.table.rows)
-    counts = counts_of(rows)
+    counts = counts_of(await _of_tables(daemon, daemon.reconciler.table.rows, ()))
     services = daemon.engine.snapshot()
     routers = await daemon.routers.status()
     files = daemon.loaded.files
@@ -206,6 +217,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
                 "unattached": unattached(daemon.reconciler.table.director),
                 "edits": dict(daemon.reconciler.edit_counts),
             },
+            "unknown": list(daemon.liveness.silent().values()),
             "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
             "virtual_routers": routers_encoded(routers),
             "services": [service_encoded(each, counts) for each in services],
@@ -217,7 +229,7 @@ def routers_encoded(status: Mapping[str, Any]) -> dict[str, Any]:
     """Return the main fields of each virtual router; GET /v1/vrrp has all."""
     wanted = ("name", "state", "since", "priority", "why")
     instances = [{name: each[name] for name in wanted} for each in status["instances"]]
-    return {"trouble": status["trouble"], "instances": instances}
+    return {"trouble": status["trouble"], "data_plane": status.get("data_plane"), "instances": instances}
 
 
 def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
@@ -298,14 +310,15 @@ async def metrics_page(daemon: Supervisor) -> str:
     table = daemon.reconciler.table
     given = MetricsInput(
         __version__,
-        await daemon.table_thread.run(table.rows),
-        await daemon.table_thread.run(table.director.packet_counts),
+        await _of_tables(daemon, table.rows, ()),
+        await _of_tables(daemon, table.director.packet_counts, PacketCounts()),
         daemon.engine.snapshot(),
         dict(daemon.reloads),
         daemon.loaded_at or None,
         len(errors(daemon.loaded)),
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
+        daemon.liveness.states(),
     )
     return await asyncio.to_thread(exposition, given)
 

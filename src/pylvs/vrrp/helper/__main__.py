@@ -17,7 +17,16 @@ from typing import Any, cast
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Processes
-from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.helper.link import (
+    Configure,
+    Finish,
+    LogLine,
+    LowerPriorityReceived,
+    Ping,
+    Pong,
+    PriorityChanged,
+    StateChanged,
+)
 from pylvs.vrrp.helper.notify import Notifier
 from pylvs.vrrp.helper.track import TrackFiles, TrackProcesses, TrackScripts
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
@@ -75,7 +84,10 @@ class HelperProcess:
         match message:
             case LogLine():
                 fields = {name if name != "event" else "event_": value for name, value in message.fields.items()}
-                getattr(self._log, message.level if message.level in _LEVELS else "info")(message.text, **fields)
+                level = message.level if message.level in _LEVELS else "info"
+                self._log.log(level, message.text, **fields, **{logs.TIME: message.at})
+            case Ping():
+                self._socket.send(Pong())
             case StateChanged():
                 self._notifier.state_changed(message)
             case PriorityChanged():
@@ -101,8 +113,9 @@ class HelperProcess:
 
 
 if __name__ == "__main__":
-    logs.set_up(cast(logs.Format, sys.argv[2]))
+    logs.set_up(cast(logs.Format, sys.argv[2]), background=True)
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
         main(channel)
+    logs.flush()
     os._exit(0)  # a thread may still wait for name resolution

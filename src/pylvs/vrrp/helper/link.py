@@ -1,15 +1,16 @@
 """The router process's connection to its helper process: the messages to it, and its supervision.
 
 The helper process sends a TrackedObject for the first result of each track_script, track_file and track_process, and at
-each change.
+each change. It answers each Ping. A helper process that is silent for SILENT_S is killed, and another one started.
+
+Nothing here waits: not for the helper process's end, and not for the reader of stderr.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,9 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes
+from pylvs.system.lease import Lease
 from pylvs.system.logs import one_line
+from pylvs.system.sockets import write_without_waiting
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
 
@@ -66,6 +69,17 @@ class LogLine:
     level: str
     text: str
     fields: dict[str, Any] = field(default_factory=dict)
+    at: float = field(default_factory=time.time)  # Unix time of the event; the helper process may write it later
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with Pong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The helper process lives: its event loop runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +90,29 @@ class Finish:
 RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
+PING_S = 1.0
+SILENT_S = 5.0  # without an answer; it blocks on nothing, so a busy machine alone does not delay it for so long
+REAP_S = 0.1  # until a killed process is looked for again
 
 
 class HelperLink:
     """Start the helper process, and again after each exit. Until then messages are lost, except the configuration."""
 
-    def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        log_format: str,
+        on_message: Callable[[Any], None],
+        on_lost: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """`on_lost` is called with a reason when the process ended by itself, or was killed because it hung."""
+        self.lost = 0  # how often
         self._loop = loop
         self._format = log_format
         self._on_message = on_message
+        self._on_lost = on_lost
+        self._lease = Lease(SILENT_S, PING_S)
+        self._reason = ""  # why it was killed
         self._socket: WatchedSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
@@ -110,12 +138,31 @@ class HelperLink:
             except OSError as error:
                 ours.close()
                 text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
-                os.write(2, text.encode())
+                write_without_waiting(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
                 return
-        self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._on_message, self._lost)
+        self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._receive, self._lost)
+        self._lease.renew()
+        started = self._socket
+        self._loop.at(self._loop.now + PING_S, lambda: self._ping(started))
         if self._configuration is not None:
             self.send(self._configuration)
+
+    def _receive(self, message: Any) -> None:
+        self._lease.renew()
+        if not isinstance(message, Pong):
+            self._on_message(message)
+
+    def _ping(self, of: WatchedSocket) -> None:
+        """Ask whether the process still runs, and kill it if it has been silent for too long."""
+        if of is not self._socket or self._on_finished is not None:
+            return
+        if self._lease.tick():
+            self._reason = f"it did not answer for {self._lease.length_s:g} s and was killed"
+            of.close()
+            return
+        of.send(Ping())
+        self._loop.at(self._loop.now + PING_S, lambda: self._ping(of))
 
     def send(self, message: Any) -> None:
         """Send a message; without a process, write a log line to stderr and drop everything else."""
@@ -123,8 +170,7 @@ class HelperLink:
             self._configuration = message
         if self._socket is None:
             if isinstance(message, LogLine):
-                with contextlib.suppress(OSError):
-                    os.write(2, f"pylvs: {one_line(message.text)}\n".encode())
+                write_without_waiting(2, f"pylvs: {one_line(message.text)}\n".encode())
             return
         self._socket.send(message)
 
@@ -146,14 +192,22 @@ class HelperLink:
         self._socket = self._child = None
         if child is not None:
             child.kill()
-            child.wait()
+            self._reap(child)
         if self._on_finished is not None:
             self._on_finished()
             return
+        reason, self._reason = self._reason or "it ended by itself", ""
+        self.lost += 1
+        self._on_lost(reason)
         steady = self._loop.now - self._started_at >= STEADY_S
         self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
-        self._loop.at(self._loop.now + self._restart_s, self._restart)
+        self._loop.at(self._loop.now + self._restart_s, lambda: self._restart(reason))
 
-    def _restart(self) -> None:
+    def _restart(self, reason: str) -> None:
         self.start()
-        self.send(LogLine("error", "the helper process of the virtual routers ended by itself and was started again"))
+        self.send(LogLine("error", f"started the helper process of the virtual routers again: {reason}"))
+
+    def _reap(self, child: subprocess.Popen[bytes]) -> None:
+        """Collect the exit status once there is one: a killed process may wait for a disk before it ends."""
+        if child.poll() is None:
+            self._loop.at(self._loop.now + REAP_S, lambda: self._reap(child))

@@ -92,6 +92,7 @@ class Machine:
     held_until: float | None = None  # no take-over before this time, by `pylvs vrrp yield`
     released_by: Address | None = None  # the last advertisement had priority 0
     outranked: str = ""  # the last advertised master, where this router has the higher priority and may take over
+    answered_at: float = float("-inf")  # when this master last answered another router's advertisement
 
     @property
     def interval_s(self) -> float:
@@ -112,10 +113,11 @@ class Machine:
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
-        """Leave Initialize (RFC 9568, 6.4.1), or FAULT."""
-        if self.instance.priority == OWNER:
+        """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
+        if self.instance.priority == OWNER and self.instance.starts_as_master:
             return self._master(now, TransitionReason.OWNER)
-        fresh, become = self._to(State.BACKUP, why, master_interval_s=0.0, preempt_at=None)
+        forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
+        fresh, become = self._to(State.BACKUP, why, **forgotten)
         return replace(fresh, due=now + fresh.down_s), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
@@ -131,7 +133,9 @@ class Machine:
         if self.due is None or now < self.due:
             return self, []
         if self.state is State.MASTER:
-            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
+            interval_s = self.instance.advert_interval_s
+            answered_at = now if now < self.answered_at + interval_s else self.answered_at
+            return replace(self, due=now + interval_s, answered_at=answered_at), [Advertise(self.priority)]
         if self.held_until is not None and now < self.held_until:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
         if self.released_by is not None:
@@ -176,8 +180,9 @@ class Machine:
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
         due = now + self.instance.advert_interval_s
-        cleared = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
-        fresh, become = self._to(State.MASTER, why, detail, due=due, master_interval_s=0.0, **cleared)
+        cleared: dict[str, Any] = {"preempt_at": None, "held_until": None, "released_by": None, "outranked": ""}
+        cleared |= {"answered_at": float("-inf"), "master_interval_s": 0.0}
+        fresh, become = self._to(State.MASTER, why, detail, due=due, **cleared)
         return fresh, [Advertise(self.priority), become]
 
     def _backup(
@@ -212,7 +217,7 @@ class Machine:
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
-            return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority)]
+            return self._answer(now)
         equal = advert.priority == self.priority
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
@@ -221,7 +226,19 @@ class Machine:
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
         if self.instance.lower_priority_unanswered:
             return self, [conflict]
-        return replace(self, due=now + self.instance.advert_interval_s), [Advertise(self.priority), conflict]
+        answered, actions = self._answer(now)
+        return answered, [*actions, conflict]
+
+    def _answer(self, now: float) -> Step:
+        """Advertise now. After a recent answer, do so half an interval later: one answer reaches all other routers.
+
+        So a flood of advertisements does not become another one.
+        """
+        interval_s = self.instance.advert_interval_s
+        soonest = self.answered_at + interval_s / 2
+        if now >= soonest:
+            return replace(self, due=now + interval_s, answered_at=now), [Advertise(self.priority)]
+        return replace(self, due=soonest if self.due is None else min(self.due, soonest)), []
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,18 @@ from typing import Any
 import pytest
 
 from pylvs.system import processes as programs
-from pylvs.vrrp.helper.link import FINISH_S, MAX_RESTART_S, RESTART_S, STEADY_S, HelperLink
+from pylvs.vrrp.helper.link import (
+    FINISH_S,
+    MAX_RESTART_S,
+    PING_S,
+    RESTART_S,
+    SILENT_S,
+    STEADY_S,
+    HelperLink,
+    Ping,
+    Pong,
+)
+from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 from tests.waiting import until
 
@@ -50,7 +62,8 @@ def test_finish_ends_although_the_helper_or_its_child_hangs(
         loop.pass_(FINISH_S - 0.1)
         assert (finished, link.connected, child.poll()) == ([], True, None)
         loop.pass_(0.2)
-        assert (finished, link.connected, child.poll()) == ([True], False, -signal.SIGKILL)
+        assert (finished, link.connected) == ([True], False)
+        until(lambda: child.poll() == -signal.SIGKILL)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -71,24 +84,35 @@ def _children(monkeypatch: pytest.MonkeyPatch, pass_fds: list[int]) -> list[subp
 
 
 class FakeChildren:
-    """Replaces subprocess.Popen: each process lives for a time, during which it keeps its socket open."""
+    """Replaces subprocess.Popen: each process lives for a time, during which it answers on its socket."""
 
-    def __init__(self, loop: FakeTimeLoop, *lives_s: float) -> None:
+    def __init__(self, loop: FakeTimeLoop, *lives_s: float, hangs_after_s: float = 1e9) -> None:
         self.loop = loop
         self.lives_s = list(lives_s)
         self.started: list[float] = []  # seconds since the first
+        self.killed = 0
+        self._hangs_at = loop.now + hangs_after_s
 
     def __call__(self, command: list[str], *, pass_fds: list[int], **_: object) -> FakeChildren:
         self.started.append(self.loop.now - 1000.0)
-        end = os.dup(pass_fds[0])
-        self.loop.at(self.loop.now + (self.lives_s.pop(0) if self.lives_s else 0.0), lambda: os.close(end))
+        end = WatchedSocket(
+            self.loop.watch,
+            MessageSocket(socket.socket(fileno=os.dup(pass_fds[0]))),
+            lambda message: self._receive(end, message),
+            lambda: None,
+        )
+        self.loop.at(self.loop.now + (self.lives_s.pop(0) if self.lives_s else 0.0), end.close)
         return self
 
-    def kill(self) -> None:
-        pass
+    def _receive(self, end: WatchedSocket, message: object) -> None:
+        if isinstance(message, Ping) and self.loop.now < self._hangs_at:
+            end.send(Pong())
 
-    def wait(self) -> None:
-        pass
+    def kill(self) -> None:
+        self.killed += 1
+
+    def poll(self) -> int:
+        return -signal.SIGKILL
 
 
 def test_repeated_exits_double_the_delay_of_the_restart(loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +125,7 @@ def test_repeated_exits_double_the_delay_of_the_restart(loop: FakeTimeLoop, monk
 
 
 def test_a_long_run_resets_the_delay(loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    children = FakeChildren(loop, 0, 0, STEADY_S, STEADY_S / 2, 1e6)
+    children = FakeChildren(loop, 0, 0, STEADY_S, STEADY_S / 2, 1000)
     monkeypatch.setattr(subprocess, "Popen", children)
     link = HelperLink(loop, "text", lambda message: None)
     link.start()
@@ -109,4 +133,38 @@ def test_a_long_run_resets_the_delay(loop: FakeTimeLoop, monkeypatch: pytest.Mon
     assert children.started == [0, 1, 3, 3 + 60 + 1, 64 + 30 + 2]
     link.finish(lambda: None)
     loop.pass_(FINISH_S)
-    loop.pass_(1e6)  # the last one closes its end
+    loop.pass_(1000)  # the last one closes its end
+
+
+def test_a_helper_that_does_not_answer_is_killed_and_another_one_started(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = FakeChildren(loop, 1000, 1000, hangs_after_s=100.5)
+    monkeypatch.setattr(subprocess, "Popen", children)
+    lost: list[tuple[float, str]] = []
+    link = HelperLink(loop, "text", lambda message: None, lambda reason: lost.append((loop.now - 1000.0, reason)))
+    link.start()
+    loop.pass_(100)
+    assert (children.killed, link.connected) == (0, True)
+    loop.pass_(SILENT_S + 2 * PING_S)
+    assert children.killed == 1
+    ((at, reason),) = lost
+    assert at == pytest.approx(100.5 + SILENT_S, abs=PING_S)
+    assert reason == "it did not answer for 5 s and was killed"
+    assert children.started == [0, at + RESTART_S]
+    assert link.lost == 1
+    loop.pass_(4000)
+
+
+def test_a_router_process_that_was_stopped_does_not_blame_its_helper(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = FakeChildren(loop, 4000)
+    monkeypatch.setattr(subprocess, "Popen", children)
+    link = HelperLink(loop, "text", lambda message: None)
+    link.start()
+    loop.pass_(10)
+    loop._now += 3600  # neither timers nor descriptors were handled
+    loop.pass_(10)
+    assert (children.killed, children.started) == (0, [0])
+    loop.pass_(4000)

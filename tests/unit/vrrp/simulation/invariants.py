@@ -11,8 +11,8 @@ At every event:
    stall decide how long that takes.
 2. **An advertisement has the effect of 6.4.2 and 6.4.3.** A master that processes a better one (a higher priority, or
    the same from a greater address) becomes backup. After a worse one, or one of priority 0, it stays master and
-   advertises immediately. A backup stays backup. Every advertisement is valid; only AH's replay protection drops late
-   and duplicated ones.
+   advertises immediately, or half an interval after its last answer. A backup stays backup. Every advertisement is
+   valid; only AH's replay protection drops late and duplicated ones.
 3. **A backup takes over at its time, and not before** (6.4.2). An advertisement that counts for a backup postpones the
    take-over to Active_Down_Interval from then; one of priority 0 sets it to Skew_Time from then. Version 2 counts
    Skew_Time in seconds, version 3 in the master's interval (6.1). After a stall, a backup reads its socket before the
@@ -289,6 +289,8 @@ class Checker:
             return
         if before.state is State.MASTER:
             self.coverage.add("two masters")
+            if after.state is State.MASTER and sent.priority:
+                self._coexists(record, sent)
             if (after.state is not State.MASTER) is not better:
                 self.fail(f"{record} with priority {before.priority} is {after.state.value} after {sent} (2)")
             elif better:
@@ -302,14 +304,17 @@ class Checker:
 
     def _answers(self, record: Record, sent: Sent, answered: bool) -> None:
         if not answered and (sent.priority == 0 or not record.instance.lower_priority_unanswered):
-            self.fail(f"{record} does not answer {sent} (2)")
-        if sent.priority == 0:
-            return
+            due, latest = record.router.machine.due, record.advertised_at + record.instance.advert_interval_s / 2
+            if due is None or due > latest + EPSILON_S:
+                self.fail(f"{record} does not answer {sent} (2)")
+        if sent.priority and record.instance.announcements.lower_priority_repeat:
+            record.conflict_at = min(record.conflict_at, record.now)
+
+    def _coexists(self, record: Record, sent: Sent) -> None:
+        """Another master's advertisement left this one master."""
         other = sent.sender
         mine, theirs = record.router.machine.priority, sent.priority
         record.conflicts[other.host.number] = sent.term, record.term, theirs, mine
-        if record.instance.announcements.lower_priority_repeat:
-            record.conflict_at = min(record.conflict_at, record.now)
         if other.state is State.MASTER and other.term == sent.term and other.host.service is not None:
             now = other.router.machine.priority
             if now == theirs and other.conflicts.get(record.host.number) == (record.term, other.term, mine, theirs):

@@ -166,7 +166,7 @@ class _Maker:
         draw = self._random
         policy = draw.choice(("different", "different", "equal", "owner", "few"))
         preempt = draw.choice(("yes", "yes", "yes", "no", "mixed", "delay"))
-        lower_unanswered, higher_answered = draw.random() < 0.15, draw.random() < 0.3
+        lower_unanswered, higher_answered = draw.random() < 0.15, draw.random() < 0.7
         sources = self._sources()
         hosts = []
         for number in range(self._count):
@@ -187,6 +187,7 @@ class _Maker:
                 announcements=self._announcements,
                 lower_priority_unanswered=lower_unanswered,
                 higher_priority_answered=higher_answered,
+                starts_as_master=draw.random() < 0.5,  # which counts for an owner alone
                 tracks=Tracks() if self._shape == "group" else Tracks(scripts=(self._track,)),
             )
             starts_at = self._unit_s * (draw.uniform(0, 3) if draw.random() < 0.3 else draw.uniform(0, 0.1))
