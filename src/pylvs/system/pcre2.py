@@ -109,10 +109,10 @@ class Regex:
         if getattr(self, "_code", None):
             self._library.pcre2_code_free_8(self._code)
 
-    def matches(self, data: bytes, first: int = 0, last: int | None = None) -> bool:
+    def matches(self, data: bytes, first: int = 0, last: int | None = None, *, steps: int = 0) -> bool:
         """Return whether a match begins at byte `first` to `last`; `^` and (?<=) still see the bytes before `first`.
 
-        Raises MatchFailed when the match exceeds its limits.
+        `steps` replaces the usual limit. Raises MatchFailed when the match exceeds its limits.
         """
         if first > len(data):
             return False
@@ -122,7 +122,7 @@ class Regex:
         try:
             if not context or not found:
                 raise MatchFailed("no memory for a match")
-            library.pcre2_set_match_limit_8(context, _STEPS + _STEPS_PER_BYTE * len(data))
+            library.pcre2_set_match_limit_8(context, steps or _STEPS + _STEPS_PER_BYTE * len(data))
             library.pcre2_set_heap_limit_8(context, _HEAP_KIB)
             if last is not None:
                 library.pcre2_set_offset_limit_8(context, last)

@@ -22,6 +22,9 @@ class Pieces:
     async def receive(self, where: str) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
+    async def share(self, where: str) -> None:
+        """Nothing else runs."""
+
 
 def read(pieces: list[bytes]) -> tuple[object, ...]:
     """Return status, header, body and digests, or the reason of the failure."""

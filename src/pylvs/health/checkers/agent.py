@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import AgentCheck
 from pylvs.model.service import MAX_WEIGHT

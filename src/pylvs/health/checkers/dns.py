@@ -9,7 +9,8 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, receive_datagram, send_datagram
 from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, quoted
 from pylvs.model.checks import DnsCheck
 

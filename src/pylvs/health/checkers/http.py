@@ -12,10 +12,12 @@ microseconds only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
@@ -25,10 +27,13 @@ from pylvs.system.pcre2 import MatchFailed, Regex
 
 HEAD_LIMIT = 1 << 16  # bytes of status line and header
 BODY_LIMIT = 16 << 20  # bytes of the body; they are kept only if a regular expression needs them
-_RAW_LIMIT = 2 * BODY_LIMIT  # the same with chunk sizes
+_WORK_LIMIT = 2 * BODY_LIMIT  # bytes received, and _STEP for each piece, line and chunk: bounds the processor time
+_STEP = 256
+_STEPS_AT_ONCE = 64  # then other probes may continue
 _MAX_CHUNK_LINE = 4096
+_LONGEST_END = 3  # bytes of an empty line that may have come without its last byte
 _NO_BODY = (204, 304)
-_SEARCH_IN_LOOP = 1 << 16  # bytes; longer texts are searched in a thread
+_SEARCH_IN_LOOP, _STEPS_IN_LOOP = 1 << 12, 20_000  # bytes and steps of a match; other matches run in a thread
 _CONNECTION = {"C": "close", "K": "keep-alive"}
 
 Piece = tuple[bytes, bool]
@@ -121,9 +126,10 @@ class _Page:
     async def _found(self, text: bytes) -> bool:
         assert self._regex is not None
         arguments = (text, self._url.regex_min_offset, self._url.regex_max_offset or None)
+        if len(text) <= _SEARCH_IN_LOOP:
+            with contextlib.suppress(MatchFailed):
+                return self._regex.matches(*arguments, steps=_STEPS_IN_LOOP)
         try:
-            if len(text) <= _SEARCH_IN_LOOP:
-                return self._regex.matches(*arguments)
             return await asyncio.get_running_loop().run_in_executor(None, self._regex.matches, *arguments)
         except MatchFailed as error:
             raise ProbeFailed(f"'{self._url.regex}': {error}") from None
@@ -136,10 +142,10 @@ def _without_port(host: str) -> str:
 
 
 class BodyTooLong(ProbeFailed):
-    """The body is larger than `BODY_LIMIT`."""
+    """The body is larger than `BODY_LIMIT`, or reading it takes too much work."""
 
-    def __init__(self) -> None:
-        super().__init__(f"a body of more than {BODY_LIMIT >> 20} MiB")
+    def __init__(self, reason: str = f"a body of more than {BODY_LIMIT >> 20} MiB") -> None:
+        super().__init__(reason)
 
 
 @dataclass(slots=True)
@@ -158,37 +164,43 @@ class ResponseReader:
 
     def __init__(self, stream: TcpStream) -> None:
         self._stream = stream
-        self._buffer, self._at = b"", 0
-        self._raw = 0  # bytes received
+        self._buffer, self._at = bytearray(), 0  # received, and how much of it was read
+        self._work = 0
+        self._steps = 0
         self.size = 0
 
     async def head(self) -> HttpResponse:
         """Read status line and header, skipping interim responses (1xx). Raises ProbeFailed."""
-        status = 0
+        status = searched = 0
         while True:
-            end = _header_end(self._buffer)
+            end = _header_end(self._buffer, searched)
             if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
                 raise ProbeFailed(f"a header of more than {HEAD_LIMIT} bytes")
-            if not status and b"\n" in self._buffer:
-                status = _status(self._buffer.partition(b"\n")[0])
+            if not status and self._buffer.find(b"\n", searched) >= 0:
+                status = _status(bytes(self._buffer.partition(b"\n")[0]))
+            searched = max(len(self._buffer) - _LONGEST_END, 0)
             if end < 0:
                 if not await self._more("waiting for the answer"):
-                    after = f"after {quoted(self._buffer)}" if self._buffer else "without an answer"
+                    after = f"after {quoted(bytes(self._buffer))}" if self._buffer else "without an answer"
                     raise ProbeFailed(f"connection closed {after}")
             elif 100 <= status < 200 and status != 101:
-                self._buffer, status = self._buffer[end:], 0
-                self._count(len(self._buffer))  # it is searched again: this bounds the work of many interim responses
+                del self._buffer[:end]
+                status = searched = 0
+                await self._step(len(self._buffer), "waiting for the answer")  # it is searched again
             else:
                 self._at = end
-                return HttpResponse(status, self._buffer[:end])
+                return HttpResponse(status, bytes(self._buffer[:end]))
 
     async def some(self, most: int) -> bytes:
         """Return up to `most` next bytes of the body; none at its end. Raises ProbeFailed."""
+        where = f"reading the body, {self.size} bytes so far"
         if self._at >= len(self._buffer):
-            self._buffer, self._at = b"", 0
-            if not await self._more(f"reading the body, {self.size} bytes so far"):
+            self._forget()
+            if not await self._more(where):
                 return b""
-        piece = self._buffer[self._at : self._at + most]
+        else:
+            await self._step(0, where)
+        piece = bytes(self._buffer[self._at : self._at + most])
         self._at += len(piece)
         self.size += len(piece)
         if self.size > BODY_LIMIT:
@@ -197,29 +209,39 @@ class ResponseReader:
 
     async def line(self) -> bytes | None:
         """Return the next line with its line end; None at the end. Raises ProbeFailed."""
+        where = f"reading the body, {self.size} bytes so far"
         while (end := self._buffer.find(b"\n", self._at)) < 0:
-            self._buffer, self._at = self._buffer[self._at :], 0
+            self._forget()
             if len(self._buffer) > _MAX_CHUNK_LINE:
-                raise ProbeFailed(f"not a chunk of a body: {quoted(self._buffer)}")
-            if not await self._more(f"reading the body, {self.size} bytes so far"):
+                raise ProbeFailed(f"not a chunk of a body: {quoted(bytes(self._buffer[:_MAX_CHUNK_LINE]))}")
+            if not await self._more(where):
                 return None
-        found, self._at = self._buffer[self._at : end + 1], end + 1
+        await self._step(0, where)
+        found, self._at = bytes(self._buffer[self._at : end + 1]), end + 1
         return found
 
     def has_more(self) -> bool:
         """Return whether more was received than read."""
         return self._at < len(self._buffer)
 
+    def _forget(self) -> None:
+        del self._buffer[: self._at]
+        self._at = 0
+
     async def _more(self, where: str) -> bool:
         piece = await self._stream.receive(where)
         self._buffer += piece
-        self._count(len(piece))
+        await self._step(len(piece), where)
         return bool(piece)
 
-    def _count(self, received: int) -> None:
-        self._raw += received
-        if self._raw > _RAW_LIMIT:
-            raise BodyTooLong
+    async def _step(self, received: int, where: str) -> None:
+        """Count one step of the work, with so many bytes. Raises ProbeFailed."""
+        self._work += received + _STEP
+        if self._work > _WORK_LIMIT:
+            raise BodyTooLong(f"an answer in too many pieces, {self.size} bytes so far")
+        self._steps += 1
+        if self._steps % _STEPS_AT_ONCE == 0:
+            await self._stream.share(where)
 
 
 def _status(line: bytes) -> int:
@@ -229,9 +251,9 @@ def _status(line: bytes) -> int:
     return int(parts[1])
 
 
-def _header_end(data: bytes) -> int:
-    """Return the offset of the body, -1 before the empty line has arrived."""
-    ends = [at + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (at := data.find(mark)) >= 0]
+def _header_end(data: bytearray, searched: int) -> int:
+    """Return the offset of the body, -1 before the empty line has arrived; no end begins before `searched`."""
+    ends = [at + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (at := data.find(mark, searched)) >= 0]
     return min(ends, default=-1)
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pylvs.health.checkers.deadline import Deadline
 from pylvs.health.checkers.http import ResponseReader, read_body
-from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
-from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe
+from pylvs.health.checkers.sockets import Endpoint, TcpStream
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource
 from pylvs.model.dataclass import dataclass, field
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 LOAD1, CPU_SECONDS = "node_load1", "node_cpu_seconds_total"
 _MAX_NUMBER = 64  # bytes
 _MAX_LINES = 20_000  # of one metric: 2048 processors with 8 modes each have fewer
+_MAX_LINE = 4096  # bytes of a sample with all its labels
+_PARSE_IN_LOOP = 1 << 12  # bytes; longer pages are parsed in a thread
 _METRICS = {LoadSource.LOAD1_PER_CORE: (LOAD1, CPU_SECONDS), LoadSource.CPU_BUSY: (CPU_SECONDS,)}
 
 
@@ -111,10 +115,14 @@ def _finite(value: float, what: str) -> float:
 
 def _lines_of(page: bytes, names: Iterable[str]) -> str:
     """Return the lines of these metrics: parsing all of a page's thousands of lines takes long."""
-    prefixes = tuple(name.encode() + sign for name in names for sign in (b" ", b"{", b"\t"))
-    lines = [line for line in page.split(b"\n") if line.startswith(prefixes)]
-    if len(lines) > _MAX_LINES:
-        raise ProbeFailed(f"the page has {len(lines):,} lines of {' and '.join(names)}")
+    several = b"|".join(re.escape(name.encode()) for name in names)
+    lines = []
+    for found in re.finditer(rb"^(?:%b)[ {\t][^\n]*" % several, page, re.MULTILINE):
+        if len(found[0]) > _MAX_LINE:
+            raise ProbeFailed(f"the page has a line of more than {_MAX_LINE} bytes: {quoted(found[0])}")
+        lines.append(found[0])
+        if len(lines) > _MAX_LINES:
+            raise ProbeFailed(f"the page has more than {_MAX_LINES:,} lines of {' and '.join(names)}")
     return b"\n".join([*lines, b""]).decode(errors="replace")
 
 
@@ -125,7 +133,7 @@ def _samples(text: str, what: str) -> list[Sample]:
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except Exception as error:  # the parser does not document its exceptions
-        raise ProbeFailed(f"{what} is not in Prometheus's text format: {error}") from None
+        raise ProbeFailed(f"{what} is not in Prometheus's text format: {quoted(str(error).encode())}") from None
 
 
 def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
@@ -239,7 +247,7 @@ class _Load:
         return Outcome(True, f"load {load:.3g}{smoothed}: weight {self._state.weight}", self._state.weight)
 
     async def _load(self, deadline: Deadline) -> float | None:
-        found = parse_page(await self._page(deadline), self._check, self._selector)
+        found = await self._parsed(await self._page(deadline))
         if not isinstance(found, CpuTimes):
             return found
         if self._times is None:
@@ -248,6 +256,11 @@ class _Load:
             return await self._load(deadline)
         before, self._times = self._times, found
         return found.busy_since(before)
+
+    async def _parsed(self, page: bytes) -> float | CpuTimes:
+        if len(page) <= _PARSE_IN_LOOP:
+            return parse_page(page, self._check, self._selector)
+        return await asyncio.to_thread(parse_page, page, self._check, self._selector)
 
     async def _page(self, deadline: Deadline) -> bytes:
         with await TcpStream.open(self._endpoint, deadline) as stream:

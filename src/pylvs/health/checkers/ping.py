@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, receive_datagram, send_datagram
 from pylvs.health.probes import CheckContext, NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
 from pylvs.system.sockets import closed_on_error

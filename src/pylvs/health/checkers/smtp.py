@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, TcpStream
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import SmtpCheck
 

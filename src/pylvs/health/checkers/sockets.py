@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import select
 import socket
 import ssl
 import struct
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Self, TypeVar
 
+from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
@@ -29,7 +31,9 @@ _RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 _LOWEST_EPHEMERAL_PORT = 1024  # net.ipv4.ip_local_port_range may begin here
 _MAX_DATAGRAM = 1 << 16
-_READ_SIZE = 1 << 16  # bytes of a stream read in one run of the event loop
+_READ_SIZE = 1 << 16  # bytes of a stream read at once
+_TLS_READ_SIZE = 1 << 14  # the same with TLS; it bounds the work of one call of OpenSSL
+_MAX_SILENT_READS = 1000  # reads in a row that OpenSSL consumes without data: renegotiations, tickets, key updates
 _BATCH = 64  # datagrams received in one run of the event loop
 _LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, in Python since 3.12
 
@@ -47,20 +51,6 @@ Result = TypeVar("Result")
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
 
-class Deadline:
-    """The end of a probe's timeout, by the event loop's clock."""
-
-    __slots__ = ("at", "seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.at = asyncio.get_running_loop().time() + seconds
-
-    def expired(self, where: str = "") -> ProbeFailed:
-        """Return the failure of a probe that timed out; `where` describes what it waited for."""
-        return ProbeFailed(f"timed out after {self.seconds:g} s {where}".rstrip())
-
-
 def _settle(future: asyncio.Future[bool], value: bool) -> None:
     if not future.done():
         future.set_result(value)
@@ -69,16 +59,30 @@ def _settle(future: asyncio.Future[bool], value: bool) -> None:
 async def ready(sock: socket.socket, deadline: Deadline, *, writing: bool = False) -> bool:
     """Wait until the socket is readable, or writable. Return False at the deadline."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[bool] = loop.create_future()
+    if deadline.passed(loop.time()):
+        return False
     number = sock.fileno()
     add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-    add(number, _settle, future, True)
-    timer = loop.call_at(deadline.at, _settle, future, False)
     try:
-        return await future
+        while True:
+            future: asyncio.Future[bool] = loop.create_future()
+            add(number, _settle, future, True)
+            timer = loop.call_at(deadline.at, _settle, future, False)
+            try:
+                if await future:
+                    return True
+            finally:
+                timer.cancel()
+            if deadline.passed(loop.time()):
+                return _is_ready(number, writing)  # the loop may have been late: what has arrived counts
     finally:
-        timer.cancel()
         remove(number)
+
+
+def _is_ready(number: int, writing: bool) -> bool:
+    poll = select.poll()
+    poll.register(number, select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Endpoint:
@@ -231,6 +235,8 @@ async def receive_datagram(
                 raise _datagram_failure(error, "while waiting for the answer") from None
             if matches(data):
                 return data
+        else:
+            await loop_share().turn()  # a flood
     return None
 
 
@@ -263,14 +269,25 @@ def _tls_error_text(error: Exception, what: str = "") -> str:
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
 
 
+class _Tls:
+    """TLS between two buffers. So this class decides how many received bytes OpenSSL processes in one call."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None) -> None:
+        self.received, self.unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.session = context.wrap_bio(self.received, self.unsent, server_hostname=server_name)
+
+
 class TcpStream:
     """A connection to a target. All methods raise ProbeFailed, at the deadline with "timed out"."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
         self._deadline = deadline
-        self._tls: ssl.SSLSocket | None = None
+        self._tls: _Tls | None = None
         self._buffer = b""  # received, but not read yet
+        self._clock = asyncio.get_running_loop().time
+        self._resumed = self._clock()
+        self._used_s = 0.0  # without letting other busy probes continue
         self.close_notify = False  # send TLS's close_notify before the end
 
     @classmethod
@@ -282,61 +299,86 @@ class TcpStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with self._sock:
             if self.close_notify and self._tls is not None:
-                with contextlib.suppress(OSError, ValueError):  # the peer has not answered it, or has disconnected
-                    self._tls.unwrap()
-        finally:
-            self._sock.close()
+                with contextlib.suppress(OSError, ValueError):  # the peer has not answered it
+                    self._tls.session.unwrap()
+                with contextlib.suppress(OSError):  # the peer has disconnected
+                    self._sock.send(self._tls.unsent.read())
 
     async def start_tls(self, server_name: str = "") -> None:
         """Run the TLS handshake, with SNI if a name is given."""
-        where = "in the TLS handshake"
         try:
             name = server_name.encode("idna").decode("ascii") or None
-            self._tls = lenient_tls().wrap_socket(self._sock, server_hostname=name, do_handshake_on_connect=False)
+            self._tls = _Tls(lenient_tls(), name)
         except (ValueError, ssl.SSLError) as error:
             what = f"server name '{server_name}': " if isinstance(error, ValueError) else ""
             raise ProbeFailed(_tls_error_text(error, what)) from None
-        except OSError as error:
-            raise errno_failure(error.errno or errno.ECONNRESET, where) from None
-        self._sock = self._tls
-        await self._repeat(self._tls.do_handshake, where)
+        await self._call(self._tls, self._tls.session.do_handshake, "in the TLS handshake")
 
     async def send(self, data: bytes) -> None:
         """Send all data."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[await self._repeat(partial(self._sock.send, rest), "while sending", writing=True) :]
+        where = "while sending"
+        if self._tls is not None:
+            await self._call(self._tls, partial(self._tls.session.write, data), where)
+        else:
+            await self._send(data, where)
 
     async def receive(self, where: str = "waiting for the answer") -> bytes:
         """Return the next bytes, at most 64 KiB; none at the end, with or without TLS's close_notify."""
+        await self.share(where)
         if self._buffer:
             data, self._buffer = self._buffer, b""
             return data
-        if self._tls is None:  # a first recv(2) would nearly always fail with EAGAIN
-            await self._wait(where)
-        return await self._repeat(self._received, where)
+        if self._tls is None:
+            return await self._receive(_READ_SIZE, where)
+        return await self._call(self._tls, partial(_decrypted, self._tls), where)
 
-    def _received(self) -> bytes:
-        try:
-            return self._sock.recv(_READ_SIZE)
-        except ssl.SSLEOFError:
-            return b""
+    async def share(self, where: str) -> None:
+        """Fail at the deadline; after `SLICE_S` of work let other probes continue."""
+        now = self._clock()
+        if self._deadline.passed(now):
+            raise self._deadline.expired(where)
+        self._used_s += now - self._resumed
+        self._resumed = now
+        if self._used_s >= SLICE_S:
+            await loop_share().turn()
+            self._used_s, self._resumed = 0.0, self._clock()
 
-    async def _repeat(self, call: Callable[[], Result], where: str, *, writing: bool = False) -> Result:
-        """Repeat a call of the socket until it need not wait, and return its result."""
-        while True:
+    async def _call(self, tls: _Tls, call: Callable[[], Result], where: str) -> Result:
+        """Repeat a call of OpenSSL with more received bytes until it has a result."""
+        for _ in range(_MAX_SILENT_READS):
             try:
-                return call()
+                result = call()
             except ssl.SSLWantReadError:
-                await self._wait(where)
-            except ssl.SSLWantWriteError:
-                await self._wait(where, writing=True)
-            except BlockingIOError:
-                await self._wait(where, writing=writing)
+                await self._send(tls.unsent.read(), where)
+                data = await self._receive(_TLS_READ_SIZE, where)
+                tls.received.write(data) if data else tls.received.write_eof()
+                await self.share(where)
             except ssl.SSLError as error:
                 raise ProbeFailed(_tls_error_text(error)) from None
+            else:
+                await self._send(tls.unsent.read(), where)
+                return result
+        raise ProbeFailed(f"TLS failed: {_MAX_SILENT_READS} messages without data {where}")
+
+    async def _send(self, data: bytes, where: str) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                await self._wait(where, writing=True)
+            except OSError as error:
+                raise errno_failure(error.errno or errno.ECONNRESET, where) from None
+
+    async def _receive(self, most: int, where: str) -> bytes:
+        await self._wait(where)  # a first recv(2) would nearly always fail with EAGAIN
+        while True:
+            try:
+                return self._sock.recv(most)
+            except BlockingIOError:
+                await self._wait(where)
             except OSError as error:
                 raise errno_failure(error.errno or errno.ECONNRESET, where) from None
 
@@ -360,9 +402,14 @@ class TcpStream:
         return found.removesuffix(b"\r")
 
     async def _wait(self, where: str, *, writing: bool = False) -> None:
-        # Data that arrived while this process could not run counts even after the deadline. But a server that sends
-        # without end must not hold a check for ever: it ends at twice its timeout.
-        deadline = self._deadline
-        overdue = asyncio.get_running_loop().time() > deadline.at + deadline.seconds
-        if overdue or not await ready(self._sock, deadline, writing=writing):
-            raise deadline.expired(where)
+        self._used_s += self._clock() - self._resumed
+        if not await ready(self._sock, self._deadline, writing=writing):
+            raise self._deadline.expired(where)
+        self._resumed = self._clock()
+
+
+def _decrypted(tls: _Tls) -> bytes:
+    try:
+        return tls.session.read(_READ_SIZE)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return b""

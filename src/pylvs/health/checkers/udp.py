@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.sockets import Endpoint, receive_datagram, send_datagram
 from pylvs.health.probes import CheckContext, Outcome, Probe, quoted
 from pylvs.model.checks import UdpCheck
 
