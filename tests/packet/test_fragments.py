@@ -168,9 +168,10 @@ def test_a_flood_of_first_fragments_leaves_other_packets(host: Host, family: int
 
 def set_of(host: Host, ident: int) -> int:
     """Return the set of queues that the packet path chooses for a datagram of the client."""
-    seeds, full = host.director.tables.pool.get(0, "seeds"), (1 << 64) - 1
+    seeds: list[int] = host.director.tables.pool.get(0, "seeds")
+    full = (1 << 64) - 1
     source, target = (int.from_bytes(socket.inet_aton(each), "little") for each in (CLIENT4, VIP4))
-    mixed = socket.htons(ident) | (17 | 1 << 9) << 32
+    mixed: int = socket.htons(ident) | (17 | 1 << 9) << 32
     for word in source | target << 32, 0, 0, 0:
         mixed = (mixed ^ word) * seeds[0] & full
         mixed ^= mixed >> 32

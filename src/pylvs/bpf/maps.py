@@ -21,7 +21,7 @@ from pylvs.system import syscalls
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     Self = TypeVar("Self", bound="Map")
 

@@ -92,7 +92,7 @@ class HookPackets:
 
     @property
     def xdp_share(self) -> float:
-        """The share of XDP in all."""
+        """Return the part that XDP forwarded, from 0 to 1."""
         return self.xdp / max(self.xdp + self.tc, 1)
 
 

@@ -1,4 +1,4 @@
-"""How long another process may be silent until what it said last no longer counts. Pure."""
+"""How long another process may be silent until its last message no longer counts. Pure."""
 
 from __future__ import annotations
 

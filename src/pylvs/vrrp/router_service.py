@@ -33,8 +33,8 @@ from pylvs.system.lease import Lease
 from pylvs.vrrp import control
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
-from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason

@@ -277,7 +277,7 @@ FLOODS = {
 def test_ten_thousand_a_second_change_nothing(
     kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path
 ) -> None:
-    """The master goes on sending, as a backup that misses no advertisement would see; the log does not grow.
+    """A backup that misses no advertisement stays a backup; the log does not grow.
 
     keepalived receives the same flood. If that makes it deaf, it takes over although the master has sent.
     """

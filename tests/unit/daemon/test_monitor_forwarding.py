@@ -16,10 +16,10 @@ class Path:
     def __init__(self, loop: FakeTimeLoop) -> None:
         self.loop = loop
         self.error: str | None = None
-        self.reported: list[tuple[float, bool, str]] = []
+        self.reported: list[tuple[float, bool | None, str]] = []
         loop.create_task(monitor_forwarding(lambda: self.error, self._tell))
 
-    async def _tell(self, well: bool, error: str) -> None:
+    async def _tell(self, well: bool | None, error: str) -> None:
         self.reported.append((self.loop.time() - START_S, well, error))
 
     def is_for(self, seconds: float, error: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Timeouts end probes whatever the peer sends, and no probe holds the event loop."""
+"""Timeouts end probes of any peer, and no probe holds the event loop."""
 
 from __future__ import annotations
 

@@ -47,7 +47,11 @@ def test_a_reader_that_stops_delays_nothing_and_learns_what_it_missed() -> None:
 
 def test_flush_waits_a_limited_time() -> None:
     never = threading.Event()
-    writer = BackgroundWriter(lambda line: never.wait() and None, most=1)
+
+    def wait(_: str) -> None:
+        never.wait()
+
+    writer = BackgroundWriter(wait, most=1)
     writer.flush(0.01)
     for _ in range(3):
         writer.put("x")

@@ -76,8 +76,8 @@ def test_an_owner_starts_as_master_unless_its_state_is_backup() -> None:
 
 def test_after_a_fault_a_former_master_is_no_reason_to_take_over() -> None:
     for priority in (50, 0):  # of its last advertisement
-        heard, _ = backup().receive(1.0, advert(priority), GREATER)
-        failed, _ = heard.fail(1.5)
+        outranked, _ = backup().receive(1.0, advert(priority), GREATER)
+        failed, _ = outranked.fail(1.5)
         again, _ = failed.start(60.0, TransitionReason.RECOVERED)
         assert again.due is not None
         _, actions = again.wake(again.due)

@@ -4,9 +4,8 @@ IPVS sees every packet of its network namespace. So while the table holds a serv
 receives packets first is attached. Ports of bridges and bonds are not, nor devices that `pylvs detach` excluded.
 
 A device runs XDP if a VIP or a NAT destination is on it or routed through it. It also does if the address of a virtual
-router is on its link, or if it leads to real servers and its driver transmits XDP frames only then. The others run TC
-alone. Attaching native XDP resets many cards, so it stays for a minute after
-the last service.
+router is on its link. It does, too, if it leads to real servers and its driver transmits XDP frames only then. The
+others run TC alone. Attaching native XDP resets many cards, so it stays for a minute after the last service.
 
 lo is attached for clients on this host. While a real server is on this host, its replies are handled at TC egress of
 the attached devices. lo has no program there: what it sends comes in again at its ingress.

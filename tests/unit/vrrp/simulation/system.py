@@ -237,9 +237,12 @@ class SimulatedHelper(SimulatedSocket):
 
     connected = True
 
-    def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
+    def __init__(
+        self, loop: Loop, log_format: str, on_message: Callable[[Any], None], on_lost: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self._on_message = on_message
+        self._on_lost = on_lost
         self.host.helper = self
         loop.watch(self.descriptor, self._read)
 
