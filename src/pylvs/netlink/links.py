@@ -271,7 +271,9 @@ def xdp_features(indices: Iterable[int]) -> dict[int, int]:
     found = dict[int, int]()
     with Netlink(codec.NETLINK_GENERIC) as link:
         family = codec.generic_family(link, "netdev")
-        for index in indices if family is not None else ():
+        if family is None:
+            return found
+        for index in indices:
             body = struct.pack("=BBH", 1, 1, 0) + codec.u32(1, index)  # NETDEV_CMD_DEV_GET, IFINDEX
             with suppress(NetlinkError):
                 for answer in link.request(family, body):
