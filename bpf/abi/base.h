@@ -24,6 +24,7 @@ enum limits {
 	MARK_RULES = 1024, /* for firewall marks, in each of two lists */
 	PORT_RANGES = 16, /* on each side of one rule */
 	COPY_BYTES = 24576, /* the longest payload to fragment plus the longest fragment */
+	SH_BUCKETS = 256, /* of sh (IPVS-SEMANTICS 3.13) */
 	MAGLEV_SLOTS = 4093, /* of mh, a prime (IPVS-SEMANTICS 3.14) */
 	MAGLEV_EMPTY = 0xffff, /* a slot without destination */
 	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */

@@ -131,7 +131,7 @@ struct service_version {
 	u8 scheduler;
 	u8 protocol;
 	u8 family; /* 4 or 6 */
-	u8 table; /* mh: index of the table in force */
+	u8 table; /* mh, sh: index of the table in force */
 	u8 pad;
 	char engine[ENGINE_LENGTH];
 	u32 next; /* next free slot */
@@ -201,6 +201,11 @@ struct maglev_table {
 	u16 pad;
 };
 
+/* sh: for each bucket the list index of its destination. The key is that of mh. */
+struct sh_table {
+	u16 list_positions[SH_BUCKETS];
+};
+
 /* --- the cache of lblc and lblcr --- */
 
 struct cache_key {
@@ -265,6 +270,8 @@ ARRAY_MAP(services, struct service, 64, BPF_F_MMAPABLE);
 ARRAY_MAP(members, struct member, 256, BPF_F_MMAPABLE);
 
 HASH_MAP(maglev_tables, u32, struct maglev_table, 128, BPF_F_NO_PREALLOC);
+
+HASH_MAP(sh_tables, u32, struct sh_table, 128, BPF_F_NO_PREALLOC);
 
 HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
 

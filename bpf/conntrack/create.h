@@ -83,12 +83,14 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	if (likely(result == CREATED))
 		result = publish(new->tuple, is_ipv6, &found, new->user);
 	if (likely(result == CREATED)) {
-		if (masq && !is_ipv6 && !(new->conn.word & 1ULL << WORD_NO_REPLIES)) {
+		if (masq && !is_ipv6) {
 			struct key4 key =
 				reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
-			publish_reply(key.addresses, key.rest, slot);
+			if (likely(!(new->conn.word & 1ULL << WORD_NO_REPLIES)))
+				publish_reply(key.addresses, key.rest, slot);
+			set_complete4(slot);
 		}
-		set_complete(slot, new->expiry);
+		note_first_expiry(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}

@@ -37,11 +37,9 @@ INLINE bool is_complete(u32 slot)
 	return noted && READ_ONCE(*noted);
 }
 
-/* Let other CPUs end it from now on. */
-VERIFIED_ONCE int set_complete(u32 slot, u32 expiry)
+/* Let the expiry timer visit a new connection. Of IPv6 it is complete from now on. */
+VERIFIED_ONCE int note_first_expiry(u32 slot, u32 expiry)
 {
-	if (slot < first_slot6)
-		set_complete4(slot);
 	note_expiry(slot, expiry);
 	return 0;
 }

@@ -86,7 +86,7 @@ INLINE void retire4(u32 slot, u64 word)
 	retired.tuple.dport = 0xffff;
 	if (unlink_entry(key.addresses, key.rest, slot)) {
 		conn->connection.port = 0xffff;
-		publish_entry(key.addresses, retired.words[1], slot);
+		publish_entry(key.addresses, retired.words[1], slot, false);
 		set_complete4(slot);
 	}
 	WRITE_ONCE(conn->connection.word, word);

@@ -210,9 +210,15 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 		return CREATE_FULL;
 	conn->connection = *new_conn->connection;
 	WORD_AT(u64, &conn->tuple, 0) = key.addresses;
-	int result = publish_entry(key.addresses, key.rest, new_conn->slot);
-	if (likely(result == PUBLISHED))
+	bool complete = new_conn->connection->method != METHOD_MASQ; /* NAT has yet to publish its replies */
+	int result = publish_entry(key.addresses, key.rest, new_conn->slot, complete);
+	if (likely(result == PUBLISHED_COMPLETE))
 		return CREATED;
+	if (likely(result == PUBLISHED)) {
+		if (complete)
+			set_complete4(new_conn->slot);
+		return CREATED;
+	}
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
 	unreserve(false, new_conn->slot, user);
 	return result == PUBLISH_FULL ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;

@@ -12,7 +12,7 @@
  * the hash map `crowd4` names their slots: by the tuple, and by that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
- * mark in the bucket. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
+ * mark in the bucket: the first one of a bucket by one exchange. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
  * tuple the later one finds the other's entry, and removes its own. An entry that overflowed is in force once the bucket
  * counts it. Rarely both CPUs remove theirs, and try again. Removal withdraws the tuple, clears the marks, then frees the
  * entry. A reader may still hold the connection, as with any hash map. An entry that is not complete is never removed:
@@ -420,7 +420,8 @@ INLINE u32 find_other(u64 addresses, u64 rest, u64 marks, u32 own)
 	return unlikely(may_exist) ? search_all(addresses, rest, marks, own) : 0;
 }
 
-enum publish_result { PUBLISHED, PUBLISH_EXISTS, PUBLISH_FULL };
+/* PUBLISHED_COMPLETE: its mark of a complete entry is set, too. */
+enum publish_result { PUBLISHED, PUBLISHED_COMPLETE, PUBLISH_EXISTS, PUBLISH_FULL };
 
 /* Publish an entry that overflowed. It is in force once its own bucket counts it, by a compare-exchange that fails if
  * another entry came first. */
@@ -497,7 +498,7 @@ INLINE long join_crowd(struct conn_entry4 *conn, u64 addresses, u64 rest, u32 sl
 
 /* Publish an entry that `crowd4` names. The search behind the insertion finds a CPU that chose another entry: its tuple
  * was stored before it searched `crowd4`. */
-VERIFIED_ONCE int publish_crowded(u64 addresses, u64 rest, u32 slot)
+INLINE int publish_crowded(u64 addresses, u64 rest, u32 slot)
 {
 	struct conn_entry4 *conn = conn4_at(slot);
 	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home_of(addresses, rest));
@@ -517,8 +518,9 @@ VERIFIED_ONCE int publish_crowded(u64 addresses, u64 rest, u32 slot)
 	return error && error != -EEXIST ? PUBLISH_FULL : PUBLISH_EXISTS;
 }
 
-/* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. */
-VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
+/* Publish a filled entry under its tuple. If another one has that tuple, withdraw this one. `complete`:
+ * the creator has finished, so other CPUs may end it. */
+VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot, u32 complete)
 {
 	u32 home = home_of(addresses, rest);
 	struct conn_entry4 *conn = conn4_at(slot);
@@ -534,6 +536,11 @@ VERIFIED_ONCE int publish_entry(u64 addresses, u64 rest, u32 slot)
 	}
 	if (unlikely(conn->connection.flags & CONN_CROWDED))
 		return publish_crowded(addresses, rest, slot);
+	/* One exchange, if the bucket has no other connection, and none that overflowed: so none has this tuple. */
+	u64 published = rest | 1ULL << REST_MARKS | (u64)(complete & 1) << REST_COMPLETE;
+	if (likely(slot == home * ENTRIES) &&
+	    likely(__sync_val_compare_and_swap(marks, REST_CLAIMED, published) == REST_CLAIMED))
+		return complete ? PUBLISHED_COMPLETE : PUBLISHED;
 	if (unlikely(slot / ENTRIES != home))
 		return publish_overflow(addresses, rest, slot);
 	store_tuple(conn, rest);

@@ -11,15 +11,14 @@
 #include "parse/packet.h"
 
 /* Add to the packets of a device that a hook has forwarded. */
-VERIFIED_ONCE int count_forwarded(u32 ifindex, u32 hook, u64 packets)
+INLINE void add_forwarded(u32 ifindex, enum hook hook, u64 packets)
 {
 	struct device_packets *device = map_elem(device_packets, ifindex % DEVICES);
 	if (!device)
-		return 0;
+		return;
 	if (unlikely(device->ifindex != ifindex))
 		*device = (struct device_packets){.ifindex = ifindex};
-	device->forwarded[hook & 1] += packets;
-	return 0;
+	device->forwarded[hook] += packets;
 }
 
 /* Count the packets that the fast path has forwarded from the entrance's device, before that changes. */
@@ -28,27 +27,37 @@ INLINE void count_fast(struct lane *lane, enum side side)
 	u64 all = side == SIDE_REPLY ? lane->counters.out_packets : lane->counters.in_packets;
 	u64 fast = all - lane->general[side];
 	if (fast)
-		count_forwarded(lane->entrances[side].input, HOOK_XDP, fast);
+		add_forwarded(lane->entrances[side].input, HOOK_XDP, fast);
 	lane->general[side] = all;
+}
+
+enum { BY_REPLY = 1, AT_TC = 2 }; /* flags of a packet to count */
+
+VERIFIED_ONCE int count_packet(u32 destination, u32 flags, u32 ifindex, u32 bytes, u32 connections)
+{
+	struct lane *lane = lane_of(destination);
+	if (!lane)
+		return 0;
+	struct counters *c = &lane->counters;
+	c->connections += connections;
+	if (flags & BY_REPLY) {
+		c->out_packets += 1;
+		c->out_bytes += bytes;
+		lane->general[SIDE_REPLY] += 1;
+	} else {
+		c->in_packets += 1;
+		c->in_bytes += bytes;
+		lane->general[SIDE_REQUEST] += 1;
+	}
+	add_forwarded(ifindex, flags & AT_TC ? HOOK_TC : HOOK_XDP, 1);
+	return 0;
 }
 
 /* Count a packet that does not take the fast path. */
 INLINE void account(struct ctx ctx, u32 destination, enum side side, u32 bytes, u32 connections)
 {
-	struct lane *lane = lane_of(destination);
-	if (!lane)
-		return;
-	struct counters *c = &lane->counters;
-	c->connections += connections;
-	if (side == SIDE_REPLY) {
-		c->out_packets += 1;
-		c->out_bytes += bytes;
-	} else {
-		c->in_packets += 1;
-		c->in_bytes += bytes;
-	}
-	lane->general[side] += 1;
-	count_forwarded(ctx_ifindex(ctx), ctx.hook, 1);
+	u32 flags = (side == SIDE_REPLY ? BY_REPLY : 0) | (ctx.hook == HOOK_TC ? AT_TC : 0);
+	count_packet(destination, flags, ctx_ifindex(ctx), bytes, connections);
 }
 
 INLINE void account_request(struct ctx ctx, u32 destination, const struct packet *p, u32 connections)

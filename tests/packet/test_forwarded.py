@@ -26,14 +26,16 @@ class Count:
         self._host, self._device = host, links.device(device)
         self.xdp = self.tc = 0
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, by_tc: bool = False) -> None:
+        """Send a frame; `by_tc` as if XDP had passed it."""
         frame = self._device.mac + frame[6:]
         with mock.patch.object(self._host, "ifindex", self._device.index):
-            done = self._host.run(frame, "xdp")
-            if done.verdict in SENT["xdp"]:
-                self.xdp += 1
-                return
-            assert done.verdict == XDP_PASS
+            if not by_tc:
+                done = self._host.run(frame, "xdp")
+                if done.verdict in SENT["xdp"]:
+                    self.xdp += 1
+                    return
+                assert done.verdict == XDP_PASS
             assert self._host.run(frame, "tc").verdict == TC_REDIRECT
             self.tc += 1
 
@@ -51,8 +53,10 @@ def test_show_and_metrics_have_the_share_of_each_hook() -> None:
                 count.send(tcp(f"{flags}A", source=server4(1), target=CLIENT4, sport=PORT, dport=2000 + number))
                 count.send(udp(sport=3000, dport=direct.port))
                 count.send(tcp(flags, sport=2000 + number, dport=six.port, source=CLIENT6, target=VIP6))
+        for number in range(7):
+            count.send(tcp("A", sport=2000 + number, dport=nat.port), by_tc=True)
         assert count.xdp > 300
-        assert count.tc > 0
+        assert count.tc >= 7
         assert sum(in_order(host.director.packet_counts().totals)[1:3]) == count.xdp + count.tc
         assert host.director.packet_counts().forwarded == {"d0": HookPackets(count.xdp, count.tc)}
         found = json.loads(CliRunner().invoke(show, ["--json"]).output)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
-from pylvs.dataplane.scheduler_tables import MaglevTables
+from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import (
     ALL_ONES,
     Tables,
@@ -73,7 +73,7 @@ class BulkAdd:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._slots = DestinationSlots(tables)
-        self._maglev = MaglevTables(tables)
+        self._hash_tables = HashTables(tables)
         self._services: dict[ServiceKey, NewService] = {}
         self._revived: set[int] = set()
         self._free_members = tables.members.max_entries - tables.book.get(0, "member_top")
@@ -105,8 +105,7 @@ class BulkAdd:
                     set_all_bits(tables, bits)
             else:
                 set_bit(tables, bits, fields["address"], fields["family"])
-        most = self._maglev.most if self._maglev.uses(fields) else tables.members.max_entries
-        self._services[key] = NewService(key, slot, fields, most)
+        self._services[key] = NewService(key, slot, fields, self._hash_tables.most(fields))
         self.whole = True
 
     def that_takes(self, key: ServiceKey) -> NewService | None:

@@ -370,14 +370,14 @@ def fill_table(
     change: str,
     position: int = 0,
 ) -> None:
-    """For a service of mh: fill its Maglev table that is not in force."""
-    if fields["scheduler"] != abi.constant("SCHED_MH"):
+    """For a service of mh or sh: fill its table that is not in force."""
+    if fields["scheduler"] not in (abi.constant("SCHED_MH"), abi.constant("SCHED_SH")):
         return
-    from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most services use another scheduler
+    from pylvs.dataplane.scheduler_tables import HashTables  # late: most services use another scheduler
 
-    maglev = MaglevTables(edit.tables)
-    if maglev.uses(fields):
-        maglev.write(slot, version, fields, entries, change, position)
+    tables = HashTables(edit.tables)
+    if tables.uses(fields):
+        tables.write(slot, version, fields, entries, change, position)
 
 
 def change_list(

@@ -74,7 +74,7 @@ class Editor:
         self._routes = Routes()  # looked up in this batch
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = attachments.Concerns()
-        self._left_mh: set[int] = set()  # slots of services that no longer use mh
+        self._left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
         self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
 
     @property
@@ -147,7 +147,7 @@ class Editor:
             self.bring_in()
         finally:
             self._director.settled = False
-        self._forget_maglev_tables()
+        self._forget_hash_tables()
         changed, self._changed = self._changed, attachments.Concerns()
         self.problems = attachments.reconcile(self._tables, changed)
 
@@ -167,16 +167,12 @@ class Editor:
             with self.batch():
                 pass
 
-    def _forget_maglev_tables(self) -> None:
-        slots, self._left_mh = self._left_mh, set()
-        if not slots:
-            return
-        from pylvs.dataplane.scheduler_tables import MaglevTables  # late: most edits leave no such service
+    def _forget_hash_tables(self) -> None:
+        slots, self._left = self._left, set()
+        if slots:
+            from pylvs.dataplane.scheduler_tables import HashTables  # late: most edits leave no such service
 
-        maglev, versions = MaglevTables(self._tables), self._director.versions
-        done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
-        if done:
-            maglev.forget(done)
+            HashTables(self._tables).forget({slot: self._director.versions.version(slot) for slot in slots})
 
     @contextmanager
     def _existing(self, key: ServiceKey) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -214,19 +210,19 @@ class Editor:
 
         self._known(service.key)
         check_service(service, SCHEDULERS)
-        maglev = scheduler_tables.MaglevTables(self._tables)
+        hash_tables = scheduler_tables.HashTables(self._tables)
         with self._existing(service.key) as (slot, version):
             fields = version | version_fields(service, load.ticks_per_second())
             changed = fields["scheduler"] != version["scheduler"]
-            if changed and maglev.uses(fields) and fields["count"] > maglev.most:
+            if changed and fields["count"] > hash_tables.most(fields):
                 raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
             with Transaction(self._tables) as edit:
                 if changed:
                     change_scheduler(edit, slot, version, fields)
                 edit.write_version(slot, edit.generation, fields)
                 edit.commit()
-            if maglev.uses(version):
-                self._left_mh.add(slot)
+            if changed and hash_tables.uses(version):
+                self._left.add(slot)
             if changed and scheduler_tables.remembers(version):
                 scheduler_tables.sweep(self._director.state)
 
@@ -243,7 +239,7 @@ class Editor:
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
         from pylvs.dataplane import scheduler_tables  # late: edits of destinations do not need it
 
-        maglev = scheduler_tables.MaglevTables(self._tables)
+        hash_tables = scheduler_tables.HashTables(self._tables)
         going = [(slot, version, list_of(self._tables, version)) for slot, version in doomed]
         for slot, version, listed in going:
             edit.write_version(slot, edit.generation, version | {"present": 0})
@@ -258,8 +254,8 @@ class Editor:
                 edit.book.note_deleted(dest_slot)
             edit.book.let_list_go(version["list"], version["count"])
             edit.book.let_service_go(slot)
-            if maglev.uses(version):
-                self._left_mh.add(slot)
+            if hash_tables.uses(version):
+                self._left.add(slot)
         if any(scheduler_tables.remembers(version) for _, version, _ in going):
             scheduler_tables.sweep(self._director.state)
         if any(listed for _, _, listed in going):

@@ -211,7 +211,9 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
-    sizes["maglev_tables"] = 2 * SERVICES  # an element takes no memory before it is filled
+    sizes |= dict.fromkeys(
+        ("maglev_tables", "sh_tables"), 2 * SERVICES
+    )  # an element takes no memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
 

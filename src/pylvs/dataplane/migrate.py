@@ -24,6 +24,7 @@ from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.former import COUNTERS, Former, Plan
 from pylvs.dataplane.reader import ZEROED, Reader
 from pylvs.dataplane.restore import Source
+from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
 from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
 from pylvs.dataplane.transaction import recover
@@ -124,6 +125,9 @@ class Migration:
         if roles.all:
             vip_roles.write(fresh, roles)
         recover(fresh)
+        hash_tables, versions = HashTables(fresh), Versions(fresh)
+        for slot, version in versions.services(versions.live):
+            hash_tables.fill_buckets(slot, version)
 
     def copy_latest(self, fresh: Tables) -> None:
         """Copy what packets change, just before they use the new maps. The caller holds the lock."""

@@ -1,11 +1,11 @@
-"""Tables of the schedulers: the cache of lblc and lblcr, and the tables of mh.
+"""Tables of the schedulers: the cache of lblc and lblcr, and the tables of mh and sh.
 
 lblc and lblcr remember the destination of each daddr (IPVS-SEMANTICS 3.9, 3.10). Packets fill their cache, a timer
 empties it.
 
-mh, Maglev hashing, has the destination of each of 4093 slots in a table (IPVS-SEMANTICS 3.14). A service of mh has two
-tables, one of them in force. An edit that changes the choice of destinations fills the other one and names it in the
-service's next version.
+mh, Maglev hashing, has the destination of each of 4093 slots in a table (IPVS-SEMANTICS 3.14), sh that of each of 256
+buckets (3.13). Such a service has two tables, one of them in force. An edit that changes the choice of destinations
+fills the other one and names it in the service's next version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from pylvs.bpf import abi
@@ -26,6 +26,8 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from array import array
     from typing import Any
+
+    from pylvs.bpf.maps import HashMap
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
@@ -139,37 +141,78 @@ def _shifted(old: bytes, change: str, position: int) -> array[int]:
     return found
 
 
-class MaglevTables:
-    """The Maglev tables of all services that use mh."""
+def bucket_positions(weights: Sequence[int]) -> array[int]:
+    """Return the list position of the destination of each bucket of sh, from the weights in list order."""
+    from array import array
+
+    size = abi.constant("SH_BUCKETS")
+    once = array("H")
+    for position, weight in enumerate(weights[:size]):  # each of them has a bucket
+        once.extend([position] * min(max(1, weight), size - len(once)))
+        if len(once) == size:
+            break
+    return once * -(-size // len(once)) if once else once
+
+
+class HashTables:
+    """The tables of all services whose scheduler is mh or sh."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._mh = abi.constant("SCHED_MH")
-        self.most = abi.constant("MAGLEV_SLOTS")  # the largest list that mh can begin with
+        self._mh, self._sh = abi.constant("SCHED_MH"), abi.constant("SCHED_SH")
         self._member = abi.struct("member").view("destination", "last_weight")
+        self._weight = abi.struct("member").view("weight")
         self._destination = abi.struct("destination").view("address", "port:2s")
-        self._size = abi.struct("maglev_table").size
+
+    def _map(self, scheduler: int) -> HashMap:
+        return self._tables.maglev_tables if scheduler == self._mh else self._tables.sh_tables
 
     def uses(self, version: dict[str, Any]) -> bool:
-        """Return whether a service's version is scheduled by mh."""
-        return bool(version["present"] and version["scheduler"] == self._mh)
+        """Return whether a service's version is scheduled by a table."""
+        return bool(version["present"] and version["scheduler"] in (self._mh, self._sh))
+
+    def most(self, version: dict[str, Any]) -> int:
+        """Return the largest list with which the scheduler of a version can begin."""
+        if version["scheduler"] == self._mh:
+            return int(abi.constant("MAGLEV_SLOTS"))
+        return self._tables.members.max_entries
 
     def write(
         self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
     ) -> None:
         """Fill the table that is not in force, and name it in the fields of the next version."""
-        before = self._key(slot, version["table"]) if self.uses(version) else None
-        if fields["count"] > self.most and before is not None:
-            old = self._tables.maglev_tables.get(before)
-            filled = _shifted(old[: 2 * self.most], change, position) if old else None
+        if fields["scheduler"] == self._sh:
+            filled: array[int] | None = self._buckets(entries)
         else:
-            filled = slot_positions(self._destinations(fields["family"], entries))
+            filled = self._slots(slot, version, fields, entries, change, position)
         fields["table"] = 1 - version["table"]
-        key = self._key(slot, fields["table"])
-        if filled is None:
-            self._tables.maglev_tables.remove(key)
+        self._put(slot, fields, filled)
+
+    def fill_buckets(self, slot: int, version: dict[str, Any]) -> None:
+        """Fill the table that a version of sh has in force: other builds do without."""
+        if version["scheduler"] == self._sh:
+            members = self._tables.members.elements(version["list"], version["count"])
+            self._put(slot, version, self._buckets(members))
+
+    def _put(self, slot: int, fields: dict[str, Any], filled: array[int] | None) -> None:
+        name = "maglev_table" if fields["scheduler"] == self._mh else "sh_table"
+        key, into = self._key(slot, fields["table"]), self._map(fields["scheduler"])
+        if filled:
+            into.put(key, filled[: abi.struct(name).size // 2].tobytes().ljust(abi.struct(name).size, b"\0"))
         else:
-            self._tables.maglev_tables.put(key, filled.tobytes().ljust(self._size, b"\0"))
+            into.remove(key)
+
+    def _buckets(self, entries: bytes | memoryview) -> array[int]:
+        return bucket_positions([weight for (weight,) in self._weight.iter_unpack(entries)])
+
+    def _slots(
+        self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
+    ) -> array[int] | None:
+        most = self.most(fields)
+        if fields["count"] <= most or not (version["present"] and version["scheduler"] == self._mh):
+            return slot_positions(self._destinations(fields["family"], entries))
+        old = self._tables.maglev_tables.get(self._key(slot, version["table"]))
+        return _shifted(old[: 2 * most], change, position) if old else None
 
     def _destinations(self, version: int, entries: bytes) -> list[tuple[int, int]]:
         table, found = self._tables.destinations.array, []
@@ -182,16 +225,23 @@ class MaglevTables:
     def _key(slot: int, which: int) -> bytes:
         return struct.pack("<I", slot << 1 | which)
 
-    def forget(self, slots: Iterable[int]) -> None:
-        """Remove the tables of services that no longer use mh, once no packet can read them."""
+    def forget(self, versions: dict[int, dict[str, Any]]) -> None:
+        """Remove the tables that services, by slot, do not use any more, once no packet can read them."""
         time.sleep(WAIT_MS / 1000)
-        for slot in slots:
-            for which in 0, 1:
-                self._tables.maglev_tables.remove(self._key(slot, which))
+        for slot, version in versions.items():
+            for scheduler in self._mh, self._sh:
+                if not (version["present"] and version["scheduler"] == scheduler):
+                    for which in 0, 1:
+                        self._map(scheduler).remove(self._key(slot, which))
 
     def keep_only(self, present: dict[int, dict[str, Any]]) -> None:
         """Remove all tables but those that these services, by slot, have in force."""
-        kept = {self._key(slot, version["table"]) for slot, version in present.items() if self.uses(version)}
-        for key in list(self._tables.maglev_tables.keys()):
-            if key not in kept:
-                self._tables.maglev_tables.remove(key)
+        for scheduler in self._mh, self._sh:
+            kept = {
+                self._key(slot, version["table"])
+                for slot, version in present.items()
+                if self.uses(version) and version["scheduler"] == scheduler
+            }
+            for key in list(self._map(scheduler).keys()):
+                if key not in kept:
+                    self._map(scheduler).remove(key)

@@ -129,6 +129,7 @@ class Tables:
     services6 = _hash("services6")
     members = _array("members")  # the lists of all services, in chunks
     maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
+    sh_tables = _hash("sh_tables")  # likewise of sh
     cache = _hash("cache")  # the destinations that lblc and lblcr remember, by daddr
 
     # destinations

@@ -350,7 +350,7 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
 
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
-    from pylvs.dataplane.scheduler_tables import MaglevTables  # late: needed only after a writer died
+    from pylvs.dataplane.scheduler_tables import HashTables  # late: needed only after a writer died
 
     versions, book = Versions(tables), Book(tables)
     live = versions.live
@@ -374,7 +374,7 @@ def recover(tables: Tables) -> None:
         book.let_list_go(start, size)
     _settle_destinations(book, tables, destination_top, listed)
     _settle_members(tables, present)
-    MaglevTables(tables).keep_only(present)
+    HashTables(tables).keep_only(present)
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from pylvs.model import sockets as socket
@@ -262,28 +263,22 @@ def routed_local(mark: int, family: int) -> bool:
 
 def native_xdp(index: int) -> int | None:
     """Return the XDP features of a driver (XDP_BASIC...), since Linux 6.3; None if the kernel does not report them."""
+    return xdp_features([index]).get(index)
+
+
+def xdp_features(indices: Iterable[int]) -> dict[int, int]:
+    """Return the XDP features of the drivers of devices, by index, as far as the kernel reports them."""
+    found = dict[int, int]()
     with Netlink(codec.NETLINK_GENERIC) as link:
         family = codec.generic_family(link, "netdev")
         if family is None:
-            return None
-        body = struct.pack("=BBH", 1, 1, 0) + codec.u32(1, index)  # NETDEV_CMD_DEV_GET, IFINDEX
-        try:
-            answers = link.request(family, body)
-        except NetlinkError:
-            return None
-    return number(attributes(answers[0], 4).get(3)) if answers else None  # NETDEV_A_DEV_XDP_FEATURES
-
-
-def xdp_features() -> dict[int, int]:
-    """Return the XDP features of all drivers by device; nothing if the kernel does not report them (before 6.3)."""
-    with Netlink(codec.NETLINK_GENERIC) as link:
-        family = codec.generic_family(link, "netdev")
-        try:
-            answers = link.dump(family, struct.pack("=BBH", 1, 1, 0)) if family is not None else []
-        except NetlinkError:
-            return {}
-    found = (attributes(each, 4) for each in answers)
-    return {number(each.get(1)): number(each.get(3)) for each in found}  # NETDEV_A_DEV_IFINDEX, XDP_FEATURES
+            return found
+        for index in indices:
+            body = struct.pack("=BBH", 1, 1, 0) + codec.u32(1, index)  # NETDEV_CMD_DEV_GET, IFINDEX
+            with suppress(NetlinkError):
+                for answer in link.request(family, body):
+                    found[index] = number(attributes(answer, 4).get(3))  # NETDEV_A_DEV_XDP_FEATURES
+    return found
 
 
 def strips_vlan_tags(label: str) -> bool:

@@ -123,7 +123,7 @@ def _needed_outputs(outputs: set[int], inputs: set[int], everything: list[Device
     candidates = [each for each in everything if each.index in outputs and each.kind not in _WITHOUT_OUTPUT]
     if not candidates:
         return set()
-    features = links.xdp_features()
+    features = links.xdp_features(each.index for each in candidates)
     found = {each.index for each in candidates if _demands_program(each, features.get(each.index, 0))}
     modes = (attach.choose_mode(each, everything)[0] for each in everything if each.index in inputs)
     return found if found and "native" in modes else set()
@@ -300,7 +300,8 @@ def _transmitters(native: set[int], by_xdp: set[int]) -> set[int]:
 
     Without our program, a veth does so as long as its peer takes the frames. Another program may leave at any time.
     """
-    everything, features = links.devices(), links.xdp_features()
+    everything = links.devices()
+    features = links.xdp_features(each.index for each in everything)
     jumbo = any(each.mtu > _ONE_BUFFER for each in everything if each.index in by_xdp)
     wanted = links.XDP_TRANSMIT | (links.XDP_TRANSMIT_FRAGS if jumbo else 0)
     return {
