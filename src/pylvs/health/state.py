@@ -19,7 +19,8 @@ from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
-SharedKey = tuple[Address, Check, int]  # server, check, and the server's weight if the outcome depends on it
+# Server and check, with what else the probe depends on: the server's weight, the service's host name in HTTP.
+SharedKey = tuple[Address, Check, int, str]
 
 
 def sets_weight(check: Check) -> bool:
@@ -54,6 +55,7 @@ class CheckState:
     inconclusive: bool = False  # the last outcome
     probes: int = 0
     failed_probes: int = 0
+    inconclusive_probes: int = 0
 
     def delay_after(self, outcome: Outcome, at: float) -> float:
         """Apply an outcome, and return the seconds until the next probe."""
@@ -63,6 +65,7 @@ class CheckState:
         self.reason = outcome.reason
         self.inconclusive = outcome.inconclusive
         if outcome.inconclusive:
+            self.inconclusive_probes += 1
             return pace.delay_loop_s
         if outcome.ok:
             self.failures = 0
@@ -101,6 +104,7 @@ class CheckState:
             shared_by=len(self.servers),
             probes=self.probes,
             failed_probes=self.failed_probes,
+            inconclusive_probes=self.inconclusive_probes,
         )
 
 
@@ -450,6 +454,7 @@ class CheckSnapshot:
     shared_by: int  # servers that have this check
     probes: int  # since the start
     failed_probes: int
+    inconclusive_probes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from functools import partial
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
-from pylvs.model.checks import Check, goes_via_vip
+from pylvs.model.checks import Check, HttpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
@@ -112,7 +112,7 @@ class StateBuilder:
         if not same_destination:  # the new configured weight counts until an outcome
             server.held_weight = None
         for check in wanted.checks:
-            key = _shared_key(check, wanted)
+            key = _shared_key(check, service, wanted)
             link = next((link for link in links if link.state.check == check and link.state.shared_key == key), None)
             if link is not None:
                 links.remove(link)
@@ -173,12 +173,14 @@ def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
     return settings.script_user, settings.script_group, settings.script_security
 
 
-def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:
+def _shared_key(check: Check, service: WantedService, server: WantedServer) -> SharedKey | None:
     """Return what checks must have in common to share a probe; None if the check is not shared."""
     if not check.pace.shared or goes_via_vip(check):
         return None
     destination = server.destination
-    return destination.key.address, check, destination.weight if sets_weight(check) else 0
+    weight = destination.weight if sets_weight(check) else 0
+    virtualhost = service.virtualhost if isinstance(check, HttpCheck) and not check.virtualhost else ""
+    return destination.key.address, check, weight, virtualhost
 
 
 def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[str, ServiceState]:
