@@ -46,12 +46,14 @@ from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monito
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import counted, get_logger
+from pylvs.system.processes.scripts import ScriptCounts
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
@@ -320,6 +322,14 @@ class Supervisor:
             self._reload_pending = False
             with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
+
+    def prober_counts(self) -> ProberCounts:
+        """Return the state of the process that makes checks."""
+        return self._host.prober.counts()
+
+    def script_counts(self) -> ScriptCounts:
+        """Return how many scripts of checks run and wait."""
+        return self._host.script_counts()
 
     def status(self) -> str:
         """Return one line for the log and the service manager."""

@@ -15,7 +15,7 @@ import resource
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
@@ -29,6 +29,7 @@ BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
 AFTER_FAILURE_S = 1.0  # until the next probe if `on_outcome` raised
 
+MAX_REASON = 300  # characters of a reason; a longer one is cut
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
@@ -95,6 +96,18 @@ class Outcome:
 Probe = Callable[[], Awaitable[Outcome]]
 
 
+class StatefulProbe(Protocol):
+    """A probe that remembers something between its calls."""
+
+    async def __call__(self) -> Outcome: ...
+
+    def save(self) -> str:
+        """Return what it remembers, as short JSON."""
+
+    def restore(self, saved: str) -> None:
+        """Continue from what an earlier probe of the same check remembered. Raises ValueError, TypeError, KeyError."""
+
+
 def constant_probe(outcome: Outcome) -> Probe:
     """Return a probe for a check that cannot be made."""
 
@@ -149,17 +162,34 @@ class CheckContext:
 
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:
     """Return the probe of a check, made by `probe` of its checker's module. ProbeFailed becomes a failed outcome."""
+    return guarded(checker_of(check, context))
+
+
+def checker_of(check: checks.Check, context: CheckContext) -> Probe:
+    """Return the checker's own probe, which also raises ProbeFailed."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
-    maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
-    ask = maker(check, context)
+    return cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)(check, context)
+
+
+def guarded(ask: Probe) -> Probe:
+    """Return a probe that raises no ProbeFailed, and whose reason is short: servers and programs choose its text."""
 
     async def probe() -> Outcome:
         try:
-            return await ask()
+            outcome = await ask()
         except ProbeFailed as error:
-            return Outcome(False, str(error), inconclusive=error.inconclusive)
+            outcome = Outcome(False, str(error), inconclusive=error.inconclusive)
+        if len(outcome.reason) > MAX_REASON:
+            return Outcome(outcome.ok, f"{outcome.reason[: MAX_REASON - 1]}…", outcome.weight, outcome.inconclusive)
+        return outcome
 
     return probe
+
+
+def import_checkers() -> None:
+    """Import all checkers: later the process may not be able to, or another version may be installed."""
+    for name in _MODULES.values():
+        importlib.import_module(f"pylvs.health.checkers.{name}")
 
 
 def descriptor_limit() -> int:

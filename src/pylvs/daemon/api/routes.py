@@ -319,6 +319,8 @@ async def metrics_page(daemon: Supervisor) -> str:
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
         daemon.liveness.states(),
+        prober=daemon.prober_counts(),
+        scripts=daemon.script_counts(),
     )
     return await asyncio.to_thread(exposition, given)
 

@@ -15,7 +15,9 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache, partial
 from typing import Self, TypeVar
 
@@ -23,6 +25,7 @@ from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
+from pylvs.system.sockets import closed_on_error
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -85,6 +88,11 @@ def _is_ready(number: int, writing: bool) -> bool:
     return bool(poll.poll(0))
 
 
+# Sockets that a process with privileges made for the running probe, in the order of their use: complete but for the
+# connection. None: the probe makes its sockets itself.
+GIVEN: ContextVar[deque[socket.socket] | None] = ContextVar("GIVEN", default=None)
+
+
 class Endpoint:
     """A target, and the settings that all sockets to it share."""
 
@@ -102,7 +110,8 @@ class Endpoint:
 
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
-        with self._new_socket(socket.SOCK_STREAM) as made:
+        made = self.new_or_given(socket.SOCK_STREAM)
+        with closed_on_error(made):
             code = made.connect_ex(self._connect_address())
             if code == errno.EINPROGRESS:
                 if not await ready(made, deadline, writing=True):
@@ -115,23 +124,28 @@ class Endpoint:
                 raise errno_failure(errno.ECONNREFUSED)
         return made
 
-    def connected_datagram(self, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
+    def connected_datagram(self) -> socket.socket:
         """Return a socket for datagrams to and from the target, which reports ICMP errors.
 
         Raises ProbeFailed, NoSocket.
         """
-        with self._new_socket(kind, protocol) as made:
+        return self.connect_datagram(self.new_or_given(socket.SOCK_DGRAM))
+
+    def connect_datagram(self, made: socket.socket) -> socket.socket:
+        """Connect such a socket and return it; close it if that fails. Raises ProbeFailed."""
+        with closed_on_error(made):
             made.setsockopt(*_RECVERR[self._target.address.version], 1)
             if code := made.connect_ex(self._connect_address()):
                 raise self._connect_failure(code)
         return made
 
-    @contextlib.contextmanager
-    def _new_socket(self, kind: int, protocol: int = 0) -> Iterator[socket.socket]:
-        """Yield a non-blocking socket with the target's source, device and mark, closed if the block raises.
+    def new_or_given(self, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a new socket, or the next one of `GIVEN`. Raises ProbeFailed, NoSocket."""
+        given = GIVEN.get()
+        return self.unconnected(kind, protocol) if given is None else _take(given)
 
-        Raises ProbeFailed, NoSocket.
-        """
+    def unconnected(self, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a non-blocking socket with the target's source, device and mark. Raises ProbeFailed, NoSocket."""
         source = self._target.source
         if source is not None and family_of(source) != self.family:
             raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
@@ -139,13 +153,10 @@ class Endpoint:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
             raise NoSocket(error.errno or 0) from None
-        try:
-            if self._options:
+        if self._options:
+            with closed_on_error(made):
                 self._prepare(made, kind)
-            yield made
-        except BaseException:
-            made.close()
-            raise
+        return made
 
     def _connect_address(self) -> SocketAddress:
         """Return the target's address; look up the device of a link-local one each time. Raises ProbeFailed."""
@@ -193,6 +204,12 @@ class Endpoint:
         if self._needs_scope() and self._target.source is not None and self._target.source.is_link_local:
             source = (*source[:2], 0, self._connect_address()[-1])
         made.bind(source)
+
+
+def _take(given: deque[socket.socket]) -> socket.socket:
+    if not given:
+        raise ProbeFailed("the daemon made too few sockets for this check", inconclusive=True)
+    return given.popleft()
 
 
 def _socket_address(address: Address, port: int) -> SocketAddress:
