@@ -114,7 +114,10 @@ async def _ours(configuration: Configuration, size: Size) -> Measured:
         return time.process_time() + used_by_process_s(link.process.pid)
 
     try:
-        await asyncio.sleep(size.delay_s + 1)
+        begin, deadline = _connections(), time.monotonic() + _PATIENCE_S + size.delay_s
+        while _connections() - begin < size.servers and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
         made, used = _connections(), used_s()
         await asyncio.sleep(size.window_s)
         found = _found(used_s() - used, _connections() - made, size)

@@ -87,6 +87,16 @@ class CheckState:
             return pace.delay_loop_s
         return pace.delay_before_retry_s
 
+    def is_steady(self, outcome: Outcome) -> bool:
+        """Return whether further outcomes like this one only count."""
+        return outcome.ok and not outcome.inconclusive and self.good is True and self.weight == outcome.weight
+
+    def count_same(self, count: int, reason: str, at: float) -> None:
+        """Count outcomes that change nothing; the last one has this reason."""
+        self.probes += count
+        self.successes += count
+        self.checked_at, self.reason = at, reason
+
     def snapshot(self, now: float) -> CheckSnapshot:
         """Return a snapshot; `now` is the scheduler's time."""
         scheduled = self.scheduled

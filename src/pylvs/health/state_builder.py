@@ -33,14 +33,21 @@ class BuildResult:
     events: list[Event] = field(default_factory=list)
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # checks without a server
+    renewed: list[CheckState] = field(default_factory=list)  # checks whose probe was made again
 
 
 class StateBuilder:
     """Makes and continues states; has the checks that are shared."""
 
-    def __init__(self, probe_of: ProbeOf, on_outcome: Callable[[CheckState, Outcome], float]) -> None:
+    def __init__(
+        self,
+        probe_of: ProbeOf,
+        on_outcome: Callable[[CheckState, Outcome], float],
+        on_same: Callable[[CheckState, int, str], None],
+    ) -> None:
         self._probe_of = probe_of
         self._on_outcome = on_outcome
+        self._on_same = on_same
         self._shared: dict[SharedKey | None, CheckState] = {}
         self._orphans: dict[CheckState, None] = {}
         self.first_counts = True  # for new checks: the first probe counts without retries
@@ -56,7 +63,7 @@ class StateBuilder:
             if state is not None and state.wanted == wanted:
                 built.services[wanted.name] = state
                 if renew:
-                    self._renew(state)
+                    self._renew(state, built)
                 continue
             service = ServiceState(wanted, at) if state is None else state
             built.services[wanted.name] = service
@@ -118,6 +125,7 @@ class StateBuilder:
                 links.remove(link)
                 if new_probes or not same_destination:  # an equal check, but with another target or other settings
                     link.state.scheduled.probe = self._probe_of(check, service, wanted)
+                    built.renewed.append(link.state)
             else:
                 state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
@@ -140,16 +148,18 @@ class StateBuilder:
         scheduled = ScheduledProbe(self._probe_of(check, service, server))
         state = CheckState(check, scheduled, key, first_counts=self.first_counts)
         scheduled.on_outcome = partial(self._on_outcome, state)
+        scheduled.is_steady, scheduled.on_same = state.is_steady, partial(self._on_same, state)
         if key is not None:
             self._shared[key] = state
         built.begun.append(state)
         return state
 
-    def _renew(self, service: ServiceState) -> None:
+    def _renew(self, service: ServiceState, built: BuildResult) -> None:
         """Make the probes of all checks again."""
         for server in service.servers.values():
             for link in server.links:
                 link.state.scheduled.probe = self._probe_of(link.state.check, service.wanted, server.wanted)
+                built.renewed.append(link.state)
 
     def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """Remove servers, with `whole` the service, that are no longer in the configuration."""

@@ -96,7 +96,17 @@ GIVEN: ContextVar[deque[socket.socket] | None] = ContextVar("GIVEN", default=Non
 class Endpoint:
     """A target, and the settings that all sockets to it share."""
 
-    __slots__ = ("_device", "_mark", "_may_self_connect", "_options", "_source", "_target", "address", "family")
+    __slots__ = (
+        "_device",
+        "_mark",
+        "_may_self_connect",
+        "_needs_scope",
+        "_options",
+        "_source",
+        "_target",
+        "address",
+        "family",
+    )
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -106,23 +116,37 @@ class Endpoint:
         self._options = bool(self._device or self._mark or self._source)
         self._may_self_connect = target.port >= _LOWEST_EPHEMERAL_PORT
         self.family = family_of(target.address)
+        self._needs_scope = self.family == socket.AF_INET6 and bool(self._device) and target.address.is_link_local
         self.address: SocketAddress = _socket_address(target.address, target.port)
 
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
         made = self.new_or_given(socket.SOCK_STREAM)
         with closed_on_error(made):
-            code = made.connect_ex(self._connect_address())
-            if code == errno.EINPROGRESS:
+            if not self.begin(made):
                 if not await ready(made, deadline, writing=True):
                     raise deadline.expired()
-                code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise self._connect_failure(code)
-            # If no process listens on a port of this host, the kernel may choose that port as source, too.
-            if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
-                raise errno_failure(errno.ECONNREFUSED)
+                self.finish(made)
         return made
+
+    def begin(self, made: socket.socket) -> bool:
+        """Begin to connect; return whether it is connected already. Raises ProbeFailed."""
+        code = made.connect_ex(self._connect_address() if self._needs_scope else self.address)
+        if code == errno.EINPROGRESS:
+            return False
+        self._check_connected(made, code)
+        return True
+
+    def finish(self, made: socket.socket) -> None:
+        """Check the connection of a socket that has become writable. Raises ProbeFailed."""
+        self._check_connected(made, made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def _check_connected(self, made: socket.socket, code: int) -> None:
+        if code:
+            raise self._connect_failure(code)
+        # If no process listens on a port of this host, the kernel may choose that port as source, too.
+        if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
+            raise errno_failure(errno.ECONNREFUSED)
 
     def connected_datagram(self) -> socket.socket:
         """Return a socket for datagrams to and from the target, which reports ICMP errors.
@@ -160,15 +184,12 @@ class Endpoint:
 
     def _connect_address(self) -> SocketAddress:
         """Return the target's address; look up the device of a link-local one each time. Raises ProbeFailed."""
-        if not self._needs_scope():
+        if not self._needs_scope:
             return self.address
         try:
             return (*self.address[:2], 0, socket.if_nametoindex(self._target.device))
         except OSError:
             raise ProbeFailed(f"there is no device {self._target.device}") from None
-
-    def _needs_scope(self) -> bool:
-        return self.family == socket.AF_INET6 and bool(self._device) and self._target.address.is_link_local
 
     def _connect_failure(self, code: int) -> ProbeFailed:
         if code != errno.EADDRNOTAVAIL:
@@ -201,7 +222,7 @@ class Endpoint:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         elif kind == socket.SOCK_STREAM:
             made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        if self._needs_scope() and self._target.source is not None and self._target.source.is_link_local:
+        if self._needs_scope and self._target.source is not None and self._target.source.is_link_local:
             source = (*source[:2], 0, self._connect_address()[-1])
         made.bind(source)
 

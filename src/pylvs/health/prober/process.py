@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -19,8 +20,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pylvs.health.checkers.deadline import loop_share
-from pylvs.health.checkers.sockets import GIVEN, lenient_tls
+from pylvs.health.checkers.sockets import GIVEN, Endpoint, lenient_tls
 from pylvs.health.prober import wire
+from pylvs.health.prober.repeat import PlainConnection, Repeater
 from pylvs.health.probes import (
     CheckContext,
     Outcome,
@@ -31,6 +33,7 @@ from pylvs.health.probes import (
     guarded,
     import_checkers,
 )
+from pylvs.model.checks import TcpCheck
 from pylvs.system import pcre2, sandbox, syscalls
 from pylvs.system.logs import one_line
 from pylvs.system.processes import channel
@@ -42,6 +45,7 @@ _THREAD_STACK = 1 << 19  # bytes: threads search expressions and parse pages
 _BATCH_S = 0.005  # in which outcomes are sent together
 _MOST_IN_PACKET = 100  # outcomes; each has less than 1 KB, but for what a probe remembers
 _PACKETS_AT_ONCE = 8
+_COLLECTIONS = (10_000, 20, 100)  # probes alone exceed the default each second
 _SWITCH_S = 0.001  # how long another thread may keep the event loop waiting
 
 
@@ -51,9 +55,11 @@ class Prober:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._probes: dict[int, tuple[Probe, StatefulProbe | None]] = {}
+        self._plain: dict[int, PlainConnection] = {}  # the probes that only connect
         self._saved: dict[int, str] = {}  # what the daemon knows of stateful probes
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by run
         self._done: deque[list[Any]] = deque()
+        self._repeater = Repeater(self._repeated_run_ended, self._send)
         self._flushing = False
         self._over = asyncio.Event()
 
@@ -64,6 +70,7 @@ class Prober:
         self._end.setblocking(False)
         loop.add_reader(self._end, self._receive)
         loop.call_later(ALIVE_S / 2, self._alive)
+        self._repeater.start(loop)
         await self._over.wait()
 
     def _alive(self) -> None:
@@ -86,17 +93,26 @@ class Prober:
         for number in message.get("drop", ()):
             self._probes.pop(number, None)
             self._saved.pop(number, None)
+            self._plain.pop(number, None)
         for definition in message.get("new", ()):
             self._define(*definition)
         given = iter(sockets)
         for run, number, count in message.get("run", ()):
             self._start(run, number, [next(given) for _ in range(count)])
+        for run, number, every_s in message.get("repeat", ()):
+            probe, _ = self._probes[number]
+            self._repeater.add(run, probe, self._plain.get(number), every_s)
         for run in message.get("cancel", ()):
             if run in self._tasks:
                 self._tasks[run].cancel()
+            else:
+                self._repeater.cancel(run)
 
     def _define(self, number: int, check: Any, weight: int, virtualhost: str, saved: str | None) -> None:
-        asked = checker_of(wire.decode_value(check), CheckContext(weight, virtualhost))
+        decoded = wire.decode_value(check)
+        if isinstance(decoded, TcpCheck):
+            self._plain[number] = Endpoint(decoded.target), decoded.pace.timeout_s
+        asked = checker_of(decoded, CheckContext(weight, virtualhost))
         stateful = cast("StatefulProbe", asked) if hasattr(asked, "restore") else None
         if stateful is not None and saved is not None:
             with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -111,6 +127,8 @@ class Prober:
 
     async def _run(self, run: int, number: int, sockets: Sequence[socket.socket]) -> None:
         stateful = None
+        clock = asyncio.get_running_loop().time
+        begin = clock()
         if sockets:
             GIVEN.set(deque(sockets))
         try:
@@ -119,17 +137,29 @@ class Prober:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            text = one_line(f"the checker failed: {type(error).__name__}: {error}")
-            if not isinstance(error, MemoryError):
-                self._send({"log": f"{text} (a bug of pylvs)"})
-            outcome = Outcome(False, text, inconclusive=True)
+            outcome = self._failed(error)
         finally:
             for each in sockets:
                 each.close()
         state = None
         if stateful is not None and (saved := stateful.save()) != self._saved.get(number):
             self._saved[number] = state = saved
-        self._done.append(wire.encode_done(wire.Done(run, outcome, state)))
+        self._report(wire.Done(run, outcome, state, clock() - begin))
+
+    def _failed(self, error: Exception) -> Outcome:
+        """Return the outcome of a probe that raised this."""
+        text = one_line(f"the checker failed: {type(error).__name__}: {error}")
+        if not isinstance(error, MemoryError):
+            self._send({"log": f"{text} (a bug of pylvs)"})
+        return Outcome(False, text, inconclusive=True)
+
+    def _repeated_run_ended(self, run: int, outcome: Outcome | Exception, took_s: float) -> None:
+        if isinstance(outcome, Exception):
+            outcome = self._failed(outcome)
+        self._report(wire.Done(run, outcome, None, took_s))
+
+    def _report(self, done: wire.Done) -> None:
+        self._done.append(wire.encode_done(done))
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_later(_BATCH_S, self._flush)
@@ -179,6 +209,9 @@ def main(end: socket.socket, descriptors: int) -> None:
     sys.setswitchinterval(_SWITCH_S)
     threading.stack_size(_THREAD_STACK)
     prepare()
+    gc.collect()
+    gc.freeze()  # a full collection would visit all of these objects, and delay probes
+    gc.set_threshold(*_COLLECTIONS)
     left = sandbox.confine(descriptors, MEMORY)
     end.send(channel.encode(channel.greeting(wire.PROTOCOL, left)))
     with asyncio.Runner() as runner:

@@ -153,7 +153,7 @@ class Processes:
         if now - begin >= _LONG_WAIT_S and now >= self._quiet_until:
             self._quiet_until = now + _WARN_EVERY_S
             log.warning(
-                "%s waited %.1f s because the limit of %d running scripts was reached; %d wait now: their checks are late",
+                "%s waited %.1f s because the limit of %d running scripts was reached; %d wait: checks are late",
                 script,
                 now - begin,
                 self._at_once,

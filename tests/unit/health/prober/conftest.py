@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,10 @@ from pylvs.system import logs
 def log_output() -> Iterator[io.StringIO]:
     """Return what is logged, as text."""
     output = io.StringIO()
-    former = logs.write_with(lambda level, fields: output.write(f"{level}: {fields}\n") and None)
+
+    def write(level: str, fields: dict[str, Any]) -> None:
+        output.write(f"{level}: {fields}\n")
+
+    former = logs.write_with(write)
     yield output
     logs.write_with(former)

@@ -72,7 +72,7 @@ def test_only_checks_are_sent() -> None:
 
 @pytest.mark.parametrize("state", [None, "[1, 2]"])
 def test_a_result_arrives_as_it_was_sent(state: str | None) -> None:
-    done = wire.Done(7, Outcome(True, "weight 4", 4, False), state)
+    done = wire.Done(7, Outcome(True, "weight 4", 4, False), state, 0.25)
     assert wire.decode_done(json.loads(json.dumps(wire.encode_done(done)))) == done
 
 
@@ -83,18 +83,21 @@ def test_a_result_arrives_as_it_was_sent(state: str | None) -> None:
         [],
         {"run": 1},
         "123456",
-        [1, True, "ok", None, False],
-        [True, True, "ok", None, False, None],
-        [1.0, True, "ok", None, False, None],
-        [1, 1, "ok", None, False, None],
-        [1, True, ["ok"], None, False, None],
-        [1, True, "ok", -1, False, None],
-        [1, True, "ok", 1 << 31, False, None],
-        [1, True, "ok", True, False, None],
-        [1, True, "ok", 1.5, False, None],
-        [1, True, "ok", None, None, None],
-        [1, True, "ok", None, False, "x" * (wire.MAX_STATE + 1)],
-        [1, True, "ok", None, False, {}],
+        [1, True, "ok", None, False, None],
+        [True, True, "ok", None, False, None, 1],
+        [1.0, True, "ok", None, False, None, 1],
+        [1, 1, "ok", None, False, None, 1],
+        [1, True, ["ok"], None, False, None, 1],
+        [1, True, "ok", -1, False, None, 1],
+        [1, True, "ok", 1 << 31, False, None, 1],
+        [1, True, "ok", True, False, None, 1],
+        [1, True, "ok", 1.5, False, None, 1],
+        [1, True, "ok", None, None, None, 1],
+        [1, True, "ok", None, False, "x" * (wire.MAX_STATE + 1), 1],
+        [1, True, "ok", None, False, {}, 1],
+        [1, True, "ok", None, False, None, -1],
+        [1, True, "ok", None, False, None, 1e3],
+        [1, True, "ok", None, False, None, 1 << 60],
     ],
 )
 def test_an_invalid_result_is_refused(entry: Any) -> None:
@@ -102,8 +105,24 @@ def test_an_invalid_result_is_refused(entry: Any) -> None:
         wire.decode_done(entry)
 
 
+def test_counts_are_validated() -> None:
+    assert wire.decode_same([7, 3, 250_000, "connected"]) == wire.Same(7, 3, 0.25, "connected")
+    assert wire.decode_same([7, 3, 0, None]).reason is None
+    for entry in (
+        None,
+        [7, 3, 0],
+        [7, -1, 0, None],
+        [7, True, 0, None],
+        ["7", 3, 0, None],
+        [7, 3, 0, 5],
+        [7, 3, 1 << 60, None],
+    ):
+        with pytest.raises(BadMessage):
+            wire.decode_same(entry)
+
+
 def test_a_reason_is_made_short_and_printable() -> None:
-    found = wire.decode_done([1, False, "\x1b[31mred\n" + "x" * 500_000, None, False, None]).outcome.reason
+    found = wire.decode_done([1, False, "\x1b[31mred\n" + "x" * 500_000, None, False, None, 1]).outcome.reason
     assert found.startswith("\ufffd[31mred x")
     assert len(found) == MAX_REASON
 
