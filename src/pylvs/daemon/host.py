@@ -25,7 +25,7 @@ from pylvs.health.events import Event
 from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext, Probe, probe_of
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, FileCheck, MiscCheck, Script, goes_via_vip
+from pylvs.model.checks import Check, Script, goes_via_vip, targets_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
@@ -207,7 +207,7 @@ class HostServices:
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
-        if isinstance(check, MiscCheck | FileCheck):  # local programs and files, with the rights that they need
+        if not targets_of(check):  # a program or a file of this host, with the rights that it needs
             return probe_of(check, context)
         if goes_via_vip(check):
             return self.vip_checks.probe_of(check, service, server, context, self.prober.probe_of)

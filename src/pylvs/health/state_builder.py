@@ -43,7 +43,7 @@ class StateBuilder:
         self,
         probe_of: ProbeOf,
         on_outcome: Callable[[CheckState, Outcome], float],
-        on_same: Callable[[CheckState, int, str], None],
+        on_same: Callable[[CheckState, int, str], None] = lambda state, count, reason: None,
     ) -> None:
         self._probe_of = probe_of
         self._on_outcome = on_outcome
