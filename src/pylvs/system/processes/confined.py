@@ -27,7 +27,7 @@ START_TICKS = 60  # until its greeting
 RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 _MAX_UNSENT = 4096  # packets
-_PACKETS_AT_ONCE = 32  # received in one run of the event loop
+_PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _MAX_REASON = 300  # characters of what a process wrote to stderr
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
