@@ -12,13 +12,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench import keepalived, site
+from bench.processes import used_by_process_s
 from bench.program import Progress
 from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
 from pylvs.daemon.supervisor import settle_garbage
 from pylvs.health.engine import Engine
-from pylvs.health.probes import CheckContext, probe_of
+from pylvs.health.prober.link import ProberLink
+from pylvs.health.probes import CheckContext
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration
@@ -100,23 +102,32 @@ def _found(used_s: float, made: int, size: Size) -> Measured:
 
 
 async def _ours(configuration: Configuration, size: Size) -> Measured:
-    """Measure the engine with its real checkers, after the first check of each server."""
+    """Measure the engine and the prober process, after the first check of each server."""
+    link = ProberLink()
     engine = Engine(
-        configuration, lambda check, service, server: probe_of(check, CheckContext(server.destination.weight))
+        configuration, lambda check, service, server: link.probe_of(check, CheckContext(server.destination.weight))
     )
     settle_garbage()  # as the daemon does
     engine.start()
+
+    def used_s() -> float:
+        return time.process_time() + used_by_process_s(link.process.pid)
+
     try:
-        await asyncio.sleep(size.delay_s + 1)
-        made, used = _connections(), time.process_time()
+        begin, deadline = _connections(), time.monotonic() + _PATIENCE_S + size.delay_s
+        while _connections() - begin < size.servers and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        made, used = _connections(), used_s()
         await asyncio.sleep(size.window_s)
-        found = _found(time.process_time() - used, _connections() - made, size)
+        found = _found(used_s() - used, _connections() - made, size)
         wrong = [each.reason for service in engine.snapshot() for each in service.servers if not each.up]
         if wrong:
             raise ChecksFailed(f"servers that are down: {len(wrong)}; the first: {wrong[0]}")
         return found
     finally:
         await engine.close()
+        await link.close()
 
 
 def _theirs(file: Path, library: Path, size: Size) -> Measured:

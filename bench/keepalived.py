@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.processes import compile_c, processor_s
+from bench.processes import compile_c, used_by_process_s
 from pylvs.model.errors import Unsupported
 
 PROGRAM = "keepalived"
@@ -57,14 +57,6 @@ def used_s(process: subprocess.Popen[bytes]) -> float:
     """Return the processor time of keepalived and its children. Raises Unsupported if it has ended."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return sum(_used_s(number) for number in [process.pid, *map(int, children)])
+        return sum(used_by_process_s(number) for number in [process.pid, *map(int, children)])
     except OSError:
         raise Unsupported("keepalived has ended") from None
-
-
-def _used_s(number: int) -> float:
-    """Return the time of a single-threaded process, in ns if the kernel has scheduling statistics, else in ticks."""
-    try:
-        return int(Path(f"/proc/{number}/schedstat").read_text().split()[0]) / 1e9
-    except OSError:
-        return processor_s(number)

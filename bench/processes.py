@@ -73,3 +73,11 @@ def memory_kib(process: int) -> dict[str, int]:
     """Return the sizes in /proc/PID/status by name (VmRSS, VmHWM ...); none of a process that has ended."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     return {name: int(text.split()[0]) for name, _, text in (line.partition(":") for line in lines) if "kB" in text}
+
+
+def used_by_process_s(number: int) -> float:
+    """Return the time of a process's main thread, in ns if the kernel has scheduling statistics, else in ticks."""
+    try:
+        return int(Path(f"/proc/{number}/schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        return processor_s(number)

@@ -128,6 +128,8 @@ BUDGETS = (
         _budget(f"NAT, server to client, {text}", f"nat_back_{number}", f"nat_forth_{number}", 1.5, 1.2)
         for number, text in _NAT_ANSWERS.items()
     ),
+    _budget("processor of a TCP check, {checked:,} servers", "check_tcp", "check_tcp_keepalived", 1.5),
+    _budget("processor of an HTTP check, {checked:,} servers", "check_http", "check_http_keepalived", 1.5),
 )
 # What the table calls the results that budgets are ratios to.
 REFERENCES = {
@@ -140,6 +142,8 @@ REFERENCES = {
     "one_dr": "IPv4",
     "many_dr": "IPv4",
     "new_dr": "IPv4",
+    "check_tcp_keepalived": "keepalived",
+    "check_http_keepalived": "keepalived",
     **{f"nat_forth_{number}": "client to server" for number in _NAT_ANSWERS},
 }
 # Results that only budgets use, in times of the floor.

@@ -45,8 +45,9 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
     "config/schema": {"config", "config/language", "netlink", "system", "model"},
-    "daemon/api": {"daemon", "health", "system", "model"},
+    "daemon/api": {"daemon", "health", "health/prober", "system", "system/processes", "model"},
     "health/checkers": {"health", "system", "system/processes", "model"},
+    "health/prober": {"health", "health/checkers", "system", "system/processes", "model"},
     "system/processes": {"system", "model"},
     "vrrp/helper": {"vrrp", "notify", "system", "system/processes", "model"},
     "vrrp/protocol": {"model"},

@@ -180,7 +180,11 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
     if server["weight"] != server["configured_weight"]:
         weight += f" (configured {server['configured_weight']})"
     connected = f"active {server['active']} inactive {server['inactive']}"
-    last = [f"{each['check']}: {each['reason']}" for each in server["checks"] if each["reason"]]
+    last = [
+        f"{each['check']}: {'unknown: ' if each['inconclusive'] else ''}{each['reason']}"
+        for each in server["checks"]
+        if each["reason"]
+    ]
     reason = f"since {ago(now - server['since'])}: {'; '.join(last) or server['reason']}"
     return server["server"], state, weight, connected, reason
 

@@ -22,15 +22,16 @@ from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen
 from pylvs.dataplane.director import open_director
 from pylvs.health.events import Event
+from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext, Probe, probe_of
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, Script, goes_via_vip
+from pylvs.model.checks import Check, Script, goes_via_vip, targets_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import local_addresses
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import Processes, ScriptCounts
 
 RESTART_PAUSE_S = 1.0  # of a background task
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
@@ -178,6 +179,7 @@ class HostServices:
     def __init__(self) -> None:
         self.manager = ServiceManager()
         self._processes = Processes()
+        self.prober = ProberLink()
         self._started = False  # the shutdown_script runs only if the startup_script did
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
@@ -205,9 +207,15 @@ class HostServices:
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
+        if not targets_of(check):  # a program or a file of this host, with the rights that it needs
+            return probe_of(check, context)
         if goes_via_vip(check):
-            return self.vip_checks.probe_of(check, service, server, context)
-        return probe_of(check, context)
+            return self.vip_checks.probe_of(check, service, server, context, self.prober.probe_of)
+        return self.prober.probe_of(check, context)
+
+    def script_counts(self) -> ScriptCounts:
+        """Return how many scripts of checks run and wait."""
+        return self._processes.counts
 
     def configure(self, configuration: Configuration) -> None:
         """Use this configuration for scripts, checks and notifications from now on."""
@@ -218,6 +226,7 @@ class HostServices:
                 os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)
             except OSError as error:
                 get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
+            self.prober.set_nice(settings.checker_nice)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self.vip_checks.configure(configuration)
         self._notifier.configure(configuration, bool(configuration.vrrp.instances))
@@ -272,6 +281,7 @@ class HostServices:
 
     async def close(self) -> None:
         """Finish notifications and end what runs, in bounded time."""
+        await self.prober.close()
         await self._notifier.finish()
         if self._started:
             await self._run("shutdown_script", self._settings.shutdown_script, self._settings.shutdown_script_timeout_s)

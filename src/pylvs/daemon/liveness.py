@@ -14,6 +14,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 
+TABLE_THREAD, PROBER = "the thread that edits the tables", "the prober process"
 TICK_S = 1.0
 
 Progress = Callable[[], object]  # a value that changes as long as the part works; None while it has no work

@@ -15,6 +15,7 @@ from typing import Any
 from pylvs.config.language.tree import Finding, Severity
 from pylvs.health.events import (
     CheckFailed,
+    CheckInconclusive,
     Event,
     Override,
     QuorumGained,
@@ -32,7 +33,7 @@ from pylvs.notify.mail import Alert, Outbox
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import InTurn, Processes
 
-_WARNINGS = (ServerDown, QuorumLost, SorryServerIn)
+_WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
 _IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains
 MAX_SCRIPTS = 50  # at a time
 MAX_QUEUED = 10_000  # events for one subscriber that does not read them

@@ -27,7 +27,7 @@ from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
-from pylvs.daemon.liveness import Liveness
+from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import Loaded, Refused, accept
 from pylvs.daemon.notifications import EventBus, log_event, log_findings
 from pylvs.daemon.reconciler import (
@@ -46,18 +46,20 @@ from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monito
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import counted, get_logger
+from pylvs.system.processes.scripts import ScriptCounts
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 RETRY_S = 1.0  # for the first table and the last edits
-TABLE_THREAD = "the thread that edits the tables"
 TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
+PROBER_LEASE_S = 3.0  # without a process that makes checks
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
@@ -104,6 +106,7 @@ class Supervisor:
         self.routers = VirtualRouters(self.state, self.events, start)
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
+        self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._ownership_pending = False  # to be saved after the next run of the reconciler
@@ -320,6 +323,14 @@ class Supervisor:
             self._reload_pending = False
             with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
+
+    def prober_counts(self) -> ProberCounts:
+        """Return the state of the process that makes checks."""
+        return self._host.prober.counts()
+
+    def script_counts(self) -> ScriptCounts:
+        """Return how many scripts of checks run and wait."""
+        return self._host.script_counts()
 
     def status(self) -> str:
         """Return one line for the log and the service manager."""

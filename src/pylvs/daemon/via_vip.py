@@ -14,11 +14,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import cycle
-from typing import Any
+from typing import Any, Protocol
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, probe_of
@@ -53,6 +54,12 @@ _DISCARD = 9  # a port to name in a question about routes; nothing is sent
 _LOOPBACK = 1
 _UNSPECIFIED, _STATIC = 0, 4  # RTPROT_*
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)  # what is to be removed is gone
+
+
+class ProbeMaker(Protocol):
+    """Makes the probe of a check, as `pylvs.health.probes.probe_of` does."""
+
+    def __call__(self, check: Check, context: CheckContext) -> Probe: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,15 @@ class VipChecks:
             key.address for service in configuration.services for key in service.keys if not key.mark
         )
 
-    def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: CheckContext) -> Probe:
-        """Return the probe of a check through the virtual address."""
+    def probe_of(
+        self,
+        check: Check,
+        service: WantedService,
+        server: WantedServer,
+        context: CheckContext,
+        make: ProbeMaker | None = None,
+    ) -> Probe:
+        """Return the probe of a check through the virtual address; `make` replaces `probe_of`."""
         vip = _vip(check, service)
         if vip is None:
             return constant_probe(Outcome(False, f"{service.name} has no virtual address to check through"))
@@ -101,9 +115,11 @@ class VipChecks:
         if mark is None:
             reason = f"all {PROBE_MARKS} marks of checks through virtual addresses are in use"
             return constant_probe(Outcome(False, reason))
-        return self._through(check, vip, server.destination.key.address, mark, context)
+        return self._through(
+            check, vip, server.destination.key.address, mark, partial(make or probe_of, context=context)
+        )
 
-    def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
+    def _through(self, check: Check, vip: Address, server: Address, mark: int, make: Callable[[Check], Probe]) -> Probe:
         made: tuple[Address, Probe] | None = None  # the probe, and the source address that it was made for
         configured = next((target.source for target in targets_of(check) if target.source is not None), None)
 
@@ -114,7 +130,7 @@ class VipChecks:
             except (PylvsError, OSError) as error:
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
-                made = source, probe_of(_redirected(check, vip, source, mark), context)
+                made = source, make(_redirected(check, vip, source, mark))
             outcome = await made[1]()
             return replace(outcome, reason=f"through {vip}: {outcome.reason}")
 

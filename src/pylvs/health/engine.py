@@ -50,7 +50,7 @@ class Engine:
         self._wall = wall
         self._chance = chance
         self._scheduler = ProbeScheduler(descriptor_limit() if at_once is None else at_once)
-        self._builder = StateBuilder(probe_of, self._on_outcome)
+        self._builder = StateBuilder(probe_of, self._on_outcome, self._on_same)
         self._services: dict[str, ServiceState] = {}  # in the order of the configuration
         self._history: dict[ServerName, deque[Event]] = {}
         self._history_length = history
@@ -218,6 +218,8 @@ class Engine:
         for state in built.ended:
             self._scheduler.remove(state.scheduled)
             self._wake_waiter(state)
+        for state in built.renewed:
+            self._scheduler.probe_replaced(state.scheduled)
         for state in built.begun:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
         names = {server.name for server in self._servers()}
@@ -251,6 +253,9 @@ class Engine:
             events += self._update_quorum(service, f"{server.key}: {outcome.reason}", at, server)
         self._dispatch(events)
         return delay
+
+    def _on_same(self, state: CheckState, count: int, reason: str) -> None:
+        state.count_same(count, reason, self._wall())
 
     def _wake_waiter(self, state: CheckState) -> None:
         awaited = self._awaited.pop(state, None)

@@ -14,8 +14,9 @@ import os
 import resource
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
@@ -29,6 +30,7 @@ BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
 AFTER_FAILURE_S = 1.0  # until the next probe if `on_outcome` raised
 
+MAX_REASON = 300  # characters of a reason; a longer one is cut
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
@@ -95,6 +97,37 @@ class Outcome:
 Probe = Callable[[], Awaitable[Outcome]]
 
 
+class RepeatingProbe(Protocol):
+    """A probe that another process repeats while its outcome stays the same."""
+
+    async def __call__(self) -> Outcome: ...
+
+    def repeat(
+        self,
+        every_s: float,
+        on_same: Callable[[int, float, str], None],
+        on_end: Callable[[Outcome | None, float], None],
+    ) -> Callable[[], None] | None:
+        """Repeat it after each such time, beginning that long from now; return what cancels that.
+
+        None: it cannot be repeated now. `on_same` gets the number of good outcomes since the last call, the seconds
+        that the last one took, and its reason. `on_end` gets another outcome and its seconds, once; None if the process
+        has ended.
+        """
+
+
+class StatefulProbe(Protocol):
+    """A probe that remembers something between its calls."""
+
+    async def __call__(self) -> Outcome: ...
+
+    def save(self) -> str:
+        """Return what it remembers, as short JSON."""
+
+    def restore(self, saved: str) -> None:
+        """Continue from what an earlier probe of the same check remembered. Raises ValueError, TypeError, KeyError."""
+
+
 def constant_probe(outcome: Outcome) -> Probe:
     """Return a probe for a check that cannot be made."""
 
@@ -149,17 +182,34 @@ class CheckContext:
 
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:
     """Return the probe of a check, made by `probe` of its checker's module. ProbeFailed becomes a failed outcome."""
+    return guarded(checker_of(check, context))
+
+
+def checker_of(check: checks.Check, context: CheckContext) -> Probe:
+    """Return the checker's own probe, which also raises ProbeFailed."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
-    maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
-    ask = maker(check, context)
+    return cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)(check, context)
+
+
+def guarded(ask: Probe) -> Probe:
+    """Return a probe that raises no ProbeFailed, and whose reason is short: servers and programs choose its text."""
 
     async def probe() -> Outcome:
         try:
-            return await ask()
+            outcome = await ask()
         except ProbeFailed as error:
-            return Outcome(False, str(error), inconclusive=error.inconclusive)
+            outcome = Outcome(False, str(error), inconclusive=error.inconclusive)
+        if len(outcome.reason) > MAX_REASON:
+            return Outcome(outcome.ok, f"{outcome.reason[: MAX_REASON - 1]}…", outcome.weight, outcome.inconclusive)
+        return outcome
 
     return probe
+
+
+def import_checkers() -> None:
+    """Import all checkers: later the process may not be able to, or another version may be installed."""
+    for name in _MODULES.values():
+        importlib.import_module(f"pylvs.health.checkers.{name}")
 
 
 def descriptor_limit() -> int:
@@ -177,12 +227,16 @@ class ScheduledProbe:
 
     probe: Probe
     on_outcome: Callable[[Outcome], float] = lambda outcome: NEVER
+    # Whether further outcomes like this one change nothing; `on_same` counts them, and gets the last one's reason.
+    is_steady: Callable[[Outcome], bool] = lambda outcome: False
+    on_same: Callable[[int, str], None] = lambda count, reason: None
     due: float = NEVER
     paused: bool = False
     queued: bool = False  # due, but too many others run
     started: float = 0.0
     took_s: float | None = None
     task: asyncio.Task[None] | None = None
+    end_repetition: Callable[[], None] | None = None  # while another process repeats it
 
 
 class ProbeScheduler:
@@ -198,6 +252,7 @@ class ProbeScheduler:
         self._queue: deque[ScheduledProbe] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._before_start: list[tuple[ScheduledProbe, float]] = []
+        self._repeating: set[ScheduledProbe] = set()
 
     @property
     def now(self) -> float:
@@ -218,6 +273,7 @@ class ProbeScheduler:
             return
         if scheduled.paused or scheduled.queued or scheduled.task is not None or delay_s == NEVER:
             return
+        self._end_repetition(scheduled)
         scheduled.due = self._loop.time() + delay_s
         heapq.heappush(self._heap, (scheduled.due, next(self._order), scheduled))
         self._set_timer()
@@ -231,6 +287,7 @@ class ProbeScheduler:
 
     def pause(self, scheduled: ScheduledProbe) -> None:
         """Start no probes until `resume`. The outcome of one that runs counts."""
+        self._end_repetition(scheduled)
         scheduled.paused = True
         scheduled.due = NEVER
 
@@ -244,6 +301,8 @@ class ProbeScheduler:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_at, self._loop = None, NEVER, None
+        for scheduled in list(self._repeating):
+            self._end_repetition(scheduled)
         self._heap.clear()
         self._queue.clear()
         for task in self._running:
@@ -296,13 +355,57 @@ class ProbeScheduler:
         if scheduled.task is not task or self._loop is None:
             return  # removed
         scheduled.task = None
-        scheduled.took_s = self._loop.time() - scheduled.started
+        self._apply(scheduled, outcome, self._loop.time() - scheduled.started)
+
+    def _apply(self, scheduled: ScheduledProbe, outcome: Outcome, took_s: float) -> None:
+        scheduled.took_s = took_s
         try:
             delay_s = scheduled.on_outcome(outcome)
         except Exception:  # losing an outcome is better than a check that ends: nothing would notice that
             log.exception("an outcome could not be applied; the check continues")
             delay_s = AFTER_FAILURE_S
-        self.schedule(scheduled, delay_s)
+        if not self._repeat(scheduled, outcome, delay_s):
+            self.schedule(scheduled, delay_s)
+
+    def _repeat(self, scheduled: ScheduledProbe, outcome: Outcome, delay_s: float) -> bool:
+        """Let another process repeat a probe whose further outcomes change nothing; return whether it does."""
+        repeat = getattr(scheduled.probe, "repeat", None)
+        if repeat is None or self._loop is None or scheduled.paused or not scheduled.is_steady(outcome):
+            return False
+        probe = cast("RepeatingProbe", scheduled.probe)
+        on_same, on_end = partial(self._repeated, scheduled, delay_s), partial(self._repetition_ended, scheduled)
+        scheduled.end_repetition = probe.repeat(delay_s, on_same, on_end)
+        if scheduled.end_repetition is None:
+            return False
+        self._repeating.add(scheduled)
+        scheduled.due = self._loop.time() + delay_s
+        return True
+
+    def _repeated(self, scheduled: ScheduledProbe, delay_s: float, count: int, took_s: float, reason: str) -> None:
+        if self._loop is not None:
+            scheduled.took_s, scheduled.due = took_s, self._loop.time() + delay_s
+            scheduled.on_same(count, reason)
+
+    def _repetition_ended(self, scheduled: ScheduledProbe, outcome: Outcome | None, took_s: float) -> None:
+        self._repeating.discard(scheduled)
+        scheduled.end_repetition = None
+        if self._loop is None:
+            return
+        if outcome is not None:
+            self._apply(scheduled, outcome, took_s)
+        else:
+            self.schedule(scheduled, max(scheduled.due - self._loop.time(), 0.0))
+
+    def _end_repetition(self, scheduled: ScheduledProbe) -> None:
+        end, scheduled.end_repetition = scheduled.end_repetition, None
+        if end is not None:
+            self._repeating.discard(scheduled)
+            end()
+
+    def probe_replaced(self, scheduled: ScheduledProbe) -> None:
+        """Repeat the former probe no more; its time stays."""
+        if scheduled.end_repetition is not None and self._loop is not None:
+            self.schedule(scheduled, max(scheduled.due - self._loop.time(), 0.0))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Start queued probes. As a callback this also runs for a task that was cancelled before it began."""

@@ -19,7 +19,8 @@ from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
-SharedKey = tuple[Address, Check, int]  # server, check, and the server's weight if the outcome depends on it
+# Server and check, with what else the probe depends on: the server's weight, the service's host name in HTTP.
+SharedKey = tuple[Address, Check, int, str]
 
 
 def sets_weight(check: Check) -> bool:
@@ -54,6 +55,7 @@ class CheckState:
     inconclusive: bool = False  # the last outcome
     probes: int = 0
     failed_probes: int = 0
+    inconclusive_probes: int = 0
 
     def delay_after(self, outcome: Outcome, at: float) -> float:
         """Apply an outcome, and return the seconds until the next probe."""
@@ -63,6 +65,7 @@ class CheckState:
         self.reason = outcome.reason
         self.inconclusive = outcome.inconclusive
         if outcome.inconclusive:
+            self.inconclusive_probes += 1
             return pace.delay_loop_s
         if outcome.ok:
             self.failures = 0
@@ -84,6 +87,16 @@ class CheckState:
             return pace.delay_loop_s
         return pace.delay_before_retry_s
 
+    def is_steady(self, outcome: Outcome) -> bool:
+        """Return whether further outcomes like this one only count."""
+        return outcome.ok and not outcome.inconclusive and self.good is True and self.weight == outcome.weight
+
+    def count_same(self, count: int, reason: str, at: float) -> None:
+        """Count outcomes that change nothing; the last one has this reason."""
+        self.probes += count
+        self.successes += count
+        self.checked_at, self.reason = at, reason
+
     def snapshot(self, now: float) -> CheckSnapshot:
         """Return a snapshot; `now` is the scheduler's time."""
         scheduled = self.scheduled
@@ -101,6 +114,7 @@ class CheckState:
             shared_by=len(self.servers),
             probes=self.probes,
             failed_probes=self.failed_probes,
+            inconclusive_probes=self.inconclusive_probes,
         )
 
 
@@ -450,6 +464,7 @@ class CheckSnapshot:
     shared_by: int  # servers that have this check
     probes: int  # since the start
     failed_probes: int
+    inconclusive_probes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

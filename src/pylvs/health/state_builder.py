@@ -8,7 +8,7 @@ from functools import partial
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
-from pylvs.model.checks import Check, goes_via_vip
+from pylvs.model.checks import Check, HttpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
@@ -33,14 +33,21 @@ class BuildResult:
     events: list[Event] = field(default_factory=list)
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # checks without a server
+    renewed: list[CheckState] = field(default_factory=list)  # checks whose probe was made again
 
 
 class StateBuilder:
     """Makes and continues states; has the checks that are shared."""
 
-    def __init__(self, probe_of: ProbeOf, on_outcome: Callable[[CheckState, Outcome], float]) -> None:
+    def __init__(
+        self,
+        probe_of: ProbeOf,
+        on_outcome: Callable[[CheckState, Outcome], float],
+        on_same: Callable[[CheckState, int, str], None] = lambda state, count, reason: None,
+    ) -> None:
         self._probe_of = probe_of
         self._on_outcome = on_outcome
+        self._on_same = on_same
         self._shared: dict[SharedKey | None, CheckState] = {}
         self._orphans: dict[CheckState, None] = {}
         self.first_counts = True  # for new checks: the first probe counts without retries
@@ -56,7 +63,7 @@ class StateBuilder:
             if state is not None and state.wanted == wanted:
                 built.services[wanted.name] = state
                 if renew:
-                    self._renew(state)
+                    self._renew(state, built)
                 continue
             service = ServiceState(wanted, at) if state is None else state
             built.services[wanted.name] = service
@@ -112,12 +119,13 @@ class StateBuilder:
         if not same_destination:  # the new configured weight counts until an outcome
             server.held_weight = None
         for check in wanted.checks:
-            key = _shared_key(check, wanted)
+            key = _shared_key(check, service, wanted)
             link = next((link for link in links if link.state.check == check and link.state.shared_key == key), None)
             if link is not None:
                 links.remove(link)
                 if new_probes or not same_destination:  # an equal check, but with another target or other settings
                     link.state.scheduled.probe = self._probe_of(check, service, wanted)
+                    built.renewed.append(link.state)
             else:
                 state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
@@ -140,16 +148,18 @@ class StateBuilder:
         scheduled = ScheduledProbe(self._probe_of(check, service, server))
         state = CheckState(check, scheduled, key, first_counts=self.first_counts)
         scheduled.on_outcome = partial(self._on_outcome, state)
+        scheduled.is_steady, scheduled.on_same = state.is_steady, partial(self._on_same, state)
         if key is not None:
             self._shared[key] = state
         built.begun.append(state)
         return state
 
-    def _renew(self, service: ServiceState) -> None:
+    def _renew(self, service: ServiceState, built: BuildResult) -> None:
         """Make the probes of all checks again."""
         for server in service.servers.values():
             for link in server.links:
                 link.state.scheduled.probe = self._probe_of(link.state.check, service.wanted, server.wanted)
+                built.renewed.append(link.state)
 
     def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """Remove servers, with `whole` the service, that are no longer in the configuration."""
@@ -173,12 +183,14 @@ def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
     return settings.script_user, settings.script_group, settings.script_security
 
 
-def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:
+def _shared_key(check: Check, service: WantedService, server: WantedServer) -> SharedKey | None:
     """Return what checks must have in common to share a probe; None if the check is not shared."""
     if not check.pace.shared or goes_via_vip(check):
         return None
     destination = server.destination
-    return destination.key.address, check, destination.weight if sets_weight(check) else 0
+    weight = destination.weight if sets_weight(check) else 0
+    virtualhost = service.virtualhost if isinstance(check, HttpCheck) and not check.virtualhost else ""
+    return destination.key.address, check, weight, virtualhost
 
 
 def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[str, ServiceState]:

@@ -95,7 +95,7 @@ class GlobalSettings:
     exclusive: bool = False  # remove services that the configuration does not have
     checker_nice: int = 0
     metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
-    shared_probes: bool = False
+    checker_share: bool = True
     fifo: Fifo | None = None  # for events of services and servers only
     startup_script: Script | None = None  # runs to its end before anything else
     startup_script_timeout_s: float = 10.0

@@ -56,7 +56,7 @@ def test_a_check_defaults_to_the_real_server_and_keepaliveds_timing() -> None:
     assert found.target == Target(RIP, 80)
     pace = found.pace
     assert (pace.delay_loop_s, pace.timeout_s, pace.retry, pace.delay_before_retry_s) == (60.0, 5.0, 1, 1.0)
-    assert (pace.warmup_s, pace.alpha, pace.log_all_failures, pace.shared) == (60.0, False, False, False)
+    assert (pace.warmup_s, pace.alpha, pace.log_all_failures, pace.shared) == (60.0, False, False, True)
 
 
 def test_a_check_uses_the_configured_target_and_source() -> None:
@@ -222,14 +222,24 @@ def test_a_check_through_the_vip_uses_the_services_port() -> None:
     assert found.target == Target(RIP, 80, via_vip=True)
 
 
-def test_probes_are_shared_on_request() -> None:
+@pytest.mark.parametrize(
+    ("settings", "own", "server", "shared"),
+    [
+        ("", "", "", True),
+        ("checker_share off", "", "", False),
+        ("checker_share off", "checker_share", "", True),
+        ("", "checker_share off", "", False),
+        ("", "checker_share off", "checker_share on", True),
+    ],
+)
+def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: str, server: str, shared: bool) -> None:
     document = compiled(
-        "global_defs {\n shared_probes\n checker_log_all_failures\n}\n"
-        "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
-        " real_server 10.0.0.2 80 {\n TCP_CHECK {\n }\n }\n}\n"
+        f"global_defs {{\n {settings}\n checker_log_all_failures\n}}\n"
+        f"virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n {own}\n"
+        f" real_server 10.0.0.2 80 {{\n {server}\n TCP_CHECK {{\n }}\n }}\n}}\n"
     )
     (found,) = single(document).servers[0].checks
-    assert found.pace.shared
+    assert found.pace.shared is shared
     assert found.pace.log_all_failures
 
 

@@ -26,7 +26,7 @@ global_defs {
     lvs_timeouts tcp 900 udp 30
     lvs_flush_on_stop VS
     metrics_address 127.0.0.1 9101
-    shared_probes
+    checker_share off
 }
 virtual_server_group web {
     192.0.2.1-3 80

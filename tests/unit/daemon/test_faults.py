@@ -22,8 +22,10 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
+from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
+from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
@@ -143,6 +145,28 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
     run(scenario())
     assert threads
     assert threading.main_thread() not in threads
+
+
+def test_without_the_process_that_makes_checks_their_state_is_unknown(host: FakeHost) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            host.prober.process.problem = "the prober process cannot be started"
+            await until(daemon.liveness.silent)
+            reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
+            assert reply["unknown"] == ["the prober process has made no progress for 3 s; its state is unknown"]
+            assert [each["in_table"] for each in reply["services"][0]["servers"]] == [True, True]
+            page = await routes.metrics_page(daemon)
+            assert "pylvs_prober_up 0.0" in page
+            host.prober.process.problem = ""
+            await until(lambda: not daemon.liveness.silent())
+
+    run(scenario())
+
+
+def test_an_inconclusive_check_is_a_warning(log_output: io.StringIO) -> None:
+    key = server(1).destination.key
+    log_event(CheckInconclusive(at=1.0, service="web", server=key, reason="no memory", check="TCP_CHECK"))
+    assert "warning: check inconclusive (service=web, check=TCP_CHECK" in log_output.getvalue()
 
 
 @pytest.mark.parametrize("service", ["\udcff", "ä"])

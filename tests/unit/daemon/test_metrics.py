@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.health.events import Override
+from pylvs.health.prober.link import ProberCounts
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.rows import (
@@ -25,6 +26,7 @@ from pylvs.model.rows import (
     TimerRuns,
 )
 from pylvs.model.service import FIRST_PROBE_MARK, Destination, DestinationKey, Protocol, ServiceKey, VirtualService
+from pylvs.system.processes.scripts import ScriptCounts
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -124,7 +126,7 @@ def test_the_runs_of_timers_are_a_histogram() -> None:
 def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
-    unmade = CheckSnapshot(check, None, 0, None, "", False, None, None, 3.0, False, 1, 0, 0)
+    unmade = CheckSnapshot(check, None, 0, None, "", True, None, None, 3.0, False, 1, 2, 0, 2)
     server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
     service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
     reloads = {"done": 2, "refused": 1}
@@ -140,9 +142,24 @@ def test_checks_servers_and_quorums_have_metrics() -> None:
     assert found["pylvs_check_duration_seconds", first] == 0.25
     assert found["pylvs_check_probes_total", first] == 9
     assert found["pylvs_check_failed_probes_total", first] == 4
-    assert ("pylvs_check_up", labels(**is_, check="TCP_CHECK", number="1")) not in found
+    second = labels(**is_, check="TCP_CHECK", number="1")
+    assert ("pylvs_check_up", second) not in found
+    assert (found["pylvs_check_inconclusive", first], found["pylvs_check_inconclusive", second]) == (0, 1)
+    assert found["pylvs_check_inconclusive_probes_total", second] == 2
     assert found["pylvs_reloads_total", labels(result="refused")] == 1
     assert found["pylvs_table_edits_total", labels(why="restored")] == 5
+
+
+def test_the_processes_that_make_checks_have_metrics() -> None:
+    prober, scripts = ProberCounts("the prober process has ended", 3), ScriptCounts(200, 40, 7, 12.5, 2.5)
+    found = samples(MetricsInput("1", prober=prober, scripts=scripts))
+    assert found["pylvs_prober_up", ()] == 0
+    assert found["pylvs_prober_restarts_total", ()] == 3
+    assert found["pylvs_scripts_running", ()] == 200
+    assert found["pylvs_scripts_waiting", ()] == 40
+    assert found["pylvs_scripts_waited_total", ()] == 7
+    assert found["pylvs_script_wait_seconds_total", ()] == 12.5
+    assert found["pylvs_script_longest_wait_seconds", ()] == 2.5
 
 
 def test_the_dashboard_queries_existing_metrics() -> None:

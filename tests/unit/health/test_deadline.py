@@ -1,4 +1,4 @@
-"""Timeouts end probes of any peer, and no probe holds the event loop."""
+"""No peer can make a probe last longer than its timeout, or hold the event loop."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 from pylvs.health.probes import Outcome
-from pylvs.model.checks import MiscCheck, Script
+from pylvs.model.checks import HttpCheck, MiscCheck, Script, Target, Url
 from pylvs.model.wanted import WantedService
 from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, tcp, vip
 
@@ -32,6 +33,40 @@ def test_one_probe_counts_for_all_services() -> None:
         assert harness.names() == ["server_down 2"] * 50
         assert harness.changes == 1
         assert harness.snapshot("web 7").servers[0].checks[0].shared_by == 50
+
+
+def test_six_services_with_one_server_cost_one_probe_a_second() -> None:
+    pace = replace(SHARED, delay_loop_s=1)
+    six = [service(server(1, pace=pace), name=f"web {each}", keys=(vip(each),)) for each in range(1, 7)]
+    with EngineHarness(*six) as harness:
+        harness.start(59.5)
+        assert harness.times(1) == [float(second) for second in range(60)]
+        harness.kill(1)
+        harness.pass_(1)
+        assert [len(row.destinations) for row in harness.engine.desired_rows()] == [1] * 6  # a retry follows
+        harness.pass_(1)
+        assert [len(row.destinations) for row in harness.engine.desired_rows()] == [0] * 6
+
+
+def test_a_page_is_shared_by_services_with_the_same_host_name_only() -> None:
+    target = Target(ip_address("10.0.0.1"), 80)
+    plain = HttpCheck(target=target, urls=(Url("/"),), pace=SHARED)
+    named = replace(plain, virtualhost="own.example")
+    with EngineHarness(
+        service(server(1, plain), name="a", keys=(vip(1),), virtualhost="a.example"),
+        service(server(1, plain), name="b", keys=(vip(2),), virtualhost="b.example"),
+        service(server(1, plain), name="c", keys=(vip(3),), virtualhost="b.example"),
+        service(server(1, named), name="d", keys=(vip(4),), virtualhost="a.example"),
+        service(server(1, named), name="e", keys=(vip(5),), virtualhost="b.example"),
+    ) as harness:
+        harness.start()
+        assert [check for _, _, check in harness.probes] == [plain, plain, named]
+        harness.replace(
+            service(server(1, plain), name="a", keys=(vip(1),), virtualhost="b.example"),
+            service(server(1, plain), name="b", keys=(vip(2),), virtualhost="b.example"),
+        )
+        harness.pass_(10)
+        assert len(harness.probes) == 4
 
 
 def test_other_servers_and_other_questions_are_not_shared() -> None:

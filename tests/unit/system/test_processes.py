@@ -18,7 +18,9 @@ from typing import TypeVar
 import pytest
 
 from pylvs.model.checks import Script
-from pylvs.system.processes import runner
+from pylvs.model.errors import PylvsError
+from pylvs.system.processes import runner, scripts
+from pylvs.system.processes.accounts import Account, script_account
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.system.processes.tree import alive, process, send, stopped_tree
 from tests.waiting import PATIENCE_S, until, until_async
@@ -158,6 +160,144 @@ def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
     assert answer["unable"] is True
     assert answer["status"] is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_pipe_that_cannot_be_made_is_reported(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of the two pipes of a script; none is left open."""
+    make = os.pipe2
+    for refused_at in (0, 1):
+        made: list[int] = []
+
+        def pipe(flags: int, refused_at: int = refused_at, made: list[int] = made) -> tuple[int, int]:
+            if len(made) == 2 * refused_at:
+                raise OSError(number, "Too many open files")
+            made.extend(make(flags))
+            return made[-2], made[-1]
+
+        ours, its = socket.socketpair()
+        with ours, its:
+            monkeypatch.setattr(os, "pipe2", pipe)
+            runner.Runner(its)._start({"id": 7})
+            monkeypatch.undo()
+            answer = json.loads(ours.recv(4096))
+        assert answer["problem"] == "cannot be started: Too many open files"
+        assert answer["unable"] is True
+        for descriptor in made:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("number", "unable"), [(errno.EAGAIN, True), (errno.ENOMEM, True), (errno.ENOENT, False), (errno.EACCES, False)]
+)
+def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
+    number: int, unable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """execve(2) and setresuid(2) fail so in the child when pids.max or the memory limit is reached."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "execve", refused)  # the child inherits it
+    ours, its = socket.socketpair()
+    with ours, its:
+        who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}
+        made = runner.Runner(its)
+        made._start(
+            {"id": 7, "arguments": ["/bin/true"], "environment": {}, "secure": False, "timeout_s": LONG_S, **who}
+        )
+        (running,) = made._running.values()
+        os.waitpid(running.pid, 0)
+        running.status = 127 << 8
+        made._finish(running)
+        answer = json.loads(ours.recv(4096))
+    assert answer["problem"] == f"/bin/true: cannot be run as root: {os.strerror(number)}"
+    assert answer["unable"] is unable
+
+
+def test_an_account_stays_while_the_user_database_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a minute, a server of users and groups does not answer."""
+    away = False
+
+    def found(user: str, group: str) -> Account:
+        if away:
+            raise PylvsError(f"user {user}: this machine has none of that name")
+        return script_account(str(os.geteuid()), group)
+
+    monkeypatch.setattr(scripts, "script_account", found)
+    monkeypatch.setattr(scripts, "_ACCOUNT_S", -1.0)
+
+    async def within(processes: Processes) -> list[Ended]:
+        nonlocal away
+        named = Script(("/bin/true",), "monitor")
+        first = await processes.run(named, LONG_S)
+        away = True
+        later = await processes.run(named, LONG_S)
+        return [first, later, await processes.run(Script(("/bin/true",), "other"), LONG_S)]
+
+    first, later, other = run(within)
+    assert (first.status, later.status) == (0, 0)
+    assert "scripts run as the account found before" in caplog.text
+    assert (other.unable, other.problem) == (True, "user other: this machine has none of that name")
+
+
+def test_waits_for_other_scripts_are_counted_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scripts, "_LONG_WAIT_S", 0.0)
+
+    async def within(processes: Processes) -> list[tuple[int, int, int]]:
+        seen = []
+        tasks = [asyncio.create_task(processes.run(Script(("/bin/sleep", "600")), LONG_S)) for _ in range(2)]
+        await until_async(lambda: processes.counts.running == 2)
+        tasks += [asyncio.create_task(processes.run(Script(("/bin/true",)), LONG_S)) for _ in range(3)]
+        await until_async(lambda: processes.counts.waiting == 3)
+        seen.append((processes.counts.running, processes.counts.waiting, processes.counts.waited))
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        seen.append((processes.counts.running, processes.counts.waiting, processes.counts.waited))
+        assert processes.counts.waited_s >= processes.counts.longest_wait_s > 0
+        return seen
+
+    assert run(within, at_once=2) == [(2, 3, 0), (0, 0, 3)]
+    assert caplog.text.count("because the limit of 2 running scripts was reached") == 1  # once a minute
+
+
+def test_a_runner_of_another_version_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an upgrade of the files, a daemon that runs starts the new code."""
+
+    async def within(processes: Processes) -> Ended:
+        monkeypatch.setattr(scripts, "GREETING", {**runner.GREETING, "hello": "0.0.1"})
+        return await processes.run(Script(("/bin/true",)), LONG_S)
+
+    end = run(within)
+    assert end.unable
+    assert end.problem == "scripts are not run: another version of pylvs was installed; restart pylvs run"
+    assert end.problem in caplog.text
+
+
+def test_a_runner_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "_HANG_S", 0.0)
+
+    async def within(processes: Processes) -> tuple[Ended, int | None]:
+        pids = tmp_path / "pids"
+        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
+        task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 3.0))
+        await until_async(pids.exists)
+        os.kill(int(pids.read_text()), signal.SIGSTOP)
+        first = await task
+        monkeypatch.undo()
+        return first, (await processes.run(Script(("/bin/true",)), LONG_S)).status
+
+    first, status = run(within)
+    assert (first.unable, first.problem) == (True, "the process that runs scripts hangs")
+    assert status == 0
 
 
 def test_a_script_without_its_first_line_is_the_shells(public_path: Path) -> None:

@@ -28,7 +28,7 @@ from pylvs.model.checks import (
     UdpCheck,
     Url,
 )
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived uses inotify; polling each second is nearly as fast.
@@ -47,8 +47,11 @@ class CheckMaker:
     has_vip: bool  # False for a firewall mark
 
     def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
-        shared = self.block.settings.value("shared_probes", bool) or False
-        return block.make(Pace, timeout_s=block.seconds(timeout), shared=shared)
+        return block.make(Pace, timeout_s=block.seconds(timeout), shared=self.shared)
+
+    @property
+    def shared(self) -> bool:
+        return self.block.get("checker_share", bool)
 
     def target(
         self, block: EffectiveBlock, *, ports: bool = True, default_port: int = 0, via_vip: bool = False
@@ -171,7 +174,7 @@ class CheckMaker:
             return None
         of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
         weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
-        return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_TIMING)
+        return FileCheck(path=path, weight=weight, reverse=reverse, pace=replace(FILE_TIMING, shared=self.shared))
 
     def bfd(self, section: Section) -> None:
         """Report an unknown session of BFD_CHECK, which pylvs does not implement yet."""

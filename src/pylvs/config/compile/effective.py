@@ -32,6 +32,7 @@ FIELD_KEYWORDS = {
     "HttpCheck.protocol": "http_protocol",
     "Url.statuses": "status_code",
     "MiscCheck.script": "misc_path",
+    "Pace.shared": "checker_share",
     "MiscCheck.dynamic": "misc_dynamic",
     "SmtpCheck.targets": "host",
     "VrrpInstance.vrid": "virtual_router_id",

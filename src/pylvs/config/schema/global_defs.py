@@ -111,7 +111,7 @@ GLOBAL_DEFS = Block(
             default="",
         ),
         flag("exclusive", "remove services from the table that are not in the configuration", since="0.2"),
-        flag("shared_probes", "share one probe between identical checks", since="0.2"),
+        flag("checker_share", "make equal checks of one server once, for all its services", True, since="0.2"),
         Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", since="0.2"),
         flag("no_checker_emails", "mail only changes of state", state=State.IGNORED),
         Keyword("startup_script", SCRIPT, "run at startup, before anything else"),

@@ -269,6 +269,14 @@ WEIGHT_OF_SERVER = inherited("weight", WEIGHT, "share of new connections; 0: non
 METHOD = inherited("lvs_method", FORWARDING, "how packets get to the server", default_doc="NAT")
 INHIBIT_ON_FAILURE = flag("inhibit_on_failure", "keep a failed server in the table with weight 0", inherited=True)
 SNMP_NAME = Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics")
+CHECKER_SHARE = flag(
+    "checker_share",
+    "make equal checks of one server once, for all its services",
+    True,
+    inherited=True,
+    global_names=("checker_share",),
+    since="0.2",
+)
 VIRTUALHOST = inherited("virtualhost", TEXT, "host name in requests of HTTP checks")
 
 
@@ -294,6 +302,7 @@ REAL_SERVER = Block(
         script("notify_down", "run at the transition to down"),
         SMTP_ALERT,
         VIRTUALHOST,
+        CHECKER_SHARE,
         SNMP_NAME,
         *SERVER_TIMING,
         *CHECKERS,
@@ -341,6 +350,7 @@ VIRTUAL_SERVER = Block(
         INHIBIT_ON_FAILURE,
         replace(SMTP_ALERT, default=False),
         VIRTUALHOST,
+        CHECKER_SHARE,
         SNMP_NAME,
         Keyword("nat_mask", TEXT, "for old kernels", state=State.DEAD, instead="remove it"),
         *SERVER_TIMING,

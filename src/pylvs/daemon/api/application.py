@@ -1,4 +1,4 @@
-"""The API as an aiohttp application: who may use it, how errors become responses; and the metrics over TCP.
+"""The API as an aiohttp application: who may use it, how errors become responses.
 
 `server` imports this module when it needs it, because aiohttp is large.
 """
@@ -16,8 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
-from pylvs.daemon.api.routes import ROUTES, Given, Operation, json_response, metrics
-from pylvs.model.addresses import Address, endpoint
+from pylvs.daemon.api.routes import ROUTES, Given, Operation, json_response
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Endpoint = tuple[Address, int]
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_REASON_LENGTH = 200  # characters, in the log
@@ -109,41 +107,3 @@ def _one_line(record: logging.LogRecord) -> bool:
         record.msg, record.args = "malformed request refused: %s", (reason,)
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True
-
-
-class MetricsServer:
-    """Serves `/metrics` over TCP at the configuration's metrics_address."""
-
-    def __init__(self, daemon: Supervisor) -> None:
-        self._daemon = daemon
-        self._runner: web.AppRunner | None = None
-        self._at: Endpoint | None = None
-        self._log = get_logger()
-
-    async def follow(self, at: Endpoint | None) -> None:
-        """Listen there from now on, or nowhere. An error is logged only: nothing else depends on this server."""
-        if at == self._at:
-            return
-        await self.close()
-        if at is None:
-            return
-        application = web.Application()
-        application.add_routes([web.get("/metrics", self._respond)])
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, str(at[0]), at[1]).start()
-        except OSError as error:
-            self._log.error(f"metrics_address {endpoint(*at)}: {error.strerror}")
-            await runner.cleanup()
-            return
-        self._runner, self._at = runner, at
-
-    async def close(self) -> None:
-        """Stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self._runner = self._at = None
-
-    async def _respond(self, _: web.Request) -> web.Response:
-        return await metrics(self._daemon)

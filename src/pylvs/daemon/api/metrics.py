@@ -22,7 +22,9 @@ from pylvs.model.rows import Counters, PacketCounts, ServiceRow, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
+    from pylvs.health.prober.link import ProberCounts
     from pylvs.health.state import ServiceSnapshot
+    from pylvs.system.processes.scripts import ScriptCounts
 
 
 Labelled = Sequence[tuple[Sequence[str], Any]]  # label values, with a number or with the object that has it
@@ -62,11 +64,13 @@ _SERVER_GAUGES = (
 )
 _CHECK_GAUGES = (
     ("pylvs_check_up", "Whether a check counts as good; absent before it was made.", "good"),
+    ("pylvs_check_inconclusive", "Whether this host could not make the last probe; the state stays.", "inconclusive"),
     ("pylvs_check_duration_seconds", "How long the last probe took.", "took_s"),
 )
 _CHECK_COUNTERS = (
     ("pylvs_check_probes", "Probes made.", "probes"),
     ("pylvs_check_failed_probes", "Probes that failed.", "failed_probes"),
+    ("pylvs_check_inconclusive_probes", "Probes that this host could not make.", "inconclusive_probes"),
 )
 
 
@@ -84,6 +88,8 @@ class MetricsInput:
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by reason
     routers: Mapping[str, Any] = field(default_factory=dict)  # status of the virtual routers
     silent: Mapping[str, bool] = field(default_factory=dict)  # whether a part of the daemon makes no progress
+    prober: ProberCounts | None = None
+    scripts: ScriptCounts | None = None
 
 
 def exposition(given: MetricsInput) -> str:
@@ -106,6 +112,7 @@ class _InputCollector(Collector):
         yield from _health_metrics(self._given.services)
         yield from _daemon_metrics(self._given)
         yield from vrrp_metrics(self._given.routers)
+        yield from _process_metrics(self._given)
 
 
 def _family(
@@ -231,6 +238,21 @@ def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
     yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], _by_label(given.edits))
     text = "Whether a part of the daemon makes no progress, so that its state is unknown."
     yield _gauge("pylvs_silent", text, ["part"], _by_label({name: float(each) for name, each in given.silent.items()}))
+
+
+def _process_metrics(given: MetricsInput) -> Iterator[Metric]:
+    """Yield the metrics of the processes that make checks."""
+    if prober := given.prober:
+        text = "Whether the process that makes checks over the network runs, or was not needed yet."
+        yield _gauge("pylvs_prober_up", text, [], _one(float(not prober.problem)))
+        yield _counter("pylvs_prober_restarts", "Its unexpected ends.", [], _one(prober.restarts))
+    if scripts := given.scripts:
+        yield _gauge("pylvs_scripts_running", "Scripts of checks that run.", [], _one(scripts.running))
+        yield _gauge("pylvs_scripts_waiting", "Scripts that wait because too many run.", [], _one(scripts.waiting))
+        yield _counter("pylvs_scripts_waited", "Scripts that had to wait.", [], _one(scripts.waited))
+        yield _counter("pylvs_script_wait_seconds", "How long they waited in total.", [], _one(scripts.waited_s))
+        text = "The longest of these waits."
+        yield _gauge("pylvs_script_longest_wait_seconds", text, [], _one(scripts.longest_wait_s))
 
 
 def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:

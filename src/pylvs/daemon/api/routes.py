@@ -19,6 +19,7 @@ from aiohttp import web
 
 from pylvs import __version__
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
+from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import encode_event, json_line
 from pylvs.health.engine import Engine
@@ -185,7 +186,7 @@ _RELOAD = {
 
 async def _of_tables(daemon: Supervisor, read: Callable[[], Read], otherwise: Read) -> Read:
     """Return what a call reads in the table thread, or something else if that is silent: the rest is known."""
-    if daemon.liveness.silent():
+    if TABLE_THREAD in daemon.liveness.silent():
         return otherwise
     try:
         return await asyncio.wait_for(daemon.table_thread.run(read), TABLES_TIMEOUT_S)
@@ -319,6 +320,8 @@ async def metrics_page(daemon: Supervisor) -> str:
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
         daemon.liveness.states(),
+        prober=daemon.prober_counts(),
+        scripts=daemon.script_counts(),
     )
     return await asyncio.to_thread(exposition, given)
 

@@ -1,7 +1,6 @@
 """The API's UNIX socket, which only root may use.
 
-aiohttp takes 17 MB and the CPU time of a hundred edits. So `application` is imported when the first client connects, or
-at once if the configuration has a metrics_address.
+aiohttp takes 17 MB and the CPU time of a hundred edits. So `application` is imported when the first client connects.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from pylvs.daemon.api.metrics_port import MetricsPort
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.sockets import address_of
@@ -21,7 +21,6 @@ from pylvs.system.sockets import address_of
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from pylvs.daemon.api.application import MetricsServer
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.model.wanted import GlobalSettings
 
@@ -34,7 +33,12 @@ class ApiServer:
     def __init__(self, daemon: Supervisor) -> None:
         self._daemon = daemon
         self._runner: web.AppRunner | None = None
-        self._metrics: MetricsServer | None = None
+        self._metrics = MetricsPort(self._page)
+
+    @property
+    def metrics_error(self) -> str:
+        """Why metrics are not served at the metrics_address, "" if they are."""
+        return self._metrics.error
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -53,21 +57,21 @@ class ApiServer:
                 yield
         finally:
             loop.remove_reader(listener)
-            if self._metrics is not None:
-                await self._metrics.close()
+            await self._metrics.close()
             if self._runner is not None:
                 await self._runner.cleanup()
             listener.close()
 
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics at the metrics_address of these settings."""
-        if self._metrics is None and settings.metrics_address is not None:
-            self._metrics = (await _application()).MetricsServer(self._daemon)
-        if self._metrics is not None:
-            await self._metrics.follow(settings.metrics_address)
+        await self._metrics.follow(settings.metrics_address)
+
+    async def _page(self) -> str:
+        page: str = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
+        return page
 
     async def _serve(self, listener: socket.socket) -> None:
-        self._runner = await (await _application()).serve(self._daemon, listener)
+        self._runner = await (await _imported("pylvs.daemon.api.application")).serve(self._daemon, listener)
 
     def _listener(self) -> socket.socket:
         state = self._daemon.state
@@ -86,6 +90,6 @@ class ApiServer:
         return listener
 
 
-async def _application() -> Any:
-    """Import the application in a thread, for checks to continue."""
-    return await asyncio.to_thread(importlib.import_module, "pylvs.daemon.api.application")
+async def _imported(module: str) -> Any:
+    """Import a module in a thread, for checks to continue."""
+    return await asyncio.to_thread(importlib.import_module, module)

@@ -8,6 +8,7 @@ is a failed check, because it may be the only check of a server.
 
 from __future__ import annotations
 
+import json
 import re
 
 from pylvs.health.checkers.deadline import Deadline
@@ -77,15 +78,28 @@ def _share(configured: int, percent: int) -> int:
 
 def probe(check: AgentCheck, context: CheckContext) -> Probe:
     """Return a probe that keeps the agent's state between calls."""
-    endpoint = Endpoint(check.target)
-    state = AgentState()
+    return _Agent(check, context.weight)
 
-    async def ask() -> Outcome:
-        with await TcpStream.open(endpoint, Deadline(check.pace.timeout_s)) as stream:
-            if check.send:
-                await stream.send(check.send)
+
+class _Agent:
+    """The agent of one server: a `StatefulProbe`."""
+
+    def __init__(self, check: AgentCheck, configured: int) -> None:
+        self._check = check
+        self._configured = configured
+        self._endpoint = Endpoint(check.target)
+        self._state = AgentState()
+
+    async def __call__(self) -> Outcome:
+        with await TcpStream.open(self._endpoint, Deadline(self._check.pace.timeout_s)) as stream:
+            if self._check.send:
+                await stream.send(self._check.send)
             line = await stream.line(_MAX_LINE, "waiting for the agent's words")
-        state.update(line.decode("ascii", "replace"))
-        return state.outcome(context.weight)
+        self._state.update(line.decode("ascii", "replace"))
+        return self._state.outcome(self._configured)
 
-    return ask
+    def save(self) -> str:
+        return json.dumps([self._state.admin, self._state.down, self._state.percent])
+
+    def restore(self, saved: str) -> None:
+        self._state.admin, self._state.down, self._state.percent = json.loads(saved)

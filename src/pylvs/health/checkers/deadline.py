@@ -1,7 +1,7 @@
 """Timeouts of probes, and how probes share one event loop.
 
-A timeout counts the time in which this process ran. After SIGSTOP, or in a suspended or starved virtual machine, each
-probe gets the lost time back. A probe that works for longer than `SLICE_S` without waiting lets others continue.
+A timeout counts the time in which this process ran. After SIGSTOP, or on a suspended or starved machine, each probe
+gets the lost time back. A probe that works for longer than `SLICE_S` without waiting lets others continue.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ The server has node_exporter's page of metrics, a page with a metric of the oper
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -210,11 +211,11 @@ def probe(check: LoadCheck, context: CheckContext) -> Probe:
         selector = Selector.of(check.metric) if check.source is LoadSource.METRIC else None
     except ProbeFailed as error:
         return constant_probe(Outcome(True, str(error)))
-    return _Load(check, context, selector).ask
+    return _Load(check, context, selector)
 
 
 class _Load:
-    """The load of one server."""
+    """The load of one server: a `StatefulProbe`."""
 
     def __init__(self, check: LoadCheck, context: CheckContext, selector: Selector | None) -> None:
         self._check = check
@@ -229,7 +230,7 @@ class _Load:
             "Accept: text/plain\r\nConnection: close\r\n\r\n"
         ).encode(errors="surrogateescape")
 
-    async def ask(self) -> Outcome:
+    async def __call__(self) -> Outcome:
         """Get the page, and return the weight."""
         deadline = Deadline(self._check.pace.timeout_s)
         try:
@@ -245,6 +246,12 @@ class _Load:
         self._state = self._state.after(load, self._rule)
         smoothed = f", smoothed {self._state.load:.3g}" if self._check.smoothing else ""
         return Outcome(True, f"load {load:.3g}{smoothed}: weight {self._state.weight}", self._state.weight)
+
+    def save(self) -> str:
+        return json.dumps([self._state.load, self._state.weight, self._state.missed])
+
+    def restore(self, saved: str) -> None:
+        self._state = LoadState(*json.loads(saved))
 
     async def _load(self, deadline: Deadline) -> float | None:
         found = await self._parsed(await self._page(deadline))

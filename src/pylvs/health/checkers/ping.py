@@ -43,18 +43,15 @@ class EchoKind:
 
 
 def probe(check: PingCheck, context: CheckContext) -> Probe:
-    """Return a probe that sends one echo request.
-
-    It uses a ping socket if net.ipv4.ping_group_range allows that, else a raw socket.
-    """
-    endpoint = Endpoint(replace(check.target, port=0, source_port=0))
+    """Return a probe that sends one echo request."""
+    endpoint = _endpoint(check)
     kind = EchoKind(endpoint.family)
 
     async def ask() -> Outcome:
         deadline = Deadline(check.pace.timeout_s)
         clock = asyncio.get_running_loop().time
-        sock, raw = _socket(endpoint, kind)
-        with sock:
+        with endpoint.connect_datagram(_socket(endpoint, kind)) as sock:
+            raw = sock.type == socket.SOCK_RAW
             message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
             sent = clock()
             send_datagram(sock, summed(message) if raw and kind.v4 else message)
@@ -65,15 +62,25 @@ def probe(check: PingCheck, context: CheckContext) -> Probe:
     return ask
 
 
-def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
-    """Return a socket, and whether it is raw. Raises ProbeFailed."""
+def echo_socket(check: PingCheck) -> socket.socket:
+    """Return a socket for the probe of this check, not connected yet. Raises ProbeFailed."""
+    endpoint = _endpoint(check)
+    return _socket(endpoint, EchoKind(endpoint.family))
+
+
+def _endpoint(check: PingCheck) -> Endpoint:
+    return Endpoint(replace(check.target, port=0, source_port=0))
+
+
+def _socket(endpoint: Endpoint, kind: EchoKind) -> socket.socket:
+    """Return a ping socket if net.ipv4.ping_group_range allows that, else a raw socket. Raises ProbeFailed."""
     try:
-        return endpoint.connected_datagram(socket.SOCK_DGRAM, kind.protocol), False
+        return endpoint.new_or_given(socket.SOCK_DGRAM, kind.protocol)
     except NoSocket as error:
         if error.code not in (*_NOT_PERMITTED, errno.EPROTONOSUPPORT):
             raise
     try:
-        raw = endpoint.connected_datagram(socket.SOCK_RAW, kind.protocol)
+        raw = endpoint.new_or_given(socket.SOCK_RAW, kind.protocol)
     except NoSocket as error:
         if error.code in _NOT_PERMITTED:
             text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
@@ -81,7 +88,7 @@ def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
         raise
     with closed_on_error(raw):
         kind.only_replies(raw)
-    return raw, True
+    return raw
 
 
 def is_reply(message: bytes, kind: EchoKind, raw: bool) -> Callable[[bytes], bool]:

@@ -15,7 +15,9 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache, partial
 from typing import Self, TypeVar
 
@@ -23,6 +25,7 @@ from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
+from pylvs.system.sockets import closed_on_error
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -85,10 +88,25 @@ def _is_ready(number: int, writing: bool) -> bool:
     return bool(poll.poll(0))
 
 
+# Sockets that a process with privileges made for the running probe, in the order of their use: complete but for the
+# connection. None: the probe makes its sockets itself.
+GIVEN: ContextVar[deque[socket.socket] | None] = ContextVar("GIVEN", default=None)
+
+
 class Endpoint:
     """A target, and the settings that all sockets to it share."""
 
-    __slots__ = ("_device", "_mark", "_may_self_connect", "_options", "_source", "_target", "address", "family")
+    __slots__ = (
+        "_device",
+        "_mark",
+        "_may_self_connect",
+        "_needs_scope",
+        "_options",
+        "_source",
+        "_target",
+        "address",
+        "family",
+    )
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -98,40 +116,60 @@ class Endpoint:
         self._options = bool(self._device or self._mark or self._source)
         self._may_self_connect = target.port >= _LOWEST_EPHEMERAL_PORT
         self.family = family_of(target.address)
+        self._needs_scope = self.family == socket.AF_INET6 and bool(self._device) and target.address.is_link_local
         self.address: SocketAddress = _socket_address(target.address, target.port)
 
     async def connected(self, deadline: Deadline) -> socket.socket:
         """Return a TCP connection, which the caller closes. Raises ProbeFailed."""
-        with self._new_socket(socket.SOCK_STREAM) as made:
-            code = made.connect_ex(self._connect_address())
-            if code == errno.EINPROGRESS:
+        made = self.new_or_given(socket.SOCK_STREAM)
+        with closed_on_error(made):
+            if not self.begin(made):
                 if not await ready(made, deadline, writing=True):
                     raise deadline.expired()
-                code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise self._connect_failure(code)
-            # If no process listens on a port of this host, the kernel may choose that port as source, too.
-            if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
-                raise errno_failure(errno.ECONNREFUSED)
+                self.finish(made)
         return made
 
-    def connected_datagram(self, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
+    def begin(self, made: socket.socket) -> bool:
+        """Begin to connect; return whether it is connected already. Raises ProbeFailed."""
+        code = made.connect_ex(self._connect_address() if self._needs_scope else self.address)
+        if code == errno.EINPROGRESS:
+            return False
+        self._check_connected(made, code)
+        return True
+
+    def finish(self, made: socket.socket) -> None:
+        """Check the connection of a socket that has become writable. Raises ProbeFailed."""
+        self._check_connected(made, made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def _check_connected(self, made: socket.socket, code: int) -> None:
+        if code:
+            raise self._connect_failure(code)
+        # If no process listens on a port of this host, the kernel may choose that port as source, too.
+        if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
+            raise errno_failure(errno.ECONNREFUSED)
+
+    def connected_datagram(self) -> socket.socket:
         """Return a socket for datagrams to and from the target, which reports ICMP errors.
 
         Raises ProbeFailed, NoSocket.
         """
-        with self._new_socket(kind, protocol) as made:
+        return self.connect_datagram(self.new_or_given(socket.SOCK_DGRAM))
+
+    def connect_datagram(self, made: socket.socket) -> socket.socket:
+        """Connect such a socket and return it; close it if that fails. Raises ProbeFailed."""
+        with closed_on_error(made):
             made.setsockopt(*_RECVERR[self._target.address.version], 1)
             if code := made.connect_ex(self._connect_address()):
                 raise self._connect_failure(code)
         return made
 
-    @contextlib.contextmanager
-    def _new_socket(self, kind: int, protocol: int = 0) -> Iterator[socket.socket]:
-        """Yield a non-blocking socket with the target's source, device and mark, closed if the block raises.
+    def new_or_given(self, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a new socket, or the next one of `GIVEN`. Raises ProbeFailed, NoSocket."""
+        given = GIVEN.get()
+        return self.unconnected(kind, protocol) if given is None else _take(given)
 
-        Raises ProbeFailed, NoSocket.
-        """
+    def unconnected(self, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a non-blocking socket with the target's source, device and mark. Raises ProbeFailed, NoSocket."""
         source = self._target.source
         if source is not None and family_of(source) != self.family:
             raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
@@ -139,25 +177,19 @@ class Endpoint:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
             raise NoSocket(error.errno or 0) from None
-        try:
-            if self._options:
+        if self._options:
+            with closed_on_error(made):
                 self._prepare(made, kind)
-            yield made
-        except BaseException:
-            made.close()
-            raise
+        return made
 
     def _connect_address(self) -> SocketAddress:
         """Return the target's address; look up the device of a link-local one each time. Raises ProbeFailed."""
-        if not self._needs_scope():
+        if not self._needs_scope:
             return self.address
         try:
             return (*self.address[:2], 0, socket.if_nametoindex(self._target.device))
         except OSError:
             raise ProbeFailed(f"there is no device {self._target.device}") from None
-
-    def _needs_scope(self) -> bool:
-        return self.family == socket.AF_INET6 and bool(self._device) and self._target.address.is_link_local
 
     def _connect_failure(self, code: int) -> ProbeFailed:
         if code != errno.EADDRNOTAVAIL:
@@ -190,9 +222,15 @@ class Endpoint:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         elif kind == socket.SOCK_STREAM:
             made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        if self._needs_scope() and self._target.source is not None and self._target.source.is_link_local:
+        if self._needs_scope and self._target.source is not None and self._target.source.is_link_local:
             source = (*source[:2], 0, self._connect_address()[-1])
         made.bind(source)
+
+
+def _take(given: deque[socket.socket]) -> socket.socket:
+    if not given:
+        raise ProbeFailed("the daemon made too few sockets for this check", inconclusive=True)
+    return given.popleft()
 
 
 def _socket_address(address: Address, port: int) -> SocketAddress:

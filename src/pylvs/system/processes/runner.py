@@ -19,9 +19,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from pylvs import __version__
 from pylvs.system import syscalls
 from pylvs.system.processes.accounts import insecurities, located
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
@@ -31,6 +33,11 @@ _STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in 
 _TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
 _LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
 KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
+PROTOCOL = 1  # of requests and results
+GREETING = {"hello": __version__, "protocol": PROTOCOL}  # the first line
+# This machine has too few processes, memory or files: no fault of the script. A child marks such a failure.
+_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_SHORTAGE_MARK = b"\0"
 _UMASK = 0o077
 
 
@@ -48,7 +55,6 @@ class Running:
     kept: bytearray = field(default_factory=bytearray)
     lost: int = 0
     failure: bytearray = field(default_factory=bytearray)  # why it could not be started
-    unable: bool = False  # fork(2) failed
     status: int | None = None  # of waitpid(2)
     victims: list[Process] = field(default_factory=list)
     stage: str = "runs"  # then "asked" (SIGTERM), "killed" (SIGKILL)
@@ -76,6 +82,7 @@ class Runner:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
+        self._send(GREETING)
         while self._open:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -113,30 +120,34 @@ class Runner:
             "status": None if status is None or status < 0 or each.failure else status,
             "signal": 0 if status is None else max(0, -status),
             "timed_out": each.timed_out,
-            "problem": each.failure.decode(errors="replace"),
-            "unable": each.unable,
+            "problem": each.failure.removeprefix(_SHORTAGE_MARK).decode(errors="replace"),
+            "unable": each.failure.startswith(_SHORTAGE_MARK),
             "output": each.kept.decode(errors="replace"),
             "lost": each.lost,
             "seconds": each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
         }
+        self._send(result)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
         try:
-            self._channel.sendall(json.dumps(result).encode() + b"\n")
+            self._channel.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self._open = False
 
     def _start(self, request: dict[str, Any]) -> None:
-        output, its_output = os.pipe2(os.O_CLOEXEC)
-        errors, its_errors = os.pipe2(os.O_CLOEXEC)
+        pipes: list[int] = []
         try:
+            pipes += os.pipe2(os.O_CLOEXEC)
+            pipes += os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError as error:
-            for descriptor in (output, its_output, errors, its_errors):
+            for descriptor in pipes:
                 os.close(descriptor)
             failed = Running(request["id"], 0, time.monotonic(), 0.0, 0.0, None, None)
-            failed.failure += f"cannot be started: {error.strerror}".encode()
-            failed.unable = True
+            failed.failure += _SHORTAGE_MARK + f"cannot be started: {error.strerror}".encode()
             self._answer(failed)
             return
+        output, its_output, errors, its_errors = pipes
         if pid == 0:
             _become(request, its_output, its_errors)
         os.close(its_output)
@@ -280,14 +291,14 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
                 raise
             os.execve("/bin/sh", ["/bin/sh", path, *arguments[1:]], environment)  # no "#!", as execvp(3) does
     except OSError as error:
-        _give_up(errors, f"{what}: {error.strerror}")
+        _give_up(errors, f"{what}: {error.strerror}", error.errno in _SHORTAGES)
     except BaseException as error:
         _give_up(errors, f"{what}: {error}")
     os._exit(127)
 
 
-def _give_up(errors: int, text: str) -> NoReturn:
-    os.write(errors, text.encode(errors="replace"))
+def _give_up(errors: int, text: str, shortage: bool = False) -> NoReturn:
+    os.write(errors, (_SHORTAGE_MARK if shortage else b"") + text.encode(errors="replace"))
     os._exit(127)
 
 

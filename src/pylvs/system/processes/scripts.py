@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
 from pylvs.model.checks import Script
@@ -26,6 +27,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
+from pylvs.system.processes.runner import GREETING
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
 NOTIFY_TIMEOUT_S = 300.0  # keepalived has none; but here the next script waits for this one
@@ -34,6 +36,10 @@ FINISH_S = 15.0  # at the end, for notify scripts that have not run yet
 _NOT_FOR_SCRIPTS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 _LONGEST_ANSWER = 1 << 20
 _ACCOUNT_S = 60.0
+_HANGS = "the process that runs scripts hangs"
+_HANG_S = 15.0  # beyond a script's timeout, in which the process ends the script and reports that
+_LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
+_WARN_EVERY_S = 60.0  # of long waits
 _LINES, _LINE_LENGTH = 20, 200
 
 log = logging.getLogger(__name__)
@@ -50,7 +56,7 @@ class Ended:
     signal: int = 0
     timed_out: bool = False
     problem: str = ""
-    unable: bool = False  # the machine could not make a process: no fault of the script
+    unable: bool = False  # this machine could not make a process or find its user: no fault of the script
     output: str = ""  # its beginning
     lost_bytes: int = 0  # of the output, beyond that
     seconds: float = 0.0  # after a timeout: that timeout
@@ -81,6 +87,17 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+@dataclass(slots=True)
+class ScriptCounts:
+    """How many scripts run and wait now, and how many had to wait for others, for how long."""
+
+    running: int = 0
+    waiting: int = 0
+    waited: int = 0
+    waited_s: float = 0.0
+    longest_wait_s: float = 0.0
+
+
 class Processes:
     """Runs scripts; one object for a daemon. A script without a user runs as the given one.
 
@@ -88,8 +105,11 @@ class Processes:
     """
 
     def __init__(self, user: str = "", group: str = "", security: bool = False, at_once: int = AT_ONCE) -> None:
+        self.counts = ScriptCounts()
         self._user, self._group, self._security = user, group, security
+        self._at_once = at_once
         self._slots = asyncio.Semaphore(at_once)
+        self._quiet_until = -math.inf  # no warning about waits before
         self._waiting: dict[int, asyncio.Future[Ended]] = {}
         self._last = 0
         self._runner: _Channel | None = None
@@ -106,9 +126,39 @@ class Processes:
         try:
             who = await self._account(script)
         except PylvsError as error:
-            return Ended(None, problem=str(error))
-        async with self._slots:
+            return Ended(None, problem=str(error), unable=True)
+        await self._wait_for_slot(script)
+        self.counts.running += 1
+        try:
             return await self._run(script, who, timeout_s, environment or {})
+        finally:
+            self.counts.running -= 1
+            self._slots.release()
+
+    async def _wait_for_slot(self, script: Script) -> None:
+        """Wait while `at_once` scripts run; count and log that."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        begin = time.monotonic()
+        self.counts.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.counts.waiting -= 1
+        now = time.monotonic()
+        self.counts.waited += 1
+        self.counts.waited_s += now - begin
+        self.counts.longest_wait_s = max(self.counts.longest_wait_s, now - begin)
+        if now - begin >= _LONG_WAIT_S and now >= self._quiet_until:
+            self._quiet_until = now + _WARN_EVERY_S
+            log.warning(
+                "%s waited %.1f s because the limit of %d running scripts was reached; %d wait: checks are late",
+                script,
+                now - begin,
+                self._at_once,
+                self.counts.waiting,
+            )
 
     async def close(self) -> None:
         """Kill all running scripts."""
@@ -121,7 +171,12 @@ class Processes:
         wanted = (script.user, script.group) if script.user else (self._user, self._group)
         known, until = self._accounts.get(wanted, (None, 0.0))
         if known is None or time.monotonic() > until:
-            known = await asyncio.to_thread(script_account, *wanted)
+            try:
+                known = await asyncio.to_thread(script_account, *wanted)
+            except PylvsError as error:
+                if known is None:
+                    raise
+                log.warning("%s; scripts run as the account found before, %s", error, known.uid)
             self._accounts[wanted] = known, time.monotonic() + _ACCOUNT_S
         if known.uid == 0 and not wanted[0] and not self._warned:
             self._warned = True
@@ -147,7 +202,13 @@ class Processes:
         try:
             runner = await self._started()
             await runner.send(request)
-            return await future
+            async with asyncio.timeout(timeout_s + _HANG_S):
+                return await future
+        except TimeoutError:
+            log.error("%s; it is killed, and the next script starts another one", _HANGS)
+            if self._runner is not None:
+                self._runner.kill()
+            return Ended(None, problem=_HANGS, unable=True)
         except OSError as error:
             return Ended(None, problem=f"cannot be started: {error.strerror or error}", unable=True)
         except asyncio.CancelledError:
@@ -160,7 +221,7 @@ class Processes:
     async def _started(self) -> _Channel:
         async with self._starting:
             if self._runner is None or self._runner.over:
-                self._runner = await _Channel.open(self._settle, self._bereft)
+                self._runner = await _Channel.open(self._settle, self._end_waiting)
             return self._runner
 
     def _settle(self, answer: dict[str, Any]) -> None:
@@ -168,10 +229,10 @@ class Processes:
         if future and not future.done():
             future.set_result(Ended(lost_bytes=answer.pop("lost"), **answer))
 
-    def _bereft(self) -> None:
+    def _end_waiting(self, problem: str) -> None:
         for future in self._waiting.values():
             if not future.done():
-                future.set_result(Ended(None, problem="the process that runs scripts has ended", unable=True))
+                future.set_result(Ended(None, problem=problem, unable=True))
 
 
 class _Channel:
@@ -182,11 +243,12 @@ class _Channel:
     ) -> None:
         self._process, self._reader, self._writer = process, reader, writer
         self._reading: asyncio.Task[None] | None = None
+        self._on_end: Callable[[str], None] = lambda problem: None
         self.over = False
 
     @classmethod
-    async def open(cls, settle: Any, bereft: Any) -> _Channel:
-        """Start the process. `settle` is called with each result, and `bereft` at its end. Raises OSError."""
+    async def open(cls, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
+        """Start the process. `settle` gets each result, and `on_end` the reason of its end. Raises OSError."""
         ours, its = socket.socketpair()
         with its:
             environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
@@ -200,7 +262,8 @@ class _Channel:
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_ANSWER)
         made = cls(process, reader, writer)
-        made._reading = asyncio.create_task(made._read(settle, bereft))
+        made._on_end = on_end
+        made._reading = asyncio.create_task(made._read(settle))
         return made
 
     async def send(self, request: dict[str, Any]) -> None:
@@ -213,6 +276,17 @@ class _Channel:
         if not self.over:
             self._writer.write(json.dumps(request).encode() + b"\n")
 
+    def kill(self) -> None:
+        """End the process at once, and with it all scripts (PR_SET_PDEATHSIG)."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._end(_HANGS)
+
+    def _end(self, problem: str) -> None:
+        if not self.over:
+            self.over = True
+            self._on_end(problem)
+
     async def close(self) -> None:
         """Close the socket; the process kills all scripts and exits."""
         self._writer.close()
@@ -221,17 +295,30 @@ class _Channel:
         if self._reading is not None:
             await self._reading
 
-    async def _read(self, settle: Any, bereft: Any) -> None:
+    async def _read(self, settle: Callable[[dict[str, Any]], None]) -> None:
+        problem = "the process that runs scripts has ended"
         try:
+            first = await self._reader.readline()
+            if first and not _is_greeting(first):
+                problem = "scripts are not run: another version of pylvs was installed; restart pylvs run"
+                log.error("%s", problem)
+                return
             while line := await self._reader.readline():
                 settle(json.loads(line))
-        except OSError:
+        except (OSError, ValueError):
             pass
         finally:
-            self.over = True
+            self._end(problem)
             self._writer.close()
-            bereft()
             await self._process.wait()
+
+
+def _is_greeting(line: bytes) -> bool:
+    """Return whether the process speaks this version's protocol: pip may have replaced the code on disk."""
+    try:
+        return bool(json.loads(line) == GREETING)
+    except ValueError:
+        return False
 
 
 class InTurn(Generic[Subject]):

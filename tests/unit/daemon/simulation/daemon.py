@@ -286,7 +286,7 @@ class SimHost(HostServices):
         daemon, world = self.daemon, self.world
 
         async def probe() -> Outcome:
-            model = daemon.model.find(number, server, check)
+            model = daemon.model.find(number, service.virtualhost, server, check)
             if daemon.killed:
                 raise Killed
             world.invariants.probe_begins(model, name)

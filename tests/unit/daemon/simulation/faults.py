@@ -266,22 +266,22 @@ class ScriptProcess:
 
     world: World  # set by the world, for the time of one simulation
 
-    def __init__(self, settle: Callable[[dict[str, Any]], None], bereft: Callable[[], None]) -> None:
+    def __init__(self, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> None:
         self.over = False
         self.stopped = False  # SIGSTOP
         self.daemon = CURRENT.get()
-        self._settle, self._bereft = settle, bereft
+        self._settle, self._on_end = settle, on_end
         self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
         self._held: list[Callable[[], None]] = []  # calls for SIGCONT
 
     @classmethod
-    async def open(cls, settle: Any, bereft: Any) -> ScriptProcess:
+    async def open(cls, settle: Any, on_end: Any) -> ScriptProcess:
         """Start the process."""
         world = cls.world
         await world.sleep(world.rng.uniform(0.001, 0.05))
         if world.faults.no_process and world.rng.random() < world.faults.no_process:
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-        made = cls(settle, bereft)
+        made = cls(settle, on_end)
         world.script_processes.append(made)
         return made
 
@@ -358,7 +358,7 @@ class ScriptProcess:
             return
         self.over = True
         self._running.clear()
-        self._bereft()
+        self._on_end("the process that runs scripts has ended")
 
     def stop(self) -> None:
         """SIGSTOP."""

@@ -231,7 +231,7 @@ class HealthModel:
         if not same:
             server.held = None
         for check in wanted.checks:
-            shared = self._shared_key(check, wanted)
+            shared = self._shared_key(check, service.wanted.virtualhost, wanted)
             known = [link for link in links if link[0].check == check and self._is(link[0], shared)]
             if known:
                 links.remove(known[0])
@@ -261,11 +261,12 @@ class HealthModel:
         return model
 
     @staticmethod
-    def _shared_key(check: Check, wanted: WantedServer) -> Any:
+    def _shared_key(check: Check, virtualhost: str, wanted: WantedServer) -> Any:
         if not check.pace.shared or goes_via_vip(check):
             return None
         destination = wanted.destination
-        return destination.key.address, check, destination.weight if brings_weight(check) else None
+        asked_for = virtualhost if isinstance(check, HttpCheck) and not check.virtualhost else ""
+        return destination.key.address, check, asked_for, destination.weight if brings_weight(check) else None
 
     @staticmethod
     def _end(servers: Iterable[ServerModel]) -> None:
@@ -305,16 +306,16 @@ class HealthModel:
         server.override = change(server.override)
         self._moved(self.services[number])
 
-    def find(self, number: int, wanted: WantedServer, check: Check) -> CheckModel | None:
+    def find(self, number: int, virtualhost: str, wanted: WantedServer, check: Check) -> CheckModel | None:
         """Return the check of a probe that was made for this server; another service may have it now, if it is shared.
 
         The service may have the server again, with another weight: then it has a check of its own.
         """
-        shared = self._shared_key(check, wanted)
+        service = self.services.get(number)
+        shared = self._shared_key(check, virtualhost, wanted)
         if shared:
             model = self._shared.get(shared)
             return model if model and model.servers else None
-        service = self.services.get(number)
         server = service.servers.get(wanted.destination.key) if service else None
         return next((model for model, _ in server.checks if model.check == check), None) if server else None
 

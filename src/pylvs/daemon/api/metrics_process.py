@@ -1,0 +1,181 @@
+"""The metrics process: `python -m pylvs.daemon.api.metrics_process FD LISTENER`. It serves /metrics over TCP.
+
+It parses requests of any host, so it has no privileges (`pylvs.system.sandbox`), and descriptors of its own. It asks
+the daemon for the page, and gets it as a sealed file in memory. It is a small HTTP/1.1 server (RFC 9112) that closes
+each connection after one response. A new connection replaces the oldest one without a complete request if all
+`MOST_CONNECTIONS` are in use, so half-open connections keep no Prometheus waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+from pylvs.model.dataclass import dataclass, field
+from pylvs.system import sandbox, syscalls
+from pylvs.system.processes import channel
+
+NAME = b"pylvs-metrics"  # shown by ps and top
+PROTOCOL = 1
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_CONNECTIONS = 16
+HEADER_S, PAGE_S, SEND_S = 5.0, 15.0, 30.0  # for the request, the page from the daemon, the response
+MAX_HEADER = 8192  # bytes
+_ALIVE_S = 0.5
+_SEND_AT_ONCE = 1 << 16
+_DESCRIPTORS, _MEMORY = 64, 256 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One client, from its connection to the end of the response."""
+
+    sock: socket.socket
+    deadline: float
+    received: bytearray = field(default_factory=bytearray)
+    waits: bool = False  # for the page
+    response: memoryview = field(default_factory=lambda: memoryview(b""))
+
+
+class MetricsProcess:
+    """Serves one listener."""
+
+    def __init__(self, end: socket.socket, listener: socket.socket) -> None:
+        self._end, self._listener = end, listener
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._requested = False
+        self._alive_at = 0.0
+
+    def serve(self) -> None:
+        """Run until the daemon closes its end."""
+        for each in (self._end, self._listener):
+            each.setblocking(False)
+            self._selector.register(each, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            if now >= self._alive_at:
+                self._alive_at = now + _ALIVE_S
+                self._tell({"alive": True})
+            for connection in [each for each in self._connections if now >= each.deadline]:
+                self._late(connection, now)
+            for key, _ in self._selector.select(max(self._alive_at - now, 0.0)):
+                if key.fileobj is self._end:
+                    self._receive()
+                elif key.fileobj is self._listener:
+                    self._accept()
+                elif key.data in self._connections:
+                    self._go_on(key.data)
+
+    def _tell(self, message: channel.Message) -> None:
+        with contextlib.suppress(BlockingIOError):  # the daemon is late
+            self._end.send(channel.encode(message))
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # the client has gone
+            return
+        sock.setblocking(False)
+        connection = Connection(sock, time.monotonic() + HEADER_S)
+        while len(self._connections) >= MOST_CONNECTIONS:
+            incomplete = (each for each in self._connections if not each.waits and not each.response)
+            self._close(next(incomplete, next(iter(self._connections))))
+        self._connections[connection] = None
+        self._selector.register(sock, selectors.EVENT_READ, connection)
+        self._go_on(connection)  # a request is usually there with the connection
+
+    def _go_on(self, connection: Connection) -> None:
+        try:
+            if connection.response:
+                connection.response = connection.response[connection.sock.send(connection.response[:_SEND_AT_ONCE]) :]
+                if not connection.response:
+                    self._close(connection)
+                return
+            data = connection.sock.recv(MAX_HEADER)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(connection)
+        elif not connection.waits:
+            connection.received += data
+            self._request(connection)
+
+    def _request(self, connection: Connection) -> None:
+        """Respond if the header is complete. Fields do not matter, nor does a body."""
+        received = bytes(connection.received)
+        head, found, _ = received.replace(b"\r\n", b"\n").partition(b"\n\n")
+        if not found:
+            if len(received) > MAX_HEADER:
+                self._respond(connection, "431 Request Header Fields Too Large", b"the header is too long\n")
+            return
+        line = head.partition(b"\n")[0].split(b" ")
+        if len(line) != 3 or not line[2].startswith(b"HTTP/1."):
+            self._respond(connection, "400 Bad Request", b"this is not HTTP/1.1\n")
+        elif line[1].partition(b"?")[0] != b"/metrics":
+            self._respond(connection, "404 Not Found", b"there is /metrics only\n")
+        elif line[0] not in (b"GET", b"HEAD"):
+            self._respond(connection, "405 Method Not Allowed", b"GET only\n", "Allow: GET, HEAD\r\n")
+        elif line[0] == b"HEAD":
+            self._respond(connection, "200 OK", b"")
+        else:
+            connection.waits, connection.deadline = True, time.monotonic() + PAGE_S
+            if not self._requested:
+                self._requested = True
+                self._tell({"page": True})
+
+    def _receive(self) -> None:
+        """Send the page, or the daemon's reason, to all that wait for it."""
+        try:
+            message, descriptors = channel.receive(self._end)
+        except BlockingIOError:
+            return
+        except (EOFError, OSError, channel.BadMessage):
+            os._exit(0)
+        page, status = str(message.get("error", "")).encode(), "503 Service Unavailable"
+        for number in descriptors:
+            page, status = os.pread(number, os.fstat(number).st_size, 0), "200 OK"
+            os.close(number)
+        self._requested = False
+        for connection in [each for each in self._connections if each.waits]:
+            self._respond(connection, status, page)
+
+    def _respond(self, connection: Connection, status: str, body: bytes, more: str = "") -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        connection.waits, connection.deadline = False, time.monotonic() + SEND_S
+        connection.response = memoryview(f"{head}{more}Connection: close\r\n\r\n".encode() + body)
+        self._selector.modify(connection.sock, selectors.EVENT_WRITE, connection)
+
+    def _late(self, connection: Connection, now: float) -> None:
+        if connection.waits:
+            self._requested = False  # the daemon may be free again when the next client asks
+            self._respond(connection, "503 Service Unavailable", b"the daemon did not make the page in time\n")
+        else:
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        del self._connections[connection]
+        self._selector.unregister(connection.sock)
+        connection.sock.close()
+
+
+def main(end: socket.socket, listener: socket.socket) -> None:
+    """Serve the daemon at the other end of this socket."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
+    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    left = sandbox.confine(_DESCRIPTORS, _MEMORY)
+    end.send(channel.encode(channel.greeting(PROTOCOL, left)))
+    with contextlib.suppress(ConnectionError):
+        MetricsProcess(end, listener).serve()
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2])))

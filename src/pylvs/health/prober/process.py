@@ -1,0 +1,223 @@
+"""The prober process: `python -m pylvs.health.prober.process FD`. The daemon starts it with one end of a socket pair.
+
+It runs as an unprivileged user without capabilities and without a file system (`pylvs.system.sandbox`). It has one
+event loop, which makes the probes that the daemon requests, and reports their outcomes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pylvs.health.checkers.deadline import loop_share
+from pylvs.health.checkers.sockets import GIVEN, Endpoint, lenient_tls
+from pylvs.health.prober import wire
+from pylvs.health.prober.repeat import PlainConnection, Repeater
+from pylvs.health.probes import (
+    CheckContext,
+    Outcome,
+    Probe,
+    StatefulProbe,
+    checker_of,
+    errno_text,
+    guarded,
+    import_checkers,
+)
+from pylvs.model.checks import TcpCheck
+from pylvs.system import pcre2, sandbox, syscalls
+from pylvs.system.logs import one_line
+from pylvs.system.processes import channel
+from pylvs.system.processes.confined import ALIVE_S
+
+NAME = b"pylvs-prober"  # shown by ps and top
+MEMORY = 1 << 30  # bytes of data; a body of 16 MiB takes twice that
+_THREAD_STACK = 1 << 19  # bytes: threads search expressions and parse pages
+_BATCH_S = 0.005  # in which outcomes are sent together
+_MOST_IN_PACKET = 100  # outcomes; each has less than 1 KB, but for what a probe remembers
+_PACKETS_AT_ONCE = 8
+_COLLECTIONS = (10_000, 20, 100)  # probes alone exceed the default each second
+_SWITCH_S = 0.001  # how long another thread may keep the event loop waiting
+
+
+class Prober:
+    """The probes of one daemon."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._probes: dict[int, tuple[Probe, StatefulProbe | None]] = {}
+        self._plain: dict[int, PlainConnection] = {}  # the probes that only connect
+        self._saved: dict[int, str] = {}  # what the daemon knows of stateful probes
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by run
+        self._done: deque[list[Any]] = deque()
+        self._repeater = Repeater(self._repeated_run_ended, self._send)
+        self._flushing = False
+        self._over = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Run until the daemon closes its end."""
+        loop = asyncio.get_running_loop()
+        loop_share().watch()
+        self._end.setblocking(False)
+        loop.add_reader(self._end, self._receive)
+        loop.call_later(ALIVE_S / 2, self._alive)
+        self._repeater.start(loop)
+        await self._over.wait()
+
+    def _alive(self) -> None:
+        """Show the daemon that the event loop runs."""
+        self._send({"alive": True})
+        asyncio.get_running_loop().call_later(ALIVE_S / 2, self._alive)
+
+    def _receive(self) -> None:
+        for _ in range(_PACKETS_AT_ONCE):
+            try:
+                message, descriptors = channel.receive(self._end)
+            except BlockingIOError:
+                return
+            except (EOFError, OSError, channel.BadMessage):
+                self._over.set()
+                return
+            self._apply(message, [socket.socket(fileno=each) for each in descriptors])
+
+    def _apply(self, message: dict[str, Any], sockets: list[socket.socket]) -> None:
+        for number in message.get("drop", ()):
+            self._probes.pop(number, None)
+            self._saved.pop(number, None)
+            self._plain.pop(number, None)
+        for definition in message.get("new", ()):
+            self._define(*definition)
+        given = iter(sockets)
+        for run, number, count in message.get("run", ()):
+            self._start(run, number, [next(given) for _ in range(count)])
+        for run, number, every_s in message.get("repeat", ()):
+            probe, _ = self._probes[number]
+            self._repeater.add(run, probe, self._plain.get(number), every_s)
+        for run in message.get("cancel", ()):
+            if run in self._tasks:
+                self._tasks[run].cancel()
+            else:
+                self._repeater.cancel(run)
+
+    def _define(self, number: int, check: Any, weight: int, virtualhost: str, saved: str | None) -> None:
+        decoded = wire.decode_value(check)
+        if isinstance(decoded, TcpCheck):
+            self._plain[number] = Endpoint(decoded.target), decoded.pace.timeout_s
+        asked = checker_of(decoded, CheckContext(weight, virtualhost))
+        stateful = cast("StatefulProbe", asked) if hasattr(asked, "restore") else None
+        if stateful is not None and saved is not None:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                stateful.restore(saved)
+            self._saved[number] = saved
+        self._probes[number] = guarded(asked), stateful
+
+    def _start(self, run: int, number: int, sockets: Sequence[socket.socket]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(run, number, sockets))
+        self._tasks[run] = task
+        task.add_done_callback(lambda _: self._tasks.pop(run, None))
+
+    async def _run(self, run: int, number: int, sockets: Sequence[socket.socket]) -> None:
+        stateful = None
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        if sockets:
+            GIVEN.set(deque(sockets))
+        try:
+            probe, stateful = self._probes[number]
+            outcome = await probe()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            outcome = self._failed(error)
+        finally:
+            for each in sockets:
+                each.close()
+        state = None
+        if stateful is not None and (saved := stateful.save()) != self._saved.get(number):
+            self._saved[number] = state = saved
+        self._report(wire.Done(run, outcome, state, clock() - begin))
+
+    def _failed(self, error: Exception) -> Outcome:
+        """Return the outcome of a probe that raised this."""
+        text = one_line(f"the checker failed: {type(error).__name__}: {error}")
+        if not isinstance(error, MemoryError):
+            self._send({"log": f"{text} (a bug of pylvs)"})
+        return Outcome(False, text, inconclusive=True)
+
+    def _repeated_run_ended(self, run: int, outcome: Outcome | Exception, took_s: float) -> None:
+        if isinstance(outcome, Exception):
+            outcome = self._failed(outcome)
+        self._report(wire.Done(run, outcome, None, took_s))
+
+    def _report(self, done: wire.Done) -> None:
+        self._done.append(wire.encode_done(done))
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_later(_BATCH_S, self._flush)
+
+    def _flush(self) -> None:
+        """Send outcomes; if the daemon does not read them, it is late, and they wait."""
+        self._flushing = False
+        while self._done:
+            batch = [self._done[at] for at in range(min(len(self._done), _MOST_IN_PACKET))]
+            size = sum(len(each[5] or "") + len(each[2]) for each in batch)
+            if size > channel.MAX_PACKET // 16:  # escapes take six times the space
+                batch = batch[:4]
+            if not self._send({"done": batch}):
+                asyncio.get_running_loop().call_later(10 * _BATCH_S, self._flush)
+                self._flushing = True
+                return
+            for _ in batch:
+                self._done.popleft()
+
+    def _send(self, message: channel.Message) -> bool:
+        try:
+            self._end.send(channel.encode(message))
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._over.set()
+        return True
+
+
+def prepare() -> None:
+    """Load everything that a probe may need from files."""
+    import_checkers()
+    lenient_tls()
+    "a".encode("idna")
+    with contextlib.suppress(Exception):
+        import prometheus_client.parser  # noqa: F401
+    with contextlib.suppress(Exception):
+        pcre2.Regex(b"a")
+    errno_text(1)
+
+
+def main(end: socket.socket, descriptors: int) -> None:
+    """Serve the daemon at the other end of this socket."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
+    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    sys.setswitchinterval(_SWITCH_S)
+    threading.stack_size(_THREAD_STACK)
+    prepare()
+    gc.collect()
+    gc.freeze()  # a full collection would visit all of these objects, and delay probes
+    gc.set_threshold(*_COLLECTIONS)
+    left = sandbox.confine(descriptors, MEMORY)
+    end.send(channel.encode(channel.greeting(wire.PROTOCOL, left)))
+    with asyncio.Runner() as runner:
+        runner.run(Prober(end).serve())
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    os._exit(0)  # a thread may still search

@@ -1,0 +1,58 @@
+"""Messages between the daemon and a confined process: JSON objects in packets, with descriptors for the process.
+
+JSON can only become plain values, and the receiver checks each of them. So a process in an attacker's hands has no more
+power over the daemon than what its messages can express.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pylvs import __version__
+
+MAX_PACKET = 1 << 17  # bytes; below the default of net.core.wmem_default
+MAX_DESCRIPTORS = 200  # in one packet; the kernel allows 253
+
+Message = Mapping[str, Any]
+
+
+class BadMessage(Exception):
+    """The peer sent something that is no valid message."""
+
+
+def greeting(protocol: int, left: Sequence[str]) -> Message:
+    """Return the first message of a process: its version, and the privileges that it could not give up."""
+    return {"hello": __version__, "protocol": protocol, "left": list(left)}
+
+
+def encode(message: Message) -> bytes:
+    """Return a packet. Raises BadMessage if it would be too long."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MAX_PACKET:
+        raise BadMessage(f"a message of {len(data)} bytes")
+    return data
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Return the message of a packet. Raises BadMessage."""
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadMessage("not JSON") from None
+    if not isinstance(message, dict):
+        raise BadMessage("not a JSON object")
+    return message
+
+
+def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return the next message with its descriptors, in the confined process.
+
+    Raises EOFError at the end, BlockingIOError, OSError, BadMessage.
+    """
+    data, descriptors, _, _ = socket.recv_fds(end, MAX_PACKET, MAX_DESCRIPTORS)
+    if not data:
+        raise EOFError
+    return decode(data), descriptors

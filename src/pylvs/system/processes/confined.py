@@ -1,0 +1,299 @@
+"""The daemon's end of a confined process: start it, restart it when it ends or is silent, exchange messages.
+
+Such a process parses what other hosts send, without privileges (`pylvs.system.sandbox`). It sends `greeting` first, and
+then something at least every second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from pylvs import __version__
+from pylvs.model.dataclass import dataclass
+from pylvs.system.logs import get_logger, one_line
+from pylvs.system.processes import command
+from pylvs.system.processes.channel import MAX_PACKET, BadMessage, Message, decode, encode
+
+ALIVE_S = 1.0  # a process sends a message at least so often
+LEASE_TICKS = 5  # seconds of silence after which a process is killed
+START_TICKS = 60  # until its greeting
+RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled each time
+STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
+_MAX_UNSENT = 4096  # packets
+_PACKETS_AT_ONCE = 8  # received in one run of the event loop
+_MAX_REASON = 300  # characters of what a process wrote to stderr
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+
+
+class Descriptor(Protocol):
+    """A socket or a file."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Packet:
+    data: bytes
+    descriptors: list[Descriptor]
+
+
+class ConfinedProcess:
+    """One process. All methods are called in the event loop.
+
+    `what` names it in the log and in `problem`, which is why it does not run now ("" while it does, or before `start`).
+    `on_message` gets each message after the greeting; it raises BadMessage, which ends the process.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        module: str,
+        protocol: int,
+        on_message: Callable[[dict[str, Any]], None],
+        on_up: Callable[[], None] = lambda: None,
+        on_down: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.problem = ""
+        self.restarts = 0
+        self.pid = 0
+        self._what, self._module, self._protocol = what, module, protocol
+        self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
+        self._arguments: tuple[str, ...] = ()
+        self._descriptors: tuple[int, ...] = ()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._end: socket.socket | None = None
+        self._unsent: deque[_Packet] = deque()
+        self._up = False
+        self._silent_ticks = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._started_at = 0.0
+        self._restart_s = 0.0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._reaping: set[asyncio.Task[None]] = set()
+        self._log = get_logger()
+
+    @property
+    def up(self) -> bool:
+        """Whether it has sent its greeting and is not silent."""
+        return self._up
+
+    @property
+    def started(self) -> bool:
+        """Whether it runs, or will be restarted."""
+        return self._timer is not None
+
+    def start(self, *arguments: str, descriptors: Iterable[int] = ()) -> None:
+        """Start it with these arguments, and with these descriptors under the same numbers; also at restarts."""
+        self._arguments, self._descriptors = arguments, tuple(descriptors)
+        self._launch()
+
+    async def wait_up(self, seconds: float) -> bool:
+        """Wait until it is up; return False if it is not within this time."""
+        if self._up:
+            return True
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiters.append(future)
+        timer = loop.call_later(seconds, _settle, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            if future in self._waiters:
+                self._waiters.remove(future)
+        return self._up
+
+    def send(self, message: Message, descriptors: Sequence[Descriptor] = ()) -> None:
+        """Send a message, with descriptors that are closed here then. Without the process both are dropped."""
+        packet = _Packet(encode(message), list(descriptors))
+        if not self._up or self._end is None:
+            _close(packet)
+            return
+        self._unsent.append(packet)
+        if len(self._unsent) == 1:
+            self._flush()
+        elif len(self._unsent) > _MAX_UNSENT:
+            self._lost("does not read")
+
+    async def close(self) -> None:
+        """End it, and wait for that."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._disconnect()
+        self._wake()
+        if self._reaping:
+            await asyncio.wait(self._reaping)
+
+    def _launch(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._started_at, self._silent_ticks = loop.time(), 0
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with its:
+                self._child = subprocess.Popen(
+                    command(self._module, str(its.fileno()), *self._arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[its.fileno(), *self._descriptors],
+                    env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            self._lost(f"cannot be started: {error.strerror}")
+            return
+        self.pid = self._child.pid
+        ours.setblocking(False)
+        self._end = ours
+        loop.add_reader(ours, self._receive)
+        self._timer = loop.call_later(ALIVE_S, self._tick)
+
+    def _tick(self) -> None:
+        """Count the seconds without a message. A late tick counts once: then messages may be unread here."""
+        self._silent_ticks += 1
+        if self._silent_ticks >= (LEASE_TICKS if self._up else START_TICKS):
+            self._lost(f"has been silent for {self._silent_ticks} s")
+        else:
+            self._timer = asyncio.get_running_loop().call_later(ALIVE_S, self._tick)
+
+    def _receive(self) -> None:
+        for _ in range(_PACKETS_AT_ONCE):
+            if self._end is None:
+                return
+            try:
+                data = self._end.recv(MAX_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._lost("has ended")
+                return
+            self._silent_ticks = 0
+            try:
+                message = decode(data)
+                if self._up:
+                    self._on_message(message)
+                else:
+                    self._greeted(message)
+            except BadMessage as error:
+                self._lost(f"sent an invalid message ({error})")
+                return
+
+    def _greeted(self, message: dict[str, Any]) -> None:
+        version, protocol = message.get("hello"), message.get("protocol")
+        if (version, protocol) != (__version__, self._protocol):
+            shown = one_line(str(version))[:_MAX_REASON]
+            self._lost(f"is of version {shown}, which was installed since: restart pylvs run")
+            return
+        left = message.get("left")
+        if not isinstance(left, list):
+            raise BadMessage("a greeting without its fields")
+        for each in left:
+            self._log.warning(f"{self._what} keeps a privilege", privilege=one_line(str(each))[:_MAX_REASON])
+        self._up = True
+        if self.problem:
+            self._log.info(f"{self._what} runs again", process=self.pid)
+        self.problem = ""
+        self._on_up()
+        self._wake()
+
+    def _flush(self) -> None:
+        """Send what waits, as far as possible."""
+        end = self._end
+        if end is None:
+            return
+        loop = asyncio.get_running_loop()
+        while self._unsent:
+            packet = self._unsent[0]
+            try:
+                if packet.descriptors:
+                    socket.send_fds(end, [packet.data], [each.fileno() for each in packet.descriptors])
+                else:
+                    end.send(packet.data)
+            except BlockingIOError:
+                loop.add_writer(end, self._flush)
+                return
+            except OSError:
+                return  # the end of the connection is found when it is read
+            _close(self._unsent.popleft())
+        loop.remove_writer(end)
+
+    def _lost(self, reason: str) -> None:
+        """Kill the process, and start it again after a pause."""
+        loop = asyncio.get_running_loop()
+        output = self._disconnect()
+        self.problem = f"{self._what} {reason}"
+        more = {"output": output} if output else {}
+        steady = loop.time() - self._started_at >= STEADY_S
+        self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
+        self._log.error(self.problem, restart_in_s=self._restart_s, **more)
+        self.restarts += 1
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(self._restart_s, self._launch)
+        self._on_down()
+
+    def _disconnect(self) -> str:
+        """Kill the process; return the end of what it wrote to stderr."""
+        self._up = False
+        end, self._end = self._end, None
+        child, self._child = self._child, None
+        for packet in self._unsent:
+            _close(packet)
+        self._unsent.clear()
+        if end is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(end)
+            loop.remove_writer(end)
+            end.close()
+        if child is None:
+            return ""
+        output = _output(child)
+        child.kill()
+        task = asyncio.get_running_loop().create_task(_reap(child))
+        self._reaping.add(task)
+        task.add_done_callback(self._reaping.discard)
+        return output
+
+    def _wake(self) -> None:
+        for future in self._waiters:
+            _settle(future)
+        self._waiters.clear()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _close(packet: _Packet) -> None:
+    for each in packet.descriptors:
+        each.close()
+
+
+def _output(child: subprocess.Popen[bytes]) -> str:
+    """Return the end of what a process wrote to stderr so far, as one line."""
+    if child.stderr is None:
+        return ""
+    os.set_blocking(child.stderr.fileno(), False)
+    with contextlib.suppress(OSError):
+        return one_line((child.stderr.read(1 << 16) or b"").decode(errors="replace"))[-_MAX_REASON:]
+    return ""
+
+
+async def _reap(child: subprocess.Popen[bytes]) -> None:
+    await asyncio.to_thread(child.wait)
+    if child.stderr is not None:
+        child.stderr.close()

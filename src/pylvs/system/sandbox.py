@@ -1,0 +1,103 @@
+"""Give up the privileges of this process for good, before it parses what other hosts send.
+
+Afterwards it has no capability, no file system and no way to get them back. It keeps its network namespace and its open
+descriptors. There is no filter of system calls. The list that CPython, OpenSSL and the C library need differs between
+their versions, and no maintained library on PyPI makes it. A unit file can have one (SystemCallFilter=).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import pwd
+import resource
+import signal
+import struct
+import tempfile
+
+from pylvs.system import syscalls
+
+USER = "pylvs"  # where the machine has it
+UNPRIVILEGED = 65534  # the kernel's overflow user
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
+_LAST_CAPABILITY = 63
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+_FOLDERS = ("/run", "/tmp", "/dev/shm")  # where a directory can be made, which is removed at once
+
+
+def confine(descriptors: int, memory: int) -> list[str]:
+    """Give up everything; return what could not be given up.
+
+    `descriptors` and `memory` (bytes of data) become limits. Import everything before: afterwards no file can be read.
+    """
+    left: list[str] = []
+    syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    for kind, most in (
+        (resource.RLIMIT_NOFILE, descriptors),
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _limit(kind, most)
+    if os.geteuid() == 0:
+        user, group = _account()  # reads /etc/passwd
+        for step, what in ((_leave_file_system, "the file system"), (lambda: _become(user, group), "the user root")):
+            try:
+                step()
+            except OSError as error:
+                left.append(f"{what}: {error.strerror}")
+    _drop_capabilities()
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of the user clears it
+    return left
+
+
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _leave_file_system() -> None:
+    """Make a removed directory the root. It is empty, and nothing can be made in it."""
+    for folder in _FOLDERS:
+        try:
+            path = tempfile.mkdtemp(prefix="pylvs-", dir=folder)
+        except OSError:
+            continue
+        os.chdir(path)
+        os.rmdir(path)
+        os.chroot(".")
+        return
+    raise OSError(errno.EROFS, f"no directory can be made in {', '.join(_FOLDERS)}")
+
+
+def _account() -> tuple[int, int]:
+    """Return user and group."""
+    try:
+        entry = pwd.getpwnam(USER)
+    except KeyError:
+        return UNPRIVILEGED, UNPRIVILEGED
+    return (entry.pw_uid, entry.pw_gid) if entry.pw_uid else (UNPRIVILEGED, UNPRIVILEGED)
+
+
+def _become(user: int, group: int) -> None:
+    for capability in range(_LAST_CAPABILITY + 1):
+        try:
+            syscalls.prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # the kernel has no more
+            break
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+
+
+def _drop_capabilities() -> None:
+    """Drop all, also those of a process that could not leave the user root."""
+    with contextlib.suppress(OSError):  # there are none
+        syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    nothing = ctypes.create_string_buffer(24)  # effective, permitted, inheritable, twice
+    syscalls.call("capset", "capset", header, nothing)

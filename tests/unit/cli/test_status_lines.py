@@ -1,0 +1,47 @@
+"""`pylvs status`: what its lines tell about checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pylvs.cli.daemon import lines
+
+
+def status(*checks: dict[str, Any]) -> dict[str, Any]:
+    """Return a status with one server of one service, which has these checks."""
+    server = {
+        "server": "10.0.0.1:80",
+        "standing": "enabled",
+        "up": True,
+        "checked": True,
+        "weight": 1,
+        "configured_weight": 1,
+        "active": 0,
+        "inactive": 0,
+        "since": 90.0,
+        "reason": "connected",
+        "checks": list(checks),
+    }
+    quorum = {"up": True, "since": 90.0, "weight": 1, "weight_up": 1}
+    service = {"name": "web", "quorum": quorum, "sorry_server": None, "suspended": False, "servers": [server]}
+    return {
+        "now": 100.0,
+        "version": "1",
+        "pid": 7,
+        "started_at": 90.0,
+        "loaded_at": 90.0,
+        "files": [],
+        "findings": 0,
+        "errors": [],
+        "differs": [],
+        "services": [service],
+        "table": {"trouble": "", "refused": [], "unattached": []},
+        "virtual_routers": {"trouble": "", "instances": []},
+    }
+
+
+def test_a_check_that_this_host_cannot_make_is_unknown() -> None:
+    good = {"check": "TCP_CHECK", "reason": "connected", "inconclusive": False}
+    unknown = {"check": "HTTP_GET", "reason": "the prober process has ended", "inconclusive": True}
+    (line,) = [each for each in lines(status(good, unknown)) if "10.0.0.1" in each]
+    assert line.endswith("TCP_CHECK: connected; HTTP_GET: unknown: the prober process has ended")

@@ -1,0 +1,458 @@
+"""The prober process: what it may do, what its death or silence means, and what hostile servers can do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.health.prober.link import ProberLink
+from pylvs.health.prober.privileged import make_sockets, needs_sockets
+from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, ProbeScheduler, ScheduledProbe
+from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
+from pylvs.system.processes import confined
+from tests.unit.daemon.daemons import run
+from tests.unit.health.fake_servers import PATIENT, closed, replies, silent, tcp
+from tests.waiting import until_async
+
+CONNECTED = Outcome(True, "connected")
+HELLO = b"HTTP/1.0 200 OK\r\n\r\nhello"
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+
+
+def with_link(scenario: Callable[[ProberLink], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        link = ProberLink()
+        try:
+            await scenario(link)
+        finally:
+            await link.close()
+
+    run(whole())
+
+
+async def outcome(link: ProberLink, check: Check, weight: int = 1) -> Outcome:
+    """Return the outcome of one probe."""
+    return await link.probe_of(check, CheckContext(weight))()
+
+
+def http(target: Target, pace: Pace = PATIENT, tls: bool = False, **fields: object) -> HttpCheck:
+    return HttpCheck(target=target, urls=(Url("/"),), tls=tls, pace=replace(pace, **fields))  # type: ignore[arg-type]
+
+
+def test_probes_run_there_and_report_here() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies(HELLO)) as target:
+            with closed() as nothing:
+                checks = [TcpCheck(target=target, pace=PATIENT), http(target), TcpCheck(target=nothing, pace=PATIENT)]
+                found = await asyncio.gather(*(outcome(link, check) for check in checks))
+        assert [each.reason for each in found] == ["connected", "status 200", "connection refused"]
+        assert [each.ok for each in found] == [True, True, False]
+
+    with_link(scenario)
+
+
+@as_root
+def test_the_process_has_no_privileges() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies()) as target:
+            assert await outcome(link, TcpCheck(target=target, pace=PATIENT)) == CONNECTED
+        pid = link.process.pid
+        with open(f"/proc/{pid}/status") as file:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+        assert "0" not in status["Uid"].split() + status["Gid"].split()
+        assert status["Groups"].strip() == ""
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+        assert os.readlink(f"/proc/{pid}/root").endswith(" (deleted)")
+        assert os.listdir(f"/proc/{pid}/root") == []
+        with open(f"/proc/{pid}/limits") as file:
+            limits = {line[:25].strip(): line[25:].split()[:2] for line in file}
+        assert limits["Max file size"] == limits["Max core file size"] == ["0", "0"]
+        assert limits["Max data size"] == [str(1 << 30)] * 2
+        files = [os.readlink(f"/proc/{pid}/fd/{each}") for each in os.listdir(f"/proc/{pid}/fd")]
+        assert {each.partition(":")[0] for each in files} <= {"/dev/null", "pipe", "socket", "anon_inode"}
+
+    with_link(scenario)
+
+
+@as_root
+def test_the_daemon_makes_the_sockets_that_need_privileges() -> None:
+    """A mark, a low source port and a raw socket, of a process without any capability."""
+
+    async def scenario(link: ProberLink) -> None:
+        ports: list[int] = []
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ports.append(writer.get_extra_info("peername")[1])
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(HELLO)
+
+        async with tcp(handler) as target:
+            marked = TcpCheck(target=replace(target, mark=7), pace=PATIENT)
+            low = replace(target, source=ip_address("127.0.0.1"), source_port=789)
+            pages = HttpCheck(target=low, urls=(Url("/a"), Url("/b"), Url("/c")), pace=PATIENT)
+            assert await outcome(link, marked) == CONNECTED
+            assert await outcome(link, pages) == Outcome(True, "status 200")
+        assert ports[1:] == [789] * 3
+        echo = await outcome(link, PingCheck(target=Target(ip_address("127.0.0.1")), pace=PATIENT))
+        assert echo.ok, echo
+        device = Target(ip_address("127.0.0.1"), 80, mark=7, device="no-such-device")
+        assert (await outcome(link, TcpCheck(target=device, pace=PATIENT))).reason == (
+            "no such device while binding to device no-such-device"
+        )
+
+    with_link(scenario)
+
+
+def test_the_sockets_of_a_failed_check_are_closed() -> None:
+    good = Target(ip_address("127.0.0.1"), 80, source_port=40_001)
+    bad = Target(ip_address("127.0.0.1"), 80, source=ip_address("192.0.2.77"), source_port=40_002)
+    check = SmtpCheck(targets=(good, bad))
+    assert needs_sockets(check)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ProbeFailed, match="is not on this machine while binding to"):
+        make_sockets(check)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_death_of_the_process_is_inconclusive_and_it_is_replaced(log_output: io.StringIO) -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(silent) as target, tcp(replies(HELLO)) as good:
+            waiting = [asyncio.create_task(outcome(link, http(target))) for _ in range(5)]
+            await until_async(lambda: link.process.up and len(link._running) == 5 and not link._batch)
+            first = link.process.pid
+            os.kill(first, signal.SIGKILL)
+            lost = Outcome(False, "the prober process has ended", inconclusive=True)
+            assert await asyncio.gather(*waiting) == [lost] * 5
+            assert await outcome(link, http(good)) == Outcome(True, "status 200")  # waited for the new process
+            assert link.process.pid != first
+            assert link.process.restarts == 1
+
+    with_link(scenario)
+    assert "the prober process has ended" in log_output.getvalue()
+    assert "the prober process runs again" in log_output.getvalue()
+
+
+def test_a_silent_process_is_inconclusive_and_replaced() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(silent) as target, tcp(replies(HELLO)) as good:
+            waiting = asyncio.create_task(outcome(link, http(target)))
+            await until_async(lambda: link.process.up and link._running and not link._batch)
+            first = link.process.pid
+            os.kill(first, signal.SIGSTOP)
+            lost = await waiting
+            assert lost.inconclusive
+            assert lost.reason == f"the prober process has been silent for {confined.LEASE_TICKS} s"
+            assert (await outcome(link, http(good))).ok
+            assert link.process.pid != first
+            with pytest.raises(ProcessLookupError):
+                os.kill(first, 0)
+
+    with_link(scenario)
+
+
+def test_a_probe_that_begins_without_the_process_is_inconclusive_at_its_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing can be started: no processes are left on this machine."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refused)
+
+    async def scenario(link: ProberLink) -> None:
+        check = TcpCheck(target=Target(ip_address("127.0.0.1"), 1), pace=Pace(timeout_s=0.05))
+        found = await outcome(link, check)
+        assert found.inconclusive
+        assert found.reason == "the prober process cannot be started: Resource temporarily unavailable"
+
+    with_link(scenario)
+
+
+def test_code_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:
+    """pip replaced the files below a daemon that runs, and then its prober process was killed."""
+    monkeypatch.setattr(confined, "__version__", "0.0.1")
+
+    async def scenario(link: ProberLink) -> None:
+        asking = asyncio.create_task(outcome(link, TcpCheck(target=Target(ip_address("127.0.0.1"), 1), pace=PATIENT)))
+        await until_async(lambda: link.process.problem)
+        assert "which was installed since: restart pylvs run" in link.process.problem
+        asking.cancel()
+
+    with_link(scenario)
+    assert "restart pylvs run" in log_output.getvalue()
+
+
+@pytest.mark.parametrize("message", [{"done": 7}, {"done": [[1]]}, {"done": {"a": 1}}])
+def test_an_invalid_message_ends_the_process(message: dict[str, object]) -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(silent) as target, tcp(replies(HELLO)) as good:
+            waiting = asyncio.create_task(outcome(link, http(target)))
+            await until_async(lambda: link.process.up and link._running and not link._batch)
+            receive = link.process._on_message
+            link.process._on_message = lambda _: receive(message)  # instead of the next sign of life
+            lost = await waiting
+            link.process._on_message = receive
+            assert lost.inconclusive
+            assert "sent an invalid message" in lost.reason
+            assert (await outcome(link, http(good))).ok
+
+    with_link(scenario)
+
+
+def test_a_result_of_another_run_changes_nothing() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(silent) as target:
+            waiting = asyncio.create_task(outcome(link, http(target)))
+            await until_async(lambda: link.process.up and link._running)
+            link._receive({"done": [[number, True, "forged", None, False, None, 1] for number in (0, 99, -1)]})
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            waiting.cancel()
+
+    with_link(scenario)
+
+
+def test_a_cancelled_probe_ends_in_the_process_too() -> None:
+    async def scenario(link: ProberLink) -> None:
+        gone = asyncio.Event()
+        here = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            here.set()
+            await reader.read()
+            gone.set()
+
+        async with tcp(handler) as target, tcp(replies(HELLO)) as good:
+            waiting = asyncio.create_task(outcome(link, http(target)))
+            await here.wait()
+            waiting.cancel()
+            assert (await outcome(link, http(good))).ok  # sends what was cancelled, too
+            await gone.wait()
+
+    with_link(scenario)
+
+
+def test_what_an_agent_reported_survives_the_process() -> None:
+    lines = [b"drain 50%\n", b"up\n", b"ready\n"]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(lines.pop(0))
+
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(handler) as target:
+            probe = link.probe_of(AgentCheck(target=target, pace=PATIENT), CheckContext(10))
+            assert (await probe()).weight == 0
+            os.kill(link.process.pid, signal.SIGKILL)
+            await until_async(lambda: not link.process.up)
+            assert (await probe()).weight == 0
+            assert (await probe()).weight == 5
+
+    with_link(scenario)
+
+
+def test_probes_without_a_check_are_forgotten() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies(HELLO)) as good:
+            for _ in range(3):
+                await outcome(link, http(good))
+            assert link._dropped
+            await outcome(link, http(good))
+            assert len(link._dropped) <= 1
+
+    with_link(scenario)
+
+
+class Steady:
+    """A check that is repeated in the process, in a real scheduler."""
+
+    def __init__(self, link: ProberLink, check: Check, every_s: float = 0.05) -> None:
+        self.outcomes: list[Outcome] = []
+        self.same = 0
+        self.reason = ""
+        self.every_s = every_s
+        self.scheduled = ScheduledProbe(link.probe_of(check, CheckContext()))
+        self.scheduled.on_outcome, self.scheduled.on_same = self._outcome, self._same
+        self.scheduled.is_steady = lambda outcome: outcome.ok
+        self.scheduler = ProbeScheduler()
+        self.scheduler.start(asyncio.get_running_loop())
+        self.scheduler.schedule(self.scheduled, 0)
+
+    def _outcome(self, outcome: Outcome) -> float:
+        self.outcomes.append(outcome)
+        return self.every_s
+
+    def _same(self, count: int, reason: str) -> None:
+        self.same += count
+        self.reason = reason
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_good_outcomes_are_counted_and_the_first_other_one_is_reported(plain: bool) -> None:
+    async def scenario(link: ProberLink) -> None:
+        connections = 0
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            if not plain:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(HELLO)
+
+        async with tcp(handler) as target:
+            steady = Steady(link, TcpCheck(target=target, pace=PATIENT) if plain else http(target))
+            await until_async(lambda: steady.same >= 20)
+            assert len(steady.outcomes) == 1
+            assert steady.reason == ("connected" if plain else "status 200")
+            assert connections >= 20
+            assert steady.scheduled.took_s is not None
+            assert steady.scheduled.due > asyncio.get_running_loop().time() - 10
+        await until_async(lambda: len(steady.outcomes) > 1)
+        assert not steady.outcomes[1].ok  # refused now
+        assert not steady.outcomes[1].inconclusive
+        assert link._repetitions == {}
+        await steady.scheduler.close()
+
+    with_link(scenario)
+
+
+def test_a_repeated_connection_that_hangs_times_out() -> None:
+    """The listener's queue is full, so further SYNs are dropped."""
+
+    async def scenario(link: ProberLink) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+            target = Target(ip_address("127.0.0.1"), listener.getsockname()[1])
+            steady = Steady(link, TcpCheck(target=target, pace=Pace(timeout_s=1.0)))
+            await until_async(lambda: any(not each.ok for each in steady.outcomes))
+            assert steady.outcomes[-1] == Outcome(False, "timed out after 1 s")
+            await steady.scheduler.close()
+
+    with_link(scenario)
+
+
+def test_a_repetition_ends_with_a_pause_or_an_immediate_probe_and_survives_the_process() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies()) as target:
+            steady = Steady(link, TcpCheck(target=target, pace=PATIENT))
+            await until_async(lambda: steady.same)
+            steady.scheduler.schedule(steady.scheduled, 0)  # check-now
+            await until_async(lambda: len(steady.outcomes) == 2)
+            before = steady.same
+            await until_async(lambda: steady.same > before)
+            os.kill(link.process.pid, signal.SIGKILL)
+            await until_async(lambda: link.process.restarts)
+            before = steady.same
+            await until_async(lambda: steady.same > before)
+            assert all(each.ok for each in steady.outcomes)  # not one inconclusive outcome
+            steady.scheduler.pause(steady.scheduled)
+            assert link._repetitions == {}
+            before = steady.same
+            await outcome(link, TcpCheck(target=target, pace=PATIENT))  # the process has read what was sent before
+            await asyncio.sleep(0)
+            assert steady.same == before
+            steady.scheduler.resume(steady.scheduled, 0)
+            await until_async(lambda: steady.same > before)
+            await steady.scheduler.close()
+            assert link._repetitions == {}
+
+    with_link(scenario)
+
+
+def test_a_repetition_that_is_not_reported_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies()) as target:
+            steady = Steady(link, TcpCheck(target=target, pace=PATIENT))
+            await until_async(lambda: link._repetitions)
+            monkeypatch.setattr(link, "_apply_same", lambda same, now: None)
+            (only,) = link._repetitions.values()
+            only.due = 0.0
+            link._sweep()
+            assert steady.outcomes[-1] == Outcome(False, "the prober process did not report in time", inconclusive=True)
+            await steady.scheduler.close()
+
+    with_link(scenario)
+
+
+def test_many_checks_with_long_settings_are_all_made() -> None:
+    """Their definitions fill several packets; one that is too long for any is inconclusive."""
+
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies(HELLO)) as target:
+            urls = tuple(Url(f"/{'x' * 900}{number}") for number in range(3))
+            checks = [
+                HttpCheck(target=target, urls=urls, virtualhost=f"{number}", pace=PATIENT) for number in range(120)
+            ]
+            found = await asyncio.gather(*(outcome(link, check) for check in checks))
+            assert {each.reason for each in found} == {"status 200"}
+            huge = HttpCheck(target=target, urls=(Url("/" + "x" * 100_000),), pace=PATIENT)
+            assert (await outcome(link, huge)).inconclusive
+
+    with_link(scenario)
+
+
+@contextlib.asynccontextmanager
+async def flood(tls: ssl.SSLContext | None, first: bytes, piece: bytes) -> AsyncIterator[Target]:
+    """Run a server that answers without end."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first)
+        while True:
+            for _ in range(50):
+                writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with tcp(handler, tls=tls) as target:
+        yield target
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.real_clock("the delay of one probe by others is a matter of real time")
+def test_hostile_servers_delay_no_other_probe(tls: ssl.SSLContext) -> None:
+    """Six servers that never end, beside one that works: its probes take no 50 ms more."""
+    pace = Pace(timeout_s=2.0)
+
+    async def scenario(link: ProberLink) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            hostile = [
+                await stack.enter_async_context(flood(context, first, piece))
+                for context in (None, tls)
+                for first, piece in (
+                    (CHUNKED, b"1\r\nx\r\n"),
+                    (CHUNKED + b"0\r\n", b"a: b\r\n"),
+                    (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+                )
+            ]
+            good = await stack.enter_async_context(tcp(replies(HELLO)))
+            witness = link.probe_of(TcpCheck(target=good, pace=PATIENT), CheckContext())
+            assert await witness() == CONNECTED
+            bad = [
+                asyncio.create_task(outcome(link, http(target, pace, tls=number >= 3)))
+                for number, target in enumerate(hostile)
+            ]
+            begin = time.monotonic()
+            while not all(each.done() for each in bad):
+                assert await witness() == CONNECTED
+                await asyncio.sleep(0.02)
+            took_s = time.monotonic() - begin
+            assert took_s < 3 * pace.timeout_s
+            # A page is good by its status; reading it ends at the limit of work, or at the timeout.
+            assert all(each.result().reason.startswith(("timed out after 2 s", "status 200 (")) for each in bad)
+
+    with_link(scenario)
