@@ -143,3 +143,41 @@ def test_a_device_that_is_removed_and_returns_gets_its_addresses(fixture: Fixtur
     _make(1)
     fixture.until(lambda: shown()[:2] == (True, True))
     assert set().union(*fixture.lost) == set()
+
+
+def on_device(name: str) -> set[str]:
+    return {each for each in (FOUR, SIX) if each in ip(f"addr show dev {name}")}
+
+
+def test_a_renamed_device_loses_its_virtual_addresses_and_gets_them_back_with_its_name(fixture: Fixture) -> None:
+    def rename(before: str, after: str) -> None:
+        for command in (f"link set {before} down", f"link set {before} name {after}", f"link set {after} up"):
+            ip(command)
+        fixture.settle()
+
+    rename("eth1", "moved")
+    assert on_device("moved") == set()
+    assert "192.0.2.1/24" in ip("addr show dev moved"), "its own address stays"
+    _make_other("eth1")
+    fixture.until(lambda: on_device("eth1") == {FOUR, SIX})
+    assert on_device("moved") == set()
+    ip("link del eth1")
+    fixture.settle()
+    rename("moved", "eth1")
+    fixture.until(lambda: on_device("eth1") == {FOUR, SIX})
+
+
+def test_two_devices_that_exchange_their_names_exchange_the_addresses(fixture: Fixture) -> None:
+    _make_other("spare")
+    ip("link set spare down")
+    ip("link set eth1 down")
+    for before, after in (("eth1", "third"), ("spare", "eth1"), ("third", "spare")):
+        ip(f"link set {before} name {after}")
+    ip("link set spare up")
+    ip("link set eth1 up")
+    fixture.until(lambda: on_device("eth1") == {FOUR, SIX} and not on_device("spare"))
+
+
+def _make_other(name: str) -> None:
+    for command in (f"link add {name} type veth peer name far{name}", f"link set far{name} up", f"link set {name} up"):
+        ip(command)

@@ -161,7 +161,8 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
     next_s = 0.0
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), next_s)
+            async with asyncio.timeout(next_s):  # in Python 3.11 wait_for may lose a cancellation
+                await changed.wait()
         await asyncio.sleep(GATHER_S)
         changed.clear()
         begin, next_s = time.monotonic(), RETRY_S

@@ -107,7 +107,8 @@ class Reconciler:
         """Reconcile until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):  # in Python 3.11 wait_for may lose a cancellation
+                    await self._woken.wait()
             await self.reconcile()
             await asyncio.sleep(PAUSE_S)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -58,10 +59,17 @@ class StateDirectory:
         self.socket_path.unlink(missing_ok=True)  # left by a daemon that was killed
 
     def _make(self) -> None:
-        """Make the directory, or keep the one there is. Raises Unsupported if other users may write to it."""
+        """Make the directory, or keep the one there is. Raises Unsupported if another user may change it."""
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-        if self.path.is_dir() and self.path.stat().st_mode & 0o022:
+        status = os.lstat(self.path)
+        if stat.S_ISLNK(status.st_mode):
+            raise Unsupported(f"{self.path}: is a symbolic link; name the directory itself as --state-dir")
+        if not stat.S_ISDIR(status.st_mode):
+            return  # the lock names the error
+        if status.st_uid not in (0, os.geteuid()):
+            raise Unsupported(f"{self.path}: belongs to user {status.st_uid}; chown it, or choose another --state-dir")
+        if status.st_mode & 0o022:
             raise Unsupported(f"{self.path}: others may write to it; chmod go-w, or choose another --state-dir")
 
     def release(self) -> None:
@@ -82,7 +90,8 @@ class StateDirectory:
     def read(self, name: str) -> Any:
         """Return the content of a file, None if there is none. Raises Unsupported if it cannot be read as JSON."""
         try:
-            return json.loads(self.file(name).read_text(encoding="utf-8"))
+            with open(os.open(self.file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+                return json.load(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -108,7 +117,9 @@ class StateDirectory:
                 path.unlink(missing_ok=True)
                 return
             draft = path.with_suffix(".new")
-            with open(draft, "w", encoding="utf-8") as file:
+            draft.unlink(missing_ok=True)  # of a daemon that was killed
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(draft, flags, 0o644), "w", encoding="utf-8") as file:
                 json.dump(content, file, separators=(",", ":"))
                 file.write("\n")
                 file.flush()

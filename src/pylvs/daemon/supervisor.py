@@ -57,6 +57,7 @@ from pylvs.system.processes.scripts import ScriptCounts
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
+ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
 PROBER_LEASE_S = 3.0  # without a process that makes checks
@@ -94,6 +95,7 @@ class Supervisor:
     reconciler: Reconciler
     loaded: Loaded
     _ownership: Ownership
+    _routers_configured: asyncio.Future[ConfigureResult]
 
     def __init__(self, options: Options, host: HostServices) -> None:
         self.options = options
@@ -144,7 +146,11 @@ class Supervisor:
         log_findings(loaded.findings)
         self.state.acquire()
         try:
-            await self._prepare(loaded)
+            try:
+                await self._prepare(loaded, tasks)
+            except BaseException:
+                await self.routers.undo()
+                raise
             try:
                 await self._serve(tasks)
             finally:  # also when cancelled: a running scheduler would start tasks in a loop that is being closed
@@ -158,8 +164,6 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
-        tasks.keep_running(self.routers.run, "running virtual routers")
-        tasks.keep_running(self.routers.heartbeat, "reporting to virtual routers")
         tasks.keep_running(self.liveness.run, "watching for silence")
         monitor = partial(
             monitor_forwarding,
@@ -169,7 +173,7 @@ class Supervisor:
         )
         tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
-            complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
+            complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
             if complete:
                 self._begin(tasks)
             self._reloading.release()
@@ -177,16 +181,17 @@ class Supervisor:
             await self._stop()
             tasks.cancel()
 
-    async def _prepare(self, loaded: Loaded) -> None:
-        """Read everything that the daemon needs before it changes anything."""
+    async def _prepare(self, loaded: Loaded, tasks: BackgroundTasks) -> None:
+        """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
         self._ownership = Ownership(self.state)
         owned = self._ownership.owned
         overrides = state_dir.load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
-        table = TableCache(await self.table_thread.run(self._host.director))
-        self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self._host.configure(configuration)
         await self._host.run_startup_script()
+        await self._start_routers(configuration, tasks)
+        table = TableCache(await self.table_thread.run(self._host.director))
+        self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self.engine = Engine(configuration, self._host.probe_of)
         self.engine.restore_overrides(overrides)
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
@@ -200,6 +205,16 @@ class Supervisor:
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+
+    async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        """Start the virtual routers before anything that takes long: tables, checks, names.
+
+        Where their process does not start at once, the daemon goes on without it.
+        """
+        tasks.keep_running(self.routers.run, "running virtual routers")
+        tasks.keep_running(self.routers.heartbeat, "reporting to virtual routers")
+        self._routers_configured = asyncio.ensure_future(self.routers.configure(configuration))
+        await asyncio.wait([self._routers_configured], timeout=ROUTERS_FIRST_S)
 
     async def _first_table(self) -> bool:
         """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""

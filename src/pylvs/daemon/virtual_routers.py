@@ -242,7 +242,8 @@ class VirtualRouters:
         """Until cancelled: repeat the last report, and end a process that does not answer."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):  # in Python 3.11 wait_for may lose a cancellation
+                    await self._beat.wait()
             self._beat.clear()
             client = self._client
             if client is not None and not client.closed.is_set() and not self._over:
@@ -293,6 +294,11 @@ class VirtualRouters:
                 await self._settle()
             except PylvsError as error:
                 self._log.error(str(error))
+
+    async def undo(self) -> None:
+        """After a failed start: stop the process if this daemon started it. One that was adopted continues."""
+        if self._process is not None:
+            await self.stop()
 
     async def request(self, verb: str, **fields: Any) -> Any:
         """Return the process's reply to a request. Raises PylvsError."""

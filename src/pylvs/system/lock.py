@@ -44,12 +44,12 @@ def locked(path: StrPath, flags: int) -> int:
 
 
 def claim(path: StrPath) -> int:
-    """Lock a PID file, write this process's PID and return the descriptor. Raises Held, OSError.
+    """Lock a PID file, write this process's PID and return the descriptor. Raises Held, OSError, also for a link.
 
     To release it, unlink the file and then close the descriptor.
     """
     try:
-        descriptor = locked(path, os.O_RDWR | os.O_CREAT)
+        descriptor = locked(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except BlockingIOError:
         raise Held(_content(path) or "unknown") from None
     os.truncate(descriptor, 0)
@@ -60,7 +60,7 @@ def claim(path: StrPath) -> int:
 def holder(path: StrPath) -> int:
     """Return the PID in a PID file that is locked, 0 if it is not."""
     try:
-        os.close(locked(path, os.O_RDWR))
+        os.close(locked(path, os.O_RDWR | os.O_NOFOLLOW))
     except BlockingIOError:
         found = _content(path)
         return int(found) if found.isdecimal() else 0

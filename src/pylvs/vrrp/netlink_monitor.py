@@ -223,6 +223,16 @@ class NetlinkMonitor:
         """The devices by name, as of the last `read`."""
         return self._state.by_name
 
+    def renamed(self, changes: Iterable[Change]) -> dict[str, str]:
+        """Return the devices that these changes renamed: the former name with the present one."""
+        found = {}
+        for each in changes:
+            if isinstance(each, LinkRemoved):
+                now = self._state.by_index.get(each.link.index)
+                if now is not None and now.name != each.link.name:
+                    found[each.link.name] = now.name
+        return found
+
     @property
     def keys(self) -> Collection[RouteKey | RuleKey]:
         """The routes and rules of protocol keepalived, as of the last `read`."""

@@ -31,6 +31,7 @@ from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSetting
 from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.vrrp import control
+from pylvs.vrrp.advert_filter import Relevant
 from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
@@ -39,7 +40,7 @@ from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enab
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.router import Router, SyncGroup
-from pylvs.vrrp.sockets import AdvertReceivers
+from pylvs.vrrp.sockets import AdvertReceivers, family_of
 from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
@@ -94,7 +95,7 @@ class RouterService:
         self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self.tracking = Tracking(self.host.is_up)
-        self._receivers = AdvertReceivers(self.loop, self._receive)
+        self._receivers = AdvertReceivers(self.loop, self._receive, self._what_matters)
         self._limits = GarpRateLimit(())
         verbs = {
             "configure": self._configure,
@@ -343,6 +344,12 @@ class RouterService:
             router.receive(datagram)
         except InvalidAdvert as invalid:
             self._report_invalid(router, invalid, datagram)
+
+    def _what_matters(self, device: str, family: int, vrid: int) -> Relevant:
+        """Return which advertisements of a VRID can still have an effect while there is a flood of them."""
+        routers = [each for each in self._by_vrid.get((device, vrid), ()) if family_of(each.instance) == family]
+        masters = {each.master for each in routers if each.master is not None and each.state is State.BACKUP}
+        return Relevant(min((each.machine.priority for each in routers), default=0), tuple(masters))
 
     def _receive_unknown(self, device: str, vrid: int, datagram: Datagram) -> None:
         if device and not datagram.destination.is_multicast and ("", vrid) in self._by_vrid:

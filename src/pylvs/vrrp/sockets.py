@@ -1,7 +1,8 @@
 """Raw sockets for advertisements, which never block.
 
 Multicast is received and sent on a device. Unicast follows the routes, as in keepalived: its device is "", any device.
-Unknown VRIDs are received, too, because status counts them.
+Some advertisements of unknown VRIDs are received, too, because status counts them. The kernel drops a flood of any VRID
+(`advert_filter`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.sockets import DROP, EQUALS, LOAD_1, NETWORK_HEADER, TAKE, attach, closed_on_error, enlarge
-from pylvs.vrrp.loop import Loop
+from pylvs.system.sockets import DROP, attach, closed_on_error, enlarge
+from pylvs.vrrp import advert_filter
+from pylvs.vrrp.advert_filter import VRID_AT, Admission, FloodGuard, Relevant
+from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
@@ -35,9 +38,6 @@ _MREQ6 = struct.Struct("=16si")  # struct ipv6_mreq
 _PKTINFO6 = struct.Struct("=16si")  # struct in6_pktinfo
 _INT = struct.Struct("=i")
 
-_DESTINATION6_AT, _MULTICAST6 = 24, 0xFF  # the first byte of the address
-_VRID_AT = 1  # in an advertisement
-
 _ipv6_address = lru_cache(maxsize=1024)(IPv6Address)
 
 
@@ -54,6 +54,8 @@ class AdvertReceiver:
         self.groups = tuple(groups)
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
+        self._vrids: Mapping[int, Admission] = {}
+        self._foreign = True
         self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
@@ -132,12 +134,16 @@ class AdvertReceiver:
             return error.errno == errno.EADDRINUSE  # already a member
         return True
 
+    def admit(self, vrids: Mapping[int, Admission], foreign: bool) -> None:
+        """Receive what these rules admit; `foreign` are other VRIDs. Without a call, everything is received."""
+        self._vrids, self._foreign = vrids, foreign
+        if self._index or not self.device:
+            self._accept()
+
     def _accept(self) -> None:
-        if self.family == 6 and not self.device:  # IPv6 raw sockets receive multicast without membership
-            multicast = (LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP
-            attach(self._socket, [*multicast, TAKE])
-        else:
-            attach(self._socket, [TAKE])
+        offset = AH_BYTES if self.protocol == AH_PROTOCOL else 0
+        multicast = bool(self.device)  # IPv6 raw sockets receive it without membership
+        attach(self._socket, advert_filter.program(self.family, offset, self._vrids, self._foreign, multicast))
 
     def _leave(self) -> None:
         """Leave all groups: memberships outlive their device, and a socket has at most twenty."""
@@ -212,7 +218,8 @@ def _bind(bound: socket.socket, device: str) -> bool:
 
 
 SocketKey = tuple[str, int, int]  # device, family, protocol
-ReceiverSettings = tuple[frozenset[Address], int]  # what its instances need: groups, bytes of the buffer
+ReceiverSettings = tuple[frozenset[Address], int, frozenset[int]]  # of its instances: groups, buffer in bytes, VRIDs
+WhatMatters = Callable[[str, int, int], Relevant]  # to the routers of a device, family and VRID
 OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
 
 
@@ -228,26 +235,30 @@ def protocol_of(instance: VrrpInstance) -> int:
 
 def vrid_of(datagram: Datagram) -> int:
     """Return the VRID, or -1 if the packet is truncated."""
-    at = _VRID_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
+    at = VRID_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
     return datagram.payload[at] if len(datagram.payload) > at else -1
 
 
 class AdvertReceivers:
     """One AdvertReceiver for each device, family and protocol, shared by all virtual routers."""
 
-    def __init__(self, loop: Loop, on_advert: OnAdvert) -> None:
+    def __init__(self, loop: Loop, on_advert: OnAdvert, matters: WhatMatters = lambda *_: Relevant(0)) -> None:
+        """`matters` returns what the kernel still passes while there is a flood."""
         self._loop = loop
         self._on_advert = on_advert
+        self._matters = matters
         self._open: dict[SocketKey, tuple[AdvertReceiver, ReceiverSettings]] = {}
+        self._guards: dict[AdvertReceiver, FloodGuard] = {}
+        self._timers: dict[AdvertReceiver, Timer] = {}
 
     def configure(self, instances: Iterable[tuple[VrrpInstance, str]]) -> list[str]:
         """Receive for these instances, each on its device; return error messages."""
         wanted: dict[SocketKey, ReceiverSettings] = {}
         for instance, device in instances:
             key = device, family_of(instance), protocol_of(instance)
-            groups, buffer_bytes = wanted.get(key, (frozenset(), 0))
+            groups, buffer_bytes, vrids = wanted.get(key, (frozenset(), 0, frozenset()))
             own = () if instance.peers else (instance.multicast,)
-            wanted[key] = groups.union(own), max(buffer_bytes, instance.receive_buffer)
+            wanted[key] = groups.union(own), max(buffer_bytes, instance.receive_buffer), vrids | {instance.vrid}
         for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
             self._close(key)
         errors = []
@@ -271,15 +282,44 @@ class AdvertReceivers:
 
     def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
         device, family, protocol = key
-        receiver = AdvertReceiver(device, family, protocol, *settings)
+        groups, buffer_bytes, vrids = settings
+        receiver = AdvertReceiver(device, family, protocol, groups, buffer_bytes)
         self._open[key] = receiver, settings
+        self._guards[receiver] = FloodGuard(vrids)
         self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
 
     def _close(self, key: SocketKey) -> None:
         receiver, _ = self._open.pop(key)
         self._loop.forget(receiver.fileno())
         receiver.close()
+        del self._guards[receiver]
+        if timer := self._timers.pop(receiver, None):
+            timer.cancel()
 
     def _receive(self, device: str, receiver: AdvertReceiver) -> None:
+        guard, now, changed = self._guards[receiver], self._loop.now, False
         for datagram in receiver.receive():
-            self._on_advert(device, vrid_of(datagram), datagram)
+            vrid = vrid_of(datagram)
+            changed = guard.count(vrid, now) or changed
+            self._on_advert(device, vrid, datagram)
+        if changed and receiver in self._guards:
+            self._restrict(device, receiver)
+
+    def _restrict(self, device: str, receiver: AdvertReceiver) -> None:
+        """Let the kernel drop what the guard says, until it is due."""
+        guard = self._guards[receiver]
+        vrids: dict[int, Admission] = {
+            vrid: False if level > 1 else self._matters(device, receiver.family, vrid)
+            for vrid, level in guard.levels.items()
+        }
+        own = next(settings[2] for each, settings in self._open.values() if each is receiver)
+        receiver.admit({vrid: vrids.get(vrid, True) for vrid in own}, guard.foreign)
+        if timer := self._timers.pop(receiver, None):
+            timer.cancel()
+        if guard.due is not None:
+            self._timers[receiver] = self._loop.at(guard.due, lambda: self._relax(device, receiver))
+
+    def _relax(self, device: str, receiver: AdvertReceiver) -> None:
+        if receiver in self._guards:
+            self._guards[receiver].wake(self._loop.now)
+            self._restrict(device, receiver)

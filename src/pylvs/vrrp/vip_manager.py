@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pylvs.model.addresses import Address
@@ -20,7 +20,7 @@ from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
-from pylvs.vrrp.vmac import VmacManager, VmacPlan
+from pylvs.vrrp.vmac import VmacManager, VmacPlan, remove_vmac
 
 DEFAULT_MTU = 1500
 STATIC = ""  # the name, among those of instances, of static addresses, routes and rules
@@ -34,6 +34,16 @@ class HeldResources:
     placed: tuple[Placed, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
+
+    def on(self, renamed: Mapping[str, str]) -> HeldResources:
+        """Return what is on renamed devices, by their present names."""
+        placed = tuple((each, renamed[device]) for each, device in self.placed if device in renamed)
+        moved = []
+        for route in self.routes:
+            hops = tuple(replace(each, device=renamed.get(each.device, each.device)) for each in route.next_hops)
+            if hops != route.next_hops:
+                moved.append(replace(route, next_hops=hops))
+        return HeldResources(placed, tuple(moved))
 
     def possible(self, is_up: Callable[[str], bool]) -> HeldResources:
         """Return them without routes through a device that is down, which the kernel removes."""
@@ -200,6 +210,7 @@ class VipManager:
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
     def _apply(self, changes: list[Change]) -> None:
+        self._leave_renamed(self._links.renamed(changes))
         replaced = replaced_devices(changes)
         for device in replaced:
             for key in [key for key in self._advert_senders if key[0] == device]:
@@ -216,6 +227,24 @@ class VipManager:
             self._on_change(replaced)
         if replaced:
             self._conflicts.listen_soon()
+
+    def _leave_renamed(self, renamed: Mapping[str, str]) -> None:
+        """Remove what virtual routers have on devices that were renamed.
+
+        To the configuration such a device is gone. Without this, it would answer ARP beside the next master.
+        """
+        if not renamed:
+            return
+        for name, resources in self._held.items():
+            left = resources.on(renamed) if name != STATIC else HeldResources()
+            if left != HeldResources():
+                now = ", ".join(f"{before} is {after} now" for before, after in renamed.items())
+                self._log("warning", f"{name}: {now}: its addresses there are removed")
+                for error in remove_resources(left):
+                    self._log("error", f"{name}: {error}")
+        for device in self._vmacs.plan.devices:  # one that lost its name would keep its link address
+            if device.name in renamed and (error := remove_vmac(replace(device, name=renamed[device.name]))):
+                self._log("error", error)
 
     def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
         """Return the addresses that a master announces, with their devices."""
@@ -280,7 +309,7 @@ class VipManager:
             for each in packets:
                 self._advert_senders[key].send(each)
         except OSError as error:
-            self._warn(instance.name, f"{instance.name}: {device}: {error.strerror}")
+            self._warn(instance.name, f"{instance.name}: {device}: {error.strerror or error}")
             return
         self._last_warning.pop(instance.name, None)
 

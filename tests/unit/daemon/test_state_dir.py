@@ -83,6 +83,37 @@ def test_a_killed_daemon_leaves_no_lock_but_its_state(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["something.json"]
 
 
+def test_a_directory_of_another_user_is_refused_and_nothing_in_it_is_written(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("important")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o700)
+    (theirs / "pid").symlink_to(precious)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(Unsupported, match="theirs: belongs to user 65534; chown it, or choose another --state-dir"):
+        StateDirectory(theirs).acquire()
+    assert precious.read_text() == "important"
+
+
+def test_links_in_place_of_the_directory_and_its_files_are_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text('["important"]')
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(mine)
+    with pytest.raises(Unsupported, match="is a symbolic link; name the directory itself"):
+        StateDirectory(tmp_path / "link").acquire()
+    for name in ("pid", "services.json", "services.new"):
+        (mine / name).symlink_to(precious)
+    with pytest.raises(Unsupported, match="pid"):
+        StateDirectory(mine).acquire()
+    with pytest.raises(Unsupported, match="damaged"):
+        StateDirectory(mine).read("services")
+    StateDirectory(mine).write("services", ["mine"])
+    assert precious.read_text() == '["important"]'
+    assert StateDirectory(mine).read("services") == ["mine"]
+
+
 def test_an_unusable_directory_is_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unsupported, match="choose another --state-dir"):

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,91 @@ def test_the_process_gets_the_configuration_and_stops_with_the_daemon(host: Fake
     assert len(requests_of(host, "stop")) == 1
     with pytest.raises(NoRouters):
         Client(host.state / "vrrp")
+
+
+def test_virtual_routers_start_before_the_tables_are_opened(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured: list[bool] = []
+    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
+
+    def opened() -> MemoryDirector:
+        configured.append(bool(requests_of(host, "configure")))
+        return host.tables
+
+    monkeypatch.setattr(host, "director", opened)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            pass
+
+    run(scenario())
+    assert configured == [True]
+
+
+def test_a_process_that_does_not_start_delays_no_table(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", 0.05)
+    set_behaviour(host.state, silent=["configure"])
+    opened: list[bool] = []
+
+    def director() -> MemoryDirector:
+        opened.append(True)
+        set_behaviour(host.state)
+        monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+        return host.tables
+
+    monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(host, "director", director)
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            assert opened == [True]
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+            await status_when(daemon, lambda status: not status["trouble"])
+
+    run(scenario())
+
+
+def test_a_start_that_fails_ends_the_process_that_it_started(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def director() -> MemoryDirector:
+        raise Unsupported("no BPF here")
+
+    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
+    monkeypatch.setattr(host, "director", director)
+
+    async def scenario() -> None:
+        with pytest.raises(Unsupported, match="no BPF here"):
+            async with host.daemon():
+                pass
+
+    run(scenario())
+    assert len(requests_of(host, "stop")) == 1
+
+
+def test_a_table_thread_that_hangs_is_unknown(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.supervisor.TABLE_LEASE_S", 0.2)
+    monkeypatch.setattr("pylvs.daemon.liveness.TICK_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.POLL_S", 0.02)
+    hangs = threading.Event()
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            try:
+                stuck = asyncio.create_task(daemon.table_thread.run(hangs.wait, PATIENCE_S))
+                await until(daemon.liveness.silent)
+                text = "the thread that edits the tables has made no progress for 0.2 s; its state is unknown"
+                assert list(daemon.liveness.silent().values()) == [text]
+                assert events(daemon, "part_silent")[0]["reason"] == text
+                await status_when(daemon, lambda status: status["data_plane"]["well"] is None)
+                assert text in log_output.getvalue()
+            finally:
+                hangs.set()
+            await stuck
+            await until(lambda: not daemon.liveness.silent())
+            await status_when(daemon, lambda status: status["data_plane"]["well"])
+            assert len(events(daemon, "part_works")) == 1
+
+    run(scenario())
 
 
 def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(host: FakeHost, log_output: io.StringIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import re
@@ -206,13 +207,19 @@ class TrackFiles:
         if file.initial is None:
             return
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if file.overwrite else os.O_EXCL)
-            with open(os.open(file.path, flags, 0o644), "w") as out:
+            # Root writes where others may write, too: neither through a link, nor into a pipe.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(file.path, flags | (0 if file.overwrite else os.O_EXCL), 0o644), "w") as out:
+                if not stat.S_ISREG(os.fstat(out.fileno()).st_mode):
+                    self._log.error(f"track file {file.name}: {file.path} is not written: it is no regular file")
+                    return
+                os.ftruncate(out.fileno(), 0)
                 out.write(f"{file.initial}\n")
         except FileExistsError:
             return
         except OSError as error:
-            self._log.error(f"track file {file.name}: {file.path} cannot be written: {error.strerror}")
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            self._log.error(f"track file {file.name}: {file.path} cannot be written: {reason}")
 
     def _watch_directories(self) -> None:
         if self._inotify is None:

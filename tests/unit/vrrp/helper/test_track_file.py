@@ -149,3 +149,20 @@ def test_other_kinds_of_files_count_as_0(tmp_path: Path) -> None:
         )
         helper.until(lambda: len(helper.received) == 3)
         assert {each.number for each in helper.received} == {0}
+
+
+def test_initial_values_are_not_written_through_links_or_into_pipes(tmp_path: Path) -> None:
+    target, link, pipe, hard = (tmp_path / name for name in ("target", "link", "pipe", "hard"))
+    target.write_text("precious\n")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    hard.write_text("99999\n")
+    with run_helper(tmp_path) as helper:
+        those = ((link, "link"), (pipe, "pipe"), (hard, "hard"))
+        helper.send(configure(*(file(path, name, initial=1, overwrite=True) for path, name in those)))
+        helper.until(lambda: len(helper.received) == 3)
+    assert target.read_text() == "precious\n"
+    assert hard.read_text() == "1\n", "a regular file is overwritten, whole"
+    log = helper.log.read_text()
+    assert f"track file link: {link} cannot be written: it is a symbolic link" in log
+    assert f"track file pipe: {pipe}" in log

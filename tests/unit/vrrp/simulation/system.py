@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -14,6 +14,7 @@ from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import Message
 from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
+from pylvs.vrrp.advert_filter import Admission
 from pylvs.vrrp.garp import AddressBinding, parse_binding
 from pylvs.vrrp.loop import Call, Loop, RealtimeStatus, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
@@ -120,6 +121,9 @@ class SimulatedReceiver(SimulatedSocket):
     def rejoin(self) -> bool:
         return True
 
+    def admit(self, vrids: Mapping[int, Admission], foreign: bool) -> None:
+        """Receive everything: a restriction drops what cannot matter."""
+
     def receive(self, most: int = 64) -> list[Datagram]:
         return self.take(most)
 
@@ -130,13 +134,13 @@ class SimulatedReceiver(SimulatedSocket):
 class SimulatedReceivers(sockets.AdvertReceivers):
     """The product's receivers; the simulation sees each advertisement that the process reads."""
 
-    def __init__(self, loop: Loop, on_advert: sockets.OnAdvert) -> None:
+    def __init__(self, loop: Loop, on_advert: sockets.OnAdvert, matters: sockets.WhatMatters) -> None:
         host = running.host
 
         def observed(device: str, vrid: int, datagram: Datagram) -> None:
             host.network.process(host, datagram, lambda: on_advert(device, vrid, datagram))
 
-        super().__init__(loop, observed)
+        super().__init__(loop, observed, matters)
 
 
 class SimulatedAdvertSender:
