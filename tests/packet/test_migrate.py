@@ -258,6 +258,23 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
     nothing.check()
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_lone_fragment_there_and_back(host: Host, other_layout: Path, version: int) -> None:
+    """One fragment waits in a store of its own, by keyed hashes."""
+    frames = fragments(version, 5000, 3000, 1000)
+    edited = ServiceKey(Protocol.UDP, ip_address(addresses(version)["target"]), 53)
+    assert host.run(frames[0], "tc").verdict == DROPPED["tc"]
+    assert as_build(other_layout, ADDED + EDIT).returncode == 0
+    host.close_programs()
+    host.director = BpfDirector(State.open())
+    host.director.migrate()
+    host.serve(edited, 1)
+    with wire() as link:
+        for frame in frames[1:]:
+            host.run(frame, "tc")
+        assert len(sent_to_server(link)) == len(frames)
+
+
 def test_a_field_in_use_that_is_unknown_is_named(host: Host, other_layout: Path) -> None:
     assert as_build(other_layout, ADDED + EDIT).returncode == 0
     state = State.open()

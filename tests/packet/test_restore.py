@@ -24,6 +24,7 @@ from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.table import entries, look_at
 
 FORMER, FRESH = 4096, 16384
 
@@ -190,6 +191,28 @@ def test_another_size_keeps_connections_and_those_made_during_the_copy(host: Hos
     for sport, server in servers.items():
         assert parsed(host.forwarded(tcp("A", sport=sport, **where), "tc")).dst == server
     assert sorted(host.counts(service).values()) == sorted([(0, 1), (1, 0), (1, 0)])
+
+
+def test_another_size_leaves_the_replies_with_the_newer_of_two_connections(host: Host) -> None:
+    """Two services of NAT have the same server. The newer connection is copied first, because its slot is lower."""
+    services = [host.new_key() for _ in range(3)]
+    for service in services:
+        host.serve(service, 1, Method.MASQ, port=8080)
+    tables, frames = host.director.tables, [tcp(sport=3000, dport=service.port) for service in services]
+    for frame in frames[:2]:
+        host.receive(frame)
+    first = min(entries(tables), key=lambda each: each.slot)
+    now = load.clock(host.director.state)
+    first.end_at(now)
+    look_at(tables, first.slot, now)
+    host.expiry.run(host.director)
+    host.receive(frames[2])
+    assert min(each.slot for each in entries(tables)) == first.slot
+    reply = tcp("SA", source=server4(1), target=CLIENT4, sport=8080, dport=3000)
+    for _ in range(2):
+        assert parsed(host.forwarded(reply, "tc")).sport == services[2].port
+        host.director.change_setting("conn_max", 2 * FORMER)
+        host.close_programs()
 
 
 def test_a_smaller_table_is_refused_if_its_connections_do_not_fit(host: Host) -> None:

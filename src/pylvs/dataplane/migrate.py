@@ -14,9 +14,10 @@ Instead, the bases that listings subtract (`destination_bases`, ...) are lowered
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
@@ -54,6 +55,7 @@ _STORED = (
 )
 _ROOT = "root"  # the structure of the map `roots`, which is a variable
 _FRAGMENTS = "frag_queues"
+_LONES = ("lone_sets", "lones")  # packets of which one fragment has come; builds before this store do without
 _CACHE = "cache"
 _UNFINISHED = "unfinished"  # the note of a load
 
@@ -66,7 +68,8 @@ class Migration:
         self.former = former
         if former.state.note(f"{former.directory}/{_UNFINISHED}"):
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
-        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _FRAGMENTS)}
+        lones = [name for name in _LONES if os.path.exists(former.path(name))]
+        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _FRAGMENTS, *lones)}
         for enum, values in former.layout.enums.items():
             ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
             for name in values.keys() & ours.keys():
@@ -136,6 +139,8 @@ class Migration:
         self._copy_hash(_CACHE, fresh)
         self._reference_cached(fresh)
         self._copy_fragments(fresh)
+        if _LONES[0] in self._plans:
+            self._copy_lones(fresh)
         self._copy_reasons(fresh)
         state = self.former.state
         state.set_note(f"{LOADED}/{ZEROED}", state.note(ZEROED))
@@ -179,7 +184,7 @@ class Migration:
             fresh.destinations.set(slot, "cached", count)
 
     def _copy_fragments(self, fresh: Tables) -> None:
-        """Copy incomplete packets. Each belongs to a set that its hash selects (set_of in bpf/frag/queue.h)."""
+        """Copy incomplete packets. Each belongs to a set that its hash selects."""
         plan, seeds = self._plans[_FRAGMENTS][1], fresh.pool.get(0, "seeds")
         assert plan
         codec, used = abi.struct("frag_queue"), Counter[int]()
@@ -197,15 +202,44 @@ class Migration:
                 fields = codec.unpack_from(found, whole=True)
                 if not fields["kind"]:
                     continue
-                mixed = fields["id"] | fields["kind"] << 32
-                words = zip(struct.unpack("<4I", fields["saddr"]), struct.unpack("<4I", fields["daddr"]), strict=True)
-                for saddr, daddr in words:
-                    mixed = (mixed ^ (saddr | daddr << 32)) * seeds[0] & ALL_ONES
-                    mixed ^= mixed >> 32
-                chosen = (mixed * seeds[1] & ALL_ONES) >> 32 & locks.max_entries - 1
+                words = struct.unpack("<8I", fields["saddr"] + fields["daddr"])
+                chosen = _set_number(_packet_hash(fields["id"], fields["kind"], words, seeds), seeds, locks.max_entries)
                 if used[chosen] < ways:
                     ours.put(chosen * ways + used[chosen], found)
                     used[chosen] += 1
+
+    def _copy_lones(self, fresh: Tables) -> None:
+        """Copy lone fragments, each to the set and with the tag of its hash. A full set keeps those it has."""
+        by_set, by_lone = (self._plans[name][1] for name in _LONES)
+        assert by_set
+        assert by_lone
+        seeds, of_set, of_lone = fresh.pool.get(0, "seeds"), abi.struct("lone_set"), abi.struct("lone")
+        filled: dict[int, list[tuple[int, int, int]]] = {}  # by set: tag, tick and moment of each way
+        with (
+            ArrayMap.open(self.former.path(_LONES[0])) as former_sets,
+            ArrayMap.open(self.former.path(_LONES[1])) as former,
+            ArrayMap.open(fresh.path(_LONES[0])) as sets,
+            ArrayMap.open(fresh.path(_LONES[1])) as ours,
+        ):
+            ways = ours.max_entries // sets.max_entries
+            for number in range(former_sets.max_entries):
+                there = of_set.unpack_from(by_set.convert(former_sets.get(number) or b""))
+                for way, (tag, *times) in enumerate(zip(there["tags"], there["born"], there["moment"], strict=True)):
+                    if not tag:
+                        continue
+                    lone = by_lone.convert(former.get(number * ways + way) or b"")
+                    fields = of_lone.unpack_from(lone)
+                    words = fields["fragment.saddr.word"] + fields["fragment.daddr.word"]
+                    hashed = _packet_hash(fields["fragment.id"], fields["fragment.kind"], words, seeds)
+                    chosen = _set_number(hashed, seeds, sets.max_entries)
+                    members = filled.setdefault(chosen, [])
+                    if len(members) < ways:
+                        ours.put(chosen * ways + len(members), lone)
+                        members.append((hashed & 0xFFFFFFFF | 1, *times))
+            for number, members in filled.items():
+                members += [(0, 0, 0)] * (ways - len(members))
+                tags, born, moment = zip(*members, strict=True)
+                sets.put(number, of_set.pack(tags=tags, born=born, moment=moment))
 
     def _copy_reasons(self, fresh: Tables) -> None:
         """Copy the packet counts by drop reason, to the first CPU."""
@@ -215,6 +249,20 @@ class Migration:
                 if name in numbers and name != "REASONS":
                     count = former.sums(numbers[name])[0]
                     fresh.reasons.put(number, struct.pack("<Q", count).ljust(8 * fresh.reasons.cpus, b"\0"))
+
+
+def _packet_hash(ident: int, kind: int, words: Sequence[int], seeds: Sequence[int]) -> int:
+    """Return `packet_hash` of bpf/frag/queue.h; `words` are those of saddr, then of daddr."""
+    mixed = ident | kind << 32
+    for saddr, daddr in zip(words[:4], words[4:], strict=True):
+        mixed = (mixed ^ (saddr | daddr << 32)) * seeds[0] & ALL_ONES
+        mixed ^= mixed >> 32
+    return mixed
+
+
+def _set_number(hashed: int, seeds: Sequence[int], sets: int) -> int:
+    """Return `set_number` of bpf/frag/queue.h."""
+    return (hashed * seeds[1] & ALL_ONES) >> 32 & sets - 1
 
 
 def carry_counts(state: State, directory: str, fresh: Tables) -> None:
