@@ -2,8 +2,10 @@
 
 Anyone on the link can send advertisements, and this process has a real-time priority. So it reads so many of each VRID
 in a slice of time. Until the slice ends, the kernel then passes only what can matter. That is priority 0, priorities
-that are at least this router's, and what comes from the master that it follows. If these are too many as well, it passes
-none: each slice has brought some. Of VRIDs that are not configured it passes a few a second, which status counts.
+that are at least this router's, and what comes from the master that it follows. If these are too many as well, it
+passes none: each slice has brought some.
+
+Of VRIDs that are not configured it passes a few a second, which status counts.
 """
 
 from __future__ import annotations
