@@ -169,7 +169,7 @@ class Supervisor:
             monitor_forwarding,
             self._forwarding_error,
             self.routers.report_forwarding,
-            lambda: self.liveness.silent().get(TABLE_THREAD, ""),
+            lambda: "; ".join(self.liveness.silent().values()),
         )
         tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
