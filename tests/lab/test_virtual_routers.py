@@ -104,6 +104,13 @@ class Node:
     def process(self) -> int:
         return int(self.ask()["process"]["pid"])
 
+    def router_process(self) -> int:
+        """Return the process of its virtual routers, 0 if none answers."""
+        try:
+            return self.process()
+        except PylvsError:
+            return 0
+
     def holds(self) -> bool:
         return VIP in ip(f"-n {self.name} addr show dev eth0")
 

@@ -169,7 +169,7 @@ class Supervisor:
             monitor_forwarding,
             self._forwarding_error,
             self.routers.report_forwarding,
-            lambda: self.liveness.silent().get(TABLE_THREAD, ""),
+            lambda: "; ".join(self.liveness.silent().values()),
         )
         tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving():
@@ -209,7 +209,7 @@ class Supervisor:
     async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Start the virtual routers before anything that takes long: tables, checks, names.
 
-        Where their process does not start at once, the daemon goes on without it.
+        Where their process does not start at once, the daemon continues without it.
         """
         tasks.keep_running(self.routers.run, "running virtual routers")
         tasks.keep_running(self.routers.heartbeat, "reporting to virtual routers")

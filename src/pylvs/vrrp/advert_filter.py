@@ -1,9 +1,11 @@
 """Which advertisements the kernel drops before this process sees them: a flood must not keep the loop busy. Pure.
 
 Anyone on the link can send advertisements, and this process has a real-time priority. So it reads so many of each VRID
-in a slice of time. Until the slice ends, the kernel then passes only what can matter: priority 0, priorities that are
-at least this router's, and what comes from the master that it follows. If these are too many as well, it passes none:
-each slice has brought some. Of VRIDs that are not configured it passes a few a second, which status counts.
+in a slice of time. Until the slice ends, the kernel then passes only what can matter. That is priority 0, priorities
+that are at least this router's, and what comes from the master that it follows. If these are too many as well, it
+passes none: each slice has brought some.
+
+Of VRIDs that are not configured it passes a few a second, which status counts.
 """
 
 from __future__ import annotations
@@ -82,11 +84,11 @@ def _from(family: int, source: Address) -> Iterable[Instruction]:
     """Take what comes from this address."""
     at = IPV4_SOURCE_AT if family == 4 else NETWORK_HEADER + IPV6_SOURCE_AT
     octets = source.packed
-    words = [int.from_bytes(octets[start : start + 4], "big") for start in range(0, len(octets), 4)]
-    for number, word in enumerate(words):
-        rest = 2 * (len(words) - number - 1) + 1  # the other words, and TAKE
+    parts = [int.from_bytes(octets[start : start + 4], "big") for start in range(0, len(octets), 4)]
+    for number, part in enumerate(parts):
+        rest = 2 * (len(parts) - number - 1) + 1  # the other parts, and TAKE
         yield LOAD_4, 0, 0, at + 4 * number
-        yield EQUALS, 0, rest, word
+        yield EQUALS, 0, rest, part
     yield TAKE
 
 

@@ -117,8 +117,8 @@ class RouterService:
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
+        self._control.open()  # first: the configuration comes over it, and starting a process takes milliseconds
         self.helper.start()
-        self._control.open()
         try:
             self.loop.run()
         finally:

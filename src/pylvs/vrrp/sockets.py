@@ -19,7 +19,7 @@ from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.vrrp import Authentication, VrrpInstance
 from pylvs.system.sockets import DROP, attach, closed_on_error, enlarge
 from pylvs.vrrp import advert_filter
-from pylvs.vrrp.advert_filter import VRID_AT, Admission, FloodGuard, Relevant
+from pylvs.vrrp.advert_filter import PRIORITY_AT, VRID_AT, Admission, FloodGuard, Relevant
 from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
@@ -139,6 +139,15 @@ class AdvertReceiver:
         self._vrids, self._foreign = vrids, foreign
         if self._index or not self.device:
             self._accept()
+
+    def admits(self, vrid: int, datagram: Datagram) -> bool:
+        """Return whether the filter that is attached now passes this datagram."""
+        admission = self._vrids.get(vrid, self._foreign)
+        if not isinstance(admission, Relevant):
+            return admission
+        at = PRIORITY_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
+        priority = datagram.payload[at] if len(datagram.payload) > at else 0
+        return not 0 < priority < admission.priority or datagram.source in admission.masters
 
     def _accept(self) -> None:
         offset = AH_BYTES if self.protocol == AH_PROTOCOL else 0
@@ -297,13 +306,13 @@ class AdvertReceivers:
             timer.cancel()
 
     def _receive(self, device: str, receiver: AdvertReceiver) -> None:
-        guard, now, changed = self._guards[receiver], self._loop.now, False
+        guard, now = self._guards[receiver], self._loop.now
         for datagram in receiver.receive():
             vrid = vrid_of(datagram)
-            changed = guard.count(vrid, now) or changed
-            self._on_advert(device, vrid, datagram)
-        if changed and receiver in self._guards:
-            self._restrict(device, receiver)
+            if receiver.admits(vrid, datagram):  # else it was in the queue before the filter was restricted
+                self._on_advert(device, vrid, datagram)
+            if guard.count(vrid, now):
+                self._restrict(device, receiver)
 
     def _restrict(self, device: str, receiver: AdvertReceiver) -> None:
         """Let the kernel drop what the guard says, until it is due."""

@@ -21,6 +21,7 @@ from scapy.layers.vrrp import VRRP, VRRPv3
 from scapy.packet import Packet, Raw
 
 from pylvs.system.namespaces import inside_network
+from pylvs.vrrp.advert_filter import MOST_RELEVANT, SLICE_S
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
@@ -289,9 +290,14 @@ def test_ten_thousand_a_second_change_nothing(
         until(other, other.listens, "keepalived listens")
         with Observer(link) as observer:
             until(running, lambda: len(observer.advertisements("a")) > 1, "the master speaks")
+            read_before, begin = read(running), time.monotonic()
             with flood(wire, FLOODS[kind]) as sent:
                 before = len(observer.advertisements("a"))
                 until(running, lambda: len(observer.advertisements("a")) >= before + SPOKEN, "the master goes on")
+            slices = (time.monotonic() - begin) / SLICE_S + 2
+            read_now, answers = read(running) - read_before, len(observer.advertisements("a")) - before
+            assert read_now <= slices * MOST_RELEVANT, "the kernel drops the rest"
+            assert answers <= 2 * slices * SLICE_S + 2, "a flood is not answered by another one"
             before = len(observer.advertisements("a"))
             until(running, lambda: len(observer.advertisements("a")) > before, "the master speaks after the flood")
             spoken, taken = observer.advertisements("a"), observer.advertisements("b")
@@ -312,6 +318,14 @@ def test_ten_thousand_a_second_change_nothing(
 def silence(spoken: Sequence[Captured], at: float) -> float:
     """Return the seconds since the last of these advertisements before a time."""
     return at - max(each.at for each in spoken if each.at < at)
+
+
+def read(running: Pylvs) -> int:
+    """Return how many advertisements the process has read so far."""
+    found = status(running)
+    counters = [each["counters"] for each in found["instances"]]
+    known = sum(each["received"] + sum(each["dropped"].values()) for each in counters)
+    return int(known + sum(each["count"] for each in found["unknown_vrids"]))
 
 
 @contextmanager

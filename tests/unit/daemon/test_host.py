@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
+
 from pylvs.daemon.host import call_at_changes
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
 from tests.unit.daemon.daemons import VIP, FakeHost, run, server, service, until
 from tests.unit.health.clock import START_S, FakeTimeLoop
+from tests.waiting import PATIENCE_S
 
 
 def test_an_update_that_waited_long_delays_the_next_one_by_seconds() -> None:
@@ -36,6 +39,27 @@ def test_an_update_that_waited_long_delays_the_next_one_by_seconds() -> None:
         loop.close()
     first, second = begun
     assert 60 < second - first <= 60 + RETRY_S + GATHER_S
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_end_at_the_moment_of_a_change_is_not_lost(turns: int) -> None:
+    async def scenario() -> None:
+        changed = asyncio.Event()
+
+        async def update() -> float:
+            return 3600.0
+
+        with patch("pylvs.daemon.host.GATHER_S", 0), patch("pylvs.daemon.host.RETRY_S", 0):
+            task = asyncio.create_task(call_at_changes(update, changed))
+            await asyncio.sleep(0.01)  # it waits for a change
+            changed.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=PATIENCE_S / 10)
+        assert done, "the cancellation was lost"
+
+    run(scenario())
 
 
 def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> None:

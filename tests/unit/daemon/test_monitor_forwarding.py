@@ -16,8 +16,9 @@ class Path:
     def __init__(self, loop: FakeTimeLoop) -> None:
         self.loop = loop
         self.error: str | None = None
+        self.silent = ""  # a part of the daemon
         self.reported: list[tuple[float, bool | None, str]] = []
-        loop.create_task(monitor_forwarding(lambda: self.error, self._tell))
+        loop.create_task(monitor_forwarding(lambda: self.error, self._tell, lambda: self.silent))
 
     async def _tell(self, well: bool | None, error: str) -> None:
         self.reported.append((self.loop.time() - START_S, well, error))
@@ -59,3 +60,13 @@ def test_a_short_fault_is_no_loss(path: Path, between: str | None) -> None:
 def test_a_loss_from_the_start_is_reported(path: Path) -> None:
     path.is_for(10, "no BPF here")
     assert path.reported == [(FAULT_AFTER_S, False, "no BPF here")]
+
+
+def test_while_a_part_of_the_daemon_is_silent_the_state_is_reported_as_unknown(path: Path) -> None:
+    path.is_for(10.2, "")
+    path.silent = "the prober process has made no progress"
+    path.is_for(10, "")
+    path.silent = ""
+    path.is_for(10, "")
+    unknown = (10.5, None, "the prober process has made no progress")
+    assert path.reported == [(0, True, ""), unknown, (20.5, True, "")]

@@ -95,7 +95,7 @@ def test_a_directory_of_another_user_is_refused_and_nothing_in_it_is_written(tmp
     assert precious.read_text() == "important"
 
 
-def test_links_in_place_of_the_directory_and_its_files_are_not_followed(tmp_path: Path) -> None:
+def test_links_instead_of_the_directory_or_its_files_are_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text('["important"]')
     mine = tmp_path / "mine"

@@ -121,6 +121,9 @@ class SimulatedReceiver(SimulatedSocket):
     def rejoin(self) -> bool:
         return True
 
+    def admits(self, vrid: int, datagram: Datagram) -> bool:
+        return True
+
     def admit(self, vrids: Mapping[int, Admission], foreign: bool) -> None:
         """Receive everything: a restriction drops what cannot matter."""
 

@@ -1,0 +1,118 @@
+"""Two directors of which one process stops (SIGSTOP) or is killed: the silence is shown, and handled."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.interop.namespaces import ip
+from tests.lab.support import until
+from tests.lab.test_virtual_routers import INSTANCE, VIP, Node, pair
+
+__all__ = ["pair"]  # a fixture
+
+LEASED = "global_defs {{\n    data_plane_lease 2\n}}\n" + INSTANCE
+UNKNOWN = "the state of the packet path is unknown: no report from pylvs run for 2 s"
+
+
+def start(pair: tuple[Node, Node], more: str = "", text: str = LEASED) -> tuple[Node, Node]:
+    """Start both, the first with more in its instance, and wait until it is master."""
+    first, second = pair
+    first.write(more, text)
+    second.write(text=LEASED)
+    for node in pair:
+        node.start()
+    until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "the first is master")
+    until(first.holds, "and holds the address")
+    return pair
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Stop a process, and let it continue at the end if it still lives."""
+    descriptor = os.pidfd_open(process)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+        os.close(descriptor)
+
+
+def test_the_peer_takes_over_from_a_silent_pylvs_run_with_track_data_plane(pair: tuple[Node, Node]) -> None:
+    first, second = start(pair, "track_data_plane")
+    process = first.process()
+    assert first.daemon is not None
+    with stopped(first.daemon.pid):
+        until(lambda: first.is_in("FAULT") and second.is_in("MASTER"), "the second takes over")
+        assert not first.holds()
+        shown = first.run("vrrp", "status")
+        assert "whether services are forwarded here is unknown: no report from pylvs run for 2 s" in shown
+        assert "data plane is unknown" in shown
+        assert UNKNOWN in first.log()
+    until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "it reports again")
+    first.end(signal.SIGKILL)
+    until(lambda: first.is_in("FAULT") and second.is_in("MASTER"), "it was killed")
+    first.start()
+    until(lambda: first.is_in("MASTER"), "the next one's first report ends it")
+    assert first.process() == process
+    assert first.log().count(UNKNOWN) == 2
+    assert first.ask()["data_plane"] == {"well": True, "words": "", "expired": 2}
+    metrics = first.run("metrics")
+    assert "pylvs_vrrp_data_plane 1.0" in metrics
+    assert "pylvs_vrrp_data_plane_expired_total 2.0" in metrics
+
+
+def test_a_restart_within_the_lease_changes_nothing(pair: tuple[Node, Node]) -> None:
+    first, _ = start(pair, "track_data_plane", LEASED.replace("data_plane_lease 2", "data_plane_lease 3600"))
+    since = first.router()["since"]
+    first.end(signal.SIGKILL)
+    first.start()
+    assert (first.router()["state"], first.router()["since"]) == ("MASTER", since)
+    assert "unknown" not in first.log()
+
+
+def test_tracking_continues_after_the_helper_process_hangs(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    web = tmp_path / "web"
+    web.touch()
+    script = f'vrrp_script web {{{{\n    script "/usr/bin/test -e {web}"\n    interval 1\n    user root\n}}}}\n'
+    first, second = start(pair, "track_script {\n        web\n    }", script + LEASED)
+    (helper,) = children(first.process())
+    with stopped(helper):
+        until(lambda: "it did not answer for 5 s and was killed" in first.log(), "the helper process is replaced")
+    assert first.is_in("MASTER"), "in the meantime its last results count"
+    web.unlink()
+    until(lambda: first.is_in("FAULT") and second.is_in("MASTER"), "the new one runs the script")
+    assert first.ask()["process"]["aide_lost"] == 1
+
+
+def test_a_process_of_virtual_routers_that_hangs_is_replaced_and_its_addresses_are_removed(
+    pair: tuple[Node, Node],
+) -> None:
+    first, second = start(pair)
+    process = first.process()
+    with stopped(process):
+        until(second.holds, "the second takes over")
+        until(lambda: "has not answered for 2 s; it is killed, and another is started" in first.log(), "it is killed")
+        until(lambda: first.router_process() not in (0, process), "another one is started")
+    until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "which preempts")
+    until(lambda: first.holds() and not second.holds(), "and has the address alone")
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_a_renamed_device_answers_for_no_virtual_address(pair: tuple[Node, Node]) -> None:
+    first, second = start(pair)
+    for command in ("link set eth0 down", "link set eth0 name moved", "link set moved up"):
+        ip(f"-n {first.name} {command}")
+    until(lambda: second.is_in("MASTER") and first.is_in("FAULT"), "the second takes over")
+    until(lambda: VIP not in ip(f"-n {first.name} addr show"), "the first has the address nowhere")
+    assert ": None" not in first.log()
+
+
+def children(process: int) -> list[int]:
+    """Return the child processes."""
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
