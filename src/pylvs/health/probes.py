@@ -286,7 +286,7 @@ class ProbeScheduler:
             scheduled.task = None
 
     def pause(self, scheduled: ScheduledProbe) -> None:
-        """Start no probes until `resume`. The outcome of one that runs counts."""
+        """Start no probes until `resume`. The outcome of one that runs counts, unless another process repeats it."""
         self._end_repetition(scheduled)
         scheduled.paused = True
         scheduled.due = NEVER
