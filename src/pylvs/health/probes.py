@@ -110,9 +110,9 @@ class RepeatingProbe(Protocol):
     ) -> Callable[[], None] | None:
         """Repeat it after each such time, beginning that long from now; return what cancels that.
 
-        None: it cannot be repeated now. `on_same` gets the number of good outcomes since the last call, the seconds
-        that the last one took, and its reason. `on_end` gets another outcome and its seconds, once; None if the process
-        has ended.
+        None: it cannot be repeated now. `on_same` gets the number of good outcomes without a weight since the last
+        call, the seconds that the last one took, and its reason. `on_end` gets another outcome and its seconds, once;
+        None if the process has ended.
         """
 
 
@@ -286,7 +286,7 @@ class ProbeScheduler:
             scheduled.task = None
 
     def pause(self, scheduled: ScheduledProbe) -> None:
-        """Start no probes until `resume`. The outcome of one that runs counts."""
+        """Start no probes until `resume`. The outcome of one that runs counts, unless another process repeats it."""
         self._end_repetition(scheduled)
         scheduled.paused = True
         scheduled.due = NEVER

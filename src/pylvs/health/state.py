@@ -88,8 +88,9 @@ class CheckState:
         return pace.delay_before_retry_s
 
     def is_steady(self, outcome: Outcome) -> bool:
-        """Return whether further outcomes like this one only count."""
-        return outcome.ok and not outcome.inconclusive and self.good is True and self.weight == outcome.weight
+        """Return whether further outcomes like this one, without a weight, only count."""
+        without_weight = outcome.weight is None and self.weight is None
+        return outcome.ok and not outcome.inconclusive and self.good is True and without_weight
 
     def count_same(self, count: int, reason: str, at: float) -> None:
         """Count outcomes that change nothing; the last one has this reason."""

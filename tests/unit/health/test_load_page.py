@@ -118,6 +118,14 @@ def test_a_page_without_the_value_is_an_error_with_the_reason(check: LoadCheck, 
         parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
+@pytest.mark.parametrize("line", [b'node_load1{x="%b"} 1\n', b"node_load1 %b\n", b'node_load1{x="%b\n'])
+@pytest.mark.parametrize("length", [1000, 450_000])
+def test_a_bad_line_makes_a_short_reason(line: bytes, length: int) -> None:
+    found = parsed(line % (b"y" * length), LOAD1)
+    assert isinstance(found, str)
+    assert len(found) < 200
+
+
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
 def test_no_page_causes_a_traceback(noise: bytes, begin: bytes) -> None:
     """The result is a reason of one line, the page's one number, or consistent times."""

@@ -20,7 +20,7 @@ from typing import Any
 from pylvs.health.prober import wire
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed
-from pylvs.model.checks import Check, DnsCheck, HttpCheck, SmtpCheck, TcpCheck, UdpCheck
+from pylvs.model.checks import AgentCheck, Check, DnsCheck, HttpCheck, LoadCheck, SmtpCheck, TcpCheck, UdpCheck
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes.channel import MAX_DESCRIPTORS, MAX_PACKET, BadMessage
@@ -33,6 +33,7 @@ _DEFINITIONS = MAX_PACKET // 2  # bytes of definitions in a packet
 _OVERDUE_S = 10.0  # beyond the longest time that a probe may take
 _SWEEP_S = 5.0
 _REPEATABLE = (TcpCheck, HttpCheck, SmtpCheck, DnsCheck, UdpCheck)  # those that remember nothing
+_SETS_WEIGHT = (AgentCheck, LoadCheck)
 _MAX_LOG = 1000  # characters of a line that the process logs
 _MAX_LOG_LINES = 20  # of one process
 
@@ -70,7 +71,7 @@ class RemoteProbe:
         self.check = check
         self.definition = [number, wire.encode_value(check), context.weight, context.virtualhost]
         self.state: str | None = None  # what it remembers
-        self.sent_to = 0  # the process that knows it
+        self.sent_to = -1  # the process that knows it, by its number of restarts
         self.size = len(json.dumps(self.definition))
         parts = len(check.urls) if isinstance(check, HttpCheck) else 1
         parts = len(check.targets) if isinstance(check, SmtpCheck) else parts
@@ -246,7 +247,7 @@ class ProberLink:
         self._flushing = None
         while self.process.up and (self._batch or self._cancelled or self._new_repetitions):
             descriptors: list[socket.socket] = []
-            new = _Definitions(self.process.pid)
+            new = _Definitions(self.process.restarts)
             message = {
                 "run": self._take_runs(new, descriptors),
                 "repeat": self._take_repetitions(new),
@@ -300,15 +301,18 @@ class ProberLink:
             self._log.error(f"{WHAT}: {one_line(str(message['log']))[:_MAX_LOG]}")
 
     def _apply_done(self, done: wire.Done) -> None:
-        run = self._running.get(done.run)
-        if run is not None:  # else it was cancelled, or repeated
+        run = self._running.get(done.run) or self._repetitions.get(done.run)
+        if run is None:  # it was cancelled
+            return
+        if done.outcome.weight is not None and not isinstance(run.probe.check, _SETS_WEIGHT):
+            raise BadMessage(f"a weight of {run.probe.check.word}")
+        if isinstance(run, Run):
             if done.state is not None:
                 run.probe.state = done.state
             _settle(run, done.outcome)
-            return
-        repetition = self._repetitions.pop(done.run, None)
-        if repetition is not None:
-            repetition.on_end(done.outcome, done.took_s)
+        else:
+            del self._repetitions[done.run]
+            run.on_end(done.outcome, done.took_s)
 
     def _apply_same(self, same: wire.Same, now: float) -> None:
         repetition = self._repetitions.get(same.run)

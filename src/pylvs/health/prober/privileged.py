@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from pylvs.health.probes import ProbeFailed
 from pylvs.model.checks import (
     Check,
     DnsCheck,
@@ -20,6 +21,7 @@ from pylvs.model.checks import (
     UdpCheck,
     targets_of,
 )
+from pylvs.system.processes.channel import MAX_DESCRIPTORS
 
 
 def needs_sockets(check: Check) -> bool:
@@ -39,6 +41,9 @@ def make_sockets(check: Check) -> list[socket.socket]:
     if isinstance(check, PingCheck):
         return [ping.echo_socket(check)]
     kind = socket.SOCK_DGRAM if isinstance(check, UdpCheck | DnsCheck) else socket.SOCK_STREAM
+    if len(targets_of(check)) * _connections(check) > MAX_DESCRIPTORS:
+        text = f"more than {MAX_DESCRIPTORS} pages or hosts cannot have a fwmark or a bind_port"
+        raise ProbeFailed(text, inconclusive=True)
     targets = [each for each in targets_of(check) for _ in range(_connections(check))]
     with contextlib.ExitStack() as after_an_error:
         made = [after_an_error.enter_context(Endpoint(target).unconnected(kind)) for target in targets]

@@ -225,8 +225,9 @@ class ConfinedProcess:
             except BlockingIOError:
                 loop.add_writer(end, self._flush)
                 return
-            except OSError:
-                return  # the end of the connection is found when it is read
+            except OSError as error:
+                self._lost(f"cannot be reached: {error.strerror}")
+                return
             _close(self._unsent.popleft())
         loop.remove_writer(end)
 

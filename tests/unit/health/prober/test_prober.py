@@ -21,6 +21,7 @@ from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, ProbeScheduler, ScheduledProbe
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
 from pylvs.system.processes import confined
+from pylvs.system.processes.channel import BadMessage
 from tests.unit.daemon.daemons import run
 from tests.unit.health.fake_servers import PATIENT, closed, replies, silent, tcp
 from tests.waiting import until_async
@@ -211,6 +212,27 @@ def test_an_invalid_message_ends_the_process(message: dict[str, object]) -> None
             assert (await outcome(link, http(good))).ok
 
     with_link(scenario)
+
+
+def test_a_weight_of_a_check_that_sets_none_ends_the_process() -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(silent) as target:
+            waiting = asyncio.create_task(outcome(link, http(target)))
+            await until_async(lambda: link.process.up and link._running)
+            (run_,) = link._running
+            with pytest.raises(BadMessage, match="a weight of HTTP_GET"):
+                link._receive({"done": [[run_, True, "forged", 0, False, None, 1]]})
+            waiting.cancel()
+
+    with_link(scenario)
+
+
+def test_a_check_with_more_sockets_than_a_packet_takes_is_inconclusive() -> None:
+    target = Target(ip_address("127.0.0.1"), 80, mark=7)
+    check = HttpCheck(target=target, urls=tuple(Url(f"/{number}") for number in range(201)))
+    with pytest.raises(ProbeFailed, match="more than 200 pages or hosts") as error:
+        make_sockets(check)
+    assert error.value.inconclusive
 
 
 def test_a_result_of_another_run_changes_nothing() -> None:
