@@ -114,8 +114,16 @@ def boot() -> int:
     command = ["unshare", "--fork", "--pid", "--mount", "--mount-proc", "/lib/systemd/systemd", "--system"]
     command += ["--unit=scenario.target", "--log-target=null", "--show-status=no"]
     environment = {"container": "guest", "PATH": os.environ["PATH"]}
-    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
-    print(OUTPUT.read_text() if OUTPUT.exists() else "systemd ended before the scenario", end="")
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as systemd:
+        shown = 0
+        while True:
+            ended = systemd.poll() is not None
+            text = OUTPUT.read_text() if OUTPUT.exists() else ""
+            print(text[shown:], end="", flush=True)
+            shown = len(text)
+            if ended:
+                break
+            time.sleep(1)
     return int(RESULT.read_text()) if RESULT.exists() else 1
 
 

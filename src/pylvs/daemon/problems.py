@@ -1,8 +1,8 @@
 """What is wrong now: one list for `pylvs status`, its exit status for monitoring, the metrics and the events.
 
 A problem has a kind of `KINDS`, which determines its severity. Problems of services and virtual routers are derived
-from their state when a request needs it. Those of the daemon and its host are also published as events when they begin and
-end, because nothing else reports them.
+from their state when a request needs it. Those of the daemon and its host are also published as events when they begin
+and end, because nothing else reports them.
 """
 
 from __future__ import annotations

@@ -101,6 +101,10 @@ class FakeHost(HostServices):
         found = replace(configuration(*services, **settings), vrrp=vrrp(*routers, lease_s=self.lease_s))
         self.file = Loaded(found, tuple(findings), not services)
 
+    def left(self) -> set[str]:
+        """Return the files in the state directory."""
+        return {path.name for path in self.state.iterdir()} if self.state.exists() else set()
+
     def end_processes(self) -> None:
         """Kill the processes of virtual routers that are left."""
         for process in self.processes:
