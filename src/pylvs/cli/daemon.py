@@ -162,7 +162,7 @@ def lines(reply: dict[str, Any]) -> Iterator[str]:
         yield from _service(service, now)
     table = reply["table"]
     problems = [table["trouble"]] if table["trouble"] else table["refused"]
-    host = [each for each in reply["problems"] if each["kind"] in _HOST_PROBLEMS]
+    host = [each for each in reply.get("problems", []) if each["kind"] in _HOST_PROBLEMS]
     texts = [f"{each['object']}: {each['text']}" if each["object"] else each["text"] for each in host]
     for title, each in (
         ("unknown", reply.get("unknown", [])),

@@ -25,12 +25,11 @@ from pylvs.netlink import links
 from pylvs.netlink.addresses import release
 from pylvs.system import lock
 from pylvs.system.logs import counted
-from pylvs.vrrp.ipc import Client, NoRouters
+from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
 
 ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
 ROUTERS_STOP_S = 22.0  # notify scripts of the end
 KILLED_S = 5.0
-_ROUTERS_PID = "vrrp.pid"
 
 Report = Callable[[str], None]
 
@@ -83,7 +82,7 @@ def end_of(pid: int) -> Callable[[float], bool]:
 
 def _kill(state: StateDirectory, report: Report, why: str) -> bool:
     """Kill pylvs-vrrp, and delete its addresses; return whether it ran. Raises PylvsError."""
-    pid = _holder(state)
+    pid = lock.holder(state.path / PID_FILE)
     if not pid:
         return False
     end = end_of(pid)
@@ -98,20 +97,6 @@ def _kill(state: StateDirectory, report: Report, why: str) -> bool:
         f"virtual routers: {why}: process {pid} was killed, and its addresses deleted: {', '.join(deleted) or 'none'}"
     )
     return True
-
-
-def _holder(state: StateDirectory) -> int:
-    """Return the process that has locked the PID file of pylvs-vrrp, 0 if there is none."""
-    path = state.path / _ROUTERS_PID
-    if not path.exists():
-        return 0
-    try:
-        descriptor = lock.claim(path)
-    except lock.Held as held:
-        return int(str(held)) if str(held).isdigit() else 0
-    path.unlink(missing_ok=True)
-    os.close(descriptor)
-    return 0
 
 
 def _delete(addresses: Iterable[Address]) -> list[str]:
