@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import reconciler
+from pylvs.daemon import reconciler, supervisor
 from pylvs.daemon.api.client import Client
 from pylvs.system import logs
-from tests.unit.daemon.daemons import FakeHost, address, run, server, service
+from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 
 NO_SPACE = "services.json: No space left on device: this state would be lost in a crash"
 _SIZE = 64 * 1024
@@ -83,8 +84,37 @@ async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     assert NO_SPACE in log.getvalue()
 
 
+async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
+    """A drain takes effect and reports that it is not saved; events are written when there is space again."""
+    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+        async with host.daemon() as daemon:
+            await until(lambda: not daemon.history.unwritten)
+            disk.fill()
+            client, words = Client(host.state), {"server": "10.0.0.1:80"}
+            status, reply = await asyncio.to_thread(client.ask, "POST", "/v1/drain", words)
+            assert status == 200, reply
+            assert "overrides.json: No space left on device" in reply["not_kept"]
+            assert host.table()[str(WEB)][str(address(1))] == 0
+            for _ in range(50):  # the last page of the file may have space left
+                daemon.events.publish("table_not_grown", reason="x" * 200)
+            await until(lambda: daemon.history.error)
+            kinds = {each.kind for each in daemon.problems()}
+            assert {"state", "history"} <= kinds, kinds
+            assert not list(host.state.glob("*.new"))
+            disk.empty()
+            await until(lambda: not daemon.problems())
+            _, reply = await asyncio.to_thread(client.ask, "POST", "/v1/drain", words)
+            assert reply["not_kept"] == ""
+            assert (host.state / "overrides.json").exists()
+            await until(lambda: "drain_began" in (host.state / "events.jsonl").read_text())
+    for line in (json.loads(each) for each in (host.state / "events.jsonl").read_text().splitlines()):
+        assert line["event"]
+    assert log.getvalue().count("overrides.json: No space left on device") == 1
+    assert log.getvalue().count("events.jsonl: No space left on device") == 1
+
+
 SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
-    each.__name__: each for each in (reloading, editing)
+    each.__name__: each for each in (reloading, editing, overriding)
 }
 
 

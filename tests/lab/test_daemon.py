@@ -15,7 +15,7 @@ import pytest
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon, traffic
-from tests.lab.support import answers, until
+from tests.lab.support import PATIENCE_S, answers, until
 from tests.lab.tutorial import KEEPALIVED, machines
 
 EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
@@ -145,13 +145,19 @@ def test_a_killed_daemon_breaks_no_connection_and_the_next_one_knows_which_serve
 
 def test_a_restart_by_the_unit_file_breaks_no_connection(make_lab: MakeLab, tmp_path: Path, repository: Path) -> None:
     unit = (repository / "packaging/pylvs.service").read_text()
-    (start,) = re.findall(r"^ExecStart=\S+ run (.*)", unit, re.MULTILINE)
-    words = start.replace("-f /etc/keepalived/keepalived.conf", "").split()
+    start, stop = (re.findall(rf"^{name}=\S+ (.*)", unit, re.MULTILINE)[0] for name in ("ExecStart", "ExecStop"))
+    words = start.removeprefix("run").replace("-f /etc/keepalived/keepalived.conf", "").split()
+    stop = stop.replace("%n", "pylvs.service")
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text("#!/bin/sh\necho 7 pylvs.service restart running\n")
+    systemctl.chmod(0o755)
     lab, text = web_lab(make_lab)
     with daemon(lab, tmp_path, text, *words) as running:
         with traffic(lab, lab.network.vip) as seen:
             for _ in range(3):
-                assert running.stop() == 0
+                lab.sh("director", f"PATH={tmp_path}:$PATH pylvs {stop} --state-dir {tmp_path}/state")
+                assert running.process is not None
+                assert running.process.wait(PATIENCE_S) == 0
                 running.start()
         assert seen.wrong == ()
         assert seen.asked > 0

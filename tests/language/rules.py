@@ -80,6 +80,9 @@ EXCEPTIONS: tuple[tuple[str, str, str], ...] = (
     ("docs/performance.md", "length", "a line of measurements"),
     ("tests/unit/reference/simulated_wire.py", "hear", "the name in the recorder's Wire"),
     ("src/pylvs/vrrp/router_service.py", "length", "a diagram"),
+    ("src/pylvs/daemon/api/replies.py", "trouble", "a field of replies that programs read"),
+    ("src/pylvs/daemon/api/replies.py", "words", "the same"),
+    ("src/pylvs/daemon/api/replies.py", "aide", "the same"),
 )
 
 

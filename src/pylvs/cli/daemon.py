@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from pylvs.system.logs import counted, one_line
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 WATCH_EVERY_S = 1.0
+LAST_EVENTS = 20  # that `status --history` prints
+_HOST_PROBLEMS = ("vip", "check_path", "metrics_address", "state", "history")  # without a heading of their own
 _OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # `event_line` formats them
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
@@ -32,6 +34,9 @@ _TOP = "\033[H\033[J"  # to the top left, and clear
     "-I", "--dont-release-ipvs", "keep_table", is_flag=True, help="at the end leave the services in the table"
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="instead of the file's log_level"
+)
 @state_dir
 def run(
     file: str,
@@ -41,6 +46,7 @@ def run(
     no_checks: bool,
     keep_table: bool,
     log_format: Any,
+    log_level: Any,
     state_dir: Path | None,
 ) -> None:
     """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends."""
@@ -52,6 +58,8 @@ def run(
     from pylvs.system import logs
 
     logs.set_up(log_format, background=True)
+    if log_level is not None:
+        logs.fix_level(log_level)
     sys.setswitchinterval(SWITCH_S)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
@@ -101,19 +109,44 @@ def _tell(text: str) -> None:
 @click.command()
 @as_json
 @click.option("--watch", is_flag=True, help="again every second, until interrupted")
+@click.option("--history", is_flag=True, help=f"also the last {LAST_EVENTS} events")
+@click.option(
+    "--check", is_flag=True, help="one line and an exit status for monitoring: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN"
+)
 @state_dir
-def status(as_json: bool, watch: bool, state_dir: Path | None) -> None:
+def status(as_json: bool, watch: bool, history: bool, check: bool, state_dir: Path | None) -> int:
     """Show the state of services, servers and checks, and what differs from the file."""
+    if check:
+        return _check(state_dir, as_json or watch or history)
     while True:
         reply = asked(state_dir, "GET", "/v1/status")
         if as_json:
             click.echo(json.dumps(reply, indent=None if watch else 2, ensure_ascii=False))
         else:
-            page = "\n".join(lines(reply))
+            last = _last_events(state_dir) if history else []
+            page = "\n".join([*lines(reply), *last])
             click.echo(_TOP + page if watch and sys.stdout.isatty() else page)
         if not watch:
-            return
+            return 0
         time.sleep(WATCH_EVERY_S)
+
+
+def _check(state_dir: Path | None, with_others: bool) -> int:
+    from pylvs.cli.monitoring import checked
+
+    if with_others:
+        raise click.UsageError("--check takes no other option than --state-dir")
+    exit_status, line = checked(state_dir)
+    click.echo(line)
+    return exit_status
+
+
+def _last_events(state_dir: Path | None) -> list[str]:
+    from pylvs.daemon.api.client import Client
+
+    with Client(state_dir).stream("GET", "/v1/events") as response:
+        found = [event_line(json.loads(each)) for each in response]
+    return ["", "last events:", *(f"  {each}" for each in found[-LAST_EVENTS:])]
 
 
 def lines(reply: dict[str, Any]) -> Iterator[str]:
@@ -129,11 +162,14 @@ def lines(reply: dict[str, Any]) -> Iterator[str]:
         yield from _service(service, now)
     table = reply["table"]
     problems = [table["trouble"]] if table["trouble"] else table["refused"]
+    host = [each for each in reply.get("problems", []) if each["kind"] in _HOST_PROBLEMS]
+    texts = [f"{each['object']}: {each['text']}" if each["object"] else each["text"] for each in host]
     for title, each in (
         ("unknown", reply.get("unknown", [])),
         ("left out of the file", reply["errors"]),
         ("packets that do not come to the services", table["unattached"]),
         ("not in the table as wanted", problems),
+        ("wrong on this host", texts),
         ("differs from the file", reply["differs"]),
     ):
         if each:
@@ -194,16 +230,39 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
 @as_json
 @state_dir
 def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
-    """Print what happens to servers, quorums, weights, drains and reloads, with reasons."""
-    from pylvs.daemon.api.client import Client
+    """Print what happens to servers, quorums, weights, drains and reloads, with reasons.
+
+    Without a daemon, the events of the last one.
+    """
+    from pylvs.daemon.api.client import Client, NoDaemon
 
     path = "/v1/events?follow=true" if follow else "/v1/events"
-    with Client(state_dir).stream("GET", path, timeout_s=None) as response:
-        for line in response:
-            click.echo(line.decode().rstrip("\n") if as_json else event_line(json.loads(line)))
+    try:
+        with Client(state_dir).stream("GET", path, endless=follow) as response:
+            for line in response:
+                _print_event(json.loads(line), as_json)
+    except NoDaemon:
+        found = [] if follow else _saved_events(state_dir)
+        if not found:
+            raise
+        for event in found:
+            _print_event(event, as_json)
+        _tell("pylvs: no pylvs run answers; these are the events of the last one")
 
 
-def event_line(event: dict[str, Any]) -> str:
+def _saved_events(state_dir: Path | None) -> Sequence[Mapping[str, Any]]:
+    from pylvs.daemon.history import History
+    from pylvs.daemon.notifications import REMEMBERED
+    from pylvs.daemon.state_dir import StateDirectory
+
+    return History(StateDirectory(state_dir)).saved(REMEMBERED)
+
+
+def _print_event(event: Mapping[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+
+
+def event_line(event: Mapping[str, Any]) -> str:
     """Return one event as a line: time, name, object, its other fields, reason."""
     more = {name: value for name, value in event.items() if name not in _OWN_FIELDS}
     words = [at_clock(event["at"]), event["event"].replace("_", " ")]

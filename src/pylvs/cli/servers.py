@@ -13,6 +13,7 @@ from pylvs.cli.common import as_json, asked, print_json, seconds, service, state
 from pylvs.cli.daemon import event_line
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import MAX_WEIGHT
+from pylvs.system.logs import one_line
 
 LOOK_EVERY_S = 0.3
 LONGEST_NUMBER = 20  # digits
@@ -21,11 +22,16 @@ _STAYS = "it holds through reloads, until pylvs enable"
 server = click.argument("server", metavar="SERVER[:PORT]")
 
 
-def _print_servers(names: list[dict[str, str]], what: str, remark: str = "") -> None:
-    for each in names:
+def _print_servers(reply: dict[str, Any], what: str, remark: str = "") -> int:
+    """Print what is in force, and return the exit status: 1 if a restart of the daemon would lose it."""
+    for each in reply["servers"]:
         click.echo(f"{each['server']} of {each['service']}: {what}")
+    if reply["not_kept"]:
+        click.echo(f"pylvs: in force, but a restart of the daemon ends it: {one_line(reply['not_kept'])}", err=True)
+        return 1
     if remark:
         click.echo(remark)
+    return 0
 
 
 def _words(server: str | None, service: str | None, **more: Any) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def drain(
     active_only: bool,
     no_wait: bool,
     state_dir: Path | None,
-) -> None:
+) -> int:
     """Give SERVER no new connections; take it out of the table when its connections have ended.
 
     If this command is interrupted, the drain continues; `pylvs enable` ends it.
@@ -61,9 +67,9 @@ def drain(
     limit = None if deadline is None else seconds(deadline)
     words = _words(server, service, deadline_s=limit, force=force, active_only=active_only)
     begun = asked(state_dir, "POST", "/v1/drain", words)
-    _print_servers(begun["servers"], "weight 0, draining", _STAYS)
+    exit_status = _print_servers(begun, "weight 0, draining", _STAYS)
     if no_wait:
-        return
+        return exit_status
     ended = _followed(begun, state_dir)
     left = f"{ended['active']} active and {ended['inactive']} inactive connections"
     if ended["stage"] == "removed":
@@ -75,6 +81,7 @@ def drain(
         raise PylvsError(f"{left} are left at the deadline; weight stays 0: drain again, disable or enable")
     else:
         raise PylvsError("the drain was cancelled")
+    return exit_status
 
 
 def _followed(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
@@ -107,18 +114,18 @@ def _asked_for(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
 @server
 @service
 @state_dir
-def enable(server: str, service: str | None, state_dir: Path | None) -> None:
+def enable(server: str, service: str | None, state_dir: Path | None) -> int:
     """Undo `drain` and `disable`: the checks decide again. A weight that was set stays."""
-    _print_servers(asked(state_dir, "POST", "/v1/enable", _words(server, service))["servers"], "enabled")
+    return _print_servers(asked(state_dir, "POST", "/v1/enable", _words(server, service)), "enabled")
 
 
 @click.command()
 @server
 @service
 @state_dir
-def disable(server: str, service: str | None, state_dir: Path | None) -> None:
+def disable(server: str, service: str | None, state_dir: Path | None) -> int:
     """Take SERVER out of the table; its checks continue."""
-    _print_servers(asked(state_dir, "POST", "/v1/disable", _words(server, service))["servers"], "disabled", _STAYS)
+    return _print_servers(asked(state_dir, "POST", "/v1/disable", _words(server, service)), "disabled", _STAYS)
 
 
 @click.command()
@@ -126,14 +133,14 @@ def disable(server: str, service: str | None, state_dir: Path | None) -> None:
 @click.argument("weight", metavar="N|auto")
 @service
 @state_dir
-def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> None:
+def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> int:
     """Give SERVER weight N instead of that of checks and configuration; with auto they decide again."""
     if weight != "auto" and not (weight.isascii() and weight.isdigit() and len(weight) <= LONGEST_NUMBER):
         raise click.UsageError(f"{weight[:LONGEST_NUMBER]}: the weight must be a number from 0 to {MAX_WEIGHT} or auto")
     number = None if weight == "auto" else int(weight)
     reply = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
     remark = "" if number is None else "it holds through reloads, until pylvs weight SERVER auto"
-    _print_servers(reply["servers"], f"weight {weight}", remark)
+    return _print_servers(reply, f"weight {weight}", remark)
 
 
 @click.command(name="check-now")

@@ -1,4 +1,4 @@
-"""`pylvs vrrp`: the state of virtual routers, its reasons, and giving up mastership; the process pylvs-vrrp replies."""
+"""`pylvs vrrp`: the state of virtual routers, its reasons, giving up mastership, the end; pylvs-vrrp replies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pylvs.cli.common import ago, as_json, at_clock, print_json, seconds, state_dir
+from pylvs.model.errors import PylvsError
 
 if TYPE_CHECKING:
     from pylvs.vrrp.ipc import Client
@@ -20,7 +21,7 @@ names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
 @click.group()
 def vrrp() -> None:
-    """Virtual routers: their state, its reasons, and giving up mastership."""
+    """Virtual routers: show, explain, yield, resume, stop."""
 
 
 def _client(directory: Path | None) -> Client:
@@ -51,7 +52,7 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
     late = f"at most {process['longest_gap_ms']:g} ms late"
     yield f"virtual routers: process {process['pid']}, {punctual}, {locked}, {late}"
     if not process["aide"]:
-        yield "no script is run and no mail is sent: the process that does that has gone, and is started again"
+        yield "no script runs and no mail is sent: the helper process has ended, and is started again"
     if reply["data_plane"]["well"] is None:
         yield f"whether services are forwarded here is unknown: {reply['data_plane']['words']}"
     elif not reply["data_plane"]["well"]:
@@ -73,7 +74,7 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
     rows = [("because", [router["why"]]), ("fault", router["faults"])]
     if router["state"] == "BACKUP":
         master = router["master"] or "no advertisement received"
-        takes_over = [f"{master}; this one takes over after {router['master_down_s']:.3g} s without a word from it"]
+        takes_over = [f"{master}; this one takes over after {router['master_down_s']:.3g} s without an advertisement"]
         if not router.get("preempt", True):
             takes_over.append("not before, at any priority (nopreempt)")
         elif router.get("preempts_at") is not None:
@@ -84,7 +85,7 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
         rows.append(("holds back", [f"until {at_clock(router['held_until'])}, or pylvs vrrp resume"]))
     rows += [
         ("addresses", [", ".join(router["addresses"])]),
-        ("speaks", [_advertising(router)]),
+        ("device", [_advertising(router)]),
         ("tracks", [_track(each) for each in router["tracks"]]),
         ("differs", router.get("mismatches", [])),
         ("adverts", [_counted(router["counters"])]),
@@ -115,7 +116,7 @@ def _track(track: dict[str, Any]) -> str:
 
 def _counted(counters: dict[str, Any]) -> str:
     dropped = ", ".join(f"{count} {flaw}" for flaw, count in counters["dropped"].items())
-    text = f"{counters['sent']} sent, {counters['received']} heard"
+    text = f"{counters['sent']} sent, {counters['received']} received"
     text += f", dropped: {dropped}" if dropped else ""
     return f"{text}; {counters['became_master']} times master"
 
@@ -171,3 +172,26 @@ def resume(names: tuple[str, ...], state_dir: Path | None) -> None:
         reply = client.ask("unyield", names=list(names))
     for each in reply["names"]:
         click.echo(f"{each}: takes part again")
+
+
+@vrrp.command()
+@state_dir
+def stop(state_dir: Path | None) -> None:
+    """End the virtual routers: they send priority 0, give up their addresses, and their process ends.
+
+    It ends those that a killed daemon left. A running daemon would start them again: stop that, or use yield.
+    """
+    from pylvs.daemon.api.client import Client as Daemon
+    from pylvs.daemon.api.client import NoDaemon, NoReply
+    from pylvs.daemon.leftovers import stop_routers
+    from pylvs.daemon.state_dir import StateDirectory
+
+    state = StateDirectory(state_dir)
+    try:
+        Daemon(state_dir).ask("GET", "/v1/drains")
+    except (NoDaemon, NoReply):
+        if not state.path.is_dir() or not stop_routers(state, click.echo):
+            click.echo("no virtual routers run here")
+        return
+    process = state.daemon_pid()
+    raise PylvsError(f"pylvs run, process {process}, would start them again: use pylvs stop, or pylvs vrrp yield")

@@ -90,6 +90,7 @@ class Drains:
         self._events = events
         self._drains: dict[int, Drain] = {}
         self._begun = asyncio.Event()
+        self.error = ""  # why the drains could not be saved
         self._log = get_logger()
 
     def begin(
@@ -114,7 +115,7 @@ class Drains:
         self._drains[number] = drain
         self._begun.set()
         self._forget_old()
-        self._save()
+        self.save()
         self._events.publish("drain_began", **drain.encoded())
         return drain
 
@@ -179,7 +180,7 @@ class Drains:
 
     def _end(self, drain: Drain, stage: Stage) -> None:
         drain.stage = stage
-        self._save()
+        self.save()
         self._events.publish("drain_ended", **drain.encoded())
         servers = ", ".join(sorted({str(server) for _, server in drain.servers}))
         log = self._log.warning if stage in (Stage.LATE, Stage.FORCED) else self._log.info
@@ -193,7 +194,8 @@ class Drains:
         for number in over[:-REMEMBERED]:
             del self._drains[number]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save the drains that wait; `error` is why that failed."""
         rows = [
             {
                 "number": drain.number,
@@ -208,4 +210,8 @@ class Drains:
         try:
             self._state.write(DRAINS_FILE, rows)
         except PylvsError as error:
-            self._log.error(str(error))
+            if not self.error:
+                self._log.error(str(error))
+            self.error = str(error)
+        else:
+            self.error = ""

@@ -9,13 +9,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from pylvs.config.diff import differences
 from pylvs.daemon import Options
+from pylvs.daemon.history import History
 from pylvs.daemon.loading import ConfigurationLoader, Loaded
 from pylvs.daemon.notifications import Notifier
+from pylvs.daemon.paths import path_problems
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
@@ -28,8 +31,8 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip, targets_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
-from pylvs.netlink.links import local_addresses
-from pylvs.system.logs import get_logger
+from pylvs.netlink.links import Routes, local_addresses
+from pylvs.system.logs import get_logger, use_level
 from pylvs.system.processes import command
 from pylvs.system.processes.scripts import Processes, ScriptCounts
 
@@ -115,6 +118,10 @@ class ServiceManager:
         """Report that the daemon stops."""
         self._send("STOPPING=1")
 
+    def extend(self, seconds: float) -> None:
+        """Request this much time from now on, beyond the limit of the start or the stop."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def alive(self) -> None:
         """Reset the watchdog; due at least every `watchdog_s`."""
         self._send("WATCHDOG=1")
@@ -187,6 +194,10 @@ class HostServices:
         self._notifier = Notifier()
         self._loader = ConfigurationLoader()
 
+    def history(self, state: StateDirectory) -> History:
+        """Return the events on disk."""
+        return History(state)
+
     def load(self, options: Options) -> Loaded:
         """Read the configuration. In a thread; errors are findings."""
         return self._loader.load(options)
@@ -205,6 +216,11 @@ class HostServices:
         """Return this host's addresses. In the table thread."""
         return local_addresses()
 
+    def path_problems(self, configuration: Configuration, addresses: Collection[Address]) -> list[Problem]:
+        """Compare the host's addresses and routes with the configuration. In the table thread. Raises PylvsError."""
+        with Routes() as routes:
+            return path_problems(configuration, addresses, routes)
+
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """Return the probe of a check."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
@@ -222,6 +238,7 @@ class HostServices:
         """Use this configuration for scripts, checks and notifications from now on."""
         before, self._settings = self._settings, configuration.settings
         settings = configuration.settings
+        use_level(settings.log_level)
         if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
             try:
                 os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -37,7 +36,7 @@ _WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
 _IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains
 MAX_SCRIPTS = 50  # at a time
 MAX_QUEUED = 10_000  # events for one subscriber that does not read them
-REMEMBERED = 1000  # events
+REMEMBERED = 1000  # events, with those of former daemons
 
 Subject = tuple[str, DestinationKey | None]  # the name of a service, with a server, or None for its quorum
 
@@ -238,11 +237,16 @@ class Subscriber:
 
 
 class EventBus:
-    """Publishes events to all subscribers, and remembers the last ones."""
+    """Publishes events to all subscribers, and remembers the last ones. `listener` gets each event, too."""
 
     def __init__(self) -> None:
+        self.listener: Callable[[Mapping[str, Any]], None] = lambda _: None
         self._subscribers: set[Subscriber] = set()
         self._recent: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
+
+    def restore(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Remember events of former daemons, oldest first."""
+        self._recent.extendleft(reversed(list(events)))
 
     def recent(self) -> tuple[Mapping[str, Any], ...]:
         """Return the last events, oldest first."""
@@ -268,13 +272,9 @@ class EventBus:
 
     def _put(self, event: Mapping[str, Any]) -> None:
         self._recent.append(event)
+        self.listener(event)
         for subscriber in self._subscribers:
             subscriber.put(event)
-
-
-def json_line(content: Any) -> bytes:
-    """Encode as one line of UTF-8; a byte of an argument or file that is not UTF-8 becomes a JSON escape."""
-    return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def encode_event(event: Event) -> dict[str, Any]:

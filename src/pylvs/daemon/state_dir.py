@@ -8,7 +8,9 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `services.json`: the services that the daemon owns, with their configured servers
 - `overrides.json`: the operator's overrides
 - `drains.json`: the drains that are not over
+- `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
+- `vrrp_addresses.json`: the addresses of virtual routers, to delete them if pylvs-vrrp hangs
 - `dump.json`: what the daemon knew at SIGUSR1 or SIGUSR2
 """
 
@@ -84,6 +86,17 @@ class StateDirectory:
             os.close(self._lock)
             self._lock = -1
 
+    def daemon_pid(self) -> int:
+        """Return the process of the PID file if it lives, else 0. After a kill it may be another program's."""
+        try:
+            pid = int(self.pid_path.read_text(encoding="ascii"))
+            os.kill(pid, 0)
+        except PermissionError:
+            return pid
+        except (OSError, ValueError):
+            return 0
+        return pid
+
     def file(self, name: str) -> Path:
         return self.path / f"{name}.json"
 
@@ -119,12 +132,17 @@ class StateDirectory:
             draft = path.with_suffix(".new")
             draft.unlink(missing_ok=True)  # of a daemon that was killed
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(draft, flags, 0o644), "w", encoding="utf-8") as file:
-                json.dump(content, file, separators=(",", ":"))
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            try:
+                with open(os.open(draft, flags, 0o644), "w", encoding="utf-8") as file:
+                    json.dump(content, file, separators=(",", ":"))
+                    file.write("\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):  # it takes space on a full disk
+                    draft.unlink()
+                raise
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
 

@@ -17,6 +17,7 @@ import gc
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -26,10 +27,13 @@ from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
+from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
+from pylvs.daemon.leftovers import save_addresses
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
-from pylvs.daemon.loading import Loaded, Refused, accept
-from pylvs.daemon.notifications import EventBus, log_event, log_findings
+from pylvs.daemon.loading import Loaded, Refused, accept, errors
+from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
+from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.reconciler import (
     OwnedServices,
     Ownership,
@@ -47,10 +51,12 @@ from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.health.prober.link import ProberCounts
+from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
+from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
@@ -61,6 +67,10 @@ ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
 PROBER_LEASE_S = 3.0  # without a process that makes checks
+EXTEND_S = 30.0  # beyond the service manager's limits, while the start or the stop continues
+PROBLEMS_POLL_S = 2.0
+SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
+HISTORY_PAUSE_S = 0.1  # between two writes of events
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
@@ -92,6 +102,7 @@ class Supervisor:
 
     engine: Engine
     drains: Drains
+    history: History
     reconciler: Reconciler
     loaded: Loaded
     _ownership: Ownership
@@ -102,6 +113,7 @@ class Supervisor:
         self.state = StateDirectory(options.state_dir)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
+        self.began_at = time.time()
         self.started_at = 0.0  # Unix time of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
         start = partial(host.start_routers, self.state, options.log_format)
@@ -119,13 +131,19 @@ class Supervisor:
         self._host_error = ""  # why addresses and devices could not be followed
         self._unattached: list[str] = []  # devices that were refused, as text
         self._overrides_pending = False  # to be saved
+        self._overrides_error = ""  # why they could not be saved
+        self._path_problems: list[Problem] = []
+        self._history_pending = asyncio.Event()
+        self._problems = ProblemTracker(self.events.publish)
+        self._keep = False  # at the stop, leave services and virtual routers
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
 
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
-        async with BackgroundTasks() as tasks:
+        async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
+            timing.start(self._extend_timeouts())
             actions = {
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
@@ -136,15 +154,25 @@ class Supervisor:
             with signal_handlers(actions):
                 await self._run(tasks)
 
-    def stop(self) -> None:
-        """Let `run` stop in good order."""
+    def stop(self, keep: bool = False) -> None:
+        """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
+        if not self._stopping.is_set():
+            self._keep = keep
         self._stopping.set()
+
+    async def _extend_timeouts(self) -> None:
+        """A start or a stop may wait for scripts and other editors for longer than the service manager does."""
+        while True:
+            if self._stopping.is_set() or not self.started_at:
+                self._host.manager.extend(EXTEND_S)
+            await asyncio.sleep(EXTEND_S / 3)
 
     async def _run(self, tasks: BackgroundTasks) -> None:
         await self._reloading.acquire()
         loaded = await asyncio.to_thread(self._host.load, self.options)
         log_findings(loaded.findings)
         self.state.acquire()
+        self._restore_history()
         try:
             try:
                 await self._prepare(loaded, tasks)
@@ -159,11 +187,14 @@ class Supervisor:
             self.routers.close()
             await self._host.close()
             self.table_thread.close()
+            self.history.write()
             self.state.release()
 
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
+        tasks.keep_running(self._write_history, "saving events")
+        tasks.keep_running(self._track_problems, "tracking problems")
         tasks.keep_running(self.liveness.run, "watching for silence")
         monitor = partial(
             monitor_forwarding,
@@ -204,6 +235,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))
+        await asyncio.to_thread(save_addresses, self.state, configuration.vrrp)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
 
     async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
@@ -236,6 +268,7 @@ class Supervisor:
         )
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
+        tasks.keep_running(self._save_again, "saving the state")
         tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")
         if self._host.manager.watchdog_s:
             tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
@@ -244,8 +277,11 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self._host.manager.stopping()
-        self._log.info("stopping")
+        self._log.info("stopping; services and virtual routers stay" if self._keep else "stopping")
         async with self._reloading:
+            if self._keep:
+                self.engine.stop()
+                return
             await self.routers.stop()  # while services are still in the table: another director takes over now
             if self.started_at:
                 self.engine.announce_stop()
@@ -253,6 +289,8 @@ class Supervisor:
             if not self.options.keep_table:
                 await self._delete_services()
             await self.table_thread.run(self._host.vip_checks.restore, self.state)
+            with contextlib.suppress(PylvsError):  # only for virtual routers that run
+                save_addresses(self.state, VrrpConfiguration())
 
     async def _delete_services(self) -> None:
         """Delete the daemon's services, or with lvs_flush_on_stop all services."""
@@ -314,6 +352,7 @@ class Supervisor:
         self._host.configure(configuration)
         try:
             await self._ownership.before_edits(self._owned_services(configuration))
+            await asyncio.to_thread(save_addresses, self.state, configuration.vrrp)
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
@@ -327,6 +366,7 @@ class Supervisor:
         table = await self.reconciler.reconcile()
         await self._save_ownership()
         await self._api.follow(configuration.settings)
+        await self._find_path_problems(await self.table_thread.run(self._host.addresses))
         settle_garbage()
         return table, routers
 
@@ -424,12 +464,72 @@ class Supervisor:
         try:
             state_dir.save_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
-            self._log.error(str(error))
+            if not self._overrides_error:
+                self._log.error(str(error))
+            self._overrides_error = str(error)
+        else:
+            self._overrides_error = ""
+
+    @property
+    def save_error(self) -> str:
+        """Why overrides or drains could not be saved, "" if they are."""
+        return self._overrides_error or self.drains.error
+
+    def problems(self) -> list[Problem]:
+        """Return the problems of the daemon and its host; services and virtual routers have their own."""
+        last, director = self.reconciler.last, self.reconciler.table.director
+        found = [] if self.started_at else [Problem("starting", "", "the first table is not complete yet")]
+        found += [Problem("table", "", text) for text in (last.error, self._host_error) if text]
+        found += [Problem("silent", name, text) for name, text in self.liveness.silent().items()]
+        found += [Problem("edit_refused", "", text) for text in last.refused]
+        found += [Problem("device", "", text) for text in unattached(director)]
+        found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]
+        found += self._path_problems
+        if self._api.metrics_error:
+            found.append(Problem("metrics_address", "", self._api.metrics_error))
+        if self.save_error:
+            found.append(Problem("state", "", self.save_error))
+        if self.history.error:
+            found.append(Problem("history", "", self.history.error))
+        return found
+
+    async def _track_problems(self) -> None:
+        """Publish problems that begin and end, and save again what could not be saved."""
+        while True:
+            self._problems.update([each for each in self.problems() if each.kind != "starting"])
+            await asyncio.sleep(PROBLEMS_POLL_S)
+
+    async def _save_again(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_RETRY_S)
+            if self._overrides_error:
+                self._save_overrides()
+            if self.drains.error:
+                self.drains.save()
+            if self.history.unwritten:
+                self._history_pending.set()
+
+    def _restore_history(self) -> None:
+        self.history = self._host.history(self.state)
+        self.events.restore(self.history.saved(REMEMBERED))
+        self.events.listener = self._put_history
+
+    def _put_history(self, event: Mapping[str, Any]) -> None:
+        self.history.put(event)
+        self._history_pending.set()
+
+    async def _write_history(self) -> None:
+        while True:
+            await self._history_pending.wait()
+            self._history_pending.clear()
+            await asyncio.to_thread(self.history.write)
+            await asyncio.sleep(HISTORY_PAUSE_S)
 
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
         self.engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
+        await self._find_path_problems(addresses)
         director = self.reconciler.table.director
         try:
             await self.table_thread.run(director.follow_host)
@@ -439,6 +539,12 @@ class Supervisor:
         self._host_error = ""
         self._log_unattached(warnings(director))
         return watch.RETRY_S if director.device_problems() else HOST_POLL_S
+
+    async def _find_path_problems(self, addresses: Iterable[Address]) -> None:
+        configuration = self.engine.configuration
+        with contextlib.suppress(PylvsError, OSError):  # the kernel did not report routes: the last result stays
+            found = self.table_thread.run(self._host.path_problems, configuration, frozenset(addresses))
+            self._path_problems = await found
 
     def _log_unattached(self, lines: list[str]) -> None:
         """Log devices that are refused once, and that all are attached again."""

@@ -96,6 +96,7 @@ class GlobalSettings:
     checker_nice: int = 0
     metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
     checker_share: bool = True
+    log_level: str = "info"
     fifo: Fifo | None = None  # for events of services and servers only
     startup_script: Script | None = None  # runs to its end before anything else
     startup_script_timeout_s: float = 10.0

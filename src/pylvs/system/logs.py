@@ -17,36 +17,43 @@ if TYPE_CHECKING:
     from pylvs.system.log_writer import BackgroundWriter
 
 Format = Literal["text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
 Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them
 _JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; the journal adds the time
 TIME = "event_time"  # a field: the Unix time of an event that is written later
 FLUSH_S = 2.0  # at the end; a reader that takes longer loses the rest
+_LEVEL = "PYLVS_LOG_LEVEL"  # of the command line, for the processes that the daemon starts
+_RANKS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}  # as in Python's logging
+_DEFAULT_LEVEL = "info"
 _SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  # of syslog, before a line: sd-daemon(3)
 
 
 class Logger:
-    """Log events with fields; all loggers write to the stream of the last `set_up`."""
+    """Log events with fields; all loggers write to the stream of the last `set_up`, at its level and above."""
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Log a detail, such as the output of a check's script."""
+        _log("debug", {**fields, "event": event})
 
     def info(self, event: str, **fields: Any) -> None:
         """Log a normal event."""
-        _write("info", {**fields, "event": event})
+        _log("info", {**fields, "event": event})
 
     def warning(self, event: str, **fields: Any) -> None:
         """Log an event that may need an operator's action."""
-        _write("warning", {**fields, "event": event})
+        _log("warning", {**fields, "event": event})
 
     def error(self, event: str, **fields: Any) -> None:
         """Log a failure."""
-        _write("error", {**fields, "event": event})
+        _log("error", {**fields, "event": event})
 
     def exception(self, event: str, **fields: Any) -> None:
         """Log a failure with the traceback of the current exception."""
-        _write("error", {**fields, "event": event, "exception": _trace(sys.exc_info()[1])})
+        _log("error", {**fields, "event": event, "exception": _trace(sys.exc_info()[1])})
 
     def log(self, level: str, event: str, **fields: Any) -> None:
-        """Log at a level by name; "debug" is ignored."""
-        if level != "debug":
-            _write(level, {**fields, "event": event})
+        """Log at a level by name."""
+        _log(level, {**fields, "event": event})
 
 
 def visible(text: str) -> str:
@@ -78,20 +85,47 @@ def set_up(
 ) -> None:
     """Write all logs in this form, those of libraries that use `logging` included.
 
-    With `background` no call waits for the reader of the stream; call `flush` before the end of the process.
+    Under systemd's journal each line begins with its level, as sd-daemon(3) asks. With `background` no call waits for
+    the reader of the stream; call `flush` before the end of the process.
     """
     global _writer
+    given = os.environ if environment is None else environment
     out = (sys.stderr or io.StringIO()) if stream is None else stream  # None: started with stderr closed
-    journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
-    line = _journal_line if journal else _json if form == "json" else _line
+    journal = _is_journal(out, given)
+    line = _json if form == "json" else _words if journal else _line
     put: Callable[[str], None] = partial(_put, out)
     if background:
         from pylvs.system.log_writer import BackgroundWriter  # late: commands do not need it
 
         _writer = BackgroundWriter(put)
         put = _writer.put
-    write_with(lambda level, fields: put(line(level, fields)))
+    write_with(lambda level, fields: put(_for_journal(level, line(level, fields)) if journal else line(level, fields)))
     _receive_from_libraries()
+    _set_level(given.get(_LEVEL, _DEFAULT_LEVEL))
+
+
+def fix_level(level: Level) -> None:
+    """Log at this level and above, here and in the processes that this one starts, and ignore the configuration's."""
+    os.environ[_LEVEL] = level
+    _set_level(level)
+
+
+def use_level(level: str) -> None:
+    """Log at the configuration's level and above, "" for the default; without effect after `fix_level`."""
+    _set_level(os.environ.get(_LEVEL) or level or _DEFAULT_LEVEL)
+
+
+def _set_level(level: str) -> None:
+    import logging  # late: commands need other functions of this module only
+
+    global _least
+    _least = _RANKS.get(level, _RANKS[_DEFAULT_LEVEL])
+    logging.getLogger("pylvs").setLevel(min(_least, logging.WARNING))
+
+
+def _log(level: str, fields: dict[str, Any]) -> None:
+    if _RANKS.get(level, _least) >= _least:
+        _write(level, fields)
 
 
 def flush() -> None:
@@ -135,8 +169,9 @@ def _time_of(fields: dict[str, Any]) -> datetime:
     return datetime.now() if at is None else datetime.fromtimestamp(at)
 
 
-def _journal_line(level: str, fields: dict[str, Any]) -> str:
-    return f"<{_SEVERITIES.get(level, 6)}>{_words(level, fields)}"
+def _for_journal(level: str, text: str) -> str:
+    """Prefix each line: the journal takes a traceback's lines for separate ones."""
+    return "\n".join(f"<{_SEVERITIES.get(level, 6)}>{line}" for line in text.split("\n"))
 
 
 def _words(level: str, fields: dict[str, Any]) -> str:
@@ -171,11 +206,12 @@ def _receive_from_libraries() -> None:
             fields: dict[str, Any] = {"logger": record.name, "event": record.getMessage()}
             if record.exc_info and record.exc_info[1]:
                 fields["exception"] = _trace(record.exc_info[1])
-            _write(record.levelname.lower(), fields)
+            _log(record.levelname.lower(), fields)
 
     logging.basicConfig(handlers=[FromLibraries()], level=logging.WARNING, force=True)
 
 
 _LOGGER = Logger()
 _writer: BackgroundWriter | None = None
+_least = _RANKS[_DEFAULT_LEVEL]
 _write: Write = lambda level, fields: _put(sys.stderr or io.StringIO(), _line(level, fields))  # noqa: E731

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
+from pylvs.daemon.api.client import Client
+from pylvs.daemon.notifications import EventBus
 from pylvs.system import logs
+from tests.unit.daemon import schemas
 from tests.waiting import PATIENCE_S
 
 
@@ -16,6 +20,7 @@ from tests.waiting import PATIENCE_S
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the daemon's timeouts: the machine of a test may be slow."""
     for name in (
+        "daemon.api.client.READ_TIMEOUT_S",
         "daemon.virtual_routers.REPLY_TIMEOUT_S",
         "daemon.virtual_routers.START_TIMEOUT_S",
         "daemon.virtual_routers.STATUS_TIMEOUT_S",
@@ -25,6 +30,27 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "notify.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
+
+
+@pytest.fixture(autouse=True)
+def _replies_and_events_have_their_schema(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compare each reply to `Client.ask`, and each event, with its schema."""
+    wrong: list[str] = []
+    ask, put = Client.ask, EventBus._put
+
+    def asked(self: Client, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+        status, reply = ask(self, method, path, content)
+        wrong.extend(schemas.wrong_in_reply(method, path, status, reply))
+        return status, reply
+
+    def published(self: EventBus, event: Mapping[str, Any]) -> None:
+        wrong.extend(schemas.wrong_in_event(event))
+        put(self, event)
+
+    monkeypatch.setattr(Client, "ask", asked)
+    monkeypatch.setattr(EventBus, "_put", published)
+    yield
+    assert wrong == [], "change pylvs.daemon.api.replies, and write docs/reference/api.md again"
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +15,7 @@ from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.host import HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import VipChecks
@@ -91,6 +92,7 @@ class FakeHost(HostServices):
         self.processes: list[subprocess.Popen[bytes]] = []
         self.lease_s = 10.0  # data_plane_lease
         self.on_start: Callable[[], object] = lambda: None  # called when a process of virtual routers starts
+        self.path_findings: list[Problem] = []
 
     def write(
         self, *services: WantedService, findings: Iterable[Finding] = (), routers: Iterable[str] = (), **settings: Any
@@ -98,6 +100,10 @@ class FakeHost(HostServices):
         """Write the configuration; `routers` are the names of virtual routers."""
         found = replace(configuration(*services, **settings), vrrp=vrrp(*routers, lease_s=self.lease_s))
         self.file = Loaded(found, tuple(findings), not services)
+
+    def left(self) -> set[str]:
+        """Return the files in the state directory."""
+        return {path.name for path in self.state.iterdir()} if self.state.exists() else set()
 
     def end_processes(self) -> None:
         """Kill the processes of virtual routers that are left."""
@@ -119,6 +125,9 @@ class FakeHost(HostServices):
 
     def addresses(self) -> Iterable[Address]:
         return [VIP]
+
+    def path_problems(self, _configuration: Configuration, _addresses: Collection[Address]) -> list[Problem]:
+        return list(self.path_findings)
 
     def probe_of(self, _check: Check, _service: WantedService, wanted: WantedServer) -> Probe:
         """Return a probe that fails for the servers in `dead`."""

@@ -16,12 +16,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
+from pylvs.cli import main as cli
 from pylvs.cli import servers as verbs
-from pylvs.daemon import drains
+from pylvs.daemon import drains, supervisor
 from pylvs.daemon.api.client import Client
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, address, run, server, service, until
 from tests.waiting import PATIENCE_S
+from tests.waiting import until as until_sync
 
 FIRST, SECOND = str(DestinationKey(address(1), 80)), str(DestinationKey(address(2), 80))
 
@@ -307,3 +311,41 @@ def test_a_wrong_command_changes_nothing(
     assert got == status
     assert words in reply["error"]
     assert after == before
+
+
+def test_an_override_that_cannot_be_saved_is_reported_by_the_command(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: the server is drained, but a restart would forget it."""
+    monkeypatch.setattr(supervisor, "SAVE_RETRY_S", 0.05)
+    write, full = StateDirectory.write, [True]
+
+    def written(self: StateDirectory, name: str, content: Any) -> None:
+        if full and name in ("overrides", "drains") and content:
+            raise PylvsError(f"{self.file(name)}: No space left on device: this state would be lost in a crash")
+        write(self, name, content)
+
+    monkeypatch.setattr(StateDirectory, "write", written)
+
+    def main(*words: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(cli.pylvs, [*words, "--state-dir", str(host.state)], standalone_mode=False)
+        return done.return_value or 0, done.stdout, done.stderr
+
+    drained, disabled, weight, found, *_, repaired = during(
+        host,
+        lambda: main("drain", FIRST, "--no-wait"),
+        lambda: main("disable", SECOND),
+        lambda: main("weight", FIRST, "3"),
+        lambda: [each["kind"] for each in ask(host, "GET", "/v1/status")["problems"]],
+        full.clear,
+        lambda: until_sync((host.state / "overrides.json").exists),
+        lambda: main("drain", FIRST, "--no-wait"),
+    )
+    error = "pylvs: in force, but a restart of the daemon ends it: "
+    for status, output, text in (drained, disabled, weight):
+        assert (status, "it holds" in output) == (1, False)
+        assert text.startswith(f"{error}{host.state}/overrides.json: No space left on device")
+        assert text.count("\n") == 1
+    assert "state" in found
+    assert repaired[0] == 0
+    assert "it holds through reloads" in repaired[1]

@@ -74,13 +74,13 @@ def test_status_names_the_master_the_time_and_the_reason(host: FakeHost) -> None
     assert lines[3:9] == [
         "  because    no advertisement came in time: for 3.61 s",
         "  addresses  192.0.2.1/24",
-        "  speaks     eth0, VRID 51, version 2, every 1 s",
+        "  device     eth0, VRID 51, version 2, every 1 s",
         "  tracks     script web is ill (exit status 1), weight -2",
-        "  adverts    7 sent, 3 heard, dropped: 2 wrong password; 1 times master",
+        "  adverts    7 sent, 3 received, dropped: 2 wrong password; 1 times master",
         "",
     ]
     assert lines[9].startswith("VI_2  BACKUP since ")
-    assert lines[11] == "  master     10.0.0.9; this one takes over after 3.61 s without a word from it"
+    assert lines[11] == "  master     10.0.0.9; this one takes over after 3.61 s without an advertisement"
     assert lines[-1] == "group G  MASTER: VI_1, VI_2"
     assert [each["name"] for each in json.loads(numbers.output)["instances"]] == ["VI_1", "VI_2"]
 
@@ -103,7 +103,7 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
     page = "\n".join(commands.lines(reply, time.time()))
     for text in (
         "no real-time priority, memory not locked",
-        "no script is run and no mail is sent",
+        "no script runs and no mail is sent",
         "services may not be forwarded here: no BPF here",
         "VI_1  FAULT, priority 98",
         "  fault      eth0 is down\n             script web failed\n",
@@ -111,8 +111,8 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
         "  tracks     file load is 3, weight 1\n             process nginx is not known yet\n",
         "             interface eth1 is well\n",
         "  differs    other addresses\n",
-        " without a word from it\n             not before, at any priority (nopreempt)\n",
-        " without a word from it\n             or, being better, not before 2001-09-09",
+        " without an advertisement\n             not before, at any priority (nopreempt)\n",
+        " without an advertisement\n             or, being better, not before 2001-09-09",
         "  conflict   10.0.0.7 holds them as well\n",
     ):
         assert text in page

@@ -9,6 +9,8 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
+
 from pylvs.daemon.notifications import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
 from pylvs.model.service import DestinationKey
@@ -50,6 +52,55 @@ def test_the_journal_gets_levels_and_writes_the_time_itself(tmp_path: Path) -> N
         logs.get_logger().warning("odd", where="here")
         out.seek(0)
         assert out.read() == "<4>warning: odd (where=here)\n"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_each_line_in_the_journal_has_its_level(tmp_path: Path, form: logs.Format) -> None:
+    with open(tmp_path / "journal", "w+") as out:
+        there = os.fstat(out.fileno())
+        logs.set_up(form, out, {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            logs.get_logger().exception("this is a bug")
+        out.seek(0)
+        lines = out.read().splitlines()
+    assert len(lines) == 1 if form == "json" else len(lines) > 3
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def at_level(monkeypatch: pytest.MonkeyPatch, fixed: logs.Level | None, configured: str) -> list[str]:
+    """Return the levels of the lines that are written; `fixed` is the command line's."""
+    out = io.StringIO()
+    monkeypatch.setenv("PYLVS_LOG_LEVEL", "")  # put back after the test
+    logs.set_up("text", out)
+    if fixed is not None:
+        logs.fix_level(fixed)
+    logs.use_level(configured)
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logs.get_logger(), level)("a line")
+        logging.getLogger("pylvs.health").log(getattr(logging, level.upper()), "a line")
+    logging.getLogger("asyncio").debug("not worth a line at any level")
+    logs.set_up("text", io.StringIO(), {})
+    return [line.split(" ")[1].rstrip(":") for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "configured", "least"),
+    [
+        (None, "info", "info"),
+        (None, "debug", "debug"),
+        (None, "error", "error"),
+        ("warning", "debug", "warning"),
+        ("debug", "error", "debug"),
+    ],
+)
+def test_lines_below_the_level_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, fixed: logs.Level | None, configured: str, least: str
+) -> None:
+    every = ["debug", "info", "warning", "error"]
+    expected = [each for level in every[every.index(least) :] for each in (level, level)]
+    assert at_level(monkeypatch, fixed, configured) == expected
 
 
 def test_logs_of_libraries_and_tracebacks_have_the_same_form() -> None:

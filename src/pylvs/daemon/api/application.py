@@ -16,7 +16,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
+from pylvs.daemon.api import replies
 from pylvs.daemon.api.routes import ROUTES, Given, Operation, json_response
+from pylvs.daemon.api.schema import VERSION, Schemas, components
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
@@ -37,22 +39,25 @@ _STATUSES: dict[type[PylvsError], HTTPStatus] = {
 }
 
 
-async def openapi(_daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+def document(closed: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI document; with `closed`, objects have no other fields than those named."""
+    schemas = Schemas(closed)
     paths: dict[str, dict[str, Any]] = {}
     for each in OPERATIONS:
-        paths.setdefault(each.path, {})[each.method.lower()] = each.described()
-    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    return json_response(
-        {
-            "openapi": "3.1.0",
-            "info": {"title": "pylvs run", "version": __version__},
-            "paths": paths,
-            "components": {"schemas": {"Error": error}},
-        }
-    )
+        paths.setdefault(each.path, {})[each.method.lower()] = each.described(schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "pylvs run", "version": VERSION, "x-pylvs-version": __version__},
+        "paths": paths,
+        "components": {"schemas": components(schemas)},
+    }
 
 
-OPERATIONS = (*ROUTES, Operation("GET", "/v1/openapi.json", "This document.", openapi))
+async def openapi(_daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    return json_response(document())
+
+
+OPERATIONS = (*ROUTES, Operation("GET", "/v1/openapi.json", "This document.", openapi, replies.OpenApi))
 
 
 async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:

@@ -14,11 +14,26 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system.sockets import address_of
 
-REPLY_TIMEOUT_S = 600.0  # a reload waits for the reloads before it
+READ_TIMEOUT_S = 5.0  # for a reply that changes nothing: a daemon that takes longer hangs
+EDIT_TIMEOUT_S = 60.0  # an edit waits for other programs' edits of the table
+LONG_TIMEOUT_S = 600.0  # a reload waits for the reloads before it, a check for its timeout
+_LONG = ("/v1/reload", "/v1/check-now")
+_AT_ONCE = ("/v1/stop",)  # POSTs whose reply waits for nothing
 
 
 class NoDaemon(PylvsError):
     """No daemon listens at the socket."""
+
+
+class NoReply(PylvsError):
+    """The daemon did not reply in time."""
+
+
+def timeout_of(method: str, path: str) -> float:
+    """Return how long a command waits for the reply to this request."""
+    if path in _LONG:
+        return LONG_TIMEOUT_S
+    return READ_TIMEOUT_S if method == "GET" or path in _AT_ONCE else EDIT_TIMEOUT_S
 
 
 class _Connection(http.client.HTTPConnection):
@@ -42,10 +57,12 @@ class Client:
         self.state = StateDirectory(state_dir)
 
     def ask(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
-        """Return the status and the JSON of the response. Raises NoDaemon, NotPermitted, PylvsError."""
+        """Return the status and the JSON of the response. Raises NoDaemon, NoReply, NotPermitted, PylvsError."""
         try:
             with self.stream(method, path, content) as response:
                 text = response.read()
+        except TimeoutError:
+            raise self._no_reply(timeout_of(method, path)) from None
         except (OSError, http.client.HTTPException) as error:
             raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
         try:
@@ -55,14 +72,17 @@ class Client:
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, path: str, content: Any = None, timeout_s: float | None = REPLY_TIMEOUT_S
+        self, method: str, path: str, content: Any = None, endless: bool = False
     ) -> Iterator[http.client.HTTPResponse]:
-        """Return the response before its body has come; `timeout_s` None waits without end. Raises as `ask`."""
+        """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`."""
         body = None if content is None else json.dumps(content).encode()
+        timeout_s = timeout_of(method, path)
         with contextlib.closing(_Connection(self.state, timeout_s)) as connection:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
+                if endless and connection.sock is not None:
+                    connection.sock.settimeout(None)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
                 raise NoDaemon(
                     f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
@@ -70,7 +90,12 @@ class Client:
             except PermissionError:
                 raise NotPermitted(f"{self.state.socket_path}: Operation not permitted; run as root") from None
             except TimeoutError:
-                raise PylvsError(f"{self.state.socket_path}: no answer within {timeout_s:g} s") from None
+                raise self._no_reply(timeout_s) from None
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
+
+    def _no_reply(self, timeout_s: float) -> NoReply:
+        process = self.state.daemon_pid()
+        who = f"pylvs run, process {process}," if process else f"pylvs run at {self.state.socket_path}"
+        return NoReply(f"{who} did not reply within {timeout_s:g} s: it hangs, or is very busy")

@@ -6,6 +6,7 @@ others begin with `pylvs_`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -22,6 +23,7 @@ from pylvs.model.rows import Counters, PacketCounts, ServiceRow, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
+    from pylvs.daemon.problems import Problem
     from pylvs.health.prober.link import ProberCounts
     from pylvs.health.state import ServiceSnapshot
     from pylvs.system.processes.scripts import ScriptCounts
@@ -90,6 +92,7 @@ class MetricsInput:
     silent: Mapping[str, bool] = field(default_factory=dict)  # whether a part of the daemon makes no progress
     prober: ProberCounts | None = None
     scripts: ScriptCounts | None = None
+    problems: Sequence[Problem] | None = None
 
 
 def exposition(given: MetricsInput) -> str:
@@ -113,6 +116,8 @@ class _InputCollector(Collector):
         yield from _daemon_metrics(self._given)
         yield from vrrp_metrics(self._given.routers)
         yield from _process_metrics(self._given)
+        if self._given.problems is not None:
+            yield _problem_metrics(self._given.problems)
 
 
 def _family(
@@ -253,6 +258,15 @@ def _process_metrics(given: MetricsInput) -> Iterator[Metric]:
         yield _counter("pylvs_script_wait_seconds", "How long they waited in total.", [], _one(scripts.waited_s))
         text = "The longest of these waits."
         yield _gauge("pylvs_script_longest_wait_seconds", text, [], _one(scripts.longest_wait_s))
+
+
+def _problem_metrics(problems: Sequence[Problem]) -> Metric:
+    """Return the number of problems of each kind, 0 included: alerts need a series that exists."""
+    from pylvs.daemon.problems import KINDS
+
+    found = Counter(each.kind for each in problems)
+    values = [((name, kind.severity.value), found[name]) for name, kind in KINDS.items()]
+    return _gauge("pylvs_problems", "Problems that pylvs status --check reports.", ["kind", "severity"], values)
 
 
 def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:

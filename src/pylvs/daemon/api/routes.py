@@ -11,20 +11,25 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 from pylvs import __version__
+from pylvs.daemon.api import replies
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
+from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply, Schemas
+from pylvs.daemon.history import json_line
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
-from pylvs.daemon.notifications import encode_event, json_line
+from pylvs.daemon.notifications import encode_event
+from pylvs.daemon.problems import Problem, Severity, router_problems, service_problems
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName, Standing
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation, OutOfRange
 from pylvs.model.rows import DestinationRow, PacketCounts, ServiceRow, unattached
@@ -76,6 +81,7 @@ class Operation:
     path: str
     help: str
     handler: Handler
+    replies: Any  # the type of a reply, or of each of its lines; str without a schema
     takes: Mapping[str, Field] = field(default_factory=dict)
     answers: str = "application/json"
 
@@ -102,12 +108,13 @@ class Operation:
                 raise InvalidOperation(f"{name}: is missing: {each.help}")
         return {name: self.takes[name].checked(name, value) for name, value in given.items()}
 
-    def described(self) -> dict[str, Any]:
-        """Return the OpenAPI operation."""
+    def described(self, schemas: Schemas) -> dict[str, Any]:
+        """Return the OpenAPI operation; add the schemas that it refers to."""
+        content: dict[str, Any] = {} if self.replies is str else {"schema": schemas.of(self.replies)}
         made: dict[str, Any] = {
             "summary": self.help,
             "responses": {
-                "200": {"description": "done", "content": {self.answers: {}}},
+                "200": {"description": "done", "content": {self.answers: content}},
                 "default": {
                     "description": "what is wrong and what to do",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -155,6 +162,11 @@ def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
     return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")
 
 
+STANDINGS: Mapping[Standing, replies.Standing] = {
+    Standing.ENABLED: "enabled",
+    Standing.DRAINED: "drained",
+    Standing.DISABLED: "disabled",
+}
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
@@ -177,6 +189,7 @@ _WEIGHT = {"weight": Field(int, "0 to 2147483647; null clears the override", req
 _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
 _SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
+_STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
     "dry_run": Field(bool, "return what would change, and change nothing"),
     "allow_empty": Field(bool, "run an empty file, which empties the table"),
@@ -200,36 +213,54 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
     routers = await daemon.routers.status()
     files = daemon.loaded.files
     last = daemon.reconciler.last
-    return json_response(
-        {
-            "version": __version__,
-            "pid": os.getpid(),
-            "now": time.time(),
-            "ready": daemon.started_at > 0,
-            "started_at": daemon.started_at or None,
-            "loaded_at": daemon.loaded_at or None,
-            "files": list(files),
-            "findings": len(daemon.loaded.findings),
-            "errors": [str(each) for each in errors(daemon.loaded)],
-            "reloads": dict(daemon.reloads),
-            "table": {
-                "trouble": last.error,
-                "refused": list(last.refused),
-                "unattached": unattached(daemon.reconciler.table.director),
-                "edits": dict(daemon.reconciler.edit_counts),
-            },
-            "unknown": list(daemon.liveness.silent().values()),
-            "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
-            "virtual_routers": routers_encoded(routers),
-            "services": [service_encoded(each, counts) for each in services],
-        }
-    )
+    problems = [*service_problems(services), *daemon.problems(), *router_problems(routers)]
+    reply: replies.StatusReply = {
+        "version": __version__,
+        "schema": VERSION,
+        "pid": os.getpid(),
+        "now": time.time(),
+        "ready": daemon.started_at > 0,
+        "started_at": daemon.started_at or None,
+        "loaded_at": daemon.loaded_at or None,
+        "files": list(files),
+        "findings": len(daemon.loaded.findings),
+        "errors": [str(each) for each in errors(daemon.loaded)],
+        "reloads": dict(daemon.reloads),
+        "problems": problems_encoded(problems),
+        "table": {
+            "trouble": last.error,
+            "refused": list(last.refused),
+            "unattached": unattached(daemon.reconciler.table.director),
+            "edits": dict(daemon.reconciler.edit_counts),
+        },
+        "unknown": list(daemon.liveness.silent().values()),
+        "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
+        "virtual_routers": routers_encoded(routers),
+        "services": [service_encoded(each, counts) for each in services],
+    }
+    return json_response(reply)
 
 
-def routers_encoded(status: Mapping[str, Any]) -> dict[str, Any]:
+def problems_encoded(problems: Iterable[Problem]) -> list[replies.ProblemReply]:
+    """Return problems, critical ones first."""
+    return [
+        {"kind": each.kind, "severity": each.severity.value, "object": each.object, "text": each.text}
+        for each in sorted(problems, key=lambda each: each.severity is not Severity.CRITICAL)
+    ]
+
+
+def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
     """Return the main fields of each virtual router; GET /v1/vrrp has all."""
-    wanted = ("name", "state", "since", "priority", "why")
-    instances = [{name: each[name] for name in wanted} for each in status["instances"]]
+    instances: list[replies.RouterSummary] = [
+        {
+            "name": each["name"],
+            "state": each["state"],
+            "since": each["since"],
+            "priority": each["priority"],
+            "why": each["why"],
+        }
+        for each in status["instances"]
+    ]
     return {"trouble": status["trouble"], "data_plane": status.get("data_plane"), "instances": instances}
 
 
@@ -263,7 +294,7 @@ def counts_of(rows: Sequence[ServiceRow]) -> Counts:
     return {(row.service.key, each.destination.key): each for row in rows for each in row.destinations}
 
 
-def service_encoded(service: ServiceSnapshot, counts: Counts) -> dict[str, Any]:
+def service_encoded(service: ServiceSnapshot, counts: Counts) -> replies.ServiceReply:
     sorry = service.sorry_server
     return {
         "name": service.name,
@@ -281,7 +312,7 @@ def service_encoded(service: ServiceSnapshot, counts: Counts) -> dict[str, Any]:
     }
 
 
-def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> dict[str, Any]:
+def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> replies.ServerReply:
     """Return a server with its checks, and its connections summed over all keys of the service."""
     found = [counts[key, server.server] for key in keys if (key, server.server) in counts]
     return {
@@ -292,7 +323,7 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
         "reason": server.reason,
         "weight": server.weight,
         "configured_weight": server.configured_weight,
-        "standing": server.override.standing.value,
+        "standing": STANDINGS[server.override.standing],
         "operator_weight": server.override.weight,
         "in_table": server.in_table,
         "active": sum(each.active for each in found),
@@ -302,8 +333,23 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
     }
 
 
-def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
-    return {field.name: getattr(check, field.name) for field in fields(check)} | {"check": check.check.word}
+def check_encoded(check: CheckSnapshot) -> replies.CheckReply:
+    return {
+        "check": check.check.word,
+        "good": check.good,
+        "failures": check.failures,
+        "weight": check.weight,
+        "reason": check.reason,
+        "inconclusive": check.inconclusive,
+        "checked_at": check.checked_at,
+        "took_s": check.took_s,
+        "next_in_s": check.next_in_s,
+        "running": check.running,
+        "shared_by": check.shared_by,
+        "probes": check.probes,
+        "failed_probes": check.failed_probes,
+        "inconclusive_probes": check.inconclusive_probes,
+    }
 
 
 async def metrics_page(daemon: Supervisor) -> str:
@@ -323,6 +369,8 @@ async def metrics_page(daemon: Supervisor) -> str:
         prober=daemon.prober_counts(),
         scripts=daemon.script_counts(),
     )
+    problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
+    given = replace(given, problems=problems)
     return await asyncio.to_thread(exposition, given)
 
 
@@ -359,7 +407,7 @@ async def drain(daemon: Supervisor, _: web.Request, given: Given) -> web.Respons
     force, active_only = given.get("force", False), given.get("active_only", False)
     begun = daemon.drains.begin(server, given.get("service"), deadline_s, force, active_only)
     await daemon.reconciler.reconcile()
-    return json_response(begun.encoded())
+    return json_response(begun.encoded() | {"not_kept": daemon.save_error})
 
 
 async def all_drains(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
@@ -370,12 +418,34 @@ async def check_now(daemon: Supervisor, _: web.Request, given: Given) -> web.Res
     server = server_named(given["server"]) if "server" in given else None
     found = await daemon.engine.check_now(server, given.get("service"))
     await daemon.reconciler.reconcile()
-    return json_response({"servers": [{"service": each.service, **server_encoded(each, (), {})} for each in found]})
+    reply: replies.ServersReply = {
+        "servers": [{"service": each.service, **server_encoded(each, (), {})} for each in found]
+    }
+    return json_response(reply)
 
 
 async def history(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
-    events = daemon.engine.history(server_named(given["server"]), given.get("service"))
-    return json_response({"events": [encode_event(each) for each in events]})
+    """Return the engine's events, and behind them in time those of former daemons."""
+    server, service = server_named(given["server"]), given.get("service")
+    found = [encode_event(each) for each in daemon.engine.history(server, service)]
+    begin = min((each["at"] for each in found), default=math.inf)
+    former = [
+        each
+        for each in daemon.events.recent()
+        if each["at"] < min(begin, daemon.began_at) and _is_about(each, server, service)
+    ]
+    return json_response({"events": [*former, *found]})
+
+
+def _is_about(event: Mapping[str, Any], server: DestinationKey | Address, service: str | None) -> bool:
+    text = str(event.get("server", ""))
+    if service is not None and event.get("service") != service:
+        return False
+    try:
+        named = server_named(text)
+    except InvalidOperation:
+        return False
+    return server in (named, named.address if isinstance(named, DestinationKey) else named)
 
 
 def _override(
@@ -387,9 +457,13 @@ def _override(
         values = {each: given[each] for each in takes}
         names = apply(daemon.engine, server_named(given["server"]), service=given.get("service"), **values)
         await daemon.reconciler.reconcile()
-        return json_response({"servers": [{"service": service, "server": str(server)} for service, server in names]})
+        reply: replies.OverrideReply = {
+            "servers": [{"service": service, "server": str(server)} for service, server in names],
+            "not_kept": daemon.save_error,
+        }
+        return json_response(reply)
 
-    return Operation("POST", f"/v1/{name}", help_, handle, {**_NAMED, **takes})
+    return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes})
 
 
 async def vrrp_status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
@@ -431,23 +505,63 @@ async def reload(daemon: Supervisor, _: web.Request, given: Given) -> web.Respon
     )
 
 
+async def stop(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+    """Reply before the end: the client waits for the process."""
+    daemon.stop(keep=given.get("keep", False))
+    reply: replies.StopReply = {"pid": os.getpid()}
+    return json_response(reply)
+
+
 _STATUS_HELP = "The state of services, servers, checks and virtual routers, and what differs from the file."
 _EVENTS_HELP = "The last events; with follow, new events until the client disconnects. A JSON object a line."
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
-    Operation("GET", "/v1/status", _STATUS_HELP, status),
-    Operation("GET", "/v1/events", _EVENTS_HELP, events, {"follow": Field(bool, "true: new events")}, LINES),
-    Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE),
-    Operation("POST", "/v1/drain", "Weight 0, then out of the table when unused.", drain, {**_NAMED, **_DRAIN}),
-    Operation("GET", "/v1/drains", "The drains that wait, and the last that are over.", all_drains),
+    Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
+    Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
+    Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
+    Operation(
+        "POST",
+        "/v1/drain",
+        "Weight 0, then out of the table when unused.",
+        drain,
+        replies.DrainReply,
+        {**_NAMED, **_DRAIN},
+    ),
+    Operation(
+        "GET", "/v1/drains", "The drains that wait, and the last that are over.", all_drains, replies.DrainsReply
+    ),
     _override("enable", "Revert drain and disable.", Engine.enable),
     _override("disable", "Out of the table until it is enabled; its checks go on.", Engine.disable),
     _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT),
-    Operation("POST", "/v1/check-now", "Check at once; the servers' state after that.", check_now, _ANYTHING),
-    Operation("GET", "/v1/history", "The last events of a server, oldest first.", history, _NAMED),
-    Operation("GET", "/v1/vrrp", "The state of virtual routers.", vrrp_status),
-    Operation("GET", "/v1/vrrp/why", "The reasons of their last transitions.", vrrp_why, {"name": _NAME}),
-    Operation("POST", "/v1/vrrp/yield", "Give up mastership; another router takes over.", vrrp_yield, _YIELD),
-    Operation("POST", "/v1/vrrp/resume", "Let them take over again.", vrrp_resume, {"name": _NAME}),
-    Operation("POST", "/v1/reload", "Read the file again and run it, as a whole or not at all.", reload, _RELOAD),
+    Operation(
+        "POST",
+        "/v1/check-now",
+        "Check at once; the servers' state after that.",
+        check_now,
+        replies.ServersReply,
+        _ANYTHING,
+    ),
+    Operation("GET", "/v1/history", "The last events of a server, oldest first.", history, EventsReply, _NAMED),
+    Operation("GET", "/v1/vrrp", "The state of virtual routers.", vrrp_status, replies.VrrpReply),
+    Operation(
+        "GET", "/v1/vrrp/why", "The reasons of their last transitions.", vrrp_why, replies.WhyReply, {"name": _NAME}
+    ),
+    Operation(
+        "POST",
+        "/v1/vrrp/yield",
+        "Give up mastership; another router takes over.",
+        vrrp_yield,
+        replies.NamesReply,
+        _YIELD,
+    ),
+    Operation("POST", "/v1/vrrp/resume", "Let them take over again.", vrrp_resume, replies.NamesReply, {"name": _NAME}),
+    Operation("POST", "/v1/stop", "End the daemon in good order.", stop, replies.StopReply, _STOP),
+    Operation(
+        "POST",
+        "/v1/reload",
+        "Read the file again and run it, as a whole or not at all.",
+        reload,
+        replies.ReloadReply,
+        _RELOAD,
+    ),
 )

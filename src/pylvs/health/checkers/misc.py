@@ -13,14 +13,21 @@ _LOWEST_DYNAMIC = 2  # this exit status is weight 0, the next weight 1 ...
 
 
 def probe(check: MiscCheck, context: CheckContext) -> Probe:
-    """Return a probe that runs the program and logs its output; a failure's reason has the first line."""
+    """Return a probe that runs the program and logs its output; a failure's reason has the first line.
+
+    The log has the output of the first run and of each with another end than the one before; at level debug, of all.
+    """
+    before = ""
 
     async def ask() -> Outcome:
+        nonlocal before
         if context.processes is None:
             return Outcome(False, "scripts are not run")
         ended = await context.processes.run(check.script, check.pace.timeout_s)
+        level = logging.DEBUG if ended.how == before else logging.INFO
+        before = ended.how
         for line in ended.lines():
-            log.debug("%s: %s", check.script, line)
+            log.log(level, "output of %s %s (%s): %s", check.word, check.script, ended.how, line)
         return outcome(ended, check.dynamic)
 
     return ask

@@ -302,8 +302,17 @@ def _give_up(errors: int, text: str, shortage: bool = False) -> NoReturn:
     os._exit(127)
 
 
+def _be_killed_before_the_daemon() -> None:
+    """Revert OOMScoreAdjust= of the daemon's unit: without memory the kernel must end a script, not the daemon."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
+
+
 def main(descriptor: int) -> None:
     """Serve the daemon at the other end of this socket."""
+    _be_killed_before_the_daemon()
     with socket.socket(fileno=descriptor) as channel:
         channel.set_inheritable(False)
         Runner(channel).serve()

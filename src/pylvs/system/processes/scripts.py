@@ -63,13 +63,17 @@ class Ended:
 
     def __str__(self) -> str:
         """Return a short text for a history: "exit status 1: no route to host"."""
+        first = "" if self.problem or self.timed_out else next(iter(self.lines()), "")
+        return f"{self.how}: {first}" if first and self.status != 0 else self.how
+
+    @property
+    def how(self) -> str:
+        """How it ended, without its output: "exit status 1"."""
         if self.problem:
             return self.problem
         if self.timed_out:
             return f"timed out after {self.seconds:g} s"
-        text = f"exit status {self.status}" if self.status is not None else f"ended by {_signal_name(self.signal)}"
-        first = next(iter(self.lines()), "")
-        return f"{text}: {first}" if first and self.status != 0 else text
+        return f"exit status {self.status}" if self.status is not None else f"ended by {_signal_name(self.signal)}"
 
     def lines(self) -> list[str]:
         """Return the output for a log: few short lines without control characters."""

@@ -102,6 +102,7 @@ class HelperProcess:
 
     def _configure(self, message: Configure) -> None:
         settings, routers = message.settings, message.routers
+        logs.use_level(settings.log_level)
         self._notifier.configure(settings, routers)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         # As in keepalived, scripts that no instance or group tracks do not run.

@@ -130,6 +130,8 @@ class ScriptWatch:
         if self._hysteresis.add(success, self.script.rise, self.script.fall):
             write = self._log.info if success else self._log.warning
             write(f"track script {self.script.name} is {'well' if success else 'ill'}", end=str(ended))
+            for line in ended.lines():
+                self._log.info(f"output of track script {self.script.name}: {line}")
             self._report(TrackedObject("script", Track(self.script.name), success, detail=str(ended)))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon import Options
+from pylvs.daemon.history import History
 from pylvs.daemon.host import HostServices, ServiceManager, call_at_changes
 from pylvs.daemon.loading import Loaded, apply_options
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import DesiredTable
@@ -320,13 +322,33 @@ class SimHost(HostServices):
 
         return probe
 
+    def history(self, state: StateDirectory) -> History:
+        return NoHistory(state)
+
+    def path_problems(self, configuration: Configuration, addresses: Collection[Address]) -> list[Problem]:
+        """Return none: the simulated host has no routes."""
+        return []
+
     def start_routers(self, state: StateDirectory, log_format: str) -> Any:
         """Fail: there are no virtual routers."""
         raise AssertionError("virtual routers were started")
 
 
+class NoHistory(History):
+    """Writes nothing: the simulated disk has the files that restarts depend on."""
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Drop the event."""
+
+    def saved(self, count: int) -> list[Mapping[str, Any]]:
+        """Return no event of former daemons."""
+        return []
+
+
 class SimApiServer:
     """Replaces the API's socket."""
+
+    metrics_error = ""
 
     def __init__(self, context: Any) -> None:
         self.context = context

@@ -1,0 +1,97 @@
+"""`pylvs stop`: end the daemon with its virtual routers and services, or let the next daemon continue with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from pylvs.cli.common import asked, state_dir
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.model.errors import Busy, PylvsError
+
+END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
+SYSTEMD_S = 10.0  # for its reply about a job
+_CRASHES = ("exit-code", "signal", "core-dump", "watchdog", "oom-kill")  # values of SERVICE_RESULT
+
+
+@click.command()
+@click.option(
+    "--keep", is_flag=True, help="leave services and virtual routers for the next daemon: no connection breaks"
+)
+@click.option("-I", "--dont-release-ipvs", "keep_table", is_flag=True, help="leave the services in the table")
+@click.option(
+    "--unit", metavar="UNIT", help="for ExecStop= and ExecStopPost=: --keep, unless systemd stops UNIT for good"
+)
+@state_dir
+def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None) -> None:
+    """End the daemon. Afterwards no virtual router runs here, and its services are not in the table.
+
+    Without a daemon it ends what a killed one left.
+    """
+    if unit is not None:
+        job = job_of(unit)
+        if not job:
+            return  # a crash: the next daemon continues; or the daemon has stopped in good order by itself
+        keep = job != "stop"
+    state = StateDirectory(state_dir)
+    if not state.path.is_dir():
+        return
+    _stop_daemon(state, keep)
+    if not keep:
+        _end_leftovers(state, keep_table)
+
+
+def job_of(unit: str) -> str:
+    """Return the type of systemd's job for the unit: `stop`, `restart`; "" without one.
+
+    A unit whose process crashed has no job. If systemd does not reply, its environment decides.
+    """
+    command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--full", unit]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMD_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "" if os.environ.get("SERVICE_RESULT") in _CRASHES else "stop"
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return next((row[2] for row in rows if len(row) >= 4 and row[1] == unit), "")
+
+
+def _stop_daemon(state: StateDirectory, keep: bool) -> None:
+    """Let the daemon stop, and wait for its end. Raises PylvsError if it hangs."""
+    from pylvs.daemon.api.client import NoDaemon, NoReply
+    from pylvs.daemon.leftovers import end_of, stop_routers
+
+    pid = state.daemon_pid()
+    end = end_of(pid) if pid else None
+    try:
+        replied = asked(state.path, "POST", "/v1/stop", {"keep": keep})["pid"]
+    except NoDaemon:
+        return
+    except NoReply as error:
+        if not keep:  # they have a process of their own, which does not hang
+            stop_routers(state, click.echo)
+        raise PylvsError(f"{error}; kill it, and run pylvs stop again") from None
+    if replied != pid or end is None:
+        end = end_of(replied)
+    if not end(END_S):
+        raise PylvsError(f"pylvs run, process {replied}, does not end within {END_S:g} s; kill it")
+    click.echo(f"pylvs run, process {replied}, has ended")
+
+
+def _end_leftovers(state: StateDirectory, keep_table: bool) -> None:
+    from pylvs.daemon.leftovers import delete_services, stop_routers
+
+    with suppress(FileNotFoundError):
+        try:
+            state.acquire()
+        except Busy as busy:
+            raise PylvsError(f"{busy}: it does not answer; kill it, and run pylvs stop again") from None
+        try:
+            stop_routers(state, click.echo)
+            if not keep_table:
+                delete_services(state, click.echo)
+        finally:
+            state.release()

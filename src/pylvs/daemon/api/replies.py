@@ -1,0 +1,520 @@
+"""What the API replies: the type of each reply, of which its JSON Schema is made.
+
+mypy compares the values that are served with these types. A text behind `Annotated` is the field's description in the
+OpenAPI document and in docs/reference/api.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+UnixTime = Annotated[float, "seconds since 1970"]
+State = Literal["MASTER", "BACKUP", "FAULT"]
+Standing = Literal["enabled", "drained", "disabled"]
+
+
+class Error(TypedDict):
+    """What is wrong, and what to do."""
+
+    error: Annotated[str, "one line"]
+
+
+class ProblemReply(TypedDict):
+    """One thing that is wrong now."""
+
+    kind: Annotated[str, "as in the metric pylvs_problems"]
+    severity: Literal["warning", "critical"]
+    object: Annotated[str, 'the service, server, device or file; "" for the daemon']
+    text: Annotated[str, "what is wrong"]
+
+
+class CheckReply(TypedDict):
+    """One check of one server."""
+
+    check: Annotated[str, "its keyword"]
+    good: Annotated[bool | None, "null until an outcome counts"]
+    failures: Annotated[int, "failures in a row"]
+    weight: Annotated[int | None, "the weight that it sets"]
+    reason: Annotated[str, "of the last outcome"]
+    inconclusive: Annotated[bool, "this host could not make the last check"]
+    checked_at: UnixTime | None
+    took_s: Annotated[float | None, "the duration of the last probe"]
+    next_in_s: Annotated[float | None, "null: it runs now, or is suspended"]
+    running: bool
+    shared_by: Annotated[int, "servers that share this check"]
+    probes: Annotated[int, "since the start of the daemon"]
+    failed_probes: int
+    inconclusive_probes: Annotated[int, "that this host could not make"]
+
+
+class ServerReply(TypedDict):
+    """One real server of one service."""
+
+    service: NotRequired[Annotated[str, "in replies to check-now"]]
+    server: Annotated[str, "ADDRESS:PORT"]
+    up: bool
+    checked: Annotated[bool, "false: `up` is presumed, because a check had no outcome yet"]
+    since: Annotated[UnixTime, "of `up`"]
+    reason: Annotated[str, "of `up`"]
+    weight: Annotated[int, "in force while the server is up"]
+    configured_weight: int
+    standing: Annotated[Standing, "by the operator"]
+    operator_weight: Annotated[int | None, "by pylvs weight"]
+    in_table: bool
+    active: Annotated[int, "active connections"]
+    inactive: Annotated[int, "inactive connections"]
+    persistent: Annotated[int, "persistence templates"]
+    checks: list[CheckReply]
+
+
+class QuorumReply(TypedDict):
+    """The quorum of a service."""
+
+    up: bool
+    since: Annotated[UnixTime, "of `up`"]
+    weight: Annotated[int, "that is needed"]
+    hysteresis: int
+    weight_up: Annotated[int, "of the servers that are up"]
+
+
+SorryServerReply = TypedDict("SorryServerReply", {"server": str, "in": Annotated[bool, "it serves"]})  # a keyword
+
+
+class ServiceReply(TypedDict):
+    """One virtual server of the configuration."""
+
+    name: str
+    keys: Annotated[list[str], "protocol and address, or mark, of each of its services in the table"]
+    quorum: QuorumReply
+    sorry_server: SorryServerReply | None
+    suspended: Annotated[bool, "checks are suspended (ha_suspend)"]
+    servers: list[ServerReply]
+
+
+class TableReply(TypedDict):
+    """The table beside the desired state."""
+
+    trouble: Annotated[str, 'why it could not be read or edited; "" if it could']
+    refused: Annotated[list[str], "edits that the packet path refused"]
+    unattached: Annotated[list[str], "devices that services need and that could not be attached"]
+    edits: Annotated[dict[str, int], "number of edits by reason"]
+
+
+class RouterSummary(TypedDict):
+    """The main fields of a virtual router."""
+
+    name: str
+    state: State
+    since: UnixTime | None
+    priority: int
+    why: str
+
+
+class RoutersSummary(TypedDict):
+    """Virtual routers; GET /v1/vrrp has all fields."""
+
+    trouble: Annotated[str, 'why they do not run as configured; "" if they do']
+    data_plane: DataPlaneReply | None
+    instances: list[RouterSummary]
+
+
+class StatusReply(TypedDict):
+    """The reply to GET /v1/status, and the output of pylvs status --json."""
+
+    version: Annotated[str, "of pylvs"]
+    schema: Annotated[str, "version of these schemas: MAJOR.MINOR"]
+    pid: int
+    now: UnixTime
+    ready: Annotated[bool, "the first table is complete"]
+    started_at: Annotated[UnixTime | None, "null before that"]
+    loaded_at: Annotated[UnixTime | None, "when the configuration in force was read"]
+    files: Annotated[list[str], "of the configuration"]
+    findings: Annotated[int, "of pylvs check in these files"]
+    errors: Annotated[list[str], "because of which a part of the file has no effect"]
+    reloads: Annotated[dict[str, int], "by result: done, refused"]
+    problems: Annotated[list[ProblemReply], "critical ones first"]
+    table: TableReply
+    unknown: Annotated[list[str], "parts of the daemon that make no progress"]
+    differs: Annotated[list[str], "how the running state differs from the file"]
+    virtual_routers: RoutersSummary
+    services: list[ServiceReply]
+
+
+class NamedServer(TypedDict):
+    """A real server of a service."""
+
+    service: str
+    server: str
+
+
+class OverrideReply(TypedDict):
+    """The servers of an override."""
+
+    servers: list[NamedServer]
+    not_kept: Annotated[str, 'why the override does not survive a restart; "" if it does']
+
+
+class DrainReply(TypedDict):
+    """A drain of one or several servers, with their connections."""
+
+    number: int
+    servers: list[NamedServer]
+    began_at: UnixTime
+    deadline_at: UnixTime | None
+    force: Annotated[bool, "at the deadline, delete the server with its connections"]
+    active_only: Annotated[bool, "do not wait for inactive connections"]
+    stage: Literal["waiting", "removed", "forced", "late", "called off"]
+    active: int
+    inactive: int
+    persistent: int
+    most: Annotated[int, "the highest number of connections"]
+    not_kept: NotRequired[Annotated[str, 'why the drain does not survive a restart; "" if it does']]
+
+
+class DrainsReply(TypedDict):
+    """The drains that wait, and the last that are over."""
+
+    drains: list[DrainReply]
+
+
+class ServersReply(TypedDict):
+    """Servers after a check."""
+
+    servers: list[ServerReply]
+
+
+class FindingReply(TypedDict):
+    """One finding of pylvs check."""
+
+    file: str
+    line: int
+    column: int
+    width: int
+    severity: Literal["error", "warning", "note"]
+    text: str
+    advice: str
+    security: bool
+    fatal: bool
+
+
+class ReloadTable(TypedDict):
+    """What a reload made of the table."""
+
+    edits: int
+    refused: list[str]
+    trouble: str
+
+
+class ReloadRouters(TypedDict):
+    """What the virtual routers replied to a reload."""
+
+    warnings: list[str]
+    trouble: str
+
+
+class ReloadReply(TypedDict):
+    """The result of a reload."""
+
+    findings: list[FindingReply]
+    differences: list[str]
+    table: Annotated[ReloadTable | None, "null for a dry run"]
+    virtual_routers: ReloadRouters
+
+
+class RefusedReply(Error):
+    """A refused reload; nothing has changed."""
+
+    findings: list[FindingReply]
+
+
+class TrackReply(TypedDict):
+    """One tracked object of a virtual router."""
+
+    kind: str
+    name: str
+    well: Annotated[bool | None, "null: not known yet"]
+    expired: NotRequired[Annotated[bool, "its helper process is silent"]]
+    number: NotRequired[Annotated[int | None, "of a track_file"]]
+    weight: int
+    words: Annotated[str, "the reason"]
+
+
+class AdvertCounters(TypedDict):
+    """Counters of one virtual router."""
+
+    sent: int
+    received: int
+    dropped: Annotated[dict[str, int], "by reason"]
+    became_master: int
+    became_backup: int
+    became_fault: int
+
+
+class RouterReply(TypedDict):
+    """One virtual router."""
+
+    name: str
+    interface: str
+    vrid: int
+    version: Literal[2, 3]
+    family: Literal[4, 6]
+    state: State
+    since: UnixTime | None
+    priority: Annotated[int, "in force, with what is tracked"]
+    base_priority: Annotated[int, "configured"]
+    addresses: list[str]
+    master: Annotated[str, 'address of the master; "" if none is known']
+    why: Annotated[str, "the reason for the state"]
+    advert_interval_s: float
+    master_down_s: float
+    preempt: NotRequired[bool]
+    rival: NotRequired[Annotated[str, "another host with one of the addresses"]]
+    preempts_at: NotRequired[UnixTime | None]
+    mismatches: NotRequired[Annotated[list[str], "what the peer's advertisements have in another way"]]
+    tracks: list[TrackReply]
+    faults: list[str]
+    counters: AdvertCounters
+    group: Annotated[str | None, "the sync group"]
+    held_until: Annotated[UnixTime | None, "pylvs vrrp yield"]
+
+
+class GroupReply(TypedDict):
+    """One sync group."""
+
+    name: str
+    state: State
+    members: list[str]
+
+
+class ProcessReply(TypedDict):
+    """The process pylvs-vrrp."""
+
+    pid: int
+    realtime: Annotated[int, "priority; 0: none"]
+    locked: Annotated[bool, "its memory is locked"]
+    longest_gap_ms: Annotated[float, "the largest delay of a timer"]
+    aide: Annotated[bool, "its helper process runs"]
+    aide_lost: NotRequired[Annotated[int, "how often that process was lost"]]
+
+
+class DataPlaneReply(TypedDict):
+    """What pylvs-vrrp knows of the packet path."""
+
+    well: Annotated[bool | None, "null: unknown"]
+    words: Annotated[str, "the reason"]
+    expired: NotRequired[Annotated[int, "how often pylvs run was silent for too long"]]
+
+
+class UnknownVrid(TypedDict):
+    """Advertisements of a VRID that is not configured."""
+
+    device: str
+    vrid: int
+    count: int
+
+
+class VrrpReply(TypedDict):
+    """The state of virtual routers; without any, lists are empty and the other fields are absent."""
+
+    trouble: Annotated[str, 'why they do not run as configured; "" if they do']
+    instances: list[RouterReply]
+    groups: list[GroupReply]
+    process: NotRequired[ProcessReply]
+    data_plane: NotRequired[DataPlaneReply]
+    unknown_vrids: NotRequired[list[UnknownVrid]]
+
+
+class Transition(TypedDict):
+    """One transition of a virtual router."""
+
+    time: UnixTime
+    before: State
+    state: State
+    why: str
+    detail: str
+    priority: int
+
+
+WhyReply = Annotated[dict[str, list[Transition]], "by virtual router, the latest last"]
+
+
+class NamesReply(TypedDict):
+    """The virtual routers of a command."""
+
+    names: list[str]
+
+
+class StopReply(TypedDict):
+    """The daemon begins to stop."""
+
+    pid: Annotated[int, "wait for the end of this process"]
+
+
+class LogLine(TypedDict):
+    """One line of the log with `--log-format json`. Further fields belong to the event: service, server, reason."""
+
+    event: Annotated[str, "what happened"]
+    level: Literal["debug", "info", "warning", "error", "critical"]
+    time: Annotated[str, "RFC 3339, in UTC"]
+    logger: NotRequired[Annotated[str, "the library that wrote it"]]
+    exception: NotRequired[Annotated[str, "a traceback"]]
+
+
+OpenApi = Annotated[dict[str, Any], "an OpenAPI 3.1 document"]
+
+
+# --- events: those of health checks have their own classes in `pylvs.health.events`
+
+
+class DaemonEvent(TypedDict):
+    """What all events have."""
+
+    event: Annotated[str, "its name"]
+    at: UnixTime
+
+
+class Missed(DaemonEvent):
+    """A subscriber did not read fast enough."""
+
+    count: Annotated[int, "events that it missed"]
+
+
+class Reloaded(DaemonEvent):
+    """A reload is done."""
+
+    edits: Annotated[int, "of the table"]
+    differences: NotRequired[Annotated[list[str], "absent in the file of events if they are long"]]
+
+
+class ReloadRefused(DaemonEvent):
+    """A reload was refused; nothing changed."""
+
+    reason: str
+
+
+class DrainEvent(DaemonEvent):
+    """A drain began or ended."""
+
+    number: int
+    servers: list[NamedServer]
+    began_at: UnixTime
+    deadline_at: UnixTime | None
+    force: bool
+    active_only: bool
+    stage: str
+    active: int
+    inactive: int
+    persistent: int
+    most: int
+
+
+class TableGrown(DaemonEvent):
+    """The connection table was enlarged."""
+
+    capacity: Annotated[int, "connections"]
+
+
+class TableNotGrown(DaemonEvent):
+    """The connection table could not be enlarged."""
+
+    reason: str
+
+
+class ProblemEvent(DaemonEvent):
+    """A problem of the daemon or its host began or ended."""
+
+    problem: Annotated[str, "its kind"]
+    severity: Literal["warning", "critical"]
+    object: str
+    reason: str
+
+
+class VrrpEvent(DaemonEvent):
+    """An event of pylvs-vrrp."""
+
+    instance: NotRequired[Annotated[str, "the virtual router"]]
+    reason: NotRequired[str]
+
+
+class VrrpTransition(VrrpEvent):
+    """A virtual router changed its state."""
+
+    before: State
+    state: State
+    priority: NotRequired[int]
+
+
+class VrrpPriority(VrrpEvent):
+    """The effective priority of a virtual router changed."""
+
+    before: int
+    priority: int
+
+
+class VrrpTrack(VrrpEvent):
+    """A tracked object changed."""
+
+    kind: str
+    name: str
+    well: NotRequired[bool]
+    state: NotRequired[Annotated[str, "unknown: the helper process is silent"]]
+    number: NotRequired[int]
+
+
+class VrrpDataPlane(VrrpEvent):
+    """pylvs-vrrp learned whether packets are forwarded."""
+
+    well: NotRequired[bool]
+    state: Literal["well", "lost", "unknown"]
+
+
+class VrrpDropped(VrrpEvent):
+    """An invalid advertisement was dropped."""
+
+    flaw: str
+    source: str
+
+
+class VrrpRestored(VrrpEvent):
+    """Addresses or routes that another program removed were added again."""
+
+    things: list[str]
+
+
+class VrrpClaim(VrrpEvent):
+    """Another host claims an address (RFC 5227)."""
+
+    address: str
+
+
+class PartEvent(DaemonEvent):
+    """A part of the daemon makes no progress, or makes progress again."""
+
+    part: str
+    reason: NotRequired[str]
+
+
+EVENTS: dict[str, type] = {
+    "part_silent": PartEvent,
+    "part_works": PartEvent,
+    "vrrp_helper": VrrpEvent,
+    "missed": Missed,
+    "reloaded": Reloaded,
+    "reload_refused": ReloadRefused,
+    "drain_began": DrainEvent,
+    "drain_ended": DrainEvent,
+    "table_grown": TableGrown,
+    "table_not_grown": TableNotGrown,
+    "problem_began": ProblemEvent,
+    "problem_ended": ProblemEvent,
+    "vrrp_trouble": VrrpEvent,
+    "vrrp_transition": VrrpTransition,
+    "vrrp_priority": VrrpPriority,
+    "vrrp_mismatch": VrrpEvent,
+    "vrrp_conflict": VrrpEvent,
+    "vrrp_track": VrrpTrack,
+    "vrrp_data_plane": VrrpDataPlane,
+    "vrrp_dropped": VrrpDropped,
+    "vrrp_restored": VrrpRestored,
+    "vrrp_claim": VrrpClaim,
+}

@@ -1,0 +1,137 @@
+"""The last events on disk: they survive restarts of the daemon, and commands read them without one.
+
+`events.jsonl` in the state directory has one JSON object per line. At `MAX_BYTES` it replaces `events.jsonl.1`, so both
+take twice this much at most. A disk that is full or read-only loses events, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.system.logs import get_logger
+
+MAX_BYTES = 1 << 20  # of one of the two files
+MAX_UNWRITTEN = 10_000  # events; the oldest are dropped
+FILE_NAME = "events.jsonl"
+MAX_LINE = 1 << 16  # bytes; of a longer event, as of a reload with many differences, the short fields are saved
+_SHORT = 1000  # characters
+
+Event = Mapping[str, Any]
+
+
+class History:
+    """Writes events to the file; `error` is why the last one could not be written."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self.path = state.path / FILE_NAME
+        self.error = ""
+        self._unwritten: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
+        self._writing = threading.Lock()
+        self._log = get_logger()
+
+    def put(self, event: Event) -> None:
+        """Keep an event for `write`."""
+        self._unwritten.append(event)
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether events wait for `write`."""
+        return bool(self._unwritten)
+
+    def saved(self, count: int) -> list[Event]:
+        """Return the last events of this daemon and those before it, oldest first. Damaged lines are left out."""
+        found: deque[Event] = deque(maxlen=count)
+        for each in (rotated(self.path), self.path):
+            try:
+                with open(each, "rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * MAX_BYTES))
+                    found.extend(_events(file.read(2 * MAX_BYTES).splitlines()))
+            except OSError:  # the history is for people: a daemon must start without it
+                continue
+        return list(found)
+
+    def write(self) -> None:
+        """Write the events that wait. It may wait for the disk, so call it in a thread; it raises nothing."""
+        with self._writing:
+            events = []
+            while self._unwritten:
+                events.append(self._unwritten.popleft())
+            if not events:
+                return
+            try:
+                self._append(b"".join(map(_line, events)))
+            except OSError as error:
+                free = max(0, MAX_UNWRITTEN - len(self._unwritten))
+                self._unwritten.extendleft(reversed(events[max(0, len(events) - free) :]))
+                self._report(f"{self.path}: {error.strerror}: events would be lost at a restart")
+            else:
+                self._report("")
+
+    def _append(self, data: bytes) -> None:
+        """Append whole lines or nothing, so that a full disk leaves no part of a line."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and size + len(data) > MAX_BYTES:
+                self.path.replace(rotated(self.path))
+                os.close(descriptor)
+                descriptor = os.open(self.path, flags, 0o600)
+                size = 0
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _report(self, error: str) -> None:
+        """Log an error once, and its end."""
+        if error and not self.error:
+            self._log.error(error)
+        elif self.error and not error:
+            self._log.info("events are saved again", file=str(self.path))
+        self.error = error
+
+
+def rotated(path: Path) -> Path:
+    """Return the path of the older file."""
+    return path.with_name(f"{path.name}.1")
+
+
+def _events(lines: Sequence[bytes]) -> list[Event]:
+    found: list[Event] = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if (
+            isinstance(event, dict)
+            and isinstance(event.get("event"), str)
+            and isinstance(event.get("at"), (int, float))
+        ):
+            found.append(event)
+    return found
+
+
+def _line(event: Event) -> bytes:
+    line = json_line(event)
+    if len(line) <= MAX_LINE:
+        return line
+    short = {name: value for name, value in event.items() if not isinstance(value, list | dict)}
+    return json_line({name: value[:_SHORT] if isinstance(value, str) else value for name, value in short.items()})
+
+
+def json_line(content: Any) -> bytes:
+    """Encode as one line of UTF-8; a byte of an argument or file that is not UTF-8 becomes a JSON escape."""
+    return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -1,0 +1,130 @@
+"""End what a daemon left: its virtual routers, and its services in the table.
+
+A daemon that was killed leaves both, for the next one to continue. `pylvs stop` and `pylvs vrrp stop` end them without
+a daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import ip_address, ip_interface
+
+from pylvs.daemon.reconciler import SERVICES_FILE, load_owned
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.via_vip import VipChecks
+from pylvs.dataplane.director import open_director
+from pylvs.model.addresses import Address
+from pylvs.model.errors import NoSuchService, PylvsError
+from pylvs.model.routing import HeldAddress
+from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.netlink import links
+from pylvs.netlink.addresses import release
+from pylvs.system import lock
+from pylvs.system.logs import counted
+from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
+
+ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
+ROUTERS_STOP_S = 22.0  # notify scripts of the end
+KILLED_S = 5.0
+
+Report = Callable[[str], None]
+
+
+def save_addresses(state: StateDirectory, routers: VrrpConfiguration) -> None:
+    """Note the addresses of virtual routers. Raises PylvsError."""
+    held = [each for router in routers.instances for each in (*router.addresses, *router.excluded)]
+    state.write(ADDRESSES_FILE, sorted({str(each.interface.ip) for each in held}))
+
+
+def stop_routers(state: StateDirectory, report: Report, patience_s: float = ROUTERS_STOP_S) -> bool:
+    """Let pylvs-vrrp give up its addresses and end; kill one that hangs. Return whether it ran. Raises PylvsError."""
+    try:
+        pid = _asked_to_stop(state, patience_s)
+    except NoRouters:
+        return False
+    except PylvsError as error:
+        return _kill(state, report, str(error))
+    report(f"virtual routers: process {pid} has given up its addresses and ended")
+    return True
+
+
+def _asked_to_stop(state: StateDirectory, patience_s: float) -> int:
+    """Request the end and wait for it; return the process. Raises NoRouters, PylvsError."""
+    with Client(state.routers_path) as client:
+        pid = client.pid
+        end = end_of(pid)
+        client.ask("stop")
+    if not end(patience_s):
+        raise PylvsError(f"process {pid} does not end within {patience_s:g} s")
+    return pid
+
+
+def end_of(pid: int) -> Callable[[float], bool]:
+    """Return a function that waits for the end of this process; it returns whether the process has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return lambda _: True
+
+    def wait(timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        ended = bool(poll.poll(timeout_s * 1000))
+        os.close(descriptor)
+        return ended
+
+    return wait
+
+
+def _kill(state: StateDirectory, report: Report, why: str) -> bool:
+    """Kill pylvs-vrrp, and delete its addresses; return whether it ran. Raises PylvsError."""
+    pid = lock.holder(state.path / PID_FILE)
+    if not pid:
+        return False
+    end = end_of(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    if not end(KILLED_S):
+        raise PylvsError(f"virtual routers: {why}, and process {pid} cannot be killed: it still holds its addresses")
+    with state.decoding(ADDRESSES_FILE) as saved:
+        addresses = {ip_address(each) for each in saved or ()}
+    deleted = _delete(addresses)
+    report(
+        f"virtual routers: {why}: process {pid} was killed, and its addresses deleted: {', '.join(deleted) or 'none'}"
+    )
+    return True
+
+
+def _delete(addresses: Iterable[Address]) -> list[str]:
+    """Delete these addresses from all devices; return those that were there. Raises PylvsError."""
+    wanted = set(addresses)
+    names = {each.index: each.name for each in links.devices()}
+    found = [
+        (HeldAddress(interface=ip_interface((each.address, each.prefix))), names[each.index])
+        for each in links.addresses()
+        if each.address in wanted and each.index in names
+    ]
+    errors = [each.error for each in release(found) if each.error]
+    if errors:
+        raise PylvsError("; ".join(errors))
+    return [f"{held.interface.ip} of {device}" for held, device in found]
+
+
+def delete_services(state: StateDirectory, report: Report) -> None:
+    """Delete the services of the last daemon, and revert its settings of the host. Raises PylvsError."""
+    owned = load_owned(state)
+    deleted = 0
+    if owned:
+        director = open_director()
+        for key in owned:
+            with suppress(NoSuchService):
+                director.delete_service(key)
+                deleted += 1
+        state.write(SERVICES_FILE, None)
+    VipChecks().restore(state)
+    if deleted:
+        report(f"{counted(deleted, 'service')} deleted from the table")

@@ -1,0 +1,143 @@
+"""What is wrong now: one list for `pylvs status`, its exit status for monitoring, the metrics and the events.
+
+A problem has a kind of `KINDS`, which determines its severity. Problems of services and virtual routers are derived
+from their state when a request needs it. Those of the daemon and its host are also published as events when they begin
+and end, because nothing else reports them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from pylvs.health.events import Standing
+from pylvs.health.state import ServiceSnapshot
+from pylvs.model.dataclass import dataclass
+from pylvs.system.logs import get_logger
+
+
+class Severity(Enum):
+    """The states of a monitoring check beside OK and UNKNOWN."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem; `logged`: other code logs it."""
+
+    severity: Severity
+    help: str
+    logged: bool = True
+
+
+W, C = Severity.WARNING, Severity.CRITICAL
+KINDS: Mapping[str, Kind] = {
+    "quorum_lost": Kind(C, "a virtual server has lost its quorum"),
+    "table": Kind(C, "the table could not be read or edited"),
+    "silent": Kind(C, "a part of the daemon makes no progress, so its state is unknown"),
+    "device": Kind(C, "a device that services need could not be attached"),
+    "vrrp": Kind(C, "virtual routers do not run as configured"),
+    "vrrp_fault": Kind(C, "a virtual router is in the state FAULT"),
+    "vrrp_conflict": Kind(C, "another host has an address of a virtual router that is master here"),
+    "data_plane": Kind(C, "pylvs-vrrp does not know that packets are forwarded here"),
+    "starting": Kind(W, "the first table is not complete yet"),
+    "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
+    "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
+    "edit_refused": Kind(W, "the packet path refused an edit"),
+    "configuration": Kind(W, "the file in force has an error, and a part of it has no effect"),
+    "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
+    "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
+    "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
+    "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),
+    "state": Kind(W, "overrides or drains could not be saved: a restart would lose them"),
+    "history": Kind(W, "events could not be saved: a restart would lose them"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem; `object` names the service, server, device or file."""
+
+    kind: str
+    object: str
+    text: str
+
+    @property
+    def severity(self) -> Severity:
+        return KINDS[self.kind].severity
+
+    def __str__(self) -> str:
+        return f"{self.object}: {self.text}" if self.object else self.text
+
+
+def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
+    """Yield lost quorums, servers that are down, and checks that this host cannot make."""
+    for service in services:
+        if not service.has_quorum:
+            sorry = ", the sorry server serves" if service.sorry_server_in else ""
+            text = f"quorum lost: weight {service.weight_up} is up, {service.quorum} needed{sorry}"
+            yield Problem("quorum_lost", service.name, text)
+        for server in service.servers:
+            name = f"{server.server} of {service.name}"
+            if not server.up and server.override.standing is Standing.ENABLED:
+                yield Problem("server_down", name, f"down: {server.reason}")
+            for check in server.checks:
+                if check.inconclusive:
+                    yield Problem("check_inconclusive", name, f"{check.check.word} is inconclusive: {check.reason}")
+
+
+def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problems in a status of the virtual routers."""
+    if status.get("trouble"):
+        yield Problem("vrrp", "", str(status["trouble"]))
+    for router in status.get("instances", ()):
+        if router["state"] == "FAULT":
+            reasons = "; ".join(router.get("faults", ())) or router.get("why", "")
+            yield Problem("vrrp_fault", router["name"], f"in the state FAULT: {reasons}")
+        if router.get("rival"):
+            yield Problem("vrrp_conflict", router["name"], router["rival"])
+    data_plane = status.get("data_plane")
+    if data_plane and not data_plane["well"]:
+        yield Problem("data_plane", "", f"pylvs-vrrp: forwarding: {data_plane.get('words') or 'not known'}")
+    if not status.get("process", {}).get("aide", True):
+        yield Problem("vrrp_helper", "", "the helper process of pylvs-vrrp does not run")
+
+
+class ProblemTracker:
+    """Publishes the beginning and the end of problems."""
+
+    def __init__(self, publish: Callable[..., None]) -> None:
+        self._publish = publish
+        self._present: dict[tuple[str, str], Problem] = {}
+        self._log = get_logger()
+
+    def update(self, problems: Sequence[Problem]) -> None:
+        """Compare with the last list. A change of the text alone is no event."""
+        found = {(each.kind, each.object): each for each in problems}
+        for name in found.keys() - self._present.keys():
+            self._begin(found[name])
+        for name in self._present.keys() - found.keys():
+            self._end(self._present[name])
+        self._present = found
+
+    def _begin(self, problem: Problem) -> None:
+        if not KINDS[problem.kind].logged:
+            self._log.warning(str(problem), problem=problem.kind)
+        self._publish("problem_began", **_fields(problem))
+
+    def _end(self, problem: Problem) -> None:
+        if not KINDS[problem.kind].logged:
+            self._log.info("problem ended", problem=problem.kind, object=problem.object)
+        self._publish("problem_ended", **_fields(problem))
+
+
+def _fields(problem: Problem) -> dict[str, str]:
+    return {
+        "problem": problem.kind,
+        "severity": problem.severity.value,
+        "object": problem.object,
+        "reason": problem.text,
+    }

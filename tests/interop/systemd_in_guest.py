@@ -1,0 +1,334 @@
+"""Play packaging/pylvs.service under a real systemd, in a guest: `python -m tests.interop.systemd_in_guest`.
+
+As the guest's command it starts systemd as PID 1 of a PID namespace. There, a unit runs it again with `scenario`.
+It prints one line for each step. The steps are start, reload, restart under a connection, and crash of each process.
+Then a script is killed for its memory, and the unit is stopped: in good order, and while the daemon hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
+UNITS = Path("/run/systemd/system")
+VIP, CLIENT, SERVER = "10.9.1.100", "10.9.1.2", "10.9.2.2"
+PATIENCE_S = 300.0  # an emulated processor is slow
+STOP_S = 20  # TimeoutStopSec= for the daemon that hangs
+FLAG = Path("/run/eat")  # while it exists, the check's script takes all memory
+CONFIGURATION = f"""
+vrrp_instance VI_1 {{
+    interface c0
+    virtual_router_id 51
+    priority 255
+    version 3
+    virtual_ipaddress {{
+        {VIP}/24
+    }}
+}}
+virtual_server {VIP} 80 {{
+    delay_loop 1
+    lb_algo rr
+    lb_kind NAT
+    protocol TCP
+    real_server {SERVER} 80 {{
+        weight WEIGHT
+        MISC_CHECK {{
+            misc_path "/usr/local/bin/eat"
+            misc_timeout 60
+        }}
+    }}
+}}
+"""
+EAT = f"""#!/bin/sh
+[ -e {FLAG} ] || exit 0
+exec {sys.executable} -c 'x = []
+while True: x.append(b"x" * (1 << 20))'
+"""
+ECHO = """
+import socket, threading
+def serve(end):
+    while data := end.recv(100):
+        end.sendall(data)
+with socket.create_server(("", 80)) as listener:
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+# The guest has no network target, and pylvs is that of this tree.
+DROP_IN = f"""[Unit]
+DefaultDependencies=no
+Wants=
+After=
+Conflicts=
+[Service]
+TimeoutStopSec={STOP_S}
+TimeoutStartSec=300
+MemoryMax=500M
+MemorySwapMax=0
+Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
+"""
+TARGET = """[Unit]
+DefaultDependencies=no
+Wants=systemd-journald.socket systemd-journald.service scenario.service
+AllowIsolate=yes
+"""
+SCENARIO = f"""[Unit]
+DefaultDependencies=no
+After=systemd-journald.service
+[Service]
+Type=oneshot
+WorkingDirectory={ROOT}
+Environment=PATH={os.environ.get("PATH", "")} PYTHONDONTWRITEBYTECODE=1
+ExecStart={sys.executable} -m tests.interop.systemd_in_guest scenario
+StandardOutput=file:{OUTPUT}
+StandardError=file:{OUTPUT}
+TimeoutStartSec=infinity
+ExecStopPost=/bin/systemctl --no-block exit
+"""
+
+
+def boot() -> int:
+    """Install the unit, run systemd until the scenario ends, and return its exit status."""
+    UNITS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "packaging/pylvs.service", UNITS)
+    (UNITS / "pylvs.service.d").mkdir()
+    (UNITS / "pylvs.service.d/guest.conf").write_text(DROP_IN)
+    (UNITS / "scenario.target").write_text(TARGET)
+    (UNITS / "scenario.service").write_text(SCENARIO)
+    Path("/usr/local/bin/pylvs").unlink(missing_ok=True)
+    Path("/usr/local/bin/pylvs").symlink_to(Path(sys.executable).parent / "pylvs")
+    eat = Path("/usr/local/bin/eat")
+    eat.write_text(EAT)
+    eat.chmod(0o755)
+    Path("/etc/keepalived").mkdir(exist_ok=True)
+    _configure(1)
+    command = ["unshare", "--fork", "--pid", "--mount", "--mount-proc", "/lib/systemd/systemd", "--system"]
+    command += ["--unit=scenario.target", "--log-target=null", "--show-status=no"]
+    environment = {"container": "guest", "PATH": os.environ["PATH"]}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as systemd:
+        shown = 0
+        while True:
+            ended = systemd.poll() is not None
+            text = OUTPUT.read_text() if OUTPUT.exists() else ""
+            print(text[shown:], end="", flush=True)
+            shown = len(text)
+            if ended:
+                break
+            time.sleep(1)
+    return int(RESULT.read_text()) if RESULT.exists() else 1
+
+
+def _configure(weight: int) -> None:
+    Path("/etc/keepalived/keepalived.conf").write_text(CONFIGURATION.replace("WEIGHT", str(weight)))
+
+
+def sh(command: str) -> str:
+    """Return a command's output. Raises CalledProcessError."""
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{command}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def until(holds: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.2)
+
+
+def shown(name: str) -> str:
+    return sh(f"systemctl show -P {name} pylvs.service")
+
+
+def main_pid() -> int:
+    return int(shown("MainPID"))
+
+
+def is_active() -> bool:
+    return shown("ActiveState") == "active"
+
+
+def router() -> int:
+    """Return the process pylvs-vrrp."""
+    return int(json.loads(sh("pylvs vrrp status --json"))["process"]["pid"])
+
+
+def helper() -> int:
+    """Return the helper process of pylvs-vrrp, its child."""
+    return int(sh(f"pgrep -P {router()} -f pylvs.vrrp.helper"))
+
+
+def holds() -> bool:
+    return VIP in sh("ip -o addr show dev c0")
+
+
+def services() -> str:
+    return sh("ipvsadm -ln")
+
+
+def processes() -> list[str]:
+    """Return the processes of the unit."""
+    group = shown("ControlGroup")
+    path = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
+    return path.read_text().split() if group and path.exists() else []
+
+
+class Connection:
+    """A client's connection to the service, by way of the director."""
+
+    def __init__(self) -> None:
+        code = f"import socket, sys; s = socket.create_connection(({VIP!r}, 80), 60); s.settimeout(120)\n"
+        code += "for line in sys.stdin:\n    s.sendall(line.encode()); print(s.recv(100).decode(), end='', flush=True)"
+        command = ["ip", "netns", "exec", "client", sys.executable, "-c", code]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._count = 0
+
+    def works(self) -> bool:
+        """Return whether an echo comes back on the same connection."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._count += 1
+        self._process.stdin.write(f"{self._count}\n")
+        return self._process.stdout.readline() == f"{self._count}\n"
+
+
+def network() -> None:
+    for name, device, inner, outer in (("client", "c0", CLIENT, "10.9.1.1"), ("server", "s0", SERVER, "10.9.2.1")):
+        sh(f"ip netns add {name}; ip link add {device} type veth peer name eth0 netns {name}")
+        sh(f"ip addr add {outer}/24 dev {device}; ip link set {device} up; ip -n {name} link set lo up")
+        sh(f"ip -n {name} addr add {inner}/24 dev eth0; ip -n {name} link set eth0 up")
+        sh(f"ip -n {name} route add default via {outer}")
+    sh("sysctl -qw net.ipv4.ip_forward=1")
+    subprocess.Popen(["ip", "netns", "exec", "server", sys.executable, "-c", ECHO])
+
+
+def start() -> None:
+    sh("systemctl start pylvs.service")
+    assert is_active()
+    until(holds, "the virtual router is master")
+    assert f"TCP  {VIP}:80 rr" in services()
+    assert shown("StatusText").startswith("1 service, 1 real server")
+
+
+def reload(connection: Connection) -> None:
+    _configure(3)
+    sh("systemctl reload pylvs.service")
+    assert "Masq    3" in services(), services()
+    assert connection.works()
+
+
+def restart(connection: Connection) -> None:
+    before, routers = main_pid(), router()
+    sh("systemctl restart pylvs.service")
+    assert is_active()
+    assert main_pid() != before
+    assert (router(), holds()) == (routers, True)
+    assert connection.works()
+
+
+def crash(connection: Connection) -> None:
+    """Kill each process; systemd, the daemon or pylvs-vrrp starts it again."""
+    before, routers = main_pid(), router()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: is_active() and main_pid() not in (0, before), "another daemon is ready")
+    assert (router(), holds()) == (routers, True)
+    assert connection.works()
+    daemon, before = main_pid(), helper()
+    os.kill(before, signal.SIGKILL)
+    until(
+        lambda: sh(f"pgrep -P {routers} -f pylvs.vrrp.helper || :") not in ("", str(before)), "another helper process"
+    )
+    os.kill(routers, signal.SIGKILL)
+    until(lambda: _is_another(routers) and holds(), "other virtual routers are master")
+    assert (is_active(), main_pid()) == (True, daemon)
+    assert connection.works()
+
+
+def _is_another(process: int) -> bool:
+    try:
+        return router() != process
+    except AssertionError:
+        return False
+
+
+def out_of_memory(connection: Connection) -> None:
+    daemon = main_pid()
+    events = Path(f"/sys/fs/cgroup{shown('ControlGroup')}/memory.events")
+
+    def kills() -> int:
+        return int(dict(line.split() for line in events.read_text().splitlines())["oom_kill"])
+
+    before = kills()
+    FLAG.touch()
+    until(lambda: kills() > before, "the kernel has killed a process")
+    until(lambda: "down" in sh("pylvs status"), "the server is down")
+    FLAG.unlink()
+    until(lambda: "Masq    3" in services(), "the server is back")
+    assert (is_active(), main_pid(), shown("Result")) == (True, daemon, "success")
+    assert connection.works()
+
+
+def hang() -> None:
+    """Stop the unit while the daemon hangs."""
+    os.kill(main_pid(), signal.SIGSTOP)
+    subprocess.run(["systemctl", "stop", "pylvs.service"], check=False)
+    assert not is_active()
+    assert (holds(), f"{VIP}:80" in services(), processes()) == (False, False, [])
+    sh("systemctl reset-failed pylvs.service || :")
+
+
+def stop() -> None:
+    sh("systemctl stop pylvs.service")
+    assert shown("ActiveState") == "inactive"
+    assert shown("Result") == "success"
+    assert (holds(), f"{VIP}:80" in services(), processes()) == (False, False, [])
+
+
+def journal() -> None:
+    """The journal has the levels of the lines."""
+    sh("journalctl --flush --sync 2>/dev/null || :")
+    lines = sh("journalctl -q -o json --output-fields=MESSAGE,PRIORITY -u pylvs.service").splitlines()
+    found = {(each["PRIORITY"], each["MESSAGE"].split()[0]) for each in map(json.loads, lines)}
+    assert {("6", "info:"), ("4", "warning:")} <= found, found
+
+
+def scenario() -> None:
+    network()
+    steps: list[tuple[str, Callable[[], None]]] = [("start", start)]
+    for name, step in steps:
+        _played(name, step)
+    connection = Connection()
+    assert connection.works()
+    for each in (reload, restart, crash, out_of_memory):
+        _played(each.__name__, lambda each=each: each(connection))  # type: ignore[misc]
+    for name, step in (("stop", stop), ("start again", start), ("hang", hang), ("journal", journal)):
+        _played(name, step)
+
+
+def _played(name: str, step: Callable[[], None]) -> None:
+    begin = time.monotonic()
+    step()
+    print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["scenario"]:
+        try:
+            scenario()
+            RESULT.write_text("0")
+        except BaseException:
+            traceback.print_exc()
+            print(sh("systemctl status pylvs.service --no-pager -n 60 2>&1 || :"), flush=True)
+            RESULT.write_text("1")
+    else:
+        sys.exit(boot())

@@ -1,0 +1,153 @@
+"""The events on disk: they survive restarts, stay bounded, and a bad disk stops nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pylvs.cli import daemon as views
+from pylvs.cli import servers as verbs
+from pylvs.daemon import history
+from pylvs.daemon.api.client import NoDaemon
+from pylvs.daemon.history import MAX_LINE, History
+from pylvs.daemon.state_dir import StateDirectory
+from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
+
+FIRST = "10.0.0.1:80"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    made = FakeHost(tmp_path / "state")
+    made.write(service(server(1), server(2)))
+    return made
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> History:
+    state = StateDirectory(tmp_path / "state")
+    state.path.mkdir()
+    return History(state)
+
+
+def put(saved: History, *numbers: int, **more: Any) -> None:
+    for each in numbers:
+        saved.put({"event": "counted", "at": float(each), **more})
+    saved.write()
+
+
+def numbers(saved: History, count: int = 1000) -> list[int]:
+    return [round(each["at"]) for each in saved.saved(count)]
+
+
+def output(command: Any, host: FakeHost, *words: str) -> str:
+    done = CliRunner().invoke(command, [*words, "--state-dir", str(host.state)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_events_survive_a_restart_and_are_read_without_a_daemon(host: FakeHost, kill: bool) -> None:
+    async def first() -> None:
+        async with host.daemon(kill=kill) as daemon:
+            host.dead.add(address(1))
+            await until(lambda: host.servers() == {str(address(2))})
+            await until(lambda: not daemon.history.unwritten)
+            await until(lambda: "server_down" in daemon.history.path.read_text())
+
+    run(first())
+    alone = output(views.events, host)
+    assert f"server down {FIRST} of " in alone
+    host.dead.clear()
+
+    async def second() -> None:
+        async with host.daemon():
+            await until(lambda: len(host.servers()) == 2)
+            listed = await asyncio.to_thread(output, views.events, host)
+            assert f"server down {FIRST} of " in listed
+            about = await asyncio.to_thread(output, verbs.history, host, FIRST)
+            assert "server down" in about
+            assert "10.0.0.2" not in about
+            if kill:  # after an orderly stop it is up from the start, which is no event
+                assert listed.index("server down") < listed.rindex("server up")
+                assert about.index("server down") < about.index("server up")
+            assert "last events:\n" in await asyncio.to_thread(output, views.status, host, "--history")
+
+    run(second())
+
+
+def test_without_a_daemon_and_without_events_the_error_names_the_socket(host: FakeHost) -> None:
+    done = CliRunner().invoke(views.events, ["--state-dir", str(host.state)])
+    assert isinstance(done.exception, NoDaemon)
+
+
+def test_the_file_is_replaced_at_its_size_and_both_are_read(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 400)
+    for each in range(40):
+        put(saved, each)
+    sizes = [path.stat().st_size for path in (saved.path, history.rotated(saved.path))]
+    assert all(0 < size <= 400 for size in sizes)
+    found = numbers(saved)
+    assert found == list(range(found[0], 40))
+    assert numbers(saved, 3) == [37, 38, 39]
+
+
+def test_damaged_lines_are_left_out(saved: History) -> None:
+    put(saved, 1)
+    with open(saved.path, "ab") as file:
+        file.write(b'\xff\n[]\n{"event": 3, "at": 1}\n{"event": "cut')
+    assert numbers(saved) == [1]
+    with open(saved.path, "ab") as file:
+        file.write(b"\n")
+    put(saved, 2)
+    assert numbers(saved) == [1, 2]
+
+
+def test_a_bad_disk_is_reported_once_and_events_are_written_later(saved: History, log_output: io.StringIO) -> None:
+    folder = saved.path.parent
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    put(saved, 1)
+    put(saved, 2)
+    assert saved.unwritten
+    assert saved.error.startswith(f"{saved.path}: No such file or directory: events would be lost")
+    aside.rename(folder)
+    put(saved, 3)
+    assert (saved.error, saved.unwritten, numbers(saved)) == ("", False, [1, 2, 3])
+    lines = [line.split(" ", 1)[1] for line in log_output.getvalue().splitlines()]
+    assert [line.split(":")[0] for line in lines] == ["error", "info"]
+
+
+def test_a_disk_that_is_full_for_long_costs_no_memory(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved, "_unwritten", saved._unwritten.__class__(maxlen=3))
+    monkeypatch.setattr(history, "MAX_UNWRITTEN", 3)
+    saved.path.mkdir()  # no file can be opened there
+    put(saved, 1, 2)
+    put(saved, 3, 4)
+    saved.path.rmdir()
+    saved.write()
+    assert numbers(saved) == [2, 3, 4]
+
+
+def test_of_a_long_event_the_short_fields_are_saved(saved: History) -> None:
+    put(saved, 1, differences=["x" * MAX_LINE], reason="y" * MAX_LINE)
+    (line,) = saved.path.read_text().splitlines()
+    assert len(line) < MAX_LINE
+    assert json.loads(line)["reason"].startswith("yyy")
+    assert "differences" not in json.loads(line)
+
+
+def test_the_file_is_for_root_alone_and_no_link_is_followed(saved: History, tmp_path: Path) -> None:
+    put(saved, 1)
+    assert saved.path.stat().st_mode & 0o777 == 0o600
+    saved.path.unlink()
+    saved.path.symlink_to(tmp_path / "elsewhere")
+    put(saved, 2)
+    assert saved.error
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,245 @@
+"""What is wrong, in status, in the exit status for monitoring, in metrics and in events."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pylvs.cli import daemon as views
+from pylvs.cli import monitoring
+from pylvs.daemon import supervisor
+from pylvs.daemon.api import client
+from pylvs.daemon.api.metrics import MetricsInput, exposition
+from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems
+from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
+from tests.unit.daemon.fake_routers import set_behaviour
+
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    made = FakeHost(tmp_path / "state")
+    made.write(service(server(1), server(2)))
+    return made
+
+
+def check(host: FakeHost) -> Result:
+    return CliRunner().invoke(views.status, ["--check", "--state-dir", str(host.state)], standalone_mode=False)
+
+
+async def checked(host: FakeHost) -> tuple[int, str]:
+    done = await asyncio.to_thread(check, host)
+    assert done.exception is None
+    assert done.output.count("\n") == 1
+    return done.return_value, done.output.rstrip("\n")
+
+
+def test_all_is_well_a_server_is_down_the_quorum_is_lost(host: FakeHost) -> None:
+    async def scenario() -> None:
+        async with host.daemon():
+            well = "PYLVS OK: 1 service, 2 real servers | services=1;;;0; quorums_lost=0;;;0;1 servers=2;;;0; "
+            well += "servers_down=0;;;0;2 checks_inconclusive=0;;;0; connections=0;;;0; "
+            assert await checked(host) == (OK, f"{well}routers_master=0;;;0;0 routers_fault=0;;;0;0")
+            host.dead.add(address(1))
+            await until(lambda: host.servers() == {str(address(2))})
+            status, line = await checked(host)
+            assert status == WARNING
+            assert line.startswith(f"PYLVS WARNING: 10.0.0.1:80 of {WEB}: down: TCP_CHECK: refused | ")
+            assert "servers_down=1;;;0;2" in line
+            host.dead.add(address(2))
+            await until(lambda: host.servers() == set())
+            status, line = await checked(host)
+            assert status == CRITICAL
+            assert line.startswith(f"PYLVS CRITICAL: {WEB}: quorum lost: weight 0 is up, 1 needed; 10.0.0.1:80 of ")
+
+    run(scenario())
+
+
+def test_a_server_that_the_operator_took_out_is_no_problem(host: FakeHost) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            daemon.engine.disable(address(1))
+            host.dead.add(address(1))
+            await until(lambda: not daemon.engine.snapshot()[0].servers[0].up)
+            assert (await checked(host))[0] == OK
+
+    run(scenario())
+
+
+def test_without_a_daemon_it_is_critical(host: FakeHost) -> None:
+    done = check(host)
+    assert done.return_value == CRITICAL
+    assert done.output.startswith(f"PYLVS CRITICAL: no pylvs run answers at {host.state}/control")
+
+
+def test_a_daemon_that_hangs_is_critical_within_the_deadline(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process accepts connections, as its kernel does for it, and does nothing more."""
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
+    host.state.mkdir()
+    code = f"import os, signal, socket; s = socket.socket(socket.AF_UNIX); s.bind({str(host.state / 'control')!r}); "
+    code += "s.listen(); print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            (host.state / "pid").write_text(f"{process.pid}\n")
+            done = check(host)
+            text = f"pylvs run, process {process.pid}, did not reply within 0.2 s: it hangs, or is very busy"
+            assert (done.return_value, done.output) == (CRITICAL, f"PYLVS CRITICAL: {text}\n")
+            plain = CliRunner().invoke(views.status, ["--state-dir", str(host.state)])
+            assert (plain.exit_code, str(plain.exception)) == (1, text)
+        finally:
+            process.kill()
+
+
+def test_reads_wait_for_seconds_and_changes_for_longer() -> None:
+    assert client.timeout_of("GET", "/v1/vrrp") == client.READ_TIMEOUT_S
+    assert client.timeout_of("POST", "/v1/drain") == client.EDIT_TIMEOUT_S
+    assert client.timeout_of("POST", "/v1/reload") == client.LONG_TIMEOUT_S
+
+
+def test_what_is_no_reply_of_the_daemon_is_unknown(host: FakeHost) -> None:
+    host.state.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(host.state / "control"))
+        listener.listen()
+
+        async def scenario() -> None:
+            asking = asyncio.create_task(checked(host))
+            loop = asyncio.get_running_loop()
+            listener.setblocking(False)
+            end, _ = await loop.sock_accept(listener)
+            await loop.sock_sendall(end, b"SSH-2.0-OpenSSH_9.2\r\n")
+            end.close()
+            status, line = await asking
+            assert status == UNKNOWN
+            assert line.startswith("PYLVS UNKNOWN: ")
+
+        run(scenario())
+
+
+def test_the_line_is_bounded_and_has_no_bar_in_its_text() -> None:
+    problem = {"kind": "server_down", "severity": "warning", "object": "a|b", "text": "x\n" * 1000}
+    reply = {"problems": [problem] * 9, "services": [], "virtual_routers": {"instances": []}}
+    status, line = monitoring.result(reply)
+    assert (status, line.count("|"), "\n" in line) == (WARNING, 1, False)
+    assert "; 4 more: pylvs status | " in line
+    assert len(line) < 1500
+    assert monitoring.result({**reply, "problems": [{**problem, "severity": "new"}]})[0] == UNKNOWN
+
+
+def test_other_options_do_not_go_with_it(host: FakeHost) -> None:
+    done = CliRunner().invoke(views.status, ["--check", "--json", "--state-dir", str(host.state)])
+    assert (done.exit_code, "--check takes no other option" in done.output) == (2, True)
+
+
+def test_a_finding_about_this_host_is_in_status_metrics_and_events(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBLEMS_POLL_S", 0.01)
+    host.path_findings = [Problem("vip", "192.0.2.1", "no device has it, and no virtual router adds it")]
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            names = [each["event"] for each in daemon.events.recent()]
+            await until(lambda: "problem_began" in [each["event"] for each in daemon.events.recent()])
+            status, line = await checked(host)
+            assert (status, "192.0.2.1: no device has it" in line) == (WARNING, True)
+            invoke = CliRunner().invoke
+            page = (await asyncio.to_thread(invoke, views.status, ["--state-dir", str(host.state)])).output
+            assert "wrong on this host:\n  192.0.2.1: no device has it" in page
+            numbers = (await asyncio.to_thread(invoke, views.metrics, ["--state-dir", str(host.state)])).output
+            assert 'pylvs_problems{kind="vip",severity="warning"} 1.0' in numbers
+            assert 'pylvs_problems{kind="quorum_lost",severity="critical"} 0.0' in numbers
+            host.path_findings = []
+            await daemon.reload()
+            await until(lambda: "problem_ended" in [each["event"] for each in daemon.events.recent()])
+            events = [each for each in daemon.events.recent() if each["event"].startswith("problem")]
+            assert [(each["event"], each["problem"], each["object"]) for each in events] == [
+                ("problem_began", "vip", "192.0.2.1"),
+                ("problem_ended", "vip", "192.0.2.1"),
+            ]
+            assert names.count("problem_began") <= 1
+
+    run(scenario())
+
+
+def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        host.write(service(server(1)), metrics_address=(ip_address("127.0.0.1"), port))
+
+        async def scenario() -> None:
+            async with host.daemon():
+                status, line = await checked(host)
+                assert status == WARNING
+                assert f"metrics_address 127.0.0.1:{port}: Address already in use" in line
+
+        run(scenario())
+
+
+def test_states_of_virtual_routers(host: FakeHost) -> None:
+    host.write(service(server(1)), routers=["VI_1"])
+
+    async def scenario() -> None:
+        async with host.daemon():
+            status, line = await checked(host)
+            assert (status, "routers_master=1;;;0;1" in line) == (OK, True)
+            set_behaviour(host.state, silent=["status"])
+            status, line = await checked(host)
+            assert status == CRITICAL
+            assert "the process of the virtual routers does not answer" in line
+
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("pylvs.daemon.virtual_routers.STATUS_TIMEOUT_S", 0.5)
+            run(scenario())
+    finally:
+        host.end_processes()
+
+
+def test_a_fault_a_conflict_and_what_is_not_known() -> None:
+    router = {"name": "VI_1", "state": "FAULT", "faults": ["eth0 is down"], "why": "a fault"}
+    status: dict[str, Any] = {
+        "trouble": "",
+        "instances": [router, {"name": "VI_2", "state": "MASTER", "rival": "10.0.0.7 holds them as well"}],
+        "data_plane": {"well": None, "words": "no word for 10 s"},
+        "process": {"aide": False},
+    }
+    found = [(each.kind, str(each)) for each in router_problems(status)]
+    assert found == [
+        ("vrrp_fault", "VI_1: in the state FAULT: eth0 is down"),
+        ("vrrp_conflict", "VI_2: 10.0.0.7 holds them as well"),
+        ("data_plane", "pylvs-vrrp: forwarding: no word for 10 s"),
+        ("vrrp_helper", "the helper process of pylvs-vrrp does not run"),
+    ]
+    assert list(router_problems({"instances": [], "groups": [], "trouble": ""})) == []
+
+
+def test_a_problem_that_stays_is_one_event() -> None:
+    events: list[tuple[str, str]] = []
+    tracker = ProblemTracker(lambda name, **fields: events.append((name, fields["reason"])))
+    for text in ("first", "second", ""):
+        tracker.update([Problem("device", "eth0", text)] if text else [])
+    assert events == [("problem_began", "first"), ("problem_ended", "second")]
+
+
+def test_each_kind_has_a_line_in_the_documents(repository: Path) -> None:
+    page = (repository / "docs/reference/monitoring.md").read_text()
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.severity.value} | {kind.help} |" in page
+
+
+def test_metrics_without_a_daemon_have_no_problems() -> None:
+    assert "pylvs_problems" not in exposition(MetricsInput("1"))
