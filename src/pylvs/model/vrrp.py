@@ -117,7 +117,7 @@ class VrrpInstance:
     vrid: int
     family: int = 4  # of its virtual addresses
     version: int = 2
-    starts_as_master: bool = False
+    starts_as_master: bool = False  # together with the owner's priority: without waiting for other masters
     priority: int = 100  # 1 to 255
     advert_interval_s: float = 1.0
     addresses: tuple[HeldAddress, ...] = ()  # in the advertisements
@@ -272,7 +272,6 @@ class VrrpConfiguration:
     addresses: tuple[HeldAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
-    track_groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # each with the names of its instances
     settings: VrrpSettings = field(default_factory=VrrpSettings)
 
 

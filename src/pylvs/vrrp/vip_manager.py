@@ -16,6 +16,7 @@ from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
+from pylvs.vrrp.link_delays import LinkDelays
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
@@ -119,6 +120,7 @@ class VipManager:
         self._on_change = on_change
         self._on_loss = on_loss
         self._links = NetlinkMonitor()
+        self._delays = LinkDelays(loop, lambda: on_change(set()))
         self._vmacs = VmacManager(self._links)
         self._firewall = Firewall()
         self._frame_sender = FrameSender()
@@ -141,6 +143,8 @@ class VipManager:
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         """Apply VMACs, filter rules and static resources. Return error messages."""
         self._configuration = configuration
+        self._delays.configure(configuration.settings.link_delays)
+        self._delays.update(self._links.links)
         self._virtual = frozenset(
             each.interface.ip
             for instance in configuration.instances
@@ -168,7 +172,12 @@ class VipManager:
         return replace_resources(before, wanted)
 
     def is_up(self, device: str) -> bool:
-        """Return whether a device exists and can carry packets."""
+        """Return whether a device counts as up: it exists and can carry packets, for as long as its delay demands."""
+        link = self._links.links.get(device)
+        return link is not None and self._delays.is_up(device, link.running)
+
+    def _carries(self, device: str) -> bool:
+        """Return whether a device exists and can carry packets now."""
         link = self._links.links.get(device)
         return link is not None and link.running
 
@@ -177,7 +186,7 @@ class VipManager:
         link = self._links.links.get(instance.interface)
         if link is None:
             return f"there is no device {instance.interface}"
-        if instance.track_primary and not link.running:
+        if instance.track_primary and not self.is_up(instance.interface):
             return f"{instance.interface} is down"
         return ""
 
@@ -223,6 +232,7 @@ class VipManager:
             changes = changes + more
             replaced |= replaced_devices(more)
         self._restore(changes)
+        self._delays.update(self._links.links)
         if changes:
             self._on_change(replaced)
         if replaced:
@@ -283,10 +293,10 @@ class VipManager:
         }
         came_up = {each.link.name for each in changes if isinstance(each, netlink_monitor.LinkUp)}
         for name, resources in list(self._held.items()):
-            lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
+            lost = lost_resources(resources.possible(self._carries), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
             for each, device in absent:
-                if each.tracked and (each.interface.ip, device) in removed and self.is_up(device):
+                if each.tracked and (each.interface.ip, device) in removed and self._carries(device):
                     lost.add(str(each.interface.ip))
             returned = any(device in came_up for _, device in absent)
             if name != STATIC and (lost or returned):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, VrrpSettings
+from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, Track, VrrpSettings
 from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
 
 
@@ -238,10 +238,71 @@ def test_static_addresses_routes_and_rules() -> None:
         + "static_rules {\nto 10.1.0.0/16 table 7 preference 5\n}\n"
         + ONE
     )
-    assert [(each.device, each.track_group) for each in found.addresses] == [("eth0", ""), ("eth1", "G")]
-    assert [each.track_group for each in found.routes] == ["G"]
-    assert len(found.rules) == 1
-    assert found.track_groups == (("G", ("VI_1",)),)
+    assert [each.device for each in found.addresses] == ["eth0", "eth1"]
+    assert (len(found.routes), len(found.rules)) == (1, 1)
+    assert found.instances[0].tracks.interfaces == (Track("eth1"),)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "lines", "tracked"),
+    [
+        ("static_ipaddress {\n10.0.0.2 dev eth0 track_group G\n}", "", ()),
+        ("static_ipaddress {\n10.0.0.2 dev eth0 track_group G\n}", "dont_track_primary", (Track("eth0"),)),
+        ("static_ipaddress {\n10.0.0.2 track_group G\n}", "dont_track_primary", (Track("eth0"),)),
+        ("static_routes {\n10.1.0.0/16 dev eth1 track_group G\n}", "", (Track("eth1"),)),
+        ("static_rules {\niif eth1 table 7 preference 5 track_group G\n}", "", (Track("eth1"),)),
+        (
+            "static_routes {\n10.1.0.0/16 dev eth1 track_group G\n}",
+            "track_interface {\neth1 weight 10\neth3 weight 5\n}",
+            (Track("eth3", 5), Track("eth1")),
+        ),
+    ],
+)
+def test_members_of_a_track_group_track_the_devices_of_static_objects(
+    blocks: str, lines: str, tracked: tuple[Track, ...]
+) -> None:
+    found = clean(f"{GROUP}{blocks}\n{INSTANCE.format(addresses='192.0.2.1', lines=lines)}")
+    assert found.instances[0].tracks.interfaces == tracked
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("static_routes {\n10.1.0.0/16 dev eth1 track_group X\n}", "5: error: no track_group 'X'"),
+        ("static_rules {\nto 10.1.0.0/16 table 7 preference 5 track_group X\n}", "5: error: no track_group 'X'"),
+        (
+            "static_rules {\nto 10.1.0.0/16 table 7 preference 5 track_group G\n}",
+            "5: error: track_group is ignored: the line names no device",
+        ),
+        (
+            "static_routes {\n10.1.0.0/16 dev eth1 no_track track_group G\n}",
+            "5: warning: track_group is ignored: the line has no_track",
+        ),
+    ],
+)
+def test_a_track_group_without_effect_is_a_finding(line: str, finding: str) -> None:
+    found, messages = vrrp(f"{GROUP}{line}\n{ONE}")
+    assert [each.startswith(finding) for each in messages] == [True], messages
+    assert found.instances[0].tracks.interfaces == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "delay", "counts"),
+    [
+        ("", "eth0 1.5 1.9", (1.5, 1.9)),
+        ("", "eth0 2.5 1", (511 / 256, 1)),
+        ("down_timer_adverts 1", "eth0 0.1", (0, 0)),
+        ("", "eth1 9", (9, 9)),
+    ],
+)
+def test_a_link_delay_ends_before_a_backup_takes_over(lines: str, delay: str, counts: tuple[float, float]) -> None:
+    found, messages = vrrp(
+        f"interface_up_down_delays {{\n{delay}\n}}\n{INSTANCE.format(addresses='192.0.2.1', lines=lines)}"
+    )
+    (kept,) = found.settings.link_delays
+    assert (kept.down_s, kept.up_s) == pytest.approx(counts)
+    written = tuple(float(word) for word in delay.split()[1:])
+    assert bool(messages) == (counts not in (written, 2 * written))
 
 
 @pytest.mark.parametrize(

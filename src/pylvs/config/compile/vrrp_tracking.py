@@ -35,6 +35,7 @@ class Symbols:
     processes: dict[str, TrackProcess] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)  # names of rejected scripts
     track_groups: dict[str, EffectiveBlock] = field(default_factory=dict)
+    static_devices: list[tuple[str, str]] = field(default_factory=list)  # a track_group, and a device it depends on
     next_preference: int = FIRST_PREFERENCE  # of a routing rule without one; keepalived counts down in the text
     definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
 

@@ -232,7 +232,7 @@ ROOT = Block(
         Block("static_rules", "routing rules that this machine has in every VRRP state", lines=STATIC_RULE_LINE),
         Block(
             "track_group",
-            "virtual routers that go to fault when a static address, route or rule with this track_group is removed",
+            "virtual routers that track the devices of static addresses, routes and rules with this track_group",
             (Block("group", "names of the virtual routers", lines=names("the name of a vrrp_instance")),),
             head=NAME,
         ),
