@@ -54,6 +54,8 @@ LET_PASS = {
     "contradictions within a route or rule": r"second destination|second device|is no range of numbers|'4294967296'",
     "groups of nothing": r"names no device|has no virtual router|there is no virtual router",
     "a delay without a number": r"lacks seconds",
+    "a delay that a backup does not wait for": r"would let a backup without a link become master",
+    "a group with one owner of addresses": r"owns its addresses, and other members do not",
     "a reader of no pipe": r"there is nothing to read",
     "a user that is not there": r"this machine has none of that name",
     "a program that cannot run": r"not executable|not a file|its program cannot run|is not run: no such file",

@@ -45,7 +45,7 @@ from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
-IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
+IDENTITY = ("interface", "vrf", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
 TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
@@ -268,6 +268,9 @@ class RouterService:
             self.groups.append(SyncGroup(group, members, reported.get(group.name)))
 
     def _tracked(self, result: TrackedObject) -> None:
+        if result.kind == "link":
+            self.host.set_link_beat(result.track.name, bool(result.well))
+            return
         self.tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         self._track_all()

@@ -18,7 +18,7 @@ from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.link_delays import LinkDelays
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
+from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices, vrf_of
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan, remove_vmac
@@ -143,7 +143,7 @@ class VipManager:
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         """Apply VMACs, filter rules and static resources. Return error messages."""
         self._configuration = configuration
-        self._delays.configure(configuration.settings.link_delays)
+        self._delays.configure(configuration.settings.link_delays, configuration.settings.polled_links)
         self._delays.update(self._links.links)
         self._virtual = frozenset(
             each.interface.ip
@@ -171,6 +171,12 @@ class VipManager:
             self._held[STATIC] = wanted
         return replace_resources(before, wanted)
 
+    def set_link_beat(self, device: str, well: bool) -> None:
+        """Set the result of polling a link (linkbeat_use_polling)."""
+        self._delays.set_beat(device, well)
+        self._delays.update(self._links.links)
+        self._on_change(set())
+
     def is_up(self, device: str) -> bool:
         """Return whether a device counts as up: it exists and can carry packets, for as long as its delay demands."""
         link = self._links.links.get(device)
@@ -183,11 +189,14 @@ class VipManager:
 
     def link_fault(self, instance: VrrpInstance) -> str:
         """Return why the instance's device is unusable, "" if it is usable."""
-        link = self._links.links.get(instance.interface)
+        device = instance.interface or instance.vrf
+        if not device:
+            return ""
+        link = self._links.links.get(device)
         if link is None:
-            return f"there is no device {instance.interface}"
-        if instance.track_primary and not self.is_up(instance.interface):
-            return f"{instance.interface} is down"
+            return f"there is no device {device}"
+        if instance.track_primary and not self.is_up(device):
+            return f"{device} is down"
         return ""
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
@@ -197,7 +206,9 @@ class VipManager:
                 return instance.source
             present = {each.interface.ip for link in self._links.links.values() for each in link.addresses}
             return instance.source if instance.source in present else None
-        return self._links.primary_address(instance.interface, family_of(instance), self._virtual)
+        vmac = instance.vmac
+        device = self.device_of(instance) if vmac is not None and vmac.ipvlan is not None else instance.interface
+        return self._links.primary_address(device, family_of(instance), self._virtual)
 
     def mtu_of(self, instance: VrrpInstance) -> int:
         link = self._links.links.get(instance.interface)
@@ -210,9 +221,18 @@ class VipManager:
     def receive_device_of(self, instance: VrrpInstance) -> str:
         """Return the device that receives advertisements.
 
-        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "".
+        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "", or on any
+        device of a VRF.
         """
-        return socket_device(instance, instance.interface) if instance.peers else self.device_of(instance)
+        return self._bound_device(instance, instance.interface) if instance.peers else self.device_of(instance)
+
+    def _bound_device(self, instance: VrrpInstance, device: str) -> str:
+        """Return the device to bind sockets to: unicast follows the routes of a VRF, or of none."""
+        bound = socket_device(instance, device)
+        if bound:
+            return bound
+        vrf = vrf_of(self._links.links, instance.interface)
+        return vrf.name if vrf else instance.vrf
 
     def vmac_bases(self) -> dict[str, str]:
         """Return the device below each VMAC."""
@@ -312,7 +332,7 @@ class VipManager:
         """Send advertisements."""
         from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
         device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
-        key = socket_device(instance, device), family_of(instance)
+        key = self._bound_device(instance, device), family_of(instance)
         try:
             if key not in self._advert_senders:
                 self._advert_senders[key] = AdvertSender(*key)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, Track, VrrpSettings
+from pylvs.model.vrrp import Fifo, LinkDelay, LinkPolling, PolledLink, SendingLimit, Track, VrrpSettings
 from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
 
 
@@ -320,7 +320,7 @@ def test_a_link_delay_ends_before_a_backup_takes_over(lines: str, delay: str, co
             2 * "garp_group {\ngarp_interval 1\ninterface eth1\n}\n",
             ["7: error: eth1 is in an earlier garp_group"],
         ),
-        ("linkbeat_interfaces {\neth1 MII\n}", ["1: warning: linkbeat_interfaces does not happen in pylvs"]),
+        ("linkbeat_interfaces {\neth1 FIBRE\n}", ["2: error: 'FIBRE' is not one of MII, ETHTOOL, IOCTL"]),
         ("interface_up_down_delays {\neth9 1\n}", ["2: warning: this machine has no device 'eth9'"]),
         ("interface_up_down_delays {\neth1 256\n}", ["2: error: 256 seconds is not between 0 and 255"]),
         ("static_track_group G {\n}", ["1: warning: static_track_group is not known outside of all blocks"]),
@@ -395,3 +395,32 @@ def test_what_all_virtual_routers_have_in_common() -> None:
         ),
         link_delays=(LinkDelay("eth1", 2.0, 3.5), LinkDelay("eth2", 1.0, 1.0)),
     )
+
+
+def test_links_that_are_polled() -> None:
+    one = INSTANCE.format(addresses="192.0.2.1", lines="linkbeat_use_polling")
+    found, messages = vrrp("linkbeat_interfaces {\neth1\neth2 ETHTOOL\neth1 IOCTL\n}\n" + one)
+    assert [each.partition(": ")[2] for each in messages] == [
+        "warning: linkbeat_use_polling in a virtual router is deprecated: it polls the interface alone"
+    ]
+    polled = (PolledLink("eth1"), PolledLink("eth2", LinkPolling.ETHTOOL), PolledLink("eth0"))
+    assert found.settings.polled_links == polled
+    assert clean("linkbeat_use_polling\n" + ONE).settings.polled_links == (PolledLink("eth0"),)
+    assert clean(ONE).settings.polled_links == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "own", "octets"),
+    [
+        ("vrrp_rx_bufs_policy MTU", "", 4500),
+        ("vrrp_rx_bufs_policy MTU\nvrrp_rx_bufs_multiplier 5", "", 7500),
+        ("vrrp_rx_bufs_policy ADVERT", "", 3 * (20 + 8 + 4 + 8)),
+        ("vrrp_rx_bufs_policy ADVERT", "version 3", 3 * (20 + 8 + 4)),
+        ("vrrp_rx_bufs_policy 70000", "", 70000),
+        ("vrrp_rx_bufs_policy 70000", "kernel_rx_buf_size 9000", 9000),
+        ("", "", 0),
+    ],
+)
+def test_receive_buffers(policy: str, own: str, octets: int) -> None:
+    text = f"global_defs {{\n{policy}\n}}\n" + INSTANCE.format(addresses="192.0.2.1", lines=own)
+    assert clean(text).instances[0].receive_buffer == octets

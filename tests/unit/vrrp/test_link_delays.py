@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.model.vrrp import LinkDelay
+from pylvs.model.vrrp import LinkDelay, PolledLink
 from pylvs.netlink.monitor import LinkMessage
 from pylvs.vrrp.link_delays import LinkDelays
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
@@ -94,3 +94,23 @@ def test_a_device_that_was_never_up_counts_as_up_at_once() -> None:
     devices.set(False)
     devices.set(True)
     assert devices.up
+
+
+def test_a_polled_link_is_up_only_if_polling_confirms_it() -> None:
+    devices = Devices(0, 0)
+    devices.delays.configure([], [PolledLink("eth0")])
+    devices.set(True)
+    assert devices.up, "there is no result yet"
+    devices.delays.set_beat("eth0", False)
+    assert not devices.up
+    devices.delays.configure([])
+    assert devices.up, "it is not polled any more"
+
+
+def test_the_result_of_polling_is_delayed_too(devices: Devices) -> None:
+    devices.delays.set_beat("eth0", False)
+    devices.delays.update(devices.links)
+    devices.loop.pass_(1.9)
+    assert devices.up
+    devices.loop.pass_(0.2)
+    assert (devices.up, devices.changes) == (False, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
-from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
+from pylvs.config.compile.vrrp_instance import CompiledInstance, device_of, instance_of, notify_of, rules_of
 from pylvs.config.compile.vrrp_tracking import (
     Symbols,
     define_file,
@@ -29,6 +29,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import (
     LinkDelay,
+    PolledLink,
     SendingLimit,
     Track,
     VrrpConfiguration,
@@ -38,7 +39,6 @@ from pylvs.model.vrrp import (
 )
 
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
-DEFAULT_INTERFACE = "eth0"
 
 
 def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int]) -> VrrpConfiguration:
@@ -259,20 +259,16 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols, instances: Iterable
         data_plane_lease_s=settings.get("data_plane_lease", float),
         no_fault_mails=settings.get("no_email_faults", bool),
         dynamic_interfaces=symbols.dynamic_interfaces,
-        default_interface=default_interface(settings),
+        default_interface=symbols.default_interface,
         nice=settings.get("vrrp_priority", int),
         realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
         cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
         limits=tuple(_limits(root, symbols)),
         link_delays=tuple(_delays(root, instances)),
+        polled_links=tuple(_polled_links(root)),
+        disable_local_igmp=settings.get("disable_local_igmp", bool),
     )
-
-
-def default_interface(settings: EffectiveBlock) -> str:
-    """Return the device of static addresses that name none."""
-    device: Written[str] | None = settings.maybe("default_interface", Written)
-    return device.value if device else DEFAULT_INTERFACE
 
 
 def _limits(root: EffectiveBlock, symbols: Symbols) -> Iterator[SendingLimit]:
@@ -336,6 +332,25 @@ def _limited(block: EffectiveBlock, line: Written[LinkDelay], longest_s: float) 
     return LinkDelay(delay.device, min(delay.down_s, longest_s), min(delay.up_s, longest_s))
 
 
+def _polled_links(root: EffectiveBlock) -> Iterator[PolledLink]:
+    """Yield the devices of linkbeat_interfaces, and the interfaces of virtual routers with linkbeat_use_polling."""
+    seen: set[str] = set()
+    for line in root.lines("linkbeat_interfaces", Written):
+        if line.value.device not in seen:
+            seen.add(line.value.device)
+            yield line.value
+    for block in root.below("vrrp_instance"):
+        device = device_of(block)
+        own = block.get("linkbeat_use_polling", bool)
+        if own:
+            text = "linkbeat_use_polling in a virtual router is deprecated: it polls the interface alone"
+            block.warning("linkbeat_use_polling", text, f"write linkbeat_interfaces {{ {device} }}")
+        polled = own or root.get("linkbeat_use_polling", bool)
+        if polled and device and device not in seen:
+            seen.add(device)
+            yield PolledLink(device)
+
+
 def longest_delay_s(instance: VrrpInstance) -> float:
     """Return the longest delay for a virtual router's interface, by keepalived's rule."""
     intervals = instance.down_after_adverts - 1
@@ -386,7 +401,7 @@ def track_devices(
 
 def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddress]:
     """Yield the addresses of a static_ipaddress."""
-    device = default_interface(symbols.settings)
+    device = symbols.default_interface
     for held in block.section.lines(Written):
         address: HeldAddress = held.value
         if not address.device:

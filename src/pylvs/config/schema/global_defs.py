@@ -29,13 +29,14 @@ from pylvs.config.schema.types import (
     texts,
 )
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
-from pylvs.config.schema.vrrp import GARP, POLLED, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
+from pylvs.config.schema.vrrp import GARP, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
 from pylvs.config.schema.vrrp_types import (
     DELAY_LINE,
     DEVICE,
     MAX_INTERVAL_S,
     NAME,
     POLLED_LINE,
+    RECEIVE_POLICY,
     STATIC_ADDRESS_LINE,
     multicast,
     names,
@@ -186,8 +187,14 @@ GLOBAL_DEFS = Block(
         Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.IGNORED),
         *never(OWN_RULES, "nftables", "nftables_priority", "nftables_counters", "nftables_ifindex"),
         *never(OWN_RULES, "vrrp_iptables", "vrrp_ipsets"),
-        *later("the kernel's IGMP reports stay as they are", "disable_local_igmp"),
-        *never("write kernel_rx_buf_size", "vrrp_rx_bufs_policy", "vrrp_rx_bufs_multiplier"),
+        bare("disable_local_igmp", "send no IGMP reports of 224.0.0.0/24 (net.ipv4.igmp_link_local_mcast_reports)"),
+        Keyword(
+            "vrrp_rx_bufs_policy",
+            RECEIVE_POLICY,
+            "receive buffer for each virtual router: octets, or a multiple of MTU or advertisement",
+            default_doc="the kernel's",
+        ),
+        Keyword("vrrp_rx_bufs_multiplier", integer(1), "the multiple", 3),
         *never(NO_VRRP_SNMP, "enable_snmp_vrrp", "enable_snmp_keepalived"),
         *never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
         *ignored("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
@@ -221,7 +228,7 @@ ROOT = Block(
             instead="SSL_GET shows no certificate",
             merged=True,
         ),
-        *never(POLLED, "linkbeat_use_polling"),
+        bare("linkbeat_use_polling", "poll the links of all virtual routers"),
         VIRTUAL_SERVER_GROUP,
         VIRTUAL_SERVER,
         VRRP_INSTANCE,
@@ -248,10 +255,8 @@ ROOT = Block(
         ),
         Block(
             "linkbeat_interfaces",
-            "devices with polled links",
+            "devices with polled links, by MII unless the line demands another way",
             lines=POLLED_LINE,
-            state=State.NEVER,
-            instead=POLLED,
             merged=True,
         ),
         Block(
