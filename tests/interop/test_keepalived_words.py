@@ -70,6 +70,7 @@ OTHERWISE = {
     "from 192.168.2.0/24 table 1 preference 5 protocol bird no_track": (0, "a protocol may have its name"),
     "smtp_server no.such.host": (0, "a name is looked up when mail is sent"),
     "smtp_connect_timeout 1.5": (0, "a fraction of a second is one"),
+    "snmp_socket udp:1.2.3.4:705": (5, "AgentX needs a connection, and snmpd does not serve it over UDP"),
     "umask foo": (0, "the word has no meaning in pylvs"),
     "include_check readable": (0, "the word has no meaning in pylvs: a missing file is a finding always"),
     "include_check foo": (0, "the word has no meaning in pylvs: a missing file is a finding always"),

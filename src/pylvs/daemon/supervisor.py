@@ -39,6 +39,7 @@ from pylvs.daemon.reconciler import (
     adoptable_rows,
     owned_services,
 )
+from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.table_growth import TableGrowth
@@ -109,6 +110,7 @@ class Supervisor:
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
+        self._snmp = SnmpProcess(self.state, options.log_format)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._ownership_pending = False  # to be saved after the next run of the reconciler
@@ -164,6 +166,8 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
+        self._snmp.configure(self.engine.configuration)
+        tasks.keep_running(self._snmp.run, "serving SNMP")
         tasks.keep_running(self.liveness.run, "watching for silence")
         monitor = partial(
             monitor_forwarding,
@@ -327,6 +331,7 @@ class Supervisor:
         table = await self.reconciler.reconcile()
         await self._save_ownership()
         await self._api.follow(configuration.settings)
+        self._snmp.configure(configuration)
         settle_garbage()
         return table, routers
 

@@ -145,7 +145,6 @@ class VrrpInstance:
     preempt: bool = True
     preempt_delay_s: float = 0.0
     accept: bool = True  # packets to the virtual addresses reach this host while it is master
-    strict: bool = False
     authentication: Authentication | None = None
     password: bytes = b""  # 8 octets at most
     source: Address | None = None  # of the advertisements; None: the interface's first address
@@ -167,6 +166,7 @@ class VrrpInstance:
     notify: Notify = field(default_factory=Notify)
     skip_address_check: bool = False  # of the list in later advertisements of the same router
     promote_secondaries: bool = False
+    linkbeat: bool = False  # linkbeat_use_polling is written; VrrpSettings.polled_links names all polled devices
     receive_buffer: int = 0  # octets; 0: the kernel's
 
     @property

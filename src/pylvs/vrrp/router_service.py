@@ -435,8 +435,10 @@ class RouterService:
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
     def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
-        """Run notify scripts, write to FIFOs and send mail."""
+        """Run notify scripts, write to FIFOs, and send mail and traps."""
         self.helper.send(message)
+        if isinstance(message, StateChanged) and not message.at_reload:
+            self._control.publish_state({"kind": message.kind, "instance": message.name, "state": message.state})
 
 
 class RolePublisher:

@@ -9,7 +9,8 @@ import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import Fifo, LinkDelay, LinkPolling, PolledLink, SendingLimit, Track, VrrpSettings
-from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
+from pylvs.model.wanted import SnmpSettings
+from tests.unit.config.vrrp_support import INSTANCE, clean, configured, instance, vrrp
 
 
 def address(line: str) -> tuple[HeldAddress | None, list[str]]:
@@ -424,3 +425,17 @@ def test_links_that_are_polled() -> None:
 def test_receive_buffers(policy: str, own: str, octets: int) -> None:
     text = f"global_defs {{\n{policy}\n}}\n" + INSTANCE.format(addresses="192.0.2.1", lines=own)
     assert clean(text).instances[0].receive_buffer == octets
+
+
+@pytest.mark.parametrize("text", ["unix:/run/agentx", "/run/agentx", "tcp:127.0.0.1:705", "localhost:705"])
+def test_the_socket_of_the_snmp_agent(text: str) -> None:
+    found = configured(f"global_defs {{\nenable_snmp_vrrp\nenable_traps\nsnmp_socket {text}\n}}").configuration
+    assert found.settings.snmp == SnmpSettings(socket=text, vrrp=True, traps=True)
+    assert found.settings.snmp.enabled
+
+
+@pytest.mark.parametrize("text", ["udp:127.0.0.1:705", "unix:agentx", "tcp:localhost", "705"])
+def test_a_socket_that_is_none(text: str) -> None:
+    found = configured(f"global_defs {{\nsnmp_socket {text}\n}}")
+    assert [each.text for each in found.findings] == [f"'{text}' is no socket of AgentX"]
+    assert not found.configuration.settings.snmp.enabled

@@ -356,7 +356,6 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         rules=tuple(rule for each in block.below("virtual_rules") for rule in rules_of(each, symbols)),
         preempt=not block.get("nopreempt", bool),
         accept=_accepts(block),
-        strict=block.get("strict_mode", bool),
         authentication=Authentication(authentication) if authentication else None,
         password=password,
         source=_first_source(block) or _ipvlan_source(block),
@@ -376,6 +375,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         tracks=tracks,
         notify=notify_of(block, symbols.script_rules),
         skip_address_check=block.get("skip_check_adv_addr", bool),
+        linkbeat=block.get("linkbeat_use_polling", bool),
         receive_buffer=_receive_buffer(block, symbols, len(advertised)),
     )
     return CompiledInstance(instance, block, advertised + excluded) if _link_local(instance, block) else None
@@ -489,10 +489,11 @@ def _link_local(instance: VrrpInstance, block: EffectiveBlock) -> bool:
     first = instance.addresses[0].interface.ip if instance.addresses else None
     if first is None or first.version == 4 or first.is_link_local:
         return True
-    if instance.strict:
+    strict = block.get("strict_mode", bool)
+    if strict:
         text = f"in strict_mode the first IPv6 address is link-local, and {first} is not; the router is left out"
         block.error("", text, "write one of fe80::/10 first")
-    return not instance.strict
+    return not strict
 
 
 def family_of(block: EffectiveBlock) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
 from pylvs.config.schema.types import (
+    AGENTX,
     BARE,
     CPUS,
     ENDPOINT,
@@ -43,8 +44,8 @@ from pylvs.config.schema.vrrp_types import (
 )
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
 
-NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
-NO_VRRP_SNMP = "there is no SNMP; see pylvs metrics"
+NO_SNMP = "this MIB is not served; pylvs serves metrics to Prometheus, see metrics_address"
+NO_VRRP_SNMP = "this MIB is not served; write enable_snmp_vrrp"
 NO_MARKS = "each address of a group stays a service of its own"
 OWN_RULES = "pylvs needs no table of this name; remove it"
 SENDING = seconds(0.000001, MAX_INTERVAL_S)
@@ -126,7 +127,11 @@ GLOBAL_DEFS = Block(
         *never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
         *never("start pylvs with taskset", "checker_cpu_affinity"),
         *never("checks have no real-time priority; see checker_priority", "checker_rt_priority"),
-        *never(NO_SNMP, "snmp_socket", "enable_snmp_checker", "enable_traps"),
+        Keyword("snmp_socket", AGENTX, "socket of the SNMP master agent", "unix:/var/agentx/master"),
+        bare("enable_snmp_vrrp", "serve the VRRP part of KEEPALIVED-MIB"),
+        bare("enable_snmp_keepalived", "as enable_snmp_vrrp"),
+        bare("enable_traps", "send traps about transitions of virtual routers"),
+        *never(NO_SNMP, "enable_snmp_checker"),
         *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
         *ignored("process_names", "process_name", "checker_process_name", "lvs_process_name", "bfd_process_name"),
@@ -195,7 +200,6 @@ GLOBAL_DEFS = Block(
             default_doc="the kernel's",
         ),
         Keyword("vrrp_rx_bufs_multiplier", integer(1), "the multiple", 3),
-        *never(NO_VRRP_SNMP, "enable_snmp_vrrp", "enable_snmp_keepalived"),
         *never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
         *ignored("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
         *ignored("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),

@@ -177,7 +177,6 @@ class _Maker:
                 vrid=51,
                 family=self._family,
                 version=self._version,
-                starts_as_master=base == OWNER,
                 priority=base,
                 advert_interval_s=self._interval(),
                 preempt=preempt in ("yes", "delay") or (preempt == "mixed" and draw.random() < 0.5),
