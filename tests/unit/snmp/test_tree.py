@@ -10,7 +10,11 @@ from pylvs.snmp.tree import MAX_BINDS, Tree
 
 OIDS = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
 TREES = st.dictionaries(OIDS, st.integers(0, 9).map(lambda number: Value(Kind.INTEGER, number)))
-ONE = {(1, 1, 1): Value(Kind.INTEGER, 1), (1, 1, 2): Value(Kind.INTEGER, 2), (1, 2, 1): Value(Kind.INTEGER, 3)}
+ONE: dict[Oid, Value] = {
+    (1, 1, 1): Value(Kind.INTEGER, 1),
+    (1, 1, 2): Value(Kind.INTEGER, 2),
+    (1, 2, 1): Value(Kind.INTEGER, 3),
+}
 
 
 @given(TREES, OIDS, st.one_of(st.just(()), OIDS), st.booleans())
@@ -40,6 +44,6 @@ def test_getbulk_repeats_until_the_end() -> None:
 
 
 def test_getbulk_is_bounded() -> None:
-    many = {(1, number): Value(Kind.INTEGER, 0) for number in range(5000)}
+    many: dict[Oid, Value] = {(1, number): Value(Kind.INTEGER, 0) for number in range(5000)}
     found = Tree(many).answer(Message(Pdu.GET_BULK, 1, 2, 3, (SearchRange((1,)),), repetitions=65535))
     assert len(found) == MAX_BINDS

@@ -38,11 +38,13 @@ def reports(driver: Driver, play: Callable[[LinkPoller], list[Callable[[], None]
     async def run() -> None:
         poller = LinkPoller(found.append, driver, wait_s=0)
         poller.configure([PolledLink("eth0")])
-        for change in (*play(poller), lambda: None):
+        changes = play(poller)
+        for at in range(len(changes) + 1):
             before = driver.polls
             while driver.polls < before + 8:
                 await asyncio.sleep(0)
-            change()
+            if at < len(changes):
+                changes[at]()
         await poller.finish()
 
     asyncio.run(run())
@@ -70,5 +72,8 @@ def test_a_device_that_does_not_exist_has_no_state() -> None:
 
 def test_a_reload_reports_again() -> None:
     driver = Driver(ETHTOOL, up=True)
-    configure = lambda poller: [lambda: poller.configure([PolledLink("eth0", ETHTOOL)])]  # noqa: E731
-    assert reports(driver, configure) == [True, True]
+
+    def again(poller: LinkPoller) -> list[Callable[[], None]]:
+        return [lambda: poller.configure([PolledLink("eth0", ETHTOOL)])]
+
+    assert reports(driver, again) == [True, True]
