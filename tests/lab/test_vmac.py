@@ -105,7 +105,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     assert [setting("eth0", name) for name in ("arp_ignore", "arp_filter", "rp_filter")] == [1, 1, 1]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0", "vrrp.51")] == [0, 1, 2, 0]
     assert vmac.set_sysctls(memory, [FOUR]) == []
-    assert vmac.set_sysctls(memory, [], ["eth0"]) == []
+    assert vmac.set_sysctls(memory, [], [("net/ipv4/conf/eth0/promote_secondaries", "1")]) == []
     assert setting("eth0", "promote_secondaries") == 1
     vmac.remove_vmac(FOUR)
     restored = load(tmp_path / "settings")

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vrrp": {"notify", "netlink", "system", "model"},
     "ipvsadm": {"dataplane", "model"},
     "lab": {"realserver", "reference", "system", "model"},
+    "snmp": {"vrrp", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),

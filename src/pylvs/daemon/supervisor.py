@@ -43,6 +43,7 @@ from pylvs.daemon.reconciler import (
     adoptable_rows,
     owned_services,
 )
+from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.table_growth import TableGrowth
@@ -121,6 +122,7 @@ class Supervisor:
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
+        self._snmp = SnmpProcess(self.state, options.log_format)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._ownership_pending = False  # to be saved after the next run of the reconciler
@@ -195,6 +197,8 @@ class Supervisor:
         self._api = ApiServer(self)
         tasks.keep_running(self._write_history, "saving events")
         tasks.keep_running(self._track_problems, "tracking problems")
+        self._snmp.configure(self.engine.configuration)
+        tasks.keep_running(self._snmp.run, "serving SNMP")
         tasks.keep_running(self.liveness.run, "watching for silence")
         monitor = partial(
             monitor_forwarding,
@@ -367,6 +371,7 @@ class Supervisor:
         await self._save_ownership()
         await self._api.follow(configuration.settings)
         await self._find_path_problems(await self.table_thread.run(self._host.addresses))
+        self._snmp.configure(configuration)
         settle_garbage()
         return table, routers
 

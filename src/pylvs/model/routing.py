@@ -37,7 +37,6 @@ class HeldAddress:
     join_group: bool = False  # IFA_F_MCAUTOJOIN
     own_vmac: bool = False  # on a VMAC of its own above `device`
     tracked: bool = True  # its removal by another program counts
-    track_group: str = ""  # of a fixed address: its removal is a fault of these virtual routers
 
     def __str__(self) -> str:
         return f"{self.interface} dev {self.device}" if self.device else str(self.interface)
@@ -69,7 +68,6 @@ class Route:
     append: bool = False  # after equal routes, not before them
     options: tuple[tuple[str, str], ...] = ()  # the rest, in the syntax of `ip route`: ("mtu", "lock 1400")
     tracked: bool = True
-    track_group: str = ""
 
     def __str__(self) -> str:
         return f"{self.destination}" if self.kind == "unicast" else f"{self.kind} {self.destination}"
@@ -96,4 +94,3 @@ class RoutingRule:
     protocol: int = PROTOCOL_KEEPALIVED
     options: tuple[tuple[str, str], ...] = ()  # the rest, in the syntax of `ip rule`: ("uidrange", "10-20")
     tracked: bool = True
-    track_group: str = ""

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.routing import HeldAddress, Route, RoutingRule
+from pylvs.model.routing import HeldAddress, Interface, Route, RoutingRule
 
 TYPE_CHECKING = False  # without importing typing
 
@@ -44,15 +44,32 @@ class Peer:
     most_ttl: int = 255
 
 
+class IpvlanMode(Enum):
+    """IPVLAN_F_* of linux/if_link.h: whether the ipvlans above one device exchange packets."""
+
+    BRIDGE = 0
+    PRIVATE = 1
+    VEPA = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ipvlan:
+    """An ipvlan of mode L2 instead of a macvlan; IPv6 needs no address."""
+
+    mode: IpvlanMode = IpvlanMode.BRIDGE
+    address: Interface | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Vmac:
-    """A macvlan of the virtual router's own; "" is a name, and None an address, by keepalived's rule."""
+    """A macvlan or ipvlan of the virtual router's own; "" is a name, and None an address, by keepalived's rule."""
 
     name: str = ""
     mac: bytes | None = None  # 6 octets, or 5 where the last is the VRID
     here: bool = True  # above the virtual router's device, for advertisements and addresses
     for_addresses: bool = False  # use_vmac_addr: one more above each other device that holds a virtual address
     send_from_base: bool = False  # advertisements go through the device below
+    ipvlan: Ipvlan | None = None  # None: a macvlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +130,12 @@ class VrrpInstance:
     """One virtual router."""
 
     name: str
-    interface: str = ""
+    interface: str = ""  # "": unicast follows the routes
+    vrf: str = ""  # without an interface: the VRF of these routes
     vrid: int
     family: int = 4  # of its virtual addresses
     version: int = 2
-    starts_as_master: bool = False
+    starts_as_master: bool = False  # together with the owner's priority: without waiting for other masters
     priority: int = 100  # 1 to 255
     advert_interval_s: float = 1.0
     addresses: tuple[HeldAddress, ...] = ()  # in the advertisements
@@ -127,7 +145,6 @@ class VrrpInstance:
     preempt: bool = True
     preempt_delay_s: float = 0.0
     accept: bool = True  # packets to the virtual addresses reach this host while it is master
-    strict: bool = False
     authentication: Authentication | None = None
     password: bytes = b""  # 8 octets at most
     source: Address | None = None  # of the advertisements; None: the interface's first address
@@ -149,6 +166,7 @@ class VrrpInstance:
     notify: Notify = field(default_factory=Notify)
     skip_address_check: bool = False  # of the list in later advertisements of the same router
     promote_secondaries: bool = False
+    linkbeat: bool = False  # linkbeat_use_polling is written; VrrpSettings.polled_links names all polled devices
     receive_buffer: int = 0  # octets; 0: the kernel's
 
     @property
@@ -228,6 +246,22 @@ class LinkDelay:
     up_s: float
 
 
+class LinkPolling(Enum):
+    """How to ask for the state of a link."""
+
+    MII = "MII"
+    ETHTOOL = "ETHTOOL"
+    IOCTL = "IOCTL"
+
+
+@dataclass(frozen=True, slots=True)
+class PolledLink:
+    """A device whose link is polled; a device that cannot answer is asked in another way."""
+
+    device: str
+    polling: LinkPolling = LinkPolling.MII
+
+
 @dataclass(frozen=True, slots=True)
 class Fifo:
     """A named pipe for transitions, with its owner and the program that reads it."""
@@ -258,6 +292,8 @@ class VrrpSettings:
     limits: tuple[SendingLimit, ...] = ()
     link_delays: tuple[LinkDelay, ...] = ()
     data_plane_lease_s: float = 10.0  # without a report of the daemon, until the state of the data plane is unknown
+    polled_links: tuple[PolledLink, ...] = ()
+    disable_local_igmp: bool = False  # reports of 224.0.0.0/24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +308,6 @@ class VrrpConfiguration:
     addresses: tuple[HeldAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
-    track_groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # each with the names of its instances
     settings: VrrpSettings = field(default_factory=VrrpSettings)
 
 

@@ -80,6 +80,24 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
+class SnmpSettings:
+    """Which MIBs a sub-agent serves, and what else of `global_defs` they show. None: the configuration does not say."""
+
+    socket: str = "unix:/var/agentx/master"  # of the master agent
+    vrrp: bool = False  # the VRRP part of KEEPALIVED-MIB
+    traps: bool = False
+    smtp_alert: bool | None = None
+    smtp_alert_vrrp: bool | None = None
+    smtp_alert_checker: bool | None = None
+    linkbeat: bool = False
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anything to serve."""
+        return self.vrrp
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalSettings:
     """The settings of `global_defs` for checks and tables."""
 
@@ -88,6 +106,7 @@ class GlobalSettings:
     script_group: str = ""
     script_security: bool = False
     mail: Mail = field(default_factory=Mail)
+    snmp: SnmpSettings = field(default_factory=SnmpSettings)
     smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
     lvs_flush: bool = False  # empty the table at the start

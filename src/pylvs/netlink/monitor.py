@@ -11,7 +11,7 @@ from pylvs.model.routing import Interface, Network
 from pylvs.netlink import codec
 from pylvs.netlink.codec import address_of, attributes, name, number, walk
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 1, 3, 4, 5, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_PRIORITY, RTA_TABLE = 1, 6, 15
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 1, 2, 6, 15, 21
@@ -33,6 +33,7 @@ class LinkMessage:
     kind: str = ""  # "macvlan"...; "" for hardware
     gone: bool = False
     addresses: tuple[AddressMessage, ...] = ()
+    master: int = 0  # index of the bridge, bond or VRF that it belongs to; 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def _link(fields: Fields, found: Attributes, gone: bool) -> LinkMessage | None:
         below=number(found.get(IFLA_LINK)),
         kind=name(attributes(found.get(IFLA_LINKINFO, b"")).get(1)),  # IFLA_INFO_KIND
         gone=gone,
+        master=number(found.get(IFLA_MASTER)),
     )
 
 

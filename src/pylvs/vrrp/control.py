@@ -35,6 +35,7 @@ class Connection:
     socket: WatchedSocket
     greeted = False  # it has sent its version
     subscribed = False  # it receives events
+    wants_states = False  # it receives transitions as notify scripts do
 
 
 class ControlServer:
@@ -64,6 +65,12 @@ class ControlServer:
         self._listener.close()
         for connection in list(self._connections):
             connection.socket.close()
+
+    def publish_state(self, state: dict[str, Any]) -> None:
+        """Send the state of an instance or group, of which scripts are notified, to those who subscribed to states."""
+        for connection in list(self._connections):
+            if connection.wants_states:
+                connection.socket.send(state)
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event to all subscribers."""
@@ -95,6 +102,9 @@ class ControlServer:
         answer: dict[str, Any] = {"id": request.get("id")}
         if verb == "subscribe":
             connection.subscribed = True
+            answer["ok"] = {}
+        elif verb == "subscribe_states":
+            connection.wants_states = True
             answer["ok"] = {}
         elif verb not in self._verbs:
             answer["error"] = f"{verb}: no such verb; there are: {', '.join(sorted(self._verbs))}"
@@ -144,6 +154,7 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
     return {
         "name": instance.name,
         "interface": instance.interface,
+        "device": service.host.device_of(instance),
         "vrid": instance.vrid,
         "version": instance.version,
         "family": instance.family,

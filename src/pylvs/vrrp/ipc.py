@@ -259,6 +259,19 @@ class Client:
             if isinstance(answer, dict) and answer.get("id") == self._asked:
                 return answer_of(answer)
 
+    def fileno(self) -> int:
+        """Return the descriptor to wait for events."""
+        return self._socket.fileno()
+
+    def events(self) -> list[Any]:
+        """Return the messages that have come, without waiting. Raises PylvsError at the end of the connection."""
+        try:
+            found = self._received + self._socket.receive()
+        except ConnectionClosed as closed:
+            raise self._gone(closed) from None
+        self._received = []
+        return found
+
     def _send(self, message: Message) -> None:
         try:
             self._socket.send(message)

@@ -112,6 +112,13 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
             yield AddressAdded(each, link.name, usable)
 
 
+def vrf_of(links: Mapping[str, Link], device: str) -> Link | None:
+    """Return the VRF that a device belongs to."""
+    link = links.get(device)
+    found = (each for each in links.values() if link is not None and each.index == link.master and each.kind == "vrf")
+    return next(found, None)
+
+
 def replaced_devices(changes: Iterable[Change]) -> set[str]:
     """Return the devices that were added, removed, or have another link address or MTU."""
     return {each.link.name for each in changes if isinstance(each, LinkAdded | LinkRemoved | LinkChanged)}

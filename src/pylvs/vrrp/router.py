@@ -376,8 +376,9 @@ class SyncGroup:
     takes the others with it, and no member leaves FAULT while another has a fault.
     """
 
-    def __init__(self, group: VrrpGroup, members: Iterable[Router]) -> None:
+    def __init__(self, group: VrrpGroup, members: Iterable[Router], reported: State | None = None) -> None:
         self.group = group
+        self.reported = reported  # the state of the last notification
         self.members = list(members)
         states = {each.state for each in self.members}
         self.state = State.MASTER if State.MASTER in states else states.pop() if len(states) == 1 else State.FAULT
@@ -413,11 +414,18 @@ class SyncGroup:
         if self._leading or self.state is not State.MASTER:
             return False
         self._lead(member, State.BACKUP, TransitionReason.GROUP, f"{member.name} has another master")
-        self.state = State.BACKUP
+        self.state = self.reported = State.BACKUP
         return True
 
+    def changed_at_reload(self) -> bool:
+        """Return whether a reload gave the group a state to notify of: another one than before, and not MASTER."""
+        before, known = self.reported, self.state is not State.FAULT or any(each.failed for each in self.members)
+        if known:
+            self.reported = self.state
+        return known and self.state not in (State.MASTER, before)
+
     def moved(self, member: Router, before: State, why: TransitionReason, text: str = "") -> bool:
-        """Take the other members along after a member's transition; return whether the group's state changed.
+        """Take the other members along after a member's transition; return whether the group has a state to notify of.
 
         A member that starts or recovers takes no others along: they evaluate themselves whether they may run.
         """
@@ -431,8 +439,8 @@ class SyncGroup:
         elif any(other.state is not State.BACKUP for other in self.members):
             return False
         was_stopped, self._stopped = self._stopped, why is TransitionReason.STOP
-        changed = self.state is not member.state or self._stopped is not was_stopped
-        self.state = member.state
+        changed = self.reported is not member.state or self._stopped is not was_stopped
+        self.state = self.reported = member.state
         return changed
 
     def _lead(self, member: Router, state: State, why: TransitionReason, detail: str) -> None:

@@ -45,7 +45,7 @@ from pylvs.vrrp.tracking import TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
-IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
+IDENTITY = ("interface", "vrf", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
 TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
@@ -182,8 +182,10 @@ class RouterService:
             self._start_at = self.now + new.settings.startup_delay_s
             self.loop.at(self._start_at, partial(self._start, []))
         self._start(warnings)
-        if new.settings.states_on_reload and not first and self.now >= self._start_at:
-            self._report_states(groups, routers)
+        if not first and self.now >= self._start_at:
+            self._report_groups()
+            if new.settings.states_on_reload:
+                self._report_states(groups, routers)
         if first:
             freeze_gc()
         return {"warnings": warnings}
@@ -240,6 +242,12 @@ class RouterService:
         for router in () if self._stopping or self.now < self._start_at else self.routers.values():
             errors += self._try(router.name, router.start)
 
+    def _report_groups(self) -> None:
+        """Notify of groups that are new, or whose members are others: their state may be another one now."""
+        for group in self.groups:
+            if group.changed_at_reload():
+                self.notify(StateChanged("GROUP", group.group.name, group.state.value, 0))
+
     def _report_states(self, groups: dict[str, State], routers: dict[Router, State]) -> None:
         """Report states that a reload kept: as in keepalived, of all groups, and of instances that are not master."""
         for group in self.groups:
@@ -251,14 +259,18 @@ class RouterService:
                 self.notify(StateChanged("INSTANCE", router.name, router.state.value, priority, at_reload=True))
 
     def _create_groups(self) -> None:
+        reported = {each.group.name: each.reported for each in self.groups}
         for router in self.routers.values():
             router.group = None
-        self.groups = [
-            SyncGroup(each, [self.routers[name] for name in each.members if name in self.routers])
-            for each in self._configuration.groups
-        ]
+        self.groups = []
+        for group in self._configuration.groups:
+            members = [self.routers[name] for name in group.members if name in self.routers]
+            self.groups.append(SyncGroup(group, members, reported.get(group.name)))
 
     def _tracked(self, result: TrackedObject) -> None:
+        if result.kind == "link":
+            self.host.set_link_beat(result.track.name, bool(result.well))
+            return
         self.tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         self._track_all()
@@ -423,8 +435,10 @@ class RouterService:
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
     def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
-        """Run notify scripts, write to FIFOs and send mail."""
+        """Run notify scripts, write to FIFOs, and send mail and traps."""
         self.helper.send(message)
+        if isinstance(message, StateChanged) and not message.at_reload:
+            self._control.publish_state({"kind": message.kind, "instance": message.name, "state": message.state})
 
 
 class RolePublisher:

@@ -267,7 +267,7 @@ class AdvertReceivers:
             key = device, family_of(instance), protocol_of(instance)
             groups, buffer_bytes, vrids = wanted.get(key, (frozenset(), 0, frozenset()))
             own = () if instance.peers else (instance.multicast,)
-            wanted[key] = groups.union(own), max(buffer_bytes, instance.receive_buffer), vrids | {instance.vrid}
+            wanted[key] = groups.union(own), buffer_bytes + instance.receive_buffer, vrids | {instance.vrid}
         for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
             self._close(key)
         errors = []

@@ -112,13 +112,17 @@ class Tracking:
         self._expiry: dict[Key, float] = {}  # when a result expires; only while its source is lost
 
     def configure(self, configuration: VrrpConfiguration) -> None:
-        """Forget the results of objects that are not configured any more."""
+        """Forget the results of objects that are not configured any more; a new script with init_fail is ill."""
         self._configuration = configuration
         names = {("script", each.name) for each in configuration.scripts}
         names |= {("file", each.name) for each in configuration.files}
         names |= {("process", each.name) for each in configuration.processes}
         self._results = {key: result for key, result in self._results.items() if key in names}
         self._expiry = {key: at for key, at in self._expiry.items() if key in names}
+        for script in configuration.scripts:
+            if script.ill_at_start:
+                initial = TrackedObject("script", Track(script.name), False, detail="init_fail")
+                self._results.setdefault(("script", script.name), initial)
 
     def update(self, result: TrackedObject) -> None:
         """Store a result from the helper process."""

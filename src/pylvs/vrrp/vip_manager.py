@@ -16,8 +16,9 @@ from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
+from pylvs.vrrp.link_delays import LinkDelays
 from pylvs.vrrp.loop import Loop
-from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
+from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices, vrf_of
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan, remove_vmac
@@ -119,6 +120,7 @@ class VipManager:
         self._on_change = on_change
         self._on_loss = on_loss
         self._links = NetlinkMonitor()
+        self._delays = LinkDelays(loop, lambda: on_change(set()))
         self._vmacs = VmacManager(self._links)
         self._firewall = Firewall()
         self._frame_sender = FrameSender()
@@ -141,6 +143,8 @@ class VipManager:
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         """Apply VMACs, filter rules and static resources. Return error messages."""
         self._configuration = configuration
+        self._delays.configure(configuration.settings.link_delays, configuration.settings.polled_links)
+        self._delays.update(self._links.links)
         self._virtual = frozenset(
             each.interface.ip
             for instance in configuration.instances
@@ -167,18 +171,32 @@ class VipManager:
             self._held[STATIC] = wanted
         return replace_resources(before, wanted)
 
+    def set_link_beat(self, device: str, well: bool) -> None:
+        """Set the result of polling a link (linkbeat_use_polling)."""
+        self._delays.set_beat(device, well)
+        self._delays.update(self._links.links)
+        self._on_change(set())
+
     def is_up(self, device: str) -> bool:
-        """Return whether a device exists and can carry packets."""
+        """Return whether a device counts as up: it exists and can carry packets, for as long as its delay demands."""
+        link = self._links.links.get(device)
+        return link is not None and self._delays.is_up(device, link.running)
+
+    def _carries(self, device: str) -> bool:
+        """Return whether a device exists and can carry packets now."""
         link = self._links.links.get(device)
         return link is not None and link.running
 
     def link_fault(self, instance: VrrpInstance) -> str:
         """Return why the instance's device is unusable, "" if it is usable."""
-        link = self._links.links.get(instance.interface)
+        device = instance.interface or instance.vrf
+        if not device:
+            return ""
+        link = self._links.links.get(device)
         if link is None:
-            return f"there is no device {instance.interface}"
-        if instance.track_primary and not link.running:
-            return f"{instance.interface} is down"
+            return f"there is no device {device}"
+        if instance.track_primary and not self.is_up(device):
+            return f"{device} is down"
         return ""
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
@@ -188,7 +206,9 @@ class VipManager:
                 return instance.source
             present = {each.interface.ip for link in self._links.links.values() for each in link.addresses}
             return instance.source if instance.source in present else None
-        return self._links.primary_address(instance.interface, family_of(instance), self._virtual)
+        vmac = instance.vmac
+        device = self.device_of(instance) if vmac is not None and vmac.ipvlan is not None else instance.interface
+        return self._links.primary_address(device, family_of(instance), self._virtual)
 
     def mtu_of(self, instance: VrrpInstance) -> int:
         link = self._links.links.get(instance.interface)
@@ -201,9 +221,18 @@ class VipManager:
     def receive_device_of(self, instance: VrrpInstance) -> str:
         """Return the device that receives advertisements.
 
-        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "".
+        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "", or on any
+        device of a VRF.
         """
-        return socket_device(instance, instance.interface) if instance.peers else self.device_of(instance)
+        return self._bound_device(instance, instance.interface) if instance.peers else self.device_of(instance)
+
+    def _bound_device(self, instance: VrrpInstance, device: str) -> str:
+        """Return the device to bind sockets to: unicast follows the routes of a VRF, or of none."""
+        bound = socket_device(instance, device)
+        if bound:
+            return bound
+        vrf = vrf_of(self._links.links, instance.interface)
+        return vrf.name if vrf else instance.vrf
 
     def vmac_bases(self) -> dict[str, str]:
         """Return the device below each VMAC."""
@@ -223,6 +252,7 @@ class VipManager:
             changes = changes + more
             replaced |= replaced_devices(more)
         self._restore(changes)
+        self._delays.update(self._links.links)
         if changes:
             self._on_change(replaced)
         if replaced:
@@ -283,10 +313,10 @@ class VipManager:
         }
         came_up = {each.link.name for each in changes if isinstance(each, netlink_monitor.LinkUp)}
         for name, resources in list(self._held.items()):
-            lost = lost_resources(resources.possible(self.is_up), changes, self._links.keys)
+            lost = lost_resources(resources.possible(self._carries), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
             for each, device in absent:
-                if each.tracked and (each.interface.ip, device) in removed and self.is_up(device):
+                if each.tracked and (each.interface.ip, device) in removed and self._carries(device):
                     lost.add(str(each.interface.ip))
             returned = any(device in came_up for _, device in absent)
             if name != STATIC and (lost or returned):
@@ -302,7 +332,7 @@ class VipManager:
         """Send advertisements."""
         from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
         device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
-        key = socket_device(instance, device), family_of(instance)
+        key = self._bound_device(instance, device), family_of(instance)
         try:
             if key not in self._advert_senders:
                 self._advert_senders[key] = AdvertSender(*key)

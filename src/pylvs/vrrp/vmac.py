@@ -1,4 +1,4 @@
-"""VMACs: macvlans with a virtual router's link address (RFC 9568, 7.3).
+"""VMACs: macvlans with a virtual router's link address (RFC 9568, 7.3); and ipvlans, which have the base device's.
 
 The plan follows keepalived's rules and is pure. A virtual router with a VMAC holds the addresses of its family there,
 unless they name another device. Other addresses are on the devices that they name, or on VMACs above those.
@@ -7,6 +7,8 @@ IPv4: a VMAC answers ARP only for its own addresses, and its base device does no
 arp_filter). It accepts packets from the virtual routers' own addresses, without rp_filter, because answers may leave
 through the base device. IPv6: a VMAC has only the addresses that it is given. One is the base device's link-local
 address, which is deprecated, so that other programs do not use it as a source.
+
+An ipvlan has the base device's link address, so it needs none of these settings.
 
 It takes about a millisecond to create one, ten to remove one: a take-over does neither.
 """
@@ -18,6 +20,7 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv6Interface
 from itertools import chain, count
 from pathlib import Path
@@ -26,18 +29,20 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
-from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import Ipvlan, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.netlink import addresses
 from pylvs.netlink.changes import in_words, index_of
 from pylvs.netlink.codec import CREATE, DELLINK, EXCL, IFF_UP, IFINFOMSG, NEWLINK, Netlink, attribute, nested, text, u32
-from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO
+from pylvs.netlink.monitor import IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_MASTER
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
-from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor
+from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor, vrf_of
 from pylvs.vrrp.protocol.adverts import virtual_mac
 
 SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
-KIND = "macvlan"
+KIND, IPVLAN_KIND = "macvlan", "ipvlan"
+IPVLAN_MODE, IPVLAN_FLAGS, MODE_L2 = 1, 2, 0  # IFLA_IPVLAN_*, IPVLAN_MODE_L2
+LOCAL_IGMP = "net/ipv4/igmp_link_local_mcast_reports"
 PRIVATE = 1  # MACVLAN_MODE_PRIVATE: VMACs of one base device do not exchange packets
 IFLA_AF_SPEC = 26
 INFO_KIND, INFO_DATA, MACVLAN_MODE = 1, 2, 1
@@ -48,12 +53,19 @@ ON_BASE = {"arp_ignore": "1", "arp_filter": "1"}
 
 @dataclass(frozen=True, slots=True)
 class VmacDevice:
-    """A macvlan in private mode above `base`, with the MAC address of a virtual router."""
+    """A macvlan in private mode above `base`, with the MAC address of a virtual router; or an ipvlan."""
 
     name: str
     base: str
-    mac: bytes
+    mac: bytes  # of a macvlan
     family: int  # of its addresses: 4 or 6
+    ipvlan: Ipvlan | None = None
+
+    def fits(self, link: Link, base: int) -> bool:
+        """Return whether an existing device is this one; `base` is the index of the base device."""
+        if self.ipvlan is not None:
+            return (link.kind, link.below) == (IPVLAN_KIND, base)
+        return (link.kind, link.below, link.mac) == (KIND, base, self.mac)
 
 
 @dataclass(slots=True)
@@ -107,11 +119,19 @@ def plan_vmacs(
         for base, family, name, prefix in wanted:
             if (instance.name, base, family) in plan.by_key:
                 continue
-            mac = mac_of(instance, family)
-            name = name or existing_name(existing, plan, base, mac) or free_name(prefix, instance.vrid, family, taken)
-            plan.by_key[instance.name, base, family] = VmacDevice(name, base, mac, family)
-            taken.add(name)
+            ipvlan = instance.vmac.ipvlan if instance.vmac and (base, family) == own_key(instance) else None
+            first = f"{prefix}.{instance.vrid}" if ipvlan else ""  # ipvlans of one base have the same MAC address
+            device = VmacDevice(name or first, base, mac_of(instance, family), family, ipvlan)
+            name = name or existing_name(existing, plan, device)
+            device = replace(device, name=name or free_name(prefix, instance.vrid, family, taken))
+            plan.by_key[instance.name, base, family] = device
+            taken.add(device.name)
     return plan
+
+
+def own_key(instance: VrrpInstance) -> tuple[str, int]:
+    """Return interface and family of the virtual router, where its own VMAC is."""
+    return instance.interface, instance.family
 
 
 def mac_of(instance: VrrpInstance, family: int) -> bytes:
@@ -122,14 +142,14 @@ def mac_of(instance: VrrpInstance, family: int) -> bytes:
     return given if len(given) == 6 else given + bytes([instance.vrid])
 
 
-def existing_name(existing: Mapping[str, Link], plan: VmacPlan, base: str, mac: bytes) -> str:
-    """Return the name of an existing macvlan with this MAC address above `base`, "" if there is none to use."""
-    below = existing.get(base)
+def existing_name(existing: Mapping[str, Link], plan: VmacPlan, device: VmacDevice) -> str:
+    """Return the name of an existing device that fits, "" if there is none to use. An ipvlan needs its name, too."""
+    below = existing.get(device.base)
     if below is None:
         return ""
     used = {each.name for each in plan.devices}
-    found = (name for name, each in existing.items() if (each.kind, each.below, each.mac) == (KIND, below.index, mac))
-    return next((name for name in found if name not in used), "")
+    found = (name for name, each in existing.items() if device.fits(each, below.index))
+    return next((name for name in found if name not in used and device.name in ("", name)), "")
 
 
 def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> str:
@@ -144,16 +164,18 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> str:
     if not base:
         return f"VMAC {device.name}: there is no device {device.base}"
     present = existing.get(device.name)
-    if present is not None and (present.kind, present.below, present.mac) != (KIND, base, device.mac):
+    if present is not None and not device.fits(present, base):
         return f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC"
     with Netlink() as route:
         if present is None:
-            info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
-            message = _message(device, u32(IFLA_LINK, base), attribute(IFLA_ADDRESS, device.mac), info)
-            number, detail = route.do([(NEWLINK, message, CREATE | EXCL)])[0]
+            vrf = vrf_of(existing, device.base)
+            number, detail = route.do([(NEWLINK, creation(device, base, vrf.index if vrf else 0), CREATE | EXCL)])[0]
             if number:
                 return f"VMAC {device.name} above {device.base}: {in_words(number, detail)}"
         error = _set_vmac_sysctls(device)
+        if device.ipvlan is not None:
+            number, detail = route.do([(NEWLINK, _message(device, flags=IFF_UP), 0)])[0]
+            return f"VMAC {device.name}: {in_words(number, detail)}" if number else error
         # no link-local address made from the MAC address, which all routers of the VRID would share
         no_link_local = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
         quiet, up = _message(device, nested(IFLA_AF_SPEC, no_link_local)), _message(device, flags=IFF_UP)
@@ -161,6 +183,18 @@ def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> str:
             if number:
                 return f"VMAC {device.name}: {in_words(number, detail)}"
     return error
+
+
+def creation(device: VmacDevice, base: int, vrf: int) -> bytes:
+    """Return the message that creates a VMAC above the device of index `base`, and within the VRF of that index."""
+    master = [u32(IFLA_MASTER, vrf)] if vrf else []
+    if device.ipvlan is not None:
+        mode = attribute(IPVLAN_MODE, struct.pack("=H", MODE_L2))
+        flags = attribute(IPVLAN_FLAGS, struct.pack("=H", device.ipvlan.mode.value))
+        info = nested(IFLA_LINKINFO, text(INFO_KIND, IPVLAN_KIND), nested(INFO_DATA, mode, flags))
+        return _message(device, u32(IFLA_LINK, base), info, *master)
+    info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
+    return _message(device, u32(IFLA_LINK, base), attribute(IFLA_ADDRESS, device.mac), info, *master)
 
 
 def remove_vmac(device: VmacDevice) -> str:
@@ -191,7 +225,7 @@ def link_local_source(device: VmacDevice, link_local: Address) -> HeldAddress:
 def _set_vmac_sysctls(device: VmacDevice) -> str:
     """Set a VMAC's own sysctls; return an error message."""
     wanted = {f"net/ipv6/conf/{device.name}/disable_ipv6": "0" if device.family == 6 else "1"}
-    if device.family == 4:
+    if device.family == 4 and device.ipvlan is None:
         wanted |= {f"net/ipv4/conf/{device.name}/{name}": value for name, value in ON_VMAC.items()}
     for name, value in wanted.items():
         if not proc.exists(name):
@@ -203,14 +237,10 @@ def _set_vmac_sysctls(device: VmacDevice) -> str:
     return ""
 
 
-def set_sysctls(memory: Memory, devices: Iterable[VmacDevice], promoting: Iterable[str] = ()) -> list[str]:
-    """Set what VMACs need of other devices, before they are created; return error messages.
-
-    The devices of `promoting` keep secondary addresses when their primary one is removed.
-    """
+def set_sysctls(memory: Memory, devices: Iterable[VmacDevice], others: Iterable[tuple[str, str]] = ()) -> list[str]:
+    """Set what VMACs need of other devices, before they are created, and `others`; return error messages."""
     errors = []
-    promoted = ((f"net/ipv4/conf/{device}/promote_secondaries", "1") for device in promoting)
-    for name, value in chain(_base_sysctls(devices), promoted):
+    for name, value in chain(_base_sysctls(devices), others):
         try:
             memory.set(name, value)
         except PylvsError as error:
@@ -224,7 +254,7 @@ def _base_sysctls(devices: Iterable[VmacDevice]) -> Iterator[tuple[str, str]]:
     That moves from `all` to each device, because the greater value of both applies. A VMAC can then have none, while
     present and new devices filter as before.
     """
-    bases = [device.base for device in devices if device.family == 4]
+    bases = [device.base for device in devices if device.family == 4 and device.ipvlan is None]
     yield from ((f"net/ipv4/conf/{base}/{name}", value) for base in bases for name, value in ON_BASE.items())
     common = "net/ipv4/conf/all/rp_filter"
     value = proc.read_number(common) if bases and proc.exists(common) else 0
@@ -250,9 +280,12 @@ class VmacManager:
         before = self.plan
         self.plan = plan_vmacs(configuration.instances, configuration.settings, self._links.links)
         errors = self._remove(device for device in before.devices if device not in self.plan.devices)
-        promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
-        if self.plan.devices or promoting:
-            errors += self._set_sysctls(promoting)
+        promoting = (each.interface for each in configuration.instances if each.promote_secondaries)
+        others = [(f"net/ipv4/conf/{device}/promote_secondaries", "1") for device in promoting]
+        if configuration.settings.disable_local_igmp:
+            others.append((LOCAL_IGMP, "0"))
+        if self.plan.devices or others:
+            errors += self._set_sysctls(others)
         else:
             self._restore_sysctls()
         more, changes = self.create_missing()
@@ -269,6 +302,7 @@ class VmacManager:
                 errors.append(create_vmac(device, self._links.links))
         changes = self._links.read()
         self._add_link_local()
+        self._add_ipvlan_addresses()
         return [error for error in errors if error], changes + self._links.read()
 
     def close(self) -> list[str]:
@@ -278,12 +312,12 @@ class VmacManager:
         self._restore_sysctls()
         return errors
 
-    def _set_sysctls(self, promoting: Iterable[str]) -> list[str]:
+    def _set_sysctls(self, others: Iterable[tuple[str, str]]) -> list[str]:
         try:
             self._memory = self._memory or load(SAVED_SETTINGS)
         except PylvsError as error:
             return [str(error)]
-        return set_sysctls(self._memory, self.plan.devices, promoting)
+        return set_sysctls(self._memory, self.plan.devices, others)
 
     def _restore_sysctls(self) -> None:
         """Restore all former values but those that another program changed."""
@@ -297,8 +331,16 @@ class VmacManager:
     def _add_link_local(self) -> None:
         """Add the base device's link-local address, from which VRRP over IPv6 sends."""
         for device in self.plan.devices:
-            if device.family == 6 and device.name in self._links.links:
+            if device.family == 6 and device.ipvlan is None and device.name in self._links.links:
                 link_local = self._links.primary_address(device.base, 6)
                 present = {each.interface.ip for each in self._links.links[device.name].addresses}
                 if link_local is not None and link_local not in present:
                     addresses.hold([(link_local_source(device, link_local), device.name)])
+
+    def _add_ipvlan_addresses(self) -> None:
+        """Add the configured addresses of ipvlans, from which their virtual routers send."""
+        for device in self.plan.devices:
+            link = self._links.links.get(device.name)
+            address = device.ipvlan.address if device.ipvlan is not None else None
+            if link is not None and address is not None and address not in {each.interface for each in link.addresses}:
+                addresses.hold([(HeldAddress(interface=address, device=device.name, tracked=False), device.name)])

@@ -355,7 +355,6 @@ VRRP = VrrpConfiguration(
     addresses=(ADDRESS,),
     routes=(ROUTE,),
     rules=(RULE,),
-    track_groups=(("t", ("V",)),),
     settings=VrrpSettings(
         fifos=(Fifo("/fifo", reader=RUN),),
         limits=(SendingLimit(devices=("eth0",)),),

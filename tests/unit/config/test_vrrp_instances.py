@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 import pytest
 
 from pylvs.model.checks import Script
-from pylvs.model.vrrp import Announcements, Authentication, OldChecksum, Peer, Track, Tracks, Vmac, VrrpInstance
+from pylvs.model.vrrp import (
+    Announcements,
+    Authentication,
+    Ipvlan,
+    IpvlanMode,
+    OldChecksum,
+    Peer,
+    Track,
+    Tracks,
+    Vmac,
+    VrrpInstance,
+)
 from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, left_out, vrrp
 
 
@@ -145,8 +156,8 @@ def test_a_program_runs_with_its_arguments_as_the_user_that_is_named() -> None:
         (["prioritee 200"], "prioritee is not known in vrrp_instance and is ignored", "priority", 100),
         (["garp_master_repeat 0"], "garp_master_repeat 0 counts as 1", "announcements", Announcements(repeat=1)),
         (["use_vmac 00:00:5e:00:01:33"], "00:00:5e:00:01:33 is one of VRRP's own", "vmac", Vmac()),
-        (["use_ipvlan"], "use_ipvlan is known but does not happen yet", "vmac", None),
-        (["linkbeat_use_polling"], "linkbeat_use_polling does not happen in pylvs", "track_primary", True),
+        (["use_vmac", "use_ipvlan 192.0.2.9"], "use_ipvlan is ignored: use_vmac is given, too", "vmac", Vmac()),
+        (["vrf eth3"], "vrf is ignored: the interface has its own VRF", "vrf", ""),
         (["old_unicast_checksum maybe", "unicast_peer { 192.0.2.9 }"], "'maybe'", "old_checksum", OldChecksum.DETECT),
     ],
 )
@@ -293,7 +304,8 @@ def test_without_an_address_only_version_2_runs() -> None:
 def test_in_strict_mode_the_first_ipv6_address_is_link_local() -> None:
     text = INSTANCE.format(addresses="2001:db8::1", lines="strict_mode")
     assert ["the first IPv6 address is link-local" in each for each in left_out(text)] == [True]
-    assert clean(INSTANCE.format(addresses="fe80::1\n2001:db8::1", lines="strict_mode")).instances[0].strict
+    found = clean(INSTANCE.format(addresses="fe80::1\n2001:db8::1", lines="strict_mode"))
+    assert len(found.instances) == 1
 
 
 def test_global_defs_say_the_defaults() -> None:
@@ -382,3 +394,54 @@ def test_a_device_that_is_not_here_is_named_unless_it_may_come_later() -> None:
     missing = [each.partition(": ")[2] for each in messages]
     assert missing == [f"warning: this machine has no device 'eth{number}'" for number in (8, 9, 7)]
     assert vrrp("global_defs {\ndynamic_interfaces\n}\n" + text.replace("    interface eth0\n", "\n"))[1] == []
+
+
+UNICAST = """\
+vrrp_instance VI_1 {{
+    virtual_router_id 51
+    {lines}
+    unicast_peer {{
+        198.51.100.2
+    }}
+    virtual_ipaddress {{
+        192.0.2.1/24
+        192.0.2.2/24 dev eth1
+    }}
+}}
+"""
+
+
+def test_unicast_needs_no_interface_if_it_has_a_source() -> None:
+    found = clean(UNICAST.format(lines="unicast_src_ip 198.51.100.1\nvrf eth3")).instances[0]
+    assert (found.interface, found.vrf, found.source) == ("", "eth3", ip_address("198.51.100.1"))
+    assert [each.device for each in found.addresses] == ["eth0", "eth1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "finding"),
+    [
+        ("", "1: error: the virtual router lacks its interface; it is left out"),
+        ("vrf eth3", "1: error: the virtual router lacks its interface; it is left out"),
+        ("interface eth0\nuse_ipvlan iv0", "4: error: an ipvlan of IPv4 needs an IPv4 address"),
+        ("interface eth0\nuse_ipvlan iv0 2001:db8::9", "1: error: the virtual router has no virtual address"),
+    ],
+)
+def test_what_a_router_without_multicast_needs(lines: str, finding: str) -> None:
+    found, messages = vrrp(UNICAST.format(lines=lines))
+    assert found.instances == ()
+    assert any(each.startswith(finding) for each in messages), messages
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "address", "mode"),
+    [
+        ("iv0 192.0.2.9/24", "iv0", "192.0.2.9/24", IpvlanMode.BRIDGE),
+        ("192.0.2.9 private", "", "192.0.2.9/32", IpvlanMode.PRIVATE),
+        ("vepa 192.0.2.9 iv0", "iv0", "192.0.2.9/32", IpvlanMode.VEPA),
+    ],
+)
+def test_an_ipvlan(words: str, name: str, address: str, mode: IpvlanMode) -> None:
+    found, messages = instance(f"use_ipvlan {words}")
+    assert messages == []
+    assert found.vmac == Vmac(name, ipvlan=Ipvlan(mode, ip_interface(address)))
+    assert found.source == ip_interface(address).ip

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, VrrpSettings
-from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
+from pylvs.model.vrrp import Fifo, LinkDelay, LinkPolling, PolledLink, SendingLimit, Track, VrrpSettings
+from pylvs.model.wanted import SnmpSettings
+from tests.unit.config.vrrp_support import INSTANCE, clean, configured, instance, vrrp
 
 
 def address(line: str) -> tuple[HeldAddress | None, list[str]]:
@@ -238,10 +239,71 @@ def test_static_addresses_routes_and_rules() -> None:
         + "static_rules {\nto 10.1.0.0/16 table 7 preference 5\n}\n"
         + ONE
     )
-    assert [(each.device, each.track_group) for each in found.addresses] == [("eth0", ""), ("eth1", "G")]
-    assert [each.track_group for each in found.routes] == ["G"]
-    assert len(found.rules) == 1
-    assert found.track_groups == (("G", ("VI_1",)),)
+    assert [each.device for each in found.addresses] == ["eth0", "eth1"]
+    assert (len(found.routes), len(found.rules)) == (1, 1)
+    assert found.instances[0].tracks.interfaces == (Track("eth1"),)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "lines", "tracked"),
+    [
+        ("static_ipaddress {\n10.0.0.2 dev eth0 track_group G\n}", "", ()),
+        ("static_ipaddress {\n10.0.0.2 dev eth0 track_group G\n}", "dont_track_primary", (Track("eth0"),)),
+        ("static_ipaddress {\n10.0.0.2 track_group G\n}", "dont_track_primary", (Track("eth0"),)),
+        ("static_routes {\n10.1.0.0/16 dev eth1 track_group G\n}", "", (Track("eth1"),)),
+        ("static_rules {\niif eth1 table 7 preference 5 track_group G\n}", "", (Track("eth1"),)),
+        (
+            "static_routes {\n10.1.0.0/16 dev eth1 track_group G\n}",
+            "track_interface {\neth1 weight 10\neth3 weight 5\n}",
+            (Track("eth3", 5), Track("eth1")),
+        ),
+    ],
+)
+def test_members_of_a_track_group_track_the_devices_of_static_objects(
+    blocks: str, lines: str, tracked: tuple[Track, ...]
+) -> None:
+    found = clean(f"{GROUP}{blocks}\n{INSTANCE.format(addresses='192.0.2.1', lines=lines)}")
+    assert found.instances[0].tracks.interfaces == tracked
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("static_routes {\n10.1.0.0/16 dev eth1 track_group X\n}", "5: error: no track_group 'X'"),
+        ("static_rules {\nto 10.1.0.0/16 table 7 preference 5 track_group X\n}", "5: error: no track_group 'X'"),
+        (
+            "static_rules {\nto 10.1.0.0/16 table 7 preference 5 track_group G\n}",
+            "5: error: track_group is ignored: the line names no device",
+        ),
+        (
+            "static_routes {\n10.1.0.0/16 dev eth1 no_track track_group G\n}",
+            "5: warning: track_group is ignored: the line has no_track",
+        ),
+    ],
+)
+def test_a_track_group_without_effect_is_a_finding(line: str, finding: str) -> None:
+    found, messages = vrrp(f"{GROUP}{line}\n{ONE}")
+    assert [each.startswith(finding) for each in messages] == [True], messages
+    assert found.instances[0].tracks.interfaces == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "delay", "counts"),
+    [
+        ("", "eth0 1.5 1.9", (1.5, 1.9)),
+        ("", "eth0 2.5 1", (511 / 256, 1)),
+        ("down_timer_adverts 1", "eth0 0.1", (0, 0)),
+        ("", "eth1 9", (9, 9)),
+    ],
+)
+def test_a_link_delay_ends_before_a_backup_takes_over(lines: str, delay: str, counts: tuple[float, float]) -> None:
+    found, messages = vrrp(
+        f"interface_up_down_delays {{\n{delay}\n}}\n{INSTANCE.format(addresses='192.0.2.1', lines=lines)}"
+    )
+    (kept,) = found.settings.link_delays
+    assert (kept.down_s, kept.up_s) == pytest.approx(counts)
+    written = tuple(float(word) for word in delay.split()[1:])
+    assert bool(messages) == (counts not in (written, 2 * written))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +321,7 @@ def test_static_addresses_routes_and_rules() -> None:
             2 * "garp_group {\ngarp_interval 1\ninterface eth1\n}\n",
             ["7: error: eth1 is in an earlier garp_group"],
         ),
-        ("linkbeat_interfaces {\neth1 MII\n}", ["1: warning: linkbeat_interfaces does not happen in pylvs"]),
+        ("linkbeat_interfaces {\neth1 FIBRE\n}", ["2: error: 'FIBRE' is not one of MII, ETHTOOL, IOCTL"]),
         ("interface_up_down_delays {\neth9 1\n}", ["2: warning: this machine has no device 'eth9'"]),
         ("interface_up_down_delays {\neth1 256\n}", ["2: error: 256 seconds is not between 0 and 255"]),
         ("static_track_group G {\n}", ["1: warning: static_track_group is not known outside of all blocks"]),
@@ -334,3 +396,46 @@ def test_what_all_virtual_routers_have_in_common() -> None:
         ),
         link_delays=(LinkDelay("eth1", 2.0, 3.5), LinkDelay("eth2", 1.0, 1.0)),
     )
+
+
+def test_links_that_are_polled() -> None:
+    one = INSTANCE.format(addresses="192.0.2.1", lines="linkbeat_use_polling")
+    found, messages = vrrp("linkbeat_interfaces {\neth1\neth2 ETHTOOL\neth1 IOCTL\n}\n" + one)
+    assert [each.partition(": ")[2] for each in messages] == [
+        "warning: linkbeat_use_polling in a virtual router is deprecated: it polls the interface alone"
+    ]
+    polled = (PolledLink("eth1"), PolledLink("eth2", LinkPolling.ETHTOOL), PolledLink("eth0"))
+    assert found.settings.polled_links == polled
+    assert clean("linkbeat_use_polling\n" + ONE).settings.polled_links == (PolledLink("eth0"),)
+    assert clean(ONE).settings.polled_links == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "own", "octets"),
+    [
+        ("vrrp_rx_bufs_policy MTU", "", 4500),
+        ("vrrp_rx_bufs_policy MTU\nvrrp_rx_bufs_multiplier 5", "", 7500),
+        ("vrrp_rx_bufs_policy ADVERT", "", 3 * (20 + 8 + 4 + 8)),
+        ("vrrp_rx_bufs_policy ADVERT", "version 3", 3 * (20 + 8 + 4)),
+        ("vrrp_rx_bufs_policy 70000", "", 70000),
+        ("vrrp_rx_bufs_policy 70000", "kernel_rx_buf_size 9000", 9000),
+        ("", "", 0),
+    ],
+)
+def test_receive_buffers(policy: str, own: str, octets: int) -> None:
+    text = f"global_defs {{\n{policy}\n}}\n" + INSTANCE.format(addresses="192.0.2.1", lines=own)
+    assert clean(text).instances[0].receive_buffer == octets
+
+
+@pytest.mark.parametrize("text", ["unix:/run/agentx", "/run/agentx", "tcp:127.0.0.1:705", "localhost:705"])
+def test_the_socket_of_the_snmp_agent(text: str) -> None:
+    found = configured(f"global_defs {{\nenable_snmp_vrrp\nenable_traps\nsnmp_socket {text}\n}}").configuration
+    assert found.settings.snmp == SnmpSettings(socket=text, vrrp=True, traps=True)
+    assert found.settings.snmp.enabled
+
+
+@pytest.mark.parametrize("text", ["udp:127.0.0.1:705", "unix:agentx", "tcp:localhost", "705"])
+def test_a_socket_that_is_none(text: str) -> None:
+    found = configured(f"global_defs {{\nsnmp_socket {text}\n}}")
+    assert [each.text for each in found.findings] == [f"'{text}' is no socket of AgentX"]
+    assert not found.configuration.settings.snmp.enabled

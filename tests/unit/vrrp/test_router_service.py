@@ -11,13 +11,24 @@ from typing import Any
 import pytest
 
 from pylvs.model.addresses import Address
+from pylvs.model.checks import Script
 from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import SendingLimit, Track, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import (
+    SendingLimit,
+    Track,
+    Tracks,
+    VrrpConfiguration,
+    VrrpGroup,
+    VrrpInstance,
+    VrrpScript,
+    VrrpSettings,
+)
 from pylvs.vrrp import router_service
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
 
 OTHER = ip_address("10.0.0.101")
@@ -334,3 +345,47 @@ def test_steps_of_the_wall_clock_change_nothing(service: RouterService, monkeypa
     (router,) = service.routers.values()
     assert [each.become.state for each in router.history.transitions] == [State.BACKUP, State.MASTER]
     assert router.sent == pytest.approx(host.switch.now - begin - 3.6, abs=1)
+
+
+def test_a_script_with_init_fail_is_ill_before_its_first_result(service: RouterService) -> None:
+    script = VrrpScript(name="s", script=Script(("/bin/true",)), track=Track("s"), ill_at_start=True)
+    weighted = replace(FIRST, tracks=Tracks(scripts=(Track("s", -20),)))
+    needed = replace(SECOND, tracks=Tracks(scripts=(Track("s"),)))
+    configure(service, weighted, needed, scripts=(script,))
+    assert service.routers["VI_1"].machine.priority == 80
+    assert notified(service, "VI_2") == ["FAULT"]
+    service._tracked(TrackedObject("script", Track("s"), True))
+    run(service, 5)
+    configure(service, weighted, replace(needed, priority=90), scripts=(script,))
+    assert service.routers["VI_1"].machine.priority == 100
+    assert states(service)["VI_2"] is State.MASTER
+
+
+def group_notifications(service: RouterService) -> list[str]:
+    helper: Any = service.helper
+    messages = [each for each in helper.messages if getattr(each, "kind", "") == "GROUP"]
+    return [each.state for each in messages if not each.at_reload]
+
+
+def test_a_reload_notifies_of_a_group_only_if_its_state_is_another_one(service: RouterService) -> None:
+    group = VrrpGroup(name="VG", members=("VI_1", "VI_2"))
+    patient = replace(SECOND, priority=90, preempt=False)
+    configure(service, FIRST, patient)
+    configure(service, FIRST, patient, groups=(group,))
+    assert group_notifications(service) == ["BACKUP"], "the group is new"
+    configure(service, replace(FIRST, priority=110), patient, groups=(group,))
+    assert group_notifications(service) == ["BACKUP"], "the reload changed no state"
+    run(service, 5)
+    assert group_notifications(service) == ["BACKUP", "MASTER"]
+    configure(service, replace(FIRST, priority=120), patient, groups=(group,))
+    lonely = replace(SECOND, name="VI_3", vrid=53, fault_without_peers=True)
+    configure(service, FIRST, patient, lonely, groups=(replace(group, members=("VI_1", "VI_2", "VI_3")),))
+    assert group_notifications(service) == ["BACKUP", "MASTER", "FAULT"]
+    assert set(states(service).values()) == {State.FAULT}
+
+
+def test_a_group_that_cannot_start_is_in_fault(service: RouterService) -> None:
+    lonely = replace(SECOND, fault_without_peers=True)
+    configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(service, 5)
+    assert group_notifications(service) == ["FAULT"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from ipaddress import ip_interface
 from typing import Any
 
 import pytest
 
 from pylvs.model.routing import HeldAddress
-from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
-from pylvs.vrrp.netlink_monitor import Link
-from pylvs.vrrp.vmac import VmacDevice, VmacPlan, free_name, mac_of, plan_vmacs
+from pylvs.model.vrrp import Ipvlan, IpvlanMode, Vmac, VrrpInstance, VrrpSettings
+from pylvs.netlink import codec
+from pylvs.netlink.codec import attributes
+from pylvs.vrrp.netlink_monitor import Link, vrf_of
+from pylvs.vrrp.vmac import VmacDevice, VmacPlan, creation, free_name, mac_of, plan_vmacs
 
 SETTINGS = VrrpSettings()
 
@@ -126,3 +130,50 @@ def test_what_a_former_process_left_keeps_its_name() -> None:
     assert plan_vmacs([one], SETTINGS, existing).devices == [VmacDevice("vip", "eth0", mac, 4)]
     existing["vip"] = existing_link(9, mac, 2, "ipvlan")
     assert plan_vmacs([one], SETTINGS, existing).devices[0].name == "vrrp.51"
+
+
+IPVLAN = Ipvlan(IpvlanMode.PRIVATE, ip_interface("10.0.0.9/24"))
+
+
+def test_an_ipvlan_has_a_name_of_its_own_and_no_address_of_the_virtual_router() -> None:
+    one = router("A", 51, "10.0.0.5", "10.0.1.5 dev eth1 use_vmac", vmac=Vmac(ipvlan=IPVLAN))
+    found = plan_vmacs([one], SETTINGS)
+    mac = bytes.fromhex("00005e000133")
+    first, second = found.devices
+    assert first == VmacDevice("vrrp.51", "eth0", mac, 4, IPVLAN)
+    assert (second.name, second.base, second.ipvlan) == ("vrrp1.51", "eth1", None)
+    assert devices_of(found, one) == {"10.0.0.5": "vrrp.51", "10.0.1.5": "vrrp1.51"}
+
+
+def test_an_ipvlan_that_a_former_process_left_is_adopted_by_name() -> None:
+    one = router("A", 51, "10.0.0.5", vmac=Vmac(ipvlan=IPVLAN))
+    other = router("B", 52, "10.0.0.6", vmac=Vmac(ipvlan=IPVLAN))
+    existing = {"eth0": existing_link(2), "vrrp.52": existing_link(7, below=2, kind="ipvlan")}
+    assert [each.name for each in plan_vmacs([one, other], SETTINGS, existing).devices] == ["vrrp.51", "vrrp.52"]
+
+
+def test_the_message_that_creates_an_ipvlan() -> None:
+    device = VmacDevice("iv0", "eth0", b"", 4, IPVLAN)
+    found = attributes(creation(device, base=2, vrf=9), codec.IFINFOMSG.size)
+    assert (found[3], found[5], found[10]) == (b"iv0\0", u32_of(2), u32_of(9))
+    info = attributes(found[18])
+    assert info[1] == b"ipvlan\0"
+    assert attributes(info[2]) == {1: (0).to_bytes(2, sys.byteorder), 2: (1).to_bytes(2, sys.byteorder)}
+    assert 1 not in found, "an ipvlan has the base device's link address"
+
+
+def u32_of(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)
+
+
+def test_the_vrf_of_a_device() -> None:
+    links = {
+        "eth0": replace(existing_link(2), name="eth0", master=9),
+        "eth1": replace(existing_link(3), name="eth1", master=8),
+        "red": replace(existing_link(9, kind="vrf"), name="red"),
+        "br0": replace(existing_link(8, kind="bridge"), name="br0"),
+    }
+    found = vrf_of(links, "eth0")
+    assert found is not None
+    assert found.name == "red"
+    assert (vrf_of(links, "eth1"), vrf_of(links, "red"), vrf_of(links, "eth9")) == (None, None, None)

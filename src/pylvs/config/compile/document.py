@@ -14,7 +14,7 @@ from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
-from pylvs.model.wanted import Configuration, GlobalSettings, Mail
+from pylvs.model.wanted import Configuration, GlobalSettings, Mail, SnmpSettings
 from pylvs.netlink import links
 
 
@@ -42,11 +42,11 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     if mtus is None:
         mtus = {each.name: each.mtu for each in links.devices()}
     vrrp = vrrp_of(effective, scripts, mtus)
-    configuration = Configuration(services, _settings(settings, scripts), vrrp)
+    configuration = Configuration(services, _settings(effective, settings, scripts), vrrp)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
 
 
-def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
+def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
     recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
     server, port = block.get("smtp_server", tuple)
     return block.make(
@@ -55,12 +55,25 @@ def _settings(block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
         script_group=scripts.group,
         script_security=scripts.secure,
         mail=block.make(Mail, recipients=recipients, server=server, port=port),
+        snmp=_snmp(root, block),
         smtp_alert=block.maybe("smtp_alert", bool, False),
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),
         startup_script_timeout_s=float(block.get("startup_script_timeout", int)),
         shutdown_script=scripts.of(block, "shutdown_script"),
         shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
+    )
+
+
+def _snmp(root: EffectiveBlock, block: EffectiveBlock) -> SnmpSettings:
+    return SnmpSettings(
+        socket=block.get("snmp_socket", str),
+        vrrp=block.get("enable_snmp_vrrp", bool) or block.get("enable_snmp_keepalived", bool),
+        traps=block.get("enable_traps", bool),
+        smtp_alert=block.maybe("smtp_alert", bool),
+        smtp_alert_vrrp=block.maybe("smtp_alert_vrrp", bool),
+        smtp_alert_checker=block.maybe("smtp_alert_checker", bool),
+        linkbeat=root.get("linkbeat_use_polling", bool),
     )
 
 

@@ -47,7 +47,6 @@ FIELD_KEYWORDS = {
     "VrrpConfiguration.addresses": "static_ipaddress",
     "VrrpConfiguration.routes": "static_route",
     "VrrpConfiguration.rules": "static_rule",
-    "VrrpConfiguration.track_groups": "track_group",
     "VrrpGroup.members": "member",
     "Announcements.repeat": "garp_master_repeat",
     "Announcements.delay_s": "garp_master_delay",

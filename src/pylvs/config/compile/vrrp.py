@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
-from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
+from pylvs.config.compile.vrrp_instance import CompiledInstance, device_of, instance_of, notify_of, rules_of
 from pylvs.config.compile.vrrp_tracking import (
     Symbols,
     define_file,
@@ -23,13 +23,22 @@ from pylvs.config.compile.vrrp_tracking import (
 )
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
+from pylvs.config.schema.vrrp_types import MAX_LINK_DELAY_S
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
-from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import (
+    LinkDelay,
+    PolledLink,
+    SendingLimit,
+    Track,
+    VrrpConfiguration,
+    VrrpGroup,
+    VrrpInstance,
+    VrrpSettings,
+)
 
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
-DEFAULT_INTERFACE = "eth0"
 
 
 def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int]) -> VrrpConfiguration:
@@ -62,6 +71,7 @@ class _VrrpCompiler:
         for block in list(self.root.blocks):
             self._block(block)
         kept = {each.instance.name: each for each in without_conflicts(self.instances)}
+        track_devices(kept, members_of(symbols.track_groups, kept), symbols.static_devices)
         taken: dict[str, str] = {}
         groups = [(block, group_of(block, kept, taken, symbols)) for block in self.groups.values()]
         rejected = [block for block, group in groups if group is None]
@@ -77,8 +87,7 @@ class _VrrpCompiler:
             addresses=tuple(self.addresses),
             routes=tuple(self.routes),
             rules=tuple(self.rules),
-            track_groups=tuple(members_of(symbols.track_groups, kept)),
-            settings=vrrp_settings_of(self.root, symbols),
+            settings=vrrp_settings_of(self.root, symbols, [each.instance for each in kept.values()]),
         )
 
     def _block(self, block: EffectiveBlock) -> None:
@@ -95,9 +104,9 @@ class _VrrpCompiler:
             case "static_ipaddress":
                 self.addresses += addresses_of(block, symbols)
             case "static_routes":
-                self.routes += _of_track_groups(block, symbols)
+                self.routes += routes_of(block, symbols)
             case "static_rules":
-                _of_track_groups(block, symbols)
+                _track_rules(block, symbols)
                 self.rules += rules_of(block, symbols)
             case "vrrp_instance" if not self._taken(block, {each.instance.name for each in self.instances}):
                 compiled = instance_of(block, symbols)
@@ -139,6 +148,7 @@ def group_of(
     if len(members) == 1:
         text = f"group {name} has only one virtual router, {members[0]}"
         block.warning("", text, "add the others, or remove the group")
+    _start_together(block, members, instances)
     tracks = tracks_of(block, symbols)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
@@ -163,6 +173,19 @@ def _members(
         else:
             taken[word.text] = name
             yield word.text
+
+
+def _start_together(block: EffectiveBlock, members: tuple[str, ...], instances: dict[str, CompiledInstance]) -> None:
+    """Let no member of a group begin as master unless all of them own their addresses, as in keepalived."""
+    compiled = [instances[member] for member in members]
+    at_once = [each for each in compiled if each.instance.owner and each.instance.starts_as_master]
+    if len(at_once) in (0, len(compiled)):
+        return
+    text = f"{at_once[0].instance.name} owns its addresses, and other members do not: it begins as backup"
+    block.warning("", text, "give all members priority 255, or none")
+    for each in at_once:
+        name = each.instance.name
+        instances[name] = replace(each, instance=replace(each.instance, starts_as_master=False))
 
 
 def _bare_names(block: EffectiveBlock, instances: dict[str, CompiledInstance]) -> str:
@@ -225,7 +248,7 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     return one.multicast == other.multicast
 
 
-def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
+def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols, instances: Iterable[VrrpInstance]) -> VrrpSettings:
     """Return the settings of all virtual routers."""
     settings = symbols.settings
     return settings.make(
@@ -236,20 +259,16 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols) -> VrrpSettings:
         data_plane_lease_s=settings.get("data_plane_lease", float),
         no_fault_mails=settings.get("no_email_faults", bool),
         dynamic_interfaces=symbols.dynamic_interfaces,
-        default_interface=default_interface(settings),
+        default_interface=symbols.default_interface,
         nice=settings.get("vrrp_priority", int),
         realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
         cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
         limits=tuple(_limits(root, symbols)),
-        link_delays=tuple(_delays(root)),
+        link_delays=tuple(_delays(root, instances)),
+        polled_links=tuple(_polled_links(root)),
+        disable_local_igmp=settings.get("disable_local_igmp", bool),
     )
-
-
-def default_interface(settings: EffectiveBlock) -> str:
-    """Return the device of static addresses that name none."""
-    device: Written[str] | None = settings.maybe("default_interface", Written)
-    return device.value if device else DEFAULT_INTERFACE
 
 
 def _limits(root: EffectiveBlock, symbols: Symbols) -> Iterator[SendingLimit]:
@@ -285,7 +304,15 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
         yield word
 
 
-def _delays(root: EffectiveBlock) -> Iterator[LinkDelay]:
+def _delays(root: EffectiveBlock, instances: Iterable[VrrpInstance]) -> Iterator[LinkDelay]:
+    """Yield the delays of devices, each shorter than the time after which a backup on the device takes over.
+
+    A router that cannot receive would otherwise become master before it enters FAULT. Devices that are only tracked
+    have no limit.
+    """
+    longest = {each.interface: MAX_LINK_DELAY_S for each in instances}
+    for each in instances:
+        longest[each.interface] = min(longest[each.interface], longest_delay_s(each))
     seen: set[str] = set()
     for block in root.below("interface_up_down_delays"):
         for line in block.section.lines(Written):
@@ -293,7 +320,41 @@ def _delays(root: EffectiveBlock) -> Iterator[LinkDelay]:
                 block.warning(line.word, f"{line.word} has a delay already", "remove one of them")
             else:
                 seen.add(line.value.device)
-                yield line.value
+                yield _limited(block, line, longest.get(line.value.device, MAX_LINK_DELAY_S))
+
+
+def _limited(block: EffectiveBlock, line: Written[LinkDelay], longest_s: float) -> LinkDelay:
+    delay = line.value
+    if max(delay.down_s, delay.up_s) <= longest_s:
+        return delay
+    text = f"{line.word}: a delay beyond {longest_s:g} s would let a backup without a link become master; that counts"
+    block.warning(line.word, text, f"write at most {longest_s:g}, or raise down_timer_adverts")
+    return LinkDelay(delay.device, min(delay.down_s, longest_s), min(delay.up_s, longest_s))
+
+
+def _polled_links(root: EffectiveBlock) -> Iterator[PolledLink]:
+    """Yield the devices of linkbeat_interfaces, and the interfaces of virtual routers with linkbeat_use_polling."""
+    seen: set[str] = set()
+    for line in root.lines("linkbeat_interfaces", Written):
+        if line.value.device not in seen:
+            seen.add(line.value.device)
+            yield line.value
+    for block in root.below("vrrp_instance"):
+        device = device_of(block)
+        own = block.get("linkbeat_use_polling", bool)
+        if own:
+            text = "linkbeat_use_polling in a virtual router is deprecated: it polls the interface alone"
+            block.warning("linkbeat_use_polling", text, f"write linkbeat_interfaces {{ {device} }}")
+        polled = own or root.get("linkbeat_use_polling", bool)
+        if polled and device and device not in seen:
+            seen.add(device)
+            yield PolledLink(device)
+
+
+def longest_delay_s(instance: VrrpInstance) -> float:
+    """Return the longest delay for a virtual router's interface, by keepalived's rule."""
+    intervals = instance.down_after_adverts - 1
+    return intervals * instance.advert_interval_s - instance.advert_interval_s / 256 if intervals else 0.0
 
 
 def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:
@@ -305,10 +366,9 @@ def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:
         symbols.track_groups[name.text] = block
 
 
-def members_of(
-    groups: Mapping[str, EffectiveBlock], instances: Collection[str]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each track_group with its virtual routers."""
+def members_of(groups: Mapping[str, EffectiveBlock], instances: Collection[str]) -> dict[str, list[str]]:
+    """Return the virtual routers of each track_group."""
+    found: dict[str, list[str]] = {}
     for name, block in groups.items():
         words = list(chain.from_iterable(block.lines("group", tuple)))
         for word in words:
@@ -316,12 +376,32 @@ def members_of(
                 block.error(word, f"there is no virtual router '{word.text}'", "define it, or remove it")
         if not words:
             block.error("", f"track_group {name} has no virtual router", "add group { NAME ... }")
-        yield name, tuple(dict.fromkeys(word.text for word in words if word.text in instances))
+        found[name] = list(dict.fromkeys(word.text for word in words if word.text in instances))
+    return found
+
+
+def track_devices(
+    instances: dict[str, CompiledInstance], groups: Mapping[str, list[str]], devices: list[tuple[str, str]]
+) -> None:
+    """Let virtual routers track devices of static addresses, routes and rules; `devices` are pairs of group and device.
+
+    A static object that another program removes is added again, so only a missing device, or one that is down, is a
+    fault. As in keepalived, this replaces the weight of a track_interface.
+    """
+    for group, device in devices:
+        for name in groups.get(group, ()):
+            compiled = instances[name]
+            instance = compiled.instance
+            if device == instance.interface and instance.track_primary:
+                continue
+            kept = tuple(each for each in instance.tracks.interfaces if each.name != device)
+            tracks = replace(instance.tracks, interfaces=(*kept, Track(device)))
+            instances[name] = replace(compiled, instance=replace(instance, tracks=tracks))
 
 
 def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddress]:
     """Yield the addresses of a static_ipaddress."""
-    device = default_interface(symbols.settings)
+    device = symbols.default_interface
     for held in block.section.lines(Written):
         address: HeldAddress = held.value
         if not address.device:
@@ -329,20 +409,34 @@ def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddres
                 text = f"{held.word.text} has no device, and this machine has no '{device}', the default_interface"
                 block.error(held.word, text, "write dev DEVICE")
             address = replace(address, device=device)
-        yield replace(address, track_group=_group(block, held.group, symbols))
+        _track_device(block, held, address.device, symbols)
+        yield address
 
 
-def _of_track_groups(block: EffectiveBlock, symbols: Symbols) -> list[Any]:
-    """Return the routes or rules of a block, each with its track_group if that is defined above."""
-    return [
-        replace(each.value, track_group=_group(block, each.group, symbols)) for each in block.section.lines(Written)
-    ]
+def routes_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[Route]:
+    """Yield the routes of a static_routes."""
+    for each in block.section.lines(Written):
+        hops = each.value.next_hops
+        _track_device(block, each, hops[0].device if len(hops) == 1 else "", symbols)
+        yield each.value
 
 
-def _group(block: EffectiveBlock, word: Word | None, symbols: Symbols) -> str:
-    """Return the name of a track_group that is defined above, else "" and a finding."""
-    if word is None or word.text in symbols.track_groups:
-        return word.text if word else ""
-    text = f"no track_group '{word.text}' is defined before; no virtual router depends on it"
-    block.error(word, text, "move its definition before this block")
-    return ""
+def _track_rules(block: EffectiveBlock, symbols: Symbols) -> None:
+    for each in block.section.lines(Written):
+        _track_device(block, each, each.value.iif, symbols)
+
+
+def _track_device(block: EffectiveBlock, written: Written[Any], device: str, symbols: Symbols) -> None:
+    """Note that a track_group depends on the device of a static address, route or rule."""
+    word = written.group
+    if word is None:
+        return
+    if word.text not in symbols.track_groups:
+        text = f"no track_group '{word.text}' is defined before; no virtual router depends on it"
+        block.error(word, text, "move its definition before this block")
+    elif not device:
+        block.error(word, "track_group is ignored: the line names no device", "write dev DEVICE")
+    elif not written.value.tracked:
+        block.warning(word, "track_group is ignored: the line has no_track", "remove one of them")
+    else:
+        symbols.static_devices.append((word.text, device))

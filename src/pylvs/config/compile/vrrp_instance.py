@@ -27,6 +27,7 @@ from pylvs.model.vrrp import (
     OWNER,
     Announcements,
     Authentication,
+    Ipvlan,
     Notify,
     OldChecksum,
     Peer,
@@ -52,7 +53,8 @@ def apply(block: EffectiveBlock, settings: EffectiveBlock, family: int, peers: i
         if block.effective(name).origin.how is OriginKind.DEFAULT:
             block.adjust(name, value, "vrrp_min_garp")
     _version(block, family)
-    if not _possible(block, addresses):
+    _vrf(block, peers)
+    if not _possible(block, addresses, peers):
         return False
     _interval(block)
     _ownership(block)
@@ -97,11 +99,33 @@ def _version(block: EffectiveBlock, family: int) -> None:
         block.adjust("version", 3, "IPv6 is always version 3")
 
 
-def _possible(block: EffectiveBlock, addresses: int) -> bool:
+def _vrf(block: EffectiveBlock, peers: int) -> None:
+    """Keep a VRF only where no interface leads to the peers, as in keepalived."""
+    if block.effective("vrf").value is None or (peers and not device_of(block)):
+        return
+    why = "the interface has its own VRF" if device_of(block) else "it needs unicast_peer"
+    block.error("vrf", f"vrf is ignored: {why}", "remove vrf, or the interface")
+    block.adjust("vrf", None, why)
+
+
+def _possible(block: EffectiveBlock, addresses: int, peers: int) -> bool:
     """Return whether the block has what a router needs."""
     missing = [name for name in ("interface", "virtual_router_id") if block.effective(name).value is None]
+    source = _first_source(block)
+    if missing[:1] == ["interface"] and peers and source is not None:
+        del missing[0]
+        if source.is_link_local:
+            block.error("", f"without an interface {source} is on no link; it is left out", "add interface")
+            return False
+        for name in ("use_vmac", "use_vmac_addr", "use_ipvlan"):
+            if block.is_written(name) and block.effective(name).value:
+                block.error(name, f"{name} is ignored: there is no interface", "add interface")
+                block.adjust(name, False if name == "use_vmac_addr" else None, "no interface")
     for name in missing:
-        block.error("", f"the virtual router lacks its {name}; it is left out", f"add {name}")
+        advice = "add interface, or unicast_peer and unicast_src_ip" if name == "interface" else f"add {name}"
+        block.error("", f"the virtual router lacks its {name}; it is left out", advice)
+    if not _ipvlan_possible(block, family_of(block)):
+        return False
     if addresses:
         return not missing
     lacks, advice = "the virtual router has no virtual address", "add virtual_ipaddress { ... }"
@@ -110,6 +134,17 @@ def _possible(block: EffectiveBlock, addresses: int) -> bool:
         return False
     block.warning("", f"{lacks}: nothing moves with it", advice)
     return not missing
+
+
+def _ipvlan_possible(block: EffectiveBlock, family: int) -> bool:
+    ipvlan = _ipvlan_of(block)
+    if ipvlan is None or (family == 6 and ipvlan.address is None):
+        return True
+    if ipvlan.address is not None and ipvlan.address.version == family:
+        return True
+    text = f"an ipvlan of IPv{family} needs an IPv{family} address; the virtual router is left out"
+    block.error("use_ipvlan", text, "write use_ipvlan [NAME] ADDRESS")
+    return False
 
 
 def _ownership(block: EffectiveBlock) -> None:
@@ -226,7 +261,10 @@ def _unicast(block: EffectiveBlock, peers: int) -> None:
 
 
 def _vmac(block: EffectiveBlock, peers: int) -> None:
-    vmac = block.maybe("use_vmac", Vmac)
+    vmac, ipvlan = block.maybe("use_vmac", Vmac), _ipvlan_of(block)
+    if vmac is not None and ipvlan is not None:
+        block.error("use_ipvlan", "use_ipvlan is ignored: use_vmac is given, too", "remove one of them")
+        block.adjust("use_ipvlan", None, "use_vmac")
     if vmac is not None and peers and not block.get("vmac_xmit_base", bool):
         text = "with unicast peers a VMAC sends from the device below (vmac_xmit_base)"
         block.warning("use_vmac", text, "add vmac_xmit_base")
@@ -234,6 +272,10 @@ def _vmac(block: EffectiveBlock, peers: int) -> None:
     if vmac is None and _given(block, "vmac_xmit_base"):
         block.error("vmac_xmit_base", "vmac_xmit_base is ignored: there is no VMAC", "add use_vmac")
         block.adjust("vmac_xmit_base", False, "no use_vmac")
+
+
+def _first_source(block: EffectiveBlock) -> Address | None:
+    return next((found for name in SOURCES if (found := block.address(name)) is not None), None)
 
 
 def _sources(block: EffectiveBlock, family: int) -> None:
@@ -257,8 +299,19 @@ def _sources(block: EffectiveBlock, family: int) -> None:
 
 
 def device_of(block: EffectiveBlock) -> str:
-    device: Written[str] | None = block.maybe("interface", Written)
+    return _name_in(block, "interface")
+
+
+def _name_in(block: EffectiveBlock, name: str) -> str:
+    device: Written[str] | None = block.maybe(name, Written)
     return device.value if device else ""
+
+
+def _on_device(held: Written[HeldAddress], device: str, symbols: Symbols) -> Written[HeldAddress]:
+    """Return an address with a device: without an interface, the default one."""
+    if device or held.value.device:
+        return held
+    return replace(held, value=replace(held.value, device=symbols.default_interface))
 
 
 ETHERNET, IPV4, IPV6, VRRP, PASSWORD, AH = 14, 20, 40, 8, 8, 24  # octets of headers and trailers
@@ -283,8 +336,10 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
     addresses, peers = tuple(_addresses(block, family)), tuple(_peers(block, family))
     if not apply(block, symbols.settings, family, len(peers), len(addresses)):
         return None
+    addresses = tuple(_on_device(each, device_of(block), symbols) for each in addresses)
     advertised, surplus = _fitting(block, addresses, symbols)
-    excluded = (*surplus, *block.lines("virtual_ipaddress_excluded", Written))
+    more = (_on_device(each, device_of(block), symbols) for each in block.lines("virtual_ipaddress_excluded", Written))
+    excluded = (*surplus, *more)
     _report_duplicates(block, advertised + excluded)
     tracks, data_plane = _tracking(block, symbols)
     authentication, password = authentication_of(block) or (None, b"")
@@ -292,6 +347,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         VrrpInstance,
         name=name_of(block).text,
         interface=device_of(block),
+        vrf=_name_in(block, "vrf"),
         family=family,
         starts_as_master=is_master(block),
         addresses=tuple(each.value for each in advertised),
@@ -300,10 +356,9 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         rules=tuple(rule for each in block.below("virtual_rules") for rule in rules_of(each, symbols)),
         preempt=not block.get("nopreempt", bool),
         accept=_accepts(block),
-        strict=block.get("strict_mode", bool),
         authentication=Authentication(authentication) if authentication else None,
         password=password,
-        source=block.address("mcast_src_ip") or block.address("unicast_src_ip"),
+        source=_first_source(block) or _ipvlan_source(block),
         track_source=block.get("track_src_ip", bool),
         multicast=_multicast(block, symbols.settings, family),
         peers=peers,
@@ -320,7 +375,8 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         tracks=tracks,
         notify=notify_of(block, symbols.script_rules),
         skip_address_check=block.get("skip_check_adv_addr", bool),
-        receive_buffer=block.maybe("kernel_rx_buf_size", int, 0),
+        linkbeat=block.get("linkbeat_use_polling", bool),
+        receive_buffer=_receive_buffer(block, symbols, len(advertised)),
     )
     return CompiledInstance(instance, block, advertised + excluded) if _link_local(instance, block) else None
 
@@ -374,15 +430,32 @@ def _fitting(
 ) -> tuple[tuple[Written[HeldAddress], ...], tuple[Written[HeldAddress], ...]]:
     """Split the addresses into those that fit into an advertisement, and the rest."""
     version_6 = bool(held) and held[0].value.interface.version == 6
-    space = symbols.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
-    found = authentication_of(block)
-    if not is_version_3(block):
-        space -= PASSWORD + (AH if found and found[0] == "AH" else 0)
+    space = symbols.mtu(device_of(block)) - ETHERNET - _header_octets(block, version_6)
     maximum = min(MAX_ADDRESSES, space // (16 if version_6 else 4))
     if len(held) > maximum:
         text = f"an advertisement holds no more than {maximum}; from this address on they are not in it"
         block.warning(held[maximum].word, text, "write them into virtual_ipaddress_excluded")
     return held[:maximum], held[maximum:]
+
+
+def _header_octets(block: EffectiveBlock, version_6: bool) -> int:
+    """Return the octets of an advertisement without addresses."""
+    found = authentication_of(block)
+    octets = VRRP + (IPV6 if version_6 else IPV4)
+    return octets if is_version_3(block) else octets + PASSWORD + (AH if found and found[0] == "AH" else 0)
+
+
+def _receive_buffer(block: EffectiveBlock, symbols: Symbols, addresses: int) -> int:
+    """Return the octets by kernel_rx_buf_size, else by vrrp_rx_bufs_policy; 0 is the kernel's default."""
+    own, policy = block.maybe("kernel_rx_buf_size", int, 0), symbols.settings.effective("vrrp_rx_bufs_policy").value
+    if own or policy is None:
+        return own
+    if isinstance(policy, int):
+        return policy
+    version_6 = family_of(block) == 6
+    advert = _header_octets(block, version_6) + addresses * (16 if version_6 else 4)
+    octets = symbols.mtu(device_of(block)) if policy == "MTU" else advert
+    return octets * symbols.settings.get("vrrp_rx_bufs_multiplier", int)
 
 
 def _report_duplicates(block: EffectiveBlock, held: tuple[Written[HeldAddress], ...]) -> None:
@@ -416,10 +489,11 @@ def _link_local(instance: VrrpInstance, block: EffectiveBlock) -> bool:
     first = instance.addresses[0].interface.ip if instance.addresses else None
     if first is None or first.version == 4 or first.is_link_local:
         return True
-    if instance.strict:
+    strict = block.get("strict_mode", bool)
+    if strict:
         text = f"in strict_mode the first IPv6 address is link-local, and {first} is not; the router is left out"
         block.error("", text, "write one of fe80::/10 first")
-    return not instance.strict
+    return not strict
 
 
 def family_of(block: EffectiveBlock) -> int:
@@ -428,6 +502,10 @@ def family_of(block: EffectiveBlock) -> int:
     found: list[tuple[int, int]] = []
     for setting in block.section.settings:
         name = setting.keyword.name if setting.keyword else ""
+        if name == "use_ipvlan" and isinstance(setting.value, Vmac):
+            ipvlan = setting.value.ipvlan
+            if ipvlan is not None and ipvlan.address is not None:
+                found.append((order[id(setting.node)], ipvlan.address.version))
         if name in SOURCES and isinstance(setting.value, Address):
             found.append((order[id(setting.node)], setting.value.version))
         elif name == "native_ipv6":
@@ -451,10 +529,21 @@ def _accepts(block: EffectiveBlock) -> bool:
 
 def _vmac_of(block: EffectiveBlock) -> Vmac | None:
     vmac, all_devices = block.maybe("use_vmac", Vmac), block.get("use_vmac_addr", bool)
+    vmac = vmac or block.maybe("use_ipvlan", Vmac)
     if vmac is None and not all_devices:
         return None
     base = block.get("vmac_xmit_base", bool)
     return replace(vmac or Vmac(), here=vmac is not None, for_addresses=all_devices, send_from_base=base)
+
+
+def _ipvlan_of(block: EffectiveBlock) -> Ipvlan | None:
+    found = block.maybe("use_ipvlan", Vmac)
+    return found.ipvlan if found is not None else None
+
+
+def _ipvlan_source(block: EffectiveBlock) -> Address | None:
+    ipvlan = _ipvlan_of(block)
+    return ipvlan.address.ip if ipvlan is not None and ipvlan.address is not None else None
 
 
 def _announcements(block: EffectiveBlock) -> Announcements:

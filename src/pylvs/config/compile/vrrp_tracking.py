@@ -8,10 +8,12 @@ from typing import TypeVar
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
+from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
+DEFAULT_INTERFACE = "eth0"
 ETHERNET_MTU = 1500
 FIRST_PREFERENCE = 16384
 T = TypeVar("T")
@@ -35,8 +37,15 @@ class Symbols:
     processes: dict[str, TrackProcess] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)  # names of rejected scripts
     track_groups: dict[str, EffectiveBlock] = field(default_factory=dict)
+    static_devices: list[tuple[str, str]] = field(default_factory=list)  # a track_group, and a device it depends on
     next_preference: int = FIRST_PREFERENCE  # of a routing rule without one; keepalived counts down in the text
     definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
+
+    @property
+    def default_interface(self) -> str:
+        """Return the device of addresses that name none, outside of a virtual router with an interface."""
+        device: Written[str] | None = self.settings.maybe("default_interface", Written)
+        return device.value if device else DEFAULT_INTERFACE
 
     def check_device(self, word: Word) -> None:
         """Report a device that this machine does not have, unless devices may appear later."""

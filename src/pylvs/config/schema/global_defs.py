@@ -8,6 +8,7 @@ from functools import partial
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
 from pylvs.config.schema.types import (
+    AGENTX,
     BARE,
     CPUS,
     ENDPOINT,
@@ -30,21 +31,22 @@ from pylvs.config.schema.types import (
     texts,
 )
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
-from pylvs.config.schema.vrrp import GARP, POLLED, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
+from pylvs.config.schema.vrrp import GARP, TRACK_DEFINITIONS, VRRP_INSTANCE, VRRP_SYNC_GROUP
 from pylvs.config.schema.vrrp_types import (
     DELAY_LINE,
     DEVICE,
     MAX_INTERVAL_S,
     NAME,
     POLLED_LINE,
+    RECEIVE_POLICY,
     STATIC_ADDRESS_LINE,
     multicast,
     names,
 )
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
 
-NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
-NO_VRRP_SNMP = "there is no SNMP; see pylvs metrics"
+NO_SNMP = "this MIB is not served; pylvs serves metrics to Prometheus, see metrics_address"
+NO_VRRP_SNMP = "this MIB is not served; write enable_snmp_vrrp"
 NO_MARKS = "each address of a group stays a service of its own"
 OWN_RULES = "pylvs needs no table of this name; remove it"
 SENDING = seconds(0.000001, MAX_INTERVAL_S)
@@ -133,7 +135,11 @@ GLOBAL_DEFS = Block(
         *never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
         *never("start pylvs with taskset", "checker_cpu_affinity"),
         *never("checks have no real-time priority; see checker_priority", "checker_rt_priority"),
-        *never(NO_SNMP, "snmp_socket", "enable_snmp_checker", "enable_traps"),
+        Keyword("snmp_socket", AGENTX, "socket of the SNMP master agent", "unix:/var/agentx/master"),
+        bare("enable_snmp_vrrp", "serve the VRRP part of KEEPALIVED-MIB"),
+        bare("enable_snmp_keepalived", "as enable_snmp_vrrp"),
+        bare("enable_traps", "send traps about transitions of virtual routers"),
+        *never(NO_SNMP, "enable_snmp_checker"),
         *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
         *ignored("process_names", "process_name", "checker_process_name", "lvs_process_name", "bfd_process_name"),
@@ -194,9 +200,14 @@ GLOBAL_DEFS = Block(
         Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.IGNORED),
         *never(OWN_RULES, "nftables", "nftables_priority", "nftables_counters", "nftables_ifindex"),
         *never(OWN_RULES, "vrrp_iptables", "vrrp_ipsets"),
-        *later("the kernel's IGMP reports stay as they are", "disable_local_igmp"),
-        *never("write kernel_rx_buf_size", "vrrp_rx_bufs_policy", "vrrp_rx_bufs_multiplier"),
-        *never(NO_VRRP_SNMP, "enable_snmp_vrrp", "enable_snmp_keepalived"),
+        bare("disable_local_igmp", "send no IGMP reports of 224.0.0.0/24 (net.ipv4.igmp_link_local_mcast_reports)"),
+        Keyword(
+            "vrrp_rx_bufs_policy",
+            RECEIVE_POLICY,
+            "receive buffer for each virtual router: octets, or a multiple of MTU or advertisement",
+            default_doc="the kernel's",
+        ),
+        Keyword("vrrp_rx_bufs_multiplier", integer(1), "the multiple", 3),
         *never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
         *ignored("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
         *ignored("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
@@ -229,7 +240,7 @@ ROOT = Block(
             instead="SSL_GET shows no certificate",
             merged=True,
         ),
-        *never(POLLED, "linkbeat_use_polling"),
+        bare("linkbeat_use_polling", "poll the links of all virtual routers"),
         VIRTUAL_SERVER_GROUP,
         VIRTUAL_SERVER,
         VRRP_INSTANCE,
@@ -240,7 +251,7 @@ ROOT = Block(
         Block("static_rules", "routing rules that this machine has in every VRRP state", lines=STATIC_RULE_LINE),
         Block(
             "track_group",
-            "virtual routers that go to fault when a static address, route or rule with this track_group is removed",
+            "virtual routers that track the devices of static addresses, routes and rules with this track_group",
             (Block("group", "names of the virtual routers", lines=names("the name of a vrrp_instance")),),
             head=NAME,
         ),
@@ -256,10 +267,8 @@ ROOT = Block(
         ),
         Block(
             "linkbeat_interfaces",
-            "devices with polled links",
+            "devices with polled links, by MII unless the line demands another way",
             lines=POLLED_LINE,
-            state=State.NEVER,
-            instead=POLLED,
             merged=True,
         ),
         Block(

@@ -174,7 +174,7 @@ class _Draft:
             text = f"a {self.what} that is tracked has protocol keepalived"
             self.words.warn(first, text, "remove protocol, or add no_track")
             del given["protocol"]
-        return {**given, "options": tuple(self.options), "track_group": self.group.text if self.group else ""}
+        return {**given, "options": tuple(self.options)}
 
 
 ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")

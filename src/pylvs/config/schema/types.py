@@ -278,6 +278,18 @@ def _flush_on_stop(words: Words) -> str:
     return "vs"
 
 
+def _agentx(words: Words) -> str:
+    """Parse the socket of a master agent: a path, or host and port of a TCP port."""
+    word = words.take("a socket")
+    kind, colon, rest = word.text.partition(":")
+    where = rest if colon and kind in ("unix", "tcp") else word.text
+    host, _, port = where.rpartition(":")
+    if not (where.startswith("/") or (kind != "unix" and host and port.isascii() and port.isdigit())) or kind == "udp":
+        raise BadValue(f"'{word.text}' is no socket of AgentX", "write unix:/PATH or tcp:HOST:PORT", word)
+    return word.text
+
+
+AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
 FIFO = Type("a path [user [group]]", _fifo)
 CPUS = Type("CPU [CPU ...]", _cpus)

@@ -18,7 +18,6 @@ from pylvs.config.schema.types import (
     script,
     seconds,
     text,
-    texts,
 )
 from pylvs.config.schema.vrrp_types import (
     ADDRESS_LINE,
@@ -29,6 +28,7 @@ from pylvs.config.schema.vrrp_types import (
     EXTRA,
     FILE_WEIGHT,
     INITIAL,
+    IPVLAN,
     MAX_FILE_WEIGHT,
     NAME,
     OPTIONAL_WEIGHT,
@@ -45,7 +45,6 @@ from pylvs.config.schema.vrrp_types import (
 )
 
 RUN_SECONDS = at_least_one(4294)
-POLLED = "the kernel reports every change of a link; remove it"
 FIRST_ADDRESS = "the interface's first address"
 
 TRACKS = (
@@ -210,7 +209,8 @@ VRRP_INSTANCE = Block(
     "a virtual router: addresses that one of several routers holds",
     (
         Keyword("state", choice("MASTER", "BACKUP"), "initial state", "BACKUP"),
-        Keyword("interface", DEVICE, "interface of advertisements"),
+        Keyword("interface", DEVICE, "interface of advertisements; optional with unicast_peer and unicast_src_ip"),
+        Keyword("vrf", DEVICE, "without interface: the VRF of unicast advertisements"),
         Keyword("virtual_router_id", integer(1, 255), "VRID, the same on all routers"),
         Keyword(
             "priority",
@@ -240,6 +240,7 @@ VRRP_INSTANCE = Block(
             "use_vmac", VMAC, "use a macvlan with the virtual MAC address", default_doc="none; its name is vrrp.VRID"
         ),
         bare("use_vmac_addr", "use a macvlan on each other device that holds an address"),
+        Keyword("use_ipvlan", IPVLAN, "use an ipvlan of mode L2; IPv4 needs an address", default_doc="none"),
         bare("vmac_xmit_base", "send advertisements from the underlying device"),
         *GARP,
         _with_global("lower_prio_no_advert", FLAG, "do not answer an advertisement with a lower priority", False),
@@ -268,7 +269,7 @@ VRRP_INSTANCE = Block(
         Keyword("kernel_rx_buf_size", integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
         Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
         Keyword("debug", integer(0, 4), "nothing", state=State.IGNORED),
-        Keyword("linkbeat_use_polling", BARE, "poll the link of the device", state=State.NEVER, instead=POLLED),
+        bare("linkbeat_use_polling", "poll the link of the interface each second, besides the kernel's messages"),
         Keyword(
             "lvs_sync_daemon_interface",
             TEXT,
@@ -277,8 +278,6 @@ VRRP_INSTANCE = Block(
             instead="connections are not synchronised",
             aliases=("lvs_sync_daemon_inteface",),
         ),
-        Keyword("use_ipvlan", texts(), "use an ipvlan", state=State.LATER, instead="use use_vmac"),
-        Keyword("vrf", TEXT, "the VRF of unicast advertisements", state=State.LATER, instead="name the interface"),
     ),
     head=NAME,
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.config.schema.routing_types import interface_of, short_name
 from pylvs.config.schema.types import (
+    MAX_INTEGER,
     MAX_U32,
     SCRIPT,
     Written,
@@ -23,7 +25,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
-from pylvs.model.vrrp import LinkDelay, OldChecksum, Peer, Vmac
+from pylvs.model.vrrp import Ipvlan, IpvlanMode, LinkDelay, LinkPolling, OldChecksum, Peer, PolledLink, Vmac
 from pylvs.netlink.iproute2 import Names, named
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
@@ -45,6 +47,8 @@ ADDRESS_FLAGS = {
     "no_track": "tracked",
     "use_vmac": "own_vmac",
 }
+_IPVLAN_MODES = {each.name.lower(): each for each in IpvlanMode}
+_POLLING = choice(*(each.value for each in LinkPolling))
 ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
 
 
@@ -79,12 +83,11 @@ def _delay(words: Words) -> Written[LinkDelay]:
     return Written(link, device.word, device.devices)
 
 
-def _polled(words: Words) -> Written[str]:
-    """Parse a device, and how keepalived polls it."""
+def _polled(words: Words) -> Written[PolledLink]:
+    """Parse a device, and how its link is polled."""
     device = DEVICE.parse(words)
-    if words:
-        choice("MII", "ETHTOOL", "IOCTL").parse(words)
-    return device
+    polling = LinkPolling(_POLLING.parse(words)) if words else LinkPolling.MII
+    return Written(PolledLink(device.value, polling), device.word, device.devices)
 
 
 def _peer(words: Words) -> Peer:
@@ -154,6 +157,36 @@ def _vmac(words: Words) -> Vmac:
     return Vmac(name, mac)
 
 
+def _ipvlan(words: Words) -> Vmac:
+    """Parse the optional name, address and mode of an ipvlan; ignore repeated ones with a warning."""
+    name, address, mode = "", None, None
+    for word in words.rest():
+        what = "mode" if word.text in _IPVLAN_MODES else "address" if _is_address(word.text) else "name"
+        if (what == "mode" and mode) or (what == "address" and address) or (what == "name" and name):
+            words.warn(word, f"the ipvlan has {'an' if what == 'address' else 'a'} {what} already; it is ignored")
+        elif what == "mode":
+            mode = _IPVLAN_MODES[word.text]
+        elif what == "address":
+            address = interface_of(word, words)
+        else:
+            name = short_name(word, "device")
+    return Vmac(name, ipvlan=Ipvlan(mode or IpvlanMode.BRIDGE, address))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text.partition("/")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _receive_policy(words: Words) -> int | str:
+    """Parse what decides about receive buffers: the MTU, the advertisement's size, or octets."""
+    word = words.take("MTU, ADVERT or a number")
+    return word.text if word.text in ("MTU", "ADVERT") else number_within(word, 1, MAX_INTEGER)
+
+
 def _extra(words: Words) -> tuple[bool, int]:
     """Parse the interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
     all_devices = words.take_if("all") is not None
@@ -197,6 +230,8 @@ def _deleted(words: Words) -> Written[Script] | bool:
 
 DEVICE = Type("a device", _device)
 DELAY_LINE = Type(f"DEVICE SECONDS [SECONDS], 0 to {MAX_LINK_DELAY_S:g}: down, and up", _delay)
+IPVLAN = Type("[a device's name] [an IP address] [bridge|private|vepa]", _ipvlan)
+RECEIVE_POLICY = Type(f"MTU|ADVERT|a whole number, 1 to {MAX_INTEGER}", _receive_policy)
 POLLED_LINE = Type("DEVICE [MII|ETHTOOL|IOCTL]", _polled)
 PEER_LINE = Type("ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]", _peer)
 SOURCE = Type("an IP address", _address)

@@ -27,6 +27,7 @@ from pylvs.vrrp.helper.link import (
     PriorityChanged,
     StateChanged,
 )
+from pylvs.vrrp.helper.link_polling import LinkPoller
 from pylvs.vrrp.helper.notify import Notifier
 from pylvs.vrrp.helper.track import TrackFiles, TrackProcesses, TrackScripts
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
@@ -62,6 +63,7 @@ class HelperProcess:
         self._scripts = TrackScripts(self._processes, self._socket.send)
         self._files = TrackFiles(self._socket.send)
         self._tracked = TrackProcesses(self._socket.send)
+        self._links = LinkPoller(self._socket.send)
         self._notifier = Notifier()
         self._finish = False
         self._log = get_logger()
@@ -69,7 +71,7 @@ class HelperProcess:
     async def serve(self) -> None:
         await self._over.wait()
         self._files.finish()
-        await asyncio.gather(self._scripts.finish(), self._tracked.finish())
+        await asyncio.gather(self._scripts.finish(), self._tracked.finish(), self._links.finish())
         await (self._notifier.finish() if self._finish else self._notifier.close())
         await self._processes.close()
         self._socket.close()
@@ -111,6 +113,7 @@ class HelperProcess:
         self._scripts.configure(script for script in routers.scripts if script.name in used)
         self._files.configure(routers.files)
         self._tracked.configure(routers.processes)
+        self._links.configure(routers.settings.polled_links)
 
 
 if __name__ == "__main__":

@@ -70,16 +70,20 @@ class TrackScripts:
 
 
 class Hysteresis:
-    """Turn results into a state by rise and fall."""
+    """Turn results into a state by rise and fall.
 
-    def __init__(self) -> None:
+    The first result counts at once; with `ill_at_start` only if it is a failure.
+    """
+
+    def __init__(self, ill_at_start: bool = False) -> None:
         self.well: bool | None = None  # before the first result
+        self._ill_at_start = ill_at_start
         self._in_a_row = 0  # results that differ from `well`
 
     def add(self, success: bool, rise: int, fall: int) -> bool:
         """Add a result; return whether `well` changed."""
-        if self.well is None:
-            self.well = success
+        if self.well is None and not (success and self._ill_at_start):
+            self.well, self._in_a_row = success, 0
             return True
         if success == self.well:
             self._in_a_row = 0
@@ -95,7 +99,7 @@ class ScriptWatch:
     def __init__(self, script: VrrpScript, processes: Processes, report: Callable[[TrackedObject], None]) -> None:
         self.script = script
         self._processes, self._report = processes, report
-        self._hysteresis = Hysteresis()
+        self._hysteresis = Hysteresis(script.ill_at_start)
         self._log = get_logger()
         self.task = asyncio.get_running_loop().create_task(self._run_periodically())
 

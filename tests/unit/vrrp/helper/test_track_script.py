@@ -46,6 +46,19 @@ def test_rise_and_fall(ends: list[bool], rise: int, fall: int) -> None:
             assert ends[max(0, at - against + 1) : at + 1] != [not hysteresis.well] * against
 
 
+@given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
+def test_a_script_with_init_fail_needs_rise_successes(ends: list[bool], rise: int, fall: int) -> None:
+    hysteresis = Hysteresis(ill_at_start=True)
+    reported = [hysteresis.well for end in ends if hysteresis.add(end, rise, fall)]
+    first = next((at for at, end in enumerate(ends) if not end), len(ends))
+    if first >= rise:
+        assert reported[0] is True
+    elif first < len(ends):
+        assert reported[0] is False
+    else:
+        assert reported == []
+
+
 class Programs(Processes):
     """Fake runs with a duration and a result; a run that exceeds its timeout ends GRACE_S later."""
 

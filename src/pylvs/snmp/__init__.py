@@ -1,0 +1,1 @@
+"""SNMP: an AgentX sub-agent (RFC 2741) that serves keepalived's MIB through snmpd."""

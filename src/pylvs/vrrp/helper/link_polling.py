@@ -1,0 +1,126 @@
+"""Poll the state of links (linkbeat_use_polling): by MII registers, ETHTOOL_GLINK, or the flags of the device.
+
+A driver may wait for its hardware here, so the router process does not poll. Formats: linux/mii.h, ethtool.h, if.h.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import socket
+import struct
+from collections.abc import Callable, Iterable
+
+from pylvs.model.vrrp import LinkPolling, PolledLink, Track
+from pylvs.system.logs import get_logger
+from pylvs.vrrp.tracking import TrackedObject
+
+POLL_S = 1.0
+SIOCGIFFLAGS, SIOCETHTOOL, SIOCGMIIPHY, SIOCGMIIREG = 0x8913, 0x8946, 0x8947, 0x8948
+ETHTOOL_GLINK = 0x0A
+MII_STATUS, LINK_UP = 0x01, 0x0004  # MII_BMSR, BMSR_LSTATUS
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+IFREQ_OCTETS, NAME_OCTETS = 40, 16
+WAYS = (LinkPolling.MII, LinkPolling.ETHTOOL, LinkPolling.IOCTL)  # in the order of preference
+
+
+def is_up(end: socket.socket, device: str, polling: LinkPolling) -> bool:
+    """Return the state of a link; raises OSError where the driver does not support this way."""
+    match polling:
+        case LinkPolling.MII:
+            return _mii(end, device)
+        case LinkPolling.ETHTOOL:
+            return _ethtool(end, device)
+        case LinkPolling.IOCTL:
+            (flags,) = struct.unpack_from("=H", _ioctl(end, SIOCGIFFLAGS, device, b""), NAME_OCTETS)
+            return bool(flags & IFF_UP and flags & IFF_RUNNING)
+
+
+def _mii(end: socket.socket, device: str) -> bool:
+    """Read the status register of the device's PHY twice: the first read clears a latched failure."""
+    (phy,) = struct.unpack_from("=H", _ioctl(end, SIOCGMIIPHY, device, b""), NAME_OCTETS)
+    request = struct.pack("=HHHH", phy, MII_STATUS, 0, 0)
+    _ioctl(end, SIOCGMIIREG, device, request)
+    answer = _ioctl(end, SIOCGMIIREG, device, request)
+    return bool(struct.unpack_from("=HHHH", answer, NAME_OCTETS)[3] & LINK_UP)
+
+
+def _ethtool(end: socket.socket, device: str) -> bool:
+    value = array.array("I", [ETHTOOL_GLINK, 0])
+    address, _ = value.buffer_info()
+    _ioctl(
+        end,
+        SIOCETHTOOL,
+        device,
+        struct.pack("=Q", address) if struct.calcsize("P") == 8 else struct.pack("=I", address),
+    )
+    return bool(value[1])
+
+
+def _ioctl(end: socket.socket, request: int, device: str, data: bytes) -> bytes:
+    name = device.encode().ljust(NAME_OCTETS, b"\0")
+    return fcntl.ioctl(end, request, (name + data).ljust(IFREQ_OCTETS, b"\0"))
+
+
+class LinkPoller:
+    """Poll all links of a configuration each second; `report` receives the first state and each change."""
+
+    def __init__(
+        self,
+        report: Callable[[TrackedObject], None],
+        probe: Callable[[socket.socket, str, LinkPolling], bool] = is_up,
+        wait_s: float = POLL_S,
+    ) -> None:
+        self._report = report
+        self._probe = probe
+        self._wait_s = wait_s
+        self._links: dict[str, PolledLink] = {}
+        self._ways: dict[str, LinkPolling] = {}  # that the driver supports
+        self._known: dict[str, bool] = {}
+        self._log = get_logger()
+        self._task: asyncio.Task[None] | None = None
+
+    def configure(self, links: Iterable[PolledLink]) -> None:
+        """Replace the links; all states are reported again."""
+        self._links = {each.device: each for each in links}
+        self._ways.clear()
+        self._known.clear()
+        if self._links and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._poll())
+
+    async def finish(self) -> None:
+        """Stop polling."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _poll(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+            while True:
+                for link in list(self._links.values()):
+                    up = await asyncio.to_thread(self._state, end, link)
+                    if up is None or self._links.get(link.device) is not link or self._known.get(link.device) is up:
+                        continue
+                    self._known[link.device] = up
+                    self._report(TrackedObject("link", Track(link.device), up))
+                await asyncio.sleep(self._wait_s)
+
+    def _state(self, end: socket.socket, link: PolledLink) -> bool | None:
+        """Return the state of a link; None where no way works, as for a device that does not exist."""
+        known = self._ways.get(link.device)
+        for way in (known,) if known else (link.polling, *(each for each in WAYS if each is not link.polling)):
+            try:
+                up = self._probe(end, link.device, way)
+            except OSError:
+                continue
+            if known is None:
+                self._ways[link.device] = way
+                if way is not link.polling:
+                    self._log.info(
+                        f"the link of {link.device} is polled by {way.value}: its driver lacks {link.polling.value}"
+                    )
+            return up
+        self._ways.pop(link.device, None)
+        return None
