@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 
 _DEVICE_SETTINGS = "/proc/sys/net/ipv4/conf"
+_RESERVED = 8  # descriptors
 
 
 class Editor:
@@ -71,6 +72,7 @@ class Editor:
         self._director = director
         self._lock: Any = None
         self._depth = 0
+        self._reserved: list[int] = []
         self._routes = Routes()  # looked up in this batch
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = attachments.Concerns()
@@ -110,6 +112,7 @@ class Editor:
             try:
                 if self._depth == 1:
                     self._begin()
+                    self._reserve_descriptors()
                 self.bring_in()
                 yield
             finally:
@@ -140,6 +143,11 @@ class Editor:
             vip_roles.settle(self._tables)
         _refresh_snapshots(director.versions)
 
+    def _reserve_descriptors(self) -> None:
+        """Hold the descriptors that `_end` needs, so that a limit refuses an edit before it takes effect."""
+        for _ in range(_RESERVED):
+            self._reserved.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
+
     def _end(self) -> None:
         """Put new services in force, tidy, and reconcile the attachments."""
         self._routes.close()
@@ -147,6 +155,8 @@ class Editor:
             self.bring_in()
         finally:
             self._director.settled = False
+            while self._reserved:
+                os.close(self._reserved.pop())
         self._forget_hash_tables()
         changed, self._changed = self._changed, attachments.Concerns()
         self.problems = attachments.reconcile(self._tables, changed)
