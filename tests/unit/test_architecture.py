@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "realserver": {"netlink", "bpf", "system", "model"},
     "config": {"netlink", "system", "model"},
     "health": {"system", "model"},
-    "vrrp": {"notify", "netlink", "system", "model"},
+    "bfd": {"system", "model"},
+    "vrrp": {"bfd", "notify", "netlink", "system", "model"},
     "ipvsadm": {"dataplane", "model"},
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "system", "model"},
@@ -54,7 +55,7 @@ SUB_PACKAGES: dict[str, set[str]] = {
     "vrrp/protocol": {"model"},
 }
 # These reach the data plane only through the protocols of the model, also indirectly.
-WITHOUT_DATAPLANE = ("config", "health", "vrrp", "realserver", "lab")
+WITHOUT_DATAPLANE = ("config", "health", "bfd", "vrrp", "realserver", "lab")
 
 # Text that no file contains: unfinished work, paths of one machine, references that a reader cannot look up.
 NEVER = {

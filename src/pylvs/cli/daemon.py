@@ -187,6 +187,15 @@ def _routers(routers: dict[str, Any], now: float) -> Iterator[str]:
     if routers["instances"]:
         states = [_router(each, now) for each in routers["instances"]]
         yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"
+    if routers["sessions"]:
+        states = [_session(each, now) for each in routers["sessions"]]
+        yield f"BFD sessions: {', '.join(states)} (pylvs vrrp status)"
+
+
+def _session(session: dict[str, Any], now: float) -> str:
+    since = f" since {ago(now - session['since'])}" if session["since"] else ""
+    why = session["trouble"] or ("" if session["state"] == "Up" else session["words"])
+    return f"{session['name']} {session['state']}{since}" + (f" ({why})" if why else "")
 
 
 def _router(router: dict[str, Any], now: float) -> str:

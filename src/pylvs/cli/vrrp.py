@@ -63,6 +63,33 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
     for group in reply["groups"]:
         yield ""
         yield f"group {group['name']}  {group['state']}: {', '.join(group['members'])}"
+    for session in reply["sessions"]:
+        yield ""
+        yield from _session(session, now)
+
+
+def _session(session: dict[str, Any], now: float) -> Iterator[str]:
+    since = f" since {ago(now - session['since'])}" if session["since"] else ""
+    source = f" from {session['source']}" if session["source"] else ""
+    counters = session["counters"]
+    dropped = ", ".join(f"{count} {flaw}" for flaw, count in counters["dropped"].items())
+    packets = f"{counters['sent']} sent, {counters['received']} received" + (f", dropped: {dropped}" if dropped else "")
+    remote = session["remote_state"]
+    if session["remote_diagnostic"] != "No Diagnostic":
+        remote += f" ({session['remote_diagnostic']})"
+    detection = f", detection {session['detection_ms']:g} ms" if session["detection_ms"] else ""
+    yield f"BFD session {session['name']}  {session['state']}{since}, flaps {session['flaps']}"
+    rows = [
+        ("because", session["words"]),
+        ("trouble", session["trouble"]),
+        ("kept", "the neighbor has disabled it; what tracks it stays as it was" if session["held"] else ""),
+        ("neighbor", f"{session['neighbor']}{source}, {remote}"),
+        ("timers", f"a packet each {session['interval_ms']:g} ms{detection}"),
+        ("packets", packets),
+    ]
+    for title, text in rows:
+        if text:
+            yield f"  {title:<11}{text}"
 
 
 def _instance(router: dict[str, Any], now: float) -> Iterator[str]:

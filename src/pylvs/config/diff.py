@@ -40,6 +40,7 @@ _VRRP: Mapping[str, str] = {
     "scripts": "vrrp_script",
     "files": "track_file",
     "processes": "vrrp_track_process",
+    "sessions": "bfd_instance",
 }
 
 
@@ -367,7 +368,7 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[D
 
 
 def describe_value(value: Any, name: str = "") -> str | None:
-    """Return a value as text; None for no value. A field `name` that ends in `_s` has seconds."""
+    """Return a value as text; None for no value. A field `name` ends in `_s` for seconds, `_us` for microseconds."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if value is None or value in ("", b"", ()):
@@ -375,6 +376,8 @@ def describe_value(value: Any, name: str = "") -> str | None:
     if isinstance(value, Enum) and not isinstance(value, Flag):
         return value.name.lower().replace("_", "-")
     if isinstance(value, (int, float)):
+        if name.endswith("_us"):
+            return f"{plain(value / 1000)} ms"
         text = plain(value) if isinstance(value, float) else str(int(value))
         return f"{text} s" if name.endswith("_s") else text
     if isinstance(value, bytes):

@@ -27,6 +27,7 @@ from pylvs.dataplane.director import open_director
 from pylvs.health.events import Event
 from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext, Probe, probe_of
+from pylvs.health.sessions import SessionTable
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script, goes_via_vip, targets_of
 from pylvs.model.errors import PylvsError
@@ -191,6 +192,7 @@ class HostServices:
         self._started = False  # the shutdown_script runs only if the startup_script did
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
+        self.sessions = SessionTable()
         self._notifier = Notifier()
         self._loader = ConfigurationLoader()
 
@@ -223,8 +225,8 @@ class HostServices:
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """Return the probe of a check."""
-        context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
-        if not targets_of(check):  # a program or a file of this host, with the rights that it needs
+        context = CheckContext(server.destination.weight, service.virtualhost, self._processes, self.sessions)
+        if not targets_of(check):  # a program, a file or a session of this host, with the rights that it needs
             return probe_of(check, context)
         if goes_via_vip(check):
             return self.vip_checks.probe_of(check, service, server, context, self.prober.probe_of)
@@ -247,7 +249,7 @@ class HostServices:
             self.prober.set_nice(settings.checker_nice)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self.vip_checks.configure(configuration)
-        self._notifier.configure(configuration, bool(configuration.vrrp.instances))
+        self._notifier.configure(configuration, configuration.vrrp.needs_process)
 
     def notify(self, event: Event) -> None:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""

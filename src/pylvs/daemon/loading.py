@@ -17,6 +17,8 @@ from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import Options
+from pylvs.model.bfd import BfdSession
+from pylvs.model.checks import BfdCheck
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
@@ -53,7 +55,16 @@ def apply_options(configuration: Configuration, options: Options) -> Configurati
             for service in configuration.services
         )
         configuration = replace(configuration, services=services)
-    return configuration if options.vrrp else replace(configuration, vrrp=VrrpConfiguration())
+    if options.vrrp:
+        return configuration
+    return replace(configuration, vrrp=VrrpConfiguration(sessions=_checked_sessions(configuration)))
+
+
+def _checked_sessions(configuration: Configuration) -> tuple[BfdSession, ...]:
+    """Return the BFD sessions that checks need."""
+    checks = [each for service in configuration.services for server in service.servers for each in server.checks]
+    names = {check.session for check in checks if isinstance(check, BfdCheck)}
+    return tuple(each for each in configuration.vrrp.sessions if each.name in names)
 
 
 def errors(loaded: Loaded) -> list[Finding]:

@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
+    "bfd": Kind(W, "a BFD session is not up, or its neighbor has disabled it"),
     "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),
     "state": Kind(W, "overrides or drains could not be saved: a restart would lose them"),
     "history": Kind(W, "events could not be saved: a restart would lose them"),
@@ -99,6 +100,9 @@ def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("vrrp_fault", router["name"], f"in the state FAULT: {reasons}")
         if router.get("rival"):
             yield Problem("vrrp_conflict", router["name"], router["rival"])
+    for session in status.get("sessions", ()):
+        if session["trouble"] or session["well"] is False or session["held"]:
+            yield Problem("bfd", session["name"], f"{session['state']}: {session['trouble'] or session['words']}")
     data_plane = status.get("data_plane")
     if data_plane and not data_plane["well"]:
         yield Problem("data_plane", "", f"pylvs-vrrp: forwarding: {data_plane.get('words') or 'not known'}")

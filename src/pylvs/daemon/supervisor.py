@@ -118,7 +118,7 @@ class Supervisor:
         self.started_at = 0.0  # Unix time of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
         start = partial(host.start_routers, self.state, options.log_format)
-        self.routers = VirtualRouters(self.state, self.events, start)
+        self.routers = VirtualRouters(self.state, self.events, start, host.sessions)
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
@@ -199,6 +199,7 @@ class Supervisor:
         tasks.keep_running(self._track_problems, "tracking problems")
         self._snmp.configure(self.engine.configuration)
         tasks.keep_running(self._snmp.run, "serving SNMP")
+        tasks.keep_running(self.routers.follow_sessions, "following BFD sessions")
         tasks.keep_running(self.liveness.run, "watching for silence")
         monitor = partial(
             monitor_forwarding,
@@ -236,6 +237,7 @@ class Supervisor:
         self.engine.on_event(self._on_event)
         self.engine.on_event(self.events.publish_health)
         self.engine.on_change(self.reconciler.wake)
+        self._host.sessions.on_change = self.engine.sessions_changed
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))

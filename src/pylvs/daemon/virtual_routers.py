@@ -22,6 +22,7 @@ from typing import Any
 
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.health.sessions import SessionResult, SessionTable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpSettings
@@ -48,6 +49,7 @@ START_TIMEOUT_S = 15.0  # until a process that was started replies
 STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
 START_POLL_S = 0.005  # while the process starts
+SESSIONS_POLL_S, SESSIONS_TIMEOUT_S = 1.0, 2.0  # of the results of BFD sessions
 STEADY_S = 10.0  # a process that ran this long is restarted at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
 POLL_S = 0.5  # of the error of forwarding
@@ -193,10 +195,15 @@ class ConfigureResult:
 class VirtualRouters:
     """Keeps pylvs-vrrp running while the configuration has virtual routers."""
 
-    def __init__(self, state: StateDirectory, events: EventBus, start: StartProcess) -> None:
+    def __init__(
+        self, state: StateDirectory, events: EventBus, start: StartProcess, sessions: SessionTable | None = None
+    ) -> None:
         self._state = state
         self._events = events
         self._start = start
+        self._sessions = SessionTable() if sessions is None else sessions
+        self._sessions_known = False
+        self._sessions_lost = False  # they were known before
         self._wanted: Configuration | None = None
         self._last: Configuration | None = None  # the last that had virtual routers
         self._client: VrrpClient | None = None
@@ -217,9 +224,8 @@ class VirtualRouters:
         Raises PylvsError if the process refuses the configuration; it keeps the old one.
         """
         async with self._lock:
-            before, routers = self._wanted, configuration.vrrp
-            is_needed = routers.instances or routers.addresses or routers.routes or routers.rules
-            self._wanted = configuration if is_needed else None
+            before = self._wanted
+            self._wanted = configuration if configuration.vrrp.needs_process else None
             self._last = self._wanted or self._last
             try:
                 warnings = await self._settle()
@@ -303,12 +309,14 @@ class VirtualRouters:
     async def request(self, verb: str, **fields: Any) -> Any:
         """Return the process's reply to a request. Raises PylvsError."""
         if self._client is None or self._client.closed.is_set():
-            raise NoRouters(self._error or "no virtual routers run here: the configuration has no vrrp_instance")
+            none = "no virtual routers run here: the configuration has no vrrp_instance"
+            wanted = "the process of the virtual routers does not run yet"
+            raise NoRouters(self._error or (none if self._wanted is None else wanted))
         return await self._client.request(verb, **fields)
 
     async def status(self) -> Mapping[str, Any]:
         """Return the process's status. `trouble` is the reason if there is none, "" without virtual routers."""
-        none: Mapping[str, Any] = {"instances": [], "groups": [], "trouble": ""}
+        none: Mapping[str, Any] = {"instances": [], "groups": [], "sessions": [], "trouble": ""}
         if self._wanted is None:
             return none
         try:
@@ -321,6 +329,36 @@ class VirtualRouters:
         """End the connection; the process continues."""
         if self._client is not None:
             self._client.close()
+
+    async def follow_sessions(self) -> None:
+        """Until cancelled, take the results of BFD sessions for unknown while the process does not answer.
+
+        It sends changes by itself. The requests show that it runs: one that is stopped sends nothing.
+        """
+        while True:
+            if self._wanted is not None and self._wanted.vrrp.sessions:
+                await self._read_sessions()
+            await asyncio.sleep(SESSIONS_POLL_S)
+
+    async def _read_sessions(self) -> None:
+        try:
+            results = await self.request("sessions", timeout_s=SESSIONS_TIMEOUT_S)
+        except PylvsError as error:
+            self._sessions.lose(str(error))
+            if self._sessions_known:
+                self._sessions_known, self._sessions_lost = False, True
+                self._log.error(f"the BFD sessions are unknown: {error}")
+                self._events.publish("bfd_unknown", reason=str(error))
+            return
+        self._take_sessions(results)
+
+    def _take_sessions(self, results: Mapping[str, SessionResult]) -> None:
+        self._sessions.replace(results)
+        self._sessions_known = True
+        if self._sessions_lost:
+            self._sessions_lost = False
+            self._log.info("the BFD sessions are known again")
+            self._events.publish("bfd_known")
 
     async def run(self) -> None:
         """Until cancelled: restart a process that ended, and configure one that could not be configured."""
@@ -356,6 +394,8 @@ class VirtualRouters:
         with _retried(NoReply):
             reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
             await self._report(client)
+            if self._wanted.vrrp.sessions:
+                self._take_sessions(await client.request("sessions"))
         if self._error:
             self._log.info("the virtual routers are as configured again")
         self._error = ""
@@ -436,7 +476,7 @@ class VirtualRouters:
         """Request `stop`. The reply comes at once; the end of the connection is the end. Raises PylvsError."""
         who = f"the virtual routers' process {client.pid or ''}".rstrip()
         try:
-            await client.request("stop")
+            await client.request("stop", removed=not self._over)
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await client.closed.wait()
         except NoReply:
@@ -483,8 +523,15 @@ class VirtualRouters:
         self._error = error
 
     def _on_event(self, message: Message) -> None:
-        if "event" in message:
-            self._events.publish(f"vrrp_{message['event']}", **_event_fields(message))
+        match message.get("event"):
+            case None:
+                pass
+            case "session":
+                self._sessions.update(message["session"], message["well"], message["words"])
+            case "bfd":
+                self._events.publish("bfd", **_event_fields(message))
+            case event:
+                self._events.publish(f"vrrp_{event}", **_event_fields(message))
 
 
 def _event_fields(event: Message) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
+from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, DestinationKey
@@ -168,6 +169,14 @@ class Engine:
         now = self._scheduler.now
         left = set(self._servers())  # a reload may have removed some
         return tuple(each.snapshot(self._services[each.service].sorry, now) for each in chosen if each in left)
+
+    def sessions_changed(self, names: Collection[str]) -> None:
+        """Probe now what checks one of these BFD sessions."""
+        if not self._started:
+            return
+        for state in dict.fromkeys(link.state for server in self._servers() for link in server.links):
+            if isinstance(state.check, BfdCheck) and state.check.session in names:
+                self._scheduler.schedule(state.scheduled, 0.0)
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""

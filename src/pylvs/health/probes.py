@@ -22,6 +22,7 @@ from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
 
 if TYPE_CHECKING:
+    from pylvs.health.sessions import SessionTable
     from pylvs.system.processes.scripts import Processes
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ _MODULES: dict[type[checks.Check], str] = {
     checks.UdpCheck: "udp",
     checks.PingCheck: "ping",
     checks.FileCheck: "file",
+    checks.BfdCheck: "bfd",
     checks.MiscCheck: "misc",
     checks.AgentCheck: "agent",
     checks.LoadCheck: "load",
@@ -173,11 +175,12 @@ def quoted(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """The settings of the server and service for a checker, and the script runner."""
+    """The settings of the server and service for a checker, the script runner, and the BFD sessions."""
 
     weight: int = 1  # the real server's; the base of relative weights ("75%", "5 more")
     virtualhost: str = ""  # the real server's, else the service's; the check's own takes precedence
     processes: Processes | None = None  # None: scripts are not run
+    sessions: SessionTable | None = None
 
 
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:

@@ -173,6 +173,14 @@ class FileCheck(Check):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BfdCheck(Check):
+    """BFD: the session of this name is up."""
+
+    word: ClassVar[str] = "BFD_CHECK"
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MiscCheck(Check):
     """A program's exit status: 0 up, 1 down; with `dynamic`, 2 to 255 up with weight status - 2."""
 
@@ -221,7 +229,7 @@ class LoadCheck(Check):
 
 
 def targets_of(check: Check) -> tuple[Target, ...]:
-    """Return the targets of a check; none for a program or a file."""
+    """Return the targets of a check; none for a program, a file or a session."""
     found = getattr(check, "targets", None) or (getattr(check, "target", None),)
     return tuple(each for each in found if isinstance(each, Target))
 

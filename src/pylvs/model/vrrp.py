@@ -9,6 +9,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
+from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Interface, Route, RoutingRule
@@ -107,6 +108,7 @@ class Tracks:
     scripts: tuple[Track, ...] = ()
     files: tuple[Track, ...] = ()
     processes: tuple[Track, ...] = ()
+    sessions: tuple[Track, ...] = ()  # of BFD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,17 +300,26 @@ class VrrpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpConfiguration:
-    """All virtual routers, their tracked objects, and fixed addresses, routes and rules."""
+    """All virtual routers, their tracked objects, and fixed addresses, routes and rules.
+
+    BFD sessions are here also for health checks alone: the process of the virtual routers runs them.
+    """
 
     instances: tuple[VrrpInstance, ...] = ()
     groups: tuple[VrrpGroup, ...] = ()
     scripts: tuple[VrrpScript, ...] = ()
     files: tuple[TrackFile, ...] = ()
     processes: tuple[TrackProcess, ...] = ()
+    sessions: tuple[BfdSession, ...] = ()
     addresses: tuple[HeldAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
     settings: VrrpSettings = field(default_factory=VrrpSettings)
+
+    @property
+    def needs_process(self) -> bool:
+        """Return whether there is anything to run."""
+        return any((self.instances, self.addresses, self.routes, self.rules, self.sessions))
 
 
 if TYPE_CHECKING:

@@ -137,6 +137,7 @@ def service_status(service: RouterService) -> dict[str, Any]:
             "aide_lost": service.helper.lost,
         },
         "data_plane": {"well": well, "words": detail, "expired": service.data_plane_expired},
+        "sessions": service.sessions.status(),
         "unknown_vrids": [
             {"device": device, "vrid": vrid, "count": count} for (device, vrid), count in service.unknown.items()
         ],

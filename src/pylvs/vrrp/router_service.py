@@ -2,7 +2,8 @@
 
     NetlinkMonitor (links, addresses) ─┐                  ┌─ VipManager (advertisements, ARP, addresses, routes, rules)
     AdvertReceivers (advertisements) ──┼─ Router for each ┼─ RolePublisher (the data plane)
-    ControlServer (pylvs run, CLI) ────┤  vrrp_instance   └─ helper process (scripts, FIFOs, mail, log)
+    Sessions (BFD) ────────────────────┤  vrrp_instance   └─ helper process (scripts, FIFOs, mail, log)
+    ControlServer (pylvs run, CLI) ────┤
     helper process (tracked objects) ──┘
 
 It reads no configuration file and starts no program but its helper process. `pylvs run` sends the configuration; the
@@ -25,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
@@ -94,7 +96,8 @@ class RouterService:
         self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
         self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
-        self.tracking = Tracking(self.host.is_up)
+        self.sessions = Sessions(self.loop, self)
+        self.tracking = Tracking(self.host.is_up, self.sessions.result)
         self._receivers = AdvertReceivers(self.loop, self._receive, self._what_matters)
         self._limits = GarpRateLimit(())
         verbs = {
@@ -105,7 +108,8 @@ class RouterService:
             "unyield": lambda request: self._yield(request, None),
             "data_plane": self._set_data_plane,
             "ping": lambda _: {},
-            "stop": lambda _: self.stop(),
+            "sessions": lambda _: self.sessions.results(),
+            "stop": lambda request: self.stop(removed=bool(request.get("removed"))),
         }
         self._control = ControlServer(self.loop, verbs)
 
@@ -146,13 +150,21 @@ class RouterService:
         if {signal.SIGTERM, signal.SIGINT} & set(numbers):
             self.stop()
 
-    def stop(self) -> dict[str, Any]:
-        """Stop all virtual routers, restore the host, and end the loop once the helper process has ended."""
+    def stop(self, removed: bool = False) -> dict[str, Any]:
+        """Stop all virtual routers, restore the host, and end the loop once the helper process has ended.
+
+        `removed`: a reload needs this process no more, and this host stays in service.
+        """
         if not self._stopping:
             self._stopping = True
             for router in self.routers.values():
                 self._try(router.name, router.stop)
-            for call in (self._receivers.close, self.host.reset, self._roles.reset):
+            for call in (
+                partial(self.sessions.stop, removed),
+                self._receivers.close,
+                self.host.reset,
+                self._roles.reset,
+            ):
                 self._try("the end", call)
             self.helper.finish(self.loop.stop)
         return {}
@@ -176,6 +188,7 @@ class RouterService:
         if first:
             self.loop.at(self.now + TICK_S, self._tick)
         warnings = self._stop_removed()
+        warnings += self._try("BFD", lambda: warnings.extend(self.sessions.configure(new.sessions)))
         warnings += self._configure_host(before)
         warnings += self._configure_routers()
         if first and new.settings.startup_delay_s:
@@ -274,6 +287,12 @@ class RouterService:
         self.tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         self._track_all()
+
+    def session_changed(self, name: str) -> None:
+        """Apply another result of a BFD session, and send it to the health checks."""
+        result = self.sessions.result(name)
+        self._track_all()
+        self.publish("session", "", session=name, well=result.well, words=result.detail)
 
     def _track_all(self) -> None:
         for router in self.routers.values():

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from pylvs.bfd.sessions import Result
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 
@@ -29,7 +30,7 @@ class TrackedObject:
     As a message of the helper process it has no weight: each virtual router has its own one.
     """
 
-    kind: str  # interface, script, file, process, data plane
+    kind: str  # interface, script, file, process, bfd, data plane
     track: Track
     well: bool | None = None
     number: int | None = None  # of a file
@@ -102,11 +103,17 @@ def priority_reasons(tracked: Iterable[TrackedObject]) -> str:
 
 
 class Tracking:
-    """The last results of all tracked objects. `is_up` tells whether a device can carry packets."""
+    """The last results of all tracked objects.
 
-    def __init__(self, is_up: Callable[[str], bool]) -> None:
+    `is_up` tells whether a device can carry packets, `session` returns the result of a BFD session.
+    """
+
+    def __init__(
+        self, is_up: Callable[[str], bool], session: Callable[[str], Result] = lambda name: Result(None, "")
+    ) -> None:
         self.data_plane: tuple[bool | None, str] = True, ""  # whether it works (None: unknown), and a message
         self._is_up = is_up
+        self._session = session
         self._configuration = VrrpConfiguration()
         self._results: dict[Key, TrackedObject] = {}
         self._expiry: dict[Key, float] = {}  # when a result expires; only while its source is lost
@@ -155,6 +162,9 @@ class Tracking:
                     found[kind, track.name] = replace(known, track=track)
             for track in tracks.interfaces:
                 found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
+            for track in tracks.sessions:
+                result = self._session(track.name)
+                found["bfd", track.name] = TrackedObject("bfd", track, result.well, None, result.detail)
         if instance.track_data_plane is not None:
             well, detail = self.data_plane
             track = instance.track_data_plane

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.compile.checkers import MAKERS
+from pylvs.config.compile.checkers import BFD_TIMING, MAKERS
 from pylvs.config.schema.grammar import State
 from pylvs.config.schema.virtual_server import CHECKERS
 from pylvs.model.checks import (
     AgentCheck,
+    BfdCheck,
     Check,
     DnsCheck,
     FileCheck,
@@ -28,7 +29,8 @@ from pylvs.model.checks import (
     UdpCheck,
     Url,
 )
-from tests.unit.config.support import compiled, messages, single, with_checker, with_service
+from pylvs.model.dataclass import replace
+from tests.unit.config.support import SERVICE, compiled, messages, single, with_checker, with_service
 
 RIP = ip_address("10.0.0.2")
 PROGRAM = "/bin/sh"
@@ -172,8 +174,32 @@ def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_session_is_reported_at_its_own_line() -> None:
-    _, found = messages(with_checker("BFD_CHECK {\n name peer2\n}"))
-    assert found == "8: error: there is no bfd_instance peer2; write a block bfd_instance peer2"
+    (found,) = messages(with_checker("BFD_CHECK {\n name peer2\n}"))
+    text = "8: error: there is no bfd_instance peer2; the check is left out; write a block bfd_instance peer2"
+    assert found == text
+
+
+@pytest.mark.parametrize(
+    ("lines", "alpha", "usable"),
+    [("", "", True), ("", "alpha", True), ("vrrp\nchecker", "", True), ("checker", "", True), ("vrrp", "", False)],
+)
+def test_a_session_is_a_check_unless_it_is_for_virtual_routers_alone(lines: str, alpha: str, usable: bool) -> None:
+    session = f"bfd_instance peer {{\n neighbor_ip 10.0.0.9\n {lines}\n}}\n"
+    check = f"BFD_CHECK {{\n name peer\n {alpha}\n}}"
+    document = compiled(session + SERVICE.format(service="", server=check))
+    expected = BfdCheck(session="peer", pace=replace(BFD_TIMING, alpha=bool(alpha)))
+    assert single(document).servers[0].checks == ((expected,) if usable else ())
+    found = messages(document)
+    text = "bfd_instance peer is for virtual routers alone; the check is left out; write checker into it too"
+    assert [text in each for each in found] == ([] if usable else [True])
+
+
+def test_a_session_is_one_check_however_often_it_is_named() -> None:
+    check = "BFD_CHECK {\n name peer\n}"
+    session = "bfd_instance peer {\n neighbor_ip 10.0.0.9\n}\n"
+    document = compiled(session + SERVICE.format(service="", server=f"{check}\n{check}"))
+    assert len(single(document).servers[0].checks) == 1
+    assert "BFD_CHECK of peer is there already; it counts once" in messages(document)[0]
 
 
 @pytest.mark.parametrize("keyword", ["track_file", "vrrp_track_file"])
@@ -318,10 +344,7 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
         ),
         (
             "BFD_CHECK {\n}",
-            (
-                "7: warning: BFD_CHECK is known but does not happen yet; this check is left out; "
-                "use PING_CHECK or TCP_CHECK"
-            ),
+            "7: error: BFD_CHECK has no name; the check is left out; write name with that of a bfd_instance",
         ),
         (
             "AGENT_CHECK {\n}",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
+from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, vrrp
@@ -94,7 +97,7 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
         (["track_interface { eth0 }"], "eth0 is the virtual router's own interface, which is watched anyway", ()),
         (["track_interface {", "eth1", "eth1", "}"], "9: warning: eth1 is watched already", (0,)),
         (["track_interface { eth9 }"], "this machine has no device 'eth9'", (0,)),
-        (["track_bfd { it }"], "track_bfd is known but does not happen yet", ()),
+        (["track_bfd { missing }"], "7: error: there is no bfd_instance 'missing', so it is not watched", ()),
     ],
 )
 def test_what_cannot_be_watched_is_named(lines: list[str], finding: str, left: tuple[int, ...]) -> None:
@@ -131,7 +134,29 @@ def test_keepalived_does_not_look_ahead() -> None:
             "4: error: quorum_max 2 is less than quorum 4 and is ignored",
         ),
         ("vrrp_track_process p {\nprocess p\ndelay 3601\n}", "3: error: 3601 seconds is not between 0.000001 and 3600"),
-        ("bfd_instance b {\nneighbor_ip 192.0.2.1\n}", "1: warning: bfd_instance is known but does not happen yet"),
+        ("bfd_instance b {\nmin_rx 5\n}", "1: error: bfd_instance b has no neighbor_ip; it is never up"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.300\n}", "2: error: '192.0.2.300' is not an IP address"),
+        (
+            "bfd_instance b {\nneighbor_ip 192.0.2.1\nsource_ip fd00::1\n}",
+            "3: error: source_ip fd00::1 is not of the IP version of 192.0.2.1; bfd_instance b is never up",
+        ),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\nmin_tx 0.5\n}", "3: error: 0.5 is not between 1 and 4294967"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\nidle_tx 999\n}", "3: error: 999 is not between 1000 and 4294967"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\nmin_rx 20000\n}", "3: warning: 20000 ms is long: min_rx is in"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\nmultiplier 256\n}", "3: error: 256 is not between 1 and 255"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\nttl 0\n}", "3: error: 0 is not between 1 and 255"),
+        (
+            "bfd_instance b {\nneighbor_ip 192.0.2.1\nttl 20\nmax_hops 30\n}",
+            "4: error: max_hops 30 is more than the ttl 20, which counts",
+        ),
+        (
+            "bfd_instance b {\nneighbor_ip 192.0.2.1\n}\nbfd_instance b {\nneighbor_ip 192.0.2.2\n}",
+            "4: error: the name 'b' is taken; this one does not count",
+        ),
+        (
+            "bfd_instance b {\nneighbor_ip 192.0.2.1\n}\nbfd_instance c {\nneighbor_ip 192.0.2.1\n}",
+            "5: error: bfd_instance b has neighbor 192.0.2.1 and the same source_ip; c is never up",
+        ),
     ],
 )
 def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
@@ -274,3 +299,70 @@ def test_an_owner_and_a_member_of_a_group_have_no_weight_for_the_data_plane() ->
     weighed, messages = vrrp(both + other + group.replace("{more}", "\nsync_group_tracking_weight\n"))
     assert [each.track_data_plane for each in weighed.instances] == [Track("data plane", -50)] * 2
     assert messages == []
+
+
+SESSION = "bfd_instance b {{\nneighbor_ip {neighbor}\n{lines}\n}}\n"
+
+
+def session(lines: str = "", neighbor: str = "192.0.2.1") -> BfdSession:
+    (found,) = clean(SESSION.format(neighbor=neighbor, lines=lines)).sessions
+    return found
+
+
+def test_a_session_has_the_defaults_of_keepalived() -> None:
+    found = session()
+    assert found == BfdSession(name="b", neighbor=ip_address("192.0.2.1"))
+    assert (found.min_rx_us, found.min_tx_us, found.idle_tx_us, found.multiplier) == (10_000, 10_000, 1_000_000, 5)
+    assert (found.ttl, found.min_ttl, found.passive, found.source, found.port) == (255, 255, False, None, 3784)
+
+
+def test_a_session_has_the_written_settings() -> None:
+    lines = "source_ip 192.0.2.9\nmin_rx 3.312\nmin_tx 50\nidle_tx 2000\nmultiplier 3\npassive\nttl 200\nmax_hops 7"
+    found = session(f"{lines}\nmultihop")
+    assert (found.source, found.passive, found.port) == (ip_address("192.0.2.9"), True, 4784)
+    assert (found.min_rx_us, found.min_tx_us, found.idle_tx_us, found.multiplier) == (3_312, 50_000, 2_000_000, 3)
+    assert (found.ttl, found.min_ttl) == (200, 193)
+
+
+@pytest.mark.parametrize(
+    ("neighbor", "lines", "ttl", "least"),
+    [
+        ("192.0.2.1", "max_hops 3", 255, 252),
+        ("192.0.2.1", "max_hops 255", 255, 0),
+        ("192.0.2.1", "max_hops -1", 255, 0),
+        ("192.0.2.1", "multihop", 255, 0),
+        ("192.0.2.1", "multihop\nmax_hops 3", 255, 252),
+        ("fd00::1", "", 255, 64),
+        ("fd00::1", "hoplimit 255", 255, 255),
+        ("fd00::1", "hoplimit 64\nmax_hops 4", 64, 60),
+    ],
+)
+def test_the_ttl_of_received_packets(neighbor: str, lines: str, ttl: int, least: int) -> None:
+    found = session(lines, neighbor)
+    assert (found.ttl, found.min_ttl) == (ttl, least)
+
+
+def test_a_session_is_tracked_with_its_own_weight_or_that_of_the_line() -> None:
+    block = SESSION.format(neighbor="192.0.2.1", lines="weight -20 reverse")
+    found, _ = watching(block, "track_bfd { b }")
+    assert found.sessions == (Track("b", -20, reverse=True),)
+    found, _ = watching(block, "track_bfd {", "b weight 5 noreverse", "}")
+    assert found.sessions == (Track("b", 5),)
+
+
+def test_a_session_with_wrong_settings_can_be_tracked_and_is_never_up() -> None:
+    found, messages = watching("bfd_instance b {\n}\n", "track_bfd { b }")
+    assert found.sessions == (Track("b"),)
+    assert messages == ["1: error: bfd_instance b has no neighbor_ip; it is never up"]
+
+
+def test_a_session_for_health_checks_alone_is_not_tracked() -> None:
+    block = SESSION.format(neighbor="192.0.2.1", lines="checker")
+    found, messages = watching(block, "track_bfd { b }")
+    assert found.sessions == ()
+    assert [each.partition(": ")[2] for each in messages] == [
+        "error: bfd_instance b is for health checks alone, so it is not watched"
+    ]
+    assert len(clean(block).sessions) == 1
+    found, _ = watching(SESSION.format(neighbor="192.0.2.1", lines="checker\nvrrp"), "track_bfd { b }")
+    assert found.sessions == (Track("b"),)

@@ -9,6 +9,10 @@ It appends each request to `requests.json` in the state directory. `behaviour.js
 - `age_s`: how long its routers have been in their state
 - `takes_s`: how long its end takes
 - `leaves`: a file that it leaves behind at its end
+- `sessions`: the status of its BFD sessions
+- `results`: their results by name
+
+The request `emit` publishes an event.
 """
 
 from __future__ import annotations
@@ -128,6 +132,11 @@ class FakeRouters:
                 reply["ok"] = {"names": names}
                 for name in names:
                     self.publish(name, *(("MASTER", "BACKUP") if verb == "yield" else ("BACKUP", "MASTER")))
+        elif verb == "emit":
+            self.send_event(message["event"])
+            reply["ok"] = {}
+        elif verb == "sessions":
+            reply["ok"] = {name: tuple(result) for name, result in behaviour.get("results", {}).items()}
         elif verb == "data_plane":
             self.data_plane = {"well": message["well"], "words": message["words"]}
             reply["ok"] = {}
@@ -160,6 +169,9 @@ class FakeRouters:
             "why": "the operator's word",
             "detail": "",
         }
+        self.send_event(event)
+
+    def send_event(self, event: dict[str, Any]) -> None:
         for pipe, seen in self.pipes.items():
             if "subscribe" in seen:
                 pipe.send(event)
@@ -184,6 +196,7 @@ class FakeRouters:
             "groups": [{"name": "G", "state": "MASTER", "members": self.names}],
             "process": {"pid": os.getpid(), "realtime": 1, "locked": True, "longest_gap_ms": 0.25, "aide": True},
             "data_plane": self.data_plane,
+            "sessions": self.behaviour.get("sessions", []),
         }
 
     def instance(self, at: int, name: str) -> dict[str, Any]:

@@ -214,6 +214,11 @@ def test_a_fault_a_conflict_and_what_is_not_known() -> None:
     status: dict[str, Any] = {
         "trouble": "",
         "instances": [router, {"name": "VI_2", "state": "MASTER", "rival": "10.0.0.7 holds them as well"}],
+        "sessions": [
+            {"name": "a", "state": "Down", "well": False, "held": False, "trouble": "", "words": "Path Down"},
+            {"name": "b", "state": "Down", "well": None, "held": False, "trouble": "", "words": ""},
+            {"name": "c", "state": "Up", "well": True, "held": False, "trouble": "", "words": ""},
+        ],
         "data_plane": {"well": None, "words": "no word for 10 s"},
         "process": {"aide": False},
     }
@@ -221,6 +226,7 @@ def test_a_fault_a_conflict_and_what_is_not_known() -> None:
     assert found == [
         ("vrrp_fault", "VI_1: in the state FAULT: eth0 is down"),
         ("vrrp_conflict", "VI_2: 10.0.0.7 holds them as well"),
+        ("bfd", "a: Down: Path Down"),
         ("data_plane", "pylvs-vrrp: forwarding: no word for 10 s"),
         ("vrrp_helper", "the helper process of pylvs-vrrp does not run"),
     ]

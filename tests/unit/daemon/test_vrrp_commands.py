@@ -228,7 +228,7 @@ def test_without_virtual_routers_the_api_says_so(host: FakeHost) -> None:
         lambda: ask(host, "GET", "/v1/vrrp"),
         lambda: Client(host.state).ask("POST", "/v1/vrrp/yield", {"seconds": 60}),
     )
-    assert status == {"instances": [], "groups": [], "trouble": ""}
+    assert status == {"instances": [], "groups": [], "sessions": [], "trouble": ""}
     assert refused == (409, {"error": "no virtual routers run here: the configuration has no vrrp_instance"})
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from pylvs.bfd.sessions import Result
 from pylvs.model.addresses import Address
+from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import (
@@ -24,6 +26,7 @@ from pylvs.model.vrrp import (
     VrrpSettings,
 )
 from pylvs.vrrp import router_service
+from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
@@ -389,3 +392,61 @@ def test_a_group_that_cannot_start_is_in_fault(service: RouterService) -> None:
     configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
     run(service, 5)
     assert group_notifications(service) == ["FAULT"]
+
+
+def set_result(service: RouterService, well: bool | None, detail: str = "") -> None:
+    """Let every BFD session have this result, as after a change of its state."""
+    service.tracking._session = lambda name: Result(well, detail)
+    service.session_changed("b")
+
+
+def test_a_session_without_a_weight_is_a_fault_unless_it_is_up(service: RouterService) -> None:
+    configure(service, replace(FIRST, tracks=Tracks(sessions=(Track("b"),))))
+    run(service, 5)
+    assert states(service) == {"VI_1": State.FAULT}
+    assert notified(service, "VI_1") == []  # nothing is known yet
+    set_result(service, False, "the neighbor does not answer")
+    assert notified(service, "VI_1") == ["FAULT"]
+    set_result(service, True)
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER}
+    set_result(service, False, "Control Detection Time Expired")
+    assert states(service) == {"VI_1": State.FAULT}
+    assert service.routers["VI_1"].own_faults == ["bfd b is ill (Control Detection Time Expired)"]
+
+
+def test_a_session_with_reverse_is_a_fault_while_it_is_up(service: RouterService) -> None:
+    configure(service, replace(FIRST, tracks=Tracks(sessions=(Track("b", reverse=True),))))
+    set_result(service, False)
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER}
+    set_result(service, True)
+    assert states(service) == {"VI_1": State.FAULT}
+
+
+@pytest.mark.parametrize(
+    ("track", "up", "down"),
+    [
+        (Track("b", 30), 130, 100),
+        (Track("b", -30), 100, 70),
+        (Track("b", 30, reverse=True), 70, 100),
+        (Track("b", -30, reverse=True), 100, 130),
+    ],
+)
+def test_a_session_with_a_weight_changes_the_priority(service: RouterService, track: Track, up: int, down: int) -> None:
+    group = VrrpGroup(name="VG", members=("VI_1", "VI_2"), tracks=Tracks(sessions=(track,)))
+    configure(service, FIRST, SECOND, groups=(group,))
+    set_result(service, True)
+    assert {router.machine.priority for router in service.routers.values()} == {up}
+    set_result(service, False)
+    assert {router.machine.priority for router in service.routers.values()} == {down}
+
+
+def test_the_status_and_the_results_have_each_session(service: RouterService) -> None:
+    sessions = (BfdSession(name="b", neighbor=ip_address("192.0.2.7"), passive=True),)
+    configure(service, sessions=sessions)
+    (status,) = service_status(service)["sessions"]
+    assert (status["name"], status["state"], status["well"]) == ("b", "Down", None)
+    assert service.sessions.results() == {"b": (None, "no answer yet")}
+    configure(service)
+    assert service_status(service)["sessions"] == []

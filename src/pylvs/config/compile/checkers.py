@@ -12,6 +12,7 @@ from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
+    BfdCheck,
     Check,
     DnsCheck,
     FileCheck,
@@ -33,6 +34,8 @@ from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived uses inotify; polling each second is nearly as fast.
 FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
+# A change of the session is a probe at once; those between keep the time of the last one recent.
+BFD_TIMING = Pace(delay_loop_s=10.0, retry=0, warmup_s=0.0)
 NODE_EXPORTER_PORT = 9100
 
 
@@ -176,12 +179,22 @@ class CheckMaker:
         weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
         return FileCheck(path=path, weight=weight, reverse=reverse, pace=replace(FILE_TIMING, shared=self.shared))
 
-    def bfd(self, section: Section) -> None:
-        """Report an unknown session of BFD_CHECK, which pylvs does not implement yet."""
-        setting, sessions = section.setting("name"), self._named("bfd_instance")
-        if setting is not None and setting.value not in sessions:
-            near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
-            self.block.error(setting.words[0], f"there is no bfd_instance {setting.value}", near)
+    def bfd(self, block: EffectiveBlock) -> Check | None:
+        """BFD_CHECK, whose session is in a bfd_instance block."""
+        name = block.maybe("name", str)
+        if not name:
+            block.error("", "BFD_CHECK has no name; the check is left out", "write name with that of a bfd_instance")
+            return None
+        sessions = self._named("bfd_instance")
+        if name not in sessions:
+            near = did_you_mean(name, list(sessions)) or f"write a block bfd_instance {name}"
+            block.error("name", f"there is no bfd_instance {name}; the check is left out", near)
+            return None
+        if sessions[name].value("vrrp", bool) and not sessions[name].value("checker", bool):
+            text = f"bfd_instance {name} is for virtual routers alone; the check is left out"
+            block.error("name", text, "write checker into it too")
+            return None
+        return BfdCheck(session=name, pace=replace(BFD_TIMING, alpha=block.get("alpha", bool)))
 
     def _named(self, kind: str) -> dict[str, Section]:
         """Return the top-level blocks of a kind by name."""
@@ -214,6 +227,7 @@ MAKERS: Mapping[str, Callable[[CheckMaker, EffectiveBlock], Check | None]] = {
     "PING_CHECK": CheckMaker.ping,
     "MISC_CHECK": CheckMaker.misc,
     "FILE_CHECK": CheckMaker.file,
+    "BFD_CHECK": CheckMaker.bfd,
     "AGENT_CHECK": CheckMaker.agent,
     "LOAD_CHECK": CheckMaker.load,
 }

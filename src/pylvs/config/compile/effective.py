@@ -59,6 +59,11 @@ FIELD_KEYWORDS = {
     "Tracks.scripts": "track_script",
     "Tracks.files": "track_file",
     "Tracks.processes": "track_process",
+    "Tracks.sessions": "track_bfd",
+    "BfdSession.neighbor": "neighbor_ip",
+    "BfdSession.source": "source_ip",
+    "BfdSession.min_ttl": "least ttl",
+    "BfdCheck.session": "name",
     "Notify.master": "notify_master",
     "Notify.backup": "notify_backup",
     "Notify.fault": "notify_fault",
@@ -259,7 +264,7 @@ class EffectiveBlock:
 @cache
 def keyword_of(owner: str, field: str) -> str:
     """Return the keyword of a field of a class of the model: by default its name, without the unit."""
-    return FIELD_KEYWORDS.get(f"{owner}.{field}") or field.removesuffix("_s")
+    return FIELD_KEYWORDS.get(f"{owner}.{field}") or field.removesuffix("_us").removesuffix("_s")
 
 
 def resolve(document: Section, findings: Findings) -> EffectiveBlock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from pylvs.config.compile.checkers import MAKERS, CheckMaker
@@ -13,6 +13,7 @@ from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
+from pylvs.model.checks import BfdCheck, Check
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -389,16 +390,26 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
     server, ports = _server(block), entries.ports
     maker = CheckMaker(scripts, block, server, min(ports) if len(ports) == 1 else 0, has_vip=bool(ports))
     checks = [MAKERS[each.block.name](maker, each) for each in block.below(*MAKERS)]
-    for section in block.section.below("BFD_CHECK"):
-        maker.bfd(section)
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
     return block.make(
         WantedServer,
         destination=_destination(server, method_of(block), block.get("weight", int), *thresholds),
-        checks=tuple(check for check in checks if check is not None),
+        checks=tuple(_once(block, checks)),
         notify_up=scripts.of(block, "notify_up"),
         notify_down=scripts.of(block, "notify_down"),
     )
+
+
+def _once(block: EffectiveBlock, checks: Iterable[Check | None]) -> Iterator[Check]:
+    """Yield the checks; of several BFD_CHECKs of one session only the first."""
+    sessions: set[str] = set()
+    for check in filter(None, checks):
+        if isinstance(check, BfdCheck) and check.session in sessions:
+            block.error("", f"BFD_CHECK of {check.session} is there already; it counts once", "remove one of them")
+            continue
+        if isinstance(check, BfdCheck):
+            sessions.add(check.session)
+        yield check
 
 
 def _destination(

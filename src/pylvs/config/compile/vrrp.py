@@ -15,6 +15,7 @@ from pylvs.config.compile.vrrp_tracking import (
     define_file,
     define_process,
     define_script,
+    define_session,
     name_of,
     tracked_words,
     tracks_of,
@@ -38,7 +39,7 @@ from pylvs.model.vrrp import (
     VrrpSettings,
 )
 
-DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
+DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process", "bfd_instance")
 
 
 def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int]) -> VrrpConfiguration:
@@ -84,6 +85,7 @@ class _VrrpCompiler:
             scripts=tuple(symbols.scripts.values()),
             files=tuple(symbols.files.values()),
             processes=tuple(symbols.processes.values()),
+            sessions=symbols.all_sessions(),
             addresses=tuple(self.addresses),
             routes=tuple(self.routes),
             rules=tuple(self.rules),
@@ -99,6 +101,8 @@ class _VrrpCompiler:
                 define_file(block, symbols)
             case "vrrp_track_process":
                 define_process(block, symbols)
+            case "bfd_instance":
+                define_session(block, symbols)
             case "track_group":
                 track_group_of(block, symbols)
             case "static_ipaddress":

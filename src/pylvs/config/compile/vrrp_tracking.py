@@ -10,6 +10,7 @@ from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
+from pylvs.model.bfd import BfdSession
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
@@ -18,10 +19,29 @@ ETHERNET_MTU = 1500
 FIRST_PREFERENCE = 16384
 T = TypeVar("T")
 MAX_PROCESSES = 0xFFFFFFFF
-Definition = VrrpScript | TrackFile | TrackProcess
+
+
+@dataclass(frozen=True, slots=True)
+class DefinedSession:
+    """A bfd_instance that virtual routers may track; None if its settings are wrong, and it is never up."""
+
+    track: Track
+    session: BfdSession | None
+
+
+Definition = VrrpScript | TrackFile | TrackProcess | DefinedSession
 DATA_PLANE = "track_data_plane"
 DOWN = "a fault if it is down"
-DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
+DEFINITION_KEYWORDS = {
+    "track_script": "vrrp_script",
+    "track_file": "track_file",
+    "track_process": "vrrp_track_process",
+    "track_bfd": "bfd_instance",
+}
+DEFAULT_TTL = 255
+LEAST_HOP_LIMIT = 64  # keepalived sends IPv6 with it unless hoplimit is written
+ANY_HOPS = (-1, 255)
+NEIGHBOR = ("neighbor_ip", "neighbour_ip")
 
 
 @dataclass(slots=True)
@@ -35,6 +55,8 @@ class Symbols:
     scripts: dict[str, VrrpScript] = field(default_factory=dict)
     files: dict[str, TrackFile] = field(default_factory=dict)
     processes: dict[str, TrackProcess] = field(default_factory=dict)
+    sessions: dict[str, DefinedSession] = field(default_factory=dict)
+    check_sessions: dict[str, BfdSession] = field(default_factory=dict)  # for health checks alone
     unusable: set[str] = field(default_factory=set)  # names of rejected scripts
     track_groups: dict[str, EffectiveBlock] = field(default_factory=dict)
     static_devices: list[tuple[str, str]] = field(default_factory=list)  # a track_group, and a device it depends on
@@ -46,6 +68,11 @@ class Symbols:
         """Return the device of addresses that name none, outside of a virtual router with an interface."""
         device: Written[str] | None = self.settings.maybe("default_interface", Written)
         return device.value if device else DEFAULT_INTERFACE
+
+    def all_sessions(self) -> tuple[BfdSession, ...]:
+        """Return the sessions with right settings."""
+        tracked = (each.session for each in self.sessions.values())
+        return (*(each for each in tracked if each is not None), *self.check_sessions.values())
 
     def check_device(self, word: Word) -> None:
         """Report a device that this machine does not have, unless devices may appear later."""
@@ -142,6 +169,62 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
     _define(block, symbols.processes, found)
 
 
+def define_session(block: EffectiveBlock, symbols: Symbols) -> None:
+    """Define a bfd_instance. As in keepalived one with wrong settings can be tracked, and is never up."""
+    name = name_of(block)
+    if name.text in symbols.sessions or name.text in symbols.check_sessions:
+        block.error(name, f"the name '{name}' is taken; this one does not count", "give it another name")
+        return
+    session = _session(block, symbols)
+    if block.get("checker", bool) and not block.get("vrrp", bool):
+        if session is not None:
+            symbols.check_sessions[name.text] = session
+    else:
+        symbols.sessions[name.text] = DefinedSession(_track(block), session)
+
+
+def _session(block: EffectiveBlock, symbols: Symbols) -> BfdSession | None:
+    name = name_of(block)
+    neighbor, source = block.address("neighbor_ip"), block.address("source_ip")
+    if neighbor is None:
+        written = block.section.node.block if block.section.node else None
+        if not any(each.keyword in NEIGHBOR for each in written or ()):  # else a finding is there already
+            block.error("", f"bfd_instance {name} has no neighbor_ip; it is never up", "add neighbor_ip ADDRESS")
+        return None
+    if source is not None and source.version != neighbor.version:
+        text = f"source_ip {source} is not of the IP version of {neighbor}; bfd_instance {name} is never up"
+        block.error("source_ip", text, "write an address of the same IP version")
+        return None
+    for other in symbols.all_sessions():
+        if (other.neighbor, other.source) == (neighbor, source):
+            text = f"bfd_instance {other.name} has neighbor {neighbor} and the same source_ip; {name} is never up"
+            block.error("neighbor_ip", text, "remove one of them")
+            return None
+    return BfdSession(
+        name=name.text,
+        neighbor=neighbor,
+        source=source,
+        **{f"{each}_us": round(block.get(each, float) * 1000) for each in ("min_rx", "min_tx", "idle_tx")},
+        multiplier=block.get("multiplier", int),
+        passive=block.get("passive", bool),
+        ttl=block.maybe("ttl", int, DEFAULT_TTL),
+        min_ttl=_min_ttl(block, neighbor.version),
+        multihop=block.get("multihop", bool),
+    )
+
+
+def _min_ttl(block: EffectiveBlock, version: int) -> int:
+    """Return the least TTL of received packets: the ttl less max_hops, as in keepalived; 0 for any."""
+    base = block.maybe("ttl", int, DEFAULT_TTL if version == 4 else LEAST_HOP_LIMIT)
+    hops = block.get("max_hops", int)
+    if hops in ANY_HOPS or (block.get("multihop", bool) and not block.is_written("max_hops")):
+        return 0
+    if hops > base:
+        block.error("max_hops", f"max_hops {hops} is more than the ttl {base}, which counts", f"write {base}, or less")
+        block.adjust("max_hops", base, "not more than ttl")
+    return max(base - hops, 0)
+
+
 def _track(block: EffectiveBlock) -> Track:
     """Return the track with its weight; defaults are plain numbers."""
     name, weight = name_of(block).text, block.effective("weight").value
@@ -166,6 +249,7 @@ def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> 
         scripts=_defined(block, "track_script", symbols.scripts, symbols),
         files=_defined(block, "track_file", symbols.files, symbols),
         processes=_defined(block, "track_process", symbols.processes, symbols),
+        sessions=_defined(block, "track_bfd", symbols.sessions, symbols),
         interfaces=_each(block, "track_interface", lambda line: _interface(block, line, symbols, own_device)),
     )
 
@@ -199,7 +283,10 @@ def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], 
         defined = table.get(line.name)
         if defined is not None:
             return _weighted(line, defined.track)
-        if not (name == "track_script" and line.name in symbols.unusable):
+        if name == "track_bfd" and line.name in symbols.check_sessions:
+            text = f"bfd_instance {line.name} is for health checks alone, so it is not watched"
+            symbols.settings.error(line.word, text, "write vrrp into it too")
+        elif not (name == "track_script" and line.name in symbols.unusable):
             symbols.undefined(DEFINITION_KEYWORDS[name], line.word)
         return None
 
@@ -235,8 +322,8 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
 def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interfaces: bool) -> Tracks:
     """Return the tracks without weights, and report those that had one.
 
-    As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if
-    `keep_interfaces`.
+    As in keepalived, a weighted script or BFD session is then not tracked. A file is, with weight 0, and so is a device
+    if `keep_interfaces`.
     """
     words = tracked_words(block)
 
@@ -248,11 +335,12 @@ def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interf
                 text += f": {effect or 'it is not watched'}"
                 block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
             if effect or not track.weight:
-                yield track if kind == "track_script" else Track(track.name)
+                yield track if kind in ("track_script", "track_bfd") else Track(track.name)
 
     return Tracks(
         interfaces=tuple(kept("track_interface", tracks.interfaces, DOWN if keep_interfaces else "")),
         scripts=tuple(kept("track_script", tracks.scripts)),
         files=tuple(kept("track_file", tracks.files, "a fault unless its number is 0")),
         processes=tracks.processes,
+        sessions=tuple(kept("track_bfd", tracks.sessions)),
     )

@@ -187,10 +187,8 @@ HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS)
 SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified", HTTP_KEYWORDS)
 BFD_CHECK = Block(
     "BFD_CHECK",
-    "the state of a BFD session",
-    (Keyword("name", TEXT, "name of the bfd_instance"), flag("alpha", "start in state down")),
-    state=State.LATER,
-    instead="this check is left out; use PING_CHECK or TCP_CHECK",
+    "a BFD session is up",
+    (Keyword("name", TEXT, "name of the bfd_instance"), ALPHA),
 )
 MISC_CHECK = Block(
     "MISC_CHECK",

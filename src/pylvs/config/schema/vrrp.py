@@ -5,6 +5,7 @@ from __future__ import annotations
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routing_types import ROUTE_LINE, RULE_LINE
 from pylvs.config.schema.types import (
+    ADDRESS,
     BARE,
     COUNT,
     FLAG,
@@ -22,6 +23,8 @@ from pylvs.config.schema.types import (
 from pylvs.config.schema.vrrp_types import (
     ADDRESS_LINE,
     AT_LEAST_ONE,
+    BFD_IDLE_MS,
+    BFD_MS,
     CHECKSUM,
     DELETED,
     DEVICE,
@@ -58,11 +61,8 @@ TRACKS = (
     Block("track_process", "tracked processes", lines=track_line("a vrrp_track_process", MAX_FILE_WEIGHT)),
     Block(
         "track_bfd",
-        "tracked BFD sessions",
+        "tracked BFD sessions; with weight 0, a session that is down is a fault",
         lines=track_line("a bfd_instance"),
-        state=State.LATER,
-        instead="nothing is watched; use track_script",
-        merged=True,
     ),
 )
 
@@ -136,20 +136,31 @@ VRRP_TRACK_PROCESS = Block(
 )
 
 
-SESSION = "property of the session"
 BFD_INSTANCE = Block(
     "bfd_instance",
-    "a BFD session (RFC 5880)",
+    "a BFD session with a neighbor (RFC 5880)",
     (
-        Keyword("neighbor_ip", TEXT, SESSION, aliases=("neighbour_ip",)),
-        *(Keyword(name, TEXT, SESSION) for name in ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier")),
-        *(Keyword(name, TEXT, SESSION) for name in ("ttl", "hoplimit", "max_hops")),
-        Keyword("weight", track_weight(), "default weight"),
-        *(Keyword(name, BARE, SESSION) for name in ("passive", "vrrp", "checker")),
+        Keyword("neighbor_ip", ADDRESS, "address of the neighbor", aliases=("neighbour_ip",)),
+        Keyword("source_ip", ADDRESS, "own address", default_doc="the route's"),
+        Keyword("min_rx", BFD_MS, "least milliseconds between two packets that the neighbor sends", 10.0),
+        Keyword("min_tx", BFD_MS, "least milliseconds between two sent packets", 10.0),
+        Keyword("idle_tx", BFD_IDLE_MS, "the same, while the session is not up", 1000.0),
+        Keyword("multiplier", integer(1, 255), "missing packets after which the neighbor finds it down", 5),
+        bare("passive", "send nothing before the neighbor does"),
+        Keyword("ttl", integer(1, 255), "TTL, or hop limit, of sent packets", default_doc="255", aliases=("hoplimit",)),
+        Keyword(
+            "max_hops",
+            integer(-1, 255),
+            "by how much the TTL of received packets may be less than ttl, for IPv6 without hoplimit than 64; "
+            "-1 or 255: by anything",
+            0,
+        ),
+        bare("multihop", "use the UDP port 4784 of RFC 5883, not 3784", since="0.2"),
+        Keyword("weight", track_weight(), "default weight where a virtual router gives none", 0),
+        bare("vrrp", "for virtual routers; without vrrp and checker, for both"),
+        bare("checker", "for health checks; without vrrp and checker, for both"),
     ),
     head=NAME,
-    state=State.LATER,
-    instead="there are no BFD sessions; use track_script",
 )
 TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
 

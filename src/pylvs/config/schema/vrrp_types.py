@@ -19,6 +19,7 @@ from pylvs.config.schema.types import (
     number_of,
     number_within,
     one_or_nothing,
+    real,
     seconds,
 )
 from pylvs.model.addresses import Address
@@ -33,6 +34,8 @@ STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RF
 MAX_EXTRA_S = 86400
 MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 MAX_LINK_DELAY_S = 255.0
+MAX_BFD_MS = 4294967  # 32 bits of microseconds
+MAX_SENSIBLE_BFD_MS = 10_000
 MAX_PASSWORD = 8  # octets that VRRP carries
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
 MAX_FILE_WEIGHT = 254
@@ -228,7 +231,21 @@ def _deleted(words: Words) -> Written[Script] | bool:
     return SCRIPT.parse(words) if words else True
 
 
+def _milliseconds(minimum: int) -> Type[float]:
+    """Make the type of milliseconds with three digits behind the point, as BFD counts in microseconds."""
+    syntax = f"milliseconds, {minimum} to {MAX_BFD_MS}"
+
+    def parse(words: Words) -> float:
+        value = real(minimum, MAX_BFD_MS).parse(words)
+        if value > MAX_SENSIBLE_BFD_MS:
+            words.warn(words.taken[-1], f"{value:g} ms is long: {words.node.keyword} is in milliseconds")
+        return value
+
+    return Type(syntax, parse)
+
+
 DEVICE = Type("a device", _device)
+BFD_MS, BFD_IDLE_MS = _milliseconds(1), _milliseconds(1000)
 DELAY_LINE = Type(f"DEVICE SECONDS [SECONDS], 0 to {MAX_LINK_DELAY_S:g}: down, and up", _delay)
 IPVLAN = Type("[a device's name] [an IP address] [bridge|private|vepa]", _ipvlan)
 RECEIVE_POLICY = Type(f"MTU|ADVERT|a whole number, 1 to {MAX_INTEGER}", _receive_policy)

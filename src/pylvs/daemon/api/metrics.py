@@ -276,6 +276,7 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
     """
     instances = status.get("instances", ())
     failed = bool(status.get("trouble"))
+    yield from _session_metrics(status.get("sessions", ()))
     if not instances and not failed:
         return
     yield _gauge("pylvs_vrrp_up", "Whether virtual routers run as configured.", [], _one(float(not failed)))
@@ -317,3 +318,28 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
         for reason, number in count["dropped"].items()
     ]
     yield _counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)
+
+
+def _session_metrics(sessions: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield the metrics of BFD sessions; none while their process does not answer."""
+    if not sessions:
+        return
+    labels = ["session", "neighbor"]
+    named = [([each["name"], each["neighbor"]], each) for each in sessions]
+    ups = [(name, float(each["state"] == "Up")) for name, each in named]
+    yield _gauge("pylvs_bfd_session_up", "Whether a BFD session is up.", labels, ups)
+    since = [(name, each["since"]) for name, each in named if each["since"]]
+    yield _gauge("pylvs_bfd_since_seconds", "Since when it is in its state, seconds since 1970.", labels, since)
+    flaps = [(name, each["flaps"]) for name, each in named]
+    yield _counter("pylvs_bfd_flaps", "How often it left state Up.", labels, flaps)
+    counts = [(name, each["counters"]) for name, each in named]
+    sent = [(name, count["sent"]) for name, count in counts]
+    yield _counter("pylvs_bfd_packets_sent", "Control packets sent.", labels, sent)
+    received = [(name, count["received"]) for name, count in counts]
+    yield _counter("pylvs_bfd_packets_received", "Control packets that counted.", labels, received)
+    dropped = [
+        ([*name, reason.replace(" ", "_")], number)
+        for name, count in counts
+        for reason, number in count["dropped"].items()
+    ]
+    yield _counter("pylvs_bfd_packets_dropped", "Control packets dropped.", [*labels, "reason"], dropped)

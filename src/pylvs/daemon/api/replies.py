@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 UnixTime = Annotated[float, "seconds since 1970"]
 State = Literal["MASTER", "BACKUP", "FAULT"]
+SessionState = Literal["AdminDown", "Down", "Init", "Up"]
 Standing = Literal["enabled", "drained", "disabled"]
 
 
@@ -110,12 +111,25 @@ class RouterSummary(TypedDict):
     why: str
 
 
+class SessionSummary(TypedDict):
+    """The main fields of a BFD session."""
+
+    name: str
+    neighbor: Annotated[str, "its address"]
+    state: SessionState
+    since: UnixTime | None
+    well: Annotated[bool | None, "the result for those who track it; null: not known yet"]
+    words: Annotated[str, "the reason for the state"]
+    trouble: Annotated[str, 'why packets are not sent or received; "" if they are']
+
+
 class RoutersSummary(TypedDict):
-    """Virtual routers; GET /v1/vrrp has all fields."""
+    """Virtual routers and BFD sessions; GET /v1/vrrp has all fields."""
 
     trouble: Annotated[str, 'why they do not run as configured; "" if they do']
     data_plane: DataPlaneReply | None
     instances: list[RouterSummary]
+    sessions: list[SessionSummary]
 
 
 class StatusReply(TypedDict):
@@ -313,12 +327,43 @@ class UnknownVrid(TypedDict):
     count: int
 
 
+class SessionCounters(TypedDict):
+    """Counters of one BFD session."""
+
+    sent: int
+    received: int
+    send_errors: int
+    dropped: Annotated[dict[str, int], "by reason"]
+
+
+class SessionReply(SessionSummary):
+    """One BFD session."""
+
+    source: Annotated[str | None, "source_ip"]
+    multihop: bool
+    held: Annotated[bool, "the neighbor has disabled it, and the result stays"]
+    diagnostic: str
+    remote_state: SessionState
+    remote_diagnostic: str
+    discriminator: int
+    remote_discriminator: Annotated[int, "0: unknown"]
+    interval_ms: Annotated[float, "between sent packets"]
+    detection_ms: Annotated[float | None, "null unless it is up"]
+    remote_multiplier: int
+    remote_min_tx_ms: float
+    remote_min_rx_ms: float
+    polling: Annotated[bool, "other intervals are not agreed on yet"]
+    flaps: Annotated[int, "how often it left state Up"]
+    counters: SessionCounters
+
+
 class VrrpReply(TypedDict):
-    """The state of virtual routers; without any, lists are empty and the other fields are absent."""
+    """The state of virtual routers and BFD sessions; without any, lists are empty and the other fields are absent."""
 
     trouble: Annotated[str, 'why they do not run as configured; "" if they do']
     instances: list[RouterReply]
     groups: list[GroupReply]
+    sessions: list[SessionReply]
     process: NotRequired[ProcessReply]
     data_plane: NotRequired[DataPlaneReply]
     unknown_vrids: NotRequired[list[UnknownVrid]]
@@ -487,6 +532,22 @@ class VrrpClaim(VrrpEvent):
     address: str
 
 
+class BfdEvent(DaemonEvent):
+    """A BFD session is up, or is up no more."""
+
+    session: str
+    neighbor: Annotated[str, "its address"]
+    before: SessionState
+    state: SessionState
+    reason: str
+
+
+class BfdUnknown(DaemonEvent):
+    """The process of the BFD sessions does not answer: their states are unknown."""
+
+    reason: str
+
+
 class PartEvent(DaemonEvent):
     """A part of the daemon makes no progress, or makes progress again."""
 
@@ -517,4 +578,7 @@ EVENTS: dict[str, type] = {
     "vrrp_dropped": VrrpDropped,
     "vrrp_restored": VrrpRestored,
     "vrrp_claim": VrrpClaim,
+    "bfd": BfdEvent,
+    "bfd_unknown": BfdUnknown,
+    "bfd_known": DaemonEvent,
 }

@@ -250,7 +250,7 @@ def problems_encoded(problems: Iterable[Problem]) -> list[replies.ProblemReply]:
 
 
 def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
-    """Return the main fields of each virtual router; GET /v1/vrrp has all."""
+    """Return the main fields of each virtual router and BFD session; GET /v1/vrrp has all."""
     instances: list[replies.RouterSummary] = [
         {
             "name": each["name"],
@@ -261,7 +261,20 @@ def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
         }
         for each in status["instances"]
     ]
-    return {"trouble": status["trouble"], "data_plane": status.get("data_plane"), "instances": instances}
+    sessions: list[replies.SessionSummary] = [
+        {
+            "name": each["name"],
+            "neighbor": each["neighbor"],
+            "state": each["state"],
+            "since": each["since"],
+            "well": each["well"],
+            "words": each["words"],
+            "trouble": each["trouble"],
+        }
+        for each in status["sessions"]
+    ]
+    data_plane = status.get("data_plane")
+    return {"trouble": status["trouble"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
 
 
 def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
