@@ -27,7 +27,7 @@ from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from tests.packet.earlier import host as earlier_module
 from tests.packet.earlier.host import NAT_SERVER, archived, earlier_host
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
-from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, server6
+from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server6
 from tests.packet.test_fragments import fragments, sent_to_server
 from tests.packet.test_killed_load import FewPrograms, Nothing, edit, killed, open_traffic, serving_host
 from tests.packet.test_takeover import as_build
@@ -259,20 +259,21 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_lone_fragment_there_and_back(host: Host, other_layout: Path, version: int) -> None:
+def test_a_lone_fragment_there_and_back(other_layout: Path, version: int) -> None:
     """One fragment waits in a store of its own, by keyed hashes."""
     frames = fragments(version, 5000, 3000, 1000)
-    edited = ServiceKey(Protocol.UDP, ip_address(addresses(version)["target"]), 53)
-    assert host.run(frames[0], "tc").verdict == DROPPED["tc"]
-    assert as_build(other_layout, ADDED + EDIT).returncode == 0
-    host.close_programs()
-    host.director = BpfDirector(State.open())
-    host.director.migrate()
-    host.serve(edited, 1)
-    with wire() as link:
-        for frame in frames[1:]:
-            host.run(frame, "tc")
-        assert len(sent_to_server(link)) == len(frames)
+    with new_host(mode="tc") as host:
+        host.serve(ServiceKey(Protocol.UDP, ip_address(addresses(version)["target"]), 53), 1)
+        assert host.run(frames[0], "tc").verdict == DROPPED["tc"]
+        done = as_build(other_layout, ADDED + EDIT)
+        assert (done.returncode, done.stderr) == (0, "")
+        host.close_programs()
+        host.director = BpfDirector(State.open())
+        host.director.migrate()
+        with wire() as link:
+            for frame in frames[1:]:
+                host.run(frame, "tc")
+            assert len(sent_to_server(link)) == len(frames)
 
 
 def test_a_field_in_use_that_is_unknown_is_named(host: Host, other_layout: Path) -> None:
