@@ -387,7 +387,8 @@ class SimRepeatingProbe:
                     return
                 on_same(1, loop.time() - begin, outcome.reason)
 
-        return loop.create_task(repeated(), name="repeated probe", context=self._daemon.context).cancel
+        task: asyncio.Task[None] = loop.create_task(repeated(), name="repeated probe", context=self._daemon.context)
+        return task.cancel
 
 
 class SimApiServer:
