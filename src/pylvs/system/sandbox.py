@@ -16,6 +16,7 @@ import resource
 import signal
 import struct
 import tempfile
+from collections.abc import Callable
 
 from pylvs.system import syscalls
 
@@ -41,14 +42,15 @@ def confine(descriptors: int, memory: int) -> list[str]:
         (resource.RLIMIT_CORE, 0),
     ):
         _limit(kind, most)
+    steps: list[tuple[Callable[[], None], str]] = [(_drop_capabilities, "capabilities")]
     if os.geteuid() == 0:
         user, group = _account()  # reads /etc/passwd
-        for step, what in ((_leave_file_system, "the file system"), (lambda: _become(user, group), "the user root")):
-            try:
-                step()
-            except OSError as error:
-                left.append(f"{what}: {error.strerror}")
-    _drop_capabilities()
+        steps[:0] = [(_leave_file_system, "the file system"), (lambda: _become(user, group), "the user root")]
+    for step, what in steps:
+        try:
+            step()
+        except OSError as error:  # the service manager forbids it
+            left.append(f"{what}: {error.strerror}")
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of the user clears it
     return left
 

@@ -147,7 +147,11 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
     assert threading.main_thread() not in threads
 
 
-def test_without_the_process_that_makes_checks_their_state_is_unknown(host: FakeHost) -> None:
+def test_without_the_process_that_makes_checks_their_state_is_unknown(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.supervisor.PROBER_LEASE_S", 3.0)
+
     async def scenario() -> None:
         async with host.daemon() as daemon:
             host.prober.process.problem = "the prober process cannot be started"

@@ -21,7 +21,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
 from pylvs.health.probes import Outcome, Probe
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, MiscCheck
+from pylvs.model.checks import Check, HttpCheck, MiscCheck, TcpCheck, goes_via_vip
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey
@@ -318,9 +318,12 @@ class SimHost(HostServices):
                     before = model.good, model.weight
                     delay_s = daemon.model.outcome(model, outcome)
                     world.expected = delay_s, before != (model.good, model.weight)
+                elif repeats and not model.suspended:  # a reload or check-now cancelled it, and probes again at once
+                    model.window = world.clock.now(), world.clock.now()
             return outcome
 
-        return probe
+        repeats = isinstance(check, TcpCheck | HttpCheck) and inner is None and not goes_via_vip(check)
+        return SimRepeatingProbe(daemon, probe) if repeats else probe
 
     def history(self, state: StateDirectory) -> History:
         return NoHistory(state)
@@ -343,6 +346,49 @@ class NoHistory(History):
     def saved(self, count: int) -> list[Mapping[str, Any]]:
         """Return no event of former daemons."""
         return []
+
+
+class SimRepeatingProbe:
+    """A probe that the prober process repeats while its outcome stays good."""
+
+    def __init__(self, daemon: Daemon, probe: Probe) -> None:
+        self._daemon = daemon
+        self._probe = probe
+
+    async def __call__(self) -> Outcome:
+        return await self._probe()
+
+    def repeat(
+        self,
+        every_s: float,
+        on_same: Callable[[int, float, str], None],
+        on_end: Callable[[Outcome | None, float], None],
+    ) -> Callable[[], object]:
+        """See RepeatingProbe."""
+        loop = self._daemon.world.loop
+
+        async def repeated() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                begin = loop.time()
+                task = asyncio.current_task()
+                try:
+                    outcome = await self._probe()
+                except asyncio.CancelledError:
+                    if task is None or task.cancelling():
+                        raise
+                    outcome = Outcome(False, "cancelled", inconclusive=True)
+                except Killed:
+                    raise
+                except Exception as error:
+                    outcome = Outcome(False, f"the checker failed: {error}", inconclusive=True)
+                if not outcome.ok or outcome.inconclusive or outcome.weight is not None:
+                    on_end(outcome, loop.time() - begin)
+                    return
+                on_same(1, loop.time() - begin, outcome.reason)
+
+        task: asyncio.Task[None] = loop.create_task(repeated(), name="repeated probe", context=self._daemon.context)
+        return task.cancel
 
 
 class SimApiServer:

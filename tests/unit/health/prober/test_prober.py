@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
+import pylvs
 from pylvs.health.prober.link import ProberLink
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, ProbeScheduler, ScheduledProbe
@@ -24,7 +29,7 @@ from pylvs.system.processes import confined
 from pylvs.system.processes.channel import BadMessage
 from tests.unit.daemon.daemons import run
 from tests.unit.health.fake_servers import PATIENT, closed, replies, silent, tcp
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 CONNECTED = Outcome(True, "connected")
 HELLO = b"HTTP/1.0 200 OK\r\n\r\nhello"
@@ -195,6 +200,46 @@ def test_code_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, lo
 
     with_link(scenario)
     assert "restart pylvs run" in log_output.getvalue()
+
+
+UPGRADED = """
+import asyncio, os, signal, sys
+from ipaddress import ip_address
+from pathlib import Path
+from pylvs.health.prober.link import ProberLink
+from pylvs.health.probes import CheckContext
+from pylvs.model.checks import Pace, Target, TcpCheck
+
+async def main():
+    link = ProberLink()
+    check = TcpCheck(target=Target(ip_address("127.0.0.1"), int(sys.argv[1])), pace=Pace(timeout_s=60))
+    print((await link.probe_of(check, CheckContext())()).reason, flush=True)
+    sys.stdin.readline()
+    os.kill(link.process.pid, signal.SIGKILL)
+    while not link.process.problem.endswith("restart pylvs run"):
+        await asyncio.sleep(0.01)
+    found = await link.probe_of(TcpCheck(target=check.target, pace=Pace(timeout_s=0.1)), CheckContext())()
+    print(found.inconclusive, found.reason, flush=True)
+    await link.close()
+
+asyncio.run(main())
+"""
+
+
+def test_an_upgrade_of_the_files_below_a_daemon_that_runs(tmp_path: Path) -> None:
+    """The daemon has the old code in memory, and its next prober process would have the new one."""
+    shutil.copytree(Path(pylvs.__file__).parent, tmp_path / "pylvs", ignore=shutil.ignore_patterns("objects", "*.pyc"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-c", UPGRADED, str(listener.getsockname()[1])]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as daemon:  # type: ignore[call-overload]
+            assert daemon.stdout.readline() == "connected\n"
+            (tmp_path / "pylvs" / "__init__.py").write_text('__version__ = "99.0"\n')
+            output, log = daemon.communicate("go on\n", timeout=PATIENCE_S)
+    reason = "the prober process is of version 99.0, which was installed since: restart pylvs run"
+    assert output == f"True {reason}\n"
+    assert reason in log
 
 
 @pytest.mark.parametrize("message", [{"done": 7}, {"done": [[1]]}, {"done": {"a": 1}}])
