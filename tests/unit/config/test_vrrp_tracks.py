@@ -94,7 +94,7 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
         (["track_interface { eth0 }"], "eth0 is the virtual router's own interface, which is watched anyway", ()),
         (["track_interface {", "eth1", "eth1", "}"], "9: warning: eth1 is watched already", (0,)),
         (["track_interface { eth9 }"], "this machine has no device 'eth9'", (0,)),
-        (["track_bfd { it }"], "track_bfd is known but does not happen yet", ()),
+        (["track_bfd { it }"], "track_bfd is not implemented: ignored", ()),
     ],
 )
 def test_what_cannot_be_watched_is_named(lines: list[str], finding: str, left: tuple[int, ...]) -> None:
@@ -116,8 +116,8 @@ def test_keepalived_does_not_look_ahead() -> None:
         ("vrrp_script s {\ninterval 2\n}", "1: error: vrrp_script s has no script"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 0.5\n}", "3: error: '0.5' is not a whole number"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 0\n}", "3: warning: interval 0 counts as 1"),
-        ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: 4295 is not between 1 and 4294"),
-        ("vrrp_script s {\nscript '</dev/null'\nrise 0\n}", "3: error: 0 is not between 1 and 2147483647"),
+        ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: timeout 4295 is not between 1 and 4294"),
+        ("vrrp_script s {\nscript '</dev/null'\nrise 0\n}", "3: error: rise 0 is not between 1 and 2147483647"),
         ("vrrp_script s {\nscript '</dev/null'\nweight 254\n}", "3: error: weight 254 is not between -253 and 253"),
         ("vrrp_script s {\nscript </dev/null more\n}", "2: warning: surplus 'more' behind script is ignored"),
         ("vrrp_script {\nscript '</dev/null'\n}", "1: error: vrrp_script lacks a name"),
@@ -125,13 +125,16 @@ def test_keepalived_does_not_look_ahead() -> None:
         ("track_file f {\nfile /f\ninit_file x\n}", "3: error: 'x' is neither a number nor 'overwrite'"),
         ("track_file f {\nfile /f\ninit_file 999\n}", "3: warning: 999 is not between -254 and 254"),
         ("vrrp_track_process p {\nquorum 2\n}", "1: error: vrrp_track_process p has no process"),
-        ("vrrp_track_process p {\nprocess p\nquorum 0\n}", "3: error: 0 is not between 1 and 65535"),
+        ("vrrp_track_process p {\nprocess p\nquorum 0\n}", "3: error: quorum 0 is not between 1 and 65535"),
         (
             "vrrp_track_process p {\nprocess p\nquorum 4\nquorum_max 2\n}",
             "4: error: quorum_max 2 is less than quorum 4 and is ignored",
         ),
-        ("vrrp_track_process p {\nprocess p\ndelay 3601\n}", "3: error: 3601 seconds is not between 0.000001 and 3600"),
-        ("bfd_instance b {\nneighbor_ip 192.0.2.1\n}", "1: warning: bfd_instance is known but does not happen yet"),
+        (
+            "vrrp_track_process p {\nprocess p\ndelay 3601\n}",
+            "3: error: delay 3601 seconds is not between 0.000001 and 3600",
+        ),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\n}", "1: warning: bfd_instance is not implemented: ignored"),
     ],
 )
 def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
