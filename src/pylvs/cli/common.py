@@ -5,18 +5,69 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from pylvs.model.errors import PylvsError
 
-state_dir = click.option(
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+_STATE_DIR = click.Path(file_okay=False, path_type=Path)
+own_state_dir = click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_STATE_DIR,
     help="the daemon's directory, with its socket and its state; default: one for each network namespace",
 )
+
+
+def _enter(context: click.Context, parameter: click.Parameter, name: str) -> None:
+    if name:
+        from pylvs.daemon.placement import enter_named
+
+        enter_named(name)
+
+
+def _default_directory(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
+    instance = context.params.pop("instance", "")
+    if given is None and instance:
+        from pylvs.daemon.state_dir import default_path
+
+        return default_path(instance)
+    return given
+
+
+def state_dir(command: Callback) -> Callback:
+    """Add the options that select the daemon: its directory, or its network namespace and its instance."""
+    for option in (
+        click.option("--state-dir", type=_STATE_DIR, callback=_default_directory, help="the daemon's directory"),
+        click.option("--instance", default="", metavar="NAME", is_eager=True, help="the daemon of this instance"),
+        click.option(
+            "--namespace",
+            default="",
+            metavar="NAME",
+            is_eager=True,
+            expose_value=False,
+            callback=_enter,
+            help="the daemon of this network namespace",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def facility(word: str) -> str:
+    """Return the name of a syslog facility. Raises click.BadParameter."""
+    from pylvs.system.syslog import facility_of
+
+    try:
+        return facility_of(word)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="for programs")
 service = click.option("--service", help="the virtual server, as status names it; default: each that has the server")
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

@@ -11,12 +11,11 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, asked, at_clock, state_dir
+from pylvs.cli.common import ago, as_json, asked, at_clock, facility, own_state_dir, state_dir
 from pylvs.daemon import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import counted, one_line
 
-SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 WATCH_EVERY_S = 1.0
 LAST_EVENTS = 20  # that `status --history` prints
 _HOST_PROBLEMS = ("vip", "check_path", "metrics_address", "state", "history")  # without a heading of their own
@@ -37,7 +36,12 @@ _TOP = "\033[H\033[J"  # to the top left, and clear
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="instead of the file's log_level"
 )
-@state_dir
+@click.option("-s", "--namespace", default="", metavar="NAME", help="network namespace, instead of net_namespace")
+@click.option("-p", "--pid", default="", metavar="FILE", help="PID file of the daemon; default: /run/keepalived.pid")
+@click.option("-c", "--checkers-pid", default="", metavar="FILE", help="PID file of the checks; /run/checkers.pid")
+@click.option("-r", "--vrrp-pid", default="", metavar="FILE", help="PID file of the virtual routers; /run/vrrp.pid")
+@click.option("-S", "--log-facility", default="", metavar="FACILITY", help="log to syslog: 0 to 7, user or daemon")
+@own_state_dir
 def run(
     file: str,
     ids: tuple[str, ...],
@@ -45,29 +49,24 @@ def run(
     no_vrrp: bool,
     no_checks: bool,
     keep_table: bool,
-    log_format: Any,
+    log_format: str,
     log_level: Any,
+    namespace: str,
+    pid: str,
+    checkers_pid: str,
+    vrrp_pid: str,
+    log_facility: str,
     state_dir: Path | None,
 ) -> None:
     """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends."""
-    import asyncio
-    import resource
-
-    from pylvs.daemon.host import HostServices
-    from pylvs.daemon.supervisor import Supervisor
+    from pylvs.daemon import start
     from pylvs.system import logs
 
-    logs.set_up(log_format, background=True)
     if log_level is not None:
         logs.fix_level(log_level)
-    sys.setswitchinterval(SWITCH_S)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
-    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log_format)
-    try:
-        asyncio.run(Supervisor(options, HostServices()).run())
-    finally:
-        logs.flush()
+    log = f"syslog:{facility(log_facility)}:" if log_facility else log_format
+    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log, namespace=namespace)
+    start.run(options, start.PidOptions(pid, checkers_pid, vrrp_pid))
 
 
 @click.command()
@@ -206,7 +205,7 @@ def _service(service: dict[str, Any], now: float) -> Iterator[str]:
     quorum = service["quorum"]
     state = "up" if quorum["up"] else "LOST"
     text = f"{service['name']}  quorum {state} since {ago(now - quorum['since'])}"
-    text += f" ({quorum['weight_up']} of {quorum['weight']})"
+    text += f" (weight {quorum['weight_up']}, quorum {quorum['weight']})"
     sorry = service["sorry_server"]
     if sorry:
         text += f", sorry server {sorry['server']}{' serves' if sorry['in'] else ''}"

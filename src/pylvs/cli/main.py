@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "diff": ("pylvs.cli.configuration", "diff", "Print what differs between two keepalived.conf."),
     "run": ("pylvs.cli.daemon", "run", "Keep the table as a keepalived.conf and its health checks want it."),
     "stop": ("pylvs.cli.stop", "stop", "End the daemon, and what it or a killed one left."),
+    "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
     "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
     "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: show, explain, yield, resume, stop."),

@@ -264,7 +264,7 @@ def _server(path: tuple[str, ...], old: WantedServer, new: WantedServer) -> Iter
 
 
 def _kind_of(check: Check) -> str:
-    return "SSL_GET" if isinstance(check, HttpCheck) and check.tls else check.word
+    return check.keyword
 
 
 def _subject(check: Check) -> str:

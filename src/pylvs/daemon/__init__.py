@@ -6,9 +6,13 @@ Only its options are here. Every `pylvs` command imports them, so this file impo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pylvs.model.dataclass import dataclass
-from pylvs.system.logs import Format
+
+if TYPE_CHECKING:
+    from pylvs.daemon.pid_files import PidPaths
+    from pylvs.model.wanted import Placement
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 
@@ -24,4 +28,10 @@ class Options:
     vrrp: bool = True  # False: virtual routers are not run
     keep_table: bool = False  # leave the services in the table at the end
     state_dir: Path | None = None  # None: the directory of this network namespace
-    log_format: Format = "text"
+    log_format: str = "text"  # destinations of the log (`pylvs.system.syslog`)
+    services: bool = True  # False: virtual routers alone
+    all_includes: bool = False  # each file of an include must be there
+    namespace: str = ""  # instead of the configuration's net_namespace
+    placement: Placement | None = None  # where the process runs; None: where it was started
+    tables_namespace: str = ""  # file of the tables' network namespace; "": the daemon's own
+    pid_paths: PidPaths | None = None  # None: no PID files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
+import resource
 import socket
 import subprocess
 import time
@@ -15,9 +15,11 @@ from typing import Any
 from pylvs.config.diff import differences
 from pylvs.daemon import Options
 from pylvs.daemon.history import History
-from pylvs.daemon.loading import ConfigurationLoader, Loaded
+from pylvs.daemon.loading import ConfigurationLoader, Loaded, Parsed
 from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.paths import path_problems
+from pylvs.daemon.pid_files import directory
+from pylvs.daemon.placement import enter_tables
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import LongLivedDirector
@@ -29,14 +31,17 @@ from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext, Probe, probe_of
 from pylvs.health.sessions import SessionTable
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, Script, goes_via_vip, targets_of
+from pylvs.model.checks import Check, HttpCheck, Script, TlsClient, goes_via_vip, targets_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import Routes, local_addresses
+from pylvs.system import syscalls
 from pylvs.system.logs import get_logger, use_level
+from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
 from pylvs.system.processes.scripts import Processes, ScriptCounts
 
+MAX_NAME = 15  # bytes of a process's name
 RESTART_PAUSE_S = 1.0  # of a background task
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
@@ -87,7 +92,7 @@ class BackgroundTasks:
 
 
 @contextlib.contextmanager
-def signal_handlers(actions: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+def signal_handlers(actions: Mapping[int, Callable[[], object]]) -> Iterator[None]:
     """Within the block, call an action in the event loop for each of these signals. In the main thread only."""
     loop = asyncio.get_running_loop()
     for number, action in actions.items():
@@ -146,19 +151,26 @@ def _watchdog_s(given: Mapping[str, str]) -> float:
         return 0.0
 
 
-async def monitor_host(update: Callable[[], Awaitable[float]]) -> None:
+async def monitor_host(
+    update: Callable[[], Awaitable[float]], opened: Callable[[], Iterable[socket.socket]] = lambda: [listen()]
+) -> None:
     """Follow this host until cancelled: rtnetlink(7) reports changes of devices, addresses and routes.
 
-    They are those of the calling thread's network namespace.
+    `opened` returns the sockets; by default one of the calling thread's network namespace.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    with listen() as kernel:
-        loop.add_reader(kernel, lambda: changed.set() if drain(kernel) else None)
-        try:
-            await call_at_changes(update, changed)
-        finally:
-            loop.remove_reader(kernel)
+    with contextlib.ExitStack() as stack:
+        for kernel in opened():
+            stack.enter_context(kernel)
+            loop.add_reader(kernel, _drained, kernel, changed)
+            stack.callback(loop.remove_reader, kernel)
+        await call_at_changes(update, changed)
+
+
+def _drained(kernel: socket.socket, changed: asyncio.Event) -> None:
+    if drain(kernel):
+        changed.set()
 
 
 async def call_at_changes(update: Callable[[], Awaitable[float]], changed: asyncio.Event) -> None:
@@ -182,11 +194,40 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
         await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
 
+@contextlib.contextmanager
+def reload_file(settings: GlobalSettings) -> Iterator[None]:
+    """Within the block, the reload_file exists and is empty: programs that write the configuration wait."""
+    if not settings.reload_file:
+        yield
+        return
+    path = directory(settings.placement) / settings.reload_file
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o644))
+    except OSError as error:
+        get_logger().error(f"reload_file {path}: {error.strerror}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def tls_clients(configuration: Configuration) -> Iterator[tuple[TlsClient, bool]]:
+    """Yield the TLS settings of checks that need files, each with whether it verifies servers."""
+    for service in configuration.services:
+        for server in service.servers:
+            for check in server.checks:
+                if isinstance(check, HttpCheck) and (check.verify_server or check.client != TlsClient()):
+                    yield check.client, check.verify_server
+
+
 class HostServices:
     """One host. Tests replace what would leave the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables_namespace: str = "", parsed: Parsed | None = None) -> None:
         self.manager = ServiceManager()
+        self._tables_namespace = tables_namespace  # its file; "": that of this process
         self._processes = Processes()
         self.prober = ProberLink()
         self._started = False  # the shutdown_script runs only if the startup_script did
@@ -194,15 +235,16 @@ class HostServices:
         self.vip_checks = VipChecks()
         self.sessions = SessionTable()
         self._notifier = Notifier()
-        self._loader = ConfigurationLoader()
+        self._loader = ConfigurationLoader(parsed=parsed)
 
     def history(self, state: StateDirectory) -> History:
         """Return the events on disk."""
         return History(state)
 
     def load(self, options: Options) -> Loaded:
-        """Read the configuration. In a thread; errors are findings."""
-        return self._loader.load(options)
+        """Read the configuration. In a thread; errors are findings. The reload_file exists during that."""
+        with reload_file(self._settings):
+            return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """Describe what a reload changes. In a thread."""
@@ -210,13 +252,26 @@ class HostServices:
 
     def director(self) -> LongLivedDirector:
         """Open the tables. In the table thread. Raises PylvsError."""
+        if self._tables_namespace:
+            enter_tables(self._tables_namespace)
         director = open_director()
         director.migrate()
         return director
 
     def addresses(self) -> Iterable[Address]:
         """Return this host's addresses. In the table thread."""
-        return local_addresses()
+        if not self._tables_namespace:
+            return local_addresses()
+        with inside_network(f"/proc/{os.getpid()}/ns/net"):
+            return local_addresses()
+
+    def listen(self) -> list[socket.socket]:
+        """Return sockets that receive each change of this host: of the daemon's and of the tables' namespace."""
+        sockets = [listen()]
+        if self._tables_namespace:
+            with inside_network(self._tables_namespace):
+                sockets.append(listen())
+        return sockets
 
     def path_problems(self, configuration: Configuration, addresses: Collection[Address]) -> list[Problem]:
         """Compare the host's addresses and routes with the configuration. In the table thread. Raises PylvsError."""
@@ -241,15 +296,40 @@ class HostServices:
         before, self._settings = self._settings, configuration.settings
         settings = configuration.settings
         use_level(settings.log_level)
+        self._configure_process(before, settings)
         if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
             try:
                 os.setpriority(os.PRIO_PROCESS, 0, settings.checker_nice)
             except OSError as error:
                 get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
             self.prober.set_nice(settings.checker_nice)
-        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self.prober.set_tls(tls_clients(configuration))
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
         self.vip_checks.configure(configuration)
         self._notifier.configure(configuration, configuration.vrrp.needs_process)
+
+    def _configure_process(self, before: GlobalSettings, settings: GlobalSettings) -> None:
+        """Apply what changed of the settings of the process."""
+        if settings.process_name != before.process_name:
+            syscalls.prctl(syscalls.PR_SET_NAME, (settings.process_name or "pylvs").encode()[:MAX_NAME])
+        if settings.umask is not None:
+            os.umask(settings.umask)
+        cpus = settings.checker_cpu_affinity
+        if cpus != before.checker_cpu_affinity:
+            for thread in os.listdir("/proc/self/task"):
+                with contextlib.suppress(ProcessLookupError):
+                    try:
+                        os.sched_setaffinity(int(thread), cpus or range(os.cpu_count() or 1))
+                    except OSError as error:
+                        get_logger().error(f"checker_cpu_affinity {' '.join(map(str, cpus))}: {error.strerror}")
+                        break
+        if settings.checker_no_swap and not before.checker_no_swap:
+            with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            try:
+                syscalls.mlockall(syscalls.MCL_CURRENT | syscalls.MCL_FUTURE)
+            except OSError as error:
+                get_logger().error(f"checker_no_swap: memory is not locked: {error.strerror}")
 
     def notify(self, event: Event) -> None:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
@@ -273,7 +353,7 @@ class HostServices:
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(
-            command("pylvs.daemon.router_process", str(state.path), log_format),
+            command("pylvs.daemon.router_process", str(state.path), log_format, *filter(None, [state.instance])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it logs to stderr, which it shares with the daemon
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
@@ -285,7 +365,7 @@ class HostServices:
         It may be killed at any step. Raises PylvsError.
         """
         growing = await asyncio.create_subprocess_exec(
-            *command("pylvs.dataplane.growth"),
+            *command("pylvs.dataplane.growth", *filter(None, [self._tables_namespace])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

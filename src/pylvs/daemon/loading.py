@@ -15,16 +15,20 @@ from dataclasses import replace
 
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
-from pylvs.config.language.tree import Finding, Location, Severity
+from pylvs.config.language.preprocessor import ALL_CHECKS
+from pylvs.config.language.tree import Document, Finding, Location, Severity
 from pylvs.daemon import Options
+from pylvs.daemon.placement import changed
 from pylvs.model.bfd import BfdSession
-from pylvs.model.checks import BfdCheck
+from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.model.wanted import Configuration
+from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
 from pylvs.system.processes import command
+
+Parsed = tuple[Document, tuple[Finding, ...]]
 
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
@@ -55,6 +59,11 @@ def apply_options(configuration: Configuration, options: Options) -> Configurati
             for service in configuration.services
         )
         configuration = replace(configuration, services=services)
+    if not options.services:
+        configuration = replace(configuration, services=())
+    if options.namespace:
+        placement = replace(configuration.settings.placement, net_namespace=options.namespace)
+        configuration = replace(configuration, settings=replace(configuration.settings, placement=placement))
     if options.vrrp:
         return configuration
     return replace(configuration, vrrp=VrrpConfiguration(sessions=_checked_sessions(configuration)))
@@ -77,6 +86,12 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
         raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
+    if keyword := changed(loaded.configuration, options.placement or Placement()):
+        text = f"{options.file}: {keyword} cannot change while pylvs runs; restart it"
+        raise Refused(text, loaded.findings)
+    if options.tables_namespace and (check := _via_vip(loaded.configuration)):
+        text = f"{options.file}: {check}: via_vip needs the tables in the namespace of the checks"
+        raise Refused(f"{text}; remove net_namespace_ipvs or via_vip", loaded.findings)
     found = [finding for finding in loaded.findings if finding.severity is not Severity.NOTE]
     if options.strict and found:
         raise Refused(
@@ -90,9 +105,22 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
     return loaded.configuration
 
 
-def load(options: Options) -> Loaded:
-    """Read the file in this process. Errors are findings."""
-    document, findings = read(options.file, options.ids)
+def _via_vip(configuration: Configuration) -> str:
+    """Return a service with a check through its own address; "" if there is none."""
+    for service in configuration.services:
+        if any(goes_via_vip(check) for server in service.servers for check in server.checks):
+            return service.name
+    return ""
+
+
+def parse(options: Options) -> Parsed:
+    """Read the file and those that it includes. Errors are findings."""
+    return read(options.file, options.ids, ALL_CHECKS if options.all_includes else frozenset())
+
+
+def load(options: Options, parsed: Parsed | None = None) -> Loaded:
+    """Read the file in this process, unless it is parsed already. Errors are findings."""
+    document, findings = parsed or parse(options)
     built, more = build(document)
     return Loaded(apply_options(built, options), (*findings, *more), not document.nodes, document.files)
 
@@ -100,16 +128,18 @@ def load(options: Options) -> Loaded:
 class ConfigurationLoader:
     """Reads in this process, or in another if the last read was slow."""
 
-    def __init__(self, slow_s: float = SLOW_S) -> None:
+    def __init__(self, slow_s: float = SLOW_S, parsed: Parsed | None = None) -> None:
         self._slow_s = slow_s
         self._took_s = 0.0
+        self._parsed = parsed  # for the first load
 
     def load(self, options: Options) -> Loaded:
         """Read the file. For a thread."""
         if self._took_s >= self._slow_s:
             return load_in_subprocess(options)
         begin = time.thread_time()
-        found = load(options)
+        parsed, self._parsed = self._parsed, None
+        found = load(options, parsed)
         self._took_s = time.thread_time() - begin
         return found
 

@@ -19,6 +19,7 @@ from pylvs.health.events import (
     Override,
     QuorumGained,
     QuorumLost,
+    ServerAdded,
     ServerDown,
     ServerEvent,
     ServerUp,
@@ -89,7 +90,7 @@ class Notifier:
         """Use this configuration from now on. With `routers`, pylvs-vrrp runs the reader of a shared FIFO."""
         self._settings = settings = configuration.settings
         self._before, self._services = self._services, configuration.by_name()
-        self.processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self.processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
         self.outbox.configure(settings.mail)
         shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
         own = [settings.fifo] if settings.fifo else []
@@ -98,6 +99,12 @@ class Notifier:
 
     def notify(self, event: Event) -> None:
         """Start what the event has, and do not wait for it."""
+        if isinstance(event, ServerAdded):
+            if not (event.up and self._settings.rs_init_notifies):
+                return
+            event = ServerUp(
+                at=event.at, service=event.service, reason=event.reason, server=event.server, weight=event.weight
+            )
         both = (self._before, self._services) if _is_ending(event) else (self._services, self._before)
         definitions = [services[event.service] for services in both if event.service in services]
         script = next(filter(None, (script_of(event, service) for service in definitions)), None)

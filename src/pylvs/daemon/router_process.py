@@ -1,4 +1,4 @@
-"""`python -m pylvs.daemon.router_process STATE_DIR text|json`: pylvs-vrrp, the process of the virtual routers."""
+"""`python -m pylvs.daemon.router_process STATE_DIR LOG [INSTANCE]`: pylvs-vrrp, the process of the virtual routers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.system import syscalls
-from pylvs.system.logs import Format, one_line
+from pylvs.system.logs import one_line
+from pylvs.system.syslog import is_destination
 from pylvs.vrrp import router_service
+from pylvs.vrrp.firewall import Firewall
 
 NAME = b"pylvs-vrrp"  # shown by ps and top
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -24,14 +25,15 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 class LazyStandby:
     """`pylvs.model.vrrp.Roles` of the packet path. It is opened late: virtual routers also run without BPF."""
 
-    def __init__(self) -> None:
+    def __init__(self, instance: str = "") -> None:
+        self._instance = instance
         self._standby: Standby | None = None
 
     def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See `Roles`."""
         try:
             if self._standby is None:
-                self._standby = Standby()
+                self._standby = Standby(self._instance)
             self._standby.set_standby(addresses, held)
         except OSError as error:
             raise PylvsError(str(error)) from None
@@ -46,11 +48,14 @@ class LazyStandby:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run virtual routers until the daemon requests `stop`; return the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if len(given) != 2 or given[1] not in get_args(Format) or not Path(given[0]).is_dir():
-        print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
+    if len(given) not in (2, 3) or not is_destination(given[1]) or not Path(given[0]).is_dir():
+        print("pylvs: virtual routers are run by pylvs run: STATE_DIR LOG [INSTANCE]", file=sys.stderr)
         return EXIT_USAGE
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
-    roles = LazyStandby()
+    instance = given[2] if len(given) == 3 else ""
+    if instance:
+        Firewall.name = f"{Firewall.name}-{instance}"
+    roles = LazyStandby(instance)
     try:
         router_service.run(Path(given[0]), given[1], roles)
         roles.close()

@@ -11,7 +11,7 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
 - `vrrp_addresses.json`: the addresses of virtual routers, to delete them if pylvs-vrrp hangs
-- `dump.json`: what the daemon knew at SIGUSR1 or SIGUSR2
+- `dump.json`: what the daemon knew at SIGUSR1
 """
 
 from __future__ import annotations
@@ -36,11 +36,17 @@ ROOT = Path("/run/pylvs/daemon")
 OVERRIDES_FILE = "overrides"
 
 
-class StateDirectory:
-    """The files of one daemon, and its lock; without a path, that of this network namespace."""
+def default_path(instance: str = "") -> Path:
+    """Return the state directory of this network namespace's daemon, or of one of several."""
+    return ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = ROOT / f"net{network_cookie()}" if path is None else Path(os.path.abspath(path))
+
+class StateDirectory:
+    """The files of one daemon, and its lock; without a path, that of this network namespace and instance."""
+
+    def __init__(self, path: Path | None = None, instance: str = "") -> None:
+        self.path = default_path(instance) if path is None else Path(os.path.abspath(path))
+        self.instance = instance
         self.pid_path = self.path / "pid"
         self.socket_path = self.path / "control"
         self.routers_path = self.path / ROUTERS_SOCKET

@@ -17,14 +17,15 @@ import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pylvs.config.language.tree import Finding
-from pylvs.daemon import Options, state_dir
+from pylvs.daemon import Options, dumps, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.history import History
@@ -33,6 +34,8 @@ from pylvs.daemon.leftovers import save_addresses
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
+from pylvs.daemon.pid_files import PidFiles
+from pylvs.daemon.pid_files import replace as replace_file
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.reconciler import (
     OwnedServices,
@@ -43,6 +46,7 @@ from pylvs.daemon.reconciler import (
     adoptable_rows,
     owned_services,
 )
+from pylvs.daemon.reload_time import ReloadTimer
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
@@ -50,7 +54,7 @@ from pylvs.daemon.table_growth import TableGrowth
 from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monitor_forwarding
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, Overridden
+from pylvs.health.events import Event, Overridden, ServerAdded
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
@@ -111,7 +115,8 @@ class Supervisor:
 
     def __init__(self, options: Options, host: HostServices) -> None:
         self.options = options
-        self.state = StateDirectory(options.state_dir)
+        instance = options.placement.instance if options.placement else ""
+        self.state = StateDirectory(options.state_dir, instance)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
         self.began_at = time.time()
@@ -125,6 +130,9 @@ class Supervisor:
         self._snmp = SnmpProcess(self.state, options.log_format)
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
+        self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
+        self._statistics = dumps.Statistics()
+        self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
         self._ownership_pending = False  # to be saved after the next run of the reconciler
         self._ownership_error = ""  # why it could not be saved
         self._flushing = False  # lvs_flush: the first table has no other services
@@ -146,12 +154,14 @@ class Supervisor:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
         async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
             timing.start(self._extend_timeouts())
-            actions = {
+            actions: dict[int, Callable[[], object]] = {
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
                 signal.SIGHUP: lambda: tasks.start(self._reload_by_signal()),
                 signal.SIGUSR1: lambda: tasks.start(self._dump()),
-                signal.SIGUSR2: lambda: tasks.start(self._dump()),
+                signal.SIGUSR2: lambda: tasks.start(self._dump_statistics()),
+                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(self._dump_statistics(clear=True)),
+                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump_json()),
             }
             with signal_handlers(actions):
                 await self._run(tasks)
@@ -176,6 +186,9 @@ class Supervisor:
         self.state.acquire()
         self._restore_history()
         try:
+            if self._pid_files:
+                self._pid_files.claim()
+                self.routers.on_process = self._pid_files.write_vrrp
             try:
                 await self._prepare(loaded, tasks)
             except BaseException:
@@ -190,6 +203,8 @@ class Supervisor:
             await self._host.close()
             self.table_thread.close()
             self.history.write()
+            if self._pid_files:
+                self._pid_files.release()
             self.state.release()
 
     async def _serve(self, tasks: BackgroundTasks) -> None:
@@ -267,6 +282,8 @@ class Supervisor:
         self.started_at = time.time()
         settle_garbage()
         self.engine.start()
+        if self.engine.configuration.settings.rs_init_notifies:
+            self._notify_initial()
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
         growth = TableGrowth(
@@ -275,11 +292,25 @@ class Supervisor:
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(self._save_again, "saving the state")
-        tasks.keep_running(partial(monitor_host, self._follow_host), "following addresses and devices")
+        follow = partial(monitor_host, self._follow_host, self._host.listen)
+        tasks.keep_running(follow, "following addresses and devices")
+        tasks.keep_running(self._reload_timer.run, "watching the reload_time_file")
+        self._reload_timer.configure()
         if self._host.manager.watchdog_s:
             tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
         self._host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
+
+    def _notify_initial(self) -> None:
+        """Notify of the servers that are up at the start, as if a reload had added them."""
+        for service in self.engine.snapshot():
+            for each in service.servers:
+                if each.up:
+                    reason, at = "pylvs has started", time.time()
+                    added = ServerAdded(
+                        at=at, service=each.service, reason=reason, server=each.server, weight=each.weight, up=True
+                    )
+                    self._host.notify(added)
 
     async def _stop(self) -> None:
         self._host.manager.stopping()
@@ -374,6 +405,7 @@ class Supervisor:
         await self._api.follow(configuration.settings)
         await self._find_path_problems(await self.table_thread.run(self._host.addresses))
         self._snmp.configure(configuration)
+        self._reload_timer.configure()
         settle_garbage()
         return table, routers
 
@@ -568,12 +600,40 @@ class Supervisor:
             await asyncio.sleep(self._host.manager.watchdog_s / 2)
 
     async def _dump(self) -> None:
-        """Write everything to a file: keepalived does so at SIGUSR1 and SIGUSR2."""
+        """Write everything to a file of the state directory, and keepalived's .data files."""
         async with self._reloading:
             rows = await self.table_thread.run(self.reconciler.table.rows)
             content = {"services": self.engine.snapshot(), "table": rows}
             await asyncio.to_thread(lambda: self.state.write(DUMP_FILE, to_json(content)))
             self._log.info("written", file=str(self.state.file(DUMP_FILE)))
+            configuration, settings = self.engine.configuration, self.engine.configuration.settings
+            texts = {"_parent": dumps.parent_text(configuration)}
+            if configuration.vrrp.instances:
+                texts[""] = dumps.vrrp_text(configuration, await self.routers.status())
+            if configuration.services:
+                texts["_check"] = dumps.check_text(configuration, self.engine.snapshot())
+            for process, text in texts.items():
+                await self._write_dump(dumps.data_path(process, settings), text)
+
+    async def _dump_statistics(self, clear: bool = False) -> None:
+        """Write keepalived.stats; with `clear` the counters then begin at 0."""
+        async with self._reloading:
+            status = await self.routers.status()
+            text = dumps.stats_text(self._statistics.of(status))
+            await self._write_dump(dumps.folder() / "keepalived.stats", text)
+            if clear:
+                self._statistics.clear(status)
+
+    async def _dump_json(self) -> None:
+        """Write keepalived.json."""
+        async with self._reloading:
+            status = await self.routers.status()
+            text = dumps.json_text(self.engine.configuration.vrrp, status, self._statistics.of(status))
+            await self._write_dump(dumps.folder() / "keepalived.json", text)
+
+    async def _write_dump(self, path: Path, text: str) -> None:
+        await asyncio.to_thread(replace_file, path, text, dumps.mode(self.engine.configuration.settings))
+        self._log.info("written", file=str(path))
 
 
 def to_json(value: Any) -> Any:

@@ -207,6 +207,7 @@ class VirtualRouters:
         self._wanted: Configuration | None = None
         self._last: Configuration | None = None  # the last that had virtual routers
         self._client: VrrpClient | None = None
+        self.on_process: Callable[[int], None] = lambda pid: None  # called with its PID, and with 0 at its end
         self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
         self._connected_at = 0.0  # monotonic
         self._forwarding: tuple[bool | None, str] | None = None
@@ -412,6 +413,7 @@ class VirtualRouters:
                 client = await self._start_process()
                 self._log.info("started the process of the virtual routers", process=client.pid)
             self._client, self._connected_at = client, time.monotonic()
+            self.on_process(client.pid)
             await client.request("subscribe")
             return client
 
@@ -489,6 +491,7 @@ class VirtualRouters:
             raise PylvsError(text) from None
         finally:
             client.close()
+        self.on_process(0)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
@@ -504,6 +507,7 @@ class VirtualRouters:
             await client.closed.wait()
 
     async def _log_end(self, client: VrrpClient) -> None:
+        self.on_process(0)
         ended = ""
         if self._process is not None and self._process.pid == client.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):

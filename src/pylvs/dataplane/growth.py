@@ -47,11 +47,17 @@ def larger_capacity(tables: Tables) -> int:
 
 
 def main() -> int:
-    """Grow the table of this network namespace once, if it is nearly full; return the exit status."""
+    """Grow the table of this network namespace, or of the one whose file is given, if it is nearly full.
+
+    Return the exit status.
+    """
     from pylvs.dataplane.director import open_director
+    from pylvs.system import namespaces
     from pylvs.system.logs import one_line
 
     try:
+        for path in sys.argv[1:]:
+            namespaces.join(path, namespaces.Kind.NETWORK)
         open_director().grow()
     except (PylvsError, OSError) as error:
         print(one_line(str(error)), file=sys.stderr)

@@ -8,6 +8,9 @@ Each network namespace has a directory below /run while its pylvs-vrrp lives:
 
     alive      locked by the process; the kernel releases the lock when the process ends
     addresses  a line for each address: its role and the address
+
+Several instances in one namespace have files with the name of the instance behind a hyphen. The tables have the roles
+of all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, NoSpace, NotPermitted, PylvsError
 from pylvs.system.lock import Lock
 
-_ALIVE, _ADDRESSES = "alive", "addresses"
+_ALIVE, _ADDRESSES, _DRAFT = "alive", "addresses", "new"
 _STANDBY, _HELD = "standby", "held"
 _TIDYING_S, _PAUSE_S = 0.1, 0.01  # `forget` in another process holds the lock for a moment
 _FILE_LOCK = struct.Struct("hhqqi4x")  # struct flock; fcntl(2), open file description locks
@@ -51,24 +54,26 @@ def _lock(kind: int) -> bytes:
 
 
 class Keeper:
-    """The writer of the roles: the one pylvs-vrrp of a network namespace."""
+    """A writer of the roles: the one pylvs-vrrp of an instance in a network namespace."""
 
-    def __init__(self, cookie: int) -> None:
+    def __init__(self, cookie: int, instance: str = "") -> None:
         """Become the writer. Raises Busy while another process is the writer, NotPermitted."""
         self.path = roles_directory(cookie)
+        self._suffix = f"-{instance}" if instance else ""
+        alive = f"{self.path}/{_ALIVE}{self._suffix}"
         _collect()
         end = time.monotonic() + _TIDYING_S
         while True:
             try:
                 os.makedirs(self.path, 0o700, exist_ok=True)
-                self._alive = os.open(f"{self.path}/{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._alive = os.open(alive, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
                 continue  # `forget` removed the directory between the two calls
             except OSError as error:
                 raise NotPermitted(f"{self.path}: {error.strerror}; run as root") from None
             try:
                 fcntl.fcntl(self._alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-                if os.path.samestat(os.fstat(self._alive), os.stat(f"{self.path}/{_ALIVE}")):
+                if os.path.samestat(os.fstat(self._alive), os.stat(alive)):
                     return
             except FileNotFoundError:
                 pass
@@ -82,7 +87,8 @@ class Keeper:
 
     def keep(self, roles: VipRoles) -> None:
         """Replace the stored roles atomically. Raises PylvsError."""
-        path, draft = f"{self.path}/{_ADDRESSES}", f"{self.path}/{_ADDRESSES}-new"
+        path = f"{self.path}/{_ADDRESSES}{self._suffix}"
+        draft = f"{self.path}/{_DRAFT}{self._suffix}"
         lines = [f"{_STANDBY} {each}\n" for each in roles.standby] + [f"{_HELD} {each}\n" for each in roles.held]
         try:
             with open(draft, "w", encoding="ascii") as file:
@@ -91,23 +97,48 @@ class Keeper:
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: tables that are created later lack the roles") from None
 
+    def with_others(self, roles: VipRoles) -> VipRoles:
+        """Return these roles with those of the other living writers."""
+        others = (_stored(self.path, suffix) for suffix in _suffixes(self.path) if suffix != self._suffix)
+        return _merged([roles, *filter(None, others)])
+
     def close(self) -> None:
         """Remove the stored roles and release the lock."""
-        _remove(self.path)
+        _remove(self.path, self._suffix)
         os.close(self._alive)
+
+
+def _suffixes(path: str) -> list[str]:
+    """Return the suffixes of the files of all writers, living or not."""
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return []
+    return [name.removeprefix(_ALIVE) for name in names if name == _ALIVE or name.startswith(f"{_ALIVE}-")]
+
+
+def _merged(found: list[VipRoles]) -> VipRoles:
+    standby = frozenset[Address]().union(*(each.standby for each in found))
+    return VipRoles(standby, frozenset[Address]().union(*(each.held for each in found)) - standby)
 
 
 def stored(cookie: int) -> VipRoles | None:
     """Return the stored roles; None without a living writer."""
     path = roles_directory(cookie)
+    found = [each for suffix in _suffixes(path) if (each := _stored(path, suffix)) is not None]
+    return _merged(found) if found else None
+
+
+def _stored(path: str, suffix: str) -> VipRoles | None:
+    """Return the roles of one writer; None if it does not live."""
     try:
-        alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
+        alive = os.open(f"{path}/{_ALIVE}{suffix}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         if _FILE_LOCK.unpack(fcntl.fcntl(alive, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))[0] == fcntl.F_UNLCK:
             return None
-        with open(f"{path}/{_ADDRESSES}", encoding="ascii") as file:
+        with open(f"{path}/{_ADDRESSES}{suffix}", encoding="ascii") as file:
             words = [line.split() for line in file]
     except OSError:
         return None
@@ -120,23 +151,24 @@ def stored(cookie: int) -> VipRoles | None:
 
 
 def forget(cookie: int) -> None:
-    """Remove the directory of a writer that was killed. A writer that starts at this moment waits and retries."""
+    """Remove the files of writers that were killed. A writer that starts at this moment waits and retries."""
     path = roles_directory(cookie)
-    try:
-        alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-        _remove(path)
-    os.close(alive)
-
-
-def _remove(path: str) -> None:
-    """Remove a writer's directory."""
-    for name in _ADDRESSES, f"{_ADDRESSES}-new", _ALIVE:
+    for suffix in _suffixes(path):
+        try:
+            alive = os.open(f"{path}/{_ALIVE}{suffix}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
         with contextlib.suppress(OSError):
-            os.unlink(f"{path}/{name}")
+            fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+            _remove(path, suffix)
+        os.close(alive)
+
+
+def _remove(path: str, suffix: str) -> None:
+    """Remove a writer's files, and the directory after the last one."""
+    for name in _ADDRESSES, _DRAFT, _ALIVE:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}/{name}{suffix}")
     with contextlib.suppress(OSError):
         os.rmdir(path)
         os.rmdir(ROLES)
@@ -151,13 +183,13 @@ def _collect() -> None:
 
 
 class Standby:
-    """The roles of this network namespace's virtual routers (`pylvs.model.vrrp.Roles`); for one process at a time."""
+    """The roles of an instance's virtual routers (`pylvs.model.vrrp.Roles`); for one process at a time."""
 
-    def __init__(self) -> None:
-        """Become the writer of the roles. Raises Busy while another process is, NotPermitted, Unsupported."""
+    def __init__(self, instance: str = "") -> None:
+        """Become a writer of the roles. Raises Busy while another process is, NotPermitted, Unsupported."""
         abi.struct("root")  # load now what would delay a take-over
         libbpf.library()
-        self._keeper = Keeper(netns_cookie())
+        self._keeper = Keeper(netns_cookie(), instance)
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
@@ -188,9 +220,14 @@ class Standby:
         if tables is None:
             return
         # A process that holds the lock copies the stored roles into the tables, and compares them again after that.
-        with contextlib.suppress(Busy, FileNotFoundError), Lock(self._keeper.path, _WAIT_S, "the roles"):
-            if not _hold(tables, roles):
-                write(tables, roles)
+        # So does another writer, whose roles may change during that: it sees them only after the lock.
+        with contextlib.suppress(Busy, FileNotFoundError):
+            merged, before = self._keeper.with_others(roles), None
+            while merged != before:
+                with Lock(self._keeper.path, _WAIT_S, "the roles"):
+                    if not _hold(tables, merged):
+                        write(tables, merged)
+                merged, before = self._keeper.with_others(roles), merged
 
     def _opened(self) -> Tables | None:
         """Return the tables that are pinned now; None while there are none."""

@@ -202,22 +202,22 @@ class ServerState:
         """Update after an outcome of a check, and yield events; `before` is what the check counted as."""
         check = state.check
         if outcome.inconclusive:
-            yield self.event(events.CheckInconclusive, outcome.reason, at, check=check.word)
+            yield self.event(events.CheckInconclusive, outcome.reason, at, check=check.keyword)
             return
         if not outcome.ok:
             yield self.event(
                 events.CheckFailed,
                 outcome.reason,
                 at,
-                check=check.word,
+                check=check.keyword,
                 attempt=state.failures,
                 attempts=state.failures if state.good is False else check.pace.retry + 1,
                 counted=state.good is False,
                 log_all=check.pace.log_all_failures,
             )
         elif state.good and before is False:
-            yield self.event(events.CheckRecovered, outcome.reason, at, check=check.word)
-        yield from self.update(f"{check.word}: {outcome.reason}", at)
+            yield self.event(events.CheckRecovered, outcome.reason, at, check=check.keyword)
+        yield from self.update(f"{check.keyword}: {outcome.reason}", at)
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
         """Update `up` after a change of checks, override or configuration, and yield events."""

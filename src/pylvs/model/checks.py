@@ -63,6 +63,11 @@ class Check:
     word: ClassVar[str]  # its keyword in a configuration
     pace: Pace = field(default_factory=Pace)
 
+    @property
+    def keyword(self) -> str:
+        """The keyword in this configuration: two keywords may make one kind of check."""
+        return self.word
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpCheck(Check):
@@ -89,8 +94,18 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsClient:
+    """The `SSL` block: files in PEM format. Each may be ""; without a certificate the check shows none."""
+
+    certificate: str = ""  # with the chain of its CA
+    key: str = ""
+    password: str = field(default="", repr=False)  # of the key
+    ca: str = ""  # trusted instead of this machine's CAs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCheck(Check):
-    """HTTP: the response of every page meets its conditions. With `tls`, the certificate is not verified."""
+    """HTTP: the response of every page meets its conditions."""
 
     word: ClassVar[str] = "HTTP_GET"
     target: Target
@@ -101,6 +116,13 @@ class HttpCheck(Check):
     virtualhost: str = ""
     protocol: str = "1.0"  # 1.0 or 1.1; with C "Connection: close", as 1.1 alone has, with K "Connection: keep-alive"
     fast_recovery: bool = False  # a server that is down is back after the first success of all pages
+    verify_server: bool = False  # with `tls`: the certificate is of a trusted CA and of the requested name
+    client: TlsClient = TlsClient()  # with `tls`: the certificate that the check shows
+
+    @property
+    def keyword(self) -> str:
+        """SSL_GET with TLS."""
+        return "SSL_GET" if self.tls else self.word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,6 +147,7 @@ class VrrpInstance:
     preempt: bool = True
     preempt_delay_s: float = 0.0
     accept: bool = True  # packets to the virtual addresses reach this host while it is master
+    strict: bool = False  # keepalived.json shows it; other fields have its effects
     authentication: Authentication | None = None
     password: bytes = b""  # 8 octets at most
     source: Address | None = None  # of the advertisements; None: the interface's first address

@@ -80,6 +80,16 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a daemon runs. No reload changes it."""
+
+    net_namespace: str = ""  # name of the network namespace; "": that of the start
+    net_namespace_ipvs: str | None = None  # that of the tables; "": that of the start, None: as net_namespace
+    instance: str = ""  # name of this daemon among several in one namespace
+    use_pid_dir: bool = False  # the process IDs are in /run/keepalived
+
+
+@dataclass(frozen=True, slots=True)
 class SnmpSettings:
     """Which MIBs a sub-agent serves, and what else of `global_defs` they show. None: the configuration does not say."""
 
@@ -101,6 +111,9 @@ class SnmpSettings:
 class GlobalSettings:
     """The settings of `global_defs` for checks and tables."""
 
+    placement: Placement = field(default_factory=Placement)
+    process_name: str = ""  # shown by ps and top
+    umask: int | None = None  # None: as started; scripts then get 077
     router_id: str = ""
     script_user: str = ""
     script_group: str = ""
@@ -113,6 +126,9 @@ class GlobalSettings:
     lvs_flush_on_stop: str = ""  # "", "all", "vs" (those configured)
     exclusive: bool = False  # remove services that the configuration does not have
     checker_nice: int = 0
+    checker_cpu_affinity: tuple[int, ...] = ()
+    checker_no_swap: bool = False
+    rs_init_notifies: bool = False  # at the start, notify of the servers that are up
     metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
     checker_share: bool = True
     log_level: str = "info"
@@ -121,6 +137,10 @@ class GlobalSettings:
     startup_script_timeout_s: float = 10.0
     shutdown_script: Script | None = None  # runs after everything else
     shutdown_script_timeout_s: float = 10.0
+    reload_time_file: str = ""  # has the time of the next reload
+    reload_repeat: bool = False  # keep that file, and reload at this time of each day
+    reload_file: str = ""  # exists while the configuration is read
+    data_use_instance: bool = False  # the names of dumps have namespace and instance
 
 
 @dataclass(frozen=True, slots=True)

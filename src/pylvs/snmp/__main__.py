@@ -11,7 +11,6 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from pylvs.model.wanted import Configuration
 from pylvs.snmp.agent import Agent
@@ -25,7 +24,7 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logs.set_up(cast(logs.Format, sys.argv[2]))
+    logs.set_up(sys.argv[2], process="snmp")
     configuration = pickle.load(sys.stdin.buffer)
     assert isinstance(configuration, Configuration)
     settings = configuration.settings

@@ -78,30 +78,49 @@ def get_logger() -> Logger:
 
 
 def set_up(
-    form: Format,
+    form: str,
     stream: TextIO | None = None,
     environment: Mapping[str, str] | None = None,
     background: bool = False,
+    process: str = "healthcheckers",
 ) -> None:
     """Write all logs in this form, those of libraries that use `logging` included.
 
     Under systemd's journal each line begins with its level, as sd-daemon(3) asks. With `background` no call waits for
-    the reader of the stream; call `flush` before the end of the process.
+    the reader of the stream; call `flush` before the end of the process. `form` may name several destinations
+    (`pylvs.system.syslog`), where `process` distinguishes processes. Raises OSError.
     """
-    global _writer
+    _background.clear()
     given = os.environ if environment is None else environment
     out = (sys.stderr or io.StringIO()) if stream is None else stream  # None: started with stderr closed
     journal = _is_journal(out, given)
+    writers = [_destination(word, out, journal, background, process) for word in form.split("|")]
+    write_with(writers[0] if len(writers) == 1 else partial(_to_all, writers))
+    _receive_from_libraries()
+    _set_level(given.get(_LEVEL, _DEFAULT_LEVEL))
+
+
+def _to_all(writers: list[Write], level: str, fields: dict[str, Any]) -> None:
+    for write in writers:
+        write(level, dict(fields))
+
+
+def _destination(form: str, out: TextIO, journal: bool, background: bool, process: str) -> Write:
+    if form not in ("text", "json"):
+        from pylvs.system import syslog  # late: other processes do not need it
+
+        if form.startswith(syslog.SYSLOG):
+            daemon = syslog.Syslog(form, process)  # it never waits
+            return lambda level, fields: daemon.write(_SEVERITIES.get(level, 6), _words(level, fields))
+        out, journal = syslog.opened(form, process), False
     line = _json if form == "json" else _words if journal else _line
     put: Callable[[str], None] = partial(_put, out)
     if background:
         from pylvs.system.log_writer import BackgroundWriter  # late: commands do not need it
 
-        _writer = BackgroundWriter(put)
-        put = _writer.put
-    write_with(lambda level, fields: put(_for_journal(level, line(level, fields)) if journal else line(level, fields)))
-    _receive_from_libraries()
-    _set_level(given.get(_LEVEL, _DEFAULT_LEVEL))
+        _background.append(BackgroundWriter(put))
+        put = _background[-1].put
+    return lambda level, fields: put(_for_journal(level, line(level, fields)) if journal else line(level, fields))
 
 
 def fix_level(level: Level) -> None:
@@ -130,8 +149,8 @@ def _log(level: str, fields: dict[str, Any]) -> None:
 
 def flush() -> None:
     """Wait until the lines in the background are written, for FLUSH_S at most."""
-    if _writer is not None:
-        _writer.flush(FLUSH_S)
+    for each in _background:
+        each.flush(FLUSH_S)
 
 
 def write_with(write: Write) -> Write:
@@ -212,6 +231,6 @@ def _receive_from_libraries() -> None:
 
 
 _LOGGER = Logger()
-_writer: BackgroundWriter | None = None
+_background: list[BackgroundWriter] = []
 _least = _RANKS[_DEFAULT_LEVEL]
 _write: Write = lambda level, fields: _put(sys.stderr or io.StringIO(), _line(level, fields))  # noqa: E731

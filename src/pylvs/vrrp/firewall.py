@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
@@ -37,6 +38,8 @@ Rule = tuple[bytes, ...]
 
 class Firewall:
     """The installed rules. A change takes about ten milliseconds, during which the kernel waits."""
+
+    name: ClassVar[str] = NAME  # of the table; each instance in a network namespace has its own
 
     def __init__(self) -> None:
         self._installed: dict[int, tuple[list[Refused], list[IndexPair]]] = {}
@@ -66,7 +69,7 @@ class Firewall:
 
 def _install(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> str:
     """Replace the table; return an error message, "" on success."""
-    number, detail = nft.replace(family, NAME, _table(family, refused, vmacs) if refused or vmacs else None)
+    number, detail = nft.replace(family, Firewall.name, _table(family, refused, vmacs) if refused or vmacs else None)
     if number == 0 or (number in UNSUPPORTED and not refused and not vmacs):
         return ""
     if vmacs and refused and (error := _install(family, refused, [])):  # the kernel may lack only `dup`
@@ -111,7 +114,9 @@ def _table(family: int, refused: list[Refused], vmacs: list[IndexPair]) -> Table
                 named = nft.meta(device, nft.REGISTER_2)
                 rules.append((address, named, nft.found_in("refused-on"), nft.verdict(nft.DROP)))
     hooks = (("in", nft.LOCAL_IN, inward), ("out", nft.LOCAL_OUT, outward))
-    return Table(family, NAME, sets, [Chain(name, hook, PRIORITY, rules) for name, hook, rules in hooks if rules])
+    return Table(
+        family, Firewall.name, sets, [Chain(name, hook, PRIORITY, rules) for name, hook, rules in hooks if rules]
+    )
 
 
 def _through_base(offset: int, octets: int) -> Rule:

@@ -40,7 +40,9 @@ class Router:
         self.waiting = False  # for the other members of its group to become master
         self.own_faults: list[str] = []
         self.master: Address | None = None  # that a backup follows
-        self.sent = self.received = 0
+        self.master_priority = 0  # of the last advertisement of another router
+        self.sent = self.received = self.zero_sent = self.zero_received = 0
+        self.released = 0  # times that it ceased to be MASTER
         self.machine = Machine(instance, instance.multicast, priority=instance.priority)
         self._service = service
         self._host = host
@@ -206,6 +208,8 @@ class Router:
             return
         self._report_mismatches(self.validator)
         self.received += 1
+        self.zero_received += advert.priority == PRIORITY_STOP
+        self.master_priority = advert.priority
         worse = PRIORITY_STOP < advert.priority < self.machine.priority
         if self.state is State.MASTER and worse and not self._is_settling(self._service.now):
             self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
@@ -291,6 +295,7 @@ class Router:
             if isinstance(action, Advertise):
                 if self._encoder is not None:
                     self.sent += 1
+                    self.zero_sent += action.priority == PRIORITY_STOP
                     self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
             elif isinstance(action, Become):
                 self._become(action)
@@ -309,6 +314,7 @@ class Router:
             self._host.add_resources(self.instance)
             self._announce_all()
         elif become.before is State.MASTER:
+            self.released += 1
             self._garp.stop()
             self._host.remove_resources(self.instance)
             self._service.roles_changed()

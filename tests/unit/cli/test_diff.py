@@ -58,7 +58,7 @@ def test_lines_of_an_id_are_read_when_it_is_asked_for(tmp_path: Path) -> None:
     assert run(["diff", "-i", "big", old, new]) == 1
 
 
-@pytest.mark.parametrize("text", [None, "a {\n", "include no.conf\n", "\0"])
+@pytest.mark.parametrize("text", [None, "a {\n", "includem no.conf\n", "\0"])
 def test_a_file_that_cannot_be_read_is_status_2(
     text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -277,8 +277,8 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
             "TCP_CHECK {\n timeout 3\n}",
             "8: warning: timeout is not known in TCP_CHECK and is ignored; did you mean 'connect_timeout'?",
         ),
-        ("TCP_CHECK {\n connect_port 0\n}", "8: error: 0 is not between 1 and 65535"),
-        ("TCP_CHECK {\n warmup -1\n}", "8: error: -1 seconds is not between 0 and 1000000000"),
+        ("TCP_CHECK {\n connect_port 0\n}", "8: error: connect_port 0 is not between 1 and 65535"),
+        ("TCP_CHECK {\n warmup -1\n}", "8: error: warmup -1 seconds is not between 0 and 1000000000"),
         (
             "TCP_CHECK {\n bindto 2001:db8::1\n}",
             (

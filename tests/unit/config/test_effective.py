@@ -166,7 +166,7 @@ def test_a_service_that_is_left_out_is_not_shown() -> None:
 def test_a_field_of_the_model_has_the_value_of_its_keyword() -> None:
     found = block(compiled(FULL), "virtual_server", "real_server", "HTTP_GET")
     found.adjust("enable_sni", True, "for the test")
-    made = found.make(HttpCheck, pace=None, target=None, urls=(), tls=False)
+    made = found.make(HttpCheck, pace=None, target=None, urls=(), tls=False, client=None)
     assert made.sni is True
     assert made.protocol == found.get("http_protocol", str)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.config.language.parser import read
+from pylvs.config.language.tree import Severity
 from tests.unit.config.trees import outline
 
 
@@ -60,7 +61,7 @@ def test_wildcards_and_braces(tmp_path: Path) -> None:
     [
         (
             "include no.conf",
-            "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory; correct the name",
+            "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory and is left out; correct",
         ),
         ("  includer no*.conf", ""),
         ("includem no*.conf", ""),
@@ -73,15 +74,18 @@ def test_wildcards_and_braces(tmp_path: Path) -> None:
         ("includeb {a,b}.conf", "main.conf:1:10: error: 'b.conf' cannot be read: No such file or directory; correct"),
         ('include "a.conf"', 'main.conf:1:9: error: no file is named "a.conf"; write the name without quotes'),
         ("include", "main.conf:1:1: error: include needs a file's name; write it behind"),
-        ("include sub", "main.conf:1:9: error: 'sub' is a directory; correct the name, or make the file"),
+        ("include sub", "main.conf:1:9: error: 'sub' is a directory and is left out; correct the name, or make"),
         ("include su*", "main.conf:1:9: warning: 'sub' is a directory and is left out; use a pattern such as *.conf"),
-        ("include /dev/zero", "main.conf:1:9: error: '/dev/zero' is no file but a device; correct the name"),
-        ("include pipe", "main.conf:1:9: error: 'pipe' is no file but a device; correct the name"),
+        ("include /dev/zero", "main.conf:1:9: error: '/dev/zero' is no file but a device and is left out; correct"),
+        ("include pipe", "main.conf:1:9: error: 'pipe' is no file but a device and is left out; correct"),
         ("include " + "x" * 5000, "main.conf:1:9: error: include needs a file's name; write it behind"),
-        ("include " + "x" * 300, "main.conf:1:9: error: '" + "x" * 300 + "' cannot be read: File name too long; corr"),
+        (
+            "include " + "x" * 300,
+            "main.conf:1:9: error: '" + "x" * 300 + "' cannot be read: File name too long and is le",
+        ),
         ("include main.conf", "main.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
         ("include loop.conf", "loop.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
-        ("include binary", "main.conf:1:9: error: 'binary' is no text: its line 2 holds a NUL character; correct the"),
+        ("include binary", "main.conf:1:9: error: 'binary' is no text: its line 2 holds a NUL character and is left"),
         ("@no include no.conf", ""),
     ],
 )
@@ -96,9 +100,30 @@ def test_what_is_not_there(line: str, finding: str, tmp_path: Path) -> None:
         assert texts == []
 
 
-def test_a_missing_file_is_fatal_for_every_kind_of_include(tmp_path: Path) -> None:
-    (finding,) = read(made(tmp_path, main_conf="include no.conf"))[1]
-    assert finding.fatal
+@pytest.mark.parametrize(
+    ("lines", "fatal"),
+    [
+        ("include no.conf", False),
+        ("includer no.conf", False),
+        ("includem no.conf", True),
+        ("includea no.conf", True),
+        ("include_check +match\ninclude no.conf", True),
+        ("include_check +readable\ninclude no.conf", False),
+        ("include sub", False),
+        ("includer sub", True),
+        ("includeb {no,a}.conf", True),
+        ("includew no*.conf", True),
+    ],
+)
+def test_a_missing_file_is_fatal_where_it_is_in_keepalived(lines: str, fatal: bool, tmp_path: Path) -> None:
+    (finding,) = read(made(tmp_path, main_conf=lines, a_conf="a", sub__x="x"))[1]
+    assert finding.severity is Severity.ERROR
+    assert finding.fatal is fatal
+
+
+def test_the_rest_is_read_without_a_missing_file(tmp_path: Path) -> None:
+    document, _ = read(made(tmp_path, main_conf="before\ninclude no.conf\nafter"))
+    assert outline(document) == ["before", "after"]
 
 
 def test_files_that_include_each_other_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

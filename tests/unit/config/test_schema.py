@@ -94,16 +94,16 @@ def test_values_are_read_by_their_types(line: str, name: str, value: object) -> 
     [
         ("weight", "error: weight lacks a whole number, 0 to 100; write 'weight ...' with a whole number, 0 to 100"),
         ("weight 1.5", "error: '1.5' is not a whole number"),
-        ("weight 101", "error: 101 is not between 0 and 100"),
-        ("delay -1", "error: -1 seconds is not between 0 and 4294"),
+        ("weight 101", "error: weight 101 is not between 0 and 100"),
+        ("delay -1", "error: delay -1 seconds is not between 0 and 4294"),
         ("delay soon", "error: 'soon' is not a number of seconds"),
-        ("share 2", "error: 2 is not between 0 and 1"),
+        ("share 2", "error: share 2 is not between 0 and 1"),
         ("on_fire maybe", "error: 'maybe' is neither yes nor no; write one of on, true, yes, off, false, no"),
         ("method dr", "error: 'dr' is not one of NAT, DR; did you mean 'DR'?"),
         ("address 10.0.0.1/24", "error: '10.0.0.1/24' is not an IP address; write it without a prefix length"),
         ("address 10.0.0.1%eth0", "error: '10.0.0.1%eth0' is not an IP address; write it without a device"),
         ("weight " + "9" * 5000, "error: a number of 5000 digits is too large"),
-        ("port 0", "error: 0 is not between 1 and 65535"),
+        ("port 0", "error: port 0 is not between 1 and 65535"),
     ],
 )
 def test_a_wrong_value_is_named_and_left_out(line: str, finding: str) -> None:
@@ -121,7 +121,7 @@ def test_a_wrong_value_is_named_and_left_out(line: str, finding: str) -> None:
         ("weight 5 6 7", "warning: surplus '6 7' behind weight is ignored"),
         ("alone yes", "warning: surplus 'yes' behind alone is ignored"),
         ("dead 4", "warning: dead has no effect; use weight"),
-        ("soon 4", "warning: soon is known but does not happen yet; nothing is sent"),
+        ("soon 4", "warning: soon is not implemented: ignored; nothing is sent"),
         ("inner", "error: inner has no block; add { ... }"),
     ],
 )

@@ -155,13 +155,13 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
         ),
         (
             "retry 0",
-            "5: error: 0 is not between 1 and 4294967295",
+            "5: error: retry 0 is not between 1 and 4294967295",
             "quorum",
             1,
         ),
         (
             "snmp_name web",
-            ("5: warning: snmp_name does not happen in pylvs; there is no SNMP; see pylvs metrics"),
+            ("5: warning: snmp_name has no effect in pylvs; there is no SNMP; see pylvs metrics"),
             "omega",
             False,
         ),
@@ -402,7 +402,7 @@ def test_a_real_server_that_cannot_be_is_left_out(line: str, finding: str) -> No
     ("line", "finding", "weight"),
     [
         ("weight 70000", "7: warning: weight 70000 is beyond 65535; it is taken; use smaller weights", 70000),
-        ("weight -1", "7: error: -1 is not between 0 and 2147483647", 1),
+        ("weight -1", "7: error: weight -1 is not between 0 and 2147483647", 1),
         ("weight 1 2", "7: warning: surplus '2' behind weight is ignored", 1),
         (
             "weight",

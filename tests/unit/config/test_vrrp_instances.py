@@ -282,7 +282,10 @@ def test_an_address_that_is_given_twice_is_named() -> None:
     [
         (["virtual_router_id 51"], ["the virtual router lacks its interface; it is left out"]),
         (["interface eth0"], ["the virtual router lacks its virtual_router_id; it is left out"]),
-        (["interface eth0", "virtual_router_id 256"], ["256 is not between 1 and 255", "lacks its virtual_router_id"]),
+        (
+            ["interface eth0", "virtual_router_id 256"],
+            ["virtual_router_id 256 is not between 1 and 255", "lacks its virtual_router_id"],
+        ),
     ],
 )
 def test_without_interface_or_number_there_is_no_router(lines: list[str], findings: list[str]) -> None:

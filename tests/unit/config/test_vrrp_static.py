@@ -329,13 +329,13 @@ def test_a_link_delay_ends_before_a_backup_takes_over(lines: str, delay: str, co
         ("global_defs {\nnotify_fifo /f\nvrrp_notify_fifo /f\n}", ["3: error: /f is notify_fifo already"]),
         ("global_defs {\nlvs_notify_fifo /f\nvrrp_notify_fifo /f\n}", ["2: error: /f is vrrp_notify_fifo already"]),
         ("global_defs {\nlvs_notify_fifo_script /bin/x\n}", ["2: error: without lvs_notify_fifo there is nothing"]),
-        ("global_defs {\nvrrp_version 4\n}", ["2: error: 4 is not between 2 and 3"]),
+        ("global_defs {\nvrrp_version 4\n}", ["2: error: vrrp_version 4 is not between 2 and 3"]),
         ("global_defs {\nvrrp_mcast_group4 10.0.0.1\n}", ["2: error: 10.0.0.1 is no multicast address"]),
         ("global_defs {\nvrrp_mcast_group6 224.0.0.9\n}", ["2: error: '224.0.0.9' is not an IPv6 address"]),
         ("global_defs {\nvrrp_cpu_affinity 99999\n}", ["2: error: this machine has no CPU 99999"]),
         ("global_defs {\nvrrp_garp_extra_if all\n}", ["2: error: vrrp_garp_extra_if lacks seconds"]),
         ("global_defs {\ndynamic_interfaces maybe\n}", ["2: error: 'maybe' is not known here"]),
-        ("global_defs {\nnftables mine\n}", ["2: warning: nftables does not happen in pylvs"]),
+        ("global_defs {\nnftables mine\n}", ["2: warning: nftables has no effect in pylvs"]),
     ],
 )
 def test_what_cannot_be_as_written_is_named(text: str, findings: list[str]) -> None:

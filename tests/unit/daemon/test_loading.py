@@ -79,7 +79,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
     ("text", "message"),
     [
         ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
-        ("include /nowhere/at/all.conf\n", "cannot be run"),
+        ("includem /nowhere/at/all.conf\n", "cannot be run"),
         ("# nothing\n! at all\n", "is empty; to empty the table, reload with --allow-empty"),
         ("", "is empty"),
     ],

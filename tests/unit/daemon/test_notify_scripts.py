@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from pylvs.daemon.notifications import Notifier, script_of
-from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
+from pylvs.health.events import (
+    CheckFailed,
+    Event,
+    QuorumGained,
+    QuorumLost,
+    ServerAdded,
+    ServerDown,
+    ServerUp,
+    WeightChanged,
+)
 from pylvs.model.checks import Script
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
-from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.system.processes import scripts as processes
 from pylvs.system.processes.scripts import Processes
 from tests.waiting import until_async
@@ -143,6 +152,21 @@ def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: 
 
     lines = play(tmp_path, scenario)
     assert [line for line in lines if "quick" not in line] == ["<slow", "slow>", "<up", "up>"]
+
+
+@pytest.mark.parametrize(("notifies", "lines"), [(True, ["<up", "up>"]), (False, [])])
+def test_rs_init_notifies_runs_notify_up_of_servers_that_begin_up(
+    notifies: bool, lines: list[str], tmp_path: Path
+) -> None:
+    async def scenario(recorder: Recorder) -> None:
+        settings = GlobalSettings(rs_init_notifies=notifies)
+        recorder.notifier.configure(replace(wanted(recorder, recorder.script_writing("down")), settings=settings))
+        for begins_up in (True, False):
+            recorder.notifier.notify(
+                ServerAdded(at=0, service="web", reason="", server=server_key(1), weight=1, up=begins_up)
+            )
+
+    assert play(tmp_path, scenario) == lines
 
 
 def test_notify_does_not_wait_for_scripts(tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ from pylvs.model.checks import (
     SmtpCheck,
     Target,
     TcpCheck,
+    TlsClient,
     UdpCheck,
     Url,
 )
 from pylvs.model.dataclass import dataclass, replace
+from pylvs.model.errors import Unsupported
 from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived uses inotify; polling each second is nearly as fast.
@@ -37,6 +39,27 @@ FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
 # A change of the session is a probe at once; those between keep the time of the last one recent.
 BFD_TIMING = Pace(delay_loop_s=10.0, retry=0, warmup_s=0.0)
 NODE_EXPORTER_PORT = 9100
+
+
+def tls_client_of(root: EffectiveBlock) -> TlsClient:
+    """Return the SSL block. What cannot be loaded is a fatal finding if a check needs it: keepalived ends, too."""
+    block = next(root.below("SSL"), None)
+    if block is None:
+        return TlsClient()
+    client = block.make(TlsClient)
+    if client.key and not client.certificate:
+        block.error("key", "SSL: a key without a certificate shows none", "write certificate FILE")
+        return client
+    if any(each.block.name == "SSL_GET" for each in root.walk()):
+        from pylvs.system.tls import make  # late: few configurations need OpenSSL
+
+        try:
+            make(client, verify=False)
+        except Unsupported as error:
+            keyword = str(error).partition(" ")[0]
+            at = block.location(keyword) if block.is_written(keyword) else block.word.location
+            block.findings.error(at, f"SSL: {error}", "repair the file, or the SSL block", fatal=True)
+    return client
 
 
 @dataclass(slots=True)
@@ -48,6 +71,7 @@ class CheckMaker:
     server: Server
     service_port: int  # of the virtual service; 0 for a mark
     has_vip: bool  # False for a firewall mark
+    tls: TlsClient = TlsClient()  # the SSL block
 
     def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
         return block.make(Pace, timeout_s=block.seconds(timeout), shared=self.shared)
@@ -103,7 +127,11 @@ class CheckMaker:
             block.error("", f"{block.block.name} has no url with a path; the check is left out", "add url { path / }")
             return None
         tls = block.block.name == "SSL_GET"
-        return block.make(HttpCheck, target=self.target_or_vip(block), pace=self.timing(block), urls=urls, tls=tls)
+        if block.get("verify_server", bool) and not tls:
+            block.warning("verify_server", "verify_server has no effect without TLS", "write SSL_GET")
+        target, pace = self.target_or_vip(block), self.timing(block)
+        client = self.tls if tls else TlsClient()
+        return block.make(HttpCheck, target=target, pace=pace, urls=urls, tls=tls, client=client)
 
     def url(self, block: EffectiveBlock) -> Url | None:
         """Make one URL; None, and a finding, without a path."""

@@ -11,10 +11,10 @@ from pylvs.config.compile.scripts import ScriptRules, fifos_of
 from pylvs.config.compile.services import services_of
 from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
-from pylvs.config.schema.global_defs import ROOT
+from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
-from pylvs.model.wanted import Configuration, GlobalSettings, Mail, SnmpSettings
+from pylvs.model.wanted import Configuration, GlobalSettings, Mail, Placement, SnmpSettings
 from pylvs.netlink import links
 
 
@@ -46,11 +46,20 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
 
 
+def placement_of(document: Document) -> Placement:
+    """Return where the daemon of this document runs, without reading the rest of it. Findings are ignored."""
+    names = {each.name for each in PLACEMENT}
+    reader = Reader(ROOT)
+    section = reader.read(tuple(node for node in document.nodes if node.keyword in names))
+    return resolve(section, reader.findings).make(Placement)
+
+
 def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
     recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
     server, port = block.get("smtp_server", tuple)
     return block.make(
         GlobalSettings,
+        placement=root.make(Placement),
         script_user=scripts.user,
         script_group=scripts.group,
         script_security=scripts.secure,

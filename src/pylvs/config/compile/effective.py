@@ -44,6 +44,7 @@ FIELD_KEYWORDS = {
     "VrrpInstance.rules": "virtual_rule",
     "VrrpInstance.peers": "unicast_peer",
     "VrrpInstance.source": "source address",
+    "VrrpInstance.strict": "strict_mode",
     "VrrpConfiguration.addresses": "static_ipaddress",
     "VrrpConfiguration.routes": "static_route",
     "VrrpConfiguration.rules": "static_rule",

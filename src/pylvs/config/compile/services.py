@@ -6,14 +6,14 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from pylvs.config.compile.checkers import MAKERS, CheckMaker
+from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
-from pylvs.model.checks import BfdCheck, Check
+from pylvs.model.checks import BfdCheck, Check, TlsClient
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -327,13 +327,13 @@ FLAGS = {
 
 def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedService]:
     """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
-    groups = groups_of(root)
+    groups, tls = groups_of(root), tls_client_of(root)
     taken: dict[ServiceKey, Word] = {}
     for block in list(root.below("virtual_server")):
         entries = entries_of(block, groups)
         service = None
         if entries is not None and apply(block, entries):
-            service = _service(block, entries, scripts, taken)
+            service = _service(block, entries, scripts, tls, taken)
         if service is not None:
             yield service
         else:
@@ -341,7 +341,7 @@ def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedSe
 
 
 def _service(
-    block: EffectiveBlock, entries: Entries, scripts: ScriptRules, taken: dict[ServiceKey, Word]
+    block: EffectiveBlock, entries: Entries, scripts: ScriptRules, tls: TlsClient, taken: dict[ServiceKey, Word]
 ) -> WantedService | None:
     """Make the service of a block after the rules are applied; None if earlier services have all its keys."""
     protocol, version = block.get("protocol", Protocol), version_of(block, entries)
@@ -363,8 +363,8 @@ def _service(
         flags=flags,
         timeout_s=timeout,
         netmask=granularity.netmask if granularity else -1,
-        engine=block.get("persistence_engine", str),
-        servers=tuple(_wanted_server(each, entries, scripts) for each in block.below("real_server")),
+        engine=_engine(block),
+        servers=tuple(_wanted_server(each, entries, scripts, tls) for each in block.below("real_server")),
         sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
         quorum_up=scripts.of(block, "quorum_up"),
         quorum_down=scripts.of(block, "quorum_down"),
@@ -386,9 +386,19 @@ def _free_keys(
     return tuple(free)
 
 
-def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules) -> WantedServer:
+def _engine(block: EffectiveBlock) -> str:
+    """Return the persistence engine, and report that it has no effect."""
+    engine = block.get("persistence_engine", str)
+    if engine:
+        text = f"persistence_engine {engine} is not implemented: ignored; persistence uses the client's address"
+        block.warning("persistence_engine", text, "remove it")
+    return engine
+
+
+def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules, tls: TlsClient) -> WantedServer:
     server, ports = _server(block), entries.ports
-    maker = CheckMaker(scripts, block, server, min(ports) if len(ports) == 1 else 0, has_vip=bool(ports))
+    port = min(ports) if len(ports) == 1 else 0
+    maker = CheckMaker(scripts, block, server, port, has_vip=bool(ports), tls=tls)
     checks = [MAKERS[each.block.name](maker, each) for each in block.below(*MAKERS)]
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
     return block.make(

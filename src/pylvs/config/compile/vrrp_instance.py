@@ -233,7 +233,8 @@ def _preemption(block: EffectiveBlock) -> None:
     owner, master = is_owner(block), is_master(block)
     why = "a router of priority 255 preempts always" if owner else "it has no effect with state MASTER"
     if _given(block, "nopreempt") and (owner or master):
-        block.error("nopreempt", f"nopreempt is ignored: {why}", "write state BACKUP, or remove it")
+        advice = "write a lower priority, or remove it" if owner else "write state BACKUP, or remove it"
+        block.error("nopreempt", f"nopreempt is ignored: {why}", advice)
         block.adjust("nopreempt", False, why)
     delayed = block.get("preempt_delay", float) > 0
     if delayed and master:

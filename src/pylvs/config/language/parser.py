@@ -165,8 +165,10 @@ _UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromk
 _BLANKS = " \t\v\f\r"
 
 
-def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding, ...]]:
-    """Parse a file ("-": standard input) and the files that it includes.
+def read(
+    path: str, ids: Collection[str] = (), checks: frozenset[str] = frozenset()
+) -> tuple[Document, tuple[Finding, ...]]:
+    """Parse a file ("-": standard input) and the files that it includes, which must meet `checks` (`include_check`).
 
     Lines that begin with @ID count if `ids` has the ID; the default is this machine's host name, as in keepalived.
     Never raises: problems are findings, and the document holds what could be parsed.
@@ -177,7 +179,7 @@ def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding,
     except Unreadable as error:
         findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
-    return _Parser(findings, ids, MAX_TEXT).document(source)
+    return _Parser(findings, ids, MAX_TEXT).document(source, checks)
 
 
 def read_text(
@@ -218,8 +220,8 @@ class _Parser:
         self.variables = Variables(self.findings, self.budget, self.ids[0])
         self.lexer = Lexer(self.findings, self.variables.values)
 
-    def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
-        self._open(source)
+    def document(self, source: Source, checks: frozenset[str] = frozenset()) -> tuple[Document, tuple[Finding, ...]]:
+        self._open(source, checks)
         with gc_paused():
             nodes = build_tree(self._statements(), self.findings)
         return Document(nodes, tuple(self.texts), self.texts), self.findings.all()

@@ -336,7 +336,7 @@ INCLUDE = re.compile(r"include([rmwba]?)(?![^ \t\v\f\r{}\"#!])")
 MAX_NAME = 4096
 
 
-# The conditions for the files of an include, by the letter behind the word. A name without wildcards must always exist.
+# The conditions for the files of an include, by the letter behind the word.
 CHECKS = {"r": "readable", "m": "match", "w": "wildcard_match", "b": "brace_match"}
 ALL_CHECKS = frozenset(CHECKS.values())
 
@@ -369,16 +369,21 @@ def included_sources(
         pattern = os.path.join(directory, choice)
         wild = has_wildcard(choice)
         paths = expand_wildcards(pattern) if wild else [pattern]
-        optional = choice != name and not wild and "brace_match" not in checks
+        must_match = ("match" if choice == name else "brace_match") in checks
         if not paths and "wildcard_match" in checks:
             findings.error(location, f"no file matches '{choice}'", "make one, or use include", fatal=True)
         for path in paths:
             try:
                 yield read_source(path)
             except Unreadable as error:
-                if optional and not os.path.lexists(path):
+                missing = not os.path.lexists(path)
+                if choice != name and not wild and missing and not must_match:
                     findings.warning(location, f"'{path}' {error}", "remove it from the braces, or make the file")
                 elif wild and os.path.isdir(path):
                     findings.warning(location, f"'{path}' {error} and is left out", "use a pattern such as *.conf")
-                else:
-                    findings.error(location, f"'{path}' {error}", "correct the name, or make the file", fatal=True)
+                else:  # keepalived starts without a file that a plain include names
+                    fatal = must_match if missing else bool(checks & ALL_CHECKS)
+                    left_out = "" if fatal else " and is left out"
+                    findings.error(
+                        location, f"'{path}' {error}{left_out}", "correct the name, or make the file", fatal=fatal
+                    )

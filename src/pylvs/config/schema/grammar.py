@@ -163,8 +163,8 @@ T = TypeVar("T")
 
 MAX_BLOCKS_NAMED = 4  # in the advice of one finding
 UNSUPPORTED = {
-    State.LATER: "is known but does not happen yet",
-    State.NEVER: "does not happen in pylvs",
+    State.LATER: "is not implemented: ignored",
+    State.NEVER: "has no effect in pylvs",
     State.DEAD: "has no effect",
 }
 
@@ -313,7 +313,7 @@ class Reader:
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
             self.findings.warning(node.location, f"{node.keyword} takes no block; what is in it is ignored")
-        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
+        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node, node.keyword)
         if read is None:
             return
         earlier = section.setting(entry.name)
@@ -345,13 +345,21 @@ class Reader:
             section.sections.append(below)
         self._fill(below, node.block or (), quiet)
 
-    def _parse(self, words: Words, kind: Type[object], node: Node) -> Setting | None:
-        """Parse a value; return it in a Setting because None may be a value, or None if it is rejected."""
+    def _parse(self, words: Words, kind: Type[object], node: Node, keyword: str = "") -> Setting | None:
+        """Parse a value; return it in a Setting because None may be a value, or None if it is rejected.
+
+        A finding that a value is out of range begins with `keyword`.
+        """
         try:
             value = kind.parse(words)
         except BadValue as problem:
             location = problem.word.location if problem.word else node.location
-            self.findings.add(Finding(location, problem.severity, problem.text, problem.advice))
+            value = problem.word.text if problem.word else ""
+            bare = keyword and problem.text.startswith(
+                (f"{value} is not between", " ".join((value, "seconds is not between")))
+            )
+            text = f"{keyword} {problem.text}" if bare else problem.text
+            self.findings.add(Finding(location, problem.severity, text, problem.advice))
             return None
         taken = words.taken
         self._report_surplus(words)

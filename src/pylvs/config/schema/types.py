@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
@@ -236,10 +237,7 @@ def _mail_server(words: Words) -> tuple[str, int]:
 
 def _fifo(words: Words) -> Fifo:
     """Parse the path of a named pipe and its owner; another keyword names its reader."""
-    word = words.take("a path")
-    if not word.text.startswith("/"):
-        raise BadValue(f"'{word.text}' is no absolute path", "begin it with /", word)
-    return Fifo(word.text, *account(words))
+    return Fifo(_absolute(words), *account(words))
 
 
 def _cpus(words: Words) -> tuple[int, ...]:
@@ -289,6 +287,57 @@ def _agentx(words: Words) -> str:
     return word.text
 
 
+def _absolute(words: Words, alone: str | None = None) -> str:
+    """Parse an absolute path; `alone` is the value without one."""
+    if not words and alone is not None:
+        return alone
+    word = words.take("a path")
+    if not word.text.startswith("/"):
+        raise BadValue(f"'{word.text}' is no absolute path", "begin it with /", word)
+    return word.text
+
+
+def path_or(alone: str) -> Type[str]:
+    """Make the type of an absolute path; `alone` is the value of the keyword without one."""
+    return Type("[an absolute path]", lambda words: _absolute(words, alone))
+
+
+def _file_name(words: Words, what: str) -> str:
+    """Parse a name that becomes a part of file names."""
+    word = words.take(what)
+    if not FILE_NAME.match(word.text):
+        raise BadValue(f"'{word.text}' is not {what}", "write a name without / that does not begin with a dot", word)
+    return word.text
+
+
+def _umask(words: Words) -> int:
+    """Parse a number in C's notation, or names of mode bits such as IWGRP|IWOTH."""
+    word = words.take("a mask")
+    if word.text[:1].isdigit():
+        try:
+            value = int(word.text, 0) if word.text[:2].lower() == "0x" or word.text[0] != "0" else int(word.text, 8)
+        except ValueError:
+            raise BadValue(f"'{word.text}' is not a mask", "write it as 022", word) from None
+        if value > 0o777:
+            raise BadValue(f"mask {word.text} is greater than 0777", "write it as 022", word)
+        return value
+    value = 0
+    for name in "".join(each.text for each in (word, *words.rest())).split("|"):
+        if name not in MODE_BITS:
+            raise BadValue(f"'{name}' is not the name of a mode bit", did_you_mean(name, list(MODE_BITS)), word)
+        value |= MODE_BITS[name]
+    return value
+
+
+FILE_NAME = re.compile(r"[^./\x00-\x20\x7f][^/\x00-\x20\x7f]{0,200}\Z")
+MODE_BITS = {
+    f"I{letter}{who}": getattr(stat, f"S_I{letter}{who}") for who in ("USR", "GRP", "OTH") for letter in "RWX"
+} | {f"IRWX{who[0]}": getattr(stat, f"S_IRWX{who[0]}") for who in ("USR", "GRP", "OTH")}
+PATH = Type("an absolute path", _absolute)
+NAMESPACE = Type("the name of a network namespace", lambda words: _file_name(words, "the name of a network namespace"))
+OTHER_NAMESPACE = Type(f"[{NAMESPACE.syntax}]", lambda words: NAMESPACE.parse(words) if words else "")
+INSTANCE = Type("the name of an instance", lambda words: _file_name(words, "the name of an instance"))
+UMASK = Type("a number, or names of mode bits such as IWGRP|IWOTH", _umask)
 AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
 FIFO = Type("a path [user [group]]", _fifo)

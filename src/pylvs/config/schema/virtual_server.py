@@ -182,9 +182,10 @@ HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     *checker_timing(delay=3.0, nb_get_retry=HTTP_NB_GET_RETRY),
     flag("enable_sni", "send the virtual host's name in the TLS handshake (SNI)"),
     Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", "", since="0.2"),
+    flag("verify_server", "the server's certificate is of a trusted CA, and of the requested name", since="0.2"),
 )
 HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS)
-SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified", HTTP_KEYWORDS)
+SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; see verify_server", HTTP_KEYWORDS)
 BFD_CHECK = Block(
     "BFD_CHECK",
     "a BFD session is up",

@@ -219,7 +219,7 @@ def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
     quorums = [([each.name], each) for each in services]
     servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
     checks = [
-        ([*labels, each.check.word, str(number)], each)  # the number distinguishes checks of one type on one server
+        ([*labels, each.check.keyword, str(number)], each)  # the number distinguishes checks of one type on one server
         for labels, server in servers
         for number, each in enumerate(server.checks)
     ]

@@ -348,7 +348,7 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
 
 def check_encoded(check: CheckSnapshot) -> replies.CheckReply:
     return {
-        "check": check.check.word,
+        "check": check.check.keyword,
         "good": check.good,
         "failures": check.failures,
         "weight": check.weight,

@@ -24,6 +24,7 @@ from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.pcre2 import MatchFailed, Regex
+from pylvs.system.tls import settings
 
 HEAD_LIMIT = 1 << 16  # bytes of status line and header
 BODY_LIMIT = 16 << 20  # bytes of the body; they are kept only if a regular expression needs them
@@ -79,7 +80,10 @@ class _Page:
         self._url, self._tls = url, check.tls
         host = url.virtualhost or check.virtualhost or virtualhost
         self._request = request(check, url, host)
-        self._server_name = check.sni_name or (_without_port(host) if check.sni else "")
+        self._server_name = check.sni_name or (_without_port(host) if check.sni or check.verify_server else "")
+        if check.verify_server and not self._server_name:
+            self._server_name = str(check.target.address)
+        self._tls_settings = settings(check.client, check.verify_server)
         self._regex = Regex(url.regex.encode(errors="surrogateescape"), url.regex_options) if url.regex else None
         self._digest = url.digest.lower()
         self.path = url.path
@@ -90,7 +94,7 @@ class _Page:
         with await TcpStream.open(self._endpoint, deadline) as stream:
             stream.close_notify = self._url.tls_compliant
             if self._tls:
-                await stream.start_tls(self._server_name)
+                await stream.start_tls(self._server_name, self._tls_settings)
             await stream.send(self._request)
             reader = ResponseReader(stream)
             response = await reader.head()

@@ -18,14 +18,17 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import partial
 from typing import Self, TypeVar
 
 from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
-from pylvs.model.checks import Target
+from pylvs.model.checks import Target, TlsClient
+from pylvs.model.errors import Unsupported
 from pylvs.system.sockets import closed_on_error
+from pylvs.system.tls import TlsSettings
+from pylvs.system.tls import settings as tls_settings
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -38,7 +41,6 @@ _READ_SIZE = 1 << 16  # bytes of a stream read at once
 _TLS_READ_SIZE = 1 << 14  # the same with TLS; it bounds the work of one call of OpenSSL
 _MAX_SILENT_READS = 1000  # reads in a row that OpenSSL consumes without data: renegotiations, tickets, key updates
 _BATCH = 64  # datagrams received in one run of the event loop
-_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, in Python since 3.12
 
 # ICMP errors on a connected socket (net/ipv4/icmp.c, net/ipv6/icmp.c).
 _ICMP_TEXTS = {
@@ -283,28 +285,15 @@ def _datagram_failure(error: OSError, where: str) -> ProbeFailed:
     return ProbeFailed(text) if text else errno_failure(error.errno or 0, where)
 
 
-@cache
-def lenient_tls() -> ssl.SSLContext:
-    """Return TLS settings that accept every server: a check proves function, not identity.
-
-    Certificates are not verified. All versions that this host's OpenSSL supports are allowed, keys of any length, and
-    servers without secure renegotiation.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    context.options |= _LEGACY_SERVER_CONNECT
-    return context
-
-
 def _tls_error_text(error: Exception, what: str = "") -> str:
     """Return a short text for an error, from OpenSSL if it has one."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # the class depends on Python's version
         return "connection closed in the TLS handshake"
     reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
+
+
+LENIENT = tls_settings(TlsClient(), False)  # accepts every server
 
 
 class _Tls:
@@ -344,11 +333,15 @@ class TcpStream:
                 with contextlib.suppress(OSError):  # the peer has disconnected
                     self._sock.send(self._tls.unsent.read())
 
-    async def start_tls(self, server_name: str = "") -> None:
-        """Run the TLS handshake, with SNI if a name is given."""
+    async def start_tls(self, server_name: str = "", settings: TlsSettings = LENIENT) -> None:
+        """Run the TLS handshake, with SNI if a name is given; an address is none."""
+        try:
+            context = settings.context()
+        except Unsupported as error:  # of this machine
+            raise ProbeFailed(f"SSL: {error}", inconclusive=True) from None
         try:
             name = server_name.encode("idna").decode("ascii") or None
-            self._tls = _Tls(lenient_tls(), name)
+            self._tls = _Tls(context, name)
         except (ValueError, ssl.SSLError) as error:
             what = f"server name '{server_name}': " if isinstance(error, ValueError) else ""
             raise ProbeFailed(_tls_error_text(error, what)) from None

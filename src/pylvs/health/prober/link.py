@@ -13,14 +13,24 @@ import os
 import socket
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from pylvs.health.prober import wire
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed
-from pylvs.model.checks import AgentCheck, Check, DnsCheck, HttpCheck, LoadCheck, SmtpCheck, TcpCheck, UdpCheck
+from pylvs.model.checks import (
+    AgentCheck,
+    Check,
+    DnsCheck,
+    HttpCheck,
+    LoadCheck,
+    SmtpCheck,
+    TcpCheck,
+    TlsClient,
+    UdpCheck,
+)
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes.channel import MAX_DESCRIPTORS, MAX_PACKET, BadMessage
@@ -36,6 +46,8 @@ _REPEATABLE = (TcpCheck, HttpCheck, SmtpCheck, DnsCheck, UdpCheck)  # those that
 _SETS_WEIGHT = (AgentCheck, LoadCheck)
 _MAX_LOG = 1000  # characters of a line that the process logs
 _MAX_LOG_LINES = 20  # of one process
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(slots=True)
@@ -120,6 +132,19 @@ class ProberCounts:
     restarts: int = 0
 
 
+def _stamps(client: TlsClient) -> Stamp:
+    """Return what changes when one of the files is replaced."""
+    return tuple(_stamp(path) for path in (client.certificate, client.key, client.ca))
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 class ProberLink:
     """Starts the process with the first probe."""
 
@@ -140,6 +165,9 @@ class ProberLink:
         self._log_lines = 0
         self._closed = False
         self._nice = 0
+        self._start = self.process.start
+        self._tls_file = -1  # has the settings of TLS that need files
+        self._tls_stamp: list[tuple[TlsClient, bool, Stamp]] = []
         self._log = get_logger()
 
     def probe_of(self, check: Check, context: CheckContext) -> Probe:
@@ -151,6 +179,24 @@ class ProberLink:
 
     def counts(self) -> ProberCounts:
         return ProberCounts(self.process.problem, self.process.restarts)
+
+    def set_tls(self, wanted: Iterable[tuple[TlsClient, bool]]) -> None:
+        """Let the process read the files of these clients, each with whether it verifies servers.
+
+        It reads files at its start alone. So it is started again if they changed.
+        """
+        clients = sorted(set(wanted), key=repr)
+        stamp = [(client, verify, _stamps(client)) for client, verify in clients]
+        if stamp == self._tls_stamp:
+            return
+        self._tls_stamp = stamp
+        if self._tls_file >= 0:
+            os.close(self._tls_file)
+        self._tls_file = os.memfd_create("pylvs-tls")  # not an argument: these are visible to all users
+        content = [(wire.encode_value(client), verify) for client, verify in clients]
+        os.pwrite(self._tls_file, json.dumps(content).encode(), 0)
+        self._start = partial(self.process.start, str(self._tls_file), descriptors=[self._tls_file])
+        self.process.replace(str(self._tls_file), descriptors=[self._tls_file])
 
     def set_nice(self, nice: int) -> None:
         """Set the niceness of a process that runs; one that is started later inherits the daemon's."""
@@ -169,7 +215,7 @@ class ProberLink:
         if self._closed:
             return Outcome(False, f"{WHAT} was stopped", inconclusive=True)
         if not self.process.started:
-            self.process.start()
+            self._start()
         if not self.process.up and not await self.process.wait_up(probe.check.pace.timeout_s):
             return Outcome(False, self.process.problem or f"{WHAT} has not started yet", inconclusive=True)
         self._last_run += 1
@@ -221,6 +267,9 @@ class ProberLink:
             if timer is not None:
                 timer.cancel()
         await self.process.close()
+        if self._tls_file >= 0:
+            os.close(self._tls_file)
+            self._tls_file = -1
         self._fail(f"{WHAT} was stopped")
 
     def _reset(self) -> None:

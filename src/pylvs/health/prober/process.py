@@ -1,4 +1,6 @@
-"""The prober process: `python -m pylvs.health.prober.process FD`. The daemon starts it with one end of a socket pair.
+"""The prober process: `python -m pylvs.health.prober.process FD [TLS]`.
+
+The daemon starts it with one end of a socket pair, and a file with the settings of TLS that need files.
 
 It runs as an unprivileged user without capabilities and without a file system (`pylvs.system.sandbox`). It has one
 event loop, which makes the probes that the daemon requests, and reports their outcomes.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import resource
 import signal
@@ -20,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pylvs.health.checkers.deadline import loop_share
-from pylvs.health.checkers.sockets import GIVEN, Endpoint, lenient_tls
+from pylvs.health.checkers.sockets import GIVEN, LENIENT, Endpoint
 from pylvs.health.prober import wire
 from pylvs.health.prober.repeat import PlainConnection, Repeater
 from pylvs.health.probes import (
@@ -34,10 +37,12 @@ from pylvs.health.probes import (
     import_checkers,
 )
 from pylvs.model.checks import TcpCheck
+from pylvs.model.errors import Unsupported
 from pylvs.system import pcre2, sandbox, syscalls
 from pylvs.system.logs import one_line
 from pylvs.system.processes import channel
 from pylvs.system.processes.confined import ALIVE_S
+from pylvs.system.tls import settings
 
 NAME = b"pylvs-prober"  # shown by ps and top
 MEMORY = 1 << 30  # bytes of data; a body of 16 MiB takes twice that
@@ -189,10 +194,13 @@ class Prober:
         return True
 
 
-def prepare() -> None:
-    """Load everything that a probe may need from files."""
+def prepare(tls: Sequence[Sequence[Any]] = ()) -> None:
+    """Load everything that a probe may need from files; `tls` are clients, each with whether it verifies servers."""
     import_checkers()
-    lenient_tls()
+    LENIENT.context()
+    for client, verify in tls:
+        with contextlib.suppress(Unsupported):  # a probe reports it
+            settings(wire.decode_value(client), verify).context()
     "a".encode("idna")
     with contextlib.suppress(Exception):
         import prometheus_client.parser  # noqa: F401
@@ -201,14 +209,14 @@ def prepare() -> None:
     errno_text(1)
 
 
-def main(end: socket.socket, descriptors: int) -> None:
+def main(end: socket.socket, descriptors: int, tls: Sequence[Sequence[Any]] = ()) -> None:
     """Serve the daemon at the other end of this socket."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     sys.setswitchinterval(_SWITCH_S)
     threading.stack_size(_THREAD_STACK)
-    prepare()
+    prepare(tls)
     gc.collect()
     gc.freeze()  # a full collection would visit all of these objects, and delay probes
     gc.set_threshold(*_COLLECTIONS)
@@ -219,5 +227,8 @@ def main(end: socket.socket, descriptors: int) -> None:
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    given = [json.loads(os.pread(int(number), wire.MAX_TLS, 0)) for number in sys.argv[2:]]
+    for number in sys.argv[2:]:
+        os.close(int(number))  # it has a password
+    main(socket.socket(fileno=int(sys.argv[1])), resource.getrlimit(resource.RLIMIT_NOFILE)[1], *given)
     os._exit(0)  # a thread may still search

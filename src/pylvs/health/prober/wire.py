@@ -29,6 +29,7 @@ from pylvs.system.processes.channel import BadMessage
 
 PROTOCOL = 1
 _MAX_NUMBER = 1 << 52  # exact as a floating-point number
+MAX_TLS = 1 << 20  # bytes of the settings of TLS
 MAX_STATE = 4096  # characters of what a probe remembers
 _KINDS = {each.__name__: each for each in vars(checks).values() if isinstance(each, type)}
 

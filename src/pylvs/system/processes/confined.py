@@ -96,6 +96,17 @@ class ConfinedProcess:
         self._arguments, self._descriptors = arguments, tuple(descriptors)
         self._launch()
 
+    def replace(self, *arguments: str, descriptors: Iterable[int] = ()) -> None:
+        """Start it again with other arguments, if it was started."""
+        self._arguments, self._descriptors = arguments, tuple(descriptors)
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._disconnect()
+        self.problem = f"{self._what} starts with other settings"
+        self._on_down()
+        self._launch()
+
     async def wait_up(self, seconds: float) -> bool:
         """Wait until it is up; return False if it is not within this time."""
         if self._up:

@@ -38,7 +38,6 @@ GREETING = {"hello": __version__, "protocol": PROTOCOL}  # the first line
 # This machine has too few processes, memory or files: no fault of the script. A child marks such a failure.
 _SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _SHORTAGE_MARK = b"\0"
-_UMASK = 0o077
 
 
 @dataclass
@@ -270,7 +269,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         for known in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(known, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.umask(_UMASK)
+        os.umask(request["umask"])
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
         path = located(arguments[0])
         if request["secure"] and (found := insecurities(path, request["uid"])):

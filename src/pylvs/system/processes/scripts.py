@@ -1,9 +1,9 @@
 """Running an operator's scripts from asyncio: unprivileged, with limits of time, output and number.
 
 A script gets a session of its own, /dev/null as standard input and no other open file. No signal is blocked or ignored,
-and the umask is 077. Its environment is this process's without the variables by which systemd addresses this process.
-At its timeout, the script and all its descendants get SIGTERM, and two seconds later SIGKILL. All this happens in the
-helper process, `pylvs.system.processes.runner`.
+and the umask is 077 or the configured one. Its environment is this process's without the variables by which systemd
+addresses this process. At its timeout, the script and all its descendants get SIGTERM, and two seconds later SIGKILL.
+All this happens in the helper process, `pylvs.system.processes.runner`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _HANGS = "the process that runs scripts hangs"
 _HANG_S = 15.0  # beyond a script's timeout, in which the process ends the script and reports that
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
+UMASK = 0o077  # unless the configuration has one
 _LINES, _LINE_LENGTH = 20, 200
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Processes:
 
     def __init__(self, user: str = "", group: str = "", security: bool = False, at_once: int = AT_ONCE) -> None:
         self.counts = ScriptCounts()
-        self._user, self._group, self._security = user, group, security
+        self._user, self._group, self._security, self._umask = user, group, security, UMASK
         self._at_once = at_once
         self._slots = asyncio.Semaphore(at_once)
         self._quiet_until = -math.inf  # no warning about waits before
@@ -121,9 +122,10 @@ class Processes:
         self._warned = False
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
 
-    def configure(self, user: str, group: str, security: bool) -> None:
+    def configure(self, user: str, group: str, security: bool, umask: int | None = None) -> None:
         """Replace the settings after a reload; running scripts continue."""
         self._user, self._group, self._security = user, group, security
+        self._umask = UMASK if umask is None else umask
 
     async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
         """Run a script to its end. CancelledError kills it; it raises nothing else. The timeout begins at its start."""
@@ -199,6 +201,7 @@ class Processes:
             "gid": who.gid,
             "groups": who.groups,
             "secure": self._security,
+            "umask": self._umask,
             "timeout_s": timeout_s,
         }
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, cast
+from typing import Any
 
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
@@ -106,7 +106,7 @@ class HelperProcess:
         settings, routers = message.settings, message.routers
         logs.use_level(settings.log_level)
         self._notifier.configure(settings, routers)
-        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
         # As in keepalived, scripts that no instance or group tracks do not run.
         tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
         used = {track.name for each in tracks for track in each.scripts}
@@ -117,7 +117,7 @@ class HelperProcess:
 
 
 if __name__ == "__main__":
-    logs.set_up(cast(logs.Format, sys.argv[2]), background=True)
+    logs.set_up(sys.argv[2], background=True, process="vrrp")
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
         main(channel)

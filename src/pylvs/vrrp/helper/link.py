@@ -133,7 +133,7 @@ class HelperLink:
             command = processes.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
             try:
                 self._child = subprocess.Popen(
-                    command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                    command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
                 )
             except OSError as error:
                 ours.close()

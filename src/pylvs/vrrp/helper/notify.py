@@ -44,7 +44,7 @@ class Notifier:
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
         """Apply a configuration; the former one still applies to instances that were removed."""
         self._settings, self._routers = settings, routers.settings
-        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
         self._outbox.configure(settings.mail)
         self._notify_before, self._notify_now = self._notify_now, notify_of(routers)
         self._fifos.configure(routers.settings.fifos, settings)

@@ -417,7 +417,7 @@ class SimApiServer:
         """Do nothing."""
 
 
-async def sim_monitor_host(update: Any) -> None:
+async def sim_monitor_host(update: Any, _opened: Any = None) -> None:
     """Replace netlink: the world reports changes."""
     changed = CURRENT.get().host_changed = asyncio.Event()
     await call_at_changes(update, changed)

@@ -1,0 +1,165 @@
+"""`pylvs keepalived`: keepalived's command line, for units and scripts that name its options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from pylvs.cli.common import facility
+from pylvs.daemon import DEFAULT_FILE, Options
+from pylvs.model.errors import PylvsError
+
+IGNORED = (  # options without an effect here, with their arguments; docs/reference/run.md gives the reasons
+    ("-B", "--no_bfd", False),
+    ("--all", "--all-processes", False),
+    ("-D", "--log-detail", False),
+    ("--flush-log-file", "--flush_log_file", False),
+    ("-X", "--release-vips", False),
+    ("-R", "--dont-respawn", False),
+    ("-d", "--dump-conf", False),
+    ("-b", "--bfd_pid", True),
+    ("-a", "--address-monitoring", False),
+    ("-x", "--snmp", False),
+    ("-A", "--snmp-agent-socket", True),
+    ("-m", "--core-dump", False),
+    ("-M", "--core-dump-pattern", True),
+    ("--no-mem-check", "--no_mem_check", False),
+)
+REFUSED = {
+    "dont_release_vrrp": "-V would leave addresses that no virtual router advertises: pylvs removes them",
+    "genhash": "-T: run genhash, or take the digest that pylvs check-now prints",
+}
+
+
+def ignored(command: Any) -> Any:
+    """Add the options without an effect."""
+    for short, long, has_argument in IGNORED:
+        option = {"metavar": "VALUE"} if has_argument else {"is_flag": True}
+        command = click.option(short, long, expose_value=False, help="accepted, without effect", **option)(command)
+    return command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-f", "--use-file", "file", default=DEFAULT_FILE, show_default=True, metavar="FILE", help="configuration")
+@click.option("-P", "--vrrp", "only_vrrp", is_flag=True, help="virtual routers alone")
+@click.option("-C", "--check", "only_checks", is_flag=True, help="services and checks alone")
+@click.option("-l", "--log-console", is_flag=True, help="log to standard error")
+@click.option(
+    "-S", "--log-facility", default="daemon", metavar="FACILITY", help="0 to 7, local0 to local7, user, daemon"
+)
+@click.option("-g", "--log-file", default="", metavar="FILE", help="log to FILE_vrrp and FILE_healthcheckers, too")
+@click.option("-G", "--no-syslog", is_flag=True, help="do not log to syslog")
+@click.option("-u", "--umask", default="", metavar="MASK", help="of new files; a number")
+@click.option(
+    "-I", "--dont-release-ipvs", "keep_table", is_flag=True, help="leave the services in the table at the end"
+)
+@click.option("-V", "--dont-release-vrrp", is_flag=True, help="is refused")
+@click.option("-n", "--dont-fork", is_flag=True, help="stay in the foreground")
+@click.option("-p", "--pid", default="", metavar="FILE", help="PID file of the daemon")
+@click.option("-r", "--vrrp_pid", default="", metavar="FILE", help="PID file of the virtual routers")
+@click.option("-c", "--checkers_pid", default="", metavar="FILE", help="PID file of the checks")
+@click.option("-s", "--namespace", default="", metavar="NAME", help="network namespace, instead of net_namespace")
+@click.option("-e", "--all-config", "all_includes", is_flag=True, help="each included file must be there")
+@click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="of lines that begin with @ID")
+@click.option("--signum", default="", metavar="NAME", help="print the number of STOP, RELOAD, DATA, STATS, JSON ...")
+@click.option("-t", "--config-test", is_flag=False, flag_value="-", default="", metavar="[FILE]", help="check the file")
+@click.option("-T", "--genhash", is_flag=True, help="is refused")
+@click.option("-v", "--version", "version", is_flag=True, help="print the version")
+@ignored
+def keepalived(file: str, ids: tuple[str, ...], **given: Any) -> int:
+    """Run the daemon with keepalived's options: in the background, with its log in syslog, unless -n and -l differ."""
+    for name, text in REFUSED.items():
+        if given[name]:
+            raise PylvsError(text)
+    if given["version"]:
+        from pylvs import __version__
+
+        click.echo(f"pylvs {__version__}, with the command line of keepalived 2.2.7")
+        return 0
+    if given["signum"]:
+        return _print_signal(given["signum"])
+    if given["config_test"]:
+        return _test(file, ids, given["config_test"])
+    both = given["only_vrrp"] == given["only_checks"]
+    log = _log(given)
+    if given["umask"]:
+        os.umask(_mask(given["umask"]))
+    options = Options(
+        os.path.abspath(file) if file != "-" else file,
+        ids,
+        vrrp=both or given["only_vrrp"],
+        services=both or given["only_checks"],
+        keep_table=given["keep_table"],
+        log_format=log,
+        all_includes=given["all_includes"],
+        namespace=given["namespace"],
+    )
+    from pylvs.daemon import start
+
+    pids = start.PidOptions(*(os.path.abspath(given[name]) if given[name] else "" for name in _PIDS))
+    if not given["dont_fork"]:
+        _to_the_background()
+    start.run(options, pids)
+    return 0
+
+
+_PIDS = ("pid", "checkers_pid", "vrrp_pid")
+
+
+def _mask(text: str) -> int:
+    """Return a mask in C's notation: 022, 0x12, 18. Raises click.BadParameter."""
+    try:
+        return int(text, 8) if text[:1] == "0" and text[1:].isdigit() else int(text, 0)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no number: write it as 022") from None
+
+
+def _log(given: dict[str, Any]) -> str:
+    """Return the destinations of the log."""
+    name = given["namespace"]
+    found = (
+        []
+        if given["no_syslog"] or given["log_console"]
+        else [f"syslog:{facility(given['log_facility'])}:{'_' + name if name else ''}"]
+    )
+    if given["log_file"]:
+        found.append(f"file:{os.path.abspath(given['log_file'])}")
+    if given["log_console"] or not found:
+        found.append("text")
+    return "|".join(found)
+
+
+def _print_signal(name: str) -> int:
+    from pylvs.daemon.dumps import SIGNALS
+
+    if name not in SIGNALS:
+        raise PylvsError(f"--signum: unknown signal {name}; write one of {', '.join(SIGNALS)}")
+    click.echo(int(SIGNALS[name]))
+    return 0
+
+
+def _test(file: str, ids: tuple[str, ...], log: str) -> int:
+    """Check the file; write the findings to standard error, or to a log file."""
+    from pylvs.cli.configuration import check
+
+    if log != "-":
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.dup2(descriptor, sys.stderr.fileno())
+    arguments = [*(word for each in ids for word in ("-i", each)), "--", file]
+    return int(check.main(arguments, standalone_mode=False) or 0)
+
+
+def _to_the_background() -> None:
+    """Continue in a process without terminal and parent; this one ends with status 0."""
+    for _ in range(2):
+        if os.fork():
+            os._exit(0)
+        if os.getsid(0) != os.getpid():
+            os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)

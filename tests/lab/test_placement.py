@@ -1,0 +1,160 @@
+"""`net_namespace`, `net_namespace_ipvs` and `instance`: where addresses, tables and PID files of `pylvs run` are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pylvs.system.namespaces import inside_network
+from tests.lab.support import PATIENCE_S, PYLVS, until
+
+VIP, OTHER_VIP, SERVER = "192.0.2.16", "192.0.2.17", "192.0.2.1"
+IPVSADM = [sys.executable, "-c", "from pylvs.ipvsadm.main import ipvsadm_script; ipvsadm_script()"]
+_numbers = itertools.count(1)
+
+
+def namespace(stack: ExitStack) -> str:
+    """Make a network namespace; return its name."""
+    name = f"pylvs-p{os.getpid()}x{next(_numbers)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    stack.callback(subprocess.run, ["ip", "netns", "del", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    return name
+
+
+def with_link(name: str) -> str:
+    """Give a network namespace eth0 with an address."""
+    for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
+        subprocess.run(["ip", "-n", name, *words.split()], check=True)
+    subprocess.run(["ip", "-n", name, "addr", "add", f"{SERVER}/24", "dev", "eth0"], check=True)
+    return name
+
+
+def addresses(name: str) -> str:
+    return subprocess.run(["ip", "-n", name, "addr"], check=True, capture_output=True, text=True).stdout
+
+
+def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a network namespace."""
+    with inside_network(f"/run/netns/{name}"):
+        return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def listing(name: str) -> str:
+    done = run(name, *IPVSADM, "-Ln")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def daemon(start: str, file: Path, *words: str) -> Iterator[Path]:
+    """Run a daemon from this network namespace; return its log."""
+    log = file.with_suffix(".log")
+    with log.open("w") as out, inside_network(f"/run/netns/{start}"):
+        process = subprocess.Popen([*PYLVS, "run", "-f", str(file), *words], stderr=out)
+    try:
+        until(lambda: "info: ready" in log.read_text() or process.poll() is not None, log.read_text)
+        assert process.poll() is None, log.read_text()
+        yield log
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def router(name: str, vrid: int, vip: str) -> str:
+    return (
+        f"vrrp_instance {name} {{\n interface eth0\n virtual_router_id {vrid}\n advert_int 0.1\n version 3\n"
+        f" virtual_ipaddress {{ {vip}/24 }}\n}}\n"
+    )
+
+
+def service(port: int) -> str:
+    return (
+        f"virtual_server {VIP} 80 {{\n lvs_sched rr\n lvs_method NAT\n protocol TCP\n delay_loop 1\n alpha\n"
+        f" real_server {SERVER} {port} {{\n TCP_CHECK {{ }}\n }}\n}}\n"
+    )
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_addresses_and_checks_are_in_one_namespace_and_the_tables_in_another(stack: ExitStack, tmp_path: Path) -> None:
+    start, tables = namespace(stack), namespace(stack)
+    routers = with_link(namespace(stack))
+    with inside_network(f"/run/netns/{routers}"):
+        server = stack.enter_context(socket.create_server((SERVER, 0)))
+    file = tmp_path / "keepalived.conf"
+    text = router("VI_1", 51, VIP) + service(server.getsockname()[1])
+    file.write_text(f"net_namespace {routers}\nnet_namespace_ipvs {tables}\n{text}")
+    with daemon(start, file) as log:
+        until(lambda: f"{VIP}/24" in addresses(routers), log.read_text)
+        until(lambda: f"{SERVER}:" in listing(tables), log.read_text)  # alpha: the check has succeeded in `routers`
+        assert f"TCP  {VIP}:80 rr" in listing(tables)
+        for name in (start, routers):
+            assert VIP not in listing(name)
+        for name in (start, tables):
+            assert VIP not in addresses(name)
+        pids = Path("/run/keepalived", routers)
+        vrrp = int((pids / "vrrp.pid").read_text())
+        assert os.stat(f"/proc/{vrrp}/ns/net").st_ino == os.stat(f"/run/netns/{routers}").st_ino
+        status = run(start, *PYLVS, "status", "--namespace", routers)
+        assert (status.returncode, "VI_1 MASTER" in status.stdout) == (0, True)
+        file.write_text(f"net_namespace {start}\n{text}")
+        refused = run(start, *PYLVS, "reload", "--namespace", routers)
+        assert refused.returncode == 1
+        assert f"{file}: net_namespace cannot change while pylvs runs; restart it" in refused.stderr
+        assert f"{VIP}/24" in addresses(routers)
+    assert VIP not in addresses(routers)
+    assert VIP not in listing(tables)
+    assert list(pids.iterdir()) == []
+
+
+def test_the_tables_may_be_in_the_namespace_of_the_start(stack: ExitStack, tmp_path: Path) -> None:
+    start, routers = namespace(stack), with_link(namespace(stack))
+    file = tmp_path / "keepalived.conf"
+    file.write_text(f"net_namespace {routers}\nnet_namespace_ipvs\n{router('VI_1', 51, VIP)}{service(9)}")
+    with daemon(start, file) as log:
+        until(lambda: f"{VIP}/24" in addresses(routers), log.read_text)
+        assert f"TCP  {VIP}:80 rr" in listing(start)
+        assert VIP not in listing(routers)
+
+
+@pytest.mark.parametrize("keyword", ["net_namespace", "net_namespace_ipvs"])
+def test_without_the_namespace_the_daemon_does_not_start(keyword: str, stack: ExitStack, tmp_path: Path) -> None:
+    start = with_link(namespace(stack))
+    file = tmp_path / "keepalived.conf"
+    file.write_text(f"{keyword} pylvs-none\n{router('VI_1', 51, VIP)}")
+    done = run(start, *PYLVS, "run", "-f", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    text = f"{keyword} pylvs-none: there is no /run/netns/pylvs-none; make it with: ip netns add pylvs-none"
+    assert done.stderr == f"pylvs: {text}\n"
+    assert VIP not in addresses(start)
+
+
+def test_two_instances_run_in_one_namespace(stack: ExitStack, tmp_path: Path) -> None:
+    start = with_link(namespace(stack))
+    blue, red = tmp_path / "blue.conf", tmp_path / "red.conf"
+    blue.write_text(f"instance blue\n{router('VI_1', 51, VIP)}{service(9)}")
+    red.write_text(f"instance red\n{router('VI_2', 52, OTHER_VIP)}")
+    with daemon(start, blue) as log, daemon(start, red):
+        until(lambda: {VIP, OTHER_VIP} <= {word.split("/")[0] for word in addresses(start).split()}, log.read_text)
+        assert Path("/run/keepalived/keepalived_blue.pid").exists()
+        for name, instance in (("blue", "VI_1"), ("red", "VI_2")):
+            status = run(start, *PYLVS, "status", "--instance", name)
+            assert (status.returncode, f"{instance} MASTER" in status.stdout) == (0, True), status
+        assert f"TCP  {VIP}:80 rr" in listing(start)
+    assert VIP not in addresses(start)
