@@ -389,3 +389,13 @@ def test_a_group_that_cannot_start_is_in_fault(service: RouterService) -> None:
     configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
     run(service, 5)
     assert group_notifications(service) == ["FAULT"]
+
+
+def test_a_stop_during_the_startup_delay_removes_what_a_former_process_left(service: RouterService) -> None:
+    host: Any = service.host
+    host.addresses.add(VIP)
+    configure(service, FIRST, settings=VrrpSettings(startup_delay_s=60))
+    run(service, 5)
+    assert host.addresses == {VIP}
+    service.stop()
+    assert host.addresses == set()
