@@ -281,6 +281,9 @@ class SimulatedControl:
     def publish(self, event: object) -> None:
         pass
 
+    def publish_state(self, state: object) -> None:
+        pass
+
 
 class SimulatedFirewall:
     """Replaces `pylvs.vrrp.firewall.Firewall`."""
