@@ -91,6 +91,8 @@ class Router:
     def stop(self, why: TransitionReason = TransitionReason.STOP) -> None:
         """Enter FAULT permanently, and notify."""
         was_running, self._running = self._running, False
+        if not was_running and self.history.last is None:  # during vrrp_startup_delay
+            self._host.remove_resources(self.instance)
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._service.now, State.FAULT, why))
         elif was_running and not ((last := self.history.last) and last.become.why in END_STATES):  # its group may have

@@ -450,3 +450,13 @@ def test_the_status_and_the_results_have_each_session(service: RouterService) ->
     assert service.sessions.results() == {"b": (None, "no answer yet")}
     configure(service)
     assert service_status(service)["sessions"] == []
+
+
+def test_a_stop_during_the_startup_delay_removes_what_a_former_process_left(service: RouterService) -> None:
+    host: Any = service.host
+    host.addresses.add(VIP)
+    configure(service, FIRST, settings=VrrpSettings(startup_delay_s=60))
+    run(service, 5)
+    assert host.addresses == {VIP}
+    service.stop()
+    assert host.addresses == set()
