@@ -17,7 +17,6 @@ from pylvs.system import syscalls
 from pylvs.system.logs import Format, one_line
 from pylvs.vrrp import router_service
 
-NAME = b"pylvs-vrrp"  # shown by ps and top
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) != 2 or given[1] not in get_args(Format) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
-    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    syscalls.prctl(syscalls.PR_SET_NAME, router_service.PROCESS_NAME.encode())
     roles = LazyStandby()
     try:
         router_service.run(Path(given[0]), given[1], roles)

@@ -23,6 +23,7 @@ from pylvs.model.vrrp import (
     VrrpScript,
     VrrpSettings,
 )
+from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import RealtimeStatus
@@ -389,3 +390,13 @@ def test_a_group_that_cannot_start_is_in_fault(service: RouterService) -> None:
     configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
     run(service, 5)
     assert group_notifications(service) == ["FAULT"]
+
+
+def test_the_process_has_the_configured_name(service: RouterService, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[bytes] = []
+    monkeypatch.setattr(syscalls, "prctl", lambda option, name: names.append(name))
+    configure(service, FIRST)
+    configure(service, FIRST, settings=VrrpSettings(process_name="keepalived_vrrp_one"))
+    configure(service, FIRST, settings=VrrpSettings(process_name="keepalived_vrrp_one", nice=1))
+    configure(service, FIRST)
+    assert names == [b"keepalived_vrrp", b"pylvs-vrrp"]
