@@ -289,6 +289,7 @@ class VrrpSettings:
     nice: int = 0
     realtime_priority: int = 0  # 0: not real-time
     cpus: tuple[int, ...] = ()
+    process_name: str = ""  # "": its own
     log_unknown_vrids: bool = False
     vmac_prefix: str = "vrrp"
     vmac_address_prefix: str = "vrrp"

@@ -30,7 +30,7 @@ from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
-from pylvs.system import lock
+from pylvs.system import lock, syscalls
 from pylvs.system.lease import Lease
 from pylvs.vrrp import control
 from pylvs.vrrp.advert_filter import Relevant
@@ -49,6 +49,8 @@ from pylvs.vrrp.vip_manager import VipManager
 # A reload that changes one of these ends the virtual router and starts another.
 IDENTITY = ("interface", "vrf", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PUBLISH_RETRY_S = 1.0
+PROCESS_NAME = "pylvs-vrrp"  # shown by ps and top
+MAX_NAME = 15  # TASK_COMM_LEN - 1
 TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
 
@@ -179,6 +181,9 @@ class RouterService:
         before, self._configuration = self._configuration, new
         groups = {each.group.name: each.state for each in self.groups}
         routers = {each: each.state for each in self.routers.values()}
+        if new.settings.process_name != before.settings.process_name:
+            name = new.settings.process_name or PROCESS_NAME
+            syscalls.prctl(syscalls.PR_SET_NAME, name.encode()[:MAX_NAME])
         if first or new.settings != before.settings:
             self.realtime_status = enable_realtime(new.settings)
             for warning in self.realtime_status.warnings:

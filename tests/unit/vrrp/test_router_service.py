@@ -25,6 +25,7 @@ from pylvs.model.vrrp import (
     VrrpScript,
     VrrpSettings,
 )
+from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import LogLine, StateChanged
@@ -460,3 +461,13 @@ def test_a_stop_during_the_startup_delay_removes_what_a_former_process_left(serv
     assert host.addresses == {VIP}
     service.stop()
     assert host.addresses == set()
+
+
+def test_the_process_has_the_configured_name(service: RouterService, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[bytes] = []
+    monkeypatch.setattr(syscalls, "prctl", lambda option, name: names.append(name))
+    configure(service, FIRST)
+    configure(service, FIRST, settings=VrrpSettings(process_name="keepalived_vrrp_one"))
+    configure(service, FIRST, settings=VrrpSettings(process_name="keepalived_vrrp_one", nice=1))
+    configure(service, FIRST)
+    assert names == [b"keepalived_vrrp", b"pylvs-vrrp"]

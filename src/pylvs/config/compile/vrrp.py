@@ -267,6 +267,7 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols, instances: Iterable
         nice=settings.get("vrrp_priority", int),
         realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
         cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
+        process_name=settings.maybe("vrrp_process_name", str, ""),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
         limits=tuple(_limits(root, symbols)),
         link_delays=tuple(_delays(root, instances)),
