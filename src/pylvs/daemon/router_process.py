@@ -50,16 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) not in (2, 3) or not is_destination(given[1]) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR LOG [INSTANCE]", file=sys.stderr)
         return EXIT_USAGE
-<<<<<<< HEAD
-    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    syscalls.prctl(syscalls.PR_SET_NAME, router_service.PROCESS_NAME.encode())
     instance = given[2] if len(given) == 3 else ""
     if instance:
         Firewall.name = f"{Firewall.name}-{instance}"
     roles = LazyStandby(instance)
-=======
-    syscalls.prctl(syscalls.PR_SET_NAME, router_service.PROCESS_NAME.encode())
-    roles = LazyStandby()
->>>>>>> vwords
     try:
         router_service.run(Path(given[0]), given[1], roles)
         roles.close()

@@ -146,12 +146,12 @@ def test_keepalived_does_not_look_ahead() -> None:
         ("bfd_instance b {\nneighbor_ip 192.0.2.1\nmin_tx 0.5\n}", "3: error: min_tx 0.5 is not between 1 and 4294967"),
         (
             "bfd_instance b {\nneighbor_ip 192.0.2.1\nidle_tx 999\n}",
-            "3: error: idle_tx 999 is not between 1000 and 4294967",
+            "3: error: idle_tx 999 is not between 1000 and",
         ),
         ("bfd_instance b {\nneighbor_ip 192.0.2.1\nmin_rx 20000\n}", "3: warning: 20000 ms is long: min_rx is in"),
         (
             "bfd_instance b {\nneighbor_ip 192.0.2.1\nmultiplier 256\n}",
-            "3: error: multiplier 256 is not between 1 and 255",
+            "3: error: multiplier 256 is not between 1 and",
         ),
         ("bfd_instance b {\nneighbor_ip 192.0.2.1\nttl 0\n}", "3: error: ttl 0 is not between 1 and 255"),
         (
