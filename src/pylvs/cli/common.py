@@ -25,7 +25,7 @@ own_state_dir = click.option(
 
 def _enter(context: click.Context, parameter: click.Parameter, name: str) -> None:
     if name:
-        from pylvs.daemon.placement import enter_named
+        from pylvs.daemon.keepalived.placement import enter_named
 
         enter_named(name)
 

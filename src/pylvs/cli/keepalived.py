@@ -133,7 +133,7 @@ def _log(given: dict[str, Any]) -> str:
 
 
 def _print_signal(name: str) -> int:
-    from pylvs.daemon.dumps import SIGNALS
+    from pylvs.daemon.keepalived.dumps import SIGNALS
 
     if name not in SIGNALS:
         raise PylvsError(f"--signum: unknown signal {name}; write one of {', '.join(SIGNALS)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pylvs.model.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from pylvs.daemon.pid_files import PidPaths
+    from pylvs.daemon.keepalived.pid_files import PidPaths
     from pylvs.model.wanted import Placement
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"

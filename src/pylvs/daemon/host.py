@@ -15,11 +15,11 @@ from typing import Any
 from pylvs.config.diff import differences
 from pylvs.daemon import Options
 from pylvs.daemon.history import History
+from pylvs.daemon.keepalived.pid_files import directory
+from pylvs.daemon.keepalived.placement import enter_tables
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Parsed
 from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.paths import path_problems
-from pylvs.daemon.pid_files import directory
-from pylvs.daemon.placement import enter_tables
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import LongLivedDirector

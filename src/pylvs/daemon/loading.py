@@ -18,7 +18,7 @@ from pylvs.config.language.parser import read
 from pylvs.config.language.preprocessor import ALL_CHECKS
 from pylvs.config.language.tree import Document, Finding, Location, Severity
 from pylvs.daemon import Options
-from pylvs.daemon.placement import changed
+from pylvs.daemon.keepalived.placement import changed
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pylvs.config.compile.document import placement_of
 from pylvs.daemon import Options
 from pylvs.daemon.host import HostServices
+from pylvs.daemon.keepalived.pid_files import PidPaths
+from pylvs.daemon.keepalived.placement import enter
 from pylvs.daemon.loading import parse
-from pylvs.daemon.pid_files import PidPaths
-from pylvs.daemon.placement import enter
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.dataclass import dataclass
 from pylvs.system import logs

@@ -25,17 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.language.tree import Finding
-from pylvs.daemon import Options, dumps, state_dir
+from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
+from pylvs.daemon.keepalived import dumps
+from pylvs.daemon.keepalived.pid_files import PidFiles
+from pylvs.daemon.keepalived.pid_files import replace as replace_file
+from pylvs.daemon.keepalived.reload_time import ReloadTimer
 from pylvs.daemon.leftovers import save_addresses
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
-from pylvs.daemon.pid_files import PidFiles
-from pylvs.daemon.pid_files import replace as replace_file
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.reconciler import (
     OwnedServices,
@@ -46,7 +48,6 @@ from pylvs.daemon.reconciler import (
     adoptable_rows,
     owned_services,
 )
-from pylvs.daemon.reload_time import ReloadTimer
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache

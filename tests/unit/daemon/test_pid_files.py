@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import pid_files
-from pylvs.daemon.pid_files import PidFiles, PidPaths, replace
+from pylvs.daemon.keepalived import pid_files
+from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Placement
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_the_file_of_a_running_keepalived_is_kept(tmp_path: Path, paths: PidPath
     program.parent.mkdir()
     program.symlink_to(sys.executable)
     with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        until(Path(f"/proc/{process.pid}/cmdline").read_bytes, "the kernel has its arguments")
         paths.daemon.write_text(f"{process.pid}\n")
         files = PidFiles(paths)
         files.claim()

@@ -11,8 +11,8 @@ import pytest
 
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
-from pylvs.daemon import pid_files
 from pylvs.daemon.host import reload_file
+from pylvs.daemon.keepalived import pid_files
 from pylvs.model.wanted import GlobalSettings
 
 REPORT = """

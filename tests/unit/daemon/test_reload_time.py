@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.reload_time import ReloadTimer, next_time
+from pylvs.daemon.keepalived.reload_time import ReloadTimer, next_time
 from pylvs.model.wanted import GlobalSettings
 
 NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC).timestamp()

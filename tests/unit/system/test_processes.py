@@ -205,7 +205,15 @@ def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
         who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}
         made = runner.Runner(its)
         made._start(
-            {"id": 7, "arguments": ["/bin/true"], "environment": {}, "secure": False, "timeout_s": LONG_S, **who}
+            {
+                "id": 7,
+                "arguments": ["/bin/true"],
+                "environment": {},
+                "secure": False,
+                "timeout_s": LONG_S,
+                "umask": 0o77,
+                **who,
+            }
         )
         (running,) = made._running.values()
         os.waitpid(running.pid, 0)

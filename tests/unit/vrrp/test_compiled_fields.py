@@ -14,7 +14,7 @@ import pylvs
 PACKAGE = Path(pylvs.__file__).parent
 MODELS = ("model/vrrp.py", "model/routing.py")
 READERS = ("vrrp", "netlink", "notify", "snmp", "system")  # neither the compiler nor what prints differences
-ELSEWHERE = {"services": "daemon"}  # of a FIFO that is shared with events of services
+ELSEWHERE = {"services": "daemon", "strict": "daemon"}  # of a FIFO that is shared with services; in keepalived.json
 
 
 def compiled_fields() -> Iterator[tuple[str, str]]:
