@@ -36,7 +36,7 @@ def status(*checks: dict[str, Any]) -> dict[str, Any]:
         "differs": [],
         "services": [service],
         "table": {"trouble": "", "refused": [], "unattached": []},
-        "virtual_routers": {"trouble": "", "instances": []},
+        "virtual_routers": {"trouble": "", "instances": [], "sessions": []},
     }
 
 
