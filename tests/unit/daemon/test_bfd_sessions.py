@@ -111,12 +111,20 @@ def test_a_change_reaches_the_checks_at_once_and_is_an_event(host: FakeHost, mon
             )
             await until(lambda: host.sessions.result("b") == (False, "Path Down"))
             assert changed == ["b"]
-            fields = {"session": "b", "before": "Up", "state": "Down", "detail": "Path Down", "time": 1.0}
+            fields: dict[str, Any] = {"session": "b", "neighbor": "10.0.0.1", "before": "Up", "state": "Down"}
+            fields |= {"detail": "Path Down", "time": 1.0}
             await asyncio.to_thread(emit, host, event="bfd", instance="", **fields)
             await until(lambda: "bfd" in names_of(daemon))
             (event,) = [dict(each) for each in daemon.events.recent() if each["event"] == "bfd"]
             event.pop("at")
-            assert event == {"event": "bfd", "session": "b", "before": "Up", "state": "Down", "reason": "Path Down"}
+            assert event == {
+                "event": "bfd",
+                "session": "b",
+                "neighbor": "10.0.0.1",
+                "before": "Up",
+                "state": "Down",
+                "reason": "Path Down",
+            }
 
     run(scenario())
 
