@@ -14,7 +14,7 @@ from tests.unit.daemon.simulation.simulate import simulate
 CHUNK = 50  # seeds of one test
 CHUNKS = 40  # at every change
 NIGHTLY = range(CHUNK * CHUNKS, 200_000, 2_000)  # at 19 ms a seed, an hour of CPU time; a million takes five
-FIND_WITHIN = 150  # seeds, for a planted bug, and for all that may happen
+FIND_WITHIN = 300  # seeds, for a planted bug, and for all that may happen
 
 # Seeds beyond those of the gate that failed once, with the subject of the defect.
 FAILED_ONCE = {
