@@ -68,6 +68,9 @@ def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[
     return found
 
 
+_IN_MICROSECONDS = {row.name for row in ROWS if row.unit == "us"}
+
+
 def budget_lines(results: dict[str, Measured], sizes: dict[str, float]) -> Table:
     """Return the cells of the budgets that were measured; the last cell is the verdict."""
     found = []
@@ -76,7 +79,8 @@ def budget_lines(results: dict[str, Measured], sizes: dict[str, float]) -> Table
         if value is None:
             continue
         budget = [_number(each, row.unit) for each in (row.must, row.then, value)]
-        net = f"{results[row.result].net:.1f} of {results[row.floor].net:.1f} ns"
+        unit = "us" if row.result in _IN_MICROSECONDS else "ns"
+        net = f"{results[row.result].net:.1f} of {results[row.floor].net:.1f} {unit}"
         found.append((row.label.format(**sizes), REFERENCES[row.floor], *budget, net, verdict(row, value)))
     return found
 

@@ -129,7 +129,7 @@ BUDGETS = (
         for number, text in _NAT_ANSWERS.items()
     ),
     _budget("processor of a TCP check, {checked:,} servers", "check_tcp", "check_tcp_keepalived", 1.5),
-    _budget("processor of an HTTP check, {checked:,} servers", "check_http", "check_http_keepalived", 1.5),
+    _budget("processor of an HTTP check, {checked:,} servers", "check_http", "check_http_keepalived"),
 )
 # What the table calls the results that budgets are ratios to.
 REFERENCES = {

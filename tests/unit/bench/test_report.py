@@ -151,3 +151,11 @@ def test_frames_have_right_checksums(source: str, target: str, protocol: Protoco
         del packet[IP].chksum
     del segment.chksum
     assert bytes(packet) == raw
+
+
+def test_a_budget_beside_keepalived_has_its_unit_and_verdict() -> None:
+    found = {name: Measured([value]) for name, value in (("check_tcp", 54.0), ("check_tcp_keepalived", 60.0))}
+    (cells,) = report.budget_lines(found, SIZES)
+    assert cells[1:] == ("keepalived", "1.50", "–", "0.90", "54.0 of 60.0 us", "ok")
+    found["check_tcp"] = Measured([91.0])
+    assert report.budget_lines(found, SIZES)[0][-1] == "over"
