@@ -1,6 +1,6 @@
 """Play packaging/pylvs.service under a real systemd: `python -m tests.interop.systemd_in_guest [container]`.
 
-It starts systemd as PID 1 of a PID namespace: as a guest's command, or with `container` on this machine, with
+It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
 step: start, reload, restart under a connection, and crash of each process. Then a script is killed for its memory, and
 the unit is stopped: in good order, and while the daemon hangs.
