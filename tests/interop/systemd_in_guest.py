@@ -1,8 +1,9 @@
-"""Play packaging/pylvs.service under a real systemd, in a guest: `python -m tests.interop.systemd_in_guest`.
+"""Play packaging/pylvs.service under a real systemd: `python -m tests.interop.systemd_in_guest [container]`.
 
-As the guest's command it starts systemd as PID 1 of a PID namespace. There, a unit runs it again with `scenario`.
-It prints one line for each step. The steps are start, reload, restart under a connection, and crash of each process.
-Then a script is killed for its memory, and the unit is stopped: in good order, and while the daemon hangs.
+It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
+namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
+step: start, reload, restart under a connection, and crash of each process. Then a script is killed for its memory, and
+the unit is stopped: in good order, and while the daemon hangs.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
 UNITS = Path("/run/systemd/system")
 VIP, CLIENT, SERVER = "10.9.1.100", "10.9.1.2", "10.9.2.2"
-PATIENCE_S = 300.0  # an emulated processor is slow
+PATIENCE_S = float(os.environ.get("PYLVS_SCENARIO_S", "300"))  # an emulated processor is slow
 STOP_S = 20  # TimeoutStopSec= for the daemon that hangs
 FLAG = Path("/run/eat")  # while it exists, the check's script takes all memory
 CONFIGURATION = f"""
@@ -71,7 +73,7 @@ After=
 Conflicts=
 [Service]
 TimeoutStopSec={STOP_S}
-TimeoutStartSec=300
+TimeoutStartSec=90
 MemoryMax=500M
 MemorySwapMax=0
 Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
@@ -94,6 +96,33 @@ StandardError=file:{OUTPUT}
 TimeoutStartSec=infinity
 ExecStopPost=/bin/systemctl --no-block exit
 """
+
+
+def container() -> int:
+    """Run `boot` in new namespaces and in a control group, which is removed afterwards. The memory is not limited."""
+    group = CGROUPS / f"pylvs-{os.getpid()}"
+    group.mkdir()
+    command = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup"]
+    command += [sys.executable, "-m", "tests.interop.systemd_in_guest", "inside"]
+    try:
+        join = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
+        return subprocess.run(command, preexec_fn=join, cwd=ROOT, check=False).returncode
+    finally:
+        for each in sorted(group.rglob("*/"), reverse=True):
+            if each.is_dir():
+                each.rmdir()
+        group.rmdir()
+
+
+def inside() -> int:
+    """Mount what a container has, and `boot`."""
+    sh("ip link set lo up")
+    sh("mount -t sysfs sys /sys && mount -t cgroup2 cgroup /sys/fs/cgroup")
+    for folder, options in (("/run", "mode=755"), ("/usr/local/bin", "mode=755"), ("/etc/keepalived", "mode=755")):
+        Path(folder).mkdir(exist_ok=True)
+        sh(f"mount -t tmpfs -o {options} tmpfs {folder}")
+    Path("/run/netns").mkdir()
+    return boot()
 
 
 def boot() -> int:
@@ -309,7 +338,8 @@ def scenario() -> None:
         _played(name, step)
     connection = Connection()
     assert connection.works()
-    for each in (reload, restart, crash, out_of_memory):
+    limited = [out_of_memory] if "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text() else []
+    for each in (reload, restart, crash, *limited):
         _played(each.__name__, lambda each=each: each(connection))  # type: ignore[misc]
     for name, step in (("stop", stop), ("start again", start), ("hang", hang), ("journal", journal)):
         _played(name, step)
@@ -331,4 +361,4 @@ if __name__ == "__main__":
             print(sh("systemctl status pylvs.service --no-pager -n 60 2>&1 || :"), flush=True)
             RESULT.write_text("1")
     else:
-        sys.exit(boot())
+        sys.exit({"container": container, "inside": inside}.get(" ".join(sys.argv[1:]), boot)())
