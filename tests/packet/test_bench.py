@@ -42,7 +42,8 @@ def _measured(path: Path, *words: str) -> tuple[str, dict[str, float], list[str]
 def test_a_quick_bench_of_one_part_measures_its_rows(tmp_path: Path) -> None:
     output, _, names = _measured(tmp_path / "bench.json", "--only", "packets")
     assert {"floor", "one_dr", "nat_forth", "nat_back", "new_dr", "tc_one_dr", "connection_bytes"} <= set(names)
-    budgets = {row.name for row in BUDGETS if not row.floor.startswith("katran")}
+    elsewhere = ("katran", "check_")  # needs a source tree; belongs to another part
+    budgets = {row.name for row in BUDGETS if not row.floor.startswith(elsewhere)}
     assert {name for name in names if "/" in name} == budgets
     assert "katran" not in output
 

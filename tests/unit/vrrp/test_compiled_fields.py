@@ -12,8 +12,8 @@ from pathlib import Path
 import pylvs
 
 PACKAGE = Path(pylvs.__file__).parent
-MODELS = ("model/vrrp.py", "model/routing.py")
-READERS = ("vrrp", "netlink", "notify", "snmp", "system")  # neither the compiler nor what prints differences
+MODELS = ("model/vrrp.py", "model/routing.py", "model/bfd.py")
+READERS = ("vrrp", "bfd", "netlink", "notify", "snmp", "system")  # neither the compiler nor what prints differences
 ELSEWHERE = {"services": "daemon", "strict": "daemon"}  # of a FIFO that is shared with services; in keepalived.json
 
 
