@@ -33,7 +33,6 @@ from pylvs.system.namespaces import inside_network
 _MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
 _YOUNG_S = 50  # a connection without an answer lives a minute
 _HALF_OPEN = 1 << 13  # at once
-_OF_IPV6 = {"connections6", "replies6"}
 
 
 class Bench:
@@ -148,8 +147,8 @@ class Bench:
     # --- memory ---
 
     def connection_bytes(self) -> Measured:
-        """Return the bytes of kernel memory for each connection, of IPv4 without NAT."""
-        return Measured([self.path.memory(set(CONNECTION_MAPS) - _OF_IPV6) / self.size.capacity])
+        """Return the bytes of kernel memory for each connection."""
+        return Measured([self.path.memory(set(CONNECTION_MAPS)) / self.size.capacity])
 
 
 @contextmanager

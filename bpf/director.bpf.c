@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * The director: the whole path of a packet. One object serves two hooks, XDP for speed and TC ingress for completeness.
  *
- *	frame at XDP ---> fast path (fwd/fast.h): established IPv4 connection, next hop known ------------> sent
+ *	frame at XDP ---> fast path (fwd/fast.h, fast6.h): established connection, next hop known --------> sent
  *	   | all others
  *	   v
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
@@ -24,7 +24,7 @@
 #include "frag/defrag.h"
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"
-#include "fwd/fast.h"
+#include "fwd/fast6.h"
 #include "icmp/forward.h"
 #include "icmp/receive.h"
 #include "icmp/send.h"
@@ -104,6 +104,8 @@ int pylvs_xdp(struct xdp_md *xdp)
 {
 	const struct root *root = get_root();
 	int verdict = fast(xdp, root);
+	if (verdict == NOT_FAST)
+		verdict = fast6(xdp, root);
 	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 

@@ -11,8 +11,7 @@ enum limits {
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
 	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
-	MAGAZINE = 32, /* credits for connections, and free slots of each family, that a CPU reserves for itself */
-	BUNDLE = MAGAZINE / 2, /* the part of them that moves at once */
+	MAGAZINE = 32, /* credits for connections that a CPU reserves for itself */
 	DEVICES = 64,
 	STANDBY_ADDRESSES = 4096, /* in each of two sets */
 	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
@@ -31,10 +30,10 @@ enum limits {
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
 	CONN_RECORDS = 512, /* in a batch for restore_conns */
-	ENTRIES = 2, /* in a bucket of the table of IPv4 connections */
+	ENTRIES = 2, /* of IPv4 in a bucket of the connection table; one of IPv6 takes both */
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
-	LOOK_SLOTS = 128, /* slots of IPv4 with one tick in `looks`: a page */
+	LOOK_SLOTS = 128, /* slots with one tick in `looks`: a page */
 	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 };
 
@@ -107,9 +106,8 @@ enum reason {
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	/* Why there was no connection; what happened to the packet is counted, too. */
 	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
-	REASON_REFUSED_INDEX_FULL, /* no entry for another IPv4 connection of one client's port, and `crowd4` is full */
-	REASON_REFUSED_IPV6_FULL, /* IPv6's share of the table */
-	REASON_REFUSED_NO_MEMORY, /* of the kernel, for an IPv6 connection, or another CPU changed its template */
+	REASON_REFUSED_INDEX_FULL, /* no entry for another connection of one client's port, and `crowd` is full */
+	REASON_REFUSED_RACED, /* another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
 	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
@@ -130,8 +128,6 @@ const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an e
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
 const volatile u32 route_sets = ROUTE_SETS; /* per CPU */
-const volatile u32 first_slot6 = 1024; /* slots of IPv4 come first */
-const volatile u32 slots6 = 1024;
 const volatile u32 half_opens_each = 64; /* places of a ring of half-open connections; a power of two */
 const volatile u32 half_open_rings = 2; /* one for each CPU, when the table was made */
 const volatile u32 loopback = 1; /* ifindex of lo */

@@ -24,8 +24,8 @@ struct tuple6 {
 	be16 dport;
 	u8 protocol;
 	u8 kind;
-	u16 number;
-};
+	u16 pad;
+} __attribute__((aligned(8)));
 
 /* A persistence template has the masked client without port, and the virtual address. A retired template has lost its
  * destination; it stays listed until its timeout. */
@@ -33,8 +33,10 @@ enum tuple_kind {
 	TUPLE_CONNECTION,
 	TUPLE_TEMPLATE,
 	TUPLE_RETIRED,
-	TUPLE_CLAIMED, /* only in the table of IPv4: an entry that is being filled or freed */
-	TUPLE_REPLY, /* to search by a reply of NAT; only `crowd4` has such tuples */
+	TUPLE_CLAIMED, /* an entry that is being filled or freed */
+	TUPLE_REPLY, /* to search by a reply of NAT; only `crowd` has such tuples */
+	TUPLE_SECOND, /* the second half of an entry of IPv6 */
+	TUPLE_IPV6 = 16, /* added to the kind of an entry of IPv6 */
 };
 
 union tuple {
@@ -43,42 +45,55 @@ union tuple {
 };
 
 /* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone. Bits
- * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 42: a newer connection gets its replies
- * (IPv4), 48-63: generation. */
+ * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 42: a newer connection gets its replies,
+ * 48-63: generation. */
 enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48, WORD_NO_REPLIES = 42 };
 
 enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
-	CONN_CROWDED = 2, /* of IPv4: the map `crowd4` names its slot */
+	CONN_CROWDED = 2, /* the map `crowd` names its slot */
 };
 
 struct connection {
-	u64 word; /* unused by NAT over IPv6: both directions share `words6` */
+	u64 word;
 	u32 destination;
 	be16 port; /* of the real server */
 	u8 method;
 	u8 flags; /* enum conn_flags */
 };
 
-/* An entry of the IPv4 connection table: half a cache line. Its position is the connection's slot
- * (conntrack/table4.h). */
+/* An entry of IPv4: half a cache line. Its position is the connection's slot (conntrack/table.h). */
 struct conn_entry4 {
 	struct connection connection;
 	struct tuple4 tuple; /* free if protocol and kind are 0 */
 };
 
-struct bucket {
-	struct conn_entry4 entry[ENTRIES];
+/* An entry of IPv6: both entries of a bucket, with the words of the first one where IPv4 has them. */
+struct conn_entry6 {
+	struct connection connection;
+	u64 saddr_first;
+	be16 sport;
+	be16 dport;
+	u8 protocol;
+	u8 kind; /* with TUPLE_IPV6 */
+	u16 marks;
+	u64 saddr_last;
+	u64 daddr[2];
+	u64 second; /* of kind TUPLE_SECOND: the second entry of IPv4 is not free */
 };
 
-struct connection6 {
-	struct connection connection;
-	u32 slot;
-	u32 pad;
+struct bucket { /* a cache line */
+	union {
+		struct conn_entry4 entry[ENTRIES];
+		struct conn_entry6 entry6;
+	};
 };
+
+/* IPv4 uses the first two, which are odd; IPv6 uses all. */
+enum seed { SEED_CLIENT = 2, SEED_REST = 4, SEED_OTHER, SEEDS = 7 };
 
 struct table_key {
-	u64 seeds[2]; /* of the hash; odd */
+	u64 seeds[SEEDS]; /* of the hashes */
 	u32 buckets; /* whole groups */
 	u32 pad;
 };
@@ -107,14 +122,6 @@ struct conn_counts {
 	u32 upper; /* thresholds */
 	u32 lower;
 } __attribute__((aligned(64)));
-
-struct reply6 { /* the reverse entry of NAT over IPv6 */
-	u32 slot;
-	u32 destination;
-	struct address address;
-	be16 port;
-	u16 controlled;
-};
 
 /* A connection or a template in a form that no layout of the table decides. Python writes a batch of them, and
  * restore_conns inserts them: into a table of another size, or of another build. */
@@ -159,18 +166,13 @@ struct half_open_queue { /* a ring: numbers of places, which only increase */
 	u32 end; /* behind the newest one */
 };
 
-struct registered { /* owner of an IPv6 slot */
-	struct tuple6 tuple;
-};
-
-/* Ticks at which the expiry timer visits LOOK_SLOTS slots of IPv4, then each slot of IPv6; 0: never. */
+/* Ticks at which the expiry timer visits LOOK_SLOTS slots; 0: never. */
 struct looks {
 	u32 at[LOOKS];
 };
 
 struct pool {
-	u32 fresh; /* slots of IPv6 that were ever used */
-	u32 capacity; /* limit of connections and templates, both families together */
+	u32 capacity; /* limit of connections and templates */
 	u32 used; /* credits in use, including those that CPUs reserve; atomic */
 	u32 sweep_at; /* next element for the expiry timer */
 	u32 sweeps; /* rounds of the expiry timer */
@@ -179,7 +181,8 @@ struct pool {
 	s32 drop_left; /* packets until drop_packet drops one */
 	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
 	u32 half_open_rings; /* rings of half-open connections: all programs over this table use as many */
-	u64 seeds[2]; /* of the hash of IPv4 connections */
+	u32 pad;
+	u64 seeds[SEEDS]; /* of the hashes */
 };
 
 enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
@@ -195,34 +198,16 @@ struct timer_runs { /* run time of a timer */
 	u64 lengths[RUN_CLASSES]; /* runs shorter than RUN_FIRST_NS << n; the last class: all others */
 };
 
-struct free_slots {
-	u32 count;
-	u32 slots[MAGAZINE];
-};
-
-struct bundle {
-	u32 slots[BUNDLE];
-};
-
 struct magazine {
 	u32 generation;
 	u32 credits;
-	struct free_slots free; /* of IPv6 */
 };
 
-ARRAY_MAP(connections4, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
+ARRAY_MAP(connections, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 
-HASH_MAP(crowd4, struct tuple4, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by requests and by replies of NAT */
+HASH_MAP(crowd, u64, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by hashes of requests and of replies of NAT */
 
-HASH_MAP(connections6, struct tuple6, struct connection6, 1024, BPF_F_NO_PREALLOC);
-
-HASH_MAP(replies6, struct tuple6, struct reply6, 1024, BPF_F_NO_PREALLOC);
-
-ARRAY_MAP(words6, u64, 1024, BPF_F_MMAPABLE);
-
-ARRAY_MAP(registry6, struct registered, 1024, 0);
-
-ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both families */
+ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot */
 
 ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
 
@@ -245,6 +230,4 @@ PERCPU_MAP(magazines, struct magazine, 1);
 
 ARRAY_MAP(commands_magazine, struct magazine, 1, 0); /* of programs that commands run */
 
-STACK_MAP(free_slots6, struct bundle, 64);
-
-const volatile struct table_key table_key4 = {.seeds = {1, 1}, .buckets = 512};
+const volatile struct table_key table_key = {.seeds = {1, 1}, .buckets = 512};

@@ -20,6 +20,7 @@ struct constants {
 	enum tunnel_kind tunnel_kind;
 	enum tunnel_flag tunnel_flag;
 	enum tuple_kind tuple_kind;
+	enum seed seed;
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Create a connection, and for NAT over IPv6 its reverse entry, which finds it by the real server's packets
- * (IPVS-SEMANTICS 4).
+ * Create a connection (IPVS-SEMANTICS 4).
  */
 #pragma once
 #include "conntrack/half_open.h"
 #include "conntrack/lookup.h"
-#include "conntrack/reverse6.h"
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
@@ -26,38 +24,13 @@ struct new_conn {
 	enum slot_user user;
 };
 
-/* Add the reverse entry of IPv6. The newest connection receives a real server's packets, as in IPVS (4.1). Return false
- * if the table is full. */
-INLINE bool add_reverse6(const struct new_conn *new, u32 slot)
-{
-	struct tuple6 key;
-	reply_key6(&key, &new->tuple->v6, &new->destination->address, new->conn.port);
-	struct reply6 value = {.slot = slot,
-			       .destination = new->conn.destination,
-			       .address = new->tuple->v6.daddr,
-			       .port = new->tuple->v6.dport,
-			       .controlled = new->conn.flags & CONN_CONTROLLED};
-	return !bpf_map_update_elem(&replies6, &key, &value, BPF_ANY);
-}
-
-/* Remove it again. Two CPUs may have chosen the same server: then the loser has overwritten the winner's entry, and
- * restores it. */
-INLINE void undo_reverse6(const struct new_conn *new, u32 slot)
-{
-	struct found winner = find_tuple(new->tuple, true);
-	struct connection *c = winner.connection;
-	if (c && c->method == METHOD_MASQ && c->destination == new->conn.destination && c->port == new->conn.port)
-		add_reverse6(new, winner.slot);
-	else
-		remove_reverse6(&new->tuple->v6, new->destination, slot, new->conn.port);
-}
-
 /* Insert it in its state. If the tuple exists, or the table is full, nothing changes. */
 INLINE enum create_result insert_conn(struct new_conn *new)
 {
-	bool is_ipv6 = new->is_ipv6, masq = new->destination && new->conn.method == METHOD_MASQ;
+	struct key key = {};
 	struct found found = {.connection = &new->conn};
-	enum create_result result = reserve(new->tuple, is_ipv6, &found, new->user);
+	set_key(&key, new->tuple, new->is_ipv6);
+	enum create_result result = reserve(&key, &found, new->user);
 	if (unlikely(result != CREATED))
 		return result;
 	u32 slot = found.slot;
@@ -69,33 +42,17 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		control->assured = new->control.assured;
 	}
 	count_conn(new->conn.destination, new->state);
-	bool reverse6 = masq && is_ipv6;
-	if (reverse6) {
-		u64 *shared = word_of6(slot);
-		if (shared)
-			WRITE_ONCE(*shared, new->conn.word);
-		reverse6 = add_reverse6(new, slot);
-		if (unlikely(!reverse6)) {
-			unreserve(is_ipv6, slot, new->user);
-			result = refuse(REASON_REFUSED_IPV6_FULL);
-		}
-	}
-	if (likely(result == CREATED))
-		result = publish(new->tuple, is_ipv6, &found, new->user);
+	result = publish(&key, &found, new->user);
 	if (likely(result == CREATED)) {
-		if (masq && !is_ipv6) {
-			struct key4 key =
-				reply_key4(&new->tuple->v4, new->destination->address.word[0], new->conn.port);
+		if (new->destination && new->conn.method == METHOD_MASQ) {
 			if (likely(!(new->conn.word & 1ULL << WORD_NO_REPLIES)))
-				publish_reply(key.addresses, key.rest, slot);
-			set_complete4(slot);
+				publish_reply(&key, &new->destination->address, new->conn.port, slot);
+			mark_complete(slot);
 		}
 		note_first_expiry(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}
-	if (reverse6)
-		undo_reverse6(new, slot);
 	uncount_conn(new->conn.destination, word_state(new->conn.word));
 	return result;
 }

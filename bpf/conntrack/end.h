@@ -2,7 +2,6 @@
  * Remove a connection from the table.
  */
 #pragma once
-#include "conntrack/reverse6.h"
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 
@@ -35,30 +34,6 @@ INLINE void release_template(u32 slot, bool killed)
  * ORPHAN may end the template. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
-/* Whether the IPv6 slot belongs to the tuple. */
-INLINE bool has_tuple6(u32 slot, const struct tuple6 *tuple)
-{
-	struct registered *registered = map_elem(registry6, slot - first_slot6);
-	const u64 *owner = (void *)registered, *words = (const void *)tuple;
-	u64 other = 0;
-	if (!registered)
-		return false;
-#pragma unroll
-	for (u32 i = 0; i < sizeof(*tuple) / 8; i++)
-		other |= READ_ONCE(owner[i]) ^ words[i];
-	return !other;
-}
-
-/* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
- * differs. */
-INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
-{
-	if (is_ipv6)
-		return has_tuple6(slot, &tuple->v6);
-	struct key4 key = key4_of(&tuple->v4);
-	return match_slot(slot, key.addresses, key.rest);
-}
-
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
  * counts it first (hold_template). */
 INLINE bool is_held(u32 slot)
@@ -67,29 +42,28 @@ INLINE bool is_held(u32 slot)
 	return control && READ_ONCE(control->controls);
 }
 
-/* Remove the connection, unless another CPU does. `seen` is the word as last read. */
-INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
-		     struct destination *d, enum end_reason ending)
+/* Remove the connection, unless another CPU does. `seen` is the word as last read: it belonged to this tuple if the slot
+ * still does. If the slot changes hands later, the word's generation differs. */
+INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 seen,
+		     enum end_reason ending)
 {
 	struct connection copy = *found->connection;
+	struct key key = {};
+	u64 *word = &found->connection->word;
 	u32 slot = found->slot;
-	if (word_dying(seen) || !is_same_conn(tuple, is_ipv6, slot) ||
+	set_key(&key, tuple, is_ipv6);
+	if (word_dying(seen) || !match_slot(slot, &key) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
 	if (unlikely(word_state(seen) == STATE_TEMPLATE) && is_held(slot)) {
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
-	bool has_reverse = is_ipv6 && d && copy.method == METHOD_MASQ;
-	if (unlikely(has_reverse && !remove_reverse6(&tuple->v6, d, slot, copy.port)) ||
-	    unlikely(!unlink_conn(tuple, is_ipv6, slot))) { /* the expiry timer or the next packet tries again */
-		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
-		return false;
-	}
+	unlink_entry(&key, slot);
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED))
 		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
-	unreserve(is_ipv6, slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
+	unreserve(slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;
 }

@@ -32,12 +32,6 @@ struct found {
 	u32 slot;
 };
 
-/* The state word of NAT over IPv6, which replies find by the slot alone. */
-INLINE u64 *word_of6(u32 slot)
-{
-	return map_elem(words6, slot - first_slot6);
-}
-
 /* Persistence data of a slot. */
 INLINE struct control *control_of(u32 slot)
 {
@@ -69,17 +63,6 @@ INLINE bool may_be_copied(u32 now)
 
 /* --- `looks`: ticks for the expiry timer --- */
 
-INLINE u32 first_look6(void)
-{
-	return first_slot6 / LOOK_SLOTS;
-}
-
-/* Return the position of a slot's tick. */
-INLINE u32 look_of(u32 slot)
-{
-	return slot < first_slot6 ? slot / LOOK_SLOTS : first_look6() + slot - first_slot6;
-}
-
 INLINE u32 *look_at(u32 position)
 {
 	struct looks *line = map_elem(looks, position / LOOKS);
@@ -101,19 +84,11 @@ VERIFIED_ONCE int note_earlier(u32 position, u32 tick)
 	return 0;
 }
 
-/* Let the expiry timer visit a slot at this tick. Many slots of IPv4 share a tick, so all ticks stay in the cache, and
- * most are early enough. */
+/* Let the expiry timer visit a slot at this tick. Many slots share a tick, so all ticks stay in the cache, and most are
+ * early enough. */
 INLINE void note_expiry(u32 slot, u32 tick)
 {
-	u32 *noted = look_at(look_of(slot)), old = noted ? READ_ONCE(*noted) : 0;
-	if (unlikely(slot >= first_slot6) && noted)
-		WRITE_ONCE(*noted, tick ?: 1);
-	else if (!old || (s32)(tick - old) < 0)
-		note_earlier(look_of(slot), tick ?: 1);
-}
-
-INLINE u64 *connection_word(const struct found *found)
-{
-	struct connection *c = found->connection;
-	return unlikely(found->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(found->slot) : &c->word;
+	u32 *noted = look_at(slot / LOOK_SLOTS), old = noted ? READ_ONCE(*noted) : 0;
+	if (!old || (s32)(tick - old) < 0)
+		note_earlier(slot / LOOK_SLOTS, tick ?: 1);
 }

@@ -1,26 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Look up the connection of a tuple, in the table of its family.
+ * Look up the connection of a tuple, or of a slot.
  */
 #pragma once
 #include "conntrack/entry.h"
-#include "conntrack/table4.h"
+#include "conntrack/table.h"
 #include "parse/packet.h"
 
-INLINE struct found find_tuple(const union tuple *key, bool is_ipv6)
+INLINE struct found found_at(u32 slot)
 {
-	struct found found = {};
-	if (is_ipv6) {
-		struct connection6 *value = bpf_map_lookup_elem(&connections6, &key->v6);
-		if (value)
-			found = (struct found){&value->connection, value->slot};
-		return found;
-	}
-	struct key4 words = key4_of(&key->v4);
-	found.slot = find_slot4(words.addresses, words.rest);
-	struct conn_entry4 *conn = conn4_at(found.slot);
-	if (found.slot && conn)
-		found.connection = &conn->connection;
-	return found;
+	struct conn_entry4 *conn = slot ? conn_at(slot) : NULL;
+	return (struct found){conn ? &conn->connection : NULL, slot};
+}
+
+INLINE struct found find_tuple(const union tuple *tuple, bool is_ipv6)
+{
+	return found_at(slot_of(tuple, is_ipv6));
 }
 
 INLINE struct found find_connection(const struct packet *p)
@@ -28,16 +22,7 @@ INLINE struct found find_connection(const struct packet *p)
 	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
-/* Whether the CPU that created it has finished. No other CPU ends it before. */
-INLINE bool is_complete(u32 slot)
-{
-	if (slot < first_slot6)
-		return is_complete4(slot);
-	u32 *noted = look_at(look_of(slot));
-	return noted && READ_ONCE(*noted);
-}
-
-/* Let the expiry timer visit a new connection. Of IPv6 it is complete from now on. */
+/* Let the expiry timer visit a new connection. */
 VERIFIED_ONCE int note_first_expiry(u32 slot, u32 expiry)
 {
 	note_expiry(slot, expiry);
@@ -53,25 +38,39 @@ struct slot_conn {
 /* Load the connection of a slot. Return false while another CPU creates or ends it. */
 INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
-	held->is_ipv6 = slot >= first_slot6;
-	if (!held->is_ipv6) {
-		struct conn_entry4 *conn = complete_entry4(slot);
-		if (!conn)
-			return false;
-		struct key4 key = key4_of(&conn->tuple);
-		if (!key.rest || key.rest == REST_CLAIMED)
-			return false;
-		WORD_AT(u64, &held->tuple, 0) = key.addresses;
-		WORD_AT(u64, &held->tuple, 8) = key.rest;
-		held->found = (struct found){&conn->connection, slot};
-		return true;
-	}
-	struct registered *registered = map_elem(registry6, slot - first_slot6);
-	if (!registered)
+	struct bucket *bucket = complete_bucket(slot);
+	struct conn_entry4 *conn = entry_in(bucket, slot);
+	u64 *words = (u64 *)&held->tuple, rest = conn ? rest_in(conn) & REST_TUPLE : 0;
+	if (!bucket || !conn || !rest || rest == REST_CLAIMED || rest == REST_SECOND)
 		return false;
-	held->tuple.v6 = registered->tuple;
-	held->found = find_tuple(&held->tuple, true);
-	return held->found.connection && held->found.slot == slot;
+	held->is_ipv6 = is_ipv6_in(rest);
+	words[0] = addresses_at(conn);
+	words[1] = rest;
+	words[2] = words[3] = words[4] = 0;
+	if (held->is_ipv6) {
+		words[1] = bucket->entry6.saddr_last;
+		words[2] = bucket->entry6.daddr[0];
+		words[3] = bucket->entry6.daddr[1];
+		words[4] = rest & ~REST_IPV6;
+	}
+	held->found = (struct found){&conn->connection, slot};
+	return true;
+}
+
+/* Return the virtual address and port of a connection. */
+INLINE void virtual_of(u32 slot, struct address *address, be16 *port, bool is_ipv6)
+{
+	struct bucket *bucket = bucket_at(slot);
+	struct conn_entry4 *conn = entry_in(bucket, slot);
+	if (!bucket || !conn)
+		return;
+	*port = conn->tuple.dport;
+	if (is_ipv6) {
+		((u64 *)address)[0] = bucket->entry6.daddr[0];
+		((u64 *)address)[1] = bucket->entry6.daddr[1];
+	} else {
+		address->word[0] = conn->tuple.daddr;
+	}
 }
 
 /* Swap the ends of a tuple. */

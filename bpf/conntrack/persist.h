@@ -53,7 +53,7 @@ INLINE void template_key(struct scratch *w)
 		key->v6.dport = port;
 		key->v6.protocol = protocol;
 		key->v6.kind = TUPLE_TEMPLATE;
-		key->v6.number = 0;
+		key->v6.pad = 0;
 		return;
 	}
 	client.word[0] = p->tuple.v4.saddr;
@@ -71,49 +71,6 @@ INLINE struct found find_template(const struct scratch *w)
 	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
 }
 
-/* Keep the template in its slot, under a tuple that no packet has. */
-INLINE void retire4(u32 slot, u64 word)
-{
-	struct conn_entry4 *conn = conn4_at(slot);
-	if (!conn)
-		return;
-	struct key4 key = key4_of(&barrier_var(conn)->tuple);
-	union {
-		struct tuple4 tuple;
-		u64 words[2];
-	} retired = {.words = {key.addresses, key.rest}};
-	retired.tuple.kind = TUPLE_RETIRED;
-	retired.tuple.dport = 0xffff;
-	if (unlink_entry(key.addresses, key.rest, slot)) {
-		conn->connection.port = 0xffff;
-		publish_entry(key.addresses, retired.words[1], slot, false);
-		set_complete4(slot);
-	}
-	WRITE_ONCE(conn->connection.word, word);
-}
-
-/* Move the template to a tuple that no packet has. */
-INLINE void retire6(const struct found *template, u64 word)
-{
-	struct connection6 copy = {.connection = *template->connection, .slot = template->slot};
-	struct registered *registered = map_elem(registry6, copy.slot - first_slot6);
-	if (!registered)
-		return;
-	struct tuple6 key = registered->tuple;
-	copy.connection.word = word;
-	copy.connection.port = 0xffff;
-	registered->tuple.kind = TUPLE_RETIRED;
-	registered->tuple.number = copy.slot;
-	registered->tuple.dport = 0xffff;
-	struct tuple6 retired = registered->tuple;
-	if (!bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST) &&
-	    is_deleted(bpf_map_delete_elem(&connections6, &key)))
-		return;
-	bpf_map_delete_elem(&connections6, &retired);
-	registered->tuple = key;
-	WRITE_ONCE(template->connection->word, word);
-}
-
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
 INLINE void retire_template(struct scratch *w, const struct found *template)
 {
@@ -122,10 +79,16 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 		return;
 	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return;
-	if (w->packet.is_ipv6)
-		retire6(template, seen);
-	else
-		retire4(template->slot, seen);
+	struct key key = {};
+	set_key(&key, &w->template_tuple, w->packet.is_ipv6);
+	if (unlink_entry(&key, template->slot)) { /* it stays in its slot, under a tuple that no packet has */
+		template->connection->port = 0xffff;
+		key.rest = (key.rest & ~(0xffULL << REST_KIND | 0xffffULL << 16)) | 0xffffULL << 16 |
+			   (u64)TUPLE_RETIRED << REST_KIND | (key.rest & REST_IPV6);
+		publish_entry(&key, template->slot, false);
+		mark_complete(template->slot);
+	}
+	WRITE_ONCE(*word, seen);
 }
 
 enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time */

@@ -21,28 +21,15 @@ struct reply_conn {
 
 INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
 {
-	if (p->is_ipv6) {
-		struct reply6 *found = bpf_map_lookup_elem(&replies6, &p->tuple.v6);
-		if (!found)
-			return false;
-		a->slot = found->slot;
-		a->index = found->destination;
-		a->saddr = found->address;
-		a->port = found->port;
-		a->controlled = found->controlled;
-		a->word = word_of6(a->slot);
-	} else {
-		struct key4 key = key4_of(&p->tuple.v4);
-		struct conn_entry4 *conn = find_reply4(key.addresses, key.rest, &a->slot);
-		if (!conn)
-			return false;
-		a->index = conn->connection.destination;
-		a->saddr.word[0] = conn->tuple.daddr;
-		a->port = conn->tuple.dport;
-		a->controlled = conn->connection.flags & CONN_CONTROLLED;
-		a->word = &conn->connection.word;
-	}
+	struct found found = found_at(find_reply_slot(&p->tuple, p->is_ipv6));
+	if (!found.connection)
+		return false;
+	a->slot = found.slot;
+	a->index = found.connection->destination;
+	a->controlled = found.connection->flags & CONN_CONTROLLED;
+	a->word = &found.connection->word;
 	a->masq = true;
+	virtual_of(a->slot, &a->saddr, &a->port, p->is_ipv6);
 	return true;
 }
 

@@ -19,18 +19,15 @@ INLINE bool is_as_restored(const struct conn_record *record, u64 seen)
 INLINE bool update_restored(struct conn_record *record, const struct found *found, bool is_ipv6)
 {
 	struct connection *c = found->connection;
-	u64 *word = connection_word(found);
+	u64 seen = READ_ONCE(c->word);
 	record->slot = found->slot;
-	u64 seen = word ? READ_ONCE(*word) : 0;
-	if (!word || !is_as_restored(record, seen))
+	if (!is_as_restored(record, seen))
 		return true;
-	if (c->destination != record->destination || c->port != record->port || c->method != record->method) {
-		struct destination *d = map_elem(destinations, c->destination);
-		return !end_conn(&record->tuple, is_ipv6, found, word, seen, d, END_RESTORED);
-	}
+	if (c->destination != record->destination || c->port != record->port || c->method != record->method)
+		return !end_conn(&record->tuple, is_ipv6, found, seen, END_RESTORED);
 	u64 next = make_word(record->state, record->expiry, seen >> WORD_GENERATION) |
 		   (u64)(record->has_reply & 3) << WORD_ANSWERED;
-	if (__sync_val_compare_and_swap(word, seen, next) != seen)
+	if (__sync_val_compare_and_swap(&c->word, seen, next) != seen)
 		return true;
 	move_count(c->destination, word_state(seen), record->state);
 	if ((s32)(record->expiry - (u32)seen) < 0)
@@ -38,7 +35,7 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 	return true;
 }
 
-VERIFIED_ONCE int restore_record(struct conn_record *record)
+INLINE int restore_record(struct conn_record *record)
 {
 	if (!record)
 		return 0;

@@ -103,7 +103,7 @@ INLINE u64 packet_hash(const struct fragment *f)
 {
 	u64 mixed = f->id | (u64)f->kind << 32;
 	for (int i = 0; i < 4; i++) {
-		mixed = (mixed ^ (f->saddr.word[i] | (u64)f->daddr.word[i] << 32)) * table_key4.seeds[0];
+		mixed = (mixed ^ (f->saddr.word[i] | (u64)f->daddr.word[i] << 32)) * table_key.seeds[0];
 		mixed ^= mixed >> 32;
 	}
 	return mixed;
@@ -112,7 +112,7 @@ INLINE u64 packet_hash(const struct fragment *f)
 /* Return the number of a packet's set, of so many: a power of two. */
 INLINE u32 set_number(u64 hash, u32 sets)
 {
-	return hash * table_key4.seeds[1] >> 32 & (sets - 1);
+	return hash * table_key.seeds[1] >> 32 & (sets - 1);
 }
 
 INLINE u32 tag_of(u64 hash)

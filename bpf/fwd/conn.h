@@ -138,10 +138,12 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	return 0;
 }
 
-/* Let the following packets of this side take the fast path, if the destination is available. */
+/* Let the following packets of this side take the fast path, if the destination is available and the path knows how to
+ * reach it. */
 INLINE void allow_fast(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
 {
-	if (d->family == 4 && state & DESTINATION_AVAILABLE)
+	bool by_fast_path = d->family == 4 || (side == SIDE_REQUEST && method_in(state) != METHOD_TUNNEL);
+	if (by_fast_path && state & DESTINATION_AVAILABLE)
 		write_entrance(ctx, d, index, side, live);
 }
 
@@ -163,9 +165,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	struct real_server t = {.index = c->destination, .method = c->method, .port = c->port};
 	u64 live = READ_ONCE(root->live);
 	u32 slot = found->slot;
-	u64 *word = connection_word(found);
 	t.destination = map_elem(destinations, t.index);
-	if (!word || !t.destination) {
+	if (!t.destination) {
 		if (c->method != METHOD_BYPASS)
 			return pass_to_stack(ctx.hook);
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
@@ -184,7 +185,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	bool controlled = c->flags & CONN_CONTROLLED;
-	if (unlikely(!update_state(word, slot, controlled, direction, p->event, t.index, facts_in(root, live), now,
+	if (unlikely(!update_state(&c->word, slot, controlled, direction, p->event, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(ctx, t.index, p, 0);

@@ -7,7 +7,7 @@
  * read the headers again.
  */
 #pragma once
-#include "conntrack/table4.h"
+#include "conntrack/table.h"
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"

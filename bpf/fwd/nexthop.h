@@ -244,7 +244,7 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 /* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. */
 INLINE struct client_route_set *client_routes_of(be32 client)
 {
-	u32 set = (client * table_key4.seeds[0] >> 32) * route_sets >> 32;
+	u32 set = (client * table_key.seeds[0] >> 32) * route_sets >> 32;
 	struct client_routes *some = map_elem(client_routes, set / ROUTE_SETS);
 	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
 }

@@ -51,24 +51,13 @@ INLINE bool find_from_nat_server(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
 	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
+	u32 slot = find_reply_slot(&w->template_tuple, is_ipv6);
+	struct connection *c = found_at(slot).connection;
+	if (!c)
+		return false;
 	struct address saddr = {};
-	if (is_ipv6) {
-		struct reply6 *found = bpf_map_lookup_elem(&replies6, &w->template_tuple.v6);
-		if (!found)
-			return false;
-		w->destination = found->destination;
-		w->reply_port = found->port;
-		saddr = found->address;
-	} else {
-		struct key4 key = key4_of(&w->template_tuple.v4);
-		u32 slot;
-		struct conn_entry4 *found = find_reply4(key.addresses, key.rest, &slot);
-		if (!found)
-			return false;
-		w->destination = found->connection.destination;
-		w->reply_port = found->tuple.dport;
-		saddr.word[0] = found->tuple.daddr;
-	}
+	w->destination = c->destination;
+	virtual_of(slot, &saddr, &w->reply_port, is_ipv6);
 	w->virtual_address = saddr;
 	w->method = METHOD_MASQ;
 	w->error_side = SIDE_SERVER;

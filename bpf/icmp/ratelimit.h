@@ -46,10 +46,10 @@ INLINE u64 *peer_window(const struct packet *p, bool reports_mtu)
 	packet_saddr(&peer, p);
 	u64 mixed = reports_mtu;
 	for (u32 i = 0; i < 4; i++) {
-		mixed = (mixed ^ peer.word[i]) * table_key4.seeds[0];
+		mixed = (mixed ^ peer.word[i]) * table_key.seeds[0];
 		mixed ^= mixed >> 32;
 	}
-	u32 at = barrier_var((u32)(mixed * table_key4.seeds[1] >> 32)) & (PEER_WINDOWS - 1);
+	u32 at = barrier_var((u32)(mixed * table_key.seeds[1] >> 32)) & (PEER_WINDOWS - 1);
 	return &peer_windows[at];
 }
 

@@ -80,13 +80,6 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 		__type(value, value_type); \
 	} name SEC(".maps")
 
-#define STACK_MAP(name, value_type, entries) \
-	struct { \
-		__uint(type, BPF_MAP_TYPE_STACK); \
-		__uint(max_entries, entries); \
-		__type(value, value_type); \
-	} name SEC(".maps")
-
 #define map_elem(map, index) \
 	({ \
 		u32 index_ = (index); \

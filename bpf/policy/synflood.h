@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
  * be scheduled; drop_entry ends half-open connections. Both act in mode 3 alone: modes 1 and 2 react to low memory, and
- * IPv4's table is allocated beforehand.
+ * the table is allocated beforehand.
  */
 #pragma once
 #include "conntrack/entry.h"
+#include "conntrack/table.h"
 
 enum synflood {
 	SYNFLOOD_ON = 3,
@@ -32,15 +33,15 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	       state == STATE_SCTP_INIT;
 }
 
-/* Return how many pieces of LOOKS slots can be in use. */
-INLINE u32 pieces_used(const struct pool *pool)
+/* Return the pieces of LOOKS slots. */
+INLINE u32 all_pieces(void)
 {
-	return first_slot6 / LOOKS + (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+	return (all_slots() + LOOKS - 1) / LOOKS;
 }
 
 /* Return how many pieces to visit in this second: one of DROP_ONE_OF, the remainder by chance. */
-INLINE u32 pieces_to_drop(const struct pool *pool)
+INLINE u32 pieces_to_drop(void)
 {
-	u32 pieces = pieces_used(pool);
+	u32 pieces = all_pieces();
 	return pieces / DROP_ONE_OF + (bpf_get_prandom_u32() % DROP_ONE_OF < pieces % DROP_ONE_OF);
 }

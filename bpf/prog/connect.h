@@ -86,7 +86,7 @@ INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result res
 	drop_old_ref(w);
 	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
 	if (result == CREATE_FAILED)
-		count(REASON_REFUSED_NO_MEMORY);
+		count(REASON_REFUSED_RACED);
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
 	begin_fallback_time(w->service, now);

@@ -19,16 +19,15 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
 	if (!is_complete(slot) || !conn_of_slot(slot, &held))
 		return HALF_OPEN_GONE;
 	struct connection *c = held.found.connection;
-	u64 *word = connection_word(&held.found);
-	u64 seen = word ? READ_ONCE(*word) : 0;
-	if (!word || seen >> WORD_GENERATION != generation || word_dying(seen) || !is_half_open_state(word_state(seen)))
+	u64 seen = READ_ONCE(c->word);
+	if (seen >> WORD_GENERATION != generation || word_dying(seen) || !is_half_open_state(word_state(seen)))
 		return HALF_OPEN_GONE;
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d && c->method != METHOD_BYPASS)
 		return HALF_OPEN_GONE;
 	if (d && has_reserved_share(d->service, round))
 		return HALF_OPEN_STAYS;
-	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED))
+	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED))
 		return HALF_OPEN_GONE;
 	count(REASON_HALF_OPEN_ENDED);
 	return HALF_OPEN_ENDED;

@@ -50,11 +50,10 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 {
 	struct connection *c = found->connection;
 	const struct packet *p = &w->packet;
-	u64 *word = connection_word(found);
 	struct destination *d = map_elem(destinations, c->destination);
-	if (!word || (!d && c->method != METHOD_BYPASS))
+	if (!d && c->method != METHOD_BYPASS)
 		return CONN_DYING;
-	u64 seen = READ_ONCE(*word);
+	u64 seen = READ_ONCE(c->word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	bool available = flags & DESTINATION_AVAILABLE;
 	if (!(p->syn && (probe || reopens(c, word_state(seen), word_has_reply(seen), flags, &root->settings)))) {
@@ -66,7 +65,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	if (hook == HOOK_XDP)
 		return CONN_FOR_TC;
 	u32 old_destination = c->destination;
-	if (!is_complete(found->slot) || !end_conn(&p->tuple, p->is_ipv6, found, word, seen, d, END_REPLACED))
+	if (!is_complete(found->slot) || !end_conn(&p->tuple, p->is_ipv6, found, seen, END_REPLACED))
 		return CONN_DYING;
 	w->old_destination = old_destination;
 	w->old_state = word_state(seen);

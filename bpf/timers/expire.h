@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
- * some IPv4 slots together, and for each IPv6 slot. If that tick has come, the connections' state words decide: the timer
- * notes the earliest later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
+ * LOOK_SLOTS slots together. If that tick has come, the connections' state words decide: the timer notes the earliest
+ * later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -68,11 +68,9 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 	if (!conn_of_slot(slot, &held))
 		return now + ticks_per_second;
 	struct connection *c = held.found.connection;
-	u64 *word = connection_word(&held.found);
-	struct destination *d = map_elem(destinations, c->destination);
-	if (!word || (!d && c->method != METHOD_BYPASS))
+	u64 *word = &c->word, seen = READ_ONCE(*word);
+	if (c->method != METHOD_BYPASS && !map_elem(destinations, c->destination))
 		return now + ticks_per_second;
-	u64 seen = READ_ONCE(*word);
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
 		/* Still referenced: extend by 60 s; its timeout stays 60 s from now on (4.9). */
@@ -85,12 +83,11 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
-			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0
-													    : now + 1;
+			return end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_EXPIRED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
 		return next_visit(word, seen, now);
-	return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
+	return end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_EXPIRED) ? 0 : now + 1;
 }
 
 #define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
@@ -111,8 +108,8 @@ INLINE bool is_due(const struct looks *line, u32 now)
 	return due & BOTH(0x80000000);
 }
 
-/* Whether a connection of IPv4 lives on, whose expiry needs no correction. */
-INLINE bool is_fresh4(const struct conn_entry4 *conn, u32 now, u32 *expiry)
+/* Whether a connection lives on, whose expiry needs no correction. */
+INLINE bool is_fresh(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 {
 	u64 word = READ_ONCE(conn->connection.word);
 	u32 state = word_state(word);
@@ -120,14 +117,14 @@ INLINE bool is_fresh4(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 	return (state == STATE_ESTABLISHED || state == STATE_UDP) && (s32)((u32)word - now) > 0;
 }
 
-/* Visit a slot of IPv4 that shares its tick with others. */
-static int expire_shared(u32 i, struct slice *slice)
+static int visit_slot(u32 i, struct slice *slice)
 {
 	u32 slot = slice->look * LOOK_SLOTS + i, next;
-	struct conn_entry4 *conn = conn4_at(slot);
-	if (!conn || !(READ_ONCE(*rest_at(conn)) & REST_TUPLE))
+	struct conn_entry4 *conn = conn_at(slot);
+	u64 rest = conn ? rest_in(conn) & REST_TUPLE : 0;
+	if (!conn || !rest || rest == REST_SECOND)
 		return 0;
-	if (!is_fresh4(conn, slice->now, &next))
+	if (!is_fresh(conn, slice->now, &next))
 		next = expire_slot(slot, slice->now);
 	if (!next)
 		slice->ended += 1;
@@ -142,22 +139,14 @@ static int sweep_look(u32 i, struct slice *slice)
 	u32 at = slice->at * LOOKS + i, *look = look_at(at), noted = look ? READ_ONCE(*look) : 0;
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
-	if (at < first_look6()) {
-		/* First, so that the tick of a connection that is created from now on stays. */
-		__sync_lock_test_and_set(look, 0);
-		slice->look = at;
-		slice->earliest = 0;
-		FORGET_BOUNDS(*slice, earliest, earliest);
-		bpf_loop(LOOK_SLOTS, expire_shared, slice, 0);
-		if (slice->earliest)
-			note_earlier(at, slice->earliest);
-	} else {
-		u32 next = expire_slot(AFTER((u64)first_slot6 + at - first_look6(), noted), slice->now);
-		if (next)
-			__sync_val_compare_and_swap(look, noted, next);
-		else
-			slice->ended += 1;
-	}
+	/* First, so that the tick of a connection that is created from now on stays. */
+	__sync_lock_test_and_set(look, 0);
+	slice->look = at;
+	slice->earliest = 0;
+	FORGET_BOUNDS(*slice, earliest, earliest);
+	bpf_loop(LOOK_SLOTS, visit_slot, slice, 0);
+	if (slice->earliest)
+		note_earlier(at, slice->earliest);
 	slice->stopped = is_time_up(slice);
 	return barrier_var(slice->stopped) & 1;
 }
@@ -185,11 +174,9 @@ VERIFIED_ONCE int drop_half_open(u32 slot)
 	if (!conn_of_slot(slot, &held))
 		return 0;
 	struct connection *c = held.found.connection;
-	u64 *word = connection_word(&held.found);
-	struct destination *d = map_elem(destinations, c->destination);
-	u64 seen = word ? READ_ONCE(*word) : 0;
-	if (word && d && is_half_open(word_state(seen), slot))
-		end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED);
+	u64 seen = READ_ONCE(c->word);
+	if (c->method != METHOD_BYPASS && is_half_open(word_state(seen), slot))
+		end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED);
 	return 0;
 }
 
@@ -201,7 +188,7 @@ static int drop_half_open_slot(u32 i, struct slice *slice)
 	return i % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && is_time_up(slice);
 }
 
-/* Visit a random piece, because the IPv6 connections of a flood are consecutive. */
+/* Visit a random piece, so that each has the same chance, also if a run ends early. */
 static int drop_half_open_piece(u32 index, struct slice *slice)
 {
 	slice->at = bpf_get_prandom_u32() % (slice->first ?: 1);
@@ -215,7 +202,7 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 {
 	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
-	struct slice all = {.first = pieces_used(pool), .until = until};
+	struct slice all = {.first = all_pieces(), .until = until};
 	u32 count = pool->thin < DROP_SLICE ? pool->thin : DROP_SLICE;
 	if (count)
 		bpf_loop(count, drop_half_open_piece, &all, 0);
@@ -226,7 +213,7 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 /* Do a part of the round. Return whether there is more. */
 INLINE bool sweep_run(struct pool *pool, u64 until)
 {
-	u32 lines = (first_look6() + fresh6(pool) + LOOKS - 1) / LOOKS;
+	u32 lines = all_slots() / (LOOK_SLOTS * LOOKS) + 1;
 	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
 		lines = 0;
 	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
@@ -242,7 +229,7 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
 	if (pool->sweeps % ROUNDS_A_SECOND == 0)
-		pool->thin = pieces_to_drop(pool);
+		pool->thin = pieces_to_drop();
 	return false;
 }
 
@@ -268,17 +255,16 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 	if (!conn_of_slot(slot, &held))
 		return 0;
 	struct connection *c = held.found.connection;
-	u64 *word = connection_word(&held.found);
 	struct destination *d = map_elem(destinations, c->destination);
-	if (!word || !d || destination_flags(d, live) & DESTINATION_AVAILABLE)
+	if (!d || destination_flags(d, live) & DESTINATION_AVAILABLE)
 		return 0;
-	u64 seen = READ_ONCE(*word);
+	u64 seen = READ_ONCE(c->word);
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
 		if (control && control->controls)
 			return 0;
 	}
-	end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_ORPHAN);
+	end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_ORPHAN);
 	return 0;
 }
 
@@ -291,7 +277,7 @@ struct orphan_ctx {
 
 static int orphan_step(u32 index, struct orphan_ctx *o)
 {
-	u32 slot = o->first + index, *look = look_at(look_of(slot));
+	u32 slot = o->first + index, *look = look_at(slot / LOOK_SLOTS);
 	if (look && READ_ONCE(*look) && is_complete(slot))
 		end_orphan(slot, o->live);
 	o->done = index + 1;
@@ -308,7 +294,7 @@ int end_orphans(struct __sk_buff *skb)
 		return 0;
 	struct orphan_ctx o = {
 		.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
-	u32 end = first_slot6 + fresh6(pool), count = end > o.first ? end - o.first : 0;
+	u32 end = all_slots(), count = end > o.first ? end - o.first : 0;
 	if (count > SLICE_ORPHANS)
 		count = SLICE_ORPHANS;
 	bpf_loop(count, orphan_step, &o, 0);

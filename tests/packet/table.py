@@ -1,4 +1,4 @@
-"""The connection tables as packets see them. A test may change entries."""
+"""The connection table as packets see it. A test may change entries."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ _TICK = struct.Struct("<I")
 class Entry(NamedTuple):
     """A connection in the table of the packet path."""
 
-    key: bytes  # its tuple
+    key: bytes  # its tuple, as struct tuple4 or tuple6
     slot: int
     word: int
     change: Change  # replaces the state
 
     @property
+    def version(self) -> int:
+        """Return the version of IP."""
+        return 4 if len(self.key) == abi.struct("tuple4").size else 6
+
+    @property
     def client_port(self) -> int:
-        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("sport")
+        at = abi.struct(f"tuple{self.version}").offset("sport")
         return int.from_bytes(self.key[at : at + 2], "big")
 
     @property
     def is_template(self) -> bool:
         """Return whether it is a persistence template."""
-        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("kind")
-        return self.key[at] != abi.constant("TUPLE_CONNECTION")
+        return self.key[abi.struct(f"tuple{self.version}").offset("kind")] != abi.constant("TUPLE_CONNECTION")
 
     @property
     def expiry(self) -> int:
@@ -47,13 +51,14 @@ class Entry(NamedTuple):
 
 
 def entries(tables: Tables) -> list[Entry]:
-    return [*_entries4(tables), *_entries6(tables)]
+    return list(_entries(tables))
 
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
     """Yield tuples, states, and functions that replace the state."""
-    for key, _, word, change in _entries4(tables) if version == 4 else _entries6(tables):
-        yield key, word, change
+    for each in _entries(tables):
+        if each.version == version:
+            yield each.key, each.word, each.change
 
 
 def entry(tables: Tables, client_port: int) -> Entry:
@@ -70,134 +75,113 @@ def shorten(tables: Tables, seconds: float) -> None:
         look_at(tables, each.slot, then)
 
 
-def _look(tables: Tables, slot: int) -> int:
-    """Return the position of a slot's tick; slots of IPv4 share it with others."""
-    first, each = load.first_slot6(tables.pool.get(0, "capacity")), abi.constant("LOOK_SLOTS")
-    return slot // each if slot < first else first // each + slot - first
-
-
 def look_at(tables: Tables, slot: int, tick: int) -> None:
-    """Set the tick at which the expiry timer checks a connection."""
+    """Set the tick at which the expiry timer checks a connection, and its neighbours."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        _TICK.pack_into(looks.memory, _look(tables, slot) * _TICK.size, tick & TICKS or 1)
+        _TICK.pack_into(looks.memory, slot // abi.constant("LOOK_SLOTS") * _TICK.size, tick & TICKS or 1)
 
 
 def looked_at(tables: Tables, slot: int) -> int:
     """Return the tick at which the expiry timer checks a connection; 0: never."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
-        return int(_TICK.unpack_from(looks.memory, _look(tables, slot) * _TICK.size)[0])
+        return int(_TICK.unpack_from(looks.memory, slot // abi.constant("LOOK_SLOTS") * _TICK.size)[0])
 
 
 @contextmanager
 def only_templates(tables: Tables) -> Iterator[None]:
     """Let the expiry timer check templates alone in the block. It is stopped before and after."""
-    first, hidden = load.first_slot6(tables.pool.get(0, "capacity")), []
-    with maps.MmapArray.open(tables.path("looks")) as looks:
-        for each in entries(tables):
-            if each.is_template:
-                continue
-            if each.slot < first:  # as if another CPU had not finished it
-                memory, at, bit = (
-                    tables.connections4.memory,
-                    _marks4(each.slot),
-                    4 << each.slot % abi.constant("ENTRIES"),
-                )
-                memory[at] &= ~bit
-                hidden.append((memory, at, bytes((bit,))))
-            else:
-                at, size = _look(tables, each.slot) * _TICK.size, _TICK.size
-                hidden.append((looks.memory, at, bytes(looks.memory[at : at + size])))
-                looks.memory[at : at + size] = bytes(size)
-        try:
-            yield
-        finally:
-            for memory, at, before in hidden:
-                for number, byte in enumerate(before):
-                    memory[at + number] |= byte
+    hidden, memory = [], tables.connections.memory
+    for each in entries(tables):
+        if not each.is_template:  # as if another CPU had not finished it
+            at, bit = _marks(each.slot), 4 << each.slot % abi.constant("ENTRIES")
+            memory[at] &= ~bit
+            hidden.append((at, bit))
+    try:
+        yield
+    finally:
+        for at, bit in hidden:
+            memory[at] |= bit
 
 
-def _marks4(slot: int) -> int:
-    """Return where the marks of a slot's bucket are."""
-    return _entry4(slot // abi.constant("ENTRIES") * abi.constant("ENTRIES")) + abi.struct("conn_entry4").offset(
-        "tuple.marks"
-    )
-
-
-def _entry4(slot: int) -> int:
+def at_slot(slot: int) -> int:
     """Return where the entry of a slot begins."""
     return slot * abi.struct("conn_entry4").size
 
 
-def _taken4(tables: Tables) -> list[int]:
-    """Return the slots in use."""
+def _marks(slot: int) -> int:
+    """Return where the marks of a slot's bucket are."""
+    each = abi.constant("ENTRIES")
+    return at_slot(slot // each * each) + abi.struct("conn_entry4").offset("tuple.marks")
+
+
+def _taken(tables: Tables) -> dict[int, int]:
+    """Return the kinds of the entries in use, by slot."""
     codec = abi.struct("conn_entry4")
-    targets = tables.connections4.memory.cast("I")[codec.offset("tuple.daddr") // 4 :: codec.size // 4].tolist()
-    return [slot for slot, target in enumerate(targets) if target]
+    size, at = codec.size, codec.offset("tuple.protocol")
+    assert codec.offset("tuple.kind") == at + 1
+    pairs = tables.connections.memory.cast("H")[at // 2 :: size // 2].tolist()
+    second = abi.constant("TUPLE_SECOND")
+    return {slot: pair >> 8 for slot, pair in enumerate(pairs) if pair and pair >> 8 != second}
 
 
-def entries4(tables: Tables) -> int:
-    """Return the number of entries of IPv4.
+def entries_in_use(tables: Tables) -> int:
+    """Return the number of entries.
 
-    Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table.
+    Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table. The
+    second half of a bucket is taken exactly for IPv6.
     """
-    taken, each, memory = set(_taken4(tables)), abi.constant("ENTRIES"), tables.connections4.memory
-    size = abi.struct("conn_entry4").size * each
-    marks = [memory[at] for at in range(_marks4(0), len(memory), size)]
+    taken, each, memory = _taken(tables), abi.constant("ENTRIES"), tables.connections.memory
+    size = at_slot(each)
+    marks = [memory[at] for at in range(_marks(0), len(memory), size)]
     for first in (0, each):
         assert {
             bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
-        } == taken
-    assert taken or not list(tables.crowd4.keys()), "an empty table names a connection"
-    counts = [memory[at] >> 4 or memory[at + 1] & 0x7F for at in range(_marks4(0), len(memory), size)]
+        } == set(taken)
+    assert taken or not list(tables.crowd.keys()), "an empty table names a connection"
+    counts = [memory[at] >> 4 or memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
     assert taken or not any(counts), "an empty table counts connections that overflowed"
+    second = abi.constant("TUPLE_SECOND") << 40
+    of_ipv6 = {slot for slot, kind in taken.items() if kind & abi.constant("TUPLE_IPV6")}
+    halves = memory.cast("Q")[abi.struct("conn_entry6").offset("second") // 8 :: size // 8].tolist()
+    assert {number * each for number, half in enumerate(halves) if half == second} == of_ipv6
     return len(taken)
 
 
-def _entries4(tables: Tables) -> Iterator[Entry]:
-    table, codec = tables.connections4, abi.struct("conn_entry4")
-    first, size = codec.fields["tuple"].offset, codec.offset("tuple.marks") - codec.fields["tuple"].offset
-    for slot in _taken4(tables):
-        start = _entry4(slot)
-        at = (start + codec.fields["connection"].offset) // 8
+def _entries(tables: Tables) -> Iterator[Entry]:
+    table, four, six = tables.connections, abi.struct("conn_entry4"), abi.struct("conn_entry6")
+    first = four.offset("tuple")
+    of_ipv6 = abi.constant("TUPLE_IPV6")
+    for slot, kind in _taken(tables).items():
+        start = at_slot(slot)
 
-        def change(word: int, at: int = at) -> None:
+        def change(word: int, at: int = start // 8) -> None:
             table.words[at] = word
 
-        key = bytes(table.memory[start + first : start + first + size]).ljust(abi.struct("tuple4").size, b"\0")
-        yield Entry(key, slot, table.words[at], change)
+        if kind & of_ipv6:
+            found = six.unpack_from(table.memory, start)
+            key = abi.struct("tuple6").pack(
+                saddr=struct.pack("<2Q", found["saddr_first"], found["saddr_last"]),
+                daddr=struct.pack("<2Q", *found["daddr"]),
+                sport=found["sport"],
+                dport=found["dport"],
+                protocol=found["protocol"],
+                kind=kind & ~of_ipv6,
+            )
+        else:
+            end = four.offset("tuple.marks") - first
+            key = bytes(table.memory[start + first : start + first + end]).ljust(abi.struct("tuple4").size, b"\0")
+        yield Entry(key, slot, table.words[start // 8], change)
 
 
-def _entries6(tables: Tables) -> Iterator[Entry]:
-    form, table = abi.struct("connection6").view("connection.word", "connection.method", "slot"), tables.connections6
-    first = load.first_slot6(tables.pool.get(0, "capacity"))
-    for key, value in list(table.items()):
-        own, method, number = form.unpack_from(value)
-        slot = number - first if method == abi.constant("METHOD_MASQ") else None
-
-        def change(word: int, key: bytes = key, value: bytes = value, slot: int | None = slot) -> None:
-            if slot is None:
-                table.put(key, word.to_bytes(8, "little") + value[8:])
-            else:
-                tables.words6.words[slot] = word
-
-        yield Entry(key, number, own if slot is None else tables.words6.words[slot], change)
-
-
-def wipe4(tables: Tables) -> None:
-    """Remove all IPv4 connections; credits that CPUs hold stay.
+def wipe(tables: Tables) -> None:
+    """Remove all connections; credits that CPUs hold stay.
 
     The expiry timer is stopped.
     """
-    looks4 = load.first_slot6(tables.pool.get(0, "capacity")) // abi.constant("LOOK_SLOTS")
-    with maps.MmapArray.open(tables.path("looks")) as looks:
-        looks.memory[: _TICK.size * looks4] = bytes(_TICK.size * looks4)
-    taken = len(_taken4(tables))
-    with maps.MmapArray.open(tables.path("connections4")) as table:
-        table.memory[:] = bytes(len(table.memory))
-    for key in list(tables.crowd4.keys()):
-        tables.crowd4.remove(key)
-    pool = tables.pool
-    with maps.MmapArray.open(tables.path("controls")) as controls:  # a new template keeps its slot's references
-        slots4 = load.first_slot6(pool.get(0, "capacity"))
-        controls.memory[: slots4 * controls.stride] = bytes(slots4 * controls.stride)
+    pool, taken = tables.pool, len(_taken(tables))
+    for name in "looks", "connections", "controls":  # a new template keeps its slot's references
+        with maps.MmapArray.open(tables.path(name)) as array:
+            array.memory[:] = bytes(len(array.memory))
+    for key in list(tables.crowd.keys()):
+        tables.crowd.remove(key)
     pool.set(0, "used", pool.get(0, "used") - taken)

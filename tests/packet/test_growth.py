@@ -229,17 +229,20 @@ def test_show_has_the_use_of_the_table_and_refusals_by_reason(host: Host) -> Non
     assert "3  refused table full" in printed
 
 
-def test_a_full_index_and_a_full_table_of_ipv6_are_reasons_of_their_own() -> None:
-    with mock.patch.object(load, "buckets4", return_value=8), new_host(connections=4096, expires=False) as host:
-        service = host.new_key()
+@pytest.mark.parametrize("vip", [VIP4, VIP6])
+def test_a_full_index_is_a_reason_of_its_own(vip: str) -> None:
+    with mock.patch.object(load, "buckets", return_value=8), new_host(connections=4096, expires=False) as host:
+        service = host.new_key(vip=vip)
         host.serve(service, 1)
         connect(host, service, 2000, 500, "S")
         assert host.reason("REFUSED_INDEX_FULL") > 0
         assert host.reason("REFUSED_TABLE_FULL") == 0
-    with mock.patch.object(load, "share6", return_value=128), new_host(connections=4096, expires=False) as host:
-        service = host.new_key(vip=VIP6)
-        host.serve(service, 1)
-        connect(host, service, 2000, 500, "S")
-        assert host.reason("REFUSED_IPV6_FULL") > 0
-        assert host.reason("REFUSED_TABLE_FULL") == 0
-        assert host.director.larger_capacity() == 8192, "for the sake of IPv6"
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6])
+def test_each_family_can_fill_the_table(host: Host, vip: str) -> None:
+    service = host.new_key(vip=vip)
+    host.serve(service, 1)
+    connect(host, service, 2000, CAPACITY)
+    assert len(list(host.director.connections())) == CAPACITY
+    assert host.reason("REFUSED_INDEX_FULL") == 0

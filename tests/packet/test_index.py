@@ -1,9 +1,10 @@
-"""The table of IPv4 connections with colliding hashes: a bucket, its group, and the other groups."""
+"""The connection table with colliding hashes: a bucket, its group, the other groups, and the map of a crowd."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from ipaddress import ip_address
 from unittest import mock
 
@@ -12,9 +13,9 @@ import pytest
 from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.service import Method, ServiceKey
-from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import HOOKS, VIP4, Host, new_host, server4
-from tests.packet.table import entries4, shorten
+from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
+from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, server4, server6
+from tests.packet.table import entries_in_use, shorten
 
 CAPACITY = 1024
 TRIED = 260
@@ -22,14 +23,31 @@ CROWD = 64  # entries of a small map of a crowd
 MOST_FAR = 127  # connections of a bucket in other groups
 SERVICES = 400
 PORT = 8080
-MEETING = (1, 3)  # with these seeds, all packets of one client to one service belong to one bucket
+SPREADING = 0x9E3779B97F4A7C15
+VIP, CLIENT = {4: VIP4, 6: VIP6}, {4: CLIENT4, 6: CLIENT6}
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Host]:
-    with ExitStack() as kept:
-        with mock.patch.object(load, "new_seeds", return_value=MEETING):
-            made = kept.enter_context(new_host(CAPACITY, expires=False))
+def meeting(first: int, second: int) -> tuple[int, ...]:
+    """Return seeds with which all packets of the client of IPv6 belong to one bucket.
+
+    With the first ones 1 and 3, those of IPv4 to one service belong to the same one.
+    """
+    client = struct.unpack("<2Q", ip_address(CLIENT6).packed)
+    return (
+        first,
+        second,
+        *((-(word >> 32) & 0xFFFFFFFF) << 32 for word in client),
+        0,
+        0x3C6EF372FE94F82A,
+        0xC2B2AE3D27D4EB4F,
+    )
+
+
+@contextmanager
+def meeting_host(version: int) -> Iterator[Host]:
+    """Make a host with seeds for a version of IP; the whole tuple still spreads its connections."""
+    seeds = meeting(1, 3) if version == 4 else meeting(SPREADING, 3)
+    with mock.patch.object(load, "new_seeds", return_value=seeds), new_host(CAPACITY, expires=False) as made:
         yield made
 
 
@@ -38,52 +56,60 @@ def await_empty(host: Host) -> None:
     shorten(host.director.tables, 0)
     host.expiry.run(host.director)
     assert not list(host.director.connections())
-    assert entries4(host.director.tables) == 0
+    assert entries_in_use(host.director.tables) == 0
+
+
+def frame(service: ServiceKey, flags: str, sport: int = 4000) -> bytes:
+    """Return a packet of the client."""
+    client = CLIENT[service.address.version]
+    return tcp(flags, sport=sport, dport=service.port, source=client, target=str(service.address))
 
 
 def connect(host: Host, service: ServiceKey, number: int) -> dict[int, str]:
     """Send so many SYNs from consecutive ports; return the servers of the connections by client port."""
-    for port in range(1024, 1024 + number):
-        host.receive(tcp(sport=port, dport=service.port))
+    for sport in range(1024, 1024 + number):
+        host.receive(frame(service, "S", sport))
     return {each.client_port: str(each.destination) for each in host.director.connections()}
 
 
+def check_reply(host: Host, version: int, server: str, sport: int, dport: int, hook: str = "tc") -> None:
+    """Check that the client gets a reply of this server of NAT from the virtual address."""
+    left = host.forwarded(tcp("SA", source=server, target=CLIENT[version], sport=sport, dport=dport), hook)
+    assert parsed(left).payload.src == VIP[version]
+
+
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
-def test_colliding_connections_are_found(director_host: Host, method: Method) -> None:
+def test_colliding_connections_are_found(method: Method, version: int) -> None:
     """They fill the bucket, its group and other groups; a hash map has the rest.
 
     Runs twice, because ended connections release their entries.
     """
-    host = director_host
-    service = host.new_key()
-    host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
-    for _ in range(2):
-        await_empty(host)
-        made = connect(host, service, TRIED)
-        assert len(made) == entries4(host.director.tables) == TRIED
-        assert len(host.director.tables.crowd4) > 0
-        for port, chosen in made.items():
-            for hook in HOOKS:
-                host.forwarded(tcp("A", sport=port, dport=service.port), hook)
-                if method == Method.MASQ:
-                    left = host.forwarded(tcp("SA", source=chosen, target=CLIENT4, sport=PORT, dport=port), hook)
-                    assert left[26:30] == ip_address(VIP4).packed
-        assert len(list(host.director.connections())) == TRIED
-    await_empty(host)
+    with meeting_host(version) as host:
+        service = host.new_key(vip=VIP[version])
+        host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
+        for _ in range(2):
+            made = connect(host, service, TRIED)
+            assert len(made) == entries_in_use(host.director.tables) == TRIED
+            assert len(host.director.tables.crowd) > 0
+            for port, chosen in made.items():
+                for hook in HOOKS:
+                    host.forwarded(frame(service, "A", port), hook)
+                    if method == Method.MASQ:
+                        check_reply(host, version, chosen, PORT, port, hook)
+            assert len(list(host.director.connections())) == TRIED
+            await_empty(host)
 
 
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
-def test_a_full_map_of_a_crowd_refuses_connections_and_leaves_nothing(method: Method) -> None:
-    with (
-        mock.patch.object(load, "new_seeds", return_value=MEETING),
-        mock.patch.multiple(load, _LEAST_CROWD=CROWD, _CROWD=CAPACITY),
-        new_host(CAPACITY, expires=False) as host,
-    ):
-        service = host.new_key()
+def test_a_full_map_of_a_crowd_refuses_connections_and_leaves_nothing(method: Method, version: int) -> None:
+    with mock.patch.multiple(load, _LEAST_CROWD=CROWD, _CROWD=CAPACITY), meeting_host(version) as host:
+        service = host.new_key(vip=VIP[version])
         host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
         made = connect(host, service, TRIED)
         in_buckets = len(made) - (CROWD // 2 if method == Method.MASQ else CROWD)
-        group = abi.constant("GROUP_SLOTS")
+        group = abi.constant("GROUP_SLOTS") if version == 4 else abi.constant("GROUP")
         assert in_buckets == (group if method == Method.MASQ else group + MOST_FAR)
         assert host.reason("REFUSED_INDEX_FULL") >= TRIED - len(made)
         assert host.reason("TABLE_FULL_STATELESS") == 0, "the service would schedule all clients by a hash"
@@ -92,19 +118,41 @@ def test_a_full_map_of_a_crowd_refuses_connections_and_leaves_nothing(method: Me
         assert connect(host, service, TRIED).keys() == made.keys()
 
 
-def test_one_client_port_has_a_connection_to_each_of_many_services() -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_one_client_port_has_a_connection_to_each_of_many_services(version: int) -> None:
     """By NAT to the same server: the replies, too, have one client port."""
     with new_host(4096, expires=False) as host:
-        services = [host.new_key() for _ in range(SERVICES)]
+        services = [host.new_key(vip=VIP[version]) for _ in range(SERVICES)]
         with host.director.batch():
             for service in services:
                 host.serve(service, 1, Method.MASQ)
         for service in services:
-            host.receive(tcp(dport=service.port))
+            host.receive(frame(service, "S"))
         assert len(list(host.director.connections())) == SERVICES
         assert host.reason("REFUSED_INDEX_FULL") == 0
         for service in services:
-            host.forwarded(tcp("A", dport=service.port), "tc")
-            reply = tcp("SA", source=server4(1), target=CLIENT4, sport=service.port, dport=4000)
-            assert host.forwarded(reply, "tc")[26:30] == ip_address(VIP4).packed
+            host.forwarded(frame(service, "A"), "tc")
+            check_reply(host, version, server4(1) if version == 4 else server6(1), service.port, 4000)
+        await_empty(host)
+
+
+def test_entries_of_both_families_share_buckets() -> None:
+    """One entry of IPv6 takes a whole bucket, and an entry of IPv4 keeps it from the other family."""
+    with meeting_host(4) as host:
+        services = [host.new_key(vip=vip) for vip in (VIP4, VIP6)]
+        ports = range(1024, 1024 + 100)
+        for each in services:
+            host.serve(each, 2)
+        for port in ports:
+            for each in services:
+                host.receive(frame(each, "S", port))
+        made = list(host.director.connections())
+        assert entries_in_use(host.director.tables) == len(made) == 2 * len(ports)
+        wanted = {(each.address, port) for each in services for port in ports}
+        assert {(each.virtual, each.client_port) for each in made} == wanted
+        for each in services:
+            for port in ports:
+                for hook in HOOKS:
+                    host.forwarded(frame(each, "A", port), hook)
+        assert len(list(host.director.connections())) == len(made)
         await_empty(host)

@@ -25,9 +25,9 @@ from pylvs.ipvsadm.commands import Session
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from tests.packet.earlier import host as earlier_module
-from tests.packet.earlier.host import NAT_SERVER, archived, earlier_host
+from tests.packet.earlier.host import NAT_SERVER, Tree, archived, earlier_host
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
-from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server6
+from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server4, server6
 from tests.packet.test_fragments import fragments, sent_to_server
 from tests.packet.test_killed_load import FewPrograms, Nothing, edit, killed, open_traffic, serving_host
 from tests.packet.test_takeover import as_build
@@ -35,6 +35,7 @@ from tests.packet.wire import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 DR, NAT, TUNNEL, PERSISTENT, MH, WRR = 80, 81, 83, 84, 85, 87  # ports of the recorded services
+NAT_PORT = 8080  # of real servers
 FLOWS = [(version, port) for version in (4, 6) for port in (DR, NAT, TUNNEL)]
 LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '--set', '0', '0', '0']; sys.exit(main())"
@@ -144,6 +145,49 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     assert host.director.state.note("object") is None, "the earlier build refuses tables without this note"
 
 
+def listed(text: str) -> list[list[str]]:
+    """Return the rows of a listing of connections, without their timeouts."""
+    rows = [line.split() for line in text.splitlines()[2:]]
+    return sorted([protocol, *rest] for protocol, _, *rest in rows)
+
+
+def saved_services() -> str:
+    """Return services of each method and family, and persistent ones, as `ipvsadm -R` reads them."""
+    lines = []
+    for vip, address_of in (VIP4, server4), (f"[{VIP6}]", server6):
+        servers = [f"[{each}]" if ":" in each else each for each in map(address_of, (1, 2, 3))]
+        for port, real_port, flag in (DR, DR, "-g"), (NAT, NAT_PORT, "-m"), (TUNNEL, TUNNEL, "-i"):
+            lines.append(f"-A -t {vip}:{port} -s rr")
+            lines += [f"-a -t {vip}:{port} -r {each}:{real_port} {flag}" for each in servers]
+        lines.append(f"-A -t {vip}:{PERSISTENT} -s rr -p 600")
+        lines += [f"-a -t {vip}:{PERSISTENT} -r {each}:{PERSISTENT} -g" for each in servers]
+    return "\n".join([*lines, ""])
+
+
+def test_connections_of_ipv6_that_were_in_hash_maps_continue(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    ports, sports = (DR, NAT, TUNNEL, PERSISTENT), range(4000, 4020)
+    with tree.host(saved_services()) as host:
+        flows = [(version, port, sport) for version in (4, 6) for port in ports for sport in sports]
+        before = {flow: opened(host, *flow) for flow in flows}
+        rows = listed(tree.ipvsadm("-Lnc"))
+        assert len(rows) == len(flows) + 2, "two templates"
+        host.director.migrate()
+        host.close_programs()
+        assert listed(ipvsadm(host, "-Lnc")) == rows
+        for (version, port, sport), (_, to) in before.items():
+            frame = tcp("A", sport, port, **addresses(version))
+            assert where(host.forwarded(frame, "tc")) == to
+        assert listed(ipvsadm(host, "-Lnc")) == rows, "no packet made a connection"
+        for each in host.director.connections():
+            if each.virtual_port != NAT:
+                continue
+            vip, client = (VIP4, CLIENT4) if each.client.version == 4 else (VIP6, CLIENT6)
+            header = TCP(sport=NAT_PORT, dport=each.client_port, flags="A")
+            answer = build(ether() / network(str(each.destination), client) / header)
+            assert Ether(host.forwarded(answer, "tc")).payload.src == vip
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_packet_whose_fragments_come_before_and_after(earlier: Host, version: int) -> None:
     frames = fragments(version, 5000, 3000, 1000)
@@ -199,11 +243,12 @@ def test_killed_at_any_step(earlier: Host) -> None:
 # --- another build of the same source ---
 
 
+PORT_AND_METHOD = "\tbe16 port; /* of the real server */\n\tu8 method;\n\tu8 flags; /* enum conn_flags */\n"
 CHANGES = [
     ("config.h", "struct destination {\n", "struct destination {\n\tu64 test_added;\n"),
     ("config.h", "struct service_version {\n", "struct service_version {\n\tu16 test_moved[4];\n"),
-    ("conntrack.h", "struct conn_entry4 {\n", "struct conn_entry4 {\n\tu64 test_longer;\n"),
-    ("conntrack.h", "struct connection6 {\n", "struct connection6 {\n\tu64 test_longer;\n"),
+    ("conntrack.h", "entry6;\n\t};\n", "entry6;\n\t};\n\tu64 test_longer[8];\n"),
+    ("conntrack.h", f"\tu32 destination;\n{PORT_AND_METHOD}}};\n", f"{PORT_AND_METHOD}\tu32 destination;\n}};\n"),
 ]
 ADDED = (
     "from pylvs.dataplane import former\n"

@@ -244,7 +244,7 @@ def test_a_table_that_refuses_connections_stays_unused(host: Host) -> None:
     host.serve(service, 1)
     for sport in range(2000, 2000 + 1500):
         host.run(tcp("S", sport=sport, dport=service.port))
-    with mock.patch.object(load, "buckets4", return_value=8):
+    with mock.patch.object(load, "buckets", return_value=8):
         with pytest.raises(Busy, match=r"conn_max=8192: \d+ connections that the new table refuses"):
             host.director.change_setting("conn_max", 8192)
         assert host.director.settings()["conn_max"] == FORMER

@@ -13,7 +13,7 @@ from pylvs.model.service import Destination, DestinationKey, Method, Protocol, S
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
 from tests.packet.host import DROPPED, HOOKS, VIP4, VIP6, Host, on_cpu, server4, server6
 from tests.packet.interleave import Interleaving
-from tests.packet.table import Entry, entries, shorten
+from tests.packet.table import Entry, at_slot, entries, shorten
 
 OTHER4, OTHER6 = "198.18.0.8", "2001:db8:7::8"
 NO_TEMPLATE = 0xFFFFFFFF
@@ -137,4 +137,4 @@ def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(h
     tables = host.director.tables
     (made,) = [each for each in entries(tables) if each.client_port == 5001]
     read = abi.struct("conn_entry4").view("connection.destination", "connection.method")
-    assert read.unpack_from(tables.connections4.memory, made.slot * abi.struct("conn_entry4").size) == (chosen, method)
+    assert read.unpack_from(tables.connections.memory, at_slot(made.slot)) == (chosen, method)

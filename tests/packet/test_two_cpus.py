@@ -14,7 +14,7 @@ from pylvs.model.service import Method, Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import DROPPED, HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.packet.runner import Runner
-from tests.packet.table import entries4
+from tests.packet.table import entries_in_use
 from tests.waiting import PATIENCE_S
 
 FLOWS = 200  # of a round
@@ -158,10 +158,10 @@ def test_slots_of_connections_that_both_cpus_tried_to_make_are_not_lost(director
     service = host.new_key(Protocol.UDP)
     host.serve(service)
     before = host.pool("used")
-    connections, entries = len(list(host.director.connections())), entries4(host.director.tables)
+    connections, entries = len(list(host.director.connections())), entries_in_use(host.director.tables)
     ports = (range(first, first + FLOWS) for first in range(20000, 20000 + MOST_ROUNDS * FLOWS, FLOWS))
     at_once_often(host, "xdp", ([udp(sport=port, dport=service.port) for port in some] for some in ports))
     made = len(list(host.director.connections())) - connections
     spare = 32 * (os.cpu_count() or 1)  # slots that CPUs reserve
     assert host.pool("used") - before <= made + spare
-    assert entries4(host.director.tables) - entries == made
+    assert entries_in_use(host.director.tables) - entries == made

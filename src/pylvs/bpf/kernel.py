@@ -15,7 +15,7 @@ from pylvs.system import syscalls
 
 OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
-# Of memory, for one connection: a new table takes a 20th of it. Full of IPv6 connections by NAT it takes a ninth.
+# Of memory, for one connection: a table takes a 32nd of it.
 _BYTES_PER_CONNECTION = 4 << 10
 _AVAILABLE_BYTES_PER_CONNECTION = 2 << 10  # likewise of the memory that is available now, for many network namespaces
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 1 << 22  # more would make the first edit slow: memory is zeroed

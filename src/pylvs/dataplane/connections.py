@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import LargeArray
@@ -15,8 +14,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import Protocol
 
-_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
-_KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
+_BLOCK = 1 << 16  # bytes of the table that are read at once
 _FIELDS4 = (
     "connection.word",
     "connection.destination",
@@ -28,6 +26,19 @@ _FIELDS4 = (
     "tuple.dport",
     "tuple.protocol",
     "tuple.kind",
+)
+_FIELDS6 = (
+    "connection.word",
+    "connection.destination",
+    "connection.port",
+    "connection.method",
+    "saddr_first:8s",
+    "sport",
+    "dport",
+    "protocol",
+    "kind",
+    "saddr_last:8s",
+    "daddr:16s",
 )
 _ANY_SERVER = bytes(ADDRESS_BYTES)
 
@@ -45,7 +56,8 @@ class ConnectionReader:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._second = load.ticks_per_second()
-        self._plain, self._claimed = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_CLAIMED")
+        self._plain, self._of_ipv6 = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_IPV6")
+        self._no_tuple = abi.constant("TUPLE_CLAIMED"), abi.constant("TUPLE_SECOND")
         self._masq = abi.constant("METHOD_MASQ")
         self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
@@ -59,78 +71,53 @@ class ConnectionReader:
 
     def connections(self) -> Iterator[Connection]:
         """Yield every entry, in no particular order."""
-        yield from self._connections4()
-        yield from self._connections6()
+        entry4, entry6 = abi.struct("conn_entry4"), abi.struct("conn_entry6")
+        form4, form6, stride = entry4.view(*_FIELDS4), entry6.view(*_FIELDS6), entry4.size
+        port_at, kind_at = entry4.offset("tuple.sport"), entry4.offset("tuple.kind") - entry4.offset("tuple.sport")
+        ntohs, ntohl, unused, addresses = socket.ntohs, socket.ntohl, bytes(_BLOCK), dict[int | bytes, Address]()
+        each = _BLOCK // stride  # slots in a block
+        tuple_bits = (1 << 8 * (kind_at + 1)) - 1
+        for number, block in enumerate(LargeArray.open(self._tables.path("connections")).blocks(_BLOCK)):
+            if block == unused:
+                continue
+            self._begin_block()
+            addresses.clear()
+            for index, rest in enumerate(memoryview(block).cast("Q")[port_at // 8 :: stride // 8].tolist()):
+                if not rest & tuple_bits:
+                    continue  # a free entry
+                kind, version = rest >> 8 * kind_at & 0xFF, 4
+                if kind in self._no_tuple:
+                    continue
+                if kind & self._of_ipv6:
+                    version, kind = 6, kind & ~self._of_ipv6
+                    word, server, port, method, first, source_port, target_port, protocol, _, last, target = (
+                        form6.unpack_from(block, index * stride)
+                    )
+                    client: Address = IPv6Address(first + last)
+                else:
+                    word, server, port, method, source, target, source_port, target_port, protocol, _ = (
+                        form4.unpack_from(block, index * stride)
+                    )
+                    client = IPv4Address(ntohl(source))
+                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
+                address = addresses.get(target)
+                if address is None:
+                    address = addresses[target] = IPv6Address(target) if version == 6 else IPv4Address(ntohl(target))
+                yield Connection(
+                    protocol,
+                    self._state_name(protocol, kind, word, assured),
+                    self._left_s(word),
+                    client,
+                    ntohs(source_port),
+                    address,
+                    ntohs(target_port),
+                    self._server(server, method, version),
+                    ntohs(port),
+                )
 
     def _begin_block(self) -> None:
         self._now = load.clock(self._tables.state)  # in ticks
         self._servers.clear()
-
-    def _connections4(self) -> Iterator[Connection]:
-        """Yield the IPv4 connections; an entry without a destination address is free."""
-        codec, ntohs, ntohl = abi.struct("conn_entry4"), socket.ntohs, socket.ntohl
-        form, stride, target_at = codec.view(*_FIELDS4), codec.size, codec.offset("tuple.daddr")
-        unused, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
-        each = _BLOCK // stride  # slots in a block
-        for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):
-            if block == unused:
-                continue
-            self._begin_block()
-            virtual.clear()
-            targets = memoryview(block).cast("I")[target_at // 4 :: stride // 4].tolist()
-            for index, target in enumerate(targets):
-                if not target:
-                    continue
-                word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
-                    block, index * stride
-                )
-                if kind == self._claimed:
-                    continue
-                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
-                address = virtual.get(target)
-                if address is None:
-                    address = virtual[target] = IPv4Address(ntohl(target))
-                yield Connection(
-                    protocol,
-                    self._state_name(protocol, kind, word, assured),
-                    self._left_s(word),
-                    IPv4Address(ntohl(source)),
-                    ntohs(source_port),
-                    address,
-                    ntohs(target_port),
-                    self._server(server, method, 4),
-                    ntohs(port),
-                )
-
-    def _connections6(self) -> Iterator[Connection]:
-        """Yield the IPv6 connections. `words6` has state and timeout of those by NAT."""
-        tables = self._tables
-        form = abi.struct("connection6").view(
-            "connection.word", "connection.destination", "connection.port", "connection.method", "slot"
-        )
-        first = load.first_slot6(tables.pool.get(0, "capacity"))
-        for keys, values, count in tables.connections6.chunks():
-            self._begin_block()
-            pairs = zip(
-                _KEY6.iter_unpack(keys[: count * _KEY6.size]),
-                form.iter_unpack(values[: count * form.size]),
-                strict=True,
-            )
-            for (source, target, source_port, target_port, protocol, kind), (word, server, port, method, slot) in pairs:
-                if method == self._masq:
-                    word = tables.words6.words[slot - first]
-                assured = 0 if kind == self._plain else tables.controls.get(slot, "assured")
-                yield Connection(
-                    protocol,
-                    self._state_name(protocol, kind, word, assured),
-                    self._left_s(word),
-                    address_of(source, 6),
-                    source_port,
-                    address_of(target, 6),
-                    target_port,
-                    self._server(server, method, 6),
-                    socket.ntohs(port),
-                )
 
     def _left_s(self, word: int) -> int:
         left = (word & 0xFFFFFFFF) - self._now & 0xFFFFFFFF

@@ -246,21 +246,34 @@ class Former:
         former = self.types(map_name)[part]
         return Plan(self.layout, former, name, f"{self.what}: the map {map_name}", whole)
 
+    @cached_property
+    def table(self) -> str:
+        """The name of the map with the connections: of both families, or of IPv4 alone in earlier builds."""
+        return "connections" if os.path.exists(self.path("connections")) else "connections4"
+
+    @property
+    def has_connections6(self) -> bool:
+        """Return whether connections of IPv6 are in a hash map, as in earlier builds."""
+        return self.table != "connections"
+
     def entry4(self) -> Codec:
-        """Return the codec of an entry of the table of IPv4 connections, which may be in buckets."""
-        codec = self.codec("connections4")
+        """Return the codec of an entry of IPv4, which may be in buckets."""
+        codec = self.codec(self.table)
         return self.layout.struct(codec.fields["entry"].type) if "entry" in codec.fields else codec
 
-    def tuple_plans(self) -> tuple[Plan, Plan]:
-        """Return the plans for the tuples of IPv4 and of IPv6 connections."""
-        with self.naming("connections4"):
+    def tuple_plan4(self) -> Plan:
+        """Return the plan for the tuples of IPv4 connections."""
+        with self.naming(self.table):
             of_ipv4 = self.entry4().fields["tuple"].type
-        plan = Plan(self.layout, of_ipv4, "tuple4", f"{self.what}: the map connections4")
-        return plan, self.plan("connections6", 0, "tuple6")
+        return Plan(self.layout, of_ipv4, "tuple4", f"{self.what}: the map {self.table}")
+
+    def tuple_plan6(self) -> Plan:
+        """Return the plan for the keys of a hash map of IPv6 connections."""
+        return self.plan("connections6", 0, "tuple6")
 
     @cached_property
     def first_slot6(self) -> int:
-        """The first slot of IPv6."""
+        """The first slot of IPv6, of builds that have connections of IPv6 in a hash map."""
         return self.variable("first_slot6")
 
     def controls(self) -> Callable[[int, str], int]:

@@ -31,8 +31,7 @@ def larger_capacity(tables: Tables) -> int:
     Raises NoSpace if memory does not allow it.
     """
     use = table_use(tables)
-    of_ipv6 = tables.pool.get(0, "fresh") / load.share6(use.capacity)  # the most that there were at a time
-    if max(use.fill, of_ipv6) < _NEARLY_FULL or tables.state.note(_FIXED):
+    if use.fill < _NEARLY_FULL or tables.state.note(_FIXED):
         return 0
     capacity = min(2 * use.capacity, SETTINGS["conn_max"].highest)
     needed, limit, available = load.table_bytes(capacity), kernel.memory_limit() // SHARE, kernel.memory_available()

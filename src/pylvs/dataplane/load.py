@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
@@ -36,23 +36,15 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
-TYPE_CHECKING = False  # without importing typing
-if TYPE_CHECKING:
-    from typing import Any
-
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 EARLIER_TAILCALLS = ("stages_xdp", "stages_tc")  # of commit 5189436
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
-    "connections4",
-    "crowd4",
-    "connections6",
-    "replies6",
-    "words6",
+    "connections",
+    "crowd",
     "conn_counts",
     "controls",
-    "registry6",
     "half_opens",
     "half_open_queues",
     "half_open_counts",
@@ -60,7 +52,6 @@ CONNECTION_MAPS = (
     "pools",
     "magazines",
     "commands_magazine",
-    "free_slots6",
     "sweepers",
 )
 SERVICES = 16384
@@ -69,11 +60,9 @@ _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
-_BUCKET_BYTES, _NODE_BYTES = 16, 48  # of the kernel's hash maps; it allocates powers of two
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
-_LARGE = 1 << 20  # connections
 _FEWEST_HALF_OPEN = 64
-_CROWD, _LEAST_CROWD = 16, 1024  # IPv4 connections whose clients use one port for very many services: a part of all
+_CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for very many services: a part of all
 _PRESENT_CPUS = "/sys/devices/system/cpu/present"
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
@@ -139,31 +128,20 @@ def destination_limit() -> int:
     return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 
-def _slots(connections: int) -> int:
-    """Return the slots for so many connections of IPv6, in whole bundles; those in magazines come on top."""
-    bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
-    return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
+def slots(connections: int) -> int:
+    """Return the slots of the connection table, with those of the unused first group."""
+    return (abi.constant("GROUP") + buckets(connections)) * abi.constant("ENTRIES")
 
 
-def first_slot6(connections: int) -> int:
-    """Return the first slot of IPv6: after those of IPv4. Its tick starts an element of `looks`."""
-    element = abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")
-    return -(-slots4(connections) // element) * element
+def buckets(connections: int) -> int:
+    """Return the buckets of the connection table, whole groups: five for four connections.
 
-
-def slots4(connections: int) -> int:
-    """Return the slots of IPv4, with those of the unused first group."""
-    return abi.constant("GROUP_SLOTS") + buckets4(connections) * abi.constant("ENTRIES")
-
-
-def buckets4(connections: int) -> int:
-    """Return the buckets of the table of IPv4 connections, whole groups. They are half full at most.
-
-    Then a tenth of the connections overflow from their bucket, and one of 1,500 from its group. Less than one of 10^9
-    finds the other groups full, too.
+    A bucket has one connection of IPv6, or two of IPv4. A table full of IPv4 has two fifths of its entries in use. Then
+    one connection of 12 overflows from its bucket, and one of 12,000 from its group. A table full of IPv6 has four
+    fifths of its buckets in use, and two connections of five overflow; half full, a fifth of them.
     """
     group = abi.constant("GROUP")
-    return -(-2 * connections // (abi.constant("ENTRIES") * group)) * group
+    return -(-5 * connections // (4 * group)) * group
 
 
 def half_opens_each(connections: int, rings: int) -> int:
@@ -185,24 +163,11 @@ def route_sets() -> int:
     return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
 
 
-def share6(connections: int) -> int:
-    """Return the IPv6 connections of a table: all of a small one, a quarter of a large one.
-
-    They are a power of two then, because the kernel rounds the size of its hash maps up to one. An entry of a hash map
-    takes three times as long to make as one of an array, and the first edit waits for it.
-    """
-    return connections if connections <= _LARGE else max(_LARGE, 1 << (connections // 4).bit_length() - 1)
-
-
 def _sizes(connections: int, rings: int) -> dict[str, int]:
-    destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
-    slots6 = _slots(six)
-    sizes = {"connections4": abi.constant("GROUP") + buckets4(connections)}
-    sizes["crowd4"] = max(connections // _CROWD, _LEAST_CROWD)
-    sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
-    ticks = first6 // abi.constant("LOOK_SLOTS") + slots6
-    sizes |= {"controls": first6 + slots6, "looks": -(-ticks // abi.constant("LOOKS"))}
-    sizes["free_slots6"] = slots6 // abi.constant("BUNDLE")
+    destinations, all_slots = destination_limit(), slots(connections)
+    sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
+    sizes["crowd"] = max(connections // _CROWD, _LEAST_CROWD)
+    sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections, rings) * rings
     sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
@@ -219,23 +184,15 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
 
 
 def table_bytes(connections: int) -> int:
-    """Return the memory of a table that is full of the largest connections: those of IPv6 by NAT."""
+    """Return the memory of a table, which it takes at once, without the elements of `crowd`: most tables have none."""
     maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
-    return sum(sizes.get(name, 1) * _element_bytes(maps[name]) for name in CONNECTION_MAPS)
+    return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in CONNECTION_MAPS)
 
 
-def _element_bytes(described: Mapping[str, Any]) -> int:
-    size: int = described["value_size"]
-    if described["type"] == "hash":
-        node = _NODE_BYTES + int(described["key_size"]) + size
-        size = _BUCKET_BYTES + (1 << (node - 1).bit_length())
-    return size
-
-
-def new_seeds() -> tuple[int, int]:
-    """Return new seeds, both with bit 0 set, for the hash of IPv4 connections."""
-    first, second = struct.unpack("<2Q", os.urandom(16))
-    return first | 1, second | 1
+def new_seeds() -> tuple[int, ...]:
+    """Return new seeds for the hashes of connections. The first two have bit 0 set."""
+    first, second, *others = struct.unpack(f"<{abi.constant('SEEDS')}Q", os.urandom(8 * abi.constant("SEEDS")))
+    return first | 1, second | 1, *others
 
 
 def _entry_of(program: str) -> str:
@@ -243,11 +200,11 @@ def _entry_of(program: str) -> str:
     return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
 
 
-def _secret(seeds: tuple[int, int], use: bytes) -> int:
+def _secret(seeds: tuple[int, ...], use: bytes) -> int:
     """Return a secret of a state's programs, the same one for XDP and TC."""
     import hashlib  # late: most edits load nothing
 
-    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4, person=use).digest(), "little")
+    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds[:2]), digest_size=4, person=use).digest(), "little")
 
 
 def _allow_descriptors() -> None:
@@ -261,7 +218,7 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
-def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: Collection[str]) -> BpfObject:
+def open_object(connections: int, seeds: tuple[int, ...], rings: int, entries: Collection[str]) -> BpfObject:
     """Open the object without loading it; it will load only the programs of these entries.
 
     The first three are those of the connection table (`begin_pool`).
@@ -280,13 +237,8 @@ def open_object(connections: int, seeds: tuple[int, int], rings: int, entries: C
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
-            "first_slot6": first_slot6(connections),
             "route_sets": route_sets(),
-            "slots6": _slots(share6(connections)),
-            "table_key4": {
-                "seeds": seeds,
-                "buckets": buckets4(connections),
-            },
+            "table_key": {"seeds": seeds, "buckets": buckets(connections)},
             "half_opens_each": half_opens_each(connections, rings),
             "half_open_rings": rings,
             "loopback": socket.if_nametoindex("lo"),
@@ -392,13 +344,13 @@ def create(state: State, connections: int = 0) -> None:
     state.note_build()
 
 
-def begin_pool(tables: Tables, connections: int, seeds: tuple[int, int], rings: int) -> None:
+def begin_pool(tables: Tables, connections: int, seeds: tuple[int, ...], rings: int) -> None:
     tables.pool.set(0, "capacity", connections)
     tables.pool.set(0, "half_open_rings", rings)
     tables.pool.set(0, "seeds", *seeds)
 
 
-def pool_shape(tables: Tables) -> tuple[int, tuple[int, int], int]:
+def pool_shape(tables: Tables) -> tuple[int, tuple[int, ...], int]:
     """Return what `begin_pool` set: every load over the same table needs the same."""
     pool = tables.pool
     return pool.get(0, "capacity"), pool.get(0, "seeds"), pool.get(0, "half_open_rings")
@@ -412,7 +364,7 @@ def begin_settings(tables: Tables) -> None:
         if setting.name != "conn_max":
             tables.root.set(0, f"settings.{setting.name}", setting.default)
     tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
-    tables.root.set(0, "fallback_key", *new_seeds())
+    tables.root.set(0, "fallback_key", *struct.unpack("<2Q", os.urandom(16)))
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:

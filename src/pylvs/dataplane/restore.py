@@ -12,13 +12,13 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from typing import NamedTuple
 
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.abi import Codec
 from pylvs.bpf.maps import HashMap, LargeArray, MmapArray
 from pylvs.dataplane.former import name_there
 from pylvs.dataplane.tables import MASK32, Records, Tables
-from pylvs.model.dataclass import dataclass
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.former import Former, Plan
 
-_BLOCK = 2048  # IPv4 connections that are read at once; so many take whole pages
+_BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _FIELDS = (
     "connection.word",
     "connection.destination",
@@ -34,6 +34,7 @@ _FIELDS = (
     "connection.method",
     "connection.flags",
 )
+_TUPLE6 = ("saddr_first:8s", "saddr_last:8s", "daddr:16s", "sport:2s", "dport:2s", "protocol", "kind")
 _RECORD = (
     "tuple:40s",
     "destination",
@@ -50,21 +51,6 @@ _RECORD = (
     "has_reply",
     "assured",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A connection of the former table as a pass has read it."""
-
-    family: int
-    slot: int
-    raw_tuple: bytes
-    word: int
-    destination: int
-    port: bytes
-    method: int
-    flags: int
-    was: int  # its word in the pass before; 0: it was not there
 
 
 class _Fields:
@@ -90,30 +76,102 @@ def _converter(plan: Plan) -> Callable[[bytes], bytes]:
     return bytes if plan.is_identity else plan.convert
 
 
+class Entry(NamedTuple):
+    """A connection in an element of the former table."""
+
+    family: int
+    raw_tuple: bytes
+    word: int
+    destination: int
+    port: bytes
+    method: int
+    flags: int
+
+
+class Seen(NamedTuple):
+    """A connection of the former table as a pass has read it."""
+
+    slot: int
+    entry: Entry
+    was: int  # its word in the pass before; 0: it was not there
+
+
 class Source:
-    """The connections of a load. All its maps are opened now: their pins may be replaced later."""
+    """The connections of a load. All its maps are opened now: their pins may be replaced later.
+
+    The elements of its table are buckets, which may have connections of IPv6, too. Those of commit 5189436 are entries
+    of IPv4.
+    """
 
     def __init__(self, former: Former) -> None:
         """Raise Unsupported for maps that cannot be read."""
-        self.first6 = former.first_slot6
-        entry4 = former.entry4()
-        self.size4 = entry4.size
-        with former.naming("connections4"):
-            self.fields4 = _Fields(entry4, *_FIELDS, "tuple:16s")
-            self.tuple_at = entry4.offset("tuple")
-        self.size6 = former.codec("connections6").size
-        with former.naming("connections6"):
-            self.fields6 = _Fields(former.codec("connections6"), *_FIELDS, "slot")
-        self.ours4, self.ours6 = (_converter(plan) for plan in former.tuple_plans())
+        element, entry = former.codec(former.table), former.entry4()
+        self.size = element.size
+        with former.naming(former.table):
+            entries = element.fields.get("entry")
+            first = entries.offset if entries else 0
+            self.starts = [first + number * entry.size for number in range(entries.length if entries else 1)]
+            self._size4 = entry.size
+            self._fields4 = _Fields(entry, *_FIELDS, "tuple:16s")
+            self._tuple_at = entry.offset("tuple")
+        self._ours4 = _converter(former.tuple_plan4())
+        ours = abi.struct("tuple4")
+        self._kind_at = ours.offset("kind")
+        self._daddr4 = slice(ours.offset("daddr"), ours.offset("daddr") + 4)
+        self._used4 = slice(ours.offset("protocol"), self._kind_at + 1)
+        self._no_tuple = abi.constant("TUPLE_CLAIMED"), abi.constant("TUPLE_SECOND")
+        self._of_ipv6, self._six_at = abi.constant("TUPLE_IPV6"), 0
+        self._fields6: _Fields | None = None
+        self.connections6: HashMap | None = None
+        if former.has_connections6:
+            self._open_connections6(former)
+        else:
+            self._find_entry6(former, element)
         self.control = former.controls()
-        self.connections4 = LargeArray.open(former.path("connections4"))
+        self.table = LargeArray.open(former.path(former.table))
+
+    def _find_entry6(self, former: Former, element: Codec) -> None:
+        with former.naming(former.table):
+            six = former.layout.struct(element.fields["entry6"].type)
+            self._six_at, self._size6 = element.offset("entry6"), six.size
+            self._fields6 = _Fields(six, *_FIELDS, *_TUPLE6)
+            self._kind6_at = self._six_at + six.offset("kind")
+            self._only_in6 = [(self._six_at + six.offset(name)) // 8 for name in ("saddr_last", "daddr")]
+
+    def _open_connections6(self, former: Former) -> None:
+        self.first6 = former.first_slot6
+        codec = former.codec("connections6")
+        self.size6 = codec.size
+        with former.naming("connections6"):
+            self.fields6 = _Fields(codec, *_FIELDS, "slot")
+        self.ours6 = _converter(former.tuple_plan6())
         self.connections6 = HashMap.open(former.path("connections6"))
         self.words6 = MmapArray.open(former.path("words6"))
 
-    def tuples(self, block: bytes) -> tuple[list[int], list[int]]:
-        """Return the tuples of the IPv4 entries in a block, as two columns of words."""
-        words, width, first = memoryview(block).cast("Q"), self.size4 // 8, self.tuple_at // 8
-        return words[first::width].tolist(), words[first + 1 :: width].tolist()
+    def tuples(self, block: bytes) -> list[list[int]]:
+        """Return the tuples of the entries in a block, as columns of words."""
+        words, width = memoryview(block).cast("Q"), self.size // 8
+        columns = [(start + self._tuple_at) // 8 + number for start in self.starts for number in (0, 1)]
+        if self._fields6 and max(block[self._kind6_at :: self.size]) >= self._of_ipv6:
+            columns += self._only_in6
+        return [words[column::width].tolist() for column in columns]
+
+    def entries(self, element: bytes) -> dict[int, Entry]:
+        """Return the connections of an element, by their number in it."""
+        if self._fields6 and element[self._kind6_at] & self._of_ipv6:
+            *fields, first, last, daddr, sport, dport, protocol, kind = self._fields6.unpack(
+                element[self._six_at : self._six_at + self._size6]
+            )
+            raw_tuple = first + last + daddr + sport + dport + bytes((protocol, kind & ~self._of_ipv6))
+            return {0: Entry(6, raw_tuple, *fields)}
+        found = {}
+        for number, start in enumerate(self.starts):
+            *fields, raw_tuple = self._fields4.unpack(element[start : start + self._size4])
+            our_tuple = self._ours4(raw_tuple)[: self._kind_at + 1]  # without the marks of its bucket
+            is_used = any(our_tuple[self._daddr4]) and any(our_tuple[self._used4])
+            if is_used and our_tuple[self._kind_at] not in self._no_tuple:
+                found[number] = Entry(4, our_tuple, *fields)
+        return found
 
 
 class ConnectionCopy:
@@ -130,7 +188,7 @@ class ConnectionCopy:
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
         self._controlled = abi.constant("CONN_CONTROLLED")
-        self._blocks: list[bytes] = []  # of connections4, as the last pass read them
+        self._blocks: list[bytes] = []  # of the table, as the last pass read them
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._batch: list[Seen] = []
@@ -151,7 +209,7 @@ class ConnectionCopy:
         self.restored = self.refused = 0
         later = []
         for seen in self._changes(only_new):
-            if seen.flags & self._controlled:  # its template first
+            if seen.entry.flags & self._controlled:  # its template first
                 later.append(seen)
             else:
                 self._put(seen)
@@ -162,15 +220,10 @@ class ConnectionCopy:
         return self.restored + self.refused
 
     def _changes(self, only_new: bool) -> Iterator[Seen]:
-        yield from self._changes4(only_new)
-        yield from self._changes6(only_new)
-
-    def _changes4(self, only_new: bool) -> Iterator[Seen]:
-        """Yield the IPv4 connections that differ from the last pass, or those with another tuple."""
-        source, size, fields = self._source, self._source.size4, self._source.fields4
-        unused, kind_at = bytes(_BLOCK * size), abi.struct("tuple4").offset("kind")
-        claimed = abi.constant("TUPLE_CLAIMED")
-        for number, block in enumerate(source.connections4.blocks(len(unused))):
+        """Yield the connections that differ from the last pass, or those with another tuple."""
+        source, size = self._source, self._source.size
+        unused = bytes(_BLOCK * size)
+        for number, block in enumerate(source.table.blocks(len(unused))):
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)
@@ -179,29 +232,35 @@ class ConnectionCopy:
             if not only_new:
                 self._blocks[number] = block
             for at in range(0, len(block) - size + 1, size):
-                entry = block[at : at + size]
-                before = former[at : at + size]
-                if entry == before:
-                    continue
-                word, destination, port, method, flags, raw_tuple = fields.unpack(entry)
-                our_tuple = source.ours4(raw_tuple)[: kind_at + 1]  # without the marks of its bucket
-                if not our_tuple[4:8].strip(b"\0") or our_tuple[kind_at] == claimed or word & self._dying:
-                    continue
-                was, *_, former_tuple = fields.unpack(before)
-                slot, known = number * _BLOCK + at // size, source.ours4(former_tuple)[: kind_at + 1] == our_tuple
-                if not (known and only_new):
-                    yield Seen(4, slot, our_tuple, word, destination, port, method, flags, was if known else 0)
+                element, before = block[at : at + size], former[at : at + size]
+                if element != before:
+                    first = (number * _BLOCK + at // size) * len(source.starts)
+                    yield from self._changes_of(first, element, before, only_new)
+        if source.connections6:
+            yield from self._changes6(source.connections6, only_new)
 
-    def _changes6(self, only_new: bool) -> Iterator[Seen]:
-        """Likewise for IPv6."""
+    def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
+        """Likewise of one element; its first slot is given."""
+        entries = self._source.entries(element)
+        former = self._source.entries(before) if entries else {}
+        for number, each in entries.items():
+            was = former.get(number)
+            if was == each or each.word & self._dying:
+                continue
+            known = was is not None and was.raw_tuple == each.raw_tuple
+            if not (known and only_new):
+                yield Seen(first + number, each, was.word if was and known else 0)
+
+    def _changes6(self, connections6: HashMap, only_new: bool) -> Iterator[Seen]:
+        """Likewise of the hash map of IPv6 connections, which earlier builds have."""
         masq = abi.constant("METHOD_MASQ")
-        source, size, fields = self._source, self._source.size6, self._source.fields6
-        width = source.connections6.key_size
-        for keys, values, count in source.connections6.chunks():
+        source, size = self._source, self._source.size6
+        width = connections6.key_size
+        for keys, values, count in connections6.chunks():
             for index in range(count):
                 raw_tuple = bytes(keys[index * width : (index + 1) * width])
                 value = bytes(values[index * size : (index + 1) * size])
-                word, destination, port, method, flags, slot = fields.unpack(value)
+                word, destination, port, method, flags, slot = source.fields6.unpack(value)
                 if method == masq:
                     word = source.words6.words[slot - source.first6]
                 former = self._former6.get(raw_tuple)
@@ -209,30 +268,30 @@ class ConnectionCopy:
                     continue
                 if not only_new:
                     self._former6[raw_tuple] = value, word
-                was = former[1] if former else 0
-                yield Seen(6, slot, source.ours6(raw_tuple), word, destination, port, method, flags, was)
+                entry = Entry(6, source.ours6(raw_tuple), word, destination, port, method, flags)
+                yield Seen(slot, entry, former[1] if former else 0)
 
     def _put(self, seen: Seen) -> None:
-        state = seen.word >> self._state & self._states
+        state = seen.entry.word >> self._state & self._states
         timeout = assured = template = 0
         if state == self._template:
             timeout, assured = self._source.control(seen.slot, "timeout"), self._source.control(seen.slot, "assured")
-        elif seen.flags & self._controlled:
+        elif seen.entry.flags & self._controlled:
             template = self._templates.get(self._source.control(seen.slot, "template"), 0)
         self._memory += self._form.pack(
-            seen.raw_tuple,
-            seen.destination,
-            seen.word & MASK32,
+            seen.entry.raw_tuple,
+            seen.entry.destination,
+            seen.entry.word & MASK32,
             seen.was & MASK32,
             template,
             timeout,
             0,
-            seen.port,
-            seen.method,
+            seen.entry.port,
+            seen.entry.method,
             state,
             seen.was >> self._state & self._states,
-            seen.family,
-            seen.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
+            seen.entry.family,
+            seen.entry.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
             assured,
         )
         self._batch.append(seen)
@@ -255,7 +314,7 @@ class ConnectionCopy:
                 self.refused += 1
                 continue
             self.restored += 1
-            if seen.word >> self._state & self._states == self._template:
+            if seen.entry.word >> self._state & self._states == self._template:
                 self._templates[seen.slot] = slot
         self._batch.clear()
         self._memory.clear()

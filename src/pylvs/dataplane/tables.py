@@ -141,10 +141,8 @@ class Tables:
     # connections
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
     timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
-    connections4 = _array("connections4")  # by slot
-    crowd4 = _hash("crowd4")  # slots of IPv4 connections of client ports that have very many, by tuple
-    connections6 = _hash("connections6")  # by tuple
-    words6 = _array("words6")  # state and timeout of IPv6 connections by NAT, by slot
+    connections = _array("connections")  # buckets
+    crowd = _hash("crowd")  # slots of connections of client ports that have very many, by tuple
     conn_counts = _records("conn_counts", "conn_counts")  # connections and thresholds, by slot of the destination
     controls = _records("controls", "control")  # what persistence remembers of connections and templates, by slot
 

@@ -274,9 +274,6 @@ def resize(tables: Tables, connections: int, drop: bool = False, lock: Lock | No
         return
     if not drop and use.used > connections:
         raise Busy(_too_many(connections, use.used, "connections live"))
-    of_ipv6 = len(tables.connections6) if not drop and load.share6(connections) < connections else 0
-    if of_ipv6 > load.share6(connections):
-        raise Busy(_too_many(connections, of_ipv6, "IPv6 connections live"))
     swap_programs(tables, connections, drop, lock)
 
 

@@ -1,12 +1,17 @@
 """A host with the tables of commit 5189436: its object, loaded and pinned as that commit did, with recorded edits.
 
 `record.py` made the archive. Connections are not recorded: tests send frames through the programs of that commit.
+
+The archive of commit 056962b1 has its Python instead, `src/pylvs` without what `ipvsadm` does not need, and its object
+without debugging information. Its tables are the last ones with connections of IPv6 in hash maps.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +31,7 @@ from tests.waiting import until
 from tools.layout import Layout
 
 ARCHIVE = Path(__file__).with_name("5189436.tar.xz")
+HASHES6 = Path(__file__).with_name("056962b1.tar.xz")
 NAT_SERVER, NAT_MAC, E0_MAC = "10.88.0.11", "02:00:00:00:02:0b", "02:00:00:00:00:02"
 _SERVICES, _DESTINATIONS, _WINDOW, _LINE = 1024, 4096, 62, 64
 _OF_DESTINATIONS = ("destinations", "destination_bases", "hops", "statistics", "estimates", "names")
@@ -110,7 +116,8 @@ def _fill_maps(state: State, connections: int, seeds: tuple[int, int]) -> None:
 def _load(state: State, connections: int, path: Path) -> None:
     """Load and pin the object as that commit did."""
     path.write_bytes(archived("director.bpf.o"))
-    seeds = load.new_seeds()
+    first, second, *_ = load.new_seeds()
+    seeds = first, second
     with BpfObject(path) as opened:
         for name, size in _sizes(connections).items():
             opened.set_max_entries(name, size)
@@ -184,3 +191,47 @@ def earlier_host(tmp_path: Path, connections: int = 1024) -> Iterator[Host]:
         expiry.close()
         with suppress(FileNotFoundError):
             ip("netns", "del", name)
+
+
+class Tree:
+    """The Python of commit 056962b1, unpacked into a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with tarfile.open(HASHES6) as archive:
+            archive.extractall(directory, filter="data")
+
+    def ipvsadm(self, *words: str, stdin: str = "") -> str:
+        """Run a command in this namespace, and return what it prints."""
+        script = f"import sys; sys.path.insert(0, {str(self._directory)!r}); sys.argv[:] = {['ipvsadm', *words]!r}\n"
+        script += "from pylvs.ipvsadm.main import main; sys.exit(main())"
+        command = [sys.executable, "-I", "-c", script]
+        environment = {**os.environ, kernel.CONNECTIONS: "1024"}
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    @contextmanager
+    def host(self, saved: str) -> Iterator[Host]:
+        """Enter a new namespace whose tables this pylvs has restored."""
+        expiry = ExpiryTimer()
+        name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
+        try:
+            ip("netns", "add", name)
+            with inside_network(f"/run/netns/{name}"):
+                _populate()
+                self.ipvsadm("-R", stdin=saved)
+                state = State.open()
+                try:
+                    host = Host(name, BpfDirector(state), expiry)
+                    host._programs["tc"] = libbpf.open_pin(state.loaded_path(TC)) or -1
+                    try:
+                        yield host
+                    finally:
+                        host.close_programs()
+                finally:
+                    _take_down(state)
+        finally:
+            expiry.close()
+            with suppress(FileNotFoundError):
+                ip("netns", "del", name)

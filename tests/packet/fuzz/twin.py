@@ -45,7 +45,7 @@ from tests.packet.host import (
     server_mac,
 )
 from tests.packet.runner import Runner
-from tests.packet.table import only_templates, wipe4
+from tests.packet.table import only_templates, wipe
 
 CONNECTIONS = 1 << 16
 DESTINATIONS = 1 << 15
@@ -98,7 +98,7 @@ class Twin:
         self.host = host
         tables = host.director.tables
         tables.root.set(0, "settings.icmp_per_second", 0)
-        self._hashes = [HashMap.open(tables.path(name)) for name in ("connections6", "replies6", "names")]
+        self._names = HashMap.open(tables.path("names"))
         self._xdp, self._tc = (Runner(host.program(hook), hook, host.ifindex) for hook in HOOKS)
         self.roles = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -113,8 +113,7 @@ class Twin:
     def close(self) -> None:
         self._peer.close()
         self.roles.close()
-        for table in self._hashes:
-            table.close()
+        self._names.close()
 
     @property
     def worn_out(self) -> bool:
@@ -137,10 +136,9 @@ class Twin:
         self.roles.set_standby(frozenset())
         director.change_setting("expire_nodest_conn", 0)
         director.flush()
-        for table in self._hashes:
-            clear(table)
+        clear(self._names)
         tables = director.tables
-        wipe4(tables)
+        wipe(tables)
         tables.book.set(0, "deleted", 0xFFFFFFFF)
         director.set_timeouts(self.reference.timeouts())
         for name, value in self.reference.settings().items():
