@@ -194,9 +194,10 @@ class KeepalivedPeer(Peer):
         (self.folder / "keepalived.conf").write_text(bfd_instance(self.link, self.interval_ms))
 
     def start(self) -> None:
-        for name in ("pid", "bfd"):
+        names = {"pid": "pid", "vrrp_pid": "vrrp", "checkers_pid": "checkers", "bfd_pid": "bfd"}
+        for name in names.values():  # a killed one left them, and another process may have its number
             (self.folder / name).unlink(missing_ok=True)
-        pids = [f"--pid={self.folder}/pid", f"--bfd_pid={self.folder}/bfd"]
+        pids = [f"--{option}={self.folder}/{name}" for option, name in names.items()]
         words = ["--dont-fork", "--log-console", "--no-syslog", "--log-detail", *pids]
         self.run(PROGRAM, *words, f"--use-file={self.folder}/keepalived.conf")
 
