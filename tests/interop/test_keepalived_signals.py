@@ -30,6 +30,7 @@ global_defs {
  router_id LVS1
  script_user root
  enable_script_security
+ vrrp_higher_prio_send_advert true
 }
 vrrp_script works {
  script "/bin/true"
