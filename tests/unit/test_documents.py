@@ -204,6 +204,19 @@ def test_configurations_are_found() -> None:
     assert {name_of(path) for path, _ in CONFIGURATIONS} >= {"docs/how-to/weights-by-load.md"}
 
 
+def test_every_failure_has_a_test() -> None:
+    """The last cell of each row names a file and a test function in it."""
+    text = (ROOT / "docs" / "reference" / "failures.md").read_text()
+    rows = [
+        line for line in text.splitlines() if line.startswith("|") and not line.startswith(("|---", "| what happens"))
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        found = re.search(r"\| `(tests/[\w/]+\.py)::(test_\w+)` \|$", row)
+        assert found, row
+        assert re.search(rf"^(async )?def {found[2]}\(", (ROOT / found[1]).read_text(), re.MULTILINE), row
+
+
 def test_what_leaves_the_gate_is_listed_with_a_reason() -> None:
     page = (ROOT / "docs" / "developing.md").read_text()
     section = page.partition("### Tests outside the gate\n")[2].partition("\n## ")[0]
