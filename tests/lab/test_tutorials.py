@@ -19,7 +19,9 @@ PATIENCE_S = 180
 CAPTURE = "-- tcpdump "
 ANYTHING = "..."  # in the printed output: the rest may be anything
 # The values on the page may differ from those of this run.
-VARIES = re.compile(r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ received|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+VARIES = re.compile(
+    r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ received|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+)
 
 
 def steps(text: str) -> Iterator[tuple[str, list[str]]]:
