@@ -270,38 +270,45 @@ def _take_down(state: State) -> None:
 
 
 @contextmanager
-def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | None = "generic") -> Iterator[Host]:
-    """Enter a new namespace with a Director whose table holds this many connections, until the block ends.
-
-    Without `expires` no connection ends by itself. `mode` attaches d0; None: it is not attached.
-    """
+def populated_namespace() -> Iterator[tuple[str, ExpiryTimer]]:
+    """Enter a new namespace with the devices of a host, until the block ends; yield its name and a timer."""
     expiry = ExpiryTimer()
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
     try:
         ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate()
-            director = BpfDirector(State.open())
-            with (
-                mock.patch.object(kernel, "connection_limit", return_value=connections),
-                mock.patch.object(load, "start_timers", expiry),
-            ):
-                director.make()
-            try:
-                if not expires:
-                    expiry.stop(director)
-                with director.batch():
-                    attachments.release(director.tables, "d1")  # the far end of d0
-                    if mode:
-                        attachments.request(director.tables, "d0", mode)
-                host = Host(name, director, expiry)
-                try:
-                    yield host
-                finally:
-                    host.close_programs()
-            finally:
-                _take_down(director.state)
+            yield name, expiry
     finally:
         expiry.close()
         if os.path.exists(f"/run/netns/{name}"):  # otherwise it was interrupted before
             ip("netns", "del", name)
+
+
+@contextmanager
+def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | None = "generic") -> Iterator[Host]:
+    """Enter a new namespace with a Director whose table holds this many connections, until the block ends.
+
+    Without `expires` no connection ends by itself. `mode` attaches d0; None: it is not attached.
+    """
+    with populated_namespace() as (name, expiry):
+        director = BpfDirector(State.open())
+        with (
+            mock.patch.object(kernel, "connection_limit", return_value=connections),
+            mock.patch.object(load, "start_timers", expiry),
+        ):
+            director.make()
+        try:
+            if not expires:
+                expiry.stop(director)
+            with director.batch():
+                attachments.release(director.tables, "d1")  # the far end of d0
+                if mode:
+                    attachments.request(director.tables, "d0", mode)
+            host = Host(name, director, expiry)
+            try:
+                yield host
+            finally:
+                host.close_programs()
+        finally:
+            _take_down(director.state)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -25,8 +25,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, LOADED, ORPHANS, TC, XDP, State
-from pylvs.system.namespaces import inside_network
-from tests.packet.host import ExpiryTimer, Host, _numbers, _populate, _take_down, ip
+from tests.packet.host import Host, _take_down, ip, populated_namespace
 from tests.waiting import until
 from tools.layout import Layout
 
@@ -160,37 +159,28 @@ def _attach(state: State) -> None:
 @contextmanager
 def earlier_host(tmp_path: Path, connections: int = 1024) -> Iterator[Host]:
     """Enter a new namespace whose tables, programs and attachments are those of commit 5189436."""
-    expiry = ExpiryTimer()
-    name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
-    try:
-        ip("netns", "add", name)
-        with inside_network(f"/run/netns/{name}"):
-            _populate()
-            ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
-            for device in "e0", "e1":
-                ip("link", "set", device, "up")
-            ip("addr", "add", "10.88.0.1/24", "dev", "e0")
-            ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
-            state = State.open()
-            with state.building() as fresh:
-                _load(fresh, connections, tmp_path / "director.bpf.o")
-            state = State.open()
+    with populated_namespace() as (name, expiry):
+        ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
+        for device in "e0", "e1":
+            ip("link", "set", device, "up")
+        ip("addr", "add", "10.88.0.1/24", "dev", "e0")
+        ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
+        state = State.open()
+        with state.building() as fresh:
+            _load(fresh, connections, tmp_path / "director.bpf.o")
+        state = State.open()
+        try:
+            state.set_note("wanted-2", "off d1")
+            _attach(state)
+            host = Host(name, BpfDirector(state), expiry)
+            for hook in "xdp", "tc":
+                host._programs[hook] = libbpf.open_pin(state.pin_path(f"pylvs_{hook}")) or -1
             try:
-                state.set_note("wanted-2", "off d1")
-                _attach(state)
-                host = Host(name, BpfDirector(state), expiry)
-                for hook in "xdp", "tc":
-                    host._programs[hook] = libbpf.open_pin(state.pin_path(f"pylvs_{hook}")) or -1
-                try:
-                    yield host
-                finally:
-                    host.close_programs()
+                yield host
             finally:
-                _take_down(state)
-    finally:
-        expiry.close()
-        with suppress(FileNotFoundError):
-            ip("netns", "del", name)
+                host.close_programs()
+        finally:
+            _take_down(state)
 
 
 class Tree:
@@ -214,24 +204,15 @@ class Tree:
     @contextmanager
     def host(self, saved: str) -> Iterator[Host]:
         """Enter a new namespace whose tables this pylvs has restored."""
-        expiry = ExpiryTimer()
-        name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
-        try:
-            ip("netns", "add", name)
-            with inside_network(f"/run/netns/{name}"):
-                _populate()
-                self.ipvsadm("-R", stdin=saved)
-                state = State.open()
+        with populated_namespace() as (name, expiry):
+            self.ipvsadm("-R", stdin=saved)
+            state = State.open()
+            try:
+                host = Host(name, BpfDirector(state), expiry)
+                host._programs["tc"] = libbpf.open_pin(state.loaded_path(TC)) or -1
                 try:
-                    host = Host(name, BpfDirector(state), expiry)
-                    host._programs["tc"] = libbpf.open_pin(state.loaded_path(TC)) or -1
-                    try:
-                        yield host
-                    finally:
-                        host.close_programs()
+                    yield host
                 finally:
-                    _take_down(state)
-        finally:
-            expiry.close()
-            with suppress(FileNotFoundError):
-                ip("netns", "del", name)
+                    host.close_programs()
+            finally:
+                _take_down(state)
