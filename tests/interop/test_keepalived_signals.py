@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pylvs.daemon.state_dir import default_path
 from tests.interop import keepalived
 from tests.interop.namespaces import ip, on_a_link
 from tests.waiting import PATIENCE_S, until
@@ -121,6 +123,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], dict
             assert Path(f"/proc/{vrrp}/comm").read_text() == "pylvs-vrrp\n"
             assert (ours / "checks").read_text() == (ours / "pid").read_text()
             second = dumped(ours)
+        shutil.rmtree(default_path())
         assert [(ours / name).exists() for name in ("pid", "vrrp", "checks")] == [False] * 3
     return first, second
 

@@ -167,7 +167,7 @@ class _Play:
         self.until(lambda: not self.b.is_up(), "pylvs stops: the neighbor is down")
         self.result.steps.append("stopped")
 
-    # --- what must hold ---
+    # --- conditions ---
 
     def both_up(self, step: str) -> None:
         self.until(lambda: self.a.session().get("state") == "Up" and self.a.session()["well"], f"{step}: pylvs is up")

@@ -167,7 +167,7 @@ class _Cell:
         else:
             (self.a.folder / "ill").unlink()
 
-    # --- what must hold ---
+    # --- conditions ---
 
     def settled(self, master: str, step: str, gone: str = "") -> None:
         """Check for one master: on the wire, by addresses, and for the client."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pylvs.dataplane import load
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import State, roles_directory
 from pylvs.lab.processes import identity, kill_all
 from pylvs.system.namespaces import inside_network
 from tests.interop.keepalived import PROGRAM
@@ -129,6 +130,8 @@ class Pylvs(Router):
         """Return the command; there are no services, so no checks either."""
         code = "from pylvs.cli.main import main; main()"
         words = [sys.executable, "-c", code, "run", "-f", str(self.configuration), "--no-checks"]
+        for option, name in ("-p", "pid"), ("-c", "checkers"), ("-r", "vrrp"):
+            words += [option, str(self.folder / f"{name}.pid")]
         return [*words, "--state-dir", str(self.state)]
 
     @property
@@ -148,10 +151,12 @@ class Pylvs(Router):
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self.environment())
 
     def end(self) -> None:
-        """Remove pinned maps, which outlive a namespace."""
+        """Remove pinned maps and roles, which outlive a namespace."""
         super().end()
         with inside_network(self.where.path(self.host)):
-            load.take_down(State.open())
+            state = State.open()
+            load.take_down(state)
+            shutil.rmtree(roles_directory(state.cookie), ignore_errors=True)
 
     def refusals(self) -> list[str]:
         """Return lines about dropped packets."""
