@@ -6,17 +6,18 @@
  * connection's slot. So a packet of a known connection waits for one line, and a new one writes that line, too.
  *
  * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
- * then into other groups. The bucket counts both kinds, so most searches end in it. A client that uses the same port for
- * many services fills more groups: by the hash of the whole tuple, except for NAT. If those are full, too, its further
- * connections are in any free entry, and the hash map `crowd` names their slots: by the hash of the tuple, and of that of
- * NAT's replies.
+ * then into other groups. The bucket counts both kinds, so most searches end in it. A client that uses the same port
+ * for many services fills more groups: by the hash of the whole tuple, except for NAT. If those are full, too, its
+ * further connections are in any free entry, and the hash map `crowd` names their slots: by the hash of the tuple, and
+ * of that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
- * mark in the bucket: for the first one of a bucket by one exchange. For IPv6 it claims the first entry of a bucket, then the second one. The atomic operation that
- * sets the mark returns the marks before. So of two CPUs with the same tuple the later one finds the other's entry, and
- * removes its own. An entry that overflowed is in force once the bucket counts it. Rarely both CPUs remove theirs, and
- * try again. Removal withdraws the tuple, clears the marks, then frees the entry. A reader may still hold the
- * connection, as with any hash map. An entry that is not complete is never removed: its creator has not finished.
+ * mark in the bucket: for the first one of a bucket by one exchange. For IPv6 it claims the first entry of a bucket,
+ * then the second one. The atomic operation that sets the mark returns the marks before. So of two CPUs with the same
+ * tuple the later one finds the other's entry, and removes its own. An entry that overflowed is in force once the
+ * bucket counts it. Rarely both CPUs remove theirs, and try again. Removal withdraws the tuple, clears the marks, then
+ * frees the entry. A reader may still hold the connection, as with any hash map. An entry that is not complete is never
+ * removed: its creator has not finished.
  */
 #pragma once
 #include "abi/config.h"

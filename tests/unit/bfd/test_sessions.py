@@ -248,4 +248,4 @@ def test_a_failure_to_send_is_logged_once_and_shown(wire: Wire) -> None:
 
 
 def test_a_session_without_settings_is_never_known(wire: Wire) -> None:
-    assert wire.host(A).sessions.result("nobody").well is None
+    assert wire.host(A).sessions.result("unknown").well is None
