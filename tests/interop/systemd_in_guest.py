@@ -193,8 +193,10 @@ def router() -> int:
 
 
 def helper() -> int:
-    """Return the helper process of pylvs-vrrp, its child."""
-    return int(sh(f"pgrep -P {router()} -f pylvs.vrrp.helper"))
+    """Return the helper process of pylvs-vrrp, its child, once it runs."""
+    find = f"pgrep -P {router()} -f pylvs.vrrp.helper || :"
+    until(lambda: sh(find), "a helper process")
+    return int(sh(find))
 
 
 def holds() -> bool:

@@ -1,7 +1,8 @@
 """The router process's connection to its helper process: the messages to it, and its supervision.
 
 The helper process sends a TrackedObject for the first result of each track_script, track_file and track_process, and at
-each change. It answers each Ping. A helper process that is silent for SILENT_S is killed, and another one started.
+each change. It answers each Ping. A helper process that is silent for SILENT_S, or for START_S after its start, is
+killed, and another one started.
 
 Nothing here waits: not for the helper process's end, and not for the reader of stderr.
 """
@@ -92,6 +93,7 @@ STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
 PING_S = 1.0
 SILENT_S = 5.0  # without an answer; it blocks on nothing, so a busy machine alone does not delay it for so long
+START_S = 60.0  # until its first answer: a slow machine needs many seconds for Python's imports
 REAP_S = 0.1  # until a killed process is looked for again
 
 
@@ -111,7 +113,7 @@ class HelperLink:
         self._format = log_format
         self._on_message = on_message
         self._on_lost = on_lost
-        self._lease = Lease(SILENT_S, PING_S)
+        self._lease = Lease(START_S, PING_S)
         self._reason = ""  # why it was killed
         self._socket: WatchedSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -142,13 +144,15 @@ class HelperLink:
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
                 return
         self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._receive, self._lost)
-        self._lease.renew()
+        self._lease = Lease(START_S, PING_S)
         started = self._socket
         self._loop.at(self._loop.now + PING_S, lambda: self._ping(started))
         if self._configuration is not None:
             self.send(self._configuration)
 
     def _receive(self, message: Any) -> None:
+        if self._lease.length_s == START_S:
+            self._lease = Lease(SILENT_S, PING_S)
         self._lease.renew()
         if not isinstance(message, Pong):
             self._on_message(message)

@@ -21,6 +21,7 @@ from pylvs.vrrp.helper.link import (
     PING_S,
     RESTART_S,
     SILENT_S,
+    START_S,
     STEADY_S,
     HelperLink,
     Ping,
@@ -86,12 +87,15 @@ def _children(monkeypatch: pytest.MonkeyPatch, pass_fds: list[int]) -> list[subp
 class FakeChildren:
     """Replaces subprocess.Popen: each process lives for a time, during which it answers on its socket."""
 
-    def __init__(self, loop: FakeTimeLoop, *lives_s: float, hangs_after_s: float = 1e9) -> None:
+    def __init__(
+        self, loop: FakeTimeLoop, *lives_s: float, hangs_after_s: float = 1e9, answers_after_s: float = 0.0
+    ) -> None:
         self.loop = loop
         self.lives_s = list(lives_s)
         self.started: list[float] = []  # seconds since the first
         self.killed = 0
         self._hangs_at = loop.now + hangs_after_s
+        self._answers_from = loop.now + answers_after_s
 
     def __call__(self, command: list[str], *, pass_fds: list[int], **_: object) -> FakeChildren:
         self.started.append(self.loop.now - 1000.0)
@@ -105,7 +109,7 @@ class FakeChildren:
         return self
 
     def _receive(self, end: WatchedSocket, message: object) -> None:
-        if isinstance(message, Ping) and self.loop.now < self._hangs_at:
+        if isinstance(message, Ping) and self._answers_from <= self.loop.now < self._hangs_at:
             end.send(Pong())
 
     def kill(self) -> None:
@@ -153,6 +157,19 @@ def test_a_helper_that_does_not_answer_is_killed_and_another_one_started(
     assert reason == "it did not answer for 5 s and was killed"
     assert children.started == [0, at + RESTART_S]
     assert link.lost == 1
+    loop.pass_(4000)
+
+
+@pytest.mark.parametrize(("answers_after_s", "killed"), [(START_S - 2 * PING_S, 0), (START_S + PING_S, 1)])
+def test_a_helper_has_longer_for_its_start(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, answers_after_s: float, killed: int
+) -> None:
+    children = FakeChildren(loop, 1000, 1000, answers_after_s=answers_after_s)
+    monkeypatch.setattr(subprocess, "Popen", children)
+    link = HelperLink(loop, "text", lambda message: None)
+    link.start()
+    loop.pass_(START_S + 3 * PING_S)
+    assert (children.killed, link.connected) == (killed, True)
     loop.pass_(4000)
 
 
