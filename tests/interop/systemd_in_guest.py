@@ -302,7 +302,7 @@ def out_of_memory(connection: Connection) -> None:
     before = kills()
     FLAG.touch()
     until(lambda: kills() > before, "the kernel has killed a process")
-    until(lambda: "down" in sh("pylvs status"), "the server is down")
+    until(lambda: "down" in sh("pylvs status || :"), "the server is down")  # it may be too slow to reply
     FLAG.unlink()
     until(lambda: "Masq    3" in services(), "the server is back")
     assert (is_active(), main_pid(), shown("Result")) == (True, daemon, "success")
