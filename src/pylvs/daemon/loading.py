@@ -11,7 +11,6 @@ import pickle
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
@@ -21,7 +20,7 @@ from pylvs.daemon import Options
 from pylvs.daemon.keepalived.placement import changed
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement

@@ -19,7 +19,6 @@ import contextlib
 import os
 import signal
 import time
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -134,6 +133,8 @@ class RouterService:
 
     def _callback_failed(self, error: Exception) -> None:
         """Log an unexpected exception; the virtual routers continue."""
+        import traceback  # late: the first advertisement does not need it
+
         last = traceback.extract_tb(error.__traceback__)[-1]
         line = f"{Path(last.filename).name}:{last.lineno}"
         if self._log_limiter.allow(line, self.now) is not None:

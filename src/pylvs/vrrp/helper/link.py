@@ -9,10 +9,9 @@ Nothing here waits: not for the helper process's end, and not for the reader of 
 from __future__ import annotations
 
 import socket
-import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
@@ -23,6 +22,9 @@ from pylvs.system.logs import one_line
 from pylvs.system.sockets import write_without_waiting
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class HelperLink:
 
     def start(self) -> None:
         """Start the process, which writes the log, too."""
+        import subprocess  # late: the first advertisement does not wait for it
+
         self._started_at = self._loop.now
         ours, its = socket.socketpair()
         with its:
