@@ -203,7 +203,7 @@ def pylvs(folder: Path, file: Path) -> Iterator[None]:
     state = folder / "state"
     state.mkdir()
     arguments = (str(state), "text")
-    with started(sys.executable, "-m", "pylvs.daemon.router_process", *arguments, log=folder / "vrrp.log"):
+    with started(sys.executable, "-m", "pylvs.daemon.virtual_routers.process", *arguments, log=folder / "vrrp.log"):
         until((state / "vrrp").exists)
         given = pickle.dumps(configuration)
         with started(sys.executable, "-m", "pylvs.snmp", *arguments, stdin=given, log=folder / "snmp.log"):

@@ -79,7 +79,7 @@ class Tree:
 
     def pylvs(self, *arguments: str) -> str:
         """Run `pylvs` of the copy."""
-        return self.python("-c", "from pylvs.cli.main import pylvs; pylvs()", *arguments)
+        return self.python("-c", "from pylvs.cli.group import pylvs; pylvs()", *arguments)
 
     def test(self, *arguments: str) -> None:
         """Run unit tests of the copy."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pylvs.cli.main import pylvs
+from pylvs.cli.group import pylvs
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.model.service import SCHEDULERS, Destination, DestinationKey

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import ago, as_json, asked, at_clock, facility, own_state_dir, state_dir
-from pylvs.daemon import DEFAULT_FILE, Options
+from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import counted, one_line
 
@@ -42,31 +42,11 @@ _TOP = "\033[H\033[J"  # to the top left, and clear
 @click.option("-r", "--vrrp-pid", default="", metavar="FILE", help="PID file of the virtual routers; /run/vrrp.pid")
 @click.option("-S", "--log-facility", default="", metavar="FACILITY", help="log to syslog: 0 to 7, user or daemon")
 @own_state_dir
-def run(
-    file: str,
-    ids: tuple[str, ...],
-    strict: bool,
-    no_vrrp: bool,
-    no_checks: bool,
-    keep_table: bool,
-    log_format: str,
-    log_level: Any,
-    namespace: str,
-    pid: str,
-    checkers_pid: str,
-    vrrp_pid: str,
-    log_facility: str,
-    state_dir: Path | None,
-) -> None:
+def run(log_facility: str, **given: Any) -> None:
     """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends."""
-    from pylvs.daemon import start
-    from pylvs.system import logs
+    from pylvs.cli import run_arguments
 
-    if log_level is not None:
-        logs.fix_level(log_level)
-    log = f"syslog:{facility(log_facility)}:" if log_facility else log_format
-    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log, namespace=namespace)
-    start.run(options, start.PidOptions(pid, checkers_pid, vrrp_pid))
+    run_arguments.start(log_facility=facility(log_facility) if log_facility else "", **given)
 
 
 @click.command()

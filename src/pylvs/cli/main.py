@@ -1,90 +1,29 @@
 """`pylvs`: finds the subcommand, and is the one place where errors become a line on stderr and an exit status.
 
 Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted.
+
+`pylvs run` starts without click, whose import would delay the first advertisement of virtual routers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import click
-
-from pylvs import __version__
+from pylvs.cli import run_arguments
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import one_line
+
+if TYPE_CHECKING:
+    import click
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "PYLVS_DEBUG"
-
-# name -> (module, attribute, line in the help). A module is imported when its command is run, so that
-# `pylvs --help` and every other command do not wait for it.
-COMMANDS: Mapping[str, tuple[str, str, str]] = {
-    "show": ("pylvs.cli.director", "show", "Show which device runs what, and why."),
-    "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
-    "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
-    "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
-    "down": ("pylvs.cli.director", "down", "Remove the tables and everything that was attached."),
-    "sysctl": ("pylvs.cli.director", "sysctl", "Read and set the net.ipv4.vs settings."),
-    "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),
-    "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
-    "simulate": ("pylvs.cli.simulate", "simulate", "Show which server each of these clients would get."),
-    "check": ("pylvs.cli.configuration", "check", "Print what is wrong with a keepalived.conf."),
-    "diff": ("pylvs.cli.configuration", "diff", "Print what differs between two keepalived.conf."),
-    "run": ("pylvs.cli.daemon", "run", "Keep the table as a keepalived.conf and its health checks want it."),
-    "stop": ("pylvs.cli.stop", "stop", "End the daemon, and what it or a killed one left."),
-    "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
-    "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
-    "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
-    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: show, explain, yield, resume, stop."),
-    "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
-    "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
-    "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
-    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or let its checks decide again."),
-    "check-now": ("pylvs.cli.servers", "check_now", "Run checks at once."),
-    "history": ("pylvs.cli.servers", "history", "Print what happened to a server, and why."),
-    "events": ("pylvs.cli.daemon", "events", "Print what happened last, or happens from now on."),
-    "metrics": ("pylvs.cli.daemon", "metrics", "Print the metrics, in Prometheus's text format."),
-    "bench": ("pylvs.cli.bench", "bench", "Measure what real packets on a device cost this machine."),
-    "lab": ("pylvs.cli.lab", "lab", "Build clients, routers, directors and real servers on one machine."),
-}
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported at their first use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command of this name; None if there is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print the table's lines, without importing any command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-
-@click.group(
-    cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="The tables are edited with ipvsadm; see ipvsadm --help. Manual: man pylvs.",
-)
-@click.version_option(__version__, "-V", "--version", prog_name="pylvs", message="%(prog)s %(version)s")
-def pylvs() -> None:
-    """The Linux Virtual Server with an eBPF data plane."""
 
 
 def _complain(text: str) -> None:
@@ -107,19 +46,19 @@ def _quiet_stdout() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each exception becomes one line on stderr."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = run_arguments.parse(words[1:]) if words[:1] == ["run"] else None
+    if given is not None:
+        return _guarded(lambda: run_arguments.start(**given))
+    return _guarded(lambda: _by_click(words))
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    """Call a command and return its exit status; turn exceptions except click's into a line."""
     try:
-        result = pylvs.main(args=arguments, prog_name="pylvs", standalone_mode=False)
+        result = command()
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return EXIT_USAGE
-    except click.UsageError as error:
-        _complain(_usage(error))
-        return EXIT_USAGE
-    except click.ClickException as error:
-        _complain(error.format_message())
-        return EXIT_FAILED
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -134,6 +73,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
         name = type(error).__name__
         return _failed(error, f"{name}: {error}: this is a bug; run with {DEBUG_VARIABLE}=1 for the trace")
     return result if isinstance(result, int) else 0
+
+
+def _by_click(words: Sequence[str]) -> object:
+    """Run the subcommand; turn click's exceptions into a line and an exit status."""
+    import click
+
+    from pylvs.cli.group import pylvs
+
+    try:
+        return pylvs.main(args=words, prog_name="pylvs", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.UsageError as error:
+        _complain(_usage(error))
+        return EXIT_USAGE
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return EXIT_FAILED
+    except click.Abort:
+        return EXIT_INTERRUPTED
 
 
 def _failed(error: Exception, text: str) -> int:

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from pylvs.config.diff import differences
+from pylvs.config.language.parser import Parsed
 from pylvs.daemon import Options
 from pylvs.daemon.history import History
 from pylvs.daemon.keepalived.pid_files import directory
 from pylvs.daemon.keepalived.placement import enter_tables
-from pylvs.daemon.loading import ConfigurationLoader, Loaded, Parsed
+from pylvs.daemon.loading import ConfigurationLoader, Loaded
 from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.paths import path_problems
 from pylvs.daemon.problems import Problem
@@ -226,6 +227,7 @@ class HostServices:
     """One host. Tests replace what would leave the process."""
 
     def __init__(self, tables_namespace: str = "", parsed: Parsed | None = None) -> None:
+        """`parsed` is a file that can be read once."""
         self.manager = ServiceManager()
         self._tables_namespace = tables_namespace  # its file; "": that of this process
         self._processes = Processes()
@@ -353,7 +355,9 @@ class HostServices:
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(
-            command("pylvs.daemon.router_process", str(state.path), log_format, *filter(None, [state.instance])),
+            command(
+                "pylvs.daemon.virtual_routers.process", str(state.path), log_format, *filter(None, [state.instance])
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it logs to stderr, which it shares with the daemon
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import importlib
 import pickle
-import subprocess
 import sys
 import time
-from dataclasses import replace
 
 from pylvs.config.compile.document import build
-from pylvs.config.language.parser import read
+from pylvs.config.language.parser import Parsed, read
 from pylvs.config.language.preprocessor import ALL_CHECKS
-from pylvs.config.language.tree import Document, Finding, Location, Severity
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.daemon.keepalived.placement import changed
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
 from pylvs.system.processes import command
-
-Parsed = tuple[Document, tuple[Finding, ...]]
 
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
@@ -146,6 +142,8 @@ class ConfigurationLoader:
 
 def load_in_subprocess(options: Options) -> Loaded:
     """Read the file in a process of its own. Errors are findings."""
+    import subprocess  # late: most files are read in this process
+
     try:
         done = subprocess.run(
             command("pylvs.daemon.loading"),

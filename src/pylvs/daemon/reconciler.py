@@ -11,13 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, Edit, EditPlan, TableCache, TableChanged
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey

@@ -53,7 +53,12 @@ class StateDirectory:
         self._lock = -1
 
     def acquire(self) -> None:
-        """Make the directory and lock it. Raises Busy naming the daemon that has it, NotPermitted, Unsupported."""
+        """Make the directory and lock it; twice is harmless.
+
+        Raises Busy naming the daemon that has it, NotPermitted, Unsupported.
+        """
+        if self._lock >= 0:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
@@ -88,6 +93,12 @@ class StateDirectory:
             self.path.rmdir()
             if self.path.parent == ROOT:
                 ROOT.rmdir()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def abandon(self) -> None:
+        """In a forked child: let the lock be the parent's alone."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

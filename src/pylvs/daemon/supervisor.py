@@ -52,7 +52,9 @@ from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.table_growth import TableGrowth
-from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters, monitor_forwarding
+from pylvs.daemon.virtual_routers.first import FirstRouters
+from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
+from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden, ServerAdded
@@ -114,17 +116,23 @@ class Supervisor:
     _ownership: Ownership
     _routers_configured: asyncio.Future[ConfigureResult]
 
-    def __init__(self, options: Options, host: HostServices) -> None:
+    def __init__(
+        self,
+        options: Options,
+        host: HostServices,
+        state: StateDirectory | None = None,
+        first: FirstRouters | None = None,
+    ) -> None:
         self.options = options
         instance = options.placement.instance if options.placement else ""
-        self.state = StateDirectory(options.state_dir, instance)
+        self.state = state or StateDirectory(options.state_dir, instance)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
         self.began_at = time.time()
         self.started_at = 0.0  # Unix time of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
         start = partial(host.start_routers, self.state, options.log_format)
-        self.routers = VirtualRouters(self.state, self.events, start, host.sessions)
+        self.routers = VirtualRouters(self.state, self.events, start, host.sessions, first)
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
@@ -165,6 +173,7 @@ class Supervisor:
                 dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump_json()),
             }
             with signal_handlers(actions):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, actions)  # `start` defers them until here
                 await self._run(tasks)
 
     def stop(self, keep: bool = False) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Address
 from operator import itemgetter
 from typing import ClassVar, Protocol, TypeVar
 
 from pylvs.config.diff import differing, joined
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.director import Director
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import PacketCounts, ServiceRow

@@ -15,7 +15,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import cycle
@@ -25,7 +24,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, probe_of
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import NextHop, Route, RoutingRule
 from pylvs.model.service import (

@@ -28,6 +28,11 @@ def _dataclass(
     return lambda cls: _build(cls, frozen, eq, kw_only)
 
 
+def field_names(cls: Any) -> tuple[str, ...]:
+    """Return the names of the fields, those of base classes first; `fields` of dataclasses is far slower."""
+    return tuple(cls.__record__)
+
+
 def _replace(instance: Any, /, **changes: Any) -> Any:
     for name, each in instance.__record__.items():
         if each.init and name not in changes:

@@ -12,9 +12,9 @@ import os
 import stat
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 from pylvs.model.checks import Script
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Fifo
 from pylvs.model.wanted import GlobalSettings

@@ -9,11 +9,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pylvs.system.log_writer import BackgroundWriter
 
 Format = Literal["text", "json"]
@@ -170,6 +171,7 @@ def _is_journal(out: TextIO, given: Mapping[str, str]) -> bool:
 
 def _json(level: str, fields: dict[str, Any]) -> str:
     import json  # late: commands need other functions of this module only
+    from datetime import UTC
 
     trace = {name: fields.pop(name) for name in ("exception",) if name in fields}
     when = _time_of(fields).astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -184,6 +186,8 @@ def _line(level: str, fields: dict[str, Any]) -> str:
 
 def _time_of(fields: dict[str, Any]) -> datetime:
     """Remove and return the time of the event; now, if it has none."""
+    from datetime import datetime  # late: likewise
+
     at = fields.pop(TIME, None)
     return datetime.now() if at is None else datetime.fromtimestamp(at)
 

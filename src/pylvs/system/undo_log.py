@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pylvs.model.dataclass import dataclass, field, field_names
 from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
 from pylvs.system import proc
 from pylvs.system.lock import Lock
 
 
-@dataclass
+@dataclass(slots=True)
 class Memory:
     """One subject's changes in one network namespace."""
 
@@ -29,7 +29,7 @@ class Memory:
 
     def save(self) -> None:
         """Replace the file, or remove it when nothing is left to remember."""
-        content = {name: value for name, value in asdict(self).items() if name != "path"}
+        content = {name: getattr(self, name) for name in field_names(Memory) if name != "path"}
         if not any(content.values()):
             self.path.unlink(missing_ok=True)
             return

@@ -25,6 +25,7 @@ from pylvs.vrrp.router import Router
 if TYPE_CHECKING:
     from pylvs.vrrp.router_service import RouterService
 
+MOST_EARLY = 1000  # events before the first subscriber
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
 Verb = Callable[[dict[str, Any]], Any]
 
@@ -45,6 +46,7 @@ class ControlServer:
         self._loop = loop
         self._verbs = verbs
         self._connections: list[Connection] = []
+        self._early: list[dict[str, Any]] | None = []  # events before the first subscriber
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
     def open(self) -> None:
@@ -73,7 +75,9 @@ class ControlServer:
                 connection.socket.send(state)
 
     def publish(self, event: dict[str, Any]) -> None:
-        """Send an event to all subscribers."""
+        """Send an event to all subscribers; the first one receives what happened before."""
+        if self._early is not None and len(self._early) < MOST_EARLY:
+            self._early.append(event)
         for connection in list(self._connections):
             if connection.subscribed:
                 connection.socket.send(event)
@@ -103,6 +107,9 @@ class ControlServer:
         if verb == "subscribe":
             connection.subscribed = True
             answer["ok"] = {}
+            early, self._early = self._early or [], None
+            for event in early:
+                connection.socket.send(event)
         elif verb == "subscribe_states":
             connection.wants_states = True
             answer["ok"] = {}

@@ -9,10 +9,9 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK, Interface
 from pylvs.netlink import codec, monitor
 from pylvs.netlink.codec import Netlink, NetlinkError, receive_all

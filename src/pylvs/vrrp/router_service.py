@@ -19,7 +19,6 @@ import contextlib
 import os
 import signal
 import time
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -30,6 +29,7 @@ from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
+from pylvs.model.wanted import Configuration
 from pylvs.system import lock, syscalls
 from pylvs.system.lease import Lease
 from pylvs.vrrp import control
@@ -57,11 +57,14 @@ HELPER_SILENT = "the helper process has not reported it lately"
 RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 
 
-def run(state_dir: Path, log_format: str, roles: Roles) -> None:
-    """Run until SIGTERM or a request to stop. The state directory must exist. Raises Busy, PylvsError."""
+def run(state_dir: Path, log_format: str, roles: Roles, first: Configuration | None = None) -> None:
+    """Run until SIGTERM or a request to stop; the virtual routers of `first` at once.
+
+    The state directory must exist. Raises Busy, PylvsError.
+    """
     os.chdir(state_dir)
     with single_instance(PID_FILE):
-        RouterService(log_format, roles).run()
+        RouterService(log_format, roles).run(first)
 
 
 @contextlib.contextmanager
@@ -115,7 +118,7 @@ class RouterService:
         }
         self._control = ControlServer(self.loop, verbs)
 
-    def run(self) -> None:
+    def run(self, first: Configuration | None = None) -> None:
         """Run the loop until `stop` has finished."""
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -124,6 +127,10 @@ class RouterService:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
         self._control.open()  # first: the configuration comes over it, and starting a process takes milliseconds
+        if first is not None:
+            request = {"configuration": first.vrrp, "settings": first.settings}
+            for warning in self._configure(request)["warnings"]:
+                self.log("warning", warning)
         self.helper.start()
         try:
             self.loop.run()
@@ -134,6 +141,8 @@ class RouterService:
 
     def _callback_failed(self, error: Exception) -> None:
         """Log an unexpected exception; the virtual routers continue."""
+        import traceback  # late: the first advertisement does not need it
+
         last = traceback.extract_tb(error.__traceback__)[-1]
         line = f"{Path(last.filename).name}:{last.lineno}"
         if self._log_limiter.allow(line, self.now) is not None:

@@ -11,10 +11,9 @@ against the virtual router, as does a script that times out. Only a file keeps i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from pylvs.bfd.sessions import Result
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 
 MIN_PRIORITY, MAX_PRIORITY = 1, OWNER - 1

@@ -20,13 +20,12 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from ipaddress import IPv6Interface
 from itertools import chain, count
 from pathlib import Path
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
 from pylvs.model.vrrp import Ipvlan, VrrpConfiguration, VrrpInstance, VrrpSettings

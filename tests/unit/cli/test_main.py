@@ -8,7 +8,7 @@ from types import ModuleType
 import click
 import pytest
 
-from pylvs.cli import main
+from pylvs.cli import group, main
 from pylvs.model.errors import NoSuchDevice
 
 
@@ -41,7 +41,7 @@ class Runner:
         module = ModuleType("pylvs_probe")
         module.probe = command  # type: ignore[attr-defined]  # made for this test
         self.monkeypatch.setitem(sys.modules, "pylvs_probe", module)
-        self.monkeypatch.setattr(main, "COMMANDS", {"probe": ("pylvs_probe", "probe", "A probe.")})
+        self.monkeypatch.setattr(group, "COMMANDS", {"probe": ("pylvs_probe", "probe", "A probe.")})
         status = main.run(list(arguments))
         return status, *self.capfd.readouterr()
 

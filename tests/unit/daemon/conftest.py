@@ -21,9 +21,9 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the daemon's timeouts: the machine of a test may be slow."""
     for name in (
         "daemon.api.client.READ_TIMEOUT_S",
-        "daemon.virtual_routers.REPLY_TIMEOUT_S",
-        "daemon.virtual_routers.START_TIMEOUT_S",
-        "daemon.virtual_routers.STATUS_TIMEOUT_S",
+        "daemon.virtual_routers.connection.REPLY_TIMEOUT_S",
+        "daemon.virtual_routers.supervision.START_TIMEOUT_S",
+        "daemon.virtual_routers.supervision.STATUS_TIMEOUT_S",
         "notify.fifos.READER_FINISH_S",
         "notify.fifos.FINISH_S",
         "system.processes.scripts.FINISH_S",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.daemon.virtual_routers import FAULT_AFTER_S, POLL_S, monitor_forwarding
+from pylvs.daemon.virtual_routers.forwarding import FAULT_AFTER_S, POLL_S, monitor_forwarding
 from tests.unit.health.clock import START_S, FakeTimeLoop
 
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
-from pylvs.cli import main as cli
+from pylvs.cli import group as cli
 from pylvs.cli import servers as verbs
 from pylvs.daemon import drains, supervisor
 from pylvs.daemon.api.client import Client

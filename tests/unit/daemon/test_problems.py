@@ -203,7 +203,7 @@ def test_states_of_virtual_routers(host: FakeHost) -> None:
 
     try:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("pylvs.daemon.virtual_routers.STATUS_TIMEOUT_S", 0.5)
+            patched.setattr("pylvs.daemon.virtual_routers.supervision.STATUS_TIMEOUT_S", 0.5)
             run(scenario())
     finally:
         host.end_processes()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import virtual_routers
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.vrrp.ipc import Client, NoRouters
 from tests.memory import MemoryDirector
@@ -98,16 +98,16 @@ def test_a_process_that_does_not_start_delays_no_table(host: FakeHost, monkeypat
     def director() -> MemoryDirector:
         opened.append(True)
         set_behaviour(host.state)
-        monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
         return host.tables
 
-    monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(host, "director", director)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
             assert opened == [True]
-            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+            monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
 
     run(scenario())
@@ -134,7 +134,7 @@ def test_a_table_thread_that_hangs_is_unknown(
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.supervisor.TABLE_LEASE_S", 0.2)
     monkeypatch.setattr("pylvs.daemon.liveness.TICK_S", 0.05)
-    monkeypatch.setattr("pylvs.daemon.virtual_routers.POLL_S", 0.02)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.forwarding.POLL_S", 0.02)
     hangs = threading.Event()
 
     async def scenario() -> None:
@@ -285,13 +285,13 @@ def test_a_process_without_replies_is_reported_and_a_reload_continues(
     async def scenario() -> None:
         async with host.daemon() as daemon:
             set_behaviour(host.state, silent=["configure", "status"])
-            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+            monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
             host.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
             assert "does not answer" in done.routers.error
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             set_behaviour(host.state)
-            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+            monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
             assert await states(daemon) == {"VI_2": "MASTER"}
 
@@ -303,10 +303,10 @@ def test_at_the_end_a_process_that_hangs_is_killed_and_another_one_removes_its_a
 ) -> None:
     async def scenario() -> None:
         async with host.daemon():
-            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
+            monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
             os.kill(host.processes[-1].pid, signal.SIGSTOP)
-            monkeypatch.setattr(virtual_routers, "START_TIMEOUT_S", PATIENCE_S)
-            host.on_start = lambda: monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+            monkeypatch.setattr(supervision, "START_TIMEOUT_S", PATIENCE_S)
+            host.on_start = lambda: monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
 
     run(scenario())
     first, second = host.processes
@@ -318,7 +318,7 @@ def test_at_the_end_a_process_that_hangs_is_killed_and_another_one_removes_its_a
 def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    monkeypatch.setattr(virtual_routers, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(supervision, "HEARTBEAT_S", 0.05)
     host.lease_s = 1.0
     host.write(service(server(1)), routers=["VI_1"])
 
@@ -345,8 +345,8 @@ def test_the_next_daemon_kills_a_process_that_hangs(
         async with host.daemon(kill=True):
             pass
         os.kill(host.processes[-1].pid, signal.SIGSTOP)
-        monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
-        host.on_start = lambda: monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
+        monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
+        host.on_start = lambda: monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
         async with host.daemon() as daemon:
             status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
             assert status["process"]["pid"] == host.processes[-1].pid
@@ -445,8 +445,8 @@ class Broken(MemoryDirector):
 def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edit(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.virtual_routers.FAULT_AFTER_S", 0.0)
-    for name in ("virtual_routers.POLL_S", "reconciler.POLL_S"):
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.forwarding.FAULT_AFTER_S", 0.0)
+    for name in ("virtual_routers.forwarding.POLL_S", "reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = host.tables = Broken()
     looks: list[str | None] = []

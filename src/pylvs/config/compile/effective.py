@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
@@ -13,7 +12,7 @@ from pylvs.config.language.tree import Findings, Location, Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
 from pylvs.config.schema.grammar import Block, Keyword, Section, Setting, State
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, field_names, replace
 
 T = TypeVar("T")
 
@@ -203,12 +202,11 @@ class EffectiveBlock:
 
         A keyword without a value leaves the field's default. Raises KeyError for a field without a keyword here.
         """
-        model: Any = cls  # a dataclass
-        for each in fields(model):
-            if each.name not in given:
-                value = self.effective(keyword_of(model.__name__, each.name)).value
+        for name in field_names(cls):
+            if name not in given:
+                value = self.effective(keyword_of(cls.__name__, name)).value
                 if value is not None:
-                    given[each.name] = value
+                    given[name] = value
         return cls(**given)
 
     def is_written(self, name: str) -> bool:

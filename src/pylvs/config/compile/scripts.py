@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.language.tree import Finding, Findings, Location, Severity
 from pylvs.config.schema.types import OPENS, Written
 from pylvs.model.checks import Script
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Fifo
 from pylvs.system.processes.accounts import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
 from pylvs.config.compile.effective import EffectiveBlock
@@ -14,7 +13,7 @@ from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
 from pylvs.model.checks import BfdCheck, Check, TlsClient
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     Destination,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -26,7 +25,7 @@ from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import MAX_LINK_DELAY_S
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import (
     LinkDelay,

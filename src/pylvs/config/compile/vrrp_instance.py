@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv6Address
 
 from pylvs.config.compile.effective import EffectiveBlock, OriginKind, keyword_of
@@ -21,7 +20,7 @@ from pylvs.config.language.tree import Word
 from pylvs.config.schema.routing_types import NO_PREFERENCE
 from pylvs.config.schema.types import Written
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.routing import HeldAddress, RoutingRule
 from pylvs.model.vrrp import (
     OWNER,

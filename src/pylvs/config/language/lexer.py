@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 
 from pylvs.config.language.tree import Findings, Line, Location, Word
 from pylvs.model.dataclass import dataclass
@@ -213,6 +212,8 @@ class Lexer:
         alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
         if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
             return
+        from difflib import get_close_matches  # late: a valid file needs no advice
+
         close = get_close_matches(name, self.defined, 1)
         location, text = line.location(*reference.span()), f"no variable '{name}' is defined before this line"
         advice = f"did you mean '{close[0]}'?" if close else f"define it: ${name}=..."

@@ -32,6 +32,8 @@ from pylvs.config.language.preprocessor import (
 from pylvs.config.language.tree import Document, Finding, Findings, Line, Location, Node, Word, gc_paused
 from pylvs.model.dataclass import dataclass, field
 
+Parsed = tuple[Document, tuple[Finding, ...]]
+
 MAX_DEPTH = 32  # nested blocks; keepalived's own go six deep
 
 
@@ -163,15 +165,17 @@ MAX_FILES = 10_000
 _CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
 _UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
 _BLANKS = " \t\v\f\r"
+_SERVICE = ("virtual_server ", "virtual_server\t", "virtual_server_group ")
+_NOT_PLAIN = re.compile(r"[\"'$@~\\]|\binclude|\}[^\n#!]*[^\s}#!]|\brandom_seed")
+_COMMENTED = re.compile("[#!]")
 
 
-def read(
-    path: str, ids: Collection[str] = (), checks: frozenset[str] = frozenset()
-) -> tuple[Document, tuple[Finding, ...]]:
+def read(path: str, ids: Collection[str] = (), checks: frozenset[str] = frozenset(), services: bool = True) -> Parsed:
     """Parse a file ("-": standard input) and the files that it includes, which must meet `checks` (`include_check`).
 
     Lines that begin with @ID count if `ids` has the ID; the default is this machine's host name, as in keepalived.
-    Never raises: problems are findings, and the document holds what could be parsed.
+    Never raises: problems are findings, and the document holds what could be parsed. Without `services` it lacks those
+    whose text is plain; they are most of a large file.
     """
     findings = Findings()
     try:
@@ -179,7 +183,7 @@ def read(
     except Unreadable as error:
         findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
-    return _Parser(findings, ids, MAX_TEXT).document(source, checks)
+    return _Parser(findings, ids, MAX_TEXT, services).document(source, checks)
 
 
 def read_text(
@@ -188,6 +192,32 @@ def read_text(
     """Parse a text as that of `file`; `max_text` limits the characters that are read and produced."""
     directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
     return _Parser(Findings(), ids, max_text).document(Source(file, text, (-1, -1), directory))
+
+
+def without_services(text: str) -> str:
+    """Return the text with blank lines in place of the virtual servers, as far as their braces can be counted.
+
+    One that has variables, conditions, quotes or includes stays, and so does one that is not closed.
+    """
+    lines = text.split("\n")
+    starts = [number for number, line in enumerate(lines) if line.startswith(_SERVICE)]
+    done = 0
+    for start in starts:
+        if start < done:
+            continue
+        depth = 0
+        for number in range(start, len(lines)):
+            line = lines[number]
+            if "#" in line or "!" in line:
+                line = _COMMENTED.split(line, 1)[0]
+            if "{" in line or "}" in line:
+                depth += line.count("{") - line.count("}")
+                if depth <= 0:
+                    break
+        done = number + 1
+        if depth == 0 and "}" in line and not _NOT_PLAIN.search("\n".join(lines[start:done])):
+            lines[start:done] = [""] * (done - start)
+    return "\n".join(lines)
 
 
 @dataclass(slots=True)
@@ -207,6 +237,7 @@ class _Parser:
     findings: Findings
     ids: Collection[str]
     max_text: int
+    services: bool = True
     budget: Budget = field(init=False)
     variables: Variables = field(init=False)
     lexer: Lexer = field(init=False)
@@ -233,6 +264,8 @@ class _Parser:
             start = Location(source.path, 1, 1)
             self.findings.warning(start, "a byte order mark begins the file", "save it without one")
         self.texts[source.path] = text
+        if not self.services:
+            text = without_services(text)
         lines = (Line.of_file(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
         self.frames.append(_Frame(lines, "", source, checks))
 

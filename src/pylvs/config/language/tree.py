@@ -6,7 +6,6 @@ import contextlib
 import gc
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from enum import Enum
 from operator import attrgetter
 from typing import Any
@@ -185,6 +184,8 @@ class Finding:
 
     def encoded(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
+        from dataclasses import asdict  # late: a start without findings does not need it
+
         found = asdict(self)
         return {**found.pop("location"), **found, "severity": self.severity.value}
 

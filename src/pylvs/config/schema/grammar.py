@@ -6,7 +6,6 @@ A keyword is one line in a block's table. That line alone makes it parsed, check
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -155,6 +154,8 @@ class Block(_Entry):
 def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
     """Return "did you mean 'x'?", or "" if no choice is similar."""
     lowered = {choice.lower(): choice for choice in choices}
+    from difflib import get_close_matches  # late: a valid file needs no advice
+
     near = get_close_matches(text.lower(), lowered, n=1, cutoff=0.6)
     return f"did you mean '{lowered[near[0]]}'?" if near else ""
 

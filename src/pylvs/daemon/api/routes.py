@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +29,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName, Standing
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import InvalidOperation, OutOfRange
 from pylvs.model.rows import DestinationRow, PacketCounts, ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, ServiceKey, server_named

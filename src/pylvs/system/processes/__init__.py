@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
@@ -13,3 +14,15 @@ def command(module: str, *arguments: str) -> list[str]:
     folder = os.path.dirname(os.path.dirname(os.path.realpath(pylvs.__file__)))
     code = f"import runpy, sys; sys.path.insert(0, {folder!r}); runpy.run_module({module!r}, run_name='__main__')"
     return [sys.executable, "-P", "-c", code, *arguments]
+
+
+def show_as(*words: str) -> None:
+    """Replace the command line of this process, which ps and pgrep -f show, by these words as far as there is space.
+
+    For a process that was forked and is another program now. `PR_SET_MM` would need CAP_SYS_RESOURCE.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: fields 48 and 49 of proc(5)
+    text = "\0".join(words).encode(errors="surrogateescape")[: end - start - 1]
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)

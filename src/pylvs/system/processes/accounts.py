@@ -11,7 +11,6 @@ import contextlib
 import grp
 import os
 import pwd
-import shutil
 import stat
 
 from pylvs.model.dataclass import dataclass
@@ -132,6 +131,10 @@ def script_account(user: str = "", group: str = "") -> Account:
 
 def located(program: str) -> str:
     """Return the path of a program; a name without "/" is searched on PATH, and returned unchanged if not found."""
+    if "/" in program:
+        return program
+    import shutil  # late: few configurations name programs without a path
+
     return shutil.which(program) or program
 
 

@@ -10,10 +10,9 @@ Nothing here waits: not for the helper process's end, and not for the reader of 
 from __future__ import annotations
 
 import socket
-import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
@@ -24,6 +23,9 @@ from pylvs.system.logs import one_line
 from pylvs.system.sockets import write_without_waiting
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class HelperLink:
         self._socket: WatchedSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
+        self._early: list[Any] | None = []  # messages before the first start
         self._on_finished: Callable[[], None] | None = None
         self._started_at = 0.0
         self._restart_s = 0.0
@@ -129,6 +132,8 @@ class HelperLink:
 
     def start(self) -> None:
         """Start the process, which writes the log, too."""
+        import subprocess  # late: the first advertisement does not wait for it
+
         self._started_at = self._loop.now
         ours, its = socket.socketpair()
         with its:
@@ -142,6 +147,7 @@ class HelperLink:
                 text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
                 write_without_waiting(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
+                self._send_early()
                 return
         self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._receive, self._lost)
         self._lease = Lease(START_S, PING_S)
@@ -149,6 +155,12 @@ class HelperLink:
         self._loop.at(self._loop.now + PING_S, lambda: self._ping(started))
         if self._configuration is not None:
             self.send(self._configuration)
+        self._send_early()
+
+    def _send_early(self) -> None:
+        early, self._early = self._early, None
+        for message in early or ():
+            self.send(message)
 
     def _receive(self, message: Any) -> None:
         if self._lease.length_s == START_S:
@@ -169,9 +181,16 @@ class HelperLink:
         self._loop.at(self._loop.now + PING_S, lambda: self._ping(of))
 
     def send(self, message: Any) -> None:
-        """Send a message; without a process, write a log line to stderr and drop everything else."""
+        """Send a message; those before the first `start` follow it.
+
+        Without a process, write a log line to stderr and drop everything else.
+        """
         if isinstance(message, Configure):
             self._configuration = message
+        if self._early is not None:
+            if not isinstance(message, Configure):
+                self._early.append(message)
+            return
         if self._socket is None:
             if isinstance(message, LogLine):
                 write_without_waiting(2, f"pylvs: {one_line(message.text)}\n".encode())

@@ -10,9 +10,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pylvs.model.checks import Script
+from pylvs.model.dataclass import replace
 from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet

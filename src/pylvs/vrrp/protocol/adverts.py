@@ -7,7 +7,6 @@ and an AdvertValidator for those of others.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections import Counter
 from enum import Enum
@@ -210,6 +209,8 @@ def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:
     if fields[:2] != [PROTOCOL, AH_BYTES // 4 - 2]:
         raise InvalidAdvert(AdvertError.AUTHENTICATION)
     payload = packet[AH_BYTES:]
+    import hmac  # late: only AH needs it
+
     if not hmac.compare_digest(digest, _digest(ip_header, _AH.pack(*fields, bytes(DIGEST_BYTES)), payload, key)):
         raise InvalidAdvert(AdvertError.DIGEST)
     return fields[4], payload
@@ -220,6 +221,8 @@ def _digest(ip_header: bytes, plain: bytes, payload: bytes, key: bytes) -> bytes
     for at, count in _MUTABLE:
         covered[at : at + count] = bytes(count)
     covered[_TTL_AT] = _MULTICAST_TTL if covered[_DESTINATION_AT] >> 4 == _MULTICAST else 0
+    import hmac  # late: likewise
+
     digest = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(covered) + plain + payload, "md5")
     return digest[:DIGEST_BYTES]
 

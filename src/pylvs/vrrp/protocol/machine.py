@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.protocol.adverts import Advertisement, address_order
 

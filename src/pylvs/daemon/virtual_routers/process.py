@@ -1,15 +1,18 @@
-"""`python -m pylvs.daemon.router_process STATE_DIR LOG [INSTANCE]`: pylvs-vrrp, the process of the virtual routers."""
+"""pylvs-vrrp, the process of the virtual routers.
+
+`python -m pylvs.daemon.virtual_routers.process STATE_DIR LOG [INSTANCE]` starts it again, and `first` at the start of
+the daemon.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.system import syscalls
@@ -17,6 +20,10 @@ from pylvs.system.logs import one_line
 from pylvs.system.syslog import is_destination
 from pylvs.vrrp import router_service
 from pylvs.vrrp.firewall import Firewall
+
+if TYPE_CHECKING:
+    from pylvs.dataplane.vip_roles import Standby
+    from pylvs.model.wanted import Configuration
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -30,6 +37,8 @@ class LazyStandby:
 
     def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See `Roles`."""
+        from pylvs.dataplane.vip_roles import Standby  # late: sockets listen before
+
         try:
             if self._standby is None:
                 self._standby = Standby(self._instance)
@@ -50,13 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) not in (2, 3) or not is_destination(given[1]) or not Path(given[0]).is_dir():
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR LOG [INSTANCE]", file=sys.stderr)
         return EXIT_USAGE
+    return run(Path(given[0]), given[1], given[2] if len(given) == 3 else "")
+
+
+def run(state: Path, log_format: str, instance: str = "", first: Configuration | None = None) -> int:
+    """Run virtual routers, those of `first` at once, until the daemon requests `stop`; return the exit status."""
     syscalls.prctl(syscalls.PR_SET_NAME, router_service.PROCESS_NAME.encode())
-    instance = given[2] if len(given) == 3 else ""
     if instance:
         Firewall.name = f"{Firewall.name}-{instance}"
     roles = LazyStandby(instance)
     try:
-        router_service.run(Path(given[0]), given[1], roles)
+        router_service.run(state, log_format, roles, first)
         roles.close()
     except KeyboardInterrupt:
         return 0
@@ -72,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(error: Exception, text: str) -> int:
     print(f"pylvs: virtual routers: {one_line(text)}", file=sys.stderr)
     if os.environ.get("PYLVS_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
     return EXIT_FAILED
 

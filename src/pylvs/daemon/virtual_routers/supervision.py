@@ -16,12 +16,14 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.virtual_routers import connection
+from pylvs.daemon.virtual_routers.connection import Hung, NoReply, VrrpClient
+from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.health.sessions import SessionResult, SessionTable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -30,21 +32,8 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.ipc import (
-    GREETING,
-    PID_FILE,
-    Message,
-    NoRouters,
-    NotAccepting,
-    OtherVersion,
-    WatchedSocket,
-    answer_of,
-    check_greeting,
-    connected,
-    watch_in_asyncio,
-)
+from pylvs.vrrp.ipc import PID_FILE, Message, NoRouters, NotAccepting, OtherVersion
 
-REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies
 STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
@@ -52,24 +41,23 @@ START_POLL_S = 0.005  # while the process starts
 SESSIONS_POLL_S, SESSIONS_TIMEOUT_S = 1.0, 2.0  # of the results of BFD sessions
 STEADY_S = 10.0  # a process that ran this long is restarted at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
-POLL_S = 0.5  # of the error of forwarding
 HEARTBEAT_S = 1.0  # between two reports to pylvs-vrrp
 KILL_TIMEOUT_S = 5.0  # until a process that was killed has ended
-FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 
 StartProcess = Callable[[], "subprocess.Popen[bytes]"]
 
 
-class NoReply(PylvsError):
-    """The process did not reply: whether it carried the request out is unknown."""
+class Child(Protocol):
+    """The process as a child of this one: what is needed of subprocess.Popen."""
 
+    @property
+    def pid(self) -> int: ...
 
-class Hung(PylvsError):
-    """The process at the socket accepts connections, and does not answer them."""
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
 
-    def __init__(self, text: str, process: int) -> None:
-        super().__init__(text)
-        self.process = process
+    def wait(self, timeout: float) -> object:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
 
 
 class _RetryLater(PylvsError):
@@ -85,105 +73,6 @@ def _retried(error: type[PylvsError] = PylvsError) -> Iterator[None]:
         raise _RetryLater(str(cause)) from None
 
 
-class VrrpClient:
-    """One connection to pylvs-vrrp; `open` makes it.
-
-    `closed` is set when the connection has ended, or when the process sends what this version cannot read.
-    """
-
-    def __init__(self, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]) -> None:
-        """Connect. Raises NoRouters, PylvsError."""
-        self.pid = 0
-        self.closed = asyncio.Event()
-        self._path = path
-        self._on_event = on_event
-        self._on_close = on_close
-        self._loop = asyncio.get_running_loop()
-        self._greeted: asyncio.Future[Any] = self._loop.create_future()
-        self._replies: dict[int, asyncio.Future[Any]] = {}
-        self._count = 0
-        end = connected(path)
-        self.listener = end.peer  # the process at the socket, also if it does not answer
-        self._socket = WatchedSocket(watch_in_asyncio, end, self._dispatch, self._ended)
-
-    @classmethod
-    async def open(
-        cls, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]
-    ) -> tuple[VrrpClient, OtherVersion | None]:
-        """Connect. With the returned error the process understands `stop` only.
-
-        `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
-        NoRouters, PylvsError.
-        """
-        client = cls(path, on_event, on_close)
-        try:
-            client._send(GREETING)
-            client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
-        except OtherVersion as other:
-            return client, other
-        except NoReply:
-            hangs = not client.closed.is_set()
-            client.close()
-            if not hangs:
-                raise
-            text = f"the virtual routers' process {client.listener} has not answered for {REPLY_TIMEOUT_S:g} s"
-            raise Hung(text, client.listener) from None
-        except BaseException:
-            client.close()
-            raise
-        return client, None
-
-    async def request(self, verb: str, timeout_s: float | None = None, **fields: Any) -> Any:
-        """Send a request and return the reply. Raises PylvsError with the process's error, NoReply without a reply."""
-        self._count += 1
-        number = self._count
-        reply = self._replies[number] = self._loop.create_future()
-        try:
-            self._send({"id": number, "verb": verb, **fields})
-            return answer_of(await self._wait_for(reply, REPLY_TIMEOUT_S if timeout_s is None else timeout_s))
-        finally:
-            del self._replies[number]
-
-    def close(self) -> None:
-        """End the connection; the process continues."""
-        self._socket.close()
-
-    def _ended(self) -> None:
-        self.closed.set()
-        for each in (self._greeted, *self._replies.values()):
-            if not each.done():
-                each.cancel()
-        self._on_close()
-
-    async def _wait_for(self, reply: asyncio.Future[Any], timeout_s: float) -> Any:
-        await asyncio.wait([reply], timeout=timeout_s)
-        if not reply.done():
-            raise NoReply(f"{self._path}: the process of the virtual routers does not answer")
-        if reply.cancelled():
-            raise self._gone()
-        return reply.result()
-
-    def _gone(self) -> NoReply:
-        return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
-
-    def _send(self, message: Message) -> None:
-        self._socket.send(message)
-        if self.closed.is_set():
-            raise self._gone()
-
-    def _dispatch(self, message: Any) -> None:
-        if not isinstance(message, dict):
-            return
-        if not self._greeted.done():
-            self._greeted.set_result(message)
-        elif "id" in message:
-            reply = self._replies.get(message["id"])
-            if reply is not None and not reply.done():
-                reply.set_result(message)
-        else:
-            self._on_event(message)
-
-
 @dataclass(frozen=True, slots=True)
 class ConfigureResult:
     """The reply of pylvs-vrrp to a configuration, or in `error` why it does not have it yet."""
@@ -196,8 +85,14 @@ class VirtualRouters:
     """Keeps pylvs-vrrp running while the configuration has virtual routers."""
 
     def __init__(
-        self, state: StateDirectory, events: EventBus, start: StartProcess, sessions: SessionTable | None = None
+        self,
+        state: StateDirectory,
+        events: EventBus,
+        start: StartProcess,
+        sessions: SessionTable | None = None,
+        first: FirstRouters | None = None,
     ) -> None:
+        """`first` is the process that was started before the daemon's own imports."""
         self._state = state
         self._events = events
         self._start = start
@@ -208,7 +103,8 @@ class VirtualRouters:
         self._last: Configuration | None = None  # the last that had virtual routers
         self._client: VrrpClient | None = None
         self.on_process: Callable[[int], None] = lambda pid: None  # called with its PID, and with 0 at its end
-        self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
+        self._process: Child | None = first.process if first else None  # where it is this daemon's child
+        self._first = first  # until it is connected
         self._connected_at = 0.0  # monotonic
         self._forwarding: tuple[bool | None, str] | None = None
         self._beat = asyncio.Event()  # report at once
@@ -259,7 +155,7 @@ class VirtualRouters:
 
     async def _beat_once(self, client: VrrpClient) -> None:
         lease = Lease(self._lease_s, HEARTBEAT_S)
-        answer = asyncio.create_task(self._report(client, timeout_s=2 * lease.length_s + REPLY_TIMEOUT_S))
+        answer = asyncio.create_task(self._report(client, timeout_s=2 * lease.length_s + connection.REPLY_TIMEOUT_S))
         try:
             while not answer.done() and not client.closed.is_set():
                 await asyncio.wait([answer], timeout=HEARTBEAT_S)
@@ -393,7 +289,7 @@ class VirtualRouters:
         self._stopped = False
         client = await self._connect()
         with _retried(NoReply):
-            reply = await client.request("configure", configuration=self._wanted.vrrp, settings=self._wanted.settings)
+            reply = await self._configure_process(client, self._wanted)
             await self._report(client)
             if self._wanted.vrrp.sessions:
                 self._take_sessions(await client.request("sessions"))
@@ -402,13 +298,20 @@ class VirtualRouters:
         self._error = ""
         return tuple(map(str, reply.get("warnings", ())))
 
+    async def _configure_process(self, client: VrrpClient, wanted: Configuration) -> Mapping[str, Any]:
+        first, self._first = self._first, None
+        if first and first.process.pid == client.pid and first.has(wanted):
+            return {}  # to it, the same configuration would be a reload
+        return await client.request("configure", configuration=wanted.vrrp, settings=wanted.settings)  # type: ignore[no-any-return]
+
     async def _connect(self) -> VrrpClient:
         if self._client is not None and not self._client.closed.is_set():
             return self._client
         with _retried():
             try:
                 client = await self._open()
-                self._log.info("adopted the running process of the virtual routers", process=client.pid)
+                what = "started the" if self._process and self._process.pid == client.pid else "adopted the running"
+                self._log.info(f"{what} process of the virtual routers", process=client.pid)
             except NoRouters:
                 client = await self._start_process()
                 self._log.info("started the process of the virtual routers", process=client.pid)
@@ -433,21 +336,22 @@ class VirtualRouters:
 
     async def _open_patiently(self) -> tuple[VrrpClient, OtherVersion | None]:
         """Connect. Raises Hung if the process accepts no connection for REPLY_TIMEOUT_S, or does not answer."""
-        silence = Lease(REPLY_TIMEOUT_S, REPLY_TIMEOUT_S / 10)
+        silence = Lease(connection.REPLY_TIMEOUT_S, connection.REPLY_TIMEOUT_S / 10)
         while True:
             try:
                 return await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
             except NotAccepting as full:
                 if silence.tick():
                     process = lock.holder(self._state.path / PID_FILE)
-                    raise Hung(f"{full} for {REPLY_TIMEOUT_S:g} s: process {process}", process) from None
+                    raise Hung(f"{full} for {connection.REPLY_TIMEOUT_S:g} s: process {process}", process) from None
             await asyncio.sleep(silence.tick_s)
 
     async def _start_process(self) -> VrrpClient:
-        try:
-            self._process = await asyncio.to_thread(self._start)
-        except OSError as error:
-            raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
+        if self._first is None or self._process is None or self._process.poll() is not None:
+            try:
+                self._process = await asyncio.to_thread(self._start)
+            except OSError as error:
+                raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             with contextlib.suppress(NoRouters):
@@ -547,36 +451,6 @@ def _event_fields(event: Message) -> dict[str, Any]:
     return fields | ({"reason": ": ".join(texts)} if texts else {})
 
 
-async def monitor_forwarding(
-    error: Callable[[], str | None],
-    report: Callable[[bool | None, str], Awaitable[None]],
-    unknown: Callable[[], str] = lambda: "",
-) -> None:
-    """Until cancelled, report to virtual routers whether services are forwarded here. They may change to fault.
-
-    `error` returns why services may not be forwarded: "" while they are, None before the first table. A fault is
-    reported after `FAULT_AFTER_S`, its end at once. `unknown` returns why that is unknown now, "" if it is known.
-    """
-    clock = asyncio.get_running_loop().time
-    reported: bool | str | None = ""  # nothing yet
-    since: float | None = None
-    while True:
-        text, stale = error(), unknown()
-        now = clock()
-        since = (since or now) if text else None
-        if stale:
-            if reported is not None:
-                reported = None
-                await report(None, stale)
-        elif text == "" and reported is not True:
-            reported = True
-            await report(True, "")
-        elif text and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
-            reported = False
-            await report(False, text)
-        await asyncio.sleep(POLL_S)
-
-
 def _kill(process: int) -> None:
     """Kill a process and wait for its end. Raises PylvsError if it does not end."""
     try:
@@ -595,7 +469,7 @@ def _kill(process: int) -> None:
         os.close(descriptor)
 
 
-def _exit_text(process: subprocess.Popen[bytes]) -> str:
+def _exit_text(process: Child) -> str:
     status = process.poll()
     if status is None:
         return "runs on"

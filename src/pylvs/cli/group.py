@@ -1,0 +1,74 @@
+"""The subcommands of `pylvs`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from pylvs import __version__
+
+# name -> (module, attribute, line in the help). A module is imported when its command is run, so that
+# `pylvs --help` and every other command do not wait for it.
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "show": ("pylvs.cli.director", "show", "Show which device runs what, and why."),
+    "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
+    "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
+    "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
+    "down": ("pylvs.cli.director", "down", "Remove the tables and everything that was attached."),
+    "sysctl": ("pylvs.cli.director", "sysctl", "Read and set the net.ipv4.vs settings."),
+    "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),
+    "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
+    "simulate": ("pylvs.cli.simulate", "simulate", "Show which server each of these clients would get."),
+    "check": ("pylvs.cli.configuration", "check", "Print what is wrong with a keepalived.conf."),
+    "diff": ("pylvs.cli.configuration", "diff", "Print what differs between two keepalived.conf."),
+    "run": ("pylvs.cli.daemon", "run", "Keep the table as a keepalived.conf and its health checks want it."),
+    "stop": ("pylvs.cli.stop", "stop", "End the daemon, and what it or a killed one left."),
+    "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
+    "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
+    "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
+    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: show, explain, yield, resume, stop."),
+    "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
+    "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
+    "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
+    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or let its checks decide again."),
+    "check-now": ("pylvs.cli.servers", "check_now", "Run checks at once."),
+    "history": ("pylvs.cli.servers", "history", "Print what happened to a server, and why."),
+    "events": ("pylvs.cli.daemon", "events", "Print what happened last, or happens from now on."),
+    "metrics": ("pylvs.cli.daemon", "metrics", "Print the metrics, in Prometheus's text format."),
+    "bench": ("pylvs.cli.bench", "bench", "Measure what real packets on a device cost this machine."),
+    "lab": ("pylvs.cli.lab", "lab", "Build clients, routers, directors and real servers on one machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported at their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command of this name; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the table's lines, without importing any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The tables are edited with ipvsadm; see ipvsadm --help. Manual: man pylvs.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="pylvs", message="%(prog)s %(version)s")
+def pylvs() -> None:
+    """The Linux Virtual Server with an eBPF data plane."""

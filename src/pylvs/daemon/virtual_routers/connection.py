@@ -1,0 +1,133 @@
+"""A connection to pylvs-vrrp in the daemon's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pylvs.model.errors import PylvsError
+from pylvs.vrrp.ipc import (
+    GREETING,
+    Message,
+    OtherVersion,
+    WatchedSocket,
+    answer_of,
+    check_greeting,
+    connected,
+    watch_in_asyncio,
+)
+
+REPLY_TIMEOUT_S = 10.0
+
+
+class NoReply(PylvsError):
+    """The process did not reply: whether it carried the request out is unknown."""
+
+
+class Hung(PylvsError):
+    """The process at the socket accepts connections, and does not answer them."""
+
+    def __init__(self, text: str, process: int) -> None:
+        super().__init__(text)
+        self.process = process
+
+
+class VrrpClient:
+    """One connection to pylvs-vrrp; `open` makes it.
+
+    `closed` is set when the connection has ended, or when the process sends what this version cannot read.
+    """
+
+    def __init__(self, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]) -> None:
+        """Connect. Raises NoRouters, PylvsError."""
+        self.pid = 0
+        self.closed = asyncio.Event()
+        self._path = path
+        self._on_event = on_event
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._greeted: asyncio.Future[Any] = self._loop.create_future()
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+        end = connected(path)
+        self.listener = end.peer  # the process at the socket, also if it does not answer
+        self._socket = WatchedSocket(watch_in_asyncio, end, self._dispatch, self._ended)
+
+    @classmethod
+    async def open(
+        cls, path: Path, on_event: Callable[[Message], None], on_close: Callable[[], None]
+    ) -> tuple[VrrpClient, OtherVersion | None]:
+        """Connect. With the returned error the process understands `stop` only.
+
+        `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
+        NoRouters, PylvsError.
+        """
+        client = cls(path, on_event, on_close)
+        try:
+            client._send(GREETING)
+            client.pid = check_greeting(path, await client._wait_for(client._greeted, REPLY_TIMEOUT_S))
+        except OtherVersion as other:
+            return client, other
+        except NoReply:
+            hangs = not client.closed.is_set()
+            client.close()
+            if not hangs:
+                raise
+            text = f"the virtual routers' process {client.listener} has not answered for {REPLY_TIMEOUT_S:g} s"
+            raise Hung(text, client.listener) from None
+        except BaseException:
+            client.close()
+            raise
+        return client, None
+
+    async def request(self, verb: str, timeout_s: float | None = None, **fields: Any) -> Any:
+        """Send a request and return the reply. Raises PylvsError with the process's error, NoReply without a reply."""
+        self._count += 1
+        number = self._count
+        reply = self._replies[number] = self._loop.create_future()
+        try:
+            self._send({"id": number, "verb": verb, **fields})
+            return answer_of(await self._wait_for(reply, REPLY_TIMEOUT_S if timeout_s is None else timeout_s))
+        finally:
+            del self._replies[number]
+
+    def close(self) -> None:
+        """End the connection; the process continues."""
+        self._socket.close()
+
+    def _ended(self) -> None:
+        self.closed.set()
+        for each in (self._greeted, *self._replies.values()):
+            if not each.done():
+                each.cancel()
+        self._on_close()
+
+    async def _wait_for(self, reply: asyncio.Future[Any], timeout_s: float) -> Any:
+        await asyncio.wait([reply], timeout=timeout_s)
+        if not reply.done():
+            raise NoReply(f"{self._path}: the process of the virtual routers does not answer")
+        if reply.cancelled():
+            raise self._gone()
+        return reply.result()
+
+    def _gone(self) -> NoReply:
+        return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
+
+    def _send(self, message: Message) -> None:
+        self._socket.send(message)
+        if self.closed.is_set():
+            raise self._gone()
+
+    def _dispatch(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            return
+        if not self._greeted.done():
+            self._greeted.set_result(message)
+        elif "id" in message:
+            reply = self._replies.get(message["id"])
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+        else:
+            self._on_event(message)
