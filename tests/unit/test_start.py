@@ -19,6 +19,11 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
         ("pylvs.dataplane.director pylvs.dataplane.editor", f"asyncio hashlib random secrets socket {FOR_TYPES}"),
         # the daemon, with two checks of HTTP
         ("pylvs.cli.main pylvs.cli.daemon", f"asyncio {UNUSED}"),
+        # `pylvs run` until pylvs-vrrp is started
+        (
+            "pylvs.cli.main pylvs.daemon.start",
+            f"asyncio click json.tool hmac shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
+        ),
         ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
     ],
 )

@@ -47,10 +47,12 @@ def _quiet_stdout() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; each exception becomes one line on stderr."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    return _guarded(lambda: _dispatch(words))
+
+
+def _dispatch(words: Sequence[str]) -> object:
     given = run_arguments.parse(words[1:]) if words[:1] == ["run"] else None
-    if given is not None:
-        return _guarded(lambda: run_arguments.start(**given))
-    return _guarded(lambda: _by_click(words))
+    return _by_click(words) if given is None else run_arguments.start(**given)
 
 
 def _guarded(command: Callable[[], object]) -> int:

@@ -6,6 +6,7 @@ Only what a start needs is parsed here. For help, and for what is wrong, `parse`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any] | None:
             return None
     if "state_dir" in given:
         path = given["state_dir"] = Path(given["state_dir"])
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # a path that cannot be searched is no error yet
             return None
     return given
 

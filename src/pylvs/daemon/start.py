@@ -23,7 +23,10 @@ from pylvs.system import logs
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 # The supervisor handles these. Until then one of them would end the daemon alone, and leave the virtual routers.
-DEFERRED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+DEFERRED = {
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGRTMIN + 2, signal.SIGRTMAX - 1),
+}
 
 
 @dataclass(frozen=True, slots=True)

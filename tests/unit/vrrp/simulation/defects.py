@@ -129,6 +129,14 @@ def _no_answer(right: Any) -> Any:
     return received
 
 
+def _leaves_silently(right: Any) -> Any:
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        machine, actions = right(self, now, advert, source)
+        return machine, [each for each in actions if machine.state is State.MASTER or not isinstance(each, Advertise)]
+
+    return received
+
+
 def _first_only(right: Any) -> Any:
     def take(self: VipManager, instance: VrrpInstance) -> None:
         right(self, replace(instance, addresses=instance.addresses[:1], excluded=()))
@@ -205,5 +213,6 @@ DEFECTS = (
     Defect("no second round of announcements", GarpScheduler, "begin", _no_second_round, (6,)),
     Defect("a worse master is not answered by announcements", GarpScheduler, "again", _never_again, (6,)),
     Defect("the members of a sync group change state separately", SyncGroup, "_lead", _nothing, (7,)),
+    Defect("the loser of a split brain sends nothing", Machine, "_receive_as_master", _leaves_silently, (11,)),
     Defect("tracked objects have no effect", router, "effective_priority", _weightless, (9,)),
 )

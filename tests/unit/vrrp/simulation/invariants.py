@@ -39,6 +39,9 @@ arrived. Then, for each virtual router:
    more. No router is in FAULT without a reason.
 9. **It has the highest priority** of the routers that can be master, if all of them preempt; any of several equal ones.
 10. **It stays master** for two more Active_Down_Intervals: no router changes its state any more.
+11. **It announced its addresses last.** After a split brain clients and switches may have the loser's link address.
+    Where a master becomes backup by a better advertisement, its last own one lets the winner announce again, although
+    the winner may have received none before. Where the link to the winner loses packets at that time, nothing is known.
 """
 
 from __future__ import annotations
@@ -81,6 +84,9 @@ class Simulated(Protocol):
     @property
     def now(self) -> float:
         """Seconds of the simulation."""
+
+    def delivers(self, lan: int, sender: int, receiver: int) -> bool:
+        """Return whether packets between two hosts arrive now."""
 
 
 class Checker:
@@ -252,6 +258,7 @@ class Checker:
         if mac != host.devices[device].mac:
             self.fail(f"{record} announces {address} at {mac.hex(':')} (6)")
         record.announced_at.setdefault(held, []).append(record.now)
+        record.last_announced[held] = self._simulated.now
         return address
 
     def holds(self, host: Host, device: str, address: Address, added: bool) -> None:
@@ -309,6 +316,7 @@ class Checker:
                 self.fail(f"{record} does not answer {sent} (2)")
         if sent.priority and record.instance.announcements.lower_priority_repeat:
             record.conflict_at = min(record.conflict_at, record.now)
+            record.provoked_at.append(self._simulated.now)
 
     def _coexists(self, record: Record, sent: Sent) -> None:
         """Another master's advertisement left this one master."""
@@ -322,6 +330,10 @@ class Checker:
 
     def _adopt(self, record: Record, sent: Sent, priority: int) -> None:
         self.coverage.add("gives way")
+        lan = int(record.instance.interface[3:])
+        record.gave_way_at = self._simulated.now
+        others = (each.number for each in self._simulated.hosts if each is not record.host)
+        record.gave_way_to = {each for each in others if self._simulated.delivers(lan, record.host.number, each)}
         record.arm(sent.interval_s if record.instance.version == 3 else record.interval_s, priority)
 
     def _postpones(self, record: Record, sent: Sent, priority: int) -> None:
@@ -467,6 +479,26 @@ class Checker:
                 best = max(map(priority_of, able))
                 if priority_of(masters[0]) != best:
                     self.fail(f"{masters[0]} is master with {priority_of(masters[0])}, there is one with {best} (9)")
+
+            if len(masters) == 1:
+                self._check_last(masters[0], vrid)
+
+    def _check_last(self, master: Record, vrid: int) -> None:
+        """Check invariant 11."""
+        if not master.instance.announcements.lower_priority_repeat:
+            return
+        quiet_s = CONFLICT_INTERVAL_S * SLOWEST
+        for other in self._all(vrid):
+            if master.host.number not in other.gave_way_to or not other.instance.higher_priority_answered:
+                continue
+            at = other.gave_way_at
+            answered_s = master.needed_s * SLOWEST + sum(self._simulated.plan.delay_s) + LATE_S
+            if any(at - quiet_s < each < at for each in master.provoked_at):
+                answered_s += quiet_s  # a round of announcements has just been
+            for held in set(other.addresses) & set(master.addresses):
+                mine, its = (each.last_announced.get(held, -NEVER) for each in (master, other))
+                if mine < its <= at < self._simulated.now - answered_s:
+                    self.fail(f"{other} announced {held[1]} after {master}, which is master (11)")
 
     def _able(self, record: Record) -> bool:
         """Return whether a virtual router, and each member of its group, can be master."""

@@ -236,6 +236,10 @@ class Simulation:
             self._latest_arrival = max(self._latest_arrival, *arrivals)
         return arrivals
 
+    def delivers(self, lan: int, sender: int, receiver: int) -> bool:
+        link = self._links[lan][sender, receiver]
+        return not link.cut and not link.loss
+
     def _deliver(self, host: Host, device: str, sent: Sent) -> None:
         if host.service is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
             self._step(host)

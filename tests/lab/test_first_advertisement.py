@@ -1,0 +1,91 @@
+"""The order at the start of `pylvs run`: virtual routers run before the daemon has its modules, tables and names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.support import until
+from tests.lab.test_virtual_routers import INSTANCE, Node, pair
+
+__all__ = ["pair"]
+
+# The import of asyncio is the daemon's first one behind the start of the virtual routers. It waits for the test.
+GATED = """
+import sys
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name == "asyncio":
+            open({gate!r}).read()
+
+sys.meta_path.insert(0, Gate())
+from pylvs.cli.main import main
+main()
+"""
+STARTUP_SCRIPT = "global_defs {{\n    script_user root\n    startup_script /bin/true\n}}\n"
+
+
+@pytest.fixture
+def node(pair: tuple[Node, Node], tmp_path: Path) -> Iterator[Node]:
+    """Return a node whose daemon waits at the gate."""
+    first, _ = pair
+    os.mkfifo(tmp_path / "gate")
+    code = GATED.format(gate=str(tmp_path / "gate"))
+    first.pylvs = lambda *words: [  # type: ignore[method-assign]
+        *("nsenter", f"--net=/run/netns/{first.name}", sys.executable, "-c", code, *words),
+        *("--state-dir", str(first.state)),
+    ]
+    yield first
+
+
+def begin(node: Node) -> None:
+    """Start the daemon; do not wait for it."""
+    with open(node.folder / "log", "ab") as log:
+        command = node.pylvs("run", "-f", str(node.file))
+        node.daemon = subprocess.Popen(command, stderr=log, start_new_session=True)
+
+
+def open_gate(node: Node, tmp_path: Path) -> None:
+    """Let the daemon import the rest of itself, and wait until it is ready."""
+    (tmp_path / "gate").write_text("")
+    until(lambda: " info: ready " in node.log(), node.log)
+
+
+def test_the_owner_advertises_before_the_daemon_has_its_modules(node: Node, tmp_path: Path) -> None:
+    node.priority = 255
+    node.write()
+    begin(node)
+    until(lambda: node.is_in("MASTER") and node.router()["counters"]["sent"], "it advertises")
+    process = node.process()
+    assert node.holds()
+    assert not (node.state / "control").exists(), "the daemon has not begun"
+    assert Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0") == b"pylvs-vrrp\0" + bytes(node.state)
+    open_gate(node, tmp_path)
+    assert node.process() == process
+    assert f"started the process of the virtual routers (process={process})" in node.log()
+    assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["MASTER"], "no second configuration"
+    events = (node.state / "events.jsonl").read_text()
+    assert '"vrrp_state"' in events, "the daemon receives what happened before"
+
+
+def test_a_backup_listens_before_the_daemon_has_its_modules(node: Node, tmp_path: Path) -> None:
+    begin(node)
+    until(lambda: node.is_in("BACKUP"), "it listens")
+    assert not (node.state / "control").exists()
+    open_gate(node, tmp_path)
+
+
+def test_the_startup_script_runs_first(node: Node, tmp_path: Path) -> None:
+    node.write(text=STARTUP_SCRIPT + INSTANCE)
+    begin(node)
+    (tmp_path / "gate").write_text("")  # returns when the daemon comes to the gate
+    assert node.router_process() == 0
+    until(lambda: " info: ready " in node.log(), node.log)
+    log = node.log()
+    assert log.index("startup_script has run") < log.index("started the process of the virtual routers")
