@@ -97,7 +97,7 @@ def _rules(services: int, each: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _as_installed(cache: str) -> dict[str, str]:
+def as_installed(cache: str) -> dict[str, str]:
     """Return an environment in which Python finds its modules compiled, as an installed program does."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPYCACHEPREFIX": cache}
@@ -142,7 +142,7 @@ def measure_small(size: Size) -> dict[str, Measured]:
         with site.new_site(f"first{number}"):
             _run(add, into=first, scale=1000)
     with site.new_site("small"), tempfile.TemporaryDirectory(prefix=site.PREFIX, dir=_ON_DISK) as cache:
-        installed = _as_installed(cache)
+        installed = as_installed(cache)
         _run("-R", _rules(_SMALL_SERVICES, _SMALL_SERVERS), environment=installed)
         _run("-Ln", environment=installed)
         for _ in range(size.rounds):
@@ -165,7 +165,7 @@ def measure_start(size: Size) -> dict[str, Measured]:
     }
     found = {name: Measured() for name in commands}
     with site.new_site("start"), tempfile.TemporaryDirectory(prefix=site.PREFIX, dir=_ON_DISK) as cache:
-        installed = _as_installed(cache)
+        installed = as_installed(cache)
         _run(f"-A {service}", environment=installed)
         for number in range(_STARTS * size.rounds + 1):
             used = _children_s()

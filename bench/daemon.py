@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -97,7 +97,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(folder: Path, text: str, *options: str, ending_s: float = 0) -> Iterator[Daemon]:
+def running(
+    folder: Path, text: str, *options: str, ending_s: float = 0, environment: Mapping[str, str] = os.environ
+) -> Iterator[Daemon]:
     """Run a daemon with a configuration, and wait until it is ready. Raises DaemonFailed.
 
     At the end it is killed, and the namespace's end removes its table. With `ending_s` it may first end by itself, and
@@ -112,7 +114,7 @@ def running(folder: Path, text: str, *options: str, ending_s: float = 0) -> Iter
         manager.bind(str(path))
         manager.settimeout(0.1)
         begin = time.monotonic()
-        process = subprocess.Popen(command, stderr=output, env=os.environ | {"NOTIFY_SOCKET": str(path)})
+        process = subprocess.Popen(command, stderr=output, env={**environment, "NOTIFY_SOCKET": str(path)})
         try:
             daemon = Daemon(process, manager, folder)
             daemon.wait_ready()

@@ -97,6 +97,7 @@ ROWS = (
     Row("check_tcp_keepalived", "the same by keepalived", "us"),
     Row("check_http", "processor of an HTTP check, {checked:,} servers, each every {every:g} s", "us"),
     Row("check_http_keepalived", "the same by keepalived", "us"),
+    Row("vrrp_first", "from the start of pylvs run to the first advertisement", "ms", None, 100),
     Row("vrrp_gap", "longest gap between advertisements every 10 ms, {minutes:g} min under load", "ms", None, 30, 20),
     Row("vrrp_gap_machine", "the same of a process that only sleeps: the machine's own", "ms"),
 )

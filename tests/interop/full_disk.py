@@ -100,7 +100,7 @@ async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
             await until(lambda: daemon.history.error)
             kinds = {each.kind for each in daemon.problems()}
             assert {"state", "history"} <= kinds, kinds
-            assert not list(host.state.glob("*.new"))
+            assert not list(host.state.glob(".*.new"))
             disk.empty()
             await until(lambda: not daemon.problems())
             _, reply = await asyncio.to_thread(client.ask, "POST", "/v1/drain", words)

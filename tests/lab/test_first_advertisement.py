@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ STARTUP_SCRIPT = "global_defs {{\n    script_user root\n    startup_script /bin/
 
 
 @pytest.fixture
-def node(pair: tuple[Node, Node], tmp_path: Path) -> Iterator[Node]:
+def node(pair: tuple[Node, Node], tmp_path: Path) -> Node:
     """Return a node whose daemon waits at the gate."""
     first, _ = pair
     os.mkfifo(tmp_path / "gate")
@@ -41,7 +40,7 @@ def node(pair: tuple[Node, Node], tmp_path: Path) -> Iterator[Node]:
         *("nsenter", f"--net=/run/netns/{first.name}", sys.executable, "-c", code, *words),
         *("--state-dir", str(first.state)),
     ]
-    yield first
+    return first
 
 
 def begin(node: Node) -> None:
@@ -71,7 +70,7 @@ def test_the_owner_advertises_before_the_daemon_has_its_modules(node: Node, tmp_
     assert f"started the process of the virtual routers (process={process})" in node.log()
     assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["MASTER"], "no second configuration"
     events = (node.state / "events.jsonl").read_text()
-    assert '"vrrp_state"' in events, "the daemon receives what happened before"
+    assert '"vrrp_transition"' in events, "the daemon receives what happened before"
 
 
 def test_a_backup_listens_before_the_daemon_has_its_modules(node: Node, tmp_path: Path) -> None:

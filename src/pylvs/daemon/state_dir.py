@@ -28,7 +28,7 @@ from typing import Any
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey
-from pylvs.system import lock
+from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
@@ -146,20 +146,7 @@ class StateDirectory:
             if not content:
                 path.unlink(missing_ok=True)
                 return
-            draft = path.with_suffix(".new")
-            draft.unlink(missing_ok=True)  # of a daemon that was killed
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with open(os.open(draft, flags, 0o644), "w", encoding="utf-8") as file:
-                    json.dump(content, file, separators=(",", ":"))
-                    file.write("\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):  # it takes space on a full disk
-                    draft.unlink()
-                raise
+            files.replace(path, json.dumps(content, separators=(",", ":")) + "\n", durable=True)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
 

@@ -32,7 +32,6 @@ from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
-from pylvs.daemon.keepalived.pid_files import replace as replace_file
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
 from pylvs.daemon.leftovers import save_addresses
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
@@ -66,6 +65,7 @@ from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.files import replace as replace_file
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 

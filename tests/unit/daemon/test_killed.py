@@ -143,7 +143,7 @@ def test_a_server_whose_addition_is_refused_counts_as_new_until_it_is_down(tmp_p
 
 def test_a_note_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
     host = FakeHost(tmp_path / "state")
-    draft = host.state / "services.new"
+    draft = host.state / ".services.json.new"
 
     class NoFile(MemoryDirector):
         def add_service(self, service: VirtualService) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pylvs.daemon.keepalived import pid_files
-from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths, replace
+from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Placement
+from pylvs.system.files import replace
 from tests.waiting import until
 
 

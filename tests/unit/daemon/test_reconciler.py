@@ -116,7 +116,12 @@ def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(host: FakeHo
     assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler nobody-knows: refused: ")
 
 
-def test_signals_reload_write_down_and_end(host: FakeHost) -> None:
+def test_signals_reload_write_down_and_end(
+    host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
     async def scenario() -> None:
         async with host.daemon() as daemon:
             host.write(service(server(1)))
@@ -129,13 +134,15 @@ def test_signals_reload_write_down_and_end(host: FakeHost) -> None:
             await until(lambda: daemon.reloads["refused"] > 0)
             assert daemon.reloads.total() <= 3, "signals that come while one waits are that one"
             os.kill(os.getpid(), signal.SIGUSR1)
-            await until((host.state / "dump.json").exists)
+            await until((tmp_path / "tmp" / "keepalived_check.data").exists)
             os.kill(os.getpid(), signal.SIGTERM)
             await until(lambda: host.table() == {})
 
     run(scenario())
     dump = (host.state / "dump.json").read_text()
     assert '"address":"10.0.0.1"' in dump
+    written = {path.name for path in (tmp_path / "tmp").iterdir()}
+    assert written == {"keepalived_parent.data", "keepalived_check.data"}, "and none in /tmp"
 
 
 def test_a_background_task_is_restarted_after_an_exception(

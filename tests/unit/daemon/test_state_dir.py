@@ -103,7 +103,7 @@ def test_links_instead_of_the_directory_or_its_files_are_not_followed(tmp_path: 
     (tmp_path / "link").symlink_to(mine)
     with pytest.raises(Unsupported, match="is a symbolic link; name the directory itself"):
         StateDirectory(tmp_path / "link").acquire()
-    for name in ("pid", "services.json", "services.new"):
+    for name in ("pid", "services.json", ".services.json.new"):
         (mine / name).symlink_to(precious)
     with pytest.raises(Unsupported, match="pid"):
         StateDirectory(mine).acquire()

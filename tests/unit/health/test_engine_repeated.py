@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pylvs.health.probes import Outcome, Probe
+from pylvs.health.probes import Probe
 from pylvs.model.checks import Check
 from pylvs.model.wanted import WantedServer, WantedService
 from tests.unit.health import (
@@ -26,6 +25,7 @@ from tests.unit.health import (
     test_engine_weights,
 )
 from tests.unit.health.engine_harness import EngineHarness, server, service, tcp
+from tests.unit.health.repeating import Repeating
 
 MODULES: tuple[ModuleType, ...] = (
     test_engine_adoption,
@@ -48,41 +48,11 @@ del TESTS["test_engine_table.test_thousands_of_concurrent_failures_are_all_repor
 repetitions: list[int] = []  # one for each probe that was repeated
 
 
-class Repeating:
-    """A probe that repeats itself, as the prober process does."""
-
-    def __init__(self, probe: Probe) -> None:
-        self._probe = probe
-
-    async def __call__(self) -> Outcome:
-        return await self._probe()
-
-    def repeat(
-        self,
-        every_s: float,
-        on_same: Callable[[int, float, str], None],
-        on_end: Callable[[Outcome | None, float], None],
-    ) -> Callable[[], object]:
-        return asyncio.get_running_loop().create_task(self._repeat(every_s, on_same, on_end)).cancel
-
-    async def _repeat(self, every_s: float, on_same: Callable[..., None], on_end: Callable[..., None]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(every_s)
-            begin = loop.time()
-            outcome = await self._probe()
-            repetitions.append(1)
-            if not outcome.ok or outcome.inconclusive or outcome.weight is not None:
-                on_end(outcome, loop.time() - begin)
-                return
-            on_same(1, loop.time() - begin, outcome.reason)
-
-
 class RepeatingHarness(EngineHarness):
     """Every probe can be repeated by another process."""
 
     def _probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
-        return Repeating(super()._probe_of(check, service, server))
+        return Repeating(super()._probe_of(check, service, server), lambda: repetitions.append(1))
 
 
 @pytest.mark.parametrize("name", TESTS)

@@ -17,6 +17,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.wanted import Placement
 from pylvs.system import lock
+from pylvs.system.files import replace
 from pylvs.system.logs import get_logger
 
 RUN = Path("/run")
@@ -122,23 +123,6 @@ class PidFiles:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-
-def replace(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file atomically. No link is followed, and no file of another user is written. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(draft, flags, mode)
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-        os.rename(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
 
 
 def _read(path: Path) -> int:

@@ -32,6 +32,7 @@ from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import CURRENT, Killed, ScriptProcess, Table
 from tests.unit.daemon.simulation.invariants import Listener, Subject
 from tests.unit.daemon.simulation.model import CheckModel, HealthModel
+from tests.unit.health.repeating import Repeating
 
 if TYPE_CHECKING:
     from tests.unit.daemon.simulation.world import World
@@ -323,7 +324,7 @@ class SimHost(HostServices):
             return outcome
 
         repeats = isinstance(check, TcpCheck | HttpCheck) and inner is None and not goes_via_vip(check)
-        return SimRepeatingProbe(daemon, probe) if repeats else probe
+        return Repeating(probe, context=daemon.context) if repeats else probe
 
     def history(self, state: StateDirectory) -> History:
         return NoHistory(state)
@@ -346,49 +347,6 @@ class NoHistory(History):
     def saved(self, count: int) -> list[Mapping[str, Any]]:
         """Return no event of former daemons."""
         return []
-
-
-class SimRepeatingProbe:
-    """A probe that the prober process repeats while its outcome stays good."""
-
-    def __init__(self, daemon: Daemon, probe: Probe) -> None:
-        self._daemon = daemon
-        self._probe = probe
-
-    async def __call__(self) -> Outcome:
-        return await self._probe()
-
-    def repeat(
-        self,
-        every_s: float,
-        on_same: Callable[[int, float, str], None],
-        on_end: Callable[[Outcome | None, float], None],
-    ) -> Callable[[], object]:
-        """See RepeatingProbe."""
-        loop = self._daemon.world.loop
-
-        async def repeated() -> None:
-            while True:
-                await asyncio.sleep(every_s)
-                begin = loop.time()
-                task = asyncio.current_task()
-                try:
-                    outcome = await self._probe()
-                except asyncio.CancelledError:
-                    if task is None or task.cancelling():
-                        raise
-                    outcome = Outcome(False, "cancelled", inconclusive=True)
-                except Killed:
-                    raise
-                except Exception as error:
-                    outcome = Outcome(False, f"the checker failed: {error}", inconclusive=True)
-                if not outcome.ok or outcome.inconclusive or outcome.weight is not None:
-                    on_end(outcome, loop.time() - begin)
-                    return
-                on_same(1, loop.time() - begin, outcome.reason)
-
-        task: asyncio.Task[None] = loop.create_task(repeated(), name="repeated probe", context=self._daemon.context)
-        return task.cancel
 
 
 class SimApiServer:
