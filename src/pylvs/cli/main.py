@@ -52,7 +52,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: Sequence[str]) -> object:
     given = run_arguments.parse(words[1:]) if words[:1] == ["run"] else None
-    return _by_click(words) if given is None else run_arguments.start(**given)
+    if given is None:
+        return _by_click(words)
+    run_arguments.start(**given)
+    return None
 
 
 def _guarded(command: Callable[[], object]) -> int:

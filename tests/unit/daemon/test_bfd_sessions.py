@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from pylvs.cli import daemon as views
 from pylvs.cli import vrrp as commands
-from pylvs.daemon import Options, virtual_routers
+from pylvs.daemon import Options
+from pylvs.daemon.virtual_routers import supervision
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.daemon.loading import apply_options
 from pylvs.model.bfd import BfdSession
@@ -57,7 +58,7 @@ STATUS = {
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHost]:
     """Return a host with a BFD session and without virtual routers."""
-    monkeypatch.setattr(virtual_routers, "SESSIONS_POLL_S", 0.02)
+    monkeypatch.setattr(supervision, "SESSIONS_POLL_S", 0.02)
     found = FakeHost(tmp_path / "state")
     found.write(service(server(1)))
     with_session = replace(found.file.configuration, vrrp=VrrpConfiguration(sessions=(SESSION,)))
@@ -100,7 +101,7 @@ def test_a_reload_without_sessions_ends_the_process_as_removed(host: FakeHost) -
 
 
 def test_a_change_reaches_the_checks_at_once_and_is_an_event(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_routers, "SESSIONS_POLL_S", 3600.0)
+    monkeypatch.setattr(supervision, "SESSIONS_POLL_S", 3600.0)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
@@ -133,7 +134,7 @@ def test_a_process_that_is_stopped_makes_the_sessions_unknown(host: FakeHost, mo
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await until(lambda: host.sessions.result("b") == (True, ""))
-            monkeypatch.setattr(virtual_routers, "SESSIONS_TIMEOUT_S", 0.1)
+            monkeypatch.setattr(supervision, "SESSIONS_TIMEOUT_S", 0.1)
             os.kill(host.processes[-1].pid, signal.SIGSTOP)
             await until(lambda: host.sessions.result("b")[0] is None)
             assert "does not answer" in host.sessions.result("b")[1]

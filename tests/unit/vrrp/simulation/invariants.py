@@ -12,7 +12,7 @@ At every event:
 2. **An advertisement has the effect of 6.4.2 and 6.4.3.** A master that processes a better one (a higher priority, or
    the same from a greater address) becomes backup. After a worse one, or one of priority 0, it stays master and
    advertises immediately, or half an interval after its last answer. A backup stays backup. Every advertisement is
-   valid; only AH's replay protection drops late and duplicated ones.
+   valid; only AH's replay protection drops late and duplicated ones. There is no answer while the device cannot send.
 3. **A backup takes over at its time, and not before** (6.4.2). An advertisement that counts for a backup postpones the
    take-over to Active_Down_Interval from then; one of priority 0 sets it to Skew_Time from then. Version 2 counts
    Skew_Time in seconds, version 3 in the master's interval (6.1). After a stall, a backup reads its socket before the
@@ -40,8 +40,8 @@ arrived. Then, for each virtual router:
 9. **It has the highest priority** of the routers that can be master, if all of them preempt; any of several equal ones.
 10. **It stays master** for two more Active_Down_Intervals: no router changes its state any more.
 11. **It announced its addresses last.** After a split brain clients and switches may have the loser's link address.
-    Where a master becomes backup by a better advertisement, its last own one lets the winner announce again, although
-    the winner may have received none before. Where the link to the winner loses packets at that time, nothing is known.
+    A master that a better advertisement makes backup sends a last one, after which the winner announces again. The
+    winner may have received none before. Where the link to the winner loses packets at that time, nothing is known.
 """
 
 from __future__ import annotations
@@ -310,7 +310,8 @@ class Checker:
             self._postpones(record, sent, before.priority)
 
     def _answers(self, record: Record, sent: Sent, answered: bool) -> None:
-        if not answered and (sent.priority == 0 or not record.instance.lower_priority_unanswered):
+        able = record.host.devices[record.instance.interface].enabled
+        if able and not answered and (sent.priority == 0 or not record.instance.lower_priority_unanswered):
             due, latest = record.router.machine.due, record.advertised_at + record.instance.advert_interval_s / 2
             if due is None or due > latest + EPSILON_S:
                 self.fail(f"{record} does not answer {sent} (2)")
@@ -484,7 +485,7 @@ class Checker:
                 self._check_last(masters[0], vrid)
 
     def _check_last(self, master: Record, vrid: int) -> None:
-        """Check invariant 11."""
+        """Check that the master, and no loser of a split brain, was the last to announce."""
         if not master.instance.announcements.lower_priority_repeat:
             return
         quiet_s = CONFLICT_INTERVAL_S * SLOWEST
