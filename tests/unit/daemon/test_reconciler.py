@@ -116,9 +116,7 @@ def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(host: FakeHo
     assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler nobody-knows: refused: ")
 
 
-def test_signals_reload_write_down_and_end(
-    host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signals_reload_write_down_and_end(host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
 
