@@ -76,7 +76,7 @@ def check(family: str, command: Path, commands: dict[str, str] | None = None) ->
     """Compare one family, and compare its differences with the list."""
     done = subprocess.run(
         [sys.executable, CASES / "compare", "--command", command, family],
-        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"} | (commands or {}),
+        env=os.environ | {"PATH": tools_first()} | (commands or {}),
         capture_output=True,
         text=True,
     )

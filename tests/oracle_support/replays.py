@@ -90,7 +90,7 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
             report,
             scenario,
         ],
-        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"} | commands,
+        env=os.environ | {"PATH": tools_first()} | commands,
         capture_output=True,
         text=True,
     )

@@ -13,9 +13,12 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from pylvs.reference.packet import ETHER_BYTES
 from tests.packet.host import MAC, ROUTER_MAC, VIP4
 
 SCTP_PROTOCOL = 132
+IP4_BYTES, IP6_BYTES = 20, 40
+TCP_CHECK, UDP_CHECK = 16, 6  # where the checksum is in a header
 CLIENT4, CLIENT6 = "198.18.0.7", "2001:db8:7::7"
 
 
@@ -40,7 +43,6 @@ def network(source: str, target: str, **fields: Any) -> Any:
     return IPv6(src=source, dst=target, **fields)
 
 
-@lru_cache(maxsize=4096)
 def tcp(
     flags: str = "S",
     sport: int = 4000,
@@ -51,10 +53,9 @@ def tcp(
     ttl: int = 64,
 ) -> bytes:
     """Return a frame with a TCP segment."""
-    return build(ether() / network(source, target, ttl=ttl) / TCP(sport=sport, dport=dport, flags=flags) / payload)
+    return _with_ports(_tcp(flags, source, target, payload, ttl), sport, dport, TCP_CHECK)
 
 
-@lru_cache(maxsize=4096)
 def udp(
     sport: int = 4000,
     dport: int = 53,
@@ -64,7 +65,29 @@ def udp(
     ttl: int = 64,
 ) -> bytes:
     """Return a frame with a UDP datagram."""
-    return build(ether() / network(source, target, ttl=ttl) / UDP(sport=sport, dport=dport) / payload)
+    return _with_ports(_udp(source, target, payload, ttl), sport, dport, UDP_CHECK)
+
+
+@lru_cache(maxsize=4096)
+def _tcp(flags: str, source: str, target: str, payload: bytes, ttl: int) -> bytes:
+    return build(ether() / network(source, target, ttl=ttl) / TCP(sport=0, dport=0, flags=flags) / payload)
+
+
+@lru_cache(maxsize=4096)
+def _udp(source: str, target: str, payload: bytes, ttl: int) -> bytes:
+    return build(ether() / network(source, target, ttl=ttl) / UDP(sport=0, dport=0) / payload)
+
+
+def _with_ports(frame: bytes, sport: int, dport: int, check: int) -> bytes:
+    """Return a frame of scapy's, whose ports are 0, with these ports. Many tests need thousands, and scapy is slow."""
+    made = bytearray(frame)
+    at = ETHER_BYTES + (IP4_BYTES if frame[12:14] == b"\x08\x00" else IP6_BYTES)
+    total = (~struct.unpack_from("!H", made, at + check)[0] & 0xFFFF) + sport + dport  # RFC 1624
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    struct.pack_into("!HH", made, at, sport, dport)
+    struct.pack_into("!H", made, at + check, checksum or (0xFFFF if check == UDP_CHECK else 0))
+    return bytes(made)
 
 
 def carrying(
