@@ -171,11 +171,12 @@ def test_foreign_edits_of_the_table_are_undone(make_lab: MakeLab, tmp_path: Path
         assert len(there) == 3
         lab.sh("director", f"ipvsadm -A -u {lab.network.vip}:53; ipvsadm -d -t {lab.network.vip}:80 -r {min(there)}")
         until(lambda: running.servers() == there, "the server is back")
-        assert f"restored: TCP {lab.network.vip}:80 -> {min(there)} was removed" in running.log()
+        restored = f"restored: TCP {lab.network.vip}:80 -> {min(there)} was removed"
+        until(lambda: restored in running.log(), "which the log has a moment later")
         assert f"UDP  {lab.network.vip}:53 wlc" in running.listing()
         lab.sh("director", "pylvs down")
         until(lambda: running.servers() == there, "the table is made again")
-        assert "the tables were removed (pylvs down?)" in running.log()
+        until(lambda: "the tables were removed (pylvs down?)" in running.log(), "which the log has, too")
         assert len(set(answers(lab, 6))) == 3
 
 

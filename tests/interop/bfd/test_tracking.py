@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from pylvs.daemon.api import client
+from pylvs.model.errors import PylvsError
 from pylvs.vrrp.ipc import Client
 from tests.interop import keepalived
 from tests.interop.bfd.cell import Cell, hosts
 from tests.interop.bfd.peers import KEEPALIVED, KeepalivedPeer, bfd_instance
 from tests.interop.vrrp.routers import Pylvs
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = [
     pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not()),
@@ -59,8 +62,8 @@ class Director(Pylvs):
     def routers(self) -> dict[str, Any]:
         """Return the status of the virtual routers; {} while their process does not answer."""
         try:
-            with Client(self.state / "vrrp", 2.0) as client:
-                found: dict[str, Any] = client.ask("status")
+            with Client(self.state / "vrrp", 2.0) as routers:
+                found: dict[str, Any] = routers.ask("status")
         except Exception:  # it does not run, or is stopped
             return {}
         return found
@@ -73,9 +76,16 @@ class Director(Pylvs):
 
     def server(self) -> dict[str, Any]:
         """Return the status of the real server; {} before there is one."""
-        done = self.ask("status", "--json")
-        services = json.loads(done.stdout)["services"] if done.returncode == 0 else []
-        return dict(services[0]["servers"][0]) if services else {}
+        try:
+            _, reply = client.Client(self.state).ask("GET", "/v1/status")
+        except PylvsError:  # it does not run yet
+            return {}
+        return dict(reply["services"][0]["servers"][0]) if reply.get("services") else {}
+
+    def is_up(self) -> bool:
+        """Return whether a result of its check has the real server up."""
+        found = self.server()
+        return bool(found.get("up") and found["checked"])
 
     def check(self) -> dict[str, Any]:
         """Return the status of the real server's check."""
@@ -89,6 +99,7 @@ class Director(Pylvs):
 def director(text: str) -> Iterator[tuple[Director, KeepalivedPeer]]:
     """Run pylvs with this configuration behind its bfd_instance, and keepalived as its neighbor."""
     with (
+        mock.patch.object(client, "READ_TIMEOUT_S", PATIENCE_S),
         tempfile.TemporaryDirectory(prefix="pylvs-bfd-") as name,
         hosts(Cell(KEEPALIVED, 4, False)) as (
             where,
@@ -121,7 +132,7 @@ def test_a_dead_neighbor_is_a_fault_and_takes_its_server_down() -> None:
     with director(ROUTER + SERVICE) as (here, there):
         until(lambda: here.session() == "Up", here.log)
         until(lambda: here.router() == "MASTER", here.log)
-        until(lambda: here.server().get("up") and here.server()["checked"], here.log)
+        until(here.is_up, here.log)
         there.kill()
         until(lambda: here.session() == "Down", here.log)
         until(lambda: here.router() == "FAULT", here.log)
@@ -142,7 +153,7 @@ def test_a_process_that_does_not_answer_makes_sessions_unknown() -> None:
     """A service without virtual routers: the process of the sessions is stopped, continued and killed."""
     with director(SERVICE) as (here, _):
         until(lambda: here.session() == "Up", here.log)
-        until(lambda: here.server().get("up") and here.server()["checked"], here.log)
+        until(here.is_up, here.log)
         first = here.routers()["process"]["pid"]
 
         os.kill(first, signal.SIGSTOP)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vrrp import VRRP, VRRPv3
 from scapy.packet import Packet, Raw
 
+from pylvs.model.errors import PylvsError
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.advert_filter import MOST_RELEVANT, SLICE_S
+from pylvs.vrrp.ipc import Client
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
@@ -143,9 +144,12 @@ def started(where: Segment, folder: Path, text: str) -> Pylvs:
 
 
 def status(running: Pylvs) -> dict[str, Any]:
-    """Return `pylvs vrrp status --json`."""
-    done = running.ask("vrrp", "status", "--json")
-    return dict(json.loads(done.stdout)) if done.returncode == 0 else {"instances": [], "unknown_vrids": []}
+    """Return what `pylvs vrrp status --json` prints."""
+    try:
+        with Client(running.state / "vrrp", PATIENCE_S) as client:
+            return dict(client.ask("status"))
+    except PylvsError:  # it does not run yet
+        return {"instances": [], "unknown_vrids": []}
 
 
 def instances(running: Pylvs) -> dict[str, dict[str, Any]]:
@@ -162,6 +166,13 @@ def dropped(running: Pylvs) -> Counter[tuple[str, str]]:
 def lines(running: Router, flaw: str) -> list[str]:
     """Return the log lines of one kind."""
     return [line for line in running.log() if flaw in line]
+
+
+def logged(running: Router, flaws: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    """Return how many log lines each of these virtual routers and reasons has; the log comes after the counters."""
+    return Counter(
+        {(name, flaw): n for name, flaw in flaws if (n := sum(f"{name}:" in each for each in lines(running, flaw)))}
+    )
 
 
 def until(running: Router, holds: Callable[[], bool], what: str) -> None:
@@ -189,8 +200,8 @@ def test_every_flaw_has_a_name_and_none_ends_a_mastership(
         assert unknown["eth0", 99] == 5
         for name, each in instances(running).items():
             assert (each["state"], each["counters"]["became_master"]) == ("MASTER", 1), name
-        for name, flaw in expected:
-            assert len([line for line in lines(running, flaw) if f"{name}:" in line]) == 1, (name, flaw)
+        until(running, lambda: logged(running, expected).keys() == expected.keys(), "each flaw is logged")
+        assert set(logged(running, expected).values()) == {1}, "and once"
         # Without a flaw, each of them changes the state.
         until(running, lambda: lost_mastership(running, wire), "right ones count")
     finally:
@@ -231,6 +242,7 @@ def test_replayed_advertisements_are_dropped(link: Segment, wire: Callable[[byte
         until(running, lambda: instances(running)["SEALED"]["counters"]["dropped"] == names, str(names))
         now = instances(running)["SEALED"]
         assert (now["state"], now["counters"]["became_master"]) == ("MASTER", before["became_master"])
+        until(running, lambda: all(lines(running, name) for name in names), "both are logged")
         assert [len(lines(running, name)) for name in names] == [1, 1]
     finally:
         other.end()
