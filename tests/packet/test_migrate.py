@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypedDict
 from unittest import mock
 
 import pytest
@@ -67,7 +68,14 @@ def earlier(tmp_path: Path) -> Iterator[Host]:
         yield made
 
 
-def addresses(version: int) -> dict[str, str]:
+class Addresses(TypedDict):
+    """Those of a frame."""
+
+    source: str
+    target: str
+
+
+def addresses(version: int) -> Addresses:
     return {"source": CLIENT4, "target": VIP4} if version == 4 else {"source": CLIENT6, "target": VIP6}
 
 
