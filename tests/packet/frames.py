@@ -43,6 +43,7 @@ def network(source: str, target: str, **fields: Any) -> Any:
     return IPv6(src=source, dst=target, **fields)
 
 
+@lru_cache(maxsize=4096)
 def tcp(
     flags: str = "S",
     sport: int = 4000,
@@ -56,6 +57,7 @@ def tcp(
     return _with_ports(_tcp(flags, source, target, payload, ttl), sport, dport, TCP_CHECK)
 
 
+@lru_cache(maxsize=4096)
 def udp(
     sport: int = 4000,
     dport: int = 53,

@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypedDict
 from unittest import mock
 
 import pytest
@@ -68,14 +67,7 @@ def earlier(tmp_path: Path) -> Iterator[Host]:
         yield made
 
 
-class Addresses(TypedDict):
-    """Those of a frame."""
-
-    source: str
-    target: str
-
-
-def addresses(version: int) -> Addresses:
+def addresses(version: int) -> dict[str, str]:
     return {"source": CLIENT4, "target": VIP4} if version == 4 else {"source": CLIENT6, "target": VIP6}
 
 
