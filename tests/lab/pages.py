@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ""  # in place of a host: the machine that runs the lab
-LAB = re.compile(r"(?:Lab: `|<!-- lab: )(pylvs lab up [^`]*?)(?:`| -->)")
+LAB = re.compile(r"(?:Lab:\s+`|<!-- lab: )(pylvs lab up [^`]*?)(?:`| -->)")
 BLOCK = re.compile(
     r"^(?:<!-- (?P<kind>not run|host|file|exits): (?P<value>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,

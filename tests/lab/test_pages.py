@@ -27,7 +27,7 @@ PAUSE_S = 0.2
 FOLDER = "/var/tmp"  # where commands run: a lab's host has its own
 NAMED_LAB = re.compile(r"lab up \S+ --name (\w+)")
 # Commands that run until they are interrupted, and what they print when they are ready.
-ENDLESS = re.compile(r"\btcpdump (?!.*-c )|\bpylvs (?:run|watch|events --follow)\b")
+ENDLESS = re.compile(r"\btcpdump (?!.*-c )|\bpylvs (?:run|watch|events --follow)\b|\bhttp\.server\b")
 CAPTURE = re.compile(r"\btcpdump ")
 # Commands without an effect: they run again until they print what is on the page.
 LISTING = re.compile(
@@ -133,7 +133,7 @@ class Follower:
                 env=environment(os.environ | {"PATH": tools_first()}),
             )
         self._endless.append((step, process, output))
-        ready = {"tcpdump": "listening on", "run": ": ready"}
+        ready = {"tcpdump": "listening on", "run": ": ready", "http.server": "Serving HTTP"}
         wanted = next((text for word, text in ready.items() if re.search(rf"\b{word}\b", step.command)), "")
         self._until(lambda: wanted in output.read_text(), f"{step.command}: {wanted}", output)
 
