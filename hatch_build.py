@@ -33,8 +33,7 @@ else:
 COMPILER = "ziglang==0.17.0"  # pinned, so that the same source gives the same bytes everywhere; ./dev reads this line
 SUFFIX = ".bpf.c"
 OBJECTS = Path("src/pylvs/bpf/objects")
-# Files and folders that decide the bytes of the objects, and where the digest of those that made them is. ./dev computes
-# the same digest.
+# Files and folders that decide the bytes of the objects, and the file with their digest, which ./dev computes, too.
 SOURCES = ("bpf", "hatch_build.py", "src/pylvs/bpf/abi.py", "src/pylvs/bpf/btf.py", "tools/layout.py", "tools/elf.py")
 DIGEST = "sources.sha256"
 FLAGS = (
@@ -113,7 +112,9 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
 
 def digest(root: Path) -> str:
     """Return the SHA-256 of the names and digests of all files that decide the bytes of the objects."""
-    paths = [path for name in SOURCES for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
+    paths = [
+        path for name in SOURCES for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])
+    ]
     names = sorted(str(path.relative_to(root)) for path in paths if path.is_file() and path.suffix != ".pyc")
     lines = (f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -42,6 +42,7 @@ TOOLS = [
     "touch",
     "env",
     "setpriv",
+    "sed",
     "umount",
     "rmdir",
 ]
@@ -84,7 +85,7 @@ case "$*" in
         echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1" >&2
         exit 100 ;;
     *' -s '*) printf '%s\\n' 'Inst nginx (1.22.1-9 Debian:12)' 'Inst libc6 [2.35] (2.36 Debian:12)' ;;
-    *--print-uris*) printf '%s\\n' "'http://a/nginx' nginx.deb 1600000 SHA256:0" "'http://a/libc6' libc6.deb 900000 SHA256:0" ;;
+    *--print-uris*) printf '%s\\n' "'http://a/n' nginx.deb 1600000 SHA256:0" "'http://a/l' libc6.deb 900000 SHA256:0" ;;
     *install*)
         if [ -e "$STAGE/apt-hangs" ]; then echo hanging >"$STAGE/pipe"; read -r _ <"$STAGE/never"; fi ;;
 esac

@@ -174,7 +174,9 @@ def _documents() -> Iterator[object]:
     for path in HOW_TOS:
         marks = []
         if path.name not in IN_THE_GATE:
-            marks.append(pytest.mark.nightly("a lab for each page; the gate follows README, the tutorials and two how-tos"))
+            marks.append(
+                pytest.mark.nightly("a lab for each page; the gate follows README, the tutorials and two how-tos")
+            )
         yield pytest.param(path, id=path.stem, marks=marks)
 
 

@@ -30,8 +30,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^\s*\w*[$#] (.*)$")
-# Pages whose commands are run, and how many of their blocks are not, each with its reason above it. `./dev test` follows
-# README and some of them in labs, `./dev test-all` the others: tests/lab/test_pages.py.
+# How many blocks of a page are not run, each with its reason above it. tests/lab/test_pages.py runs the others in labs.
 NOT_RUN = {
     "README.md": 2,
     "docs/how-to/boot.md": 3,
@@ -124,7 +123,9 @@ def test_the_commands_of_readme_and_the_how_tos_are_run() -> None:
     assert {page.name: len(page.not_run) for page in found if page.not_run} == NOT_RUN
     for page in found:
         assert page.steps or page.not_run, f"{page.name} has no command"
-        assert not re.search(r"^[ \t]+```(?:sh|console)$", page.path.read_text(), re.MULTILINE), f"{page.name}: indented"
+        assert not re.search(r"^[ \t]+```(?:sh|console)$", page.path.read_text(), re.MULTILINE), (
+            f"{page.name}: indented"
+        )
         for step in page.steps:
             # Commands on the machine itself must not change it.
             harmless = step.host != MACHINE or re.match(r"(?:pylvs lab|for \w+ in [\d ]+; do pylvs lab) ", step.command)

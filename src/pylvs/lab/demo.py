@@ -132,7 +132,9 @@ def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None
     removal = f"; {REMOVAL} removes what ./dev has installed" if REMOVAL else ""
     console.print()
     console.print(f"The lab is removed{removal}. Create your own, which stays:", soft_wrap=True)
-    console.print(Text(f"{COMMAND} lab up {topology}", style="bold green"), soft_wrap=True)  # the last line can be pasted
+    console.print(
+        Text(f"{COMMAND} lab up {topology}", style="bold green"), soft_wrap=True
+    )  # the last line can be pasted
 
 
 def _walk(guide: Guide, topology: str) -> None:
