@@ -15,11 +15,11 @@ import pytest
 
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab, open_lab
-from tests.lab.pages import MACHINE, ROOT, Page, Step, agree, read
+from tests.lab.pages import MACHINE, ROOT, WITHOUT_A_LAB, Page, Step, agree, read
 from tests.processes import tools_first
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
-HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+HOW_TOS = sorted(path for path in (ROOT / "docs" / "how-to").glob("*.md") if path.name not in WITHOUT_A_LAB)
 IN_THE_GATE = {"no-answer.md", "real-servers.md"}
 PATIENCE_S = 180
 EVENT_S = 90  # until a listing shows what is on the page
@@ -99,6 +99,7 @@ class Follower:
         )
 
     def _machine(self, command: str) -> subprocess.CompletedProcess[str]:
+        assert re.search(r"\bpylvs lab |^sleep ", command), f"{self.page.name}: {command}: its prompt names no host"
         if self.printed_name:
             command = re.sub(rf"\b{self.printed_name}\b", self.name, command)
         return subprocess.run(

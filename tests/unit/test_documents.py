@@ -21,7 +21,7 @@ from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server
 from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
-from tests.lab.pages import MACHINE, Step, agree, read
+from tests.lab.pages import MACHINE, WITHOUT_A_LAB, Step, agree, read
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"
@@ -40,7 +40,6 @@ NOT_RUN = {
     "docs/how-to/replace-ipvsadm.md": 2,
     "docs/how-to/upgrade.md": 1,
 }
-WITHOUT_A_LAB = {"install.md"}  # installs packages: tested with the package
 
 
 def name_of(path: Path) -> str:
