@@ -53,7 +53,7 @@ class Follower:
             assert done.returncode == 0, done.stdout
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for _, process, _ in self._endless:
             process.terminate()
             process.wait(PATIENCE_S)
@@ -143,7 +143,7 @@ class Follower:
         for step, _, output in self._endless:
             if step.printed:
                 self._until(
-                    lambda step=step, output=output: agree(step.printed, output.read_text().splitlines()),  # type: ignore[misc]
+                    lambda step=step, output=output: agree(step.printed, output.read_text().splitlines()),
                     f"{step.command}\n{chr(10).join(step.printed)}",
                     output,
                 )
