@@ -1,13 +1,15 @@
-"""Compile the eBPF objects when the wheel is built; `python hatch_build.py` compiles them in place.
+"""Compile the eBPF objects if their sources have changed; `python hatch_build.py` compiles them in place in any case.
 
 A wheel also gets manual pages and completions, which `tools` makes from the commands.
 
-The compiler is the clang inside PyPI's ziglang, so hosts that run pylvs need none. Builds are reproducible: the same
-sources give the same bytes on every machine.
+The objects are in the source tree, with the digest of their sources. So a clone or a wheel of unchanged sources needs
+no compiler. The compiler is the clang inside PyPI's ziglang. Builds are reproducible: the same sources give the same
+bytes on every machine.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -32,7 +34,12 @@ else:
     except ImportError:  # run by hand, where hatchling is not needed
         BuildHookInterface = object
 
+COMPILER = "ziglang==0.17.0"  # pinned, so that the same source gives the same bytes everywhere; ./dev reads this line
 SUFFIX = ".bpf.c"
+OBJECTS = Path("src/pylvs/bpf/objects")
+# Files and folders that decide the bytes of the objects, and the file with their digest, which ./dev computes, too.
+SOURCES = ("bpf", "hatch_build.py", "src/pylvs/bpf/abi.py", "src/pylvs/bpf/btf.py", "tools/layout.py", "tools/elf.py")
+DIGEST = "sources.sha256"
 FLAGS = (
     "--target=bpfel-freestanding",
     "-mcpu=v3",
@@ -59,7 +66,7 @@ def toolchain() -> Path:
     """Return the directory of ziglang. Raises BuildError without ziglang."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
-        raise BuildError("ziglang is not installed: pip install ziglang==0.17.0")
+        raise BuildError(f"ziglang is not installed: pip install {COMPILER}")
     return Path(found.origin).parent
 
 
@@ -107,20 +114,39 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
         raise BuildError(f"{name} does not compile:\n{errors}")
 
 
+def digest(root: Path) -> str:
+    """Return the SHA-256 of the names and digests of all files that decide the bytes of the objects."""
+    paths = [
+        path for name in SOURCES for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])
+    ]
+    names = sorted(str(path.relative_to(root)) for path in paths if path.is_file() and path.suffix != ".pyc")
+    lines = (f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_built(root: Path) -> bool:
+    """Return whether the objects in the tree are those of its sources."""
+    record = root / OBJECTS / DIGEST
+    return record.is_file() and record.read_text().strip() == digest(root)
+
+
 def build(root: Path, sources: Path | None = None, objects: Path | None = None) -> list[Path]:
     """Compile every `*.bpf.c` and describe the objects in `abi.json` and `abi.txt`. Return the paths of all files.
 
     Each file of the directory is replaced only after all of them have been built. Raises BuildError.
     """
     root = root.resolve()
+    described = digest(root) if sources is None else ""
     sources = sources or root / "bpf"
-    objects = objects or root / "src" / "pylvs" / "bpf" / "objects"
+    objects = objects or root / OBJECTS
     objects.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pylvs-objects-") as name:
         made = Path(name)
         for source in sorted(sources.glob(f"*{SUFFIX}")):
             compile_object(source, made / f"{source.name.removesuffix(SUFFIX)}.bpf.o", root)
-        _describe(root, made)
+        _finish(root, made)
+        if described:
+            (made / DIGEST).write_text(f"{described}\n")
         objects.mkdir(exist_ok=True)
         for old in objects.iterdir():
             if not (made / old.name).exists():
@@ -143,11 +169,14 @@ def _importable(root: Path) -> Iterator[None]:
         del sys.path[: len(paths)]
 
 
-def _describe(root: Path, objects: Path) -> None:
+def _finish(root: Path, objects: Path) -> None:
+    """Remove the debugger's sections from the objects, and describe the objects."""
     with _importable(root):
-        from tools import layout
+        from tools import elf, layout
 
         try:
+            for path in objects.glob("*.o"):
+                path.write_bytes(elf.without_debug(path.read_bytes()))
             layout.write(objects)
         except ValueError as error:
             raise BuildError(f"the objects cannot be described: {error}") from error
@@ -162,14 +191,19 @@ def _write_share(root: Path, share: Path) -> list[Path]:
 
 
 class CustomBuildHook(BuildHookInterface):
-    """The hook that hatchling calls before it packs a wheel; a source distribution has no objects."""
+    """The hook that hatchling calls before it packs a wheel."""
 
     PLUGIN_NAME = "custom"
 
+    def dependencies(self) -> list[str]:
+        """Return what a build needs beside hatchling: the compiler, if the objects are older than their sources."""
+        return [] if is_built(Path(self.root)) else [COMPILER]
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the objects in the tree, where the wheel includes them from; and pages and completions in build/."""
+        """Build the objects in the tree, unless they are up to date; and pages and completions in build/."""
         root = Path(self.root)
-        build(root)
+        if not is_built(root):
+            build(root)
         if version != "editable":
             share = root / "build" / "share"
             for path in _write_share(root, share):

@@ -1,4 +1,4 @@
-"""Read sections and symbols of an eBPF object file: ELF of 64 bits, little-endian."""
+"""Read sections and symbols of an eBPF object file, and shorten it: ELF of 64 bits, little-endian."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pylvs.model.dataclass import dataclass
 
 _SYMBOL_TABLE = 2  # SHT_SYMTAB
 _NO_BITS = 8  # SHT_NOBITS: .bss
+_NO_FILE = (0, _NO_BITS)  # SHT_NULL, SHT_NOBITS: sections without bytes in the file
+_HEADER = "<IIQQQQIIQQ"  # Elf64_Shdr
+_OFFSET, _SIZE, _ALIGNMENT = 4, 5, 8  # of sh_offset, sh_size, sh_addralign
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class Elf:
             raise ValueError("not a little-endian 64-bit ELF file")
         (offset,) = struct.unpack_from("<Q", data, 0x28)
         entry_size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-        headers = [struct.unpack_from("<IIQQQQIIQQ", data, offset + i * entry_size) for i in range(count)]
+        headers = [struct.unpack_from(_HEADER, data, offset + i * entry_size) for i in range(count)]
         self.sections: list[_Section] = []
         strings = headers[names]
         table = data[strings[4] : strings[4] + strings[5]]
@@ -54,3 +57,27 @@ class Elf:
                 if index < len(self.sections) and self.sections[index].name == section_name and name:
                     found[_cut(strings, name)] = (value, size)
         return found
+
+
+def without_debug(data: bytes) -> bytes:
+    """Return an object without the content of sections that libbpf ignores: two thirds of the compiler's output.
+
+    They are DWARF, and the relocations of DWARF and BTF. Their headers stay, so that no index changes.
+    """
+    elf = Elf(data)
+    (start,) = struct.unpack_from("<Q", data, 0x28)
+    entry_size, count = struct.unpack_from("<HH", data, 0x3A)
+    headers = [list(struct.unpack_from(_HEADER, data, start + i * entry_size)) for i in range(count)]
+    result = bytearray(data[:0x40])
+    for header, section in zip(headers, elf.sections, strict=True):
+        if section.kind in _NO_FILE:
+            continue
+        content = b"" if section.name.startswith((".debug", ".rel.debug", ".rel.BTF")) else section.data
+        result += bytes(-len(result) % max(header[_ALIGNMENT], 1))
+        header[_OFFSET], header[_SIZE] = len(result), len(content)
+        result += content
+    result += bytes(-len(result) % 8)
+    struct.pack_into("<Q", result, 0x28, len(result))
+    for header in headers:
+        result += struct.pack(_HEADER, *header)
+    return bytes(result)

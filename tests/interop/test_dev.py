@@ -42,12 +42,22 @@ TOOLS = [
     "touch",
     "env",
     "setpriv",
+    "sed",
+    "umount",
+    "rmdir",
 ]
 
 # Makes .venv like python3 -m venv, prints what `dev` reads, and logs each call of pip.
 PYTHON = """\
 #!/bin/sh
 version=$(cat "$STAGE/version")
+# As hatch_build.py does, which records the digest of what it has compiled.
+compile() {
+    [ ! -e "$STAGE/build-breaks" ] || exit 1
+    mkdir -p src/pylvs/bpf/objects
+    find bpf hatch_build.py src/pylvs/bpf/abi.py src/pylvs/bpf/btf.py tools/layout.py tools/elf.py -type f 2>/dev/null |
+        LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-64 >src/pylvs/bpf/objects/sources.sha256
+}
 case "$*" in
     *'-m venv '*)
         for folder; do :; done
@@ -60,8 +70,8 @@ case "$*" in
         echo "venv of $version" >>"$STAGE/log" ;;
     *tomllib*) echo hatchling ;;
     *'import pip'*) shift 2; echo "$1 $version" ;;
-    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; mkdir -p src/pylvs/bpf/objects ;;
-    hatch_build.py) echo "compiled" >>"$STAGE/log"; [ ! -e "$STAGE/build-breaks" ] ;;
+    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; case "$*" in *' -e .'*) compile ;; esac ;;
+    hatch_build.py) echo "compiled" >>"$STAGE/log"; compile ;;
 esac
 """
 APT_GET = """\
@@ -74,13 +84,35 @@ case "$*" in
         echo $((locks - 1)) >"$STAGE/locks"
         echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1" >&2
         exit 100 ;;
+    *' -s '*) printf '%s\\n' 'Inst nginx (1.22.1-9 Debian:12)' 'Inst libc6 [2.35] (2.36 Debian:12)' ;;
+    *--print-uris*) printf '%s\\n' "'http://a/n' nginx.deb 1600000 SHA256:0" "'http://a/l' libc6.deb 900000 SHA256:0" ;;
     *install*)
         if [ -e "$STAGE/apt-hangs" ]; then echo hanging >"$STAGE/pipe"; read -r _ <"$STAGE/never"; fi ;;
 esac
 """
 
 
-OWN_SBIN = '/bin/mount --bind "$STAGE/sbin" /usr/sbin; exec "$@"'
+# dpkg-query knows nginx from its installation to its removal, and curl always.
+DPKG_QUERY = """\
+#!/bin/sh
+for name; do :; done
+case $name in
+    curl) echo installed ;;
+    nginx) [ -e "$STAGE/purged" ] || echo installed ;;
+esac
+"""
+DPKG = """\
+#!/bin/sh
+echo "dpkg $*" >>"$STAGE/log"
+case "$*" in --purge*) : >"$STAGE/purged" ;; esac
+"""
+
+OWN_FOLDERS = """\
+/bin/mount --bind "$STAGE/sbin" /usr/sbin
+/bin/mount --bind "$STAGE/run" /run
+/bin/mount --bind "$STAGE/lib" /var/lib
+exec "$@"
+"""
 OTHER_USER = 65534
 
 
@@ -100,7 +132,7 @@ class Clone:
                 "--mount",
                 "/bin/sh",
                 "-ec",
-                OWN_SBIN,
+                OWN_FOLDERS,
                 "own",
                 *become,
                 self.folder / "dev",
@@ -134,7 +166,7 @@ def clone() -> Iterator[Clone]:
     with tempfile.TemporaryDirectory(prefix="pylvs dev.") as name:
         stage = Path(name)
         stage.chmod(0o755)
-        for folder in "bin", "sbin", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/bpf":
+        for folder in "bin", "sbin", "run", "lib", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/bpf":
             (stage / folder).mkdir(parents=True, exist_ok=True)
         for tool in TOOLS:
             found = shutil.which(tool)
@@ -143,7 +175,8 @@ def clone() -> Iterator[Clone]:
         for tool, text in {
             "python3": PYTHON,
             "apt-get": APT_GET,
-            "dpkg": "#!/bin/sh\n",
+            "dpkg": DPKG,
+            "dpkg-query": DPKG_QUERY,
             "ldconfig": "#!/bin/sh\n",
             "sleep": '#!/bin/sh\necho "sleep $*" >>"$STAGE/log"\n',
         }.items():
@@ -199,9 +232,65 @@ def test_dev_waits_for_other_users_of_apt(clone: Clone) -> None:
     assert errors.count("dev: waiting for another apt-get") == 1
     calls = clone.log("apt-get")
     assert [call.split()[-1] for call in calls[:3]] == ["update"] * 3
-    assert len(calls) == 4
-    assert "DPkg::Lock::Timeout=600" in calls[3]
-    assert "Acquire::Retries=3" in calls[3]
+    assert ["-s" in call.split() for call in calls[3:]] == [True, False, False]
+    assert "DPkg::Lock::Timeout=600" in calls[-1]
+    assert "Acquire::Retries=3" in calls[-1]
+    assert "dev: apt: 1 packages, 3 MB to download" in errors
+
+
+def test_the_first_line_names_the_download_and_the_last_one_can_be_pasted(clone: Clone) -> None:
+    status, _, errors = clone.dev("demo")
+    assert status == 0
+    assert "downloads" in errors[0]
+    assert f"{clone.folder}/dev' undo" in errors[0]  # quoted: the directory's name has a blank
+
+
+def test_undo_removes_what_dev_has_installed_and_nothing_else(clone: Clone) -> None:
+    assert clone.dev("demo")[0] == 0
+    record = clone.stage / "lib/pylvs-dev"
+    assert (record / "packages").read_text() == "nginx\n"  # libc6 was upgraded: it was there before
+    assert (record / "lists").exists()
+    (clone.stage / "run/netns").mkdir()  # the demonstration's; the record says that it was not there
+    (clone.stage / "run/other").mkdir()
+    clone.log("")
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[0]) == (0, "dev: removing 1 packages: nginx")
+    assert clone.log("dpkg") == ["dpkg --purge nginx"]
+    assert not record.exists()
+    assert not (clone.stage / "run/netns").exists()
+    assert (clone.stage / "run/other").exists()
+    assert not (clone.folder / ".venv").exists()
+    assert not (clone.folder / ".cache").exists()
+    assert clone.dev("undo")[0] == 0
+    assert clone.log("dpkg") == []
+
+
+def test_undo_keeps_folders_that_are_in_use_or_were_there(clone: Clone) -> None:
+    (clone.stage / "run/pylvs").mkdir()
+    assert clone.dev("demo")[0] == 0
+    (clone.stage / "run/netns").mkdir()
+    (clone.stage / "run/netns/of-another-program").touch()
+    status, _, errors = clone.dev("undo")
+    assert status == 0
+    assert "dev: kept /run/netns: it is in use" in errors
+    assert (clone.stage / "run/netns/of-another-program").exists()
+    assert (clone.stage / "run/pylvs").exists()
+
+
+def test_undo_waits_for_labs_and_tables(clone: Clone) -> None:
+    assert clone.dev("demo")[0] == 0
+    lab = clone.stage / "run/pylvs/lab/d1"
+    lab.mkdir(parents=True)
+    status, _, errors = clone.dev("undo")
+    assert (status, (clone.folder / ".venv").exists()) == (1, True)
+    assert errors[-1].startswith("dev: labs are up: d1; first run ")
+    shutil.rmtree(clone.stage / "run/pylvs")
+    pin = clone.stage / "run/pylvs/bpf/net1/services"
+    pin.parent.mkdir(parents=True)
+    pin.touch()
+    status, _, errors = clone.dev("undo")
+    assert (status, (clone.folder / ".venv").exists()) == (1, True)
+    assert errors[-1].startswith("dev: pylvs has tables on this machine; first run ")
 
 
 def test_a_copied_clone_makes_its_own_venv(clone: Clone) -> None:

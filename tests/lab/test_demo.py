@@ -24,6 +24,7 @@ def test_the_tour_shows_what_it_explains(words: list[str]) -> None:
     assert f"lab demo{process.pid}: " in shown
     output = re.findall(r"This is (rs\d) server!", shown)
     assert sorted(output[:6]) == ["rs1", "rs1", "rs2", "rs2", "rs3", "rs3"]
+    assert shown.splitlines()[-1] == f"pylvs lab up {words[0]}"
     if words == ["dr"]:
         assert "Changed: destination MAC, source MAC, TTL, header checksum." in shown
     if words == ["dr", "--ipv6"]:

@@ -73,6 +73,7 @@ def test_two_copies_of_the_tree_give_the_same_objects_that_name_no_directory_of_
     built = [_built_in(tree) for tree in trees]
     one, another = map(_digests, built)
     assert one == another, [_difference(*pair) for pair in zip(*built, strict=True)]
+    assert one == _digests(list((ROOT / hatch_build.OBJECTS).iterdir())), "the tree's objects are of other sources"
     assert {name for name in one if name.endswith(".bpf.o")} == {
         each.name.replace(".bpf.c", ".bpf.o") for each in (ROOT / "bpf").glob("*.bpf.c")
     }

@@ -21,6 +21,7 @@ from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server
 from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
+from tests.lab.pages import MACHINE, WITHOUT_A_LAB, Step, agree, read
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"
@@ -28,7 +29,17 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROMPT = re.compile(r"^\s*[$#] (.*)$")
+PROMPT = re.compile(r"^\s*\w*[$#] (.*)$")
+# How many blocks of a page are not run, each with its reason above it. tests/lab/test_pages.py runs the others in labs.
+NOT_RUN = {
+    "README.md": 2,
+    "docs/how-to/boot.md": 3,
+    "docs/how-to/director-as-server.md": 1,
+    "docs/how-to/migrate-from-keepalived.md": 1,
+    "docs/how-to/next.md": 2,
+    "docs/how-to/replace-ipvsadm.md": 2,
+    "docs/how-to/upgrade.md": 1,
+}
 
 
 def name_of(path: Path) -> str:
@@ -103,6 +114,38 @@ def test_commands_are_commands(document: Path) -> None:
                 re.search(rf"^demo .*{word}|^{word}", (ROOT / "Makefile").read_text(), re.MULTILINE)
                 for word in words[1:]
             )
+
+
+def test_the_commands_of_readme_and_the_how_tos_are_run() -> None:
+    how_tos = sorted(path for path in (ROOT / "docs" / "how-to").glob("*.md") if path.name not in WITHOUT_A_LAB)
+    found = [read(path) for path in (ROOT / "README.md", *how_tos)]
+    assert {page.name: len(page.not_run) for page in found if page.not_run} == NOT_RUN
+    for page in found:
+        assert page.steps or page.not_run, f"{page.name} has no command"
+        assert not re.search(r"^[ \t]+```(?:sh|console)$", page.path.read_text(), re.MULTILINE), (
+            f"{page.name}: indented"
+        )
+        for step in page.steps:
+            # Commands on the machine itself must not change it.
+            harmless = step.host != MACHINE or re.match(r"(?:pylvs lab|for \w+ in [\d ]+; do pylvs lab) ", step.command)
+            assert harmless, f"{page.name}: {step.command}: its prompt names no host"
+            assert page.lab or step.host == MACHINE, f"{page.name}: {step.command}: the page names no lab"
+
+
+def test_outputs_on_pages_are_compared() -> None:
+    page = read(Path("a.md"), "```console\n# a b\nc\n  d\nrs1# e\n```\n<!-- exits: 7 -->\n```console\nrs1# f\n```\n")
+    assert page.steps == [Step("", "a b", ["c", "  d"]), Step("rs1", "e", []), Step("rs1", "f", [], 7)]
+    assert read(Path("a.md"), "<!-- not run: why -->\n```sh\nx\n```\n").not_run == ["why"]
+    assert agree(["a", "b"], ["a ", "b"])
+    assert agree(["a", "..."], ["a", "b", "c"])
+    assert agree(["...", "c"], ["a", "b", "c"])
+    assert agree(["a", "...", "c"], ["a", "c"])
+    assert agree(["a … d"], ["a   b c d"])
+    assert agree(["VI_1  MASTER since 9 s, priority 100"], ["VI_1  MASTER since 2 min, priority 100"])
+    assert not agree(["VI_1  MASTER since 9 s, priority 100"], ["VI_1  MASTER since 9 s, priority 90"])
+    assert not agree(["a"], ["a", "b"])
+    assert not agree(["b", "..."], ["a", "b"])
+    assert not agree(["a … d"], ["a b c"])
 
 
 def test_a_wrong_command_is_found() -> None:
@@ -196,8 +239,11 @@ CONFIGURATIONS = [
     ("path", "text"), CONFIGURATIONS, ids=lambda value: name_of(value) if value in DOCUMENTS else ""
 )
 def test_the_configurations_that_are_shown_have_no_findings(path: Path, text: str) -> None:
+    """Except findings that the page shows."""
     document, findings = read_text(text, name_of(path))
-    assert [str(finding) for finding in (*findings, *build(document)[1])] == []
+    page = path.read_text()
+    found = [str(finding) for finding in (*findings, *build(document)[1])]
+    assert [each for each in found if each.removeprefix(name_of(path)) not in page] == []
 
 
 def test_configurations_are_found() -> None:

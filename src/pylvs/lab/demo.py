@@ -25,6 +25,9 @@ from pylvs.lab.topologies import BACKUP, design
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
 
+# From ./dev, whose pylvs is not on the caller's PATH: how the caller runs it, and removes what ./dev installed.
+COMMAND = os.environ.get("PYLVS_COMMAND", "pylvs")
+REMOVAL = os.environ.get("PYLVS_REMOVAL", "")
 REQUESTS = 6
 WIDTH_WITHOUT_TERMINAL = 96
 SHOWN_BYTES = 64
@@ -126,8 +129,12 @@ def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None
                 _walk(guide, topology)
         finally:
             take_down(name)
+    removal = f"; {REMOVAL} removes what ./dev has installed" if REMOVAL else ""
     console.print()
-    console.print(Text(f"The lab is removed. Create your own: pylvs lab up {topology}", style="bold green"))
+    console.print(f"The lab is removed{removal}. Create your own, which stays:", soft_wrap=True)
+    console.print(
+        Text(f"{COMMAND} lab up {topology}", style="bold green"), soft_wrap=True
+    )  # the last line can be pasted
 
 
 def _walk(guide: Guide, topology: str) -> None:
