@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
+    from pylvs.model.changes import ServiceChange
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
@@ -186,6 +187,17 @@ class BpfDirector:
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
         self._editor.delete_destination(key, destination)
 
+    def check(self, changes: Sequence[ServiceChange]) -> None:
+        """Check the services and destinations of changes, without an edit. Raises as `apply`, but never NoSpace."""
+        self._editor.check(changes)
+
+    def apply(self, changes: Sequence[ServiceChange]) -> None:
+        """Make all changes as one edit: packets see all of them, or none.
+
+        Raises what the methods for single edits raise. The error's `subject` names the service and the destination.
+        """
+        self._editor.apply(changes)
+
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         return self._editor.change_mark_rules(change)
 
@@ -223,6 +235,15 @@ class BpfDirector:
             from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
 
             yield from ConnectionReader(self.tables).connections()
+
+    def connections_apart(self) -> Iterator[Connection]:
+        """Yield the same from maps of its own: other threads may use this object meanwhile."""
+        return BpfDirector(self.state).connections()
+
+    def close(self) -> None:
+        """Close all maps; the next use opens them again. The Editor refers back, so garbage would keep them."""
+        self._loaded = None
+        self._use(Tables(self.state), 0)
 
     def table_size(self) -> int:
         return TABLE_SIZE

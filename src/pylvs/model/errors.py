@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import errno
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.model.service import DestinationKey, ServiceKey
+
 
 class PylvsError(Exception):
-    """Base of all errors that a user can cause or must act on; the text names cause and remedy."""
+    """Base of all errors that a user can cause or must act on; the text names cause and remedy.
+
+    `field` is the field of a service or a destination that is wrong, if one is. `subject` names service and destination
+    if an edit of many was refused.
+    """
 
     errno = errno.EINVAL
+    subject: tuple[ServiceKey, DestinationKey | None] | None = None
+
+    def __init__(self, text: str = "", field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class ServiceExists(PylvsError):
