@@ -201,4 +201,6 @@ class ChangeSet:
 
 
 def _too_many(key: ServiceKey, most: int) -> InvalidOperation:
-    return InvalidOperation(f"{key}: mh begins with {most} real servers at most; others can be added", "scheduler")
+    error = InvalidOperation(f"{key}: mh begins with {most} real servers at most; others can be added", "scheduler")
+    error.subject = key, None
+    return error

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs.dataplane.director import BpfDirector, open_director
 from pylvs.library.difference import Difference, ServiceDifference, by_key, difference
-from pylvs.library.errors import Closed, InvalidValue, NamespaceNotFound, NotFound, OwnedByDaemon, from_os, translated
+from pylvs.library.errors import (
+    Closed,
+    InvalidValue,
+    NamespaceNotFound,
+    NotFound,
+    OwnedByDaemon,
+    PermissionNeeded,
+    from_os,
+    translated,
+)
 from pylvs.library.keys import ServerKey, ServiceKey, number
 from pylvs.library.statistics import Network, Statistics, matching, statistics_of
 from pylvs.library.values import Flag, Forwarding, Persistence, Server, Service, Tunnel, check_server
@@ -59,6 +68,7 @@ class Director:
         self._opened: BpfDirector | None = None
         if namespace is not None:
             self._namespace = _open_namespace(namespace)
+            self._name = os.fspath(namespace)
         try:
             with translated(), self._entered():
                 self._opened = open_director()
@@ -90,7 +100,14 @@ class Director:
         if self._namespace < 0:
             yield
             return
-        with inside_network(f"/proc/self/fd/{self._namespace}"):
+        with contextlib.ExitStack() as inside:
+            try:
+                inside.enter_context(inside_network(f"/proc/self/fd/{self._namespace}"))
+            except PermissionError:
+                missing = ("CAP_SYS_ADMIN",)
+                raise PermissionNeeded("entering a network namespace: CAP_SYS_ADMIN is missing", missing) from None
+            except OSError as error:
+                raise NamespaceNotFound(self._name, f"it is no network namespace: {error.strerror}") from None
             yield
 
     @contextlib.contextmanager
