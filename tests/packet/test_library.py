@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
 import os
 import pickle
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pylvs
+from pylvs.daemon.state_dir import StateDirectory, save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.transaction import Transaction, recover
@@ -438,6 +442,71 @@ def test_a_lock_keeps_others_out(director: pylvs.Director) -> None:
                 lock.__enter__()
         other.edit_server(web(), web(1).servers[0], weight=9)
     assert director.service(web()).servers[0].weight == 9
+
+
+def without_privileges(user: int) -> list[str]:
+    """Return what reading and editing raise for a user without any capability, in another process."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        said = []
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            os.setresuid(user, user, user)
+            assert libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0  # _LINUX_CAPABILITY_VERSION_3
+            for work in (lambda d: d.services(), lambda d: list(d.connections()), lambda d: d.apply([web(2)])):
+                try:
+                    with pylvs.Director() as director:
+                        said.append(str(len(work(director))))
+                except pylvs.PermissionNeeded as error:
+                    said.append(" ".join(error.capabilities))
+        finally:
+            os.write(sending, "\n".join(said).encode())
+            os._exit(0)
+    os.close(sending)
+    os.waitpid(child, 0)
+    with os.fdopen(receiving) as answer:
+        return answer.read().split("\n")
+
+
+def test_reading_needs_the_files_alone_and_errors_name_what_is_missing(
+    director_host: Host, director: pylvs.Director
+) -> None:
+    """Root reads without any capability, as in a container. Another user is told what is missing, not "no services"."""
+    director.apply([web(1, port=95)])
+    chosen(director_host, 1, port=95)
+    services, connections, edit = without_privileges(0)
+    assert (services, edit) == ("1", "CAP_BPF CAP_NET_ADMIN")
+    assert int(connections) >= 1
+    assert without_privileges(65534) == ["CAP_DAC_OVERRIDE"] * 3
+    assert director.services() == (web(1, port=95),)
+
+
+def test_services_of_a_running_daemon_are_left_to_it(director: pylvs.Director) -> None:
+    """Its services are refused, all others may be edited; `ignore_daemon` edits all."""
+    director.apply([web(1), web(2, port=81)])
+    state = StateDirectory()
+    state.path.mkdir(parents=True)
+    try:
+        save_owned(state, {web().key.to_model(): frozenset()})
+        state.pid_path.write_text(f"{os.getpid()}\n")
+        for edit in (
+            lambda: director.apply([web(1, 3), web(2, port=81)]),
+            lambda: director.apply([web(2, port=81)]),
+            lambda: director.edit_server(web(), web(1).servers[0], weight=0),
+            lambda: director.delete_service(web()),
+            lambda: director.clear(),
+        ):
+            with pytest.raises(pylvs.OwnedByDaemon) as caught:
+                edit()
+            assert (caught.value.service, caught.value.pid) == (web().key, os.getpid())
+        assert set(director.services()) == {web(1), web(2, port=81)}
+        assert director.apply([web(1), web(3, port=81)])
+        assert director.apply([web(4, port=81)], prune=False)
+        with pylvs.Director(ignore_daemon=True) as anyway:
+            anyway.clear()
+    finally:
+        shutil.rmtree(state.path)
 
 
 def test_values_are_values() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pylvs.dataplane.state import State, collect_dead_states
+from pylvs.dataplane.state import State, check_privileges, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
@@ -34,6 +34,11 @@ def open_director() -> BpfDirector:
     return BpfDirector(State.open())
 
 
+def open_reader() -> BpfDirector:
+    """Open it without the privileges for edits, which then raise NotPermitted. Raises NotPermitted, Unsupported."""
+    return BpfDirector(State.open(reading=True), reading=True)
+
+
 class BpfDirector:
     """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one.
 
@@ -41,8 +46,9 @@ class BpfDirector:
     by `pylvs down` and a new edit.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, reading: bool = False) -> None:
         self.state = state  # the directory in which the tables are pinned
+        self._reading = reading  # the process may lack the privileges for edits
         self.settled = False  # the lock is held and the tables are those that are pinned
         self._tables = Tables(state)
         self._versions: Versions | None = None
@@ -86,7 +92,7 @@ class BpfDirector:
 
     def open_again(self) -> None:
         """Open the state again: another process made it, or other programs run now, perhaps over other maps."""
-        self.state = State.open()
+        self.state = State.open(reading=self._reading)
         self._use(Tables(self.state), 0)
 
     def _use(self, tables: Tables, mark: int) -> None:
@@ -125,6 +131,8 @@ class BpfDirector:
         if self._loaded is None:
             from pylvs.dataplane.editor import Editor  # late: listings do without
 
+            if self._reading:
+                check_privileges()
             self.migrate()
             self._loaded = Editor(self)
         return self._loaded
@@ -238,7 +246,7 @@ class BpfDirector:
 
     def connections_apart(self) -> Iterator[Connection]:
         """Yield the same from maps of its own: other threads may use this object meanwhile."""
-        return BpfDirector(self.state).connections()
+        return BpfDirector(self.state, self._reading).connections()
 
     def close(self) -> None:
         """Close all maps; the next use opens them again. The Editor refers back, so garbage would keep them."""

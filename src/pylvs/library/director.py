@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from pylvs.dataplane.director import BpfDirector, open_director
+from pylvs.dataplane.director import BpfDirector, open_director, open_reader
 from pylvs.library.difference import Difference, ServiceDifference, by_key, difference
 from pylvs.library.errors import (
+    CAPABILITIES,
     Closed,
     InvalidValue,
     NamespaceNotFound,
@@ -30,6 +31,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DeviceProblem, ServiceRow, TableUse
 from pylvs.model.service import LONGEST_S, Protocol, Timeouts, is_probe_mark
 from pylvs.system.namespaces import NAMED, inside_network
+from pylvs.system.syscalls import missing_capabilities
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Director:
             self._name = os.fspath(namespace)
         try:
             with translated(), self._entered():
-                self._opened = open_director()
+                self._opened = open_reader() if missing_capabilities(*CAPABILITIES) else open_director()
         except BaseException:
             self.close()
             raise

@@ -168,7 +168,7 @@ def from_model(
         if isinstance(error, kind):
             return made(str(error))
     if isinstance(error, model.NotPermitted):
-        return _permission(str(error))
+        return PermissionNeeded(str(error), error.capabilities)
     return KernelError(str(error), error.errno)
 
 
@@ -178,18 +178,12 @@ def _keys(service: ModelKey, server: DestinationKey | None) -> tuple[ServiceKey,
     return ServiceKey.from_model(service), None if server is None else ServerKey(server.address, server.port)
 
 
-def _permission(text: str) -> PermissionNeeded:
-    from pylvs.system.syscalls import missing_capabilities
-
-    return PermissionNeeded(text, tuple(missing_capabilities(*CAPABILITIES)))
-
-
 def from_os(error: OSError) -> Error:
     """Return the library's error for a failed system call."""
     what = f"{error.filename}: " if error.filename else ""
     text = f"{what}{error.strerror or error}"
     if error.errno in (errno.EPERM, errno.EACCES):
-        return _permission(text)
+        return PermissionNeeded(f"{text}: run it as root")
     return NoSpace(text) if error.errno in _SPACE else KernelError(text, error.errno or 0)
 
 

@@ -9,6 +9,8 @@ import errno
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pylvs.model.service import DestinationKey, ServiceKey
 
 
@@ -70,9 +72,13 @@ class InvalidOperation(PylvsError):
 
 
 class NotPermitted(PylvsError):
-    """The process lacks a privilege; the text names it."""
+    """The process lacks a privilege; the text names it. `capabilities` are the missing ones, if these are known."""
 
     errno = errno.EPERM
+
+    def __init__(self, text: str = "", capabilities: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.capabilities = tuple(capabilities)
 
 
 class NoSpace(PylvsError):
