@@ -34,7 +34,7 @@ def main() -> int:
             end = time.monotonic() + given.deadline
             while active := director.statistics().services[given.service].servers[given.server].active:
                 if time.monotonic() >= end:
-                    print(f"{given.server}: {active} connections left at the deadline")
+                    print(f"{given.server}: active connections at the deadline: {active}")
                     break
                 time.sleep(given.interval)
             print(f"{given.server}: drained, running the command", flush=True)

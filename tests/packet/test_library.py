@@ -28,7 +28,7 @@ from pylvs.model.service import SCHEDULERS
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import SENT, VIP4, VIP6, Host, populated_namespace, server4, server6, server_mac
 
-ROOM = 6  # real servers that a service may have
+MOST = 6  # real servers that a service may have
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def servers(key: pylvs.ServiceKey) -> st.SearchStrategy[list[pylvs.Server]]:
         made = address(number), key.port if number % 2 or forwarding != "nat" else 8080
         return pylvs.Server(*made, weight=weight, forwarding=forwarding, upper=upper, lower=lower, tunnel=tunnel)
 
-    numbers, weights = st.integers(1, ROOM), st.sampled_from([0, 1, 1, 5, 10])
+    numbers, weights = st.integers(1, MOST), st.sampled_from([0, 1, 1, 5, 10])
     methods = st.sampled_from(["dr", "dr", "nat", "tun", "local"])
     built = st.builds(server, numbers, weights, methods, limits, st.booleans())
-    return st.lists(built, max_size=ROOM, unique_by=lambda each: each.key)
+    return st.lists(built, max_size=MOST, unique_by=lambda each: each.key)
 
 
 KEYS = [
@@ -163,7 +163,7 @@ def macs(*numbers: int) -> list[str]:
     return [server_mac(each) for each in numbers]
 
 
-def test_round_robin_goes_on_where_it_was(director_host: Host, director: pylvs.Director) -> None:
+def test_round_robin_continues_where_it_was(director_host: Host, director: pylvs.Director) -> None:
     """Several changes of a list move the cursor as the same changes one by one: the next server is the same."""
     director.apply([web(1, 2, 3, 4, 5, scheduler="rr")])
     turn = chosen(director_host, 5)
@@ -449,7 +449,7 @@ def without_privileges(user: int) -> list[str]:
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:
-        said = []
+        found = []
         try:
             libc = ctypes.CDLL(None, use_errno=True)
             os.setresuid(user, user, user)
@@ -457,11 +457,11 @@ def without_privileges(user: int) -> list[str]:
             for work in (lambda d: d.services(), lambda d: list(d.connections()), lambda d: d.apply([web(2)])):
                 try:
                     with pylvs.Director() as director:
-                        said.append(str(len(work(director))))
+                        found.append(str(len(work(director))))
                 except pylvs.PermissionNeeded as error:
-                    said.append(" ".join(error.capabilities))
+                    found.append(" ".join(error.capabilities))
         finally:
-            os.write(sending, "\n".join(said).encode())
+            os.write(sending, "\n".join(found).encode())
             os._exit(0)
     os.close(sending)
     os.waitpid(child, 0)
@@ -472,7 +472,7 @@ def without_privileges(user: int) -> list[str]:
 def test_reading_needs_the_files_alone_and_errors_name_what_is_missing(
     director_host: Host, director: pylvs.Director
 ) -> None:
-    """Root reads without any capability, as in a container. Another user is told what is missing, not "no services"."""
+    """Root reads without any capability, as in a container. Another user gets an error, not an empty table."""
     director.apply([web(1, port=95)])
     chosen(director_host, 1, port=95)
     services, connections, edit = without_privileges(0)
@@ -495,7 +495,7 @@ def test_services_of_a_running_daemon_are_left_to_it(director: pylvs.Director) -
             lambda: director.apply([web(2, port=81)]),
             lambda: director.edit_server(web(), web(1).servers[0], weight=0),
             lambda: director.delete_service(web()),
-            lambda: director.clear(),
+            director.clear,
         ):
             with pytest.raises(pylvs.OwnedByDaemon) as caught:
                 edit()

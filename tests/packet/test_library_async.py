@@ -1,11 +1,10 @@
-"""The asynchronous director: the same methods, an event loop that never waits, and calls that are whole if cancelled."""
+"""The asynchronous director: the same methods, a free event loop, and calls that are whole if cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import threading
-from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -20,9 +19,8 @@ NOT_ASYNC = {"locked", "watcher"}  # a lock across awaits, and a part of `watch`
 
 
 @pytest.fixture(autouse=True)
-def empty_table(director_host: Host) -> Iterator[None]:
+def empty_table(director_host: Host) -> None:
     """Let every test begin with an empty table."""
-    yield
 
 
 def public(kind: type) -> dict[str, inspect.Signature]:

@@ -176,7 +176,7 @@ class AsyncDirector:
         await self._run(self._sync.delete_service, service)
 
     async def add_server(self, service: Service | ServiceKey, server: Server) -> None:
-        """Add a server."""
+        """Add a server to a service that exists."""
         await self._run(self._sync.add_server, service, server)
 
     async def edit_server(
@@ -203,7 +203,7 @@ class AsyncDirector:
         )
 
     async def delete_server(self, service: Service | ServiceKey, server: Server | ServerKey) -> None:
-        """Delete a server."""
+        """Delete a server; its connections end as in IPVS."""
         await self._run(self._sync.delete_server, service, server)
 
     async def clear(self) -> Difference:
@@ -221,5 +221,5 @@ class AsyncDirector:
         return await self._run(self._sync.set_timeouts, tcp_s=tcp_s, tcp_fin_s=tcp_fin_s, udp_s=udp_s)
 
     async def change_setting(self, name: str, value: int) -> None:
-        """Change a setting."""
+        """Change a setting `net.ipv4.vs.NAME`."""
         await self._run(self._sync.change_setting, name, value)

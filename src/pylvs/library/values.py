@@ -187,7 +187,7 @@ class Server:
 
     @classmethod
     def from_model(cls, found: Destination) -> Server:
-        """Return a server of the table, whatever its settings."""
+        """Return a server of the table, without checks."""
         made = cls.__new__(cls)
         put = setter(made)
         put("address", found.key.address)
@@ -223,8 +223,8 @@ def _tunnel_of(found: ModelTunnel) -> Tunnel:
 class Service:
     """A virtual service, with its settings and servers.
 
-    `servers` are in the order in which they were added. Services are equal whatever this order. `mark` is the firewall
-    mark of a service that `of_mark` made, else 0.
+    `servers` are in the order in which they were added. The order does not count when services are compared. `mark` is
+    the firewall mark of a service that `of_mark` made, else 0.
     """
 
     protocol: Protocol
@@ -310,7 +310,7 @@ class Service:
 
     @classmethod
     def from_model(cls, row: ServiceRow) -> Service:
-        """Return a service of the table, whatever its settings."""
+        """Return a service of the table, without checks."""
         found = row.service
         made = cls.__new__(cls)
         put = setter(made)
