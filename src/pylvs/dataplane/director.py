@@ -245,7 +245,7 @@ class BpfDirector:
             yield from ConnectionReader(self.tables).connections()
 
     def connections_apart(self) -> Iterator[Connection]:
-        """Yield the same from maps of its own: other threads may use this object meanwhile."""
+        """Yield the same from maps of its own: other threads may use this object at the same time."""
         return BpfDirector(self.state, self._reading).connections()
 
     def close(self) -> None:
