@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 from typing import ParamSpec, Self, TypeVar
@@ -104,7 +104,7 @@ class AsyncDirector:
         service: Service | ServiceKey | None = None,
         server: Server | ServerKey | None = None,
         state: str | None = None,
-    ) -> AsyncIterator[Connection]:
+    ) -> AsyncGenerator[Connection, None]:
         """Yield the connections that meet all conditions; other calls run in between."""
         found = await self._run(
             self._sync.connections, protocol=protocol, client=client, service=service, server=server, state=state
@@ -119,7 +119,7 @@ class AsyncDirector:
 
     async def watch(
         self, *, interval_s: float = 1.0, since: Iterable[Service] | None = None
-    ) -> AsyncIterator[Difference]:
+    ) -> AsyncGenerator[Difference, None]:
         """Yield what each change of the table made of services and servers, from the first iteration on."""
         pause_s = interval(interval_s)
         watcher: Watcher = await self._run(self._sync.watcher, since)
