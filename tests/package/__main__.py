@@ -20,6 +20,7 @@ from tests.package import boot, faults
 from tests.package.roots import NO_START, SUITES, Failed, Root, System, root_of
 from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
 from tools import deb
+from tools.source import BuildFailed
 
 _LOAD_S = 40  # wrk's; the upgrade begins a few seconds later
 _DEPENDS = "dpkg-deb --field /root/first.deb Depends"
@@ -186,8 +187,8 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
             system.end()
         after = root.files()
         print(f"  {len(after)} files after")
-        for name in sorted(set(before.items()) ^ set(after.items())):
-            print(f"    differs: {name}")
+        for changed in sorted(set(before.items()) ^ set(after.items())):
+            print(f"    differs: {changed}")
         check(before == after, "purge leaves nothing: the list of files is the same")
 
 
@@ -214,7 +215,7 @@ def main() -> int:
                     first, second = packages(Path(name))
                 for suite in suites:
                     play(suite, Path(name, suite), first, second)
-        except (Failed, deb.BuildFailed) as error:
+        except (Failed, BuildFailed) as error:
             print(f"package-test: {error}", file=sys.stderr)
             return 1
     print("package-test: all steps passed")

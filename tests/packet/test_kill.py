@@ -23,6 +23,7 @@ from scapy.layers.inet import ICMP
 import pylvs.dataplane
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
+from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import (
@@ -198,6 +199,8 @@ STORES = {
     "new_service",
     "withdraw_version",
     "write_list",
+    "list_fields",
+    "commit",
     "write_bitmaps",
 }
 
@@ -363,7 +366,40 @@ def restore(director: Director) -> None:
             director.add_destination(LATE, server(LATE, number, method=Method.MASQ, upper=number))
 
 
+CHANGES = [
+    ServiceChange(B, None),
+    ServiceChange(
+        A,
+        VirtualService(A, "wrr"),
+        deleted=(server(A, 2).key,),
+        edited=(server(A, 1, weight=0, upper=4),),
+        added=(server(A, 3, weight=7), server(A, 5, method=Method.MASQ)),
+    ),
+    ServiceChange(C, VirtualService(C, SCHEDULERS[2]), added=(server(C, 6),)),
+    ServiceChange(LATE, VirtualService(LATE, "sh"), is_new=True, added=(server(LATE, 2), server(LATE, 4))),
+]
+
+
+def apply(director: Director) -> None:
+    """Make all changes at once; one by one in memory, where no packet sees what is between."""
+    if isinstance(director, BpfDirector):
+        director.apply(CHANGES)
+        return
+    for change in CHANGES:
+        if change.service is None:
+            director.delete_service(change.key)
+            continue
+        (director.add_service if change.is_new else director.edit_service)(change.service)
+        for gone in change.deleted:
+            director.delete_destination(change.key, gone)
+        for each in change.edited:
+            director.edit_destination(change.key, each)
+        for each in change.added:
+            director.add_destination(change.key, each)
+
+
 EDITS: dict[str, Edit] = {
+    "apply": apply,
     "-A": lambda d: d.add_service(VirtualService(NEW, "wrr")),
     "-R": restore,
     "-E": lambda d: d.edit_service(VirtualService(A, "lc")),

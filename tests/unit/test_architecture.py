@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
+    "library": {"daemon", "dataplane", "system", "model"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A sub-package may import what its package may, and the package's other modules. These may import less.

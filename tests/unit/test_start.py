@@ -32,3 +32,19 @@ def test_a_process_starts_without(modules: str, unwanted: str) -> None:
     code = f"import sys, {imports}; print(*[name for name in {unwanted.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_library_is_loaded_at_its_first_use() -> None:
+    """Commands import the package, too: the public names must cost them nothing."""
+    code = """
+import sys
+before = set(sys.modules)
+import pylvs
+print(*sorted(set(sys.modules) - before))
+pylvs.Service
+print(*[name for name in ("asyncio", "aiohttp", "pylvs.dataplane", "pylvs.bpf") if name in sys.modules])
+pylvs.Director
+print(*[name for name in ("asyncio", "aiohttp", "json", "pylvs.daemon", "pylvs.dataplane.load") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["pylvs", "", ""]

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
 from pylvs.system import syscalls
 from pylvs.system.lock import Lock
 
@@ -27,10 +27,16 @@ _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees
 
 
 def find() -> str | None:
-    """Return the path of the bpffs in use, for this process; None if there is none."""
+    """Return the path of the bpffs in use, for this process; None if there is none.
+
+    Raises NotPermitted if this process may not search the directory: it cannot know whether there are tables.
+    """
     for root in _roots():
         if os.path.islink(f"{root}{POINT}/{_MARKER}"):
             return _path(root)
+        if os.path.isdir(f"{root}{POINT}") and not os.access(f"{root}{POINT}", os.X_OK, effective_ids=True):
+            needed = "CAP_DAC_OVERRIDE"
+            raise NotPermitted(f"{POINT}: Permission denied; {needed} is missing: run it as root", [needed])
     return None
 
 

@@ -9,19 +9,17 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_owned, save_owned
 from pylvs.daemon.table import DesiredTable, Edit, EditPlan, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import DestinationKey, Protocol, ServiceKey
+from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
+from pylvs.system.table_thread import TableThread
 
 POLL_S = 2.0  # for edits by other programs
 PAUSE_S = 0.02  # between two runs; it gathers further changes
@@ -29,43 +27,6 @@ BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
 MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
 ATTEMPTS = 20  # of a plan that other programs' edits make void
 MAX_LOG_LINES = 20  # for the restored edits of one run
-SERVICES_FILE = "services"  # the services that the daemon owns
-
-OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-class TableThread:
-    """The one thread that reads and edits the tables. Checks in the event loop need not wait for it.
-
-    It runs calls in the order in which they were submitted.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._done = self._pending = 0  # calls
-
-    async def run(
-        self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
-    ) -> Result:
-        """Return or raise what `work` does. Once begun it runs to its end, even if the caller is cancelled."""
-        call = self._pool.submit(work, *arguments, **named)
-        self._pending += 1
-        call.add_done_callback(self._count)
-        return await asyncio.wrap_future(call)
-
-    def _count(self, _: object) -> None:
-        self._done += 1
-
-    @property
-    def progress(self) -> int | None:
-        """The number of calls that ended, also of cancelled ones; None while no call waits or runs."""
-        return self._done if self._done < self._pending else None
-
-    def close(self) -> None:
-        """Wait for the call that runs, and drop those that wait."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +169,6 @@ def owned_services(configuration: Configuration) -> OwnedServices:
         for service in configuration.services
         for key in service.keys
     }
-
-
-def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
-    """Write the owned services. Raises PylvsError."""
-    rows = [
-        [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
-        for key, servers in owned.items()
-    ]
-    state.write(SERVICES_FILE, rows)
-
-
-def load_owned(state: StateDirectory) -> OwnedServices:
-    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
-    with state.decoding(SERVICES_FILE) as rows:
-        return {
-            ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
-                DestinationKey(ip_address(rip), rport) for rip, rport in servers
-            )
-            for protocol, address, port, mark, servers in rows or ()
-        }
 
 
 def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:

@@ -27,13 +27,21 @@ from typing import Any
 
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
-from pylvs.model.service import DestinationKey
+from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
+SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
+
+OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
+
+
+def daemons_of(cookie: int) -> list[StateDirectory]:
+    """Return the state directories, below /run, of all daemons of a network namespace."""
+    return [StateDirectory(path) for path in sorted(ROOT.glob(f"net{cookie}")) + sorted(ROOT.glob(f"net{cookie}-*"))]
 
 
 def default_path(instance: str = "") -> Path:
@@ -174,4 +182,24 @@ def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
                 Standing(row["standing"]), row["weight"]
             )
             for row in rows or ()
+        }
+
+
+def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
+    """Write the owned services. Raises PylvsError."""
+    rows = [
+        [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
+        for key, servers in owned.items()
+    ]
+    state.write(SERVICES_FILE, rows)
+
+
+def load_owned(state: StateDirectory) -> OwnedServices:
+    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
+    with state.decoding(SERVICES_FILE) as rows:
+        return {
+            ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
+                DestinationKey(ip_address(rip), rport) for rip, rport in servers
+            )
+            for protocol, address, port, mark, servers in rows or ()
         }

@@ -39,16 +39,14 @@ from pylvs.daemon.loading import Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.reconciler import (
-    OwnedServices,
     Ownership,
     Reconciler,
     ReconcileResult,
-    TableThread,
     adoptable_rows,
     owned_services,
 )
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state_dir import OwnedServices, StateDirectory
 from pylvs.daemon.table import DesiredTable, TableCache
 from pylvs.daemon.table_growth import TableGrowth
 from pylvs.daemon.virtual_routers.first import FirstRouters
@@ -68,6 +66,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system.files import replace as replace_file
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
+from pylvs.system.table_thread import TableThread
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel

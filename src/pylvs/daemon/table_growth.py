@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.reconciler import TableThread
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.system.logs import get_logger
+from pylvs.system.table_thread import TableThread
 
 POLL_S = 5.0
 FIRST_RETRY_S, LAST_RETRY_S = 60.0, 3600.0  # a failure may have cost a copy of all connections

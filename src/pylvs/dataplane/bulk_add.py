@@ -68,25 +68,28 @@ class NewService:
 
 
 class BulkAdd:
-    """The edit from the first new service until `bring_in`. The caller holds the lock and makes no other edit."""
+    """The edit from the first new service until `bring_in`. The caller holds the lock and makes no other edit.
 
-    def __init__(self, tables: Tables) -> None:
+    Or the new services of an edit that the caller has begun, and ends after `write`.
+    """
+
+    def __init__(self, tables: Tables, edit: Transaction | None = None) -> None:
         self._tables = tables
         self._slots = DestinationSlots(tables)
         self._hash_tables = HashTables(tables)
         self._services: dict[ServiceKey, NewService] = {}
-        self._revived: set[int] = set()
+        self.revived: set[int] = set()  # deleted destinations that a new service has again
         self._free_members = tables.members.max_entries - tables.book.get(0, "member_top")
         self.whole = True  # no service or destination is half written
         with ExitStack() as opened:
-            self._edit = opened.enter_context(Transaction(tables))
+            self._edit = edit or opened.enter_context(Transaction(tables))
             self._slots.sweep(self._edit)
             self._opened = opened.pop_all()
 
     def __contains__(self, key: ServiceKey) -> bool:
         return key in self._services
 
-    def add_service(self, service: VirtualService) -> None:
+    def add_service(self, service: VirtualService) -> NewService:
         """Add a service that the table does not have. Raises NoSpace."""
         edit, tables, key = self._edit, self._tables, service.key
         slot = edit.book.take_service()
@@ -105,8 +108,9 @@ class BulkAdd:
                     set_all_bits(tables, bits)
             else:
                 set_bit(tables, bits, fields["address"], fields["family"])
-        self._services[key] = NewService(key, slot, fields, self._hash_tables.most(fields))
+        added = self._services[key] = NewService(key, slot, fields, self._hash_tables.most(fields))
         self.whole = True
+        return added
 
     def that_takes(self, key: ServiceKey) -> NewService | None:
         """Return the new service of this key if it takes one more destination for certain, else None."""
@@ -128,7 +132,7 @@ class BulkAdd:
             expired = slots.beyond_revival(dest_slot)
             slots.write(self._edit, dest_slot, destination, route)
             slots.adopt(dest_slot, service.slot, service.fields, expired)
-            self._revived.add(dest_slot)
+            self.revived.add(dest_slot)
         self._free_members -= service.growth
         service.add(name, dest_slot, destination)
         self.whole = True
@@ -136,20 +140,24 @@ class BulkAdd:
     def bring_in(self) -> None:
         """Put them in force by one store, without what came to be half written."""
         with self._opened:
-            for key, service in self._services.items():
-                self._write(service)
-                self._edit.count_service(key, 1)
+            self.write()
             self._edit.commit()
-            self._edit.book.revive(self._revived)
+            self._edit.book.revive(self.revived)
             if not self.whole:
                 recover(self._tables)
+
+    def write(self) -> None:
+        """Write versions and lists, which the commit puts in force. Raises NoSpace."""
+        for key, service in self._services.items():
+            self._write(service)
+            self._edit.count_service(key, 1)
 
     def _write(self, service: NewService) -> None:
         edit, slot, fields = self._edit, service.slot, service.fields
         if service.entries:
             entries = b"".join(reversed(service.entries))
             fields |= {"list": put_list(edit, entries), "count": service.count}
-            fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
+            fill_table(edit, slot, dict(fields), fields, entries, [("LIST_ADD", 0)])
         if service.cursor:
             self._tables.service_states.set(slot, "cursor", service.cursor)
         edit.write_version(slot, edit.generation, fields)

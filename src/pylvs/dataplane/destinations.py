@@ -8,7 +8,7 @@ previous change of the list before the next one: a cursor is never two versions 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
@@ -239,14 +239,18 @@ def _rr(cursor: int, version: Mapping[str, Any]) -> int:
     target: int = version["list_version"] & 0xFFFF
     position = cursor & 0xFFFFFFFF
     if cursor >> 32 & 0xFFFF != target:
-        edit = version["edit"]
-        if edit == abi.constant("LIST_INIT"):
-            position = 0
-        elif edit == abi.constant("LIST_ADD") and position:
-            position = position + 1 & 0xFFFFFFFF
-        elif edit == abi.constant("LIST_DELETE") and position > version["edit_position"]:
-            position -= 1
+        position = _rr_step(position, version["edit"], version.get("edit_position", 0))
     return target << 32 | position
+
+
+def _rr_step(position: int, edit: int, edit_position: int) -> int:
+    if edit == abi.constant("LIST_INIT"):
+        return 0
+    if edit == abi.constant("LIST_ADD") and position:
+        return position + 1 & 0xFFFFFFFF
+    if edit == abi.constant("LIST_DELETE") and position > edit_position:
+        return position - 1
+    return position
 
 
 def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
@@ -329,16 +333,21 @@ def write_list(
     edit: Transaction, slot: int, version: dict[str, Any], entries: bytes, change: str, position: int = 0
 ) -> None:
     """Write a new list beside the old one, and point the service's next version to it."""
+    fields = version | list_fields(edit, entries)
+    change_list(edit, slot, version, fields, change, position)
+    fill_table(edit, slot, version, fields, entries, [(change, position)])
+    edit.write_version(slot, edit.generation, fields)
+
+
+def list_fields(edit: Transaction, entries: bytes) -> dict[str, Any]:
+    """Write a list to a free chunk, and return the fields of a version that describe it. Raises NoSpace."""
     stride = edit.tables.members.stride
     count = len(entries) // stride
-    fields = version | {"list": put_list(edit, entries), "count": count}
     offset = abi.struct("member").offset("weight") // 4
     weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
-    fields["gcd"] = _gcd(weights)
-    fields["max_weight"] = max(weights, default=fields["gcd"] - 1) - (fields["gcd"] - 1)
-    change_list(edit, slot, version, fields, change, position)
-    fill_table(edit, slot, version, fields, entries, change, position)
-    edit.write_version(slot, edit.generation, fields)
+    gcd = _gcd(weights)
+    most = max(weights, default=gcd - 1) - (gcd - 1)
+    return {"list": put_list(edit, entries), "count": count, "gcd": gcd, "max_weight": most}
 
 
 def _gcd(weights: list[int]) -> int:
@@ -358,7 +367,7 @@ def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fiel
 
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(scheduler_tables.began(edit, fields))
-    fill_table(edit, slot, version, fields, packed_members(edit.tables, version), "LIST_INIT")
+    fill_table(edit, slot, version, fields, packed_members(edit.tables, version), [("LIST_INIT", 0)])
 
 
 def fill_table(
@@ -367,17 +376,16 @@ def fill_table(
     version: dict[str, Any],
     fields: dict[str, Any],
     entries: bytes,
-    change: str,
-    position: int = 0,
+    steps: Sequence[tuple[str, int]],
 ) -> None:
-    """For a service of mh or sh: fill its table that is not in force."""
+    """For a service of mh or sh: fill its table that is not in force, after these changes of its list."""
     if fields["scheduler"] not in (abi.constant("SCHED_MH"), abi.constant("SCHED_SH")):
         return
     from pylvs.dataplane.scheduler_tables import HashTables  # late: most services use another scheduler
 
     tables = HashTables(edit.tables)
     if tables.uses(fields):
-        tables.write(slot, version, fields, entries, change, position)
+        tables.write(slot, version, fields, entries, steps)
 
 
 def change_list(
@@ -394,3 +402,24 @@ def change_list(
     if change == "LIST_INIT":
         states.set(slot, "cursor", outdated(fields))
     fields["edit_position"] = position
+
+
+def cursor_after(
+    cursor: int, version: Mapping[str, Any], fields: dict[str, Any], steps: Sequence[tuple[str, int]]
+) -> int:
+    """Record several changes of a list as one in the fields; return the cursor to store when they take effect.
+
+    Packets follow the last change. The cursor has followed the others already, as if they had been made one by one.
+    """
+    *earlier, (change, fields["edit_position"]) = steps
+    fields["list_version"] = version["list_version"] + 1 & 0xFFFFFFFF
+    fields["edit"] = abi.constant(change)
+    if change == "LIST_INIT":
+        return outdated(fields)
+    cursor = followed(cursor, version)
+    if version["scheduler"] == abi.constant("SCHED_RR"):
+        position = cursor & 0xFFFFFFFF
+        for kind, at in earlier:
+            position = _rr_step(position, abi.constant(kind), at)
+        cursor = cursor >> 32 << 32 | position
+    return cursor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pylvs.dataplane.state import State, collect_dead_states
+from pylvs.dataplane.state import State, check_privileges, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
+    from pylvs.model.changes import ServiceChange
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
@@ -33,6 +34,11 @@ def open_director() -> BpfDirector:
     return BpfDirector(State.open())
 
 
+def open_reader() -> BpfDirector:
+    """Open it without the privileges for edits, which then raise NotPermitted. Raises NotPermitted, Unsupported."""
+    return BpfDirector(State.open(reading=True), reading=True)
+
+
 class BpfDirector:
     """Implements `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one.
 
@@ -40,8 +46,9 @@ class BpfDirector:
     by `pylvs down` and a new edit.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, reading: bool = False) -> None:
         self.state = state  # the directory in which the tables are pinned
+        self._reading = reading  # the process may lack the privileges for edits
         self.settled = False  # the lock is held and the tables are those that are pinned
         self._tables = Tables(state)
         self._versions: Versions | None = None
@@ -85,7 +92,7 @@ class BpfDirector:
 
     def open_again(self) -> None:
         """Open the state again: another process made it, or other programs run now, perhaps over other maps."""
-        self.state = State.open()
+        self.state = State.open(reading=self._reading)
         self._use(Tables(self.state), 0)
 
     def _use(self, tables: Tables, mark: int) -> None:
@@ -124,6 +131,8 @@ class BpfDirector:
         if self._loaded is None:
             from pylvs.dataplane.editor import Editor  # late: listings do without
 
+            if self._reading:
+                check_privileges()
             self.migrate()
             self._loaded = Editor(self)
         return self._loaded
@@ -186,6 +195,17 @@ class BpfDirector:
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
         self._editor.delete_destination(key, destination)
 
+    def check(self, changes: Sequence[ServiceChange]) -> None:
+        """Check the services and destinations of changes, without an edit. Raises as `apply`, but never NoSpace."""
+        self._editor.check(changes)
+
+    def apply(self, changes: Sequence[ServiceChange]) -> None:
+        """Make all changes as one edit: packets see all of them, or none.
+
+        Raises what the methods for single edits raise. The error's `subject` names the service and the destination.
+        """
+        self._editor.apply(changes)
+
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         return self._editor.change_mark_rules(change)
 
@@ -223,6 +243,15 @@ class BpfDirector:
             from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
 
             yield from ConnectionReader(self.tables).connections()
+
+    def connections_apart(self) -> Iterator[Connection]:
+        """Yield the same from maps of its own: other threads may use this object at the same time."""
+        return BpfDirector(self.state, self._reading).connections()
+
+    def close(self) -> None:
+        """Close all maps; the next use opens them again. The Editor refers back, so garbage would keep them."""
+        self._loaded = None
+        self._use(Tables(self.state), 0)
 
     def table_size(self) -> int:
         return TABLE_SIZE

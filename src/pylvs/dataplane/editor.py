@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from pylvs.bpf import abi
@@ -27,35 +27,34 @@ from pylvs.dataplane.tables import (
     Versions,
     address_bytes,
     destination_name,
-    key_of,
     replace_keys,
-    service_key,
     set_bit,
     version_fields,
 )
 from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
+from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, PylvsError, ServiceExists
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
     DestinationKey,
-    Method,
     ServiceKey,
     VirtualService,
     check_destination,
     check_service,
 )
 from pylvs.netlink import links
-from pylvs.netlink.links import Route, Routes
+from pylvs.netlink.links import Routes
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
     from pylvs.dataplane.bulk_add import BulkAdd
+    from pylvs.dataplane.change_set import ChangeSet
     from pylvs.dataplane.director import BpfDirector
+    from pylvs.model.changes import ServiceChange
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
@@ -225,7 +224,9 @@ class Editor:
             fields = version | version_fields(service, load.ticks_per_second())
             changed = fields["scheduler"] != version["scheduler"]
             if changed and fields["count"] > hash_tables.most(fields):
-                raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
+                raise InvalidOperation(
+                    f"{service.key}: mh begins with 4093 real servers at most; others can be added", "scheduler"
+                )
             with Transaction(self._tables) as edit:
                 if changed:
                     change_scheduler(edit, slot, version, fields)
@@ -237,40 +238,55 @@ class Editor:
                 scheduler_tables.sweep(self._director.state)
 
     def delete_service(self, key: ServiceKey) -> None:
-        with self._existing(key) as service, Transaction(self._tables) as edit:
-            self._delete_services(edit, [service])
+        with self._existing(key) as service:
+            self._delete_services([service])
 
     def flush(self) -> None:
         if not self._director.state.exists:
             return
-        with self.batch(), Transaction(self._tables) as edit:
-            self._delete_services(edit, edit.services(edit.live))
+        with self.batch():
+            versions = self._director.versions
+            self._delete_services(versions.services(versions.live))
 
-    def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
-        from pylvs.dataplane import scheduler_tables  # late: edits of destinations do not need it
-
-        hash_tables = scheduler_tables.HashTables(self._tables)
-        going = [(slot, version, list_of(self._tables, version)) for slot, version in doomed]
-        for slot, version, listed in going:
-            edit.write_version(slot, edit.generation, version | {"present": 0})
-            for dest_slot in listed:
-                edit.write_flags(dest_slot, edit.generation, 0)
-            edit.count_service(key_of(version), -1)
-        edit.commit()
+    def _delete_services(self, doomed: list[tuple[int, dict[str, Any]]]) -> None:
+        changes = self._change_set()
+        changes.delete(doomed)
         self._changed.shrunk = True
-        for slot, version, listed in going:
-            self._tables.service_keys(version["family"]).remove(service_key(key_of(version)))
-            for dest_slot in listed:
-                edit.book.note_deleted(dest_slot)
-            edit.book.let_list_go(version["list"], version["count"])
-            edit.book.let_service_go(slot)
-            if hash_tables.uses(version):
-                self._left.add(slot)
-        if any(scheduler_tables.remembers(version) for _, version, _ in going):
-            scheduler_tables.sweep(self._director.state)
-        if any(listed for _, _, listed in going):
-            self.slots.end_orphans(edit)
-        self.slots.sweep(edit)
+        self._left |= changes.left
+
+    def _change_set(self) -> ChangeSet:
+        from pylvs.dataplane.change_set import ChangeSet  # late: edits of destinations do not need it
+
+        return ChangeSet(self._tables, self._routes)
+
+    def check(self, changes: Sequence[ServiceChange]) -> None:
+        """Check services and destinations of changes. Raises what single edits raise, with its subject."""
+        with Routes() as routes:
+            for change in changes:
+                subject: tuple[ServiceKey, DestinationKey | None] = change.key, None
+                try:
+                    if change.is_new and self._director.slot(change.key) is not None:
+                        raise ServiceExists(f"{change.key}: there is such a virtual service already")
+                    if change.service is not None:
+                        check_service(change.service, SCHEDULERS)
+                    for destination in change.added:
+                        subject = change.key, destination.key
+                        check_destination(VirtualService(change.key), destination, routes.is_broadcast, _is_local)
+                    for destination in change.edited:
+                        subject = change.key, destination.key
+                        check_destination(VirtualService(change.key), destination)
+                except PylvsError as error:
+                    error.subject = subject
+                    raise
+
+    def apply(self, changes: Sequence[ServiceChange]) -> None:
+        """Make all changes as one edit: packets see all of them, or none. Raises as `check`, and NoSpace."""
+        self.check(changes)
+        with self.batch():
+            change_set, noted = self._change_set(), attachments.Concerns()
+            change_set.commit(changes, self._director.known, noted)
+            self._changed.update(noted)
+            self._left |= change_set.left
 
     def zero(self, key: ServiceKey | None = None) -> None:
         if key is None and not self._director.state.exists:
@@ -295,7 +311,7 @@ class Editor:
             self._check_destination(key, destination)
             route = self._routes.to(destination.key.address)
             bulk_add.add_destination(service, destination, route)
-            self._note_destination(destination, route)
+            self._changed.add_destination(destination, route)
             return
         with self._existing(key) as (slot, version):
             self._check_destination(key, destination)
@@ -317,7 +333,7 @@ class Editor:
                 if revived:
                     slots.adopt(dest_slot, slot, version, expired)
                 edit.commit()
-                self._note_destination(destination, route)
+                self._changed.add_destination(destination, route)
                 edit.book.revive({dest_slot} if revived else set())
                 edit.book.let_list_go(version["list"], version["count"])
 
@@ -335,7 +351,7 @@ class Editor:
                 self.slots.write(edit, dest_slot, destination, route)
                 write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
                 edit.commit()
-                self._note_destination(destination, route)
+                self._changed.add_destination(destination, route)
                 edit.book.let_list_go(version["list"], version["count"])
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
@@ -360,12 +376,6 @@ class Editor:
         if dest_slot is None:
             raise NoSuchDestination(f"{key} -> {destination}: no such real server")
         return dest_slot
-
-    def _note_destination(self, destination: Destination, route: Route | None) -> None:
-        if destination.method == Method.MASQ:
-            self._changed.by_nat.add(destination.key.address)
-        self._changed.own_server |= route is not None and route.local
-        self._changed.add_output(route)
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         from pylvs.dataplane import marks

@@ -128,16 +128,17 @@ def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None
             walker[1] = at
 
 
-def _shifted(old: bytes, change: str, position: int) -> array[int]:
+def _shifted(old: bytes, steps: Sequence[tuple[str, int]]) -> array[int]:
     """Return the old table with the new list positions: with too many destinations, mh does not fill it again."""
     from array import array
 
     none, found = abi.constant("MAGLEV_EMPTY"), array("H", old)
-    for slot, former in enumerate(found):
-        if change == "LIST_ADD" and former < none:
-            found[slot] = former + 1
-        elif change == "LIST_DELETE" and position <= former < none:
-            found[slot] = none if former == position else former - 1
+    for change, position in steps:
+        for slot, former in enumerate(found):
+            if change == "LIST_ADD" and former < none:
+                found[slot] = former + 1
+            elif change == "LIST_DELETE" and position <= former < none:
+                found[slot] = none if former == position else former - 1
     return found
 
 
@@ -178,13 +179,21 @@ class HashTables:
         return self._tables.members.max_entries
 
     def write(
-        self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
+        self,
+        slot: int,
+        version: dict[str, Any],
+        fields: dict[str, Any],
+        entries: bytes,
+        steps: Sequence[tuple[str, int]],
     ) -> None:
-        """Fill the table that is not in force, and name it in the fields of the next version."""
+        """Fill the table that is not in force, and name it in the fields of the next version.
+
+        `steps` are the changes of the list with their positions.
+        """
         if fields["scheduler"] == self._sh:
             filled: array[int] | None = self._buckets(entries)
         else:
-            filled = self._slots(slot, version, fields, entries, change, position)
+            filled = self._slots(slot, version, fields, entries, steps)
         fields["table"] = 1 - version["table"]
         self._put(slot, fields, filled)
 
@@ -206,13 +215,18 @@ class HashTables:
         return bucket_positions([weight for (weight,) in self._weight.iter_unpack(entries)])
 
     def _slots(
-        self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
+        self,
+        slot: int,
+        version: dict[str, Any],
+        fields: dict[str, Any],
+        entries: bytes,
+        steps: Sequence[tuple[str, int]],
     ) -> array[int] | None:
         most = self.most(fields)
         if fields["count"] <= most or not (version["present"] and version["scheduler"] == self._mh):
             return slot_positions(self._destinations(fields["family"], entries))
         old = self._tables.maglev_tables.get(self._key(slot, version["table"]))
-        return _shifted(old[: 2 * most], change, position) if old else None
+        return _shifted(old[: 2 * most], steps) if old else None
 
     def _destinations(self, version: int, entries: bytes) -> list[tuple[int, int]]:
         table, found = self._tables.destinations.array, []

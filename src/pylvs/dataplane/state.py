@@ -84,6 +84,13 @@ def _order(version: str) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
+def check_privileges() -> None:
+    """Raise NotPermitted without CAP_BPF and CAP_NET_ADMIN."""
+    missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
+    if missing:
+        raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root", missing)
+
+
 class StateExists(Busy):
     """Another process made the state of this namespace first."""
 
@@ -96,14 +103,14 @@ class State:
         self.path = path  # valid in this process only; empty while there is no bpffs
 
     @classmethod
-    def open(cls, create: bool = False) -> State:
+    def open(cls, create: bool = False, reading: bool = False) -> State:
         """Return the state of the current namespace; with `create`, make it if it does not exist.
 
-        Raises NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported, Busy.
+        Raises NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported, Busy. With `reading` these two are not
+        needed: the directory and the pins decide.
         """
-        missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
-        if missing:
-            raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
+        if not reading:
+            check_privileges()
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")

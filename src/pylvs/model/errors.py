@@ -7,11 +7,26 @@ from __future__ import annotations
 
 import errno
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pylvs.model.service import DestinationKey, ServiceKey
+
 
 class PylvsError(Exception):
-    """Base of all errors that a user can cause or must act on; the text names cause and remedy."""
+    """Base of all errors that a user can cause or must act on; the text names cause and remedy.
+
+    `field` is the field of a service or a destination that is wrong, if one is. `subject` names service and destination
+    if an edit of many was refused.
+    """
 
     errno = errno.EINVAL
+    subject: tuple[ServiceKey, DestinationKey | None] | None = None
+
+    def __init__(self, text: str = "", field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class ServiceExists(PylvsError):
@@ -57,9 +72,13 @@ class InvalidOperation(PylvsError):
 
 
 class NotPermitted(PylvsError):
-    """The process lacks a privilege; the text names it."""
+    """The process lacks a privilege; the text names it. `capabilities` are the missing ones, if these are known."""
 
     errno = errno.EPERM
+
+    def __init__(self, text: str = "", capabilities: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.capabilities = tuple(capabilities)
 
 
 class NoSpace(PylvsError):

@@ -238,14 +238,18 @@ def check_service(
     """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation."""
     if service.scheduler != NO_SCHEDULER and service.scheduler not in known_schedulers:
         raise NoSuchScheduler(
-            f"{service.key}: no scheduler {service.scheduler!r}; there are: {', '.join(known_schedulers)}"
+            f"{service.key}: no scheduler {service.scheduler!r}; there are: {', '.join(known_schedulers)}",
+            "scheduler",
         )
     if service.engine and service.engine not in known_engines:
         raise NoSuchScheduler(
-            f"{service.key}: no persistence engine {service.engine!r}; there are: {', '.join(known_engines)}"
+            f"{service.key}: no persistence engine {service.engine!r}; there are: {', '.join(known_engines)}",
+            "engine",
         )
     if service.key.family == socket.AF_INET6 and not 1 <= service.mask <= MAX_PREFIX:
-        raise InvalidOperation(f"{service.key}: a prefix length of {service.mask}; it must be from 1 to {MAX_PREFIX}")
+        raise InvalidOperation(
+            f"{service.key}: a prefix length of {service.mask}; it must be from 1 to {MAX_PREFIX}", "netmask"
+        )
 
 
 def check_destination(
@@ -265,21 +269,23 @@ def check_destination(
         return f"{service.key} -> {destination.key}"
 
     if destination.key.address.version != service.key.address.version and destination.method != Method.TUNNEL:
-        raise InvalidOperation(f"{where()}: a server of the other address family is reached by tunnels only")
+        raise InvalidOperation(f"{where()}: a server of the other address family is reached by tunnels only", "method")
     if not 0 <= destination.weight <= MAX_WEIGHT:
-        raise OutOfRange(f"{where()}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}")
+        raise OutOfRange(f"{where()}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}", "weight")
     if not (0 <= destination.upper <= MAX_THRESHOLD and 0 <= destination.lower <= MAX_THRESHOLD):
-        raise InvalidOperation(f"{where()}: thresholds must be from 0 to {MAX_THRESHOLD}")
+        raise InvalidOperation(f"{where()}: thresholds must be from 0 to {MAX_THRESHOLD}", "upper")
     if destination.lower > destination.upper:
-        raise OutOfRange(f"{where()}: lower threshold {destination.lower} above the upper one, {destination.upper}")
+        raise OutOfRange(
+            f"{where()}: lower threshold {destination.lower} above the upper one, {destination.upper}", "lower"
+        )
     if (
         destination.method == Method.TUNNEL
         and destination.tunnel.kind == TunnelKind.GUE
         and not destination.tunnel.port
     ):
-        raise InvalidOperation(f"{where()}: a GUE tunnel needs a port")
+        raise InvalidOperation(f"{where()}: a GUE tunnel needs a port", "tunnel")
     if is_broadcast is not None and not may_serve(destination.key.address, is_broadcast, is_local):
-        raise InvalidOperation(f"{where()}: not the address of a single host")
+        raise InvalidOperation(f"{where()}: not the address of a single host", "address")
 
 
 def may_serve(

@@ -116,7 +116,8 @@ def missing_capabilities(*names: str) -> list[str]:
 def _not_permitted(doing: str, needed: tuple[str, ...]) -> NotPermitted:
     missing = missing_capabilities(*needed)
     if missing:
-        return NotPermitted(f"{doing}: Operation not permitted; {' and '.join(missing)} missing: run it as root")
+        text = f"{doing}: Operation not permitted; {' and '.join(missing)} missing: run it as root"
+        return NotPermitted(text, missing)
     return NotPermitted(
         f"{doing}: Operation not permitted although the process holds {' and '.join(needed)};"
         " a security module, kernel lockdown or a user namespace forbids it"

@@ -30,7 +30,7 @@ from pylvs.dataplane.tables import Tables, Versions, address_bytes, address_of, 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
-from pylvs.model.service import ServiceKey, is_probe_mark
+from pylvs.model.service import Destination, Method, ServiceKey, is_probe_mark
 from pylvs.netlink import links, xdp
 from pylvs.netlink.links import Device
 
@@ -80,10 +80,26 @@ class Concerns:
     def __bool__(self) -> bool:
         return bool(self.virtual or self.by_nat or self.marks or self.own_server or self.outputs or self.shrunk)
 
+    def update(self, other: Concerns) -> None:
+        """Add all of another edit."""
+        self.virtual |= other.virtual
+        self.by_nat |= other.by_nat
+        self.outputs |= other.outputs
+        self.marks |= other.marks
+        self.own_server |= other.own_server
+        self.shrunk |= other.shrunk
+
     def add_output(self, route: links.Route | None) -> None:
         """Add the route to a real server."""
         if route and not route.local:
             self.outputs.add(route.ifindex)
+
+    def add_destination(self, destination: Destination, route: links.Route | None) -> None:
+        """Add what a destination and the route to it need."""
+        if destination.method == Method.MASQ:
+            self.by_nat.add(destination.key.address)
+        self.own_server |= route is not None and route.local
+        self.add_output(route)
 
     def add_key(self, key: ServiceKey) -> None:
         """Add what a new service needs."""

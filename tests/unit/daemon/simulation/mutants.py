@@ -12,7 +12,7 @@ from unittest.mock import PropertyMock, patch
 
 from pylvs.daemon import state_dir, table
 from pylvs.daemon.host import BackgroundTasks
-from pylvs.daemon.reconciler import Reconciler, TableThread
+from pylvs.daemon.reconciler import Reconciler
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import TableCache
 from pylvs.health.checkers import misc
@@ -22,6 +22,7 @@ from pylvs.health.probes import Outcome, ProbeScheduler
 from pylvs.health.state import CheckState, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.system.processes.scripts import InTurn, Processes
+from pylvs.system.table_thread import TableThread
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 

@@ -1,0 +1,476 @@
+"""The director of a network namespace, for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from pylvs.dataplane.director import BpfDirector, open_director, open_reader
+from pylvs.library.difference import Difference, ServiceDifference, by_key, difference
+from pylvs.library.errors import (
+    CAPABILITIES,
+    Closed,
+    InvalidValue,
+    NamespaceNotFound,
+    NotFound,
+    OwnedByDaemon,
+    PermissionNeeded,
+    from_os,
+    translated,
+)
+from pylvs.library.keys import ServerKey, ServiceKey, number
+from pylvs.library.statistics import Network, Statistics, matching, statistics_of
+from pylvs.library.values import Flag, Forwarding, Persistence, Server, Service, Tunnel, check_server
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import replace
+from pylvs.model.director import Connection
+from pylvs.model.errors import PylvsError
+from pylvs.model.rows import DeviceProblem, ServiceRow, TableUse
+from pylvs.model.service import LONGEST_S, Protocol, Timeouts, is_probe_mark
+from pylvs.system.namespaces import NAMED, inside_network
+from pylvs.system.syscalls import missing_capabilities
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+DAEMONS = "/run/pylvs/daemon"
+
+
+class Keep:
+    """The type of `KEEP`, the default of an argument that leaves the present value."""
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP = Keep()
+
+
+class Director:
+    """The tables of one network namespace: services, servers, statistics and connections.
+
+    Each method is one edit: it happens as a whole, or raises an `Error` and changes nothing. Every method raises
+    PermissionNeeded, Unsupported, Busy, KernelError and Closed. Threads may share a director: they wait for each other.
+    """
+
+    def __init__(self, namespace: str | os.PathLike[str] | None = None, *, ignore_daemon: bool = False) -> None:
+        """Open the tables of this network namespace, of a named one ("blue"), or of one with a path.
+
+        With `ignore_daemon` services of a running `pylvs run` are edited, too. Raises NamespaceNotFound.
+        """
+        self._mutex = threading.RLock()
+        self._namespace = -1
+        self._ignore_daemon = ignore_daemon
+        self._opened: BpfDirector | None = None
+        if namespace is not None:
+            self._namespace = _open_namespace(namespace)
+            self._name = os.fspath(namespace)
+        try:
+            with translated(), self._entered():
+                self._opened = open_reader() if missing_capabilities(*CAPABILITIES) else open_director()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the tables. The services stay in force; a second call does nothing."""
+        with self._mutex:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+            if self._namespace >= 0:
+                os.close(self._namespace)
+                self._namespace = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Enter the namespace: setns(2) moves the calling thread alone."""
+        if self._namespace < 0:
+            yield
+            return
+        with contextlib.ExitStack() as inside:
+            try:
+                inside.enter_context(inside_network(f"/proc/self/fd/{self._namespace}"))
+            except PermissionError:
+                missing = ("CAP_SYS_ADMIN",)
+                raise PermissionNeeded("entering a network namespace: CAP_SYS_ADMIN is missing", missing) from None
+            except OSError as error:
+                raise NamespaceNotFound(self._name, f"it is no network namespace: {error.strerror}") from None
+            yield
+
+    @contextlib.contextmanager
+    def _tables(
+        self, service: ServiceKey | None = None, server: ServerKey | None = None, subject: object = None
+    ) -> Iterator[BpfDirector]:
+        """Yield the tables in their namespace. The arguments are what the errors of the block name."""
+        with self._mutex:
+            if self._opened is None:
+                raise Closed("the director is closed: open another one")
+            with translated(service, server, subject), self._entered():
+                if not self._opened.state.exists:
+                    self._opened.open_again()  # another process may have made the tables since
+                yield self._opened
+
+    # --- reading ---
+
+    def services(self) -> tuple[Service, ...]:
+        """Return all services with their servers, in no particular order."""
+        with self._tables() as tables:
+            return tuple(map(Service.from_model, _rows(tables)))
+
+    def service(self, service: Service | ServiceKey) -> Service:
+        """Return one service with its servers, as it is now. Raises NotFound."""
+        key = _key(service)
+        with self._tables(key) as tables:
+            return Service.from_model(tables.service(key.to_model()))
+
+    def statistics(self) -> Statistics:
+        """Return counters, rates and numbers of connections of all services and servers."""
+        with self._tables() as tables:
+            return statistics_of(_rows(tables), tables.packet_counts().totals)
+
+    def connections(
+        self,
+        *,
+        protocol: Protocol | str | None = None,
+        client: Address | Network | str | None = None,
+        service: Service | ServiceKey | None = None,
+        server: Server | ServerKey | None = None,
+        state: str | None = None,
+    ) -> Iterator[Connection]:
+        """Yield the connections that meet all conditions, in no particular order.
+
+        It reads some thousand entries at a time, so ten million of them take no memory. Each entry is consistent, and
+        two entries may be of different moments. `client` is an address or a network, `state` as in `ipvsadm -Lnc`.
+        Raises InvalidValue.
+        """
+        chosen = matching(protocol=protocol, client=client, service=service, server=server, state=state)
+        with self._tables() as tables:
+            found = tables.connections_apart()
+        return _translating(chosen(found))
+
+    def watch(self, *, interval_s: float = 1.0, since: Iterable[Service] | None = None) -> Iterator[Difference]:
+        """Yield what each change of the table made of services and servers; it ends when you stop.
+
+        The table has an edit number, which is compared every `interval_s`: that reads a few bytes. Edits between two
+        looks are one difference. `since` are the services that you know; without them, those of this moment.
+        """
+        watcher = self.watcher(since)
+        return _pausing(watcher, interval(interval_s))
+
+    def watcher(self, since: Iterable[Service] | None = None) -> Watcher:
+        """Return an object whose `look` returns the difference since the last look, for loops of your own."""
+        return Watcher(self, self.services() if since is None else since)
+
+    def timeouts(self) -> Timeouts:
+        """Return the timeouts of connections in force."""
+        with self._tables() as tables:
+            return tables.timeouts()
+
+    def settings(self) -> Mapping[str, int]:
+        """Return the settings `net.ipv4.vs.*` by name, without the prefix."""
+        with self._tables() as tables:
+            return tables.settings()
+
+    def table_use(self) -> TableUse:
+        """Return how full the connection table is; all zeros while there are no tables."""
+        with self._tables() as tables:
+            return tables.packet_counts().use or TableUse(0, 0, 0)
+
+    def edition(self) -> int:
+        """Return a number that changes at every edit of services and servers, by any process."""
+        with self._tables() as tables:
+            return tables.edition()
+
+    def device_problems(self) -> tuple[DeviceProblem, ...]:
+        """Return the devices that the last edit could not attach. Such an edit is in force, and is retried."""
+        with self._tables() as tables:
+            return tuple(tables.device_problems())
+
+    # --- edits ---
+
+    def apply(self, desired: Iterable[Service], *, prune: bool = True, dry_run: bool = False) -> Difference:
+        """Make the services be `desired`, and return what that changed. Packets see all of it at once, or nothing.
+
+        Without `prune`, services that are not desired stay; a desired service has exactly its servers all the same.
+        With `dry_run` nothing changes: it returns or raises what the edit would. Settings of the table, counters and
+        connections stay. Raises InvalidValue, OwnedByDaemon, NoSpace.
+        """
+        wanted = by_key(desired)
+        with self._tables(subject=wanted) as tables:
+            found = self._planned(tables, wanted, prune, migrate=not dry_run)
+            if found and not dry_run:
+                with tables.batch():
+                    found = self._planned(tables, wanted, prune)
+                    tables.apply([each.to_model() for each in found.services])
+            return found
+
+    def _planned(
+        self, tables: BpfDirector, wanted: Mapping[ServiceKey, Service], prune: bool, migrate: bool = False
+    ) -> Difference:
+        """Return the difference from the table, after all checks."""
+        if migrate:
+            tables.migrate()
+        before = {each.key: each for each in map(Service.from_model, _rows(tables))}
+        if not prune:
+            before = {key: each for key, each in before.items() if key in wanted}
+        found = difference(before.values(), wanted.values())
+        self._check_owner(tables, *(each.key for each in found.services))
+        if found:
+            tables.check([each.to_model() for each in found.services])
+        return found
+
+    def _check_owner(self, tables: BpfDirector, *services: ServiceKey) -> None:
+        if self._ignore_daemon or not services or not os.path.isdir(DAEMONS):
+            return
+        from pylvs.daemon.state_dir import daemons_of, load_owned  # late: few hosts have both
+
+        for state in daemons_of(tables.state.cookie):
+            pid = state.daemon_pid()
+            owned = load_owned(state) if pid else {}
+            for each in services:
+                if each.to_model() in owned:
+                    raise OwnedByDaemon(each, pid)
+
+    def add_service(self, service: Service) -> None:
+        """Add a service with its servers. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""
+        ((key, _),) = by_key([service]).items()
+        with self._tables(key, subject={key: service}) as tables:
+            self._check_owner(tables, key)
+            change = ServiceDifference(None, service).to_model()
+            tables.migrate()
+            tables.check([change])
+            tables.apply([change])
+
+    def edit_service(
+        self,
+        service: Service | ServiceKey,
+        *,
+        scheduler: str | None = None,
+        flags: Flag | None = None,
+        persistence: Persistence | Keep | None = KEEP,
+    ) -> Service:
+        """Change these settings of a service, and return it; its other settings and its servers stay.
+
+        Raises NotFound, InvalidValue, OwnedByDaemon.
+        """
+        key = _key(service)
+        with self._editing(key) as tables:
+            now = Service.from_model(tables.service(key.to_model()))
+            changed = Service(
+                key.protocol,
+                key.address,
+                key.port,
+                scheduler=now.scheduler if scheduler is None else scheduler,
+                flags=now.flags if flags is None else flags,
+                persistence=now.persistence if isinstance(persistence, Keep) else persistence,
+                mark=key.mark,
+            )
+            if changed.settings != now.settings:
+                with translated(key, subject=changed):
+                    tables.edit_service(changed.to_model())
+            return Service.from_model(tables.service(key.to_model()))
+
+    def delete_service(self, service: Service | ServiceKey) -> None:
+        """Delete a service with its servers; connections go on until they expire. Raises NotFound, OwnedByDaemon."""
+        key = _key(service)
+        with self._editing(key) as tables:
+            tables.delete_service(key.to_model())
+
+    def add_server(self, service: Service | ServiceKey, server: Server) -> None:
+        """Add a server. Raises NotFound (of the service), Exists, InvalidValue, OwnedByDaemon, NoSpace."""
+        key = _key(service)
+        check_server(key, server)
+        with self._editing(key, server.key, server) as tables:
+            tables.add_destination(key.to_model(), server.to_model())
+
+    def edit_server(
+        self,
+        service: Service | ServiceKey,
+        server: Server | ServerKey,
+        *,
+        weight: int | None = None,
+        forwarding: Forwarding | str | None = None,
+        upper: int | None = None,
+        lower: int | None = None,
+        tunnel: Tunnel | None = None,
+    ) -> Server:
+        """Change these settings of a server, and return it; the others stay as they are in the table.
+
+        Raises NotFound, InvalidValue, OwnedByDaemon.
+        """
+        key, server_key = _key(service), _server_key(server)
+        with self._editing(key, server_key) as tables:
+            row = Service.from_model(tables.service(key.to_model()))
+            now = row.server(server_key)
+            if now is None:
+                raise NotFound(key, server_key)
+            method = now.forwarding if forwarding is None else forwarding
+            changed = Server(
+                now.address,
+                now.port,
+                weight=now.weight if weight is None else weight,
+                forwarding=method,
+                upper=now.upper if upper is None else upper,
+                lower=now.lower if lower is None else lower,
+                tunnel=tunnel or (now.tunnel if method == now.forwarding else None),
+            )
+            check_server(key, changed)
+            if changed != now:
+                with translated(key, server_key, changed):
+                    tables.edit_destination(key.to_model(), changed.to_model())
+            return changed
+
+    def delete_server(self, service: Service | ServiceKey, server: Server | ServerKey) -> None:
+        """Delete a server; its connections end as in IPVS. Raises NotFound, OwnedByDaemon."""
+        key, server_key = _key(service), _server_key(server)
+        with self._editing(key, server_key) as tables:
+            tables.delete_destination(key.to_model(), server_key.to_model())
+
+    def clear(self) -> Difference:
+        """Delete all services. Raises OwnedByDaemon."""
+        return self.apply(())
+
+    def zero(self, service: Service | ServiceKey | None = None) -> None:
+        """Set the counters of one service and its servers, or all counters, to 0. Raises NotFound."""
+        key = None if service is None else _key(service)
+        with self._tables(key) as tables:
+            tables.zero(None if key is None else key.to_model())
+
+    def set_timeouts(
+        self, *, tcp_s: int | None = None, tcp_fin_s: int | None = None, udp_s: int | None = None
+    ) -> Timeouts:
+        """Change these timeouts, and return all. Connections get them at their next packet. Raises InvalidValue."""
+        given = {"tcp_s": tcp_s, "tcp_fin_s": tcp_fin_s, "udp_s": udp_s}
+        changes = {name: number(name, value, 1, LONGEST_S) for name, value in given.items() if value is not None}
+        with self._tables() as tables, tables.batch():
+            timeouts = replace(tables.timeouts(), **changes)
+            tables.set_timeouts(timeouts)
+            return timeouts
+
+    def change_setting(self, name: str, value: int) -> None:
+        """Change a setting `net.ipv4.vs.NAME`, with or without this prefix. Raises InvalidValue, Busy, NoSpace."""
+        from pylvs.model.settings import known_setting
+
+        try:
+            setting = known_setting(str(name))
+        except PylvsError as error:
+            raise InvalidValue("name", name, str(error)) from None
+        if value != setting.default:
+            number(setting.name, value, setting.lowest, setting.highest)
+        with self._tables() as tables:
+            tables.change_setting(setting.name, value)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other processes from editing during the block, to read and then edit.
+
+        They wait up to ten seconds, so be quick. Each edit of the block is in force by itself. The calling thread
+        must not leave the block open for other threads of this director: they wait, too.
+        """
+        with self._mutex:
+            with self._tables() as tables:
+                batch = tables.batch()
+                batch.__enter__()
+            try:
+                yield
+            finally:
+                with self._tables():
+                    batch.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def _editing(
+        self, service: ServiceKey, server: ServerKey | None = None, subject: object = None
+    ) -> Iterator[BpfDirector]:
+        """Yield the tables with their lock, for an edit of a service that exists."""
+        with self._tables(service, server, subject) as tables:
+            tables.migrate()
+            tables.known(service.to_model())  # without it the lock would make tables
+            self._check_owner(tables, service)
+            with tables.batch():
+                yield tables
+
+
+class Watcher:
+    """Remembers the services of the last look."""
+
+    def __init__(self, director: Director, since: Iterable[Service]) -> None:
+        self._director = director
+        self._known = by_key(since)
+        self._edition = -1  # of no table: the first look reads it
+
+    def look(self) -> Difference:
+        """Return what changed since the last look; it is false if nothing did."""
+        edition = self._director.edition()
+        if edition == self._edition:
+            return Difference()
+        services = by_key(self._director.services())
+        found = difference(self._known.values(), services.values())
+        self._known, self._edition = services, edition
+        return found
+
+
+def _pausing(watcher: Watcher, interval_s: float) -> Iterator[Difference]:
+    while True:
+        if found := watcher.look():
+            yield found
+        else:
+            time.sleep(interval_s)
+
+
+def interval(value: object) -> float:
+    """Return the pause between two looks. Raises InvalidValue."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidValue("interval_s", value, "must be a number of seconds above 0")
+    return float(value)
+
+
+def _translating(found: Iterator[Connection]) -> Iterator[Connection]:
+    with translated():
+        yield from found
+
+
+def _rows(tables: BpfDirector) -> Iterator[ServiceRow]:
+    """Yield the services, without those of the daemon's checks through a virtual address."""
+    return (row for row in tables.services() if not is_probe_mark(row.service.key.mark))
+
+
+def _key(service: object) -> ServiceKey:
+    if not isinstance(service, Service | ServiceKey):
+        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
+    return service if isinstance(service, ServiceKey) else service.key
+
+
+def _server_key(server: object) -> ServerKey:
+    if not isinstance(server, Server | ServerKey):
+        raise InvalidValue("server", server, "must be a Server or a ServerKey")
+    return server if isinstance(server, ServerKey) else server.key
+
+
+def _open_namespace(namespace: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a namespace, by name or path. Raises NamespaceNotFound, KernelError, PermissionNeeded."""
+    name = os.fspath(namespace)
+    if name in ("", ".", "..") or "\0" in name:
+        raise InvalidValue("namespace", namespace, "must be a name of `ip netns`, or a path")
+    path = name if "/" in name else str(NAMED / name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NamespaceNotFound(name, f"there is no {path}; make it with: ip netns add NAME") from None
+    except OSError as error:
+        raise from_os(error) from None
+    return descriptor

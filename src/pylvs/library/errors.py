@@ -1,0 +1,195 @@
+"""The errors of the library, and how those of the other packages become them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from pylvs.model import errors as model
+from pylvs.model.service import DestinationKey
+from pylvs.model.service import ServiceKey as ModelKey
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.library.keys import ServerKey, ServiceKey
+
+CAPABILITIES = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")
+_SPACE = {errno.ENOSPC, errno.ENOMEM}
+_PUBLIC_FIELDS = {"method": "forwarding", "netmask": "persistence", "engine": "persistence", "timeout_s": "persistence"}
+
+
+class Error(Exception):
+    """Base of all errors of the library. The text is one line: what is wrong, and what to do."""
+
+
+class InvalidValue(Error, ValueError):
+    """A value that no table accepts: `field` names it, `value` is what was given, `hint` is what is allowed."""
+
+    def __init__(self, field: str, value: object, hint: str) -> None:
+        super().__init__(field, value, hint)
+        self.field = field
+        self.value = value
+        self.hint = hint
+
+    def __str__(self) -> str:
+        value = str(self.value) if isinstance(self.value, IPv4Address | IPv6Address) else repr(self.value)
+        return f"{self.field}: {value}: {self.hint}"
+
+
+class _AboutService(Error):
+    """An error about a service, or about one of its servers."""
+
+    _text = ""
+
+    def __init__(self, service: ServiceKey, server: ServerKey | None = None) -> None:
+        super().__init__(service, server)
+        self.service = service
+        self.server = server
+
+    def __str__(self) -> str:
+        return f"{self.service}: {self.server or 'the service'} {self._text}"
+
+
+class NotFound(_AboutService, LookupError):
+    """The table has no such `service`; or the service has no such `server`, if that is not None."""
+
+    _text = "does not exist"
+
+
+class Exists(_AboutService):
+    """The table has this `service` already; or the service has this `server`, if that is not None."""
+
+    _text = "exists already"
+
+
+class OwnedByDaemon(Error):
+    """A running `pylvs run`, process `pid`, manages this `service`: it would revert the edit."""
+
+    def __init__(self, service: ServiceKey, pid: int) -> None:
+        super().__init__(service, pid)
+        self.service = service
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"{self.service}: pylvs run, process {self.pid}, manages this service and would revert the edit;"
+            " edit its configuration, use its API, or open the director with ignore_daemon=True"
+        )
+
+
+class PermissionNeeded(Error):
+    """The process lacks a privilege: `capabilities` are the missing ones, none if something else forbids it."""
+
+    def __init__(self, text: str, capabilities: tuple[str, ...] = ()) -> None:
+        super().__init__(text, capabilities)
+        self.text = text
+        self.capabilities = capabilities
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Unsupported(Error):
+    """This kernel or machine lacks something, or the tables are those of another version of pylvs."""
+
+
+class Busy(Error):
+    """Another process holds the tables for long, or owns what must change. Try again."""
+
+
+class NoSpace(Error):
+    """A table is full, or there is no memory for it."""
+
+
+class KernelError(Error):
+    """The kernel refused a system call for another reason; `errno` is its number."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text, number)
+        self.text = text
+        self.errno = number
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class NamespaceNotFound(Error):
+    """There is no network namespace `namespace`."""
+
+    def __init__(self, namespace: str, reason: str) -> None:
+        super().__init__(namespace, reason)
+        self.namespace = namespace
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"namespace {self.namespace}: {self.reason}"
+
+
+class Closed(Error):
+    """The director was closed before the call."""
+
+
+@contextlib.contextmanager
+def translated(
+    service: ServiceKey | None = None, server: ServerKey | None = None, subject: object = None
+) -> Iterator[None]:
+    """Raise the library's error for any error of the block.
+
+    `service` and `server` are what the block is about. `subject` has the fields that an error may name; or it is the
+    services by key.
+    """
+    try:
+        yield
+    except model.PylvsError as error:
+        raise from_model(error, service, server, subject) from None
+    except OSError as error:
+        raise from_os(error) from None
+
+
+def from_model(
+    error: model.PylvsError, service: ServiceKey | None, server: ServerKey | None, subject: object = None
+) -> Error:
+    """Return the library's error for one of the model; the arguments are those of `translated`."""
+    if error.subject:
+        service, server = _keys(*error.subject)
+        if isinstance(subject, Mapping):
+            subject = subject.get(service)
+            subject = subject.server(server) if subject and server else subject
+    if isinstance(error, model.ServiceExists | model.DestinationExists) and service:
+        return Exists(service, server if isinstance(error, model.DestinationExists) else None)
+    if isinstance(error, model.NoSuchService | model.NoSuchDestination) and service:
+        return NotFound(service, server if isinstance(error, model.NoSuchDestination) else None)
+    if error.field:
+        field = _PUBLIC_FIELDS.get(error.field, error.field)
+        return InvalidValue(field, getattr(subject, field, None), str(error))
+    for kind, made in _KINDS.items():
+        if isinstance(error, kind):
+            return made(str(error))
+    if isinstance(error, model.NotPermitted):
+        return PermissionNeeded(str(error), error.capabilities)
+    return KernelError(str(error), error.errno)
+
+
+def _keys(service: ModelKey, server: DestinationKey | None) -> tuple[ServiceKey, ServerKey | None]:
+    from pylvs.library.keys import ServerKey, ServiceKey
+
+    return ServiceKey.from_model(service), None if server is None else ServerKey(server.address, server.port)
+
+
+def from_os(error: OSError) -> Error:
+    """Return the library's error for a failed system call."""
+    what = f"{error.filename}: " if error.filename else ""
+    text = f"{what}{error.strerror or error}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionNeeded(f"{text}: run it as root")
+    return NoSpace(text) if error.errno in _SPACE else KernelError(text, error.errno or 0)
+
+
+_KINDS: dict[type[model.PylvsError], type[Error]] = {
+    model.NoSpace: NoSpace,
+    model.Busy: Busy,
+    model.Unsupported: Unsupported,
+    model.NoSuchDevice: Unsupported,
+}

@@ -1,0 +1,119 @@
+"""Counters, rates and connections of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+from pylvs.library.errors import InvalidValue
+from pylvs.library.keys import ServerKey, ServiceKey, choice
+from pylvs.library.values import Server, Service
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.director import Connection
+from pylvs.model.rows import Counters, Rates, ServiceRow
+from pylvs.model.service import Protocol
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """Connections of a server now, its counters since they were zero, and its rates per second.
+
+    `persistent` are the templates of persistence.
+    """
+
+    active: int
+    inactive: int
+    persistent: int
+    counters: Counters
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatistics:
+    """Counters and rates of a service, and those of its present servers. Deleted servers count for the service."""
+
+    counters: Counters
+    rates: Rates
+    servers: Mapping[ServerKey, ServerStatistics]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """`totals` of all services, deleted ones included, and the statistics of each service."""
+
+    totals: Counters
+    services: Mapping[ServiceKey, ServiceStatistics]
+
+
+def statistics_of(rows: Iterable[ServiceRow], totals: Counters) -> Statistics:
+    """Return the statistics of a listing."""
+    return Statistics(
+        totals,
+        {
+            ServiceKey.from_model(row.service.key): ServiceStatistics(
+                row.counters,
+                row.rates,
+                {
+                    ServerKey(each.destination.key.address, each.destination.key.port): ServerStatistics(
+                        each.active, each.inactive, each.persistent, each.counters, each.rates
+                    )
+                    for each in row.destinations
+                },
+            )
+            for row in rows
+        },
+    )
+
+
+def matching(
+    *,
+    protocol: Protocol | str | None,
+    client: Address | Network | str | None,
+    service: Service | ServiceKey | None,
+    server: Server | ServerKey | None,
+    state: str | None,
+) -> Callable[[Iterator[Connection]], Iterator[Connection]]:
+    """Return a filter of connections. Raises InvalidValue now, not at the first connection."""
+    tests: list[Callable[[Connection], bool]] = []
+    if protocol is not None:
+        number = choice("protocol", protocol, Protocol)
+        tests.append(lambda each: each.protocol == number)
+    if client is not None:
+        network = _network(client)
+        tests.append(lambda each: each.client in network)
+    if service is not None:
+        tests.append(_of_service(service))
+    if server is not None:
+        if not isinstance(server, Server | ServerKey):
+            raise InvalidValue("server", server, "must be a Server or a ServerKey")
+        wanted = server.address, server.port
+        tests.append(lambda each: (each.destination, each.destination_port) == wanted)
+    if state is not None:
+        name = state.upper()
+        tests.append(lambda each: each.state == name)
+    return lambda found: (each for each in found if all(test(each) for test in tests)) if tests else found
+
+
+def _of_service(service: object) -> Callable[[Connection], bool]:
+    if not isinstance(service, Service | ServiceKey):
+        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
+    if service.mark:
+        raise InvalidValue("service", str(service), "connections do not record their mark; filter by server")
+    protocol, address, port = service.protocol, service.address, service.port
+
+    def belongs(each: Connection) -> bool:
+        return each.virtual == address and each.protocol == protocol and port in (0, each.virtual_port)
+
+    return belongs
+
+
+def _network(value: object) -> Network:
+    try:
+        if isinstance(value, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
+            return ip_network(value)
+    except ValueError as error:
+        raise InvalidValue("client", value, str(error)) from None
+    raise InvalidValue("client", value, "must be an address or a network")

@@ -1,0 +1,90 @@
+"""The asynchronous director: the same methods, a free event loop, and calls that are whole if cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from unittest import mock
+
+import pytest
+
+import pylvs
+from pylvs.library.director import Director
+from tests.packet.frames import tcp
+from tests.packet.host import VIP4, Host, server4
+
+WEB = pylvs.Service("tcp", VIP4, 80, [pylvs.Server(server4(1), 80)])
+NOT_ASYNC = {"locked", "watcher"}  # a lock across awaits, and a part of `watch`
+
+
+@pytest.fixture(autouse=True)
+def empty_table(director_host: Host) -> None:
+    """Let every test begin with an empty table."""
+
+
+def public(kind: type) -> dict[str, inspect.Signature]:
+    """Return the signatures of a class's methods, without what they return."""
+    return {
+        name: inspect.signature(each).replace(return_annotation="")
+        for name, each in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def test_both_directors_have_the_same_methods() -> None:
+    wanted = {name: each for name, each in public(pylvs.Director).items() if name not in NOT_ASYNC}
+    assert {name: str(each) for name, each in public(pylvs.AsyncDirector).items()} == {
+        name: str(each).replace("Network |", "IPv4Network | IPv6Network |") for name, each in wanted.items()
+    }
+
+
+def test_edits_listings_and_watches_run_at_once(director_host: Host) -> None:
+    async def main() -> None:
+        async with pylvs.AsyncDirector() as director, asyncio.timeout(120):
+            known = await director.services()
+            changes = director.watch(interval_s=0.01, since=known)
+            waiting = asyncio.ensure_future(anext(changes))
+            assert (await director.apply([WEB])).added == (WEB,)
+            assert (await waiting).added == (WEB,)
+            director_host.receive(tcp(sport=4321))
+            found = [each async for each in director.connections(service=WEB)]
+            assert 4321 in {each.client_port for each in found}
+            assert (await director.edit_server(WEB, WEB.servers[0], weight=3)).weight == 3
+            with pytest.raises(pylvs.Exists):
+                await director.add_service(WEB)
+            with pytest.raises(pylvs.InvalidValue):
+                async for _ in director.connections(client="nobody"):
+                    pass
+            await changes.aclose()
+            await director.clear()
+        with pytest.raises(pylvs.Closed):
+            await director.services()
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_edit_is_whole_or_never_begins() -> None:
+    begun, go = threading.Event(), threading.Event()
+    original = Director.apply
+
+    def slow(self: Director, *arguments: object, **named: object) -> object:
+        begun.set()
+        assert go.wait(120)
+        return original(self, *arguments, **named)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        async with pylvs.AsyncDirector() as director:
+            with mock.patch.object(Director, "apply", slow):
+                running = asyncio.ensure_future(director.apply([WEB]))
+                assert await asyncio.to_thread(begun.wait, 120)
+                waiting = asyncio.ensure_future(director.clear())
+                await asyncio.sleep(0)
+                for each in running, waiting:
+                    each.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await each
+                go.set()
+            assert await director.services() == (WEB,)
+
+    asyncio.run(main())
