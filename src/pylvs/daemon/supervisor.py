@@ -17,17 +17,15 @@ import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
+from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
 from pylvs.daemon.keepalived import dumps
@@ -65,11 +63,9 @@ from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.system.files import replace as replace_file
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 
-DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
@@ -140,7 +136,7 @@ class Supervisor:
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
-        self._statistics = dumps.Statistics()
+        self._dumper = Dumper(self.state, self._dumped, self.routers.status)
         self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
         self._ownership_pending = False  # to be saved after the next run of the reconciler
         self._ownership_error = ""  # why it could not be saved
@@ -167,10 +163,12 @@ class Supervisor:
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
                 signal.SIGHUP: lambda: tasks.start(self._reload_by_signal()),
-                signal.SIGUSR1: lambda: tasks.start(self._dump()),
-                signal.SIGUSR2: lambda: tasks.start(self._dump_statistics()),
-                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(self._dump_statistics(clear=True)),
-                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump_json()),
+                signal.SIGUSR1: lambda: tasks.start(self._dump(self._dumper.write_all)),
+                signal.SIGUSR2: lambda: tasks.start(self._dump(self._dumper.write_statistics)),
+                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(
+                    self._dump(partial(self._dumper.write_statistics, clear=True))
+                ),
+                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump(self._dumper.write_json)),
             }
             with signal_handlers(actions):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, actions)  # `start` defers them until here
@@ -609,53 +607,11 @@ class Supervisor:
             self._host.manager.alive()
             await asyncio.sleep(self._host.manager.watchdog_s / 2)
 
-    async def _dump(self) -> None:
-        """Write everything to a file of the state directory, and keepalived's .data files."""
+    async def _dump(self, write: Callable[[Configuration], Awaitable[None]]) -> None:
+        """Write files for monitoring and for developers, not while a reload changes what they describe."""
         async with self._reloading:
-            rows = await self.table_thread.run(self.reconciler.table.rows)
-            content = {"services": self.engine.snapshot(), "table": rows}
-            await asyncio.to_thread(lambda: self.state.write(DUMP_FILE, to_json(content)))
-            self._log.info("written", file=str(self.state.file(DUMP_FILE)))
-            configuration, settings = self.engine.configuration, self.engine.configuration.settings
-            texts = {"_parent": dumps.parent_text(configuration)}
-            if configuration.vrrp.instances:
-                texts[""] = dumps.vrrp_text(configuration, await self.routers.status())
-            if configuration.services:
-                texts["_check"] = dumps.check_text(configuration, self.engine.snapshot())
-            for process, text in texts.items():
-                await self._write_dump(dumps.data_path(process, settings), text)
+            await write(self.engine.configuration)
 
-    async def _dump_statistics(self, clear: bool = False) -> None:
-        """Write keepalived.stats; with `clear` the counters then begin at 0."""
-        async with self._reloading:
-            status = await self.routers.status()
-            text = dumps.stats_text(self._statistics.of(status))
-            await self._write_dump(dumps.folder() / "keepalived.stats", text)
-            if clear:
-                self._statistics.clear(status)
-
-    async def _dump_json(self) -> None:
-        """Write keepalived.json."""
-        async with self._reloading:
-            status = await self.routers.status()
-            text = dumps.json_text(self.engine.configuration.vrrp, status, self._statistics.of(status))
-            await self._write_dump(dumps.folder() / "keepalived.json", text)
-
-    async def _write_dump(self, path: Path, text: str) -> None:
-        await asyncio.to_thread(replace_file, path, text, dumps.mode(self.engine.configuration.settings))
-        self._log.info("written", file=str(path))
-
-
-def to_json(value: Any) -> Any:
-    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
-    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Enum):
-        return value.name.lower() if value.name else int(value.value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_json(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): to_json(each) for key, each in value.items()}
-    return str(value)
+    async def _dumped(self) -> Mapping[str, Any]:
+        rows = await self.table_thread.run(self.reconciler.table.rows)
+        return {"services": self.engine.snapshot(), "table": rows}

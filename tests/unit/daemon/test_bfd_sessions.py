@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from pylvs.cli import daemon as views
 from pylvs.cli import vrrp as commands
 from pylvs.daemon import Options
-from pylvs.daemon.virtual_routers import supervision
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.daemon.loading import apply_options
+from pylvs.daemon.virtual_routers import supervision
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck
 from pylvs.model.vrrp import VrrpConfiguration

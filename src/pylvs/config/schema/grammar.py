@@ -290,8 +290,8 @@ class Reader:
     def _report_state(self, entry: Keyword | Block, node: Node) -> bool:
         """Report an unsupported entry; return whether it is one."""
         if entry.state is State.IGNORED and entry.instead:
-            text = f"{entry.name} {UNSUPPORTED[State.NEVER]}"
-            self.findings.add(Finding(node.location, Severity.NOTE, text, entry.instead))
+            noted = f"{entry.name} {UNSUPPORTED[State.NEVER]}"
+            self.findings.add(Finding(node.location, Severity.NOTE, noted, entry.instead))
             return False
         text = UNSUPPORTED.get(entry.state)
         if text is not None:

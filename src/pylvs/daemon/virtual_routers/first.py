@@ -85,8 +85,8 @@ def start(options: Options, parsed: Parsed, state: StateDirectory, mask: Iterabl
     """Start the process of a file that was read without services; None if the daemon shall do so later.
 
     The daemon shall if there is no virtual router, or one of a former daemon runs. It also shall if the startup_script
-    comes first, or if the file may be refused. The process has this signal mask. Call it while this process has one thread, and holds
-    the state directory.
+    comes first, or if the file may be refused. The process has this signal mask. Call it while this process has one
+    thread, and holds the state directory.
     """
     if not options.vrrp or options.strict:
         return None
