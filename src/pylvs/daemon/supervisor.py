@@ -74,7 +74,6 @@ PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 EXTEND_S = 30.0  # beyond the service manager's limits, while the start or the stop continues
 PROBLEMS_POLL_S = 2.0
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
-HISTORY_PAUSE_S = 0.1  # between two writes of events
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
@@ -148,7 +147,6 @@ class Supervisor:
         self._overrides_pending = False  # to be saved
         self._overrides_error = ""  # why they could not be saved
         self._path_problems: list[Problem] = []
-        self._history_pending = asyncio.Event()
         self._problems = ProblemTracker(self.events.publish)
         self._keep = False  # at the stop, leave services and virtual routers
         self._stopping = asyncio.Event()
@@ -192,7 +190,9 @@ class Supervisor:
         loaded = await asyncio.to_thread(self._host.load, self.options)
         log_findings(loaded.findings)
         self.state.acquire()
-        self._restore_history()
+        self.history = self._host.history(self.state)
+        self.events.restore(self.history.saved(REMEMBERED))
+        self.events.listener = self.history.put
         try:
             if self._pid_files:
                 self._pid_files.claim()
@@ -218,7 +218,7 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
-        tasks.keep_running(self._write_history, "saving events")
+        tasks.keep_running(self.history.run, "saving events")
         tasks.keep_running(self._track_problems, "tracking problems")
         self._snmp.configure(self.engine.configuration)
         tasks.keep_running(self._snmp.run, "serving SNMP")
@@ -553,24 +553,7 @@ class Supervisor:
                 self._save_overrides()
             if self.drains.error:
                 self.drains.save()
-            if self.history.unwritten:
-                self._history_pending.set()
-
-    def _restore_history(self) -> None:
-        self.history = self._host.history(self.state)
-        self.events.restore(self.history.saved(REMEMBERED))
-        self.events.listener = self._put_history
-
-    def _put_history(self, event: Mapping[str, Any]) -> None:
-        self.history.put(event)
-        self._history_pending.set()
-
-    async def _write_history(self) -> None:
-        while True:
-            await self._history_pending.wait()
-            self._history_pending.clear()
-            await asyncio.to_thread(self.history.write)
-            await asyncio.sleep(HISTORY_PAUSE_S)
+            self.history.write_again()
 
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
