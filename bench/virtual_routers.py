@@ -66,17 +66,18 @@ class Size:
 QUICK = Size(0.1, 1)
 
 
-def configuration(changed: int) -> str:
+def configuration(changed: int, priority: int = 100, programs: int = SCRIPTS) -> str:
     """A master, scripts that it tracks, and services whose checks never end; `changed` makes each reload another."""
     scripts = "".join(
         f'vrrp_script s{number} {{\n    script "/bin/true"\n    interval 1\n    weight 1\n}}\n'
-        for number in range(SCRIPTS)
+        for number in range(programs)
     )
-    tracked = " ".join(f"s{number}\n" for number in range(SCRIPTS))
+    tracked = " ".join(f"s{number}\n" for number in range(programs))
+    tracking = f"    track_script {{\n{tracked}    }}\n" if tracked else ""
     router = (
         f"vrrp_instance VI_1 {{\n    interface {site.DEVICE}\n    virtual_router_id 51\n    version 3\n"
-        f"    priority {100 + changed % 2}\n    advert_int {INTERVAL_S:g}\n"
-        f"    virtual_ipaddress {{\n        10.66.0.101/16\n    }}\n    track_script {{\n{tracked}    }}\n}}\n"
+        f"    priority {priority + changed % 2}\n    advert_int {INTERVAL_S:g}\n"
+        f"    virtual_ipaddress {{\n        10.66.0.101/16\n    }}\n{tracking}}}\n"
     )
     return "global_defs {\n    script_user root\n}\n" + scripts + router + "".join(map(_service, range(SERVICES)))
 
@@ -154,7 +155,7 @@ def measure(size: Size, progress: Progress) -> dict[str, Measured]:
 def _first(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure how long after the start of an owner of addresses its first advertisement is at the far end."""
     found = Measured()
-    text = configuration(0).replace("priority 100", f"priority {OWNER}")
+    text = configuration(0, OWNER, programs=0)
     progress("virtual routers: first advertisement")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder, site.new_site("vrrp"):
         installed = as_installed(f"{folder}/cache")

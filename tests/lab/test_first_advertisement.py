@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.lab.support import until
+from tests.lab.support import PATIENCE_S, until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
 
 __all__ = ["pair"]
@@ -88,3 +89,13 @@ def test_the_startup_script_runs_first(node: Node, tmp_path: Path) -> None:
     until(lambda: " info: ready " in node.log(), node.log)
     log = node.log()
     assert log.index("startup_script has run") < log.index("started the process of the virtual routers")
+
+
+def test_a_signal_during_the_start_ends_virtual_routers_too(node: Node, tmp_path: Path) -> None:
+    begin(node)
+    until(lambda: node.is_in("BACKUP"), "it listens")
+    assert node.daemon is not None
+    node.daemon.send_signal(signal.SIGTERM)
+    (tmp_path / "gate").write_text("")
+    assert node.daemon.wait(PATIENCE_S) == 0, node.log()
+    assert node.router_process() == 0

@@ -6,6 +6,7 @@ take twice this much at most. A disk that is full or read-only loses events, and
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -19,6 +20,7 @@ from pylvs.system.logs import get_logger
 
 MAX_BYTES = 1 << 20  # of one of the two files
 MAX_UNWRITTEN = 10_000  # events; the oldest are dropped
+PAUSE_S = 0.1  # between two writes
 FILE_NAME = "events.jsonl"
 MAX_LINE = 1 << 16  # bytes; of a longer event, as of a reload with many differences, the short fields are saved
 _SHORT = 1000  # characters
@@ -34,16 +36,31 @@ class History:
         self.error = ""
         self._unwritten: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
         self._writing = threading.Lock()
+        self._pending = asyncio.Event()
         self._log = get_logger()
 
     def put(self, event: Event) -> None:
         """Keep an event for `write`."""
         self._unwritten.append(event)
+        self._pending.set()
 
     @property
     def unwritten(self) -> bool:
         """Whether events wait for `write`."""
         return bool(self._unwritten)
+
+    async def run(self) -> None:
+        """Until cancelled, write the events in another thread."""
+        while True:
+            await self._pending.wait()
+            self._pending.clear()
+            await asyncio.to_thread(self.write)
+            await asyncio.sleep(PAUSE_S)
+
+    def write_again(self) -> None:
+        """Let `run` try events again that the disk refused."""
+        if self.unwritten:
+            self._pending.set()
 
     def saved(self, count: int) -> list[Event]:
         """Return the last events of this daemon and those before it, oldest first. Damaged lines are left out."""

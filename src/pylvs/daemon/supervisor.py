@@ -17,17 +17,15 @@ import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
+from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
 from pylvs.daemon.keepalived import dumps
@@ -63,12 +61,10 @@ from pylvs.model.rows import unattached, warnings
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.system.files import replace as replace_file
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.table_thread import TableThread
 
-DUMP_FILE = "dump"  # everything that the daemon knows
 HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
@@ -77,7 +73,6 @@ PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 EXTEND_S = 30.0  # beyond the service manager's limits, while the start or the stop continues
 PROBLEMS_POLL_S = 2.0
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
-HISTORY_PAUSE_S = 0.1  # between two writes of events
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
@@ -139,7 +134,7 @@ class Supervisor:
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
-        self._statistics = dumps.Statistics()
+        self._dumper = Dumper(self.state, self._dumped, self.routers.status)
         self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
         self._ownership_pending = False  # to be saved after the next run of the reconciler
         self._ownership_error = ""  # why it could not be saved
@@ -151,7 +146,6 @@ class Supervisor:
         self._overrides_pending = False  # to be saved
         self._overrides_error = ""  # why they could not be saved
         self._path_problems: list[Problem] = []
-        self._history_pending = asyncio.Event()
         self._problems = ProblemTracker(self.events.publish)
         self._keep = False  # at the stop, leave services and virtual routers
         self._stopping = asyncio.Event()
@@ -166,10 +160,12 @@ class Supervisor:
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
                 signal.SIGHUP: lambda: tasks.start(self._reload_by_signal()),
-                signal.SIGUSR1: lambda: tasks.start(self._dump()),
-                signal.SIGUSR2: lambda: tasks.start(self._dump_statistics()),
-                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(self._dump_statistics(clear=True)),
-                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump_json()),
+                signal.SIGUSR1: lambda: tasks.start(self._dump(self._dumper.write_all)),
+                signal.SIGUSR2: lambda: tasks.start(self._dump(self._dumper.write_statistics)),
+                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(
+                    self._dump(partial(self._dumper.write_statistics, clear=True))
+                ),
+                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump(self._dumper.write_json)),
             }
             with signal_handlers(actions):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, actions)  # `start` defers them until here
@@ -193,7 +189,9 @@ class Supervisor:
         loaded = await asyncio.to_thread(self._host.load, self.options)
         log_findings(loaded.findings)
         self.state.acquire()
-        self._restore_history()
+        self.history = self._host.history(self.state)
+        self.events.restore(self.history.saved(REMEMBERED))
+        self.events.listener = self.history.put
         try:
             if self._pid_files:
                 self._pid_files.claim()
@@ -219,7 +217,7 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
-        tasks.keep_running(self._write_history, "saving events")
+        tasks.keep_running(self.history.run, "saving events")
         tasks.keep_running(self._track_problems, "tracking problems")
         self._snmp.configure(self.engine.configuration)
         tasks.keep_running(self._snmp.run, "serving SNMP")
@@ -554,24 +552,7 @@ class Supervisor:
                 self._save_overrides()
             if self.drains.error:
                 self.drains.save()
-            if self.history.unwritten:
-                self._history_pending.set()
-
-    def _restore_history(self) -> None:
-        self.history = self._host.history(self.state)
-        self.events.restore(self.history.saved(REMEMBERED))
-        self.events.listener = self._put_history
-
-    def _put_history(self, event: Mapping[str, Any]) -> None:
-        self.history.put(event)
-        self._history_pending.set()
-
-    async def _write_history(self) -> None:
-        while True:
-            await self._history_pending.wait()
-            self._history_pending.clear()
-            await asyncio.to_thread(self.history.write)
-            await asyncio.sleep(HISTORY_PAUSE_S)
+            self.history.write_again()
 
     async def _follow_host(self) -> float:
         addresses = await self.table_thread.run(self._host.addresses)
@@ -608,53 +589,11 @@ class Supervisor:
             self._host.manager.alive()
             await asyncio.sleep(self._host.manager.watchdog_s / 2)
 
-    async def _dump(self) -> None:
-        """Write everything to a file of the state directory, and keepalived's .data files."""
+    async def _dump(self, write: Callable[[Configuration], Awaitable[None]]) -> None:
+        """Write files for monitoring and for developers, not while a reload changes what they describe."""
         async with self._reloading:
-            rows = await self.table_thread.run(self.reconciler.table.rows)
-            content = {"services": self.engine.snapshot(), "table": rows}
-            await asyncio.to_thread(lambda: self.state.write(DUMP_FILE, to_json(content)))
-            self._log.info("written", file=str(self.state.file(DUMP_FILE)))
-            configuration, settings = self.engine.configuration, self.engine.configuration.settings
-            texts = {"_parent": dumps.parent_text(configuration)}
-            if configuration.vrrp.instances:
-                texts[""] = dumps.vrrp_text(configuration, await self.routers.status())
-            if configuration.services:
-                texts["_check"] = dumps.check_text(configuration, self.engine.snapshot())
-            for process, text in texts.items():
-                await self._write_dump(dumps.data_path(process, settings), text)
+            await write(self.engine.configuration)
 
-    async def _dump_statistics(self, clear: bool = False) -> None:
-        """Write keepalived.stats; with `clear` the counters then begin at 0."""
-        async with self._reloading:
-            status = await self.routers.status()
-            text = dumps.stats_text(self._statistics.of(status))
-            await self._write_dump(dumps.folder() / "keepalived.stats", text)
-            if clear:
-                self._statistics.clear(status)
-
-    async def _dump_json(self) -> None:
-        """Write keepalived.json."""
-        async with self._reloading:
-            status = await self.routers.status()
-            text = dumps.json_text(self.engine.configuration.vrrp, status, self._statistics.of(status))
-            await self._write_dump(dumps.folder() / "keepalived.json", text)
-
-    async def _write_dump(self, path: Path, text: str) -> None:
-        await asyncio.to_thread(replace_file, path, text, dumps.mode(self.engine.configuration.settings))
-        self._log.info("written", file=str(path))
-
-
-def to_json(value: Any) -> Any:
-    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
-    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Enum):
-        return value.name.lower() if value.name else int(value.value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_json(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): to_json(each) for key, each in value.items()}
-    return str(value)
+    async def _dumped(self) -> Mapping[str, Any]:
+        rows = await self.table_thread.run(self.reconciler.table.rows)
+        return {"services": self.engine.snapshot(), "table": rows}

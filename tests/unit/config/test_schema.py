@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.config.language.tree import Severity
+from pylvs.config.schema import global_defs
 from pylvs.config.schema.grammar import Block, Keyword, Reader, Section, State
 from pylvs.config.schema.types import (
     ADDRESS,
@@ -167,3 +169,11 @@ def test_a_finding_is_located_at_its_word() -> None:
     reader.read(read_text("outer one {\n    weight 5 6\n    delay x\n}")[0].nodes)
     assert [(each.location.line, each.location.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
     assert [each.severity for each in reader.findings.all()] == [Severity.WARNING, Severity.ERROR]
+
+
+def test_a_keyword_without_effect_is_noted_with_the_reason() -> None:
+    quiet = {"include_check", "random_seed", "no_checker_emails", "vrrp_no_swap", "dynamic", "debug", "regex_stack"}
+    ignored = [each for block in global_defs.ROOT.blocks() for each in block.entries if each.state is State.IGNORED]
+    assert {each.name for each in ignored if not each.instead} == quiet, "they are obeyed, or always on"
+    _, found = build(read_text("global_defs {\n bfd_rt_priority 5\n}\n")[0])
+    assert [(each.severity, each.text) for each in found] == [(Severity.NOTE, "bfd_rt_priority has no effect in pylvs")]

@@ -361,7 +361,6 @@ def test_what_all_virtual_routers_have_in_common() -> None:
             default_interface eth1
             no_email_faults
             log_unknown_vrids
-            process_names
             vrrp_no_swap
         }
         garp_group {

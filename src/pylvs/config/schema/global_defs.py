@@ -54,14 +54,19 @@ from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
 NO_SNMP = "this MIB is not served; pylvs serves metrics to Prometheus, see metrics_address"
 NO_VRRP_SNMP = "this MIB is not served; write enable_snmp_vrrp"
 NO_MARKS = "each address of a group stays a service of its own"
+REALTIME_ALWAYS = "virtual routers have a real-time priority from the start"
+OWN_NAMES = "process_name names the daemon, vrrp_process_name the virtual routers"
+OF_BFD = "BFD sessions are in the process of virtual routers"
+NO_LIMIT = "a limit would end a process that was delayed"
+READ_AGAIN = "after a lost message pylvs reads everything again"
 OWN_RULES = "pylvs needs no table of this name; remove it"
 SENDING = seconds(0.000001, MAX_INTERVAL_S)
 ANY = texts()
 
 
-def ignored(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
-    """Make keywords that are always met, or have no meaning in pylvs."""
-    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.IGNORED) for name in names)
+def ignored(why: str, *names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
+    """Make keywords without a meaning here, which `pylvs check` notes with the reason; "": the parser obeys them."""
+    return tuple(Keyword(name, kind, why or "obeyed", state=State.IGNORED, instead=why) for name in names)
 
 
 def never(instead: str, *names: str, state: State = State.NEVER) -> tuple[Keyword, ...]:
@@ -152,7 +157,7 @@ GLOBAL_DEFS = Block(
             "",
         ),
         flag("data_use_instance", "add namespace and instance to the names of the files that SIGUSR1 writes"),
-        *ignored("max_auto_priority", kind=integer(-1, 99, bare=99)),
+        *ignored(REALTIME_ALWAYS, "max_auto_priority", kind=integer(-1, 99, bare=99)),
         *later("connections are not copied to another director", "lvs_sync_daemon"),
         *never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
         *never("checks have no real-time priority; see checker_priority", "checker_rt_priority"),
@@ -163,13 +168,19 @@ GLOBAL_DEFS = Block(
         *never(NO_SNMP, "enable_snmp_checker"),
         *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
-        *ignored("process_names", "checker_process_name", "lvs_process_name", "bfd_process_name"),
-        *ignored("checker_rlimit_rttime", "checker_rlimit_rtime", "bfd_priority", "bfd_no_swap"),
-        *ignored("bfd_rt_priority", "bfd_cpu_affinity", "bfd_rlimit_rttime", "bfd_rlimit_rtime"),
-        *ignored("min_auto_priority_delay", "lvs_netlink_cmd_rcv_bufs", "lvs_netlink_cmd_rcv_bufs_force"),
-        *ignored("lvs_netlink_monitor_rcv_bufs", "lvs_netlink_monitor_rcv_bufs_force", "process_monitor_rcv_bufs"),
-        *ignored("process_monitor_rcv_bufs_force", "reload_check_config", "include_check", "tmp_config_directory"),
-        *ignored("random_seed"),
+        *ignored(OWN_NAMES, "process_names", "checker_process_name", "lvs_process_name", "bfd_process_name"),
+        *ignored("checks have no real-time priority", "checker_rlimit_rttime", "checker_rlimit_rtime"),
+        *(ignored(f"{OF_BFD}; write vrrp_{each}", f"bfd_{each}")[0] for each in ("priority", "rt_priority")),
+        *ignored(f"{OF_BFD}; write vrrp_cpu_affinity", "bfd_cpu_affinity"),
+        *ignored(f"{OF_BFD}, whose memory is locked", "bfd_no_swap"),
+        *ignored(NO_LIMIT, "bfd_rlimit_rttime", "bfd_rlimit_rtime"),
+        *ignored(REALTIME_ALWAYS, "min_auto_priority_delay"),
+        *ignored(READ_AGAIN, "lvs_netlink_cmd_rcv_bufs", "lvs_netlink_cmd_rcv_bufs_force"),
+        *ignored(READ_AGAIN, "lvs_netlink_monitor_rcv_bufs", "lvs_netlink_monitor_rcv_bufs_force"),
+        *ignored(READ_AGAIN, "process_monitor_rcv_bufs", "process_monitor_rcv_bufs_force"),
+        *ignored("each reload is checked as a whole, before anything changes", "reload_check_config"),
+        *ignored("no temporary file is written", "tmp_config_directory"),
+        *ignored("", "include_check", "random_seed"),
         *defaults_of(*(keyword.name for keyword in GARP)),
         flag("vrrp_min_garp", "default: one gratuitous ARP, without repetition"),
         Keyword("vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device"),
@@ -231,9 +242,9 @@ GLOBAL_DEFS = Block(
         ),
         Keyword("vrrp_rx_bufs_multiplier", integer(1), "the multiple", 3),
         *never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
-        *ignored("vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
-        *ignored("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
-        *ignored("vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),
+        *ignored(NO_LIMIT, "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
+        *ignored(READ_AGAIN, "vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
+        *ignored(READ_AGAIN, "vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),
     ),
     merged=True,
 )
@@ -259,8 +270,8 @@ ROOT = Block(
     (
         GLOBAL_DEFS,
         *PLACEMENT,
-        *ignored("namespace_with_ipsets"),
-        *ignored("child_wait_time", kind=integer()),
+        *ignored("pylvs uses nf_tables alone", "namespace_with_ipsets"),
+        *ignored("virtual routers have 20 s to end", "child_wait_time", kind=integer()),
         Block(
             "SSL",
             "client certificate of SSL_GET, in files of PEM format",

@@ -87,7 +87,7 @@ class State(Enum):
     LATER = "later"  # not implemented yet: a finding
     NEVER = "never"  # will not be implemented: a finding
     DEAD = "dead"  # ignored by keepalived too: a finding
-    IGNORED = "ignored"  # accepted and ignored: always on, or without meaning here
+    IGNORED = "ignored"  # always on; or without meaning here, which is a note where `instead` has the reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +289,10 @@ class Reader:
 
     def _report_state(self, entry: Keyword | Block, node: Node) -> bool:
         """Report an unsupported entry; return whether it is one."""
+        if entry.state is State.IGNORED and entry.instead:
+            noted = f"{entry.name} {UNSUPPORTED[State.NEVER]}"
+            self.findings.add(Finding(node.location, Severity.NOTE, noted, entry.instead))
+            return False
         text = UNSUPPORTED.get(entry.state)
         if text is not None:
             self.findings.warning(node.location, f"{entry.name} {text}", entry.instead)

@@ -147,20 +147,18 @@ class HelperLink:
                 text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
                 write_without_waiting(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
-                self._send_early()
+                early, self._early = self._early or [], None
+                for message in early:
+                    self.send(message)
                 return
         self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._receive, self._lost)
         self._lease = Lease(START_S, PING_S)
         started = self._socket
         self._loop.at(self._loop.now + PING_S, lambda: self._ping(started))
-        if self._configuration is not None:
-            self.send(self._configuration)
-        self._send_early()
-
-    def _send_early(self) -> None:
-        early, self._early = self._early, None
-        for message in early or ():
-            self.send(message)
+        early, self._early = self._early or [], None
+        for message in [self._configuration, *early]:
+            if message is not None:
+                self.send(message)
 
     def _receive(self, message: Any) -> None:
         if self._lease.length_s == START_S:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes as programs
 from pylvs.vrrp.helper.link import (
     FINISH_S,
@@ -23,9 +25,13 @@ from pylvs.vrrp.helper.link import (
     SILENT_S,
     START_S,
     STEADY_S,
+    Configure,
     HelperLink,
+    LogLine,
     Ping,
     Pong,
+    PriorityChanged,
+    StateChanged,
 )
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
@@ -185,3 +191,38 @@ def test_a_router_process_that_was_stopped_does_not_blame_its_helper(
     loop.pass_(10)
     assert (children.killed, children.started) == (0, [0])
     loop.pass_(4000)
+
+
+NAMES = """
+import select, socket, sys
+from pylvs.vrrp.ipc import MessageSocket
+end = MessageSocket(socket.socket(fileno=int(sys.argv[1])))
+with open(sys.argv[2], "a") as out:
+    while select.select([end], [], []):
+        for each in end.receive():
+            print(type(each).__name__, file=out, flush=True)
+"""
+
+
+def test_messages_before_the_start_follow_the_configuration(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    received = tmp_path / "received"
+    received.touch()
+    program = [sys.executable, "-c", NAMES]
+    monkeypatch.setattr(programs, "command", lambda module, end, form: [*program, end, str(received)])
+    children = _children(monkeypatch, pass_fds=[])
+    link = HelperLink(loop, "text", lambda message: None)
+    link.send(LogLine("info", "one"))
+    link.send(Configure(GlobalSettings(), VrrpConfiguration()))
+    link.send(StateChanged("INSTANCE", "VI_1", "MASTER", 100))
+    assert children == []
+    link.start()
+    link.send(PriorityChanged("VI_1", "MASTER", 90))
+    try:
+        expected = ["Configure", "LogLine", "StateChanged", "PriorityChanged"]
+        until(lambda: received.read_text().split() == expected, received.read_text)
+    finally:
+        link.finish(lambda: None)
+        link._give_up()
+        children[0].wait()
