@@ -94,7 +94,7 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.StateDirectory", lambda *_: Disk(world)),
             patch(f"{supervisor}.settle_garbage", lambda: None),
             patch("pylvs.daemon.virtual_routers.forwarding.POLL_S", 5.0),  # its reports go to no virtual router
-            patch("pylvs.daemon.reconciler.ThreadPoolExecutor", world.pool),
+            patch("pylvs.system.table_thread.ThreadPoolExecutor", world.pool),
             patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
             patch("pylvs.system.processes.scripts.script_account", lambda *_: account),
         ):
