@@ -187,5 +187,6 @@ PROG_TC(gso_segment)
 /* Python reads their types from BTF; no program uses them. */
 const volatile struct constants constants __attribute__((used)) = {};
 const volatile enum prog progs __attribute__((used)) = PROG_NEW;
+const volatile enum rest_bits rests __attribute__((used)) = REST_PROTOCOL;
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -50,10 +50,12 @@ struct lane { /* what a CPU keeps of a destination */
 	u32 life_udp;
 	be32 real; /* address of the destination, and saddr of tunnels to it */
 	be32 outer_saddr;
-	u64 general[2]; /* requests and replies that did not take the fast path, or that are in `device_packets` */
+	u64 others[2]; /* requests and replies that XDP did not forward, or that are in `device_packets` */
+	u64 listed[2]; /* of these, those in `device_packets`; TC forwarded the rest, */
+	u32 tc_inputs[2]; /* which came by this device */
 };
 
-/* Packets that came by a device and were forwarded, by hook. */
+/* Packets that came by a device and were forwarded, by hook; without those that lanes have. */
 struct device_packets {
 	u32 ifindex;
 	u32 pad;

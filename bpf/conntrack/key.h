@@ -8,11 +8,13 @@
 #include "abi/conntrack.h"
 
 /* The word of an entry with the ports. Bits 0-47: ports, protocol, kind; all 0 in a free entry. In the first entry of a
- * bucket the bucket's marks follow: entries in force, complete ones, counts of those that overflowed. */
+ * bucket the bucket's marks follow: entries in force, complete ones, counts of those that overflowed. In the second
+ * entry, and in the second half of one of IPv6, the slots of the group follow that have entries of this bucket. */
 enum rest_bits {
 	REST_PROTOCOL = 32,
 	REST_KIND = 40,
 	REST_MARKS = 48,
+	REST_SLOTS = 48, /* a bit for each slot of the group */
 	REST_COMPLETE = 50,
 	REST_NEAR = 52, /* overflowed into the same group */
 	REST_FAR = 56, /* into others */
@@ -228,12 +230,11 @@ INLINE u32 home_of(const struct key *key)
 	return hashed_bucket(key->by_client);
 }
 
-/* Return the first bucket of one of the other groups of a tuple. */
+/* Return the bucket with which the search begins in one of the other groups of a tuple. */
 INLINE u32 other_group(const struct key *key, u32 number)
 {
 	u64 hash = number <= OTHER_GROUPS / 2 ? key->by_client : key->by_tuple;
-	hash = (hash ^ hash >> 29) * (table_key.seeds[1] + 2 * number);
-	return hashed_bucket(hash) & ~(GROUP - 1);
+	return hashed_bucket((hash ^ hash >> 29) * (table_key.seeds[1] + 2 * number));
 }
 
 /* Return how many other groups may have a tuple. */

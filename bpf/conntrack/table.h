@@ -6,10 +6,10 @@
  * connection's slot. So a packet of a known connection waits for one line, and a new one writes that line, too.
  *
  * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
- * then into other groups. The bucket counts both kinds, so most searches end in it. A client that uses the same port
- * for many services fills more groups: by the hash of the whole tuple, except for NAT. If those are full, too, its
- * further connections are in any free entry, and the hash map `crowd` names their slots: by the hash of the tuple, and
- * of that of NAT's replies.
+ * then into other groups. The bucket counts both kinds, so most searches end in it. It also has the slots of those in
+ * its group, so their packets touch one more line. A client that uses the same port for many services fills more groups:
+ * by the hash of the whole tuple, except for NAT. If those are full, too, its further connections are in any free entry,
+ * and the hash map `crowd` names their slots: by the hash of the tuple, and of that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
  * mark in the bucket: for the first one of a bucket by one exchange. For IPv6 it claims the first entry of a bucket,
@@ -115,6 +115,27 @@ INLINE u64 *marks_at(u32 bucket)
 	return first ? rest_at(first) : NULL;
 }
 
+/* Return the word that has the slots of the group to which a bucket's connections overflowed. */
+INLINE u64 *slots_at(u32 bucket)
+{
+	struct conn_entry4 *second = conn_at(bucket * ENTRIES + 1);
+	return second ? rest_at(second) : NULL;
+}
+
+enum { FIRST_SLOTS = 0x5555 }; /* of the buckets of a group */
+
+INLINE u64 slot_bit(u32 slot)
+{
+	return 1ULL << (REST_SLOTS + slot % GROUP_SLOTS);
+}
+
+/* Return the number of the lowest bit of 16 that is set. */
+INLINE u32 lowest_of_16(u32 bits)
+{
+	u32 number = (0x09af * (bits & -bits) & 0xffff) >> 12; /* a de Bruijn sequence */
+	return 0xcd7ea84fb6935210ULL >> number * 4 & 0xf;
+}
+
 INLINE u32 count_in(u64 marks, enum rest_bits which)
 {
 	return which == REST_FAR ? marks >> REST_FAR & MOST_FAR : marks >> REST_NEAR & MOST_NEAR;
@@ -161,14 +182,32 @@ VERIFIED_ONCE u32 match_slot(u32 slot, const struct key *key)
 	return AFTER((u64)slot, other);
 }
 
-/* Search a group, from behind the bucket `home`. */
-VERIFIED_ONCE u32 search_group(u32 home, const struct key *key, u32 own)
+/* Search the slots to which a bucket's connections overflowed in its group. */
+VERIFIED_ONCE u32 search_near(const struct key *key, u32 own)
+{
+	u64 *word = key ? slots_at(home_of(key)) : NULL;
+	if (!key || !word)
+		return 0;
+	u32 first = (home_of(key) & ~(GROUP - 1)) * ENTRIES, bits = READ_ONCE(*word) >> REST_SLOTS;
+#pragma nounroll
+	for (u32 i = 0; i < GROUP_SLOTS && bits; i++) {
+		u32 slot = first + lowest_of_16(bits);
+		u32 found = slot == own ? 0 : match_slot(slot, key);
+		if (found)
+			return found;
+		bits &= bits - 1;
+	}
+	return 0;
+}
+
+/* Search another group, in the order of claim_in_group. */
+VERIFIED_ONCE u32 search_group(u32 bucket, const struct key *key, u32 own)
 {
 	if (!key)
 		return 0;
 #pragma nounroll
-	for (u32 i = 1; i <= GROUP_SLOTS; i++) {
-		u32 slot = (home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1));
+	for (u32 i = 0; i < GROUP_SLOTS; i++) {
+		u32 slot = bucket * ENTRIES ^ i;
 		u32 found = slot == own ? 0 : match_slot(slot, key);
 		if (found)
 			return found;
@@ -199,7 +238,7 @@ VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 		return slot;
 	slot = 0;
 	if (count_in(marks, REST_NEAR))
-		slot = search_group(home_of(key), key, own);
+		slot = search_near(key, own);
 	if (slot || !count_in(marks, REST_FAR))
 		return slot;
 #pragma nounroll
@@ -221,13 +260,21 @@ struct addresses6 { /* saddr and daddr of a request */
 	u64 word[4];
 };
 
-VERIFIED_ONCE u32 search_overflow6(const struct addresses6 *addresses, u64 rest, u64 marks)
+/* Search where requests of IPv6 overflow to. The first slot of the group is usually the right one: it costs one more line
+ * than a bucket that is not full. */
+VERIFIED_ONCE u32 search_overflow6(const struct addresses6 *addresses, u64 rest, u32 home)
 {
 	struct key key;
-	if (!addresses)
+	u64 *slots = slots_at(home), *marks = marks_at(home);
+	if (!addresses || !slots || !marks)
 		return 0;
+	u32 slot = (home & ~(GROUP - 1)) * ENTRIES + lowest_of_16(READ_ONCE(*slots) >> REST_SLOTS & FIRST_SLOTS);
+	struct bucket *bucket = bucket_at(slot);
+	u64 difference = bucket ? difference_of6(bucket, addresses->word, addresses->word + 2, rest) : 1;
+	if (likely(!difference))
+		return AFTER((u64)slot, difference);
 	set_key6(&key, addresses->word, addresses->word + 2, rest);
-	return search_overflow(&key, marks, 0);
+	return search_overflow(&key, READ_ONCE(*marks), 0);
 }
 
 /* Search a bucket, and where its connections overflow to. */
@@ -265,23 +312,29 @@ INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u
 	return *slot ? conn_at(*slot) : NULL;
 }
 
-/* Likewise for a request of IPv6. */
-INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest, u32 *slot)
+/* Return the bucket that a request of IPv6 names; `difference` is 0 if it has the connection. */
+INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest, u32 *home, u64 *difference)
 {
 	const u64 *client = addresses->word;
-	u32 home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, false), protocol_in(rest)));
-	struct bucket *bucket = map_elem(connections, home);
-	if (!bucket)
+	*home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, false), protocol_in(rest)));
+	struct bucket *bucket = map_elem(connections, *home);
+	if (bucket)
+		*difference = difference_of6(bucket, client, client + 2, rest);
+	return bucket;
+}
+
+/* Return the bucket with a request's connection of IPv6. */
+INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest)
+{
+	u32 home;
+	u64 difference;
+	struct bucket *bucket = named_bucket6(addresses, rest, &home, &difference);
+	if (!bucket || likely(!difference))
+		return bucket ? AFTER(bucket, difference) : NULL;
+	if (likely(rest_in(&bucket->entry[0]) < 1ULL << REST_NEAR))
 		return NULL;
-	u64 difference = difference_of6(bucket, client, client + 2, rest);
-	*slot = home * ENTRIES;
-	if (likely(!difference))
-		return AFTER(bucket, difference);
-	u64 marks = rest_in(&bucket->entry[0]);
-	if (likely(marks < 1ULL << REST_NEAR))
-		return NULL;
-	*slot = search_overflow6(addresses, rest, marks);
-	return *slot ? bucket_at(*slot) : NULL;
+	u32 slot = search_overflow6(addresses, rest, home);
+	return slot ? bucket_at(slot) : NULL;
 }
 
 /* Search any kind of tuple, with a reply's saddr compared. */
@@ -319,10 +372,20 @@ VERIFIED_ONCE u32 find_request4(u64 addresses, u64 rest)
 
 VERIFIED_ONCE u32 find_request6(const struct tuple6 *tuple)
 {
-	u32 slot;
+	struct key key;
 	if (!tuple)
 		return 0;
-	return find_entry6((const void *)tuple, rest_of6(tuple), &slot) ? slot : 0;
+	u32 home;
+	u64 rest = rest_of6(tuple), difference;
+	const struct addresses6 *addresses = (const void *)tuple;
+	struct bucket *bucket = named_bucket6(addresses, rest, &home, &difference);
+	if (!bucket || likely(!difference))
+		return bucket ? AFTER((u64)home * ENTRIES, difference) : 0;
+	u64 marks = rest_in(&bucket->entry[0]);
+	if (likely(marks < 1ULL << REST_NEAR))
+		return 0;
+	set_key6(&key, addresses->word, addresses->word + 2, rest);
+	return search_overflow(&key, marks, 0);
 }
 
 /* Return the slot of a tuple. */
@@ -348,8 +411,8 @@ VERIFIED_ONCE int release_entry(u32 slot)
 {
 	struct conn_entry4 *conn = conn_at(slot);
 	u64 *second = slot % ENTRIES ? NULL : second_at(slot);
-	if (second && READ_ONCE(*second) == REST_SECOND)
-		__sync_lock_test_and_set(second, 0);
+	if (second && (READ_ONCE(*second) & REST_TUPLE) == REST_SECOND)
+		__sync_fetch_and_and(second, ~REST_TUPLE);
 	return conn ? __sync_fetch_and_and(rest_at(conn), ~REST_TUPLE) & 0 : 0;
 }
 
@@ -372,19 +435,19 @@ VERIFIED_ONCE u32 claim_slot(u32 slot, u32 is_ipv6)
 	if (slot % ENTRIES || !second || READ_ONCE(*second) & REST_TUPLE || !claim_slot4(slot))
 		return 0;
 	u64 old = READ_ONCE(*second);
-	if (likely(!(old & REST_TUPLE)) && __sync_val_compare_and_swap(second, old, REST_SECOND) == old)
+	if (likely(!(old & REST_TUPLE)) && __sync_val_compare_and_swap(second, old, old | REST_SECOND) == old)
 		return slot;
 	release_entry(slot);
 	return 0;
 }
 
-/* Claim an entry of a group, from behind the bucket `home`. */
-VERIFIED_ONCE u32 claim_in_group(u32 home, u32 is_ipv6)
+/* Claim an entry of a group: from a bucket on, then the one beside it, which a processor may load with it. */
+VERIFIED_ONCE u32 claim_in_group(u32 bucket, u32 is_ipv6)
 {
 	u32 slot = 0;
 #pragma nounroll
-	for (u32 i = 2; i < 2 + GROUP_SLOTS && !slot; i++)
-		slot = claim_slot((home & ~(GROUP - 1)) * ENTRIES + ((home * ENTRIES + i) & (GROUP_SLOTS - 1)), is_ipv6);
+	for (u32 i = 0; i < GROUP_SLOTS && !slot; i++)
+		slot = claim_slot(bucket * ENTRIES ^ i, is_ipv6);
 	return slot;
 }
 
@@ -453,6 +516,19 @@ INLINE enum rest_bits overflow_of(u32 bucket, u32 home)
 	return bucket / GROUP == home / GROUP ? REST_NEAR : REST_FAR;
 }
 
+/* Let packets of a bucket search a slot of its group, or no longer. */
+VERIFIED_ONCE int note_slot(u32 slot, u32 home, u32 has_entry)
+{
+	u64 *slots = slots_at(home);
+	if (!slots || overflow_of(slot / ENTRIES, home) != REST_NEAR)
+		return 0;
+	if (has_entry)
+		__sync_fetch_and_or(slots, slot_bit(slot));
+	else
+		__sync_fetch_and_and(slots, ~slot_bit(slot));
+	return 0;
+}
+
 /* Undo the marks and counts of an entry whose tuple was withdrawn. */
 INLINE void unmark(u32 slot, u32 home)
 {
@@ -461,8 +537,10 @@ INLINE void unmark(u32 slot, u32 home)
 	if (!own || !marks)
 		return;
 	__sync_fetch_and_and(own, ~((1ULL << REST_MARKS | 1ULL << REST_COMPLETE) << slot % ENTRIES));
-	if (unlikely(bucket != home))
+	if (unlikely(bucket != home)) {
 		__sync_fetch_and_add(marks, -(1ULL << overflow_of(bucket, home)));
+		note_slot(slot, home, false);
+	}
 }
 
 /* Replace an entry's tuple by the mark of a claimed one. Return false if it has changed: only the CPU that replaces it
@@ -518,6 +596,7 @@ INLINE int publish_overflow(const struct key *key, u32 slot)
 	if (!conn || !own || !marks)
 		return result;
 	store_tuple(conn, key->rest);
+	note_slot(slot, home, true);
 #pragma nounroll
 	for (u32 i = 0; i < 4; i++) {
 		u64 old = READ_ONCE(*marks);
@@ -533,6 +612,7 @@ INLINE int publish_overflow(const struct key *key, u32 slot)
 		}
 	}
 	withdraw_tuple(slot, key->rest);
+	note_slot(slot, home, false);
 	return result;
 }
 
@@ -656,20 +736,6 @@ VERIFIED_ONCE int lose_replies(const struct key *reply, u32 slot)
 	return 0;
 }
 
-/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
-VERIFIED_ONCE int publish_reply(const struct key *request, const struct address *real, u32 port, u32 slot)
-{
-	struct key key;
-	if (!request || !real)
-		return 0;
-	set_server_key(&key, request, real, port);
-	u64 *word = marks_at(home_of(&key));
-	u32 older = word ? search_all(&key, READ_ONCE(*word), slot) : 0;
-	if (unlikely(older))
-		lose_replies(&key, older);
-	return 0;
-}
-
 /* Let other CPUs end it from now on. */
 INLINE void mark_complete(u32 slot)
 {
@@ -683,6 +749,55 @@ INLINE bool is_complete(u32 slot)
 {
 	u64 *marks = marks_at(slot / ENTRIES);
 	return marks && READ_ONCE(*marks) >> (REST_COMPLETE + slot % ENTRIES) & 1;
+}
+
+enum rival { RIVAL_GONE, RIVAL_LOSES, RIVAL_WINS };
+
+/* Decide whether another connection gets the replies. An older one loses them (4.1). Of two that two CPUs make at once,
+ * the one with the greater slot gets them, or the one that `crowd` names. An entry that another CPU has made for the same
+ * request is no rival: that CPU withdraws it. It is in force before and behind the comparison, so it is that entry. */
+VERIFIED_ONCE int judge_rival(const struct key *request, const struct key *reply, u32 slot, u32 other)
+{
+	struct conn_entry4 *own = conn_at(slot), *its = conn_at(other);
+	if (!own || !its || !request || !reply)
+		return RIVAL_GONE;
+	u64 *word = &its->connection.word, seen = READ_ONCE(*word);
+	if (is_complete(other))
+		return RIVAL_LOSES;
+	if (!match_slot(other, reply))
+		return RIVAL_GONE;
+	if (match_slot(other, request))
+		return RIVAL_LOSES;
+	if (!match_slot(other, reply) || (READ_ONCE(*word) ^ seen) >> WORD_GENERATION)
+		return RIVAL_GONE;
+	bool crowded = own->connection.flags & its->connection.flags & CONN_CROWDED;
+	return (unlikely(crowded) ? search_crowd(reply) == other : other > slot) ? RIVAL_WINS : RIVAL_LOSES;
+}
+
+enum { RIVALS = 32 }; /* that a connection meets: those of other CPUs, and entries that they withdraw */
+
+/* Publish a NAT connection for its server's packets. Of all connections with the same reply tuple one gets them. Each of
+ * two that come at once may find the other, and both mark the same one. A CPU that has finished has marked its rival
+ * before, so the rival finds its own mark. */
+VERIFIED_ONCE int publish_reply(const struct key *request, const struct address *real, u32 port, u32 slot)
+{
+	struct key key;
+	if (!request || !real)
+		return 0;
+	set_server_key(&key, request, real, port);
+	u64 *word = marks_at(home_of(&key));
+#pragma nounroll
+	for (u32 i = 0; i < RIVALS && word; i++) {
+		u32 other = search_all(&key, READ_ONCE(*word), slot);
+		if (likely(!other))
+			break;
+		u64 rival = judge_rival(request, &key, slot, other);
+		if (!match_slot(AFTER((u64)slot, rival), &key)) /* it has lost them */
+			break;
+		if (rival != RIVAL_GONE)
+			lose_replies(&key, rival == RIVAL_WINS ? slot : other);
+	}
+	return 0;
 }
 
 /* Return the bucket of a slot if its entry is complete. */

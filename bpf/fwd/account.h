@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Count packets and bytes of a destination, per CPU (IPVS-SEMANTICS 9.1); and packets by hook and ingress device. The
- * fast path counts for the destination alone. `general` has the packets of all other paths, so the difference is that
- * of the fast path. Its packets came by the device of the lane's entrance.
+ * Count packets and bytes of a destination, per CPU (IPVS-SEMANTICS 9.1); and packets by hook and ingress device.
+ *
+ * A lane counts all packets, and those that XDP did not forward. Those of one hook and side came by one device, which
+ * the lane names. Before a packet comes by another one, they are added to `device_packets`.
  */
 #pragma once
 #include "abi/conntrack.h"
@@ -14,50 +15,58 @@
 INLINE void add_forwarded(u32 ifindex, enum hook hook, u64 packets)
 {
 	struct device_packets *device = map_elem(device_packets, ifindex % DEVICES);
-	if (!device)
+	if (!device || !packets)
 		return;
 	if (unlikely(device->ifindex != ifindex))
 		*device = (struct device_packets){.ifindex = ifindex};
 	device->forwarded[hook] += packets;
 }
 
-/* Count the packets that the fast path has forwarded from the entrance's device, before that changes. */
-INLINE void count_fast(struct lane *lane, enum side side)
-{
-	u64 all = side == SIDE_REPLY ? lane->counters.out_packets : lane->counters.in_packets;
-	u64 fast = all - lane->general[side];
-	if (fast)
-		add_forwarded(lane->entrances[side].input, HOOK_XDP, fast);
-	lane->general[side] = all;
-}
-
-enum { BY_REPLY = 1, AT_TC = 2 }; /* flags of a packet to count */
-
-VERIFIED_ONCE int count_packet(u32 destination, u32 flags, u32 ifindex, u32 bytes, u32 connections)
+/* Let the lane's packets of this hook and side come by another device. The fast path does not know that one yet. */
+VERIFIED_ONCE int change_input(u32 destination, u32 side, u32 hook, u32 ifindex)
 {
 	struct lane *lane = lane_of(destination);
 	if (!lane)
 		return 0;
-	struct counters *c = &lane->counters;
-	c->connections += connections;
-	if (flags & BY_REPLY) {
-		c->out_packets += 1;
-		c->out_bytes += bytes;
-		lane->general[SIDE_REPLY] += 1;
+	side &= 1;
+	u64 all = side == SIDE_REPLY ? lane->counters.out_packets : lane->counters.in_packets;
+	u64 others = lane->others[side];
+	if (hook == HOOK_XDP) {
+		struct entrance *entrance = &lane->entrances[side];
+		add_forwarded(entrance->input, HOOK_XDP, all - others);
+		lane->others[side] = all;
+		lane->listed[side] += all - others;
+		entrance->live = 0;
+		entrance->input = ifindex;
 	} else {
-		c->in_packets += 1;
-		c->in_bytes += bytes;
-		lane->general[SIDE_REQUEST] += 1;
+		add_forwarded(lane->tc_inputs[side], HOOK_TC, others - lane->listed[side]);
+		lane->listed[side] = others;
+		lane->tc_inputs[side] = ifindex;
 	}
-	add_forwarded(ifindex, flags & AT_TC ? HOOK_TC : HOOK_XDP, 1);
 	return 0;
 }
 
 /* Count a packet that does not take the fast path. */
 INLINE void account(struct ctx ctx, u32 destination, enum side side, u32 bytes, u32 connections)
 {
-	u32 flags = (side == SIDE_REPLY ? BY_REPLY : 0) | (ctx.hook == HOOK_TC ? AT_TC : 0);
-	count_packet(destination, flags, ctx_ifindex(ctx), bytes, connections);
+	u32 ifindex = ctx_ifindex(ctx);
+	struct lane *lane = lane_of(destination);
+	if (!lane)
+		return;
+	lane = barrier_var(lane);
+	if (unlikely((ctx.hook == HOOK_XDP ? lane->entrances[side].input : lane->tc_inputs[side]) != ifindex))
+		change_input(destination, side, ctx.hook, ifindex);
+	struct counters *c = &lane->counters;
+	c->connections += connections;
+	if (side == SIDE_REPLY) {
+		c->out_packets += 1;
+		c->out_bytes += bytes;
+	} else {
+		c->in_packets += 1;
+		c->in_bytes += bytes;
+	}
+	if (ctx.hook == HOOK_TC)
+		lane->others[side] += 1;
 }
 
 INLINE void account_request(struct ctx ctx, u32 destination, const struct packet *p, u32 connections)

@@ -122,17 +122,16 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 {
 	struct lane *lane = lane_of(index);
 	struct device *device = map_elem(devices, ctx->ingress_ifindex & (DEVICES - 1));
-	if (!lane || !device || !d)
+	if (!lane || !device || !d || device->ifindex != ctx->ingress_ifindex)
 		return 0;
 	const struct facts *facts = facts_in(get_root(), live);
 	struct entrance *entrance = &lane->entrances[side & 1];
+	if (entrance->input != device->ifindex)
+		change_input(index, side, HOOK_XDP, device->ifindex);
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
 	lane->real = d->address.word[0];
-	if (entrance->input != device->ifindex)
-		count_fast(lane, side & 1);
 	entrance->stamp = ticks();
-	entrance->input = device->ifindex;
 	__builtin_memcpy(entrance->mac, device->mac, 6);
 	entrance->live = live;
 	return 0;

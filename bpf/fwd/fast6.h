@@ -58,8 +58,8 @@ INLINE bool fast_nat6(struct xdp_md *ctx, const struct fast_headers6 *w, const s
 INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input)
 {
 	u64 rest = w->ports | (u64)w->protocol << REST_PROTOCOL | REST_IPV6;
-	u32 slot, now = ticks();
-	struct bucket *bucket = find_entry6(&w->addresses, rest, &slot);
+	u32 now = ticks();
+	struct bucket *bucket = find_entry6(&w->addresses, rest);
 	if (unlikely(!bucket))
 		return NOT_FAST;
 	struct connection *c = &bucket->entry6.connection;

@@ -90,12 +90,16 @@ def looked_at(tables: Tables, slot: int) -> int:
 @contextmanager
 def only_templates(tables: Tables) -> Iterator[None]:
     """Let the expiry timer check templates alone in the block. It is stopped before and after."""
-    hidden, memory = [], tables.connections.memory
-    for each in entries(tables):
-        if not each.is_template:  # as if another CPU had not finished it
-            at, bit = _marks(each.slot), 4 << each.slot % abi.constant("ENTRIES")
-            memory[at] &= ~bit
-            hidden.append((at, bit))
+    with unfinished(tables, *(each.slot for each in entries(tables) if not each.is_template)):
+        yield
+
+
+@contextmanager
+def unfinished(tables: Tables, *slots: int) -> Iterator[None]:
+    """Show connections in the block as if other CPUs had not finished them."""
+    hidden, memory = [(_marks(slot), 4 << slot % abi.constant("ENTRIES")) for slot in slots], tables.connections.memory
+    for at, bit in hidden:
+        memory[at] &= ~bit
     try:
         yield
     finally:
@@ -128,7 +132,7 @@ def entries_in_use(tables: Tables) -> int:
     """Return the number of entries.
 
     Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table. The
-    second half of a bucket is taken exactly for IPv6.
+    second half of a bucket is taken exactly for IPv6, and names as many slots as have overflowed into the group.
     """
     taken, each, memory = _taken(tables), abi.constant("ENTRIES"), tables.connections.memory
     size = at_slot(each)
@@ -140,10 +144,13 @@ def entries_in_use(tables: Tables) -> int:
     assert taken or not list(tables.crowd.keys()), "an empty table names a connection"
     counts = [memory[at] >> 4 or memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
     assert taken or not any(counts), "an empty table counts connections that overflowed"
-    second = abi.constant("TUPLE_SECOND") << 40
+    tuple_bits, slots_at = (1 << abi.constant("REST_SLOTS")) - 1, abi.constant("REST_SLOTS")
+    second = abi.constant("TUPLE_SECOND") << abi.constant("REST_KIND")
     of_ipv6 = {slot for slot, kind in taken.items() if kind & abi.constant("TUPLE_IPV6")}
     halves = memory.cast("Q")[abi.struct("conn_entry6").offset("second") // 8 :: size // 8].tolist()
-    assert {number * each for number, half in enumerate(halves) if half == second} == of_ipv6
+    assert {number * each for number, half in enumerate(halves) if half & tuple_bits == second} == of_ipv6
+    near = [memory[at] >> 4 for at in range(_marks(0), len(memory), size)]
+    assert [(half >> slots_at).bit_count() for half in halves] == near
     return len(taken)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.service import Method
 from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import HOOKS, SENT, Host, server4
-from tests.packet.table import entries
+from tests.packet.host import HOOKS, SENT, Host, new_host, server4
+from tests.packet.table import entries, look_at, unfinished
 
 PORT = 8080
 
@@ -63,3 +64,28 @@ def test_a_connection_that_is_being_removed_is_left_alone(director_host: Host, p
     opened(host, ports[1], sport)
     assert bytes(bytes_of(host, slot)) == before
     older.change(older.word)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_connections_that_two_cpus_make_at_once_one_gets_the_replies(is_first: bool) -> None:
+    """Each CPU may find the other's connection before that is finished. Both decide for the greater slot."""
+    with new_host(expires=False) as host:
+        services = [host.new_key() for _ in range(3)]
+        for service, ports in zip(services, (PORT + 1, PORT, PORT), strict=True):
+            host.serve(service, 1, Method.MASQ, port=ports)
+        tables, sport = host.director.tables, 3200
+        if not is_first:
+            neighbour = opened(host, services[0].port, sport)
+        one = opened(host, services[1].port, sport)
+        if not is_first:
+            (first,) = [each for each in entries(tables) if each.slot == neighbour]
+            now = load.clock(tables.state)
+            first.end_at(now)
+            look_at(tables, neighbour, now)
+            host.expiry.run(host.director)
+        with unfinished(tables, one):
+            other = opened(host, services[2].port, sport)
+        assert (one < other) is is_first
+        no_replies = 1 << abi.constant("WORD_NO_REPLIES")
+        lost = {each.slot for each in entries(tables) if each.word & no_replies}
+        assert lost == {min(one, other)}

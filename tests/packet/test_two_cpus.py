@@ -5,16 +5,18 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pytest
 
+from pylvs.bpf import abi
 from pylvs.model.service import Method, Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import DROPPED, HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.packet.runner import Runner
-from tests.packet.table import entries_in_use
+from tests.packet.table import entries, entries_in_use
 from tests.waiting import PATIENCE_S
 
 FLOWS = 200  # of a round
@@ -48,11 +50,13 @@ class Child:
         )
 
 
-def at_once(host: Host, hook: str, frames: list[bytes]) -> Both:
-    """Run the same frames in step in two processes on two CPUs."""
-    both = [Child(len(frames)) for _ in CPUS]
+def at_once(host: Host, hook: str, one_frames: list[bytes], other_frames: list[bytes] | None = None) -> Both:
+    """Run the same frames, or other ones, in step in two processes on two CPUs."""
+    both = [Child(len(one_frames)) for _ in CPUS]
     processes = []
-    for mine, other, cpu in zip(both, reversed(both), CPUS, strict=True):
+    for mine, other, cpu, frames in zip(
+        both, reversed(both), CPUS, (one_frames, other_frames or one_frames), strict=True
+    ):
         process = os.fork()
         if not process:
             status = 1
@@ -132,6 +136,24 @@ def test_one_new_flow_on_two_cpus_makes_one_connection(
             each.client_port for each in made if not answered(host, each.client_port, str(each.destination), client)
         ]
         assert not lost, f"{len(lost)} connections whose answers find no way back"
+
+
+def test_of_two_connections_with_the_same_replies_one_gets_them(director_host: Host) -> None:
+    """Two CPUs make them at once, to two services with the same real server."""
+    host, services = director_host, [director_host.new_key() for _ in CPUS]
+    no_replies = 1 << abi.constant("WORD_NO_REPLIES")
+    for service in services:
+        host.serve(service, 1, Method.MASQ, port=PORT)
+    overlapped = 0
+    for first in range(30000, 30000 + MOST_ROUNDS * FLOWS, FLOWS):
+        ports = range(first, first + FLOWS)
+        frames = [[tcp(sport=port, dport=service.port) for port in ports] for service in services]
+        overlapped += at_once(host, "xdp", *frames).overlapped
+        losers = Counter(each.client_port for each in entries(host.director.tables) if each.word & no_replies)
+        assert {port: losers[port] for port in ports} == dict.fromkeys(ports, 1)
+        if overlapped >= ENOUGH:
+            return
+    raise AssertionError(f"both CPUs were in the program at once only {overlapped} times")
 
 
 def answered(host: Host, client_port: int, server: str, client: str) -> bool:

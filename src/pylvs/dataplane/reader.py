@@ -5,6 +5,7 @@ Readers take no lock: they repeat a read during which `live` changed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -41,24 +42,29 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
 def forwarded(tables: Tables) -> dict[str, HookPackets]:
     """Return the forwarded packets by ingress device, for the devices that there are.
 
-    The fast path does not count devices: what a destination's counters have beyond `general` came by the entrance.
+    A destination's counters have packets that are not counted by device yet. XDP forwarded those that `others` lacks,
+    and they came by the entrance. TC forwarded those that only `listed` lacks.
     """
     from pylvs.netlink import links  # late: other listings do without
 
     of_device = abi.struct("device_packets").view("ifindex", "forwarded")
-    packets: dict[int, list[int]] = {}
-    for index, by_xdp, by_tc in tables.device_packets.rows(of_device):
-        if index:
-            found = packets.setdefault(index, [0, 0])
-            found[0] += by_xdp
-            found[1] += by_tc
-    lane = abi.struct("lane").view("counters.in_packets", "counters.out_packets", "entrances", "general")
+    packets = defaultdict[int, list[int]](lambda: [0, 0])
+    for index, *by_hook in tables.device_packets.rows(of_device):
+        for hook, count in enumerate(by_hook):
+            packets[index][hook] += count
+    lane = abi.struct("lane").view(
+        *("counters.in_packets", "counters.out_packets", "entrances", "others", "listed", "tc_inputs")
+    )
     entrance = abi.struct("entrance").view("input")
-    for requests, replies, entrances, *general in tables.statistics.rows(lane, tables.book.get(0, "destination_top")):
-        by_fast_path = requests - general[0] & _MASK64, replies - general[1] & _MASK64
-        if any(by_fast_path):
-            for (index,), count in zip(entrance.iter_unpack(entrances), by_fast_path, strict=True):
-                packets.setdefault(index, [0, 0])[0] += count
+    for row in tables.statistics.rows(lane, tables.book.get(0, "destination_top")):
+        requests, replies, entrances, *rest = row
+        others, listed, inputs = rest[:2], rest[2:4], rest[4:]
+        by_xdp = zip((requests, replies), others, (index for (index,) in entrance.iter_unpack(entrances)), strict=True)
+        by_tc = zip(others, listed, inputs, strict=True)
+        for hook, each in enumerate((by_xdp, by_tc)):
+            for more, less, index in each:
+                if more > less:  # a packet may come while the row is read
+                    packets[index][hook] += more - less
     names = {device.index: device.name for device in links.devices()}
     return {names[index]: HookPackets(*each) for index, each in packets.items() if index in names}
 
