@@ -2,7 +2,8 @@
 
     python -m tests.gate [--everything] [--only PHASE,...]
 
-A phase that fails does not stop the next one. Tests marked `real_clock` run alone, after all others. Those that fail
+A phase that fails does not stop the next one. Tests that wait for other programs run beside the phases that compute.
+Tests marked `real_clock` run alone, after all others. Those that fail
 run once more in a new process. The run fails if one fails again, if more than MOST_REPEATED needed a second attempt,
 or if the kernel became tainted. The gate repeats nothing else. Other code may repeat a boot of a guest, or a replay
 that was too slow to be compared. The same ledger lists these repetitions.
@@ -17,7 +18,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ TAINTED = Path("/proc/sys/kernel/tainted")
 ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
 )
+COMPUTING, WAITING = 3, 6  # workers of tests that compute, and of tests that wait for other programs
 MOST_REPEATED = 2
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
 NO_TESTS = 5  # pytest's status if it collects nothing
@@ -45,24 +46,32 @@ CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in test-all
 class Phase:
     """A command.
 
-    `pytest`: it runs pytest, whose results are counted. `beside_load`: every CPU is busy at the same time.
-    `background`: it begins first, runs at the lowest priority beside all others, and its output comes last.
-    `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no tests ran" for
-    the end of a run without tests.
+    `pytest`: it runs pytest, whose results are counted. `background`: it begins first and runs beside the others, and
+    its output comes at its end. `lowest_priority`: it takes only CPU time that no other process wants. `alone`: it
+    begins after the phases in the background that are not at the lowest priority. `beside_load`: every CPU is busy at
+    the same time. `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no
+    tests ran" for the end of a run without tests.
     """
 
     name: str
     command: Sequence[str]
     pytest: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    beside_load: bool = False
     background: bool = False
+    lowest_priority: bool = False
+    alone: bool = False
+    beside_load: bool = False
     may_be_empty: bool = False
 
     @property
     def report(self) -> Path:
         """Return the file of pytest's report."""
         return FOLDER / f"{self.name.replace(' ', '-')}.xml"
+
+    @property
+    def log(self) -> Path:
+        """Return the file of the output that is printed at the phase's end, or not at all."""
+        return self.report.with_suffix(".log")
 
     @property
     def arguments(self) -> list[str]:
@@ -72,7 +81,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A phase that runs; `output` is a file if its output comes last, or not at all."""
+    """A phase that runs; `output` is a file if its output comes at its end, or not at all."""
 
     phase: Phase
     process: subprocess.Popen[bytes]
@@ -108,28 +117,32 @@ class Failure:
     seconds: float
 
 
-def _pytest(name: str, *arguments: str) -> Phase:
-    return Phase(name, ["pytest", "-q", "-m", "not real_clock", *arguments], pytest=True)
+def _isolated(name: str, workers: int, *arguments: str, background: bool = False) -> Phase:
+    command = ["pytest", "-q", "-m", "not real_clock", "--tx", f"{workers}*popen//python={ISOLATED}", *arguments]
+    return Phase(name, command, pytest=True, background=background)
 
 
 def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None, background: bool = False) -> Phase:
     command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, "tests/unit"]
-    return Phase(name, command, pytest=True, environment=environment or {}, background=background)
+    return Phase(
+        name, command, pytest=True, environment=environment or {}, background=background, lowest_priority=background
+    )
 
 
 def _real_clocks(name: str, beside_load: bool = False) -> Phase:
     command = [ISOLATED, "-m", "pytest", "-q", "-m", "real_clock", "tests"]
-    return Phase(name, command, pytest=True, beside_load=beside_load, may_be_empty=True)
+    return Phase(name, command, pytest=True, alone=True, beside_load=beside_load, may_be_empty=True)
 
 
 def phases() -> list[Phase]:
-    """Return the phases of the gate, cheap ones first. Tests that wait share a phase with tests that compute."""
-    isolated = ["--tx", f"3*popen//python={ISOLATED}", "--dist", "loadfile"]
+    """Return the phases of the gate, cheap ones first. The tests that wait run beside those that compute."""
+    waits = ["tests/packet/test_conformance.py", "tests/interop", "tests/lab"]
+    computes = ["tests/packet", "--ignore", "tests/packet/test_conformance.py"]
     return [
         Phase("lint", ["./dev", "lint"]),
         _unit("unit", "not real_clock and not nightly"),
-        _pytest("interop", "-n", "8", "--dist", "worksteal", "tests/packet/test_conformance.py", "tests/interop"),
-        _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py", "tests/lab"),
+        _isolated("packet", COMPUTING, "--dist", "loadfile", *computes),
+        _isolated("interop", WAITING, "--dist", "worksteal", *waits, background=True),
         _real_clocks("real clock"),
     ]
 
@@ -159,10 +172,11 @@ def started(phase: Phase) -> Iterator[Started]:
     """Start a phase; leaving the block ends it."""
     say(f"{phase.name}: {' '.join(phase.command)}{', in the background' if phase.background else ''}")
     phase.report.unlink(missing_ok=True)
-    command = [*(("nice", "-n", "19") if phase.background else ()), *phase.arguments]
+    command = [*(("nice", "-n", "19") if phase.lowest_priority else ()), *phase.arguments]
     environment = os.environ | dict(phase.environment)
     with contextlib.ExitStack() as until:
-        output = until.enter_context(tempfile.TemporaryFile()) if phase.background or phase.may_be_empty else None
+        hidden = phase.background or phase.may_be_empty
+        output = until.enter_context(phase.log.open("w+b")) if hidden else None
         if phase.beside_load:
             until.enter_context(_busy())
         process = until.enter_context(
@@ -173,7 +187,7 @@ def started(phase: Phase) -> Iterator[Started]:
 
 
 def finish(running: Started) -> Result:
-    """Wait for the end of a phase, print its output if that comes last, and count its tests."""
+    """Wait for the end of a phase, print its output if that comes at its end, and count its tests."""
     phase = running.phase
     if phase.background:
         say(f"{phase.name}: waiting for its end")
@@ -295,6 +309,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as until:
         background = [until.enter_context(started(phase)) for phase in chosen if phase.background]
         for phase in chosen:
+            if phase.alone:
+                results += [finish(each) for each in background if not each.phase.lowest_priority]
+                background = [each for each in background if each.phase.lowest_priority]
             if not (phase.background or (phase.beside_load and _nothing_is_marked(results))):
                 results.append(run(phase))
         results += map(finish, background)

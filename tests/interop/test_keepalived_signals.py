@@ -103,7 +103,15 @@ def has_text(path: Path) -> bool:
 
 def dumped(folder: Path) -> dict[str, str]:
     """Return the files that the signals write."""
-    pid = int((folder / "pid").read_text())
+    pid, data = int((folder / "pid").read_text()), number_of("DATA")
+
+    def script_has_succeeded() -> bool:
+        (folder / "keepalived.data").unlink(missing_ok=True)
+        os.kill(pid, data)
+        until(partial(has_text, folder / "keepalived.data"), (folder / "log").read_text)
+        return "Status = GOOD" in (folder / "keepalived.data").read_text()
+
+    until(script_has_succeeded, (folder / "log").read_text)
     for name, signals in (("keepalived.data", "DATA"), ("keepalived.stats", "STATS"), ("keepalived.json", "JSON")):
         os.kill(pid, number_of(signals))
         until(partial(has_text, folder / name), (folder / "log").read_text)
