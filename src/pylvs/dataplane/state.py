@@ -103,7 +103,7 @@ class State:
         """
         missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
-            raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
+            raise NotPermitted(syscalls.lacking(missing))
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
