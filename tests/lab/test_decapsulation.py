@@ -110,7 +110,10 @@ def test_gre_and_gue_are_decapsulated_and_their_checksums_verified(lab: Lab) -> 
 def test_one_kind_alone_and_more_later(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
     assert answered(lab) == every_mixture("gre", "gre+csum")
-    lab.sh("rs1", f"pylvs realserver up 10.0.0.100 --tun-type gue --tun-port {GUE_PORT + 1} -q")
+    printed = lab.sh("rs1", f"pylvs realserver up 10.0.0.100 --tun-type gue --tun-port {GUE_PORT + 1}")
+    assert "decapsulates gue, gre for 10.0.0.100\n" in printed
+    assert f"decapsulates GUE at port {GUE_PORT + 1}\n" in printed
+    assert f"decapsulates GUE at port {GUE_PORT + 1}\n" in lab.sh("rs1", "pylvs realserver status")
     assert answered(lab) == every_mixture("gre", "gre+csum", "gue-other-port")
 
 

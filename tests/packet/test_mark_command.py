@@ -131,7 +131,7 @@ def test_import_names_the_rules_that_it_skips(host: Host, capfd: Capture, tmp_pa
     assert lines(capfd) == ["1  --dst 192.0.2.9 9"]
     assert mark(capfd, f"import --append {path}")[0] == "1 rule, 1 left out\n"
     assert lines(capfd) == ["1  --dst 192.0.2.9 9", "2  --proto tcp --dst 192.0.2.1 --dports 80,443 1"]
-    mark(capfd, f"import {path}")
+    assert mark(capfd, f"import {path}")[0] == "1 rule, 1 left out; they replace 2 rules\n"
     assert lines(capfd) == ["1  --proto tcp --dst 192.0.2.1 --dports 80,443 1"]
     path.write_text("nonsense\n")
     out, err = mark(capfd, f"import {path}", 1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OBJECTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "objects")
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_REBUILD = "the eBPF objects were not built; in a source tree: python hatch_build.py"
+_REBUILD = "the eBPF objects are missing: install pylvs again; in a source tree: python hatch_build.py"
 
 
 @dataclass(frozen=True, slots=True)

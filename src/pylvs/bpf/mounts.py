@@ -23,6 +23,7 @@ POINT = f"{DIRECTORY}/bpf"
 ALL_STATES = "the states of this machine"  # what a lock of the bpffs guards
 _MARKER = "in-use"
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+_ATTEMPTS = 100  # to find or mount the bpffs, while processes end and others unmount it
 _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
 
 
@@ -42,10 +43,14 @@ def find() -> str | None:
 
 def ensure() -> str:
     """Return the path of the bpffs; mount it if necessary. Raises NotPermitted, Unsupported."""
-    while True:
+    for _ in range(_ATTEMPTS):
         path = find() or _made()
         if path:
             return path
+    raise Unsupported(
+        f"{POINT}: mounted in the mount namespace of process {_outermost()}, but not visible below its /proc/PID/root;"
+        " run pylvs in the mount namespace of the host, or give this one a /run and a /proc of its own"
+    )
 
 
 def _made() -> str | None:

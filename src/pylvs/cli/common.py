@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -86,6 +87,19 @@ def asked(directory: Path | None, method: str, path: str, content: Any = None) -
 def print_json(value: Any) -> None:
     """Print a daemon's reply for programs."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+Paint = Callable[[str, str], str]  # a text and the name of a colour
+
+
+def plain(text: str, colour: str) -> str:
+    """Return the text without a colour."""
+    return text
+
+
+def paint(text: str, colour: str) -> str:
+    """Return the text in a colour, without if NO_COLOR is set; `click.echo` removes it where there is no terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
 
 
 def ago(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -46,7 +46,7 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
     """
     document, unread = read(file, ids)
     understanding = compile_document(document)
-    findings = sort_findings((*unread, *understanding.findings), document)
+    findings = sort_findings((*unread, *understanding.findings, *_missing_addresses(understanding)), document)
     if as_json:
         _print_json(file, understanding, findings, show)
     else:
@@ -57,6 +57,27 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
             sys.stdout.write(shown(understanding.effective))
         print(one_line(_summary(file, understanding, findings)), file=sys.stderr if findings or show else sys.stdout)
     return exit_status(findings, strict)
+
+
+def _missing_addresses(compiled: CompiledDocument) -> Iterator[Finding]:
+    """Yield a note for each service with a virtual address that this machine lacks, and that no vrrp_instance adds."""
+    from pylvs.daemon.paths import missing_addresses
+    from pylvs.netlink.links import Routes, local_addresses
+
+    configuration = compiled.configuration
+    if not configuration.services:
+        return
+    with Routes() as routes:
+        problems = missing_addresses(configuration, local_addresses(), routes)
+        missing = {problem.object: problem.text for problem in problems}
+    blocks = compiled.effective.below("virtual_server")  # those of the services, in the same order
+    for block, service in zip(blocks, configuration.services, strict=True):
+        found = [str(key.address) for key in service.keys if not key.mark and str(key.address) in missing]
+        if found:
+            text = f"{found[0]}: {missing[found[0]].partition(' (')[0]}"
+            more = f"; so it is with {len(found) - 1} more" if len(found) > 1 else ""
+            advice = f"on the director: ip address add {found[0]}/{128 if ':' in found[0] else 32} dev DEVICE"
+            yield Finding(block.word.location, Severity.NOTE, text + more, advice)
 
 
 def exit_status(findings: Iterable[Finding], strict: bool = False) -> int:

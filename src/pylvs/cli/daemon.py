@@ -11,15 +11,17 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, asked, at_clock, facility, own_state_dir, state_dir
+from pylvs.cli.common import Paint, ago, as_json, asked, at_clock, facility, own_state_dir, paint, plain, state_dir
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import counted, one_line
 
 WATCH_EVERY_S = 1.0
+COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
 _HOST_PROBLEMS = ("vip", "check_path", "metrics_address", "state", "history")  # without a heading of their own
-_OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # `event_line` formats them
+# `event_line` formats them; the reason has the override.
+_OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason", "override")
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
 
@@ -103,7 +105,7 @@ def status(as_json: bool, watch: bool, history: bool, check: bool, state_dir: Pa
             click.echo(json.dumps(reply, indent=None if watch else 2, ensure_ascii=False))
         else:
             last = _last_events(state_dir) if history else []
-            page = "\n".join([*lines(reply), *last])
+            page = "\n".join([*lines(reply, paint), *last])
             click.echo(_TOP + page if watch and sys.stdout.isatty() else page)
         if not watch:
             return 0
@@ -128,17 +130,17 @@ def _last_events(state_dir: Path | None) -> list[str]:
     return ["", "last events:", *(f"  {each}" for each in found[-LAST_EVENTS:])]
 
 
-def lines(reply: dict[str, Any]) -> Iterator[str]:
+def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
     """Return the lines for a terminal."""
     now = reply["now"]
     up = f", up {ago(now - reply['started_at'])}" if reply["started_at"] else ", starting"
     read = f", {reply['files'][0]} read {ago(now - reply['loaded_at'])} ago" if reply["files"] else ""
-    found = f", {reply['findings']} findings (pylvs check)" if reply["findings"] else ""
+    found = f", {counted(reply['findings'], 'finding')} (pylvs check)" if reply["findings"] else ""
     yield f"pylvs run {reply['version']}, process {reply['pid']}{up}{read}{found}"
-    yield from _routers(reply["virtual_routers"], now)
+    yield from _routers(reply["virtual_routers"], now, paint)
     for service in reply["services"]:
         yield ""
-        yield from _service(service, now)
+        yield from _service(service, now, paint)
     table = reply["table"]
     problems = [table["trouble"]] if table["trouble"] else table["refused"]
     host = [each for each in reply.get("problems", []) if each["kind"] in _HOST_PROBLEMS]
@@ -153,18 +155,18 @@ def lines(reply: dict[str, Any]) -> Iterator[str]:
     ):
         if each:
             yield ""
-            yield f"{title}:"
+            yield paint(f"{title}:", "yellow")
             yield from (f"  {line}" for line in each)
 
 
-def _routers(routers: dict[str, Any], now: float) -> Iterator[str]:
+def _routers(routers: dict[str, Any], now: float, paint: Paint) -> Iterator[str]:
     if routers["trouble"]:
         yield f"virtual routers: {routers['trouble']}"
     path = routers.get("data_plane")
     if path and path["well"] is None:
         yield f"virtual routers: whether services are forwarded here is unknown: {path['words']}"
     if routers["instances"]:
-        states = [_router(each, now) for each in routers["instances"]]
+        states = [_router(each, now, paint) for each in routers["instances"]]
         yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"
     if routers["sessions"]:
         states = [_session(each, now) for each in routers["sessions"]]
@@ -177,13 +179,14 @@ def _session(session: dict[str, Any], now: float) -> str:
     return f"{session['name']} {session['state']}{since}" + (f" ({why})" if why else "")
 
 
-def _router(router: dict[str, Any], now: float) -> str:
-    return f"{router['name']} {router['state']}" + (f" since {ago(now - router['since'])}" if router["since"] else "")
+def _router(router: dict[str, Any], now: float, paint: Paint) -> str:
+    state = paint(router["state"], COLOURS[router["state"]]) if router["state"] in COLOURS else router["state"]
+    return f"{router['name']} {state}" + (f" since {ago(now - router['since'])}" if router["since"] else "")
 
 
-def _service(service: dict[str, Any], now: float) -> Iterator[str]:
+def _service(service: dict[str, Any], now: float, paint: Paint) -> Iterator[str]:
     quorum = service["quorum"]
-    state = "up" if quorum["up"] else "LOST"
+    state = paint("up", "green") if quorum["up"] else paint("LOST", "red")
     text = f"{service['name']}  quorum {state} since {ago(now - quorum['since'])}"
     text += f" (weight {quorum['weight_up']}, quorum {quorum['weight']})"
     sorry = service["sorry_server"]
@@ -192,8 +195,9 @@ def _service(service: dict[str, Any], now: float) -> Iterator[str]:
     yield text + (", checks suspended" if service["suspended"] else "")
     rows = [_server(each, now) for each in service["servers"]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    for row, server in zip(rows, service["servers"], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = paint(cells[1], "green" if server["up"] else "red")
         yield "  " + "  ".join(cells).rstrip()
 
 
@@ -214,11 +218,11 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
 
 
 @click.command()
-@click.option("--follow", is_flag=True, help="from now on, until interrupted; else what happened last")
+@click.option("--follow", is_flag=True, help="then print new ones, until interrupted")
 @as_json
 @state_dir
 def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
-    """Print what happens to servers, quorums, weights, drains and reloads, with reasons.
+    """Print the last events of servers, quorums, weights, drains and reloads, with reasons.
 
     Without a daemon, the events of the last one.
     """

@@ -26,15 +26,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="native or generic XDP with TC behind it, TC alone, or what fits the device",
 )
-def attach(device: str, mode: str) -> None:
+@click.option("--force", is_flag=True, help="native XDP also on a veth whose other end loses its frames so far")
+def attach(device: str, mode: str, force: bool) -> None:
     """Run the packet path on DEVICE, also if no service needs it, until `pylvs detach` or `pylvs down`."""
     from pylvs.dataplane.devices import attachments
-    from pylvs.dataplane.devices.attach import Mode
+    from pylvs.dataplane.devices.attach import Mode, loses_frames
     from pylvs.dataplane.director import open_director
     from pylvs.netlink import links
 
     director = open_director()
-    links.device(device)  # an unknown name must not make tables first
+    found = links.device(device)  # an unknown name must not make tables first
+    if mode == "native" and not force and (loss := loses_frames(found)):
+        raise InvalidOperation(f"{loss}, or --force")
     with director.batch():
         done = attachments.request(director.tables, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")
@@ -76,6 +79,7 @@ def _overview() -> dict[str, Any]:
     from pylvs.dataplane import vip_roles
     from pylvs.dataplane.devices.attach import attached
     from pylvs.dataplane.devices.attachments import missing
+    from pylvs.dataplane.devices.host import absent
     from pylvs.dataplane.director import open_director
     from pylvs.dataplane.reader import forwarded, reason_counts, table_use
     from pylvs.model.rows import HookPackets
@@ -84,6 +88,8 @@ def _overview() -> dict[str, Any]:
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
     tables = director.tables
+    services = director.services()
+    missing_vips = absent({row.service.key.address for row in services if not row.service.key.mark})
     roles, use, packets = vip_roles.in_force(tables), table_use(tables), forwarded(tables)
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
@@ -96,6 +102,7 @@ def _overview() -> dict[str, Any]:
         "half_open": use.half_open,
         "half_open_share": round(use.half_open_share, 4),
         "refused": {name: count for name, count in refusals(reason_counts(tables)).items() if count},
+        "services": len(services),
         "forwarded": _hooks(total),
         "devices": [
             {
@@ -112,6 +119,7 @@ def _overview() -> dict[str, Any]:
         "unattached": [
             {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
+        "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
         "reasons": {name: count for name, count in reason_counts(tables).items() if count},
@@ -122,6 +130,8 @@ def _overview() -> dict[str, Any]:
 @as_json
 def show(as_json: bool) -> None:
     """Show which device runs what, and why, and count the packets that were not merely forwarded."""
+    from pylvs.dataplane.devices.attach import ON_REQUEST
+
     found = _overview()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -142,9 +152,16 @@ def show(as_json: bool) -> None:
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
         counted = _described(each["forwarded"])
         click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{counted and f'; {counted}'}")
+    if not found["services"] and any(
+        each["mode"] == "native" and each["reason"] != ON_REQUEST for each in found["devices"]
+    ):
+        click.echo("no services: native XDP stays for a minute, then the next edit detaches it; pylvs down does so now")
     for each in found["unattached"]:
         remark = "" if each["needed"] else " (no service or real server needs it)"
         click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
+    for each in found["absent"]:
+        remedy = f"ip address add {each['address']}/{128 if ':' in each['address'] else 32} dev {each['device']}"
+        click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
     for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")
@@ -178,6 +195,18 @@ def down() -> None:
         click.echo("there are no tables in this network namespace")
     else:
         click.echo(f"down; detached: {', '.join(gone) or 'nothing was attached'}")
+    for process in _daemons():
+        click.echo(f"pylvs: pylvs run, process {process}, makes the tables again; pylvs stop ends it", err=True)
+
+
+def _daemons() -> list[int]:
+    """Return the processes of the daemons of this network namespace."""
+    from pylvs.daemon.state_dir import ROOT, default_path
+    from pylvs.system import lock
+
+    name = default_path().name
+    paths = [path for path in ROOT.glob(f"{name}*") if path.name == name or path.name.startswith(f"{name}-")]
+    return [process for path in sorted(paths) if (process := lock.holder(path / "pid"))]
 
 
 @click.command(context_settings={"ignore_unknown_options": False})

@@ -35,10 +35,20 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or let its checks decide again."),
     "check-now": ("pylvs.cli.servers", "check_now", "Run checks at once."),
     "history": ("pylvs.cli.servers", "history", "Print what happened to a server, and why."),
-    "events": ("pylvs.cli.daemon", "events", "Print what happened last, or happens from now on."),
+    "events": ("pylvs.cli.daemon", "events", "Print the last events; with --follow, those from now on as well."),
     "metrics": ("pylvs.cli.daemon", "metrics", "Print the metrics, in Prometheus's text format."),
     "bench": ("pylvs.cli.bench", "bench", "Measure what real packets on a device cost this machine."),
     "lab": ("pylvs.cli.lab", "lab", "Build clients, routers, directors and real servers on one machine."),
+}
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "The table and its devices": ("show", "attach", "detach", "watch", "down", "sysctl", "mark", "simulate"),
+    "A real server": ("realserver",),
+    "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
+    "A running daemon": ("status", "vrrp", "events", "history", "metrics"),
+    "Its servers": ("drain", "enable", "disable", "weight", "check-now"),
+    "Trying and measuring": ("lab", "bench"),
 }
 
 
@@ -60,8 +70,25 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the table's lines, without importing any command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+        grouped = [name for names in GROUPS.values() for name in names]
+        width = max(map(len, COMMANDS))  # one column for all groups
+        for title, names in {**GROUPS, "Others": tuple(name for name in COMMANDS if name not in grouped)}.items():
+            rows = [(name.ljust(width), COMMANDS[name][2]) for name in names if name in COMMANDS]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Raises click.UsageError, which names a similar one."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib  # late: only errors need it
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if near:
+                raise click.UsageError(f"No such command '{args[0]}', did you mean '{near[0]}'?", ctx)
+        return super().resolve_command(ctx, args)
 
 
 @click.group(

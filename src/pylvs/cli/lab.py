@@ -116,7 +116,10 @@ def down(name: str | None, everything: bool) -> None:
 @lab.command(name="list")
 def list_labs() -> None:
     """All labs of this machine."""
-    for name, state in labs():
+    found = labs()
+    if not found:
+        click.echo("there is no lab; pylvs lab up dr makes one", err=True)
+    for name, state in found:
         what = address_list(open_lab(name).network) if state == "up" else state
         click.echo(f"{name:<10} {what}")
 

@@ -18,18 +18,27 @@ from pylvs.model.errors import PylvsError
 from pylvs.system.logs import one_line
 
 if TYPE_CHECKING:
+    from typing import IO
+
     import click
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "PYLVS_DEBUG"
+_RED, _PLAIN = "\x1b[1;31m", "\x1b[0m"
+
+
+def red(text: str, stream: IO[str] | None) -> str:
+    """Return the text in red if the stream is a terminal and NO_COLOR is not set."""
+    colours = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+    return f"{_RED}{text}{_PLAIN}" if colours else text
 
 
 def _complain(text: str) -> None:
     """Print the text on stderr, as one line."""
     with contextlib.suppress(OSError):  # with stderr closed, the exit status alone reports the failure
-        print(f"pylvs: {one_line(text)}", file=sys.stderr)
+        print(f"{red('pylvs:', sys.stderr)} {one_line(text)}", file=sys.stderr)
 
 
 def _usage(error: click.UsageError) -> str:

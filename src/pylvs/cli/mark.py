@@ -18,7 +18,7 @@ from pylvs.system.logs import counted, one_line
 _CONDITIONS = (
     ("--proto", "proto", "NAME", "tcp, udp, sctp, or a number"),
     ("--src", "src", "PREFIX", "where packets come from"),
-    ("--dst", "dst", "PREFIX", "where they go; 0.0.0.0/0 or ::/0: anywhere"),
+    ("--dst", "dst", "PREFIX", "where they go; required; 0.0.0.0/0 or ::/0: anywhere"),
     ("--sports", "sports", "PORTS", "ports that they come from: 80,443,8000-8010"),
     ("--dports", "dports", "PORTS", "ports that they go to"),
     ("--in", "device", "DEVICE", "the device that they come in by"),
@@ -167,6 +167,8 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
         print_rules(rules, as_json=False)
         return
     director = open_director()
-    if rules or director.mark_rules():
-        director.change_mark_rules(lambda before: [*before, *rules] if append else rules)
-    click.echo(f"{counted(len(rules), 'rule')}, {len(left)} left out")
+    before = director.mark_rules()
+    if rules or before:
+        director.change_mark_rules(lambda present: [*present, *rules] if append else rules)
+    effect = f"; they replace {counted(len(before), 'rule')}" if before and not append else ""
+    click.echo(f"{counted(len(rules), 'rule')}, {len(left)} left out{effect}")

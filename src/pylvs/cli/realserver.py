@@ -83,12 +83,12 @@ def _say(lines: list[str], otherwise: str) -> None:
 @realserver.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
-    """Check that everything `up` set is still in force; exit status 1 if not."""
+    """Check that everything `up` set is still in force; exit status 1 if not, or if this is no real server."""
     findings = vip.status()
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=1))
     else:
         found = [f"{'ok ' if each.good else 'BAD'}  {each.subject:<20} {each.text}" for each in findings]
         _say(found, "not a real server: pylvs realserver up VIP... makes it one")
-    if not all(each.good for each in findings):
+    if not findings or not all(each.good for each in findings):
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,9 @@ def _words(server: str | None, service: str | None, **more: Any) -> dict[str, An
 @click.command()
 @server
 @service
-@click.option("--deadline", help="give up after this time, with weight 0: 90s, 10m, 2h; default: never")
+@click.option(
+    "--deadline", help="give up after this time, with weight 0: 90s, 10m, 2h; a bare number: seconds; default: never"
+)
 @click.option("--force", is_flag=True, help="at the deadline take it out of the table, even with connections")
 @click.option(
     "--active-only", is_flag=True, help="wait for active connections alone, not for finished ones that still time out"
@@ -70,7 +73,11 @@ def drain(
     exit_status = _print_servers(begun, "weight 0, draining", _STAYS)
     if no_wait:
         return exit_status
-    ended = _followed(begun, state_dir)
+    try:
+        ended = _followed(begun, state_dir)
+    except KeyboardInterrupt:
+        click.echo("interrupted: the drain continues; pylvs enable ends it", err=True)
+        raise
     left = f"{ended['active']} active and {ended['inactive']} inactive connections"
     if ended["stage"] == "removed":
         rest = f" with {ended['inactive']} inactive connections" if ended["inactive"] else ""
@@ -128,7 +135,22 @@ def disable(server: str, service: str | None, state_dir: Path | None) -> int:
     return _print_servers(asked(state_dir, "POST", "/v1/disable", _words(server, service)), "disabled", _STAYS)
 
 
-@click.command()
+class _NegativeWeight(click.Command):
+    """A command whose argument may be a negative number, which click would take for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Report a negative number as a wrong weight."""
+        wrong = next((each for each in args if re.fullmatch(r"-\d+", each)), None)
+        if wrong is not None and "--" not in args[: args.index(wrong)]:
+            raise click.UsageError(_wrong_weight(wrong), ctx)
+        return super().parse_args(ctx, args)
+
+
+def _wrong_weight(text: str) -> str:
+    return f"{text[:LONGEST_NUMBER]}: the weight must be a number from 0 to {MAX_WEIGHT} or auto"
+
+
+@click.command(cls=_NegativeWeight)
 @server
 @click.argument("weight", metavar="N|auto")
 @service
@@ -136,7 +158,7 @@ def disable(server: str, service: str | None, state_dir: Path | None) -> int:
 def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> int:
     """Give SERVER weight N instead of that of checks and configuration; with auto they decide again."""
     if weight != "auto" and not (weight.isascii() and weight.isdigit() and len(weight) <= LONGEST_NUMBER):
-        raise click.UsageError(f"{weight[:LONGEST_NUMBER]}: the weight must be a number from 0 to {MAX_WEIGHT} or auto")
+        raise click.UsageError(_wrong_weight(weight))
     number = None if weight == "auto" else int(weight)
     reply = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
     remark = "" if number is None else "it holds through reloads, until pylvs weight SERVER auto"

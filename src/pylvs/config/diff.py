@@ -33,6 +33,8 @@ _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
 _ELSEWHERE = ("name", "keys", "servers", "scheduler", "flags", "timeout_s", "netmask", "engine", "sorry_server")
+_OF_ALL_DIRECTORS = {"password", "authentication", "virtual_router_id", "version"}  # equal on all directors
+_SHARED = "all directors of this router must change it: one that differs becomes MASTER as well"
 _LOST = "its connections are forwarded no more"
 _VRRP: Mapping[str, str] = {
     "instances": "vrrp_instance",
@@ -335,7 +337,9 @@ def _vrrp(old: VrrpConfiguration, new: VrrpConfiguration) -> Iterator[Change]:
     yield from _whole(("vrrp",), old, new, (*_VRRP, "settings"))
     yield from _whole(("global_defs",), old.settings, new.settings)
     for field, keyword in _VRRP.items():
-        yield from _named((), keyword, getattr(old, field), getattr(new, field), lambda item: str(item.name))
+        for each in _named((), keyword, getattr(old, field), getattr(new, field), lambda item: str(item.name)):
+            names = {difference.name for difference in each.differences}
+            yield replace(each, note=_SHARED) if field == "instances" and names & _OF_ALL_DIRECTORS else each
 
 
 def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Difference]:

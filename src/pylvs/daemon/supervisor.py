@@ -187,7 +187,9 @@ class Supervisor:
     async def _run(self, tasks: BackgroundTasks) -> None:
         await self._reloading.acquire()
         loaded = await asyncio.to_thread(self._host.load, self.options)
-        log_findings(loaded.findings)
+        # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
+        twice = self.options.log_format == "text"
+        log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
         self.state.acquire()
         self.history = self._host.history(self.state)
         self.events.restore(self.history.saved(REMEMBERED))

@@ -88,7 +88,7 @@ def check_privileges() -> None:
     """Raise NotPermitted without CAP_BPF and CAP_NET_ADMIN."""
     missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
     if missing:
-        raise NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root", missing)
+        raise NotPermitted(syscalls.lacking(missing), missing)
 
 
 class StateExists(Busy):

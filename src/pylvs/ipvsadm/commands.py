@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from time import monotonic
 
-from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, Command, Given, OptionError, try_help
+from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, HINT, Command, Given, OptionError, try_help
 from pylvs.ipvsadm.parsing import Names, Request, parse
 from pylvs.model import errors
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
-from pylvs.model.service import Method, Protocol, Timeouts, is_probe_mark
+from pylvs.model.service import Timeouts, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO, NoReturn
 
+    from pylvs.ipvsadm.advice import Host
     from pylvs.ipvsadm.listing import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
 
 LINES_AT_ONCE = 256
-FTP_PORT = 21
 PROGRAM = "ipvsadm"  # ignored in any position of a line
 SERVER_COMMANDS = (Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER)
 MESSAGES: dict[type[PylvsError], str] = {
@@ -42,7 +44,9 @@ MESSAGES: dict[type[PylvsError], str] = {
     errors.NotPermitted: "Permission denied (you must be root)",
     errors.NoSuchDevice: "No such device",
 }
-HINT = "Are you sure that IP Virtual Server is built in the kernel or as module?"
+CANNOT_OPEN = "Are you sure that IP Virtual Server is built in the kernel or as module?"
+HINT_VARIABLE = "PYLVS_HINT"  # 1: print hints, 0: never; without it, at a terminal
+LONGEST_QUOTE = 60  # characters of a line of the input, in a hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +61,88 @@ class Session:
     """A run of ipvsadm, with its Director, streams and names."""
 
     def __init__(
-        self, director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str], names: Names | None = None
+        self,
+        director: Director,
+        stdin: IO[str],
+        stdout: IO[str],
+        stderr: IO[str],
+        names: Names | None = None,
+        host: Host | None = None,
     ) -> None:
         self.stdin = stdin
         self.stderr = stderr
         self._director = director
         self._stdout = stdout
         self._names = names or Names()
+        self._host = host
+        self._hints = False  # this command prints hints
+        self._line = 0  # of the input of -R; 0: none is being executed
 
     def run(self, words: Sequence[str], *, restoring: bool = False) -> Outcome:
-        """Parse and execute one command line; errors are printed on stderr."""
+        """Parse and execute one command line; errors are printed on stderr, and hints behind them."""
+        if not restoring:
+            self._hints = hints_wanted(words, self.stderr)
         try:
             request = parse(words, self._names)
             try:
-                return self._do(request, restoring)
+                return self._do(request, restoring, words)
             except PylvsError as error:
-                print(refusal(error, request.command in SERVER_COMMANDS), file=self.stderr)
+                message = refusal(error, request.command in SERVER_COMMANDS)
+                print(message, file=self.stderr)
                 is_listing = request.command is Command.LIST
+                self._hint_at(words, message, is_listing, error, request)
                 return Outcome(EXIT_LISTING if is_listing else EXIT_REFUSED, final=is_listing)
         except OptionError as complaint:
             print(complaint.text, file=self.stderr)
+            self._hint_at(words, complaint.text, complaint.final)
             return Outcome(complaint.status, complaint.final)
 
-    def _do(self, request: Request, restoring: bool) -> Outcome:
+    def _hint_at(
+        self,
+        words: Sequence[str],
+        message: str,
+        final: bool,
+        error: PylvsError | None = None,
+        request: Request | None = None,
+    ) -> None:
+        """Print the hint for a mistake."""
+        if not self._hints:
+            return
+        from pylvs.ipvsadm import hints  # late: scripts see none
+
+        text = ""
+        with contextlib.suppress(PylvsError):
+            text = hints.hint(hints.Mistake(words, message, self._director, self._names, error, request))
+        if self._line:
+            line = " ".join(words)
+            line = line if len(line) <= LONGEST_QUOTE else f"{line[:LONGEST_QUOTE]}..."
+            effect = (
+                "earlier lines stay in force, later ones are not read"
+                if final
+                else "the other lines are executed all the same"
+            )
+            text = f"line {self._line} of the input, {line}: {text}{'; ' if text else ''}{effect}"
+        self._print_hint(text)
+
+    def _print_hint(self, text: str) -> None:
+        if text:
+            shown = "".join(each if each.isprintable() else "\ufffd" for each in text)
+            print(f"hint: {shown}", file=self.stderr)
+
+    def _advise(self, words: Sequence[str], request: Request, took_s: float) -> None:
+        """Print hints on what a successful command will not achieve. `took_s` is how long it took."""
+        from pylvs.ipvsadm.advice import Done, advice
+
+        with contextlib.suppress(PylvsError, OSError), contextlib.ExitStack() as opened:
+            host = self._host
+            if host is None:
+                from pylvs.dataplane.devices.host import ThisHost
+
+                host = opened.enter_context(ThisHost())
+            for text in advice(Done(words, request, self._director, host, self._names, took_s)):
+                self._print_hint(text)
+
+    def _do(self, request: Request, restoring: bool, words: Sequence[str]) -> Outcome:
         if request.command in (Command.HELP, Command.VERSION):
             from pylvs.ipvsadm import helptext
 
@@ -89,6 +152,7 @@ class Session:
             if restoring:
                 raise try_help()
             return self._restore()
+        start = monotonic() if self._hints else 0.0
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
@@ -97,6 +161,8 @@ class Session:
             self._write(rule_lines(self._services(), self._writer(request)))
         else:
             self._edit(request)
+        if self._hints and not restoring:
+            self._advise(words, request, monotonic() - start)
         return Outcome()
 
     def _restore(self) -> Outcome:
@@ -104,10 +170,11 @@ class Session:
         lines, outcome = input_lines(self.stdin), Outcome()
         # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
         with contextlib.nullcontext() if self.stdin.isatty() else self._director.batch():
-            for words in command_lines(lines):
+            for self._line, words in command_lines(lines):
                 outcome = self.run(words, restoring=True)
                 if outcome.final:
                     break
+        self._line = 0
         return outcome
 
     def _edit(self, request: Request) -> None:
@@ -122,7 +189,6 @@ class Session:
                 director.delete_service(request.service_key())
             case Command.ADD_SERVER:
                 director.add_destination(request.service_key(), request.destination())
-                self._warn_of_ftp(request)
             case Command.EDIT_SERVER:
                 director.edit_destination(request.service_key(), request.destination())
             case Command.DELETE_SERVER:
@@ -160,17 +226,6 @@ class Session:
             " none but those that a filter of tc marks; see: pylvs mark add --help, pylvs mark import",
             file=self.stderr,
         )
-
-    def _warn_of_ftp(self, request: Request) -> None:
-        """Warn of FTP by NAT, only at a terminal: scripts expect the output of the real ipvsadm, which is none."""
-        is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
-        if is_ftp and request.method is Method.MASQ and self.stderr.isatty():
-            print(
-                "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV,"
-                " EPSV) fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual"
-                " address and a service for each of its passive ports",
-                file=self.stderr,
-            )
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
@@ -241,13 +296,19 @@ def _refuse_daemon(request: Request, rows: Iterable[ServiceRow]) -> NoReturn:
     raise Unsupported("--start-daemon: pylvs has no connection synchronisation; nothing was started")
 
 
-def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each line of `-R` that has any: split at blanks, without quotes or comments."""
-    for line in lines:
+def hints_wanted(words: Sequence[str], stderr: IO[str] | None) -> bool:
+    """Return whether a command prints hints: at a terminal, or as PYLVS_HINT or `--hint` asks."""
+    chosen = os.environ.get(HINT_VARIABLE, "")
+    return HINT in words or (chosen != "0" if chosen else stderr is not None and stderr.isatty())
+
+
+def command_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and arguments of each line of `-R` that has any: split at blanks, without quotes or comments."""
+    for number, line in enumerate(lines, 1):
         words = [word for word in line.replace("\t", " ").replace("\r", " ").rstrip("\n").split(" ") if word]
         words = [word for word in words if word != PROGRAM]
         if words:
-            yield words
+            yield number, words
 
 
 def input_lines(stdin: IO[str]) -> Iterable[str]:
@@ -270,5 +331,5 @@ def refusal(error: PylvsError, of_server: bool) -> str:
 def cannot_open(error: PylvsError) -> str:
     """Return the message for tables that could not be opened."""
     if isinstance(error, errors.NotPermitted):
-        return f"Can't initialize ipvs: {MESSAGES[errors.NotPermitted]}\n{HINT}"
+        return f"Can't initialize ipvs: {MESSAGES[errors.NotPermitted]}\n{CANNOT_OPEN}"
     return f"Can't initialize ipvs: {error}"

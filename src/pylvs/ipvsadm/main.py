@@ -51,12 +51,18 @@ def _help_of_save(stderr: IO[str]) -> int:
     return EXIT_SAVE_HELP
 
 
-def run_restore(_: Sequence[str], session: Session) -> int:
-    """Run `ipvsadm-restore`: replace the table with the rules on stdin, without comment lines; ignore arguments."""
+def run_restore(words: Sequence[str], session: Session) -> int:
+    """Run `ipvsadm-restore`: replace the table with the rules on stdin, without comment lines.
+
+    Like the real script it ignores arguments, but for `--hint`.
+    """
+    from pylvs.ipvsadm.options import HINT
+
     lines = session.stdin.read().split("\n")
-    session.stdin = io.StringIO("\n".join(line for line in lines if not line.startswith("#")))
+    # An empty line for each comment: hints name a line by its number.
+    session.stdin = io.StringIO("\n".join("" if line.startswith("#") else line for line in lines))
     session.run(["-C"])
-    return session.run(["-R"]).status
+    return session.run(["-R", *(word for word in words if word == HINT)]).status
 
 
 def main() -> int:
@@ -106,9 +112,11 @@ def _as_program(command: Callable[[Sequence[str], Session], int]) -> int:
     try:
         director = open_director()
     except PylvsError as error:
-        from pylvs.ipvsadm.commands import cannot_open
+        from pylvs.ipvsadm.commands import cannot_open, hints_wanted
 
         print(cannot_open(error), file=sys.stderr)
+        if hints_wanted(sys.argv[1:], sys.stderr) and str(error) not in cannot_open(error):
+            print(f"hint: {error}", file=sys.stderr)
         return EXIT_ARGUMENTS
     try:
         from pylvs.ipvsadm.commands import Session

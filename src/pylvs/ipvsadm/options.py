@@ -15,6 +15,7 @@ from pylvs.model.service import Method, ServiceFlag, TunnelKind, VirtualService
 EXIT_ARGUMENTS = 2  # invalid arguments
 EXIT_REFUSED = 255  # errors of the tables, and unknown options
 EXIT_LISTING = 1  # a listing of a missing service, or output that could not be written
+HINT = "--hint"  # pylvs's own: print hints, also without a terminal; in any position
 
 
 class OptionError(Exception):
@@ -183,6 +184,7 @@ OPTIONS = (
     Option("mcast-group", "", Takes.VALUE, given=Given.MCAST_GROUP),
     Option("mcast-port", "", Takes.VALUE, given=Given.MCAST_PORT),
     Option("mcast-ttl", "", Takes.VALUE, given=Given.MCAST_TTL),
+    Option(HINT[2:]),
 )
 BY_LETTER = {option.short: option for option in OPTIONS if option.short}
 BY_NAME = {option.long: option for option in OPTIONS}

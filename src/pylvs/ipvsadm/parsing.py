@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.ipvsadm.options import (
+    HINT,
     Command,
     OptionError,
     Words,
@@ -158,7 +159,7 @@ class Request:
 
 def parse(words: Sequence[str], names: Names) -> Request:
     """Parse a command line without the program's name. Raises `OptionError`."""
-    if not words:
+    if not words or (words[0] == HINT and all(word == HINT for word in words)):
         return Request(Command.LIST)
     reader = Words(words)
     request = _command(reader, names)
@@ -174,7 +175,7 @@ def parse(words: Sequence[str], names: Names) -> Request:
 
 def _command(reader: Words, names: Names) -> Request:
     try:
-        option, value = next(reader)
+        option, value = next(each for each in reader if each[0].long != HINT[2:])
     except (OptionError, StopIteration):
         raise try_help() from None
     if option.command is None:

@@ -98,6 +98,8 @@ def _mount(lab_host: LabHost) -> None:
     # A copy of these mounts would keep the namespaces of other hosts alive.
     for folder in (NAMED, PINS):
         unmount_all(folder)
+    # The files that are left are no namespaces: each `ip addr` would report every one of them as invalid.
+    mount("pylvs-lab", NAMED, "tmpfs", options="mode=755")
     mount("sysfs", "/sys", "sysfs")
     mount("pylvs-lab", lab_host.disk, "tmpfs", options="mode=755")
     for path in OWN_FOLDERS:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import IO, Any, Literal
 
 from rich.console import Console
 from rich.panel import Panel
@@ -112,17 +112,23 @@ class Guide:
         return output
 
 
+def console(file: IO[str] | None = None) -> Console:
+    """Return a console on stdout, or another stream; without colours and bold text where NO_COLOR is set."""
+    # rich itself would print bold and italics all the same
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    found = Console(file=file, highlight=False, color_system=colours)
+    return found if found.is_terminal else Console(file=file, highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
 def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None) -> None:
     """Run a tour. Raises PylvsError if a step has another result than explained. Always removes the lab."""
     network = design(topology, version=version, overrides=overrides)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+    output = console()
     with defer_signals() as signals:
         name = f"demo{os.getpid()}"
         lab = build(name, network)
         try:
-            guide = Guide(lab, console, signals)
+            guide = Guide(lab, output, signals)
             if topology == "ha":
                 _walk_ha(guide, (overrides or {}).get("peer", "pylvs"))
             else:
@@ -130,9 +136,9 @@ def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None
         finally:
             take_down(name)
     removal = f"; {REMOVAL} removes what ./dev has installed" if REMOVAL else ""
-    console.print()
-    console.print(f"The lab is removed{removal}. Create your own, which stays:", soft_wrap=True)
-    console.print(
+    output.print()
+    output.print(f"The lab is removed{removal}. Create your own, which stays:", soft_wrap=True)
+    output.print(
         Text(f"{COMMAND} lab up {topology}", style="bold green"), soft_wrap=True
     )  # the last line can be pasted
 

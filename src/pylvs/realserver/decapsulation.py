@@ -114,6 +114,7 @@ def down(memory: Memory) -> list[str]:
 def status(memory: Memory) -> list[tuple[bool, str]]:
     """Return each device or program that decapsulates, as whether it does and a line."""
     found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
+    found += [(True, f"decapsulates {_described(each)}") for each in memory.unwrapped]
     for name, counts in _program_counts(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))
@@ -202,8 +203,15 @@ def _attach_program(
             _set_filter(memory, link, where, program)
             if fresh:
                 done.append(f"a program at the ingress of {name} unwraps packets")
+    done += [f"decapsulates {_described(each)}" for each in known if each not in memory.unwrapped]
     memory.unwrapped = known
     return done
+
+
+def _described(recorded: str) -> str:
+    """Return what is recorded of the program, "192.0.2.1 gre gue" or "port 6080", for people."""
+    subject, *kinds = recorded.split()
+    return f"GUE at {recorded}" if subject == "port" else f"{', '.join(kinds)} for {subject}"
 
 
 def _forget_gone(memory: Memory) -> list[str]:

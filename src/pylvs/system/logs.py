@@ -180,8 +180,8 @@ def _json(level: str, fields: dict[str, Any]) -> str:
 
 
 def _line(level: str, fields: dict[str, Any]) -> str:
-    """`2026-01-31T12:00:00.123456 info: server down (service=..., reason=...)`."""
-    return f"{_time_of(fields).isoformat()} {_words(level, fields)}"
+    """`2026-01-31T12:00:00.123456+01:00 info: server down (service=..., reason=...)`."""
+    return f"{_time_of(fields).astimezone().isoformat(timespec='microseconds')} {_words(level, fields)}"
 
 
 def _time_of(fields: dict[str, Any]) -> datetime:

@@ -113,11 +113,20 @@ def missing_capabilities(*names: str) -> list[str]:
     return [name for name in names if not effective >> _CAPABILITIES[name] & 1]
 
 
+def lacking(missing: Iterable[str]) -> str:
+    """Return that these capabilities are missing, and what to do: root may lack them in a container or a unit."""
+    remedy = "run it as root"
+    if os.geteuid() == 0:
+        remedy = (
+            "root has been deprived of it; in a container use --cap-add or --privileged, in a unit AmbientCapabilities="
+        )
+    return f"Operation not permitted; {' and '.join(missing)} missing: {remedy}"
+
+
 def _not_permitted(doing: str, needed: tuple[str, ...]) -> NotPermitted:
     missing = missing_capabilities(*needed)
     if missing:
-        text = f"{doing}: Operation not permitted; {' and '.join(missing)} missing: run it as root"
-        return NotPermitted(text, missing)
+        return NotPermitted(f"{doing}: {lacking(missing)}", missing)
     return NotPermitted(
         f"{doing}: Operation not permitted although the process holds {' and '.join(needed)};"
         " a security module, kernel lockdown or a user namespace forbids it"

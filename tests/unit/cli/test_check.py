@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from pylvs.cli.main import run
+from pylvs.netlink import links
 
 GOOD = """\
 virtual_server 192.0.2.1 80 {
@@ -31,6 +33,12 @@ vrrp_instance VI_1 {
     virtual_ipaddress { 192.0.2.1 }
 }
 """
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that has the service's address."""
+    monkeypatch.setattr(links, "local_addresses", lambda: {ip_address("192.0.2.1")})
 
 
 @pytest.fixture
@@ -105,3 +113,27 @@ def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.Cap
     ]
     assert run(["check", "--json", str(file)]) == 5
     assert json.loads(capfd.readouterr().out)["virtual_routers"] == ["VI_1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (GOOD, ["192.0.2.1"]),
+        (GOOD.replace("192.0.2.1 80", "fwmark 1").replace("protocol TCP", ""), []),
+        (
+            GOOD + "vrrp_instance VI {\n interface lo\n virtual_router_id 5\n virtual_ipaddress {\n 192.0.2.1\n }\n}\n",
+            [],
+        ),
+    ],
+)
+def test_an_address_that_no_device_has_is_a_note(
+    text: str, notes: list[str], file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "local_addresses", lambda: {ip_address("192.0.2.9")})
+    file.write_text(text)
+    run(["check", str(file)])
+    printed = capsys.readouterr().err
+    for address in notes:
+        assert f"{file}:1:1: note: {address}: no device has it, and no virtual router adds it" in printed
+        assert f"on the director: ip address add {address}/32 dev DEVICE" in printed
+    assert printed.count("no device has it") == len(notes)

@@ -282,7 +282,8 @@ def test_virtual_routers() -> None:
     (line,) = messages(old, new)
     assert line == (
         "vrrp_instance V: priority 100 -> 90, virtual_ipaddress 10.1.0.1/32 removed, "
-        "virtual_ipaddress 10.1.0.2/32 added, password changed"
+        "virtual_ipaddress 10.1.0.2/32 added, password changed; "
+        "all directors of this router must change it: one that differs becomes MASTER as well"
     )
     assert messages(old, "") == ["vrrp_instance V removed"]
     assert messages("", old) == ["vrrp_instance V added"]

@@ -90,6 +90,19 @@ def _lines(path: Path) -> Iterator[list[str]]:
 NAMES = FileNames(ORACLE / "etc")
 
 
+class AllHere:
+    """A host that has every address and forwards packets: no hint concerns it."""
+
+    def lacks(self, address: Address) -> str:
+        return ""
+
+    def forwards(self, version: int) -> bool:
+        return True
+
+    def gateway(self, address: Address) -> Address | None:
+        return None
+
+
 def call(director: MemoryDirector, *argv: str, stdin: str = "") -> Any:
     """Run one of the three programs; a `Result` of the oracle."""
     stdout, stderr = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""FTP by NAT: at a terminal the command prints a warning, and in every case it adds the server."""
+"""FTP by NAT: at a terminal the command prints a hint, and in every case it adds the server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from pylvs.ipvsadm.commands import Session
 from tests.memory import MemoryDirector
+from tests.unit.ipvsadm.replaying import AllHere
 
 
 class Terminal(io.StringIO):
@@ -23,7 +24,7 @@ def warning(words: str, stderr: io.StringIO) -> str:
     service, _, server = words.partition(" -r ")
     for line in f"-A {service}", f"-a {service} -r {server}":
         output = io.StringIO()
-        assert Session(director, io.StringIO(), output, stderr).run(line.split()).status == 0
+        assert Session(director, io.StringIO(), output, stderr, host=AllHere()).run(line.split()).status == 0
         assert output.getvalue() == ""
     assert len(director.services()[0].destinations) == 1
     return stderr.getvalue()
@@ -31,7 +32,7 @@ def warning(words: str, stderr: io.StringIO) -> str:
 
 def test_nat_of_port_21_is_warned_of_at_a_terminal() -> None:
     text = warning("-t 192.0.2.1:21 -r 10.0.0.2 -m", Terminal())
-    assert text.startswith("ipvsadm: warning: the addresses in FTP's control connection are not translated")
+    assert text.startswith("hint: the addresses in FTP's control connection are not translated")
     assert text.count("\n") == 1
 
 

@@ -11,6 +11,7 @@ from pylvs.ipvsadm.main import run_restore
 from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import MarkRule, checked
 from tests.memory import MemoryDirector
+from tests.unit.ipvsadm.replaying import AllHere
 
 
 class Terminal(io.StringIO):
@@ -29,7 +30,7 @@ def director_with(*rules: MarkRule) -> MemoryDirector:
 def warning(words: str, director: MemoryDirector, stderr: io.StringIO | None = None) -> str:
     """Run a command that succeeds and prints nothing on stdout; return the output on stderr."""
     stdout, stderr = io.StringIO(), stderr or io.StringIO()
-    assert Session(director, io.StringIO(), stdout, stderr).run(words.split()).status == 0
+    assert Session(director, io.StringIO(), stdout, stderr, host=AllHere()).run(words.split()).status == 0
     assert stdout.getvalue() == ""
     return stderr.getvalue()
 

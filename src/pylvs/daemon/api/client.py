@@ -12,6 +12,7 @@ from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.system import lock
 from pylvs.system.sockets import address_of
 
 READ_TIMEOUT_S = 5.0  # for a reply that changes nothing: a daemon that takes longer hangs
@@ -84,9 +85,7 @@ class Client:
                 if endless and connection.sock is not None:
                     connection.sock.settimeout(None)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-                raise NoDaemon(
-                    f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
-                ) from None
+                raise NoDaemon(self._no_daemon()) from None
             except PermissionError:
                 raise NotPermitted(f"{self.state.socket_path}: Operation not permitted; run as root") from None
             except TimeoutError:
@@ -94,6 +93,12 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
+
+    def _no_daemon(self) -> str:
+        starting = lock.holder(self.state.pid_path)
+        if starting:
+            return f"pylvs run, process {starting}, is starting or stopping and does not answer; try again"
+        return f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
 
     def _no_reply(self, timeout_s: float) -> NoReply:
         process = self.state.daemon_pid()

@@ -20,6 +20,7 @@ from pylvs import __version__
 from pylvs.daemon.api import replies
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply, Schemas
+from pylvs.daemon.drains import Drain, Stage
 from pylvs.daemon.history import json_line
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
@@ -233,7 +234,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
             "edits": dict(daemon.reconciler.edit_counts),
         },
         "unknown": list(daemon.liveness.silent().values()),
-        "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
+        "differs": [*changed_files(files, daemon.loaded_at), *overridden(services, daemon.drains.all())],
         "virtual_routers": routers_encoded(routers),
         "services": [service_encoded(each, counts) for each in services],
     }
@@ -288,13 +289,16 @@ def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
     return found
 
 
-def overridden(services: Iterable[ServiceSnapshot]) -> list[str]:
-    """Return a text for each server with an operator override."""
+def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()) -> list[str]:
+    """Return a text for each server with an operator override. A drain that is over has disabled its servers."""
+    over = {name for drain in drains if drain.stage in (Stage.REMOVED, Stage.FORCED) for name in drain.servers}
     found = []
     for service in services:
         for server in service.servers:
             override = server.override
             texts = [] if override.standing is Standing.ENABLED else [override.standing.value]
+            if override.standing is Standing.DISABLED and (service.name, server.server) in over:
+                texts = ["drained and out of the table, until pylvs enable"]
             if override.weight is not None:
                 texts.append(f"weight {override.weight} instead of {server.configured_weight}")
             if texts:

@@ -96,6 +96,21 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
     return "native", "its driver has native XDP and no other program is there"
 
 
+def loses_frames(device: Device) -> str:
+    """Return why native XDP on a device loses what it sends, and the remedy; "" if it does not.
+
+    A veth's peer takes such frames only while it runs XDP itself or has GRO on; the kernel drops others silently.
+    Before Linux 6.3 it does not report whether the peer takes them: then the answer is "".
+    """
+    features = links.native_xdp(device.index) if device.kind == "veth" else None
+    if features is None or features & links.XDP_TRANSMIT:
+        return ""
+    return (
+        f"{device.name}: native XDP would lose the frames that it sends, because the other end of this veth does not"
+        " take them; switch GRO on at the other end (ethtool -K PEER gro on), or use --mode tc"
+    )
+
+
 def _foreign(program: int) -> str:
     name = xdp.program_name(program)
     return f"program {program} ({name}), which is not of pylvs," if name else f"program {program}, not of pylvs,"
