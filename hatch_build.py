@@ -1,5 +1,7 @@
 """Compile the eBPF objects when the wheel is built; `python hatch_build.py` compiles them in place.
 
+A wheel also gets manual pages and completions, which `tools` makes from the commands.
+
 The compiler is the clang inside PyPI's ziglang, so hosts that run pylvs need none. Builds are reproducible: the same
 sources give the same bytes on every machine.
 """
@@ -12,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,17 +132,33 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
     return sorted(objects.iterdir())
 
 
-def _describe(root: Path, objects: Path) -> None:
+@contextmanager
+def _importable(root: Path) -> Iterator[None]:
+    """Let `tools` and `pylvs` of this tree be imported within the block."""
     paths = [str(root), str(root / "src")]
     sys.path[:0] = paths
     try:
-        from tools import layout
-
-        layout.write(objects)
-    except ValueError as error:
-        raise BuildError(f"the objects cannot be described: {error}") from error
+        yield
     finally:
         del sys.path[: len(paths)]
+
+
+def _describe(root: Path, objects: Path) -> None:
+    with _importable(root):
+        from tools import layout
+
+        try:
+            layout.write(objects)
+        except ValueError as error:
+            raise BuildError(f"the objects cannot be described: {error}") from error
+
+
+def _write_share(root: Path, share: Path) -> list[Path]:
+    """Write what is installed below share/, and return the paths."""
+    with _importable(root):
+        from tools import completion, manual
+
+        return [*manual.write(share / "man" / "man8"), *completion.write(share)]
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -147,8 +167,13 @@ class CustomBuildHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the objects in the tree, where the wheel includes them from."""
-        build(Path(self.root))
+        """Build the objects in the tree, where the wheel includes them from; and pages and completions in build/."""
+        root = Path(self.root)
+        build(root)
+        if version != "editable":
+            share = root / "build" / "share"
+            for path in _write_share(root, share):
+                build_data["shared_data"][str(path)] = f"share/{path.relative_to(share)}"
 
 
 def main() -> int:

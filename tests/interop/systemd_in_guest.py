@@ -128,7 +128,8 @@ def inside() -> int:
 def boot() -> int:
     """Install the unit, run systemd until the scenario ends, and return its exit status."""
     UNITS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "packaging/pylvs.service", UNITS)
+    text = (ROOT / "packaging/pylvs.service").read_text()
+    (UNITS / "pylvs.service").write_text(text.replace("/usr/sbin/pylvs", "/usr/local/bin/pylvs"))
     (UNITS / "pylvs.service.d").mkdir()
     (UNITS / "pylvs.service.d/guest.conf").write_text(DROP_IN)
     (UNITS / "scenario.target").write_text(TARGET)

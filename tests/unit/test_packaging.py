@@ -1,17 +1,23 @@
-"""The unit files in packaging/: systemd accepts them, and rates how restricted they are."""
+"""The unit files: systemd accepts them, and rates how restricted they are. What the Debian package and the wheel share."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-UNITS = {"pylvs.service": 6.0, "pylvs-watch.service": 4.0}  # and the highest exposure level
+from pylvs.cli.main import COMMANDS
+from pylvs.ipvsadm.options import OPTIONS
+from tools import completion, manual, sbom
+from tools.source import version
+
+UNITS = {"pylvs.service": 6.0, "pylvs-watch.service": 4.0, "pylvs-restore.service": 4.0}  # and the highest exposure level
 WITHOUT = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-pytestmark = [pytest.mark.may_be_skipped, WITHOUT]
 
 
 def analyze(*words: str) -> subprocess.CompletedProcess[str]:
@@ -19,17 +25,21 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PATH": "/usr/bin:/bin"})
 
 
+@pytest.mark.may_be_skipped
+@WITHOUT
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_accepts_the_unit(unit: str, repository: Path, tmp_path: Path) -> None:
-    text = (repository / "packaging" / unit).read_text()
+    text = re.sub(r"=/usr/(sbin|lib/pylvs)/[a-z-]+", "=/bin/true", (repository / "packaging" / unit).read_text())
     installed = tmp_path / unit
-    installed.write_text(text.replace("/usr/local/bin/pylvs", "/bin/true"))  # verify looks for the program
+    installed.write_text(text)  # verify looks for the program
     done = analyze("verify", "--man=no", "--recursive-errors=one", str(installed))
     assert (done.returncode, done.stderr) == (0, "")
-    installed.write_text(text.replace("/usr/local/bin/pylvs", "/bin/true") + "ProtectEverything=yes\n")
+    installed.write_text(text + "ProtectEverything=yes\n")
     assert "ProtectEverything" in analyze("verify", "--man=no", str(installed)).stderr, "verify finds errors"
 
 
+@pytest.mark.may_be_skipped
+@WITHOUT
 @pytest.mark.parametrize(("unit", "most"), UNITS.items())
 def test_the_unit_is_restricted(unit: str, most: float, repository: Path) -> None:
     done = analyze("security", "--offline=yes", str(repository / "packaging" / unit))
@@ -38,3 +48,83 @@ def test_the_unit_is_restricted(unit: str, most: float, repository: Path) -> Non
     assert float(levels[0]) <= most
     page = (repository / "docs/reference/run.md").read_text()
     assert re.search(rf"\b{re.escape(levels[0])}\b", page), "the page has the rating"
+
+
+def project(repository: Path) -> dict[str, Any]:
+    return dict(tomllib.loads((repository / "pyproject.toml").read_text())["project"])
+
+
+def test_the_package_depends_on_the_versions_that_the_wheel_needs(repository: Path) -> None:
+    control = (repository / "debian/control").read_text()
+    depends = dict(re.findall(r"^ python3-([a-z-]+) \(>= ([0-9.]+)\),$", control.partition("\nPackage: ")[2], re.MULTILINE))
+    wheel = dict(each.split(">=") for each in project(repository)["dependencies"])
+    assert depends == wheel
+    assert f"python3 (>= {project(repository)['requires-python'].removeprefix('>=')})" in control
+
+
+def test_the_package_has_the_programs_of_the_wheel(repository: Path) -> None:
+    texts = {path.name: path.read_text() for path in (repository / "packaging/bin").iterdir()}
+    for name, entry in project(repository)["scripts"].items():
+        module, function = entry.split(":")
+        assert texts.pop(name) == f"#!/usr/bin/python3 -I\nfrom {module} import {function}\n\n{function}()\n"
+    assert not texts
+
+
+def test_the_package_has_the_version_of_the_program(repository: Path) -> None:
+    assert (repository / "debian/changelog").read_text().startswith(f"pylvs ({version()}) ")
+
+
+@pytest.mark.parametrize("script", ["preinst", "postinst", "prerm", "postrm"])
+def test_maintainer_scripts_are_posix_shell(script: str, repository: Path) -> None:
+    path = repository / f"debian/pylvs.{script}"
+    assert "#DEBHELPER#" in path.read_text()
+    assert subprocess.run(["sh", "-n", path], capture_output=True, text=True).stderr == ""
+
+
+def test_each_command_has_a_page_with_each_of_its_options(tmp_path: Path) -> None:
+    pages = {path.stem: path.read_text() for path in manual.write(tmp_path)}
+    assert {f"pylvs-{name}" for name in COMMANDS} <= set(pages)
+    assert r".B \-\-for" in pages["pylvs-vrrp-yield"]
+    for name, text in pages.items():
+        if name.startswith("pylvs"):
+            assert f".SH NAME\n{name.replace('-', chr(92) + '-')} " in text
+            assert ".SH OPTIONS" in text
+
+
+@pytest.mark.may_be_skipped
+@pytest.mark.skipif(shutil.which("man") is None, reason="no man here")
+def test_pages_have_no_error_of_troff(tmp_path: Path) -> None:
+    manual.write(tmp_path)
+    for name in ("pylvs-vrrp-yield.8", "pylvs-run.8", "pylvs-lab.8"):
+        done = subprocess.run(["man", "--warnings", "-l", tmp_path / name], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), name
+
+
+def test_each_option_of_ipvsadm_is_on_its_page_and_is_completed(repository: Path) -> None:
+    page = (repository / "man/ipvsadm.8").read_text().replace("\\", "")
+    scripts = {shell: completion.of_ipvsadm(shell) for shell in completion.FILES}
+    for each in OPTIONS:
+        assert f"--{each.long}" in page, each.long
+        assert f"-l {each.long} " in scripts["fish"]
+        assert f"--{each.long}[" in scripts["zsh"]
+        assert f"--{each.long}" in scripts["bash"]
+
+
+def test_bash_completes_values_and_options(tmp_path: Path) -> None:
+    completion.write(tmp_path)
+    script = tmp_path / "bash-completion/completions/ipvsadm"
+    complete = "COMP_WORDS=(ipvsadm $1 $2) COMP_CWORD=2; _ipvsadm; echo ${COMPREPLY[*]}"
+    for words, found in ((("-s", "wl"), "wlc"), (("-A", "--sch"), "--scheduler --sched-flags"), (("-t", ""), "")):
+        command = ["bash", "-c", f". {script}; {complete}", "bash", *words]
+        assert subprocess.run(command, capture_output=True, text=True).stdout == f"{found}\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["aiohttp>=3.8", "Typing_Extensions>=4; python_version < '3.13'"], ["aiohttp"]),
+        (["attrs >= 17", "brotli; extra == 'speedups'", "yarl<2,>=1.17"], ["attrs", "yarl"]),
+    ],
+)
+def test_a_bill_leaves_out_what_is_not_installed(lines: list[str], names: list[str]) -> None:
+    assert sbom._requirements(lines) == names

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -65,9 +66,11 @@ async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
     application = web.Application(middlewares=[_root_only, _errors_as_json], client_max_size=_MAX_REQUEST_BYTES)
     application.add_routes(each.route(daemon) for each in OPERATIONS)
     logging.getLogger("aiohttp.server").addFilter(_one_line)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    timeout: dict[str, Any] = {"shutdown_timeout": _SHUTDOWN_S}
+    at_site = aiohttp.__version__.startswith("3.8.")  # aiohttp 3.8, of Debian 12; later the runner has it
+    runner = web.AppRunner(application, access_log=None, **({} if at_site else timeout))
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    await web.SockSite(runner, listener, **(timeout if at_site else {})).start()
     return runner
 
 

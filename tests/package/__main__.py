@@ -1,0 +1,198 @@
+"""Play the life of the Debian package in a fresh root, and print it: `./dev package-test [SUITE...] [--boot]`.
+
+The steps: two builds with equal bytes, installation, the first page, an upgrade under load, the kernel's ipvsadm beside
+ours, mistakes, removal and purge. With --boot a guest in qemu boots the root instead, twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.package import boot, faults
+from tests.package.roots import SUITES, Failed, Root, System, root_of
+from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
+from tools import deb
+
+_LOAD_S = 40  # wrk's; the upgrade begins a few seconds later
+_DEPENDS = "dpkg-deb --field /root/first.deb Depends"
+
+
+def check(holds: object, text: str) -> None:
+    """Print a fact. Raises Failed if it does not hold."""
+    if not holds:
+        raise Failed(f"not so: {text}")
+    print(f"  ok: {text}", flush=True)
+
+
+def shown(run: Callable[[str], str], command: str) -> str:
+    """Run a command, print it with its output, and return the output."""
+    output = run(command)
+    print(f"  # {command}", *(f"    {line}" for line in output.rstrip().splitlines()), sep="\n", flush=True)
+    return output
+
+
+def step(title: str) -> None:
+    """Print the title of a step, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {title}", flush=True)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def packages(folder: Path) -> tuple[Path, Path]:
+    """Build the package twice, and once more as a later version. Return two versions."""
+    step("two builds")
+    first, again = (deb.build(folder / name) for name in ("first", "again"))
+    print(f"  {digest(first)}  {first.name}\n  {digest(again)}  {again.name}")
+    check(digest(first) == digest(again), "two builds have equal bytes")
+    second = deb.build(folder / "second", f"{deb.package_version()}+later")
+    errors = [line for line in deb.lint(first).splitlines() if line.startswith("E:")]
+    check(not errors, "lintian finds no error")
+    return first, second
+
+
+def _install(root: Root) -> None:
+    step("install")
+    root.run(f'apt-get -qq satisfy -y "$({_DEPENDS})" && apt-get -qq download ipvsadm && mv ipvsadm*.deb /root/real.deb')
+    # Its own start at the installation does nothing, but it enables itself.
+    root.run("apt-get -qq install -y --download-only ipvsadm")
+
+
+def _first_page(system: System) -> None:
+    shown(system.run, "apt-get -qq install -y /root/first.deb 2>&1 | tail -n 4")
+    shown(system.run, "ls -l /usr/sbin/pylvs /usr/sbin/ipvsadm /etc/alternatives/ipvsadm; id pylvs")
+    output = system.run("systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service 2>&1")
+    check(output == "", "systemd-analyze verify is silent")
+    check("inactive" in system.run("systemctl is-active pylvs.service || :"), "the installation starts no daemon")
+    for page in ("pylvs", "pylvs-run", "pylvs-vrrp-status", "ipvsadm", "ipvsadm-save"):
+        check("NAME" in system.run(f"man {page} 2>&1 | head -n 5"), f"man {page}")
+    step("first page")
+    shown(system.run, "systemctl enable --now pylvs.service 2>&1")
+    system.until(f"ip -o addr show dev c0 | grep -q {VIP}/ && {PAGE}")
+    shown(system.run, PAGE)
+    shown(system.run, "ipvsadm -Ln")
+
+
+def _upgrade(system: System) -> None:
+    step("upgrade under load")
+    before = system.run("systemctl show -P MainPID pylvs.service")
+    load = f"{CLIENT} wrk -t 1 -c 20 -d {_LOAD_S} http://{VIP}/"
+    with subprocess.Popen(system.command(load), stdout=subprocess.PIPE, text=True) as wrk:
+        time.sleep(3)  # wrk's connections are established
+        shown(system.run, "dpkg -i /root/second.deb 2>&1 | tail -n 5")
+        check(system.run("systemctl show -P MainPID pylvs.service") != before, "the upgrade restarted the daemon")
+        check(wrk.poll() is None, "wrk still runs after the upgrade")
+        report = wrk.communicate()[0]
+    print(*(f"    {line}" for line in report.splitlines()), sep="\n")
+    found = re.search(r"(\d+) requests in", report)
+    check(found and int(found[1]) > 0, f"{found[1] if found else 0} requests were answered")
+    check("Socket errors" not in report and "Non-2xx" not in report, "0 requests and 0 connections were lost")
+    shown(system.run, "dpkg-query -W pylvs; pylvs show | head -n 3")
+
+
+def _reload(system: System, root: Root) -> None:
+    step("reload, stop, start")
+    root.write("/etc/keepalived/keepalived.conf", configuration(3))
+    system.run("systemctl reload pylvs.service")
+    check("Masq    3" in system.run("ipvsadm -Ln"), "systemctl reload: the weight is 3")
+    system.run("systemctl stop pylvs.service")
+    check(f"{VIP}/" not in system.run("ip -o addr"), "systemctl stop leaves no virtual address")
+    check(f"{VIP}:80" not in system.run("ipvsadm -Ln"), "and no service")
+    root.write("/etc/keepalived/keepalived.conf", configuration())
+    system.run("systemctl start pylvs.service")
+    system.until(f"ip -o addr show dev c0 | grep -q {VIP}/ && {PAGE}")
+    check(True, "systemctl start: the page is served again")
+
+
+def _beside(system: System) -> None:
+    step("the kernel's ipvsadm beside ours")
+    link = "readlink -f /usr/sbin/ipvsadm"
+    shown(system.run, "apt-get -qq install -y /root/real.deb 2>&1 | tail -n 2")
+    shown(system.run, "update-alternatives --list ipvsadm")
+    check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours is /usr/sbin/ipvsadm")
+    check("kernel" in system.run(f"update-alternatives --set ipvsadm /usr/sbin/ipvsadm.kernel 2>&1; {link}"), "a choice")
+    system.run("apt-get -qq purge -y ipvsadm")
+    check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours again, when the kernel's is gone")
+    check(system.run("update-alternatives --list ipvsadm").split() == ["/usr/lib/pylvs/ipvsadm"], "it alone")
+    system.run("apt-get -qq install -y /root/real.deb")
+
+
+def _purge(system: System) -> None:
+    step("remove, purge")
+    shown(system.run, "apt-get -qq remove -y pylvs 2>&1 | tail -n 3")
+    check(f"{VIP}/" not in system.run("ip -o addr"), "no virtual address is left")
+    check("clsact" not in system.run("tc qdisc show"), "no device runs the program")
+    check(system.run("readlink -f /usr/sbin/ipvsadm") == "/usr/sbin/ipvsadm\n", "the kernel's ipvsadm has its name back")
+    check("usage: " not in system.run("/sbin/ipvsadm --version"), "and runs")
+    shown(system.run, "apt-get -qq purge -y pylvs 2>&1 | tail -n 3")
+    system.run("apt-get -qq purge -y ipvsadm")
+    check(system.run("ls -d /run/pylvs /var/log/pylvs /etc/pylvs 2>/dev/null || :") == "", "no directory is left")
+    check(system.run("getent passwd pylvs || :") == "", "no user is left")
+    check(system.run("dpkg-divert --list | grep pylvs || :") == "", "no diversion is left")
+
+
+def play(suite: str, folder: Path, first: Path, second: Path) -> None:
+    """Play all steps in one suite. Raises Failed."""
+    step(f"a fresh root: {suite}")
+    with root_of(suite, folder) as root:
+        furnish(root)
+        for name, package in (("first", first), ("second", second)):
+            (root.path / f"root/{name}.deb").write_bytes(package.read_bytes())
+        _install(root)
+        before = root.files()
+        print(f"  {len(before)} files before")
+        faults.play(root, check)
+        check(root.files() == before, "the mistakes left nothing behind")
+        system = System(root)
+        try:
+            system.wait()
+            _first_page(system)
+            _upgrade(system)
+            _reload(system, root)
+            _beside(system)
+            faults.play_interrupted(system, check)
+            _purge(system)
+        finally:
+            system.end()
+        after = root.files()
+        print(f"  {len(after)} files after")
+        for name in sorted(set(before.items()) ^ set(after.items())):
+            print(f"    differs: {name}")
+        check(before == after, "purge leaves nothing: the list of files is the same")
+
+
+def main() -> int:
+    """Play the suites that are named. Return 0, or 1 after a line on stderr."""
+    parser = argparse.ArgumentParser(prog="./dev package-test", description=__doc__)
+    parser.add_argument("suites", nargs="*", default=["bookworm", "trixie"], metavar="SUITE", choices=[[], *SUITES])
+    parser.add_argument("--boot", action="store_true", help="boot each root in qemu instead, twice")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pylvs-package-", dir="/var/tmp") as name:
+        try:
+            if given.boot:
+                package = deb.build(Path(name, "first"))
+                for suite in given.suites:
+                    boot.play(suite, Path(name, suite), package)
+            else:
+                first, second = packages(Path(name))
+                for suite in given.suites:
+                    play(suite, Path(name, suite), first, second)
+        except (Failed, deb.BuildFailed) as error:
+            print(f"package-test: {error}", file=sys.stderr)
+            return 1
+    print("package-test: all steps passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

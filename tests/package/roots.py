@@ -1,0 +1,197 @@
+"""Fresh Debian roots made by debootstrap, and systems that run in them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE = Path(os.environ.get("PYLVS_ROOTS_CACHE", Path.home() / ".cache" / "pylvs-roots"))
+CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BOOT_S = 120
+# What an archive's suites are signed with, and the script of debootstrap for them.
+SUITES = {
+    "bookworm": ("http://deb.debian.org/debian", "debian-archive-keyring.gpg", "sid", "main"),
+    "trixie": ("http://deb.debian.org/debian", "debian-archive-keyring.gpg", "sid", "main"),
+    "noble": ("http://archive.ubuntu.com/ubuntu", "ubuntu-archive-keyring.gpg", "gutsy", "main,universe"),
+}
+
+
+class Failed(Exception):
+    """A command in a root failed; the text has its output."""
+
+
+def _run(command: list[str], stdin: str | None = None) -> str:
+    done = subprocess.run(
+        command, input=stdin or "", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    if done.returncode:
+        raise Failed(f"{shlex.join(command[-3:])}: exit status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def base(suite: str) -> Path:
+    """Return the directory with a minimal system of this suite, which systemd can boot; fetch it once."""
+    archive, keyring, script, components = SUITES[suite]
+    folder = CACHE / suite
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        fresh = CACHE / f"{suite}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        words = ["--variant=minbase", "--include=systemd-sysv,dbus", f"--components={components}"]
+        words += [f"--keyring=/usr/share/keyrings/{keyring}"]
+        _run(["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"])
+        fresh.rename(folder)
+    return folder
+
+
+class Root:
+    """A root on top of a base, which stays as it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, command: str) -> str:
+        """Run a shell command without a system around it, with this machine's network. Raises Failed."""
+        mounts = f"mount -t proc proc {self.path}/proc; mount --rbind /dev {self.path}/dev"
+        inside = f"exec chroot {self.path} env -i PATH={PATH} LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive sh -c"
+        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        return _run([*words, "sh", "-c", f"{mounts}; {inside} {shlex.quote(command)}"])
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        """Write a file of the root."""
+        path = self.path / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def files(self) -> dict[str, str]:
+        """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt."""
+        skipped = "proc sys dev run tmp var/cache var/log var/tmp var/lib/apt var/lib/dpkg var/lib/systemd root".split()
+        skipped += ["etc/machine-id", "var/lib/dbus", "var/lib/private", "var/lib/nginx"]
+        found = {}
+        for folder, folders, names in os.walk(self.path):
+            here = Path(folder).relative_to(self.path)
+            folders[:] = [each for each in folders if str(here / each) not in skipped and each != "__pycache__"]
+            for name in (*folders, *names):
+                if str(here / name) not in skipped and not name.endswith("-"):  # /etc/passwd- is passwd's backup
+                    path = self.path / here / name
+                    found[str(here / name)] = os.readlink(path) if path.is_symlink() else oct(path.stat().st_mode)
+        return found
+
+
+@contextmanager
+def root_of(suite: str, folder: Path) -> Iterator[Root]:
+    """Yield a fresh root of this suite below a folder; unmount it afterwards."""
+    for name in ("upper", "work", "root"):
+        (folder / name).mkdir(parents=True)
+    lower = base(suite)
+    options = f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work"
+    _run(["mount", "-t", "overlay", "-o", options, "overlay", str(folder / "root")])
+    try:
+        root = Root(folder / "root")
+        root.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
+        yield root
+    finally:
+        _run(["umount", "-R", "-l", str(folder / "root")])
+
+
+_BOOT = """
+set -e
+mount --make-rprivate /
+mount --bind ROOT ROOT
+cd ROOT
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t cgroup2 cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755 run run
+mount -t tmpfs -o mode=1777 tmp tmp
+mkdir tmp/devices
+for each in null zero full random urandom tty; do : >tmp/devices/$each; mount --bind /dev/$each tmp/devices/$each; done
+mkdir tmp/devices/pts tmp/devices/shm
+mount -t devpts -o newinstance,ptmxmode=666 devpts tmp/devices/pts
+ln -s pts/ptmx tmp/devices/ptmx
+ln -s /proc/self/fd tmp/devices/fd
+mount --rbind tmp/devices dev
+ip link set lo up
+mkdir -p run/former
+pivot_root . run/former
+umount -l run/former
+exec /lib/systemd/systemd --system --log-target=journal --show-status=no
+"""
+
+
+class System:
+    """A systemd that runs as PID 1 in namespaces and a control group of its own, with this machine's kernel."""
+
+    def __init__(self, root: Root) -> None:
+        self._group = CGROUPS / f"pylvs-package-{os.getpid()}"
+        self._group.mkdir()
+        script = _BOOT.replace("ROOT", shlex.quote(str(root.path)))
+        words = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup"]
+        join = lambda: (self._group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
+        self._outer = subprocess.Popen(
+            [*words, "sh", "-c", script],
+            preexec_fn=join,
+            env={"PATH": PATH, "container": "pylvs"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def _process(self) -> str:
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
+        if not children or Path(f"/proc/{children[0]}/comm").read_text() != "systemd\n":
+            raise Failed("systemd does not run yet")
+        return children[0]
+
+    def command(self, command: str) -> list[str]:
+        """Return the words that run a shell command in the system."""
+        words = ["nsenter", "--target", self._process(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        return [*words, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", command]
+
+    def run(self, command: str) -> str:
+        """Run a shell command in the system. Raises Failed."""
+        return _run(self.command(command))
+
+    def wait(self) -> None:
+        """Wait until the system has booted. Raises Failed."""
+        self.until("systemctl is-system-running --wait | grep -E 'running|degraded'")
+
+    def until(self, command: str) -> None:
+        """Repeat a command until it succeeds. Raises Failed with its last output."""
+        end = time.monotonic() + BOOT_S
+        while True:
+            try:
+                self.run(command)
+                return
+            except Failed:
+                if time.monotonic() > end or self._outer.poll() is not None:
+                    raise
+                time.sleep(0.2)
+
+    def end(self) -> None:
+        """Kill the system, and remove its control group."""
+        self._outer.kill()
+        self._outer.wait()
+        for each in sorted(self._group.rglob("*/"), reverse=True):
+            if each.is_dir():
+                _remove(each)
+        _remove(self._group)
+
+
+def _remove(group: Path) -> None:
+    end = time.monotonic() + BOOT_S
+    while True:
+        try:
+            group.rmdir()
+            return
+        except OSError:  # its processes are still ending
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)

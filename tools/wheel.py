@@ -1,0 +1,45 @@
+"""Build the wheel in dist/, with its SBOM: `python -m tools.wheel`. Two builds of a commit have equal bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tools import sbom
+from tools.source import DIST, BuildFailed, commit_time, copy_to
+
+
+def build(target: Path) -> Path:
+    """Build the wheel from a copy of the tree into a folder, and return its path. Raises BuildFailed."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="pylvs-wheel-") as name:
+        tree, made = Path(name, "tree"), Path(name, "made")
+        copy_to(tree)
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(made)]
+        environment = os.environ | {"SOURCE_DATE_EPOCH": str(commit_time()), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildFailed(f"the wheel cannot be built: {(done.stderr or done.stdout).strip()}")
+        (wheel,) = made.glob("*.whl")
+        fresh = target / f".{wheel.name}.new"
+        fresh.write_bytes(wheel.read_bytes())
+        return fresh.replace(target / wheel.name)
+
+
+def main() -> int:
+    """Build, and print the paths. Return 0, or 1 after a line on stderr."""
+    try:
+        wheel = build(DIST)
+        print(wheel)
+        print(sbom.write(wheel))
+    except BuildFailed as error:
+        print(f"wheel: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
