@@ -1,7 +1,7 @@
-"""Writes completions of bash, zsh and fish for `pylvs` and `ipvsadm`: `python -m tools.completion DIRECTORY`.
+"""Write completions of bash, zsh and fish for `pylvs` and `ipvsadm`: `python -m tools.completion FOLDER`.
 
-Runs when the wheel is built. Those of `pylvs` are click's, which ask `pylvs` itself. Those of `ipvsadm` are made from its
-table of options and its help.
+Runs when the wheel is built. Those of `pylvs` are click's, which ask `pylvs` itself. Those of `ipvsadm` are made from
+its table of options and its help.
 """
 
 from __future__ import annotations

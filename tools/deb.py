@@ -56,9 +56,11 @@ def build(target: Path, chosen: str | None = None) -> Path:
         }
         # -d: nothing is compiled by build-essential, which dpkg-buildpackage would ask for.
         command = ["dpkg-buildpackage", "--build=binary", "--no-sign", "-d"]
-        done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
         if done.returncode:
-            log = done.stdout.decode(errors="replace").strip().splitlines()
+            log = done.stdout.strip().splitlines()
             raise BuildFailed("\n".join([*log[-_SHOWN_LINES:], "the package cannot be built: the lines above say why"]))
         (package,) = Path(name).glob("*.deb")
         fresh = target / f".{package.name}.new"
@@ -71,7 +73,7 @@ def lint(package: Path) -> str:
     command = ["lintian", "--no-cfg", "--fail-on", "error", "--suppress-tags", "bad-distribution-in-changes-file"]
     if os.geteuid() == 0:
         command.append("--allow-root")
-    done = subprocess.run([*command, str(package)], capture_output=True, text=True)
+    done = subprocess.run([*command, str(package)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildFailed(f"{done.stdout}{done.stderr}lintian found errors in {package.name}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""Writes a manual page for each command of `pylvs`, from the same objects as `--help`: `python -m tools.manual DIRECTORY`.
+"""Write a manual page for each command of `pylvs`, from the same objects as `--help`: `python -m tools.manual FOLDER`.
 
 Runs when the wheel is built. The overview, pylvs(8), and ipvsadm(8) are in man/.
 """

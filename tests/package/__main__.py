@@ -63,7 +63,9 @@ def packages(folder: Path) -> tuple[Path, Path]:
 
 def _install(root: Root) -> None:
     step("install")
-    root.run(f'apt-get -qq satisfy -y "$({_DEPENDS})" && apt-get -qq download ipvsadm && mv ipvsadm*.deb /root/real.deb')
+    root.run(
+        f'apt-get -qq satisfy -y "$({_DEPENDS})" && apt-get -qq download ipvsadm && mv ipvsadm*.deb /root/real.deb'
+    )
     # Its own start at the installation does nothing, but it enables itself.
     root.run("apt-get -qq install -y --download-only ipvsadm")
 
@@ -120,7 +122,9 @@ def _beside(system: System) -> None:
     shown(system.run, "apt-get -qq install -y /root/real.deb 2>&1 | tail -n 2")
     shown(system.run, "update-alternatives --list ipvsadm")
     check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours is /usr/sbin/ipvsadm")
-    check("kernel" in system.run(f"update-alternatives --set ipvsadm /usr/sbin/ipvsadm.kernel 2>&1; {link}"), "a choice")
+    check(
+        "kernel" in system.run(f"update-alternatives --set ipvsadm /usr/sbin/ipvsadm.kernel 2>&1; {link}"), "a choice"
+    )
     system.run("apt-get -qq purge -y ipvsadm")
     check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours again, when the kernel's is gone")
     check(system.run("update-alternatives --list ipvsadm").split() == ["/usr/lib/pylvs/ipvsadm"], "it alone")
@@ -132,7 +136,9 @@ def _purge(system: System) -> None:
     shown(system.run, "apt-get -qq remove -y pylvs 2>&1 | tail -n 3")
     check(f"{VIP}/" not in system.run("ip -o addr"), "no virtual address is left")
     check("clsact" not in system.run("tc qdisc show"), "no device runs the program")
-    check(system.run("readlink -f /usr/sbin/ipvsadm") == "/usr/sbin/ipvsadm\n", "the kernel's ipvsadm has its name back")
+    check(
+        system.run("readlink -f /usr/sbin/ipvsadm") == "/usr/sbin/ipvsadm\n", "the kernel's ipvsadm has its name back"
+    )
     check("usage: " not in system.run("/sbin/ipvsadm --version"), "and runs")
     shown(system.run, "apt-get -qq purge -y pylvs 2>&1 | tail -n 3")
     system.run("apt-get -qq purge -y ipvsadm")

@@ -44,8 +44,15 @@ WantedBy=multi-user.target
 _SCENARIO = f"""#!/bin/sh
 stage=$(cat /etc/test-network/stage)
 ok() {{ echo "ok: $*"; }}
-fail() {{ echo "failed: $*"; ip -o addr; ipvsadm -Ln; systemctl status --no-pager -n 40 pylvs pylvs-restore; echo result 1; \
-systemctl --no-block poweroff; exit 1; }}
+fail() {{
+    echo "failed: $*"
+    ip -o addr
+    ipvsadm -Ln
+    systemctl status --no-pager -n 40 pylvs pylvs-restore
+    echo result 1
+    systemctl --no-block poweroff
+    exit 1
+}}
 until_page() {{ # ADDRESS
     end=$(($(date +%s) + 300))
     until page=$({CLIENT} curl -s --max-time 20 http://$1/); do

@@ -24,11 +24,13 @@ def play(root: Root, check: Check) -> None:
     check("pylvs: /etc is read-only: nothing was changed" in output, "read-only /etc is named")
     root.run("dpkg --purge pylvs 2>/dev/null")
     lock = "exec 9>/var/lib/dpkg/lock-frontend; python3 -c 'import fcntl; fcntl.lockf(9, fcntl.LOCK_EX)"
-    command = f"{lock}; import os; os.system(\"dpkg -i /root/first.deb; echo status $?\")'"
+    command = f'{lock}; import os; os.system("dpkg -i /root/first.deb; echo status $?")\''
     output = root.run(command)
     check("lock" in output and "status 2" in output, "a busy lock of dpkg is named")
     older = "mkdir /tmp/old && dpkg-deb -R /root/first.deb /tmp/old && "
-    older += "sed -i 's/python3 (>= 3.11)/python3 (>= 9.9)/' /tmp/old/DEBIAN/control && dpkg-deb -b /tmp/old /tmp/old.deb"
+    older += (
+        "sed -i 's/python3 (>= 3.11)/python3 (>= 9.9)/' /tmp/old/DEBIAN/control && dpkg-deb -b /tmp/old /tmp/old.deb"
+    )
     root.run(f"{older} >/dev/null")
     output = _refused(root.run, "apt-get -qq install -y /tmp/old.deb")
     check("Depends: python3 (>= 9.9)" in output, "a Python that is too old is named")
@@ -43,7 +45,9 @@ def play_interrupted(system: System, check: Check) -> None:
     system.run("dpkg --configure -a && dpkg --configure -a")
     for _ in range(2):
         system.run("/var/lib/dpkg/info/pylvs.postinst configure '' && /var/lib/dpkg/info/pylvs.postinst triggered x")
-    check(system.run("readlink -f /usr/sbin/ipvsadm") == "/usr/lib/pylvs/ipvsadm\n", "a repeated postinst changes nothing")
+    check(
+        system.run("readlink -f /usr/sbin/ipvsadm") == "/usr/lib/pylvs/ipvsadm\n", "a repeated postinst changes nothing"
+    )
     hidden = "unshare --net --mount sh -c 'mount -t tmpfs none /sys/kernel/btf && ipvsadm -A -t 192.0.2.1:80'"
     output = _refused(system.run, hidden)
     lines = output.strip().splitlines()[1:]

@@ -73,8 +73,8 @@ class Root:
 
     def files(self) -> dict[str, str]:
         """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt."""
-        skipped = "proc sys dev run tmp var/cache var/log var/tmp var/lib/apt var/lib/dpkg var/lib/systemd root".split()
-        skipped += ["etc/machine-id", "var/lib/dbus", "var/lib/private", "var/lib/nginx"]
+        skipped = set(["proc", "sys", "dev", "run", "tmp", "root", "var/cache", "var/log", "var/tmp", "etc/machine-id"])
+        skipped |= {f"var/lib/{each}" for each in ("apt", "dpkg", "systemd", "dbus", "private", "nginx", "logrotate")}
         found = {}
         for folder, folders, names in os.walk(self.path):
             here = Path(folder).relative_to(self.path)
@@ -135,10 +135,9 @@ class System:
         self._group.mkdir()
         script = _BOOT.replace("ROOT", shlex.quote(str(root.path)))
         words = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup"]
-        join = lambda: (self._group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
+        join = f'echo $$ >{shlex.quote(str(self._group))}/cgroup.procs; exec "$@"'
         self._outer = subprocess.Popen(
-            [*words, "sh", "-c", script],
-            preexec_fn=join,
+            ["sh", "-c", join, "sh", *words, "sh", "-c", script],
             env={"PATH": PATH, "container": "pylvs"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -153,7 +152,17 @@ class System:
     def command(self, command: str) -> list[str]:
         """Return the words that run a shell command in the system."""
         words = ["nsenter", "--target", self._process(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        return [*words, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", command]
+        return [
+            *words,
+            "env",
+            "-i",
+            f"PATH={PATH}",
+            "LC_ALL=C.UTF-8",
+            "DEBIAN_FRONTEND=noninteractive",
+            "sh",
+            "-c",
+            command,
+        ]
 
     def run(self, command: str) -> str:
         """Run a shell command in the system. Raises Failed."""

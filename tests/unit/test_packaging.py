@@ -1,4 +1,4 @@
-"""The unit files: systemd accepts them, and rates how restricted they are. What the Debian package and the wheel share."""
+"""The unit files: systemd accepts them, and rates how restricted they are. The Debian package agrees with the wheel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from pylvs.ipvsadm.options import OPTIONS
 from tools import completion, manual, sbom
 from tools.source import version
 
-UNITS = {"pylvs.service": 6.0, "pylvs-watch.service": 4.0, "pylvs-restore.service": 4.0}  # and the highest exposure level
+UNITS = {
+    "pylvs.service": 6.0,
+    "pylvs-watch.service": 4.0,
+    "pylvs-restore.service": 4.0,
+}  # and the highest exposure level
 WITHOUT = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
 
@@ -56,7 +60,9 @@ def project(repository: Path) -> dict[str, Any]:
 
 def test_the_package_depends_on_the_versions_that_the_wheel_needs(repository: Path) -> None:
     control = (repository / "debian/control").read_text()
-    depends = dict(re.findall(r"^ python3-([a-z-]+) \(>= ([0-9.]+)\),$", control.partition("\nPackage: ")[2], re.MULTILINE))
+    depends = dict(
+        re.findall(r"^ python3-([a-z-]+) \(>= ([0-9.]+)\),$", control.partition("\nPackage: ")[2], re.MULTILINE)
+    )
     wheel = dict(each.split(">=") for each in project(repository)["dependencies"])
     assert depends == wheel
     assert f"python3 (>= {project(repository)['requires-python'].removeprefix('>=')})" in control
