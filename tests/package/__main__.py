@@ -49,13 +49,23 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def later(package: Path, folder: Path) -> Path:
+    """Pack the same files again as a later version."""
+    tree, name = folder / "tree", f"later-{package.name}"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"^(Version: .*)$", r"\1+later", control.read_text(), flags=re.MULTILINE))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, folder / name], check=True, capture_output=True)
+    return folder / name
+
+
 def packages(folder: Path) -> tuple[Path, Path]:
     """Build the package twice, and once more as a later version. Return two versions."""
     step("two builds")
     first, again = (deb.build(folder / name) for name in ("first", "again"))
     print(f"  {digest(first)}  {first.name}\n  {digest(again)}  {again.name}")
     check(digest(first) == digest(again), "two builds have equal bytes")
-    second = deb.build(folder / "second", f"{deb.package_version()}+later")
+    second = later(first, folder / "second")
     errors = [line for line in deb.lint(first).splitlines() if line.startswith("E:")]
     check(not errors, "lintian finds no error")
     return first, second
@@ -180,18 +190,25 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
 def main() -> int:
     """Play the suites that are named. Return 0, or 1 after a line on stderr."""
     parser = argparse.ArgumentParser(prog="./dev package-test", description=__doc__)
-    parser.add_argument("suites", nargs="*", default=["bookworm", "trixie"], metavar="SUITE", choices=[[], *SUITES])
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: bookworm trixie")
+    parser.add_argument("--package", type=Path, metavar="FILE", help="play with this package instead of two new builds")
     parser.add_argument("--boot", action="store_true", help="boot each root in qemu instead, twice")
     given = parser.parse_args()
+    suites = given.suites or ["bookworm", "trixie"]
+    if unknown := set(suites) - set(SUITES):
+        parser.error(f"no suite {unknown.pop()}: {', '.join(SUITES)}")
     with tempfile.TemporaryDirectory(prefix="pylvs-package-", dir="/var/tmp") as name:
         try:
             if given.boot:
-                package = deb.build(Path(name, "first"))
-                for suite in given.suites:
+                package = given.package or deb.build(Path(name, "first"))
+                for suite in suites:
                     boot.play(suite, Path(name, suite), package)
             else:
-                first, second = packages(Path(name))
-                for suite in given.suites:
+                if given.package:
+                    first, second = given.package, later(given.package, Path(name, "second"))
+                else:
+                    first, second = packages(Path(name))
+                for suite in suites:
                     play(suite, Path(name, suite), first, second)
         except (Failed, deb.BuildFailed) as error:
             print(f"package-test: {error}", file=sys.stderr)

@@ -14,7 +14,8 @@ from pathlib import Path
 CACHE = Path(os.environ.get("PYLVS_ROOTS_CACHE", Path.home() / ".cache" / "pylvs-roots"))
 CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-BOOT_S = 120
+BOOT_S = 300
+NO_START = ("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")  # of a service, while there is no system
 # What an archive's suites are signed with, and the script of debootstrap for them.
 SUITES = {
     "bookworm": ("http://deb.debian.org/debian", "debian-archive-keyring.gpg", "sid", "main"),
@@ -36,6 +37,9 @@ def _run(command: list[str], stdin: str | None = None) -> str:
     return done.stdout
 
 
+PACKAGES = "iproute2 procps curl wrk nginx kmod logrotate man-db"  # of a test's machine, besides systemd
+
+
 def base(suite: str) -> Path:
     """Return the directory with a minimal system of this suite, which systemd can boot; fetch it once."""
     archive, keyring, script, components = SUITES[suite]
@@ -47,6 +51,12 @@ def base(suite: str) -> Path:
         words = ["--variant=minbase", "--include=systemd-sysv,dbus", f"--components={components}"]
         words += [f"--keyring=/usr/share/keyrings/{keyring}"]
         _run(["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"])
+        root = Root(fresh)
+        root.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
+        root.write("/etc/apt/apt.conf.d/90test", 'APT::Install-Recommends "false";\nAcquire::Retries "3";\n')
+        root.write(*NO_START, 0o755)
+        root.run(f"apt-get -qq update && apt-get -qq install -y {PACKAGES} && apt-get clean")
+        root.run(f"systemctl disable nginx.service 2>/dev/null; rm {NO_START[0]}")
         fresh.rename(folder)
     return folder
 
@@ -73,7 +83,7 @@ class Root:
 
     def files(self) -> dict[str, str]:
         """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt."""
-        skipped = set(["proc", "sys", "dev", "run", "tmp", "root", "var/cache", "var/log", "var/tmp", "etc/machine-id"])
+        skipped = {"proc", "sys", "dev", "run", "tmp", "root", "var/cache", "var/log", "var/tmp", "etc/machine-id"}
         skipped |= {f"var/lib/{each}" for each in ("apt", "dpkg", "systemd", "dbus", "private", "nginx", "logrotate")}
         found = {}
         for folder, folders, names in os.walk(self.path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.package.roots import Root
 
 VIP, OTHER_VIP = "10.9.1.100", "10.9.1.101"  # of keepalived.conf; of the saved table
-PACKAGES = "iproute2 procps curl wrk nginx kmod logrotate man-db"
 CLIENT = "ip netns exec client"
 PAGE = f"{CLIENT} curl -s --max-time 5 http://{VIP}/"
 SERVERS = {"s1": "10.9.2.2", "s2": "10.9.3.2"}
@@ -80,11 +79,7 @@ virtual_server {VIP} 80 {{
 
 
 def furnish(root: Root) -> None:
-    """Install the packages, and write the files. Raises Failed."""
-    root.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
-    root.write("/etc/apt/apt.conf.d/90test", 'APT::Install-Recommends "false";\nAcquire::Retries "3";\n')
-    root.run(f"apt-get -qq update && apt-get -qq install -y {PACKAGES}")
-    root.run("systemctl disable nginx.service 2>/dev/null; rm /usr/sbin/policy-rc.d")
+    """Write the files, and enable the network. Raises Failed."""
     root.write("/etc/keepalived/keepalived.conf", configuration())
     root.write("/etc/test-network/start", _NETWORK, 0o755)
     for name in SERVERS:
