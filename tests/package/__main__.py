@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.package import boot, faults
-from tests.package.roots import SUITES, Failed, Root, System, root_of
+from tests.package.roots import NO_START, SUITES, Failed, Root, System, root_of
 from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
 from tools import deb
 
@@ -71,16 +71,19 @@ def packages(folder: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def _install(root: Root) -> None:
-    step("install")
+def _prepare(root: Root) -> None:
+    step("what the package depends on")
+    root.write(*NO_START, 0o755)
+    root.run(f'apt-get -qq update && apt-get -qq satisfy -y "$({_DEPENDS})"')
+    # The libraries of the kernel's ipvsadm stay: the system has no network later.
     root.run(
-        f'apt-get -qq satisfy -y "$({_DEPENDS})" && apt-get -qq download ipvsadm && mv ipvsadm*.deb /root/real.deb'
+        "apt-get -qq install -y ipvsadm && apt-get -qq purge -y ipvsadm && cd /root && apt-get -qq download ipvsadm"
     )
-    # Its own start at the installation does nothing, but it enables itself.
-    root.run("apt-get -qq install -y --download-only ipvsadm")
+    root.run(f"mv /root/ipvsadm_*.deb /root/real.deb; rm {NO_START[0]}")
 
 
 def _first_page(system: System) -> None:
+    step("install")
     shown(system.run, "apt-get -qq install -y /root/first.deb 2>&1 | tail -n 4")
     shown(system.run, "ls -l /usr/sbin/pylvs /usr/sbin/ipvsadm /etc/alternatives/ipvsadm; id pylvs")
     output = system.run("systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service 2>&1")
@@ -164,7 +167,7 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
         furnish(root)
         for name, package in (("first", first), ("second", second)):
             (root.path / f"root/{name}.deb").write_bytes(package.read_bytes())
-        _install(root)
+        _prepare(root)
         before = root.files()
         print(f"  {len(before)} files before")
         faults.play(root, check)
