@@ -72,7 +72,7 @@ def _digest(path: Path) -> str:
 
 
 class Files:
-    """The files of the release."""
+    """Build what a release publishes, and remember it for the SBOMs."""
 
     def __init__(self) -> None:
         self.built: list[Path] = []

@@ -54,6 +54,7 @@ def base(suite: str) -> Path:
         root = Root(fresh)
         root.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
         root.write("/etc/apt/apt.conf.d/90test", 'APT::Install-Recommends "false";\nAcquire::Retries "3";\n')
+        root.write("/etc/dpkg/dpkg.cfg.d/test", "force-unsafe-io\n")
         root.write(*NO_START, 0o755)
         root.run(f"apt-get -qq update && apt-get -qq install -y {PACKAGES} && apt-get clean")
         root.run(f"systemctl disable nginx.service 2>/dev/null; rm {NO_START[0]}")
