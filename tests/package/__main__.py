@@ -51,6 +51,7 @@ def digest(path: Path) -> str:
 
 def later(package: Path, folder: Path) -> Path:
     """Pack the same files again as a later version."""
+    folder.mkdir(parents=True, exist_ok=True)
     tree, name = folder / "tree", f"later-{package.name}"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     control = tree / "DEBIAN/control"

@@ -32,7 +32,7 @@ def play(root: Root, check: Check) -> None:
         "sed -i 's/python3 (>= 3.11)/python3 (>= 9.9)/' /tmp/old/DEBIAN/control && dpkg-deb -b /tmp/old /tmp/old.deb"
     )
     root.run(f"{older} >/dev/null")
-    output = _refused(root.run, "apt-get -qq install -y /tmp/old.deb")
+    output = _refused(root.run, "apt-get -q install -y /tmp/old.deb")
     check("Depends: python3 (>= 9.9)" in output, "a Python that is too old is named")
     root.run("rm -r /tmp/old /tmp/old.deb")
 
