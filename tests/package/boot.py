@@ -181,7 +181,7 @@ def play(suite: str, folder: Path, package: Path) -> None:
         root.write("/etc/test-network/stage", "1\n")
         root.write("/etc/test-network/scenario", _SCENARIO, 0o755)
         root.write("/etc/systemd/system/test-scenario.service", _SCENARIO_UNIT)
-        root.run("systemctl enable test-scenario.service 2>/dev/null; systemctl mask getty@tty1 2>/dev/null")
+        root.run("systemctl enable test-scenario.service 2>/dev/null")
         initramfs = _initramfs(kernel, folder)
         accelerators = _accelerators()
         for number in (1, 2):
