@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -201,6 +202,7 @@ def main() -> int:
     suites = given.suites or ["bookworm", "trixie"]
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite {unknown.pop()}: {', '.join(SUITES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("package-test: terminated"))  # roots are unmounted
     with tempfile.TemporaryDirectory(prefix="pylvs-package-", dir="/var/tmp") as name:
         try:
             if given.boot:
