@@ -12,7 +12,7 @@ from pathlib import Path
 
 from click.shell_completion import get_completion_class
 
-from pylvs.cli.main import pylvs
+from pylvs.cli.group import pylvs
 from pylvs.ipvsadm.helptext import HELP
 from pylvs.ipvsadm.options import OPTIONS, Takes
 

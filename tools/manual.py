@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from pylvs.cli.main import pylvs
+from pylvs.cli.group import pylvs
 
 _STARTS_REQUEST = re.compile(r"^(?=[.'])", re.MULTILINE)
 _UNFILLED = "\b"  # click's mark of a paragraph whose lines stay as they are

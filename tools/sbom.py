@@ -80,7 +80,7 @@ def of_package(path: Path) -> tuple[Component, list[Component]]:
         fields[name] = done.stdout.strip()
     own = f"pkg:deb/debian/pylvs@{fields['Version']}?arch={fields['Architecture']}"
     component = {"type": "application", "bom-ref": own, "name": "pylvs", "version": fields["Version"], "purl": own}
-    components = []
+    components: list[Component] = []
     for clause in sorted(set(re.split(r",\s*", fields["Depends"]))):
         found = re.match(r"([a-z0-9.+-]+)(?::\w+)?\s*(?:\((.+?)\))?", clause)  # the first of alternatives
         assert found

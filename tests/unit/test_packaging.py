@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.cli.main import COMMANDS
+from pylvs.cli.group import COMMANDS
 from pylvs.ipvsadm.options import OPTIONS
 from tools import completion, manual, sbom
 from tools.source import version
