@@ -57,7 +57,7 @@ def build(target: Path, chosen: str | None = None) -> Path:
         # -d: nothing is compiled by build-essential, which dpkg-buildpackage would ask for.
         command = ["dpkg-buildpackage", "--build=binary", "--no-sign", "-d"]
         done = subprocess.run(
-            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True
         )
         if done.returncode:
             log = done.stdout.strip().splitlines()

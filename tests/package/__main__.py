@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
 from tools import deb
 from tools.source import BuildFailed
 
-_LOAD_S = 40  # wrk's; the upgrade begins a few seconds later
+_LOAD_S = 1800  # of wrk, which is ended after the upgrade
 _DEPENDS = "dpkg-deb --field /root/first.deb Depends"
 
 
@@ -103,12 +104,14 @@ def _first_page(system: System) -> None:
 def _upgrade(system: System) -> None:
     step("upgrade under load")
     before = system.run("systemctl show -P MainPID pylvs.service")
-    load = f"{CLIENT} wrk -t 1 -c 20 -d {_LOAD_S} http://{VIP}/"
+    load = f"{CLIENT} wrk -t 1 -c 20 -d {_LOAD_S} --timeout 60 http://{VIP}/"
     with subprocess.Popen(system.command(load), stdout=subprocess.PIPE, text=True) as wrk:
         time.sleep(3)  # wrk's connections are established
         shown(system.run, "dpkg -i /root/second.deb 2>&1 | tail -n 5")
         check(system.run("systemctl show -P MainPID pylvs.service") != before, "the upgrade restarted the daemon")
+        system.run(PAGE)
         check(wrk.poll() is None, "wrk still runs after the upgrade")
+        system.run("pkill -INT -x wrk")  # it prints its report
         report = wrk.communicate()[0]
     print(*(f"    {line}" for line in report.splitlines()), sep="\n")
     found = re.search(r"(\d+) requests in", report)
@@ -187,8 +190,8 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
             system.end()
         after = root.files()
         print(f"  {len(after)} files after")
-        for changed in sorted(set(before.items()) ^ set(after.items())):
-            print(f"    differs: {changed}")
+        for pair in sorted(set(before.items()) ^ set(after.items())):
+            print(f"    differs: {pair}")
         check(before == after, "purge leaves nothing: the list of files is the same")
 
 
@@ -202,6 +205,7 @@ def main() -> int:
     suites = given.suites or ["bookworm", "trixie"]
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite {unknown.pop()}: {', '.join(SUITES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("package-test: terminated"))  # roots are unmounted
     with tempfile.TemporaryDirectory(prefix="pylvs-package-", dir="/var/tmp") as name:
         try:
             if given.boot:

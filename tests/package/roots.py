@@ -123,13 +123,9 @@ mount -t sysfs sys sys
 mount -t cgroup2 cgroup sys/fs/cgroup
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
-mkdir tmp/devices
-for each in null zero full random urandom tty; do : >tmp/devices/$each; mount --bind /dev/$each tmp/devices/$each; done
-mkdir tmp/devices/pts tmp/devices/shm
-mount -t devpts -o newinstance,ptmxmode=666 devpts tmp/devices/pts
-ln -s pts/ptmx tmp/devices/ptmx
-ln -s /proc/self/fd tmp/devices/fd
-mount --rbind tmp/devices dev
+mount --rbind /dev dev
+mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+mount -t tmpfs shm dev/shm
 ip link set lo up
 mkdir -p run/former
 pivot_root . run/former

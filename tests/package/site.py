@@ -86,3 +86,4 @@ def furnish(root: Root) -> None:
         root.write(f"/etc/test-network/{name}.conf", _NGINX.replace("NAME", name))
     root.write("/etc/systemd/system/test-network.service", _NETWORK_UNIT)
     root.run("systemctl enable test-network.service 2>/dev/null")
+    root.run("systemctl mask getty.target console-getty.service serial-getty@ttyS0.service 2>/dev/null")
