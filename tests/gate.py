@@ -3,10 +3,10 @@
     python -m tests.gate [--everything] [--only PHASE,...]
 
 A phase that fails does not stop the next one. Tests that wait for other programs run beside the phases that compute.
-Tests marked `real_clock` run alone, after all others. Those that fail
-run once more in a new process. The run fails if one fails again, if more than MOST_REPEATED needed a second attempt,
-or if the kernel became tainted. The gate repeats nothing else. Other code may repeat a boot of a guest, or a replay
-that was too slow to be compared. The same ledger lists these repetitions.
+Tests marked `real_clock` run alone, after all others. Those that fail run once more in a new process. The run fails if
+one fails again, if more than MOST_REPEATED needed a second attempt, or if the kernel became tainted. The gate repeats
+nothing else. Other code may repeat a boot of a guest, or a replay that was too slow to be compared. The same ledger
+lists these repetitions.
 """
 
 from __future__ import annotations
@@ -122,11 +122,10 @@ def _isolated(name: str, workers: int, *arguments: str, background: bool = False
     return Phase(name, command, pytest=True, background=background)
 
 
-def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None, background: bool = False) -> Phase:
+def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None, at_rest: bool = False) -> Phase:
+    """Return a phase of unit tests; `at_rest`: in the background at the lowest priority."""
     command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, "tests/unit"]
-    return Phase(
-        name, command, pytest=True, environment=environment or {}, background=background, lowest_priority=background
-    )
+    return Phase(name, command, pytest=True, environment=environment or {}, background=at_rest, lowest_priority=at_rest)
 
 
 def _real_clocks(name: str, beside_load: bool = False) -> Phase:
@@ -154,7 +153,7 @@ def nightly_phases() -> list[Phase]:
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000"]),
         Phase("live conformance", ["python", "-m", "tests.conformance"]),
         *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
-        _unit("simulations", "nightly and not real_clock", background=True),
+        _unit("simulations", "nightly and not real_clock", at_rest=True),
     ]
 
 

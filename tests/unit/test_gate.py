@@ -83,6 +83,15 @@ def test_a_phase_in_the_background_counts_and_is_shown_last(
     assert "total: 1 passed, 1 failed, 0 skipped" in text
 
 
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_that_runs_alone_begins_after_those_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = gate.Phase("waits", ["sh", "-c", "until [ -e begun ]; do sleep 0.1; done; touch ended"], background=True)
+    beside = gate.Phase("beside", ["touch", "begun"])
+    alone = gate.Phase("alone", ["test", "-e", "ended"], alone=True)
+    monkeypatch.setattr(gate, "phases", lambda: [waits, beside, alone])
+    assert gate.main([]) == 0
+
+
 def test_a_failed_phase_does_not_stop_the_next_one(run_gate: Gate) -> None:
     status, lines = run_gate(BAD, GOOD)
     assert status == 1
