@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -100,7 +99,8 @@ ExecStopPost=/bin/systemctl --no-block exit
 
 def container() -> int:
     """Run `boot` in new namespaces and in a control group, which is removed afterwards. The memory is not limited."""
-    group = Path(tempfile.mkdtemp(prefix="pylvs-", dir=CGROUPS))  # processes of PID namespaces have the same PIDs
+    group = CGROUPS / f"pylvs-{os.getpid()}-{time.monotonic_ns()}"  # processes of PID namespaces have the same PIDs
+    group.mkdir()
     command = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup"]
     command += [sys.executable, "-m", "tests.interop.systemd_in_guest", "inside"]
     try:
