@@ -24,7 +24,7 @@ from tools import deb
 from tools.source import BuildFailed
 
 _LOAD_S = 1800  # of wrk, which is ended after the upgrade
-_DEPENDS = "dpkg-deb --field /root/first.deb Depends"
+_DEPENDS = "dpkg-deb --field /srv/first.deb Depends"
 
 
 def check(holds: object, text: str) -> None:
@@ -80,14 +80,14 @@ def _prepare(root: Root) -> None:
     root.run(f'apt-get -qq update && apt-get -qq satisfy -y "$({_DEPENDS})"')
     # The libraries of the kernel's ipvsadm stay: the system has no network later.
     root.run(
-        "apt-get -qq install -y ipvsadm && apt-get -qq purge -y ipvsadm && cd /root && apt-get -qq download ipvsadm"
+        "apt-get -qq install -y ipvsadm && apt-get -qq purge -y ipvsadm && cd /srv && apt-get -qq download ipvsadm"
     )
-    root.run(f"mv /root/ipvsadm_*.deb /root/real.deb; rm {NO_START[0]}")
+    root.run(f"mv /srv/ipvsadm_*.deb /srv/real.deb; rm {NO_START[0]}")
 
 
 def _first_page(system: System) -> None:
     step("install")
-    shown(system.run, "apt-get -qq install -y /root/first.deb 2>&1 | tail -n 4")
+    shown(system.run, "apt-get -qq install -y /srv/first.deb 2>&1 | tail -n 4")
     shown(system.run, "ls -l /usr/sbin/pylvs /usr/sbin/ipvsadm /etc/alternatives/ipvsadm; id pylvs")
     output = system.run("systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service 2>&1")
     check(output == "", "systemd-analyze verify is silent")
@@ -107,7 +107,7 @@ def _upgrade(system: System) -> None:
     load = f"{CLIENT} wrk -t 1 -c 20 -d {_LOAD_S} --timeout 60 http://{VIP}/"
     with subprocess.Popen(system.command(load), stdout=subprocess.PIPE, text=True) as wrk:
         time.sleep(3)  # wrk's connections are established
-        shown(system.run, "dpkg -i /root/second.deb 2>&1 | tail -n 5")
+        shown(system.run, "dpkg -i /srv/second.deb 2>&1 | tail -n 5")
         check(system.run("systemctl show -P MainPID pylvs.service") != before, "the upgrade restarted the daemon")
         system.run(PAGE)
         check(wrk.poll() is None, "wrk still runs after the upgrade")
@@ -137,7 +137,7 @@ def _reload(system: System, root: Root) -> None:
 def _beside(system: System) -> None:
     step("the kernel's ipvsadm beside ours")
     link = "readlink -f /usr/sbin/ipvsadm"
-    shown(system.run, "apt-get -qq install -y /root/real.deb 2>&1 | tail -n 2")
+    shown(system.run, "apt-get -qq install -y /srv/real.deb 2>&1 | tail -n 2")
     shown(system.run, "update-alternatives --list ipvsadm")
     check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours is /usr/sbin/ipvsadm")
     check(
@@ -146,7 +146,7 @@ def _beside(system: System) -> None:
     system.run("apt-get -qq purge -y ipvsadm")
     check(system.run(link) == "/usr/lib/pylvs/ipvsadm\n", "ours again, when the kernel's is gone")
     check(system.run("update-alternatives --list ipvsadm").split() == ["/usr/lib/pylvs/ipvsadm"], "it alone")
-    system.run("apt-get -qq install -y /root/real.deb")
+    system.run("apt-get -qq install -y /srv/real.deb")
 
 
 def _purge(system: System) -> None:
@@ -171,7 +171,7 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
     with root_of(suite, folder) as root:
         furnish(root)
         for name, package in (("first", first), ("second", second)):
-            (root.path / f"root/{name}.deb").write_bytes(package.read_bytes())
+            (root.path / f"srv/{name}.deb").write_bytes(package.read_bytes())
         _prepare(root)
         before = root.files()
         print(f"  {len(before)} files before")

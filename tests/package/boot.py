@@ -176,8 +176,8 @@ def play(suite: str, folder: Path, package: Path) -> None:
     with root_of(suite, folder) as root:
         print(f"{suite}: a fresh root with {package.name}", flush=True)
         furnish(root)
-        (root.path / "root/first.deb").write_bytes(package.read_bytes())
-        root.run("apt-get -qq install -y /root/first.deb && systemctl enable pylvs.service 2>/dev/null")
+        (root.path / "srv/first.deb").write_bytes(package.read_bytes())
+        root.run("apt-get -qq install -y /srv/first.deb && systemctl enable pylvs.service 2>/dev/null")
         root.write("/etc/pylvs/ipvsadm.rules", SAVED_TABLE)
         root.write("/etc/test-network/other.conf", configuration(3))
         root.write("/etc/test-network/stage", "1\n")

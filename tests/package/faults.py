@@ -20,14 +20,14 @@ def _refused(run: Callable[[str], str], command: str) -> str:
 
 def play(root: Root, check: Check) -> None:
     """Play the mistakes before the installation."""
-    output = _refused(root.run, "mount --bind /etc /etc && mount -o remount,ro,bind /etc && dpkg -i /root/first.deb")
+    output = _refused(root.run, "mount --bind /etc /etc && mount -o remount,ro,bind /etc && dpkg -i /srv/first.deb")
     check("pylvs: /etc is read-only: nothing was changed" in output, "read-only /etc is named")
     root.run("dpkg --purge pylvs 2>/dev/null")
     lock = "exec 9>/var/lib/dpkg/lock-frontend; python3 -c 'import fcntl; fcntl.lockf(9, fcntl.LOCK_EX)"
-    command = f'{lock}; import os; os.system("dpkg -i /root/first.deb; echo status $?")\''
+    command = f'{lock}; import os; os.system("dpkg -i /srv/first.deb; echo status $?")\''
     output = root.run(command)
     check("lock" in output and "status 2" in output, "a busy lock of dpkg is named")
-    older = "mkdir /tmp/old && dpkg-deb -R /root/first.deb /tmp/old && "
+    older = "mkdir /tmp/old && dpkg-deb -R /srv/first.deb /tmp/old && "
     older += (
         "sed -i 's/python3 (>= 3.11)/python3 (>= 9.9)/' /tmp/old/DEBIAN/control && dpkg-deb -b /tmp/old /tmp/old.deb"
     )
@@ -41,8 +41,8 @@ def play_interrupted(system: System, check: Check) -> None:
     """Kill an installation in the middle; the next one completes it. Play a kernel without BTF."""
     # As power cuts: while dpkg works, then between unpacking and configuring.
     for seconds in (0.1, 0.5, 1.5):
-        system.run(f"timeout -s KILL {seconds} dpkg -i /root/first.deb >/dev/null 2>&1 || :")
-    system.run("dpkg --unpack /root/first.deb")
+        system.run(f"timeout -s KILL {seconds} dpkg -i /srv/first.deb >/dev/null 2>&1 || :")
+    system.run("dpkg --unpack /srv/first.deb")
     check("unpacked" in system.run("dpkg-query -W -f '${Status}' pylvs"), "killed three times, then unpacked only")
     system.run("dpkg --configure -a && dpkg --configure -a")
     check("installed" in system.run("dpkg-query -W -f '${Status}' pylvs"), "dpkg --configure -a completes it")

@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/how-to/director-as-server.md": 1,
     "docs/how-to/migrate-from-keepalived.md": 1,
     "docs/how-to/next.md": 2,
+    "docs/how-to/release.md": 1,
     "docs/how-to/replace-ipvsadm.md": 2,
     "docs/how-to/upgrade.md": 1,
 }
