@@ -138,7 +138,7 @@ class BulkAdd:
         with self._opened:
             for key, service in self._services.items():
                 self._write(service)
-                self._edit.count_service(key, 1)
+                self._edit.count_service(key, service.fields["engine"], 1)
             self._edit.commit()
             self._edit.book.revive(self._revived)
             if not self.whole:

@@ -230,6 +230,8 @@ class Editor:
                 if changed:
                     change_scheduler(edit, slot, version, fields)
                 edit.write_version(slot, edit.generation, fields)
+                edit.count_engine(version["engine"], -1)
+                edit.count_engine(fields["engine"], 1)
                 edit.commit()
             if changed and hash_tables.uses(version):
                 self._left.add(slot)
@@ -255,7 +257,7 @@ class Editor:
             edit.write_version(slot, edit.generation, version | {"present": 0})
             for dest_slot in listed:
                 edit.write_flags(dest_slot, edit.generation, 0)
-            edit.count_service(key_of(version), -1)
+            edit.count_service(key_of(version), version["engine"], -1)
         edit.commit()
         self._changed.shrunk = True
         for slot, version, listed in going:
