@@ -72,7 +72,7 @@ class Migration:
         self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _FRAGMENTS, *lones)}
         for enum, values in former.layout.enums.items():
             ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
-            for name in values.keys() & ours.keys():
+            for name in values.keys() & ours.keys() - {f"{enum.upper()}S"}:  # their number may grow
                 if values[name] != ours[name]:
                     raise Unsupported(f"{former.what} have another value for {name}")
         former.counter_words()
