@@ -40,6 +40,7 @@
 #include "lb/schedulers/rr.h"
 #include "lb/schedulers/sed.h"
 #include "lb/schedulers/sh.h"
+#include "lb/schedulers/twos.h"
 #include "lb/schedulers/wlc.h"
 #include "lb/schedulers/wrr.h"
 #include "prog/bypass.h"
@@ -54,6 +55,8 @@
 #include "prog/parse_slow.h"
 #include "prog/reply.h"
 #include "prog/sctp_csum.h"
+#include "prog/sip.h"
+#include "prog/sip_out.h"
 #include "timers/estimator.h"
 #include "timers/expire.h"
 #include "timers/lblc_cache.h"
@@ -171,6 +174,10 @@ PROG_XDP_AND_TC(hash_fallback)
 PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)
 PROG_TC(parse_slow)
+PROG_TC(sip)
+PROG_TC(sip_out)
+PROG_TC(sip_open)
+PROG_TC(sip_reply)
 PROG_TC(defrag)
 PROG_TC(icmp_receive)
 PROG_TC(icmp_forward)

@@ -19,6 +19,7 @@ enum limits {
 	ROUTE_WAYS = 4,
 	LANES = 32, /* in one element of `lanes`, and services in one of `service_syns` */
 	ENGINE_LENGTH = 16,
+	CALL_ID_LENGTH = 255, /* bytes of a Call-ID, at most (IP_VS_PEDATA_MAXLEN) */
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
 	MARK_RULES = 1024, /* for firewall marks, in each of two lists */
 	PORT_RANGES = 16, /* on each side of one rule */
@@ -116,6 +117,8 @@ enum reason {
 	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
 	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
 	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
+	REASON_NO_CALL_ID, /* a new connection of a service of SIP, without a Call-ID: dropped */
+	REASON_REFUSED_CALLS_FULL, /* no space for the Call-ID of another template */
 	REASONS = 64,
 };
 

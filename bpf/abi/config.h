@@ -26,6 +26,7 @@ enum scheduler {
 	SCHED_MH,
 	SCHED_LBLC,
 	SCHED_LBLCR,
+	SCHED_TWOS,
 	SCHEDULERS
 };
 
@@ -52,6 +53,7 @@ struct facts {
 	u32 first_mark_rule;
 	u32 timeouts[STATES]; /* in ticks */
 	u32 timeouts_s[3]; /* as configured: tcp, tcpfin, udp */
+	u32 engines; /* services with a persistence engine */
 };
 
 struct settings { /* each field is independent of the others */
@@ -133,7 +135,7 @@ struct service_version {
 	u8 family; /* 4 or 6 */
 	u8 table; /* mh, sh: index of the table in force */
 	u8 pad;
-	char engine[ENGINE_LENGTH];
+	char engine[ENGINE_LENGTH]; /* empty, or "sip" */
 	u32 next; /* next free slot */
 };
 

@@ -36,6 +36,7 @@ enum tuple_kind {
 	TUPLE_CLAIMED, /* an entry that is being filled or freed */
 	TUPLE_REPLY, /* to search by a reply of NAT; only `crowd` has such tuples */
 	TUPLE_SECOND, /* the second half of an entry of IPv6 */
+	TUPLE_CALL, /* a template of a SIP call: of either family in the form of IPv6, with a hash for addresses */
 	TUPLE_IPV6 = 16, /* added to the kind of an entry of IPv6 */
 };
 
@@ -52,6 +53,7 @@ enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENE
 enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
 	CONN_CROWDED = 2, /* the map `crowd` names its slot */
+	CONN_CALL = 4, /* a template of a SIP call, whose Call-ID and addresses are in the map `calls` */
 };
 
 struct connection {
@@ -140,7 +142,17 @@ struct conn_record {
 	u8 family; /* 4 or 6; 0: the batch ends */
 	u8 has_reply; /* and twice the bit WORD_NO_REPLIES */
 	u8 assured; /* of a template */
+	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
 };
+
+/* What a template of a SIP call stands for. */
+struct call {
+	struct address client; /* masked */
+	struct address daddr; /* the virtual address, or a firewall mark */
+	u32 family; /* 4 or 6 */
+	u32 length; /* of the Call-ID */
+	u8 id[CALL_ID_LENGTH + 1]; /* zeros follow */
+} __attribute__((aligned(8)));
 
 /* A half-open connection, in the order in which its CPU made it. */
 struct half_open {
@@ -206,6 +218,8 @@ struct magazine {
 ARRAY_MAP(connections, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 
 HASH_MAP(crowd, u64, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by hashes of requests and of replies of NAT */
+
+HASH_MAP(calls, u32, struct call, 1024, BPF_F_NO_PREALLOC); /* by slot */
 
 ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot */
 

@@ -21,6 +21,7 @@ struct new_conn {
 	bool is_ipv6;
 	bool has_control;
 	struct control control; /* of templates, and of connections under one */
+	const struct call *call; /* of the template of a SIP call; else NULL */
 	enum slot_user user;
 };
 
@@ -35,6 +36,10 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		return result;
 	u32 slot = found.slot;
 	new->conn.word |= make_word(new->state, new->expiry, 0);
+	if (unlikely(new->call) && bpf_map_update_elem(&calls, &slot, new->call, BPF_ANY)) {
+		unreserve(slot, new->user);
+		return refuse(REASON_REFUSED_CALLS_FULL);
+	}
 	struct control *control = new->has_control ? control_of(slot) : NULL;
 	if (control) { /* not `controls`, which another CPU may be giving back (hold_template) */
 		control->template = new->control.template;

@@ -64,6 +64,8 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED))
 		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
+	if (unlikely(copy.flags & CONN_CALL))
+		forget_call(slot);
 	unreserve(slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;
 }

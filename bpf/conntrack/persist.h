@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Persistence (IPVS-SEMANTICS 5). A template stores a client's destination, and outlives the client's connections. It
  * is an entry of the connection table whose tuple has the masked client, no client port, and the virtual address. It
- * cannot expire while connections refer to it.
+ * cannot expire while connections refer to it. In the tuple of a SIP call a hash replaces the addresses (lb/call_template.h).
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -66,9 +66,15 @@ INLINE void template_key(struct scratch *w)
 	key->v4.kind = TUPLE_TEMPLATE;
 }
 
+/* Whether the template's entry has the form of IPv6. */
+INLINE bool template_is_ipv6(const struct scratch *w)
+{
+	return w->packet.is_ipv6 || w->by_call;
+}
+
 INLINE struct found find_template(const struct scratch *w)
 {
-	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
+	return find_tuple(&w->template_tuple, template_is_ipv6(w));
 }
 
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
@@ -80,7 +86,7 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return;
 	struct key key = {};
-	set_key(&key, &w->template_tuple, w->packet.is_ipv6);
+	set_key(&key, &w->template_tuple, template_is_ipv6(w));
 	if (unlink_entry(&key, template->slot)) { /* it stays in its slot, under a tuple that no packet has */
 		template->connection->port = 0xffff;
 		key.rest = (key.rest & ~(0xffULL << REST_KIND | 0xffffULL << 16)) | 0xffffULL << 16 |

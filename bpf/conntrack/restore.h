@@ -50,7 +50,7 @@ INLINE int restore_record(struct conn_record *record)
 		.conn = {.destination = record->destination,
 			 .port = record->port,
 			 .method = record->method,
-			 .flags = record->template ? CONN_CONTROLLED : 0,
+			 .flags = (record->template ? CONN_CONTROLLED : 0) | (record->is_call ? CONN_CALL : 0),
 			 .word = (u64)(record->has_reply & 3) << WORD_ANSWERED},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,

@@ -101,6 +101,13 @@ INLINE void return_credit(struct magazine *m, enum slot_user user)
 		give_credit(m);
 }
 
+/* Forget what the template of a SIP call stands for. The slot is still reserved. */
+VERIFIED_ONCE int forget_call(u32 slot)
+{
+	bpf_map_delete_elem(&calls, &slot);
+	return 0;
+}
+
 /* Reserve an entry, and choose the generation of its state word. Afterwards call publish or unreserve. */
 INLINE enum create_result reserve(const struct key *key, struct found *new_conn, enum slot_user user)
 {
@@ -146,6 +153,8 @@ INLINE enum create_result publish(const struct key *key, const struct found *new
 		return CREATED;
 	}
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
+	if (unlikely(new_conn->connection->flags & CONN_CALL))
+		forget_call(new_conn->slot);
 	unreserve(new_conn->slot, user);
 	return result == PUBLISH_FULL ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;
 }

@@ -65,6 +65,17 @@ struct options {
 	u8 pad[5];
 };
 
+/* The search for a Call-ID in the text of a SIP message. Positions count from the start of the text. */
+struct call_scan {
+	u32 reads; /* enum call_part */
+	u32 at;
+	u32 end; /* of the text */
+	u32 from; /* where the search began */
+	u32 start; /* of the Call-ID */
+	u32 domain; /* of its part behind the "@" */
+	u32 folded; /* its blanks are those of a continuation line */
+};
+
 struct scratch {
 	struct packet packet;
 	struct frag_map frags;
@@ -127,6 +138,10 @@ struct scratch {
 	u32 mark; /* firewall mark of the service, or 0 */
 	struct mark_state seen;
 	u32 outer_is_ipv6; /* the frame leaves as IPv6 */
+	u32 by_call; /* the template is that of the SIP call `call` */
+	struct call call;
+	struct call_scan scan;
+	u64 one_packet; /* state word of a connection that is in no table */
 };
 
 #define NO_INDEX 0xffffffffu

@@ -8,6 +8,10 @@
 enum prog {
 	PROG_NEW, /* no connection, a SYN, or a connection without destination */
 	PROG_PERSIST, /* persistent service: look up the client's template before scheduling */
+	PROG_SIP, /* TC: likewise, by the Call-ID of a SIP message */
+	PROG_SIP_OUT, /* TC: a SIP message of a NAT server without a connection */
+	PROG_SIP_OPEN, /* TC: create its connection */
+	PROG_SIP_REPLY, /* TC: translate and forward it */
 	PROG_CONNECT, /* the scheduler has chosen: create the connection and forward */
 	PROG_END_HALF_OPEN, /* the table fills: end a half-open connection first */
 	PROG_HASH_FALLBACK, /* schedule by a hash of the flow, because the table is or was full */

@@ -80,6 +80,31 @@ INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 	return true;
 }
 
+/* Note what later programs need of the service. */
+INLINE void note_service(struct scratch *w, const struct service_match *found)
+{
+	const struct service_version *v = found->version;
+	w->service = found->slot;
+	w->service_flags = v->flags;
+	w->list = v->list;
+	w->count = v->count;
+	w->list_version = v->list_version;
+	w->edit = v->edit;
+	w->edit_position = v->edit_position;
+	w->gcd = v->gcd;
+	w->max_weight = v->max_weight;
+	w->table = v->table;
+	w->epoch = v->epoch;
+	w->epoch_tick = v->epoch_tick;
+	w->scheduler = v->scheduler;
+	w->timeout = v->timeout;
+	w->netmask = v->netmask;
+	w->service_port = bpf_htons(v->port);
+	w->mark = v->mark;
+	w->destination = NO_INDEX;
+	w->template = NO_TEMPLATE;
+}
+
 /* For an ICMP error scheduled by its inner packet use the outer tuple. */
 INLINE const union tuple *marked_tuple(const struct scratch *w)
 {

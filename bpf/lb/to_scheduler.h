@@ -53,7 +53,7 @@ INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 	case number: \
 		return tail_call(ctx, PROG_SCHEDULE + number);
 		TO(SCHED_RR) TO(SCHED_WRR) TO(SCHED_LC) TO(SCHED_WLC) TO(SCHED_SED) TO(SCHED_NQ) TO(SCHED_FO)
-		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR)
+		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR) TO(SCHED_TWOS)
 /* clang-format on */
 #undef TO
 				default : return reject_no_destination(ctx, w);

@@ -2,9 +2,8 @@
  * PROG_CONNECT: create a connection to the chosen destination, and forward its first packet (IPVS-SEMANTICS 2.5, 5.2).
  */
 #pragma once
-#include "conntrack/create.h"
 #include "conntrack/end.h"
-#include "conntrack/persist.h"
+#include "conntrack/template.h"
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
@@ -16,44 +15,6 @@ INLINE void back_off(void)
 #pragma nounroll
 	for (u32 i = 0; i < BACKOFF && bpf_get_prandom_u32() & 15; i++)
 		barrier();
-}
-
-/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
-INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
-{
-	struct destination *d = map_elem(destinations, w->destination);
-	if (!d)
-		return CREATE_FAILED;
-	u32 expiry = now + w->timeout;
-	struct new_conn new = {
-		.tuple = &w->template_tuple,
-		.destination = d,
-		.conn = {.destination = w->destination,
-			 .port = is_for_one_port(w) ? d->port : 0,
-			 .method = METHOD_LOCAL},
-		.state = STATE_TEMPLATE,
-		.expiry = expiry,
-		.has_control = true,
-		.control = {.timeout = w->timeout},
-		.is_ipv6 = w->packet.is_ipv6,
-		.user = BY_PACKET,
-	};
-	enum create_result result = insert_conn(&new);
-	if (likely(result == CREATED)) {
-		w->template = new.slot;
-		return CREATED;
-	}
-	if (result != CREATE_EXISTS)
-		return result;
-	struct found winner = find_template(w);
-	if (!winner.connection)
-		return CREATE_FAILED;
-	w->template = winner.slot;
-	w->destination = winner.connection->destination;
-	d = map_elem(destinations, w->destination);
-	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
-	w->method = method_in(flags);
-	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
 }
 
 enum { FALLBACK_S = 900 }; /* IPVS's timeout of an idle TCP connection, by default */

@@ -5,54 +5,7 @@
 #pragma once
 #include "icmp/error.h"
 #include "icmp/ratelimit.h"
-
-struct orphan_search {
-	const struct packet *packet;
-	const struct root *root;
-	struct address address;
-	be16 port;
-	u16 pad;
-	u32 live;
-	u32 found; /* a destination, or NO_INDEX */
-	u32 pad2;
-};
-
-static int server_step(u32 index, struct orphan_search *s)
-{
-	struct destination *d = map_elem(destinations, AFTER((u64)index, s->live));
-	if (!d)
-		return 1;
-	if (d->used != DESTINATION_USED_BY_NAT || d->port != s->port || d->family != (s->packet->is_ipv6 ? 6 : 4) ||
-	    d->address.word[0] != s->address.word[0] || (!d->mark && d->protocol != s->packet->protocol))
-		return 0;
-	if (d->address.word[1] != s->address.word[1] || d->address.word[2] != s->address.word[2] ||
-	    d->address.word[3] != s->address.word[3])
-		return 0;
-	if (s->root->standby && is_standby(s->root, &d->virtual_address, s->packet->is_ipv6))
-		return 0; /* only the other director knows its connections */
-	u32 flags = destination_flags(d, s->live);
-	if (!(flags & DESTINATION_AVAILABLE) || method_in(flags) != METHOD_MASQ)
-		return 0;
-	s->found = index;
-	return 1;
-}
-
-/* Return the NAT destination that has the packet's saddr, or NO_INDEX. */
-INLINE u32 server_of(const struct packet *p, const struct root *root)
-{
-	struct orphan_search s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NO_INDEX};
-	struct book *book = map_elem(books, 0);
-	if (p->is_ipv6) {
-		s.address = p->tuple.v6.saddr;
-		s.port = p->tuple.v6.sport;
-	} else {
-		s.address.word[0] = p->tuple.v4.saddr;
-		s.port = p->tuple.v4.sport;
-	}
-	if (book)
-		bpf_loop(book->destination_top, server_step, &s, 0);
-	return s.found;
-}
+#include "lb/nat_server.h"
 
 INLINE int prog_nat_orphan(struct __sk_buff *skb)
 {
@@ -63,7 +16,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool searches = !p->rst && has_ports(p->protocol) && may_search_orphan(root);
-	u32 server = searches ? server_of(p, root) : NO_INDEX;
+	u32 server = searches ? nat_server_of(p, root, READ_ONCE(root->live)) : NO_INDEX;
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);

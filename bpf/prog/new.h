@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_NEW: a packet without a connection, or one that may replace its connection. Find the service, then tail-call the
  * scheduler (IPVS-SEMANTICS 2.3 to 2.6), which tail-calls PROG_CONNECT. PROG_PERSIST comes first for a persistent
- * service.
+ * service, PROG_SIP for one with persistence engine `sip`.
  */
 #pragma once
 #include "conntrack/end.h"
 #include "conntrack/persist.h"
 #include "fwd/conn.h"
 #include "lb/fwmark.h"
-#include "lb/to_scheduler.h"
+#include "lb/template.h"
 #include "policy/martian.h"
 #include "policy/synflood.h"
 
@@ -81,30 +81,6 @@ INLINE bool in_fallback_time(const struct scratch *w, const struct service_state
 	       !(w->service_flags & SERVICE_ONE_PACKET && w->packet.protocol == IPPROTO_UDP);
 }
 
-INLINE void note_service(struct scratch *w, const struct service_match *found)
-{
-	const struct service_version *v = found->version;
-	w->service = found->slot;
-	w->service_flags = v->flags;
-	w->list = v->list;
-	w->count = v->count;
-	w->list_version = v->list_version;
-	w->edit = v->edit;
-	w->edit_position = v->edit_position;
-	w->gcd = v->gcd;
-	w->max_weight = v->max_weight;
-	w->table = v->table;
-	w->epoch = v->epoch;
-	w->epoch_tick = v->epoch_tick;
-	w->scheduler = v->scheduler;
-	w->timeout = v->timeout;
-	w->netmask = v->netmask;
-	w->service_port = bpf_htons(v->port);
-	w->mark = v->mark;
-	w->destination = NO_INDEX;
-	w->template = NO_TEMPLATE;
-}
-
 /* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
 INLINE int pass_unserved(struct ctx ctx, const struct facts *facts)
 {
@@ -170,8 +146,11 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_to_tc();
 	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return pass_to_tc(); /* without a connection TC would schedule again if XDP cannot finish */
-	if (w->service_flags & SERVICE_PERSISTENT)
-		return tail_call(ctx, PROG_PERSIST);
+	if (w->service_flags & SERVICE_PERSISTENT) {
+		if (likely(!found.version->engine[0]))
+			return tail_call(ctx, PROG_PERSIST);
+		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP);
+	}
 	if (!by_mark && found.version->port != bpf_ntohs(dport)) /* port 0 and FTP data need persistence */
 		return reject_no_destination(ctx, w);
 	return to_scheduler(ctx, w);
@@ -219,26 +198,9 @@ INLINE int prog_new(struct ctx ctx)
 INLINE int prog_persist(struct ctx ctx)
 {
 	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
 	if (!w)
 		return pass_to_stack(ctx.hook);
+	w->by_call = false;
 	template_key(w);
-	struct found found = find_template(w);
-	struct connection *template = found.connection;
-	if (template) {
-		struct destination *d = map_elem(destinations, template->destination);
-		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
-		if (flags & DESTINATION_AVAILABLE &&
-		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
-			/* If XDP opened the connection and then passed the SYN to TC, TC would end it. */
-			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
-				return pass_to_tc();
-			w->destination = template->destination;
-			w->template = found.slot;
-			w->method = method_in(flags);
-			return tail_call(ctx, PROG_CONNECT);
-		}
-		retire_template(w, &found);
-	}
-	return to_scheduler(ctx, w);
+	return by_template(ctx, w, get_root());
 }

@@ -92,16 +92,41 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	return xmit(ctx, hop, p->is_ipv6);
 }
 
-INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
+/* A packet of no connection, from the address of a NAT server. */
+INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root *root, bool is_held)
 {
-	bool is_held = may_be_copied(ticks()) && !p->from_host;
-	if (is_held && !p->maybe_vip)
-		return drop(ctx.hook, REASON_HELD);
 	if (!is_held && root->settings.nat_icmp_send && has_ports(p->protocol))
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	if (p->maybe_vip)
 		return tail_call(ctx, PROG_NEW);
 	return ctx.hook == HOOK_XDP ? pass_decided(ctx) : pass_packet(ctx, p);
+}
+
+INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
+{
+	bool is_held = may_be_copied(ticks()) && !p->from_host;
+	if (is_held && !p->maybe_vip)
+		return drop(ctx.hook, REASON_HELD);
+	if (!is_held && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
+		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);
+	return pass_orphan(ctx, p, root, is_held);
+}
+
+/* Set the route of a reply. */
+INLINE void set_reply_route(struct reply_route *way, struct ctx ctx, const struct reply_conn *a,
+			    const struct packet *p, const struct root *root)
+{
+	*way = (struct reply_route){.new_saddr = a->saddr,
+				    .input = ctx_ifindex(ctx),
+				    .is_ipv6 = p->is_ipv6,
+				    .reroute = a->masq && root->settings.snat_reroute};
+	if (p->is_ipv6) {
+		way->client = p->tuple.v6.daddr;
+		way->saddr = p->tuple.v6.saddr;
+	} else {
+		way->client.word[0] = p->tuple.v4.daddr;
+		way->saddr.word[0] = p->tuple.v4.saddr;
+	}
 }
 
 INLINE int prog_reply(struct ctx ctx)
@@ -119,17 +144,8 @@ INLINE int prog_reply(struct ctx ctx)
 		return unmatched_reply(ctx, p, root);
 	if (unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way = {.new_saddr = a.saddr,
-				  .input = ctx_ifindex(ctx),
-				  .is_ipv6 = p->is_ipv6,
-				  .reroute = a.masq && root->settings.snat_reroute};
-	if (p->is_ipv6) {
-		way.client = p->tuple.v6.daddr;
-		way.saddr = p->tuple.v6.saddr;
-	} else {
-		way.client.word[0] = p->tuple.v4.daddr;
-		way.saddr.word[0] = p->tuple.v4.saddr;
-	}
+	struct reply_route way;
+	set_reply_route(&way, ctx, &a, p, root);
 	bool looked_up;
 	struct hop *hop = client_hop(ctx, &way, now, &looked_up);
 	if (!hop)

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 import frames
 
 from pylvs.dataplane.destinations import DestinationSlots
-from pylvs.model.service import SCHEDULERS, Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.server import Server
-from tests.packet.host import MAC, ROUTER_MAC, VIP4, Host, server4, server_mac
+from tests.packet.host import MAC, PREDICTABLE, ROUTER_MAC, VIP4, Host, server4, server_mac
 
 WEIGHTS = (2, 1, 3, 0, 3)  # the first added is the last listed: neither end has the greatest
 CONNECTIONS = 16
@@ -86,7 +86,7 @@ class Service:
 
 def play(host: Host) -> Iterator[str]:
     """Return a line for each scheduler. Raises Wrong."""
-    for scheduler in SCHEDULERS:
+    for scheduler in PREDICTABLE:
         service = Service(host, scheduler)
         made = []
         for client in range(CONNECTIONS):

@@ -24,7 +24,16 @@ from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy
-from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import (
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
 from pylvs.system.namespaces import inside_network
 from tests.waiting import until
 
@@ -40,6 +49,7 @@ ROUTER_MAC = "02:00:00:00:00:fe"
 OWN4, OWN6 = "10.77.0.1", "fd77::1"
 VIP4, VIP6 = "10.77.0.100", "fd77::100"
 ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
+PREDICTABLE = tuple(name for name in SCHEDULERS if name != "twos")  # schedulers that do not draw at random
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
 _start_timers = load.start_timers

@@ -75,6 +75,8 @@ LONG = (
     "cache_bypass",
     "routes",
 )
+# tests/packet/test_sip.py replays what matters of these without a wire.
+AT_NIGHT = ("sip", "sip_characters")
 # Every seventh part of a long scenario runs. Families, methods and kinds repeat every two, three and five parts, so a
 # step of seven meets all combinations.
 SAMPLE = 7
@@ -94,6 +96,31 @@ DIFFERENT = {
         for way in ("v4 dr", "v4 nat", "v4 tun", "v6 dr")
         for packets in ("", "two packets later: ")
     },
+    "sip": {
+        f"servers v4 nat -p 90 port 5080: {step}"
+        for step in (
+            "answered by r1",
+            "answered by r2",
+            "answered by r3",
+            "the client again",
+            "r1 begins a call",
+            "r1 again",
+            "the called one answers",
+            "its other port answers",
+            "r2 goes on with that call",
+            "the called one answers r2",
+            "without a Call-ID",
+            "from another port",
+            "from no server",
+            "to the director",
+            "with TTL 1",
+            "without a Call-ID, nat_icmp_send",
+            "a call, nat_icmp_send",
+            "from a server at weight 0",
+            "from a removed server",
+            "statistics",
+        )
+    },
 }
 # These start a process for each command, as an administrator does, at both hooks: `pylvs attach`, `down` and `sysctl`,
 # and ipvsadm's -A, -R, -Ln and -Lnc. All scenarios start `pylvs mark`, and tests/interop/test_ipvsadm.py starts some of
@@ -102,11 +129,13 @@ STARTED = ("nat_basic", "tcp_states_secure")
 # Recordings of features that the data plane does not have.
 NOT_YET: dict[str, str] = {}
 WHOLE = "long: a sample of it is played in every run"
+REPLAYED = "tests/packet/test_sip.py replays its messages in every run"
 PLAYED = [
     *(pytest.param("tc", name, SAMPLE, id=f"tc-{name}-sample") for name in LONG),
     *(pytest.param("tc", name, 1, id=f"tc-{name}") for name in (*LIFE, *METHODS)),
     *(pytest.param("generic", name, 1, id=f"generic-{name}") for name in METHODS),
     *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(WHOLE)) for name in LONG),
+    *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(REPLAYED)) for name in AT_NIGHT),
 ]
 
 
@@ -119,7 +148,7 @@ def commands() -> Iterator[dict[str, str]]:
 
 def test_every_recording_is_compared() -> None:
     recorded = {path.stem for path in (ORACLE.parent / "golden").glob("*.json")}
-    assert recorded == {*METHODS, *LIFE, *LONG, *NOT_YET}
+    assert recorded == {*METHODS, *LIFE, *LONG, *AT_NIGHT, *NOT_YET}
     assert recorded >= DIFFERENT.keys()
     assert recorded >= set(STARTED)
 

@@ -26,6 +26,8 @@ from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.packet.table import entries, look_at
 
+SIP_PORT = 5060
+
 FORMER, FRESH = 4096, 16384
 
 
@@ -91,7 +93,12 @@ def serve_all(host: Host) -> list[ServiceKey]:
                 found.append(service)
     service = ServiceKey(Protocol.UDP, ip_address(VIP4), 53)
     host.serve(service, 2)
-    return [*found, service]
+    calls = ServiceKey(Protocol.UDP, ip_address(VIP4), SIP_PORT)
+    host.director.add_service(VirtualService(calls, "rr", ServiceFlag.PERSISTENT, timeout_s=300, engine="sip"))
+    for number in 1, 2, 3:
+        key = DestinationKey(ip_address(server4(number)), calls.port)
+        host.director.add_destination(calls, Destination(key, Method.MASQ))
+    return [*found, service, calls]
 
 
 def fill(host: Host, services: list[ServiceKey], first: int = 20000, each: int = 20) -> None:
@@ -100,7 +107,7 @@ def fill(host: Host, services: list[ServiceKey], first: int = 20000, each: int =
         where = {"source": client, "target": str(service.address), "dport": service.port}
         for sport in range(first, first + each):
             if service.protocol == Protocol.UDP:
-                host.run(udp(sport=sport, **where), "tc")
+                host.run(udp(sport=sport, payload=f"\ni: {sport % 7}@calls\n".encode(), **where), "tc")
                 continue
             host.run(tcp(sport=sport, **where), "tc")
             if sport % 3:

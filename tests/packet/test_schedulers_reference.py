@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.dataplane.destinations import DestinationSlots
-from pylvs.model.service import SCHEDULERS, Destination, DestinationKey, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
 from pylvs.reference.server import Server
 from tests.packet.frames import parsed, tcp
-from tests.packet.host import PASSED, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
+from tests.packet.host import PASSED, PREDICTABLE, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
 
 BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 STEP_S = 200  # the step of time; whole minutes keep the test independent of seconds
@@ -224,7 +224,7 @@ FLAGS = [ServiceFlag(0), ServiceFlag.SCHED_1, ServiceFlag.SCHED_2, ServiceFlag.S
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", PREDICTABLE)
 def test_choices_are_those_of_the_reference_after_any_history(director_host: Host, scheduler: str, family: int) -> None:
     host = director_host
 

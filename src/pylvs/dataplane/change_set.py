@@ -104,7 +104,7 @@ class ChangeSet:
         edit.write_version(slot, edit.generation, version | {"present": 0})
         for dest_slot in listed:
             edit.write_flags(dest_slot, edit.generation, 0)
-        edit.count_service(key, -1)
+        edit.count_service(key, version["engine"], -1)
         self._deleted += listed
 
         def release() -> None:
@@ -150,6 +150,8 @@ class ChangeSet:
                 fields |= scheduler_tables.began(edit, fields)
             fill_table(edit, slot, version, fields, entries, steps)
         edit.write_version(slot, edit.generation, fields)
+        edit.count_engine(version["engine"], -1)
+        edit.count_engine(fields["engine"], 1)
 
     def _entries(
         self, change: ServiceChange, slot: int, version: dict[str, Any]

@@ -12,7 +12,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
-from pylvs.model.service import Protocol
+from pylvs.model.service import SIP, Protocol
 
 _BLOCK = 1 << 16  # bytes of the table that are read at once
 _FIELDS4 = (
@@ -20,6 +20,7 @@ _FIELDS4 = (
     "connection.destination",
     "connection.port",
     "connection.method",
+    "connection.flags",
     "tuple.saddr",
     "tuple.daddr",
     "tuple.sport",
@@ -32,6 +33,7 @@ _FIELDS6 = (
     "connection.destination",
     "connection.port",
     "connection.method",
+    "connection.flags",
     "saddr_first:8s",
     "sport",
     "dport",
@@ -40,6 +42,7 @@ _FIELDS6 = (
     "saddr_last:8s",
     "daddr:16s",
 )
+_CALL = ("client:16s", "daddr:16s", "family", "length", "id:256s")
 _ANY_SERVER = bytes(ADDRESS_BYTES)
 
 
@@ -61,6 +64,7 @@ class ConnectionReader:
         self._masq = abi.constant("METHOD_MASQ")
         self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
+        self._is_call = abi.constant("CONN_CALL")
         self._assured = abi.constant("ASSURED")
         self._names: dict[int, dict[int, str]] = {
             Protocol.TCP: _state_names("TCP", TCP_STATES),
@@ -90,12 +94,12 @@ class ConnectionReader:
                     continue
                 if kind & self._of_ipv6:
                     version, kind = 6, kind & ~self._of_ipv6
-                    word, server, port, method, first, source_port, target_port, protocol, _, last, target = (
+                    word, server, port, method, flags, first, source_port, target_port, protocol, _, last, target = (
                         form6.unpack_from(block, index * stride)
                     )
                     client: Address = IPv6Address(first + last)
                 else:
-                    word, server, port, method, source, target, source_port, target_port, protocol, _ = (
+                    word, server, port, method, flags, source, target, source_port, target_port, protocol, _ = (
                         form4.unpack_from(block, index * stride)
                     )
                     client = IPv4Address(ntohl(source))
@@ -103,6 +107,12 @@ class ConnectionReader:
                 address = addresses.get(target)
                 if address is None:
                     address = addresses[target] = IPv6Address(target) if version == 6 else IPv4Address(ntohl(target))
+                engine = data = ""
+                if flags & self._is_call:
+                    call = self._call(number * each + index)
+                    if call is None:
+                        continue  # it has just ended
+                    (client, address, version, data), engine = call, SIP
                 yield Connection(
                     protocol,
                     self._state_name(protocol, kind, word, assured),
@@ -113,7 +123,20 @@ class ConnectionReader:
                     ntohs(target_port),
                     self._server(server, method, version),
                     ntohs(port),
+                    engine,
+                    data,
                 )
+
+    def _call(self, slot: int) -> tuple[Address, Address, int, str] | None:
+        """Return client, virtual address, family and Call-ID of a SIP call's template.
+
+        A Call-ID has letters of Latin-1 at most (IPVS-SEMANTICS 5.6).
+        """
+        raw = self._tables.calls.get(slot.to_bytes(4, "little"))
+        if raw is None:
+            return None
+        client, virtual, family, length, text = abi.struct("call").view(*_CALL).unpack(raw)
+        return address_of(client, family), address_of(virtual, family), family, text[:length].decode("latin-1")
 
     def _begin_block(self) -> None:
         self._now = load.clock(self._tables.state)  # in ticks

@@ -48,7 +48,11 @@ _ANEW = {
 _COPIED = {"book": ("service_top", "destination_top", "member_top")}  # structures with few fields to copy
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 # Fields that earlier builds lack, by structure. They begin as in new tables, most of them at 0.
-_ADDED: dict[str, tuple[str, ...]] = {"root": ("fallback_key",), "frag_queue": ("moment",)}
+_ADDED: dict[str, tuple[str, ...]] = {
+    "root": ("fallback_key",),
+    "facts": ("engines",),
+    "frag_queue": ("moment",),
+}
 COUNTERS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 

@@ -43,6 +43,7 @@ _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections",
     "crowd",
+    "calls",
     "conn_counts",
     "controls",
     "half_opens",
@@ -63,6 +64,8 @@ _PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _FEWEST_HALF_OPEN = 64
 _CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for very many services: a part of all
+_CALLS = 16  # templates of SIP calls: likewise
+_ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
 _PRESENT_CPUS = "/sys/devices/system/cpu/present"
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
@@ -167,6 +170,7 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     destinations, all_slots = destination_limit(), slots(connections)
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
     sizes["crowd"] = max(connections // _CROWD, _LEAST_CROWD)
+    sizes["calls"] = max(connections // _CALLS, _LEAST_CROWD)
     sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections, rings) * rings
@@ -184,9 +188,10 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
 
 
 def table_bytes(connections: int) -> int:
-    """Return the memory of a table, which it takes at once, without the elements of `crowd`: most tables have none."""
+    """Return the memory that a table takes at once: without the elements of `crowd` and `calls`, which most lack."""
     maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
-    return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in CONNECTION_MAPS)
+    at_once = (name for name in CONNECTION_MAPS if name not in _ON_DEMAND)
+    return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in at_once)
 
 
 def new_seeds() -> tuple[int, ...]:

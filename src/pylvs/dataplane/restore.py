@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.former import Former, Plan
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
+_SLOT = struct.Struct("<I")
 _FIELDS = (
     "connection.word",
     "connection.destination",
@@ -50,6 +51,7 @@ _RECORD = (
     "family",
     "has_reply",
     "assured",
+    "is_call",
 )
 
 
@@ -128,6 +130,8 @@ class Source:
         else:
             self._find_entry6(former, element)
         self.control = former.controls()
+        has_calls = os.path.exists(former.path("calls"))  # earlier builds have no templates of calls
+        self.calls = HashMap.open(former.path("calls")) if has_calls else None
         self.table = LargeArray.open(former.path(former.table))
 
     def _find_entry6(self, former: Former, element: Codec) -> None:
@@ -187,7 +191,8 @@ class ConnectionCopy:
         self._state, self._has_reply = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
-        self._controlled = abi.constant("CONN_CONTROLLED")
+        self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
+        self._calls = fresh.calls
         self._blocks: list[bytes] = []  # of the table, as the last pass read them
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
@@ -293,6 +298,7 @@ class ConnectionCopy:
             seen.entry.family,
             seen.entry.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
             assured,
+            bool(seen.entry.flags & self._call),
         )
         self._batch.append(seen)
         if len(self._batch) == self._records.count:
@@ -316,5 +322,14 @@ class ConnectionCopy:
             self.restored += 1
             if seen.entry.word >> self._state & self._states == self._template:
                 self._templates[seen.slot] = slot
+            if seen.entry.flags & self._call:
+                self._copy_call(seen.slot, slot)
         self._batch.clear()
         self._memory.clear()
+
+    def _copy_call(self, former: int, slot: int) -> None:
+        """Copy what the template of a SIP call stands for, unless it has just ended."""
+        assert self._source.calls
+        call = self._source.calls.get(_SLOT.pack(former))
+        if call:
+            self._calls.put(_SLOT.pack(slot), call)

@@ -130,6 +130,7 @@ class Tables:
     members = _array("members")  # the lists of all services, in chunks
     maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
     sh_tables = _hash("sh_tables")  # likewise of sh
+    calls = _hash("calls")  # what the templates of SIP calls stand for, by slot
     cache = _hash("cache")  # the destinations that lblc and lblcr remember, by daddr
 
     # destinations

@@ -304,9 +304,10 @@ class Transaction(Versions):
         self.new_facts.copy_from(self.facts())
         return self
 
-    def count_service(self, key: ServiceKey, by: int) -> None:
-        """Count a service that is added (1) or deleted (-1)."""
+    def count_service(self, key: ServiceKey, engine: bytes, by: int) -> None:
+        """Count a service that is added (1) or deleted (-1), with the name of its persistence engine."""
         facts = self.new_facts
+        self.count_engine(engine, by)
         services4, services6 = facts.get("services")
         is_ipv4 = key.address.version == 4
         facts.set("services", services4 + by * is_ipv4, services6 + by * (not is_ipv4))
@@ -316,6 +317,11 @@ class Transaction(Versions):
             name = {0: "zero_ports", FTP_PORT: "ftp"}.get(key.port, "")
         if name:
             facts.set(name, facts.get(name)[0] + by)
+
+    def count_engine(self, engine: bytes, by: int) -> None:
+        """Count a service that gets (1) or loses (-1) a persistence engine, by its name; without one count nothing."""
+        if any(engine):
+            self.new_facts.set("engines", self.new_facts.get("engines")[0] + by)
 
     def commit(self) -> None:
         """Put the edit in force by one store. Raises Unsupported."""

@@ -13,7 +13,8 @@ from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange
 
 DEFAULT_SCHEDULER = "wlc"
 NO_SCHEDULER = "none"  # a service without one: every new connection finds no destination
-KNOWN_ENGINES = ("sip",)  # persistence engines of IPVS
+SIP = "sip"  # the persistence engine that takes the Call-ID of SIP messages for the client
+KNOWN_ENGINES = (SIP,)  # persistence engines of IPVS
 NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
 MAX_WEIGHT = MAX_THRESHOLD = 0x7FFFFFFF
 MAX_PORT = 0xFFFF
@@ -21,7 +22,7 @@ MAX_PREFIX = 128  # bits of an IPv6 address
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 # All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos")
 
 
 def scheduler_number(name: str) -> int:

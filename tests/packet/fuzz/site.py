@@ -7,7 +7,6 @@ from ipaddress import ip_address
 from hypothesis import strategies as st
 
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,
@@ -21,7 +20,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from tests.packet.fuzz.steps import AddServer, AddService, Edit, Set, SetTimeouts
-from tests.packet.host import SERVERS, VIP4, VIP6, server4, server6
+from tests.packet.host import PREDICTABLE, SERVERS, VIP4, VIP6, server4, server6
 
 PORTS = (80, 443, 53, 21, 8080, 500)
 SERVER_PORTS = (80, 8080, 500, 0)
@@ -87,7 +86,7 @@ def services(draw: st.DrawFn) -> list[Edit]:
     key = ServiceKey(protocol, ip_address(VIP6 if six else VIP4), port)
     service = VirtualService(
         key,
-        draw(st.sampled_from(SCHEDULERS)),
+        draw(st.sampled_from(PREDICTABLE)),
         flags,
         PERSISTENCE_S if persistent else 0,
         draw(st.sampled_from(MASKS6 if six else MASKS4)) if persistent else -1,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,
@@ -32,7 +31,7 @@ from tests.packet.fuzz.steps import (
     SetStandby,
     Step,
 )
-from tests.packet.host import MAC, OWN4, OWN6, ROUTER_MAC, SERVERS, VIP4, VIP6, server4, server6
+from tests.packet.host import MAC, OWN4, OWN6, PREDICTABLE, ROUTER_MAC, SERVERS, VIP4, VIP6, server4, server6
 
 SYN, ACK, FIN, RST, PSH = 2, 16, 1, 4, 8
 USUAL_FLAGS = (SYN, ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN, RST, RST | ACK, SYN | ACK)
@@ -189,7 +188,7 @@ class Traffic:
             key, given = chance.choice(self.gone)
             if key not in self.services:
                 flags, timeout_s = (ServiceFlag(0), 0) if key.port else (ServiceFlag.PERSISTENT, PERSISTENCE_S)
-                return AddService(VirtualService(key, chance.choice(SCHEDULERS), flags, timeout_s))
+                return AddService(VirtualService(key, chance.choice(PREDICTABLE), flags, timeout_s))
             if given.key in self.servers[key]:
                 return None
             return AddServer(key, self._changed(key, given))
@@ -200,7 +199,7 @@ class Traffic:
             flags = self.services[key].flags
             if key.port and chance.random() < 0.3:
                 flags ^= ServiceFlag.ONE_PACKET
-            return EditService(replace(self.services[key], scheduler=chance.choice(SCHEDULERS), flags=flags))
+            return EditService(replace(self.services[key], scheduler=chance.choice(PREDICTABLE), flags=flags))
         if kind == "unserve":
             return DeleteService(key) if chance.random() < 0.2 else None
         if not self.servers[key]:

@@ -74,7 +74,7 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
             "lb_algo loadbalance",
             (
                 "5: warning: there is no scheduler 'loadbalance'; wlc is used; "
-                "one of rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr"
+                "one of rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos"
             ),
             "scheduler",
             "wlc",
@@ -101,6 +101,25 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
             "hysteresis",
             0,
         ),
+        (
+            "persistence_timeout 9\n    persistence_engine sip",
+            (
+                "6: warning: persistence_engine sip is of UDP alone; every new connection will be dropped; "
+                "write protocol UDP"
+            ),
+            "engine",
+            "sip",
+        ),
+        (
+            "persistence_engine sip",
+            (
+                "5: warning: persistence_engine has no effect on clients without persistence_timeout; "
+                "write persistence_timeout"
+            ),
+            "engine",
+            "sip",
+        ),
+        ("persistence_engine rtp", "5: error: there is no persistence engine 'rtp'; write sip", "engine", ""),
         ("ops", "5: warning: ops is of UDP alone; it is ignored; remove it", "flags", ServiceFlag(0)),
         (
             "sh-port",

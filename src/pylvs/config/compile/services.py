@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
 from pylvs.config.compile.effective import EffectiveBlock
@@ -362,7 +362,7 @@ def _service(
         flags=flags,
         timeout_s=timeout,
         netmask=granularity.netmask if granularity else -1,
-        engine=_engine(block),
+        engine=_engine(block, protocol, timeout, keys),
         servers=tuple(_wanted_server(each, entries, scripts, tls) for each in block.below("real_server")),
         sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
         quorum_up=scripts.of(block, "quorum_up"),
@@ -385,12 +385,15 @@ def _free_keys(
     return tuple(free)
 
 
-def _engine(block: EffectiveBlock) -> str:
-    """Return the persistence engine, and report that it has no effect."""
+def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:
+    """Return the persistence engine, and report where it has no use."""
     engine = block.get("persistence_engine", str)
-    if engine:
-        text = f"persistence_engine {engine} is not implemented: ignored; persistence uses the client's address"
-        block.warning("persistence_engine", text, "remove it")
+    if engine and not timeout:
+        text = "persistence_engine has no effect on clients without persistence_timeout"
+        block.warning("persistence_engine", text, "write persistence_timeout")
+    elif engine and protocol is not Protocol.UDP and not all(key.mark for key in keys):
+        text = f"persistence_engine {engine} is of UDP alone; every new connection will be dropped"
+        block.warning("persistence_engine", text, "write protocol UDP")
     return engine
 
 

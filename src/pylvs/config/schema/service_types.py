@@ -14,6 +14,7 @@ from pylvs.model.checks import LoadSource, Pattern
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
+    KNOWN_ENGINES,
     MAX_WEIGHT,
     METHOD_NAMES,
     SCHEDULERS,
@@ -265,6 +266,13 @@ def _granularity(words: Words) -> Granularity:
     return Granularity(4, mask)
 
 
+def _engine(words: Words) -> str:
+    word = words.take("a persistence engine")
+    if word.text not in KNOWN_ENGINES:
+        raise BadValue(f"there is no persistence engine '{word.text}'", f"write {' or '.join(KNOWN_ENGINES)}", word)
+    return word.text
+
+
 GROUP_ENTRY = Type("ADDRESS[-ADDRESS | /LENGTH] [PORT] | fwmark NUMBER [inet|inet6]", _group_entry)
 SERVER = Type("ADDRESS [PORT]", _server)
 SERVICE = Type("ADDRESS [PORT] | fwmark NUMBER | group NAME", _service)
@@ -272,6 +280,7 @@ WEIGHT = Type(f"a whole number, 0 to {MAX_DOCUMENTED_WEIGHT}", _weight)
 SCHEDULER = Type("|".join(SCHEDULERS), _scheduler)
 FORWARDING = Type("NAT | DR | TUN [type ipip|gue port PORT|gre] [nocsum|csum|remcsum]", _forwarding)
 PROTOCOL = Type("TCP|UDP|SCTP", _protocol)
+ENGINE = Type("|".join(KNOWN_ENGINES), _engine)
 PERSISTENCE = Type(f"[seconds, 1 to {MAX_PERSISTENCE_S}]", _persistence)
 GRANULARITY = Type("an IPv4 netmask | an IPv6 prefix length", _granularity)
 

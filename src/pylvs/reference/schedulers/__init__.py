@@ -10,6 +10,7 @@ from pylvs.reference.schedulers.weighted import (
     LeastConnections,
     NeverQueue,
     Overflow,
+    PowerOfTwo,
     RoundRobin,
     Scheduler,
     ShortestExpectedDelay,
@@ -33,6 +34,7 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
         LocalityLeastConnections,
         ReplicatedLocality,
         MaglevHashing,
+        PowerOfTwo,
     )
 }
 

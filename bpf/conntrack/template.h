@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Create a persistence template.
+ */
+#pragma once
+#include "conntrack/create.h"
+#include "conntrack/persist.h"
+
+/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
+INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
+{
+	struct destination *d = map_elem(destinations, w->destination);
+	if (!d)
+		return CREATE_FAILED;
+	u32 expiry = now + w->timeout;
+	struct new_conn new = {
+		.tuple = &w->template_tuple,
+		.destination = d,
+		.conn = {.destination = w->destination,
+			 .port = is_for_one_port(w) ? d->port : 0,
+			 .method = METHOD_LOCAL,
+			 .flags = w->by_call ? CONN_CALL : 0},
+		.state = STATE_TEMPLATE,
+		.expiry = expiry,
+		.has_control = true,
+		.control = {.timeout = w->timeout},
+		.is_ipv6 = template_is_ipv6(w),
+		.user = BY_PACKET,
+		.call = w->by_call ? &w->call : NULL,
+	};
+	enum create_result result = insert_conn(&new);
+	if (likely(result == CREATED)) {
+		w->template = new.slot;
+		return CREATED;
+	}
+	if (result != CREATE_EXISTS)
+		return result;
+	struct found winner = find_template(w);
+	if (!winner.connection)
+		return CREATE_FAILED;
+	w->template = winner.slot;
+	w->destination = winner.connection->destination;
+	d = map_elem(destinations, w->destination);
+	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+	w->method = method_in(flags);
+	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
+}

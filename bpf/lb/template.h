@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Persistent scheduling: by a template, else by the scheduler (IPVS-SEMANTICS 5.2, 5.4).
+ */
+#pragma once
+#include "conntrack/persist.h"
+#include "lb/to_scheduler.h"
+
+/* Whether a template still decides (5.4). */
+INLINE bool is_valid_template(u32 flags, const struct root *root)
+{
+	return flags & DESTINATION_AVAILABLE &&
+	       !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template);
+}
+
+/* Use the template of `template_tuple`, else tail-call the scheduler. */
+INLINE int by_template(struct ctx ctx, struct scratch *w, const struct root *root)
+{
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
+	if (template) {
+		struct destination *d = map_elem(destinations, template->destination);
+		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+		if (is_valid_template(flags, root)) {
+			/* If XDP opened the connection and then passed the SYN to TC, TC would end it. */
+			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
+				return pass_to_tc();
+			w->destination = template->destination;
+			w->template = found.slot;
+			w->method = method_in(flags);
+			return tail_call(ctx, PROG_CONNECT);
+		}
+		retire_template(w, &found);
+	}
+	return to_scheduler(ctx, w);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_SIP_OUT: a packet of UDP from a NAT server, without a connection (IPVS-SEMANTICS 2.7 step 5, 5.6). If the
+ * server's service has the persistence engine `sip`, the message begins a connection, as that of a client does. So
+ * servers can begin calls, and with one-packet scheduling their replies get the virtual address.
+ */
+#pragma once
+#include "conntrack/template.h"
+#include "lb/call_template.h"
+#include "lb/nat_server.h"
+#include "lb/service.h"
+#include "lb/template.h"
+#include "prog/reply.h"
+
+enum { SIP_SERVERS = 64 };
+
+/* The result of a search for a server, in force until an edit. */
+struct sip_server {
+	struct address address;
+	u64 live;
+	be16 port;
+	u16 family;
+	u32 destination; /* or NO_INDEX */
+};
+PERCPU_MAP(sip_servers, struct sip_server, SIP_SERVERS);
+
+/* Return the NAT destination that has the packet's saddr, or NO_INDEX. */
+INLINE u32 sip_server_of(const struct packet *p, const struct root *root, u64 live)
+{
+	struct address saddr = {};
+	packet_saddr(&saddr, p);
+	be16 port = packet_sport(p);
+	u32 hash = (saddr.word[0] ^ saddr.word[3] ^ port) * 0x61C88647u;
+	struct sip_server *known = map_elem(sip_servers, hash >> 26);
+	if (!known)
+		return NO_INDEX;
+	u16 family = p->is_ipv6 ? 6 : 4;
+	u32 other = (saddr.word[0] ^ known->address.word[0]) | (saddr.word[1] ^ known->address.word[1]) |
+		    (saddr.word[2] ^ known->address.word[2]) | (saddr.word[3] ^ known->address.word[3]);
+	/* Roles change without an edit. */
+	if (!other && known->live == live && known->port == port && known->family == family && !root->standby)
+		return known->destination;
+	u32 found = nat_server_of(p, root, live);
+	*known = (struct sip_server){
+		.address = saddr, .live = live, .port = port, .family = family, .destination = found};
+	return found;
+}
+
+/* Load the service of a destination if its real servers may begin connections. */
+INLINE bool load_sip_service(struct service_match *found, const struct destination *d, u32 live)
+{
+	return load_service(found, d->service, live) && found->version->present && found->version->engine[0] &&
+	       !found->version->mark && found->version->port;
+}
+
+/* Use the call's template if it names this server; else make one. */
+INLINE bool join_call(struct __sk_buff *skb, struct scratch *w, const struct root *root, u32 server, u32 now)
+{
+	if (!set_call(skb, w))
+		return false;
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
+	if (template) {
+		struct destination *d = map_elem(destinations, template->destination);
+		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+		if (template->destination == server && is_valid_template(flags, root))
+			w->template = found.slot;
+		else
+			retire_template(w, &found);
+	}
+	if (w->template == NO_TEMPLATE && make_template(w, root, now) != CREATED)
+		return false;
+	w->destination = server;
+	if (!hold_template(w, now))
+		w->template = NO_TEMPLATE;
+	return true;
+}
+
+/* Set the tuple of the request that this packet would be a reply to. */
+INLINE void set_request(struct scratch *w)
+{
+	struct packet *p = &w->packet;
+	tuple_reverse(&p->tuple, &w->outer, p->is_ipv6);
+	if (p->is_ipv6) {
+		p->tuple.v6.daddr = w->virtual_address;
+		p->tuple.v6.dport = w->service_port;
+	} else {
+		p->tuple.v4.daddr = w->virtual_address.word[0];
+		p->tuple.v4.dport = w->service_port;
+	}
+}
+
+/* Create the connection of the packet's request, unless it is for one packet. */
+INLINE bool open_for_server(struct __sk_buff *skb, struct scratch *w, const struct root *root, u32 now)
+{
+	u32 server = w->destination;
+	struct destination *d = map_elem(destinations, server);
+	if (!d || (w->service_flags & SERVICE_PERSISTENT && !join_call(skb, w, root, server, now)))
+		return false;
+	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
+	if (control)
+		control->assured = ASSURED;
+	if (w->service_flags & SERVICE_ONE_PACKET) {
+		unhold_template(w);
+		count_one_packet(server);
+		return true;
+	}
+	enum create_result result = create_conn(w, d, root, now);
+	if (result != CREATED)
+		unhold_template(w);
+	return result == CREATED || result == CREATE_EXISTS;
+}
+
+INLINE int prog_sip_open(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	w->outer = p->tuple;
+	set_request(w);
+	bool is_open = open_for_server(skb, w, root, ticks());
+	p->tuple = w->outer;
+	if (!is_open)
+		return pass_orphan(tc_ctx(skb), p, root, false);
+	struct counters *counters = counters_at(w->destination);
+	if (counters)
+		counters->connections += 1;
+	return tail_call(tc_ctx(skb), PROG_SIP_REPLY);
+}
+
+/* Return the next hop of the packet if a router would forward it, else NULL. */
+INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const struct reply_conn *a,
+			   const struct root *root, u32 now)
+{
+	struct reply_route way;
+	bool looked_up;
+	set_reply_route(&way, tc_ctx(skb), a, &w->packet, root);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);
+	return hop && is_routable(hop) && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
+}
+
+/* One-packet scheduling makes no connection, and there is none if the client's port has one to another server. Then the
+ * packet changes no state. */
+INLINE int prog_sip_reply(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	u32 now = ticks();
+	w->one_packet = make_word(STATE_UDP, now, 0);
+	struct reply_conn a = {.index = w->destination,
+			       .destination = map_elem(destinations, w->destination),
+			       .saddr = w->virtual_address,
+			       .port = w->service_port,
+			       .masq = true,
+			       .word = &w->one_packet};
+	if (!a.destination)
+		return pass_to_stack(HOOK_TC);
+	find_nat_reply(&a, &w->packet);
+	struct hop *hop = sip_hop(skb, w, &a, root, now);
+	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, root, now) : pass_packet(tc_ctx(skb), &w->packet);
+}
+
+INLINE int prog_sip_out(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	u64 live = READ_ONCE(root->live);
+	u32 server = sip_server_of(p, root, live);
+	struct service_match match;
+	struct destination *d = map_elem(destinations, server);
+	if (!d || !load_sip_service(&match, d, live))
+		return pass_orphan(tc_ctx(skb), p, root, false);
+	struct reply_conn a = {.saddr = match.version->address, .masq = true};
+	if (!sip_hop(skb, w, &a, root, ticks()))
+		return pass_orphan(tc_ctx(skb), p, root, false);
+	note_service(w, &match);
+	w->virtual_address = a.saddr;
+	w->destination = server;
+	w->method = METHOD_MASQ;
+	w->port = packet_sport(p);
+	w->by_call = false;
+	return tail_call(tc_ctx(skb), PROG_SIP_OPEN);
+}
