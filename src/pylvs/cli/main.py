@@ -20,8 +20,6 @@ from pylvs.system.logs import one_line
 if TYPE_CHECKING:
     import click
 
-# Before 8.2, as in Debian 12, click prints the help by itself.
-_NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -90,7 +88,7 @@ def _by_click(words: Sequence[str]) -> object:
 
     try:
         return pylvs.main(args=words, prog_name="pylvs", standalone_mode=False)
-    except _NO_ARGUMENTS as error:
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as error:  # not in click 8.1, of Debian 12
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
     except click.UsageError as error:
