@@ -97,7 +97,7 @@ def _by_click(words: Sequence[str]) -> object:
 
     try:
         return pylvs.main(args=words, prog_name="pylvs", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as error:  # not in click 8.1, of Debian 12
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
     except click.UsageError as error:
