@@ -84,7 +84,20 @@ class Root:
 
     def files(self) -> dict[str, str]:
         """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt."""
-        skipped = {"proc", "sys", "dev", "run", "tmp", "root", "var/cache", "var/log", "var/tmp", "etc/machine-id"}
+        skipped = {
+            "proc",
+            "sys",
+            "dev",
+            "run",
+            "tmp",
+            "root",
+            "var/cache",
+            "var/log",
+            "var/tmp",
+            "etc/machine-id",
+            "etc/.updated",
+            "var/.updated",
+        }
         skipped |= {f"var/lib/{each}" for each in ("apt", "dpkg", "systemd", "dbus", "private", "nginx", "logrotate")}
         found = {}
         for folder, folders, names in os.walk(self.path):
