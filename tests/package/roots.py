@@ -96,6 +96,8 @@ class Root:
             "var/log",
             "var/tmp",
             "etc/machine-id",
+            "etc/.updated",
+            "var/.updated",
         }
         skipped |= {f"var/lib/{each}" for each in ("apt", "dpkg", "systemd", "dbus", "private", "nginx", "logrotate")}
         found = {}
