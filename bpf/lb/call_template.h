@@ -22,8 +22,11 @@ VERIFIED_ONCE u64 hash_call(const struct call *call, u32 number)
 	u32 end = CALL_HEAD + (call->length + 7) / 8;
 	struct sip s = sip_begin(root->fallback_key[0] ^ number + 1, root->fallback_key[1]);
 #pragma nounroll
-	for (u32 i = 0; i < CALL_WORDS && i < end; i++)
+	for (u32 i = 0; i < CALL_WORDS; i++) {
+		if (i >= barrier_var(end)) /* Linux 6.1 verifies the loop by its comparison with a constant */
+			break;
 		sip_word(&s, words[i]);
+	}
 	return sip_end(&s);
 }
 

@@ -177,7 +177,7 @@ def test_foreign_edits_of_the_table_are_undone(make_lab: MakeLab, tmp_path: Path
         lab.sh("director", "pylvs down")
         until(lambda: running.servers() == there, "the table is made again")
         until(lambda: "the tables were removed (pylvs down?)" in running.log(), "which the log has, too")
-        assert len(set(answers(lab, 6))) == 3
+        until(lambda: len(set(answers(lab, 6))) == 3, "the devices are attached a moment later")
 
 
 def test_a_program_that_another_tool_removes_is_restored(make_lab: MakeLab, tmp_path: Path) -> None:

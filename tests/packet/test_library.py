@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
     "a scheduler": (
         lambda d: d.edit_service(web(), scheduler="robin"),
         pylvs.InvalidValue,
-        "scheduler: 'robin': must be one of: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, none",
+        "scheduler: 'robin': must be one of: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos, none",
     ),
     "a port of direct routing": (
         lambda d: d.add_server(web(), pylvs.Server(server4(2), 8080)),

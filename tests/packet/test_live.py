@@ -167,7 +167,7 @@ def test_an_error_is_one_line(director_host: Host, capfd: Capture, words: str, s
 def test_a_missing_permission_is_reported(director_host: Host) -> None:
     attach(director_host, "tc")
     program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0']))"
-    for lost, says in (("-all", "run it as root"), ("-sys_admin", "CAP_SYS_ADMIN missing: run it as root")):
+    for lost, says in (("-all", "missing: root has been deprived"), ("-sys_admin", "CAP_SYS_ADMIN missing: root")):
         done = subprocess.run(
             ["setpriv", "--bounding-set", lost, "--inh-caps", lost, sys.executable, "-c", program],
             capture_output=True,
