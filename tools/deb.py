@@ -17,7 +17,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 from tools import sbom
-from tools.source import DIST, BuildFailed, commit_time, copy_to, git, version
+from tools.source import DIST, BuildFailed, commit_time, copy_to, git, put, version
 
 _SHOWN_LINES = 15  # of the log of a build that failed
 
@@ -43,7 +43,6 @@ def _set_version(changelog: Path, chosen: str) -> None:
 
 def build(target: Path, chosen: str | None = None) -> Path:
     """Build the package from a copy of the tree into a folder, and return its path. Raises BuildFailed."""
-    target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pylvs-deb-") as name:
         tree = Path(name, "pylvs")
         copy_to(tree)
@@ -63,9 +62,7 @@ def build(target: Path, chosen: str | None = None) -> Path:
             log = done.stdout.strip().splitlines()
             raise BuildFailed("\n".join([*log[-_SHOWN_LINES:], "the package cannot be built: the lines above say why"]))
         (package,) = Path(name).glob("*.deb")
-        fresh = target / f".{package.name}.new"
-        fresh.write_bytes(package.read_bytes())
-        return fresh.replace(target / package.name)
+        return put(package, target)
 
 
 def lint(package: Path) -> str:

@@ -45,6 +45,14 @@ def files() -> list[str]:
     return sorted(name for name in names if name and (ROOT / name).is_file())
 
 
+def put(built: Path, folder: Path) -> Path:
+    """Copy a built file into a folder, as a whole, and return its path there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{built.name}.new"
+    fresh.write_bytes(built.read_bytes())
+    return fresh.replace(folder / built.name)
+
+
 def copy_to(folder: Path) -> None:
     """Copy the tree's files, so that a build neither finds nor leaves anything in it."""
     for name in files():

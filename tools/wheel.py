@@ -9,12 +9,11 @@ import tempfile
 from pathlib import Path
 
 from tools import sbom
-from tools.source import DIST, BuildFailed, commit_time, copy_to
+from tools.source import DIST, BuildFailed, commit_time, copy_to, put
 
 
 def build(target: Path) -> Path:
     """Build the wheel from a copy of the tree into a folder, and return its path. Raises BuildFailed."""
-    target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pylvs-wheel-") as name:
         tree, made = Path(name, "tree"), Path(name, "made")
         copy_to(tree)
@@ -24,9 +23,7 @@ def build(target: Path) -> Path:
         if done.returncode:
             raise BuildFailed(f"the wheel cannot be built: {(done.stderr or done.stdout).strip()}")
         (wheel,) = made.glob("*.whl")
-        fresh = target / f".{wheel.name}.new"
-        fresh.write_bytes(wheel.read_bytes())
-        return fresh.replace(target / wheel.name)
+        return put(wheel, target)
 
 
 def main() -> int:

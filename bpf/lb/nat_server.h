@@ -5,6 +5,7 @@
 #pragma once
 #include "ctx/scratch.h"
 #include "lb/destination.h"
+#include "lib/address.h"
 #include "policy/vrrp_role.h"
 
 struct nat_server_search {
@@ -25,10 +26,7 @@ static int server_step(u32 step, struct nat_server_search *s)
 	if (!d)
 		return 1;
 	if (d->used != DESTINATION_USED_BY_NAT || d->port != s->port || d->family != (s->packet->is_ipv6 ? 6 : 4) ||
-	    d->address.word[0] != s->address.word[0] || (!d->mark && d->protocol != s->packet->protocol))
-		return 0;
-	if (d->address.word[1] != s->address.word[1] || d->address.word[2] != s->address.word[2] ||
-	    d->address.word[3] != s->address.word[3])
+	    (!d->mark && d->protocol != s->packet->protocol) || !same_address(&d->address, &s->address, true))
 		return 0;
 	if (s->root->standby && is_standby(s->root, &d->virtual_address, s->packet->is_ipv6))
 		return 0; /* only the other director knows its connections */

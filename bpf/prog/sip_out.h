@@ -9,6 +9,7 @@
 #include "lb/nat_server.h"
 #include "lb/service.h"
 #include "lb/template.h"
+#include "lib/address.h"
 #include "prog/reply.h"
 
 enum { SIP_SERVERS = 64 };
@@ -34,10 +35,9 @@ INLINE u32 sip_server_of(const struct packet *p, const struct root *root, u64 li
 	if (!known)
 		return NO_INDEX;
 	u16 family = p->is_ipv6 ? 6 : 4;
-	u32 other = (saddr.word[0] ^ known->address.word[0]) | (saddr.word[1] ^ known->address.word[1]) |
-		    (saddr.word[2] ^ known->address.word[2]) | (saddr.word[3] ^ known->address.word[3]);
+	bool is_same = same_address(&saddr, &known->address, true);
 	/* Roles change without an edit. */
-	if (!other && known->live == live && known->port == port && known->family == family && !root->standby)
+	if (is_same && known->live == live && known->port == port && known->family == family && !root->standby)
 		return known->destination;
 	u32 found = nat_server_of(p, root, live);
 	*known = (struct sip_server){

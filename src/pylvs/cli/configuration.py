@@ -19,6 +19,7 @@ from pylvs.config.language.parser import read
 from pylvs.config.language.tree import Finding, Severity
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
+from pylvs.model.addresses import command_to_add
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import counted, one_line
 
@@ -72,11 +73,11 @@ def _missing_addresses(compiled: CompiledDocument) -> Iterator[Finding]:
         missing = {problem.object: problem.text for problem in problems}
     blocks = compiled.effective.below("virtual_server")  # those of the services, in the same order
     for block, service in zip(blocks, configuration.services, strict=True):
-        found = [str(key.address) for key in service.keys if not key.mark and str(key.address) in missing]
+        found = [key.address for key in service.keys if not key.mark and str(key.address) in missing]
         if found:
-            text = f"{found[0]}: {missing[found[0]].partition(' (')[0]}"
+            text = f"{found[0]}: {missing[str(found[0])].partition(' (')[0]}"
             more = f"; so it is with {len(found) - 1} more" if len(found) > 1 else ""
-            advice = f"on the director: ip address add {found[0]}/{128 if ':' in found[0] else 32} dev DEVICE"
+            advice = f"on the director: {command_to_add(found[0], 'DEVICE')}"
             yield Finding(block.word.location, Severity.NOTE, text + more, advice)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
@@ -160,7 +162,7 @@ def show(as_json: bool) -> None:
         remark = "" if each["needed"] else " (no service or real server needs it)"
         click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
     for each in found["absent"]:
-        remedy = f"ip address add {each['address']}/{128 if ':' in each['address'] else 32} dev {each['device']}"
+        remedy = command_to_add(ip_address(each["address"]), each["device"])
         click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
     for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
         for address in found[role]:
@@ -201,12 +203,11 @@ def down() -> None:
 
 def _daemons() -> list[int]:
     """Return the processes of the daemons of this network namespace."""
-    from pylvs.daemon.state_dir import ROOT, default_path
+    from pylvs.daemon.state_dir import daemons_of
     from pylvs.system import lock
+    from pylvs.system.namespaces import network_cookie
 
-    name = default_path().name
-    paths = [path for path in ROOT.glob(f"{name}*") if path.name == name or path.name.startswith(f"{name}-")]
-    return [process for path in sorted(paths) if (process := lock.holder(path / "pid"))]
+    return [process for state in daemons_of(network_cookie()) if (process := lock.holder(state.pid_path))]
 
 
 @click.command(context_settings={"ignore_unknown_options": False})

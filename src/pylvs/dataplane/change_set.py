@@ -19,7 +19,7 @@ from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
 from pylvs.dataplane.transaction import Transaction, list_of
 from pylvs.model.changes import ServiceChange
-from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination
+from pylvs.model.errors import DestinationExists, NoSuchDestination
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
@@ -124,7 +124,7 @@ class ChangeSet:
         self._new = self._new or BulkAdd(self._tables, self._edit)
         added = self._new.add_service(service)
         if len(destinations) > added.most:
-            raise _too_many(service.key, added.most)
+            raise scheduler_tables.too_many(service.key, added.most)
         for destination in destinations:
             self._new.add_destination(added, destination, self._routes.to(destination.key.address))
 
@@ -140,7 +140,7 @@ class ChangeSet:
             self._released.append(lambda: edit.book.let_list_go(*released))
         if restarted:
             if fields["count"] > self._hash_tables.most(fields):
-                raise _too_many(change.key, self._hash_tables.most(fields))
+                raise scheduler_tables.too_many(change.key, self._hash_tables.most(fields))
             steps = [("LIST_INIT", 0)]
             self._leave_scheduler(slot, version)
         if steps:
@@ -200,9 +200,3 @@ class ChangeSet:
         slots.adopt(dest_slot, slot, version, expired)
         self._revived.add(dest_slot)
         return dest_slot
-
-
-def _too_many(key: ServiceKey, most: int) -> InvalidOperation:
-    error = InvalidOperation(f"{key}: mh begins with {most} real servers at most; others can be added", "scheduler")
-    error.subject = key, None
-    return error

@@ -34,7 +34,7 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, PylvsError, ServiceExists
+from pylvs.model.errors import DestinationExists, NoSuchDestination, PylvsError, ServiceExists
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
@@ -224,9 +224,7 @@ class Editor:
             fields = version | version_fields(service, load.ticks_per_second())
             changed = fields["scheduler"] != version["scheduler"]
             if changed and fields["count"] > hash_tables.most(fields):
-                raise InvalidOperation(
-                    f"{service.key}: mh begins with 4093 real servers at most; others can be added", "scheduler"
-                )
+                raise scheduler_tables.too_many(service.key, hash_tables.most(fields))
             with Transaction(self._tables) as edit:
                 if changed:
                     change_scheduler(edit, slot, version, fields)

@@ -21,6 +21,8 @@ from pylvs.dataplane import load
 from pylvs.dataplane.state import CACHE_SWEEP, State
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import WAIT_MS, Transaction
+from pylvs.model.errors import InvalidOperation
+from pylvs.model.service import ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -153,6 +155,13 @@ def bucket_positions(weights: Sequence[int]) -> array[int]:
         if len(once) == size:
             break
     return once * -(-size // len(once)) if once else once
+
+
+def too_many(key: ServiceKey, most: int) -> InvalidOperation:
+    """Return the error for a service whose scheduler cannot begin with so many destinations."""
+    error = InvalidOperation(f"{key}: mh begins with {most} real servers at most; others can be added", "scheduler")
+    error.subject = key, None
+    return error
 
 
 class HashTables:

@@ -13,7 +13,7 @@ from pylvs.ipvsadm.hints import mask_text, value_of
 from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import Names, Request, endpoint, presented
 from pylvs.model import sockets as socket
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, command_to_add
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director
 from pylvs.model.rows import ServiceRow
@@ -80,8 +80,7 @@ def _missing(key: ServiceKey, host: Host) -> Iterator[str]:
         return
     device = host.lacks(key.address)
     if device:
-        prefix = f"{key.address}/{key.address.max_prefixlen}"
-        yield f"no device has {key.address}, so no packets to it come here: ip address add {prefix} dev {device}"
+        yield f"no device has {key.address}, so no packets to it come here: {command_to_add(key.address, device)}"
 
 
 def _mask(text: str, request: Request) -> Iterator[str]:

@@ -96,7 +96,7 @@ class Unsupported(Error):
 
 
 class Busy(Error):
-    """Another process holds the tables for long, or owns what must change. Try again."""
+    """Another process has locked the tables for long, or manages what must change. Try again."""
 
 
 class NoSpace(Error):
@@ -175,7 +175,7 @@ def from_model(
 def _keys(service: ModelKey, server: DestinationKey | None) -> tuple[ServiceKey, ServerKey | None]:
     from pylvs.library.keys import ServerKey, ServiceKey
 
-    return ServiceKey.from_model(service), None if server is None else ServerKey(server.address, server.port)
+    return ServiceKey.from_model(service), None if server is None else ServerKey.from_model(server)
 
 
 def from_os(error: OSError) -> Error:

@@ -148,6 +148,11 @@ class ServerKey:
         """Invert `str`: `10.0.0.1:80`, `[2001:db8::1]:80`. Raises InvalidValue."""
         return cls(*_split("server", text))
 
+    @classmethod
+    def from_model(cls, key: DestinationKey) -> ServerKey:
+        """Return the key of a server in the table."""
+        return cls(key.address, key.port)
+
     def to_model(self) -> DestinationKey:
         """Return the key that the data plane knows."""
         return DestinationKey(self.address, self.port)

@@ -57,7 +57,7 @@ def statistics_of(rows: Iterable[ServiceRow], totals: Counters) -> Statistics:
                 row.counters,
                 row.rates,
                 {
-                    ServerKey(each.destination.key.address, each.destination.key.port): ServerStatistics(
+                    ServerKey.from_model(each.destination.key): ServerStatistics(
                         each.active, each.inactive, each.persistent, each.counters, each.rates
                     )
                     for each in row.destinations

@@ -16,6 +16,11 @@ def family_of(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
+def command_to_add(address: Address, device: str) -> str:
+    """Return the command that gives a device this address alone, without its network."""
+    return f"ip address add {address}/{address.max_prefixlen} dev {device}"
+
+
 def endpoint(address: Address, port: int) -> str:
     """Return `192.0.2.1:80` or `[2001:db8::1]:80`, as ipvsadm writes them."""
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

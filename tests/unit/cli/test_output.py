@@ -22,7 +22,7 @@ from pylvs.daemon.drains import Drain, Stage
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, Standing
 from pylvs.lab import demo
-from pylvs.system import logs
+from pylvs.system import logs, namespaces
 from tests.unit.cli.test_status_lines import status
 
 
@@ -117,7 +117,7 @@ def test_show_explains_why_native_xdp_stays_without_services(
 
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_dir, "ROOT", tmp_path)
-    monkeypatch.setattr(state_dir, "default_path", lambda instance="": tmp_path / "net1")
+    monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
     assert _daemons() == []
     for name in "net1", "net1-other", "net11":
         (tmp_path / name).mkdir()
