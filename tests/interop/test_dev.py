@@ -70,7 +70,10 @@ case "$*" in
         echo "venv of $version" >>"$STAGE/log" ;;
     *tomllib*) echo hatchling ;;
     *'import pip'*) shift 2; echo "$1 $version" ;;
-    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; case "$*" in *' -e .'*) compile ;; esac ;;
+    *'-m pip'*)
+        echo "pip $*" >>"$STAGE/log"
+        [ ! -e "$STAGE/pip-prints" ] || { cat "$STAGE/pip-prints"; exit 1; }
+        case "$*" in *' -e .'*) compile ;; esac ;;
     hatch_build.py) echo "compiled" >>"$STAGE/log"; compile ;;
 esac
 """
@@ -337,6 +340,17 @@ def test_a_failed_step_ends_the_run(clone: Clone, command: str) -> None:
     status, out, errors = clone.dev(command)
     assert (status, out) == (1, "")
     assert errors[-1] == "dev: bpf/ does not compile"
+
+
+def test_without_a_network_the_cause_is_named(clone: Clone) -> None:
+    cause = "NewConnectionError('<HTTPSConnection>: Failed to establish a new connection: [Errno 101] unreachable')"
+    retry = "WARNING: Retrying (Retry(total={}, connect=None)) after connection broken by '{}': /simple/pip/\n"
+    end = "ERROR: Cannot install pip because these package versions have conflicting dependencies.\n"
+    (clone.stage / "pip-prints").write_text(retry.format(1, cause) + retry.format(0, cause) + end)
+    status, out, errors = clone.dev("run", "pylvs")
+    assert (status, out) == (1, "")
+    reach = "dev: pip cannot reach its index of packages: check network, proxy and certificates"
+    assert errors[-2:] == [cause, f"{reach} (whole log: .cache/dev/pip.log)"]
 
 
 def test_a_user_without_root_uses_the_environment_of_root(clone: Clone) -> None:
