@@ -122,7 +122,8 @@ def _parse_advertisement(body: bytes, sender: bytes, device: str) -> AddressBind
 DeviceAddress = tuple[str, Address]  # a device, and an address on it
 LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the limit of all others; and the family
 TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its owner missed
-CONFLICT_INTERVAL_S = 1.0  # between two rounds that other hosts provoke: their flood must not become ours
+CONFLICT_INTERVAL_S = 1.0  # between two rounds that other masters provoke: their flood must not become ours
+CONFLICT_BURST = 5  # so many rounds come at once: a split brain of several masters heals without a pause
 BATCH_SIZE = 64  # announcements
 BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
 
@@ -179,8 +180,8 @@ class _Round(Enum):
     SECOND = "garp_master_delay after the take-over"
     REFRESH = "garp_master_refresh"
     EXTRA = "garp_extra_if"
-    DEFERRED = "another host claimed the addresses, too soon after the last such round"
-    CONFLICT = "garp_lower_prio_delay after another host claimed the addresses"
+    DEFERRED = "another master advertised, too soon after CONFLICT_BURST such rounds"
+    CONFLICT = "garp_lower_prio_delay after another master advertised"
 
 
 class GarpScheduler:
@@ -195,7 +196,7 @@ class GarpScheduler:
         self._device = device
         self._addresses: tuple[DeviceAddress, ...] = ()
         self._ready_at = 0.0  # nothing is sent before
-        self._quiet_until = float("-inf")  # other hosts provoke no round before
+        self._burst_at = float("-inf")  # when CONFLICT_BURST rounds may come at once
         self._rounds: dict[_Round, float] = {}
         self._remaining: dict[DeviceAddress, int] = {}  # announcements
         self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
@@ -225,7 +226,7 @@ class GarpScheduler:
             self._rounds.setdefault(_Round.EXTRA, now + self._settings.extra_interval_s)
 
     def again(self, now: float) -> bool:
-        """Announce now and after a delay, because another host claims the addresses.
+        """Announce now and after a delay, because another master advertises.
 
         False if this has no effect: there are no addresses, the configuration forbids it, or such a round waits.
         """
@@ -237,11 +238,18 @@ class GarpScheduler:
         if _Round.DEFERRED in self._rounds:
             return False
         self._ready_at = max(self._ready_at, now)
-        if now < self._quiet_until:
-            self._rounds[_Round.DEFERRED] = self._quiet_until
+        free_at = self._burst_at - (CONFLICT_BURST - 1) * CONFLICT_INTERVAL_S
+        if now < free_at:
+            self._rounds[_Round.DEFERRED] = free_at
         else:
             self._answer(now)
         return True
+
+    def defend(self, now: float, address: Address) -> None:
+        """Announce one address now, because another host claims it; the caller limits how often."""
+        self._ready_at = max(self._ready_at, now)
+        claimed = [each for each in self._addresses if each[1] == address]
+        self._enqueue(claimed, self._settings.lower_priority_repeat)
 
     def stop(self) -> None:
         """Forget everything: the virtual router is no longer master."""
@@ -252,7 +260,7 @@ class GarpScheduler:
         self._rounds.clear()
         self._remaining.clear()
         self._queues.clear()
-        self._quiet_until = float("-inf")
+        self._burst_at = float("-inf")
 
     @property
     def due(self) -> float | None:
@@ -291,11 +299,13 @@ class GarpScheduler:
             elif kind is _Round.EXTRA:
                 self._enqueue(self._extra(), 1)
                 self._rounds[kind] = _following(at, settings.extra_interval_s, now)
+            elif kind is _Round.CONFLICT:
+                self._enqueue(self._addresses, settings.lower_priority_repeat)
             else:
                 self._answer(now)
 
     def _answer(self, now: float) -> None:
-        self._quiet_until = now + CONFLICT_INTERVAL_S
+        self._burst_at = max(self._burst_at, now) + CONFLICT_INTERVAL_S
         self._enqueue(self._addresses, self._settings.lower_priority_repeat)
 
     def _extra(self) -> list[DeviceAddress]:

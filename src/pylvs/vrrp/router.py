@@ -253,9 +253,9 @@ class Router:
             each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
         )
 
-    def answer_conflict(self) -> None:
-        """Announce again, because another host claims an address; the caller has logged it."""
-        self._garp.again(self._service.now)
+    def defend(self, address: Address) -> None:
+        """Announce an address again, because another host claims it; the caller has logged it."""
+        self._garp.defend(self._service.now, address)
         self._announce()
 
     def restore(self) -> None:

@@ -429,7 +429,7 @@ class RouterService:
                     self.log("warning", f"{router.name}: {text}{'; it is announced again' if answer else ''}")
                     self.publish("claim", router.name, address=str(address), words=text)
                 if answer:
-                    router.answer_conflict()
+                    router.defend(address)
 
     def _links_changed(self, replaced: set[str]) -> None:
         for device in replaced:

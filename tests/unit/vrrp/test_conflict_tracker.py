@@ -83,6 +83,6 @@ def test_two_hosts_that_hold_the_same_address_stop_answering() -> None:
             for _, address in mine[0].wake(now):
                 sent.append(now)
                 if other[1].respond(now, AddressBinding(address, mine[2]))[1]:
-                    other[0].again(now)
+                    other[0].defend(now, address)
         assert now < 60, "the answers never end"
     assert len(sent) <= 2 * (2 + 2 * 2) * Announcements().repeat

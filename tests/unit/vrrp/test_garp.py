@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, SendingLimit
-from pylvs.vrrp.garp import BATCH_SIZE, CONFLICT_INTERVAL_S, TURN_TIMEOUT_S, DeviceAddress, GarpRateLimit, GarpScheduler
+from pylvs.vrrp.garp import (
+    BATCH_SIZE,
+    CONFLICT_BURST,
+    CONFLICT_INTERVAL_S,
+    TURN_TIMEOUT_S,
+    DeviceAddress,
+    GarpRateLimit,
+    GarpScheduler,
+)
 
 A, B, C = ("eth0", ip_address("10.0.0.1")), ("eth0", ip_address("10.0.0.2")), ("eth1", ip_address("10.0.1.3"))
 N = ("eth0", ip_address("fd00::1"))
@@ -71,17 +79,40 @@ def test_a_lower_priority_is_answered_immediately_and_after_its_delay() -> None:
     assert at(sent(scheduler, 100, start=10)) == [10, 10, 13, 13]
 
 
-def test_a_flood_of_lower_priorities_is_answered_once_a_second() -> None:
-    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=3), A)
+def test_a_flood_of_lower_priorities_is_answered_by_a_burst_and_then_once_a_second() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=30), A)
     output = sent(scheduler, 9)
     for tick in range(10_000):
         scheduler.again(10 + tick / 1000)
         output += [(10 + tick / 1000, address) for address in scheduler.wake(10 + tick / 1000)]
     output += sent(scheduler, 100, start=20)
-    assert (
-        len(output) == 1 + 10 + 2
-    )  # the take-over; one in each second of the flood; the one that waited, and the last
-    assert all(later - first >= CONFLICT_INTERVAL_S - 1e-9 for first, later in pairwise(at(output)))
+    times = at(output)
+    burst = times[1 : 1 + CONFLICT_BURST]
+    assert burst == pytest.approx([10 + tick / 1000 for tick in range(CONFLICT_BURST)])
+    # The take-over; the burst; one in each second of the flood; the one that waited, and the last after its delay.
+    assert len(times) == 1 + CONFLICT_BURST + 9 + 2
+    later = [burst[0], *times[1 + CONFLICT_BURST :]]
+    assert all(second - first >= CONFLICT_INTERVAL_S - 1e-9 for first, second in pairwise(later))
+
+
+def test_a_claimed_address_alone_is_defended() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=2, lower_priority_delay_s=3), A, B)
+    assert at(sent(scheduler, 9)) == [0, 0]
+    scheduler.defend(10, B[1])
+    assert sent(scheduler, 100, start=10) == [(10, B), (10, B)]
+    scheduler.stop()
+    scheduler.defend(101, B[1])
+    assert scheduler.due is None
+
+
+def test_a_conflict_does_not_delay_the_answer_to_a_master_that_steps_down() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=0), A, B)
+    assert len(sent(scheduler, 9)) == 2
+    for address in (A, B) * CONFLICT_BURST:
+        scheduler.defend(10, address[1])
+    assert sorted(sent(scheduler, 10, start=10)) == sorted([(10, A), (10, B)])
+    assert scheduler.again(10.01)
+    assert at(sent(scheduler, 100, start=10.01)) == [10.01, 10.01]
 
 
 def test_lower_priorities_may_be_ignored() -> None:

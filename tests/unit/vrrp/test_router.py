@@ -138,12 +138,12 @@ def test_lower_priorities_are_logged_even_if_they_are_not_answered() -> None:
     assert "VI_1: 10.0.0.2 with priority 90 holds the addresses as well" in one.lines
 
 
-def test_only_a_master_answers_a_conflict() -> None:
+def test_only_a_master_defends_an_address() -> None:
     switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(15)
     before = len(one.announced), len(two.announced)
     for host in (one, two):
-        host.routers[0].answer_conflict()
+        host.routers[0].defend(VIP)
     switch.run(0)
     assert (len(one.announced) - before[0], len(two.announced) - before[1]) == (5, 0)
 

@@ -51,7 +51,7 @@ from typing import Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, Authentication
-from pylvs.vrrp.garp import CONFLICT_INTERVAL_S
+from pylvs.vrrp.garp import CONFLICT_BURST, CONFLICT_INTERVAL_S
 from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.adverts import Datagram
@@ -488,14 +488,14 @@ class Checker:
         """Check that the master, and no loser of a split brain, was the last to announce."""
         if not master.instance.announcements.lower_priority_repeat:
             return
-        quiet_s = CONFLICT_INTERVAL_S * SLOWEST
+        quiet_s = CONFLICT_BURST * CONFLICT_INTERVAL_S * SLOWEST
         for other in self._all(vrid):
             if master.host.number not in other.gave_way_to or not other.instance.higher_priority_answered:
                 continue
             at = other.gave_way_at
             answered_s = master.needed_s * SLOWEST + sum(self._simulated.plan.delay_s) + LATE_S
-            if any(at - quiet_s < each < at for each in master.provoked_at):
-                answered_s += quiet_s  # a round of announcements has just been
+            if sum(at - quiet_s < each < at for each in master.provoked_at) >= CONFLICT_BURST:
+                answered_s += CONFLICT_INTERVAL_S * SLOWEST
             for held in set(other.addresses) & set(master.addresses):
                 mine, its = (each.last_announced.get(held, -NEVER) for each in (master, other))
                 if mine < its <= at < self._simulated.now - answered_s:
