@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from pylvs.bpf.kernel import CONNECTIONS
 from tests.running import register
-from tests.termination import unwind_on_sigterm
+from tests.termination import allow_interrupts, unwind_on_sigterm
 
 RANDOM = "PYLVS_TESTS_RANDOM"  # with it, examples are different each time
 
@@ -29,11 +29,12 @@ EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
 
 
 def pytest_configure() -> None:
-    """Remove namespaces when `timeout` ends the run; the workers of xdist run this, too.
+    """Remove namespaces when `timeout` or Ctrl-C ends the run; the workers of xdist run this, too.
 
     tests/sweep.py removes what a killed run left, by the records of test runs.
     """
     unwind_on_sigterm()
+    allow_interrupts()
     register()
     os.environ.setdefault(CONNECTIONS, "262144")  # not a 24th of memory for each network namespace
 

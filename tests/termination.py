@@ -1,4 +1,4 @@
-"""Handle SIGTERM, which `timeout` sends, like Ctrl-C, so that tests remove what they made."""
+"""Signals of test runs: they remove what they made, and the programs that they start can be interrupted."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def unwind_on_sigterm() -> None:
-    """Raise KeyboardInterrupt in the main thread at the first SIGTERM; ignore later ones."""
+    """Raise KeyboardInterrupt at the first SIGTERM, which `timeout` sends, as at Ctrl-C; ignore later ones."""
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def allow_interrupts() -> None:
+    """Let SIGINT end the programs that this process starts; jobs in a shell's background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unwind_with_parent() -> None:

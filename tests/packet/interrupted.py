@@ -33,12 +33,7 @@ def namespaces_of(process: int) -> set[str]:
 def interrupted_at(marker: str, command: Sequence[str]) -> Interrupted:
     """Send SIGINT as soon as the program has printed the marker to its standard error, which is a terminal."""
     terminal, its_end = pty.openpty()
-    running = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=its_end,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
-    )
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its_end)
     try:
         os.close(its_end)
         printed = b""

@@ -192,13 +192,8 @@ def test_it_ends_when_the_device_is_detached(director_host: Host) -> None:
 def test_ctrl_c_prints_the_counts_so_far(director_host: Host) -> None:
     attach(director_host, "tc")
     program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0', '--seconds', '60']))"
-    running = subprocess.Popen(
-        [sys.executable, "-u", "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - see test_bench
-    )
+    command = [sys.executable, "-u", "-c", program]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     for line in running.stdout:
         if "packets/s" in line:

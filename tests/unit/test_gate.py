@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,3 +175,16 @@ def test_a_phase_that_may_be_empty_shows_the_output_of_its_tests(
     result = gate.run(gate.Phase("marked", command, pytest=True, may_be_empty=True))
     assert (result.status, len(result.failed)) == (1, 1)
     assert "assert 1 == 2" in capfd.readouterr().out
+
+
+def test_a_program_that_a_test_starts_can_be_interrupted() -> None:
+    asks = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-I", "-c", asks], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_so_it_can_if_the_tests_run_in_a_shells_background() -> None:
+    """The shell makes such a job ignore SIGINT. A health checker once ran on after the test that interrupted it."""
+    name = f"{__file__}::{test_a_program_that_a_test_starts_can_be_interrupted.__name__}"
+    command = shlex.join([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name])
+    done = subprocess.run(["sh", "-c", f"{command} & wait $!"], cwd=gate.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
