@@ -140,6 +140,21 @@ def test_version_3_adopts_the_master_s_interval() -> None:
     assert changed.due == pytest.approx(1.5 + 0.5 * 156 / 256)
 
 
+@pytest.mark.parametrize("settings", [{}, {"preempt": False}, {"priority": 170, "preempt_delay_s": 9.0}], ids=str)
+def test_the_last_advertisement_of_a_former_master_does_not_shorten_the_wait_for_the_present_one(
+    settings: dict[str, Any],
+) -> None:
+    """It stepped down before the present master, and has a shorter interval."""
+    follower = backup(version=3, **settings)
+    follower, _ = follower.receive(1.0, advert(200, 1.0, 3), GREATER)
+    waits = follower.due
+    follower, _ = follower.receive(1.1, advert(150, 0.1, 3), LESS)
+    assert follower.due == waits
+    follower, _ = follower.receive(1.2, advert(0, 1.0, 3), GREATER)
+    follower, _ = follower.receive(1.3, advert(150, 0.1, 3), LESS)
+    assert follower.due == pytest.approx(1.6 + follower.skew_s), "the better one has left"
+
+
 @pytest.mark.parametrize(
     ("priority", "source", "why"),
     [

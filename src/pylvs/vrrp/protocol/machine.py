@@ -72,6 +72,13 @@ class Reannounce:
 
 Action = Advertise | Become | Reannounce
 Step = tuple["Machine", list[Action]]
+Rank = tuple[int, tuple[int, int]]  # priority, and the order of the address: the greater one becomes master
+NONE: Rank = (0, (0, 0))
+
+
+def rank_of(advert: Advertisement, source: Address) -> Rank:
+    """Return what decides between two masters (RFC 9568, 6.4.3)."""
+    return advert.priority, address_order(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class Machine:
     priority: int = 100
     due: float | None = None
     master_interval_s: float = 0.0  # advertised by the master; version 3 adopts it
+    best: Rank = NONE  # the highest that this backup has received since its last master left
     preempt_at: float | None = None  # when this router may take over from a master of lower priority
     held_until: float | None = None  # no take-over before this time, by `pylvs vrrp yield`
     released_by: Address | None = None  # the last advertisement had priority 0
@@ -116,7 +124,7 @@ class Machine:
         if self.instance.priority == OWNER and self.instance.starts_as_master:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
-        fresh, become = self._to(State.BACKUP, why, **forgotten)
+        fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)
         return replace(fresh, due=now + fresh.down_s), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
@@ -191,8 +199,9 @@ class Machine:
         detail: str,
         before: Iterable[Action] = (),
         master_interval_s: float = 0.0,
+        best: Rank = NONE,
     ) -> Step:
-        fields = {"master_interval_s": master_interval_s, "preempt_at": None, "outranked": ""}
+        fields = {"master_interval_s": master_interval_s, "best": best, "preempt_at": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, detail, **fields)
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
@@ -201,18 +210,24 @@ class Machine:
         if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
             followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
-            return replace(followed, due=now + followed.skew_s, preempt_at=None, released_by=source), []
+            left: dict[str, Any] = {"preempt_at": None, "released_by": source, "best": NONE}
+            return replace(followed, due=now + followed.skew_s, **left), []
+        due, rank = now + followed.down_s, rank_of(advert, source)
+        if rank < self.best and self.due is not None:
+            due = max(due, self.due)  # of a master that stepped down: its shorter interval does not shorten the wait
+        elif rank > self.best:
+            followed = replace(followed, best=rank)
         if advert.priority >= self.priority or not self.instance.preempt:
-            return replace(followed, due=now + followed.down_s, preempt_at=None), []
+            return replace(followed, due=due, preempt_at=None), []
         if self.held_until is not None and now < self.held_until:
-            return replace(followed, due=now + followed.down_s), []
+            return replace(followed, due=due), []
         outranked = f"{source} with priority {advert.priority}"
         if not self.instance.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
             return replace(self, preempt_at=None, released_by=None, outranked=outranked), []
         preempt_at = now + self.instance.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= preempt_at:
             return replace(self, preempt_at=preempt_at, outranked=outranked), []
-        return replace(followed, preempt_at=preempt_at, due=now + followed.down_s), []
+        return replace(followed, preempt_at=preempt_at, due=due), []
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
@@ -221,7 +236,8 @@ class Machine:
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
             last: list[Action] = [Advertise(self.priority)] if self.instance.higher_priority_answered else []
-            return self._backup(now, why, f"{source} with priority {advert.priority}", last, advert.interval_s)
+            detail, rank = f"{source} with priority {advert.priority}", rank_of(advert, source)
+            return self._backup(now, why, detail, last, advert.interval_s, rank)
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
         if self.instance.lower_priority_unanswered:
             return self, [conflict]

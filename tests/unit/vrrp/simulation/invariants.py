@@ -190,6 +190,7 @@ class Checker:
             record.advertised_at = record.conflict_at = NEVER
         if state is State.BACKUP:
             router = record.host.routers[record.instance.name]
+            record.best = (0, 0)
             record.arm(router.instance.advert_interval_s, router.machine.priority)
 
     def _takes_over(self, record: Record) -> None:
@@ -335,7 +336,8 @@ class Checker:
         record.gave_way_at = self._simulated.now
         others = (each.number for each in self._simulated.hosts if each is not record.host)
         record.gave_way_to = {each for each in others if self._simulated.delivers(lan, record.host.number, each)}
-        record.arm(sent.interval_s if record.instance.version == 3 else record.interval_s, priority)
+        record.best = (0, 0)
+        record.postpone(sent, sent.interval_s if record.instance.version == 3 else record.interval_s, priority)
 
     def _postpones(self, record: Record, sent: Sent, priority: int) -> None:
         """Set the time of the take-over by 6.4.2, with preempt_delay and yield in addition."""
@@ -347,17 +349,18 @@ class Checker:
             self.coverage.add("priority 0")
             record.interval_s, record.preempt_at = interval_s, None
             record.armed = now + record.skew_s(interval_s, priority)
+            record.best = (0, 0)
         elif self._counts(record, sent, priority):
             record.preempt_at = None
-            record.arm(interval_s, priority)
+            record.postpone(sent, interval_s, priority)
         elif now < record.held_until:
-            record.arm(interval_s, priority)
+            record.postpone(sent, interval_s, priority)
         elif instance.preempt_delay_s:
             if record.preempt_at is None:
                 record.preempt_at = now + instance.preempt_delay_s
             if now < record.preempt_at:
                 self.coverage.add("preempt_delay")
-                record.arm(interval_s, priority)
+                record.postpone(sent, interval_s, priority)
         else:
             record.preempt_at = None
 

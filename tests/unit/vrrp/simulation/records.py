@@ -52,6 +52,7 @@ class Record:
     conflicts: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # as master, by host
     interval_s: float = 0.0  # of the master that it follows
     armed: float = NEVER  # time of its take-over
+    best: tuple[int, int] = (0, 0)  # priority and address of the best advertisement since a master left
     since: float = 0.0  # of its state, by its clock
     held_until: float = 0.0  # by an operator
     excused_until: float = 0.0
@@ -97,6 +98,14 @@ class Record:
         """Set the take-over to Active_Down_Interval from now."""
         self.interval_s = interval_s
         self.armed = self.now + self.down_s(interval_s, priority)
+
+    def postpone(self, sent: Sent, interval_s: float, priority: int) -> None:
+        """Do so because of an advertisement; that of a worse one than the best does not shorten the wait."""
+        before, rank = self.armed, (sent.priority, int(sent.datagram.source))
+        self.arm(interval_s, priority)
+        if rank < self.best:
+            self.armed = max(self.armed, before)
+        self.best = max(self.best, rank)
 
 
 def priority_of(record: Record) -> int:

@@ -24,6 +24,7 @@ PLANTED_SEEDS = 100  # within which a planted defect is found
 ONCE_FAILED = (
     *(45051, 47226),  # the former master's last advertisement was late, with a shorter interval
     *(3881, 3931, 6512),  # claims of single addresses postponed the last announcement
+    27874,  # the last advertisement of a master that stepped down had a shorter interval than the present master
 )
 
 
