@@ -17,7 +17,7 @@ from pylvs.cli.daemon import event_line
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.cli.director import _daemons
 from pylvs.daemon import state_dir
-from pylvs.daemon.api.routes import overridden
+from pylvs.daemon.api.encoding import overridden
 from pylvs.daemon.drains import Drain, Stage
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, Standing

@@ -19,6 +19,7 @@ from pylvs.cli import main
 from pylvs.daemon import Options, reconciler, state_dir
 from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import Client
+from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
@@ -112,9 +113,8 @@ def test_a_drain_of_one_port_does_not_end_that_of_others(host: FakeHost) -> None
 
 def test_the_status_of_many_services_counts_the_table_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    counts_of = routes.counts_of
 
-    def noted(rows: Sequence[ServiceRow]) -> routes.Counts:
+    def noted(rows: Sequence[ServiceRow]) -> Counts:
         calls.append(1)
         return counts_of(rows)
 
