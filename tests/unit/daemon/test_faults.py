@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import Options, reconciler, state_dir
+from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
@@ -25,6 +25,7 @@ from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.table import ownership
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
@@ -257,7 +258,7 @@ def test_a_full_disk_does_not_interrupt_the_stop(
 
     async def scenario() -> None:
         async with host.daemon():
-            monkeypatch.setattr(reconciler, "save_owned", full)
+            monkeypatch.setattr(ownership, "save_owned", full)
 
     run(scenario())
     assert restored
