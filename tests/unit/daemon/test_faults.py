@@ -18,7 +18,6 @@ from aiohttp.test_utils import make_mocked_request
 from pylvs.cli import main
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api import application, routes
-from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
@@ -30,18 +29,13 @@ from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
+from tests.unit.daemon.commands import ask
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path / "state")
-
-
-def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
-    answered, reply = Client(host.state).ask(method, path, content)
-    assert answered == 200, reply
-    return reply
 
 
 def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
