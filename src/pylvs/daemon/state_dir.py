@@ -25,6 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from pylvs.daemon import STATE_ROOT
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
@@ -32,7 +33,6 @@ from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
-ROOT = Path("/run/pylvs/daemon")
 SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
 
@@ -41,12 +41,15 @@ OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of th
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
     """Return the state directories, below /run, of all daemons of a network namespace."""
-    return [StateDirectory(path) for path in sorted(ROOT.glob(f"net{cookie}")) + sorted(ROOT.glob(f"net{cookie}-*"))]
+    return [
+        StateDirectory(path)
+        for path in sorted(STATE_ROOT.glob(f"net{cookie}")) + sorted(STATE_ROOT.glob(f"net{cookie}-*"))
+    ]
 
 
 def default_path(instance: str = "") -> Path:
     """Return the state directory of this network namespace's daemon, or of one of several."""
-    return ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
+    return STATE_ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
 
 
 class StateDirectory:
@@ -99,8 +102,8 @@ class StateDirectory:
         self.pid_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other files are in it
             self.path.rmdir()
-            if self.path.parent == ROOT:
-                ROOT.rmdir()
+            if self.path.parent == STATE_ROOT:
+                STATE_ROOT.rmdir()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -116,7 +116,7 @@ def test_show_explains_why_native_xdp_stays_without_services(
 
 
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_dir, "ROOT", tmp_path)
+    monkeypatch.setattr(state_dir, "STATE_ROOT", tmp_path)
     monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
     assert _daemons() == []
     for name in "net1", "net1-other", "net11":
