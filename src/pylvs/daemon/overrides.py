@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from pylvs.daemon import state_dir
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state_dir import StateDirectory, try_to_save
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
-from pylvs.model.errors import PylvsError
-from pylvs.system.logs import get_logger
 
 
 class SavedOverrides:
@@ -20,7 +18,6 @@ class SavedOverrides:
         self._state = state
         self._engine = engine
         self._pending = False
-        self._log = get_logger()
 
     def on_event(self, event: Event) -> None:
         """Save soon after an override, once: one command may override many servers."""
@@ -31,11 +28,4 @@ class SavedOverrides:
     def save(self) -> None:
         """Save the overrides; `error` is why that failed."""
         self._pending = False
-        try:
-            state_dir.save_overrides(self._state, self._engine.overrides())
-        except PylvsError as error:
-            if not self.error:
-                self._log.error(str(error))
-            self.error = str(error)
-        else:
-            self.error = ""
+        self.error = try_to_save(lambda: state_dir.save_overrides(self._state, self._engine.overrides()), self.error)
