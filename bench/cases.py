@@ -162,9 +162,10 @@ class Opening:
     flows: Flows | None = None
 
     @property
-    def service(self) -> ServiceKey:
-        """Return the key of the service whose connections it makes, of several the first."""
-        return key(self.frames[0].target_port, self.frames[0].protocol)
+    def services(self) -> list[ServiceKey]:
+        """Return the keys of the services whose connections it makes."""
+        first, number = self.frames[0], self.flows.services if self.flows else 1
+        return [key(first.target_port + each, first.protocol) for each in range(number)]
 
 
 def _handshake(port: int, source: str = CLIENT) -> tuple[Frame, ...]:

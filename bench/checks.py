@@ -17,13 +17,13 @@ from bench.program import Progress
 from bench.rows import Measured
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read
-from pylvs.daemon.supervisor import settle_garbage
 from pylvs.health.engine import Engine
 from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration
+from pylvs.system.garbage import settle_garbage
 
 FIRST_SERVER = IPv4Address("127.1.0.1")  # lo answers for all of 127.0.0.0/8, and nginx on each of them
 PORT = 80

@@ -109,10 +109,12 @@ class LargeTable:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
             count = min(chunk, wanted - first)
             self.path.forget_half_open()
+            half_open = self.path.half_open_in_table()
             opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
             new.samples.append(opened)
             spent += count * (opened + confirmed)
-            if self.counts()[0] < first + count:  # this process was stopped for so long that some were given up
+            # XDP left ACKs to the kernel, or this process was stopped for so long that some connections were given up.
+            if self.counts()[0] < first + count or self.path.half_open_in_table() > half_open:
                 self.send(SYN, first, count)
                 self.send(ACK, first, count)
         return spent / 1e9

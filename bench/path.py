@@ -19,6 +19,7 @@ from pylvs.cli.meter import on_one_cpu
 from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey
@@ -71,6 +72,10 @@ class PacketPath:
         with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
             ends = struct.iter_unpack("<II", queues.get(0) or b"")
             return sum(end - first & 0xFFFFFFFF for first, end in ends)
+
+    def half_open_in_table(self) -> int:
+        """Return how many half-open connections the table has, those that left the rings included."""
+        return table_use(self.director.tables).half_open
 
     def memory(self, maps: Iterable[str]) -> int:
         """Return the kernel memory of these maps in bytes. Raises Unsupported if one is not pinned."""

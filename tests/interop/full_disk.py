@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import reconciler, state_dir, supervisor
+from pylvs.daemon import state_dir, supervisor
 from pylvs.daemon.api.client import Client
+from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 
@@ -76,7 +77,7 @@ async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
         kept_before.append(1)
         keep_own(*arguments)
 
-    with mock.patch.object(reconciler, "save_owned", full_after_the_first):
+    with mock.patch.object(ownership, "save_owned", full_after_the_first):
         async with host.daemon():
             assert host.servers() == {str(address(1)), str(address(2))}
             assert len(kept_before) > 1

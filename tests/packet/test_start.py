@@ -13,6 +13,7 @@ EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "
 OF_EDITS = {
     "pylvs.dataplane.editor",
     "pylvs.dataplane.devices.attachments",
+    "pylvs.dataplane.devices.selection",
     "pylvs.netlink.links",
 }
 OF_OTHERS = {

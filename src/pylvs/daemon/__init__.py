@@ -1,6 +1,6 @@
 """`pylvs run`: checks real servers, reconciles the table with the configuration, and serves the API.
 
-Only its options are here. Every `pylvs` command imports them, so this file imports little.
+Only its options, and where its state is, are here. Every `pylvs` command imports them, so this file imports little.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pylvs.model.wanted import Placement
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
+STATE_ROOT = Path("/run/pylvs/daemon")  # the state directories of all daemons
 
 
 @dataclass(frozen=True, slots=True)

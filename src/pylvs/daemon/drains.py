@@ -10,16 +10,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state_dir import StateDirectory, try_to_save
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
 from pylvs.system.logs import get_logger
@@ -207,11 +207,4 @@ class Drains:
             }
             for drain in self._waiting()
         ]
-        try:
-            self._state.write(DRAINS_FILE, rows)
-        except PylvsError as error:
-            if not self.error:
-                self._log.error(str(error))
-            self.error = str(error)
-        else:
-            self.error = ""
+        self.error = try_to_save(partial(self._state.write, DRAINS_FILE, rows), self.error)

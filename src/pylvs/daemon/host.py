@@ -23,7 +23,7 @@ from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.paths import path_problems
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.table import LongLivedDirector
+from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen
 from pylvs.dataplane.director import open_director

@@ -20,19 +20,20 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from pylvs.daemon import STATE_ROOT
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
+from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
-ROOT = Path("/run/pylvs/daemon")
 SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
 
@@ -41,12 +42,15 @@ OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of th
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
     """Return the state directories, below /run, of all daemons of a network namespace."""
-    return [StateDirectory(path) for path in sorted(ROOT.glob(f"net{cookie}")) + sorted(ROOT.glob(f"net{cookie}-*"))]
+    return [
+        StateDirectory(path)
+        for path in sorted(STATE_ROOT.glob(f"net{cookie}")) + sorted(STATE_ROOT.glob(f"net{cookie}-*"))
+    ]
 
 
 def default_path(instance: str = "") -> Path:
     """Return the state directory of this network namespace's daemon, or of one of several."""
-    return ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
+    return STATE_ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
 
 
 class StateDirectory:
@@ -99,8 +103,8 @@ class StateDirectory:
         self.pid_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other files are in it
             self.path.rmdir()
-            if self.path.parent == ROOT:
-                ROOT.rmdir()
+            if self.path.parent == STATE_ROOT:
+                STATE_ROOT.rmdir()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -157,6 +161,17 @@ class StateDirectory:
             files.replace(path, json.dumps(content, separators=(",", ":")) + "\n", durable=True)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
+
+
+def try_to_save(save: Callable[[], None], former_error: str) -> str:
+    """Call `save`, and return why it failed, "" if it did not. Only the first of several failures is logged."""
+    try:
+        save()
+    except PylvsError as error:
+        if not former_error:
+            get_logger().error(str(error))
+        return str(error)
+    return ""
 
 
 def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from pylvs.config.language.tree import Finding
-from pylvs.daemon import Options, state_dir
+from pylvs.daemon import Options
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.history import History
-from pylvs.daemon.host import BackgroundTasks, HostServices, monitor_host, signal_handlers
+from pylvs.daemon.host import BackgroundTasks, HostServices, signal_handlers
+from pylvs.daemon.host_changes import HostChanges
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
@@ -35,37 +35,30 @@ from pylvs.daemon.leftovers import save_addresses
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
+from pylvs.daemon.overrides import SavedOverrides
 from pylvs.daemon.problems import Problem, ProblemTracker
-from pylvs.daemon.reconciler import (
-    Ownership,
-    Reconciler,
-    ReconcileResult,
-    adoptable_rows,
-    owned_services,
-)
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state_dir import OwnedServices, StateDirectory
-from pylvs.daemon.table import DesiredTable, TableCache
-from pylvs.daemon.table_growth import TableGrowth
+from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_overrides
+from pylvs.daemon.table.cache import DesiredTable, TableCache
+from pylvs.daemon.table.growth import TableGrowth
+from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
+from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
 from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
-from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, Overridden, ServerAdded
+from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
-from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
-from pylvs.model.rows import unattached, warnings
-from pylvs.model.service import DestinationKey
+from pylvs.model.rows import unattached
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.table_thread import TableThread
 
-HOST_POLL_S = 30.0  # for devices and addresses without a report of the kernel
 ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
@@ -74,7 +67,6 @@ EXTEND_S = 30.0  # beyond the service manager's limits, while the start or the s
 PROBLEMS_POLL_S = 2.0
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
-FIRST_GENERATION = 10_000  # new objects before a garbage collection; checks exceed the default, 700, often each second
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +79,6 @@ class Reloaded:
     routers: ConfigureResult = field(default_factory=ConfigureResult)
 
 
-def settle_garbage() -> None:
-    """Collect garbage, then exempt all present objects from later collections.
-
-    Otherwise each full collection visits the whole configuration. With ten thousand servers that stops all checks for
-    a third of a second. Call it again after a reload.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(FIRST_GENERATION, *gc.get_threshold()[1:])
-
-
 class Supervisor:
     """One daemon. `engine`, `reconciler`, `drains` and `loaded` are there before the API serves its first request."""
 
@@ -107,7 +87,9 @@ class Supervisor:
     history: History
     reconciler: Reconciler
     loaded: Loaded
+    host_changes: HostChanges
     _ownership: Ownership
+    _overrides: SavedOverrides
     _routers_configured: asyncio.Future[ConfigureResult]
 
     def __init__(
@@ -136,16 +118,9 @@ class Supervisor:
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._dumper = Dumper(self.state, self._dumped, self.routers.status)
         self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
-        self._ownership_pending = False  # to be saved after the next run of the reconciler
-        self._ownership_error = ""  # why it could not be saved
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
-        self._host_error = ""  # why addresses and devices could not be followed
-        self._unattached: list[str] = []  # devices that were refused, as text
-        self._overrides_pending = False  # to be saved
-        self._overrides_error = ""  # why they could not be saved
-        self._path_problems: list[Problem] = []
         self._problems = ProblemTracker(self.events.publish)
         self._keep = False  # at the stop, leave services and virtual routers
         self._stopping = asyncio.Event()
@@ -245,7 +220,7 @@ class Supervisor:
         """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
         self._ownership = Ownership(self.state)
         owned = self._ownership.owned
-        overrides = state_dir.load_overrides(self.state)
+        overrides = load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         self._host.configure(configuration)
         await self._host.run_startup_script()
@@ -253,12 +228,15 @@ class Supervisor:
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self.engine = Engine(configuration, self._host.probe_of)
+        self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
         self.engine.restore_overrides(overrides)
+        self._overrides = SavedOverrides(self.state, self.engine)
         self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
         self.drains.resume()
         rows = await self.table_thread.run(table.rows)
         self.engine.adopt(adoptable_rows(rows, owned, configuration))
         self.engine.on_event(self._on_event)
+        self.engine.on_event(self._overrides.on_event)
         self.engine.on_event(self.events.publish_health)
         self.engine.on_change(self.reconciler.wake)
         self._host.sessions.on_change = self.engine.sessions_changed
@@ -301,8 +279,7 @@ class Supervisor:
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(self._save_again, "saving the state")
-        follow = partial(monitor_host, self._follow_host, self._host.listen)
-        tasks.keep_running(follow, "following addresses and devices")
+        tasks.keep_running(self.host_changes.run, "following addresses and devices")
         tasks.keep_running(self._reload_timer.run, "watching the reload_time_file")
         self._reload_timer.configure()
         if self._host.manager.watchdog_s:
@@ -407,12 +384,12 @@ class Supervisor:
             with contextlib.suppress(PylvsError):
                 await self.routers.configure(old)
             raise
-        self._save_overrides()  # under the new service names, before the edits, which may take long
+        self._overrides.save()  # under the new service names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
         table = await self.reconciler.reconcile()
         await self._save_ownership()
         await self._api.follow(configuration.settings)
-        await self._find_path_problems(await self.table_thread.run(self._host.addresses))
+        await self.host_changes.find_path_problems()
         self._snmp.configure(configuration)
         self._reload_timer.configure()
         settle_garbage()
@@ -453,7 +430,7 @@ class Supervisor:
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""
         last = self.reconciler.last
-        host_error = self._host_error or "; ".join(unattached(self.reconciler.table.director))
+        host_error = self.host_changes.error or "; ".join(unattached(self.reconciler.table.director))
         error = host_error if last.busy else last.error or host_error
         return error if error or self.started_at else None
 
@@ -463,76 +440,38 @@ class Supervisor:
         return checks | dict(owned_services(configuration))
 
     async def _save_ownership(self) -> None:
-        """Own the services in force, with the servers whose absence from the table means that they are down.
-
-        A server is none of them while it should be in the table, but was not added: its addition was refused. Services
-        of before are owned until the table is complete, because there are some to delete.
-        """
-        before = self._ownership.owned
         complete, desired = self.reconciler.last.complete, self._desired()
         missing = await self.table_thread.run(self.reconciler.table.missing, desired)
-        configured = self._owned_services(self.engine.configuration)
-        nothing = frozenset[DestinationKey]()
-        owned = {
-            key: servers - (missing.get(key, nothing) - before.get(key, nothing)) for key, servers in configured.items()
-        }
-        if not complete:
-            owned = {**before, **owned}
-        self._ownership_pending = owned != configured
-        if owned == before:
-            return
-        try:
-            await self._ownership.after_edits(owned)
-        except PylvsError as error:  # what was saved before the edits is still true
-            self._ownership_pending = True
-            if str(error) != self._ownership_error:
-                self._log.error(str(error))
-            self._ownership_error = str(error)
-        else:
-            self._ownership_error = ""
+        await self._ownership.follow(self._owned_services(self.engine.configuration), missing, complete)
 
     async def _save_pending_ownership(self) -> None:
         """Without it the next daemon would take servers that are absent because they are down for new ones."""
         while True:
             await self.reconciler.has_run.wait()
             self.reconciler.has_run.clear()
-            if self._ownership_pending:
+            if self._ownership.pending:
                 async with self._reloading:
                     await self._save_ownership()
 
     def _on_event(self, event: Event) -> None:
         log_event(event)
         self._host.notify(event)
-        if isinstance(event, Overridden) and not self._overrides_pending:  # one override may be for many servers
-            self._overrides_pending = True
-            asyncio.get_running_loop().call_soon(self._save_overrides)
-
-    def _save_overrides(self) -> None:
-        self._overrides_pending = False
-        try:
-            state_dir.save_overrides(self.state, self.engine.overrides())
-        except PylvsError as error:
-            if not self._overrides_error:
-                self._log.error(str(error))
-            self._overrides_error = str(error)
-        else:
-            self._overrides_error = ""
 
     @property
     def save_error(self) -> str:
         """Why overrides or drains could not be saved, "" if they are."""
-        return self._overrides_error or self.drains.error
+        return self._overrides.error or self.drains.error
 
     def problems(self) -> list[Problem]:
         """Return the problems of the daemon and its host; services and virtual routers have their own."""
         last, director = self.reconciler.last, self.reconciler.table.director
         found = [] if self.started_at else [Problem("starting", "", "the first table is not complete yet")]
-        found += [Problem("table", "", text) for text in (last.error, self._host_error) if text]
+        found += [Problem("table", "", text) for text in (last.error, self.host_changes.error) if text]
         found += [Problem("silent", name, text) for name, text in self.liveness.silent().items()]
         found += [Problem("edit_refused", "", text) for text in last.refused]
         found += [Problem("device", "", text) for text in unattached(director)]
         found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]
-        found += self._path_problems
+        found += self.host_changes.path_problems
         if self._api.metrics_error:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
         if self.save_error:
@@ -550,41 +489,11 @@ class Supervisor:
     async def _save_again(self) -> None:
         while True:
             await asyncio.sleep(SAVE_RETRY_S)
-            if self._overrides_error:
-                self._save_overrides()
+            if self._overrides.error:
+                self._overrides.save()
             if self.drains.error:
                 self.drains.save()
             self.history.write_again()
-
-    async def _follow_host(self) -> float:
-        addresses = await self.table_thread.run(self._host.addresses)
-        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
-        self.engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
-        await self._find_path_problems(addresses)
-        director = self.reconciler.table.director
-        try:
-            await self.table_thread.run(director.follow_host)
-        except Exception as error:
-            self._host_error = str(error)
-            raise
-        self._host_error = ""
-        self._log_unattached(warnings(director))
-        return watch.RETRY_S if director.device_problems() else HOST_POLL_S
-
-    async def _find_path_problems(self, addresses: Iterable[Address]) -> None:
-        configuration = self.engine.configuration
-        with contextlib.suppress(PylvsError, OSError):  # the kernel did not report routes: the last result stays
-            found = self.table_thread.run(self._host.path_problems, configuration, frozenset(addresses))
-            self._path_problems = await found
-
-    def _log_unattached(self, lines: list[str]) -> None:
-        """Log devices that are refused once, and that all are attached again."""
-        for line in lines:
-            if line not in self._unattached:
-                self._log.error(line)
-        if self._unattached and not lines:
-            self._log.info("all devices are attached again")
-        self._unattached = lines
 
     async def _feed_watchdog(self) -> None:
         while True:

@@ -26,7 +26,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.devices.attachments import Concerns
+    from pylvs.dataplane.devices.selection import Concerns
     from pylvs.netlink.links import Routes
 
 Version = tuple[int, "dict[str, Any]"]  # a slot, and the fields in force

@@ -21,6 +21,7 @@ from pylvs.dataplane.destinations import (
     write_list,
 )
 from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.state import StateExists, roles_directory
 from pylvs.dataplane.tables import (
     Tables,
@@ -74,7 +75,7 @@ class Editor:
         self._reserved: list[int] = []
         self._routes = Routes()  # looked up in this batch
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
-        self._changed = attachments.Concerns()
+        self._changed = Concerns()
         self._left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
         self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
 
@@ -157,7 +158,7 @@ class Editor:
             while self._reserved:
                 os.close(self._reserved.pop())
         self._forget_hash_tables()
-        changed, self._changed = self._changed, attachments.Concerns()
+        changed, self._changed = self._changed, Concerns()
         self.problems = attachments.reconcile(self._tables, changed)
 
     def bring_in(self) -> None:
@@ -283,7 +284,7 @@ class Editor:
         """Make all changes as one edit: packets see all of them, or none. Raises as `check`, and NoSpace."""
         self.check(changes)
         with self.batch():
-            change_set, noted = self._change_set(), attachments.Concerns()
+            change_set, noted = self._change_set(), Concerns()
             change_set.commit(changes, self._director.known, noted)
             self._changed.update(noted)
             self._left |= change_set.left

@@ -123,8 +123,9 @@ def swap_programs(tables: Tables, connections: int = 0, drop: bool = False, lock
     """
     if tables.state.leftovers()[1]:  # of a process that was killed: devices may run its switch
         from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+        from pylvs.dataplane.devices.selection import Concerns
 
-        attachments.reconcile(tables, attachments.Concerns())
+        attachments.reconcile(tables, Concerns())
     with contextlib.ExitStack() as opened:
         finish(tables.state, _reload(tables.state, opened, connections, drop, lock))
 
@@ -174,6 +175,7 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     switched.
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
+    from pylvs.dataplane.devices.selection import Concerns
     from pylvs.dataplane.former import Former
 
     note = state.unfinished() or _NO_SWITCH
@@ -194,7 +196,7 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
 
             carry_counts(state, former, fresh)
         libbpf.unpin(state.loaded_path(RESTORE))
-    attachments.reconcile(Tables(state), attachments.Concerns(shrunk=True))
+    attachments.reconcile(Tables(state), Concerns(shrunk=True))
     state.note_finished()
 
 

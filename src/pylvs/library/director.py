@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-DAEMONS = "/run/pylvs/daemon"
-
-
 class Keep:
     """The type of `KEEP`, the default of an argument that leaves the present value."""
 
@@ -235,7 +232,11 @@ class Director:
         return found
 
     def _check_owner(self, tables: BpfDirector, *services: ServiceKey) -> None:
-        if self._ignore_daemon or not services or not os.path.isdir(DAEMONS):
+        if self._ignore_daemon or not services:
+            return
+        from pylvs.daemon import STATE_ROOT  # late: a listing does not need it
+
+        if not STATE_ROOT.is_dir():
             return
         from pylvs.daemon.state_dir import daemons_of, load_owned  # late: few hosts have both
 

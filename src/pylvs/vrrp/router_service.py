@@ -27,7 +27,7 @@ from typing import Any
 
 from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, InvalidOperation, PylvsError
+from pylvs.model.errors import Busy, InvalidOperation
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock, syscalls
@@ -41,6 +41,7 @@ from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
+from pylvs.vrrp.roles import RolePublisher, RoleSets
 from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers, family_of
 from pylvs.vrrp.tracking import TrackedObject, Tracking
@@ -48,13 +49,10 @@ from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
 IDENTITY = ("interface", "vrf", "vrid", "family", "version", "vmac", "authentication", "multicast")
-PUBLISH_RETRY_S = 1.0
 PROCESS_NAME = "pylvs-vrrp"  # shown by ps and top
 MAX_NAME = 15  # TASK_COMM_LEN - 1
 TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
-
-RoleSets = tuple[frozenset[Address], frozenset[Address]]  # standby, active
 
 
 def run(state_dir: Path, log_format: str, roles: Roles, first: Configuration | None = None) -> None:
@@ -91,7 +89,7 @@ class RouterService:
         self.realtime_status = RealtimeStatus(0, False)
         self.unknown: Counter[tuple[str, int]] = Counter()  # advertisements of VRIDs that are not configured, by device
         self._by_vrid: dict[tuple[str, int], list[Router]] = {}
-        self._roles = RolePublisher(self, roles)
+        self._roles = RolePublisher(roles, self.role_sets, self.loop, self.log)
         self._configuration = VrrpConfiguration()
         self._log_limiter = RateLimiter()
         self._stopping = False
@@ -472,42 +470,3 @@ class RouterService:
         self.helper.send(message)
         if isinstance(message, StateChanged) and not message.at_reload:
             self._control.publish_state({"kind": message.kind, "instance": message.name, "state": message.state})
-
-
-class RolePublisher:
-    """Publish to the data plane which addresses are standby and which are active; retry after errors."""
-
-    def __init__(self, service: RouterService, roles: Roles) -> None:
-        self._service = service
-        self._roles = roles
-        self._published: RoleSets | None = None
-        self._last_error = ""
-        self._retry_timer: Timer | None = None
-        self._closed = False
-
-    def reset(self) -> None:
-        """Publish that no address is standby, and publish nothing else."""
-        self._closed = True
-        self.publish()
-
-    def publish(self) -> None:
-        """Publish the current roles if they differ from the last published ones."""
-        role_sets = (frozenset(), frozenset()) if self._closed else self._service.role_sets()
-        if role_sets == self._published:
-            return
-        try:
-            self._roles.set_standby(*role_sets)
-        except PylvsError as error:
-            if str(error) != self._last_error:
-                self._service.log(
-                    "error", f"the roles of virtual addresses are not published to the packet path: {error}"
-                )
-            self._last_error = str(error)
-            if self._retry_timer is None and not self._closed:
-                self._retry_timer = self._service.at(self._service.now + PUBLISH_RETRY_S, self._retry)
-            return
-        self._published, self._last_error = role_sets, ""
-
-    def _retry(self) -> None:
-        self._retry_timer = None
-        self.publish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 import click
 import pytest
@@ -25,9 +26,19 @@ def command_that(raises: BaseException | None = None, result: object = None) -> 
     )
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
+@pytest.fixture(params=[False, True], ids=["", "click-8.1"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
+    """Return a runner with the installed click, and with one that lacks what click 8.1 of Debian 12 lacks."""
+    if request.param and hasattr(click.exceptions, "NoArgsIsHelpError"):
+        monkeypatch.delattr(click.exceptions, "NoArgsIsHelpError")
+        monkeypatch.setattr("click.core.NoArgsIsHelpError", print_help_and_exit)
     return Runner(monkeypatch, capfd)
+
+
+def print_help_and_exit(context: click.Context) -> NoReturn:
+    """Do what click 8.1 does for a group without a command; later versions raise an error."""
+    click.echo(context.get_help())
+    context.exit()
 
 
 class Runner:
@@ -107,3 +118,10 @@ def test_help_lists_commands_without_importing_them(run: Runner, monkeypatch: py
     status, out, err = run(command_that(), "--help")
     assert (status, err) == (0, "")
     assert "probe  A probe." in out
+
+
+def test_without_a_command_the_help_is_printed(run: Runner) -> None:
+    """By click 8.1 on stdout, as done; later as wrong usage."""
+    status, out, err = run(command_that())
+    assert (status, bool(out), bool(err)) in ((0, True, False), (2, False, True))
+    assert "probe  A probe." in out + err

@@ -41,7 +41,7 @@ SERVICE = "virtual_server 192.0.2.1 80 {\n protocol TCP\n real_server 10.0.0.2 8
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A machine without a lab, a daemon and a real server."""
-    monkeypatch.setattr(state_dir, "ROOT", tmp_path / "daemon")
+    monkeypatch.setattr(state_dir, "STATE_ROOT", tmp_path / "daemon")
     monkeypatch.setattr(vip, "STATE", tmp_path / "realserver")
     monkeypatch.setattr(lab, "STATE", tmp_path / "lab")
     monkeypatch.setattr(lab, "_need_machine", lambda: None)

@@ -17,7 +17,7 @@ from pylvs.cli.daemon import event_line
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.cli.director import _daemons
 from pylvs.daemon import state_dir
-from pylvs.daemon.api.routes import overridden
+from pylvs.daemon.api.encoding import overridden
 from pylvs.daemon.drains import Drain, Stage
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.events import Override, Standing
@@ -116,7 +116,7 @@ def test_show_explains_why_native_xdp_stays_without_services(
 
 
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_dir, "ROOT", tmp_path)
+    monkeypatch.setattr(state_dir, "STATE_ROOT", tmp_path)
     monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
     assert _daemons() == []
     for name in "net1", "net1-other", "net11":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
@@ -20,7 +19,8 @@ from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
-from tests.unit.daemon.daemons import FakeHost, run, server, service
+from tests.unit.daemon.commands import during
+from tests.unit.daemon.daemons import FakeHost, server, service
 
 WARNING = Finding(Location("test.conf", 3, 5), Severity.WARNING, "weight 0 is unusual", "check the weight")
 BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
@@ -31,24 +31,12 @@ def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path / "state")
 
 
-def asked(host: FakeHost, *questions: Callable[[], Any]) -> list[Any]:
-    """Ask in another thread, one question after another, and return the responses."""
-    answers: list[Any] = []
-
-    async def scenario() -> None:
-        async with host.daemon():
-            answers.extend([await asyncio.to_thread(question) for question in questions])
-
-    run(scenario())
-    return answers
-
-
 def test_the_socket_is_for_root_alone(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(host.state)
-    (mode,) = asked(host, lambda: stat.S_IMODE((host.state / "control").stat().st_mode))
+    (mode,) = during(host, lambda: stat.S_IMODE((host.state / "control").stat().st_mode))
     assert mode == 0o600
     monkeypatch.setattr(application, "peer_of", lambda _: (os.getpid(), 4711))
-    ((status, content),) = asked(host, lambda: client.ask("POST", "/v1/reload"))
+    ((status, content),) = during(host, lambda: client.ask("POST", "/v1/reload"))
     assert (status, content) == (403, {"error": "root alone may ask this daemon"})
 
 
@@ -58,7 +46,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
     def change() -> None:
         host.write(service(server(1, weight=3), server(2)), findings=[WARNING])
 
-    answers = asked(
+    answers = during(
         host,
         change,
         lambda: client.ask("POST", "/v1/reload", {"dry_run": True}),
@@ -100,7 +88,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
 def test_a_wrong_request_gets_a_reason(
     host: FakeHost, method: str, path: str, content: Any, status: int, text: str
 ) -> None:
-    ((got, reply),) = asked(host, lambda: Client(host.state).ask(method, path, content))
+    ((got, reply),) = during(host, lambda: Client(host.state).ask(method, path, content))
     assert got == status
     assert text in reply["error"]
 
@@ -111,7 +99,7 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
             assert response.status == 405
             return response.headers["Allow"]
 
-    assert asked(host, allowed) == ["POST"]
+    assert during(host, allowed) == ["POST"]
 
 
 def test_a_malformed_request_is_logged_in_one_line(host: FakeHost, log_output: io.StringIO) -> None:
@@ -123,7 +111,7 @@ def test_a_malformed_request_is_logged_in_one_line(host: FakeHost, log_output: i
 
     before, (answer, good) = (
         len(log_output.getvalue()),
-        asked(host, malformed, lambda: Client(host.state).ask("GET", "/v1/status")[0]),
+        during(host, malformed, lambda: Client(host.state).ask("GET", "/v1/status")[0]),
     )
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert good == 200
@@ -149,7 +137,7 @@ def test_the_command_prints_the_differences_and_fails_with_the_reload(host: Fake
 
         return call
 
-    answers = asked(
+    answers = during(
         host,
         command(),
         lambda: host.write(service(server(1, weight=3)), findings=[WARNING]),
@@ -176,7 +164,7 @@ def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
         done = CliRunner().invoke(reload_command, ["--state-dir", str(host.state)])
         return done.exit_code, done.stderr, str(done.exception)
 
-    _, (status, stderr, error) = asked(host, refuse, command)
+    _, (status, stderr, error) = during(host, refuse, command)
     assert status == 1
     assert "scheduler wlc -> nobody-knows: refused: " in stderr
     assert error == "the configuration is in force, but the table refused 1 edit"

@@ -16,30 +16,26 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import Options, reconciler, state_dir
+from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api import application, routes
-from pylvs.daemon.api.client import Client
+from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.table import ownership
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
+from tests.unit.daemon.commands import ask
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path / "state")
-
-
-def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
-    answered, reply = Client(host.state).ask(method, path, content)
-    assert answered == 200, reply
-    return reply
 
 
 def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
@@ -112,9 +108,8 @@ def test_a_drain_of_one_port_does_not_end_that_of_others(host: FakeHost) -> None
 
 def test_the_status_of_many_services_counts_the_table_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    counts_of = routes.counts_of
 
-    def noted(rows: Sequence[ServiceRow]) -> routes.Counts:
+    def noted(rows: Sequence[ServiceRow]) -> Counts:
         calls.append(1)
         return counts_of(rows)
 
@@ -257,7 +252,7 @@ def test_a_full_disk_does_not_interrupt_the_stop(
 
     async def scenario() -> None:
         async with host.daemon():
-            monkeypatch.setattr(reconciler, "save_owned", full)
+            monkeypatch.setattr(ownership, "save_owned", full)
 
     run(scenario())
     assert restored

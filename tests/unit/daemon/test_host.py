@@ -70,12 +70,12 @@ def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> N
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            await daemon._follow_host()
+            await daemon.host_changes.apply()
             present.append(VIP)
             with patch.object(host.tables, "follow_host", side_effect=Busy("the tables are locked")):
                 before = dict(host.probes)
                 with contextlib.suppress(Busy):
-                    await daemon._follow_host()
+                    await daemon.host_changes.apply()
                 await until(lambda: host.probes != before)
 
     with patch.object(host, "addresses", lambda: present):

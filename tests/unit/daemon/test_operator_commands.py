@@ -7,13 +7,12 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from pylvs.cli import daemon as views
 from pylvs.cli import group as cli
@@ -23,6 +22,7 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
+from tests.unit.daemon.commands import ask, during, invoked
 from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, address, run, server, service, until
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as until_sync
@@ -35,30 +35,6 @@ def host(tmp_path: Path) -> FakeHost:
     made = FakeHost(tmp_path / "state")
     made.write(service(server(1, weight=4), server(2, weight=4)))
     return made
-
-
-def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
-    """Return the response to a request that succeeds."""
-    status, reply = Client(host.state).ask(method, path, content)
-    assert status == 200, reply
-    return reply
-
-
-def invoked(host: FakeHost, command: Any, *words: str) -> Result:
-    """Run a command."""
-    return CliRunner().invoke(command, [*words, "--state-dir", str(host.state)])
-
-
-def during(host: FakeHost, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
-    """Run steps one after another in another thread while a daemon runs; return their results."""
-    answers: list[Any] = []
-
-    async def scenario() -> None:
-        async with host.daemon(kill=kill):
-            answers.extend([await asyncio.to_thread(step) for step in steps])
-
-    run(scenario())
-    return answers
 
 
 def weight_of(host: FakeHost, number: int) -> int | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import reconciler
 from pylvs.daemon.host import BackgroundTasks
+from pylvs.daemon.table import reconciler
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
 from tests.memory import MemoryDirector

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.reconciler import adoptable_rows, owned_services
 from pylvs.daemon.state_dir import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
+from pylvs.daemon.table.ownership import adoptable_rows, owned_services
 from pylvs.health.events import Override, Standing
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.rows import DestinationRow, ServiceRow

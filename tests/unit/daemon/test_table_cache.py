@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.daemon.table import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
 from pylvs.model.errors import Busy
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.table import (
+from pylvs.daemon.table.cache import (
     DestinationEdit,
     Edit,
     ServiceEdit,

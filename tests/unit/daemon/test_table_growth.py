@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.table_growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
+from pylvs.daemon.table.growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
 from pylvs.model.errors import Busy, NoSpace, PylvsError
 from pylvs.system.table_thread import TableThread
 

@@ -446,7 +446,7 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.virtual_routers.forwarding.FAULT_AFTER_S", 0.0)
-    for name in ("virtual_routers.forwarding.POLL_S", "reconciler.POLL_S"):
+    for name in ("virtual_routers.forwarding.POLL_S", "table.reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = host.tables = Broken()
     looks: list[str | None] = []

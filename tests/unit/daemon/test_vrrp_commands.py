@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
 from pylvs.cli import vrrp as commands
@@ -22,7 +19,8 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import ipc
-from tests.unit.daemon.daemons import FakeHost, run, server, service
+from tests.unit.daemon.commands import ask, during, invoked
+from tests.unit.daemon.daemons import FakeHost, server, service
 from tests.unit.daemon.fake_routers import set_behaviour
 from tests.waiting import PATIENCE_S
 
@@ -35,30 +33,6 @@ def host(tmp_path: Path) -> Iterator[FakeHost]:
     set_behaviour(found.state, age_s=3 * 86400)  # which "3 d" stands for, however long a test takes
     yield found
     found.end_processes()
-
-
-def during(host: FakeHost, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
-    """Run steps one after another in another thread while a daemon runs; return their results."""
-    answers: list[Any] = []
-
-    async def scenario() -> None:
-        async with host.daemon(kill=kill):
-            answers.extend([await asyncio.to_thread(step) for step in steps])
-
-    run(scenario())
-    return answers
-
-
-def invoked(host: FakeHost, command: Any, *text: str) -> Result:
-    """Run a command."""
-    return CliRunner().invoke(command, [*text, "--state-dir", str(host.state)])
-
-
-def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
-    """Return the response to a request that succeeds."""
-    status, reply = Client(host.state).ask(method, path, content)
-    assert status == 200, reply
-    return reply
 
 
 def test_status_names_the_master_the_time_and_the_reason(host: FakeHost) -> None:

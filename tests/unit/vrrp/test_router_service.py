@@ -29,7 +29,7 @@ from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import LogLine, StateChanged
-from pylvs.vrrp.loop import RealtimeStatus
+from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.tracking import TrackedObject
@@ -119,10 +119,9 @@ def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterSer
     monkeypatch.setattr(router_service, "HelperLink", FakeHelper)
     monkeypatch.setattr(router_service, "enable_realtime", lambda settings: RealtimeStatus(0, False))
     monkeypatch.setattr(router_service, "freeze_gc", lambda: None)
-    monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
-    monkeypatch.setattr(RouterService, "at", lambda self, when, call: switch.at(when, call))
+    monkeypatch.setattr(Loop, "now", property(lambda self: switch.now))
+    monkeypatch.setattr(Loop, "at", lambda self, when, call: switch.at(when, call))
     service = RouterService("text", roles)
-    monkeypatch.setattr(service.loop, "at", switch.at)
     yield service
     service._control.close()
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
-from pylvs.config.compile.vrrp_instance import CompiledInstance, device_of, instance_of, notify_of, rules_of
+from pylvs.config.compile.vrrp_block import device_of
+from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
 from pylvs.config.compile.vrrp_tracking import (
     Symbols,
     define_file,

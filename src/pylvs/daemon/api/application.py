@@ -18,7 +18,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
-from pylvs.daemon.api.routes import ROUTES, Given, Operation, json_response
+from pylvs.daemon.api.operation import Given, Operation, json_response
+from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger

@@ -1,16 +1,12 @@
-"""The operations of the API: status, metrics and events; servers (drain, weight ...); virtual routers; reload.
-
-Requests are validated against an `Operation` and the OpenAPI document is generated from it, so the two cannot differ.
-"""
+"""The operations of the API: status, metrics and events; servers (drain, weight ...); virtual routers; reload."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,156 +14,36 @@ from aiohttp import web
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
+from pylvs.daemon.api.encoding import (
+    changed_files,
+    counts_of,
+    overridden,
+    problems_encoded,
+    routers_encoded,
+    server_encoded,
+    service_encoded,
+)
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
-from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply, Schemas
-from pylvs.daemon.drains import Drain, Stage
+from pylvs.daemon.api.operation import Field, Given, Operation, json_response
+from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
 from pylvs.daemon.history import json_line
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import encode_event
-from pylvs.daemon.problems import Problem, Severity, router_problems, service_problems
+from pylvs.daemon.problems import router_problems, service_problems
 from pylvs.health.engine import Engine
-from pylvs.health.events import ServerName, Standing
-from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.health.events import ServerName
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field, replace
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import InvalidOperation, OutOfRange
-from pylvs.model.rows import DestinationRow, PacketCounts, ServiceRow, unattached
-from pylvs.model.service import SERVER_PATTERN, DestinationKey, ServiceKey, server_named
+from pylvs.model.rows import PacketCounts, unattached
+from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Read = TypeVar("Read")
 TABLES_TIMEOUT_S = 10.0  # for reading the tables
-Given = Mapping[str, Any]  # the parameters of a request
-Handler = Callable[["Supervisor", web.Request, Given], Awaitable[web.StreamResponse]]
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-_SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A parameter; `pattern` is a regular expression of JSON Schema, for the document only."""
-
-    kind: type
-    help: str
-    required: bool = False
-    nullable: bool = False
-    pattern: str = ""
-
-    def checked(self, name: str, value: Any) -> Any:
-        """Return the value. Raises InvalidOperation if it has another type."""
-        if value is None and self.nullable:
-            return None
-        kinds = (int, float) if self.kind is float else self.kind
-        fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
-        if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            raise InvalidOperation(f"{name}: must be {_TYPE_NAMES[self.kind]}{' or null' if self.nullable else ''}")
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema without a description."""
-        name = _SCHEMAS[self.kind]
-        pattern = {"pattern": self.pattern} if self.pattern else {}
-        return {"type": [name, "null"] if self.nullable else name, **pattern}
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A method and a path with their handler; `takes` are fields of a POST's body or of a GET's query."""
-
-    method: str
-    path: str
-    help: str
-    handler: Handler
-    replies: Any  # the type of a reply, or of each of its lines; str without a schema
-    takes: Mapping[str, Field] = field(default_factory=dict)
-    answers: str = "application/json"
-
-    def route(self, daemon: Supervisor) -> web.RouteDef:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            given = await _body(request) if self.method == "POST" else self._query(request)
-            return await self.handler(daemon, request, self._checked(given))
-
-        return web.route(self.method, self.path, handle)
-
-    def _query(self, request: web.Request) -> dict[str, Any]:
-        """Return the query, with booleans converted."""
-        booleans = {"true": True, "false": False}
-        flags = {name for name, each in self.takes.items() if each.kind is bool}
-        return {name: booleans.get(text, text) if name in flags else text for name, text in request.query.items()}
-
-    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        for name in given:
-            if name not in self.takes:
-                known = ", ".join(self.takes) or "nothing"
-                raise InvalidOperation(f"{name}: {self.method} {self.path} does not take it; it takes {known}")
-        for name, each in self.takes.items():
-            if each.required and name not in given:
-                raise InvalidOperation(f"{name}: is missing: {each.help}")
-        return {name: self.takes[name].checked(name, value) for name, value in given.items()}
-
-    def described(self, schemas: Schemas) -> dict[str, Any]:
-        """Return the OpenAPI operation; add the schemas that it refers to."""
-        content: dict[str, Any] = {} if self.replies is str else {"schema": schemas.of(self.replies)}
-        made: dict[str, Any] = {
-            "summary": self.help,
-            "responses": {
-                "200": {"description": "done", "content": {self.answers: content}},
-                "default": {
-                    "description": "what is wrong and what to do",
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-                },
-            },
-        }
-        if self.takes and self.method == "POST":
-            required = [name for name, each in self.takes.items() if each.required]
-            schema: dict[str, Any] = {
-                "type": "object",
-                "properties": {name: each.schema() | {"description": each.help} for name, each in self.takes.items()},
-                "additionalProperties": False,
-            }
-            if required:
-                schema["required"] = required
-            made["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": schema}}}
-        elif self.takes:
-            made["parameters"] = [
-                {
-                    "name": name,
-                    "in": "query",
-                    "required": each.required,
-                    "description": each.help,
-                    "schema": each.schema() | {"type": _SCHEMAS[each.kind]},  # a query cannot have null
-                }
-                for name, each in self.takes.items()
-            ]
-        return made
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    """Return the request's JSON object; an empty body is an empty object. Raises InvalidOperation."""
-    raw = await request.read()
-    try:
-        found = json.loads(raw) if raw.strip() else {}
-    except (ValueError, RecursionError) as error:
-        raise InvalidOperation(f"the request's body is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidOperation("the request's body must be a JSON object")
-    return found
-
-
-def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
-    """Return a response of JSON with a newline at its end."""
-    return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")
-
-
-STANDINGS: Mapping[Standing, replies.Standing] = {
-    Standing.ENABLED: "enabled",
-    Standing.DRAINED: "drained",
-    Standing.DISABLED: "disabled",
-}
-Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 MAX_DRAIN_S = 366 * 86400.0
@@ -239,133 +115,6 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
         "services": [service_encoded(each, counts) for each in services],
     }
     return json_response(reply)
-
-
-def problems_encoded(problems: Iterable[Problem]) -> list[replies.ProblemReply]:
-    """Return problems, critical ones first."""
-    return [
-        {"kind": each.kind, "severity": each.severity.value, "object": each.object, "text": each.text}
-        for each in sorted(problems, key=lambda each: each.severity is not Severity.CRITICAL)
-    ]
-
-
-def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
-    """Return the main fields of each virtual router and BFD session; GET /v1/vrrp has all."""
-    instances: list[replies.RouterSummary] = [
-        {
-            "name": each["name"],
-            "state": each["state"],
-            "since": each["since"],
-            "priority": each["priority"],
-            "why": each["why"],
-        }
-        for each in status["instances"]
-    ]
-    sessions: list[replies.SessionSummary] = [
-        {
-            "name": each["name"],
-            "neighbor": each["neighbor"],
-            "state": each["state"],
-            "since": each["since"],
-            "well": each["well"],
-            "words": each["words"],
-            "trouble": each["trouble"],
-        }
-        for each in status["sessions"]
-    ]
-    data_plane = status.get("data_plane")
-    return {"trouble": status["trouble"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
-
-
-def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
-    """Return a text for each file that was written after it was read, or that cannot be read any more."""
-    found = []
-    for name in files:
-        try:
-            if os.stat(name).st_mtime > loaded_at:
-                found.append(f"{name} was written after it was read: pylvs reload")
-        except OSError as error:
-            found.append(f"{name} cannot be read any more: {error.strerror}")
-    return found
-
-
-def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()) -> list[str]:
-    """Return a text for each server with an operator override. A drain that is over has disabled its servers."""
-    over = {name for drain in drains if drain.stage in (Stage.REMOVED, Stage.FORCED) for name in drain.servers}
-    found = []
-    for service in services:
-        for server in service.servers:
-            override = server.override
-            texts = [] if override.standing is Standing.ENABLED else [override.standing.value]
-            if override.standing is Standing.DISABLED and (service.name, server.server) in over:
-                texts = ["drained and out of the table, until pylvs enable"]
-            if override.weight is not None:
-                texts.append(f"weight {override.weight} instead of {server.configured_weight}")
-            if texts:
-                found.append(f"{server.server} of {service.name}: {', '.join(texts)} by the operator")
-    return found
-
-
-def counts_of(rows: Sequence[ServiceRow]) -> Counts:
-    return {(row.service.key, each.destination.key): each for row in rows for each in row.destinations}
-
-
-def service_encoded(service: ServiceSnapshot, counts: Counts) -> replies.ServiceReply:
-    sorry = service.sorry_server
-    return {
-        "name": service.name,
-        "keys": [str(key) for key in service.keys],
-        "quorum": {
-            "up": service.has_quorum,
-            "since": service.since,
-            "weight": service.quorum,
-            "hysteresis": service.hysteresis,
-            "weight_up": service.weight_up,
-        },
-        "sorry_server": {"server": str(sorry.key), "in": service.sorry_server_in} if sorry else None,
-        "suspended": service.suspended,
-        "servers": [server_encoded(each, service.keys, counts) for each in service.servers],
-    }
-
-
-def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> replies.ServerReply:
-    """Return a server with its checks, and its connections summed over all keys of the service."""
-    found = [counts[key, server.server] for key in keys if (key, server.server) in counts]
-    return {
-        "server": str(server.server),
-        "up": server.up,
-        "checked": server.checked,
-        "since": server.since,
-        "reason": server.reason,
-        "weight": server.weight,
-        "configured_weight": server.configured_weight,
-        "standing": STANDINGS[server.override.standing],
-        "operator_weight": server.override.weight,
-        "in_table": server.in_table,
-        "active": sum(each.active for each in found),
-        "inactive": sum(each.inactive for each in found),
-        "persistent": sum(each.persistent for each in found),
-        "checks": [check_encoded(each) for each in server.checks],
-    }
-
-
-def check_encoded(check: CheckSnapshot) -> replies.CheckReply:
-    return {
-        "check": check.check.keyword,
-        "good": check.good,
-        "failures": check.failures,
-        "weight": check.weight,
-        "reason": check.reason,
-        "inconclusive": check.inconclusive,
-        "checked_at": check.checked_at,
-        "took_s": check.took_s,
-        "next_in_s": check.next_in_s,
-        "running": check.running,
-        "shared_by": check.shared_by,
-        "probes": check.probes,
-        "failed_probes": check.failed_probes,
-        "inconclusive_probes": check.inconclusive_probes,
-    }
 
 
 async def metrics_page(daemon: Supervisor) -> str:

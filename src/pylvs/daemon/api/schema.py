@@ -23,6 +23,7 @@ from typing import (
 )
 
 from pylvs.daemon.api import replies
+from pylvs.daemon.api.events import EVENTS
 from pylvs.health.events import Event, Override
 from pylvs.model.service import DestinationKey
 
@@ -156,7 +157,7 @@ def health_events() -> Mapping[str, type[Event]]:
 
 def event_types() -> Mapping[str, type]:
     """Return the types of all events, by name."""
-    return {**health_events(), **replies.EVENTS}
+    return {**health_events(), **EVENTS}
 
 
 def components(schemas: Schemas) -> dict[str, Schema]:

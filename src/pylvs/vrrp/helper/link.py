@@ -147,14 +147,16 @@ class HelperLink:
                 text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
                 write_without_waiting(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
-                early, self._early = self._early or [], None
-                for message in early:
-                    self.send(message)
+                self._send_early()
                 return
         self._socket = WatchedSocket(self._loop.watch, MessageSocket(ours), self._receive, self._lost)
         self._lease = Lease(START_S, PING_S)
         started = self._socket
         self._loop.at(self._loop.now + PING_S, lambda: self._ping(started))
+        self._send_early()
+
+    def _send_early(self) -> None:
+        """Send the configuration, and the messages from before the first start."""
         early, self._early = self._early or [], None
         for message in [self._configuration, *early]:
             if message is not None:

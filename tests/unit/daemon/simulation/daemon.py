@@ -16,7 +16,7 @@ from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.table import DesiredTable
+from pylvs.daemon.table.cache import DesiredTable
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
 from pylvs.health.probes import Outcome, Probe

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import state_dir, table
+from pylvs.daemon import state_dir
 from pylvs.daemon.host import BackgroundTasks
-from pylvs.daemon.reconciler import Reconciler
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.table import TableCache
+from pylvs.daemon.table import cache
+from pylvs.daemon.table.cache import TableCache
+from pylvs.daemon.table.reconciler import Reconciler
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE
@@ -95,7 +96,7 @@ def _overrides_are_not_saved() -> AbstractContextManager[Any]:
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
-    row_edits = table._row_edits
+    row_edits = cache._row_edits
 
     def is_no_removal(edit: Any) -> bool:
         return edit.desired is not None
@@ -103,16 +104,16 @@ def _removals_come_first() -> AbstractContextManager[Any]:
     def mutated(found: Any, row: Any) -> Any:
         return sorted(row_edits(found, row), key=is_no_removal)
 
-    return patch.object(table, "_row_edits", mutated)
+    return patch.object(cache, "_row_edits", mutated)
 
 
 def _foreign_services_are_deleted() -> AbstractContextManager[Any]:
-    required_edits = table.required_edits
+    required_edits = cache.required_edits
 
     def mutated(found: Any, desired: Any, owned: Any = (), exclusive: bool = False) -> Any:
         return required_edits(found, desired, owned, exclusive or bool(owned))
 
-    return patch.object(table, "required_edits", mutated)
+    return patch.object(cache, "required_edits", mutated)
 
 
 def _foreign_edits_are_not_noticed() -> AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from pylvs.daemon.supervisor import settle_garbage
+from pylvs.system.garbage import settle_garbage
 
 
 class Ring:

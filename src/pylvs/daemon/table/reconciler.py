@@ -9,15 +9,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_owned, save_owned
-from pylvs.daemon.table import DesiredTable, Edit, EditPlan, TableCache, TableChanged
-from pylvs.model.dataclass import dataclass, replace
+from pylvs.daemon.table.cache import DesiredTable, Edit, EditPlan, TableCache, TableChanged
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import DestinationKey
-from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
 
@@ -135,57 +131,3 @@ class Reconciler:
         if self._logged and not errors:
             self._log.info("the table has the desired state again")
         self._logged = errors
-
-
-class Ownership:
-    """The services that this daemon may delete, and the next one if this one is killed.
-
-    The state directory has a service before the daemon's first edit of it, and until after the last.
-    """
-
-    def __init__(self, state: StateDirectory) -> None:
-        """Begin with the services of the last daemon. Raises Unsupported."""
-        self._state = state
-        self.owned = load_owned(state)
-
-    async def before_edits(self, owned: OwnedServices) -> None:
-        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
-
-        The new services have no servers yet: after a crash their absence from the table must not count as down.
-        """
-        added = {key: frozenset[DestinationKey]() for key in owned}
-        await self.after_edits(added | dict(self.owned))
-
-    async def after_edits(self, owned: OwnedServices) -> None:
-        """Own exactly these services. Raises PylvsError."""
-        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
-        self.owned = owned
-
-
-def owned_services(configuration: Configuration) -> OwnedServices:
-    """Return the services of a configuration."""
-    return {
-        key: frozenset(each.destination.key for each in service.servers)
-        for service in configuration.services
-        for key in service.keys
-    }
-
-
-def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
-    """Return the table's rows of owned services, for the engine to adopt.
-
-    A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
-    """
-    configured = {
-        key: {each.destination.key: each.destination for each in service.servers}
-        for service in configuration.services
-        for key in service.keys
-    }
-    found = []
-    for row in rows:
-        key = row.service.key
-        if key in owned and key in configured:
-            present = {each.destination.key for each in row.destinations}
-            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
-            found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
-    return found

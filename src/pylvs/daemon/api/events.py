@@ -1,0 +1,183 @@
+"""The type of each event of the daemon and its virtual routers; those of health checks are in `pylvs.health.events`.
+
+Their JSON Schemas are made of these types, as those of replies are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from pylvs.daemon.api.replies import NamedServer, SessionState, State, UnixTime
+
+
+class DaemonEvent(TypedDict):
+    """What all events have."""
+
+    event: Annotated[str, "its name"]
+    at: UnixTime
+
+
+class Missed(DaemonEvent):
+    """A subscriber did not read fast enough."""
+
+    count: Annotated[int, "events that it missed"]
+
+
+class Reloaded(DaemonEvent):
+    """A reload is done."""
+
+    edits: Annotated[int, "of the table"]
+    differences: NotRequired[Annotated[list[str], "absent in the file of events if they are long"]]
+
+
+class ReloadRefused(DaemonEvent):
+    """A reload was refused; nothing changed."""
+
+    reason: str
+
+
+class DrainEvent(DaemonEvent):
+    """A drain began or ended."""
+
+    number: int
+    servers: list[NamedServer]
+    began_at: UnixTime
+    deadline_at: UnixTime | None
+    force: bool
+    active_only: bool
+    stage: str
+    active: int
+    inactive: int
+    persistent: int
+    most: int
+
+
+class TableGrown(DaemonEvent):
+    """The connection table was enlarged."""
+
+    capacity: Annotated[int, "connections"]
+
+
+class TableNotGrown(DaemonEvent):
+    """The connection table could not be enlarged."""
+
+    reason: str
+
+
+class ProblemEvent(DaemonEvent):
+    """A problem of the daemon or its host began or ended."""
+
+    problem: Annotated[str, "its kind"]
+    severity: Literal["warning", "critical"]
+    object: str
+    reason: str
+
+
+class VrrpEvent(DaemonEvent):
+    """An event of pylvs-vrrp."""
+
+    instance: NotRequired[Annotated[str, "the virtual router"]]
+    reason: NotRequired[str]
+
+
+class VrrpTransition(VrrpEvent):
+    """A virtual router changed its state."""
+
+    before: State
+    state: State
+    priority: NotRequired[int]
+
+
+class VrrpPriority(VrrpEvent):
+    """The effective priority of a virtual router changed."""
+
+    before: int
+    priority: int
+
+
+class VrrpTrack(VrrpEvent):
+    """A tracked object changed."""
+
+    kind: str
+    name: str
+    well: NotRequired[bool]
+    state: NotRequired[Annotated[str, "unknown: the helper process is silent"]]
+    number: NotRequired[int]
+
+
+class VrrpDataPlane(VrrpEvent):
+    """pylvs-vrrp learned whether packets are forwarded."""
+
+    well: NotRequired[bool]
+    state: Literal["well", "lost", "unknown"]
+
+
+class VrrpDropped(VrrpEvent):
+    """An invalid advertisement was dropped."""
+
+    flaw: str
+    source: str
+
+
+class VrrpRestored(VrrpEvent):
+    """Addresses or routes that another program removed were added again."""
+
+    things: list[str]
+
+
+class VrrpClaim(VrrpEvent):
+    """Another host claims an address (RFC 5227)."""
+
+    address: str
+
+
+class BfdEvent(DaemonEvent):
+    """A BFD session is up, or is up no more."""
+
+    session: str
+    neighbor: Annotated[str, "its address"]
+    before: SessionState
+    state: SessionState
+    reason: str
+
+
+class BfdUnknown(DaemonEvent):
+    """The process of the BFD sessions does not answer: their states are unknown."""
+
+    reason: str
+
+
+class PartEvent(DaemonEvent):
+    """A part of the daemon makes no progress, or makes progress again."""
+
+    part: str
+    reason: NotRequired[str]
+
+
+EVENTS: dict[str, type] = {
+    "part_silent": PartEvent,
+    "part_works": PartEvent,
+    "vrrp_helper": VrrpEvent,
+    "missed": Missed,
+    "reloaded": Reloaded,
+    "reload_refused": ReloadRefused,
+    "drain_began": DrainEvent,
+    "drain_ended": DrainEvent,
+    "table_grown": TableGrown,
+    "table_not_grown": TableNotGrown,
+    "problem_began": ProblemEvent,
+    "problem_ended": ProblemEvent,
+    "vrrp_trouble": VrrpEvent,
+    "vrrp_transition": VrrpTransition,
+    "vrrp_priority": VrrpPriority,
+    "vrrp_mismatch": VrrpEvent,
+    "vrrp_conflict": VrrpEvent,
+    "vrrp_track": VrrpTrack,
+    "vrrp_data_plane": VrrpDataPlane,
+    "vrrp_dropped": VrrpDropped,
+    "vrrp_restored": VrrpRestored,
+    "vrrp_claim": VrrpClaim,
+    "bfd": BfdEvent,
+    "bfd_unknown": BfdUnknown,
+    "bfd_known": DaemonEvent,
+}

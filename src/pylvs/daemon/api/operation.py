@@ -1,0 +1,143 @@
+"""An operation of the API: its parameters, their validation, and its part of the OpenAPI document.
+
+Requests are validated against an `Operation` and the OpenAPI document is generated from it, so the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from pylvs.daemon.api.schema import Schemas
+from pylvs.daemon.history import json_line
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.errors import InvalidOperation
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
+Given = Mapping[str, Any]  # the parameters of a request
+Handler = Callable[["Supervisor", web.Request, Given], Awaitable[web.StreamResponse]]
+_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A parameter; `pattern` is a regular expression of JSON Schema, for the document only."""
+
+    kind: type
+    help: str
+    required: bool = False
+    nullable: bool = False
+    pattern: str = ""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value. Raises InvalidOperation if it has another type."""
+        if value is None and self.nullable:
+            return None
+        kinds = (int, float) if self.kind is float else self.kind
+        fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise InvalidOperation(f"{name}: must be {_TYPE_NAMES[self.kind]}{' or null' if self.nullable else ''}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema without a description."""
+        name = _SCHEMAS[self.kind]
+        pattern = {"pattern": self.pattern} if self.pattern else {}
+        return {"type": [name, "null"] if self.nullable else name, **pattern}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method and a path with their handler; `takes` are fields of a POST's body or of a GET's query."""
+
+    method: str
+    path: str
+    help: str
+    handler: Handler
+    replies: Any  # the type of a reply, or of each of its lines; str without a schema
+    takes: Mapping[str, Field] = field(default_factory=dict)
+    answers: str = "application/json"
+
+    def route(self, daemon: Supervisor) -> web.RouteDef:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            given = await _body(request) if self.method == "POST" else self._query(request)
+            return await self.handler(daemon, request, self._checked(given))
+
+        return web.route(self.method, self.path, handle)
+
+    def _query(self, request: web.Request) -> dict[str, Any]:
+        """Return the query, with booleans converted."""
+        booleans = {"true": True, "false": False}
+        flags = {name for name, each in self.takes.items() if each.kind is bool}
+        return {name: booleans.get(text, text) if name in flags else text for name, text in request.query.items()}
+
+    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name not in self.takes:
+                known = ", ".join(self.takes) or "nothing"
+                raise InvalidOperation(f"{name}: {self.method} {self.path} does not take it; it takes {known}")
+        for name, each in self.takes.items():
+            if each.required and name not in given:
+                raise InvalidOperation(f"{name}: is missing: {each.help}")
+        return {name: self.takes[name].checked(name, value) for name, value in given.items()}
+
+    def described(self, schemas: Schemas) -> dict[str, Any]:
+        """Return the OpenAPI operation; add the schemas that it refers to."""
+        content: dict[str, Any] = {} if self.replies is str else {"schema": schemas.of(self.replies)}
+        made: dict[str, Any] = {
+            "summary": self.help,
+            "responses": {
+                "200": {"description": "done", "content": {self.answers: content}},
+                "default": {
+                    "description": "what is wrong and what to do",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                },
+            },
+        }
+        if self.takes and self.method == "POST":
+            required = [name for name, each in self.takes.items() if each.required]
+            schema: dict[str, Any] = {
+                "type": "object",
+                "properties": {name: each.schema() | {"description": each.help} for name, each in self.takes.items()},
+                "additionalProperties": False,
+            }
+            if required:
+                schema["required"] = required
+            made["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": schema}}}
+        elif self.takes:
+            made["parameters"] = [
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": each.required,
+                    "description": each.help,
+                    "schema": each.schema() | {"type": _SCHEMAS[each.kind]},  # a query cannot have null
+                }
+                for name, each in self.takes.items()
+            ]
+        return made
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Return the request's JSON object; an empty body is an empty object. Raises InvalidOperation."""
+    raw = await request.read()
+    try:
+        found = json.loads(raw) if raw.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise InvalidOperation(f"the request's body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidOperation("the request's body must be a JSON object")
+    return found
+
+
+def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
+    """Return a response of JSON with a newline at its end."""
+    return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

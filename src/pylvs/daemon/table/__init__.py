@@ -1,0 +1,1 @@
+"""The table: what the daemon left in it, the edits to the desired state, the services that it owns, its growth."""

@@ -1,0 +1,96 @@
+"""The services that the daemon owns: only these it deletes, and only of these it adopts the state of servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_owned, save_owned
+from pylvs.model.dataclass import replace
+from pylvs.model.errors import PylvsError
+from pylvs.model.rows import DestinationRow, ServiceRow
+from pylvs.model.service import DestinationKey
+from pylvs.model.wanted import Configuration
+from pylvs.system.logs import get_logger
+
+
+class Ownership:
+    """The services that this daemon may delete, and the next one if this one is killed.
+
+    The state directory has a service before the daemon's first edit of it, and until after the last.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        """Begin with the services of the last daemon. Raises Unsupported."""
+        self._state = state
+        self.owned = load_owned(state)
+        self.pending = False  # to be saved after the next run of the reconciler
+        self._error = ""  # why it could not be saved
+        self._log = get_logger()
+
+    async def before_edits(self, owned: OwnedServices) -> None:
+        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
+
+        The new services have no servers yet: after a crash their absence from the table must not count as down.
+        """
+        added = {key: frozenset[DestinationKey]() for key in owned}
+        await self.after_edits(added | dict(self.owned))
+
+    async def after_edits(self, owned: OwnedServices) -> None:
+        """Own exactly these services. Raises PylvsError."""
+        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
+        self.owned = owned
+
+    async def follow(self, configured: OwnedServices, missing: OwnedServices, complete: bool) -> None:
+        """Own the services in force, with the servers whose absence from the table means that they are down.
+
+        A server is none of them while it should be in the table, but was not added (`missing`): its addition was
+        refused. Services of before are owned until the table is complete, because there are some to delete.
+        """
+        before, nothing = self.owned, frozenset[DestinationKey]()
+        owned = {
+            key: servers - (missing.get(key, nothing) - before.get(key, nothing)) for key, servers in configured.items()
+        }
+        if not complete:
+            owned = {**before, **owned}
+        self.pending = owned != configured
+        if owned == before:
+            return
+        try:
+            await self.after_edits(owned)
+        except PylvsError as error:  # what was saved before the edits is still true
+            self.pending = True
+            if str(error) != self._error:
+                self._log.error(str(error))
+            self._error = str(error)
+        else:
+            self._error = ""
+
+
+def owned_services(configuration: Configuration) -> OwnedServices:
+    """Return the services of a configuration."""
+    return {
+        key: frozenset(each.destination.key for each in service.servers)
+        for service in configuration.services
+        for key in service.keys
+    }
+
+
+def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
+    """Return the table's rows of owned services, for the engine to adopt.
+
+    A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
+    """
+    configured = {
+        key: {each.destination.key: each.destination for each in service.servers}
+        for service in configuration.services
+        for key in service.keys
+    }
+    found = []
+    for row in rows:
+        key = row.service.key
+        if key in owned and key in configured:
+            present = {each.destination.key for each in row.destinations}
+            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
+            found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
+    return found
