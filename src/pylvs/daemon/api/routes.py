@@ -18,6 +18,7 @@ from aiohttp import web
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
+from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply, Schemas
 from pylvs.daemon.drains import Drain, Stage
@@ -395,6 +396,11 @@ async def metrics(daemon: Supervisor, *_: object) -> web.Response:
     return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
+async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    return json_response(counters_encoded(daemon.engine.snapshot(), rows))
+
+
 async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
     if not given.get("follow", False):
         return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
@@ -534,6 +540,7 @@ _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
+    Operation("GET", "/v1/counters", "Connections, packets and bytes of the services.", counters, CountersReply),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
     Operation(
         "POST",
