@@ -61,6 +61,7 @@ class Agent:
         self._servers = ServerClient(state_dir)
         self._weights = WeightSets(configuration, self._servers)
         self._end = end
+        self._master_started_at = 0.0
         self._tree = Tree({})
         self._tree_at = float("-inf")
         self._log = get_logger()
@@ -106,6 +107,7 @@ class Agent:
         session = Session(connect(self._settings.socket))
         try:
             session.open(self.subtrees())
+            self._master_started_at = session.master_started_at
             self._log.info("SNMP: snmpd accepted the session")
             self._last_reason = ""
             self._loop(session)
@@ -172,7 +174,7 @@ class Agent:
         if settings.checker:
             found |= checker_mib.objects(configuration, self._servers.status())
         if settings.rfc_v2:
-            found |= rfc_mib.objects_v2(configuration, routers)
+            found |= rfc_mib.objects_v2(configuration, routers, self._master_started_at)
         if settings.rfc_v3:
             found |= rfc_mib.objects_v3(configuration, routers)
         return found

@@ -103,6 +103,7 @@ class Message:
     repetitions: int = 0
     binds: tuple[VarBind, ...] = ()  # of a TestSet
     error: int = 0  # of a response
+    uptime: int = 0  # likewise: sysUpTime of the master agent, in hundredths of a second
 
 
 def _oid(value: Oid, include: bool = False) -> bytes:
@@ -203,8 +204,8 @@ def _decoded(pdu: int, ids: tuple[int, int, int], order: str, payload: bytes, fl
         (length,) = struct.unpack_from(f"{order}I", payload)
         at = 4 + length + -length % 4
     if pdu == Pdu.RESPONSE:
-        _, error, _ = struct.unpack_from(f"{order}IHH", payload)
-        return Message(pdu, *ids, error=error)
+        uptime, error, _ = struct.unpack_from(f"{order}IHH", payload)
+        return Message(pdu, *ids, error=error, uptime=uptime)
     repeat = (0, 0)
     if pdu == Pdu.GET_BULK:
         repeat = struct.unpack_from(f"{order}HH", payload, at)

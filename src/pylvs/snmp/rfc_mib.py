@@ -94,10 +94,14 @@ class Router:
         return integer(STATES.get(self._status.state(self.instance), INITIALIZE))
 
     @property
+    def initialized_at(self) -> float:
+        """The Unix time when it left the state Initialize; 0 in that state."""
+        return float(self.report.get("initialized_at") or 0.0)
+
+    @property
     def uptime_s(self) -> float:
-        """The time since it left the state Initialize."""
-        since = self.report.get("initialized_at")
-        return max(self._status.now - since, 0.0) if since else 0.0
+        """The time since then."""
+        return max(self._status.now - self.initialized_at, 0.0) if self.initialized_at else 0.0
 
     def count(self, name: str) -> int:
         """Return one of its counters."""
@@ -132,11 +136,11 @@ def routers(configuration: Configuration, status: RouterStatus) -> list[Router]:
     return [each for each in found if each.addresses]
 
 
-def objects_v2(configuration: Configuration, status: RouterStatus) -> dict[Oid, Value]:
-    """Return the objects of VRRP-MIB."""
+def objects_v2(configuration: Configuration, status: RouterStatus, master_started_at: float = 0.0) -> dict[Oid, Value]:
+    """Return the objects of VRRP-MIB; sysUpTime was 0 at that Unix time."""
     found = [each for each in routers(configuration, status) if each.is_v2]
     tables: dict[Oid, Rows] = {
-        (1, 3): [(each.index_v2, _operation_v2(each)) for each in found],
+        (1, 3): [(each.index_v2, _operation_v2(each, master_started_at)) for each in found],
         (1, 4): [((*each.index_v2, *address.packed), {2: ACTIVE}) for each in found for address in each.addresses],
         (2, 4): [(each.index_v2, _statistics_v2(each)) for each in found],
     }
@@ -165,8 +169,8 @@ def _ip_address(address: Address | None) -> Value | None:
     return None if address is None else Value(Kind.ADDRESS, address.packed)
 
 
-def _operation_v2(router: Router) -> Row:
-    instance = router.instance
+def _operation_v2(router: Router, master_started_at: float) -> Row:
+    instance, since = router.instance, router.initialized_at
     return {
         2: router.link_address,
         3: router.state,
@@ -178,7 +182,7 @@ def _operation_v2(router: Router) -> Row:
         9: integer(AUTHENTICATIONS[instance.authentication]),
         11: integer(int(instance.advert_interval_s)),
         12: truth(instance.preempt),
-        13: ticks(router.uptime_s),
+        13: ticks(max(since - master_started_at, 0.0) if since else 0.0),
         14: integer(1),  # IP
         15: ACTIVE,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 
 from pylvs.snmp import agentx
@@ -42,6 +43,7 @@ class Session:
         self._decoder = Decoder()
         self._packet = 0
         self._id = 0
+        self.master_started_at = 0.0  # Unix time when sysUpTime was 0
         self._early: list[Message] = []  # requests that came while the session was opened
 
     def fileno(self) -> int:
@@ -49,7 +51,8 @@ class Session:
 
     def open(self, subtrees: list[Oid]) -> None:
         """Open the session and register the subtrees."""
-        self._id = self._request(lambda packet: agentx.open_session(packet, DESCRIPTION)).session
+        opened = self._request(lambda packet: agentx.open_session(packet, DESCRIPTION))
+        self._id, self.master_started_at = opened.session, time.time() - opened.uptime / 100
         for subtree in subtrees:
             self._request(lambda packet, subtree=subtree: agentx.register(self._id, packet, subtree))  # type: ignore[misc]
 

@@ -133,6 +133,14 @@ def test_counters_and_the_time_since_initialize(configuration: Configuration) ->
     assert found[*V3, 1, 2, 3, 0] == Value(Kind.COUNTER64, 8)
 
 
+def test_the_uptime_of_vrrp_mib_is_sysuptime_when_it_left_initialize(configuration: Configuration) -> None:
+    name = (*V2, 1, 3, 1, 13, *OLD)
+    since = status(OLD={"initialized_at": 990.5})
+    assert objects_v2(configuration, since, 980.0)[name] == Value(Kind.TIME_TICKS, 1050)
+    assert objects_v2(configuration, since, 995.0)[name] == Value(Kind.TIME_TICKS, 0)  # before snmpd started
+    assert objects_v2(configuration, status(), 980.0)[name] == Value(Kind.TIME_TICKS, 0)
+
+
 def test_a_dropped_advertisement_sends_the_traps_of_its_error(configuration: Configuration) -> None:
     def traps(name: str, error: AdvertError) -> list[list[VarBind]]:
         event = {"kind": "DROPPED", "instance": name, "flaw": error.value, "source": "192.0.2.66"}

@@ -79,9 +79,13 @@ def test_a_request_right_behind_the_answer_to_the_start_is_answered() -> None:
 
     with master(answers) as session:
         session.open([(1, 3, 6)])
-        served: list[Message] = []
-        session.serve_early(lambda message: served.append(message))
-    assert [(each.pdu, each.packet) for each in served] == [(Pdu.GET, 77)]
+        served: list[tuple[int, int]] = []
+
+        def serve(message: Message) -> None:
+            served.append((message.pdu, message.packet))
+
+        session.serve_early(serve)
+    assert served == [(Pdu.GET, 77)]
 
 
 def test_a_session_that_the_master_agent_closes_is_lost() -> None:
