@@ -26,7 +26,7 @@ from pylvs.model.checks import Check, TcpCheck
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agent import SERVER_EVENTS, server_traps
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
-from pylvs.snmp.checker_mib import CHECKER, Numbers, ServerStatus, objects
+from pylvs.snmp.checker_mib import CHECKER, Numbers, ServerStatus, by_name, objects
 from tests.conformance.script import in_guest
 from tests.interop import keepalived
 from tests.unit.health.clock import FakeTimeLoop
@@ -211,7 +211,7 @@ class Ours:
             if "server" in event:
                 self.up[event["service"], event["server"]] = event["event"] == "server_up"
             of_service = [up for (service, _), up in self.up.items() if service == event["service"]]
-            yield from server_traps(event, Numbers(sum(of_service), len(of_service)), self.configuration)
+            yield from server_traps(event, Numbers(sum(of_service), len(of_service)), by_name(self.configuration), "R1")
 
 
 def printed(value: Value) -> str:

@@ -11,14 +11,14 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pylvs.model.wanted import Configuration
 from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib
 from pylvs.snmp.agentx import Message, Oid, Pdu, Value, VarBind
-from pylvs.snmp.checker_mib import Numbers
+from pylvs.snmp.checker_mib import Numbers, Service
 from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.routers import RouterClient
 from pylvs.snmp.servers import ServerClient
@@ -28,6 +28,7 @@ from pylvs.snmp.weights import WeightSets
 from pylvs.system.logs import get_logger
 
 STATUS_AGE_S = 1.0
+REST = 10
 RETRY_S = 15.0  # as net-snmp's sub-agents
 PING_S = 120.0  # as keepalived
 REQUESTS = (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK)
@@ -60,10 +61,11 @@ class Agent:
         self._routers = RouterClient(state_dir)
         self._servers = ServerClient(state_dir)
         self._weights = WeightSets(configuration, self._servers)
+        self._services = checker_mib.by_name(configuration)
         self._end = end
         self._master_started_at = 0.0
         self._tree = Tree({})
-        self._tree_at = float("-inf")
+        self._tree_until = float("-inf")
         self._log = get_logger()
         self._last_reason = ""
 
@@ -116,6 +118,7 @@ class Agent:
 
     def _loop(self, session: Session) -> None:
         ping_at = time.monotonic() + PING_S
+        self._subscribe()  # before the first answer: a client that has one gets the next trap
         session.serve_early(self._answer)
         while True:
             self._subscribe()
@@ -147,22 +150,24 @@ class Agent:
             yield from router_traps(event, self._configuration, status or RouterStatus())
         for event in self._servers.events():
             if event["event"] in SERVER_EVENTS:
-                yield from server_traps(event, self._servers.numbers_after(event), self._configuration)
+                numbers, router_id = self._servers.numbers_after(event), self._configuration.settings.router_id
+                yield from server_traps(event, numbers, self._services, router_id)
 
     def _answer(self, message: Message) -> bytes | None:
         if message.pdu in REQUESTS:
             return agentx.response(message, self._recent_tree().answer(message))
         if message.pdu in SETS:
-            self._tree_at = float("-inf")
+            self._tree_until = float("-inf")
             return self._weights.answer(message)
         return None  # responses to pings and traps
 
     def _recent_tree(self) -> Tree:
-        """Return the objects; they are made again after STATUS_AGE_S."""
-        now = time.monotonic()
-        if now - self._tree_at >= STATUS_AGE_S:
+        """Return the objects, which are made again after STATUS_AGE_S; many objects, after REST times their cost."""
+        if time.monotonic() >= self._tree_until:
+            begin = time.process_time()
             self._tree = Tree(self._objects())
-            self._tree_at = time.monotonic()
+            cost = time.process_time() - begin
+            self._tree_until = time.monotonic() + max(STATUS_AGE_S, REST * cost)
         return self._tree
 
     def _objects(self) -> dict[Oid, Value]:
@@ -193,16 +198,15 @@ def router_traps(event: dict[str, Any], configuration: Configuration, status: Ro
         yield from rfc_mib.new_master_traps(name, configuration, status)
 
 
-def server_traps(event: dict[str, Any], numbers: Numbers, configuration: Configuration) -> Iterator[list[VarBind]]:
-    """Yield the trap of one of SERVER_EVENTS; `numbers` are those after it."""
-    name, service = event["event"], event["service"]
-    if name in ("server_up", "server_down"):
-        binds = checker_mib.server_trap(service, event["server"], name == "server_up", numbers, configuration)
-    elif event.get("silent"):  # as in keepalived
+def server_traps(
+    event: dict[str, Any], numbers: Numbers, services: Mapping[str, Service], router_id: str
+) -> Iterator[list[VarBind]]:
+    """Yield the trap of one of SERVER_EVENTS, if the service is configured; `numbers` are those after it."""
+    name, service = event["event"], services.get(event["service"])
+    if service is None:
         return
-    else:
+    if name in ("server_up", "server_down"):
+        yield checker_mib.server_trap(service, event["server"], name == "server_up", numbers, router_id)
+    elif not event.get("silent"):  # as in keepalived
         lost = checker_mib.SHUTDOWN if event.get("ending") else checker_mib.NOT_MET
-        quorum = checker_mib.MET if name == "quorum_gained" else lost
-        binds = checker_mib.quorum_trap(service, quorum, numbers, configuration)
-    if binds:
-        yield binds
+        yield checker_mib.quorum_trap(service, checker_mib.MET if name == "quorum_gained" else lost, numbers, router_id)

@@ -14,6 +14,7 @@ from pylvs.model.described import CheckDefaults, DescribedGroup, DescribedServer
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
+    DestinationKey,
     Method,
     Protocol,
     ServiceFlag,
@@ -21,6 +22,7 @@ from pylvs.model.service import (
     Tunnel,
     TunnelFlag,
     TunnelKind,
+    server_named,
 )
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
@@ -305,43 +307,39 @@ class Numbers:
 
 
 Bind = tuple[Oid, Value | None]
+Service = tuple[WantedService, DescribedService]
 
 
-def server_trap(name: str, server: str, up: bool, numbers: Numbers, configuration: Configuration) -> list[VarBind]:
-    """Return the notification of a real server that went up or down; no variables if it is not configured."""
-    found = _named(name, configuration)
-    each = next((each for each in found[0].servers if str(each.destination.key) == server), None) if found else None
-    if found is None or each is None:
-        return []
-    key = each.destination.key
+def by_name(configuration: Configuration) -> dict[str, Service]:
+    """Return the services with their descriptions, by name."""
+    pairs = zip(configuration.services, configuration.described.services, strict=True)
+    return {service.name: (service, described) for service, described in pairs}
+
+
+def server_trap(service: Service, server: str, up: bool, numbers: Numbers, router_id: str) -> list[VarBind]:
+    """Return the notification of a real server, ADDRESS:PORT, that went up or down. Raises InvalidOperation."""
+    key = server_named(server)
+    assert isinstance(key, DestinationKey)
     return trap_named(
         SERVER_TRAP,
         ((*SERVERS, 3), family(key.address)),
         ((*SERVERS, 4), octets(key.address)),
         ((*SERVERS, 5), unsigned(key.port)),
         ((*SERVERS, 6), truth(up)),
-        *_identity(*found),
-        *_numbers(numbers, configuration),
+        *_identity(*service),
+        *_numbers(numbers, router_id),
     )
 
 
-def quorum_trap(name: str, status: int, numbers: Numbers, configuration: Configuration) -> list[VarBind]:
-    """Return the notification of a quorum; no variables if the service is not configured."""
-    found = _named(name, configuration)
-    if found is None:
-        return []
+def quorum_trap(service: Service, status: int, numbers: Numbers, router_id: str) -> list[VarBind]:
+    """Return the notification of a quorum."""
     return trap_named(
         QUORUM_TRAP,
-        *_identity(*found),
+        *_identity(*service),
         ((*SERVICES, 23), integer(status)),
-        ((*SERVICES, 22), unsigned(found[0].quorum)),
-        *_numbers(numbers, configuration),
+        ((*SERVICES, 22), unsigned(service[0].quorum)),
+        *_numbers(numbers, router_id),
     )
-
-
-def _named(name: str, configuration: Configuration) -> tuple[WantedService, DescribedService] | None:
-    pairs = zip(configuration.services, configuration.described.services, strict=True)
-    return next((pair for pair in pairs if pair[0].name == name), None)
 
 
 def _identity(service: WantedService, described: DescribedService) -> Iterator[Bind]:
@@ -360,7 +358,7 @@ def _identity(service: WantedService, described: DescribedService) -> Iterator[B
     yield (*SERVICES, 8), truth(key.protocol is Protocol.TCP and not marks_alone)
 
 
-def _numbers(numbers: Numbers, configuration: Configuration) -> Iterator[Bind]:
+def _numbers(numbers: Numbers, router_id: str) -> Iterator[Bind]:
     yield (*SERVICES, 21), unsigned(numbers.up)
     yield (*SERVICES, 20), unsigned(numbers.total)
-    yield (*GLOBAL, 2, 0), text(configuration.settings.router_id)
+    yield (*GLOBAL, 2, 0), text(router_id)
