@@ -26,9 +26,11 @@ REASON = keepalived.why_not() or ("" if shutil.which("snmpd", path="/usr/sbin:/u
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 KEEPALIVED = ".1.3.6.1.4.1.9586.100.5"
+RFC_V2, RFC_V3 = ".1.3.6.1.2.1.68", ".1.3.6.1.2.1.207"
 AGENT = "127.0.0.1:16161"
 OTHER = {
     f"{KEEPALIVED}.1.1.0": "the version",
+    f"{RFC_V2}.1.3.1.7.3.51": "the master's address, which keepalived knows in BACKUP alone",
     f"{KEEPALIVED}.2.6.1.11.2.1": "keepalived shows the addresses of all but the first instance as not advertised",
 }
 CONFIGURATION = """
@@ -37,6 +39,7 @@ global_defs {
     script_user root
     snmp_socket unix:FOLDER/agentx
     enable_snmp_vrrp
+    enable_snmp_rfc
     enable_traps
     notification_email { a@example.com b@example.com }
     notification_email_from k@example.com
@@ -163,6 +166,12 @@ def walk(root: str = KEEPALIVED) -> dict[str, str]:
     return {name: value for name, _, value in lines if not value.startswith("No ")}
 
 
+def walk_all() -> dict[str, str]:
+    """Return the objects of all MIBs; of times only that they are there."""
+    found = walk() | walk(RFC_V2) | walk(RFC_V3)
+    return {name: "Timeticks" if value.startswith("Timeticks") else value for name, value in found.items()}
+
+
 def masters(objects: dict[str, str]) -> int:
     """Return the number of virtual routers that are master."""
     return sum(name.startswith(f"{KEEPALIVED}.2.3.1.4.") and value == "INTEGER: 2" for name, value in objects.items())
@@ -174,7 +183,7 @@ def settled() -> dict[str, str]:
 
     def ready() -> bool:
         found.clear()
-        found.update(walk())
+        found.update(walk_all())
         wanted = {f"{KEEPALIVED}.2.1.1.3.1": "INTEGER: 2", f"{KEEPALIVED}.2.9.1.6.1": "INTEGER: 3"}
         return masters(found) == 2 and all(found.get(name) == value for name, value in wanted.items())
 
@@ -266,12 +275,15 @@ def drain(receiver: socket.socket) -> None:
 
 
 def received(receiver: socket.socket) -> list[bytes]:
-    """Return the traps of the take-over, sorted, without the request's number and the time."""
+    """Return the traps of the take-over, sorted, without the request's number and the time.
+
+    Two instances and their group are master; VRRP-MIB has one of the instances, VRRPV3-MIB both.
+    """
     found: list[bytes] = []
-    while len(found) < 3:
+    while len(found) < 6:
         trap = receiver.recv(1 << 16)
         body = trap[trap.index(TRAP_OID) :] if TRAP_OID in trap else b""
-        if MASTER in body:
+        if MASTER in body or any(name in body for name in NEW_MASTER):
             found.append(body)
     return sorted(found)
 
@@ -279,3 +291,5 @@ def received(receiver: socket.socket) -> list[bytes]:
 # In BER: snmpTrapOID.0, and the integer 2 (master) behind the state of an instance or a group.
 TRAP_OID = bytes.fromhex("060a2b060106030101040100")
 MASTER = bytes.fromhex("020102")
+# The names of the traps of VRRP-MIB and VRRPV3-MIB about a new master.
+NEW_MASTER = bytes.fromhex("06082b06010201440001"), bytes.fromhex("06092b06010201814f0001")

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vrrp": {"bfd", "notify", "netlink", "system", "model"},
     "ipvsadm": {"dataplane", "model"},
     "lab": {"realserver", "reference", "system", "model"},
-    "snmp": {"vrrp", "system", "model"},
+    "snmp": {"vrrp", "netlink", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dataplane"),
         *("notify", "netlink", "system", "model"),

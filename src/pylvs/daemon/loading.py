@@ -20,6 +20,7 @@ from pylvs.daemon.keepalived.placement import changed
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, replace
+from pylvs.model.described import Descriptions
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
@@ -56,7 +57,7 @@ def apply_options(configuration: Configuration, options: Options) -> Configurati
         )
         configuration = replace(configuration, services=services)
     if not options.services:
-        configuration = replace(configuration, services=())
+        configuration = replace(configuration, services=(), described=Descriptions())
     if options.namespace:
         placement = replace(configuration.settings.placement, net_namespace=options.namespace)
         configuration = replace(configuration, settings=replace(configuration.settings, placement=placement))

@@ -12,6 +12,7 @@ from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
 
 RESTART_PAUSE_S = 5.0
+END_S = 2.0  # for the last traps; then it is killed
 
 
 class SnmpProcess:
@@ -59,4 +60,7 @@ class SnmpProcess:
             changed.cancel()
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
+                await asyncio.wait({ended}, timeout=END_S)
+                if not ended.done():
+                    process.kill()
             await asyncio.shield(ended)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Script
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.described import Descriptions
 from pylvs.model.service import Destination, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
@@ -95,6 +96,9 @@ class SnmpSettings:
 
     socket: str = "unix:/var/agentx/master"  # of the master agent
     vrrp: bool = False  # the VRRP part of KEEPALIVED-MIB
+    checker: bool = False  # its part of virtual servers
+    rfc_v2: bool = False  # VRRP-MIB
+    rfc_v3: bool = False  # VRRPV3-MIB
     traps: bool = False
     smtp_alert: bool | None = None
     smtp_alert_vrrp: bool | None = None
@@ -104,7 +108,12 @@ class SnmpSettings:
     @property
     def enabled(self) -> bool:
         """Whether there is anything to serve."""
-        return self.vrrp
+        return self.checker or self.routers
+
+    @property
+    def routers(self) -> bool:
+        """Whether a MIB shows virtual routers."""
+        return self.vrrp or self.rfc_v2 or self.rfc_v3
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,7 @@ class Configuration:
     services: tuple[WantedService, ...] = ()
     settings: GlobalSettings = field(default_factory=GlobalSettings)
     vrrp: VrrpConfiguration = field(default_factory=VrrpConfiguration)
+    described: Descriptions = field(default_factory=Descriptions)  # with enable_snmp_checker
 
     def by_name(self) -> Mapping[str, WantedService]:
         """Return the services by their names."""

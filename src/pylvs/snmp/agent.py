@@ -1,228 +1,115 @@
-"""The sub-agent: a session with snmpd, the answers to its requests, and the traps.
+"""The sub-agent: the answers to snmpd's requests, and the traps.
 
-It reads the status of the virtual routers at a request, at most once in STATUS_AGE_S, and subscribes to their
-transitions. A sub-agent that loses snmpd tries again each RETRY_S. It never delays a virtual router: it is a process of
-its own, and one that does not read loses its connection to pylvs-vrrp.
+It reads the status of virtual routers and services at a request, at most once in STATUS_AGE_S, and subscribes to their
+events. A sub-agent that loses snmpd tries again each RETRY_S. It delays neither a virtual router nor a check: it is a
+process of its own, and one that does not read loses its connections.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import select
-import socket
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import VrrpInstance
 from pylvs.model.wanted import Configuration
-from pylvs.snmp import agentx
-from pylvs.snmp.agentx import BadMessage, Decoder, Message, Oid, Pdu
-from pylvs.snmp.keepalived_mib import GLOBAL, VRRP, RouterStatus, objects, trap
+from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib
+from pylvs.snmp.agentx import Message, Oid, Pdu, Value, VarBind
+from pylvs.snmp.checker_mib import Numbers, Service
+from pylvs.snmp.keepalived_mib import RouterStatus
+from pylvs.snmp.routers import RouterClient
+from pylvs.snmp.servers import ServerClient
+from pylvs.snmp.session import Lost, Session, connect
 from pylvs.snmp.tree import Tree
+from pylvs.snmp.weights import WeightSets
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.ipc import SOCKET_NAME, Client
 
-DESCRIPTION = b"pylvs"
 STATUS_AGE_S = 1.0
+REST = 10
 RETRY_S = 15.0  # as net-snmp's sub-agents
 PING_S = 120.0  # as keepalived
-CONNECT_TIMEOUT_S = 5.0
 REQUESTS = (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK)
-SETS = (Pdu.TEST_SET, Pdu.COMMIT_SET, Pdu.UNDO_SET)
+SERVER_EVENTS = ("server_up", "server_down", "quorum_gained", "quorum_lost")
+SETS = (Pdu.TEST_SET, Pdu.COMMIT_SET, Pdu.UNDO_SET, Pdu.CLEANUP_SET)
 
 
-class Lost(Exception):
-    """snmpd closed the session, or refused it; the text is the reason."""
+class Ended(Exception):
+    """The daemon ends this process."""
 
 
-def connect(address: str) -> socket.socket:
-    """Connect to the master agent: unix:PATH, tcp:HOST:PORT, a path, or HOST:PORT. Raises OSError."""
-    kind, colon, rest = address.partition(":")
-    where = rest if colon and kind in ("unix", "tcp") else address
-    if where.startswith("/"):
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            end.connect(where)
-        except OSError:
-            end.close()
-            raise
-        return end
-    host, _, port = where.rpartition(":")
-    return socket.create_connection((host.strip("[]") or "localhost", int(port)), CONNECT_TIMEOUT_S)
+class EndSignal:
+    """SIGTERM as a descriptor that becomes readable."""
 
-
-class Session:
-    """One session with the master agent. Raises Lost."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-        self._decoder = Decoder()
-        self._packet = 0
-        self._id = 0
+    def __init__(self) -> None:
+        self._readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writable)
+        signal.signal(signal.SIGTERM, lambda *_: None)
 
     def fileno(self) -> int:
-        return self._end.fileno()
-
-    def open(self, subtrees: list[Oid]) -> None:
-        """Open the session and register the subtrees."""
-        self._id = self._request(lambda packet: agentx.open_session(packet, DESCRIPTION)).session
-        for subtree in subtrees:
-            self._request(lambda packet, subtree=subtree: agentx.register(self._id, packet, subtree))  # type: ignore[misc]
-
-    def ping(self) -> None:
-        """Send a message; its answer is read as any other."""
-        self._send(agentx.ping(self._id, self._next_packet()))
-
-    def notify(self, binds: list[agentx.VarBind]) -> None:
-        """Send a trap."""
-        self._send(agentx.notify(self._id, self._next_packet(), binds))
-
-    def serve(self, answer: Callable[[Message], bytes | None]) -> None:
-        """Read what has come, and answer requests."""
-        for message in self._receive():
-            if message.pdu == Pdu.CLOSE:
-                raise Lost("it closed the session")
-            reply = answer(message)
-            if reply is not None:
-                self._send(reply)
-
-    def close(self) -> None:
-        with contextlib.suppress(Lost):
-            self._send(agentx.close_session(self._id, self._next_packet()))
-        self._end.close()
-
-    def _next_packet(self) -> int:
-        self._packet += 1
-        return self._packet
-
-    def _request(self, made: Callable[[int], bytes]) -> Message:
-        packet = self._next_packet()
-        self._send(made(packet))
-        while True:
-            for message in self._receive():
-                if message.pdu == Pdu.RESPONSE and message.packet == packet:
-                    if message.error:
-                        raise Lost(f"it refused a message with error {message.error}")
-                    return message
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._end.sendall(data)
-        except OSError as error:
-            raise Lost(str(error.strerror or error)) from None
-
-    def _receive(self) -> list[Message]:
-        try:
-            data = self._end.recv(1 << 16)
-            if not data:
-                raise Lost("it closed the connection")
-            return self._decoder.feed(data)
-        except OSError as error:
-            raise Lost(str(error.strerror or error)) from None
-        except BadMessage as bad:
-            raise Lost(f"it sent no AgentX: {bad}") from None
-
-
-class RouterClient:
-    """The connections to pylvs-vrrp: one for its status, one for transitions."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / SOCKET_NAME
-        self._events: Client | None = None
-        self._status = RouterStatus()
-        self._read_at = float("-inf")
-
-    def status(self) -> RouterStatus:
-        """Return a recent status; without the process, one of no virtual router."""
-        now = time.monotonic()
-        if now - self._read_at >= STATUS_AGE_S:
-            self._read_at = now
-            try:
-                with Client(self._path) as client:
-                    self._status = router_status(client.ask("status"))
-            except PylvsError:
-                self._status = RouterStatus()
-        return self._status
-
-    def subscribe(self) -> None:
-        """Connect for transitions, unless that is done. Without the process, a later call may succeed."""
-        if self._events is not None:
-            return
-        with contextlib.suppress(PylvsError):
-            client = Client(self._path)
-            try:
-                client.ask("subscribe_states")
-            except PylvsError:
-                client.close()
-                raise
-            self._events = client
-
-    def fileno(self) -> int:
-        """Return the descriptor of the subscription, -1 without one."""
-        return -1 if self._events is None else self._events.fileno()
-
-    def transitions(self) -> list[dict[str, Any]]:
-        """Return the transitions that have come."""
-        if self._events is None:
-            return []
-        try:
-            return [each for each in self._events.events() if isinstance(each, dict) and "kind" in each]
-        except PylvsError:
-            self._events.close()
-            self._events = None
-            return []
-
-
-def router_status(found: dict[str, Any]) -> RouterStatus:
-    """Return the status that pylvs-vrrp reports."""
-    devices = {each["name"]: each["device"] for each in found["instances"]}
-
-    def device_of(instance: VrrpInstance) -> str:
-        return str(devices.get(instance.name, instance.interface))
-
-    instances = {each["name"]: each for each in found["instances"]}
-    groups = {each["name"]: each["state"] for each in found["groups"]}
-    return RouterStatus(instances, groups, index_of, device_of)
-
-
-def index_of(device: str) -> int:
-    """Return the index of a device, 0 if it does not exist."""
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return 0
+        return self._readable
 
 
 class Agent:
-    """The sub-agent of one configuration."""
+    """The sub-agent of one configuration; `end` is readable when it shall end."""
 
-    def __init__(self, configuration: Configuration, state_dir: Path) -> None:
+    def __init__(self, configuration: Configuration, state_dir: Path, end: int) -> None:
         self._configuration = configuration
+        self._settings = configuration.settings.snmp
         self._routers = RouterClient(state_dir)
+        self._servers = ServerClient(state_dir)
+        self._weights = WeightSets(configuration, self._servers)
+        self._services = checker_mib.by_name(configuration)
+        self._end = end
+        self._master_started_at = 0.0
+        self._tree = Tree({})
+        self._tree_until = float("-inf")
         self._log = get_logger()
         self._last_reason = ""
 
     def run(self) -> None:
-        """Serve for ever, in one session after the other."""
+        """Serve until the end, in one session after the other."""
+        try:
+            self._serve_for_ever()
+        except Ended:
+            self._routers.close()
+            self._servers.close()
+
+    def _serve_for_ever(self) -> None:
         while True:
             try:
                 self._serve()
             except (Lost, OSError) as error:
                 reason = str(error)
                 if reason != self._last_reason:
-                    address = self._configuration.settings.snmp.socket
-                    self._log.warning(f"SNMP: no session with the master agent at {address}: {reason}")
+                    self._log.warning(f"SNMP: no session with the master agent at {self._settings.socket}: {reason}")
                 self._last_reason = reason
-            time.sleep(RETRY_S)
+            if self._ready([], RETRY_S):
+                raise Ended
+
+    def _ready(self, watched: list[int], timeout_s: float) -> list[int]:
+        ready, _, _ = select.select([self._end, *(each for each in watched if each >= 0)], [], [], timeout_s)
+        return ready
+
+    def subtrees(self) -> list[Oid]:
+        """Return the parts that are served."""
+        settings = self._settings
+        parts = {
+            keepalived_mib.GLOBAL: settings.vrrp or settings.checker,
+            keepalived_mib.VRRP: settings.vrrp,
+            checker_mib.CHECKER: settings.checker,
+            rfc_mib.V2: settings.rfc_v2,
+            rfc_mib.V3: settings.rfc_v3,
+        }
+        return [each for each, enabled in parts.items() if enabled]
 
     def _serve(self) -> None:
-        session = Session(connect(self._configuration.settings.snmp.socket))
+        session = Session(connect(self._settings.socket))
         try:
-            session.open([GLOBAL, *([VRRP] if self._configuration.settings.snmp.vrrp else [])])
+            session.open(self.subtrees())
+            self._master_started_at = session.master_started_at
             self._log.info("SNMP: snmpd accepted the session")
             self._last_reason = ""
             self._loop(session)
@@ -231,25 +118,95 @@ class Agent:
 
     def _loop(self, session: Session) -> None:
         ping_at = time.monotonic() + PING_S
+        self._subscribe()  # before the first answer: a client that has one gets the next trap
+        session.serve_early(self._answer)
         while True:
-            if self._configuration.settings.snmp.traps:
-                self._routers.subscribe()
-            watched = [each for each in (session.fileno(), self._routers.fileno()) if each >= 0]
-            ready, _, _ = select.select(watched, [], [], min(RETRY_S, max(0.0, ping_at - time.monotonic())))
-            if self._routers.fileno() in ready:
-                for each in self._routers.transitions():
-                    if binds := trap(each["kind"], each["instance"], each["state"], self._configuration):
-                        session.notify(binds)
+            self._subscribe()
+            watched = [session.fileno(), self._routers.fileno(), self._servers.fileno()]
+            ready = self._ready(watched, min(RETRY_S, max(0.0, ping_at - time.monotonic())))
+            for binds in self._traps():
+                session.notify(binds)
+            if self._end in ready:
+                raise Ended
             if session.fileno() in ready:
                 session.serve(self._answer)
             if time.monotonic() >= ping_at:
                 session.ping()
                 ping_at = time.monotonic() + PING_S
 
+    def _subscribe(self) -> None:
+        if not self._settings.traps:
+            return
+        if self._settings.routers:
+            self._routers.subscribe()
+        if self._settings.checker:
+            self._servers.subscribe()
+
+    def _traps(self) -> Iterator[list[VarBind]]:
+        """Yield the traps of the events that have come."""
+        status: RouterStatus | None = None
+        for event in self._routers.events():
+            status = status or (self._routers.status() if self._settings.rfc_v2 or self._settings.rfc_v3 else None)
+            yield from router_traps(event, self._configuration, status or RouterStatus())
+        for event in self._servers.events():
+            if event["event"] in SERVER_EVENTS:
+                numbers, router_id = self._servers.numbers_after(event), self._configuration.settings.router_id
+                yield from server_traps(event, numbers, self._services, router_id)
+
     def _answer(self, message: Message) -> bytes | None:
         if message.pdu in REQUESTS:
-            tree = Tree(objects(self._configuration, self._routers.status()))
-            return agentx.response(message, tree.answer(message))
-        if message.pdu in SETS:  # nothing is writable
-            return agentx.response(message, error=agentx.NOT_WRITABLE, index=1)
-        return None  # responses to pings and traps; CleanupSet has none
+            return agentx.response(message, self._recent_tree().answer(message))
+        if message.pdu in SETS:
+            self._tree_until = float("-inf")
+            return self._weights.answer(message)
+        return None  # responses to pings and traps
+
+    def _recent_tree(self) -> Tree:
+        """Return the objects, which are made again after STATUS_AGE_S; many objects, after REST times their cost."""
+        if time.monotonic() >= self._tree_until:
+            begin = time.process_time()
+            self._tree = Tree(self._objects())
+            cost = time.process_time() - begin
+            self._tree_until = time.monotonic() + max(STATUS_AGE_S, REST * cost)
+        return self._tree
+
+    def _objects(self) -> dict[Oid, Value]:
+        configuration, settings = self._configuration, self._settings
+        found: dict[Oid, Value] = {}
+        routers = self._routers.status() if settings.routers else RouterStatus()
+        if settings.vrrp or settings.checker:
+            found |= keepalived_mib.objects(configuration, routers)
+        if settings.checker:
+            found |= checker_mib.objects(configuration, self._servers.status())
+        if settings.rfc_v2:
+            found |= rfc_mib.objects_v2(configuration, routers, self._master_started_at)
+        if settings.rfc_v3:
+            found |= rfc_mib.objects_v3(configuration, routers)
+        return found
+
+
+def router_traps(event: dict[str, Any], configuration: Configuration, status: RouterStatus) -> Iterator[list[VarBind]]:
+    """Yield the traps of an event of a virtual router or a sync group."""
+    kind, name = event["kind"], event["instance"]
+    if kind == "DROPPED":
+        yield from rfc_mib.dropped_traps(event, configuration, status)
+        return
+    binds = keepalived_mib.trap(kind, name, event["state"], configuration) if configuration.settings.snmp.vrrp else []
+    if binds:
+        yield binds
+    if kind == "INSTANCE" and event["state"] == "MASTER":
+        yield from rfc_mib.new_master_traps(name, configuration, status)
+
+
+def server_traps(
+    event: dict[str, Any], numbers: Numbers, services: Mapping[str, Service], router_id: str
+) -> Iterator[list[VarBind]]:
+    """Yield the trap of one of SERVER_EVENTS, if the service is configured; `numbers` are those after it."""
+    name, service = event["event"], services.get(event["service"])
+    if service is None:
+        return
+    if name in ("server_up", "server_down"):
+        yield checker_mib.server_trap(service, event["server"], name == "server_up", numbers, router_id)
+    elif not event.get("silent"):  # as in keepalived
+        lost = checker_mib.SHUTDOWN if event.get("ending") else checker_mib.NOT_MET
+        yield checker_mib.quorum_trap(service, checker_mib.MET if name == "quorum_gained" else lost, numbers, router_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from pylvs.model.dataclass import dataclass
@@ -18,7 +18,9 @@ HEADER_OCTETS = 20
 INTERNET: Oid = (1, 3, 6, 1)  # the prefix that an identifier may leave out (section 5.1)
 MAX_PREFIX = 255
 MAX_PAYLOAD = 1 << 20
-NO_ERROR, PARSE_ERROR, NOT_WRITABLE = 0, 266, 17
+NO_ERROR, PARSE_ERROR = 0, 266
+# The errors of a Set (RFC 3416, section 3).
+WRONG_TYPE, WRONG_VALUE, NO_CREATION, COMMIT_FAILED, UNDO_FAILED, NOT_WRITABLE = 7, 10, 11, 14, 15, 17
 
 
 class BadMessage(Exception):
@@ -99,7 +101,9 @@ class Message:
     ranges: tuple[SearchRange, ...] = ()
     non_repeaters: int = 0
     repetitions: int = 0
+    binds: tuple[VarBind, ...] = ()  # of a TestSet
     error: int = 0  # of a response
+    uptime: int = 0  # likewise: sysUpTime of the master agent, in hundredths of a second
 
 
 def _oid(value: Oid, include: bool = False) -> bytes:
@@ -200,14 +204,43 @@ def _decoded(pdu: int, ids: tuple[int, int, int], order: str, payload: bytes, fl
         (length,) = struct.unpack_from(f"{order}I", payload)
         at = 4 + length + -length % 4
     if pdu == Pdu.RESPONSE:
-        _, error, _ = struct.unpack_from(f"{order}IHH", payload)
-        return Message(pdu, *ids, error=error)
+        uptime, error, _ = struct.unpack_from(f"{order}IHH", payload)
+        return Message(pdu, *ids, error=error, uptime=uptime)
     repeat = (0, 0)
     if pdu == Pdu.GET_BULK:
         repeat = struct.unpack_from(f"{order}HH", payload, at)
         at += 4
     ranges = tuple(_ranges(payload, at, order)) if pdu in (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK) else ()
-    return Message(pdu, *ids, ranges, *repeat)
+    binds = tuple(_binds(payload, at, order)) if pdu == Pdu.TEST_SET else ()
+    return Message(pdu, *ids, ranges, *repeat, binds)
+
+
+def _binds(payload: bytes, at: int, order: str) -> Iterator[VarBind]:
+    while at < len(payload):
+        (number,) = struct.unpack_from(f"{order}H", payload, at)
+        name, _, at = _decoded_oid(payload, at + 4, order)
+        try:
+            kind = Kind(number)
+        except ValueError:
+            raise BadMessage(f"a value of type {number}") from None
+        content: int | bytes | Oid | None = None
+        match kind:
+            case Kind.INTEGER:
+                (content,) = struct.unpack_from(f"{order}i", payload, at)
+                at += 4
+            case Kind.COUNTER32 | Kind.GAUGE32 | Kind.TIME_TICKS:
+                (content,) = struct.unpack_from(f"{order}I", payload, at)
+                at += 4
+            case Kind.COUNTER64:
+                (content,) = struct.unpack_from(f"{order}Q", payload, at)
+                at += 8
+            case Kind.OID:
+                content, _, at = _decoded_oid(payload, at, order)
+            case Kind.OCTETS | Kind.ADDRESS | Kind.OPAQUE:
+                (length,) = struct.unpack_from(f"{order}I", payload, at)
+                content = payload[at + 4 : at + 4 + length]
+                at += 4 + length + -length % 4
+        yield VarBind(name, Value(kind, content))
 
 
 def _ranges(payload: bytes, at: int, order: str) -> list[SearchRange]:

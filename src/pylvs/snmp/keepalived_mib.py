@@ -5,30 +5,41 @@ Tables, columns and indices are those of keepalived 2.2.7: a row is numbered by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 import pylvs
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, HeldAddress, Route
 from pylvs.model.vrrp import Authentication, Notify, Track, TrackProcess, Tracks, VrrpGroup, VrrpInstance, VrrpScript
 from pylvs.model.wanted import Configuration
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
+from pylvs.snmp.values import (
+    MICROSECONDS,
+    Row,
+    Rows,
+    command,
+    family,
+    integer,
+    numbered,
+    octets,
+    table,
+    text,
+    trap_named,
+    truth,
+    unsigned,
+)
 
 KEEPALIVED: Oid = (1, 3, 6, 1, 4, 1, 9586, 100, 5)
 GLOBAL, VRRP = (*KEEPALIVED, 1), (*KEEPALIVED, 2)
-TRAP_NAME: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)  # snmpTrapOID.0
 GROUP_TRAP, INSTANCE_TRAP = (*VRRP, 10, 0, 1), (*VRRP, 10, 0, 2)
 STATES = {"INIT": 0, "BACKUP": 1, "MASTER": 2, "FAULT": 3, "STOP": 5, "DELETED": 6}
 UNKNOWN_STATE = 4
 SCOPES = {0: 14, 255: 0, 254: 1, 253: 2, 200: 5}  # InetScopeType of the kernel's scopes
 ROUTE_TYPES = ("blackhole", "anycast", "multicast", "broadcast", "unreachable", "prohibit", "throw", "nat", "xresolve")
-MICROSECONDS = 1_000_000
 AUTHENTICATIONS = {None: 0, Authentication.PASS: 1, Authentication.AH: 2}
-Row = Mapping[int, Value | None]  # values by column; None is no value
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,9 @@ class RouterStatus:
     groups: Mapping[str, str] = field(default_factory=dict)  # state by name
     index_of: Callable[[str], int] = lambda _: 0  # of a device; 0 for none
     device_of: Callable[[VrrpInstance], str] = lambda instance: instance.interface  # its VMAC, or its interface
+    link_address_of: Callable[[str], bytes] = lambda _: b""  # of a device
+    unknown: int = 0  # advertisements of virtual routers that are not configured
+    now: float = 0.0  # Unix time
 
     def tracked(self, kind: str, name: str) -> Mapping[str, Any]:
         """Return the result of a tracked object, which any instance may have."""
@@ -54,39 +68,8 @@ class RouterStatus:
         return str(self.instances.get(instance.name, {}).get("state", "FAULT"))
 
 
-def integer(value: int) -> Value:
-    return Value(Kind.INTEGER, value)
-
-
-def unsigned(value: float) -> Value:
-    return Value(Kind.GAUGE32, int(value))
-
-
-def text(value: str) -> Value:
-    return Value(Kind.OCTETS, value.encode(errors="surrogateescape"))
-
-
-def truth(value: object) -> Value:
-    """Return a TruthValue: 1 is true, 2 is false."""
-    return integer(1 if value else 2)
-
-
-def octets(address: Address) -> Value:
-    return Value(Kind.OCTETS, address.packed)
-
-
-def family(address: Address) -> Value:
-    """Return an InetAddressType."""
-    return integer(1 if address.version == 4 else 2)
-
-
-def command(script: Script | None) -> Value | None:
-    """Return a program and its arguments in quotes, as keepalived prints them."""
-    return None if script is None else text(" ".join(f"'{each}'" for each in script.arguments))
-
-
 def objects(configuration: Configuration, status: RouterStatus) -> dict[Oid, Value]:
-    """Return all objects of the enabled parts."""
+    """Return the objects of the global part, and with enable_snmp_vrrp of the VRRP part."""
     found = {(*GLOBAL, *name, 0): value for name, value in _scalars(configuration) if value is not None}
     recipients = configuration.settings.mail.recipients
     found |= table((*GLOBAL, 3, 5), [((at,), {2: text(each)}) for at, each in enumerate(recipients, 1)])
@@ -94,13 +77,6 @@ def objects(configuration: Configuration, status: RouterStatus) -> dict[Oid, Val
         for number, rows in _tables(configuration, status).items():
             found |= table((*VRRP, number), rows)
     return found
-
-
-def table(prefix: Oid, rows: Iterable[tuple[Oid, Row]]) -> dict[Oid, Value]:
-    """Return the objects of a table: its prefix, the entry's 1, a column, and the index of a row."""
-    return {
-        (*prefix, 1, column, *index): value for index, row in rows for column, value in row.items() if value is not None
-    }
 
 
 def _scalars(configuration: Configuration) -> Iterator[tuple[Oid, Value | None]]:
@@ -136,24 +112,21 @@ def _address(server: str) -> Address | None:
         return None
 
 
-Rows = list[tuple[Oid, Row]]
-
-
 def _tables(configuration: Configuration, status: RouterStatus) -> dict[int, Rows]:
     vrrp = configuration.vrrp
     instances, groups = vrrp.instances, vrrp.groups
     group_of = {member: each.name for each in groups for member in each.members}
-    held = [(0, vrrp.addresses, ()), *((at, each.addresses, each.excluded) for at, each in _numbered(instances))]
-    routes = [(0, vrrp.routes), *((at, each.routes) for at, each in _numbered(instances))]
+    held = [(0, vrrp.addresses, ()), *((at, each.addresses, each.excluded) for at, each in numbered(instances))]
+    routes = [(0, vrrp.routes), *((at, each.routes) for at, each in numbered(instances))]
     found: dict[int, Rows] = {
-        1: [((at,), _group(each, status)) for at, each in _numbered(groups)],
-        2: [((at, n), {2: text(name)}) for at, each in _numbered(groups) for n, name in _numbered(each.members)],
-        3: [((at,), _instance(each, group_of.get(each.name), status)) for at, each in _numbered(instances)],
+        1: [((at,), _group(each, status)) for at, each in numbered(groups)],
+        2: [((at, n), {2: text(name)}) for at, each in numbered(groups) for n, name in numbered(each.members)],
+        3: [((at,), _instance(each, group_of.get(each.name), status)) for at, each in numbered(instances)],
         6: [row for at, addresses, excluded in held for row in _addresses(at, addresses, excluded, vrrp, status)],
-        7: [((at, n), _route(each, at, vrrp, status)) for at, several in routes for n, each in _numbered(several)],
-        9: [((at,), _script(each, status)) for at, each in _numbered(vrrp.scripts)],
-        13: [((at,), _file(each.track, each.path, status)) for at, each in _numbered(vrrp.files)],
-        21: [((at,), _process(each, status)) for at, each in _numbered(vrrp.processes)],
+        7: [((at, n), _route(each, at, vrrp, status)) for at, several in routes for n, each in numbered(several)],
+        9: [((at,), _script(each, status)) for at, each in numbered(vrrp.scripts)],
+        13: [((at,), _file(each.track, each.path, status)) for at, each in numbered(vrrp.files)],
+        21: [((at,), _process(each, status)) for at, each in numbered(vrrp.processes)],
     }
     defined = {("files", each.name): each.track for each in vrrp.files}
     defined |= {("processes", each.name): each.track for each in vrrp.processes}
@@ -161,10 +134,6 @@ def _tables(configuration: Configuration, status: RouterStatus) -> dict[int, Row
         tracks = [each.tracks for each in (instances if owners == "instances" else groups)]
         found[number] = list(_tracked(tracks, kind, first, defined))
     return found
-
-
-def _numbered(several: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    return enumerate(several, 1)
 
 
 # The tables of tracked objects: number, whose they are, the field of Tracks, and the first column.
@@ -183,8 +152,8 @@ TRACKED = (
 def _tracked(
     owners: Sequence[Tracks], kind: str, first: int, defined: Mapping[tuple[str, str], Track]
 ) -> Iterator[tuple[Oid, Row]]:
-    for at, tracks in _numbered(owners):
-        for n, track in _numbered(getattr(tracks, kind)):
+    for at, tracks in numbered(owners):
+        for n, track in numbered(getattr(tracks, kind)):
             shown = defined.get((kind, track.name), track)  # files and processes: keepalived shows the definition's
             yield (at, n), {first: text(track.name), first + 1: integer(shown.weight), first + 2: truth(shown.reverse)}
 
@@ -256,7 +225,7 @@ def _addresses(
 ) -> Iterator[tuple[Oid, Row]]:
     owner = vrrp.instances[at - 1] if at else None
     present = owner is None or status.state(owner) == "MASTER"
-    for n, each in _numbered((*addresses, *excluded)):
+    for n, each in numbered((*addresses, *excluded)):
         device = each.device or (status.device_of(owner) if owner else "")
         ip = each.interface.ip
         none = bytes(4)
@@ -356,23 +325,17 @@ def _process(process: TrackProcess, status: RouterStatus) -> Row:
 
 def trap(kind: str, name: str, state: str, configuration: Configuration) -> list[VarBind]:
     """Return the notification of a transition of an instance or a group; no variables if neither is configured."""
-    router_id = VarBind((*GLOBAL, 2, 0), text(configuration.settings.router_id))
+    router_id = (*GLOBAL, 2, 0), text(configuration.settings.router_id)
     number = integer(STATES.get(state, UNKNOWN_STATE))
     if kind == "GROUP":
-        binds = [
-            VarBind(TRAP_NAME, Value(Kind.OID, GROUP_TRAP)),
-            VarBind((*VRRP, 1, 1, 2), text(name)),
-            VarBind((*VRRP, 1, 1, 3), number),
-        ]
-        return [*binds, router_id]
+        return trap_named(GROUP_TRAP, ((*VRRP, 1, 1, 2), text(name)), ((*VRRP, 1, 1, 3), number), router_id)
     instance = next((each for each in configuration.vrrp.instances if each.name == name), None)
     if instance is None:
         return []
-    initial = STATES["MASTER" if instance.starts_as_master else "BACKUP"]
-    binds = [
-        VarBind(TRAP_NAME, Value(Kind.OID, INSTANCE_TRAP)),
-        VarBind((*VRRP, 3, 1, 2), text(name)),
-        VarBind((*VRRP, 3, 1, 4), number),
-        VarBind((*VRRP, 3, 1, 5), integer(initial)),
-    ]
-    return [*binds, router_id]
+    return trap_named(
+        INSTANCE_TRAP,
+        ((*VRRP, 3, 1, 2), text(name)),
+        ((*VRRP, 3, 1, 4), number),
+        ((*VRRP, 3, 1, 5), integer(STATES["MASTER" if instance.starts_as_master else "BACKUP"])),
+        router_id,
+    )

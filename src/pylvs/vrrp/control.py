@@ -69,7 +69,7 @@ class ControlServer:
             connection.socket.close()
 
     def publish_state(self, state: dict[str, Any]) -> None:
-        """Send the state of an instance or group, of which scripts are notified, to those who subscribed to states."""
+        """Send what scripts and traps report to those who subscribed to states: a state, or a dropped advertisement."""
         for connection in list(self._connections):
             if connection.wants_states:
                 connection.socket.send(state)
@@ -158,7 +158,8 @@ def transitions_of(service: RouterService, name: str | None) -> dict[str, Any]:
 
 
 def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
-    instance, machine, last, validator = router.instance, router.machine, router.history.last, router.validator
+    instance, machine, validator = router.instance, router.machine, router.validator
+    history, last = router.history, router.history.last
     return {
         "name": instance.name,
         "interface": instance.interface,
@@ -168,6 +169,10 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "family": instance.family,
         "state": machine.state.value,
         "since": last.at if last else None,
+        "initialized_at": history.initialized_at,
+        "source": str(machine.address) if validator else "",
+        "master_why": history.master_why.value if history.master_why else "",
+        "last_error": validator.last_error.value if validator and validator.last_error else "",
         "priority": machine.priority,
         "base_priority": instance.priority,
         "addresses": [str(each) for each in (*instance.addresses, *instance.excluded)],

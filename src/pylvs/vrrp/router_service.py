@@ -409,7 +409,9 @@ class RouterService:
             return
         more = f"; {suppressed} more like it since the last line" if suppressed else ""
         self.log("warning", f"{router.name}: an advertisement from {datagram.source} is dropped: {invalid}{more}")
-        self.publish("dropped", router.name, flaw=invalid.error.value, source=str(datagram.source))
+        dropped = {"flaw": invalid.error.value, "source": str(datagram.source)}
+        self.publish("dropped", router.name, **dropped)
+        self._control.publish_state({"kind": "DROPPED", "instance": router.name, **dropped})
 
     def _resources_lost(self, name: str, lost: set[str]) -> None:
         text = ", ".join(sorted(lost))

@@ -179,12 +179,6 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
             1,
         ),
         (
-            "snmp_name web",
-            ("5: warning: snmp_name has no effect in pylvs; there is no SNMP; see pylvs metrics"),
-            "omega",
-            False,
-        ),
-        (
             "weigth 5",
             "5: warning: weigth is not known in virtual_server and is ignored; did you mean 'weight'?",
             "quorum",

@@ -195,9 +195,9 @@ def test_arguments_that_are_not_text_are_refused_with_a_reason(
 )
 def test_a_body_that_is_no_text_is_a_bad_request(host: FakeHost, body: bytes, kind: str) -> None:
     def asked() -> tuple[int, bytes]:
-        from pylvs.daemon.api.client import _Connection
+        from pylvs.system.unix_http import UnixConnection
 
-        connection = _Connection(StateDirectory(host.state), 60)
+        connection = UnixConnection(StateDirectory(host.state).socket_path, 60)
         connection.request("POST", "/v1/enable", body, {"Content-Type": kind})
         response = connection.getresponse()
         found = response.status, response.read()

@@ -72,3 +72,21 @@ def test_the_process_follows_the_configuration_and_is_started_again(
         assert not is_running(started(tmp_path)[3][0])
 
     asyncio.run(play())
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = AGENT.replace("signal.pause()", "signal.pause(); signal.pause()")
+    stubborn = stubborn.replace("socket =", "signal.signal(signal.SIGTERM, lambda *_: None); socket =")
+    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", stubborn, *arguments])
+    monkeypatch.setattr(snmp_process, "END_S", 0.01)
+
+    async def play() -> None:
+        process = SnmpProcess(StateDirectory(tmp_path), "text")
+        running = asyncio.create_task(process.run())
+        process.configure(enabled("/a"))
+        await until_async(lambda: len(started(tmp_path)) == 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not is_running(started(tmp_path)[0][0])
+
+    asyncio.run(play())

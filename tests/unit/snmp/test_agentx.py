@@ -33,6 +33,27 @@ def test_a_request_in_either_byte_order(order: str, start: Oid, end: Oid, includ
     assert found == Message(Pdu.GET_NEXT, 7, 8, 9, (SearchRange(start, end, include),))
 
 
+def test_a_set_has_values_of_each_type() -> None:
+    name = (1, 3, 6, 1, 4, 1)
+    values = [
+        (Value(Kind.INTEGER, -5), struct.pack("<i", -5)),
+        (Value(Kind.OCTETS, b"abcde"), struct.pack("<I", 5) + b"abcde" + bytes(3)),
+        (Value(Kind.NULL), b""),
+        (Value(Kind.OID, (1, 2)), encoded_oid("<", (1, 2))),
+        (Value(Kind.GAUGE32, 2**32 - 1), b"\xff" * 4),
+        (Value(Kind.COUNTER64, 2**40), struct.pack("<Q", 2**40)),
+    ]
+    payload = b"".join(struct.pack("<HH", value.kind, 0) + encoded_oid("<", name) + data for value, data in values)
+    (found,) = Decoder().feed(encoded("<", Pdu.TEST_SET, payload))
+    assert found.binds == tuple(VarBind(name, value) for value, _ in values)
+
+
+def test_a_value_of_no_type_is_no_agentx() -> None:
+    payload = struct.pack("!HH", 3, 0) + encoded_oid("!", (1, 2))
+    with pytest.raises(BadMessage, match="a value of type 3"):
+        Decoder().feed(encoded("!", Pdu.TEST_SET, payload))
+
+
 def test_getbulk_has_its_two_numbers() -> None:
     payload = struct.pack("!HH", 1, 20) + encoded_oid("!", (1, 2)) + encoded_oid("!", ())
     (found,) = Decoder().feed(encoded("!", Pdu.GET_BULK, payload))

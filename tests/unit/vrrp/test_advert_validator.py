@@ -66,6 +66,7 @@ def error_of(validator: AdvertValidator, datagram: Datagram) -> AdvertError:
         validator.validate(datagram)
     before[dropped.value.error] += 1
     assert validator.counters == before
+    assert validator.last_error is dropped.value.error
     return dropped.value.error
 
 

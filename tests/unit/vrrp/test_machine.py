@@ -17,6 +17,7 @@ from pylvs.vrrp.protocol.machine import (
     Action,
     Advertise,
     Become,
+    History,
     Machine,
     Reannounce,
     State,
@@ -223,6 +224,22 @@ def test_yield_makes_a_master_backup_for_a_time() -> None:
             machine, actions = machine.wake(now)
             assert (machine.state, actions) == (State.BACKUP, [])
     assert machine.wake(now)[0].state is State.MASTER
+
+
+def test_the_history_has_the_end_of_initialize_and_the_reason_of_the_last_take_over() -> None:
+    history = History()
+    assert (history.initialized_at, history.master_why) == (None, None)
+    for at, (state, before, why) in enumerate(
+        (
+            (State.BACKUP, State.FAULT, TransitionReason.START),
+            (State.MASTER, State.BACKUP, TransitionReason.BETTER),
+            (State.BACKUP, State.MASTER, TransitionReason.HIGHER),
+        )
+    ):
+        history.record(10.0 + at, Become(state, before, why), 100)
+    assert (history.initialized_at, history.master_why) == (10.0, TransitionReason.BETTER)
+    history.record(20.0, Become(State.FAULT, State.BACKUP, TransitionReason.FAULT), 100)
+    assert (history.initialized_at, history.master_why) == (None, TransitionReason.BETTER)
 
 
 events = st.one_of(

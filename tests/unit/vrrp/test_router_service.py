@@ -30,7 +30,8 @@ from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Loop, RealtimeStatus
-from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertError, Datagram
+from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
@@ -470,3 +471,18 @@ def test_the_process_has_the_configured_name(service: RouterService, monkeypatch
     configure(service, FIRST, settings=VrrpSettings(process_name="keepalived_vrrp_one", nice=1))
     configure(service, FIRST)
     assert names == [b"keepalived_vrrp", b"pylvs-vrrp"]
+
+
+def test_a_dropped_advertisement_is_in_the_status_and_sent_to_those_who_want_states(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(service, FIRST)
+    run(service, 10)
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(service._control, "publish_state", sent.append)
+    service._receive(FIRST.interface, FIRST.vrid, Datagram(OTHER, FIRST.multicast, 7, PROTOCOL, b"", b""))
+    assert sent == [{"kind": "DROPPED", "instance": "VI_1", "flaw": AdvertError.TTL.value, "source": str(OTHER)}]
+    (status,) = service_status(service)["instances"]
+    assert status["last_error"] == AdvertError.TTL.value
+    assert (status["source"], status["master_why"]) == ("10.0.0.1", TransitionReason.TIMER.value)
+    assert status["initialized_at"] is not None

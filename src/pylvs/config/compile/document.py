@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
 
+from pylvs.config.compile.descriptions import descriptions_of
 from pylvs.config.compile.effective import EffectiveBlock, resolve
 from pylvs.config.compile.scripts import ScriptRules, fifos_of
 from pylvs.config.compile.services import services_of
@@ -14,6 +15,7 @@ from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
+from pylvs.model.described import Descriptions
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, Placement, SnmpSettings
 from pylvs.netlink import links
 
@@ -42,7 +44,9 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     if mtus is None:
         mtus = {each.name: each.mtu for each in links.devices()}
     vrrp = vrrp_of(effective, scripts, mtus)
-    configuration = Configuration(services, _settings(effective, settings, scripts), vrrp)
+    compiled = _settings(effective, settings, scripts)
+    described = descriptions_of(effective) if compiled.snmp.checker else Descriptions()
+    configuration = Configuration(services, compiled, vrrp, described)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
 
 
@@ -78,6 +82,9 @@ def _snmp(root: EffectiveBlock, block: EffectiveBlock) -> SnmpSettings:
     return SnmpSettings(
         socket=block.get("snmp_socket", str),
         vrrp=block.get("enable_snmp_vrrp", bool) or block.get("enable_snmp_keepalived", bool),
+        checker=block.get("enable_snmp_checker", bool),
+        rfc_v2=block.get("enable_snmp_rfcv2", bool) or block.get("enable_snmp_rfc", bool),
+        rfc_v3=block.get("enable_snmp_rfcv3", bool) or block.get("enable_snmp_rfc", bool),
         traps=block.get("enable_traps", bool),
         smtp_alert=block.maybe("smtp_alert", bool),
         smtp_alert_vrrp=block.maybe("smtp_alert_vrrp", bool),

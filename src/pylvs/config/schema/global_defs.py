@@ -51,8 +51,6 @@ from pylvs.config.schema.vrrp_types import (
 )
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
 
-NO_SNMP = "this MIB is not served; pylvs serves metrics to Prometheus, see metrics_address"
-NO_VRRP_SNMP = "this MIB is not served; write enable_snmp_vrrp"
 NO_MARKS = "each address of a group stays a service of its own"
 REALTIME_ALWAYS = "virtual routers have a real-time priority from the start"
 OWN_NAMES = "process_name names the daemon, vrrp_process_name the virtual routers"
@@ -164,8 +162,11 @@ GLOBAL_DEFS = Block(
         Keyword("snmp_socket", AGENTX, "socket of the SNMP master agent", "unix:/var/agentx/master"),
         bare("enable_snmp_vrrp", "serve the VRRP part of KEEPALIVED-MIB"),
         bare("enable_snmp_keepalived", "as enable_snmp_vrrp"),
-        bare("enable_traps", "send traps about transitions of virtual routers"),
-        *never(NO_SNMP, "enable_snmp_checker"),
+        bare("enable_snmp_checker", "serve the part of KEEPALIVED-MIB about virtual servers"),
+        bare("enable_snmp_rfc", "as enable_snmp_rfcv2 and enable_snmp_rfcv3"),
+        bare("enable_snmp_rfcv2", "serve VRRP-MIB (RFC 2787)"),
+        bare("enable_snmp_rfcv3", "serve VRRPV3-MIB (RFC 6527)"),
+        bare("enable_traps", "send the traps of these MIBs"),
         *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
         *ignored(OWN_NAMES, "process_names", "checker_process_name", "lvs_process_name", "bfd_process_name"),
@@ -241,7 +242,6 @@ GLOBAL_DEFS = Block(
             default_doc="the kernel's",
         ),
         Keyword("vrrp_rx_bufs_multiplier", integer(1), "the multiple", 3),
-        *never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
         *ignored(NO_LIMIT, "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
         *ignored(READ_AGAIN, "vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
         *ignored(READ_AGAIN, "vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),

@@ -268,7 +268,7 @@ VIRTUAL_SERVER_GROUP = Block(
 WEIGHT_OF_SERVER = inherited("weight", WEIGHT, "share of new connections; 0: none", 1)
 METHOD = inherited("lvs_method", FORWARDING, "how packets get to the server", default_doc="NAT")
 INHIBIT_ON_FAILURE = flag("inhibit_on_failure", "keep a failed server in the table with weight 0", inherited=True)
-SNMP_NAME = Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics")
+SNMP_NAME = Keyword("snmp_name", TEXT, "name in SNMP (enable_snmp_checker)")
 CHECKER_SHARE = flag(
     "checker_share",
     "make equal checks of one server once, for all its services",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system import lock
-from pylvs.system.sockets import address_of
+from pylvs.system.unix_http import UnixConnection
 
 READ_TIMEOUT_S = 5.0  # for a reply that changes nothing: a daemon that takes longer hangs
 EDIT_TIMEOUT_S = 60.0  # an edit waits for other programs' edits of the table
@@ -35,20 +34,6 @@ def timeout_of(method: str, path: str) -> float:
     if path in _LONG:
         return LONG_TIMEOUT_S
     return READ_TIMEOUT_S if method == "GET" or path in _AT_ONCE else EDIT_TIMEOUT_S
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the daemon's socket."""
-
-    def __init__(self, state: StateDirectory, timeout_s: float | None) -> None:
-        super().__init__("pylvs", timeout=timeout_s)
-        self._state = state
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.sock.settimeout(self.timeout)
-        with address_of(self._state.socket_path) as address:
-            self.sock.connect(address)
 
 
 class Client:
@@ -78,7 +63,7 @@ class Client:
         """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`."""
         body = None if content is None else json.dumps(content).encode()
         timeout_s = timeout_of(method, path)
-        with contextlib.closing(_Connection(self.state, timeout_s)) as connection:
+        with contextlib.closing(UnixConnection(self.state.socket_path, timeout_s)) as connection:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
+from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
     changed_files,
     counts_of,
@@ -142,6 +143,11 @@ async def metrics_page(daemon: Supervisor) -> str:
 async def metrics(daemon: Supervisor, *_: object) -> web.Response:
     page = await metrics_page(daemon)
     return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    rows = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    return json_response(counters_encoded(daemon.engine.snapshot(), rows))
 
 
 async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
@@ -283,6 +289,7 @@ _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
+    Operation("GET", "/v1/counters", "Connections, packets and bytes of the services.", counters, CountersReply),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
     Operation(
         "POST",

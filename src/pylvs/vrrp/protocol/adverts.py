@@ -336,6 +336,7 @@ class AdvertValidator:
 
     def __init__(self, router: VrrpInstance, encoder: AdvertEncoder, before: AdvertValidator | None = None) -> None:
         self.counters: Counter[AdvertError] = before.counters if before else Counter()
+        self.last_error: AdvertError | None = before.last_error if before else None
         self.mismatches: dict[Address, AddressMismatch] = dict(before.mismatches) if before else {}  # by sender
         self._unreported: list[AddressMismatch] = []
         self._router = router
@@ -357,6 +358,7 @@ class AdvertValidator:
             return self._validated(datagram)
         except InvalidAdvert as invalid:
             self.counters[invalid.error] += 1
+            self.last_error = invalid.error
             raise
 
     def take_mismatches(self) -> list[AddressMismatch]:

@@ -282,17 +282,25 @@ class Transition:
 
 
 class History:
-    """The last transitions of one virtual router, and how often it entered each state."""
+    """The last transitions of one virtual router, how often it entered each state, and what MIBs show of them."""
 
     def __init__(self) -> None:
         self.transitions: deque[Transition] = deque(maxlen=HISTORY_LENGTH)
         self.entered: Counter[State] = Counter()
+        self.initialized_at: float | None = None  # Unix time when it last left FAULT; None in FAULT
+        self.master_why: TransitionReason | None = None  # of the last transition to MASTER
 
     def record(self, at: float, become: Become, priority: int) -> Transition:
         """Append a transition."""
         transition = Transition(at, become, priority)
         self.transitions.append(transition)
         self.entered[become.state] += 1
+        if become.state is State.FAULT:
+            self.initialized_at = None
+        elif become.before is State.FAULT:
+            self.initialized_at = at
+        if become.state is State.MASTER:
+            self.master_why = become.why
         return transition
 
     @property

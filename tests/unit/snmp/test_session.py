@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.snmp.agent import Lost, Session, connect
 from pylvs.snmp.agentx import Message, Pdu
+from pylvs.snmp.session import Lost, Session, connect
 
 OPENED = 42
 
@@ -70,6 +70,22 @@ def test_a_session_registers_its_subtrees() -> None:
 def test_why_there_is_no_session(reply: Callable[[int], bytes], reason: str) -> None:
     with master(lambda _, packet: reply(packet)) as session, pytest.raises(Lost, match=reason):
         session.open([])
+
+
+def test_a_request_right_behind_the_answer_to_the_start_is_answered() -> None:
+    def answers(pdu: int, packet: int) -> bytes:
+        request = struct.pack("!BBBxIIII", 1, Pdu.GET, 0x10, OPENED, 3, 77, 0)
+        return answer(Pdu.RESPONSE, packet) + (request if pdu == Pdu.REGISTER else b"")
+
+    with master(answers) as session:
+        session.open([(1, 3, 6)])
+        served: list[tuple[int, int]] = []
+
+        def serve(message: Message) -> None:
+            served.append((message.pdu, message.packet))
+
+        session.serve_early(serve)
+    assert served == [(Pdu.GET, 77)]
 
 
 def test_a_session_that_the_master_agent_closes_is_lost() -> None:

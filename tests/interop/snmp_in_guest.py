@@ -1,0 +1,123 @@
+"""Walk the MIB of the real keepalived's checker, on the real IPVS: the guest's half of `test_snmp_checker`.
+
+It uses only the standard library, because imports take long here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 240.0
+QUIET_S = 5.0  # without a trap
+AGENT = "127.0.0.1:16161"
+TRAPS = ("127.0.0.1", 16162)
+SNMPD = f"""
+rwcommunity private
+agentAddress udp:{AGENT}
+master agentx
+agentXSocket unix:/tmp/agentx
+trap2sink {TRAPS[0]}:{TRAPS[1]} public
+"""
+ENVIRONMENT = os.environ | {"MIBS": "", "SNMP_PERSISTENT_DIR": "/tmp"}
+
+
+def snmp(program: str, *arguments: str) -> str:
+    """Run a command of net-snmp; octets are hexadecimal."""
+    words = [program, "-v2c", "-c", "private", "-On", "-Ox", "-t", "20", AGENT, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT).stdout
+
+
+def walk(root: str) -> dict[str, str]:
+    """Return the objects below `root`."""
+    lines = re.split(r"\n(?=\.)", snmp("snmpwalk", root))  # long octets take several lines
+    pairs = (line.replace("\n", "").partition(" = ") for line in lines if " = " in line)
+    return {name: value.strip() for name, _, value in pairs if not value.startswith("No ")}
+
+
+def walk_until(root: str, wanted: dict[str, str]) -> dict[str, str]:
+    """Return the objects once these have their values, or at the end of the wait."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        found = walk(root)
+        if all(found.get(name) == value for name, value in wanted.items()) or time.monotonic() > end:
+            return found
+        time.sleep(0.5)
+
+
+def listen(name: str) -> socket.socket:
+    host, _, port = name.rpartition(":")
+    server = socket.create_server((host, int(port)), backlog=64)
+
+    def accept() -> None:
+        while True:
+            try:
+                server.accept()[0].close()
+            except OSError:
+                return
+
+    threading.Thread(target=accept, daemon=True).start()
+    return server
+
+
+def traps(receiver: socket.socket) -> list[str]:
+    """Return the traps until none comes for a while."""
+    found = []
+    receiver.settimeout(QUIET_S)
+    while True:
+        try:
+            found.append(receiver.recv(1 << 16).hex())
+        except TimeoutError:
+            return found
+
+
+def play(given: dict[str, Any]) -> dict[str, Any]:
+    """Start keepalived, stop a server, set a weight, and end."""
+    root = given["root"]
+    for words in ("link set lo up", "link add d0 type dummy", "link set d0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    for address in given["addresses"]:
+        subprocess.run(["ip", "addr", "add", address, "dev", "d0", *(["nodad"] if ":" in address else [])], check=True)
+    listening = {name: listen(name) for name in given["listening"]}
+    Path("/tmp/snmpd.conf").write_text(SNMPD)
+    Path("/tmp/keepalived.conf").write_text(given["configuration"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, open("/tmp/log", "wb") as log:
+        receiver.bind(TRAPS)
+        snmpd = ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", "/tmp/snmpd.conf", "-p", "/tmp/snmpd.pid"]
+        keepalived = ["keepalived", "--dont-fork", "--log-console", "--log-detail", "--check"]
+        keepalived += ["--pid=/tmp/pid", "--checkers_pid=/tmp/checkers", "--use-file=/tmp/keepalived.conf"]
+        with subprocess.Popen(snmpd, stdout=log, stderr=log, env=ENVIRONMENT) as master:
+            while not Path("/tmp/agentx").exists():
+                time.sleep(0.1)
+            with subprocess.Popen(keepalived, stdout=log, stderr=log, start_new_session=True) as checker:
+                first = walk_until(root, given["ready"])
+                traps(receiver)
+                gone = listening[given["down"]]
+                gone.shutdown(socket.SHUT_RDWR)
+                gone.close()
+                second = walk_until(root, given["after"])
+                down = traps(receiver)
+                again = listen(given["down"])
+                walk_until(root, given["ready"])
+                up = traps(receiver)
+                answers = [snmp("snmpset", name, kind, value) for name, kind, value in given["set"]]
+                third = walk(root)
+                checker.send_signal(signal.SIGTERM)
+                checker.wait(PATIENCE_S)
+                again.close()
+            master.terminate()
+    text = Path("/tmp/log").read_text(errors="replace")
+    return {"walks": [first, second, third], "down": down, "up": up, "set": answers, "log": text}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(play(json.loads(Path(sys.argv[1]).read_text()))))
