@@ -10,6 +10,7 @@ from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LIN
 from pylvs.config.schema.types import (
     AGENTX,
     BARE,
+    BUS_NAME,
     CPUS,
     ENDPOINT,
     FIFO,
@@ -166,7 +167,9 @@ GLOBAL_DEFS = Block(
         bare("enable_snmp_keepalived", "as enable_snmp_vrrp"),
         bare("enable_traps", "send traps about transitions of virtual routers"),
         *never(NO_SNMP, "enable_snmp_checker"),
-        *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
+        bare("enable_dbus", "serve virtual routers on the system bus (D-Bus)"),
+        Keyword("dbus_service_name", BUS_NAME, "name on the bus", "org.keepalived.Vrrp1"),
+        Keyword("dbus_no_interface_name", TEXT, "in the path of a virtual router without an interface", "none"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
         *ignored(OWN_NAMES, "process_names", "checker_process_name", "lvs_process_name", "bfd_process_name"),
         *ignored("checks have no real-time priority", "checker_rlimit_rttime", "checker_rlimit_rtime"),
