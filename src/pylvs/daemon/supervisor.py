@@ -24,6 +24,7 @@ from typing import Any
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api.server import ApiServer
+from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.history import History
@@ -51,6 +52,7 @@ from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
 from pylvs.dataplane.devices import watch
+from pylvs.dbus import interface
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden, ServerAdded
 from pylvs.health.prober.link import ProberCounts
@@ -197,7 +199,7 @@ class Supervisor:
         try:
             if self._pid_files:
                 self._pid_files.claim()
-                self.routers.on_process = self._pid_files.write_vrrp
+                self.routers.on_process.append(self._pid_files.write_vrrp)
             try:
                 await self._prepare(loaded, tasks)
             except BaseException:
@@ -219,6 +221,7 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
+        self._dbus = self._make_dbus(tasks)
         tasks.keep_running(self.history.run, "saving events")
         tasks.keep_running(self._track_problems, "tracking problems")
         self._snmp.configure(self.engine.configuration)
@@ -232,7 +235,7 @@ class Supervisor:
             lambda: "; ".join(self.liveness.silent().values()),
         )
         tasks.keep_running(monitor, "monitoring forwarding")
-        async with self._api.serving():
+        async with self._api.serving(), self._dbus.serving(self.engine.configuration):
             complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
             if complete:
                 self._begin(tasks)
@@ -240,6 +243,26 @@ class Supervisor:
             await self._stopping.wait()
             await self._stop()
             tasks.cancel()
+
+    def _make_dbus(self, tasks: BackgroundTasks) -> DbusProcess:
+        """Return what serves D-Bus, with the methods as keepalived has them."""
+
+        async def reload() -> None:  # its caller does not wait for the end
+            tasks.start(self._reload_by_signal())
+
+        write = self._dumper
+        dbus = DbusProcess(
+            self.routers,
+            {
+                interface.PRINT_DATA: lambda: self._dump(write.write_routers),
+                interface.PRINT_STATS: lambda: self._dump(write.write_statistics),
+                interface.PRINT_STATS_CLEAR: lambda: self._dump(partial(write.write_statistics, clear=True)),
+                interface.RELOAD: reload,
+            },
+        )
+        self.routers.on_state = dbus.state_changed
+        self.routers.on_process.append(dbus.routers_started)
+        return dbus
 
     async def _prepare(self, loaded: Loaded, tasks: BackgroundTasks) -> None:
         """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
@@ -329,6 +352,7 @@ class Supervisor:
                 self.engine.stop()
                 return
             await self.routers.stop()  # while services are still in the table: another director takes over now
+            await self._dbus.stop()
             if self.started_at:
                 self.engine.announce_stop()
             self.engine.stop()
@@ -414,6 +438,7 @@ class Supervisor:
         await self._api.follow(configuration.settings)
         await self._find_path_problems(await self.table_thread.run(self._host.addresses))
         self._snmp.configure(configuration)
+        await self._dbus.follow(configuration)
         self._reload_timer.configure()
         settle_garbage()
         return table, routers
@@ -535,6 +560,8 @@ class Supervisor:
         found += self._path_problems
         if self._api.metrics_error:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
+        if self._dbus.problem:
+            found.append(Problem("dbus", "", self._dbus.problem))
         if self.save_error:
             found.append(Problem("state", "", self.save_error))
         if self.history.error:
