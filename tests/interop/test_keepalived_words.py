@@ -72,6 +72,8 @@ OTHERWISE = {
     "smtp_server no.such.host": (0, "a name is looked up when mail is sent"),
     "smtp_connect_timeout 1.5": (0, "a fraction of a second is one"),
     "snmp_socket udp:1.2.3.4:705": (5, "AgentX needs a connection, and snmpd does not serve it over UDP"),
+    "dbus_service_name foo": (5, "a name on the bus has two elements at least, and keepalived would not get this one"),
+    "dbus_no_interface_name foo": (0, "a keyword of later versions of keepalived"),
     "include_check readable": (0, "the word has no meaning in pylvs: a missing file is a finding always"),
     "include_check foo": (0, "the word has no meaning in pylvs: a missing file is a finding always"),
     "not executable script": (5, "a program that cannot run is no danger"),

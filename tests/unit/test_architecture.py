@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ipvsadm": {"dataplane", "model"},
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
+    "dbus": {"system", "model"},
     "daemon": {
-        *("config", "health", "vrrp", "dataplane"),
+        *("config", "health", "vrrp", "dbus", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
     "library": {"daemon", "dataplane", "system", "model"},

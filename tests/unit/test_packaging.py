@@ -60,11 +60,13 @@ def project(repository: Path) -> dict[str, Any]:
 
 def test_the_package_depends_on_the_versions_that_the_wheel_needs(repository: Path) -> None:
     control = (repository / "debian/control").read_text()
-    depends = dict(
-        re.findall(r"^ python3-([a-z-]+) \(>= ([0-9.]+)\),$", control.partition("\nPackage: ")[2], re.MULTILINE)
-    )
-    wheel = dict(each.split(">=") for each in project(repository)["dependencies"])
-    assert depends == wheel
+    needed, _, suggested = control.partition("\nPackage: ")[2].partition("\nSuggests:")
+    for text, wheel in (
+        (needed, project(repository)["dependencies"]),
+        (suggested, project(repository)["optional-dependencies"]["dbus"]),
+    ):
+        packages = dict(re.findall(r"^ python3-([a-z-]+) \(>= ([0-9.]+)\),$", text, re.MULTILINE))
+        assert packages == dict(each.split(">=") for each in wheel)
     assert f"python3 (>= {project(repository)['requires-python'].removeprefix('>=')})" in control
 
 

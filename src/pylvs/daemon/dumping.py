@@ -39,12 +39,18 @@ class Dumper:
         get_logger().info("written", file=str(self._state.file(DUMP_FILE)))
         texts = {"_parent": dumps.parent_text(configuration)}
         if configuration.vrrp.instances:
-            texts[""] = dumps.vrrp_text(configuration, await self._state_of_routers())
+            await self.write_routers(configuration)
         if configuration.services:
             texts["_check"] = dumps.check_text(configuration, content["services"])
         for process, text in texts.items():
             settings = configuration.settings
             await self._write(dumps.data_path(process, settings), text, settings)
+
+    async def write_routers(self, configuration: Configuration) -> None:
+        """Write keepalived.data."""
+        settings = configuration.settings
+        text = dumps.vrrp_text(configuration, await self._state_of_routers())
+        await self._write(dumps.data_path("", settings), text, settings)
 
     async def write_statistics(self, configuration: Configuration, clear: bool = False) -> None:
         """Write keepalived.stats; with `clear` the counters then begin at 0."""

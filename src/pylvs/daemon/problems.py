@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
+    "dbus": Kind(W, "virtual routers are not served on D-Bus, as enable_dbus requests"),
     "bfd": Kind(W, "a BFD session is not up, or its neighbor has disabled it"),
     "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),
     "state": Kind(W, "overrides or drains could not be saved: a restart would lose them"),

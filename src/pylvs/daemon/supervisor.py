@@ -23,6 +23,7 @@ from typing import Any
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.api.server import ApiServer
+from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.history import History
@@ -46,6 +47,7 @@ from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
 from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
+from pylvs.dbus import interface
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
@@ -172,7 +174,7 @@ class Supervisor:
         try:
             if self._pid_files:
                 self._pid_files.claim()
-                self.routers.on_process = self._pid_files.write_vrrp
+                self.routers.on_process.append(self._pid_files.write_vrrp)
             try:
                 await self._prepare(loaded, tasks)
             except BaseException:
@@ -194,6 +196,7 @@ class Supervisor:
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
         self._api = ApiServer(self)
+        self._dbus = self._make_dbus(tasks)
         tasks.keep_running(self.history.run, "saving events")
         tasks.keep_running(self._track_problems, "tracking problems")
         self._snmp.configure(self.engine.configuration)
@@ -207,7 +210,7 @@ class Supervisor:
             lambda: "; ".join(self.liveness.silent().values()),
         )
         tasks.keep_running(monitor, "monitoring forwarding")
-        async with self._api.serving():
+        async with self._api.serving(), self._dbus.serving(self.engine.configuration):
             complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
             if complete:
                 self._begin(tasks)
@@ -215,6 +218,26 @@ class Supervisor:
             await self._stopping.wait()
             await self._stop()
             tasks.cancel()
+
+    def _make_dbus(self, tasks: BackgroundTasks) -> DbusProcess:
+        """Return what serves D-Bus, with the methods as keepalived has them."""
+
+        async def reload() -> None:  # its caller does not wait for the end
+            tasks.start(self._reload_by_signal())
+
+        write = self._dumper
+        dbus = DbusProcess(
+            self.routers,
+            {
+                interface.PRINT_DATA: lambda: self._dump(write.write_routers),
+                interface.PRINT_STATS: lambda: self._dump(write.write_statistics),
+                interface.PRINT_STATS_CLEAR: lambda: self._dump(partial(write.write_statistics, clear=True)),
+                interface.RELOAD: reload,
+            },
+        )
+        self.routers.on_state = dbus.state_changed
+        self.routers.on_process.append(dbus.routers_started)
+        return dbus
 
     async def _prepare(self, loaded: Loaded, tasks: BackgroundTasks) -> None:
         """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
@@ -306,6 +329,7 @@ class Supervisor:
                 self.engine.stop()
                 return
             await self.routers.stop()  # while services are still in the table: another director takes over now
+            await self._dbus.stop()
             if self.started_at:
                 self.engine.announce_stop()
             self.engine.stop()
@@ -391,6 +415,7 @@ class Supervisor:
         await self._api.follow(configuration.settings)
         await self.host_changes.find_path_problems()
         self._snmp.configure(configuration)
+        await self._dbus.follow(configuration)
         self._reload_timer.configure()
         settle_garbage()
         return table, routers
@@ -474,6 +499,8 @@ class Supervisor:
         found += self.host_changes.path_problems
         if self._api.metrics_error:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
+        if self._dbus.problem:
+            found.append(Problem("dbus", "", self._dbus.problem))
         if self.save_error:
             found.append(Problem("state", "", self.save_error))
         if self.history.error:

@@ -126,6 +126,11 @@ class Notify:
     priority_changes: bool = False  # to the FIFOs
     smtp_alert: bool = False
 
+    @property
+    def reports_deleted(self) -> bool:
+        """Whether a virtual router that a reload removes ends in DELETED, not in FAULT."""
+        return self.say_deleted or self.deleted is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VrrpInstance:

@@ -117,6 +117,15 @@ class SnmpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DbusSettings:
+    """Whether and how virtual routers are served on the system bus."""
+
+    enabled: bool = False
+    service_name: str = "org.keepalived.Vrrp1"
+    no_interface_name: str = "none"  # in the path of a virtual router without an interface
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalSettings:
     """The settings of `global_defs` for checks and tables."""
 
@@ -129,6 +138,7 @@ class GlobalSettings:
     script_security: bool = False
     mail: Mail = field(default_factory=Mail)
     snmp: SnmpSettings = field(default_factory=SnmpSettings)
+    dbus: DbusSettings = field(default_factory=DbusSettings)
     smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
     lvs_flush: bool = False  # empty the table at the start

@@ -99,7 +99,7 @@ def _scalars(configuration: Configuration) -> Iterator[tuple[Oid, Value | None]]
     yield (6,), truth(settings.lvs_flush)
     yield (7,), truth(True)  # counters have 64 bits
     yield (8,), text("")
-    yield (9,), truth(False)  # D-Bus
+    yield (9,), truth(settings.dbus.enabled)
     yield (10,), truth(configuration.vrrp.settings.dynamic_interfaces)
     yield (11,), integer({"": 2, "all": 1, "vs": 3}[settings.lvs_flush_on_stop])
 

@@ -1,8 +1,9 @@
 """Give up the privileges of this process for good, before it parses what other hosts send.
 
-Afterwards it has no capability, no file system and no way to get them back. It keeps its network namespace and its open
-descriptors. There is no filter of system calls. The list that CPython, OpenSSL and the C library need differs between
-their versions, and no maintained library on PyPI makes it. A unit file can have one (SystemCallFilter=).
+Afterwards it has no capability, no file system and no way to get them back. It keeps its network namespace, its open
+descriptors and, if it needs that, the file system as an ordinary user. There is no filter of system calls. The list
+that CPython, OpenSSL and the C library need differs between their versions, and no maintained library on PyPI makes
+it. A unit file can have one (SystemCallFilter=).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _FOLDERS = ("/run", "/tmp", "/dev/shm")  # where a directory can be made, which is removed at once
 
 
-def confine(descriptors: int, memory: int) -> list[str]:
+def confine(descriptors: int, memory: int, file_system: bool = False) -> list[str]:
     """Give up everything; return what could not be given up.
 
-    `descriptors` and `memory` (bytes of data) become limits. Import everything before: afterwards no file can be read.
+    `descriptors` and `memory` (bytes of data) become limits. Import everything before: afterwards no file can be read,
+    unless `file_system`. Then the process reads what every user may, and connects to sockets, but writes no file.
     """
     left: list[str] = []
     syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -45,7 +47,9 @@ def confine(descriptors: int, memory: int) -> list[str]:
     steps: list[tuple[Callable[[], None], str]] = [(_drop_capabilities, "capabilities")]
     if os.geteuid() == 0:
         user, group = _account()  # reads /etc/passwd
-        steps[:0] = [(_leave_file_system, "the file system"), (lambda: _become(user, group), "the user root")]
+        steps.insert(0, (lambda: _become(user, group), "the user root"))
+        if not file_system:
+            steps.insert(0, (_leave_file_system, "the file system"))
     for step, what in steps:
         try:
             step()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pylvs
 from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import VrrpInstance
 from pylvs.system.sockets import peer_of
 from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
@@ -106,6 +107,7 @@ class ControlServer:
         answer: dict[str, Any] = {"id": request.get("id")}
         if verb == "subscribe":
             connection.subscribed = True
+            connection.wants_states = bool(request.get("states"))
             answer["ok"] = {}
             early, self._early = self._early or [], None
             for event in early:
@@ -124,6 +126,15 @@ class ControlServer:
                 connection.socket.send(answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
                 raise
         connection.socket.send(answer)
+
+
+def state_message(kind: str, name: str, state: str, instance: VrrpInstance | None) -> dict[str, Any]:
+    """Return the message of a transition of a group, or of an instance, which may be one that a reload removes."""
+    message: dict[str, Any] = {"kind": kind, "instance": name, "state": state}
+    if instance is not None:
+        message |= {"interface": instance.interface, "vrid": instance.vrid, "family": instance.family}
+        message["reports_deleted"] = instance.notify.reports_deleted
+    return message
 
 
 def service_status(service: RouterService) -> dict[str, Any]:

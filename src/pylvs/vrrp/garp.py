@@ -225,6 +225,11 @@ class GarpScheduler:
         else:
             self._rounds.setdefault(_Round.EXTRA, now + self._settings.extra_interval_s)
 
+    def once(self, now: float) -> None:
+        """Announce each address once more, now."""
+        self._ready_at = max(self._ready_at, now)
+        self._enqueue(self._addresses, 1)
+
     def again(self, now: float) -> bool:
         """Announce now and after a delay, because another master advertises.
 

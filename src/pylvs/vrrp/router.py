@@ -258,6 +258,11 @@ class Router:
         self._garp.defend(self._service.now, address)
         self._announce()
 
+    def announce(self) -> None:
+        """Announce a master's addresses once, at an operator's request; only a master has any."""
+        self._garp.once(self._service.now)
+        self._announce()
+
     def restore(self) -> None:
         """Add and announce again what was removed from a master's host."""
         if self.state is State.MASTER:
@@ -332,7 +337,8 @@ class Router:
         text = f"{self.name}: {change}: {transition.sentence()}"
         self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
-        self._service.notify(StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value))
+        message = StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value)
+        self._service.notify(message, self.instance)
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
             self._service.notify(StateChanged("GROUP", self.group.group.name, state, 0))
 

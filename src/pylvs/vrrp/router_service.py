@@ -109,6 +109,7 @@ class RouterService:
             "why": lambda request: control.transitions_of(self, request.get("name")),
             "yield": lambda request: self._yield(request, self.now + float(request["seconds"])),
             "unyield": lambda request: self._yield(request, None),
+            "garp": self._send_garp,
             "data_plane": self._set_data_plane,
             "ping": lambda _: {},
             "sessions": lambda _: self.sessions.results(),
@@ -377,6 +378,12 @@ class RouterService:
             router.yield_until(until)
         return {"names": [router.name for router in routers]}
 
+    def _send_garp(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Announce the addresses of a virtual router once."""
+        for router in self.named([request["name"]]):
+            router.announce()
+        return {}
+
     def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
         routers = [router for router in self._by_vrid.get((device, vrid), ()) if router.accepts(datagram)]
         if not routers:
@@ -467,8 +474,10 @@ class RouterService:
         """Send an event to all subscribers."""
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
-    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived) -> None:
-        """Run notify scripts, write to FIFOs, and send mail and traps."""
+    def notify(
+        self, message: StateChanged | PriorityChanged | LowerPriorityReceived, instance: VrrpInstance | None = None
+    ) -> None:
+        """Run notify scripts, write to FIFOs, send mail and traps, and publish the state, with that of `instance`."""
         self.helper.send(message)
         if isinstance(message, StateChanged) and not message.at_reload:
-            self._control.publish_state({"kind": message.kind, "instance": message.name, "state": message.state})
+            self._control.publish_state(control.state_message(message.kind, message.name, message.state, instance))

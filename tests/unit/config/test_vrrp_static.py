@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import Fifo, LinkDelay, LinkPolling, PolledLink, SendingLimit, Track, VrrpSettings
-from pylvs.model.wanted import SnmpSettings
+from pylvs.model.wanted import DbusSettings, SnmpSettings
 from tests.unit.config.vrrp_support import INSTANCE, clean, configured, instance, vrrp
 
 
@@ -424,6 +424,19 @@ def test_links_that_are_polled() -> None:
 def test_receive_buffers(policy: str, own: str, octets: int) -> None:
     text = f"global_defs {{\n{policy}\n}}\n" + INSTANCE.format(addresses="192.0.2.1", lines=own)
     assert clean(text).instances[0].receive_buffer == octets
+
+
+def test_the_names_on_the_bus() -> None:
+    assert configured("").configuration.settings.dbus == DbusSettings()
+    text = "enable_dbus\ndbus_service_name org.example.Second\ndbus_no_interface_name any"
+    found = configured(f"global_defs {{\n{text}\n}}").configuration
+    assert found.settings.dbus == DbusSettings(True, "org.example.Second", "any")
+
+
+@pytest.mark.parametrize("text", ["foo", "org..x", "org.1x", ".org.x", "org.x/y", f"org.{'x' * 252}"])
+def test_a_name_that_no_bus_accepts(text: str) -> None:
+    found = configured(f"global_defs {{\ndbus_service_name {text}\n}}")
+    assert [each.text for each in found.findings] == [f"'{text}' is not a name on the bus"]
 
 
 @pytest.mark.parametrize("text", ["unix:/run/agentx", "/run/agentx", "tcp:127.0.0.1:705", "localhost:705"])

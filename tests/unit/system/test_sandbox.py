@@ -16,13 +16,13 @@ from pylvs.system import sandbox, syscalls
 def refused(*_):
     raise PermissionError(errno.EPERM, "Operation not permitted")
 
-for name in sys.argv[1:]:
+for name in set(sys.argv[1:]) - {"file_system"}:
     if name == "capset":
         call = syscalls.call
         syscalls.call = lambda subject, name, *more: refused() if name == "capset" else call(subject, name, *more)
     else:
         setattr(os, name, refused)
-left = sandbox.confine(64, 1 << 30)
+left = sandbox.confine(64, 1 << 30, file_system="file_system" in sys.argv)
 try:
     os.listdir("/etc")
     reads = True
@@ -57,3 +57,11 @@ def test_what_is_left_is_reported(forbidden: tuple[str, ...], left: list[str]) -
     assert found["left"] == left
     assert found["reads"] is ("chroot" in forbidden)
     assert (found["uid"] == 0) is ("setresuid" in forbidden)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+def test_a_process_that_needs_the_file_system_reads_it_as_another_user() -> None:
+    found = confined("file_system")
+    assert found["left"] == []
+    assert found["reads"]
+    assert found["uid"] != 0

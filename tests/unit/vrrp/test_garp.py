@@ -61,6 +61,20 @@ def test_a_take_over_is_announced_immediately_and_after_the_delay_address_by_add
     assert scheduler.due is None
 
 
+def test_a_request_announces_each_address_once() -> None:
+    scheduler = master(Announcements(repeat=3, delay_s=0), A, B)
+    sent(scheduler, 10)
+    scheduler.once(20.0)
+    assert sent(scheduler, 1000) == [(20.0, A), (20.0, B)]
+
+
+def test_a_request_to_a_router_that_is_not_master_announces_nothing() -> None:
+    scheduler = master(Announcements(), A)
+    scheduler.stop()
+    scheduler.once(20.0)
+    assert scheduler.due is None
+
+
 def test_refreshes_are_periodic() -> None:
     scheduler = master(Announcements(repeat=1, delay_s=0, refresh_s=10, refresh_repeat=2), A)
     assert at(sent(scheduler, 35)) == [0, 10, 10, 20, 20, 30, 30]

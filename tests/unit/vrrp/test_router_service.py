@@ -16,6 +16,8 @@ from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import (
+    Announcements,
+    Notify,
     SendingLimit,
     Track,
     Tracks,
@@ -486,3 +488,37 @@ def test_a_dropped_advertisement_is_in_the_status_and_sent_to_those_who_want_sta
     assert status["last_error"] == AdvertError.TTL.value
     assert (status["source"], status["master_why"]) == ("10.0.0.1", TransitionReason.TIMER.value)
     assert status["initialized_at"] is not None
+
+
+def test_a_published_state_has_the_identity_that_a_reload_removes(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[dict[str, Any]] = []
+    monkeypatch.setattr(service._control, "publish_state", published.append)
+    configure(service, FIRST, SECOND)
+    published.clear()
+    moved = replace(SECOND, vrid=53)
+    configure(service, replace(FIRST, notify=Notify(say_deleted=True)), moved)
+    configure(service, moved)
+    found = [(each["instance"], each["vrid"], each["state"], each["reports_deleted"]) for each in published]
+    assert found == [
+        ("VI_2", 52, "STOP", False),
+        ("VI_2", 53, "BACKUP", False),
+        ("VI_1", 51, "DELETED", True),
+    ]
+    assert {(each["kind"], each["interface"], each["family"]) for each in published} == {("INSTANCE", "eth0", 4)}
+
+
+def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterService) -> None:
+    configure(service, replace(FIRST, announcements=Announcements(repeat=1, delay_s=0)))
+    host: Any = service.host
+    service._send_garp({"name": "VI_1"})
+    assert host.announced == []
+    run(service, 10)
+    assert states(service) == {"VI_1": State.MASTER}
+    host.announced.clear()
+    service._send_garp({"name": "VI_1"})
+    run(service, 10)
+    assert len(host.announced) == 1
+    with pytest.raises(PylvsError, match="VI_9: no such virtual router"):
+        service._send_garp({"name": "VI_9"})

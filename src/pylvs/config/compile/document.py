@@ -16,7 +16,7 @@ from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.model.dataclass import dataclass
 from pylvs.model.described import Descriptions
-from pylvs.model.wanted import Configuration, GlobalSettings, Mail, Placement, SnmpSettings
+from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings
 from pylvs.netlink import links
 
 
@@ -69,6 +69,11 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
         script_security=scripts.secure,
         mail=block.make(Mail, recipients=recipients, server=server, port=port),
         snmp=_snmp(root, block),
+        dbus=DbusSettings(
+            enabled=block.get("enable_dbus", bool),
+            service_name=block.get("dbus_service_name", str),
+            no_interface_name=block.get("dbus_no_interface_name", str),
+        ),
         smtp_alert=block.maybe("smtp_alert", bool, False),
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),

@@ -10,6 +10,7 @@ from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LIN
 from pylvs.config.schema.types import (
     AGENTX,
     BARE,
+    BUS_NAME,
     CPUS,
     ENDPOINT,
     FIFO,
@@ -167,7 +168,9 @@ GLOBAL_DEFS = Block(
         bare("enable_snmp_rfcv2", "serve VRRP-MIB (RFC 2787)"),
         bare("enable_snmp_rfcv3", "serve VRRPV3-MIB (RFC 6527)"),
         bare("enable_traps", "send the traps of these MIBs"),
-        *never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
+        bare("enable_dbus", "serve virtual routers on the system bus (D-Bus)"),
+        Keyword("dbus_service_name", BUS_NAME, "name on the bus", "org.keepalived.Vrrp1"),
+        Keyword("dbus_no_interface_name", TEXT, "in the path of a virtual router without an interface", "none"),
         *never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
         *ignored(OWN_NAMES, "process_names", "checker_process_name", "lvs_process_name", "bfd_process_name"),
         *ignored("checks have no real-time priority", "checker_rlimit_rttime", "checker_rlimit_rtime"),

@@ -329,6 +329,15 @@ def _umask(words: Words) -> int:
     return value
 
 
+def _bus_name(words: Words) -> str:
+    word = words.take("a name on the bus")
+    if len(word.text) > MAX_BUS_NAME or not BUS_NAMES.match(word.text):
+        raise BadValue(f"'{word.text}' is not a name on the bus", "write one such as org.keepalived.Vrrp1.second", word)
+    return word.text
+
+
+MAX_BUS_NAME = 255
+BUS_NAMES = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+\Z")  # D-Bus specification, Bus Names
 FILE_NAME = re.compile(r"[^./\x00-\x20\x7f][^/\x00-\x20\x7f]{0,200}\Z")
 MODE_BITS = {
     f"I{letter}{who}": getattr(stat, f"S_I{letter}{who}") for who in ("USR", "GRP", "OTH") for letter in "RWX"
@@ -338,6 +347,7 @@ NAMESPACE = Type("the name of a network namespace", lambda words: _file_name(wor
 OTHER_NAMESPACE = Type(f"[{NAMESPACE.syntax}]", lambda words: NAMESPACE.parse(words) if words else "")
 INSTANCE = Type("the name of an instance", lambda words: _file_name(words, "the name of an instance"))
 UMASK = Type("a number, or names of mode bits such as IWGRP|IWOTH", _umask)
+BUS_NAME = Type("a name on the bus: org.example.Name", _bus_name)
 AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
 FIFO = Type("a path [user [group]]", _fifo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from typing import Any
 from pylvs.daemon.api.metrics_process import PROTOCOL
 from pylvs.model.addresses import Address, endpoint, family_of
 from pylvs.system.logs import get_logger
+from pylvs.system.processes.channel import sealed
 from pylvs.system.processes.confined import ConfinedProcess
 
 Endpoint = tuple[Address, int]
@@ -19,7 +19,6 @@ WHAT = "the process that serves metrics"
 FRESH_S = 1.0  # a page is used again for so long
 SHARE = 4  # and for this many times the time that it took, so that requests do not occupy a processor
 _BACKLOG = 128
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class MetricsPort:
@@ -90,7 +89,7 @@ class MetricsPort:
             if self._page is not None:
                 os.close(self._page)
                 self._page = None
-            self._page = _sealed(page)
+            self._page = sealed(page)
             self._fresh_until = clock() + max(FRESH_S, SHARE * (clock() - begin))
             self._send(self._page)
         except Exception as error:
@@ -103,16 +102,3 @@ class MetricsPort:
     def _send(self, page: int) -> None:
         if self._process is not None:
             self._process.send({"page": True}, [os.fdopen(os.dup(page), "rb")])
-
-
-def _sealed(page: bytes) -> int:
-    """Return a file in memory that no process can change."""
-    number = os.memfd_create("pylvs-metrics", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(number, "wb", closefd=False) as file:
-            file.write(page)
-        fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(number)
-        raise
-    return number

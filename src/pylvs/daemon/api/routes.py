@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +37,7 @@ from pylvs.health.events import ServerName
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import InvalidOperation, OutOfRange
-from pylvs.model.rows import PacketCounts, unattached
+from pylvs.model.rows import PacketCounts, ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ async def metrics(daemon: Supervisor, *_: object) -> web.Response:
 
 
 async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    rows = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
     return json_response(counters_encoded(daemon.engine.snapshot(), rows))
 
 

@@ -102,7 +102,8 @@ class VirtualRouters:
         self._wanted: Configuration | None = None
         self._last: Configuration | None = None  # the last that had virtual routers
         self._client: VrrpClient | None = None
-        self.on_process: Callable[[int], None] = lambda pid: None  # called with its PID, and with 0 at its end
+        self.on_process: list[Callable[[int], None]] = []  # called with its PID, and with 0 at its end
+        self.on_state: Callable[[Message], None] = lambda message: None  # called with states of instances and groups
         self._process: Child | None = first.process if first else None  # where it is this daemon's child
         self._first = first  # until it is connected
         self._connected_at = 0.0  # monotonic
@@ -316,8 +317,8 @@ class VirtualRouters:
                 client = await self._start_process()
                 self._log.info("started the process of the virtual routers", process=client.pid)
             self._client, self._connected_at = client, time.monotonic()
-            self.on_process(client.pid)
-            await client.request("subscribe")
+            self._tell_process(client.pid)
+            await client.request("subscribe", states=True)
             return client
 
     async def _open(self) -> VrrpClient:
@@ -395,7 +396,7 @@ class VirtualRouters:
             raise PylvsError(text) from None
         finally:
             client.close()
-        self.on_process(0)
+        self._tell_process(0)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
@@ -411,13 +412,17 @@ class VirtualRouters:
             await client.closed.wait()
 
     async def _log_end(self, client: VrrpClient) -> None:
-        self.on_process(0)
+        self._tell_process(0)
         ended = ""
         if self._process is not None and self._process.pid == client.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
             ended = f" ({_exit_text(self._process)})"
         self._retry(f"the virtual routers' process {client.pid} has gone{ended}; another is started")
+
+    def _tell_process(self, pid: int) -> None:
+        for each in self.on_process:
+            each(pid)
 
     def _retry(self, error: str) -> None:
         """Let `run` try again; log and publish each error once."""
@@ -433,7 +438,8 @@ class VirtualRouters:
     def _on_event(self, message: Message) -> None:
         match message.get("event"):
             case None:
-                pass
+                if "kind" in message:
+                    self.on_state(message)
             case "session":
                 self._sessions.update(message["session"], message["well"], message["words"])
             case "bfd":

@@ -6,7 +6,9 @@ power over the daemon than what its messages can express.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from pylvs import __version__
 
 MAX_PACKET = 1 << 17  # bytes; below the default of net.core.wmem_default
 MAX_DESCRIPTORS = 200  # in one packet; the kernel allows 253
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 Message = Mapping[str, Any]
 
@@ -45,6 +48,19 @@ def decode(data: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise BadMessage("not a JSON object")
     return message
+
+
+def sealed(content: bytes) -> int:
+    """Return a file in memory that no process can change: for content longer than a packet."""
+    number = os.memfd_create("pylvs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(number, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
 
 
 def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]]:

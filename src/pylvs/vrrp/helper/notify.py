@@ -56,7 +56,7 @@ class Notifier:
                 self._write_fifo(message.kind, message.name, message.state, message.priority)
             return
         state = message.state
-        if state == "DELETED" and not (notify.say_deleted or notify.deleted):
+        if state == "DELETED" and not notify.reports_deleted:
             state = "FAULT"
         fields = {"kind": message.kind.lower(), "name": message.name}
         subject = message.kind, message.name

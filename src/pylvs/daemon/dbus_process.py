@@ -1,0 +1,208 @@
+"""`enable_dbus`: the daemon's end of the process that serves virtual routers on D-Bus.
+
+That process has no privileges. It gets the states of the virtual routers from here, and names methods, which are
+executed here. Without a bus only that process waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from pylvs.dbus import interface
+from pylvs.model.errors import PylvsError
+from pylvs.model.wanted import Configuration, DbusSettings
+from pylvs.system.logs import get_logger, one_line
+from pylvs.system.processes import channel
+from pylvs.system.processes.channel import BadMessage
+from pylvs.system.processes.confined import ConfinedProcess
+
+STATUS = "status"
+WHAT = "the process that serves D-Bus"
+LIBRARY = "jeepney"
+NO_LIBRARY = f"enable_dbus: Python has no package {LIBRARY}: install python3-{LIBRARY}, or pylvs[dbus] with pip"
+ADDRESS, DEFAULT_ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket"
+STATUS_AGE_S = 1.0  # clients can ask often, and pylvs-vrrp has more important work
+LAST_SIGNAL_S = 1.0  # until the last signal is sent, as in keepalived
+_MAX_REASON = 300  # characters of what the process reports
+
+Message = Mapping[str, Any]
+
+
+class Routers(Protocol):
+    """What is needed of `VirtualRouters`."""
+
+    async def status(self) -> Mapping[str, Any]: ...
+
+    async def request(self, verb: str, **fields: Any) -> Any: ...
+
+
+class DbusProcess:
+    """Runs the process while the configuration has virtual routers and enable_dbus.
+
+    `methods` execute the methods of the general object by name.
+    """
+
+    def __init__(self, routers: Routers, methods: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self._routers = routers
+        self._methods = methods
+        self._known = {STATUS, interface.SEND_GARP, *methods}  # to which the process has a right
+        self._settings = DbusSettings()
+        self._arguments: tuple[str, str, str] | None = None  # address, name, path
+        self._process: ConfinedProcess | None = None
+        self._error = ""  # why there is no process
+        self._bus_error: str | None = None  # why the process has no connection to the bus; None: not known yet
+        self._status: Mapping[str, Any] = {}
+        self._fresh_until = 0.0
+        self._transitions = 0  # a status that was read during one may be older
+        self._executing: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Future[None] | None = None
+        self._log = get_logger()
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is served, "" if it is, or shall not be."""
+        if self._error or self._process is None:
+            return self._error
+        return self._process.problem or self._bus_error or ""
+
+    @contextlib.asynccontextmanager
+    async def serving(self, configuration: Configuration) -> AsyncIterator[None]:
+        """Serve within the block."""
+        try:
+            await self.follow(configuration)
+            yield
+        finally:
+            await self._close()
+
+    async def follow(self, configuration: Configuration) -> None:
+        """Serve this configuration from now on; report it as a reload if another one was served."""
+        settings = configuration.settings.dbus
+        self._settings, self._fresh_until = settings, 0.0
+        arguments = None
+        if settings.enabled and configuration.vrrp.instances:
+            root = interface.root_of(configuration.settings.placement)
+            arguments = (os.environ.get(ADDRESS) or DEFAULT_ADDRESS, settings.service_name, root)
+        if self._process is not None and arguments == self._arguments:
+            self._signal(interface.RELOADED)
+            return
+        await self.stop()
+        self._arguments, self._error = arguments, ""
+        if arguments is None:
+            return
+        if find_spec(LIBRARY) is None:
+            self._error = NO_LIBRARY
+            self._log.error(self._error)
+            return
+        self._process = ConfinedProcess(WHAT, "pylvs.dbus", interface.PROTOCOL, self._receive)
+        self._process.start(*arguments)
+
+    async def stop(self) -> None:
+        """Report the end to clients, and end the process."""
+        if self._process is not None and self._process.up:
+            self._ended = asyncio.get_running_loop().create_future()
+            self._process.send({"signal": interface.STOPPED, "last": True})
+            await asyncio.wait([self._ended], timeout=LAST_SIGNAL_S)
+        await self._close()
+
+    def state_changed(self, message: Message) -> None:
+        """Report a transition that pylvs-vrrp published; those of groups have no object."""
+        self._transitions += 1
+        self._fresh_until = 0.0
+        if self._process is None or "interface" not in message:
+            return
+        state = message["state"]
+        if state == "DELETED" and not message["reports_deleted"]:
+            state = "FAULT"
+        self._process.send({"path": self._path(message), "state": state})
+
+    def routers_started(self, pid: int) -> None:
+        """Report another process of virtual routers; 0: it has ended."""
+        self._fresh_until = 0.0
+        if pid:
+            self._signal(interface.STARTED)
+
+    async def _close(self) -> None:
+        for task in self._executing:
+            task.cancel()
+        process, self._process, self._bus_error = self._process, None, None
+        if process is not None:
+            await process.close()
+
+    def _signal(self, name: str) -> None:
+        if self._process is not None:
+            self._process.send({"signal": name})
+
+    def _path(self, instance: Message) -> str:
+        assert self._arguments is not None
+        device = instance["interface"] or self._settings.no_interface_name
+        return interface.instance_path(self._arguments[2], device, instance["vrid"], instance["family"])
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "id" in message:
+            number, method, name = message["id"], message.get("method"), message.get("name")
+            if not (isinstance(number, int) and isinstance(name, str) and isinstance(method, str)):
+                raise BadMessage("a request without its fields")
+            if method not in self._known:
+                raise BadMessage(f"no method {method}")
+            task = asyncio.get_running_loop().create_task(self._reply(number, method, name))
+            self._executing.add(task)
+            task.add_done_callback(self._executing.discard)
+        elif "bus" in message:
+            self._connected(one_line(str(message["bus"]))[:_MAX_REASON])
+        elif "ended" in message and self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _connected(self, reason: str) -> None:
+        assert self._arguments is not None
+        address, name, _ = self._arguments
+        error = f"D-Bus: {address}: {reason}" if reason else ""
+        if error == self._bus_error:
+            return
+        self._bus_error = error
+        if error:
+            self._log.error(error)
+        else:
+            self._log.info(f"D-Bus: virtual routers are served as {name}")
+
+    async def _reply(self, number: int, method: str, name: str) -> None:
+        process = self._process
+        try:
+            reply = await (self._read_status() if method == STATUS else self._execute(method, name))
+        except (PylvsError, OSError) as error:
+            reply = {"error": str(error)}
+        except Exception as error:
+            self._log.exception(f"D-Bus: {method} failed")
+            reply = {"error": f"{type(error).__name__}: {error}: this is a bug"}
+        if process is not None:
+            content = channel.sealed(json.dumps(reply).encode())
+            process.send({"id": number}, [os.fdopen(content, "rb")])
+
+    async def _execute(self, method: str, name: str) -> Message:
+        if method == interface.SEND_GARP:
+            self._log.info("D-Bus: the virtual router announces its addresses", instance=name)
+            await self._routers.request("garp", name=name)
+        else:
+            self._log.info(f"D-Bus: {method}")
+            await self._methods[method]()
+        return {}
+
+    async def _read_status(self) -> Message:
+        """Return a status that is no older than the last transition, nor than STATUS_AGE_S."""
+        clock = asyncio.get_running_loop().time
+        while clock() >= self._fresh_until:
+            transitions = self._transitions
+            status = await self._routers.status()
+            if transitions != self._transitions:
+                continue
+            routers: dict[str, tuple[str, str]] = {}
+            for each in status["instances"]:
+                routers.setdefault(self._path(each), (each["name"], each["state"]))
+            self._status = {"routers": routers, "error": "" if routers else status.get("trouble", "")}
+            self._fresh_until = clock() + STATUS_AGE_S
+        return self._status

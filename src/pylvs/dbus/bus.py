@@ -1,0 +1,147 @@
+"""A connection to the message bus: authentication, the name, and messages in both directions."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from itertools import count
+
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
+from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney.bus import get_connectable_addresses
+from jeepney.low_level import Parser
+
+BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
+REQUEST_NAME, DO_NOT_QUEUE, PRIMARY_OWNER = "RequestName", 4, 1  # with a flag and a result
+ACCESS_DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+CONNECT_S = 3.0  # for the connection, the authentication and the name; shorter than the daemon's patience
+MAX_UNSENT = 4 << 20  # bytes
+_CHUNK = 1 << 16
+
+
+class Lost(Exception):
+    """The bus closed the connection, or refused it; the text is the reason."""
+
+
+class Bus:
+    """One connection, which has the name `name`. No call blocks once it is made. Raises Lost."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._deadline = time.monotonic() + CONNECT_S
+        self._serials = count(1)
+        self._parser = Parser()
+        self._unsent = bytearray()
+        self._early: list[Message] = []  # other messages that came before the name
+        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._connect(address)
+            self._end.setblocking(False)
+            self._request("Hello")
+            result = self._request(REQUEST_NAME, "su", (name, DO_NOT_QUEUE))
+            if result != (PRIMARY_OWNER,):
+                raise Lost(f"another process has the name {name}: choose another dbus_service_name")
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether to call `flush` when the socket is writable."""
+        return bool(self._unsent)
+
+    def send(self, message: Message) -> None:
+        """Send a message, or keep it for `flush`."""
+        self._unsent += message.serialise(next(self._serials))
+        if len(self._unsent) > MAX_UNSENT:
+            raise Lost("it does not read")
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is kept, as far as possible."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._end.send(self._unsent[:_CHUNK])]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Lost(str(error.strerror)) from None
+
+    def receive(self) -> list[Message]:
+        """Return the messages that have come."""
+        found, self._early = self._early, []
+        try:
+            data = self._end.recv(_CHUNK)
+        except BlockingIOError:
+            return found
+        except OSError as error:
+            raise Lost(str(error.strerror)) from None
+        if not data:
+            raise Lost("it closed the connection")
+        try:
+            self._parser.add_data(data)
+            while message := self._parser.get_next_message():
+                found.append(message)
+        except Exception as error:  # the library raises exceptions of any class, MemoryError included
+            raise Lost(f"it sent a message that cannot be read ({type(error).__name__})") from None
+        return found
+
+    def close(self) -> None:
+        self._end.close()
+
+    def _connect(self, address: str) -> None:
+        try:
+            path = next(iter(get_connectable_addresses(address)))
+        except (ValueError, RuntimeError):
+            raise Lost("an address is unix:path=PATH or unix:abstract=NAME") from None
+        try:
+            self._end.settimeout(CONNECT_S)
+            self._end.connect(path)
+            authenticator = Authenticator()
+            for data in authenticator:
+                self._end.sendall(data)
+                self._end.settimeout(self._left())
+                answer = self._end.recv(1024)
+                if not answer:
+                    raise Lost("it closed the connection")
+                authenticator.feed(answer)
+            self._end.sendall(BEGIN)
+        except OSError as error:
+            raise Lost(str(error.strerror or error)) from None
+        except (AuthenticationError, ValueError) as error:
+            raise Lost(f"it refused the authentication: {error}") from None
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise Lost(f"it did not answer within {CONNECT_S:g} s")
+        return left
+
+    def _request(self, method: str, signature: str | None = None, body: tuple[object, ...] = ()) -> tuple[object, ...]:
+        """Call a method of the bus and return the result."""
+        serial = next(self._serials)
+        self._unsent += new_method_call(BUS, method, signature, body).serialise(serial)
+        while True:
+            self.flush()
+            ready = select.poll()
+            ready.register(self._end, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            ready.poll(self._left() * 1000)
+            messages = self.receive()
+            for at, message in enumerate(messages):
+                if message.header.fields.get(HeaderFields.reply_serial) == serial:
+                    self._early += messages[at + 1 :]
+                    if message.header.message_type is MessageType.error:
+                        raise Lost(_refusal(method, message))
+                    return tuple(message.body)
+                self._early.append(message)
+
+
+def _refusal(method: str, error: Message) -> str:
+    """Return why the bus refused a method. Its own text may differ each time, as it names the connection."""
+    if method == REQUEST_NAME and error.header.fields.get(HeaderFields.error_name) == ACCESS_DENIED:
+        return f"its policy does not let user {os.geteuid()} have the name"
+    return str(error.body[0]) if error.body else f"it refused {method}"

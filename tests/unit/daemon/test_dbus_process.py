@@ -1,0 +1,206 @@
+"""The daemon's end of D-Bus: which status is served, what may be requested, and what is a problem."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from pylvs.daemon import dbus_process
+from pylvs.daemon.dbus_process import NO_LIBRARY, DbusProcess
+from pylvs.dbus.interface import PRINT_DATA
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings
+from pylvs.system.processes.channel import BadMessage
+from pylvs.system.processes.confined import Descriptor
+from tests.unit.daemon.daemons import run
+
+PATH = "/org/keepalived/Vrrp1/Instance/eth0/51/IPv4"
+ROUTER = {"name": "VI_1", "interface": "eth0", "vrid": 51, "family": 4, "state": "BACKUP"}
+SERVED = Configuration(
+    settings=GlobalSettings(dbus=DbusSettings(enabled=True)),
+    vrrp=VrrpConfiguration(instances=(VrrpInstance(name="VI_1", interface="eth0", vrid=51),)),
+)
+
+
+class Routers:
+    """Virtual routers, which change their state during a read if that is wanted."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.state = "BACKUP"
+        self.error = ""
+        self.during_read: Callable[[], None] = lambda: None
+        self.requests: list[tuple[str, Any]] = []
+
+    async def status(self) -> Mapping[str, Any]:
+        self.reads += 1
+        found = [] if self.error else [ROUTER | {"state": self.state}]
+        self.during_read()
+        return {"instances": found, "trouble": self.error}
+
+    async def request(self, verb: str, **fields: Any) -> Any:
+        self.requests.append((verb, fields))
+
+
+class Process:
+    """Stands in for the process: it records what it gets."""
+
+    problem, up = "", False
+
+    def __init__(self, *_: object) -> None:
+        self.started: list[tuple[str, ...]] = []
+        self.sent: list[Mapping[str, Any]] = []
+        self.closed = False
+
+    def start(self, *arguments: str) -> None:
+        self.started.append(arguments)
+
+    def send(self, message: Mapping[str, Any], descriptors: Iterable[Descriptor] = ()) -> None:
+        self.sent.append(message)
+        for each in descriptors:
+            each.close()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "ConfinedProcess", Process)
+    monkeypatch.delenv(dbus_process.ADDRESS, raising=False)
+
+
+def process_of(dbus: DbusProcess) -> Process:
+    process: Any = dbus._process
+    assert isinstance(process, Process)
+    return process
+
+
+def test_the_process_follows_the_configuration() -> None:
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(Configuration(settings=SERVED.settings)):
+            assert dbus._process is None, "there is no virtual router"
+            await dbus.follow(SERVED)
+            first = process_of(dbus)
+            assert first.started == [(dbus_process.DEFAULT_ADDRESS, "org.keepalived.Vrrp1", "/org/keepalived/Vrrp1")]
+            await dbus.follow(SERVED)
+            assert first.sent == [{"signal": "VrrpReloaded"}]
+            other = DbusSettings(enabled=True, service_name="org.example.Second")
+            await dbus.follow(Configuration(settings=GlobalSettings(dbus=other), vrrp=SERVED.vrrp))
+            assert first.closed
+            second = process_of(dbus)
+            assert second.started[0][1] == "org.example.Second"
+            await dbus.follow(Configuration(vrrp=SERVED.vrrp))
+            assert second.closed
+            assert dbus._process is None
+
+    run(scenario())
+
+
+def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "find_spec", lambda _: None)
+
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            assert dbus.problem == NO_LIBRARY
+            await dbus.follow(Configuration(vrrp=SERVED.vrrp))
+            assert dbus.problem == ""
+
+    run(scenario())
+
+
+def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            assert dbus.problem == ""
+            dbus._receive({"bus": "No such file or directory"})
+            assert dbus.problem == f"D-Bus: {dbus_process.DEFAULT_ADDRESS}: No such file or directory"
+            dbus._receive({"bus": ""})
+            assert dbus.problem == ""
+
+    run(scenario())
+
+
+def test_a_status_is_read_once_a_second_and_again_after_a_transition() -> None:
+    async def scenario() -> None:
+        routers = Routers()
+        dbus = DbusProcess(routers, {})
+        async with dbus.serving(SERVED):
+            expected = {"routers": {PATH: ("VI_1", "BACKUP")}, "error": ""}
+            assert [await dbus._read_status() for _ in range(3)] == [expected] * 3
+            assert routers.reads == 1
+            routers.state = "MASTER"
+            dbus.state_changed({**ROUTER, "kind": "INSTANCE", "state": "MASTER", "reports_deleted": False})
+            assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
+            assert process_of(dbus).sent == [{"path": PATH, "state": "MASTER"}]
+
+    run(scenario())
+
+
+def test_a_status_that_was_read_during_a_transition_is_read_again() -> None:
+    async def scenario() -> None:
+        routers = Routers()
+        dbus = DbusProcess(routers, {})
+
+        def change() -> None:
+            routers.during_read = lambda: None
+            routers.state = "MASTER"
+            dbus.state_changed({"kind": "GROUP", "instance": "G", "state": "MASTER"})
+
+        routers.during_read = change
+        async with dbus.serving(SERVED):
+            assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
+            assert process_of(dbus).sent == [], "a group has no object"
+
+    run(scenario())
+
+
+def test_virtual_routers_that_do_not_answer_are_named() -> None:
+    async def scenario() -> None:
+        routers = Routers()
+        routers.error = "they do not answer"
+        dbus = DbusProcess(routers, {})
+        async with dbus.serving(SERVED):
+            assert await dbus._read_status() == {"routers": {}, "error": "they do not answer"}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("reports", "state"), [(True, "DELETED"), (False, "FAULT")])
+def test_a_removed_router_ends_in_fault_unless_it_has_notify_deleted(reports: bool, state: str) -> None:
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            dbus.state_changed({**ROUTER, "kind": "INSTANCE", "state": "DELETED", "reports_deleted": reports})
+            assert process_of(dbus).sent == [{"path": PATH, "state": state}]
+
+    run(scenario())
+
+
+def test_the_process_may_request_these_methods_only() -> None:
+    executed: list[str] = []
+
+    async def print_data() -> None:
+        executed.append(PRINT_DATA)
+
+    async def scenario() -> None:
+        routers = Routers()
+        dbus = DbusProcess(routers, {PRINT_DATA: print_data})
+        async with dbus.serving(SERVED):
+            dbus._receive({"id": 1, "method": PRINT_DATA, "name": ""})
+            dbus._receive({"id": 2, "method": "SendGarp", "name": "VI_1"})
+            await asyncio.gather(*dbus._executing)
+            assert executed == [PRINT_DATA]
+            assert routers.requests == [("garp", {"name": "VI_1"})]
+            assert process_of(dbus).sent == [{"id": 1}, {"id": 2}]
+            for wrong in ({"method": "stop", "name": ""}, {"method": ["x"], "name": ""}, {"method": PRINT_DATA}):
+                with pytest.raises(BadMessage):
+                    dbus._receive({"id": 3, **wrong})
+
+    run(scenario())
