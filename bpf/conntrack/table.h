@@ -301,9 +301,9 @@ INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u
 	struct conn_entry4 *one = &bucket->entry[0], *other = &bucket->entry[1];
 	u64 first = is_reply ? difference_of_reply4(one, addresses, rest) : difference_of4(one, addresses, rest),
 	    second = is_reply ? difference_of_reply4(other, addresses, rest) : difference_of4(other, addresses, rest);
-	u32 which = barrier_var((first | -first) >> 63);
+	u64 which = is_nonzero(first);
 	*slot = home * ENTRIES + which;
-	if (likely(!first | !second))
+	if (likely(!(which & is_nonzero(second))))
 		return AFTER(entry_in(bucket, which), first);
 	u64 marks = rest_in(one);
 	if (likely(marks < 1ULL << REST_NEAR))

@@ -257,9 +257,9 @@ INLINE struct client_route *find_client_route(struct client_route_set *set, be32
 #pragma unroll
 	for (u32 i = 1; i < ROUTE_WAYS; i++) {
 		u64 other = WORD_AT(u64, &set->way[i], 0) ^ key;
-		which = barrier_var(which | i & ((other | -other) >> 63) - 1);
+		which |= i & (is_nonzero(other) - 1);
 	}
-	struct client_route *route = &set->way[which & (ROUTE_WAYS - 1)];
+	struct client_route *route = &set->way[barrier_var(which) & (ROUTE_WAYS - 1)];
 	if (unlikely(WORD_AT(u64, route, 0) != key) || unlikely(now - route->stamp >= ticks_per_second))
 		return NULL;
 	return route;

@@ -154,6 +154,13 @@ INLINE void memzero(void *at, u32 bytes)
 		hidden_; \
 	})
 
+/* Return 0 if the value is 0, else 1, without a branch. The compiler does not see that it adds the value's negative, so
+ * it makes no comparison and no branch of it. */
+INLINE u64 is_nonzero(u64 value)
+{
+	return (value | barrier_var(-value)) >> 63;
+}
+
 /* Whether a length is from 1 to `most`. Apply barrier_var to the length first. Linux 6.1 derives no bound from "is not
  * 0". */
 #define IS_LENGTH(length, max) ((length) >= barrier_var(1) && (length) <= (max))
