@@ -20,40 +20,42 @@ struct estimate {
 
 enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOCAL, HOP_NO_FORWARDING };
 
-struct hop { /* a cached FIB lookup */
+struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mtu` */
 	u32 stamp; /* tick of the lookup */
 	u32 ifindex;
 	u8 dmac[6];
 	u8 smac[6];
 	u32 mtu;
-	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
-	u32 inner_mtu; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
+	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
 	struct address gateway; /* next hop on the link */
-	struct address saddr; /* preferred source address */
+	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */
 };
 
 /* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
 struct entrance {
-	u64 live; /* config generation for which this is valid; 0: none */
-	u32 stamp; /* tick of the check */
+	u32 live; /* config generation for which this is valid, its lower half; 0: none */
 	u32 input; /* ifindex, and its MAC address */
 	u8 mac[6];
-	u8 pad[2];
+	u8 family; /* of the destination: 4 or 6 */
+	u8 pad;
 };
 
-struct lane { /* what a CPU keeps of a destination */
+/* What a CPU keeps of a destination: three cache lines. The fast path uses the first and the last one. */
+struct lane {
 	struct counters counters;
 	struct hop hop;
+	u64 others[2]; /* requests and replies that XDP did not forward, or that are in `device_packets` */
+	u32 tc_inputs[2]; /* TC forwarded those that `listed` lacks; they came by this device */
 	struct entrance entrances[2]; /* of requests, and of NAT's replies */
+	u32 reply_stamp; /* tick of the check of the second one; the first one is checked with the hop */
 	u32 life_tcp; /* timeouts of established connections in that generation, in ticks */
 	u32 life_udp;
-	be32 real; /* address of the destination, and saddr of tunnels to it */
-	be32 outer_saddr;
-	u64 others[2]; /* requests and replies that XDP did not forward, or that are in `device_packets` */
-	u64 listed[2]; /* of these, those in `device_packets`; TC forwarded the rest, */
-	u32 tc_inputs[2]; /* which came by this device */
+	be32 real; /* first word of the destination's address */
+	u64 listed[2]; /* of `others`, those in `device_packets` */
 };
+_Static_assert(__builtin_offsetof(struct lane, hop.verdict) == 64 && sizeof(struct lane) == 3 * 64, "cache lines");
+_Static_assert(__builtin_offsetof(struct lane, entrances) == 2 * 64, "cache lines");
 
 /* Packets that came by a device and were forwarded, by hook; without those that lanes have. */
 struct device_packets {
@@ -78,13 +80,13 @@ struct path {
 
 /* A next hop to clients of NAT: of IPv6 to one client, of IPv4 to all clients of a router (struct client_route). */
 struct client_hop {
+	u32 version; /* how often it was replaced */
+	u32 ifindex; /* ingress device; 0: sent by this host */
+	struct hop hop;
 	struct address address;
 	struct address saddr; /* saddr of the reply as it leaves */
 	u32 family;
-	u32 ifindex; /* ingress device; 0: sent by this host */
-	struct hop hop;
-	u32 version; /* how often it was replaced */
-};
+} __attribute__((aligned(64)));
 
 /* The route of replies to a client of NAT over IPv4. */
 struct client_route {

@@ -108,6 +108,18 @@ INLINE u64 difference_of_reply6(const struct bucket *bucket, const u64 *client, 
 	       difference_of_server(&bucket->entry[0], rest);
 }
 
+struct addresses6 { /* saddr and daddr of a packet */
+	u64 word[4];
+};
+
+/* Return 0 if the entry's connection has a packet with these addresses and ports. */
+INLINE u64 difference_of_packet6(const struct bucket *bucket, const struct addresses6 *addresses, u64 rest,
+				 bool is_reply)
+{
+	const u64 *words = addresses->word;
+	return is_reply ? difference_of_reply6(bucket, words + 2, rest) : difference_of6(bucket, words, words + 2, rest);
+}
+
 /* Return the word that has a bucket's marks. */
 INLINE u64 *marks_at(u32 bucket)
 {
@@ -256,24 +268,22 @@ VERIFIED_ONCE u32 search_overflow4(u64 addresses, u64 rest, u64 marks)
 	return search_overflow(&key, marks, 0);
 }
 
-struct addresses6 { /* saddr and daddr of a request */
-	u64 word[4];
-};
-
-/* Search where requests of IPv6 overflow to. The first slot of the group is usually the right one: it costs one more line
- * than a bucket that is not full. */
+/* Search where IPv6 overflows to. The first slot of the group is usually the right one: it costs one more line than a
+ * bucket that is not full. A reply's saddr is not compared. */
 VERIFIED_ONCE u32 search_overflow6(const struct addresses6 *addresses, u64 rest, u32 home)
 {
 	struct key key;
 	u64 *slots = slots_at(home), *marks = marks_at(home);
 	if (!addresses || !slots || !marks)
 		return 0;
+	bool is_reply = kind_in(rest) == TUPLE_REPLY;
+	const u64 *client = addresses->word + (is_reply ? 2 : 0), *other = addresses->word + (is_reply ? 0 : 2);
 	u32 slot = (home & ~(GROUP - 1)) * ENTRIES + lowest_of_16(READ_ONCE(*slots) >> REST_SLOTS & FIRST_SLOTS);
 	struct bucket *bucket = bucket_at(slot);
-	u64 difference = bucket ? difference_of6(bucket, addresses->word, addresses->word + 2, rest) : 1;
+	u64 difference = bucket ? difference_of_packet6(bucket, addresses, rest, is_reply) : 1;
 	if (likely(!difference))
 		return AFTER((u64)slot, difference);
-	set_key6(&key, addresses->word, addresses->word + 2, rest);
+	set_key6(&key, client, other, rest);
 	return search_overflow(&key, READ_ONCE(*marks), 0);
 }
 
@@ -312,23 +322,24 @@ INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u
 	return *slot ? conn_at(*slot) : NULL;
 }
 
-/* Return the bucket that a request of IPv6 names; `difference` is 0 if it has the connection. */
-INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest, u32 *home, u64 *difference)
+/* Return the bucket that a packet of IPv6 names; `difference` is 0 if it has the connection. */
+INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest, bool is_reply, u32 *home,
+				    u64 *difference)
 {
-	const u64 *client = addresses->word;
-	*home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, false), protocol_in(rest)));
+	const u64 *client = addresses->word + (is_reply ? 2 : 0);
+	*home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, is_reply), protocol_in(rest)));
 	struct bucket *bucket = map_elem(connections, *home);
 	if (bucket)
-		*difference = difference_of6(bucket, client, client + 2, rest);
+		*difference = difference_of_packet6(bucket, addresses, rest, is_reply);
 	return bucket;
 }
 
-/* Return the bucket with a request's connection of IPv6. */
-INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest)
+/* Return the bucket with a packet's connection of IPv6. A reply's saddr is not compared. */
+INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest, bool is_reply)
 {
 	u32 home;
 	u64 difference;
-	struct bucket *bucket = named_bucket6(addresses, rest, &home, &difference);
+	struct bucket *bucket = named_bucket6(addresses, rest, is_reply, &home, &difference);
 	if (!bucket || likely(!difference))
 		return bucket ? AFTER(bucket, difference) : NULL;
 	if (likely(rest_in(&bucket->entry[0]) < 1ULL << REST_NEAR))
@@ -378,7 +389,7 @@ VERIFIED_ONCE u32 find_request6(const struct tuple6 *tuple)
 	u32 home;
 	u64 rest = rest_of6(tuple), difference;
 	const struct addresses6 *addresses = (const void *)tuple;
-	struct bucket *bucket = named_bucket6(addresses, rest, &home, &difference);
+	struct bucket *bucket = named_bucket6(addresses, rest, false, &home, &difference);
 	if (!bucket || likely(!difference))
 		return bucket ? AFTER((u64)home * ENTRIES, difference) : 0;
 	u64 marks = rest_in(&bucket->entry[0]);

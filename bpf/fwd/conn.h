@@ -131,29 +131,26 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
 	lane->real = d->address.word[0];
-	entrance->stamp = ticks();
+	if (side == SIDE_REPLY)
+		lane->reply_stamp = ticks();
 	__builtin_memcpy(entrance->mac, device->mac, 6);
+	entrance->family = d->family;
 	entrance->live = live;
 	return 0;
 }
 
-/* Let the following packets of this side take the fast path, if the destination is available and the path knows how to
- * reach it. */
+/* Let the following packets of this side take the fast path, if the destination is available. */
 INLINE void allow_fast(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
 {
-	bool by_fast_path = d->family == 4 || (side == SIDE_REQUEST && method_in(state) != METHOD_TUNNEL);
-	if (by_fast_path && state & DESTINATION_AVAILABLE)
+	if (state & DESTINATION_AVAILABLE)
 		write_entrance(ctx, d, index, side, live);
 }
 
 /* Likewise for requests. Tunnels other than IPIP have no fast path. */
 INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const struct real_server *t, u64 live)
 {
-	struct lane *lane = lane_of(t->index);
-	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
-		return;
-	lane->outer_saddr = fib_gives_saddr ? hop->saddr.word[0] : t->destination->saddr.word[0];
-	allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
+	if (hop->verdict == HOP_READY && !(t->state >> DESTINATION_TUNNEL))
+		allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
 }
 
 /* Forward a packet of a connection that this packet cannot replace. */

@@ -44,11 +44,17 @@ INLINE u64 header_words(const struct fast_headers *w)
 }
 
 /* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
-INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
+INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 input)
 {
-	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0),
-	    last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
+	u32 first = dmac ^ WORD_AT(const u32, entrance->mac, 0), last = dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
+}
+
+/* Likewise for replies of NAT: of the last one on the general path within a second. */
+INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 input, u32 now)
+{
+	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, dmac_end, live, input) &&
+	       likely(now - lane->reply_stamp < ticks_per_second);
 }
 
 /* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
@@ -67,24 +73,24 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 	return csum_is_right(header_words(w));
 }
 
-/* UDP without a checksum: NAT at XDP cannot keep the field 0. */
-INLINE bool has_no_udp_csum(struct xdp_md *ctx)
+/* UDP without a checksum: NAT at XDP cannot keep the field 0. `l4` is the offset of the transport header. */
+INLINE bool has_no_udp_csum(struct xdp_md *ctx, u32 l4)
 {
 	void *data = ctx_data(xdp_ctx(ctx));
-	return data + FAST_BYTES > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, ETH_HLEN + IPV4_HLEN + 6);
+	return data + l4 + UDP_HLEN > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, l4 + 6);
 }
 
-INLINE bool addr_in_bitmap(const u64 *bits, be32 address)
+INLINE u32 address_hash4(be32 address)
 {
 	struct address a = {.word[0] = address};
-	return in_bitmap(bits, address_hash(&a, false));
+	return address_hash(&a, false);
 }
 
-/* Whether another director may be master of the address: checks the Bloom filter only. */
-INLINE bool may_be_standby(const struct root *root, be32 address)
+/* Whether another director may be master of the address with this hash: checks the Bloom filter only. */
+INLINE bool may_be_standby(const struct root *root, u32 hash)
 {
 	u64 side = READ_ONCE(root->standby);
-	return unlikely(side) && addr_in_bitmap(AFTER(root, side)->standby_bits, address);
+	return unlikely(side) && in_bitmap(AFTER(root, side)->standby_bits, hash);
 }
 
 /* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
@@ -100,6 +106,25 @@ INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 		return false;
 	WRITE_ONCE(*(u32 *)word, expiry);
 	return true;
+}
+
+/* Return the timeout of a request's connection, in a state that the request keeps; 0: the general path decides. */
+INLINE u32 request_life(struct xdp_md *ctx, u32 method, const struct lane *lane, u64 word, u32 l4)
+{
+	u32 state = word >> WORD_STATE & STATE_BITS;
+	if (likely(state == STATE_ESTABLISHED))
+		return lane->life_tcp;
+	return state != STATE_UDP || (method == METHOD_MASQ && has_no_udp_csum(ctx, l4)) ? 0 : lane->life_udp;
+}
+
+/* Likewise of a reply's connection. A UDP reply must assure the template. */
+INLINE u32 reply_life(struct xdp_md *ctx, const struct connection *c, const struct lane *lane, u64 word, u32 l4)
+{
+	u32 state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
+	if (likely(state == (STATE_ESTABLISHED | REPLIED_BIT)))
+		return lane->life_tcp;
+	bool is_steady = state == (STATE_UDP | REPLIED_BIT) && !(c->flags & CONN_CONTROLLED);
+	return is_steady && !has_no_udp_csum(ctx, l4) ? lane->life_udp : 0;
 }
 
 /* Decrement the TTL. The checksum above it grows by one, with its carry. */
@@ -121,7 +146,31 @@ INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const s
 	return xdp_xmit(hop, way);
 }
 
-/* IPIP: prepend an outer header, as fwd/ipip.h does. */
+/* Prepend the outer header of a tunnel where either header is of IPv6. The TTL was decremented before. */
+INLINE int fast_encapsulate(struct xdp_md *ctx, const struct packet *p, u32 destination, bool outer_is_ipv6,
+			    const struct hop *hop, const struct settings *settings, enum xmit_way way)
+{
+	const struct destination *d = map_elem(destinations, destination);
+	if (!d || bpf_xdp_adjust_head(ctx, outer_is_ipv6 ? -IPV6_HLEN : -IPV4_HLEN) ||
+	    !encapsulate_xdp(ctx, p, d, hop, outer_is_ipv6, settings->pmtu_disc))
+		return drop(HOOK_XDP, REASON_NO_HEADROOM);
+	return xdp_xmit(hop, way);
+}
+
+/* IPv4 in IPv6. */
+INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u32 destination, const struct hop *hop,
+			    const struct settings *settings, enum xmit_way way)
+{
+	struct packet p = {
+		.length = fast_tot_len(w), .tos = w->version_tos_len >> 8, .ttl = w->ttl_protocol_check};
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
+		return drop(HOOK_XDP, REASON_SHORT);
+	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
+	return fast_encapsulate(ctx, &p, destination, true, hop, settings, way);
+}
+
+/* IPv4 in IPv4: prepend an outer header, as fwd/ipip.h does. */
 INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const struct lane *lane,
 		       const struct settings *settings, enum xmit_way way)
 {
@@ -138,7 +187,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 				   (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
 		.id_frag = id_frag,
 		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
-		.saddr = lane->outer_saddr,
+		.saddr = hop->saddr.word[0],
 		.daddr = lane->real,
 	};
 	outer.ttl_protocol_check |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
@@ -190,23 +239,17 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
-	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) ||
+	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, input)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	u32 max = hop->mtu, life = lane->life_tcp;
-	if (method == METHOD_TUNNEL)
-		max = hop->inner_mtu;
+	bool outer_is_ipv6 = entrance->family == 6;
 	u64 word = READ_ONCE(c->word);
-	u32 state = word >> WORD_STATE & STATE_BITS;
-	if (unlikely(state != STATE_ESTABLISHED)) {
-		if (state != STATE_UDP || (method == METHOD_MASQ && has_no_udp_csum(ctx)))
-			return NOT_FAST;
-		life = lane->life_udp;
-	}
+	u32 max = max_len(method, 0, outer_is_ipv6, hop);
+	u32 life = request_life(ctx, method, lane, word, ETH_HLEN + IPV4_HLEN);
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE))
-		return NOT_FAST;
-	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE) ||
+	    unlikely(!life) || unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += length;
@@ -214,21 +257,26 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_ROUTE)
 		return fast_direct(ctx, w, hop, way);
+	if (method == METHOD_TUNNEL && outer_is_ipv6)
+		return fast_tunnel_4in6(ctx, w, index, hop, &root->settings, way);
 	if (method == METHOD_TUNNEL)
 		return fast_tunnel(ctx, w, lane, &root->settings, way);
 	return fast_nat(ctx, w, NAT_REQUEST, lane->real, port, hop, way);
 }
 
+/* Return a cached next hop to a client of NAT, if XDP can use it. */
+INLINE struct hop *ready_hop(struct client_hop *slot, u32 input)
+{
+	return likely(slot->ifindex == input) && likely(slot->hop.verdict == HOP_READY) ? &slot->hop : NULL;
+}
+
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
-INLINE struct hop *known_client_hop(be32 client, be32 saddr, u32 input, u32 now)
+INLINE struct hop *known_client_hop4(be32 client, be32 saddr, u32 input, u32 now)
 {
 	struct client_route_set *set = client_routes_of(client);
 	struct client_route *route = set ? find_client_route(set, client, saddr, now) : NULL;
 	struct client_hop *slot = likely(route) ? map_elem(client_hops, route->hop) : NULL;
-	if (unlikely(!slot) || unlikely((u16)slot->version != route->version) || unlikely(slot->ifindex != input) ||
-	    unlikely(slot->hop.verdict != HOP_READY))
-		return NULL;
-	return &slot->hop;
+	return likely(slot) && likely((u16)slot->version == route->version) ? ready_hop(slot, input) : NULL;
 }
 
 /* A reply of a NAT real server. */
@@ -241,32 +289,24 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
-	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
+	u32 now = ticks(), length = fast_tot_len(w);
 	be32 vip = conn->tuple.daddr, rip = w->saddr;
 	be16 port = conn->tuple.dport;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	const struct entrance *entrance = &lane->entrances[SIDE_REPLY];
-	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != rip) ||
-	    unlikely(now - entrance->stamp >= ticks_per_second))
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), input, now)) ||
+	    unlikely(lane->real != rip))
 		return NOT_FAST;
-	const struct hop *hop = known_client_hop(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
+	const struct hop *hop = known_client_hop4(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
+	u32 life = reply_life(ctx, c, lane, word, ETH_HLEN + IPV4_HLEN);
 	enum xmit_way way = xmit_way_to(hop, input);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, vip)))
-		return NOT_FAST;
-	u32 life = lane->life_tcp;
-	if (unlikely(state != (STATE_ESTABLISHED | REPLIED_BIT))) {
-		/* A UDP reply must assure the template. */
-		if (state != (STATE_UDP | REPLIED_BIT) || c->flags & CONN_CONTROLLED || has_no_udp_csum(ctx))
-			return NOT_FAST;
-		life = lane->life_udp;
-	}
-	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
+	    unlikely(may_be_standby(root, address_hash4(vip))) || unlikely(!life) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
 	lane->counters.out_bytes += length;
@@ -283,8 +323,9 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 		return NOT_FAST;
 	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12),
 				 .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
-	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
-	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
+	u32 hash = address_hash4(w.daddr);
+	bool request = in_bitmap(root->vip_bits, hash);
+	if (!request && !in_bitmap(root->reply_bits, address_hash4(w.saddr)))
 		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
 	w.version_tos_len = WORD_AT(u32, data, ETH_HLEN);
@@ -292,7 +333,7 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	w.ttl_protocol_check = WORD_AT(u32, data, ETH_HLEN + 8);
 	w.ports = WORD_AT(u32, data, ETH_HLEN + 20);
 	u32 input = ctx->ingress_ifindex;
-	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, w.daddr)))
+	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, hash)))
 		return NOT_FAST;
 	w.dmac = WORD_AT(u32, data, 0);
 	w.dmac_end = WORD_AT(u16, data, 4);

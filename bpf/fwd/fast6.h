@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The fast path of IPv6: requests of direct routing and NAT, and packets of no service. See fwd/fast.h.
+ * The fast path of IPv6: as that of IPv4 (fwd/fast.h). It has no words in registers to save, so it changes packets by the
+ * functions of the general path.
  */
 #pragma once
 #include "fwd/fast.h"
@@ -10,6 +11,8 @@ struct fast_headers6 {
 	struct addresses6 addresses;
 	u32 ports;
 	u32 length; /* of the IP packet */
+	u32 dmac; /* destination MAC address */
+	u16 dmac_end;
 	u8 protocol;
 	u8 ttl;
 };
@@ -33,33 +36,54 @@ INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w)
 	if (w->protocol == IPPROTO_TCP)
 		return (WORD_AT(const u8, data, ETH_HLEN + IPV6_HLEN + 13) & 0x17) == 0x10 &&
 		       w->length >= IPV6_HLEN + TCP_HLEN;
-	/* UDP without a checksum: NAT at XDP cannot keep the field 0 */
-	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN &&
-	       WORD_AT(const u16, data, ETH_HLEN + IPV6_HLEN + 6);
+	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN;
 }
 
-/* Replace daddr and dport, and update the checksum. */
-INLINE bool fast_nat6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct address *real, be16 port)
+INLINE u64 fast_rest6(const struct fast_headers6 *w)
 {
-	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
-	bool tcp = w->protocol == IPPROTO_TCP;
-	u16 *sum = data + ETH_HLEN + IPV6_HLEN + (tcp ? 16 : 6);
-	if (data + ETH_HLEN + IPV6_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
+	return w->ports | (u64)w->protocol << REST_PROTOCOL | REST_IPV6;
+}
+
+/* Decrement the hop limit, and write the MAC addresses. */
+INLINE bool fast_direct6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct hop *hop)
+{
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + IPV6_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return false;
-	struct address *daddr = data + ETH_HLEN + 24;
-	u64 difference = address_sum(daddr, 4, true) + address_sum(real, 4, false) + (u16)~(w->ports >> 16) + port;
-	u16 new_check = csum_replace(*sum, difference);
-	*sum = new_check || tcp ? new_check : 0xffff;
-	*daddr = *real;
-	WORD_AT(u16, data, ETH_HLEN + IPV6_HLEN + 2) = port;
+	WORD_AT(u8, data, ETH_HLEN + 7) = w->ttl - 1;
+	write_macs(data, hop);
 	return true;
+}
+
+INLINE int fast_nat6(struct xdp_md *ctx, const struct fast_headers6 *w, enum nat_side side, const struct address *to,
+		     be16 to_port, const struct hop *hop, enum xmit_way way)
+{
+	struct packet p = {.is_ipv6 = true, .protocol = w->protocol};
+	if (!fast_direct6(ctx, w, hop) || !nat_xdp(ctx, &p, side, to, to_port))
+		return drop(HOOK_XDP, REASON_SHORT);
+	return xdp_xmit(hop, way);
+}
+
+/* IPIP: IPv6 in either family. */
+INLINE int fast_tunnel6(struct xdp_md *ctx, const struct fast_headers6 *w, u32 destination, bool outer_is_ipv6,
+			const struct hop *hop, const struct settings *settings, enum xmit_way way)
+{
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + IPV6_HLEN > ctx_data_end(xdp_ctx(ctx)))
+		return drop(HOOK_XDP, REASON_SHORT);
+	struct packet p = {.is_ipv6 = true,
+			   .length = w->length,
+			   .tos = bpf_ntohs(WORD_AT(u16, data, ETH_HLEN)) >> 4,
+			   .ttl = w->ttl,
+			   .protocol = w->protocol};
+	WORD_AT(u8, data, ETH_HLEN + 7) = w->ttl - 1;
+	return fast_encapsulate(ctx, &p, destination, outer_is_ipv6, hop, settings, way);
 }
 
 INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input)
 {
-	u64 rest = w->ports | (u64)w->protocol << REST_PROTOCOL | REST_IPV6;
 	u32 now = ticks();
-	struct bucket *bucket = find_entry6(&w->addresses, rest);
+	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w), false);
 	if (unlikely(!bucket))
 		return NOT_FAST;
 	struct connection *c = &bucket->entry6.connection;
@@ -67,36 +91,75 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live), word = READ_ONCE(c->word);
 	struct lane *lane = lane_of(index);
-	struct destination *d = map_elem(destinations, index);
-	if (unlikely(!lane) || unlikely(!d) || (method != METHOD_ROUTE && method != METHOD_MASQ))
+	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
-	void *data = ctx_data(xdp_ctx(ctx));
-	if (unlikely(data + ETH_HLEN > ctx_data_end(xdp_ctx(ctx))))
-		return NOT_FAST;
-	struct fast_headers link = {.dmac = WORD_AT(u32, data, 0), .dmac_end = WORD_AT(u16, data, 4)};
-	if (unlikely(!matches_entrance(&link, &lane->entrances[SIDE_REQUEST], live, input)) ||
+	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, input)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	u32 state = word >> WORD_STATE & STATE_BITS;
-	if (unlikely(state != STATE_ESTABLISHED) && state != STATE_UDP)
-		return NOT_FAST;
-	u32 life = state == STATE_UDP ? lane->life_udp : lane->life_tcp;
+	bool outer_is_ipv6 = entrance->family == 6;
+	u32 max = max_len(method, 0, outer_is_ipv6, hop);
+	u32 life = request_life(ctx, method, lane, word, ETH_HLEN + IPV6_HLEN);
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
+	if (unlikely(w->length > max) || unlikely(way == XMIT_NONE) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += w->length;
-	if (unlikely(!trim_xdp(ctx, w->length)) || (method == METHOD_MASQ && !fast_nat6(ctx, w, &d->address, port)))
+	if (unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	data = ctx_data(xdp_ctx(ctx));
-	if (data + ETH_HLEN + IPV6_HLEN > ctx_data_end(xdp_ctx(ctx)))
+	if (method == METHOD_TUNNEL)
+		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, way);
+	if (method == METHOD_ROUTE)
+		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, way) : drop(HOOK_XDP, REASON_SHORT);
+	const struct destination *d = map_elem(destinations, index);
+	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, way) : drop(HOOK_XDP, REASON_SHORT);
+}
+
+/* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
+INLINE struct hop *known_client_hop6(const struct address *client, const struct address *saddr, u32 input, u32 now)
+{
+	struct client_hop *slot = map_elem(client_hops, hashed_hop6(client, saddr));
+	return likely(slot) && likely(is_hop_to6(slot, client, saddr, now)) ? ready_hop(slot, input) : NULL;
+}
+
+/* A reply of a NAT real server. */
+INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input)
+{
+	u32 now = ticks();
+	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w) | REST_REPLY, true);
+	if (unlikely(!bucket))
+		return NOT_FAST;
+	struct connection *c = &bucket->entry6.connection;
+	u64 live = READ_ONCE(root->live), word = READ_ONCE(c->word);
+	const u64 *words = bucket->entry6.daddr;
+	struct address vip = {.word = {words[0], words[0] >> 32, words[1], words[1] >> 32}};
+	be16 port = bucket->entry6.dport;
+	const struct address *rip = (const void *)&w->addresses.word[0], *client = (const void *)&w->addresses.word[2];
+	struct lane *lane = lane_of(c->destination);
+	const struct destination *d = map_elem(destinations, c->destination);
+	if (unlikely(!lane) || unlikely(!d))
+		return NOT_FAST;
+	lane = barrier_var(lane);
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, input, now)) ||
+	    unlikely(!same_address(&d->address, rip, true)))
+		return NOT_FAST;
+	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
+	if (unlikely(!hop))
+		return NOT_FAST;
+	u32 life = reply_life(ctx, c, lane, word, ETH_HLEN + IPV6_HLEN);
+	enum xmit_way way = xmit_way_to(hop, input);
+	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
+	    unlikely(may_be_standby(root, address_hash(&vip, true))) || unlikely(!life) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+		return NOT_FAST;
+	lane->counters.out_packets += 1;
+	lane->counters.out_bytes += w->length;
+	if (unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	WORD_AT(u8, data, ETH_HLEN + 7) = w->ttl - 1;
-	write_macs(data, hop);
-	return xdp_xmit(hop, way);
+	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, way);
 }
 
 /* Return a verdict, or NOT_FAST. */
@@ -108,17 +171,16 @@ INLINE int fast6(struct xdp_md *ctx, const struct root *root)
 	struct fast_headers6 w = {
 		.addresses = {{WORD_AT(u64, data, ETH_HLEN + 8), WORD_AT(u64, data, ETH_HLEN + 16),
 			       WORD_AT(u64, data, ETH_HLEN + 24), WORD_AT(u64, data, ETH_HLEN + 32)}},
+		.dmac = WORD_AT(u32, data, 0),
+		.dmac_end = WORD_AT(u16, data, 4),
 	};
-	u64 side = READ_ONCE(root->standby);
 	u32 hash = address_hash6(w.addresses.word + 2);
-	if (!in_bitmap(root->vip_bits, hash)) {
-		bool foreign = !in_bitmap(root->reply_bits, address_hash6(w.addresses.word)) &&
-			       WORD_AT(u8, data, ETH_HLEN + 6) != IPPROTO_ICMPV6;
-		return foreign ? (int)XDP_PASS : NOT_FAST;
-	}
-	if (unlikely(side) && in_bitmap(AFTER(root, side)->standby_bits, hash))
+	bool request = in_bitmap(root->vip_bits, hash);
+	if (!request && !in_bitmap(root->reply_bits, address_hash6(w.addresses.word)))
+		return WORD_AT(u8, data, ETH_HLEN + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
+	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, ETH_HLEN) & 0xf0) != 0x60 ||
+	    !is_fast6(data, end, &w))
 		return NOT_FAST;
-	if ((WORD_AT(u8, data, ETH_HLEN) & 0xf0) != 0x60 || !is_fast6(data, end, &w))
-		return NOT_FAST;
-	return fast_request6(ctx, &w, root, ctx->ingress_ifindex);
+	u32 input = ctx->ingress_ifindex;
+	return request ? fast_request6(ctx, &w, root, input) : fast_reply6(ctx, &w, root, input);
 }

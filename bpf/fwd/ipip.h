@@ -85,15 +85,12 @@ VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, 
 	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
 }
 
-/* Prepend Ethernet and outer IP headers; the TTL was decremented before. `to_be_fragmented`: the result will be
- * fragmented, so it must not be an encapsulated packet to the kernel. */
-INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
-			bool pmtu_disc, bool to_be_fragmented)
+/* The XDP part. The caller has grown the headroom. */
+INLINE bool encapsulate_xdp(struct xdp_md *ctx, const struct packet *p, const struct destination *d,
+			    const struct hop *hop, bool outer_is_ipv6, bool pmtu_disc)
 {
-	if (ctx.hook == HOOK_TC)
-		return encapsulate_tc(ctx.skb, p, d, hop, to_be_fragmented);
-	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the caller has grown the headroom */
-	if (d->family == 6) {
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
+	if (outer_is_ipv6) {
 		if (data + sizeof(struct outer6) > end)
 			return false;
 		fill_outer6(data, p, d, hop, inner_protocol(p), 0);
@@ -103,4 +100,14 @@ INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct des
 		fill_outer4(data, p, d, hop, inner_protocol(p), 0, pmtu_disc);
 	}
 	return true;
+}
+
+/* Prepend Ethernet and outer IP headers; the TTL was decremented before. `to_be_fragmented`: the result will be
+ * fragmented, so it must not be an encapsulated packet to the kernel. */
+INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
+			bool pmtu_disc, bool to_be_fragmented)
+{
+	if (ctx.hook == HOOK_TC)
+		return encapsulate_tc(ctx.skb, p, d, hop, to_be_fragmented);
+	return encapsulate_xdp(ctx.xdp, p, d, hop, d->family == 6, pmtu_disc);
 }

@@ -135,13 +135,6 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
 }
 
-/* Compute the MTU of packets inside a tunnel. */
-INLINE void set_tunnel_mtu(struct hop *hop, bool is_ipv6)
-{
-	u32 head = is_ipv6 ? IPV6_HLEN : IPV4_HLEN, least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	hop->inner_mtu = hop->mtu >= head + least ? hop->mtu - head : 0;
-}
-
 /* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
 INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
 {
@@ -156,7 +149,8 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	hop->link_mtu = hop->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
-	set_tunnel_mtu(hop, d->family == 6);
+	if (!fib_gives_saddr)
+		hop->saddr = d->saddr;
 	return 0;
 }
 
@@ -219,18 +213,29 @@ INLINE bool is_reusable(const struct client_hop *slot, u32 input)
 	return slot->ifindex == input && (slot->hop.verdict == HOP_READY || slot->hop.verdict == HOP_LOCAL);
 }
 
+/* Return the index in `client_hops` of a client of IPv6. The upper bits of the hash: those of neighbouring addresses
+ * differ. */
+INLINE u32 hashed_hop6(const struct address *client, const struct address *saddr)
+{
+	u32 hash = address_hash(client, true) / ((1 << HASH_BITS) / HOP_SLOTS);
+	return (hash ^ saddr->word[3] >> 24) & (HOP_SLOTS - 1);
+}
+
+/* Whether it is the next hop to this client, and young. */
+INLINE bool is_hop_to6(const struct client_hop *slot, const struct address *client, const struct address *saddr, u32 now)
+{
+	return slot->family == 6 && same_address(&slot->address, client, true) &&
+	       same_address(&slot->saddr, saddr, true) && now - slot->hop.stamp < ticks_per_second;
+}
+
 INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	const struct address *saddr = way->reroute ? &way->new_saddr : &way->saddr;
-	/* the upper bits: those of neighbouring addresses differ */
-	u32 hash = address_hash(&way->client, true) / ((1 << HASH_BITS) / HOP_SLOTS);
-	u32 index = (hash ^ saddr->word[3] >> 24) & (HOP_SLOTS - 1);
+	u32 index = hashed_hop6(&way->client, saddr);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
-	bool same = slot->family == 6 && same_address(&slot->address, &way->client, true) &&
-		    same_address(&slot->saddr, saddr, true);
-	if (likely(same && now - slot->hop.stamp < ticks_per_second && is_reusable(slot, way->input)))
+	if (likely(is_hop_to6(slot, &way->client, saddr, now) && is_reusable(slot, way->input)))
 		return index;
 	slot->address = way->client;
 	slot->saddr = *saddr;

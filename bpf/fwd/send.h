@@ -10,15 +10,13 @@ enum { GSO_BY_FRAGMENTS = 0xffff }; /* gso_size of SCTP: a list of packets, each
 
 enum fit { FITS, FITS_NOT, FITS_IN_FRAGMENTS };
 
-/* Return the longest packet that the method can send to this hop; 0: none. */
+/* Return the longest packet that the method can send to this hop; 0: none. `is_ipv6`: the outer header is IPv6. */
 INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 {
 	if (method != METHOD_TUNNEL)
 		return hop->mtu;
-	if (likely(!(state >> DESTINATION_TUNNEL)))
-		return hop->inner_mtu;
-	u32 more = tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	return hop->inner_mtu >= more + min ? hop->inner_mtu - more : 0;
+	u32 head = (is_ipv6 ? IPV6_HLEN : IPV4_HLEN) + tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
+	return hop->mtu >= head + min ? hop->mtu - head : 0;
 }
 
 /* Return the length to compare with the MTU: for a GSO packet that of its segments. */

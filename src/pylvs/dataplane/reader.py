@@ -53,12 +53,12 @@ def forwarded(tables: Tables) -> dict[str, HookPackets]:
         for hook, count in enumerate(by_hook):
             packets[index][hook] += count
     lane = abi.struct("lane").view(
-        *("counters.in_packets", "counters.out_packets", "entrances", "others", "listed", "tc_inputs")
+        *("counters.in_packets", "counters.out_packets", "others", "tc_inputs", "entrances", "listed")
     )
     entrance = abi.struct("entrance").view("input")
     for row in tables.statistics.rows(lane, tables.book.get(0, "destination_top")):
-        requests, replies, entrances, *rest = row
-        others, listed, inputs = rest[:2], rest[2:4], rest[4:]
+        requests, replies, *rest = row
+        others, inputs, entrances, listed = rest[:2], rest[2:4], rest[4], rest[5:]
         by_xdp = zip((requests, replies), others, (index for (index,) in entrance.iter_unpack(entrances)), strict=True)
         by_tc = zip(others, listed, inputs, strict=True)
         for hook, each in enumerate((by_xdp, by_tc)):
