@@ -3,8 +3,9 @@
  */
 #pragma once
 #include "conntrack/half_open.h"
+#include "conntrack/insert.h"
 #include "conntrack/lookup.h"
-#include "conntrack/slots.h"
+#include "conntrack/reply_owner.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
 

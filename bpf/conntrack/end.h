@@ -2,7 +2,7 @@
  * Remove a connection from the table.
  */
 #pragma once
-#include "conntrack/slots.h"
+#include "conntrack/insert.h"
 #include "conntrack/update.h"
 
 /* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return

@@ -4,8 +4,8 @@
  * cannot expire while connections refer to it. In the tuple of a SIP call a hash replaces the addresses (lb/call_template.h).
  */
 #pragma once
+#include "conntrack/insert.h"
 #include "conntrack/lookup.h"
-#include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
 #include "lb/destination.h"

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Credits: the right to one more connection each. Each CPU keeps some. It refills them in bundles, so CPUs seldom share a
+ * cache line.
+ */
+#pragma once
+#include "abi/conntrack.h"
+
+enum {
+	CREDITS = MAGAZINE / 2, /* that move at once between a CPU and the pool */
+	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
+};
+
+INLINE bool has_plenty(const struct pool *pool)
+{
+	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
+}
+
+/* Take the right to one more connection from the pool. */
+INLINE bool take_credit_at_once(void)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return false;
+	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
+		return true;
+	__sync_fetch_and_add(&pool->used, -1);
+	return false;
+}
+
+/* Likewise, from a CPU's pool. */
+INLINE bool take_credit(struct magazine *m)
+{
+	if (likely(m->credits)) {
+		m->credits -= 1;
+		return true;
+	}
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return false;
+	if (unlikely(!has_plenty(pool)))
+		return take_credit_at_once();
+	__sync_fetch_and_add(&pool->used, CREDITS);
+	m->credits = CREDITS - 1;
+	return true;
+}
+
+INLINE void give_credit_at_once(void)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (pool)
+		__sync_fetch_and_add(&pool->used, -1);
+}
+
+INLINE void give_credit(struct magazine *m)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return;
+	if (unlikely(!has_plenty(pool))) {
+		__sync_fetch_and_add(&pool->used, -1);
+		return;
+	}
+	m->credits += 1;
+	if (m->credits < MAGAZINE)
+		return;
+	m->credits -= CREDITS;
+	__sync_fetch_and_add(&pool->used, -CREDITS);
+}
+
+/* Who takes and gives credits. Commands run their programs in process context, where packets can interrupt them before
+ * Linux 6.3, so they have a pool of their own. */
+enum slot_user { BY_PACKET, BY_COMMAND };
+
+INLINE struct magazine *magazine_of(enum slot_user user)
+{
+	return user == BY_COMMAND ? map_elem(commands_magazine, 0) : map_elem(magazines, 0);
+}
+
+INLINE void return_credit(struct magazine *m, enum slot_user user)
+{
+	if (user == BY_COMMAND)
+		give_credit_at_once();
+	else
+		give_credit(m);
+}

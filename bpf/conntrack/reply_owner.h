@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Which connection gets a NAT server's packets, if several have the same reply tuple (IPVS-SEMANTICS 4.1).
+ */
+#pragma once
+#include "conntrack/table.h"
+
+/* Mark a connection whose replies a newer one gets. If the slot changes hands before the exchange, the word has another
+ * generation. */
+VERIFIED_ONCE int lose_replies(const struct key *reply, u32 slot)
+{
+	struct conn_entry4 *conn = conn_at(slot);
+	if (!conn || !reply)
+		return 0;
+	u64 *word = &conn->connection.word;
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) { /* packets may change the word */
+		u64 seen = READ_ONCE(*word);
+		if (seen & 1ULL << WORD_DYING || !match_slot(AFTER((u64)slot, seen), reply))
+			return 0;
+		if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_NO_REPLIES) == seen)
+			return 0;
+	}
+	return 0;
+}
+
+enum rival { RIVAL_GONE, RIVAL_LOSES, RIVAL_WINS };
+
+/* Decide whether another connection gets the replies. An older one loses them (4.1). Of two that two CPUs make at once,
+ * the one with the greater slot gets them, or the one that `crowd` names. An entry that another CPU has made for the same
+ * request is no rival: that CPU withdraws it. It is in force before and behind the comparison, so it is that entry. */
+VERIFIED_ONCE int judge_rival(const struct key *request, const struct key *reply, u32 slot, u32 other)
+{
+	struct conn_entry4 *own = conn_at(slot), *its = conn_at(other);
+	if (!own || !its || !request || !reply)
+		return RIVAL_GONE;
+	u64 *word = &its->connection.word, seen = READ_ONCE(*word);
+	if (is_complete(other))
+		return RIVAL_LOSES;
+	if (!match_slot(other, reply))
+		return RIVAL_GONE;
+	if (match_slot(other, request))
+		return RIVAL_LOSES;
+	if (!match_slot(other, reply) || (READ_ONCE(*word) ^ seen) >> WORD_GENERATION)
+		return RIVAL_GONE;
+	bool crowded = own->connection.flags & its->connection.flags & CONN_CROWDED;
+	return (unlikely(crowded) ? search_crowd(reply) == other : other > slot) ? RIVAL_WINS : RIVAL_LOSES;
+}
+
+enum { RIVALS = 32 }; /* that a connection meets: those of other CPUs, and entries that they withdraw */
+
+/* Publish a NAT connection for its server's packets. Of all connections with the same reply tuple one gets them. Each of
+ * two that come at once may find the other, and both mark the same one. A CPU that has finished has marked its rival
+ * before, so the rival finds its own mark. */
+VERIFIED_ONCE int publish_reply(const struct key *request, const struct address *real, u32 port, u32 slot)
+{
+	struct key key;
+	if (!request || !real)
+		return 0;
+	set_server_key(&key, request, real, port);
+	u64 *word = marks_at(home_of(&key));
+#pragma nounroll
+	for (u32 i = 0; i < RIVALS && word; i++) {
+		u32 other = search_all(&key, READ_ONCE(*word), slot);
+		if (likely(!other))
+			break;
+		u64 rival = judge_rival(request, &key, slot, other);
+		if (!match_slot(AFTER((u64)slot, rival), &key)) /* it has lost them */
+			break;
+		if (rival != RIVAL_GONE)
+			lose_replies(&key, rival == RIVAL_WINS ? slot : other);
+	}
+	return 0;
+}
