@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "abi/config.h"
+#include "conntrack/key.h"
 #include "ctx/ctx.h"
 #include "fwd/pmtu.h"
 #include "lib/headers.h"
@@ -246,10 +247,11 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 	return index | CLIENT_HOP_LOOKED_UP;
 }
 
-/* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. */
+/* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. With one round of the
+ * hash, 7 keys of 100 would put many of 65,536 neighbouring addresses into the same sets. */
 INLINE struct client_route_set *client_routes_of(be32 client)
 {
-	u32 set = (client * table_key.seeds[0] >> 32) * route_sets >> 32;
+	u32 set = (finish_hash(client * table_key.seeds[0]) >> 32) * route_sets >> 32;
 	struct client_routes *some = map_elem(client_routes, set / ROUTE_SETS);
 	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
 }
