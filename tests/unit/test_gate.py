@@ -185,6 +185,6 @@ def test_a_program_that_a_test_starts_can_be_interrupted() -> None:
 def test_so_it_can_if_the_tests_run_in_a_shells_background() -> None:
     """The shell makes such a job ignore SIGINT. A health checker once ran on after the test that interrupted it."""
     name = f"{__file__}::{test_a_program_that_a_test_starts_can_be_interrupted.__name__}"
-    command = shlex.join([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name])
+    command = shlex.join([sys.executable, "-m", "pytest", "-q", name])
     done = subprocess.run(["sh", "-c", f"{command} & wait $!"], cwd=gate.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

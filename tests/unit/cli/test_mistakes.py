@@ -163,6 +163,10 @@ ELSEWHERE = {  # rows that another test covers
         "tests/unit/daemon/test_problems.py",
         "test_a_metrics_address_that_is_in_use_is_a_problem",
     ),
+    "`enable_dbus` without its library": (
+        "tests/unit/daemon/test_dbus_process.py",
+        "test_without_the_library_one_line_is_the_problem",
+    ),
     "Python older than 3.11": ("pyproject.toml", 'requires-python = ">=3.11"'),
     "/etc is read-only": ("tests/unit/cli/test_mistakes.py", "test_nothing_is_written_below_etc"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def bus(folder: Path, answer: bytes = ACCEPTED, owner: int = PRIMARY_OWNER, last
 
     def serve() -> None:
         end, _ = listener.accept()
-        with end:
+        with end, suppress(BrokenPipeError, ConnectionResetError):  # the client closes when it has refused
             end.recv(1024)
             end.sendall(answer)
             data, parser, calls = b"", Parser(), 0
