@@ -211,9 +211,8 @@ VERIFIED_ONCE u32 match_slot(u32 slot, const struct key *key)
 	else if (!other)
 		other = is_reply ? difference_of_reply6(bucket, key->addresses, key->rest)
 				 : difference_of6(bucket, key->addresses, key->addresses + 2, key->rest);
-	if (other || (is_reply && !is_from_its_server(&conn->connection, key)))
-		return 0;
-	return AFTER((u64)slot, other);
+	u64 found = AFTER((u64)slot, other);
+	return other || (is_reply && !is_from_its_server(&conn->connection, key)) ? 0 : found;
 }
 
 /* Search the slots to which a bucket's connections overflowed in its group. */
@@ -303,8 +302,9 @@ VERIFIED_ONCE u32 search_overflow6(const struct addresses6 *addresses, u64 rest,
 	u32 slot = (home & ~(GROUP - 1)) * ENTRIES + lowest_of_16(READ_ONCE(*slots) >> REST_SLOTS & FIRST_SLOTS);
 	struct bucket *bucket = bucket_at(slot);
 	u64 difference = bucket ? difference_of_packet6(bucket, addresses, rest, is_reply) : 1;
+	u64 found = AFTER((u64)slot, difference);
 	if (likely(!difference))
-		return AFTER((u64)slot, difference);
+		return found;
 	set_key6(&key, client, other, rest);
 	return search_overflow(&key, READ_ONCE(*marks), 0);
 }
@@ -336,7 +336,7 @@ INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u
 	u64 which = is_nonzero(first);
 	*slot = home * ENTRIES + which;
 	if (likely(!(which & is_nonzero(second))))
-		return AFTER(entry_in(bucket, which), first);
+		return AFTER(entry_in(bucket, which), first | second);
 	u64 marks = rest_in(one);
 	if (likely(marks < 1ULL << REST_NEAR))
 		return NULL;
@@ -351,9 +351,10 @@ INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest
 	const u64 *client = addresses->word + (is_reply ? 2 : 0);
 	*home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, is_reply), protocol_in(rest)));
 	struct bucket *bucket = map_elem(connections, *home);
-	if (bucket)
-		*difference = difference_of_packet6(bucket, addresses, rest, is_reply);
-	return bucket;
+	if (!bucket)
+		return NULL;
+	*difference = difference_of_packet6(bucket, addresses, rest, is_reply);
+	return AFTER(bucket, *difference);
 }
 
 /* Return the bucket with a packet's connection of IPv6. A reply's saddr is not compared. */
@@ -363,7 +364,7 @@ INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest, 
 	u64 difference;
 	struct bucket *bucket = named_bucket6(addresses, rest, is_reply, &home, &difference);
 	if (!bucket || likely(!difference))
-		return bucket ? AFTER(bucket, difference) : NULL;
+		return bucket;
 	if (likely(rest_in(&bucket->entry[0]) < 1ULL << REST_NEAR))
 		return NULL;
 	u32 slot = search_overflow6(addresses, rest, home);
@@ -412,8 +413,11 @@ VERIFIED_ONCE u32 find_request6(const struct tuple6 *tuple)
 	u64 rest = rest_of6(tuple), difference;
 	const struct addresses6 *addresses = (const void *)tuple;
 	struct bucket *bucket = named_bucket6(addresses, rest, false, &home, &difference);
-	if (!bucket || likely(!difference))
-		return bucket ? AFTER((u64)home * ENTRIES, difference) : 0;
+	if (!bucket)
+		return 0;
+	u64 found = AFTER((u64)home * ENTRIES, difference);
+	if (likely(!difference))
+		return found;
 	u64 marks = rest_in(&bucket->entry[0]);
 	if (likely(marks < 1ULL << REST_NEAR))
 		return 0;

@@ -131,6 +131,8 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
 	lane->real = d->address.word[0];
+	if (!fib_gives_saddr)
+		lane->hop.saddr = d->saddr;
 	if (side == SIDE_REPLY)
 		lane->reply_stamp = ticks();
 	__builtin_memcpy(entrance->mac, device->mac, 6);

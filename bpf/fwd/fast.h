@@ -57,6 +57,13 @@ INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u
 	       likely(now - lane->reply_stamp < ticks_per_second);
 }
 
+/* LOCAL too: if the address is not of this host, the general path treats it like ROUTE. */
+INLINE bool is_direct(u32 method)
+{
+	_Static_assert(METHOD_LOCAL & METHOD_ROUTE & 1 && !((METHOD_MASQ | METHOD_TUNNEL) & 1), "direct methods are odd");
+	return method & 1;
+}
+
 /* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
 INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 {
@@ -255,7 +262,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	lane->counters.in_bytes += length;
 	if (unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	if (method == METHOD_ROUTE)
+	if (is_direct(method))
 		return fast_direct(ctx, w, hop, way);
 	if (method == METHOD_TUNNEL && outer_is_ipv6)
 		return fast_tunnel_4in6(ctx, w, index, hop, &root->settings, way);

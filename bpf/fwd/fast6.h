@@ -112,7 +112,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_TUNNEL)
 		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, way);
-	if (method == METHOD_ROUTE)
+	if (is_direct(method))
 		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, way) : drop(HOOK_XDP, REASON_SHORT);
 	const struct destination *d = map_elem(destinations, index);
 	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, way) : drop(HOOK_XDP, REASON_SHORT);

@@ -150,8 +150,6 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	hop->link_mtu = hop->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
-	if (!fib_gives_saddr)
-		hop->saddr = d->saddr;
 	return 0;
 }
 

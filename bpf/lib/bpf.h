@@ -34,7 +34,8 @@ enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 }; /* errors of map helpers */
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 
 /* Return the same pointer or 64-bit index. Loads through it are ordered after the load of `value` on every CPU by an
- * address dependency, which the compiler cannot see through. It costs two instructions and no fence. */
+ * address dependency, which the compiler cannot see through. It costs two instructions and no fence. Apply it before the
+ * value is compared: where the compiler knows the value it takes a constant instead. */
 #define AFTER(address, value) \
 	({ \
 		__typeof__(address) address_ = (address); \

@@ -160,7 +160,7 @@ def user_of_pylvs() -> int:
 @contextlib.contextmanager
 def message_bus() -> Iterator[MessageBus]:
     """Provide a bus, which does not run yet; end it after the block. pytest's directories are for root alone."""
-    with tempfile.TemporaryDirectory(prefix="pylvs-bus") as folder:
+    with tempfile.TemporaryDirectory(prefix="pylvs-bus-") as folder:
         os.chmod(folder, 0o755)
         bus = MessageBus(Path(folder))
         try:

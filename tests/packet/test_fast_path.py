@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.utils import checksum
 
 from pylvs.bpf import abi, kernel
 from pylvs.dataplane import load
@@ -33,9 +34,17 @@ HEADER = {4: 20, 6: 40}
 MARK_S, STEP_S = 1_000_000, 10_000
 _ports = itertools.count(20000)  # no two connections of this file have the same client port
 KINDS = [
-    *((family, method, family) for family in (4, 6) for method in (Method.ROUTE, Method.MASQ)),
+    *((family, method, family) for family in (4, 6) for method in (Method.ROUTE, Method.LOCAL, Method.MASQ)),
     *((family, Method.TUNNEL, outside) for family in (4, 6) for outside in (4, 6)),
 ]
+
+
+SENT = (  # payload, TTL, DSCP and ECN, DF
+    (b"x" * 20, 64, 0, False),
+    (b"odd" * 7, 2, 0xBB, True),
+    (bytes(400), 255, 0x03, False),
+    (b"y" * 31, 64, 0xB9, True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +149,24 @@ def serve(
     return service
 
 
-def comparable(frame: bytes) -> bytes:
-    """Return the frame without the random identification of an outer header of IPv4."""
+def comparable(frame: bytes, is_tunnel: bool) -> bytes:
+    """Return the frame without the random identification of an outer header of IPv4, whose checksum must be right."""
     packet = parsed(frame)
-    if IP in packet and "DF" not in packet[IP].flags:
+    for number in range(1, 1 + packet.layers().count(IP)):
+        header = packet.getlayer(IP, number)
+        assert checksum(bytes(header)[: header.ihl * 4]) == 0
+    if is_tunnel and IP in packet and IPv6 not in packet.layers()[:2] and "DF" not in packet[IP].flags:
         packet[IP].id, packet[IP].chksum = 0, 0
+    return build(packet)
+
+
+def marked(frame: bytes, tos: int, df: bool) -> bytes:
+    """Return the frame with these bits of DSCP and ECN, and with DF of IPv4."""
+    packet = parsed(frame)
+    if IPv6 in packet:
+        packet[IPv6].tc = tos
+    else:
+        packet[IP].tos, packet[IP].flags, packet[IP].chksum = tos, "DF" if df else 0, None
     return build(packet)
 
 
@@ -156,14 +178,14 @@ def test_it_sends_what_the_general_path_sends(
     service = serve(path, family, method, outside, protocol)
     flow = path.new_flow(service, method, outside)
     before = path.host.director.service(service).counters
-    sent, replied = 0, 0
+    sent, replied, is_tunnel = 0, 0, method == Method.TUNNEL
     for is_reply in (False, True) if method == Method.MASQ else (False,):
-        for payload, ttl in ((b"x" * 20, 64), (b"odd" * 7, 2), (bytes(400), 255)):
-            frame = flow.frame(is_reply, payload=payload, ttl=ttl)
+        for payload, ttl, tos, df in SENT:
+            frame = marked(flow.frame(is_reply, payload=payload, ttl=ttl), tos, df)
             wanted = path.host.forwarded(frame, "tc")
-            assert comparable(path.sends(flow, frame)) == comparable(wanted)
+            assert comparable(path.sends(flow, frame), is_tunnel) == comparable(wanted, is_tunnel)
             padded = path.sends(flow, frame + bytes(6))
-            assert comparable(padded) == comparable(wanted), "link padding is removed"
+            assert comparable(padded, is_tunnel) == comparable(wanted, is_tunnel), "link padding is removed"
             assert parsed(wanted)[IP if outside == 4 else IPv6].version == outside
         sent, replied = (sent, replied + 1) if is_reply else (sent + 1, replied)
     after = path.host.director.service(service).counters
