@@ -13,8 +13,9 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import GRE, Ether
 
+from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Tunnel, TunnelKind
-from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp, udp
 from tests.packet.host import DROPPED, OWN4, PASSED, ROUTER4, ROUTER6, SENT, VIP4, VIP6, Host, server4, server6
 
 METHODS = {"dr": Method.ROUTE, "nat": Method.MASQ, "tun": Method.TUNNEL}
@@ -330,6 +331,25 @@ def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Ho
     assert (refused.src, refused[ICMP].code, refused[ICMP].nexthopmtu) == (VIP4, 4, 532)
     long = IP(src=other, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=service.port, flags="A") / bytes(1300)
     assert IP(it.sent(build(ether() / long))).dst == server4(5)
+
+
+def test_the_path_mtu_of_a_tunnel_is_not_that_of_direct_routing_to_the_same_server(director_host: Host) -> None:
+    service, direct = director_host.new_key(), director_host.new_key()
+    for key, method in (service, Method.TUNNEL), (direct, Method.ROUTE):
+        director_host.serve(key, 0)
+        server = DestinationKey(ip_address(server4(6)), key.port)
+        director_host.director.add_destination(key, Destination(server, method))
+        for flags in "S", "A":
+            director_host.run(tcp(flags, SPORT, key.port), "tc")
+    it = Case(director_host, service, "tun", False, service.port)
+    quote = tunnelled(server4(6), "ipip", it.request(flags="DF"))
+    for _ in range(2):
+        it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
+    director_host.wait_ticks(round(load.ticks_per_second()) + 1)
+    assert IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))[ICMP].nexthopmtu == 532
+    long = IP(src=CLIENT4, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=direct.port, flags="A") / bytes(1300)
+    done = director_host.run(build(ether() / long), "tc")
+    assert (done.verdict in SENT["tc"], parsed(done.data)[IP].dst) == (True, VIP4)
 
 
 def test_an_error_may_be_scheduled(director_host: Host) -> None:
