@@ -127,7 +127,9 @@ def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
     run(scenario())
 
 
-def test_a_status_is_read_once_a_second_and_again_after_a_transition() -> None:
+def test_a_status_is_read_once_a_second_and_again_after_a_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+
     async def scenario() -> None:
         routers = Routers()
         dbus = DbusProcess(routers, {})

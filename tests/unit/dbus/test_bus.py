@@ -12,10 +12,17 @@ import pytest
 from jeepney import HeaderFields, Message, new_error, new_method_return
 from jeepney.low_level import Parser
 
+from pylvs.dbus import bus as bus_module
 from pylvs.dbus.bus import ACCESS_DENIED, PRIMARY_OWNER, Bus, Lost
+from tests.waiting import PATIENCE_S
 
 NAME = "org.example.Name"
 ACCEPTED, GARBAGE = b"OK 0123\r\n", b"x" * 64
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "CONNECT_S", PATIENCE_S)
 
 
 def reply(call: Message, owner: int = PRIMARY_OWNER) -> Message:
@@ -33,6 +40,7 @@ def bus(folder: Path, answer: bytes = ACCEPTED, owner: int = PRIMARY_OWNER, last
 
     def serve() -> None:
         end, _ = listener.accept()
+        end.settimeout(PATIENCE_S)
         with end, suppress(BrokenPipeError, ConnectionResetError):  # the client closes when it has refused
             end.recv(1024)
             end.sendall(answer)
@@ -48,6 +56,7 @@ def bus(folder: Path, answer: bytes = ACCEPTED, owner: int = PRIMARY_OWNER, last
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "bus"))
         listener.listen()
+        listener.settimeout(PATIENCE_S)  # a client may fail before it connects
         thread = threading.Thread(target=serve)
         thread.start()
         try:
