@@ -439,6 +439,12 @@ def test_a_name_that_no_bus_accepts(text: str) -> None:
     assert [each.text for each in found.findings] == [f"'{text}' is not a name on the bus"]
 
 
+def test_a_path_on_the_bus_has_no_empty_element() -> None:
+    found = configured('global_defs {\ndbus_no_interface_name ""\n}')
+    assert [each.text for each in found.findings] == ["a path on the bus has no empty element"]
+    assert found.configuration.settings.dbus.no_interface_name == "none"
+
+
 @pytest.mark.parametrize("text", ["unix:/run/agentx", "/run/agentx", "tcp:127.0.0.1:705", "localhost:705"])
 def test_the_socket_of_the_snmp_agent(text: str) -> None:
     found = configured(f"global_defs {{\nenable_snmp_vrrp\nenable_traps\nsnmp_socket {text}\n}}").configuration

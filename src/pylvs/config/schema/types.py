@@ -336,6 +336,13 @@ def _bus_name(words: Words) -> str:
     return word.text
 
 
+def _path_element(words: Words) -> str:
+    word = words.take("a string")
+    if not word.text:
+        raise BadValue("a path on the bus has no empty element", "write a word such as none", word)
+    return word.text
+
+
 MAX_BUS_NAME = 255
 BUS_NAMES = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+\Z")  # D-Bus specification, Bus Names
 FILE_NAME = re.compile(r"[^./\x00-\x20\x7f][^/\x00-\x20\x7f]{0,200}\Z")
@@ -348,6 +355,7 @@ OTHER_NAMESPACE = Type(f"[{NAMESPACE.syntax}]", lambda words: NAMESPACE.parse(wo
 INSTANCE = Type("the name of an instance", lambda words: _file_name(words, "the name of an instance"))
 UMASK = Type("a number, or names of mode bits such as IWGRP|IWOTH", _umask)
 BUS_NAME = Type("a name on the bus: org.example.Name", _bus_name)
+PATH_ELEMENT = Type("a string", _path_element)
 AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
 FIFO = Type("a path [user [group]]", _fifo)
