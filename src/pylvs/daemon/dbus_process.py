@@ -20,7 +20,7 @@ from pylvs.model.wanted import Configuration, DbusSettings
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes import channel
 from pylvs.system.processes.channel import BadMessage
-from pylvs.system.processes.confined import ConfinedProcess
+from pylvs.system.processes.confined import ConfinedProcess, Descriptor
 
 STATUS = "status"
 WHAT = "the process that serves D-Bus"
@@ -29,9 +29,13 @@ NO_LIBRARY = f"enable_dbus: Python has no package {LIBRARY}: install python3-{LI
 ADDRESS, DEFAULT_ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket"
 STATUS_AGE_S = 1.0  # clients can ask often, and pylvs-vrrp has more important work
 LAST_SIGNAL_S = 1.0  # until the last signal is sent, as in keepalived
-_MAX_REASON = 300  # characters of what the process reports
+GARP_S = 1.0  # between two requests that a virtual router announces its addresses
+MOST_REQUESTS = 1024  # at once; the process has a lower limit for each connection to the bus
+MOST_FAILURES = 8  # different ones in the log
+_MAX_ERROR = 4096  # characters of a reply
 
 Message = Mapping[str, Any]
+State = tuple[str, str]  # name and state of a virtual router
 
 
 class Routers(Protocol):
@@ -57,9 +61,14 @@ class DbusProcess:
         self._process: ConfinedProcess | None = None
         self._error = ""  # why there is no process
         self._bus_error: str | None = None  # why the process has no connection to the bus; None: not known yet
-        self._status: Mapping[str, Any] = {}
+        self._states: dict[str, State] = {}  # by path: of the last read, and of the transitions since
+        self._trouble = ""  # why there are none
         self._fresh_until = 0.0
-        self._transitions = 0  # a status that was read during one may be older
+        self._forgotten = 0  # how often the status became old: one that was read then may be, too
+        self._during_read: list[tuple[str, State]] = []  # transitions, which what is read may lack
+        self._reading = asyncio.Lock()
+        self._garp_at: dict[str, float] = {}  # when each virtual router may announce its addresses again
+        self._failures: set[str] = set()  # which the log has
         self._executing: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[None] | None = None
         self._log = get_logger()
@@ -83,7 +92,11 @@ class DbusProcess:
     async def follow(self, configuration: Configuration) -> None:
         """Serve this configuration from now on; report it as a reload if another one was served."""
         settings = configuration.settings.dbus
-        self._settings, self._fresh_until = settings, 0.0
+        self._settings = settings
+        self._garp_at = {
+            each.name: self._garp_at.get(each.name, 0.0) for each in configuration.vrrp.instances
+        }
+        self._forget_status()
         arguments = None
         if settings.enabled and configuration.vrrp.instances:
             root = interface.root_of(configuration.settings.placement)
@@ -112,20 +125,26 @@ class DbusProcess:
 
     def state_changed(self, message: Message) -> None:
         """Report a transition that pylvs-vrrp published; those of groups have no object."""
-        self._transitions += 1
-        self._fresh_until = 0.0
         if self._process is None or "interface" not in message:
             return
-        state = message["state"]
+        state, path = message["state"], self._path(message)
+        change = path, (message["instance"], state)
+        _apply(change, self._states)
+        if self._reading.locked():
+            self._during_read.append(change)
         if state == "DELETED" and not message["reports_deleted"]:
             state = "FAULT"
-        self._process.send({"path": self._path(message), "state": state})
+        self._process.send({"path": path, "state": state})
 
     def routers_started(self, pid: int) -> None:
         """Report another process of virtual routers; 0: it has ended."""
-        self._fresh_until = 0.0
+        self._forget_status()
         if pid:
             self._signal(interface.STARTED)
+
+    def _forget_status(self) -> None:
+        self._fresh_until = 0.0
+        self._forgotten += 1
 
     async def _close(self) -> None:
         for task in self._executing:
@@ -144,17 +163,21 @@ class DbusProcess:
         return interface.instance_path(self._arguments[2], device, instance["vrid"], instance["family"])
 
     def _receive(self, message: dict[str, Any]) -> None:
+        if "failed" in message:
+            self._report_failure(one_line(str(message["failed"]))[: interface.MAX_REASON])
         if "id" in message:
             number, method, name = message["id"], message.get("method"), message.get("name")
             if not (isinstance(number, int) and isinstance(name, str) and isinstance(method, str)):
                 raise BadMessage("a request without its fields")
             if method not in self._known:
                 raise BadMessage(f"no method {method}")
+            if len(self._executing) >= MOST_REQUESTS:
+                raise BadMessage(f"more than {MOST_REQUESTS} requests at once")
             task = asyncio.get_running_loop().create_task(self._reply(number, method, name))
             self._executing.add(task)
             task.add_done_callback(self._executing.discard)
         elif "bus" in message:
-            self._connected(one_line(str(message["bus"]))[:_MAX_REASON])
+            self._connected(one_line(str(message["bus"]))[: interface.MAX_REASON])
         elif "ended" in message and self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -170,21 +193,30 @@ class DbusProcess:
         else:
             self._log.info(f"D-Bus: virtual routers are served as {name}")
 
+    def _report_failure(self, reason: str) -> None:
+        """Log what the process could not do with one message: each reason once, as any user can send messages."""
+        if reason not in self._failures and len(self._failures) < MOST_FAILURES:
+            self._failures.add(reason)
+            self._log.warning(f"D-Bus: {reason}")
+
     async def _reply(self, number: int, method: str, name: str) -> None:
         process = self._process
+        answer: dict[str, Any] = {"id": number}
+        content: list[Descriptor] = []
         try:
             reply = await (self._read_status() if method == STATUS else self._execute(method, name))
+            content.append(os.fdopen(channel.sealed(json.dumps(reply).encode()), "rb"))
         except (PylvsError, OSError) as error:
-            reply = {"error": str(error)}
+            answer["error"] = str(error)[:_MAX_ERROR]
         except Exception as error:
             self._log.exception(f"D-Bus: {method} failed")
-            reply = {"error": f"{type(error).__name__}: {error}: this is a bug"}
+            answer["error"] = f"{type(error).__name__}: {error}: this is a bug"[:_MAX_ERROR]
         if process is not None:
-            content = channel.sealed(json.dumps(reply).encode())
-            process.send({"id": number}, [os.fdopen(content, "rb")])
+            process.send(answer, content)
 
     async def _execute(self, method: str, name: str) -> Message:
         if method == interface.SEND_GARP:
+            self._limit_garp(name)
             self._log.info("D-Bus: the virtual router announces its addresses", instance=name)
             await self._routers.request("garp", name=name)
         else:
@@ -192,17 +224,41 @@ class DbusProcess:
             await self._methods[method]()
         return {}
 
+    def _limit_garp(self, name: str) -> None:
+        """Raise PylvsError unless this virtual router may announce its addresses now."""
+        now = asyncio.get_running_loop().time()
+        if name not in self._garp_at:
+            raise PylvsError(f"there is no virtual router {name}")
+        if now < self._garp_at[name]:
+            raise PylvsError(f"{name} has announced its addresses within the last {GARP_S:g} s")
+        self._garp_at[name] = now + GARP_S
+
     async def _read_status(self) -> Message:
-        """Return a status that is no older than the last transition, nor than STATUS_AGE_S."""
+        """Return a status with each transition; the rest is no older than STATUS_AGE_S."""
         clock = asyncio.get_running_loop().time
-        while clock() >= self._fresh_until:
-            transitions = self._transitions
-            status = await self._routers.status()
-            if transitions != self._transitions:
-                continue
-            routers: dict[str, tuple[str, str]] = {}
-            for each in status["instances"]:
-                routers.setdefault(self._path(each), (each["name"], each["state"]))
-            self._status = {"routers": routers, "error": "" if routers else status.get("trouble", "")}
-            self._fresh_until = clock() + STATUS_AGE_S
-        return self._status
+        async with self._reading:
+            while clock() >= self._fresh_until:
+                forgotten = self._forgotten
+                self._during_read.clear()
+                status = await self._routers.status()
+                if forgotten != self._forgotten:
+                    continue
+                self._states = {}
+                for each in status["instances"]:
+                    self._states.setdefault(self._path(each), (each["name"], each["state"]))
+                for change in self._during_read:
+                    _apply(change, self._states)
+                self._trouble = status.get("trouble", "")
+                self._fresh_until = clock() + STATUS_AGE_S
+        return {"routers": self._states, "error": "" if self._states else self._trouble}
+
+
+def _apply(change: tuple[str, State], states: dict[str, State]) -> None:
+    """Apply a transition. Two virtual routers may have the same path: the first of them is served."""
+    path, (name, state) = change
+    if states.setdefault(path, (name, state))[0] != name:
+        return
+    if state == "DELETED":
+        del states[path]
+    else:
+        states[path] = (name, state)

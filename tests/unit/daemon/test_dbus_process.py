@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,7 +20,8 @@ from pylvs.system.processes.confined import Descriptor
 from tests.unit.daemon.daemons import run
 
 PATH = "/org/keepalived/Vrrp1/Instance/eth0/51/IPv4"
-ROUTER = {"name": "VI_1", "interface": "eth0", "vrid": 51, "family": 4, "state": "BACKUP"}
+AT = {"interface": "eth0", "vrid": 51, "family": 4}
+ROUTER = AT | {"name": "VI_1", "state": "BACKUP"}
 SERVED = Configuration(
     settings=GlobalSettings(dbus=DbusSettings(enabled=True)),
     vrrp=VrrpConfiguration(instances=(VrrpInstance(name="VI_1", interface="eth0", vrid=51),)),
@@ -127,7 +130,12 @@ def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
     run(scenario())
 
 
-def test_a_status_is_read_once_a_second_and_again_after_a_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+def transition(state: str, name: str = "VI_1", reports_deleted: bool = False) -> Mapping[str, Any]:
+    """Return what pylvs-vrrp publishes."""
+    return {"kind": "INSTANCE", "instance": name, "state": state, **AT, "reports_deleted": reports_deleted}
+
+
+def test_a_status_is_read_once_a_second_however_many_transitions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
 
     async def scenario() -> None:
@@ -135,30 +143,54 @@ def test_a_status_is_read_once_a_second_and_again_after_a_transition(monkeypatch
         dbus = DbusProcess(routers, {})
         async with dbus.serving(SERVED):
             expected = {"routers": {PATH: ("VI_1", "BACKUP")}, "error": ""}
-            assert [await dbus._read_status() for _ in range(3)] == [expected] * 3
-            assert routers.reads == 1
-            routers.state = "MASTER"
-            dbus.state_changed({**ROUTER, "kind": "INSTANCE", "state": "MASTER", "reports_deleted": False})
+            assert await asyncio.gather(*(dbus._read_status() for _ in range(3))) == [expected] * 3
+            dbus.state_changed(transition("MASTER"))
+            dbus.state_changed(transition("FAULT", "of_the_same_path"))
+            dbus.state_changed({"kind": "GROUP", "instance": "G", "state": "MASTER"})
+            dbus.state_changed({"kind": "DROPPED", "instance": "VI_1"})
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
-            assert process_of(dbus).sent == [{"path": PATH, "state": "MASTER"}]
+            assert process_of(dbus).sent[0] == {"path": PATH, "state": "MASTER"}
+            assert len(process_of(dbus).sent) == 2, "a group has no object"
+            dbus.state_changed(transition("DELETED"))
+            assert (await dbus._read_status())["routers"] == {}
+            assert routers.reads == 1
+            dbus.routers_started(0)
+            assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "BACKUP")}
+            assert routers.reads == 2
 
     run(scenario())
 
 
-def test_a_status_that_was_read_during_a_transition_is_read_again() -> None:
+def test_a_transition_during_a_read_is_in_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+
+    async def scenario() -> None:
+        routers = Routers()
+        dbus = DbusProcess(routers, {})
+        routers.during_read = lambda: dbus.state_changed(transition("MASTER"))
+        async with dbus.serving(SERVED):
+            assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
+            assert routers.reads == 1
+
+    run(scenario())
+
+
+def test_a_status_that_was_read_during_a_reload_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+
     async def scenario() -> None:
         routers = Routers()
         dbus = DbusProcess(routers, {})
 
-        def change() -> None:
+        def start() -> None:
             routers.during_read = lambda: None
             routers.state = "MASTER"
-            dbus.state_changed({"kind": "GROUP", "instance": "G", "state": "MASTER"})
+            dbus.routers_started(1)
 
-        routers.during_read = change
+        routers.during_read = start
         async with dbus.serving(SERVED):
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
-            assert process_of(dbus).sent == [], "a group has no object"
+            assert routers.reads == 2
 
     run(scenario())
 
@@ -179,7 +211,7 @@ def test_a_removed_router_ends_in_fault_unless_it_has_notify_deleted(reports: bo
     async def scenario() -> None:
         dbus = DbusProcess(Routers(), {})
         async with dbus.serving(SERVED):
-            dbus.state_changed({**ROUTER, "kind": "INSTANCE", "state": "DELETED", "reports_deleted": reports})
+            dbus.state_changed(transition("DELETED", reports_deleted=reports))
             assert process_of(dbus).sent == [{"path": PATH, "state": state}]
 
     run(scenario())
@@ -206,3 +238,70 @@ def test_the_process_may_request_these_methods_only() -> None:
                     dbus._receive({"id": 3, **wrong})
 
     run(scenario())
+
+
+def test_a_virtual_router_announces_its_addresses_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "GARP_S", 3600.0)
+    more = VrrpInstance(name="VI_2", interface="eth0", vrid=52)
+    both = Configuration(settings=SERVED.settings, vrrp=VrrpConfiguration(instances=(*SERVED.vrrp.instances, more)))
+
+    async def scenario() -> None:
+        routers = Routers()
+        dbus = DbusProcess(routers, {})
+        async with dbus.serving(both):
+            for number, name in enumerate(("VI_1", "VI_1", "VI_2", "none")):
+                await dbus._reply(number, "SendGarp", name)
+                await dbus.follow(both)
+            assert routers.requests == [("garp", {"name": "VI_1"}), ("garp", {"name": "VI_2"})]
+            assert [each for each in process_of(dbus).sent if "id" in each] == [
+                {"id": 0},
+                {"id": 1, "error": "VI_1 has announced its addresses within the last 3600 s"},
+                {"id": 2},
+                {"id": 3, "error": "there is no virtual router none"},
+            ]
+
+    run(scenario())
+
+
+def test_requests_at_once_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_process, "MOST_REQUESTS", 2)
+
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            for number in range(2):
+                dbus._receive({"id": number, "method": "status", "name": ""})
+            with pytest.raises(BadMessage, match="more than 2 requests at once"):
+                dbus._receive({"id": 2, "method": "status", "name": ""})
+            await asyncio.gather(*dbus._executing)
+            dbus._receive({"id": 3, "method": "status", "name": ""})
+
+    run(scenario())
+
+
+def test_without_a_file_descriptor_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sealed(content: bytes) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(dbus_process.channel, "sealed", sealed)
+
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            await dbus._reply(1, "status", "")
+            assert process_of(dbus).sent == [{"id": 1, "error": "[Errno 24] Too many open files"}]
+
+    run(scenario())
+
+
+def test_failures_of_messages_are_in_the_log_once(log_output: io.StringIO) -> None:
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            for number in (1, 1, *range(1, 100)):
+                dbus._receive({"bus": "", "failed": f"a message {number}"})
+
+    run(scenario())
+    lines = [line for line in log_output.getvalue().splitlines() if "a message" in line]
+    assert len(lines) == dbus_process.MOST_FAILURES
+    assert lines[0].endswith("D-Bus: a message 1")
