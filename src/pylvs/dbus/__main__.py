@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from typing import Any
 
 from pylvs.dbus.bus import Bus, Lost
-from pylvs.dbus.interface import PROTOCOL, STATES
+from pylvs.dbus.interface import MAX_REASON, PROTOCOL, STATES
 from pylvs.dbus.service import GENERAL_SIGNALS, Reply, Service
 from pylvs.system import sandbox, syscalls
 from pylvs.system.processes import channel
@@ -39,7 +40,8 @@ class BusClient:
         self._bus: Bus | None = None
         self._service: Service | None = None
         self._connect_at = 0.0
-        self._state: channel.Message = {"alive": True}  # then {"bus": reason}: "" while there is a connection
+        self._state: dict[str, Any] = {"alive": True}  # then {"bus": reason}: "" while there is a connection
+        self._failed = ""  # what failed last; one message alone
         self._alive_at = 0.0
         self._numbers = count()
         self._replies: dict[int, Callable[[Reply], None]] = {}
@@ -49,17 +51,20 @@ class BusClient:
         self._end.setblocking(False)
         self._selector.register(self._end, selectors.EVENT_READ)
         while True:
-            now = time.monotonic()
-            if now >= self._alive_at:
-                self._alive_at = now + _ALIVE_S
-                self._tell(self._state)
-            if self._bus is None and now >= self._connect_at:
+            self._tell_alive()
+            if self._bus is None and time.monotonic() >= self._connect_at:
                 self._connect()
             for key, _ in self._selector.select(max(self._alive_at - time.monotonic(), 0.0)):
                 if key.fileobj is self._end:
                     self._receive()
                 elif key.fileobj is self._bus:
                     self._try(self._serve)
+
+    def _tell_alive(self) -> None:
+        now = time.monotonic()
+        if now >= self._alive_at:
+            self._alive_at = now + _ALIVE_S
+            self._tell(self._state | ({"failed": self._failed} if self._failed else {}))
 
     def _tell(self, message: channel.Message) -> bool:
         try:
@@ -74,25 +79,32 @@ class BusClient:
 
     def _connect(self) -> None:
         try:
-            self._bus = Bus(self._address, self._name)
+            self._bus = Bus(self._address, self._name, self._tell_alive)
         except Lost as lost:
             self._lose(str(lost))
             return
         self._selector.register(self._bus, selectors.EVENT_READ)
-        self._service = Service(self._root, self._bus.send, self._ask)
+        self._service = Service(self._root, self._bus.send, self._ask, self._fail)
         self._tell_bus("")
         self._try(self._service.begin)
         self._try(self._serve)  # what came before the name
 
     def _try(self, call: Callable[[], None]) -> None:
-        """Call, and watch for what could not be sent at once."""
+        """Call, and watch for what could not be sent at once. Without a connection do nothing."""
+        if self._bus is None:
+            return
         try:
             call()
         except Lost as lost:
             self._lose(str(lost))
+        except Exception as error:  # of one message; the others are served
+            self._fail(f"{type(error).__name__}: {error}: this is a bug")
         if self._bus is not None:
             writing = selectors.EVENT_WRITE if self._bus.unsent else 0
             self._selector.modify(self._bus, selectors.EVENT_READ | writing)
+
+    def _fail(self, reason: str) -> None:
+        self._failed = reason[:MAX_REASON]  # the daemon gets it with the next sign of life: a flood is one line
 
     def _lose(self, reason: str) -> None:
         """Close the connection; the objects, and the calls that wait, end with it."""
@@ -107,9 +119,12 @@ class BusClient:
     def _serve(self) -> None:
         assert self._bus is not None
         assert self._service is not None
-        self._bus.flush()
-        for message in self._bus.receive():
-            self._service.receive(message)
+        bus, service = self._bus, self._service
+        bus.flush()
+        for message in bus.receive():
+            self._try(partial(service.receive, message))
+        if bus.skipped:
+            self._fail(f"{bus.skipped} was skipped")
 
     def _ask(self, method: str, name: str, done: Callable[[Reply], None]) -> None:
         number = next(self._numbers)

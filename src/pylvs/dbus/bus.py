@@ -6,17 +6,20 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from itertools import count
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.bus import get_connectable_addresses
-from jeepney.low_level import Parser
+
+from pylvs.dbus.framing import BadFraming, Framing
 
 BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 REQUEST_NAME, DO_NOT_QUEUE, PRIMARY_OWNER = "RequestName", 4, 1  # with a flag and a result
 ACCESS_DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 CONNECT_S = 3.0  # for the connection, the authentication and the name; shorter than the daemon's patience
+WAIT_S = 0.5  # at once, while one of these is awaited
 MAX_UNSENT = 4 << 20  # bytes
 _CHUNK = 1 << 16
 
@@ -26,18 +29,21 @@ class Lost(Exception):
 
 
 class Bus:
-    """One connection, which has the name `name`. No call blocks once it is made. Raises Lost."""
+    """One connection, which has the name `name`. No call blocks once it is made. Raises Lost.
 
-    def __init__(self, address: str, name: str) -> None:
+    Until then `waiting` is called at least each WAIT_S.
+    """
+
+    def __init__(self, address: str, name: str, waiting: Callable[[], None] = lambda: None) -> None:
+        self._waiting = waiting
         self._deadline = time.monotonic() + CONNECT_S
         self._serials = count(1)
-        self._parser = Parser()
+        self._framing = Framing()
         self._unsent = bytearray()
         self._early: list[Message] = []  # other messages that came before the name
         self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._connect(address)
-            self._end.setblocking(False)
             self._request("Hello")
             result = self._request(REQUEST_NAME, "su", (name, DO_NOT_QUEUE))
             if result != (PRIMARY_OWNER,):
@@ -53,6 +59,11 @@ class Bus:
     def unsent(self) -> bool:
         """Whether to call `flush` when the socket is writable."""
         return bool(self._unsent)
+
+    @property
+    def skipped(self) -> str:
+        """Why a message was skipped last, "" if none was."""
+        return self._framing.skipped
 
     def send(self, message: Message) -> None:
         """Send a message, or keep it for `flush`."""
@@ -83,12 +94,9 @@ class Bus:
         if not data:
             raise Lost("it closed the connection")
         try:
-            self._parser.add_data(data)
-            while message := self._parser.get_next_message():
-                found.append(message)
-        except Exception as error:  # the library raises exceptions of any class, MemoryError included
-            raise Lost(f"it sent a message that cannot be read ({type(error).__name__})") from None
-        return found
+            return found + self._framing.messages(data)
+        except BadFraming as error:
+            raise Lost(f"it sent what cannot be read ({error})") from None
 
     def close(self) -> None:
         self._end.close()
@@ -99,12 +107,12 @@ class Bus:
         except (ValueError, RuntimeError):
             raise Lost("an address is unix:path=PATH or unix:abstract=NAME") from None
         try:
-            self._end.settimeout(CONNECT_S)
-            self._end.connect(path)
+            self._end.setblocking(False)
+            self._end.connect(path)  # a local socket connects at once, or not
             authenticator = Authenticator()
             for data in authenticator:
                 self._end.sendall(data)
-                self._end.settimeout(self._left())
+                self._wait(select.POLLIN)
                 answer = self._end.recv(1024)
                 if not answer:
                     raise Lost("it closed the connection")
@@ -115,11 +123,17 @@ class Bus:
         except (AuthenticationError, ValueError) as error:
             raise Lost(f"it refused the authentication: {error}") from None
 
-    def _left(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise Lost(f"it did not answer within {CONNECT_S:g} s")
-        return left
+    def _wait(self, events: int) -> None:
+        """Wait for the socket."""
+        ready = select.poll()
+        ready.register(self._end, events)
+        while True:
+            self._waiting()
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise Lost(f"it did not answer within {CONNECT_S:g} s")
+            if ready.poll(min(left, WAIT_S) * 1000):
+                return
 
     def _request(self, method: str, signature: str | None = None, body: tuple[object, ...] = ()) -> tuple[object, ...]:
         """Call a method of the bus and return the result."""
@@ -127,9 +141,7 @@ class Bus:
         self._unsent += new_method_call(BUS, method, signature, body).serialise(serial)
         while True:
             self.flush()
-            ready = select.poll()
-            ready.register(self._end, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-            ready.poll(self._left() * 1000)
+            self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0))
             messages = self.receive()
             for at, message in enumerate(messages):
                 if message.header.fields.get(HeaderFields.reply_serial) == serial:

@@ -7,6 +7,7 @@ daemon. Calls of the same status share one reply. The bus's policy decides who m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jeepney import (
     new_signal,
 )
 
+from pylvs.dbus.bus import Lost
 from pylvs.dbus.interface import (
     GENERAL_METHODS,
     INSTANCE,
@@ -88,12 +90,13 @@ Answer = Callable[[Message, str, Routers], Message]
 
 
 class Service:
-    """The objects below `root`. `send` sends a message, `ask` asks the daemon."""
+    """The objects below `root`. `send` sends a message, `ask` asks the daemon, `failed` reports a bug."""
 
-    def __init__(self, root: str, send: Callable[[Message], None], ask: Ask) -> None:
+    def __init__(self, root: str, send: Callable[[Message], None], ask: Ask, failed: Callable[[str], None]) -> None:
         self._vrrp = vrrp_path(root)
         self._send = send
         self._ask = ask
+        self._failed = failed
         self._waiting = 0  # calls of methods of the daemon
         self._of_status: list[tuple[Message, Answer]] = []  # calls that wait for the status
         self._answers: Mapping[tuple[str, str], Answer] = {
@@ -108,10 +111,7 @@ class Service:
         """Answer a method call, now or when the daemon has replied."""
         if message.header.message_type is not MessageType.method_call:
             return
-        try:
-            self._call(message)
-        except Refused as refused:
-            self._refuse(message, refused)
+        self._answering(message, lambda: self._call(message))
 
     def signal(self, name: str) -> None:
         """Emit a signal of the general object."""
@@ -187,13 +187,24 @@ class Service:
         routers, waiting = routers_of(reply), self._of_status
         self._of_status = []
         for call, answer in waiting:
-            try:
-                found = answer(call, call.header.fields[HeaderFields.path], routers)
-            except Refused as refused:
-                self._refuse(call, refused)
-            else:
-                if found is not call:
-                    self._reply(call, found)
+            self._answering(call, partial(self._answer_of_status, call, answer, routers))
+
+    def _answer_of_status(self, call: Message, answer: Answer, routers: Routers) -> None:
+        found = answer(call, call.header.fields[HeaderFields.path], routers)
+        if found is not call:
+            self._reply(call, found)
+
+    def _answering(self, call: Message, answer: Callable[[], None]) -> None:
+        """Answer with an error if that fails."""
+        try:
+            answer()
+        except Refused as refused:
+            self._refuse(call, refused)
+        except Lost:
+            raise
+        except Exception as error:
+            self._failed(f"{call.header.fields[HeaderFields.member]}: {type(error).__name__}: {error}: this is a bug")
+            self._refuse(call, Refused("Failed", f"{type(error).__name__}: this is a bug"))
 
     def _introspect(self, call: Message, path: str, routers: Routers) -> Message:
         check_arguments(call, "")

@@ -99,6 +99,33 @@ def test_an_address_that_is_none(address: str) -> None:
         Bus(address, NAME)
 
 
+def test_life_is_shown_while_the_bus_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "WAIT_S", 0.01)
+    waits = 0
+
+    def waiting() -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 4:
+            silent.close()
+
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "bus"))
+        silent.listen()
+        with pytest.raises(Lost, match="closed|reset"):
+            Bus(f"unix:path={tmp_path}/bus", NAME, waiting)
+    assert waits == 4
+
+
+def test_a_bus_that_does_not_answer_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "CONNECT_S", 0.0)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "bus"))
+        silent.listen()
+        with pytest.raises(Lost, match="did not answer within 0 s"):
+            Bus(f"unix:path={tmp_path}/bus", NAME)
+
+
 def test_a_bus_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Lost, match="No such file or directory"):
         Bus(f"unix:path={tmp_path}/bus", NAME)

@@ -23,8 +23,9 @@ class Daemon:
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self.asked: list[tuple[str, str]] = []
+        self.failures: list[str] = []
         self.replies: list[Callable[[Mapping[str, Any]], None]] = []
-        self.service = Service(ROOT, self._send, self._ask)
+        self.service = Service(ROOT, self._send, self._ask, self.failures.append)
         self._serial = 0
 
     def _send(self, message: Message) -> None:
@@ -162,3 +163,15 @@ def test_the_begin_emits_the_start_and_each_state() -> None:
     members = [(each.header.fields[HeaderFields.path], each.header.fields[HeaderFields.member]) for each in daemon.sent]
     assert members == [(f"{ROOT}/Vrrp", "VrrpStarted"), (PATH, "VrrpStatusChange"), (PATH, "PropertiesChanged")]
     assert daemon.results() == [(), (2,), (INSTANCE, {"State": ("(us)", (2, "Master"))}, [])]
+
+
+def test_a_failure_ends_one_call() -> None:
+    daemon = Daemon()
+    other = f"{ROOT}/Instance/eth0/52/IPv4"
+    for path in (PATH, other):
+        daemon.call(path, PROPERTIES, "Get", "ss", INSTANCE, "Name")
+    daemon.reply(routers={PATH: ["\udcff", "MASTER"], other: ["VI_2", "MASTER"]}, error="")
+    assert daemon.sent[0].body == ("UnicodeEncodeError: this is a bug",)
+    assert daemon.results() == ["Failed", (("(s)", ("VI_2",)),)]
+    assert len(daemon.failures) == 1
+    assert daemon.failures[0].startswith("Get: UnicodeEncodeError: ")
