@@ -325,7 +325,9 @@ def test_a_message_that_cannot_be_read_disturbs_no_other(daemon: Daemon) -> None
         address = DBusAddress("/", SERVICE, "org.freedesktop.DBus.Peer")
         data = new_method_call(address, "Ping", "u", (0,)).serialise(next(client.outgoing_serial))
         client.sock.sendall(data.replace(b"\x01u\x00", b"\x01h\x00"))
-        client.sock.sendall(new_method_call(address, "Ping", "ay", (bytes(1 << 20),)).serialise(next(client.outgoing_serial)))
+        client.sock.sendall(
+            new_method_call(address, "Ping", "ay", (bytes(1 << 20),)).serialise(next(client.outgoing_serial))
+        )
         assert client.send_and_get_reply(new_method_call(address, "Ping"), timeout=PATIENCE_S).body == ()
         until(lambda: "D-Bus: a message that" in daemon.log(), daemon.log)
         assert signals.all() == []

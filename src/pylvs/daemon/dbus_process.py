@@ -93,9 +93,7 @@ class DbusProcess:
         """Serve this configuration from now on; report it as a reload if another one was served."""
         settings = configuration.settings.dbus
         self._settings = settings
-        self._garp_at = {
-            each.name: self._garp_at.get(each.name, 0.0) for each in configuration.vrrp.instances
-        }
+        self._garp_at = {each.name: self._garp_at.get(each.name, 0.0) for each in configuration.vrrp.instances}
         self._forget_status()
         arguments = None
         if settings.enabled and configuration.vrrp.instances:

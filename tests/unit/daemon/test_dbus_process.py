@@ -15,6 +15,7 @@ from pylvs.daemon.dbus_process import NO_LIBRARY, DbusProcess
 from pylvs.dbus.interface import PRINT_DATA
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings
+from pylvs.system.processes import channel
 from pylvs.system.processes.channel import BadMessage
 from pylvs.system.processes.confined import Descriptor
 from tests.unit.daemon.daemons import run
@@ -283,7 +284,7 @@ def test_without_a_file_descriptor_the_answer_is_an_error(monkeypatch: pytest.Mo
     def sealed(content: bytes) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(dbus_process.channel, "sealed", sealed)
+    monkeypatch.setattr(channel, "sealed", sealed)
 
     async def scenario() -> None:
         dbus = DbusProcess(Routers(), {})

@@ -112,7 +112,7 @@ def test_life_is_shown_while_the_bus_does_not_answer(tmp_path: Path, monkeypatch
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "bus"))
         silent.listen()
-        with pytest.raises(Lost, match="closed|reset"):
+        with pytest.raises(Lost, match=r"closed|reset"):
             Bus(f"unix:path={tmp_path}/bus", NAME, waiting)
     assert waits == 4
 
