@@ -5,6 +5,7 @@ It uses only the standard library, because imports take long here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 240.0
-QUIET_S = 5.0  # without a trap
 AGENT = "127.0.0.1:16161"
 TRAPS = ("127.0.0.1", 16162)
 SNMPD = f"""
 rwcommunity private
 agentAddress udp:{AGENT}
 master agentx
+agentXTimeout 120
 agentXSocket unix:/tmp/agentx
 trap2sink {TRAPS[0]}:{TRAPS[1]} public
 """
@@ -69,15 +70,24 @@ def listen(name: str) -> socket.socket:
     return server
 
 
-def traps(receiver: socket.socket) -> list[str]:
-    """Return the traps until none comes for a while."""
-    found = []
-    receiver.settimeout(QUIET_S)
-    while True:
-        try:
+def traps(receiver: socket.socket, count: int) -> list[str]:
+    """Return so many traps, or those that come in PATIENCE_S."""
+    found: list[str] = []
+    receiver.settimeout(PATIENCE_S)
+    with contextlib.suppress(TimeoutError):
+        while len(found) < count:
             found.append(receiver.recv(1 << 16).hex())
-        except TimeoutError:
-            return found
+    return found
+
+
+def waiting(receiver: socket.socket) -> list[str]:
+    """Return the traps that have come: keepalived sends a trap before it shows the state that the trap is about."""
+    found: list[str] = []
+    receiver.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(receiver.recv(1 << 16).hex())
+    return found
 
 
 def play(given: dict[str, Any]) -> dict[str, Any]:
@@ -100,23 +110,24 @@ def play(given: dict[str, Any]) -> dict[str, Any]:
                 time.sleep(0.1)
             with subprocess.Popen(keepalived, stdout=log, stderr=log, start_new_session=True) as checker:
                 first = walk_until(root, given["ready"])
-                traps(receiver)
+                waiting(receiver)
                 gone = listening[given["down"]]
                 gone.shutdown(socket.SHUT_RDWR)
                 gone.close()
                 second = walk_until(root, given["after"])
-                down = traps(receiver)
+                down = traps(receiver, given["traps"]["down"])
                 again = listen(given["down"])
                 walk_until(root, given["ready"])
-                up = traps(receiver)
+                up = traps(receiver, given["traps"]["up"])
                 answers = [snmp("snmpset", name, kind, value) for name, kind, value in given["set"]]
                 third = walk(root)
+                more = waiting(receiver)
                 checker.send_signal(signal.SIGTERM)
                 checker.wait(PATIENCE_S)
                 again.close()
             master.terminate()
     text = Path("/tmp/log").read_text(errors="replace")
-    return {"walks": [first, second, third], "down": down, "up": up, "set": answers, "log": text}
+    return {"walks": [first, second, third], "down": down, "up": up, "more": more, "set": answers, "log": text}
 
 
 if __name__ == "__main__":

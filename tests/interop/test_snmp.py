@@ -133,6 +133,7 @@ SNMPD = """
 rocommunity public
 agentAddress udp:AGENT
 master agentx
+agentXTimeout 120
 agentXSocket unix:FOLDER/agentx
 """
 

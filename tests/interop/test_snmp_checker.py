@@ -300,7 +300,6 @@ def test_objects_and_traps_are_those_of_keepalived() -> None:
         "after": {f"{ROOT}.4.1.6.1.3": "INTEGER: 2", f"{ROOT}.3.1.23.1": "INTEGER: 2"},
         "set": [[weight, "i", "261"], [weight, "s", "x"], [f"{ROOT}.4.1.10.1.3", "i", "1"]],
     }
-    theirs = in_guest(SCRIPT, given)
     ours = Ours()
     try:
         first = ours.walk()
@@ -311,11 +310,13 @@ def test_objects_and_traps_are_those_of_keepalived() -> None:
         third = ours.walk()
     finally:
         ours.close()
+    theirs = in_guest(SCRIPT, given | {"traps": {"down": len(down), "up": len(up)}})
     assert len(first) > 300, theirs["log"]
     for their_walk, our_walk in zip(theirs["walks"], (first, second, third), strict=True):
         found = differences(their_walk, our_walk)
         assert found == {}, "\n".join(f"{name}: {values}" for name, values in found.items()) + theirs["log"]
     assert [variables(each) for each in theirs["down"]] == list(map(sent, down))
     assert [variables(each) for each in theirs["up"]] == list(map(sent, up))
+    assert theirs["more"] == []
     assert f"{weight} = INTEGER: 261" in theirs["set"][0]
     assert third[weight] == "INTEGER: 5"  # keepalived's too: it keeps the lowest eight bits

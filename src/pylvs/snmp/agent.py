@@ -7,6 +7,7 @@ process of its own, and one that does not read loses its connections.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.wanted import Configuration
-from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib
+from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib, timeouts
 from pylvs.snmp.agentx import Message, Oid, Pdu, Value, VarBind
 from pylvs.snmp.checker_mib import Numbers, Service
 from pylvs.snmp.keepalived_mib import RouterStatus
-from pylvs.snmp.routers import RouterClient
+from pylvs.snmp.routers import RouterClient, event_status
 from pylvs.snmp.servers import ServerClient
 from pylvs.snmp.session import Lost, Session, connect
 from pylvs.snmp.tree import Tree
@@ -71,11 +72,8 @@ class Agent:
 
     def run(self) -> None:
         """Serve until the end, in one session after the other."""
-        try:
+        with contextlib.suppress(Ended):
             self._serve_for_ever()
-        except Ended:
-            self._routers.close()
-            self._servers.close()
 
     def _serve_for_ever(self) -> None:
         while True:
@@ -115,6 +113,8 @@ class Agent:
             self._loop(session)
         finally:
             session.close()
+            self._routers.close()  # without snmpd, traps would go out late, and their events fill the senders' buffers
+            self._servers.close()
 
     def _loop(self, session: Session) -> None:
         ping_at = time.monotonic() + PING_S
@@ -137,21 +137,19 @@ class Agent:
     def _subscribe(self) -> None:
         if not self._settings.traps:
             return
+        deadline = timeouts.deadline()
         if self._settings.routers:
-            self._routers.subscribe()
+            self._routers.subscribe(deadline)
         if self._settings.checker:
-            self._servers.subscribe()
+            self._servers.subscribe(deadline)
 
     def _traps(self) -> Iterator[list[VarBind]]:
         """Yield the traps of the events that have come."""
-        status: RouterStatus | None = None
         for event in self._routers.events():
-            status = status or (self._routers.status() if self._settings.rfc_v2 or self._settings.rfc_v3 else None)
-            yield from router_traps(event, self._configuration, status or RouterStatus())
-        for event in self._servers.events():
+            yield from router_traps(event, self._configuration, event_status(event))
+        for event, numbers in self._servers.events():
             if event["event"] in SERVER_EVENTS:
-                numbers, router_id = self._servers.numbers_after(event), self._configuration.settings.router_id
-                yield from server_traps(event, numbers, self._services, router_id)
+                yield from server_traps(event, numbers, self._services, self._configuration.settings.router_id)
 
     def _answer(self, message: Message) -> bytes | None:
         if message.pdu in REQUESTS:
@@ -172,12 +170,13 @@ class Agent:
 
     def _objects(self) -> dict[Oid, Value]:
         configuration, settings = self._configuration, self._settings
+        deadline = timeouts.deadline()
         found: dict[Oid, Value] = {}
-        routers = self._routers.status() if settings.routers else RouterStatus()
+        routers = self._routers.status(deadline) if settings.routers else RouterStatus()
         if settings.vrrp or settings.checker:
             found |= keepalived_mib.objects(configuration, routers)
         if settings.checker:
-            found |= checker_mib.objects(configuration, self._servers.status())
+            found |= checker_mib.objects(configuration, self._servers.status(deadline))
         if settings.rfc_v2:
             found |= rfc_mib.objects_v2(configuration, routers, self._master_started_at)
         if settings.rfc_v3:
@@ -199,9 +198,9 @@ def router_traps(event: dict[str, Any], configuration: Configuration, status: Ro
 
 
 def server_traps(
-    event: dict[str, Any], numbers: Numbers, services: Mapping[str, Service], router_id: str
+    event: dict[str, Any], numbers: Numbers | None, services: Mapping[str, Service], router_id: str
 ) -> Iterator[list[VarBind]]:
-    """Yield the trap of one of SERVER_EVENTS, if the service is configured; `numbers` are those after it."""
+    """Yield the trap of one of SERVER_EVENTS, if the service is configured; `numbers` are those after it, if known."""
     name, service = event["event"], services.get(event["service"])
     if service is None:
         return

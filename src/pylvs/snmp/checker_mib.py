@@ -71,7 +71,7 @@ Report = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What `pylvs run` reports: the services of `GET /v1/status` and `GET /v1/counters`, by name."""
+    """What `pylvs run` reports: the services of `GET /v1/services` and `GET /v1/counters`, by name."""
 
     services: Mapping[str, Report] = field(default_factory=dict)
     counters: Mapping[str, Report] = field(default_factory=dict)
@@ -316,7 +316,7 @@ def by_name(configuration: Configuration) -> dict[str, Service]:
     return {service.name: (service, described) for service, described in pairs}
 
 
-def server_trap(service: Service, server: str, up: bool, numbers: Numbers, router_id: str) -> list[VarBind]:
+def server_trap(service: Service, server: str, up: bool, numbers: Numbers | None, router_id: str) -> list[VarBind]:
     """Return the notification of a real server, ADDRESS:PORT, that went up or down. Raises InvalidOperation."""
     key = server_named(server)
     assert isinstance(key, DestinationKey)
@@ -331,7 +331,7 @@ def server_trap(service: Service, server: str, up: bool, numbers: Numbers, route
     )
 
 
-def quorum_trap(service: Service, status: int, numbers: Numbers, router_id: str) -> list[VarBind]:
+def quorum_trap(service: Service, status: int, numbers: Numbers | None, router_id: str) -> list[VarBind]:
     """Return the notification of a quorum."""
     return trap_named(
         QUORUM_TRAP,
@@ -358,7 +358,8 @@ def _identity(service: WantedService, described: DescribedService) -> Iterator[B
     yield (*SERVICES, 8), truth(key.protocol is Protocol.TCP and not marks_alone)
 
 
-def _numbers(numbers: Numbers, router_id: str) -> Iterator[Bind]:
-    yield (*SERVICES, 21), unsigned(numbers.up)
-    yield (*SERVICES, 20), unsigned(numbers.total)
+def _numbers(numbers: Numbers | None, router_id: str) -> Iterator[Bind]:
+    if numbers is not None:
+        yield (*SERVICES, 21), unsigned(numbers.up)
+        yield (*SERVICES, 20), unsigned(numbers.total)
     yield (*GLOBAL, 2, 0), text(router_id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,48 @@ from pylvs.model.errors import NoSuchDevice, PylvsError
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import links
 from pylvs.snmp.keepalived_mib import RouterStatus
-from pylvs.vrrp.ipc import SOCKET_NAME, Client
+from pylvs.snmp.timeouts import BackOff, Cached, Clock
+from pylvs.vrrp.ipc import SOCKET_NAME, Client, NoRouters
 
 
 class RouterClient:
     """The connections to pylvs-vrrp: one for its status, one for events."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, clock: Clock = time.monotonic) -> None:
         self._path = state_dir / SOCKET_NAME
+        self._back_off = BackOff(clock)
+        self._status = Cached(self._read_status, RouterStatus(), NoRouters, self._back_off)
         self._events: Client | None = None
 
-    def status(self) -> RouterStatus:
-        """Return the status; without the process, one of no virtual router."""
-        try:
-            with Client(self._path) as client:
-                return router_status(client.ask("status"))
-        except PylvsError:
-            return RouterStatus()
+    def status(self, deadline: float) -> RouterStatus:
+        """Return the status, the last known if there is no answer; without the process, one of no virtual router."""
+        return self._status.get(deadline)
 
-    def subscribe(self) -> None:
+    def _read_status(self, deadline: float) -> RouterStatus:
+        with self._client(deadline) as client:
+            return router_status(client.ask("status"))
+
+    def _client(self, deadline: float) -> Client:
+        patience_s = max(deadline - time.monotonic(), 0.0) / 2  # half for the greeting, half for a request
+        return Client(self._path, patience_s)
+
+    def subscribe(self, deadline: float) -> None:
         """Connect for events, unless that is done. Without the process, a later call may succeed."""
-        if self._events is not None:
+        if self._events is not None or not self._back_off.over:
             return
-        with contextlib.suppress(PylvsError):
-            client = Client(self._path)
+        try:
+            client = self._client(deadline)
             try:
                 client.ask("subscribe_states")
             except PylvsError:
                 client.close()
                 raise
-            self._events = client
+        except NoRouters:
+            return
+        except PylvsError:
+            self._back_off.begin()
+            return
+        self._events = client
 
     def fileno(self) -> int:
         """Return the descriptor of the subscription, -1 without one."""
@@ -74,6 +86,15 @@ def router_status(found: dict[str, Any]) -> RouterStatus:
     groups = {each["name"]: each["state"] for each in found["groups"]}
     unknown = sum(each["count"] for each in found["unknown_vrids"])
     return RouterStatus(instances, groups, index_of, device_of, link_address_of, unknown, time.time())
+
+
+def event_status(event: Mapping[str, Any]) -> RouterStatus:
+    """Return the status of the one virtual router that an event has."""
+
+    def device_of(instance: VrrpInstance) -> str:
+        return str(event.get("device", instance.interface))
+
+    return RouterStatus({event["instance"]: event}, index_of=index_of, device_of=device_of)
 
 
 def index_of(device: str) -> int:

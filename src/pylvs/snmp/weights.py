@@ -5,26 +5,29 @@ RFC 2741, section 7.2.4: a set is tested, then committed, and undone if the comm
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import MAX_WEIGHT
 from pylvs.model.wanted import Configuration
-from pylvs.snmp import agentx
+from pylvs.snmp import agentx, timeouts
 from pylvs.snmp.agentx import Kind, Message, Pdu, VarBind
-from pylvs.snmp.checker_mib import WEIGHT, ServerStatus, server_at
+from pylvs.snmp.checker_mib import WEIGHT, Report, server_at
 from pylvs.system.logs import get_logger
 
+REVERT_S = 0.1  # to send the former weights, even if the answer is overdue
 MOST_TESTED = 64  # sets that snmpd has neither committed nor cleaned up
 
 
 class Servers(Protocol):
     """What this needs of the client of `pylvs run`."""
 
-    def status(self) -> ServerStatus: ...
+    def services(self, deadline: float) -> Mapping[str, Report]: ...
 
-    def set_weight(self, service: str, server: str, weight: int | None) -> None: ...
+    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,27 @@ class WeightSets:
             self._tested.pop(transaction, None)
             self._former.pop(transaction, None)
             return None
-        commits = message.pdu == Pdu.COMMIT_SET
-        weights = self._tested.pop(transaction, []) if commits else self._former.pop(transaction, [])
-        if commits:
-            self._former[transaction] = former = self._present(weights)
-        failed = self._set(weights)
-        if failed and commits:
-            self._set(former)
-        error = (agentx.COMMIT_FAILED if commits else agentx.UNDO_FAILED) if failed else agentx.NO_ERROR
-        return agentx.response(message, error=error, index=failed)
+        deadline = timeouts.deadline()
+        if message.pdu == Pdu.COMMIT_SET:
+            failed = self._commit(transaction, deadline)
+            return agentx.response(message, error=agentx.COMMIT_FAILED if failed else agentx.NO_ERROR, index=failed)
+        failed = self._set(self._former.pop(transaction, []), deadline)
+        return agentx.response(message, error=agentx.UNDO_FAILED if failed else agentx.NO_ERROR, index=failed)
+
+    def _commit(self, transaction: tuple[int, int], deadline: float) -> int:
+        """Set the tested weights, all or none; return the number of the first that failed, from 1, or 0."""
+        weights = self._tested.pop(transaction, [])
+        try:
+            former = self._present(weights, deadline) if weights else []
+        except PylvsError as error:
+            get_logger().warning(f"SNMP: no weight is set, because the present ones are not known: {error}")
+            return 1
+        failed = self._set(weights, deadline)
+        if failed:
+            self._set(former, max(deadline, time.monotonic() + REVERT_S))
+        else:
+            self._former[transaction] = former
+        return failed
 
     def _test(self, message: Message, transaction: tuple[int, int]) -> bytes:
         weights = []
@@ -90,9 +105,9 @@ class WeightSets:
         service, server = found
         return Weight(service.name, str(server.destination.key), weight)
 
-    def _present(self, weights: list[Weight]) -> list[Weight]:
-        """Return the operator's weights of these real servers."""
-        services = self._servers.status().services
+    def _present(self, weights: list[Weight], deadline: float) -> list[Weight]:
+        """Return the operator's weights of these real servers. Raises PylvsError."""
+        services = self._servers.services(deadline)
         present = {
             (name, each["server"]): each["operator_weight"]
             for name, service in services.items()
@@ -100,11 +115,11 @@ class WeightSets:
         }
         return [Weight(each.service, each.server, present.get((each.service, each.server))) for each in weights]
 
-    def _set(self, weights: list[Weight]) -> int:
+    def _set(self, weights: list[Weight], deadline: float) -> int:
         """Set weights; return the number of the first that failed, from 1, or 0."""
         for number, each in enumerate(weights, 1):
             try:
-                self._servers.set_weight(each.service, each.server, each.weight)
+                self._servers.set_weight(each.service, each.server, each.weight, deadline)
             except PylvsError as error:
                 get_logger().warning(f"SNMP: {each.service}: {each.server}: weight {each.weight}: {error}")
                 return number

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pylvs
 from pylvs.model.errors import PylvsError
-from pylvs.model.vrrp import VrrpInstance
 from pylvs.system.sockets import peer_of
 from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
@@ -128,12 +127,15 @@ class ControlServer:
         connection.socket.send(answer)
 
 
-def state_message(kind: str, name: str, state: str, instance: VrrpInstance | None) -> dict[str, Any]:
+def state_message(kind: str, name: str, state: str, router: Router | None) -> dict[str, Any]:
     """Return the message of a transition of a group, or of an instance, which may be one that a reload removes."""
     message: dict[str, Any] = {"kind": kind, "instance": name, "state": state}
-    if instance is not None:
+    if router is not None:
+        instance = router.instance
         message |= {"interface": instance.interface, "vrid": instance.vrid, "family": instance.family}
         message["reports_deleted"] = instance.notify.reports_deleted
+        if state == State.MASTER.value:  # for traps, which need no status then
+            message |= {"source": str(router.machine.address), "master_why": router.master_why}
     return message
 
 

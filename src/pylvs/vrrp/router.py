@@ -80,6 +80,15 @@ class Router:
         until, text = self._rival or (0.0, "")
         return text if self.state is State.MASTER and self._service.now < until else ""
 
+    @property
+    def master_why(self) -> str:
+        """Why it became master the last time, "" if it never did; with a group, the reason of the member that led."""
+        why = self.history.master_why
+        if why is TransitionReason.GROUP and self.group is not None:
+            masters = (each.history.master_why for each in self.group.members if each.state is State.MASTER)
+            why = next((each for each in masters if each not in (None, why)), why)
+        return why.value if why else ""
+
     def start(self) -> None:
         """Remove what a former process left on this host, and start the machine when no fault prevents it."""
         if self._running:
@@ -338,7 +347,7 @@ class Router:
         self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
         message = StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value)
-        self._service.notify(message, self.instance)
+        self._service.notify(message, self)
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
             self._service.notify(StateChanged("GROUP", self.group.group.name, state, 0))
 

@@ -418,7 +418,8 @@ class RouterService:
         self.log("warning", f"{router.name}: an advertisement from {datagram.source} is dropped: {invalid}{more}")
         dropped = {"flaw": invalid.error.value, "source": str(datagram.source)}
         self.publish("dropped", router.name, **dropped)
-        self._control.publish_state({"kind": "DROPPED", "instance": router.name, **dropped})
+        device = self.host.device_of(router.instance)
+        self._control.publish_state({"kind": "DROPPED", "instance": router.name, "device": device, **dropped})
 
     def _resources_lost(self, name: str, lost: set[str]) -> None:
         text = ", ".join(sorted(lost))
@@ -475,9 +476,9 @@ class RouterService:
         self._control.publish({"event": event, "instance": instance, "time": time.time(), **fields})
 
     def notify(
-        self, message: StateChanged | PriorityChanged | LowerPriorityReceived, instance: VrrpInstance | None = None
+        self, message: StateChanged | PriorityChanged | LowerPriorityReceived, router: Router | None = None
     ) -> None:
-        """Run notify scripts, write to FIFOs, send mail and traps, and publish the state, with that of `instance`."""
+        """Run notify scripts, write to FIFOs, send mail and traps, and publish the state, with that of `router`."""
         self.helper.send(message)
         if isinstance(message, StateChanged) and not message.at_reload:
-            self._control.publish_state(control.state_message(message.kind, message.name, message.state, instance))
+            self._control.publish_state(control.state_message(message.kind, message.name, message.state, router))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from pylvs.daemon.api import operation, routes
 from pylvs.daemon.api.counters import counters_encoded
 from pylvs.health.engine import Engine
 from pylvs.model.described import CheckDefaults, DescribedServer, DescribedService, Descriptions
@@ -12,6 +19,8 @@ from pylvs.model.service import Destination, DestinationKey, Method, Protocol, S
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agentx import Kind, Oid, Value
 from pylvs.snmp.checker_mib import SERVERS, SERVICES, ServerStatus, objects
+from tests.unit.daemon.commands import ask, during
+from tests.unit.daemon.daemons import FakeHost
 
 KEYS = tuple(ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), port) for port in (80, 443))
 FIRST, SECOND, SORRY = (Destination(DestinationKey(ip_address(f"10.0.0.{number}"), 0)) for number in (1, 2, 9))
@@ -79,3 +88,23 @@ def test_objects_have_the_numbers_in_each_width() -> None:
     assert [server(column, first) for column in (27, 28, 29)] == [11, LARGE + 20, 33]
     assert [server(column, first) for column in (30, 31, 38, 39)] == [9, 0, 5, 0]
     assert (*SERVERS, 6, *first) not in found  # no status is known
+
+
+def test_the_event_loop_waits_neither_for_numbers_nor_for_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def encoded(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return counters_encoded(*arguments)
+
+    def line(content: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return json.dumps(content).encode()
+
+    monkeypatch.setattr(routes, "counters_encoded", encoded)
+    monkeypatch.setattr(operation, "json_line", line)
+    host = FakeHost(tmp_path / "state")
+    (reply,) = during(host, lambda: ask(host, "GET", "/v1/counters"))
+    assert len(reply["services"]) == 1
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import urllib.error
 import urllib.request
 from ipaddress import ip_address
@@ -170,6 +171,32 @@ def test_overrides_survive_a_reload_and_status_lists_them(host: FakeHost) -> Non
     assert all(line in answers[6] for line in [*words, "differs from the file:", "weight 9 (configured 7)"])
     assert answers[9] == (7, 4)
     assert answers[10] == []
+
+
+def test_services_and_a_weight_that_does_not_wait_are_answered_while_the_table_is_locked(host: FakeHost) -> None:
+    locked, free = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        locked.set()
+        assert free.wait(PATIENCE_S)
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            holder = asyncio.ensure_future(daemon.table_thread.run(lock))
+            try:
+                assert await asyncio.to_thread(locked.wait, PATIENCE_S)
+                given = {"server": FIRST, "weight": 9, "wait": False}
+                reply = await asyncio.to_thread(ask, host, "POST", "/v1/weight", given)
+                assert reply["servers"] == [{"service": str(WEB), "server": FIRST}]
+                (web,) = (await asyncio.to_thread(ask, host, "GET", "/v1/services"))["services"]
+                assert [each["operator_weight"] for each in web["servers"]] == [9, None]
+                assert weight_of(host, 1) == 4
+            finally:
+                free.set()
+                await holder
+            await until(lambda: weight_of(host, 1) == 9)
+
+    run(scenario())
 
 
 def test_check_now_probes_immediately_and_history_has_the_reasons(host: FakeHost) -> None:

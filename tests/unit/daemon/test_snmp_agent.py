@@ -7,8 +7,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +23,7 @@ from pylvs.snmp.agentx import INTERNET, Oid, Pdu
 from pylvs.snmp.checker_mib import CHECKER, QUORUM_TRAP, SERVER_TRAP, SERVERS, SERVICES, WEIGHT
 from tests.unit.daemon.daemons import FakeHost, address, configuration, run, server, service, until
 from tests.waiting import PATIENCE_S
+from tests.waiting import until as until_sync
 
 CHECKS = CheckDefaults(60.0, 5.0)
 STATUS = 6  # column of the real servers
@@ -36,6 +37,12 @@ def served(path: Path) -> Configuration:
     snmp = SnmpSettings(socket=f"unix:{path}", checker=True, traps=True)
     found = configuration(service(server(1), server(2), quorum=2, omega=True), snmp=snmp)
     return replace(found, described=Descriptions(services=(described,)))
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.snmp.timeouts.ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.snmp.session.CONNECT_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -105,8 +112,8 @@ def bind(name: Oid, value: int) -> bytes:
     return struct.pack("!HH", 2, 0) + oid(name) + struct.pack("!I", value)
 
 
-@contextmanager
-def agent(wanted: Configuration, state: Path) -> Iterator[int]:
+@asynccontextmanager
+async def agent(wanted: Configuration, state: Path) -> AsyncIterator[int]:
     """Run the sub-agent in a thread; write to the descriptor to end it."""
     readable, writable = os.pipe()
     thread = threading.Thread(target=Agent(wanted, state, readable).run)
@@ -115,7 +122,7 @@ def agent(wanted: Configuration, state: Path) -> Iterator[int]:
         yield writable
     finally:
         os.write(writable, b"x")
-        thread.join()
+        await asyncio.to_thread(thread.join)  # this event loop answers its last requests
         os.close(readable)
         os.close(writable)
 
@@ -136,8 +143,8 @@ def test_status_weights_and_traps_of_virtual_servers(host: FakeHost, tmp_path: P
             assert master.ask(Pdu.TEST_SET, bind((*WEIGHT, *first), 5))[4:8] == bytes(4)
             assert host.table()[str(service().keys[0])][str(address(1))] == 1
             assert master.ask(Pdu.COMMIT_SET)[4:8] == bytes(4)
-            assert host.table()[str(service().keys[0])][str(address(1))] == 5
             assert master.integer((*WEIGHT, *first)) == 5
+            until_sync(lambda: host.table()[str(service().keys[0])][str(address(1))] == 5)
             master.send(Pdu.CLEANUP_SET, 100, b"")
             master.traps.clear()
             host.dead.add(ip_address(address(2)))
@@ -155,7 +162,7 @@ def test_status_weights_and_traps_of_virtual_servers(host: FakeHost, tmp_path: P
             listener.settimeout(PATIENCE_S)
             async with host.daemon():
                 await until(lambda: host.servers() == {str(address(1)), str(address(2))})
-                with agent(wanted, host.state):
+                async with agent(wanted, host.state):
                     await asyncio.to_thread(play, listener)
 
     run(scenario())
@@ -172,13 +179,12 @@ def test_the_traps_of_the_end_are_sent_before_the_sub_agent_ends(host: FakeHost,
             listener.bind(str(tmp_path / "agentx"))
             listener.listen()
             listener.settimeout(PATIENCE_S)
-            async with host.daemon() as daemon:
-                with agent(wanted, host.state):
-                    master = await asyncio.to_thread(Master, listener)
-                    with closing(master):
-                        assert await asyncio.to_thread(master.integer, (*SERVICES, 23, 1)) == 1
-                        daemon.stop()
-                        (shutdown,) = await asyncio.to_thread(master.traps_named, QUORUM_TRAP, 1)
-                        assert bind((*SERVICES, 23), 3) in shutdown
+            async with host.daemon() as daemon, agent(wanted, host.state):
+                master = await asyncio.to_thread(Master, listener)
+                with closing(master):
+                    assert await asyncio.to_thread(master.integer, (*SERVICES, 23, 1)) == 1
+                    daemon.stop()
+                    (shutdown,) = await asyncio.to_thread(master.traps_named, QUORUM_TRAP, 1)
+                    assert bind((*SERVICES, 23), 3) in shutdown
 
     run(scenario())

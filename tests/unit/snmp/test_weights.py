@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 import pytest
@@ -12,7 +13,7 @@ from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKe
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp import agentx
 from pylvs.snmp.agentx import Kind, Message, Oid, Pdu, Value, VarBind
-from pylvs.snmp.checker_mib import SERVERS, WEIGHT, ServerStatus
+from pylvs.snmp.checker_mib import SERVERS, WEIGHT, Report
 from pylvs.snmp.weights import WeightSets
 
 NAME = "192.0.2.1:80 tcp"
@@ -40,12 +41,17 @@ class Servers:
 
     def __init__(self) -> None:
         self.weights: dict[str, int | None] = {"10.0.0.1:80": 7, "10.0.0.2:80": None}
+        self.silent = False
+        self.deadlines: list[float] = []
 
-    def status(self) -> ServerStatus:
-        servers = [{"server": name, "operator_weight": weight} for name, weight in self.weights.items()]
-        return ServerStatus({NAME: {"servers": servers}})
+    def services(self, deadline: float) -> Mapping[str, Report]:
+        self.deadlines.append(deadline)
+        if self.silent:
+            raise PylvsError("no answer")
+        return {NAME: {"servers": [{"server": each, "operator_weight": old} for each, old in self.weights.items()]}}
 
-    def set_weight(self, service: str, server: str, weight: int | None) -> None:
+    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
+        self.deadlines.append(deadline)
         assert service == NAME
         if weight == 13:
             raise PylvsError("refused")
@@ -87,6 +93,26 @@ def test_a_commit_that_fails_leaves_all_weights_as_they_were() -> None:
     assert result(sets.answer(message(Pdu.TEST_SET, integer(SECOND, 4), integer(FIRST, 13)))) == (0, 0)
     assert result(sets.answer(message(Pdu.COMMIT_SET))) == (agentx.COMMIT_FAILED, 2)
     assert servers.weights == {"10.0.0.1:80": 7, "10.0.0.2:80": None}
+
+
+def test_without_the_present_weights_a_commit_fails_and_its_undo_keeps_them() -> None:
+    servers = Servers()
+    sets = WeightSets(CONFIGURATION, servers)
+    assert result(sets.answer(message(Pdu.TEST_SET, integer(FIRST, 3)))) == (0, 0)
+    servers.silent = True
+    assert result(sets.answer(message(Pdu.COMMIT_SET))) == (agentx.COMMIT_FAILED, 1)
+    assert servers.weights["10.0.0.1:80"] == 7
+    assert result(sets.answer(message(Pdu.UNDO_SET))) == (0, 0)
+    assert servers.weights["10.0.0.1:80"] == 7
+
+
+def test_a_commit_has_one_deadline() -> None:
+    servers = Servers()
+    sets = WeightSets(CONFIGURATION, servers)
+    sets.answer(message(Pdu.TEST_SET, integer(FIRST, 3), integer(SECOND, 4)))
+    sets.answer(message(Pdu.COMMIT_SET))
+    assert len(servers.deadlines) == 3
+    assert len(set(servers.deadlines)) == 1
 
 
 @pytest.mark.parametrize(

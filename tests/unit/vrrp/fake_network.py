@@ -168,9 +168,7 @@ class FakeHost:
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         pass
 
-    def notify(
-        self, message: StateChanged | PriorityChanged | LowerPriorityReceived, _: VrrpInstance | None = None
-    ) -> None:
+    def notify(self, message: StateChanged | PriorityChanged | LowerPriorityReceived, _: Router | None = None) -> None:
         match message:
             case StateChanged():
                 self.notified.append((message.kind, message.name, message.state))

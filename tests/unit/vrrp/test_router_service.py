@@ -483,7 +483,8 @@ def test_a_dropped_advertisement_is_in_the_status_and_sent_to_those_who_want_sta
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(service._control, "publish_state", sent.append)
     service._receive(FIRST.interface, FIRST.vrid, Datagram(OTHER, FIRST.multicast, 7, PROTOCOL, b"", b""))
-    assert sent == [{"kind": "DROPPED", "instance": "VI_1", "flaw": AdvertError.TTL.value, "source": str(OTHER)}]
+    flaw = {"flaw": AdvertError.TTL.value, "source": str(OTHER)}
+    assert sent == [{"kind": "DROPPED", "instance": "VI_1", "device": FIRST.interface, **flaw}]
     (status,) = service_status(service)["instances"]
     assert status["last_error"] == AdvertError.TTL.value
     assert (status["source"], status["master_why"]) == ("10.0.0.1", TransitionReason.TIMER.value)
@@ -507,6 +508,23 @@ def test_a_published_state_has_the_identity_that_a_reload_removes(
         ("VI_1", 51, "DELETED", True),
     ]
     assert {(each["kind"], each["interface"], each["family"]) for each in published} == {("INSTANCE", "eth0", 4)}
+
+
+def test_a_published_master_has_its_address_and_the_reason_of_the_member_that_led(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[dict[str, Any]] = []
+    monkeypatch.setattr(service._control, "publish_state", published.append)
+    configure(service, FIRST, SECOND, groups=(VrrpGroup(name="G", members=("VI_1", "VI_2")),))
+    run(service, 10)
+    masters = [each for each in published if (each["kind"], each["state"]) == ("INSTANCE", "MASTER")]
+    assert {service.routers[name].history.master_why for name in ("VI_1", "VI_2")} == {
+        TransitionReason.TIMER,
+        TransitionReason.GROUP,
+    }
+    found = {each["instance"]: (each["source"], each["master_why"]) for each in masters}
+    assert found == dict.fromkeys(("VI_1", "VI_2"), ("10.0.0.1", TransitionReason.TIMER.value))
+    assert all("source" not in each for each in published if each not in masters)
 
 
 def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterService) -> None:

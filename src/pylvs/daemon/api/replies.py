@@ -92,6 +92,12 @@ class ServiceReply(TypedDict):
     servers: list[ServerReply]
 
 
+class ServicesReply(TypedDict):
+    """Services and servers as their checks know them; all connections are 0, because the table is not read."""
+
+    services: list[ServiceReply]
+
+
 class TableReply(TypedDict):
     """The table beside the desired state."""
 

@@ -34,6 +34,7 @@ from pylvs.daemon.notifications import encode_event
 from pylvs.daemon.problems import router_problems, service_problems
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
+from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import InvalidOperation, OutOfRange
@@ -63,6 +64,7 @@ _DRAIN = {
     "active_only": Field(bool, "do not wait for inactive connections"),
 }
 _WEIGHT = {"weight": Field(int, "0 to 2147483647; null clears the override", required=True, nullable=True)}
+_WAIT = Field(bool, "false: reply as soon as the daemon has it; the table follows. true by default")
 _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
 _SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
@@ -147,7 +149,22 @@ async def metrics(daemon: Supervisor, *_: object) -> web.Response:
 
 async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
     rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
-    return json_response(counters_encoded(daemon.engine.snapshot(), rows))
+    return await asyncio.to_thread(_counters_response, daemon.engine.snapshot(), rows)
+
+
+def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> web.Response:
+    """Return the response. A thread makes it: a large table takes tenths of a second."""
+    return json_response(counters_encoded(snapshot, rows))
+
+
+async def services(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+    """Reply at once, also while the table is locked or pylvs-vrrp hangs."""
+    return await asyncio.to_thread(_services_response, daemon.engine.snapshot())
+
+
+def _services_response(snapshot: Sequence[ServiceSnapshot]) -> web.Response:
+    reply: replies.ServicesReply = {"services": [service_encoded(each, {}) for each in snapshot]}
+    return json_response(reply)
 
 
 async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
@@ -227,14 +244,15 @@ def _override(
     async def handle(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
         values = {each: given[each] for each in takes}
         names = apply(daemon.engine, server_named(given["server"]), service=given.get("service"), **values)
-        await daemon.reconciler.reconcile()
+        if given.get("wait", True):
+            await daemon.reconciler.reconcile()  # without it, the change has woken the reconciler
         reply: replies.OverrideReply = {
             "servers": [{"service": service, "server": str(server)} for service, server in names],
             "not_kept": daemon.save_error,
         }
         return json_response(reply)
 
-    return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes})
+    return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes, "wait": _WAIT})
 
 
 async def vrrp_status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
@@ -289,6 +307,7 @@ _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
+    Operation("GET", "/v1/services", "Services and servers, without the table.", services, replies.ServicesReply),
     Operation("GET", "/v1/counters", "Connections, packets and bytes of the services.", counters, CountersReply),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
     Operation(

@@ -1,0 +1,129 @@
+"""The sub-agent between fake clients of the daemon and a master agent that closes the session."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from pylvs.model.wanted import Configuration
+from pylvs.snmp import agent as module
+from pylvs.snmp.agent import Agent, server_traps
+from pylvs.snmp.agentx import Pdu
+from pylvs.snmp.checker_mib import SERVICES, Numbers, by_name
+from pylvs.snmp.rfc_mib import NEW_MASTER_V2, NEW_MASTER_V3, PREEMPTED, PROTOCOL_ERROR, V3
+from pylvs.snmp.session import Lost
+from pylvs.vrrp.protocol.adverts import AdvertError
+from pylvs.vrrp.protocol.machine import TransitionReason
+from tests.unit.config.support import compiled
+from tests.waiting import PATIENCE_S
+
+HEADER = struct.Struct("!BBBxIIII")
+TEXT = """
+global_defs {
+    enable_snmp_rfc
+    enable_snmp_checker
+    enable_traps
+}
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    virtual_ipaddress { 192.0.2.1/24 }
+}
+"""
+BACKUP = {"kind": "INSTANCE", "instance": "VI_1", "state": "BACKUP"}
+MASTER = BACKUP | {"state": "MASTER", "source": "192.0.2.9", "master_why": TransitionReason.BETTER.value}
+DROPPED = {"kind": "DROPPED", "instance": "VI_1", "flaw": AdvertError.TTL.value, "source": "192.0.2.66"}
+
+
+class Subscription:
+    """A client that has events and no status."""
+
+    def __init__(self, *events: Any) -> None:
+        self.waiting = list(events)
+        self.subscribed: list[bool] = []
+
+    def subscribe(self, _deadline: float) -> None:
+        self.subscribed.append(True)
+
+    def close(self) -> None:
+        self.subscribed.append(False)
+
+    def fileno(self) -> int:
+        return -1
+
+    def events(self) -> list[Any]:
+        found, self.waiting = self.waiting, []
+        return found
+
+
+@pytest.fixture
+def configuration() -> Configuration:
+    return compiled(TEXT).configuration
+
+
+@pytest.fixture
+def agent(configuration: Configuration, tmp_path: Path) -> Iterator[Agent]:
+    readable, writable = os.pipe()
+    yield Agent(configuration, tmp_path, readable)
+    os.close(readable)
+    os.close(writable)
+
+
+def use(agent: Agent, routers: Subscription, servers: Subscription) -> None:
+    for name, each in (("_routers", routers), ("_servers", servers)):
+        setattr(agent, name, each)
+
+
+def serve(end: socket.socket, messages: int) -> None:
+    """Answer so many messages, then close."""
+    with end:
+        for _ in range(messages):
+            _, _, _, _, _, packet, length = HEADER.unpack(end.recv(HEADER.size, socket.MSG_WAITALL))
+            end.recv(length, socket.MSG_WAITALL)
+            end.sendall(HEADER.pack(1, Pdu.RESPONSE, 0x10, 7, 0, packet, 8) + bytes(8))
+
+
+def test_without_snmpd_there_is_no_subscription(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    routers, servers = Subscription(), Subscription()
+    use(agent, routers, servers)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(PATIENCE_S)
+    monkeypatch.setattr(module, "connect", lambda _: ours)
+    thread = Thread(target=serve, args=(theirs, 1 + len(agent.subtrees())))
+    thread.start()
+    with pytest.raises(Lost):
+        agent._serve()
+    thread.join()
+    for each in (routers, servers):
+        assert each.subscribed[0]
+        assert not each.subscribed[-1]
+
+
+def test_traps_of_virtual_routers_need_no_status(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.snmp.routers.index_of", {"eth0": 2, "vrrp.51": 9}.get)
+    use(agent, Subscription(BACKUP, MASTER, DROPPED | {"device": "vrrp.51"}), Subscription())
+    v2, v3, dropped = agent._traps()
+    assert [each[0].value.content for each in (v2, v3, dropped)] == [NEW_MASTER_V2, NEW_MASTER_V3, PROTOCOL_ERROR]
+    assert v2[1].value.content == bytes([192, 0, 2, 9])
+    assert v3[2].name[-3:] == (2, 51, 1)
+    assert v3[2].value.content == PREEMPTED
+    assert dropped[1].name == (*V3, 1, 2, 5, 1, 6, 9, 51, 1)
+
+
+def test_a_server_trap_leaves_unknown_numbers_out() -> None:
+    text = "global_defs {\n enable_snmp_checker\n}\n"
+    text += "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_method DR\n real_server 10.0.0.1 80 {\n }\n}\n"
+    services = by_name(compiled(text).configuration)
+    (name,) = services
+    event = {"event": "server_down", "service": name, "server": "10.0.0.1:80"}
+    (known,) = server_traps(event, Numbers(0, 1), services, "R1")
+    (unknown,) = server_traps(event, None, services, "R1")
+    left_out = {each.name for each in known} - {each.name for each in unknown}
+    assert left_out == {(*SERVICES, 20), (*SERVICES, 21)}
