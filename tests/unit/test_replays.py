@@ -159,3 +159,15 @@ def test_what_a_guest_made_of_an_example_is_what_the_attempt_that_counts_made(mo
     assert not report.differences
     assert guest.attempts == 2
     assert made == [{"late": False}] * 3
+
+
+def test_one_random_number_may_be_that_of_the_frame_sent() -> None:
+    """The kernel draws the identification of its own packets at random."""
+    drawn = [{"step": name, "out": [{"to": "c1", "id": "any"}]} for name in ("one", "two")]
+    known = [{"step": name, "out": [{"to": "c1", "id": 8}]} for name in ("one", "two")]
+    assert harness.compare("it", drawn, [drawn[0], known[1]]) == (2, [], [])
+    assert harness.compare("it", drawn, known)[1] == ["two"], "each packet keeps the number"
+    wrong = {"step": "two", "out": [{"to": "c2", "id": 8}]}
+    assert harness.compare("it", drawn, [drawn[0], wrong])[1] == ["two"]
+    zero = {"step": "two", "out": [{"to": "c1", "id": 0}]}
+    assert harness.compare("it", drawn, [drawn[0], zero])[1] == ["two"]
