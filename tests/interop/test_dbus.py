@@ -140,7 +140,7 @@ def since_fault(signals: Signals) -> list[tuple[Any, ...]]:
 def seen(bus: MessageBus, signals: Signals) -> dict[str, Any]:
     """Return what a client sees of a master, without the standard interfaces' names of arguments.
 
-    Before, its link goes down and up.
+    Before, its link is set down and up.
     """
     until(lambda: state(bus) == MASTER, "it is master")
     ip("link set eth0 down")

@@ -62,7 +62,7 @@ class DbusProcess:
         self._error = ""  # why there is no process
         self._bus_error: str | None = None  # why the process has no connection to the bus; None: not known yet
         self._states: dict[str, State] = {}  # by path: of the last read, and of the transitions since
-        self._trouble = ""  # why there are none
+        self._problem = ""  # why there are none
         self._fresh_until = 0.0
         self._forgotten = 0  # how often the status became old: one that was read then may be, too
         self._during_read: list[tuple[str, State]] = []  # transitions, which what is read may lack
@@ -246,9 +246,9 @@ class DbusProcess:
                     self._states.setdefault(self._path(each), (each["name"], each["state"]))
                 for change in self._during_read:
                     _apply(change, self._states)
-                self._trouble = status.get("trouble", "")
+                self._problem = status.get("trouble", "")
                 self._fresh_until = clock() + STATUS_AGE_S
-        return {"routers": self._states, "error": "" if self._states else self._trouble}
+        return {"routers": self._states, "error": "" if self._states else self._problem}
 
 
 def _apply(change: tuple[str, State], states: dict[str, State]) -> None:

@@ -69,8 +69,8 @@ class Process:
         self._daemon.send(channel.encode(message))
         self.client._receive()
 
-    def told(self) -> list[dict[str, Any]]:
-        """Return what it has told the daemon since."""
+    def reported(self) -> list[dict[str, Any]]:
+        """Return what it has reported to the daemon since."""
         found = []
         while True:
             try:
@@ -96,7 +96,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
 def test_a_bus_that_closes_after_the_name_is_a_reason(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bus, "lost", True)
     process.client._connect()
-    assert process.told() == [{"bus": ""}, {"bus": "Broken pipe"}]
+    assert process.reported() == [{"bus": ""}, {"bus": "Broken pipe"}]
     assert process.client._bus is None
 
 
@@ -105,7 +105,7 @@ def test_a_bus_that_closes_between_two_calls_ends_both(process: Process) -> None
     bus.calls = [ping(), ping()]
     bus.lost = True
     process.client._try(process.client._serve)
-    assert process.told()[-1] == {"bus": "Broken pipe"}
+    assert process.reported()[-1] == {"bus": "Broken pipe"}
 
 
 def test_a_signal_that_cannot_be_sent_is_reported_and_others_are_sent(process: Process) -> None:
@@ -113,9 +113,9 @@ def test_a_signal_that_cannot_be_sent_is_reported_and_others_are_sent(process: P
     process.receive({"path": "/\udcff", "state": "MASTER"})
     process.receive({"signal": "VrrpReloaded"})
     assert [each.header.fields[HeaderFields.member] for each in bus.sent] == ["VrrpStarted", "VrrpReloaded"]
-    process.told()
+    process.reported()
     process.client._tell_alive()
-    (life,) = process.told()
+    (life,) = process.reported()
     assert life["bus"] == ""
     assert life["failed"].endswith(": this is a bug")
 
@@ -134,9 +134,9 @@ def test_a_call_that_fails_is_answered_and_so_is_the_next(process: Process, monk
     process.client._try(process.client._serve)
     kinds = [each.header.message_type for each in bus.sent]
     assert kinds == [MessageType.signal, MessageType.error, MessageType.method_return]
-    process.told()
+    process.reported()
     process.client._tell_alive()
-    assert process.told() == [{"bus": "", "failed": "a message that is too long was skipped"}]
+    assert process.reported() == [{"bus": "", "failed": "a message that is too long was skipped"}]
 
 
 def ping() -> Message:
