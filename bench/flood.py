@@ -144,7 +144,7 @@ class Flood:
         chunk = min(1 << 14, half_opens_each(self._size.capacity, half_open_rings()) // 8)
         for first in range(0, self._established, chunk):
             self._path.forget_half_open()
-            for flags in SYN, ACK, ACK:  # twice: once a second XDP leaves a packet to the kernel
+            for flags in SYN, ACK, ACK:  # twice: every 16 seconds XDP leaves a packet to the kernel
                 self._send(_ESTABLISHED, flags, Flows(_WALK, first, IN_ORDER), chunk)
         self._path.forget_half_open()
 

@@ -14,6 +14,7 @@ from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.bus import get_connectable_addresses
 
 from pylvs.dbus.framing import BadFraming, Framing
+from pylvs.system.sockets import Unsent
 
 BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 REQUEST_NAME, DO_NOT_QUEUE, PRIMARY_OWNER = "RequestName", 4, 1  # with a flag and a result
@@ -39,7 +40,7 @@ class Bus:
         self._deadline = time.monotonic() + CONNECT_S
         self._serials = count(1)
         self._framing = Framing()
-        self._unsent = bytearray()
+        self._unsent = Unsent()
         self._early: list[Message] = []  # other messages that came before the name
         self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -75,10 +76,7 @@ class Bus:
     def flush(self) -> None:
         """Send what is kept, as far as possible."""
         try:
-            while self._unsent:
-                del self._unsent[: self._end.send(self._unsent[:_CHUNK])]
-        except BlockingIOError:
-            return
+            self._unsent.flush(self._end)
         except OSError as error:
             raise Lost(str(error.strerror)) from None
 

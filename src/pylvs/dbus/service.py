@@ -86,7 +86,7 @@ class Routers:
         return {each: (PROPERTY_TYPES[each], value) for each, value in values.items()}
 
 
-Answer = Callable[[Message, str, Routers], Message]
+Answer = Callable[[Message, str, Routers], Message | None]  # None: the daemon's reply is the answer
 
 
 class Service:
@@ -191,7 +191,7 @@ class Service:
 
     def _answer_of_status(self, call: Message, answer: Answer, routers: Routers) -> None:
         found = answer(call, call.header.fields[HeaderFields.path], routers)
-        if found is not call:
+        if found is not None:
             self._reply(call, found)
 
     def _answering(self, call: Message, answer: Callable[[], None]) -> None:
@@ -228,11 +228,10 @@ class Service:
         self._property(path, interface, name, routers)
         raise Refused("PropertyReadOnly", f"{name} cannot be written")
 
-    def _send_garp(self, call: Message, path: str, routers: Routers) -> Message:
+    def _send_garp(self, call: Message, path: str, routers: Routers) -> None:
         check_arguments(call, "")
         name, _ = routers.find(path)
         self._execute(call, SEND_GARP, name)
-        return call  # the daemon's reply is the answer
 
     def _property(self, path: str, interface: str, name: str, routers: Routers) -> tuple[str, tuple[Any, ...]]:
         found = self._properties(path, interface, routers)

@@ -25,6 +25,7 @@ DROP: Instruction = (RETURN, 0, 0, 0)
 
 LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
 
+_CHUNK = 1 << 18  # bytes that are copied at a time
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog
@@ -44,6 +45,16 @@ def enlarge(enlarged: socket.socket, octets: int) -> None:
         enlarged.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
     except PermissionError:
         enlarged.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+
+
+class Unsent(bytearray):
+    """What a socket that never blocks has not sent yet: add to it, then `flush`."""
+
+    def flush(self, end: socket.socket) -> None:
+        """Send as far as possible. Raises OSError."""
+        with contextlib.suppress(BlockingIOError):
+            while self:
+                del self[: end.send(self[:_CHUNK])]
 
 
 @contextlib.contextmanager

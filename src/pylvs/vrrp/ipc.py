@@ -25,7 +25,7 @@ from typing import Any
 
 from pylvs import __version__
 from pylvs.model.errors import NotPermitted, PylvsError
-from pylvs.system.sockets import address_of, closed_on_error, peer_of
+from pylvs.system.sockets import Unsent, address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PID_FILE = "vrrp.pid"
@@ -52,7 +52,7 @@ class MessageSocket:
         self.peer = 0  # the process that listened at the other end, where `connected` made it
         self._most_unsent = most_unsent
         self._end = end
-        self._unsent = bytearray()
+        self._unsent = Unsent()
         self._received = bytearray()
 
     def fileno(self) -> int:
@@ -75,10 +75,7 @@ class MessageSocket:
     def flush(self) -> None:
         """Send kept bytes as far as possible. Raises ConnectionClosed."""
         try:
-            while self._unsent:
-                del self._unsent[: self._end.send(self._unsent[:_CHUNK])]
-        except BlockingIOError:
-            return
+            self._unsent.flush(self._end)
         except OSError as error:
             raise ConnectionClosed(error.strerror) from None
 
