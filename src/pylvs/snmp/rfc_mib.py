@@ -114,13 +114,8 @@ class Router:
 
     @property
     def reason(self) -> int:
-        """Why it became master the last time; a member of a group has the reason of the one that led."""
+        """Why it became master the last time."""
         why = self.report.get("master_why", "")
-        if why == TransitionReason.GROUP.value:
-            group = self.report.get("group")
-            others = (each for each in self._status.instances.values() if group and each.get("group") == group)
-            leading = (each["master_why"] for each in others if each.get("master_why"))
-            why = next((each for each in leading if each != why), why)
         return REASONS.get(TransitionReason(why), NO_RESPONSE) if why else NOT_MASTER
 
     @property

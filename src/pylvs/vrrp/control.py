@@ -184,7 +184,7 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "since": last.at if last else None,
         "initialized_at": history.initialized_at,
         "source": str(machine.address) if validator else "",
-        "master_why": history.master_why.value if history.master_why else "",
+        "master_why": router.master_why,
         "last_error": validator.last_error.value if validator and validator.last_error else "",
         "priority": machine.priority,
         "base_priority": instance.priority,

@@ -85,8 +85,9 @@ class Router:
         """Why it became master the last time, "" if it never did; with a group, the reason of the member that led."""
         why = self.history.master_why
         if why is TransitionReason.GROUP and self.group is not None:
-            masters = (each.history.master_why for each in self.group.members if each.state is State.MASTER)
-            why = next((each for each in masters if each not in (None, why)), why)
+            members = [each for each in self.group.members if each.state is self.state]  # others may not have followed
+            reasons = (each.history.master_why for each in members)
+            why = next((each for each in reasons if each not in (None, why)), why)
         return why.value if why else ""
 
     def start(self) -> None:

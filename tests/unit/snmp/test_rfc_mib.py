@@ -92,18 +92,17 @@ def test_a_virtual_router_without_a_status_has_the_state_initialize(configuratio
 
 
 @pytest.mark.parametrize(
-    ("why", "of_leader", "reason"),
+    ("why", "reason"),
     [
-        ("", "", 0),
-        (TransitionReason.RELEASED.value, "", 1),
-        (TransitionReason.BETTER.value, "", 2),
-        (TransitionReason.OWNER.value, "", 2),
-        (TransitionReason.TIMER.value, "", 3),
-        (TransitionReason.GROUP.value, TransitionReason.BETTER.value, 2),
+        ("", 0),
+        (TransitionReason.RELEASED.value, 1),
+        (TransitionReason.BETTER.value, 2),
+        (TransitionReason.OWNER.value, 2),
+        (TransitionReason.TIMER.value, 3),
     ],
 )
-def test_why_it_became_master(configuration: Configuration, why: str, of_leader: str, reason: int) -> None:
-    found = objects_v3(configuration, status(NEW={"master_why": why}, OLD={"master_why": of_leader}))
+def test_why_it_became_master(configuration: Configuration, why: str, reason: int) -> None:
+    found = objects_v3(configuration, status(NEW={"master_why": why}))
     assert found[*V3, 1, 2, 5, 1, 2, *NEW] == Value(Kind.INTEGER, reason)
 
 

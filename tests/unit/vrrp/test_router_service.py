@@ -525,6 +525,11 @@ def test_a_published_master_has_its_address_and_the_reason_of_the_member_that_le
     found = {each["instance"]: (each["source"], each["master_why"]) for each in masters}
     assert found == dict.fromkeys(("VI_1", "VI_2"), ("10.0.0.1", TransitionReason.TIMER.value))
     assert all("source" not in each for each in published if each not in masters)
+    for state in State.MASTER, State.BACKUP:
+        assert set(states(service).values()) == {state}
+        reasons = {each["name"]: each["master_why"] for each in service_status(service)["instances"]}
+        assert reasons == dict.fromkeys(("VI_1", "VI_2"), TransitionReason.TIMER.value), "the reason of the last time"
+        service.routers["VI_1"].yield_until(service.now + 100)
 
 
 def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterService) -> None:
