@@ -22,7 +22,7 @@ from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedServic
 from pylvs.notify import mail as mails
 from pylvs.notify.mail import Alert, Refused, deliver, message
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
-from tests.unit.health.fake_servers import Loop, closed, lapse
+from tests.unit.health.fake_servers import Loop, close, closed, lapse
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
@@ -128,7 +128,7 @@ async def mail_server(dialogue: Dialogue = Mailbox.serve, refuse: tuple[str, ...
     try:
         yield box
     finally:
-        server.close()
+        await close(server)
 
 
 def test_a_message_is_sent_in_keepaliveds_dialogue() -> None:

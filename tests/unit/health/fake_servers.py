@@ -23,6 +23,7 @@ PATIENT = Pace(timeout_s=60.0)  # for what must not time out, on a machine howev
 HASTY = Pace(timeout_s=0.4)  # for what must, beside what must not
 TIMED_OUT = f"timed out after {PATIENT.timeout_s:g} s"
 V4, V6 = "127.0.0.1", "::1"
+TURNS = 5  # of the event loop, from an accepted connection to the first step of its handler; three suffice
 
 Result = TypeVar("Result")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -65,6 +66,15 @@ async def received(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0)
 
 
+async def close(server: asyncio.Server) -> None:
+    """Accept no connection any more, and close; Python 3.11 loses one that was accepted before and has no task yet."""
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    server.close()
+
+
 @contextlib.asynccontextmanager
 async def tcp(handler: Handler, host: str = V4, tls: ssl.SSLContext | None = None) -> AsyncIterator[Target]:
     """Run a server that passes each connection to the handler, and then closes it."""
@@ -86,7 +96,7 @@ async def tcp(handler: Handler, host: str = V4, tls: ssl.SSLContext | None = Non
     try:
         yield target_of(server.sockets[0])
     finally:
-        server.close()
+        await close(server)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
