@@ -7,7 +7,9 @@ import os
 import re
 import socket
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from click.testing import CliRunner
 
 from pylvs.cli.daemon import reload as reload_command
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon.api import application
+from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.commands import during
 from tests.unit.daemon.daemons import FakeHost, server, service
+from tests.waiting import PATIENCE_S
 
 WARNING = Finding(Location("test.conf", 3, 5), Severity.WARNING, "weight 0 is unusual", "check the weight")
 BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
@@ -100,6 +103,30 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
             return response.headers["Allow"]
 
     assert during(host, allowed) == ["POST"]
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/services"])
+def test_a_large_reply_does_not_delay_others(host: FakeHost, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Another request gets its reply while the services of this one are encoded."""
+    encodes, answered = threading.Event(), threading.Event()
+    client, encode = Client(host.state), routes.service_encoded
+
+    def slowly(*given: Any) -> Any:
+        encodes.set()
+        assert answered.wait(PATIENCE_S), "the event loop encodes the services"
+        return encode(*given)
+
+    def step() -> tuple[int, int]:
+        with ThreadPoolExecutor() as pool:
+            large = pool.submit(client.ask, "GET", path)
+            assert encodes.wait(PATIENCE_S)
+            other = client.ask("GET", "/v1/vrrp")[0]
+            answered.set()
+            return other, large.result()[0]
+
+    host.write(service(server(1)))
+    monkeypatch.setattr(routes, "service_encoded", slowly)
+    assert during(host, step) == [(200, 200)]
 
 
 def test_a_malformed_request_is_logged_in_one_line(host: FakeHost, log_output: io.StringIO) -> None:

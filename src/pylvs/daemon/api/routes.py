@@ -27,11 +27,12 @@ from pylvs.daemon.api.encoding import (
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.operation import Field, Given, Operation, json_response
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
+from pylvs.daemon.drains import Drain
 from pylvs.daemon.history import json_line
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import encode_event
-from pylvs.daemon.problems import router_problems, service_problems
+from pylvs.daemon.problems import Problem, router_problems, service_problems
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
@@ -87,12 +88,11 @@ async def _of_tables(daemon: Supervisor, read: Callable[[], Read], otherwise: Re
 
 
 async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    counts = counts_of(await _of_tables(daemon, daemon.reconciler.table.rows, ()))
-    services = daemon.engine.snapshot()
+    rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    snapshot = daemon.engine.snapshot()
     routers = await daemon.routers.status()
-    files = daemon.loaded.files
-    last = daemon.reconciler.last
-    problems = [*service_problems(services), *daemon.problems(), *router_problems(routers)]
+    problems = [*daemon.problems(), *router_problems(routers)]
+    loaded, last = daemon.loaded, daemon.reconciler.last
     reply: replies.StatusReply = {
         "version": __version__,
         "schema": VERSION,
@@ -101,11 +101,11 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
         "ready": daemon.started_at > 0,
         "started_at": daemon.started_at or None,
         "loaded_at": daemon.loaded_at or None,
-        "files": list(files),
-        "findings": len(daemon.loaded.findings),
-        "errors": [str(each) for each in errors(daemon.loaded)],
+        "files": list(loaded.files),
+        "findings": len(loaded.findings),
+        "errors": [str(each) for each in errors(loaded)],
         "reloads": dict(daemon.reloads),
-        "problems": problems_encoded(problems),
+        "problems": [],
         "table": {
             "trouble": last.error,
             "refused": list(last.refused),
@@ -113,10 +113,25 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
             "edits": dict(daemon.reconciler.edit_counts),
         },
         "unknown": list(daemon.liveness.silent().values()),
-        "differs": [*changed_files(files, daemon.loaded_at), *overridden(services, daemon.drains.all())],
+        "differs": changed_files(loaded.files, daemon.loaded_at),
         "virtual_routers": routers_encoded(routers),
-        "services": [service_encoded(each, counts) for each in services],
+        "services": [],
     }
+    return await asyncio.to_thread(_status_response, reply, snapshot, rows, problems, daemon.drains.all())
+
+
+def _status_response(
+    reply: replies.StatusReply,
+    snapshot: Sequence[ServiceSnapshot],
+    rows: Sequence[ServiceRow],
+    problems: Sequence[Problem],
+    drains: Sequence[Drain],
+) -> web.Response:
+    """Add what each service has, and return the response. A thread does it, as for the counters."""
+    counts = counts_of(rows)
+    reply["problems"] = problems_encoded([*service_problems(snapshot), *problems])
+    reply["differs"] += overridden(snapshot, drains)
+    reply["services"] = [service_encoded(each, counts) for each in snapshot]
     return json_response(reply)
 
 
