@@ -25,6 +25,7 @@ INTERRUPTIONS = 6
 def test_a_second_up_is_refused_and_changes_nothing(lab_name: str) -> None:
     first = pylvs("lab", "up", "dr", "--name", lab_name, "--servers", "1", "--bare")
     assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.endswith(f"  try it: pylvs lab exec {lab_name} client -- curl -s http://VIP/\n")
     second = pylvs("lab", "up", "nat", "--name", lab_name)
     assert second.returncode == 1
     assert second.stderr == (

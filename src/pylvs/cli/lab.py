@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pylvs.lab.hosts import checked_name, environment
+from pylvs.lab.hosts import COMMAND, checked_name, environment
 from pylvs.lab.lab import Lab, build, free_name, labs, open_lab, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, Network, address_list, command_lines, draw
 from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
@@ -74,7 +74,7 @@ def up(
     with defer_signals():
         made = _build(checked_name(name) if name else "", network, bare, blank)
         click.echo(draw(made.name, made.network), nl=False)
-        click.echo(f"  try it: pylvs lab exec {made.name} client -- curl -s http://VIP/")
+        click.echo(f"  try it: {COMMAND} lab exec {made.name} client -- curl -s http://VIP/")
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the lab is complete: a signal must not undo it
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pylvs.lab.capture import Frame, captured, changes
 from pylvs.lab.files import CONFIGURATION
+from pylvs.lab.hosts import COMMAND
 from pylvs.lab.lab import Lab, build, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, SERVER, command_lines, draw
 from pylvs.lab.outage import watched
@@ -25,9 +26,7 @@ from pylvs.lab.topologies import BACKUP, design
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
 
-# From ./dev, whose pylvs is not on the caller's PATH: how the caller runs it, and removes what ./dev installed.
-COMMAND = os.environ.get("PYLVS_COMMAND", "pylvs")
-REMOVAL = os.environ.get("PYLVS_REMOVAL", "")
+REMOVAL = os.environ.get("PYLVS_REMOVAL", "")  # from ./dev: how the caller removes what it installed
 REQUESTS = 6
 WIDTH_WITHOUT_TERMINAL = 96
 SHOWN_BYTES = 64

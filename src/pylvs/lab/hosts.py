@@ -17,6 +17,7 @@ from pylvs.system.syscalls import unmount
 STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the mount points of its hosts
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs
 DESCRIPTION = "lab.json"
+COMMAND = os.environ.get("PYLVS_COMMAND", "pylvs")  # from ./dev, whose pylvs is not on the PATH of its caller
 MARK = Path("/etc/pylvs-lab")  # in a lab host, and nowhere else: "HOST of lab LAB"
 # A script for the lab's own namespace, which disables IPv6 on bridges.
 QUIET_SWITCHES = (
