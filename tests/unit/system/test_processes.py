@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -222,6 +222,46 @@ def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
         answer = json.loads(ours.recv(4096))
     assert answer["problem"] == f"/bin/true: cannot be run as root: {os.strerror(number)}"
     assert answer["unable"] is unable
+
+
+@pytest.fixture
+def pids_group() -> Iterator[Path]:
+    """Make a cgroup, and remove it when its processes have ended; skip the test where none can be made."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, path, kind, options, *_ = line.split()
+        group = Path(path, f"pylvs-test-{os.getpid()}")
+        first = kind == "cgroup" and "pids" in options.split(",")
+        second = kind == "cgroup2" and "pids" in Path(path, "cgroup.subtree_control").read_text().split()
+        if (first or second) and os.access(path, os.W_OK):
+            break
+    else:
+        pytest.skip("no cgroup hierarchy that can be written limits the number of processes")
+    group.mkdir(exist_ok=True)
+    try:
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "the processes of the group end")
+        group.rmdir()
+
+
+@as_root
+def test_without_a_free_process_a_script_is_not_to_blame(pids_group: Path) -> None:
+    """The kernel refuses the fork; as soon as there is a process again, the next script runs."""
+
+    async def within(processes: Processes) -> list[Ended]:
+        script = Script(("/bin/true",))
+        found = [await processes.run(script, LONG_S)]
+        assert processes._runner is not None
+        (pids_group / "cgroup.procs").write_text(str(processes._runner._process.pid))
+        for limit in "1", "max":
+            (pids_group / "pids.max").write_text(limit)
+            found.append(await processes.run(script, LONG_S))
+        return found
+
+    before, refused, after = run(within)
+    assert (before.status, before.unable) == (after.status, after.unable) == (0, False)
+    assert (refused.status, refused.unable) == (None, True)
+    assert refused.problem == "cannot be started: Resource temporarily unavailable"
 
 
 def test_an_account_stays_while_the_user_database_is_away(
