@@ -32,13 +32,9 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 
 /* Whether XDP can forward the packet. */
 INLINE bool xdp_can(struct xdp_md *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
-		    bool looked_up)
+		    bool confirm)
 {
-	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
-		return false;
-	if (unlikely(looked_up) && (hop->stamp / ticks_per_second & 15) == 0)
-		return false; /* every 16 seconds the kernel must see the neighbour in use, so that it stays valid */
-	return true;
+	return likely(!confirm) && no_slowpath(xdp_ctx(ctx), p, t, hop) && xdp_reaches(ctx, hop);
 }
 
 /* Tail-call PROG_ENCAP for a tunnel other than IPIP. */
@@ -99,13 +95,13 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
 		   u32 connections)
 {
-	bool looked_up;
+	bool confirm;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
-	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &looked_up);
+	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &confirm);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.xdp, p, t, hop, looked_up)) {
+		if (!xdp_can(ctx.xdp, p, t, hop, confirm)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC will count the packet */
@@ -172,12 +168,12 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.state = destination_flags(t.destination, live);
 	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
 		return tail_call_with(ctx, p, PROG_NEW);
-	bool looked_up, masq = t.method == METHOD_MASQ;
-	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &looked_up);
+	bool confirm, masq = t.method == METHOD_MASQ;
+	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.xdp, p, &t, hop, looked_up))
+		if (!xdp_can(ctx.xdp, p, &t, hop, confirm))
 			return pass_to_tc();
 		allow_fast_request(ctx.xdp, hop, &t, live);
 	}

@@ -13,7 +13,19 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
+enum {
+	MIN_MTU4 = 68,
+	MIN_MTU6 = 1280, /* RFC 791, RFC 8200 5 */
+	CONFIRM_S = 16, /* XDP lets the kernel send one packet to a neighbour in so many seconds */
+};
+
+/* Whether a lookup is the first one of its period after another one. Without packets of its own the kernel would never
+ * ask the neighbour again. A changed MAC address that no one announced would stay unknown. */
+INLINE bool is_confirm_due(u32 former_stamp, u32 stamp)
+{
+	u32 period = CONFIRM_S * ticks_per_second;
+	return former_stamp && former_stamp / period != stamp / period;
+}
 
 INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
 			    const struct address *from)
@@ -163,24 +175,24 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 	return refresh_hop(tc_ctx(ctx), lane, d, now);
 }
 
-/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `looked_up`: this packet
- * caused the lookup. XDP passes such a packet to TC now and then, where the kernel's neighbour code keeps the neighbour
- * entry valid. */
-INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *looked_up)
+/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `confirm`: XDP passes
+ * this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid. */
+INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *confirm)
 {
 	struct lane *lane = lane_of(index);
-	*looked_up = false;
+	*confirm = false;
 	if (!lane)
 		return NULL;
 	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second ||
 		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+		u32 former_stamp = hop->stamp;
 		if (ctx.hook == HOOK_XDP)
 			refresh_hop_xdp(ctx.xdp, lane, d, now);
 		else
 			refresh_hop_tc(ctx.skb, lane, d, now);
-		*looked_up = true;
+		*confirm = is_confirm_due(former_stamp, hop->stamp);
 	}
 	return hop;
 }
@@ -195,7 +207,7 @@ struct reply_route {
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
-enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
+enum { CLIENT_HOP_CONFIRM = 1u << 31 };
 
 /* Look up the next hop to a client. */
 INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct reply_route *way)
@@ -241,8 +253,9 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 	slot->family = 6;
 	slot->ifindex = way->input;
 	slot->version += 1;
+	u32 former_stamp = slot->hop.stamp;
 	lookup_client(ctx, &slot->hop, way);
-	return index | CLIENT_HOP_LOOKED_UP;
+	return is_confirm_due(former_stamp, slot->hop.stamp) ? index | CLIENT_HOP_CONFIRM : index;
 }
 
 /* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. With one round of the
@@ -270,7 +283,8 @@ INLINE struct client_route *find_client_route(struct client_route_set *set, be32
 	return route;
 }
 
-/* Store a next hop where all clients find it that have the same one. Return its index. */
+/* Store a next hop where all clients find it that have the same one. Return its index, perhaps with
+ * CLIENT_HOP_CONFIRM. */
 INLINE u32 share_hop(const struct hop *hop, u32 input)
 {
 	u32 hash = (hop->gateway.word[0] ^ hop->ifindex << 16 ^ hop->mtu ^ hop->saddr.word[0] ^ input) * 0x61C88647u;
@@ -287,8 +301,9 @@ INLINE u32 share_hop(const struct hop *hop, u32 input)
 		slot->family = 4;
 		slot->ifindex = input;
 	}
+	bool confirm = is_confirm_due(slot->hop.stamp, hop->stamp);
 	slot->hop = *hop;
-	return index;
+	return confirm ? index | CLIENT_HOP_CONFIRM : index;
 }
 
 INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 now)
@@ -305,7 +320,7 @@ INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 
 			return route->hop;
 	}
 	lookup_client(ctx, &buffer->hop, way);
-	u32 index = share_hop(&buffer->hop, way->input), oldest = 0;
+	u32 shared = share_hop(&buffer->hop, way->input), index = shared & (HOP_SLOTS - 1), oldest = 0;
 	struct client_hop *slot = map_elem(client_hops, index);
 #pragma unroll
 	for (u32 i = 0; i < ROUTE_WAYS; i++) {
@@ -318,10 +333,10 @@ INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 
 	}
 	route = &set->way[barrier_var(oldest) & (ROUTE_WAYS - 1)];
 	*route = (struct client_route){client, saddr, now, index, slot ? slot->version : 0};
-	return index | CLIENT_HOP_LOOKED_UP;
+	return shared;
 }
 
-/* Return the index in `client_hops`; CLIENT_HOP_LOOKED_UP is set if this packet caused the lookup. */
+/* Return the index in `client_hops`, with CLIENT_HOP_CONFIRM if the kernel shall send this packet. */
 INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	if (!way)
@@ -340,17 +355,17 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 }
 
 /* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
-INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
+INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *confirm)
 {
 	u32 index =
 		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
-	*looked_up = index & CLIENT_HOP_LOOKED_UP;
+	*confirm = index & CLIENT_HOP_CONFIRM;
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
 /* Return the next hop that a router in this host's position would choose. */
-INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *looked_up)
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *confirm)
 {
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (p->is_ipv6) {
@@ -360,7 +375,7 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, b
 		way.client.word[0] = p->tuple.v4.daddr;
 		way.saddr.word[0] = p->tuple.v4.saddr;
 	}
-	return client_hop(ctx, &way, now, looked_up);
+	return client_hop(ctx, &way, now, confirm);
 }
 
 /* How XDP sends: by the ingress device, by another device whose driver supports it, or not at all. */

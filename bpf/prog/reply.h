@@ -61,14 +61,14 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 }
 
 INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
-			 const struct root *root, u32 now)
+			 bool confirm, const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
 	if (!is_routable(hop) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
-	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.xdp, hop)))
+	if (ctx.hook == HOOK_XDP && (!plain || confirm || !xdp_reaches(ctx.xdp, hop)))
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
 		return drop(ctx.hook, REASON_SHORT);
@@ -146,13 +146,13 @@ INLINE int prog_reply(struct ctx ctx)
 		return pass_packet(ctx, p);
 	struct reply_route way;
 	set_reply_route(&way, ctx, &a, p, root);
-	bool looked_up;
-	struct hop *hop = client_hop(ctx, &way, now, &looked_up);
+	bool confirm;
+	struct hop *hop = client_hop(ctx, &way, now, &confirm);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (!a.masq)
 		return pass_reply(ctx, w, &a, hop, root, now);
 	if (hop->verdict == HOP_LOCAL)
 		return deliver_reply(ctx, w, &a, root, now);
-	return forward_reply(ctx, w, &a, hop, root, now);
+	return forward_reply(ctx, w, &a, hop, confirm, root, now);
 }

@@ -134,9 +134,9 @@ INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const
 			   const struct root *root, u32 now)
 {
 	struct reply_route way;
-	bool looked_up;
+	bool confirm;
 	set_reply_route(&way, tc_ctx(skb), a, &w->packet, root);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &confirm);
 	return hop && is_routable(hop) && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
 }
 
@@ -160,7 +160,7 @@ INLINE int prog_sip_reply(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	find_nat_reply(&a, &w->packet);
 	struct hop *hop = sip_hop(skb, w, &a, root, now);
-	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, root, now) : pass_packet(tc_ctx(skb), &w->packet);
+	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, false, root, now) : pass_packet(tc_ctx(skb), &w->packet);
 }
 
 INLINE int prog_sip_out(struct __sk_buff *skb)
