@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,12 @@ SUITES = {
     "trixie": ("http://deb.debian.org/debian", "debian-archive-keyring.gpg", "sid", "main"),
     "noble": ("http://archive.ubuntu.com/ubuntu", "ubuntu-archive-keyring.gpg", "gutsy", "main,universe"),
 }
+KEYRINGS = Path("/usr/share/keyrings")
+# Debian has no package of Ubuntu's keys. This one has 790B C727 ... 1F32 of 2012 and F6EC B376 ... C93C of 2018.
+UBUNTU_KEYS = (
+    "http://archive.ubuntu.com/ubuntu/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb",
+    "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8",
+)
 
 
 class Failed(Exception):
@@ -40,6 +49,25 @@ def _run(command: list[str], stdin: str | None = None) -> str:
 PACKAGES = "iproute2 procps curl wrk nginx kmod logrotate man-db"  # of a test's machine, besides systemd
 
 
+def _keyring(name: str) -> Path:
+    """Return the file with an archive's keys. Raises Failed."""
+    if (KEYRINGS / name).exists() or not name.startswith("ubuntu"):
+        return KEYRINGS / name
+    address, wanted = UBUNTU_KEYS
+    try:
+        with urllib.request.urlopen(address) as reply:
+            content = reply.read()
+    except OSError as error:
+        raise Failed(f"{address}: {error}") from None
+    if (found := hashlib.sha256(content).hexdigest()) != wanted:
+        raise Failed(f"{address}: SHA-256 is {found} instead of {wanted}")
+    with tempfile.TemporaryDirectory(prefix="pylvs-package-") as folder:
+        package = Path(folder, "keyring.deb")
+        package.write_bytes(content)
+        _run(["dpkg-deb", "--extract", str(package), folder])
+        return Path(shutil.copy(Path(folder, str(KEYRINGS).lstrip("/"), name), CACHE / name))
+
+
 def base(suite: str) -> Path:
     """Return the directory with a minimal system of this suite, which systemd can boot; fetch it once."""
     archive, keyring, script, components = SUITES[suite]
@@ -49,7 +77,7 @@ def base(suite: str) -> Path:
         fresh = CACHE / f"{suite}.new"
         shutil.rmtree(fresh, ignore_errors=True)
         words = ["--variant=minbase", "--include=systemd-sysv,dbus", f"--components={components}"]
-        words += [f"--keyring=/usr/share/keyrings/{keyring}"]
+        words += [f"--keyring={_keyring(keyring)}"]
         _run(["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"])
         root = Root(fresh)
         root.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
