@@ -1,4 +1,4 @@
-"""The Debian package in fresh roots: its life, and two boots of each root. `./dev package-test` prints the same."""
+"""The package in fresh roots of Debian and Ubuntu: its life, and two boots of each. `./dev package-test` prints it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.package.roots import SUITES
 
 LIFE_S, BOOT_S = 1800, 5400  # of one suite on a busy machine, with fetching; a boot without KVM
 pytestmark = [
@@ -26,12 +28,12 @@ def play(repository: Path, *words: str, seconds: int) -> None:
 
 
 @pytest.mark.timeout(LIFE_S + 30)
-@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_install_upgrade_under_load_and_purge(suite: str, repository: Path) -> None:
     play(repository, suite, seconds=LIFE_S)
 
 
 @pytest.mark.timeout(BOOT_S + 30)
-@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_table_and_virtual_address_survive_a_reboot(suite: str, repository: Path) -> None:
     play(repository, suite, "--boot", seconds=BOOT_S)

@@ -1,4 +1,4 @@
-"""Play the life of the Debian package in a fresh root, and print it: `./dev package-test [SUITE...] [--boot]`.
+"""Play the life of the package in a fresh root of Debian or Ubuntu: `./dev package-test [SUITE...] [--boot]`.
 
 The steps: two builds with equal bytes, installation, the first page, an upgrade under load, the kernel's ipvsadm beside
 ours, mistakes, removal and purge. With --boot a guest in qemu boots the root instead, twice.
@@ -198,11 +198,11 @@ def play(suite: str, folder: Path, first: Path, second: Path) -> None:
 def main() -> int:
     """Play the suites that are named. Return 0, or 1 after a line on stderr."""
     parser = argparse.ArgumentParser(prog="./dev package-test", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: bookworm trixie")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
     parser.add_argument("--package", type=Path, metavar="FILE", help="play with this package instead of two new builds")
     parser.add_argument("--boot", action="store_true", help="boot each root in qemu instead, twice")
     given = parser.parse_args()
-    suites = given.suites or ["bookworm", "trixie"]
+    suites = given.suites or list(SUITES)
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite {unknown.pop()}: {', '.join(SUITES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("package-test: terminated"))  # roots are unmounted

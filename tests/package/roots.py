@@ -1,4 +1,4 @@
-"""Fresh Debian roots made by debootstrap, and systems that run in them."""
+"""Fresh roots of Debian and Ubuntu made by debootstrap, and systems that run in them."""
 
 from __future__ import annotations
 
