@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from pylvs.cli.daemon import reload as reload_command
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon.api import application, routes
+from pylvs.daemon.api import application, encoding
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.commands import during
@@ -109,7 +109,7 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
 def test_a_large_reply_does_not_delay_others(host: FakeHost, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Another request gets its reply while the services of this one are encoded."""
     encodes, answered = threading.Event(), threading.Event()
-    client, encode = Client(host.state), routes.service_encoded
+    client, encode = Client(host.state), encoding.service_encoded
 
     def slowly(*given: Any) -> Any:
         encodes.set()
@@ -125,7 +125,7 @@ def test_a_large_reply_does_not_delay_others(host: FakeHost, monkeypatch: pytest
             return other, large.result()[0]
 
     host.write(service(server(1)))
-    monkeypatch.setattr(routes, "service_encoded", slowly)
+    monkeypatch.setattr("pylvs.daemon.api.routes.service_encoded", slowly)
     assert during(host, step) == [(200, 200)]
 
 
