@@ -201,6 +201,15 @@ def test_preempt_delay_postpones_the_take_over() -> None:
     assert changed.wake(changed.due)[0].state is State.MASTER
 
 
+def test_a_worse_master_that_gives_up_does_not_restart_preempt_delay() -> None:
+    """As in keepalived: the delay is of this router, not of one master."""
+    machine = backup(preempt_delay_s=10.0)
+    for at, priority in (0.0, 50), (4.0, 0), (4.1, 60), (10.0, 60):
+        machine, _ = machine.receive(at, advert(priority), LESS)
+    assert machine.due == pytest.approx(4.1 + 3 + 156 / 256)
+    assert machine.wake(10.0)[0].state is State.MASTER
+
+
 def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
     stopped, actions = master().fail(9.0, why=TransitionReason.STOP)
     assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, TransitionReason.STOP)]

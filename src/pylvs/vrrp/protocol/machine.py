@@ -210,8 +210,7 @@ class Machine:
         if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
             followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
-            left: dict[str, Any] = {"preempt_at": None, "released_by": source, "best": NONE}
-            return replace(followed, due=now + followed.skew_s, **left), []
+            return replace(followed, due=now + followed.skew_s, released_by=source, best=NONE), []
         due, rank = now + followed.down_s, rank_of(advert, source)
         if rank < self.best and self.due is not None:
             due = max(due, self.due)  # of a master that stepped down: its shorter interval does not shorten the wait

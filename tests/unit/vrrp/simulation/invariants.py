@@ -259,7 +259,8 @@ class Checker:
         if mac != host.devices[device].mac:
             self.fail(f"{record} announces {address} at {mac.hex(':')} (6)")
         record.announced_at.setdefault(held, []).append(record.now)
-        record.last_announced[held] = self._simulated.now
+        if host.devices[device].up:  # else it does not leave
+            record.last_announced[held] = self._simulated.now
         return address
 
     def holds(self, host: Host, device: str, address: Address, added: bool) -> None:
@@ -270,6 +271,7 @@ class Checker:
         for record in self._records[host.number].values():
             if added and record.state is State.MASTER and (device, address) in record.addresses:
                 record.announced_at.clear()  # an address that is added again is announced as after a take-over
+                record.conflict_at = NEVER  # such a round answers a worse master, too
                 self._owe(record)
 
     def _owe(self, record: Record) -> None:
@@ -347,7 +349,7 @@ class Checker:
         interval_s = sent.interval_s if instance.version == 3 else instance.advert_interval_s
         if sent.priority == 0:
             self.coverage.add("priority 0")
-            record.interval_s, record.preempt_at = interval_s, None
+            record.interval_s = interval_s
             record.armed = now + record.skew_s(interval_s, priority)
             record.best = (0, 0)
         elif self._counts(record, sent, priority):

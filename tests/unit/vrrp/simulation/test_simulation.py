@@ -25,6 +25,9 @@ ONCE_FAILED = (
     *(45051, 47226),  # the former master's last advertisement was late, with a shorter interval
     *(3881, 3931, 6512),  # claims of single addresses postponed the last announcement
     27874,  # the last advertisement of a master that stepped down had a shorter interval than the present master
+    341699,  # each master that gave up restarted the preempt_delay of the best router
+    *(303178, 434947),  # announcements on a device without carrier, which do not leave
+    416831,  # an address was added again before the answer to a worse master was checked
 )
 
 
