@@ -32,6 +32,7 @@ LINK = {
     6: ip_address(VIP6).packed[:8],
 }  # the prefixes of the director's link
 SYN, ACK, FIN = 2, 16, 1
+UNREACHABLE_HOST = (b"\x03\x01", b"\x01\x03")  # type and code of ICMP, of ICMPv6
 BOOTS = 40  # limit of the search for a shorter sequence
 AGAIN = 3  # how often a difference must reappear
 BATCH = 100  # connections between edits
@@ -215,7 +216,7 @@ def _one(decision: Decision, frame: bytes, got: list[bytes], local: frozenset[by
             "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({decision.reason})"
         )
     wanted = [out for _, out in decision.sent]
-    got = [_unlabelled(out, local) for out in got if not _is_late(out)]
+    got = [_unlabelled(out, local) for out in got if not is_late(out, frame, local)]
     seen = [_routed(comparable(out, want, local), want) for out, want in zip(got, wanted, strict=False)]
     if len(got) == len(wanted) and seen == wanted:
         return ""
@@ -244,11 +245,19 @@ def _is_to_a_neighbour_not_known(wanted: bytes) -> bool:
     return wanted[:6] == ROUTER and target.startswith(link)
 
 
-def _is_late(out: bytes) -> bool:
-    """Return whether it is the stack's delayed error about an unknown neighbour."""
+def is_late(out: bytes, frame: bytes, local: frozenset[bytes]) -> bool:
+    """Return whether it is the stack's delayed error about an unknown neighbour.
+
+    The stack sends it from its own address, or from the virtual one of the packet that it quotes. That is an earlier
+    packet than `frame`.
+    """
     if out[12:14] == b"\x08\x00":
-        return out[23] == ICMP and out[26:30] == OWN[4]
-    return out[20] == ICMP6 and out[22:38] == OWN[6]
+        kind, source, error, quoted, ends = out[23] == ICMP, out[26:30], out[34:36], out[42:], slice(12, 24)
+    else:
+        kind, source, error, quoted, ends = out[20] == ICMP6, out[22:38], out[54:56], out[62:], slice(8, 44)
+    if not kind or source in OWN.values():
+        return kind
+    return error in UNREACHABLE_HOST and source in local and quoted[ends] != frame[14:][ends]
 
 
 def _unlabelled(out: bytes, local: frozenset[bytes]) -> bytes:

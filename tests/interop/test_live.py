@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
-from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, scripted
+from pylvs.reference.packet import ICMP, ICMP6
+from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, is_late, scripted
 from tests.conformance.script import Guest
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, EditServer
 from tests.packet.fuzz.traffic import framed, ip_packet, tcp
@@ -55,6 +56,19 @@ def _segment(client: int, flags: int, version: int) -> bytes:
     target = ip_address(VIP4 if version == 4 else VIP6).packed
     chance = random.Random(client)
     return framed(ip_packet(source, target, Protocol.TCP, tcp(source, target, 2000, 80, flags, b"", chance), chance))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_error_about_an_earlier_packet_is_no_answer(version: int) -> None:
+    """The stack sends it seconds later, from the address of the packet that no neighbour got."""
+    now, earlier = (_segment(client, SYN, version) for client in (NEW, OLD))
+    ends = (VIP4, "198.18.0.1") if version == 4 else (VIP6, "2001:db8::1")
+    vip, client = (ip_address(each).packed for each in ends)
+    kind, head = (ICMP, b"\x03\x01") if version == 4 else (ICMP6, b"\x01\x03")
+    for about, late in (earlier, True), (now, False):
+        error = framed(ip_packet(vip, client, kind, head + bytes(6) + about[14:], random.Random(1), with_options=False))
+        assert is_late(error, now, frozenset({vip})) is late
+        assert not is_late(error, now, frozenset())
 
 
 def _edited(before: Method, after: Method, version: int) -> Iterator[Wired]:
