@@ -26,6 +26,7 @@ END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"
 SETTLING_INTERVALS = 3  # after a take-over, during which the former master sends its last advertisement, or more
 STALLED_S = 0.001  # a backup whose timer is later than this was stalled: its socket may hold unread advertisements
 DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
+MAX_DEFERRALS = 3  # of one take-over: on a busy host every timer may be late
 
 
 class Router:
@@ -57,6 +58,7 @@ class Router:
         self._timer: Timer | None = None
         self._garp_timer: Timer | None = None
         self._deferred_until: float | None = None  # the take-over time that `_defer_if_stalled` set
+        self._deferrals = 0  # of that take-over
 
     @property
     def name(self) -> str:
@@ -293,14 +295,20 @@ class Router:
         self._step((machine, actions))
 
     def _defer_if_stalled(self, now: float) -> bool:
-        """Postpone a late take-over once, because timers run before sockets are read.
+        """Postpone a late take-over, because timers run before sockets are read.
 
         When the host stopped this process for seconds (a paused virtual machine), the master's advertisements are
-        unread. Without the delay this router would add the addresses and remove them a moment later.
+        unread. Without the delay this router would add the addresses and remove them a moment later. The host may stop
+        it again during the delay.
         """
         due = self.machine.due
-        if self.state is not State.BACKUP or due is None or due == self._deferred_until or now <= due + STALLED_S:
+        if self.state is not State.BACKUP or due is None or now <= due + STALLED_S:
             return False
+        if due != self._deferred_until:
+            self._deferrals = 0
+        if self._deferrals == MAX_DEFERRALS:
+            return False
+        self._deferrals += 1
         self._deferred_until = now + DRAIN_S
         self.machine = replace(self.machine, due=self._deferred_until)
         self._set_timer()
