@@ -46,12 +46,15 @@ def walk(root: str) -> dict[str, str]:
 
 
 def walk_until(root: str, wanted: dict[str, str]) -> dict[str, str]:
-    """Return the objects once these have their values, or at the end of the wait."""
+    """Return the objects of a walk that began after these had their values, or at the end of the wait.
+
+    In the walk that finds the values, objects in front of them may be older.
+    """
     end = time.monotonic() + PATIENCE_S
     while True:
         found = walk(root)
         if all(found.get(name) == value for name, value in wanted.items()) or time.monotonic() > end:
-            return found
+            return walk(root)
         time.sleep(0.5)
 
 

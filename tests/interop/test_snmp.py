@@ -179,17 +179,18 @@ def masters(objects: dict[str, str]) -> int:
 
 
 def settled() -> dict[str, str]:
-    """Return the objects once both virtual routers are master, and the first results of tracked objects are there."""
-    found: dict[str, str] = {}
+    """Return the objects of a walk after both virtual routers are master, with first results of tracked objects.
+
+    In the walk that finds them, objects in front of them may be older.
+    """
 
     def ready() -> bool:
-        found.clear()
-        found.update(walk_all())
+        found = walk_all()
         wanted = {f"{KEEPALIVED}.2.1.1.3.1": "INTEGER: 2", f"{KEEPALIVED}.2.9.1.6.1": "INTEGER: 3"}
         return masters(found) == 2 and all(found.get(name) == value for name, value in wanted.items())
 
     until(ready)
-    return found
+    return walk_all()
 
 
 @contextlib.contextmanager
