@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
-from pylvs.model.vrrp import VrrpInstance
+from pylvs.model.vrrp import OWNER, VrrpInstance
 from pylvs.vrrp.protocol.adverts import Advertisement
 from pylvs.vrrp.protocol.machine import (
     Action,
@@ -220,6 +220,18 @@ def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
     again, actions = failed.start(12.0, TransitionReason.RECOVERED)
     assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
+
+
+def test_an_owner_that_was_in_fault_keeps_its_yield() -> None:
+    machine, _ = master(OWNER).yield_until(10.0, 60.0)
+    machine, _ = machine.fail(20.0)
+    machine, _ = machine.start(30.0, TransitionReason.RECOVERED)
+    assert machine.state is State.BACKUP
+    while machine.due is not None and machine.due < 60.0:
+        machine, actions = machine.wake(machine.due)
+        assert (machine.state, actions) == (State.BACKUP, [])
+    assert machine.due == 60.0
+    assert machine.wake(60.0)[0].state is State.MASTER
 
 
 def test_yield_makes_a_master_backup_for_a_time() -> None:

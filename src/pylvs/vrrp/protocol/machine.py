@@ -121,7 +121,8 @@ class Machine:
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
-        if self.instance.priority == OWNER and self.instance.starts_as_master:
+        held = self.held_until is not None and now < self.held_until
+        if self.instance.priority == OWNER and self.instance.starts_as_master and not held:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)

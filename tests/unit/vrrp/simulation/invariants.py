@@ -165,7 +165,9 @@ class Checker:
         state = State(message.state) if message.state in ("MASTER", "BACKUP") else State.FAULT
         if self._still:
             self.fail(f"{record} becomes {state.value} although no event happened (10)")
-        if state is State.MASTER and record.state is State.BACKUP:
+        if state is State.MASTER and record.now < record.held_until - EPSILON_S:
+            self.fail(f"{record} takes over {record.held_until - record.now:.6f} s before the end of its yield (3)")
+        elif state is State.MASTER and record.state is State.BACKUP:
             self._takes_over(record)
         elif state is not State.MASTER and record.state is State.MASTER:
             able = host.devices[record.instance.interface].enabled
@@ -194,7 +196,7 @@ class Checker:
             record.arm(router.instance.advert_interval_s, router.machine.priority)
 
     def _takes_over(self, record: Record) -> None:
-        early = max(record.armed, record.held_until) - record.now
+        early = record.armed - record.now
         if early > EPSILON_S:
             self.fail(f"{record} takes over {early:.6f} s before its time (3)")
         if len(self._records[record.host.number]) > 1 or record.now <= record.armed + PUNCTUAL_S + EPSILON_S:
