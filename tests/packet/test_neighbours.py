@@ -30,8 +30,8 @@ STAMPS = {  # of cached lookups: map, structure, field
 
 
 def age(host: Host) -> None:
-    """Make all cached lookups a period older."""
-    period = round(CONFIRM_S * load.ticks_per_second())
+    """Make all cached lookups more than a period older."""
+    earlier = round(2 * CONFIRM_S * load.ticks_per_second())  # ticks may be rounded
     for name, (structure, field) in STAMPS.items():
         codec = abi.struct(structure)
         with maps.PerCpuArray.open(host.director.tables.path(name)) as found:
@@ -40,7 +40,7 @@ def age(host: Host) -> None:
                 for at in range(codec.offset(field), len(raw), codec.size):
                     (stamp,) = STAMP.unpack_from(raw, at)
                     if stamp:
-                        STAMP.pack_into(raw, at, stamp - period & 0xFFFFFFFF)
+                        STAMP.pack_into(raw, at, stamp - earlier & 0xFFFFFFFF)
                 found.put(index, bytes(raw))
 
 
