@@ -175,12 +175,13 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 	return refresh_hop(tc_ctx(ctx), lane, d, now);
 }
 
-/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `confirm`: XDP passes
- * this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid. */
+/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `confirm`, for XDP
+ * alone: pass this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid. TC gives NULL. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *confirm)
 {
 	struct lane *lane = lane_of(index);
-	*confirm = false;
+	if (confirm)
+		*confirm = false;
 	if (!lane)
 		return NULL;
 	lane = barrier_var(lane);
@@ -192,7 +193,8 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 			refresh_hop_xdp(ctx.xdp, lane, d, now);
 		else
 			refresh_hop_tc(ctx.skb, lane, d, now);
-		*confirm = is_confirm_due(former_stamp, hop->stamp);
+		if (confirm)
+			*confirm = is_confirm_due(former_stamp, hop->stamp);
 	}
 	return hop;
 }
@@ -354,18 +356,19 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 	return client_hop_index(tc_ctx(ctx), way, now);
 }
 
-/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
+/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. `confirm` as above. */
 INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *confirm)
 {
 	u32 index =
 		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
-	*confirm = index & CLIENT_HOP_CONFIRM;
+	if (confirm)
+		*confirm = index & CLIENT_HOP_CONFIRM;
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
-/* Return the next hop that a router in this host's position would choose. */
-INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *confirm)
+/* TC: return the next hop that a router in this host's position would choose. */
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now)
 {
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (p->is_ipv6) {
@@ -375,7 +378,7 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, b
 		way.client.word[0] = p->tuple.v4.daddr;
 		way.saddr.word[0] = p->tuple.v4.saddr;
 	}
-	return client_hop(ctx, &way, now, confirm);
+	return client_hop(ctx, &way, now, NULL);
 }
 
 /* How XDP sends: by the ingress device, by another device whose driver supports it, or not at all. */

@@ -15,7 +15,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	bool is_ipv6 = p->is_ipv6, confirm;
+	bool is_ipv6 = p->is_ipv6;
 	if (!facts_of(root)->services[is_ipv6])
 		return pass_packet(tc_ctx(skb), p);
 	struct icmp_header icmp;
@@ -33,7 +33,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;
 
-	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &confirm);
+	struct hop *hop = router_hop(tc_ctx(skb), p, ticks());
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	bool here = hop->verdict == HOP_LOCAL;

@@ -12,9 +12,8 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	struct reply_route way = {.is_ipv6 = p->is_ipv6, .reroute = true};
-	bool confirm;
 	packet_daddr(&way.client, p);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), &confirm);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_LOCAL)

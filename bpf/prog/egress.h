@@ -14,8 +14,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 {
 	struct reply_route way = {.new_saddr = a->saddr, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
-	bool confirm;
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &confirm);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
 	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
 		return pass_to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {

@@ -24,11 +24,11 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 {
 	struct packet *p = &w->packet;
 	struct destination *d = map_elem(destinations, w->destination);
-	bool confirm, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
+	bool icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
 	bool other_port = w->port != packet_dport(p);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	struct hop *hop = destination_hop(tc_ctx(skb), w->destination, d, ticks(), &confirm);
+	struct hop *hop = destination_hop(tc_ctx(skb), w->destination, d, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)

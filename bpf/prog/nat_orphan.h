@@ -11,7 +11,6 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	struct root *root = get_root();
-	bool confirm;
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
@@ -20,7 +19,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);
-	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &confirm);
+	struct hop *hop = router_hop(tc_ctx(skb), p, ticks());
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	w->destination = NO_INDEX;
@@ -28,7 +27,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 		return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
 		return pass_packet(tc_ctx(skb), p);
-	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &confirm);
+	hop = destination_hop(tc_ctx(skb), server, d, ticks(), NULL);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	struct address own = fib_gives_saddr ? hop->saddr : d->saddr;

@@ -134,9 +134,8 @@ INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const
 			   const struct root *root, u32 now)
 {
 	struct reply_route way;
-	bool confirm;
 	set_reply_route(&way, tc_ctx(skb), a, &w->packet, root);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &confirm);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
 	return hop && is_routable(hop) && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
 }
 
