@@ -20,8 +20,6 @@ CLIENT, VIP, SERVER = {4: CLIENT4, 6: CLIENT6}, {4: VIP4, 6: VIP6}, {4: server4(
 PORT, SPORT = 8080, 4000
 CONFIRM_S = 16
 STAMP = struct.Struct("<I")
-
-
 STAMPS = {  # of cached lookups: map, structure, field
     "lanes": ("lane", "hop.stamp"),
     "client_hops": ("client_hop", "hop.stamp"),
